@@ -1,0 +1,95 @@
+"""Deliveries: one event owed to one destination, and the attempts made at it.
+
+Status of a delivery (who moves in → who moves out; what a crash does):
+
+    pending    owed, due at `due_ms` (intake, or a failed attempt) → running, cancelled
+    running    claimed under `attempt`, which is the fence (dispatcher) → succeeded | pending | dead; after a crash the
+               engine's next holder frees it: an attempt that vanished counts as a failure
+    succeeded  the handler returned; stays
+    dead       the handler said `Rejected`, or the retries are used up; stays until a person replays it
+    cancelled  a newer event of the same submission took its place before it ran; stays
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+DeliveryStatus = Literal["pending", "running", "succeeded", "dead", "cancelled"]
+AttemptOutcome = Literal["succeeded", "failed", "rejected", "postponed", "interrupted"]
+"""`postponed` and `interrupted` use up no attempt: the handler asked to wait, or we were shut down."""
+
+DELIVERY_STATUSES: tuple[DeliveryStatus, ...] = ("pending", "running", "succeeded", "dead", "cancelled")
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a handler reports on success.
+
+    Attributes:
+        ref: the thing made, as its place names it: a path, a message id, a key.
+        url: a link a person can open, if there is one.
+        data: whatever the same handler needs later (`attempt.previous`, `attempt.parent`); JSON values only.
+    """
+
+    ref: str | None = None
+    url: str | None = None
+    data: dict[str, Any] = {}
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """One event owed to one destination. Times are epoch milliseconds.
+
+    Attributes:
+        id: time-ordered; also the idempotency key, the same over all retries (see `idempotency_key`).
+        attempt: attempts started so far; the fence of the running one.
+        failures: attempts that count against the retry policy.
+        owner: the engine that runs it.
+    """
+
+    id: str
+    event_id: str
+    submission_id: str
+    destination: str
+    created_ms: int
+    due_ms: int
+    status: DeliveryStatus = "pending"
+    attempt: int = 0
+    failures: int = 0
+    owner: str | None = None
+    detail: str | None = None
+    receipt: Receipt | None = None
+    finished_ms: int | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """The delivery id. It does not change over retries, so a destination that remembers keys drops repeats;
+        it differs between destinations, so two of them never share one."""
+        return self.id
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt as journalled. `outcome` is None while it runs."""
+
+    delivery_id: str
+    number: int
+    started_ms: int
+    finished_ms: int | None = None
+    outcome: AttemptOutcome | None = None
+    detail: str | None = None
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt ended and what becomes of its delivery."""
+
+    delivery_id: str
+    attempt: int
+    owner: str
+    outcome: AttemptOutcome
+    status: DeliveryStatus
+    finished_ms: int
+    due_ms: int
+    counts: bool
+    """Whether it counts as a failure of the retry policy."""
+    detail: str | None = None
+    receipt: Receipt | None = None

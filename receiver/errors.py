@@ -1,0 +1,121 @@
+"""Every error Receiver raises on purpose.
+
+ReceiverError
+├── SettingsError            a setting is missing, wrong or unsafe; the start stops
+├── TokenError               a URL token or state token is not ours, too old, or from the future
+├── PayloadError             bytes that are not what the protocol says
+│   ├── NotJSON                  cannot be read as JSON
+│   └── NotATask                 JSON, but not a task object
+├── InputError               what the caller asked for cannot be sent; nothing was sent
+├── ProviderError            the provider said no, or nothing we understand
+│   ├── Refused                  no task was made; `outcome` says why, `retry` whether to send again
+│   ├── Ambiguous                the task may exist and be charged; never sent again
+│   ├── Unreachable              the request never arrived; nothing was made
+│   └── Unreadable               an answer to a question (fetch, list) that makes no sense; ask again later
+├── MediaError               a picture could not be fetched or stored
+├── JournalError             the journal cannot be read or written
+│   ├── JournalLocked            another process holds it for too long
+│   └── EngineRunning            another process is the engine of this journal
+└── NotFound                 no submission, event or delivery with that id
+"""
+
+from __future__ import annotations
+
+
+class ReceiverError(Exception):
+    """Base of all. Its text is one or more sentences for a person: what happened, where, what to do."""
+
+
+class SettingsError(ReceiverError):
+    """A setting is missing, wrong or unsafe. The text names the setting and the remedy."""
+
+
+class TokenError(ReceiverError):
+    """A token was not signed by our keys, is too old, or comes from the future.
+
+    `cause` is one of `malformed`, `signature`, `expired`, `future`; it is for logs and counters,
+    and never reaches whoever sent the token.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"the token is not valid ({cause})")
+        self.cause = cause
+
+
+class PayloadError(ReceiverError):
+    """Bytes that are not what the protocol says."""
+
+
+class NotJSON(PayloadError):
+    """The bytes cannot be read as JSON (RFC 8259)."""
+
+
+class NotATask(PayloadError):
+    """JSON, but no task object (PROTOCOL.md §5): not an object, or without a usable id."""
+
+
+class InputError(ReceiverError):
+    """What the caller asked for cannot be sent. Raised before anything goes out."""
+
+
+class ProviderError(ReceiverError):
+    """The provider said no, or said something we do not understand."""
+
+
+class Refused(ProviderError):
+    """No task was made (PROTOCOL.md §4).
+
+    Attributes:
+        outcome: a name from `provider.OUTCOMES`, e.g. `banned_word`, `queue_full`, `quota`.
+        retry: whether the same request may be sent again later.
+        retry_after: seconds the provider asked us to wait, if it did.
+    """
+
+    def __init__(self, text: str, *, outcome: str, retry: bool, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+        self.retry = retry
+        self.retry_after = retry_after
+
+
+class Ambiguous(ProviderError):
+    """The request may have made a task and may be charged (PROTOCOL.md §10.5). It is never sent again."""
+
+
+class Unreachable(ProviderError):
+    """No connection came about, so the request never arrived and nothing was made."""
+
+
+class Unreadable(ProviderError):
+    """An answer to a fetch or list that makes no sense: HTML, cut short, too large, another task's object."""
+
+
+class MediaError(ReceiverError):
+    """A picture could not be fetched or stored.
+
+    `permanent` says that asking again cannot help (a forbidden address, a host outside the allow-list).
+    """
+
+    def __init__(self, text: str, *, permanent: bool = False) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+
+
+class JournalError(ReceiverError):
+    """The journal cannot be read or written. Nothing of the failed call was kept."""
+
+
+class JournalLocked(JournalError):
+    """Another process holds the journal's write lock for longer than we wait."""
+
+
+class EngineRunning(JournalError):
+    """Another process is the engine of this journal. `holder` is what that process calls itself."""
+
+    def __init__(self, text: str, *, holder: str) -> None:
+        super().__init__(text)
+        self.holder = holder
+
+
+class NotFound(ReceiverError):
+    """No submission, event or delivery with that id."""

@@ -1,0 +1,205 @@
+"""Submissions, events and what the journal keeps of a callback: the facts everything else speaks of.
+
+Status of a submission (who moves in → who moves out; what a crash does):
+
+    prepared   journalled, not sent (submissions.prepare) → sending; after a crash the engine sends it
+    sending    the request is under way → accepted | refused | unknown | prepared (no task was made, send again later);
+               after a crash it becomes unknown and is NEVER sent again: it may have been charged
+    accepted   a task id is bound (submit answer or a doubly signed callback); stays
+    refused    the provider made no task and never will (banned word, quota, …); stays
+    unknown    the answer was lost or unclear; a good callback makes it accepted, else it ends `task.lost`
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import Any, Literal
+
+import msgspec
+from ulid import ULID
+
+from receiver.tasks import EventType as EventType  # noqa: PLC0414 - everyone above speaks of events, not of tasks
+from receiver.tasks import Task
+
+SCHEMA = 1
+"""Version of the event's shape, sent with every event."""
+
+SubmissionStatus = Literal["prepared", "sending", "accepted", "refused", "unknown"]
+Source = Literal["submit", "callback", "poll", "deadline"]
+
+EVENT_TYPES: tuple[EventType, ...] = (
+    "task.accepted",
+    "task.progressed",
+    "task.input_required",
+    "task.succeeded",
+    "task.failed",
+    "task.lost",
+)
+TERMINAL_TYPES: tuple[EventType, ...] = ("task.succeeded", "task.failed", "task.lost")
+PROVISIONAL_TYPES: tuple[EventType, ...] = ("task.failed", "task.lost")
+"""Ends that a later SUCCESS may supersede (PROTOCOL.md §6, §8: a FAILURE may be false)."""
+
+
+_last_id = 0
+_last_id_lock = threading.Lock()
+
+
+def new_id(now_ms: int) -> str:
+    """A time-ordered id of 26 characters (ULID), so that unique keys stay sorted by time.
+
+    Within one process ids made in the same millisecond only rise.
+    """
+    global _last_id  # noqa: PLW0603 - the order is a promise of the process, not of a caller
+    fresh = now_ms << 80 | secrets.randbits(79)
+    with _last_id_lock:
+        _last_id = _last_id + 1 if _last_id >> 80 == now_ms else fresh
+        return str(ULID.from_int(_last_id))
+
+
+def event_id(submission_id: str, type: EventType, percent: int | None = None) -> str:
+    """The same fact by callback, duplicate or poll has the same id: `<submission>.<type>[.<percent>]`."""
+    base = f"{submission_id}.{type}"
+    return f"{base}.{percent}" if type == "task.progressed" and percent is not None else base
+
+
+class Media(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One archived file of a result.
+
+    Attributes:
+        digest: SHA-256 in hex; also its name in the media store.
+        type: media type by magic bytes, e.g. `image/png`.
+        size: bytes.
+        extension: with the dot, e.g. `.png`.
+        url: where it came from.
+        index: position among the files of one result, from 0.
+    """
+
+    digest: str
+    type: str
+    size: int
+    extension: str
+    url: str
+    index: int = 0
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture sent with a request: kept in the media store, in the journal as digest and size only."""
+
+    digest: str
+    type: str
+    size: int
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A terminal callback that waits for the provider's own word ("confirmation").
+
+    Attributes:
+        task: the task as the callback gave it.
+        since_ms: when it came.
+        asked: how many fetches have been spent on it.
+    """
+
+    task: Task
+    since_ms: int
+    asked: int = 0
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """Our request that creates a task, and what is known of that task. One row; changed only by `intake`
+    and `submissions`. Times are epoch milliseconds."""
+
+    id: str
+    kind: str
+    created_ms: int
+    prompt: str
+    request: dict[str, Any]
+    """The request fields as they go out, without `state`, `notifyHook` and pictures."""
+    inputs: tuple[Input, ...] = ()
+    speed: str | None = None
+    labels: dict[str, str] = {}
+    user_state: str | None = None
+    """The caller's own `state`; ours goes to the provider, theirs comes back in every event."""
+    parent_id: str | None = None
+    hooked: bool = False
+    """Whether a callback URL was sent along, so that a callback can come at all."""
+    status: SubmissionStatus = "prepared"
+    outcome: str | None = None
+    """The provider's last answer to the submit, a name from `provider.OUTCOMES`."""
+    detail: str | None = None
+    """A sentence about that answer, or about the end."""
+    sends: int = 0
+    send_due_ms: int | None = None
+    """prepared: when to send; sending: when the send counts as lost."""
+    task_id: str | None = None
+    task: Task | None = None
+    """The task as last merged; None before the first word."""
+    ended: EventType | None = None
+    """The last terminal event, None while under way."""
+    deadline_ms: int
+    poll_due_ms: int | None = None
+    polls: int = 0
+    """Polls since the task ended provisionally; the pace after the end depends on it."""
+    misses: int = 0
+    """Failed or empty polls in a row."""
+    claim: Claim | None = None
+    callbacks: int = 0
+    media: tuple[Media, ...] = ()
+    media_problem: str | None = None
+    media_tries: int = 0
+    media_due_ms: int | None = None
+    """When to try the download next; None: nothing to download, or done, or given up."""
+    fallback_urls: tuple[str, ...] = ()
+    """Links the callback gave where the fetch gave others (PROTOCOL.md §10.4: the fetch's first, these second)."""
+
+    @property
+    def task_status(self) -> str:
+        """The task's status, "" before the first word."""
+        return self.task.status if self.task else ""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable, verified, journalled fact. This is what handlers see and what leaves the house.
+
+    Attributes:
+        id: `<submission>.<type>[.<percent>]`.
+        confirmed: a terminal fact that the provider's own answer agreed with; False when only a callback
+            said so until time ran out.
+        supersedes: the id of the provisional end that this one corrects.
+        reason: why it failed or was lost, a sentence.
+        state: the caller's own `state`, if one was given.
+    """
+
+    id: str
+    type: EventType
+    submission_id: str
+    created_ms: int
+    source: Source
+    task_id: str | None
+    status: str
+    progress: int | None
+    prompt: str
+    kind: str
+    labels: dict[str, str]
+    state: str | None
+    parent_id: str | None
+    confirmed: bool
+    supersedes: str | None = None
+    reason: str | None = None
+    task: Task | None = None
+    schema: int = SCHEMA
+
+
+class Callback(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified callback as it came; kept 7 days.
+
+    Attributes:
+        cause: None when it was accepted (both tokens and the task id agree); else why the provider was asked instead:
+            `no_url_token`, `no_state`, `bad_state`, `other_state`, `other_task`, or `error` (a fault of ours).
+        body: the text, with what is no valid Unicode replaced by U+FFFD.
+    """
+
+    submission_id: str
+    received_ms: int
+    cause: str | None
+    body: str

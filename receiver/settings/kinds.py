@@ -1,0 +1,253 @@
+"""Kinds of values a setting can have: how each is read, shown, and asked for when it is wrong.
+
+Nothing here ever puts the value itself into an error: people paste secrets into the wrong variable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\Z")
+_YEAR = 366 * 86400.0
+_HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
+_OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
+"""Schemes whose URLs name a place and carry no secret outside userinfo and query."""
+
+MASK = "••••"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a person should write for such a setting, and how its value is shown to one."""
+
+    write: str
+    show: Callable[[Any], str] = str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAs:
+    """The name of an environment variable people already have for this setting."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unset:
+    """What an absent value (None, or empty) amounts to, in words for a table."""
+
+    text: str
+
+
+def parse_seconds(value: object) -> object:
+    """Seconds from a number or a text such as `30s`, `15m`, `72h`, `2d`."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("it is not a length of time")
+    seconds = float(value) if isinstance(value, int | float) else _amount(value, _SECONDS, "a length of time")
+    if not seconds <= _YEAR:  # so written that NaN is refused too
+        raise ValueError("it is longer than a year")
+    return seconds
+
+
+def parse_size(value: object) -> object:
+    """Bytes from a number or a text such as `256MiB`."""
+    return int(_amount(value, _BYTES, "a size")) if isinstance(value, str) else value
+
+
+def _amount(text: str, units: dict[str, int], what: str) -> float:
+    match = _AMOUNT.match(text.strip())
+    unit = match and units.get(match[2].lower())
+    if match is None or unit is None:
+        raise ValueError(f"it is not {what}")
+    return float(match[1]) * unit
+
+
+def show_seconds(seconds: float) -> str:
+    """The shortest way to write it: 4200 becomes `70m`."""
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _SECONDS[unit] == 0:
+            return f"{seconds / _SECONDS[unit]:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def show_size(size: int) -> str:
+    """The shortest exact way to write it: 268435456 becomes `256MiB`."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _BYTES[unit.lower()] == 0:
+            return f"{size // _BYTES[unit.lower()]}{unit}"
+    return str(size)
+
+
+def split_words(value: object) -> object:
+    """A list from a text whose words are separated by spaces or commas; anything else stays as it is."""
+    return re.split(r"[\s,]+", value.strip(" \t\r\n,")) if isinstance(value, str) else value
+
+
+def join_words(value: object) -> object:
+    """One text from a list, so that TOML may hold URLs as a list."""
+    if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
+        return " ".join(value)
+    return value
+
+
+def lower(value: object) -> object:
+    """Lower case for names where case means nothing."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def check_origin_url(value: str) -> str:
+    """A base URL to which paths are added: http(s), a host, no query; without its last slash."""
+    parts = _split(value)
+    if parts is None or parts[0] not in {"http", "https"} or any(char.isspace() for char in value):
+        raise ValueError("it is not an http:// or https:// URL with a host")
+    if "?" in value or "#" in value:
+        raise ValueError("it must not have a query or a fragment")
+    return value.rstrip("/")
+
+
+def check_callback_base(value: str) -> str:
+    """As `check_origin_url`, and short enough that a callback URL stays under the 512 characters we allow ourselves."""
+    if len(value) > 400:
+        raise ValueError("it is longer than 400 characters")
+    return check_origin_url(value)
+
+
+def check_hosts(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Host names, or exact origins such as `http://127.0.0.1:8000`, in lower case."""
+    hosts = tuple(value.lower() for value in values)
+    for number, host in enumerate(hosts, start=1):
+        if not (_HOST.match(host) or _is_origin(host)):
+            raise ValueError(f"entry {number} of it is neither a host name nor an origin")
+    return hosts
+
+
+def check_urls(value: str) -> str:
+    """Destination URLs separated by whitespace: each needs a scheme."""
+    for number, word in enumerate(value.split(), start=1):
+        if not _SCHEME.match(word):
+            raise ValueError(f"entry {number} of it is not a URL with a scheme")
+    return value
+
+
+def check_folder(value: Path) -> Path:
+    """A path with `~` filled in, because a variable from a file never met a shell."""
+    return value.expanduser() if str(value).startswith("~") else value
+
+
+def sqlite_path(value: str) -> Path:
+    """The path in `sqlite:PATH` or `sqlite:///PATH`.
+
+    With three slashes PATH is relative and a fourth makes it absolute, as in the `DATABASE_URL`s people have.
+
+    Raises:
+        ValueError: another database, or no usable path.
+    """
+    scheme, _, rest = value.partition(":")
+    if scheme.lower() in {"postgres", "postgresql"}:
+        raise ValueError(
+            "this version keeps its journal in SQLite only, and this is PostgreSQL; set RECEIVER_DATABASE instead"
+        )
+    if scheme.lower() != "sqlite":
+        raise ValueError("it does not begin with sqlite:")
+    path = rest.removeprefix("///") if rest.startswith("///") else rest
+    if not path or path.startswith(("//", ":memory:")) or "?" in path or "\0" in path:
+        raise ValueError("it has no usable path after sqlite:")
+    return check_folder(Path(path))
+
+
+def check_database(value: str) -> str:
+    """A database we can keep a journal in."""
+    sqlite_path(value)
+    return value
+
+
+def _split(url: str) -> tuple[str, str, str] | None:
+    """Scheme, host with port, and path; None where there is no host or the port is no number."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
+    return (parts.scheme, host if port is None else f"{host}:{port}", parts.path) if host else None
+
+
+def _is_origin(text: str) -> bool:
+    parts = _split(text)
+    return parts is not None and parts[0] in {"http", "https"} and text == f"{parts[0]}://{parts[1]}"
+
+
+def show_url(url: str) -> str:
+    """A URL without what may be secret: userinfo, query, and the path where paths hold tokens (chats, webhooks)."""
+    scheme, _, rest = url.partition(":")
+    if scheme in _OPEN_SCHEMES:
+        place = re.sub(r"^//[^/]*@", f"//{MASK}@", rest)
+        return f"{scheme}:{re.sub(r'[?].*', f'?{MASK}', place)}"
+    parts = _split(url)
+    if scheme not in {"http", "https"} or parts is None:
+        return f"{scheme}:{MASK}"
+    return f"{scheme}://{parts[1]}" + (f"/{MASK}" if parts[2].strip("/") else "")
+
+
+def show_urls(text: str) -> str:
+    """Several URLs, each as by `show_url`."""
+    return " ".join(show_url(url) for url in text.split())
+
+
+def show_base_url(url: str) -> str:
+    """A base URL with its path (it names a route, no token), but without userinfo."""
+    return re.sub(r"//[^/]*@", f"//{MASK}@", url)
+
+
+def show_secret(secret: SecretStr) -> str:
+    """That it is set, and how long, which is enough to notice a cut-off copy."""
+    return f"set, {len(secret.get_secret_value())} characters"
+
+
+def show_secrets(secrets: Sequence[SecretStr]) -> str:
+    """How many there are."""
+    return f"set, {len(secrets)} key{'s' if len(secrets) != 1 else ''}"
+
+
+def show_words(words: Sequence[str]) -> str:
+    """The way a list is written in a variable."""
+    return " ".join(words)
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_seconds),
+    Kind("seconds as a number, or for instance 30s, 15m or 72h", show_seconds),
+]
+Size = Annotated[int, BeforeValidator(parse_size), Kind("bytes as a number, or for instance 256MiB", show_size)]
+Secret = Annotated[SecretStr | None, Kind("the key as you were given it", show_secret)]
+Secrets = Annotated[
+    tuple[SecretStr, ...],
+    BeforeValidator(split_words),
+    Kind(
+        "keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32", show_secrets
+    ),
+]
+BaseURL = Annotated[str, AfterValidator(check_origin_url), Kind("for instance https://api.cometapi.com", show_base_url)]
+Hosts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(split_words),
+    AfterValidator(check_hosts),
+    Kind("host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000", show_words),
+]
+Folder = Annotated[Path, AfterValidator(check_folder), Kind("a folder this user may write")]
+URLs = Annotated[
+    str,
+    BeforeValidator(join_words),
+    AfterValidator(check_urls),
+    Kind("URLs separated by spaces, for instance file:./outputs", show_urls),
+]

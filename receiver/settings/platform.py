@@ -1,0 +1,97 @@
+"""Platforms whose disk vanishes at each restart, and what to type there instead."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from receiver.errors import SettingsError
+from receiver.settings.model import Settings
+
+_LAMBDA = (
+    # AWS replaces all variables of a function at once, so the old ones are read first.
+    "aws lambda update-function-configuration --function-name {name} --environment "
+    '"$(aws lambda get-function-configuration --function-name {name} --query Environment --output json '
+    '| jq --arg key "$(openssl rand -hex 32)" \'.Variables.RECEIVER_KEYS = $key | {{Variables}}\')"'
+)
+_RENDER = (
+    "curl -fsS -X PUT https://api.render.com/v1/services/{name}/env-vars/RECEIVER_KEYS "
+    '-H "Authorization: Bearer $RENDER_API_KEY" -H "Content-Type: application/json" '
+    '-d "{{\\"value\\": \\"$(openssl rand -hex 32)\\"}}"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """One platform. `sign` is the variable it sets; `{name}` in `keys_command` is the value of `instance`."""
+
+    title: str
+    sign: str
+    keys_command: str
+    instance: str = ""
+    volume: str = ""
+
+
+PLATFORMS = (
+    Platform("Heroku", "DYNO", "heroku config:set RECEIVER_KEYS=$(openssl rand -hex 32)"),
+    Platform(
+        "Cloud Run",
+        "K_SERVICE",
+        "gcloud run services update {name} --update-env-vars RECEIVER_KEYS=$(openssl rand -hex 32)",
+        instance="K_SERVICE",
+    ),
+    Platform("AWS Lambda", "AWS_LAMBDA_FUNCTION_NAME", _LAMBDA, instance="AWS_LAMBDA_FUNCTION_NAME"),
+    Platform("Vercel", "VERCEL", "openssl rand -hex 32 | vercel env add RECEIVER_KEYS production"),
+    Platform("Render", "RENDER", _RENDER, instance="RENDER_SERVICE_ID", volume="/var/data"),
+)
+
+
+def platform_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `environ` that give a known platform away."""
+    names = {name for platform in PLATFORMS for name in (platform.sign, platform.instance)}
+    return {name: environ[name] for name in sorted(names) if environ.get(name)}
+
+
+def ephemeral_platform(settings: Settings) -> Platform | None:
+    """The platform we run on, if its disk vanishes and the user has not said that ours stays."""
+    if settings.disk == "persistent":
+        return None
+    return next((platform for platform in PLATFORMS if platform.sign in settings.platform_variables), None)
+
+
+def check_platform(settings: Settings) -> None:
+    """Stop the start where the disk vanishes and what must last would lie on it.
+
+    Raises:
+        SettingsError: no keys are set, or the journal is a file; says which commands to type.
+    """
+    platform = ephemeral_platform(settings)
+    if platform is None:
+        return
+    problems = [] if settings.keys else [keys_problem(settings, platform)]
+    raise SettingsError("\n".join([*problems, _database_problem(settings, platform)]))
+
+
+def keys_problem(settings: Settings, platform: Platform) -> str:
+    """That a key cannot be made here, and the command that sets one."""
+    found = settings.platform_variables.get(platform.instance)
+    name = shlex.quote(found) if found else "SERVICE"
+    return (
+        "RECEIVER_KEYS is not set, and a key made here would vanish with the disk: "
+        f"{platform.title} gives an empty one at each restart. "
+        f"Type: {platform.keys_command.format(name=name)}"
+    )
+
+
+def _database_problem(settings: Settings, platform: Platform) -> str:
+    written = settings.sources["database"].removeprefix("environment ")
+    name = "RECEIVER_DATABASE" if written == "default" else written
+    volume = platform.volume or "/path/on/the/volume"
+    found = f"Add a disk at {volume}" if platform.volume else "If a persistent volume is mounted here"
+    return (
+        f"{name}: the journal would be a file, and files on {platform.title} vanish at the next restart. "
+        "This version keeps its journal in SQLite only, so run Receiver where a disk stays. "
+        f"{found}, then set RECEIVER_DATA={volume} "
+        f"RECEIVER_DATABASE=sqlite:{volume}/journal.db RECEIVER_DISK=persistent"
+    )

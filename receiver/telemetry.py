@@ -1,0 +1,233 @@
+"""Logs: one line per fact, and no secret in any of them.
+
+Every module takes its logger with `log = structlog.get_logger()` at its top and writes fixed names,
+`log.info("delivery.succeeded", delivery_id=…)`: a noun, a verb in the past, ids as fields, no sentences and nothing
+wholesale. Such a logger works before `configure` too. A program calls `configure` once, before its first line: loggers
+are kept after first use, with the level of that moment. Tests read lines with `structlog.testing.capture_logs`.
+
+Redaction is by key (what a field is called) and by value (secrets we know, and shapes of secrets anywhere in a text,
+tracebacks included), because either alone misses something.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Literal, TextIO
+from urllib.parse import quote
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+REDACTED = "[redacted]"
+LogFormat = Literal["auto", "json", "console"]
+
+_SECRET_KEYS = ("token", "secret", "password", "passwd", "authorization", "apikey", "notifyhook", "cookie")
+_SECRET_NAMES = frozenset({"key", "keys", "state", "user_state", "webhook_url"})
+_PLAIN_KEYS = frozenset({"idempotency_key", "object_key"})
+"""Names that end in `_key` and hold an id, which a line is useless without."""
+_TEXT_END = r"[^\s'\"<>()\[\]{},\\]+"
+_SHAPES = re.compile(
+    # Each alternative keeps its one group and loses the rest.
+    rf"((?:/|%2F)callbacks(?:/|%2F)){_TEXT_END}"  # our URL token, as a path or inside another URL
+    r"|(\b[0-9A-HJKMNP-TV-Z]{26}\.)[\w-]{6}\.[\w-]{43}"  # either of our tokens on its own
+    rf"|((?:Bearer|Basic)\s+){_TEXT_END}"
+    rf"|(hooks\.slack(?:-gov)?\.com/){_TEXT_END}"
+    r"|(discord(?:app)?\.com/api/(?:v\d+/)?webhooks/)[\w/-]+"
+    r"|()\bxox[a-z]-[\w-]+"  # Slack's tokens
+    r"|()\bxapp-[\w-]+"
+    r"|()\bsk-[\w-]{16,}"  # the provider's keys
+    r"|(://)[^\s/@'\"]+(?=@)",  # userinfo in a URL
+    re.IGNORECASE,
+)
+_SIGNS = ("callbacks", "bearer", "basic", "hooks.slack", "webhooks/", "xox", "xapp-", "sk-", "@")
+_TOKEN_SIGN = re.compile(r"\.[\w-]{6}\.[\w-]{43}")
+"""Every shape holds one of these signs, and looking for them costs a tenth of looking for the shapes."""
+_SHORTEST_SECRET = 6
+"""A shorter "secret" would redact half of every line."""
+_MAX_DEPTH = 8
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class _Known:
+    """The secrets of this process, as one pattern. Set by `configure`, read by every line."""
+
+    pattern: re.Pattern[str] | None = None
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        long_enough = {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}
+        spellings = long_enough | {quote(secret, safe="") for secret in long_enough}
+        # Longest first, so that a secret that begins with another one goes as a whole.
+        alternatives = "|".join(re.escape(text) for text in sorted(spellings, key=len, reverse=True))
+        self.pattern = re.compile(alternatives) if alternatives else None
+
+
+class _Output:
+    """The stream lines go to. Kept loggers hold this, so the stream can change under them."""
+
+    def __init__(self) -> None:
+        self.stream: TextIO | None = None
+
+    def write(self, text: str) -> int:
+        """Write what can be written: a closed pipe or a full disk must not fail the work that is being logged."""
+        stream = self.stream or sys.stderr
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        try:
+            return stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except (OSError, ValueError):
+            return 0
+
+    def flush(self) -> None:
+        try:
+            (self.stream or sys.stderr).flush()
+        except (OSError, ValueError):
+            return
+
+
+_known = _Known()
+_output = _Output()
+_processors: list[Processor] = []
+"""Changed in place by `configure`: kept loggers hold this very list."""
+
+
+def configure(
+    *,
+    level: str = "info",
+    format: LogFormat = "auto",
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+) -> None:
+    """Set up all logging of this process, that of uvicorn, httpx and asyncio included.
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`.
+        format: `auto` is `console` on a terminal and `json` elsewhere.
+        secrets: values that must never be written.
+        stream: where to; standard error if None.
+    """
+    _output.stream = stream
+    _known.learn(secrets)
+    target = stream or sys.stderr
+    terminal = target.isatty()
+    readable = format == "console" or (format == "auto" and terminal)
+    number = logging.getLevelNamesMapping()[level.upper()]
+    ending = _ending(readable=readable, colors=terminal)
+    _processors[:] = [*_beginning(), *ending]
+    structlog.configure(
+        processors=_processors,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(_output),  # type: ignore[arg-type] # it needs write and flush only
+        cache_logger_on_first_use=True,
+    )
+    _configure_stdlib(number, ending)
+
+
+def redact(text: str) -> str:
+    """The text without secrets, for errors shown to people."""
+    if _known.pattern is not None:
+        text = _known.pattern.sub(REDACTED, text)
+    lowered = text.lower()
+    if any(sign in lowered for sign in _SIGNS) or _TOKEN_SIGN.search(text):
+        return _SHAPES.sub(_keep_group, text)
+    return text
+
+
+def redact_fields(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Redacts a whole line by key and by value, nested values too. A structlog processor."""
+    return {name: _redacted(name, value, _MAX_DEPTH) for name, value in event.items()}
+
+
+def _keep_group(match: re.Match[str]) -> str:
+    return match[match.lastindex or 0] + REDACTED
+
+
+def _redacted(name: object, value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(name, str) and _is_secret_name(name):
+        return REDACTED
+    return _redacted_value(value, depth)
+
+
+def _redacted_value(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, int | float):
+        return value
+    if depth == 0:
+        return "…"
+    if isinstance(value, Mapping):
+        return {redact(str(key)): _redacted(key, inner, depth - 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted(None, inner, depth - 1) for inner in value]
+    return redact(_text(value))
+
+
+def _text(value: object) -> str:
+    """An object as text; one whose repr fails must not fail the line."""
+    try:
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    except Exception as exc:
+        return f"<{type(value).__name__}: {type(exc).__name__}>"
+
+
+@lru_cache(maxsize=1024)
+def _is_secret_name(name: str) -> bool:
+    lowered = name.lower().replace("-", "_")
+    if lowered in _PLAIN_KEYS:
+        return False
+    joined = lowered.replace("_", "")
+    if any(word in joined for word in _SECRET_KEYS):
+        return True
+    return lowered in _SECRET_NAMES or lowered.endswith(("_key", "_keys", "_state"))
+
+
+def _beginning() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def _ending(*, readable: bool, colors: bool) -> list[Processor]:
+    """Exceptions become text before redaction, so that tracebacks are redacted like everything else."""
+    shared: list[Processor] = [structlog.processors.format_exc_info, redact_fields]
+    if not readable:
+        return [*shared, structlog.processors.JSONRenderer()]
+    console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+    return [*shared, _printable, console]
+
+
+def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Escapes what could forge a line or steer the terminal; a traceback keeps its line ends."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            pattern = _UNPRINTABLE_IN_LINES if name == "exception" else _UNPRINTABLE
+            event[name] = pattern.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
+    return event
+
+
+def _configure_stdlib(level: int, ending: list[Processor]) -> None:
+    """Other people's lines take the same way out."""
+    handler = logging.StreamHandler(_output)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*_beginning(), structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    # httpx writes every URL it calls at info, and uvicorn every URL it is called with: tokens are in both.
+    for name in ("httpx", "httpcore", "uvicorn.access"):
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -1,0 +1,86 @@
+"""The two signed tokens a submission carries: one in the callback URL's path, one in `state`.
+
+Both hold only the submission id, each under its own salt, so that neither can stand in for the other.
+A token proves that *we* issued it, not that the provider is calling: both travel in clear to the relay, and
+the upstream echoes the hook in its bodies (PROTOCOL.md §7). Token strings are malleable; key nothing on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import itsdangerous
+
+from receiver.clock import Clock
+from receiver.errors import SettingsError, TokenError
+
+MIN_KEY_BYTES = 32
+MAX_STATE = 128
+"""Characters; the upstream refuses a `state` above 255 (PROTOCOL.md §2)."""
+MAX_CALLBACK_URL = 512
+FUTURE_TOLERANCE = 60.0
+"""Seconds a token may come from the future: itsdangerous allows none, and a clock 5 s behind would refuse all."""
+
+_ALPHABET = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
+
+
+class _Signer(itsdangerous.TimestampSigner):
+    def __init__(self, keys: Sequence[str], salt: str, clock: Clock) -> None:
+        super().__init__(list(keys), salt=salt.encode(), digest_method=hashlib.sha256, key_derivation="hmac")
+        self._clock = clock
+
+    def get_timestamp(self) -> int:
+        return int(self._clock.now())
+
+
+class Tokens:
+    """Mints and verifies both tokens. `keys` is newest last: the last signs, all verify.
+
+    Raises:
+        SettingsError: no key, or one shorter than 32 bytes.
+    """
+
+    def __init__(self, keys: Sequence[str], *, max_age: float, clock: Clock) -> None:
+        if not keys:
+            raise SettingsError("No signing key is set. Set RECEIVER_KEYS to at least one key of 32 bytes.")
+        if any(len(key.encode()) < MIN_KEY_BYTES for key in keys):
+            raise SettingsError(
+                f"A signing key in RECEIVER_KEYS is shorter than {MIN_KEY_BYTES} bytes. "
+                "Make one with: openssl rand -hex 32"
+            )
+        self._url = _Signer(keys, "receiver.url", clock)
+        self._state = _Signer(keys, "receiver.state", clock)
+        self._max_age = max_age
+        self._clock = clock
+
+    def url_token(self, submission_id: str) -> str:
+        """The token for the callback URL's path."""
+        return self._url.sign(submission_id).decode()
+
+    def state_token(self, submission_id: str) -> str:
+        """The token sent as `state`, at most 128 characters."""
+        return self._state.sign(submission_id).decode()
+
+    def read_url_token(self, token: str) -> str:
+        """The submission id in a URL token. Raises TokenError."""
+        return self._read(self._url, token)
+
+    def read_state_token(self, token: str) -> str:
+        """The submission id in a state token. Raises TokenError."""
+        return self._read(self._state, token)
+
+    def _read(self, signer: _Signer, token: str) -> str:
+        if not _ALPHABET.match(token):
+            raise TokenError("malformed")
+        try:
+            value, signed_at = signer.unsign(token, return_timestamp=True)
+        except itsdangerous.BadData as exc:
+            raise TokenError("signature") from exc
+        age = self._clock.now() - signed_at.timestamp()
+        if age > self._max_age:
+            raise TokenError("expired")
+        if age < -FUTURE_TOLERANCE:
+            raise TokenError("future")
+        return value.decode()

@@ -1,0 +1,419 @@
+"""Settings: where values come from, what wrong ones say, what is shown of secret ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from receiver.errors import SettingsError
+from receiver.settings import (
+    Destination,
+    Settings,
+    check_platform,
+    describe,
+    ensure_keys,
+    load,
+    require_provider_key,
+    show,
+)
+from receiver.settings.kinds import show_seconds, show_size, show_url, sqlite_path
+
+KEY = "k" * 32
+
+
+def problem(environ: dict[str, str], folder: Path) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(environ, folder)
+    return str(caught.value)
+
+
+def test_nothing_set_gives_defaults_and_a_folder_of_outputs(tmp_path: Path) -> None:
+    """Without any setting all values are defaults, and results go to ./outputs."""
+    settings = load({}, tmp_path)
+    assert set(settings.sources.values()) == {"default"}
+    assert settings.resolved_destinations() == (Destination(name="file", url="file:./outputs"),)
+    assert settings.database_path == Path(".receiver/journal.db")
+    assert (settings.token_max_age, settings.deadline, settings.bind_host) == (259200, 4200, "127.0.0.1")
+
+
+def test_the_environment_is_read_only_where_it_is_passed(tmp_path: Path) -> None:
+    """A mapping passed to `load` stands for the whole environment, and building Settings by hand reads none."""
+    script = (
+        "from pathlib import Path; from receiver.settings import Settings, load;"
+        f"print(Settings().port, load({{}}, Path({str(tmp_path)!r})).port, load(None, Path({str(tmp_path)!r})).port)"
+    )
+    out = subprocess.run(  # noqa: S603 our own interpreter
+        [sys.executable, "-c", script], env={"RECEIVER_PORT": "9"}, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.split() == ["8000", "8000", "9"]
+
+
+LAYERS = [
+    ("flag", {"port": 5}, {"RECEIVER_PORT": "4", "PORT": "3", "RECEIVER_CONFIG": "port = 2"}, 5),
+    (
+        "environment RECEIVER_PORT",
+        {"port": None},
+        {"RECEIVER_PORT": "4", "PORT": "3", "RECEIVER_CONFIG": "port = 2"},
+        4,
+    ),
+    ("environment PORT", {}, {"RECEIVER_PORT": " ", "PORT": "3", "RECEIVER_CONFIG": "port = 2"}, 3),
+    ("RECEIVER_CONFIG", {}, {"RECEIVER_CONFIG": "port = 2"}, 2),
+    ("receiver.toml", {}, {}, 1),
+]
+
+
+@pytest.mark.parametrize(("source", "flags", "environ", "port"), LAYERS)
+def test_the_stronger_layer_wins(
+    source: str, flags: dict[str, int], environ: dict[str, str], port: int, tmp_path: Path
+) -> None:
+    """Flag, RECEIVER_*, known name, RECEIVER_CONFIG, receiver.toml: in that order, and the source tells which."""
+    (tmp_path / "receiver.toml").write_text("port = 1\n")
+    settings = load(environ, tmp_path, flags)
+    assert (settings.port, settings.sources["port"]) == (port, source)
+
+
+@pytest.mark.parametrize(
+    ("environ", "host"),
+    [
+        ({"PORT": "80"}, "0.0.0.0"),  # noqa: S104 a text to compare with
+        ({"PORT": "80", "RECEIVER_HOST": "::1"}, "::1"),
+        ({"RECEIVER_PORT": "80"}, "127.0.0.1"),
+    ],
+)
+def test_a_port_from_the_platform_opens_all_addresses(environ: dict[str, str], host: str, tmp_path: Path) -> None:
+    """Only where PORT came from the platform does an unset host mean all addresses."""
+    assert load(environ, tmp_path).bind_host == host
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5", 1.5), ("30s", 30), ("15m", 900), ("72h", 259200), ("2D", 172800)]
+)
+def test_durations_are_read_with_or_without_a_unit(text: str, seconds: float, tmp_path: Path) -> None:
+    """A length of time is a number of seconds, or a number with s, m, h or d."""
+    assert load({"RECEIVER_DEADLINE": text}, tmp_path).deadline == seconds
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (show_seconds(4200), "70m"),
+        (show_seconds(259200), "3d"),
+        (show_seconds(0), "0s"),
+        (show_seconds(1.5), "1.5s"),
+        (show_size(256 * 2**20), "256MiB"),
+        (show_size(1000), "1000"),
+        (show_url("file:./outputs"), "file:./outputs"),
+        (show_url("s3://key:secret@bucket/mj?x=secret"), "s3://••••@bucket/mj?••••"),
+        (show_url("https://u:secret@hooks.slack.com/services/T/B/secret"), "https://hooks.slack.com/••••"),
+        (show_url("http://n8n:5678"), "http://n8n:5678"),
+        (show_url("tgram://secret/1"), "tgram:••••"),
+        (show_url("https://[secret/1"), "https:••••"),
+    ],
+)
+def test_values_are_shown_short_and_without_secrets(shown: str, expected: str) -> None:
+    """Amounts are shown as one would write them, URLs without userinfo, query and token paths."""
+    assert shown == expected
+
+
+@pytest.mark.parametrize(
+    ("database", "path"),
+    [
+        ("sqlite:x.db", "x.db"),
+        ("sqlite:/a/x.db", "/a/x.db"),
+        ("sqlite:///x.db", "x.db"),
+        ("sqlite:////a/x.db", "/a/x.db"),
+        ("SQLite:x.db", "x.db"),
+    ],
+)
+def test_a_database_is_sqlite_with_a_path(database: str, path: str) -> None:
+    """Both spellings of an SQLite URL give its path; three slashes are relative and four absolute."""
+    assert sqlite_path(database) == Path(path)
+
+
+WRONG = [
+    (
+        {"RECEIVER_POLL_INTERVAL": "s3cret"},
+        "RECEIVER_POLL_INTERVAL is wrong: it is not a length of time. Write seconds",
+    ),
+    ({"RECEIVER_POLL_INTERVAL": "0"}, "RECEIVER_POLL_INTERVAL is wrong: it should be greater than 0"),
+    ({"RECEIVER_CONFIRM_WITHIN": "nan"}, "RECEIVER_CONFIRM_WITHIN is wrong"),
+    ({"RECEIVER_CONFIG": "deadline = nan"}, "deadline in RECEIVER_CONFIG is wrong: it is longer than a year"),
+    ({"RECEIVER_CONFIG": "deadline = true"}, "deadline in RECEIVER_CONFIG is wrong: it is not a length of time"),
+    ({"PORT": "s3cret"}, "PORT is wrong: it should be a valid integer"),
+    ({"RECEIVER_PORT": "70000"}, "RECEIVER_PORT is wrong: it should be less than or equal to 65535"),
+    ({"RECEIVER_LOG_FORMAT": "s3cret"}, "RECEIVER_LOG_FORMAT is wrong: it should be 'auto', 'json' or 'console'"),
+    ({"RECEIVER_MEDIA_MAX_BYTES": "9XB"}, "RECEIVER_MEDIA_MAX_BYTES is wrong: it is not a size. Write bytes"),
+    ({"RECEIVER_PROVIDER_URL": "api.s3cret"}, "RECEIVER_PROVIDER_URL is wrong: it is not an http:// or https:// URL"),
+    ({"RECEIVER_PROVIDER_URL": "http://h:s3cret/"}, "RECEIVER_PROVIDER_URL is wrong"),
+    ({"RECEIVER_PUBLIC_URL": "https://h/?a=s3cret"}, "RECEIVER_PUBLIC_URL is wrong: it must not have a query"),
+    ({"RECEIVER_PUBLIC_URL": "https://h/" + "a" * 400}, "RECEIVER_PUBLIC_URL is wrong: it is longer than 400"),
+    ({"RECEIVER_MEDIA_HOSTS": "ok.example s3cret/x"}, "RECEIVER_MEDIA_HOSTS is wrong: entry 2 of it is neither"),
+    ({"RECEIVER_TO": "file:./x s3cret"}, "RECEIVER_TO is wrong: entry 2 of it is not a URL with a scheme"),
+    ({"RECEIVER_TO": "file:./$NOPE"}, "RECEIVER_TO: the variable NOPE is not set"),
+    ({"RECEIVER_CONFIG": "data = '${s3cret x}'"}, "data in RECEIVER_CONFIG: a ${ in it is not followed by"),
+    (
+        {"DATABASE_URL": "postgres://u:s3cret@h/d"},
+        "DATABASE_URL is wrong: this version keeps its journal in SQLite only",
+    ),
+    ({"RECEIVER_DATABASE": "postgresql://u:s3cret@h/d"}, "SQLite only"),
+    (
+        {"RECEIVER_DATABASE": "/s3cret.db"},
+        "RECEIVER_DATABASE is wrong: it does not begin with sqlite:. Write sqlite:PATH",
+    ),
+    ({"RECEIVER_DATABASE": "sqlite::memory:"}, "RECEIVER_DATABASE is wrong: it has no usable path"),
+    (
+        {"RECEIVER_POL_INTERVAL": "s3cret"},
+        "RECEIVER_POL_INTERVAL is not a setting of Receiver. Did you mean RECEIVER_POLL",
+    ),
+    ({"RECEIVER_CONFG": "s3cret"}, "Did you mean RECEIVER_CONFIG?"),
+    ({"RECEIVER_ZZZ": "s3cret"}, "RECEIVER_ZZZ is not a setting of Receiver. `receiver settings` lists all"),
+    ({"RECEIVER_CONFIG": "pol_interval = 's3cret'"}, "pol_interval in RECEIVER_CONFIG is not a setting of Receiver."),
+    ({"RECEIVER_CONFIG": "[destination.x]"}, "Did you mean destinations?"),
+    ({"RECEIVER_CONFIG": "destinations = 's3cret'"}, "destinations in RECEIVER_CONFIG is not a table"),
+    ({"RECEIVER_CONFIG": "destinations.x = 's3cret'"}, "destinations.x in RECEIVER_CONFIG is not a table"),
+    (
+        {"RECEIVER_CONFIG": "[destinations.X]"},
+        "[destinations.X] in RECEIVER_CONFIG is wrong: it does not have the right",
+    ),
+    ({"RECEIVER_CONFIG": "port ="}, "RECEIVER_CONFIG cannot be read as TOML"),
+    (
+        {"RECEIVER_DESTINATIONS": "x"},
+        "RECEIVER_DESTINATIONS is not a setting. Write RECEIVER_DESTINATIONS__NAME__OPTION",
+    ),
+    ({"RECEIVER_DESTINATIONS__A": "x"}, "RECEIVER_DESTINATIONS__A names no option"),
+    (
+        {"RECEIVER_DESTINATIONS__A__CONCURRENCY": "65"},
+        "RECEIVER_DESTINATIONS__A__CONCURRENCY is wrong: it should be less",
+    ),
+    ({"RECEIVER_CONFIG": "[destinations.a]\ntimeout = 's3cret'"}, "destinations.a.timeout in RECEIVER_CONFIG is wrong"),
+]
+
+
+@pytest.mark.parametrize(("environ", "sentence"), WRONG)
+def test_a_wrong_setting_is_named_as_written_without_its_value(
+    environ: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    """Each wrong setting gives one line: its name as the user wrote it, what is wrong, and never the value."""
+    text = problem(environ, tmp_path)
+    assert sentence in text
+    assert "s3cret" not in text.replace("${s3cret x}", "")
+    assert len(text.splitlines()) == 1
+
+
+def test_all_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
+    """One start tells everything that is wrong, so that nobody repairs setting after setting."""
+    text = problem({"RECEIVER_PORT": "x", "RECEIVER_ZZZ": "1", "RECEIVER_DATA": "d", "RECEIVER_TO": "$X"}, tmp_path)
+    assert len(text.splitlines()) == 3
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_an_unreadable_file_is_told(content: bytes | None, tmp_path: Path) -> None:
+    """A receiver.toml that is a folder, or no text, is an error and not ignored."""
+    path = tmp_path / "receiver.toml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert "receiver.toml cannot be read" in problem({}, tmp_path)
+
+
+def test_variables_of_kubernetes_are_not_ours(tmp_path: Path) -> None:
+    """A Kubernetes service called `receiver` sets RECEIVER_PORT and more, which must not stop the start."""
+    environ = {
+        "RECEIVER_SERVICE_HOST": "10.0.0.1",
+        "RECEIVER_SERVICE_PORT_HTTP": "80",
+        "RECEIVER_PORT": "tcp://10.0.0.1:80",
+        "RECEIVER_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    assert load(environ, tmp_path).port == 8000
+
+
+def test_variables_are_filled_in_within_toml_and_to(tmp_path: Path) -> None:
+    """`$VAR` and `${VAR}` are filled in at any depth of TOML and in RECEIVER_TO; `$$` is a dollar, `$5` stays."""
+    (tmp_path / "receiver.toml").write_text(
+        "data = '${ROOT}/data'\n[destinations.a]\nurl = 's3://$BUCKET'\nheaders = {x = ['$TOKEN', 'a$$b $5']}\n"
+    )
+    environ = {"ROOT": "/r", "BUCKET": "b", "TOKEN": "t", "RECEIVER_TO": "file:$ROOT/x", "RECEIVER_KEYS": "$" + KEY}
+    settings = load(environ, tmp_path)
+    assert settings.data == Path("/r/data")
+    assert settings.to == "file:/r/x"
+    assert settings.destinations["a"].url == "s3://b"
+    assert settings.destinations["a"].options == {"headers": {"x": ["t", "a$b $5"]}}
+    assert settings.keys[0].get_secret_value() == "$" + KEY
+
+
+def test_destinations_merge_option_by_option(tmp_path: Path) -> None:
+    """A variable overrides one option of a table, also of one whose name has a hyphen; the sources name both."""
+    (tmp_path / "receiver.toml").write_text("[destinations.my-team]\nurl='slack:C1'\ncolor='red'\nconcurrency=2\n")
+    environ = {
+        "RECEIVER_CONFIG": "[destinations.my-team]\ncolor='blue'",
+        "RECEIVER_DESTINATIONS__MY_TEAM__PROGRESS": "true",
+        "RECEIVER_DESTINATIONS__MY_TEAM__TAGS": '["a", "b"]',
+        "RECEIVER_DESTINATIONS__NEW__HANDLER": "file",
+    }
+    settings = load(environ, tmp_path)
+    team = settings.destinations["my-team"]
+    assert (team.url, team.progress, team.concurrency) == ("slack:C1", True, 2)
+    assert team.options == {"color": "blue", "tags": ["a", "b"]}
+    assert settings.destinations["new"].handler == "file"
+    assert settings.sources["destinations"] == "receiver.toml, RECEIVER_CONFIG, environment"
+    assert settings.sources["destinations.new"] == "environment"
+
+
+def test_destinations_of_to_are_named_by_scheme(tmp_path: Path) -> None:
+    """Each URL in RECEIVER_TO is a destination named by its scheme, numbered where that name is taken."""
+    environ = {"RECEIVER_TO": "file:./a\n  file:./b s3://c", "RECEIVER_CONFIG": "[destinations.s3]\nurl = 's3://d'"}
+    names = [destination.name for destination in load(environ, tmp_path).resolved_destinations()]
+    assert names == ["file", "file-2", "s3-2", "s3"]
+
+
+def test_lists_are_written_with_spaces_or_commas(tmp_path: Path) -> None:
+    """Keys and hosts are separated by spaces or commas in a variable, and may be lists in TOML."""
+    environ = {
+        "RECEIVER_KEYS": f"{KEY}1, {KEY}2\n",
+        "RECEIVER_CONFIG": "media_hosts = ['A.example', 'http://127.0.0.1:1']\nto = ['file:./a', 'file:./b']",
+    }
+    settings = load(environ, tmp_path)
+    assert ensure_keys(settings) == (KEY + "1", KEY + "2")
+    assert settings.media_hosts == ("a.example", "http://127.0.0.1:1")
+    assert settings.to == "file:./a file:./b"
+
+
+def test_settings_are_frozen_and_their_repr_holds_no_secret(tmp_path: Path) -> None:
+    """Nothing changes a setting after the start, and printing them gives nothing away."""
+    environ = {
+        "COMETAPI_KEY": "s3cret-key",
+        "RECEIVER_KEYS": "s3cret" * 6,
+        "RECEIVER_TO": "tgram://s3cret",
+        "RECEIVER_DESTINATIONS__A__TOKEN": "s3cret-token",
+        "RECEIVER_DESTINATIONS__A__URL": "https://h/s3cret",
+    }
+    settings = load(environ, tmp_path)
+    with pytest.raises(ValidationError):
+        settings.port = 1  # type: ignore[misc]
+    assert "s3cret" not in repr(settings) + str(settings.resolved_destinations()) + str(show(settings))
+    assert set(settings.secret_values()) == {"s3cret-key", "s3cret" * 6, "s3cret-token"}
+
+
+def test_show_gives_value_and_source_of_each(tmp_path: Path) -> None:
+    """Each setting is shown with its value and where that came from; what is unset says what that amounts to."""
+    environ = {"COMETAPI_KEY": "s" * 38, "PORT": "80", "RECEIVER_CONFIG": "[destinations.a]\nurl='file:x'\ncolor='s'"}
+    rows = {name: (value, source) for name, value, source in show(load(environ, tmp_path))}
+    assert rows["provider_key"] == ("set, 38 characters", "environment COMETAPI_KEY")
+    assert rows["port"] == ("80", "environment PORT")
+    assert rows["host"] == ("0.0.0.0", "default")  # noqa: S104 a text to compare with
+    assert rows["database"] == ("sqlite:.receiver/journal.db", "default")
+    assert rows["to"] == ("file:./outputs", "default")
+    assert rows["destinations.a"] == ("file:x, options color", "RECEIVER_CONFIG")
+
+
+def test_every_setting_is_described() -> None:
+    """Each setting has a variable, a default in words, and a help that ends as a sentence."""
+    docs = describe()
+    assert [doc.name for doc in docs] == list(Settings.model_fields)
+    assert all(doc.env.startswith("RECEIVER_") and doc.default and doc.help.endswith(".") for doc in docs)
+    assert {alias for doc in docs for alias in doc.aliases} == {"COMETAPI_KEY", "DATABASE_URL", "PORT"}
+
+
+def test_the_providers_key_is_asked_for_with_its_source() -> None:
+    """Without a key the error says which variable to set and where to get one."""
+    with pytest.raises(SettingsError, match=r"COMETAPI_KEY .*https://api\.cometapi\.com/console/token"):
+        require_provider_key(Settings())
+    assert require_provider_key(load({"COMETAPI_KEY": " sk-1 "})) == "sk-1"
+
+
+def test_a_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
+    """The first start makes a key of 64 characters that only this user may read, and the next start reads it."""
+    settings = Settings(data=tmp_path / "deep" / "data")
+    keys = ensure_keys(settings)
+    path = settings.data / "keys"
+    assert ensure_keys(settings) == keys
+    assert len(keys[0]) == 64
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in settings.data.iterdir()] == ["keys"]
+
+
+def test_two_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
+    """Many first starts at the same moment end with one and the same key."""
+    script = f"from receiver.settings import *; print(ensure_keys(Settings(data={str(tmp_path / 'data')!r})))"
+    started = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)  # noqa: S603 our own
+        for _ in range(6)
+    ]
+    assert len({process.communicate()[0] for process in started}) == 1
+    assert all(process.returncode == 0 for process in started)
+
+
+def test_keys_in_the_file_are_newest_last(tmp_path: Path) -> None:
+    """A person rotates keys by adding a line at the end."""
+    (tmp_path / "keys").write_text(f"{KEY}1\n\n{KEY}2\n")
+    assert ensure_keys(Settings(data=tmp_path)) == (KEY + "1", KEY + "2")
+
+
+@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff" * 40])
+def test_a_damaged_key_file_is_told_and_left_alone(content: bytes, tmp_path: Path) -> None:
+    """A key file without usable keys stops the start with its path, and is not overwritten."""
+    path = tmp_path / "keys"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"keys .*delete"):
+        ensure_keys(Settings(data=tmp_path))
+    assert path.read_bytes() == content
+
+
+def test_a_short_key_is_refused_without_showing_it(tmp_path: Path) -> None:
+    """A key under 32 bytes is named by its position, with the command that makes a good one."""
+    with pytest.raises(SettingsError, match=r"Key 2 in RECEIVER_KEYS has 6 bytes .*openssl rand -hex 32") as caught:
+        ensure_keys(load({"RECEIVER_KEYS": f"{KEY} s3cret"}, tmp_path))
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_unwritable_data_folder_is_told(tmp_path: Path) -> None:
+    """Where no key can be kept, the error names the path and the two ways out."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"file/keys cannot .*RECEIVER_DATA .*RECEIVER_KEYS"):
+        ensure_keys(Settings(data=tmp_path / "file"))
+
+
+PLATFORMS = [
+    ({"DYNO": "web.1"}, "heroku config:set RECEIVER_KEYS=$(openssl rand -hex 32)"),
+    ({"K_SERVICE": "mj"}, "gcloud run services update mj --update-env-vars RECEIVER_KEYS=$(openssl rand -hex 32)"),
+    ({"AWS_LAMBDA_FUNCTION_NAME": "mj"}, "aws lambda update-function-configuration --function-name mj --environment"),
+    ({"VERCEL": "1"}, "openssl rand -hex 32 | vercel env add RECEIVER_KEYS production"),
+    (
+        {"RENDER": "true", "RENDER_SERVICE_ID": "srv-1"},
+        "https://api.render.com/v1/services/srv-1/env-vars/RECEIVER_KEYS",
+    ),
+]
+
+
+@pytest.mark.parametrize(("environ", "command"), PLATFORMS)
+def test_where_the_disk_vanishes_the_start_stops_with_commands(
+    environ: dict[str, str], command: str, tmp_path: Path
+) -> None:
+    """On such a platform no key is made and no file holds the journal; what to type is said for that platform."""
+    settings = load({**environ, "RECEIVER_DATA": str(tmp_path)}, tmp_path)
+    with pytest.raises(SettingsError) as caught:
+        check_platform(settings)
+    keys, database = str(caught.value).splitlines()
+    assert command in keys
+    assert "RECEIVER_DISK=persistent" in database
+    with pytest.raises(SettingsError, match="RECEIVER_KEYS is not set"):
+        ensure_keys(settings)
+    assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.parametrize(("environ", "_command"), PLATFORMS)
+def test_keys_and_a_lasting_disk_let_it_start(environ: dict[str, str], _command: str, tmp_path: Path) -> None:
+    """With RECEIVER_KEYS only the database is left to complain about; with a persistent disk nothing is."""
+    with pytest.raises(SettingsError) as caught:
+        check_platform(load({**environ, "RECEIVER_KEYS": KEY}, tmp_path))
+    assert "RECEIVER_KEYS" not in str(caught.value)
+    settings = load({**environ, "RECEIVER_DISK": "persistent", "RECEIVER_DATA": str(tmp_path)}, tmp_path)
+    check_platform(settings)
+    assert ensure_keys(settings)
+
+
+def test_an_ordinary_machine_may_start() -> None:
+    """Where no such platform is known, nothing stops the start."""
+    check_platform(load({}))

@@ -1,0 +1,203 @@
+"""Logs: their shape, and that no secret is in them."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from receiver.telemetry import REDACTED, configure, redact, redact_fields
+
+TOKEN = "01JD7K3W8QZ5T9V2X4Y6A8B0CD.aBcD-_." + "s" * 43
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """A stream for lines; whatever a test configures is undone after it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield io.StringIO()
+    configure()
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_stream_that_is_no_terminal_gets_json_with_utc_times(stream: io.StringIO) -> None:
+    """`auto` writes one JSON object per line, with level, name and an ISO time in UTC."""
+    configure(stream=stream)
+    structlog.get_logger().info("delivery.succeeded", delivery_id="d1", attempt=2)
+    (line,) = lines(stream)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "delivery.succeeded", "level": "info", "delivery_id": "d1", "attempt": 2}
+
+
+def test_a_logger_made_before_configure_takes_part(stream: io.StringIO) -> None:
+    """A module's own logger, made at import, writes to what is configured later."""
+    log = structlog.get_logger()
+    configure(stream=stream)
+    log.info("engine.started")
+    second = io.StringIO()
+    configure(stream=second)
+    log.info("engine.stopped")
+    assert [line["event"] for line in lines(stream)] == ["engine.started"]
+    assert [line["event"] for line in lines(second)] == ["engine.stopped"]
+
+
+def test_the_level_filters(stream: io.StringIO) -> None:
+    """Lines below the level are not written, neither ours nor other people's."""
+    configure(level="warning", stream=stream)
+    structlog.get_logger().info("task.seen")
+    logging.getLogger("asyncio").info("seen")
+    structlog.get_logger().warning("task.lost")
+    assert [line["event"] for line in lines(stream)] == ["task.lost"]
+
+
+def test_other_peoples_lines_take_the_same_way(stream: io.StringIO) -> None:
+    """uvicorn and asyncio write the same JSON, redacted; httpx and access lines, which hold URLs, are left out."""
+    configure(secrets=["hunter2222"], stream=stream)
+    for name in ("httpx", "httpcore.http11", "uvicorn.access"):
+        logging.getLogger(name).info("GET %s", f"/callbacks/{TOKEN}")
+    try:
+        raise RuntimeError("hunter2222")
+    except RuntimeError:
+        logging.getLogger("uvicorn.error").exception("broke at /callbacks/%s", TOKEN)
+    (line,) = lines(stream)
+    assert (line["logger"], line["event"]) == ("uvicorn.error", f"broke at /callbacks/{REDACTED}")
+    assert "hunter2222" not in stream.getvalue()
+    assert "RuntimeError" in line["exception"]
+
+
+SECRET_KEYS = [
+    *(
+        "token",
+        "url_token",
+        "X-Token",
+        "client_secret",
+        "password",
+        "Authorization",
+        "api_key",
+        "apiKey",
+        "mj-api-secret",
+    ),
+    *("key", "provider_key", "keys", "notify_hook", "notifyHook", "state", "user_state", "cookie", "webhook_url"),
+]
+
+
+@pytest.mark.parametrize("name", SECRET_KEYS)
+def test_a_secret_by_its_key_is_redacted_at_any_depth(name: str) -> None:
+    """A field whose name says secret loses its value, nested in tables and lists too."""
+    event = {name: "x", "a": [{"b": {name: {"deep": "x"}}}]}
+    assert redact_fields(None, "info", event) == {name: REDACTED, "a": [{"b": {name: REDACTED}}]}
+
+
+def test_plain_fields_stay() -> None:
+    """Ids, numbers and statuses stay as they are; an absent token may be seen to be absent."""
+    event = {"idempotency_key": "d1", "status": "pending", "statement": "x", "n": 1.5, "token": None, "ok": True}
+    assert redact_fields(None, "info", dict(event)) == event
+
+
+SHAPES = [
+    (f"POST /callbacks/{TOKEN} HTTP/1.1", f"POST /callbacks/{REDACTED} HTTP/1.1"),
+    ("https://h/callbacks/anything?x=1", f"https://h/callbacks/{REDACTED}"),
+    ("hook=https%3A%2F%2Fh%2Fcallbacks%2Fanything", f"hook=https%3A%2F%2Fh%2Fcallbacks%2F{REDACTED}"),
+    (f"state {TOKEN} of another", f"state 01JD7K3W8QZ5T9V2X4Y6A8B0CD.{REDACTED} of another"),
+    ("authorization: bearer abc.def", f"authorization: bearer {REDACTED}"),
+    (
+        "'https://hooks.slack.com/services/T0/B0/xyz' said 404",
+        f"'https://hooks.slack.com/{REDACTED}' said 404",
+    ),
+    (
+        "https://discord.com/api/v10/webhooks/123/ab-C_d?wait=true",
+        f"https://discord.com/api/v10/webhooks/{REDACTED}?wait=true",
+    ),
+    ("xoxb-1234-abcd and sk-0123456789abcdefXYZ", f"{REDACTED} and {REDACTED}"),
+    ("postgres://user:pass@host/db", f"postgres://{REDACTED}@host/db"),
+    (
+        "https://cdn.discordapp.com/attachments/1/2/boat.png?ex=1",
+        "https://cdn.discordapp.com/attachments/1/2/boat.png?ex=1",
+    ),
+    ("ask the task-list, basically", "ask the task-list, basically"),
+    ("POST /callbacks said 401", "POST /callbacks said 401"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), SHAPES)
+def test_a_secret_by_its_shape_is_redacted(text: str, expected: str) -> None:
+    """Our tokens, bearer values, webhook URLs and userinfo are redacted anywhere in a text; the rest stays."""
+    assert redact(text) == expected
+
+
+def test_known_secrets_are_redacted_however_they_are_spelled(stream: io.StringIO) -> None:
+    """A configured secret is gone from texts, bytes, objects, keys and URLs; one too short to be one is left."""
+    configure(secrets=["pa ss/word", "pa ss/word-longer", "abc"], stream=stream)
+    told = redact("pa ss/word-longer, pa ss/word, pa%20ss%2Fword, abc")
+    assert told == f"{REDACTED}, {REDACTED}, {REDACTED}, abc"
+    event = {"a": b"pa ss/word", "b": ValueError("pa ss/word"), "c": {"pa ss/word": 1}}
+    assert "pa ss" not in str(redact_fields(None, "info", event))
+
+
+def test_an_exception_is_logged_with_its_traceback_redacted(stream: io.StringIO) -> None:
+    """Tracebacks and chained causes are kept, without secrets."""
+    configure(secrets=["hunter2222"], stream=stream)
+    try:
+        try:
+            raise KeyError("hunter2222")
+        except KeyError as exc:
+            raise RuntimeError(f"at https://h/callbacks/{TOKEN}") from exc
+    except RuntimeError:
+        structlog.get_logger().exception("delivery.failed")
+    (line,) = lines(stream)
+    assert "KeyError" in line["exception"]
+    assert "RuntimeError" in line["exception"]
+    assert not any(secret in stream.getvalue() for secret in ("hunter2222", TOKEN))
+
+
+def test_a_value_whose_repr_fails_does_not_fail_the_line(stream: io.StringIO) -> None:
+    """Whatever is logged, a line comes out: broken reprs, endless nesting, lone surrogates."""
+
+    class Broken:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    endless: list[Any] = []
+    endless.append(endless)
+    configure(stream=stream)
+    structlog.get_logger().info("task.seen", broken=Broken(), endless=endless, prompt="\ud800")
+    (line,) = lines(stream)
+    assert line["broken"] == "<Broken: RuntimeError>"
+    assert line["prompt"] == "\ud800"
+
+
+def test_a_readable_line_cannot_be_forged(stream: io.StringIO) -> None:
+    """On a terminal, line ends and control characters in values are shown escaped."""
+    configure(format="console", stream=stream)
+    structlog.get_logger().info("task.seen", prompt="a\n2026 [info] task.succeeded\x1b[31m\u202e\ud800")
+    logging.getLogger("asyncio").warning("one\ntwo")
+    text = stream.getvalue()
+    assert len(text.splitlines()) == 2
+    assert not any(char in text for char in "\x1b\u202e\ud800")
+
+
+def test_a_stream_that_fails_does_not_fail_the_work(stream: io.StringIO) -> None:
+    """A closed pipe or a full disk under the log is not the caller's problem."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    configure(stream=Full())
+    structlog.get_logger().info("task.seen")
+    logging.getLogger("asyncio").warning("seen")
+    configure(stream=stream)
+    structlog.get_logger().info("task.seen")
+    assert len(lines(stream)) == 1
