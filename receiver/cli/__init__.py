@@ -1,0 +1,60 @@
+"""The `receiver` command."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from receiver.cli import describing, listings, serving, submitting
+from receiver.cli.output import note
+from receiver.errors import ReceiverError
+from receiver.telemetry import redact
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(submitting.submit)
+app.command()(submitting.wait)
+app.command()(serving.serve)
+app.command()(serving.worker)
+app.add_typer(listings.tasks, name="tasks")
+app.add_typer(listings.events, name="events")
+app.add_typer(listings.deliveries, name="deliveries")
+app.command()(describing.handlers)
+app.command()(describing.settings)
+app.command()(describing.inspect)
+app.command()(serving.simulate)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"imagine-receiver {version('imagine-receiver')}")  # noqa: T201 - it is what was asked for
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Submit Midjourney tasks through CometAPI, and bring every result to every place you named."""
+    context.call_on_close(lambda: None)
+    sys.tracebacklimit = 1000 if verbose else 0
+
+
+def main() -> None:
+    """Run the command. An error is a sentence on standard error and exit status 1; `-v` adds the traceback."""
+    try:
+        app()
+    except ReceiverError as exc:
+        if sys.tracebacklimit:
+            note(redact(traceback.format_exc()))
+        note(f"Error: {redact(str(exc))}")
+        raise SystemExit(1) from None

@@ -1,0 +1,57 @@
+"""`handlers`, `settings` and `inspect`: what there is, what is set, and how a payload is read."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from receiver import provider
+from receiver import settings as settings_room
+from receiver.cli.output import print_json, print_table, say
+from receiver.cli.running import settings_for
+from receiver.errors import InputError
+from receiver.handlers.registry import describe_handlers
+
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def handlers(as_json: AsJSON = False) -> None:
+    """The handlers there are, with their options."""
+    found = describe_handlers()
+    if as_json:
+        print_json([asdict(handler) for handler in found])
+        return
+    for handler in found:
+        say(f"{handler.name}: {handler.problem or handler.summary}")
+        for option in handler.options:
+            say(f"  {option.name} ({option.type}, default {option.default}): {option.help}")
+
+
+def settings(as_json: AsJSON = False) -> None:
+    """Every setting with its value and where it comes from; secrets are masked."""
+    rows = settings_room.show(settings_for(quiet=True))
+    if as_json:
+        print_json([{"name": name, "value": value, "source": source} for name, value, source in rows])
+    else:
+        print_table(("SETTING", "VALUE", "SOURCE"), rows)
+
+
+def inspect(
+    file: Annotated[str, typer.Argument(help="A file with a payload of the provider; - reads it.")],
+    http_status: Annotated[int, typer.Option(help="The HTTP status it came with.", min=100, max=599)] = 200,
+) -> None:
+    """Show how Receiver reads a payload of the provider, as JSON."""
+    print_json(provider.inspect(_read(file), http_status))
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as exc:
+        raise InputError(f"{file} cannot be read: {exc.strerror}. Check the path.") from exc

@@ -1,0 +1,144 @@
+"""Follow a submission to its end, and say what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from receiver.cli.output import note, print_json, say
+from receiver.cli.progress import Progress
+from receiver.cli.running import first_end
+from receiver.deliveries import Delivery
+from receiver.events import EventType, Submission, event_id
+from receiver.runtime import Receiver
+
+SUCCEEDED, ERROR, FAILED, INPUT_REQUIRED, LOST = 0, 1, 3, 4, 5
+"""Exit statuses; 2 is a wrong command line, 130 an interruption."""
+
+_EXITS: dict[EventType, int] = {
+    "task.succeeded": SUCCEEDED,
+    "task.failed": FAILED,
+    "task.input_required": INPUT_REQUIRED,
+    "task.lost": LOST,
+}
+_LOOK = 0.1
+"""Seconds between looks at the last deliveries."""
+
+
+async def follow(receiver: Receiver, submission_id: str, *, as_json: bool) -> int:
+    """Show progress until the result has reached every destination; returns the exit status.
+
+    Runs the engine if no other process does, and takes over when that one stops.
+    """
+    engine = asyncio.create_task(receiver.start_engine_when_free("submit --wait"))
+    with Progress(receiver.clock, quiet=as_json) as progress:
+        waiting = asyncio.create_task(_wait(receiver, submission_id, progress))
+        try:
+            await first_end([waiting], [engine])
+        finally:
+            waiting.cancel()
+            engine.cancel()
+            await asyncio.gather(waiting, engine, return_exceptions=True)
+    return await _report(receiver, waiting.result(), as_json=as_json)
+
+
+async def _wait(receiver: Receiver, submission_id: str, progress: Progress) -> Submission:
+    """Until there is a last word, and every destination has had its first try at it."""
+    async for row in receiver.watch(submission_id):
+        progress.show(row)
+        if row.status == "refused" or _last_word(row) is not None:
+            break
+    while any(_untried(delivery) for delivery in await _owed(receiver, row)):
+        await receiver.clock.sleep(_LOOK)
+    return row
+
+
+def _last_word(row: Submission) -> EventType | None:
+    """The type of the event to wait for no longer."""
+    return row.ended or ("task.input_required" if row.task_status == "MODAL" else None)
+
+
+def _untried(delivery: Delivery) -> bool:
+    return delivery.status == "running" or (delivery.status == "pending" and delivery.failures == 0)
+
+
+async def _owed(receiver: Receiver, row: Submission) -> list[Delivery]:
+    """The deliveries of the submission's last word, in the order of their destinations."""
+    type = _last_word(row)
+    if type is None:
+        return []
+    deliveries = await receiver.journal.deliveries(limit=100, submission_id=row.id)
+    last = event_id(row.id, type)
+    return sorted((item for item in deliveries if item.event_id == last), key=lambda item: item.destination)
+
+
+async def _report(receiver: Receiver, row: Submission, *, as_json: bool) -> int:
+    deliveries = await _owed(receiver, row)
+    type = _last_word(row)
+    status = ERROR if type is None else _EXITS[type]
+    if status == SUCCEEDED and any(item.status != "succeeded" for item in deliveries):
+        status = ERROR
+    if as_json:
+        print_json(_record(row, deliveries))
+    else:
+        _tell(row, deliveries)
+    return status
+
+
+def _record(row: Submission, deliveries: list[Delivery]) -> dict[str, Any]:
+    return {
+        "submission": row.id,
+        "task": row.task_id,
+        "status": (_last_word(row) or f"task.{row.status}").removeprefix("task."),
+        "prompt": row.prompt,
+        "reason": _reason(row),
+        "labels": row.labels,
+        "state": row.user_state,
+        "files": [item.receipt.ref for item in deliveries if item.receipt and item.receipt.ref],
+        "deliveries": [
+            {
+                "id": item.id,
+                "destination": item.destination,
+                "status": item.status,
+                "ref": item.receipt.ref if item.receipt else None,
+                "url": item.receipt.url if item.receipt else None,
+                "detail": item.detail,
+            }
+            for item in deliveries
+        ],
+    }
+
+
+def _reason(row: Submission) -> str | None:
+    return (row.task.fail_reason if row.task and row.ended == "task.failed" else None) or row.detail
+
+
+def _tell(row: Submission, deliveries: list[Delivery]) -> None:
+    """Problems on standard error; what was made on standard output, paths last."""
+    if _last_word(row) != "task.succeeded":
+        note(_sentence(row))
+    for item in deliveries:
+        if item.status in ("pending", "dead"):
+            note(_problem(item))
+    receipts = [(item.destination, item.receipt) for item in deliveries if item.receipt]
+    for name, receipt in receipts:
+        if receipt.url:
+            say(f"{name}: {receipt.url}")
+    for _, receipt in receipts:
+        if receipt.ref and not receipt.url:
+            say(receipt.ref)
+
+
+def _sentence(row: Submission) -> str:
+    word = _last_word(row)
+    reason = _reason(row) or "The provider gave no reason."
+    if word == "task.input_required":
+        return f"The provider asks for input before task {row.task_id} goes on. See: receiver tasks show {row.id}"
+    if word == "task.lost":
+        return f"The task was lost. {reason}"
+    return f"The task failed: {reason}" if word == "task.failed" else reason
+
+
+def _problem(item: Delivery) -> str:
+    then = "It is not tried again." if item.status == "dead" else "`receiver serve` goes on trying."
+    return f"The result did not reach {item.destination}: {item.detail}. {then} See: receiver deliveries show {item.id}"

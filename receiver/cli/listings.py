@@ -1,0 +1,258 @@
+"""`tasks`, `events` and `deliveries`: what the journal holds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from receiver.cli.output import note, print_json, print_table, say, when
+from receiver.cli.progress import describe
+from receiver.cli.running import run, settings_for
+from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord, Delivery
+from receiver.errors import InputError, NotFound
+from receiver.events import EVENT_TYPES, Event, Submission
+from receiver.journal.base import Journal
+from receiver.runtime import journal_of
+
+T = TypeVar("T")
+
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Limit = Annotated[int, typer.Option(help="How many at most, the newest first.", min=1)]
+
+tasks = typer.Typer(no_args_is_help=True, help="Submissions and what became of them.")
+events = typer.Typer(no_args_is_help=True, help="Facts, as they were journalled.")
+deliveries = typer.Typer(no_args_is_help=True, help="Events owed to destinations, and the attempts made.")
+
+
+def _ask(question: Callable[[Journal], Awaitable[T]]) -> T:
+    """Read the journal; the provider is not asked and nothing is written."""
+    settings = settings_for(quiet=True)
+
+    async def main() -> T:
+        async with journal_of(settings, existing=True) as journal:
+            return await question(journal)
+
+    return run(main())
+
+
+@tasks.command("list")
+def list_tasks(
+    status: Annotated[
+        str | None, typer.Option(help="prepared, accepted, succeeded, failed, lost, in_progress …", show_default=False)
+    ] = None,
+    limit: Limit = 20,
+    as_json: AsJSON = False,
+) -> None:
+    """The newest submissions."""
+    rows = _ask(lambda journal: journal.submissions(limit=limit, status=status))
+    if as_json:
+        print_json([_summary(row) for row in rows])
+    elif not rows:
+        note("No submissions." if status is None else f"No submissions with status {status}.")
+    else:
+        columns = ("SUBMISSION", "CREATED", "STATUS", "TASK", "PROMPT")
+        print_table(
+            columns, [(row.id, when(row.created_ms), status_of(row), row.task_id or "", row.prompt) for row in rows]
+        )
+
+
+@tasks.command("show")
+def show_task(
+    reference: Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")],
+    as_json: AsJSON = False,
+) -> None:
+    """One submission with its events, deliveries and buttons."""
+    row, facts, owed = _ask(lambda journal: _family(journal, reference))
+    if as_json:
+        print_json({**_summary(row), "task_object": row.task, "events": facts, "deliveries": owed})
+        return
+    for name, value in _details(row):
+        if value:
+            say(f"{name:12} {value}")
+    _print_events(facts)
+    _print_deliveries(owed)
+
+
+async def _family(journal: Journal, reference: str) -> tuple[Submission, list[Event], list[Delivery]]:
+    row = await journal.find(reference)
+    facts = await journal.events(limit=200, submission_id=row.id)
+    owed = await journal.deliveries(limit=200, submission_id=row.id)
+    return row, facts[::-1], owed[::-1]
+
+
+def status_of(row: Submission) -> str:
+    """One word for a person: how it ended, or where it stands."""
+    if row.ended is not None:
+        return row.ended.removeprefix("task.")
+    if row.status != "accepted":
+        return row.status
+    percent = row.task.progress if row.task else None
+    status = row.task_status.lower() or "accepted"
+    return f"{status} {percent} %" if percent is not None and status == "in_progress" else status
+
+
+def _summary(row: Submission) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "task": row.task_id,
+        "kind": row.kind,
+        "status": status_of(row).split(" ")[0],
+        "submission_status": row.status,
+        "task_status": row.task_status,
+        "progress": row.task.progress if row.task else None,
+        "prompt": row.prompt,
+        "speed": row.speed,
+        "labels": row.labels,
+        "state": row.user_state,
+        "parent": row.parent_id,
+        "created_ms": row.created_ms,
+        "deadline_ms": row.deadline_ms,
+        "detail": row.detail,
+        "callbacks": row.callbacks,
+        "media": row.media,
+        "media_problem": row.media_problem,
+    }
+
+
+def _details(row: Submission) -> list[tuple[str, str]]:
+    task = row.task
+    return [
+        ("submission", row.id),
+        ("task", row.task_id or ""),
+        ("status", status_of(row) if row.ended else f"{status_of(row)} ({describe(row)})"),
+        ("reason", row.detail or (task.fail_reason if task else "")),
+        ("prompt", row.prompt),
+        ("created", when(row.created_ms)),
+        ("labels", " ".join(f"{name}={value}" for name, value in row.labels.items())),
+        ("callbacks", str(row.callbacks) if row.hooked else "none can come: no callback URL was sent"),
+        ("picture", ", ".join(f"{item.type}, {item.size:,} bytes" for item in row.media) or row.media_problem or ""),
+        ("buttons", " ".join(button.text for button in task.buttons) if task else ""),
+    ]
+
+
+@events.command("list")
+def list_events(
+    submission: Annotated[
+        str | None, typer.Option("--task", help="Of one submission or task.", show_default=False)
+    ] = None,
+    type: Annotated[str | None, typer.Option(help=f"{', '.join(EVENT_TYPES)}.", show_default=False)] = None,
+    limit: Limit = 20,
+    as_json: AsJSON = False,
+) -> None:
+    """The newest events."""
+    if type is not None and type not in EVENT_TYPES:
+        raise InputError(f"--type is one of {', '.join(EVENT_TYPES)}, not {type!r}.")
+
+    async def question(journal: Journal) -> list[Event]:
+        id = (await journal.find(submission)).id if submission else None
+        return await journal.events(limit=limit, submission_id=id, type=type)
+
+    found = _ask(question)
+    if as_json:
+        print_json(found)
+    elif not found:
+        note("No events.")
+    else:
+        _print_events(found)
+
+
+@events.command("show")
+def show_event(id: Annotated[str, typer.Argument(help="The event's id.")]) -> None:
+    """One event, as JSON: just what handlers get."""
+    event = _ask(lambda journal: journal.event(id))
+    if event is None:
+        raise NotFound(f"There is no event {id!r} in this journal. See: receiver events list")
+    print_json(event)
+
+
+@deliveries.command("list")
+def list_deliveries(
+    submission: Annotated[
+        str | None, typer.Option("--task", help="Of one submission or task.", show_default=False)
+    ] = None,
+    destination: Annotated[str | None, typer.Option(help="To one destination.", show_default=False)] = None,
+    status: Annotated[str | None, typer.Option(help=f"{', '.join(DELIVERY_STATUSES)}.", show_default=False)] = None,
+    limit: Limit = 20,
+    as_json: AsJSON = False,
+) -> None:
+    """The newest deliveries."""
+    if status is not None and status not in DELIVERY_STATUSES:
+        raise InputError(f"--status is one of {', '.join(DELIVERY_STATUSES)}, not {status!r}.")
+
+    async def question(journal: Journal) -> list[Delivery]:
+        id = (await journal.find(submission)).id if submission else None
+        return await journal.deliveries(limit=limit, submission_id=id, destination=destination, status=status)
+
+    found = _ask(question)
+    if as_json:
+        print_json(found)
+    elif not found:
+        note("No deliveries.")
+    else:
+        _print_deliveries(found)
+
+
+@deliveries.command("show")
+def show_delivery(
+    id: Annotated[str, typer.Argument(help="The delivery's id.")],
+    as_json: AsJSON = False,
+) -> None:
+    """One delivery, attempt by attempt."""
+
+    async def question(journal: Journal) -> tuple[Delivery | None, list[AttemptRecord]]:
+        return await journal.delivery(id), await journal.attempts(id)
+
+    delivery, attempts = _ask(question)
+    if delivery is None:
+        raise NotFound(f"There is no delivery {id!r} in this journal. See: receiver deliveries list")
+    if as_json:
+        print_json({"delivery": delivery, "attempts": attempts})
+        return
+    receipt = delivery.receipt
+    details = (
+        ("delivery", delivery.id),
+        ("event", delivery.event_id),
+        ("destination", delivery.destination),
+        ("status", delivery.status),
+        ("due", when(delivery.due_ms) if delivery.status == "pending" else ""),
+        ("receipt", (receipt.url or receipt.ref or "") if receipt else ""),
+    )
+    for name, value in details:
+        if value:
+            say(f"{name:12} {value}")
+    if attempts:
+        print_table(("ATTEMPT", "STARTED", "OUTCOME", "SECONDS", "DETAIL"), [_attempt_row(item) for item in attempts])
+
+
+def _attempt_row(item: AttemptRecord) -> tuple[str, ...]:
+    seconds = "" if item.finished_ms is None else f"{(item.finished_ms - item.started_ms) / 1000:.3f}"
+    return str(item.number), when(item.started_ms), item.outcome or "running", seconds, item.detail or ""
+
+
+def _print_events(found: list[Event]) -> None:
+    if found:
+        print_table(
+            ("EVENT", "TIME", "SOURCE", "REASON"),
+            [(event.id, when(event.created_ms), event.source, event.reason or "") for event in found],
+        )
+
+
+def _print_deliveries(found: list[Delivery]) -> None:
+    if found:
+        rows = [
+            (item.id, item.destination, item.status, _event_type(item), str(item.attempt), _what(item))
+            for item in found
+        ]
+        print_table(("DELIVERY", "DESTINATION", "STATUS", "EVENT", "ATTEMPTS", "RECEIPT"), rows)
+
+
+def _event_type(item: Delivery) -> str:
+    return item.event_id.partition(".")[2]
+
+
+def _what(item: Delivery) -> str:
+    receipt = item.receipt
+    made = (receipt.url or receipt.ref) if receipt else None
+    return made or item.detail or ""

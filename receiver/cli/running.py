@@ -1,0 +1,132 @@
+"""How commands run: settings, logs, the event loop, servers and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from receiver.errors import SettingsError
+from receiver.settings import Settings, load
+from receiver.telemetry import configure
+
+T = TypeVar("T")
+
+SHUTDOWN_SECONDS = 3
+"""How long open requests may go on after SIGTERM; a half-sent body would otherwise hold us for ever."""
+
+
+def settings_for(*, quiet: bool = False, **flags: Any) -> Settings:
+    """The settings with this command's flags, and logs set up. `quiet`: only warnings, because the command talks."""
+    settings = load(overrides=flags)
+    chosen = settings.sources["log_level"] != "default"
+    configure(
+        level="warning" if quiet and not chosen else settings.log_level,
+        format=settings.log_format,
+        secrets=settings.secret_values(),
+    )
+    return settings
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine on uvloop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: it would raise the signal again when done, before our engine drained."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises SettingsError when the address is taken or not ours."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise SettingsError(
+            f"Nothing can listen on {host}:{port}: {reason}. Choose another with --port (0 takes a free one) or --host."
+        ) from exc
+
+
+def address(listener: socket.socket) -> str:
+    """The URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def server(app: ASGIApp) -> Server:
+    """A server for an app whose lifespan, if it has one, is honoured."""
+    return Server(
+        uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+    )
+
+
+async def until_stopped(
+    *servers: tuple[Server, socket.socket], beside: Coroutine[Any, Any, None] | None = None
+) -> None:
+    """Serve until SIGINT or SIGTERM. If `beside` fails, so does this; its end alone stops nothing."""
+    stop = asyncio.Event()
+    with on_signal(stop.set):
+        serving = [asyncio.create_task(item.serve(sockets=[listener])) for item, listener in servers]
+        other = [asyncio.create_task(beside)] if beside is not None else []
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await first_end([stopped, *serving], other)
+        finally:
+            for item, _ in servers:
+                item.should_exit = True
+            for task in [stopped, *other]:
+                task.cancel()
+            await asyncio.gather(*serving, stopped, *other, return_exceptions=True)
+
+
+async def first_end(ends: list[asyncio.Task[Any]], others: list[asyncio.Task[Any]]) -> None:
+    """Until one of `ends` is done, or one of `others` has failed."""
+    waiting = set(ends) | set(others)
+    while not any(task.done() for task in ends):
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+
+@contextlib.contextmanager
+def on_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at the first SIGINT or SIGTERM; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def first() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    for number in signals:
+        loop.add_signal_handler(number, first)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,88 @@
+"""`serve`, `worker` and `simulate`: the commands that keep running."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from starlette.types import ASGIApp
+
+from receiver.cli.output import say
+from receiver.cli.running import address, bind, run, server, settings_for, until_stopped
+from receiver.errors import InputError
+from receiver.runtime import Receiver, open_receiver
+from receiver.settings import Settings
+
+ENGINES = frozenset({"serve", "worker"})
+"""Roles that hold the engine for long; one that finds another of them refuses to start."""
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on.  [env: RECEIVER_HOST]", show_default=False)]
+Port = Annotated[
+    int | None,
+    typer.Option(help="Port to listen on; 0 takes a free one.  [env: RECEIVER_PORT, PORT]", show_default=False),
+]
+
+
+def serve(host: Host = None, port: Port = None) -> None:
+    """Receive callbacks, and be the engine: poll, download, deliver."""
+    run(_serve(settings_for(host=host, port=port)))
+
+
+async def _serve(settings: Settings) -> None:
+    async with open_receiver(settings) as receiver:
+        with bind(settings.bind_host, settings.port) as listener:
+            say(f"Receiver listens on {address(listener)}{_callbacks_note(settings)}")
+            await until_stopped((server(receiver.app), listener), beside=_engine(receiver, "serve"))
+
+
+def _callbacks_note(settings: Settings) -> str:
+    if settings.public_url:
+        return f"; callbacks come to {settings.public_url}"
+    return "; RECEIVER_PUBLIC_URL is not set, so nothing calls back and results are polled"
+
+
+def worker() -> None:
+    """Be the engine alone, without listening for callbacks."""
+    run(_worker(settings_for()))
+
+
+async def _worker(settings: Settings) -> None:
+    async with open_receiver(settings) as receiver:
+        await until_stopped(beside=_engine(receiver, "worker"))
+
+
+async def _engine(receiver: Receiver, role: str) -> None:
+    await receiver.start_engine_when_free(role, unless=ENGINES)
+
+
+def simulate(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8001,
+    profile: Annotated[str, typer.Option(help="Whose quirks to show; `list` names them.")] = "default",
+    faults: Annotated[str, typer.Option(help="Faults to make, separated by commas; `list` names them.")] = "",
+    speed: Annotated[float, typer.Option(help="How many times as fast as the real provider.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
+    key: Annotated[str | None, typer.Option(help="The only API key to accept; any if not given.")] = None,
+) -> None:
+    """Play the provider on this machine: tasks, progress, callbacks, pictures, and its faults."""
+    from receiver.simulator import FAULTS, PROFILES, Simulator  # noqa: PLC0415 - an extra: it draws with Pillow
+
+    if "list" in (profile, faults):
+        for name, text in (PROFILES if profile == "list" else FAULTS).items():
+            say(f"{name:18} {text}")
+        return
+    try:
+        simulator = Simulator(
+            profile=profile, speed=speed, seed=seed, key=key, faults=[name for name in faults.split(",") if name]
+        )
+    except ValueError as exc:
+        raise InputError(str(exc)) from exc
+    run(_simulate(simulator.app, host, port))
+
+
+async def _simulate(app: ASGIApp, host: str, port: int) -> None:
+    with bind(host, port) as listener:
+        url = address(listener)
+        say(f"The simulator plays CometAPI on {url}. Use it from another shell with:")
+        say(f"  export RECEIVER_PROVIDER_URL={url} COMETAPI_KEY=simulator")
+        await until_stopped((server(app), listener))

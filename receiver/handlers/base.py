@@ -1,0 +1,86 @@
+"""The handler contract: one verb, one frozen argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from receiver.deliveries import Receipt
+from receiver.events import Event, Media
+
+
+class RetryLater(Exception):
+    """Raised by a handler that wants the same delivery again after `after` seconds. Uses up no attempt.
+
+    `pause` holds back everything for this destination until then: a rate limit is rarely about one delivery.
+    """
+
+    def __init__(self, after: float, reason: str = "", *, pause: bool = False) -> None:
+        super().__init__(reason or f"the destination asked to wait {after:g} s")
+        self.after = after
+        self.pause = pause
+
+
+class Rejected(Exception):
+    """Raised by a handler when trying again cannot help: the delivery is `dead` now, the text says why to a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMedia:
+    """An archived file a handler may read: what the journal knows of it, and where it lies."""
+
+    media: Media
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Everything a handler gets. Frozen and keyword-only, so that a new field breaks nobody.
+
+    Attributes:
+        event: what happened.
+        destination: the name of the configured destination.
+        number: 1 for the first attempt of this delivery.
+        idempotency_key: the same over all retries of this delivery.
+        deadline: seconds this attempt may take in all; the dispatcher ends it after that.
+        media: the archived files of the result, in order; empty when the event has none or they could not be fetched.
+        media_problem: why `media` is empty although the event has a picture; None otherwise.
+        media_pending: whether the download is still being tried.
+        previous: the last receipt of this submission at this destination (what a chat edits).
+        parent: the parent submission's last receipt at this destination (what a reply threads under).
+        receipts: the last receipts of this submission at other destinations, by name.
+    """
+
+    event: Event
+    destination: str
+    number: int
+    idempotency_key: str
+    deadline: float
+    media: tuple[StoredMedia, ...] = ()
+    media_problem: str | None = None
+    media_pending: bool = False
+    previous: Receipt | None = None
+    parent: Receipt | None = None
+    receipts: Mapping[str, Receipt]
+
+
+class Handler(Protocol):
+    """Plug-in code that brings an event to a place.
+
+    `deliver` returns a Receipt (succeeded), raises `RetryLater` or `Rejected`, or fails with anything else
+    (retried by policy). It may be called again with the same `idempotency_key`: make the effect the same.
+    """
+
+    async def deliver(self, attempt: Attempt) -> Receipt: ...
+
+    async def aclose(self) -> None: ...
+
+
+class HandlerOptions(BaseModel):
+    """Base of a handler's typed options. Each field's description is its help everywhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

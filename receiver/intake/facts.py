@@ -1,0 +1,177 @@
+"""Pure functions that turn a view of a task into the row as it shall be, the events that are new, and what they owe."""
+
+from __future__ import annotations
+
+import msgspec
+
+from receiver.backoff import PROVISIONAL
+from receiver.deliveries import Delivery
+from receiver.events import PROVISIONAL_TYPES, Event, EventType, Media, Source, Submission, event_id, new_id
+from receiver.intake.rules import Rules
+from receiver.journal.base import Change
+from receiver.tasks import Task, event_type, merge
+
+replace = msgspec.structs.replace
+
+
+def observe(
+    submission: Submission,
+    view: Task,
+    rules: Rules,
+    *,
+    source: Source,
+    confirmed: bool = True,
+    media: tuple[Media, ...] = (),
+) -> Change:
+    """Take a view of the task as true: bind, merge, and note what is new.
+
+    Args:
+        submission: the current row.
+        view: the task as we now believe it is.
+        rules: the time, the pace, the routes.
+        source: where the view came from.
+        confirmed: whether the provider's own answer stands behind a terminal view.
+        media: the result's files, if they were fetched already.
+    """
+    old = submission.task
+    row = bind(submission, view.id)
+    row = replace(row, task=merge(old, view))
+    types = _new_facts(submission, row, rules)
+    ended: EventType | None = next((type for type in types if type in _ENDS), None)
+    events = tuple(
+        _event(row, type, rules, source=source, confirmed=confirmed, superseded=submission.ended) for type in types
+    )
+    if ended is not None:
+        row = _end(row, ended, rules, media)
+    row = replace(row, poll_due_ms=next_poll(row, rules))
+    return Change(submission=row, events=events, deliveries=owed(row, events, rules))
+
+
+_ENDS: tuple[EventType, ...] = ("task.succeeded", "task.failed")
+
+
+def bind(submission: Submission, task_id: str) -> Submission:
+    """The row with its task id. A task that answers under our tokens was accepted, whatever the submit said."""
+    return replace(submission, task_id=task_id, status="accepted", send_due_ms=None)
+
+
+def _new_facts(old: Submission, row: Submission, rules: Rules) -> list[EventType]:
+    """Types of the events that `row` adds to `old`, in order."""
+    types: list[EventType] = []
+    task = row.task
+    if old.status != "accepted" and old.ended is None:
+        types.append("task.accepted")
+    if task is None:
+        return types
+    type = event_type(task)
+    if type == "task.progressed":
+        rises = old.task is None or task.rank > old.task.rank
+        if rises and task.progress is not None and rules.destinations(type):
+            types.append(type)
+    elif type == "task.input_required":
+        if old.task_status != "MODAL":
+            types.append(type)
+    elif type in ("task.succeeded", "task.failed") and supersedable(old.ended, type):
+        types.append(type)
+    return types
+
+
+def supersedable(ended: EventType | None, type: EventType) -> bool:
+    """Whether an end of this type may follow the one there is: lost gives way to both, failed to succeeded only."""
+    if ended == "task.failed":
+        return type == "task.succeeded"
+    return ended in (None, "task.lost")
+
+
+def _end(row: Submission, type: EventType, rules: Rules, media: tuple[Media, ...]) -> Submission:
+    links = type == "task.succeeded" and row.task is not None and row.task.result_urls
+    return replace(
+        row,
+        ended=type,
+        claim=None,
+        polls=0,
+        detail=None,
+        media=media,
+        media_problem=None,
+        media_tries=0,
+        media_due_ms=rules.now_ms if links and not media else None,
+    )
+
+
+def next_poll(row: Submission, rules: Rules) -> int | None:
+    """When to ask the provider about this row next; None: never."""
+    if row.task_id is None or row.ended == "task.succeeded":
+        return None
+    if row.ended in PROVISIONAL_TYPES:
+        if row.polls >= len(PROVISIONAL):
+            return None
+        return rules.now_ms + int(PROVISIONAL[row.polls] * 1000)
+    return rules.now_ms + rules.policy.poll_ms
+
+
+def lose(row: Submission, reason: str, rules: Rules, *, type: EventType = "task.lost") -> Change:
+    """End a submission by our own word, with the reason as a sentence."""
+    row = replace(row, ended=type, detail=reason, send_due_ms=None, polls=0)
+    row = replace(row, poll_due_ms=next_poll(row, rules))
+    events = (_event(row, type, rules, source="deadline" if type == "task.lost" else "submit"),)
+    return Change(submission=row, events=events, deliveries=owed(row, events, rules))
+
+
+def _event(
+    row: Submission,
+    type: EventType,
+    rules: Rules,
+    *,
+    source: Source,
+    confirmed: bool = True,
+    superseded: EventType | None = None,
+) -> Event:
+    task = row.task
+    ends = type in _ENDS
+    return Event(
+        id=event_id(row.id, type, task.progress if task else None),
+        type=type,
+        submission_id=row.id,
+        created_ms=rules.now_ms,
+        source=source,
+        task_id=row.task_id,
+        status=row.task_status,
+        progress=task.progress if task else None,
+        prompt=row.prompt,
+        kind=row.kind,
+        labels=row.labels,
+        state=row.user_state,
+        parent_id=row.parent_id,
+        confirmed=confirmed or not ends,
+        supersedes=event_id(row.id, superseded) if ends and superseded else None,
+        reason=_reason(row, type),
+        task=task,
+    )
+
+
+def _reason(row: Submission, type: EventType) -> str | None:
+    if type == "task.lost":
+        return row.detail
+    if type == "task.failed":
+        return (row.task.fail_reason if row.task else "") or row.detail or "The provider gave no reason."
+    return None
+
+
+def owed(row: Submission, events: tuple[Event, ...], rules: Rules) -> tuple[Delivery, ...]:
+    """The deliveries of new events. A result's wait until its files are archived, or the policy's time is over."""
+    return tuple(
+        Delivery(
+            id=new_id(rules.now_ms),
+            event_id=event.id,
+            submission_id=row.id,
+            destination=destination,
+            created_ms=rules.now_ms,
+            due_ms=rules.now_ms + (rules.policy.media_wait_ms if _waits(row, event) else 0),
+        )
+        for event in events
+        for destination in rules.destinations(event.type)
+    )
+
+
+def _waits(row: Submission, event: Event) -> bool:
+    return event.type == "task.succeeded" and row.media_due_ms is not None

@@ -1,0 +1,50 @@
+"""What the decisions of intake depend on besides the row and the news: the time, the pace, and who wants what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from receiver.events import EventType
+
+_ALWAYS: frozenset[EventType] = frozenset({"task.input_required", "task.succeeded", "task.failed", "task.lost"})
+_PROGRESS: frozenset[EventType] = frozenset({"task.accepted", "task.progressed"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """What one destination wants: every decisive event, and with `progress` what happens on the way too."""
+
+    destination: str
+    progress: bool = False
+
+    def wants(self, type: EventType) -> bool:
+        """Whether an event of this type is owed to the destination."""
+        return type in _ALWAYS or (self.progress and type in _PROGRESS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Intervals in milliseconds.
+
+    Attributes:
+        confirm_ms: how long a terminal callback waits for the provider's own word; 0 trusts it at once.
+        poll_ms: how long we hear nothing before we ask. The relay's own view moves every 15 s (PROTOCOL.md §9).
+        media_wait_ms: how long deliveries wait for the picture to be archived.
+    """
+
+    confirm_ms: int = 30_000
+    poll_ms: int = 15_000
+    media_wait_ms: int = 120_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Everything a decision may look at."""
+
+    now_ms: int
+    policy: Policy
+    routes: tuple[Route, ...]
+
+    def destinations(self, type: EventType) -> tuple[str, ...]:
+        """Who is owed an event of this type."""
+        return tuple(route.destination for route in self.routes if route.wants(type))

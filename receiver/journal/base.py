@@ -1,0 +1,145 @@
+"""What a journal promises, whatever database it stands on. One behavioural suite checks them all.
+
+A journal knows no provider JSON and no handlers. What a change means is decided by pure functions its callers pass in
+("decide"); the journal runs them on the current row inside one transaction, so that merging, the event and its
+deliveries are written together or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, Receipt
+from receiver.events import Callback, Event, EventType, Submission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a decide function wants written.
+
+    Attributes:
+        submission: the row as it shall be.
+        events: new facts; one whose id is already journalled is dropped together with its deliveries.
+        deliveries: what the events owe. Each cancels older `pending` ones of its (submission, destination).
+        release_ms: make this submission's untried deliveries due now: what they waited for has come.
+        cause: why the callback that led to this was not accepted, for its row.
+    """
+
+    submission: Submission
+    events: tuple[Event, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+    release_ms: int | None = None
+    cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """What was written. `submission` is the row afterwards; `events` are the ones that were new."""
+
+    submission: Submission
+    events: tuple[Event, ...] = ()
+    problem: Exception | None = None
+    """Why deciding failed although the callback itself was kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A claimed delivery with all its attempt needs."""
+
+    delivery: Delivery
+    event: Event
+    submission: Submission
+    receipts: Mapping[str, Receipt]
+    """The last receipt of this submission at every destination, its own included."""
+    parent: Receipt | None
+
+
+Decide = Callable[[Submission], Change | None]
+"""Pure and quick: it runs inside the transaction. None changes nothing."""
+
+
+class Journal(Protocol):
+    """The durable store. Every method raises JournalError when the store cannot be read or written.
+
+    Times are epoch milliseconds. A method that writes returns only after the commit is on disk.
+    """
+
+    async def aclose(self) -> None:
+        """Finish what was accepted, then close. Idempotent."""
+
+    async def check(self) -> None:
+        """Raise JournalError unless a write works now."""
+
+    def become_engine(self, role: str) -> None:
+        """Take the engine's lock of this journal for the process. Raises EngineRunning."""
+
+    def resign(self) -> None:
+        """Give the engine's lock back, if we hold it."""
+
+    async def free_running(self, owner: str, now_ms: int) -> int:
+        """Free what a vanished engine left running: due at once, and counted as a failure. Returns how many."""
+
+    async def add(self, submission: Submission) -> None:
+        """Journal a new submission."""
+
+    async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
+        """Decide on the current row and write the outcome, in one transaction. None: no such submission.
+
+        A callback is kept whatever becomes of it: if deciding fails, the problem is returned, not raised.
+        """
+
+    async def get(self, submission_id: str) -> Submission | None: ...
+
+    async def find(self, reference: str) -> Submission:
+        """By submission id, the only id that starts or ends so (6 characters or more), or task id. Raises NotFound."""
+
+    async def submissions(self, *, limit: int, status: str | None = None) -> list[Submission]:
+        """The newest first. `status` is a submission status, a task status, or the last part of an end's type."""
+
+    async def due_sends(self, now_ms: int, limit: int) -> list[Submission]:
+        """`prepared` and `sending` rows whose `send_due_ms` has come."""
+
+    async def due_polls(self, now_ms: int, limit: int) -> list[Submission]: ...
+
+    async def due_media(self, now_ms: int, limit: int) -> list[Submission]: ...
+
+    async def overdue(self, now_ms: int, limit: int) -> list[Submission]:
+        """Not ended, and past their deadline."""
+
+    async def events(
+        self, *, limit: int, submission_id: str | None = None, type: EventType | None = None
+    ) -> list[Event]:
+        """The newest first."""
+
+    async def event(self, event_id: str) -> Event | None: ...
+
+    async def callbacks(self, submission_id: str) -> list[Callback]:
+        """In order of arrival."""
+
+    async def deliveries(
+        self,
+        *,
+        limit: int,
+        submission_id: str | None = None,
+        destination: str | None = None,
+        status: DeliveryStatus | None = None,
+    ) -> list[Delivery]:
+        """The newest first."""
+
+    async def delivery(self, delivery_id: str) -> Delivery | None: ...
+
+    async def attempts(self, delivery_id: str) -> list[AttemptRecord]: ...
+
+    async def register(self, destinations: Mapping[str, str]) -> None:
+        """Make a row for each configured destination (name → handler name)."""
+
+    async def pause(self, destination: str, until_ms: int, reason: str) -> None:
+        """Claim nothing for a destination until then."""
+
+    async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
+        """Take up to `limit` due deliveries of one destination, never two of one submission at once."""
+
+    async def complete(self, completion: Completion) -> bool:
+        """Record how an attempt ended. False: the fence refused it, another owner or attempt has taken over."""

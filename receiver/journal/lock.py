@@ -1,0 +1,61 @@
+"""One engine per SQLite file: an advisory lock on a file beside it, which the system drops when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from receiver.errors import EngineRunning, JournalError
+
+
+class EngineLock:
+    """`<journal>.engine`, locked while an engine runs; its text says who holds it."""
+
+    def __init__(self, journal: Path) -> None:
+        self._path = journal.with_name(journal.name + ".engine")
+        self._file: int | None = None
+
+    def acquire(self, role: str) -> None:
+        """Raises EngineRunning with the holder's role."""
+        if self._file is not None:
+            return
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            raise JournalError(f"The engine's lock file {self._path} cannot be opened: {exc.strerror}.") from exc
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = _read_holder(file)
+            os.close(file)
+            raise _running(self._path, holder) from None
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps({"role": role, "pid": os.getpid()}).encode(), 0)
+        self._file = file
+
+    def release(self) -> None:
+        """Idempotent."""
+        if self._file is not None:
+            os.ftruncate(self._file, 0)
+            os.close(self._file)
+            self._file = None
+
+
+def _read_holder(file: int) -> dict[str, object]:
+    try:
+        holder = json.loads(os.pread(file, 1000, 0))
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _running(path: Path, holder: dict[str, object]) -> EngineRunning:
+    role = str(holder.get("role") or "another process")
+    pid = f", process {holder['pid']}" if "pid" in holder else ""
+    return EngineRunning(
+        f"`receiver {role}`{pid} already is the engine of {path.with_suffix('')}. "
+        "Stop it first, or give this one a database of its own with RECEIVER_DATABASE.",
+        holder=role,
+    )

@@ -1,0 +1,137 @@
+"""What a SQLite journal does inside one transaction: plain functions on a connection, run by the writer's thread
+(or the reader's, where they only read)."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from receiver.backoff import DELIVERY
+from receiver.deliveries import Completion, Delivery, Receipt
+from receiver.errors import JournalError
+from receiver.events import Callback, Event, Submission
+from receiver.journal import statements
+from receiver.journal.base import Change, Changed, Decide, Work
+from receiver.journal.rows import from_row, to_row
+
+SQL = statements.queries("sqlite")
+Connection = sqlite3.Connection
+
+
+def get(db: Connection, submission_id: str) -> Submission | None:
+    row = db.execute(SQL["get_submission"], {"id": submission_id}).fetchone()
+    return from_row(Submission, row) if row else None
+
+
+def change(db: Connection, submission_id: str, decide: Decide, callback: Callback | None) -> Changed | None:
+    current = get(db, submission_id)
+    if current is None:
+        return None
+    if callback is None:
+        return _apply(db, current, decide(current))
+    db.execute("SAVEPOINT deciding")
+    cause = callback.cause
+    try:
+        change = decide(current)
+        changed = _apply(db, current, change)
+        cause = change.cause if change else cause
+    except Exception as exc:
+        # The callback was verified: it is kept whatever becomes of it.
+        db.execute("ROLLBACK TO deciding")
+        changed, cause = Changed(submission=current, problem=exc), "error"
+    db.execute("RELEASE deciding")
+    db.execute(SQL["insert_callback"], {**to_row(callback), "cause": cause})
+    return changed
+
+
+def _apply(db: Connection, current: Submission, change: Change | None) -> Changed:
+    if change is None:
+        return Changed(submission=current)
+    if change.submission != current:
+        db.execute(SQL["update_submission"], to_row(change.submission))
+    fresh = tuple(event for event in change.events if _insert_event(db, event))
+    for delivery in change.deliveries:
+        if any(event.id == delivery.event_id for event in fresh):
+            _insert_delivery(db, delivery)
+    if change.release_ms is not None:
+        db.execute(SQL["release_deliveries"], {"submission_id": current.id, "now_ms": change.release_ms})
+    return Changed(submission=change.submission, events=fresh)
+
+
+def _insert_event(db: Connection, event: Event) -> bool:
+    row = {
+        "id": event.id,
+        "submission_id": event.submission_id,
+        "type": event.type,
+        "created_ms": event.created_ms,
+        "body": msgspec.json.encode(event).decode(),
+    }
+    return db.execute(SQL["insert_event"], row).rowcount == 1
+
+
+def _insert_delivery(db: Connection, delivery: Delivery) -> None:
+    row = to_row(delivery)
+    db.execute(SQL["cancel_older"], {**row, "now_ms": delivery.created_ms})
+    db.execute(SQL["insert_delivery"], row)
+
+
+def any_due(db: Connection, values: dict[str, Any]) -> bool:
+    return db.execute(SQL["any_due"], values).fetchone() is not None
+
+
+def claim(db: Connection, values: dict[str, Any]) -> list[Work]:
+    claimed = [from_row(Delivery, row) for row in db.execute(SQL["claim"], values).fetchall()]
+    for delivery in claimed:
+        values = {"delivery_id": delivery.id, "number": delivery.attempt, "started_ms": values["now_ms"]}
+        db.execute(SQL["start_attempt"], values)
+    return [_work(db, delivery) for delivery in claimed]
+
+
+def _work(db: Connection, delivery: Delivery) -> Work:
+    submission = get(db, delivery.submission_id)
+    event = db.execute(SQL["get_event"], {"id": delivery.event_id}).fetchone()
+    if submission is None or event is None:
+        raise JournalError(f"Delivery {delivery.id} has lost its submission or event.")
+    parent = _receipts(db, submission.parent_id) if submission.parent_id else {}
+    return Work(
+        delivery=delivery,
+        event=msgspec.json.decode(event["body"], type=Event),
+        submission=submission,
+        receipts=_receipts(db, submission.id),
+        parent=parent.get(delivery.destination),
+    )
+
+
+def _receipts(db: Connection, submission_id: str) -> dict[str, Receipt]:
+    rows = db.execute(SQL["list_receipts"], {"submission_id": submission_id}).fetchall()
+    return {row["destination"]: msgspec.json.decode(row["receipt"], type=Receipt) for row in rows}
+
+
+def complete(db: Connection, completion: Completion) -> bool:
+    row = to_row(completion)
+    if db.execute(SQL["complete"], row).rowcount == 0:
+        return False
+    db.execute(SQL["finish_attempt"], row)
+    db.execute(SQL["cancel_if_outdated"], row)
+    return True
+
+
+def free_running(db: Connection, owner: str, now_ms: int) -> int:
+    left = [from_row(Delivery, row) for row in db.execute(SQL["list_running"], {"owner": owner}).fetchall()]
+    for delivery in left:
+        used_up = delivery.failures >= len(DELIVERY)
+        completion = Completion(
+            delivery_id=delivery.id,
+            attempt=delivery.attempt,
+            owner=delivery.owner or "",
+            outcome="failed",
+            status="dead" if used_up else "pending",
+            finished_ms=now_ms,
+            due_ms=now_ms,
+            counts=True,
+            detail="the process ended while the attempt ran",
+        )
+        complete(db, completion)
+    return len(left)

@@ -1,0 +1,45 @@
+"""Structs to rows and back: a column per field, what is no scalar as JSON text."""
+
+from __future__ import annotations
+
+import functools
+import types
+import typing
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_SCALARS = (str, int, float, bool)
+
+
+@functools.cache
+def _columns(type: type[msgspec.Struct]) -> tuple[tuple[str, bool], ...]:
+    """(field, whether it is stored as JSON) of each field."""
+    return tuple((field.name, not _is_scalar(field.type)) for field in msgspec.structs.fields(type))
+
+
+def _is_scalar(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return all(_is_scalar(argument) for argument in typing.get_args(annotation))
+    return origin is typing.Literal or annotation is types.NoneType or annotation in _SCALARS
+
+
+def to_row(struct: msgspec.Struct) -> dict[str, Any]:
+    """Column values of a struct, for named parameters."""
+    row: dict[str, Any] = {}
+    for name, as_json in _columns(type(struct)):
+        value = getattr(struct, name)
+        row[name] = msgspec.json.encode(value).decode() if as_json and value is not None else value
+    return row
+
+
+def from_row(type: type[T], row: typing.Mapping[str, Any]) -> T:
+    """A struct from a row that has at least its columns."""
+    values: dict[str, Any] = {}
+    for name, as_json in _columns(type):
+        value = row[name]
+        values[name] = msgspec.json.decode(value) if as_json and value is not None else value
+    return msgspec.convert(values, type, strict=False)

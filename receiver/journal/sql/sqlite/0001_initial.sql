@@ -1,0 +1,100 @@
+-- The journal of DESIGN: submissions, callbacks, events, deliveries, attempts, destinations.
+-- Times are epoch milliseconds. Keys are time-ordered, so that inserts stay flat however many rows there are.
+
+CREATE TABLE submissions (
+    id             TEXT PRIMARY KEY,
+    kind           TEXT NOT NULL,
+    created_ms     INTEGER NOT NULL,
+    prompt         TEXT NOT NULL,
+    request        TEXT NOT NULL,
+    inputs         TEXT NOT NULL,
+    speed          TEXT,
+    labels         TEXT NOT NULL,
+    user_state     TEXT,
+    parent_id      TEXT,
+    hooked         INTEGER NOT NULL,
+    status         TEXT NOT NULL,
+    outcome        TEXT,
+    detail         TEXT,
+    sends          INTEGER NOT NULL,
+    send_due_ms    INTEGER,
+    task_id        TEXT,
+    task           TEXT,
+    ended          TEXT,
+    deadline_ms    INTEGER NOT NULL,
+    poll_due_ms    INTEGER,
+    polls          INTEGER NOT NULL,
+    misses         INTEGER NOT NULL,
+    claim          TEXT,
+    callbacks      INTEGER NOT NULL,
+    media          TEXT NOT NULL,
+    media_problem  TEXT,
+    media_tries    INTEGER NOT NULL,
+    media_due_ms   INTEGER,
+    fallback_urls  TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE INDEX submissions_task ON submissions (task_id) WHERE task_id IS NOT NULL;
+CREATE INDEX submissions_send ON submissions (send_due_ms) WHERE send_due_ms IS NOT NULL;
+CREATE INDEX submissions_poll ON submissions (poll_due_ms) WHERE poll_due_ms IS NOT NULL;
+CREATE INDEX submissions_media ON submissions (media_due_ms) WHERE media_due_ms IS NOT NULL;
+CREATE INDEX submissions_deadline ON submissions (deadline_ms) WHERE ended IS NULL AND status <> 'refused';
+
+-- Every verified callback as it came.
+CREATE TABLE callbacks (
+    number         INTEGER PRIMARY KEY,
+    submission_id  TEXT NOT NULL,
+    received_ms    INTEGER NOT NULL,
+    cause          TEXT,
+    body           TEXT NOT NULL
+);
+
+CREATE INDEX callbacks_submission ON callbacks (submission_id);
+
+-- `number` is the order in which facts became known.
+CREATE TABLE events (
+    number         INTEGER PRIMARY KEY,
+    id             TEXT NOT NULL UNIQUE,
+    submission_id  TEXT NOT NULL,
+    type           TEXT NOT NULL,
+    created_ms     INTEGER NOT NULL,
+    body           TEXT NOT NULL
+);
+
+CREATE TABLE deliveries (
+    id             TEXT PRIMARY KEY,
+    event_id       TEXT NOT NULL,
+    submission_id  TEXT NOT NULL,
+    destination    TEXT NOT NULL,
+    created_ms     INTEGER NOT NULL,
+    due_ms         INTEGER NOT NULL,
+    status         TEXT NOT NULL,
+    attempt        INTEGER NOT NULL,
+    failures       INTEGER NOT NULL,
+    owner          TEXT,
+    detail         TEXT,
+    receipt        TEXT,
+    finished_ms    INTEGER
+) WITHOUT ROWID;
+
+-- One claim looks at one destination's due rows only, so that a paused destination costs the others nothing.
+CREATE INDEX deliveries_due ON deliveries (destination, due_ms) WHERE status = 'pending';
+CREATE INDEX deliveries_running ON deliveries (submission_id, destination) WHERE status = 'running';
+CREATE INDEX deliveries_submission ON deliveries (submission_id, destination);
+
+CREATE TABLE attempts (
+    delivery_id    TEXT NOT NULL,
+    number         INTEGER NOT NULL,
+    started_ms     INTEGER NOT NULL,
+    finished_ms    INTEGER,
+    outcome        TEXT,
+    detail         TEXT,
+    PRIMARY KEY (delivery_id, number)
+) WITHOUT ROWID;
+
+CREATE TABLE destinations (
+    name           TEXT PRIMARY KEY,
+    handler        TEXT NOT NULL,
+    paused_until_ms INTEGER,
+    paused_reason  TEXT
+) WITHOUT ROWID;

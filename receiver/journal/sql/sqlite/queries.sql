@@ -1,0 +1,165 @@
+-- name: insert_submission
+INSERT INTO submissions (
+    id, kind, created_ms, prompt, request, inputs, speed, labels, user_state, parent_id, hooked, status, outcome,
+    detail, sends, send_due_ms, task_id, task, ended, deadline_ms, poll_due_ms, polls, misses, claim, callbacks, media,
+    media_problem, media_tries, media_due_ms, fallback_urls
+) VALUES (
+    :id, :kind, :created_ms, :prompt, :request, :inputs, :speed, :labels, :user_state, :parent_id, :hooked, :status,
+    :outcome, :detail, :sends, :send_due_ms, :task_id, :task, :ended, :deadline_ms, :poll_due_ms, :polls, :misses,
+    :claim, :callbacks, :media, :media_problem, :media_tries, :media_due_ms, :fallback_urls
+);
+
+-- name: update_submission
+-- What never changes after the insert (id, kind, request, labels …) is left out.
+UPDATE submissions SET
+    status = :status, outcome = :outcome, detail = :detail, sends = :sends, send_due_ms = :send_due_ms,
+    task_id = :task_id, task = :task, ended = :ended, deadline_ms = :deadline_ms, poll_due_ms = :poll_due_ms,
+    polls = :polls, misses = :misses, claim = :claim, callbacks = :callbacks, media = :media,
+    media_problem = :media_problem, media_tries = :media_tries, media_due_ms = :media_due_ms,
+    fallback_urls = :fallback_urls
+WHERE id = :id;
+
+-- name: get_submission
+SELECT * FROM submissions WHERE id = :id;
+
+-- name: find_submissions
+-- By id, the start or end of an id, or task id; two rows are enough to see that it is not the only one.
+SELECT * FROM submissions
+WHERE id = :reference OR task_id = :reference
+   OR (length(:reference) >= 6 AND (substr(id, 1, length(:reference)) = :reference
+                                    OR substr(id, -length(:reference)) = :reference))
+ORDER BY id = :reference DESC, id DESC LIMIT 2;
+
+-- name: list_submissions
+SELECT * FROM submissions
+WHERE :status IS NULL OR status = :status OR ended = 'task.' || :status
+   OR json_extract(task, '$.status') = upper(:status)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: due_sends
+SELECT * FROM submissions WHERE send_due_ms <= :now_ms ORDER BY send_due_ms LIMIT :limit;
+
+-- name: due_polls
+SELECT * FROM submissions WHERE poll_due_ms <= :now_ms ORDER BY poll_due_ms LIMIT :limit;
+
+-- name: due_media
+SELECT * FROM submissions WHERE media_due_ms <= :now_ms ORDER BY media_due_ms LIMIT :limit;
+
+-- name: overdue
+SELECT * FROM submissions
+WHERE deadline_ms <= :now_ms AND ended IS NULL AND status <> 'refused' ORDER BY deadline_ms LIMIT :limit;
+
+-- name: insert_callback
+INSERT INTO callbacks (submission_id, received_ms, cause, body)
+VALUES (:submission_id, :received_ms, :cause, :body);
+
+-- name: list_callbacks
+SELECT * FROM callbacks WHERE submission_id = :submission_id ORDER BY number;
+
+-- name: insert_event
+-- The same fact twice is one event.
+INSERT INTO events (id, submission_id, type, created_ms, body)
+VALUES (:id, :submission_id, :type, :created_ms, :body) ON CONFLICT (id) DO NOTHING;
+
+-- name: get_event
+SELECT body FROM events WHERE id = :id;
+
+-- name: list_events
+SELECT body FROM events WHERE :type IS NULL OR type = :type ORDER BY number DESC LIMIT :limit;
+
+-- name: list_submission_events
+-- Event ids start with their submission's.
+SELECT body FROM events
+WHERE id > :submission_id || '.' AND id < :submission_id || '/' AND (:type IS NULL OR type = :type)
+ORDER BY number DESC LIMIT :limit;
+
+-- name: insert_delivery
+INSERT INTO deliveries (
+    id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, owner, detail, receipt,
+    finished_ms
+) VALUES (
+    :id, :event_id, :submission_id, :destination, :created_ms, :due_ms, :status, :attempt, :failures, :owner, :detail,
+    :receipt, :finished_ms
+);
+
+-- name: cancel_older
+-- At least once, of the last word: what has not run yet gives way to the newer event.
+UPDATE deliveries SET status = 'cancelled', finished_ms = :now_ms, detail = 'a newer event took its place'
+WHERE submission_id = :submission_id AND destination = :destination AND status = 'pending';
+
+-- name: release_deliveries
+UPDATE deliveries SET due_ms = :now_ms
+WHERE submission_id = :submission_id AND status = 'pending' AND attempt = 0 AND due_ms > :now_ms;
+
+-- name: claim
+UPDATE deliveries SET status = 'running', attempt = attempt + 1, owner = :owner
+WHERE id IN (
+    SELECT id FROM deliveries AS due
+    WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms
+      AND NOT EXISTS (
+          SELECT 1 FROM deliveries AS other
+          WHERE other.submission_id = due.submission_id AND other.destination = due.destination
+            AND other.status = 'running')
+      AND NOT EXISTS (SELECT 1 FROM destinations WHERE name = :destination AND paused_until_ms > :now_ms)
+    ORDER BY due_ms LIMIT :limit)
+RETURNING *;
+
+-- name: start_attempt
+INSERT INTO attempts (delivery_id, number, started_ms) VALUES (:delivery_id, :number, :started_ms);
+
+-- name: complete
+UPDATE deliveries SET
+    status = :status, due_ms = :due_ms, failures = failures + :counts, detail = :detail, owner = NULL,
+    receipt = coalesce(:receipt, receipt), finished_ms = CASE WHEN :status = 'pending' THEN NULL ELSE :finished_ms END
+WHERE id = :delivery_id AND owner = :owner AND attempt = :attempt AND status = 'running';
+
+-- name: cancel_if_outdated
+-- An attempt that has to run again gives way to a newer event that came while it ran.
+UPDATE deliveries SET status = 'cancelled', finished_ms = :finished_ms, detail = 'a newer event took its place'
+WHERE id = :delivery_id AND status = 'pending' AND EXISTS (
+    SELECT 1 FROM deliveries AS newer
+    WHERE newer.submission_id = deliveries.submission_id AND newer.destination = deliveries.destination
+      AND newer.id > deliveries.id AND newer.status <> 'cancelled');
+
+-- name: finish_attempt
+UPDATE attempts SET finished_ms = :finished_ms, outcome = :outcome, detail = :detail
+WHERE delivery_id = :delivery_id AND number = :attempt;
+
+-- name: list_running
+SELECT * FROM deliveries WHERE status = 'running' AND owner IS NOT :owner;
+
+-- name: list_receipts
+-- The newest last, so that it stays when they are read into a mapping.
+SELECT destination, receipt FROM deliveries
+WHERE submission_id = :submission_id AND receipt IS NOT NULL ORDER BY id;
+
+-- name: get_delivery
+SELECT * FROM deliveries WHERE id = :id;
+
+-- name: list_deliveries
+SELECT * FROM deliveries
+WHERE (:destination IS NULL OR destination = :destination) AND (:status IS NULL OR status = :status)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: list_submission_deliveries
+SELECT * FROM deliveries
+WHERE submission_id = :submission_id AND (:destination IS NULL OR destination = :destination)
+  AND (:status IS NULL OR status = :status)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: list_attempts
+SELECT * FROM attempts WHERE delivery_id = :delivery_id ORDER BY number;
+
+-- name: register_destination
+INSERT INTO destinations (name, handler) VALUES (:name, :handler)
+ON CONFLICT (name) DO UPDATE SET handler = :handler;
+
+-- name: pause_destination
+UPDATE destinations SET paused_until_ms = :until_ms, paused_reason = :reason WHERE name = :name;
+
+-- name: touch
+-- A write that changes nothing of value, to learn whether writing works.
+UPDATE destinations SET paused_reason = paused_reason WHERE name = '';
+
+-- name: any_due
+SELECT 1 FROM deliveries WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms LIMIT 1;

@@ -1,0 +1,261 @@
+"""The journal on one SQLite file: WAL, `synchronous=FULL`, one writer thread, one reader thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus
+from receiver.errors import JournalError, JournalLocked, NotFound
+from receiver.events import Callback, Event, EventType, Submission
+from receiver.journal import operations, statements
+from receiver.journal.base import Changed, Decide, Work
+from receiver.journal.lock import EngineLock
+from receiver.journal.operations import SQL
+from receiver.journal.rows import from_row, to_row
+from receiver.journal.writer import Writer
+
+T = TypeVar("T")
+Row = TypeVar("Row", bound=msgspec.Struct)
+Connection = sqlite3.Connection
+
+BUSY_SECONDS = 10
+
+
+class SQLiteJournal:
+    """See `journal.base.Journal`. Made by `open_journal`."""
+
+    def __init__(self, path: Path, writer: Connection, reader: Connection) -> None:
+        self._path = path
+        self._lock = EngineLock(path)
+        self._writer = Writer(writer)
+        self._reader = reader
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
+
+    async def aclose(self) -> None:
+        await self._writer.aclose()
+        self._readers.shutdown(wait=True)
+        self._reader.close()
+        self._lock.release()
+
+    def become_engine(self, role: str) -> None:
+        self._lock.acquire(role)
+
+    def resign(self) -> None:
+        self._lock.release()
+
+    async def check(self) -> None:
+        await self._write(lambda db: db.execute(SQL["touch"]))
+
+    # Submissions
+
+    async def add(self, submission: Submission) -> None:
+        await self._write(lambda db: db.execute(SQL["insert_submission"], to_row(submission)))
+
+    async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
+        return await self._write(lambda db: operations.change(db, submission_id, decide, callback))
+
+    async def get(self, submission_id: str) -> Submission | None:
+        return await self._read(lambda db: operations.get(db, submission_id))
+
+    async def find(self, reference: str) -> Submission:
+        rows = await self._select(Submission, "find_submissions", reference=reference)
+        if not rows:
+            raise NotFound(f"There is no submission or task {reference!r} in this journal. See: receiver tasks list")
+        if len(rows) > 1 and rows[0].id != reference and rows[0].task_id != reference:
+            raise NotFound(f"More than one submission matches {reference!r}. Give more of its id.")
+        return rows[0]
+
+    async def submissions(self, *, limit: int, status: str | None = None) -> list[Submission]:
+        return await self._select(Submission, "list_submissions", limit=limit, status=status)
+
+    async def due_sends(self, now_ms: int, limit: int) -> list[Submission]:
+        return await self._select(Submission, "due_sends", now_ms=now_ms, limit=limit)
+
+    async def due_polls(self, now_ms: int, limit: int) -> list[Submission]:
+        return await self._select(Submission, "due_polls", now_ms=now_ms, limit=limit)
+
+    async def due_media(self, now_ms: int, limit: int) -> list[Submission]:
+        return await self._select(Submission, "due_media", now_ms=now_ms, limit=limit)
+
+    async def overdue(self, now_ms: int, limit: int) -> list[Submission]:
+        return await self._select(Submission, "overdue", now_ms=now_ms, limit=limit)
+
+    # Callbacks and events
+
+    async def callbacks(self, submission_id: str) -> list[Callback]:
+        return await self._select(Callback, "list_callbacks", submission_id=submission_id)
+
+    async def events(
+        self, *, limit: int, submission_id: str | None = None, type: EventType | None = None
+    ) -> list[Event]:
+        name = "list_events" if submission_id is None else "list_submission_events"
+        rows = await self._rows(name, limit=limit, submission_id=submission_id, type=type)
+        return [msgspec.json.decode(row["body"], type=Event) for row in rows]
+
+    async def event(self, event_id: str) -> Event | None:
+        rows = await self._rows("get_event", id=event_id)
+        return msgspec.json.decode(rows[0]["body"], type=Event) if rows else None
+
+    # Deliveries
+
+    async def deliveries(
+        self,
+        *,
+        limit: int,
+        submission_id: str | None = None,
+        destination: str | None = None,
+        status: DeliveryStatus | None = None,
+    ) -> list[Delivery]:
+        name = "list_deliveries" if submission_id is None else "list_submission_deliveries"
+        filters = {"submission_id": submission_id, "destination": destination, "status": status}
+        return await self._select(Delivery, name, limit=limit, **filters)
+
+    async def delivery(self, delivery_id: str) -> Delivery | None:
+        rows = await self._select(Delivery, "get_delivery", id=delivery_id)
+        return rows[0] if rows else None
+
+    async def attempts(self, delivery_id: str) -> list[AttemptRecord]:
+        return await self._select(AttemptRecord, "list_attempts", delivery_id=delivery_id)
+
+    async def register(self, destinations: Mapping[str, str]) -> None:
+        rows = [{"name": name, "handler": handler} for name, handler in destinations.items()]
+        await self._write(lambda db: db.executemany(SQL["register_destination"], rows))
+
+    async def pause(self, destination: str, until_ms: int, reason: str) -> None:
+        values = {"name": destination, "until_ms": until_ms, "reason": reason}
+        await self._write(lambda db: db.execute(SQL["pause_destination"], values))
+
+    async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
+        values = {"destination": destination, "owner": owner, "limit": limit, "now_ms": now_ms}
+        if not await self._read(lambda db: operations.any_due(db, values)):
+            return []  # an idle engine asks often: a read costs no commit
+        return await self._write(lambda db: operations.claim(db, values))
+
+    async def complete(self, completion: Completion) -> bool:
+        return await self._write(lambda db: operations.complete(db, completion))
+
+    async def free_running(self, owner: str, now_ms: int) -> int:
+        return await self._write(lambda db: operations.free_running(db, owner, now_ms))
+
+    # Plumbing
+
+    async def _write(self, operation: Callable[[Connection], T]) -> T:
+        with _translated(self._path):
+            return await self._writer.run(operation)
+
+    async def _read(self, operation: Callable[[Connection], T]) -> T:
+        with _translated(self._path):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._readers, operation, self._reader)
+
+    async def _rows(self, name: str, **values: Any) -> list[sqlite3.Row]:
+        return await self._read(lambda db: db.execute(SQL[name], values).fetchall())
+
+    async def _select(self, type: type[Row], name: str, **values: Any) -> list[Row]:
+        return await self._read(lambda db: [from_row(type, row) for row in db.execute(SQL[name], values)])
+
+
+async def open_journal(path: Path) -> SQLiteJournal:
+    """Open or make the file, bring its schema up to date, start the threads.
+
+    Raises:
+        JournalError: the file cannot be opened, is no SQLite database, or was written by a newer Receiver.
+    """
+    with _translated(path):
+        writer = await asyncio.to_thread(_connect, path)
+        try:
+            await asyncio.to_thread(_migrate, writer, path)
+            reader = await asyncio.to_thread(_connect, path)
+        except BaseException:
+            writer.close()
+            raise
+    return SQLiteJournal(path, writer, reader)
+
+
+def _connect(path: Path) -> Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(db: Connection, path: Path) -> None:
+    """Each migration in one transaction with its number in `user_version`."""
+    available = statements.migrations("sqlite")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > available[-1][0]:
+        raise JournalError(
+            f"{path} was written by a newer Receiver (schema {version}, this one knows {available[-1][0]}). "
+            "Install that version, or name another database with RECEIVER_DATABASE."
+        )
+    if version == available[-1][0]:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        for number, script in available:
+            if number > version:
+                for statement in _split(script):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {number:d}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+
+
+def _split(script: str) -> Iterator[str]:
+    """The statements of a script. `executescript` would commit the transaction we are in."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as sentences."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        reason = str(exc)
+        if "locked" in reason or "busy" in reason:
+            raise JournalLocked(
+                f"The journal {path} has been locked by another process for {BUSY_SECONDS} s. "
+                "Look for a program that holds it open for writing, and try again."
+            ) from exc
+        raise JournalError(f"The journal {path} cannot be used: {reason}. {_remedy(reason)}".strip()) from exc
+    except OSError as exc:
+        raise JournalError(
+            f"The journal {path} cannot be used: {exc.strerror}. Name a place that can be written with "
+            "RECEIVER_DATABASE or RECEIVER_DATA."
+        ) from exc
+
+
+_REMEDIES: Mapping[str, str] = {
+    "not a database": "Restore it from a backup, or name another file with RECEIVER_DATABASE.",
+    "malformed": "Restore it from a backup, or name another file with RECEIVER_DATABASE.",
+    "disk is full": "Free some space on its disk; nothing already journalled is lost.",
+    "unable to open": "Name a place that can be written with RECEIVER_DATABASE or RECEIVER_DATA.",
+    "readonly": "Make it writable for this user, or name another file with RECEIVER_DATABASE.",
+}
+
+
+def _remedy(reason: str) -> str:
+    return next((remedy for words, remedy in _REMEDIES.items() if words in reason), "")

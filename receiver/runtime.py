@@ -1,0 +1,232 @@
+"""The one place that picks concrete classes and reads settings; everything below receives plain arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cached_property
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.applications import Starlette
+
+from receiver.archiver import Archiver
+from receiver.clock import Clock
+from receiver.dispatcher import Dispatcher, OpenDestination
+from receiver.errors import EngineRunning, JournalError
+from receiver.events import Submission
+from receiver.handlers import registry
+from receiver.intake import Intake, Policy, Route
+from receiver.journal.base import Journal
+from receiver.journal.sqlite import open_journal
+from receiver.media import Fetcher, MediaStore
+from receiver.provider import Provider
+from receiver.reconciler import Reconciler
+from receiver.settings import Settings, check_platform, ensure_keys, require_provider_key
+from receiver.submissions import Submissions
+from receiver.tokens import Tokens
+from receiver.web.app import create_app
+from receiver.web.callbacks import Callbacks
+from receiver.web.health import Readyz
+from receiver.worker import TICK, Worker
+
+log = structlog.get_logger("receiver.engine")
+
+DRAIN_SECONDS = 5.0
+"""How long running attempts may go on after the engine was told to stop."""
+WATCH_SECONDS = 0.5
+"""Another process may move what we watch, so we look that often."""
+
+
+class Receiver:
+    """Everything wired together for one process: submit, receive, watch, and, when it holds the lock, the engine.
+
+    Made by `open_receiver`.
+    """
+
+    def __init__(
+        self, settings: Settings, *, journal: Journal, destinations: Mapping[str, OpenDestination], clock: Clock
+    ) -> None:
+        self.journal = journal
+        self.clock = clock
+        self._settings = settings
+        self._destinations = destinations
+        self._news = asyncio.Event()
+        policy = _policy(settings)
+        routes = tuple(
+            Route(destination=item.name, progress=item.progress) for item in settings.resolved_destinations()
+        )
+        self.tokens = Tokens(ensure_keys(settings), max_age=settings.token_max_age, clock=clock)
+        self.store = MediaStore(settings.data / "media")
+        self.fetcher = _fetcher(settings)
+        self.provider = Provider(
+            base_url=settings.provider_url,
+            key=require_provider_key(settings),
+            clock=clock,
+            submit_timeout=settings.submit_timeout,
+        )
+        self.intake = Intake(journal, policy=policy, routes=routes, clock=clock, changed=self._changed)
+        self.submissions = Submissions(
+            journal=journal,
+            provider=self.provider,
+            intake=self.intake,
+            tokens=self.tokens,
+            store=self.store,
+            clock=clock,
+            public_url=settings.public_url,
+            deadline_ms=int(settings.deadline * 1000),
+            submit_timeout=settings.submit_timeout,
+        )
+        archiver = Archiver(journal=journal, intake=self.intake, fetcher=self.fetcher, store=self.store, clock=clock)
+        reconciler = Reconciler(
+            journal=journal, provider=self.provider, intake=self.intake, archiver=archiver, policy=policy, clock=clock
+        )
+        self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.dispatcher = Dispatcher(
+            journal=journal,
+            destinations=destinations,
+            store=self.store,
+            clock=clock,
+            owner=self._owner,
+            changed=self._changed,
+        )
+        self._worker = Worker(
+            {
+                "send": self.submissions.send_once,
+                "reconcile": reconciler.reconcile_once,
+                "archive": archiver.archive_once,
+                "dispatch": self.dispatcher.dispatch_once,
+            },
+            clock=clock,
+        )
+
+    @cached_property
+    def app(self) -> Starlette:
+        """The web application: callbacks and health."""
+        callbacks = Callbacks(intake=self.intake, tokens=self.tokens)
+        return create_app(
+            callbacks=callbacks, readyz=Readyz({"journal": self.journal.check, "media": self.store.check})
+        )
+
+    @property
+    def engine_running(self) -> bool:
+        """Whether this process is the engine."""
+        return self._worker.running
+
+    async def start_engine(self, role: str) -> None:
+        """Become the engine of this journal. Raises EngineRunning when another process is."""
+        self.journal.become_engine(role)
+        await self.store.check()
+        await self.journal.register({name: type(item.handler).__name__ for name, item in self._destinations.items()})
+        freed = await self.journal.free_running(self._owner, self.clock.now_ms())
+        log.info("engine.started", role=role, freed=freed, destinations=sorted(self._destinations))
+        self._worker.start()
+
+    async def start_engine_when_free(self, role: str, *, unless: frozenset[str] = frozenset()) -> None:
+        """Become the engine as soon as no other process is. Raises EngineRunning when one of `unless` is."""
+        told = False
+        while True:
+            try:
+                await self.start_engine(role)
+            except EngineRunning as exc:
+                if exc.holder in unless:
+                    raise
+                if not told:
+                    log.info("engine.waiting", holder=exc.holder)
+                told = True
+                await self.clock.sleep(TICK)
+            else:
+                return
+
+    async def stop_engine(self) -> None:
+        """Stop taking work, let what runs finish for a while, give the lock back. Idempotent."""
+        if self._worker.started:
+            await self._worker.stop()
+            await self.dispatcher.drain(DRAIN_SECONDS)
+            log.info("engine.stopped")
+        self.journal.resign()
+
+    async def watch(self, submission_id: str) -> AsyncIterator[Submission]:
+        """The submission now, and again after each change, until the caller leaves."""
+        last: Submission | None = None
+        while True:
+            self._news.clear()
+            row = await self.journal.get(submission_id)
+            if row is not None and row != last:
+                yield row
+                last = row
+            await self.clock.wait(self._news, WATCH_SECONDS)
+
+    async def aclose(self) -> None:
+        """Stop the engine and close what we opened, the journal last."""
+        await self.stop_engine()
+        await self.provider.aclose()
+        await self.fetcher.aclose()
+        for item in self._destinations.values():
+            await item.handler.aclose()
+
+    def _changed(self) -> None:
+        self._news.set()
+        self._worker.wake()
+
+
+@asynccontextmanager
+async def open_receiver(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Receiver]:
+    """A Receiver on its journal, closed at the end of the block.
+
+    Raises:
+        SettingsError: a setting is missing, wrong or unsafe.
+        JournalError: the journal cannot be opened.
+    """
+    check_platform(settings)
+    require_provider_key(settings)
+    ensure_keys(settings)
+    async with AsyncExitStack() as stack:
+        destinations = _open_destinations(settings)
+        journal = await stack.enter_async_context(journal_of(settings))
+        receiver = Receiver(settings, journal=journal, destinations=destinations, clock=clock or Clock())
+        stack.push_async_callback(receiver.aclose)
+        yield receiver
+
+
+@asynccontextmanager
+async def journal_of(settings: Settings, *, existing: bool = False) -> AsyncIterator[Journal]:
+    """The journal alone, for commands that only read. `existing`: do not make a new one."""
+    path = settings.database_path
+    if existing and not path.exists():
+        raise JournalError(
+            f"There is no journal at {path} yet. Submit something first, or name the right one with RECEIVER_DATABASE."
+        )
+    journal = await open_journal(path)
+    try:
+        yield journal
+    finally:
+        await journal.aclose()
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(confirm_ms=int(settings.confirm_within * 1000), poll_ms=int(settings.poll_interval * 1000))
+
+
+def _fetcher(settings: Settings) -> Fetcher:
+    """What the operator named is trusted: the provider's own origin, and exact origins in the allow-list."""
+    parts = urlsplit(settings.provider_url)
+    exact = [host for host in settings.media_hosts if "://" in host]
+    return Fetcher(
+        hosts=[host for host in settings.media_hosts if "://" not in host],
+        origins=[f"{parts.scheme}://{parts.netloc}", *exact],
+        max_bytes=settings.media_max_bytes,
+        timeout=settings.media_timeout,
+    )
+
+
+def _open_destinations(settings: Settings) -> dict[str, OpenDestination]:
+    return {
+        item.name: OpenDestination(
+            name=item.name, handler=registry.build(item), concurrency=item.concurrency, timeout=item.timeout
+        )
+        for item in settings.resolved_destinations()
+    }

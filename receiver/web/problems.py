@@ -1,0 +1,50 @@
+"""Answers to bad input: `application/problem+json` (RFC 9457), and never an echo of what came in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+class Problem(Exception):
+    """Raised while a request is read, answered by `problem`. `detail` is ours, never the sender's words."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+
+def problem(error: Problem) -> Response:
+    """The answer to a problem."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.detail,
+    }
+    return Response(msgspec.json.encode(body), error.status, error.headers, media_type="application/problem+json")
+
+
+_DETAILS: Mapping[int, str] = {
+    404: "There is nothing here.",
+    405: "This address does not take that method.",
+}
+
+
+async def on_http_exception(request: Request, exc: Exception) -> Response:
+    """Starlette's own refusals (no such path, no such method) in our form."""
+    assert isinstance(exc, HTTPException)  # noqa: S101 - Starlette calls it with nothing else
+    detail = _DETAILS.get(exc.status_code, "The request could not be answered.")
+    return problem(Problem(exc.status_code, detail, exc.headers))
+
+
+async def on_error(request: Request, exc: Exception) -> Response:
+    """A fault of ours. Starlette logs it after this."""
+    return problem(Problem(500, "Something went wrong here; it has been logged."))

@@ -1,0 +1,81 @@
+"""The engine's loops: each repeats one step, and sleeps only when the step found nothing to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from receiver.clock import Clock
+from receiver.errors import ReceiverError
+
+log = structlog.get_logger("receiver.worker")
+
+TICK = 1.0
+"""Seconds between looks at the journal when nothing wakes us: other processes write it too, and due times come."""
+
+Step = Callable[[], Awaitable[int]]
+
+
+class Worker:
+    """Runs steps side by side until stopped. A step that fails is logged and tried again after a tick."""
+
+    def __init__(self, steps: dict[str, Step], *, clock: Clock) -> None:
+        self._steps = steps
+        self._clock = clock
+        self._wakes = {name: asyncio.Event() for name in steps}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failing: set[str] = set()
+
+    @property
+    def started(self) -> bool:
+        """Whether `stop` has something to stop."""
+        return bool(self._tasks)
+
+    @property
+    def running(self) -> bool:
+        """Whether the loops are going."""
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    def start(self) -> None:
+        """Start the loops."""
+        self._tasks = [
+            asyncio.create_task(self._loop(name, step), name=f"engine {name}") for name, step in self._steps.items()
+        ]
+
+    def wake(self) -> None:
+        """There may be work: look now."""
+        for event in self._wakes.values():
+            event.set()
+
+    async def stop(self) -> None:
+        """End the loops. A step under way is cancelled; what it had not committed is found again by due time."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _loop(self, name: str, step: Step) -> None:
+        wake = self._wakes[name]
+        while True:
+            wake.clear()
+            if not await self._step(name, step):
+                await self._clock.wait(wake, TICK)
+
+    async def _step(self, name: str, step: Step) -> int:
+        try:
+            done = await step()
+        except ReceiverError as exc:
+            if name not in self._failing:
+                log.error("engine.step_failed", step=name, problem=str(exc))
+            self._failing.add(name)
+            return 0
+        except Exception:
+            log.exception("engine.step_failed", step=name)
+            self._failing.add(name)
+            return 0
+        if name in self._failing:
+            self._failing.discard(name)
+            log.info("engine.step_recovered", step=name)
+        return done

@@ -1,0 +1,205 @@
+"""The registry: finding a handler, checking its options, and telling what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+import pytest
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from receiver.deliveries import Receipt
+from receiver.errors import SettingsError
+from receiver.handlers.base import Attempt, HandlerOptions
+from receiver.handlers.registry import (
+    BrokenHandler,
+    Registry,
+    build,
+    contract_problem,
+    describe_handlers,
+    load_handlers,
+)
+from receiver.settings import Destination
+
+
+class PigeonOptions(HandlerOptions):
+    loft: str = Field(description="Where the pigeon lands.")
+    grain: int = Field(3, ge=1, description="Grains per flight.")
+    ring: SecretStr | None = Field(None, description="What the ring says.")
+    color: Literal["white", "grey"] = "grey"
+    stops: tuple[str, ...] = ()
+
+    @field_validator("ring")
+    @classmethod
+    def _ring(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value() == "s3cret":
+            raise ValueError("it is too easy to guess")
+        return value
+
+    @model_validator(mode="after")
+    def _fed(self) -> PigeonOptions:
+        if self.color == "white" and self.grain == 1:
+            raise ValueError("a white pigeon needs more grain")
+        return self
+
+
+class Pigeon:
+    """A handler of our own, as a stranger would write it."""
+
+    name: ClassVar[str] = "pigeon"
+    summary: ClassVar[str] = "Sends results by pigeon."
+    schemes: ClassVar[tuple[str, ...]] = ("pigeon", "dove")
+    Options: ClassVar[type[HandlerOptions]] = PigeonOptions
+
+    def __init__(self, options: PigeonOptions) -> None:
+        if options.loft == "burning":
+            raise OSError("the loft burns; authorization: Bearer s3cret")
+        if options.loft == "closed":
+            raise SettingsError("The loft is closed.")
+        self.options = options
+
+    @classmethod
+    def options_from_url(cls, url: str) -> dict[str, Any]:
+        if not (host := urlsplit(url).hostname):
+            raise ValueError("it names no loft")
+        return {"loft": host}
+
+    async def deliver(self, attempt: Attempt) -> Receipt:
+        return Receipt(ref=attempt.idempotency_key)
+
+    async def aclose(self) -> None: ...
+
+
+BROKEN = BrokenHandler("s3", "receiver.handlers.s3 could not be loaded: ModuleNotFoundError: No module named 'obstore'")
+REGISTRY: Registry = {"pigeon": Pigeon, "s3": BROKEN}
+
+
+@pytest.mark.parametrize(
+    ("destination", "loft", "grain"),
+    [
+        (Destination(name="a", url="pigeon://tower"), "tower", 3),
+        (Destination(name="a", url="DOVE://tower", options={"grain": "5"}), "tower", 5),
+        (Destination(name="a", url="pigeon://tower", options={"loft": "attic"}), "attic", 3),
+        (Destination(name="a", handler="pigeon", options={"loft": "attic"}), "attic", 3),
+        (Destination(name="a", handler="pigeon", url="other://tower"), "tower", 3),
+    ],
+)
+def test_a_handler_is_found_by_name_or_scheme(destination: Destination, loft: str, grain: int) -> None:
+    """`handler` names it, else the URL's scheme; the table's options go before the URL's."""
+    handler = build(destination, REGISTRY)
+    assert isinstance(handler, Pigeon)
+    assert (handler.options.loft, handler.options.grain) == (loft, grain)
+
+
+WRONG = [
+    ({}, 'it has neither handler nor url. Write, for instance, handler = "pigeon".'),
+    ({"handler": "pidgeon"}, "there is no handler called pidgeon. Did you mean pigeon?"),
+    ({"handler": "zzz"}, "there is no handler called zzz. There are: pigeon, s3."),
+    ({"handler": "s3"}, "the handler s3 cannot be used. receiver.handlers.s3 could not be loaded: ModuleNotFoundError"),
+    ({"url": "s3://bucket"}, "the handler s3 cannot be used."),
+    (
+        {"url": "pigeom://s3cret"},
+        "no handler takes URLs that begin with pigeom: (not loaded: s3). Did you mean pigeon?",
+    ),
+    ({"url": "pigeon:"}, "its url cannot be used: it names no loft"),
+    ({"handler": "pigeon"}, "the option loft (text) is missing. Where the pigeon lands."),
+    (
+        {"url": "dove://a", "options": {"grian": "s3cret"}},
+        "the handler pigeon has no option grian. Did you mean grain?",
+    ),
+    ({"url": "dove://a", "options": {"zz": 1}}, "no option zz. There are: loft, grain, ring, color, stops."),
+    (
+        {"url": "dove://a", "options": {"grain": "s3cret"}},
+        "the option grain (whole number) is wrong: it should be a valid",
+    ),
+    (
+        {"url": "dove://a", "options": {"ring": "s3cret"}},
+        "the option ring (secret text) is wrong: it is too easy to guess",
+    ),
+    (
+        {"url": "dove://a", "options": {"color": "s3cret"}},
+        "the option color (white | grey) is wrong: it should be 'white'",
+    ),
+    (
+        {"url": "dove://a", "options": {"color": "white", "grain": 1}},
+        "its options are wrong: a white pigeon needs more",
+    ),
+    ({"url": "dove://closed"}, "The loft is closed."),
+    ({"url": "dove://burning"}, "the handler pigeon could not be set up: OSError: the loft burns"),
+]
+
+
+@pytest.mark.parametrize(("fields", "sentence"), WRONG)
+def test_a_wrong_destination_is_named_without_its_values(fields: dict[str, Any], sentence: str) -> None:
+    """Each problem names the destination and the option, gives the nearest known name, and no value."""
+    with pytest.raises(SettingsError) as caught:
+        build(Destination(name="post", **fields), REGISTRY)
+    text = str(caught.value)
+    assert text.startswith("Destination post: ")
+    assert sentence in text
+    assert "s3cret" not in text
+
+
+def test_all_wrong_options_are_told_at_once() -> None:
+    """One start tells every wrong option of a destination, a line each."""
+    with pytest.raises(SettingsError) as caught:
+        build(Destination(name="a", handler="pigeon", options={"grain": 0, "zz": 1}), REGISTRY)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_handlers_are_described_with_their_options() -> None:
+    """The list has each option's type, default and help in words, and the problem of what cannot be loaded."""
+    pigeon, broken = describe_handlers(REGISTRY)
+    assert (pigeon.name, pigeon.summary, pigeon.schemes) == ("pigeon", Pigeon.summary, ("pigeon", "dove"))
+    assert [(option.name, option.type, option.default) for option in pigeon.options] == [
+        ("loft", "text", None),
+        ("grain", "whole number", "3"),
+        ("ring", "secret text", "none"),
+        ("color", "white | grey", "grey"),
+        ("stops", "list of text", ""),
+    ]
+    assert asdict(pigeon)["options"][0]["help"] == "Where the pigeon lands."
+    assert (broken.name, broken.problem) == ("s3", BROKEN.problem)
+
+
+def entry(name: str, value: str) -> EntryPoint:
+    return EntryPoint(name=name, value=value, group="receiver.handlers")
+
+
+def test_a_plug_in_that_fails_is_listed_and_stops_nobody() -> None:
+    """Missing modules and things that are no handler are kept with their problem; the others work."""
+    registry = load_handlers(
+        [
+            entry("gone", "no_such_module:Handler"),
+            entry("odd", "pathlib:Path"),
+            entry("function", "os.path:join"),
+            entry("file", "receiver.handlers.file:FileHandler"),
+            entry("renamed", "receiver.handlers.file:FileHandler"),
+        ]
+    )
+    problems = {name: found.problem for name, found in registry.items() if isinstance(found, BrokenHandler)}
+    assert problems == {
+        "function": "os.path:join is not a class",
+        "gone": "no_such_module:Handler could not be loaded: ModuleNotFoundError: No module named 'no_such_module'",
+        "odd": "pathlib:Path is not a handler: name, summary, schemes, Options, deliver, aclose, options_from_url "
+        "missing or of another type",
+        "renamed": "receiver.handlers.file:FileHandler calls itself file, not renamed",
+    }
+    assert build(Destination(name="a", url="file:./outputs"), registry)
+
+
+def test_of_two_with_one_name_the_first_stays() -> None:
+    """A second plug-in under a known name does not replace the first."""
+    registry = load_handlers([entry("file", "receiver.handlers.file:FileHandler"), entry("file", "zzz:Handler")])
+    assert not isinstance(registry["file"], BrokenHandler)
+
+
+def test_built_in_handlers_come_through_the_same_door(tmp_path: Path) -> None:
+    """The installed package brings its own handlers by entry point, and each keeps the contract."""
+    registry = load_handlers()
+    assert not isinstance(registry["file"], BrokenHandler)
+    assert contract_problem(registry["file"], "file") is None
+    assert build(Destination(name="a", url=f"file:{tmp_path}"))
