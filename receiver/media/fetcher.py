@@ -1,0 +1,253 @@
+"""The one outbound fetcher for links that come from payloads.
+
+Such a link may lead anywhere (RELIABILITY: request forgery, endless bodies, compressed bombs). So: https only, hosts on
+a list, every address of the host public, one of these very addresses connected to, each redirect checked again, no
+proxy, no credentials, a total deadline, a cap on bytes. What the operator names as an exact origin is trusted: there
+http and private addresses are allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import httpcore
+
+from receiver.errors import MediaError, SettingsError
+from receiver.events import Media
+from receiver.media.addresses import Resolve, is_public, resolve
+from receiver.media.links import Link, Origin, read_link
+from receiver.media.store import MediaStore, too_large
+
+SETTING = "RECEIVER_MEDIA_HOSTS"
+USER_AGENT = "imagine-receiver"
+MAX_REDIRECTS = 3
+CONNECT_SECONDS = 10.0
+"""For one address, so that a dead IPv6 route leaves time for IPv4."""
+MAX_CONNECTIONS = 32
+KEEP_ALIVE_SECONDS = 15.0
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_GONE = frozenset({403, 404, 410})
+
+
+class Fetcher:
+    """Downloads pictures and videos from links in payloads into a media store.
+
+    Args:
+        hosts: exact host names that may be fetched from, over https, at public addresses.
+        origins: exact origins such as `http://127.0.0.1:8801` that the operator trusts; http and any address
+            are allowed there.
+        max_bytes: cap for one file.
+        timeout: seconds for one file in all: resolving, redirects, body, disk.
+        resolve: (host, port) → addresses; the seam for tests.
+        tls: which certificates count; the usual authorities unless told otherwise.
+
+    Raises:
+        SettingsError: one of `origins` is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        hosts: Sequence[str],
+        origins: Sequence[str],
+        max_bytes: int,
+        timeout: float,
+        user_agent: str = USER_AGENT,
+        resolve: Resolve = resolve,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._hosts = frozenset(host.strip().lower().removesuffix(".") for host in hosts)
+        self._origins = frozenset(_read_origin(origin) for origin in origins)
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+        self._user_agent = user_agent
+        tls = tls or httpcore.default_ssl_context()  # made once: it takes 20 ms
+        # Two pools, so that a connection made for a trusted origin never serves a checked one.
+        self._checked = _pool(_Network(resolve, public_only=True), tls)
+        self._trusted = _pool(_Network(resolve, public_only=False), tls)
+
+    async def fetch(self, url: str, store: MediaStore, *, index: int = 0) -> Media:
+        """Download `url` into `store`.
+
+        Raises:
+            MediaError: `permanent` when the link is forbidden or the file too large; otherwise asking again may help.
+        """
+        link = self._allowed(read_link(url))
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._follow(link, url, store, index)
+        except TimeoutError as exc:
+            raise MediaError(f"{link.place} did not answer in full within {self._timeout:g} s.") from exc
+        except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as exc:
+            raise MediaError(f"{link.place} cannot be reached ({_cause(exc)}).") from exc
+        except httpcore.ProtocolError as exc:
+            raise MediaError(f"{link.place} gave a broken or cut-off answer.") from exc
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._checked.aclose()
+        await self._trusted.aclose()
+
+    def _allowed(self, link: Link) -> Link:
+        if link.origin in self._origins:
+            return link
+        origin = f"{link.scheme}://{link.authority}"
+        if link.scheme != "https":
+            raise MediaError(
+                f"{link.place} is not fetched: it is not https. If it is yours, add {origin} to {SETTING}.",
+                permanent=True,
+            )
+        if link.host not in self._hosts:
+            raise MediaError(
+                f"{link.place} is not fetched: {link.host} is not on the list of hosts. "
+                f"If you trust it, add {link.host} to {SETTING}.",
+                permanent=True,
+            )
+        return link
+
+    async def _follow(self, link: Link, url: str, store: MediaStore, index: int) -> Media:
+        for _ in range(MAX_REDIRECTS + 1):
+            pool = self._trusted if link.origin in self._origins else self._checked
+            request = httpcore.URL(scheme=link.scheme, host=link.host, port=link.port, target=link.request)
+            async with pool.stream("GET", request, headers=self._headers(link)) as response:
+                if response.status not in _REDIRECTS:
+                    self._check(link, response)
+                    return await store.put(response.aiter_stream(), url=url, index=index, max_bytes=self._max_bytes)
+                link = self._allowed(link.follow(_header(response, b"location")))
+        raise MediaError(f"{link.place} is not fetched: more than {MAX_REDIRECTS} redirects led there.")
+
+    def _headers(self, link: Link) -> tuple[tuple[str, str], ...]:
+        return (
+            ("Host", link.authority),
+            ("User-Agent", self._user_agent),
+            ("Accept", "image/*, video/*;q=0.9, */*;q=0.1"),
+            # 317 bytes of brotli can become 200 MB: ask for plain bytes and accept nothing else.
+            ("Accept-Encoding", "identity"),
+        )
+
+    def _check(self, link: Link, response: httpcore.Response) -> None:
+        if response.status in _GONE:
+            raise MediaError(
+                f"{link.place} answered {response.status}. Provider links expire within a day; this one may have."
+            )
+        if response.status != 200:
+            raise MediaError(f"{link.place} answered {response.status} instead of the picture.")
+        if _header(response, b"content-encoding").strip().lower() not in ("", "identity"):
+            raise MediaError(f"{link.place} sent a compressed body, which we did not ask for and do not unpack.")
+        length = _header(response, b"content-length")
+        if length.isdecimal() and int(length[:20]) > self._max_bytes:
+            raise too_large(link.place, self._max_bytes)
+
+
+class _Network(httpcore.AsyncNetworkBackend):
+    """Connects to an address it has checked itself: resolved once, so a second answer of the name server cannot differ.
+
+    TLS is unaffected: httpcore verifies the certificate against the host name of the link.
+    """
+
+    def __init__(self, resolve: Resolve, *, public_only: bool) -> None:
+        self._resolve = resolve
+        self._public_only = public_only
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        *others, last = await self._addresses(host, port)
+        for address in others:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._connect(address, port)
+        return await self._connect(last, port)
+
+    async def _connect(self, address: str, port: int) -> httpcore.AsyncNetworkStream:
+        return _Stream(await self._network.connect_tcp(address, port, CONNECT_SECONDS))
+
+    async def _addresses(self, host: str, port: int) -> Sequence[str]:
+        try:
+            addresses = await self._resolve(host, port)
+        except OSError as exc:
+            raise MediaError(f"The host {host} cannot be found ({exc.strerror or exc}).") from exc
+        if not addresses:
+            raise MediaError(f"The host {host} has no address.")
+        # Every one, not the first: a name with one public and one private address is a trap.
+        if self._public_only and not all(map(is_public, addresses)):
+            raise MediaError(
+                f"{host} is not fetched from: it leads to an address that is not public. "
+                f"If it is yours, add its exact origin (scheme, host and port) to {SETTING}.",
+                permanent=True,
+            )
+        return addresses
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A TCP stream that also closes when cancelled during the TLS handshake; httpcore 1.0 closes it on errors only."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's signature
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's signature
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            await self._stream.aclose()
+            raise
+
+
+def _pool(network: httpcore.AsyncNetworkBackend, tls: ssl.SSLContext) -> httpcore.AsyncConnectionPool:
+    return httpcore.AsyncConnectionPool(
+        ssl_context=tls,
+        max_connections=MAX_CONNECTIONS,
+        keepalive_expiry=KEEP_ALIVE_SECONDS,
+        network_backend=network,
+    )
+
+
+def _read_origin(text: str) -> Origin:
+    try:
+        link = read_link(text)
+    except MediaError as exc:
+        raise SettingsError(f"{SETTING}: {text!r} is no origin such as http://127.0.0.1:8801.") from exc
+    if link.request != "/":
+        raise SettingsError(f"{SETTING}: {text!r} is more than an origin; leave out everything after the port.")
+    return link.origin
+
+
+def _header(response: httpcore.Response, name: bytes) -> str:
+    """A header's values, joined as RFC 9110 §5.3 says; "" without one. Names keep the sender's spelling."""
+    return b", ".join(value for key, value in response.headers if key.lower() == name).decode("utf-8", "replace")
+
+
+def _cause(exc: BaseException) -> str:
+    """The operating system's own words, which anyio and httpcore wrap (the latter `from None`)."""
+    while (inner := exc.__cause__ or exc.__context__) is not None:
+        exc = inner
+    if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError) and exc.errno:
+        return os.strerror(exc.errno)  # asyncio puts "Connect call failed" and the address into the text
+    return str(exc) or type(exc).__name__
