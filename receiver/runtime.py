@@ -27,6 +27,7 @@ from receiver.provider import Provider
 from receiver.reconciler import Reconciler
 from receiver.settings import Settings, check_platform, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
+from receiver.telemetry import learn
 from receiver.tokens import Tokens
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
@@ -182,8 +183,7 @@ async def open_receiver(settings: Settings, *, clock: Clock | None = None) -> As
         JournalError: the journal cannot be opened.
     """
     check_platform(settings)
-    require_provider_key(settings)
-    ensure_keys(settings)
+    learn([require_provider_key(settings), *ensure_keys(settings)])
     async with AsyncExitStack() as stack:
         destinations = _open_destinations(settings)
         journal = await stack.enter_async_context(journal_of(settings))

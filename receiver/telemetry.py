@@ -58,8 +58,12 @@ class _Known:
 
     pattern: re.Pattern[str] | None = None
 
+    def __init__(self) -> None:
+        self._secrets: set[str] = set()
+
     def learn(self, secrets: Iterable[str]) -> None:
-        long_enough = {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}
+        self._secrets.update(secrets)
+        long_enough = {secret for secret in self._secrets if len(secret) >= _SHORTEST_SECRET}
         spellings = long_enough | {quote(secret, safe="") for secret in long_enough}
         # Longest first, so that a secret that begins with another one goes as a whole.
         alternatives = "|".join(re.escape(text) for text in sorted(spellings, key=len, reverse=True))
@@ -110,7 +114,7 @@ def configure(
         stream: where to; standard error if None.
     """
     _output.stream = stream
-    _known.learn(secrets)
+    learn(secrets)
     target = stream or sys.stderr
     terminal = target.isatty()
     readable = format == "console" or (format == "auto" and terminal)
@@ -124,6 +128,11 @@ def configure(
         cache_logger_on_first_use=True,
     )
     _configure_stdlib(number, ending)
+
+
+def learn(secrets: Iterable[str]) -> None:
+    """Leave out these values too from now on: secrets made after `configure`."""
+    _known.learn(secrets)
 
 
 def redact(text: str) -> str:
@@ -229,5 +238,6 @@ def _configure_stdlib(level: int, ending: list[Processor]) -> None:
         logger.handlers.clear()
         logger.propagate = True
     # httpx writes every URL it calls at info, and uvicorn every URL it is called with: tokens are in both.
-    for name in ("httpx", "httpcore", "uvicorn.access"):
+    # What is left of uvicorn's lines at info are its start and stop, which our own lines tell.
+    for name in ("httpx", "httpcore", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from importlib.metadata import version
 from typing import Annotated
@@ -38,15 +37,22 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    context: typer.Context,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Submit Midjourney tasks through CometAPI, and bring every result to every place you named."""
-    context.call_on_close(lambda: None)
-    sys.tracebacklimit = 1000 if verbose else 0
+    _shown.traceback = verbose
+
+
+class _Shown:
+    """What `-v` asked for; the error it is about ends the command, and with it the command's context."""
+
+    traceback = False
+
+
+_shown = _Shown()
 
 
 def main() -> None:
@@ -54,7 +60,7 @@ def main() -> None:
     try:
         app()
     except ReceiverError as exc:
-        if sys.tracebacklimit:
+        if _shown.traceback:
             note(redact(traceback.format_exc()))
         note(f"Error: {redact(str(exc))}")
         raise SystemExit(1) from None

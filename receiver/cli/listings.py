@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from receiver.cli.output import note, print_json, print_table, say, when
+from receiver.cli.output import ago, note, print_json, print_table, say, when
 from receiver.cli.progress import describe
 from receiver.cli.running import run, settings_for
 from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord, Delivery
@@ -52,9 +52,9 @@ def list_tasks(
     elif not rows:
         note("No submissions." if status is None else f"No submissions with status {status}.")
     else:
-        columns = ("SUBMISSION", "CREATED", "STATUS", "TASK", "PROMPT")
         print_table(
-            columns, [(row.id, when(row.created_ms), status_of(row), row.task_id or "", row.prompt) for row in rows]
+            ("SUBMISSION", "AGE", "STATUS", "PROMPT"),
+            [(row.id, ago(row.created_ms), status_of(row), row.prompt) for row in rows],
         )
 
 
