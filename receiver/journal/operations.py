@@ -84,8 +84,8 @@ def any_due(db: Connection, values: dict[str, Any]) -> bool:
 def claim(db: Connection, values: dict[str, Any]) -> list[Work]:
     claimed = [from_row(Delivery, row) for row in db.execute(SQL["claim"], values).fetchall()]
     for delivery in claimed:
-        values = {"delivery_id": delivery.id, "number": delivery.attempt, "started_ms": values["now_ms"]}
-        db.execute(SQL["start_attempt"], values)
+        attempt = {"delivery_id": delivery.id, "number": delivery.attempt, "started_ms": values["now_ms"]}
+        db.execute(SQL["start_attempt"], attempt)
     return [_work(db, delivery) for delivery in claimed]
 
 

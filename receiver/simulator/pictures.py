@@ -128,6 +128,7 @@ def _spot() -> Image.Image:
     return Image.radial_gradient("L").point(lambda value: (max(0, 178 - value) / 178) ** 2 * 255)
 
 
+@lru_cache(maxsize=32)
 def grid(prompt: str, seed: int) -> bytes:
     """The four pictures of a prompt as one PNG; the same bytes for the same prompt and seed.
 

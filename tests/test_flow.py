@@ -1,0 +1,155 @@
+"""From a prompt to a picture, through every fault of the simulator and every pair of them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+from flows import PROMPT, World, world
+
+from receiver.simulator import FAULTS
+
+PICTURE, FAILED, LOST, REFUSED = "P", "F", "L", "R"
+
+# How a run ends, for each fault alone (on the diagonal) and each pair of faults:
+#   P  the picture lies in the folder, once     F  task.failed, with the provider's reason
+#   L  task.lost, with the reason               R  refused at once: no task, no event, a sentence
+ENDS = """
+                   queued queue_full banned_word validation unauthorized failure hook_stripped duplicated dropped reordered late ambiguous_created ambiguous_lost
+queued             P      P          R           R          R            F       P             P          P       P         P    P                 L
+queue_full                P          R           R          R            F       P             P          P       P         P    P                 L
+banned_word                          R           R          R            R       R             R          R       R         R    R                 R
+validation                                       R          R            R       R             R          R       R         R    R                 R
+unauthorized                                                R            R       R             R          R       R         R    R                 R
+failure                                                                  F       F             F          F       F         F    F                 L
+hook_stripped                                                                    P             P          P       P         P    L                 L
+duplicated                                                                                     P          P       P         P    P                 L
+dropped                                                                                                   P       P         P    P                 L
+reordered                                                                                                         P         P    P                 L
+late                                                                                                                        P    P                 L
+ambiguous_created                                                                                                                P                 P
+ambiguous_lost                                                                                                                                     L
+"""  # noqa: E501 - a table
+
+
+def read_table(text: str) -> dict[str, dict[str, str]]:
+    """Row fault → column fault → end; a row starts at its diagonal."""
+    names, *lines = [line.split() for line in text.strip().splitlines()]
+    return {name: dict(zip(names[-len(ends) :], ends, strict=True)) for name, *ends in lines}
+
+
+TABLE = read_table(ENDS)
+
+
+def test_the_table_names_every_fault_and_every_pair() -> None:
+    """A fault added to the simulator has no place to hide."""
+    pairs = {frozenset((row, column)) for row, columns in TABLE.items() for column in columns}
+    assert pairs == {frozenset((one, other)) for one in FAULTS for other in FAULTS}
+
+
+@pytest.mark.parametrize("fault", TABLE)
+async def test_a_run_ends_as_the_table_says(fault: str, tmp_path: Path) -> None:
+    """Every pair of faults has one end, reached without a second submit after an unclear answer."""
+    gate = asyncio.Semaphore(4)
+
+    async def run(other: str, end: str) -> str | None:
+        async with gate:
+            try:
+                await check(tmp_path / other, {fault, other}, end)
+            except AssertionError as exc:
+                return f"{fault} + {other} must end {end}: {exc}"
+        return None
+
+    problems = await asyncio.gather(*(run(other, end) for other, end in TABLE[fault].items()))
+    assert not any(problems), "\n".join(problem for problem in problems if problem)
+
+
+async def check(folder: Path, faults: set[str], end: str) -> None:
+    folder.mkdir()
+    async with world(folder, faults=faults) as here:
+        row = await here.submit()
+        try:
+            async with asyncio.timeout(20):
+                row = await here.rest(row.id)
+        except TimeoutError:
+            raise AssertionError(f"it never rests: {await here.receiver.journal.find(row.id)}") from None
+        await CHECKS[end](here, row.id)
+        if faults & {"ambiguous_created", "ambiguous_lost"}:
+            assert len(here.simulator.submits) == 1, "a submit was sent again after an unclear answer"
+
+
+async def check_picture(here: World, submission_id: str) -> None:
+    row = await here.receiver.journal.find(submission_id)
+    types = [event.type for event in await here.events(row)]
+    deliveries = await here.receiver.journal.deliveries(limit=10, submission_id=row.id, status="succeeded")
+    assert row.ended == "task.succeeded", f"it ended {row.ended}: {row.detail}"
+    assert types.count("task.succeeded") == 1, f"events were {types}"
+    assert [item.event_id for item in deliveries][:1] == [f"{row.id}.task.succeeded"]
+    (picture,) = here.pictures()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    record = msgspec.json.decode(picture.with_suffix(".json").read_bytes())
+    assert record["prompt"] == PROMPT
+    assert record["task"]["id"] == row.task_id
+
+
+async def check_failed(here: World, submission_id: str) -> None:
+    row = await here.receiver.journal.find(submission_id)
+    events = await here.events(row)
+    assert row.ended == "task.failed", f"it ended {row.ended}: {row.detail}"
+    assert events[-1].type == "task.failed"
+    assert events[-1].reason, "a failure has a reason"
+    assert here.pictures() == []
+    (record,) = here.outputs.glob("*.json")
+    assert msgspec.json.decode(record.read_bytes())["event"]["reason"] == events[-1].reason
+
+
+async def check_lost(here: World, submission_id: str) -> None:
+    row = await here.receiver.journal.find(submission_id)
+    events = await here.events(row)
+    assert row.ended == "task.lost", f"it ended {row.ended}"
+    assert row.status == "unknown"
+    assert "no callback told what became of it" in (events[-1].reason or "").lower()
+    assert here.pictures() == []
+
+
+async def check_refused(here: World, submission_id: str) -> None:
+    row = await here.receiver.journal.find(submission_id)
+    assert row.status == "refused", f"it is {row.status}, ended {row.ended}"
+    assert row.outcome in ("banned_word", "validation", "unauthorized")
+    assert row.detail
+    assert await here.events(row) == []
+    assert not here.outputs.exists(), "nothing is half-written"
+
+
+CHECKS = {PICTURE: check_picture, FAILED: check_failed, LOST: check_lost, REFUSED: check_refused}
+
+
+@pytest.mark.parametrize("profile", ["default", "relay", "java", "csharp"])
+async def test_a_prompt_becomes_a_picture_under_every_profile(profile: str, tmp_path: Path) -> None:
+    """Whatever sender or relay stands between, callbacks and polls give one picture."""
+    async with world(tmp_path, profile=profile) as here, asyncio.timeout(20):
+        row = await here.submit()
+        row = await here.rest(row.id)
+        await check_picture(here, row.id)
+        assert row.callbacks > 0
+
+
+async def test_twenty_tasks_without_a_callback_are_twenty_pictures(tmp_path: Path) -> None:
+    """The hook stripped by the relay, polling alone brings every result."""
+    async with world(tmp_path, faults={"hook_stripped"}) as here, asyncio.timeout(40):
+        rows = await asyncio.gather(*(here.submit(f"boat number {number} --v 6.1") for number in range(20)))
+        rested = await asyncio.gather(*(here.rest(row.id) for row in rows))
+        assert [row.ended for row in rested] == ["task.succeeded"] * 20
+        assert len(here.pictures()) == 20
+        assert here.simulator.callbacks == []
+
+
+async def test_without_a_public_url_nothing_but_polling_is_needed(tmp_path: Path) -> None:
+    """`submit --wait` on a laptop: no server, no callback URL, a picture."""
+    async with world(tmp_path, public_url=None) as here, asyncio.timeout(20):
+        row = await here.submit()
+        assert "notifyHook" not in here.simulator.submits[0]
+        await here.rest(row.id)
+        await check_picture(here, row.id)
