@@ -294,9 +294,9 @@ _LASTING: tuple[str, ...] = (
 
 
 def _fill(new: Task, old: Task) -> Task:
-    """`new` with what it leaves unset taken from `old`; but a preview is no result: a terminal view keeps its links."""
+    """`new` with what it leaves unset taken from `old`; but a preview is no result: an end keeps its own links only."""
     kept = {name: getattr(old, name) for name in _LASTING if not getattr(new, name) and getattr(old, name)}
-    if new.terminal and not old.terminal:
+    if new.terminal and new.status != old.status:
         for name in ("image_url", "image_urls", "video_url", "video_urls"):
             kept.pop(name, None)
     return msgspec.structs.replace(new, **kept) if kept else new

@@ -28,10 +28,10 @@ def answered(row: Submission, task_id: str, outcome: str, rules: Rules) -> Chang
     """The provider took the request. Answers 1 and 22 set NOT_START, 21 for a dialogue MODAL; only a task object sets
     more. If a callback bound another task before the answer came, the answer wins: it came over our own connection."""
     if row.task_id is not None and row.task_id != task_id:
-        row = replace(row, task=None, claim=None, ended=None)
+        row = replace(row, task=None, claim=None, ended=None, media=(), media_due_ms=None, fallback_urls=())
     row = replace(row, outcome=outcome, detail=None)
     view = Task(id=task_id, status="MODAL" if outcome == "modal" else "NOT_START")
-    return observe(row, view, rules, source="submit")
+    return _unless_claimed(row, observe(row, view, rules, source="submit"))
 
 
 def refused(row: Submission, error: Refused, rules: Rules, *, tell: bool) -> Change | None:
@@ -47,7 +47,7 @@ def postponed(row: Submission, outcome: str, text: str, after: float | None, rul
     if row.status == "accepted":
         return None
     seconds = max(wait_forever(SEND, row.sends), after or 0)
-    due = rules.now_ms + int(seconds * 1000)
+    due = None if row.ended else rules.now_ms + int(seconds * 1000)
     return Change(submission=replace(row, status="prepared", outcome=outcome, detail=text, send_due_ms=due))
 
 
@@ -57,7 +57,7 @@ def unanswered(row: Submission, text: str, rules: Rules) -> Change | None:
     if row.status != "sending":
         return None
     row = replace(row, status="unknown", outcome="ambiguous", detail=text, send_due_ms=None)
-    if row.hooked:
+    if row.hooked or row.ended:
         return Change(submission=row)
     return lose(row, f"{text} No callback URL went along, so no callback can tell what became of it.", rules)
 
@@ -112,11 +112,16 @@ def _unless_claimed(row: Submission, change: Change) -> Change:
 def polled(row: Submission, view: Task | None, rules: Rules, proof: tuple[Media, ...] = ()) -> Change:
     """The provider was asked. `view` is None when it did not know, or could not be reached.
 
+    A view of another task is no answer: the submit answer has bound this one since we asked.
+
     `proof`: the files of a claimed SUCCESS, downloaded because the fetched view contradicts it.
     """
-    row = replace(row, misses=0 if view else row.misses + 1, polls=row.polls + 1 if row.ended else row.polls)
+    if view is not None and view.id != row.task_id:
+        view = None
+    row = replace(row, misses=0 if view else row.misses + 1)
     if row.claim is not None:
         return _settle(row, row.claim, view, rules, proof)
+    row = replace(row, polls=row.polls + 1 if row.ended else row.polls)
     if view is None:
         return Change(submission=replace(row, poll_due_ms=next_poll(row, rules)))
     return observe(row, view, rules, source="poll")
@@ -143,10 +148,9 @@ def _with_links(row: Submission, claim: Claim, view: Task) -> Submission:
 
 
 def _ask_again(row: Submission, claim: Claim, view: Task | None, rules: Rules) -> Change:
-    asked = claim.asked + 1
-    share = CONFIRM[min(asked, len(CONFIRM) - 1)]
-    due = max(claim.since_ms + int(share * rules.policy.confirm_ms), rules.now_ms + 1)
-    claim = Claim(task=claim.task, since_ms=claim.since_ms, asked=asked)
+    claim = replace(claim, asked=claim.asked + 1)
+    steps = (claim.since_ms + int(share * rules.policy.confirm_ms) for share in CONFIRM)
+    due = next(step for step in steps if step > rules.now_ms)
     if view is None or view.terminal:
         return Change(submission=replace(row, claim=claim, poll_due_ms=due))
     change = observe(row, view, rules, source="poll")

@@ -56,7 +56,8 @@ def bind(submission: Submission, task_id: str) -> Submission:
 
 
 def _new_facts(old: Submission, row: Submission, rules: Rules) -> list[EventType]:
-    """Types of the events that `row` adds to `old`, in order."""
+    """Types of the events that `row` adds to `old`, in order. After an end only another end is news: it would take the
+    place of the end's deliveries."""
     types: list[EventType] = []
     task = row.task
     if old.status != "accepted" and old.ended is None:
@@ -66,10 +67,10 @@ def _new_facts(old: Submission, row: Submission, rules: Rules) -> list[EventType
     type = event_type(task)
     if type == "task.progressed":
         rises = old.task is None or task.rank > old.task.rank
-        if rises and task.progress is not None and rules.destinations(type):
+        if rises and old.ended is None and task.progress is not None and rules.destinations(type):
             types.append(type)
     elif type == "task.input_required":
-        if old.task_status != "MODAL":
+        if old.task_status != "MODAL" and old.ended is None:
             types.append(type)
     elif type in ("task.succeeded", "task.failed") and supersedable(old.ended, type):
         types.append(type)
@@ -84,7 +85,7 @@ def supersedable(ended: EventType | None, type: EventType) -> bool:
 
 
 def _end(row: Submission, type: EventType, rules: Rules, media: tuple[Media, ...]) -> Submission:
-    links = type == "task.succeeded" and row.task is not None and row.task.result_urls
+    links = type == "task.succeeded" and (row.fallback_urls or (row.task is not None and row.task.result_urls))
     return replace(
         row,
         ended=type,
@@ -111,9 +112,11 @@ def next_poll(row: Submission, rules: Rules) -> int | None:
 
 def lose(row: Submission, reason: str, rules: Rules, *, type: EventType = "task.lost") -> Change:
     """End a submission by our own word, with the reason as a sentence."""
+    superseded = row.ended
     row = replace(row, ended=type, detail=reason, send_due_ms=None, polls=0)
     row = replace(row, poll_due_ms=next_poll(row, rules))
-    events = (_event(row, type, rules, source="deadline" if type == "task.lost" else "submit"),)
+    source: Source = "deadline" if type == "task.lost" else "submit"
+    events = (_event(row, type, rules, source=source, superseded=superseded),)
     return Change(submission=row, events=events, deliveries=owed(row, events, rules))
 
 

@@ -27,10 +27,13 @@ class EngineLock:
             raise JournalError(f"The engine's lock file {self._path} cannot be opened: {exc.strerror}.") from exc
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = _read_holder(file)
             os.close(file)
             raise _running(self._path, holder) from None
+        except OSError as exc:
+            os.close(file)
+            raise JournalError(f"The engine's lock file {self._path} cannot be locked: {exc.strerror}.") from exc
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps({"role": role, "pid": os.getpid()}).encode(), 0)
         self._file = file

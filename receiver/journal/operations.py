@@ -14,7 +14,7 @@ from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
 from receiver.journal import statements
 from receiver.journal.base import Change, Changed, Decide, Work
-from receiver.journal.rows import from_row, to_row
+from receiver.journal.rows import from_row, to_json, to_row
 
 SQL = statements.queries("sqlite")
 Connection = sqlite3.Connection
@@ -66,7 +66,7 @@ def _insert_event(db: Connection, event: Event) -> bool:
         "submission_id": event.submission_id,
         "type": event.type,
         "created_ms": event.created_ms,
-        "body": msgspec.json.encode(event).decode(),
+        "body": to_json(event),
     }
     return db.execute(SQL["insert_event"], row).rowcount == 1
 
@@ -77,16 +77,52 @@ def _insert_delivery(db: Connection, delivery: Delivery) -> None:
     db.execute(SQL["insert_delivery"], row)
 
 
+def check(db: Connection) -> None:
+    """Write and remove a row: an UPDATE that finds none would write nothing, and never learn of a full disk."""
+    db.execute(SQL["register_destination"], {"name": "", "handler": ""})
+    db.execute(SQL["forget_destination"], {"name": ""})
+
+
 def any_due(db: Connection, values: dict[str, Any]) -> bool:
     return db.execute(SQL["any_due"], values).fetchone() is not None
 
 
 def claim(db: Connection, values: dict[str, Any]) -> list[Work]:
     claimed = [from_row(Delivery, row) for row in db.execute(SQL["claim"], values).fetchall()]
-    for delivery in claimed:
+    works = []
+    for delivery in _one_each(db, claimed):
         attempt = {"delivery_id": delivery.id, "number": delivery.attempt, "started_ms": values["now_ms"]}
         db.execute(SQL["start_attempt"], attempt)
-    return [_work(db, delivery) for delivery in claimed]
+        try:
+            works.append(_work(db, delivery))
+        except (JournalError, msgspec.DecodeError) as exc:
+            _bury(db, delivery, values["now_ms"], str(exc))
+    return works
+
+
+def _one_each(db: Connection, claimed: list[Delivery]) -> list[Delivery]:
+    """The oldest of each submission; another one due in the same moment goes back and waits for its end."""
+    oldest: dict[str, Delivery] = {}
+    for delivery in sorted(claimed, key=lambda delivery: delivery.id):
+        if oldest.setdefault(delivery.submission_id, delivery) is not delivery:
+            db.execute(SQL["unclaim"], {"id": delivery.id})
+    return list(oldest.values())
+
+
+def _bury(db: Connection, delivery: Delivery, now_ms: int, detail: str) -> None:
+    """What cannot be read can never run; it must not hold up its destination for ever."""
+    completion = Completion(
+        delivery_id=delivery.id,
+        attempt=delivery.attempt,
+        owner=delivery.owner or "",
+        outcome="rejected",
+        status="dead",
+        finished_ms=now_ms,
+        due_ms=now_ms,
+        counts=False,
+        detail=detail,
+    )
+    complete(db, completion)
 
 
 def _work(db: Connection, delivery: Delivery) -> Work:

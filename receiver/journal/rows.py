@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 import types
 import typing
 from typing import Any, TypeVar
 
 import msgspec
+
+from receiver.tasks import clean_text
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -32,8 +35,20 @@ def to_row(struct: msgspec.Struct) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, as_json in _columns(type(struct)):
         value = getattr(struct, name)
-        row[name] = msgspec.json.encode(value).decode() if as_json and value is not None else value
+        if as_json and value is not None:
+            value = to_json(value)
+        elif isinstance(value, str):
+            value = clean_text(value)
+        row[name] = value
     return row
+
+
+def to_json(value: Any) -> str:
+    """JSON text that every database can store: half characters, which no encoding knows, become U+FFFD."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return clean_text(json.dumps(msgspec.to_builtins(value), ensure_ascii=False))
 
 
 def from_row(type: type[T], row: typing.Mapping[str, Any]) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,20 +27,24 @@ T = TypeVar("T")
 Row = TypeVar("Row", bound=msgspec.Struct)
 Connection = sqlite3.Connection
 
-BUSY_SECONDS = 10
+BUSY_SECONDS = 10.0
+"""How long we wait for another process that holds the write lock."""
 
 
 class SQLiteJournal:
     """See `journal.base.Journal`. Made by `open_journal`."""
 
-    def __init__(self, path: Path, writer: Connection, reader: Connection) -> None:
+    def __init__(self, path: Path, writer: Connection, reader: Connection, *, busy_seconds: float) -> None:
         self._path = path
+        self._busy_seconds = busy_seconds
+        self._closed = False
         self._lock = EngineLock(path)
         self._writer = Writer(writer)
         self._reader = reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
 
     async def aclose(self) -> None:
+        self._closed = True
         await self._writer.aclose()
         self._readers.shutdown(wait=True)
         self._reader.close()
@@ -52,7 +57,7 @@ class SQLiteJournal:
         self._lock.release()
 
     async def check(self) -> None:
-        await self._write(lambda db: db.execute(SQL["touch"]))
+        await self._write(operations.check)
 
     # Submissions
 
@@ -148,11 +153,13 @@ class SQLiteJournal:
     # Plumbing
 
     async def _write(self, operation: Callable[[Connection], T]) -> T:
-        with _translated(self._path):
+        with _translated(self._path, self._busy_seconds):
             return await self._writer.run(operation)
 
     async def _read(self, operation: Callable[[Connection], T]) -> T:
-        with _translated(self._path):
+        with _translated(self._path, self._busy_seconds):
+            if self._closed:
+                raise sqlite3.ProgrammingError("the journal is closed")
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._readers, operation, self._reader)
 
@@ -163,34 +170,54 @@ class SQLiteJournal:
         return await self._read(lambda db: [from_row(type, row) for row in db.execute(SQL[name], values)])
 
 
-async def open_journal(path: Path) -> SQLiteJournal:
+async def open_journal(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> SQLiteJournal:
     """Open or make the file, bring its schema up to date, start the threads.
+
+    Args:
+        path: the file; its folder is made too.
+        busy_seconds: how long to wait for another process that holds the write lock.
 
     Raises:
         JournalError: the file cannot be opened, is no SQLite database, or was written by a newer Receiver.
+        JournalLocked: another process holds the write lock.
     """
-    with _translated(path):
-        writer = await asyncio.to_thread(_connect, path)
+    with _translated(path, busy_seconds):
+        writer = await asyncio.to_thread(_connect, path, busy_seconds)
         try:
             await asyncio.to_thread(_migrate, writer, path)
-            reader = await asyncio.to_thread(_connect, path)
+            reader = await asyncio.to_thread(_connect, path, busy_seconds)
         except BaseException:
             writer.close()
             raise
-    return SQLiteJournal(path, writer, reader)
+    return SQLiteJournal(path, writer, reader, busy_seconds=busy_seconds)
 
 
-def _connect(path: Path) -> Connection:
+def _connect(path: Path, busy_seconds: float) -> Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection, busy_seconds)
         connection.execute("PRAGMA synchronous = FULL")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _use_wal(connection: Connection, busy_seconds: float) -> None:
+    """A new file's change to WAL fails at once while another process makes the same one; SQLite's own busy time-out
+    does not cover it."""
+    until = time.monotonic() + busy_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as exc:
+            if "locked" not in str(exc) or time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _migrate(db: Connection, path: Path) -> None:
@@ -229,7 +256,7 @@ def _split(script: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _translated(path: Path, busy_seconds: float) -> Iterator[None]:
     """SQLite's errors as sentences."""
     try:
         yield
@@ -237,7 +264,7 @@ def _translated(path: Path) -> Iterator[None]:
         reason = str(exc)
         if "locked" in reason or "busy" in reason:
             raise JournalLocked(
-                f"The journal {path} has been locked by another process for {BUSY_SECONDS} s. "
+                f"The journal {path} has been locked by another process for {busy_seconds:g} s. "
                 "Look for a program that holds it open for writing, and try again."
             ) from exc
         raise JournalError(f"The journal {path} cannot be used: {reason}. {_remedy(reason)}".strip()) from exc

@@ -4,6 +4,7 @@ an fsync is what a write costs, and one serves many."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -74,8 +75,8 @@ class Writer:
             outcomes = [self._one(operation, future) for operation, _, future in batch]
             connection.execute("COMMIT")
         except BaseException as exc:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")  # fails where the transaction is gone; the next BEGIN will tell
             return [(future, None, exc) for _, _, future in batch]
         return outcomes
 
@@ -99,7 +100,7 @@ class Writer:
         for (_, loop, _), outcome in zip(batch, outcomes, strict=True):
             by_loop.setdefault(loop, []).append(outcome)
         for loop, mine in by_loop.items():
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_resolve, mine)
 
 

@@ -28,7 +28,7 @@ SELECT * FROM submissions
 WHERE id = :reference OR task_id = :reference
    OR (length(:reference) >= 6 AND (substr(id, 1, length(:reference)) = :reference
                                     OR substr(id, -length(:reference)) = :reference))
-ORDER BY id = :reference DESC, id DESC LIMIT 2;
+ORDER BY id = :reference DESC, coalesce(task_id = :reference, 0) DESC, id DESC LIMIT 2;
 
 -- name: list_submissions
 SELECT * FROM submissions
@@ -104,6 +104,9 @@ WHERE id IN (
     ORDER BY due_ms LIMIT :limit)
 RETURNING *;
 
+-- name: unclaim
+UPDATE deliveries SET status = 'pending', attempt = attempt - 1, owner = NULL WHERE id = :id;
+
 -- name: start_attempt
 INSERT INTO attempts (delivery_id, number, started_ms) VALUES (:delivery_id, :number, :started_ms);
 
@@ -157,9 +160,8 @@ ON CONFLICT (name) DO UPDATE SET handler = :handler;
 -- name: pause_destination
 UPDATE destinations SET paused_until_ms = :until_ms, paused_reason = :reason WHERE name = :name;
 
--- name: touch
--- A write that changes nothing of value, to learn whether writing works.
-UPDATE destinations SET paused_reason = paused_reason WHERE name = '';
+-- name: forget_destination
+DELETE FROM destinations WHERE name = :name;
 
 -- name: any_due
 SELECT 1 FROM deliveries WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms LIMIT 1;

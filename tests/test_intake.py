@@ -1,0 +1,820 @@
+"""What each kind of news does to a submission. The decisions are pure, so every situation is built by hand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from journals import ID, NOW, TASK_ID, submission
+
+from receiver.backoff import MEDIA, PROVISIONAL
+from receiver.deliveries import Delivery
+from receiver.errors import Refused
+from receiver.events import TERMINAL_TYPES, Claim, Event, EventType, Media, Submission
+from receiver.intake import Policy, Route, Rules, decisions
+from receiver.journal.base import Change
+from receiver.tasks import Button, Task
+
+FOLDER, SCREEN = Route(destination="folder"), Route(destination="screen", progress=True)
+POLICY = Policy()
+LINK, RAW = "https://api.cometapi.com/mj/image/1", "https://cdn.discordapp.com/attachments/1/2/boat.png"
+MEDIA_FILE = Media(digest="d", type="image/png", size=3, extension=".png", url=RAW)
+replace = msgspec.structs.replace
+
+
+def rules(after_ms: int = 0, *, routes: tuple[Route, ...] = (FOLDER,), **policy: int) -> Rules:
+    return Rules(now_ms=NOW + after_ms, policy=Policy(**policy), routes=routes)
+
+
+def view(status: str, progress: int | None = None, *, id: str = TASK_ID, **fields: Any) -> Task:
+    return Task(id=id, status=status, progress=progress, **fields)
+
+
+SUCCESS = view("SUCCESS", 100, image_url=LINK)
+CLAIMED = view("SUCCESS", 100, image_url=RAW)
+FAILURE = view("FAILURE", fail_reason="任务超时")
+RUNNING = view("IN_PROGRESS", 46)
+
+
+def prepared(**fields: Any) -> Submission:
+    return submission(id=ID, **fields)
+
+
+def sending(**fields: Any) -> Submission:
+    return submission(**{"id": ID, "status": "sending", "sends": 1, "send_due_ms": NOW + 120_000} | fields)
+
+
+def unknown(**fields: Any) -> Submission:
+    return submission(**{"id": ID, "status": "unknown", "outcome": "ambiguous", "send_due_ms": None} | fields)
+
+
+def accepted(task: Task | None = None, **fields: Any) -> Submission:
+    default = {
+        "id": ID,
+        "status": "accepted",
+        "outcome": "accepted",
+        "sends": 1,
+        "send_due_ms": None,
+        "task_id": TASK_ID,
+        "task": task or view("NOT_START"),
+        "poll_due_ms": NOW + 15_000,
+    }
+    return submission(**default | fields)
+
+
+def claiming(task: Task = CLAIMED, **fields: Any) -> Submission:
+    """A terminal callback came at NOW, and the provider is to be asked."""
+    return accepted(**{"claim": Claim(task=task, since_ms=NOW), "poll_due_ms": NOW} | fields)
+
+
+def failed(**fields: Any) -> Submission:
+    return accepted(**{"task": FAILURE, "ended": "task.failed", "poll_due_ms": NOW + 30_000} | fields)
+
+
+def lost(**fields: Any) -> Submission:
+    return accepted(**{"ended": "task.lost", "detail": "late", "poll_due_ms": NOW + 30_000} | fields)
+
+
+def succeeded(**fields: Any) -> Submission:
+    return accepted(**{"task": SUCCESS, "ended": "task.succeeded", "poll_due_ms": None} | fields)
+
+
+def types(change: Change | None) -> list[EventType]:
+    return [event.type for event in change.events] if change else []
+
+
+def only(change: Change | None) -> Event:
+    assert change is not None
+    (event,) = change.events
+    return event
+
+
+def row_of(change: Change | None) -> Submission:
+    assert change is not None
+    return change.submission
+
+
+def due_after(change: Change | None) -> int | None:
+    """Milliseconds after NOW at which the provider is asked next."""
+    due = row_of(change).poll_due_ms
+    return None if due is None else due - NOW
+
+
+# The submit answer
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"), [("accepted", "NOT_START"), ("queued", "NOT_START"), ("modal", "MODAL")]
+)
+@pytest.mark.parametrize("before", [prepared(), sending(), unknown(), submission(id=ID, status="refused")])
+def test_an_accepted_request(before: Submission, outcome: str, status: str) -> None:
+    """Answers 1 and 22 set NOT_START, 21 for a dialogue MODAL; the task is bound, polled, and never sent again."""
+    change = decisions.answered(before, TASK_ID, outcome, rules(routes=(SCREEN,)))
+    row = change.submission
+    assert (row.status, row.outcome, row.task_id, row.task_status) == ("accepted", outcome, TASK_ID, status)
+    assert row.send_due_ms is None
+    assert due_after(change) == POLICY.poll_ms
+    assert types(change) == ["task.accepted"] + (["task.input_required"] if outcome == "modal" else [])
+    assert [event.source for event in change.events] == ["submit"] * len(change.events)
+    assert [one.event_id for one in change.deliveries] == [event.id for event in change.events]
+
+
+def test_an_answer_after_a_callback_is_no_second_acceptance() -> None:
+    """A callback outran the answer and bound the same task: nothing is new, and the task keeps its status."""
+    before = accepted(RUNNING, outcome=None)
+    change = decisions.answered(before, TASK_ID, "queued", rules())
+    assert types(change) == []
+    assert row_of(change).task_status == "IN_PROGRESS"
+    assert row_of(change).outcome == "queued"
+
+
+def test_an_answer_does_not_hold_up_a_confirmation() -> None:
+    """A terminal callback outran the answer: its claim stays, and is asked about when it was to be."""
+    change = decisions.answered(claiming(), TASK_ID, "accepted", rules(200))
+    assert row_of(change).claim == Claim(task=CLAIMED, since_ms=NOW)
+    assert due_after(change) == 0
+
+
+@pytest.mark.parametrize("ended", [None, "task.failed", "task.lost", "task.succeeded"])
+def test_the_answer_wins_over_another_task(ended: EventType | None) -> None:
+    """What a callback of another task brought is forgotten: the answer came over our own connection."""
+    before = accepted(
+        view("SUCCESS", 100, id="other", image_url=RAW), task_id="other", ended=ended, fallback_urls=(RAW,),
+        claim=Claim(task=CLAIMED, since_ms=NOW), media=(MEDIA_FILE,), media_due_ms=NOW,
+    )  # fmt: skip
+    change = decisions.answered(before, TASK_ID, "accepted", rules())
+    row = row_of(change)
+    assert (row.task_id, row.task, row.claim, row.ended) == (TASK_ID, view("NOT_START"), None, None)
+    assert (row.fallback_urls, row.media, row.media_due_ms) == ((), (), None)
+    assert due_after(change) == POLICY.poll_ms
+
+
+def refusal(outcome: str = "banned_word") -> Refused:
+    return Refused("The provider refuses a word.", outcome=outcome, retry=False)
+
+
+@pytest.mark.parametrize("tell", [True, False])
+def test_a_refused_request(tell: bool) -> None:
+    """It stays refused, and is told to the destinations only when nobody waits for the answer."""
+    change = decisions.refused(sending(), refusal(), rules(), tell=tell)
+    row = row_of(change)
+    assert (row.status, row.outcome, row.detail) == ("refused", "banned_word", "The provider refuses a word.")
+    assert (row.send_due_ms, row.poll_due_ms) == (None, None)
+    assert row.ended == ("task.failed" if tell else None)
+    if tell:
+        event = only(change)
+        assert (event.type, event.source, event.reason) == ("task.failed", "submit", "The provider refuses a word.")
+        assert (event.confirmed, event.supersedes) == (True, None)
+        assert [one.destination for one in row_deliveries(change)] == ["folder"]
+
+
+def row_deliveries(change: Change | None) -> tuple[Delivery, ...]:
+    assert change is not None
+    return change.deliveries
+
+
+def test_a_refusal_after_the_deadline_corrects_the_loss() -> None:
+    """`task.failed` with the provider's reason follows `task.lost`, and says what it supersedes."""
+    event = only(decisions.refused(sending(ended="task.lost"), refusal(), rules(), tell=True))
+    assert event.supersedes == f"{ID}.task.lost"
+
+
+@pytest.mark.parametrize(
+    ("sends", "after", "low", "high"), [(1, None, 13.5, 16.5), (9, None, 108, 132), (1, 300, 300, 300)]
+)
+def test_a_request_that_made_no_task_goes_out_again(sends: int, after: float | None, low: float, high: float) -> None:
+    """Back to prepared with a due time that grows, or the one the provider asked for."""
+    change = decisions.postponed(sending(sends=sends), "queue_full", "Queue is full.", after, rules())
+    row = row_of(change)
+    assert (row.status, row.outcome, row.detail) == ("prepared", "queue_full", "Queue is full.")
+    assert row.send_due_ms is not None
+    assert low * 1000 <= row.send_due_ms - NOW <= high * 1000
+    assert types(change) == []
+
+
+def test_what_has_ended_is_not_sent_again() -> None:
+    """A request postponed after its deadline is never due again: it would be due for ever."""
+    row = row_of(decisions.postponed(sending(ended="task.lost"), "queue_full", "Queue is full.", None, rules()))
+    assert row.send_due_ms is None
+
+
+def test_a_lost_answer_waits_for_a_callback() -> None:
+    """A request whose answer was lost becomes unknown and is never sent again; a callback can still resolve it."""
+    change = decisions.unanswered(sending(), "The answer was lost.", rules())
+    row = row_of(change)
+    assert (row.status, row.ended, row.send_due_ms, row.detail) == ("unknown", None, None, "The answer was lost.")
+    assert types(change) == []
+
+
+def test_a_lost_answer_without_a_callback_url_is_lost_at_once() -> None:
+    """Nobody could ever tell what became of it, and the event says so."""
+    change = decisions.unanswered(sending(hooked=False), "The answer was lost.", rules())
+    event = only(change)
+    assert (row_of(change).status, row_of(change).ended) == ("unknown", "task.lost")
+    assert event.type == "task.lost"
+    assert event.reason is not None
+    assert event.reason.startswith("The answer was lost. No callback URL")
+    assert len(row_deliveries(change)) == 1
+
+
+def test_what_is_lost_is_not_lost_twice() -> None:
+    """The deadline ended it while it was under way; the lost answer adds no event."""
+    change = decisions.unanswered(sending(hooked=False, ended="task.lost"), "The answer was lost.", rules())
+    assert types(change) == []
+    assert row_of(change).status == "unknown"
+
+
+ANSWERS: dict[str, Callable[[Submission, Rules], Change | None]] = {
+    "refused": lambda row, by: decisions.refused(row, refusal(), by, tell=True),
+    "postponed": lambda row, by: decisions.postponed(row, "queue_full", "Full.", None, by),
+    "unanswered": lambda row, by: decisions.unanswered(row, "Lost.", by),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("row", [accepted(), claiming(), succeeded(), lost()], ids=["accepted", "claim", "won", "lost"])
+def test_an_accepted_submission_takes_no_other_answer(answer: str, row: Submission) -> None:
+    """A callback proved that there is a task, whatever the submit seems to say."""
+    assert ANSWERS[answer](row, rules()) is None
+
+
+@pytest.mark.parametrize("row", [prepared(), unknown(), submission(id=ID, status="refused")])
+def test_only_what_is_being_sent_can_go_unanswered(row: Submission) -> None:
+    """A row that a crash left behind is given up once."""
+    assert decisions.unanswered(row, "Lost.", rules()) is None
+
+
+# Callbacks: trust
+
+
+def received(row: Submission, seen: Task, cause: str | None = None, by: Rules | None = None) -> Change:
+    return decisions.received(row, seen, cause, by or rules())
+
+
+@pytest.mark.parametrize("cause", ["no_url_token", "no_state", "bad_state", "other_state"])
+@pytest.mark.parametrize("seen", [RUNNING, SUCCESS, FAILURE, view("SUCCESS", 100, id="other")])
+def test_a_callback_that_is_not_believed(cause: str, seen: Task) -> None:
+    """It is counted, moves nothing, and the provider is asked now."""
+    before = accepted()
+    change = received(before, seen, cause)
+    assert change.submission == replace(before, callbacks=1, poll_due_ms=NOW)
+    assert (change.cause, change.events, change.deliveries) == (cause, (), ())
+
+
+def test_a_callback_about_another_task() -> None:
+    """Both tokens are good, but the task is not the one bound: kept with that cause, and the provider is asked."""
+    before = accepted()
+    change = received(before, view("SUCCESS", 100, id="other", image_url=RAW))
+    assert change.cause == "other_task"
+    assert change.submission == replace(before, callbacks=1, poll_due_ms=NOW)
+    assert types(change) == []
+
+
+@pytest.mark.parametrize("row", [prepared(), sending(), unknown()])
+def test_a_callback_that_is_not_believed_binds_nothing(row: Submission) -> None:
+    """Without a task of ours there is nothing to ask about yet."""
+    change = received(row, RUNNING, "no_state")
+    assert change.submission == replace(row, callbacks=1)
+
+
+def test_nobody_is_asked_about_what_has_succeeded() -> None:
+    """A success is final; a bad callback about it costs no request."""
+    change = received(succeeded(), FAILURE, "bad_state")
+    assert change.submission == succeeded(callbacks=1)
+
+
+@pytest.mark.parametrize("row", [prepared(), sending(), unknown(), submission(id=ID, status="refused")])
+@pytest.mark.parametrize(
+    ("seen", "news"),
+    [
+        (view("SUBMITTED", 0), ["task.accepted"]),
+        (RUNNING, ["task.accepted", "task.progressed"]),
+        (view(""), ["task.accepted"]),
+        (view("PAUSED"), ["task.accepted"]),
+    ],
+)
+def test_a_callback_before_the_answer_binds_its_task(row: Submission, seen: Task, news: list[str]) -> None:
+    """A task that answers under our tokens was accepted, whatever the submit says; it is polled from now on."""
+    change = received(row, seen, by=rules(routes=(SCREEN,)))
+    after = change.submission
+    assert (after.status, after.task_id, after.send_due_ms) == ("accepted", TASK_ID, None)
+    assert types(change) == news
+    assert due_after(change) == POLICY.poll_ms
+    assert change.cause is None
+
+
+# Callbacks: progress
+
+
+@pytest.mark.parametrize("routes", [(), (FOLDER,), (SCREEN,), (FOLDER, SCREEN)])
+def test_progress_is_an_event_only_where_it_is_wanted(routes: tuple[Route, ...]) -> None:
+    """The row always knows; an event is written, and owed, only to a destination that wants progress."""
+    change = received(accepted(), RUNNING, by=rules(routes=routes))
+    assert row_of(change).task == RUNNING
+    if SCREEN in routes:
+        event = only(change)
+        assert (event.id, event.progress, event.status) == (f"{ID}.task.progressed.46", 46, "IN_PROGRESS")
+        assert [one.destination for one in change.deliveries] == ["screen"]
+    else:
+        assert (change.events, change.deliveries) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "late",
+    [RUNNING, view("IN_PROGRESS", 15), view("IN_PROGRESS"), view("SUBMITTED", 0), view("NOT_START"), view("MODAL"),
+     view(""), view("PAUSED", 99)],
+)  # fmt: skip
+def test_duplicates_and_lag_change_nothing(late: Task) -> None:
+    """A view that is not newer gives no event, by callback or by poll, and leaves the task as it is."""
+    everything = rules(routes=(FOLDER, SCREEN))
+    for change in (
+        received(accepted(RUNNING), late, by=everything),
+        decisions.polled(accepted(RUNNING), late, everything),
+    ):
+        assert types(change) == []
+        assert row_of(change).task == RUNNING
+        assert due_after(change) == POLICY.poll_ms
+
+
+def test_a_dialogue_is_asked_for_once() -> None:
+    """MODAL gives `task.input_required`; once the dialogue has been answered, the same task goes on."""
+    first = decisions.polled(accepted(), view("MODAL"), rules())
+    assert only(first).type == "task.input_required"
+    again = decisions.polled(row_of(first), view("MODAL"), rules())
+    assert types(again) == []
+    on = decisions.polled(row_of(again), view("SUBMITTED", 0), rules())
+    assert types(on) == []
+    assert types(decisions.polled(row_of(on), view("MODAL"), rules())) == []
+
+
+@pytest.mark.parametrize("before", [failed, lost])
+@pytest.mark.parametrize("seen", [RUNNING, view("MODAL"), view("SUBMITTED", 0)])
+def test_only_another_end_follows_an_end(before: Callable[[], Submission], seen: Task) -> None:
+    """Progress after an end is no event: it would take the place of the end where that is still owed."""
+    everything = rules(routes=(FOLDER, SCREEN))
+    assert types(received(before(), seen, by=everything)) == []
+    assert types(decisions.polled(before(), seen, everything)) == []
+
+
+# Confirmation
+
+
+@pytest.mark.parametrize("seen", [CLAIMED, FAILURE, view("CANCEL")])
+def test_a_terminal_callback_is_a_claim_first(seen: Task) -> None:
+    """It makes no end yet; the provider is asked now."""
+    change = received(accepted(RUNNING), seen, by=rules(7))
+    row = row_of(change)
+    assert row.claim == Claim(task=seen, since_ms=NOW + 7)
+    assert (row.task, row.ended) == (RUNNING, None)
+    assert due_after(change) == 7
+    assert types(change) == []
+
+
+@pytest.mark.parametrize("row", [prepared(), sending(), unknown()])
+def test_a_claim_can_be_the_first_word(row: Submission) -> None:
+    """It binds the task, which is accepted by that, and is then confirmed."""
+    change = received(row, CLAIMED)
+    after = row_of(change)
+    assert (after.status, after.task_id, after.task_status) == ("accepted", TASK_ID, "NOT_START")
+    assert after.claim == Claim(task=CLAIMED, since_ms=NOW)
+    assert due_after(change) == 0
+    assert types(change) == ["task.accepted"]
+
+
+def test_a_lagging_provider_is_asked_six_times() -> None:
+    """At 0, 2, 5, 10, 16 and 30 s; a lag is no contradiction, and when the time is out the callback is believed."""
+    row, asked, change = row_of(received(accepted(), CLAIMED)), [], None
+    while row.claim is not None:
+        assert row.poll_due_ms is not None
+        asked.append(row.poll_due_ms - NOW)
+        change = decisions.polled(row, RUNNING, rules(asked[-1]))
+        row = row_of(change)
+    assert asked == [0, 2_000, 5_000, 10_000, 16_000, 30_000]
+    event = only(change)
+    assert (event.type, event.confirmed, event.source) == ("task.succeeded", False, "callback")
+    assert (row.ended, row.task_status) == ("task.succeeded", "SUCCESS")
+
+
+@pytest.mark.parametrize(("late_ms", "next_ms"), [(100, 2_000), (2_000, 5_000), (6_000, 10_000), (29_000, 30_000)])
+def test_late_questions_are_not_made_up_for(late_ms: int, next_ms: int) -> None:
+    """However often it was asked, the next question comes at the next of the six moments."""
+    assert due_after(decisions.polled(claiming(), None, rules(late_ms))) == next_ms
+
+
+@pytest.mark.parametrize("claimed", [CLAIMED, FAILURE])
+@pytest.mark.parametrize("seen", [None, view(""), view("NOT_START"), RUNNING])
+def test_a_claim_nobody_contradicts(claimed: Task, seen: Task | None) -> None:
+    """While time runs it waits; when time is out it is believed, unconfirmed."""
+    before = claiming(claimed)
+    waiting = decisions.polled(before, seen, rules(29_999))
+    assert row_of(waiting).claim == Claim(task=claimed, since_ms=NOW, asked=1)
+    assert types(waiting) == []
+    event = only(decisions.polled(before, seen, rules(30_000)))
+    assert event.type == ("task.succeeded" if claimed is CLAIMED else "task.failed")
+    assert event.confirmed is False
+
+
+def test_agreement_confirms_a_success() -> None:
+    """The fetch's links come first, the callback's are kept as the second source; the picture is due now."""
+    change = decisions.polled(claiming(), SUCCESS, rules(2_000))
+    row, event = row_of(change), only(change)
+    assert (event.type, event.confirmed, event.source) == ("task.succeeded", True, "poll")
+    assert (row.claim, row.ended, row.poll_due_ms) == (None, "task.succeeded", None)
+    assert row.task is not None
+    assert (row.task.result_urls, row.fallback_urls, row.media_due_ms) == ((LINK,), (RAW,), NOW + 2_000)
+    assert [one.due_ms for one in change.deliveries] == [NOW + 2_000 + POLICY.media_wait_ms]
+
+
+def test_a_link_only_the_callback_has_is_downloaded() -> None:
+    """The relay confirms without a link: the callback's is the only one, and worth a download."""
+    row = row_of(decisions.polled(claiming(), view("SUCCESS", 100), rules()))
+    assert (row.fallback_urls, row.media_due_ms) == ((RAW,), NOW)
+
+
+def test_agreement_confirms_a_failure() -> None:
+    """At once, and provisionally: the task is still polled."""
+    change = decisions.polled(claiming(FAILURE), FAILURE, rules())
+    event = only(change)
+    assert (event.type, event.confirmed, event.reason) == ("task.failed", True, "任务超时")
+    assert (row_of(change).claim, due_after(change)) == (None, 30_000)
+    assert [one.due_ms for one in change.deliveries] == [NOW]
+
+
+def test_a_fetched_success_beats_a_claimed_failure() -> None:
+    """The task has succeeded, and the callback's links are no source."""
+    change = decisions.polled(claiming(replace(FAILURE, image_url=RAW)), SUCCESS, rules())
+    assert (only(change).type, only(change).confirmed) == ("task.succeeded", True)
+    assert row_of(change).fallback_urls == ()
+
+
+def test_a_contradiction_is_asked_about_until_time_is_out() -> None:
+    """SUCCESS claimed, FAILURE fetched, and no picture to prove it: the provider's last word counts."""
+    waiting = decisions.polled(claiming(), FAILURE, rules(5_000))
+    assert types(waiting) == []
+    assert (row_of(waiting).task_status, due_after(waiting)) == ("NOT_START", 10_000)
+    event = only(decisions.polled(claiming(), FAILURE, rules(30_000)))
+    assert (event.type, event.confirmed) == ("task.failed", True)
+
+
+def test_a_picture_proves_a_claim() -> None:
+    """SUCCESS claimed, FAILURE fetched, and the picture downloads: it has succeeded, and its file is there."""
+    change = decisions.polled(claiming(), FAILURE, rules(), proof=(MEDIA_FILE,))
+    row, event = row_of(change), only(change)
+    assert (event.type, event.confirmed, event.source) == ("task.succeeded", False, "callback")
+    assert (row.media, row.media_due_ms, row.claim) == ((MEDIA_FILE,), None, None)
+    assert [one.due_ms for one in change.deliveries] == [NOW]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        (CLAIMED, FAILURE, CLAIMED),
+        (FAILURE, CLAIMED, CLAIMED),
+        (CLAIMED, SUCCESS, CLAIMED),
+        (FAILURE, FAILURE, FAILURE),
+    ],
+)
+def test_of_two_claims_the_success_is_kept(first: Task, second: Task, kept: Task) -> None:
+    """A second callback does not start the first one's time again, unless it says more."""
+    row = row_of(received(claiming(first), second, by=rules(9_000)))
+    assert row.claim is not None
+    assert row.claim.task == kept
+    assert row.claim.since_ms == (NOW if kept == first else NOW + 9_000)
+
+
+def test_progress_during_a_claim_keeps_its_pace() -> None:
+    """A late progress callback does not put the confirmation off."""
+    change = received(claiming(poll_due_ms=NOW + 2_000), RUNNING, by=rules(1_000, routes=(SCREEN,)))
+    assert due_after(change) == 2_000
+    assert row_of(change).claim is not None
+    assert types(change) == ["task.progressed"]
+
+
+@pytest.mark.parametrize(("seen", "type"), [(CLAIMED, "task.succeeded"), (FAILURE, "task.failed")])
+def test_without_confirmation_a_callback_is_trusted_at_once(seen: Task, type: EventType) -> None:
+    """`confirm_within = 0`: the callback makes the event, marked unconfirmed."""
+    change = received(accepted(), seen, by=rules(confirm_ms=0))
+    assert (only(change).type, only(change).confirmed) == (type, False)
+    assert row_of(change).claim is None
+
+
+def test_a_view_of_another_task_is_no_answer() -> None:
+    """The submit answer bound another task while we asked about the first: its view must not bind it again."""
+    change = decisions.polled(accepted(), view("SUCCESS", 100, id="other", image_url=LINK), rules())
+    row = row_of(change)
+    assert (row.task_id, row.ended, types(change)) == (TASK_ID, None, [])
+    assert due_after(change) == POLICY.poll_ms
+
+
+# Ends that may be false
+
+
+@pytest.mark.parametrize(("before", "supersedes"), [(failed(), "task.failed"), (lost(), "task.lost")])
+def test_a_success_supersedes(before: Submission, supersedes: str) -> None:
+    """By poll at once, by callback after confirmation; the event names the end it corrects."""
+    by_poll = decisions.polled(before, SUCCESS, rules())
+    claim = row_of(received(before, CLAIMED))
+    by_callback = decisions.polled(claim, SUCCESS, rules())
+    for change in (by_poll, by_callback):
+        event = only(change)
+        assert (event.type, event.supersedes) == ("task.succeeded", f"{ID}.{supersedes}")
+        assert (row_of(change).ended, row_of(change).poll_due_ms) == ("task.succeeded", None)
+        assert row_of(change).media_due_ms == NOW
+        assert len(change.deliveries) == 1
+
+
+def test_a_failure_follows_a_loss() -> None:
+    """The provider's reason is worth more than our deadline; it is polled some minutes more from then."""
+    change = decisions.polled(lost(polls=4), FAILURE, rules())
+    event = only(change)
+    assert (event.type, event.reason, event.supersedes) == ("task.failed", "任务超时", f"{ID}.task.lost")
+    assert (row_of(change).polls, due_after(change)) == (0, 30_000)
+
+
+@pytest.mark.parametrize("seen", [FAILURE, view("CANCEL"), None, view(""), RUNNING])
+@pytest.mark.parametrize("before", [failed(), succeeded()])
+def test_nothing_else_follows_an_end(before: Submission, seen: Task | None) -> None:
+    """A failure is told once, and a success is final."""
+    change = decisions.polled(before, seen, rules())
+    assert types(change) == []
+    assert (row_of(change).ended, row_of(change).task) == (before.ended, before.task)
+    if seen is not None and seen.terminal:
+        assert types(received(before, seen)) == []
+        assert row_of(received(before, seen)).claim is None
+
+
+@pytest.mark.parametrize("before", [failed(), lost()])
+def test_a_provisional_end_is_polled_some_minutes_more(before: Submission) -> None:
+    """After 30, 60, 120, 180 and 300 s, then no more."""
+    row, waits, at = before, [], NOW
+    while row.poll_due_ms is not None:
+        waits.append((row.poll_due_ms - at) / 1000)
+        at = row.poll_due_ms
+        row = row_of(decisions.polled(row, row.task, rules(at - NOW)))
+    assert tuple(waits) == PROVISIONAL
+
+
+def test_a_confirmation_uses_up_no_provisional_poll() -> None:
+    """A SUCCESS claimed after a FAILURE and not confirmed leaves the slow polls as they were."""
+    row = row_of(received(failed(), CLAIMED))
+    while row.claim is not None:
+        assert row.poll_due_ms is not None
+        row = row_of(decisions.polled(row, FAILURE, rules(row.poll_due_ms - NOW)))
+    assert (row.ended, row.polls) == ("task.failed", 0)
+    assert row.poll_due_ms == NOW + 30_000 + 30_000
+
+
+# The deadline
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (prepared(), "could not be sent before the deadline"),
+        (prepared(detail="Queue is full."), "before the deadline. Queue is full."),
+        (sending(), "The answer to the submit was lost. No callback told"),
+        (unknown(detail="The answer was cut short."), "The answer was cut short. No callback told"),
+        (accepted(), f"still says NOT_START of task {TASK_ID}"),
+        (accepted(RUNNING), f"still says IN_PROGRESS of task {TASK_ID}"),
+        (accepted(view("")), f"still says nothing of task {TASK_ID}"),
+        (accepted(RUNNING, misses=3), f"no word of task {TASK_ID} in its last 3 answers"),
+    ],
+)
+def test_the_deadline_gives_its_reason(row: Submission, words: str) -> None:
+    """Whatever the status, the end is `task.lost` and says why; a bound task is still polled some minutes."""
+    change = decisions.expired(row, rules(900_000))
+    event = only(change)
+    assert (event.type, event.source, event.confirmed) == ("task.lost", "deadline", True)
+    assert event.reason is not None
+    assert words in event.reason
+    after = row_of(change)
+    assert (after.ended, after.detail, after.send_due_ms) == ("task.lost", event.reason, None)
+    assert due_after(change) == (900_000 + 30_000 if row.task_id else None)
+    assert len(row_deliveries(change)) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "after_ms"),
+    [
+        (accepted(), 899_999),
+        (claiming(), 900_000),
+        (failed(), 900_000),
+        (lost(), 900_000),
+        (succeeded(), 900_000),
+        (submission(id=ID, status="refused"), 900_000),
+    ],
+    ids=["not yet", "claim", "failed", "lost", "succeeded", "refused"],
+)
+def test_what_the_deadline_does_not_touch(row: Submission, after_ms: int) -> None:
+    """Too early, ended or refused already, or a claim that is being settled."""
+    assert decisions.expired(row, rules(after_ms)) is None
+
+
+# Media
+
+
+def test_an_archived_picture_releases_what_waited() -> None:
+    """The row has its files, nothing more is due, and the deliveries go out now."""
+    change = decisions.archived(
+        succeeded(media_due_ms=NOW, media_problem="slow", media_tries=2), (MEDIA_FILE,), rules(5)
+    )
+    row = row_of(change)
+    assert (row.media, row.media_problem, row.media_due_ms) == ((MEDIA_FILE,), None, None)
+    assert change.release_ms == NOW + 5
+
+
+def test_downloads_are_tried_on_a_schedule() -> None:
+    """Each failure waits longer; the last one gives up and lets the deliveries go without the picture."""
+    row = succeeded(media_due_ms=NOW)
+    for number, seconds in enumerate(MEDIA, start=1):
+        change = decisions.not_archived(row, "HTTP 503", False, rules())
+        row = row_of(change)
+        assert (row.media_tries, row.media_problem, change.release_ms) == (number, "HTTP 503", None)
+        assert row.media_due_ms is not None
+        assert 0.9 * seconds <= (row.media_due_ms - NOW) / 1000 <= 1.1 * seconds
+    last = decisions.not_archived(row, "HTTP 404", False, rules(9))
+    assert (row_of(last).media_due_ms, row_of(last).media_problem, last.release_ms) == (None, "HTTP 404", NOW + 9)
+
+
+def test_a_download_that_cannot_help_is_not_repeated() -> None:
+    """A forbidden address releases the deliveries at once, with the reason on the row."""
+    change = decisions.not_archived(succeeded(media_due_ms=NOW), "forbidden", True, rules())
+    assert (row_of(change).media_due_ms, row_of(change).media_problem, change.release_ms) == (None, "forbidden", NOW)
+
+
+@pytest.mark.parametrize("seen", [view("SUCCESS", 100), view("SUCCESS", 100, prompt="1️⃣ Cat", action="DESCRIBE")])
+def test_a_result_without_a_picture_does_not_wait_for_one(seen: Task) -> None:
+    """A description has no file: its deliveries are due at once."""
+    change = decisions.polled(accepted(), seen, rules())
+    assert row_of(change).media_due_ms is None
+    assert [one.due_ms for one in change.deliveries] == [NOW]
+
+
+# What events carry
+
+
+def test_an_event_carries_what_the_caller_gave() -> None:
+    """Labels, state, parent, prompt and kind come back with every event, and the task as it stands."""
+    given_fields = {"labels": {"order": "7"}, "user_state": "mine", "parent_id": "parent", "prompt": "a boat"}
+    event = only(
+        decisions.polled(accepted(**given_fields), replace(SUCCESS, buttons=(Button(custom_id="c"),)), rules(3))
+    )
+    assert (event.labels, event.state, event.parent_id, event.prompt) == ({"order": "7"}, "mine", "parent", "a boat")
+    assert (event.kind, event.created_ms, event.task_id, event.progress) == ("imagine", NOW + 3, TASK_ID, 100)
+    assert event.task is not None
+    assert event.task.buttons == (Button(custom_id="c"),)
+
+
+@pytest.mark.parametrize(
+    ("type", "folder", "screen"),
+    [
+        ("task.accepted", False, True),
+        ("task.progressed", False, True),
+        ("task.input_required", True, True),
+        ("task.succeeded", True, True),
+        ("task.failed", True, True),
+        ("task.lost", True, True),
+    ],
+)
+def test_who_wants_what(type: EventType, folder: bool, screen: bool) -> None:
+    """Every decisive event goes everywhere; what happens on the way only where it is wanted."""
+    assert (FOLDER.wants(type), SCREEN.wants(type)) == (folder, screen)
+
+
+# Any order of any news
+
+
+@dataclass
+class Life:
+    """One submission, its journal as far as it matters, and the time."""
+
+    row: Submission = field(default_factory=sending)
+    now: int = 0
+    events: dict[str, Event] = field(default_factory=dict)
+    deliveries: list[Delivery] = field(default_factory=list)
+
+    def apply(self, change: Change | None) -> None:
+        """As the journal does it: an event whose id is there already is dropped with its deliveries."""
+        if change is None:
+            return
+        fresh = [event for event in change.events if event.id not in self.events]
+        self.events |= {event.id: event for event in fresh}
+        ids = {event.id for event in fresh}
+        self.deliveries += [one for one in change.deliveries if one.event_id in ids]
+        self.row = change.submission
+        self.check()
+
+    def check(self) -> None:
+        """What holds after every piece of news."""
+        row = self.row
+        if row.status == "accepted" and row.ended is None:
+            assert row.poll_due_ms is not None, "nobody would ever ask about it"
+        if row.claim is not None:
+            assert row.poll_due_ms is not None, "the claim would never be settled"
+            assert row.poll_due_ms <= max(row.claim.since_ms + POLICY.confirm_ms, NOW + self.now)
+        if row.ended is not None or row.status not in ("prepared", "sending"):
+            assert row.send_due_ms is None or row.status == "sending", "it would be due for ever"
+        if row.ended is not None:
+            assert f"{ID}.{row.ended}" in self.events, "it ended without an event"
+
+    def rules(self) -> Rules:
+        return rules(self.now, routes=(FOLDER, SCREEN))
+
+    def due(self) -> None:
+        """What the engine does of itself, with a provider that says nothing."""
+        self.apply(decisions.expired(self.row, self.rules()))
+        if self.row.status == "sending" and self.row.send_due_ms is not None and self.row.send_due_ms <= NOW + self.now:
+            self.apply(decisions.unanswered(self.row, "Lost.", self.rules()))
+        if self.row.poll_due_ms is not None and self.row.poll_due_ms <= NOW + self.now:
+            self.apply(decisions.polled(self.row, None, self.rules()))
+
+
+TASKS = st.sampled_from(
+    [view(""), view("NOT_START"), view("MODAL"), view("SUBMITTED", 0), view("IN_PROGRESS"), view("PAUSED", 3),
+     *(view("IN_PROGRESS", percent) for percent in (0, 15, 46, 93)),
+     view("FAILURE", 100, fail_reason="r"), FAILURE, view("CANCEL"), CLAIMED, SUCCESS, view("SUCCESS", 100)],
+)  # fmt: skip
+CAUSES = st.sampled_from([None, None, None, "no_url_token", "no_state", "bad_state", "other_state"])
+News = tuple[str, tuple[Any, ...]]
+NEWS: st.SearchStrategy[News] = st.one_of(
+    st.tuples(st.just("wait"), st.tuples(st.sampled_from([1, 1_000, 3_000, 16_000, 61_000, 200_000]))),
+    st.tuples(st.just("callback"), st.tuples(TASKS, CAUSES)),
+    st.tuples(st.just("poll"), st.tuples(st.none() | TASKS, st.sampled_from([(), (MEDIA_FILE,)]))),
+    st.tuples(st.just("answer"), st.tuples(st.sampled_from(["accepted", "queued", "modal"]))),
+    st.tuples(st.sampled_from(["refused", "postponed", "unanswered", "archived", "not_archived"]), st.just(())),
+)
+
+
+def tell(life: Life, news: News) -> None:
+    kind, given_values = news
+    by = life.rules()
+    if kind == "wait":
+        life.now += given_values[0]
+        life.due()
+    elif kind == "callback":
+        seen, cause = given_values
+        life.apply(decisions.received(life.row, seen, cause, by))
+    elif kind == "poll" and life.row.task_id is not None:
+        seen, proof = given_values
+        life.apply(decisions.polled(life.row, seen, by, proof=proof))
+    elif kind == "answer":
+        life.apply(decisions.answered(life.row, TASK_ID, given_values[0], by))
+    elif kind in ANSWERS and life.row.status == "sending":
+        life.apply(ANSWERS[kind](life.row, by))
+    elif kind == "archived" and life.row.media_due_ms is not None:
+        life.apply(decisions.archived(life.row, (MEDIA_FILE,), by))
+    elif kind == "not_archived" and life.row.media_due_ms is not None:
+        life.apply(decisions.not_archived(life.row, "HTTP 503", False, by))
+
+
+RANK_OF: dict[EventType, int] = {
+    "task.accepted": 0, "task.input_required": 1, "task.progressed": 3,
+    "task.lost": 4, "task.failed": 5, "task.succeeded": 6,
+}  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.booleans(), st.lists(NEWS, max_size=25))
+def test_no_order_of_news_breaks_the_promises(hooked: bool, news: list[News]) -> None:
+    """Whatever comes in whatever order: facts only rise, each is owed once to each destination, and all ends."""
+    life = Life(row=sending(hooked=hooked))
+    for one in news:
+        tell(life, one)
+    for _ in range(60):  # then silence, well beyond the deadline
+        life.now += 30_000
+        life.due()
+    row, events = life.row, list(life.events.values())
+    # what is prepared is sent again or expires; what is refused was told to whoever waited
+    assert row.ended is not None or row.status == "refused"
+    assert row.claim is None
+    assert row.poll_due_ms is None
+    ranks = [(RANK_OF[event.type], event.progress or 0) for event in events]
+    told = [rank if rank[0] < 4 else (rank[0], 0) for rank in ranks]
+    assert told == sorted(told), "a fact went back behind another"
+    ends = [event for event in events if event.type in TERMINAL_TYPES]
+    assert [end.supersedes for end in ends] == [None, *(end.id for end in ends)][: len(ends)]
+    for event in events:
+        owed = sorted(one.destination for one in life.deliveries if one.event_id == event.id)
+        assert owed == (["screen"] if event.type in ("task.accepted", "task.progressed") else ["folder", "screen"])
+
+
+REAL = [view("SUBMITTED", 0), view("IN_PROGRESS", 0), RUNNING, view("IN_PROGRESS", 93), CLAIMED]
+
+
+def test_every_order_of_five_callbacks_is_one_result() -> None:
+    """Each order ends with one confirmed success, and no destination is told of it twice."""
+    for order in itertools.permutations(REAL):
+        life = Life(row=accepted())
+        for number, seen in enumerate([*order, *order]):
+            life.now = number
+            life.apply(received(life.row, seen, by=life.rules()))
+        life.apply(decisions.polled(life.row, SUCCESS, life.rules()))
+        wins = [event for event in life.events.values() if event.type == "task.succeeded"]
+        assert [(win.confirmed, win.status) for win in wins] == [(True, "SUCCESS")]
+        assert sum(one.event_id == wins[0].id for one in life.deliveries) == 2
