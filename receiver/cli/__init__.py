@@ -15,7 +15,8 @@ from receiver.telemetry import redact
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+# Without Rich's markup: it would swallow what stands in brackets, such as [env: RECEIVER_PORT].
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(submitting.submit)
 app.command()(submitting.wait)
 app.command()(serving.serve)

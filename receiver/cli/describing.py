@@ -32,12 +32,12 @@ def handlers(as_json: AsJSON = False) -> None:
 
 
 def settings(as_json: AsJSON = False) -> None:
-    """Every setting with its value and where it comes from; secrets are masked."""
+    """Every setting, its value and its source; secrets are masked."""
     rows = settings_room.show(settings_for(quiet=True))
     if as_json:
         print_json([{"name": name, "value": value, "source": source} for name, value, source in rows])
     else:
-        print_table(("SETTING", "VALUE", "SOURCE"), rows)
+        print_table(("SETTING", "VALUE", "SOURCE"), rows, flexible=1, fold=True)
 
 
 def inspect(

@@ -119,7 +119,7 @@ def _tell(row: Submission, deliveries: list[Delivery]) -> None:
         note(_sentence(row))
     for item in deliveries:
         if item.status in ("pending", "dead"):
-            note(_problem(item))
+            note(f"Error: {_problem(item)}")
     receipts = [(item.destination, item.receipt) for item in deliveries if item.receipt]
     for name, receipt in receipts:
         if receipt.url:
@@ -140,5 +140,6 @@ def _sentence(row: Submission) -> str:
 
 
 def _problem(item: Delivery) -> str:
+    reason = (item.detail or "the reason is not known").rstrip(".")
     then = "It is not tried again." if item.status == "dead" else "`receiver serve` goes on trying."
-    return f"The result did not reach {item.destination}: {item.detail}. {then} See: receiver deliveries show {item.id}"
+    return f"The result did not reach {item.destination}: {reason}. {then} See: receiver deliveries show {item.id}"

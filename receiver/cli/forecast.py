@@ -11,6 +11,8 @@ USUAL_SECONDS = {"turbo": 30.0, "fast": 60.0, "relax": 180.0}
 """From submit to picture, before the first word (PROTOCOL.md §9: turbo 10–40 s, fast 30–100 s, relax 90–300 s)."""
 _CEILING = 0.97
 """A guess never says that it is done."""
+_LAST = 0.99
+"""Not even the provider's 100 % does: only the end is the end (PROTOCOL.md §6: some tasks stay there for ever)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,14 @@ class Forecast:
         percent: the last word, or None.
         heard: when the last word came.
         speed: the mode it was submitted with.
+        shown: the share that was already shown when the last word came: what has been shown is not taken back.
     """
 
     started: float
     percent: int | None
     heard: float
     speed: str | None = None
+    shown: float = 0.0
 
     @property
     def total(self) -> float:
@@ -40,10 +44,12 @@ class Forecast:
         return trust * measured + (1 - trust) * max(usual, self.heard - self.started)
 
     def fraction(self, now: float) -> float:
-        """0–0.97: never behind the last word, and creeping on from it."""
-        said = (self.percent or 0) / 100
-        guessed = (now - self.started) / self.total if self.total > 0 else 0.0
-        return min(max(said, min(guessed, _CEILING)), 1.0)
+        """0–0.99: never behind the last word or what was shown, and creeping on from there to the guessed end."""
+        total, heard = self.total, self.heard - self.started
+        reached = max(self.shown, (self.percent or 0) / 100, min(heard / total, _CEILING) if total > 0 else 0.0)
+        still = total - heard
+        crept = min((now - self.heard) / still, 1.0) if still > 0 else 1.0
+        return min(max(reached, min(reached + (1 - reached) * max(crept, 0.0), _CEILING)), _LAST)
 
     def left(self, now: float) -> str:
         """For people: `about 25 s left`, in steps that do not flicker."""

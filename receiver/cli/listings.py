@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from receiver.cli.output import ago, note, print_json, print_table, say, when
+from receiver.cli.output import ago, note, one_line, print_json, print_table, say, when
 from receiver.cli.progress import describe
 from receiver.cli.running import run, settings_for
 from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord, Delivery
@@ -55,6 +55,7 @@ def list_tasks(
         print_table(
             ("SUBMISSION", "AGE", "STATUS", "PROMPT"),
             [(row.id, ago(row.created_ms), status_of(row), row.prompt) for row in rows],
+            flexible=3,
         )
 
 
@@ -70,7 +71,7 @@ def show_task(
         return
     for name, value in _details(row):
         if value:
-            say(f"{name:12} {value}")
+            say(f"{name:12} {one_line(value)}")
     _print_events(facts)
     _print_deliveries(owed)
 
@@ -221,7 +222,7 @@ def show_delivery(
     )
     for name, value in details:
         if value:
-            say(f"{name:12} {value}")
+            say(f"{name:12} {one_line(value)}")
     if attempts:
         print_table(("ATTEMPT", "STARTED", "OUTCOME", "SECONDS", "DETAIL"), [_attempt_row(item) for item in attempts])
 

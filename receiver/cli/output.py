@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+_STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What prompts and providers must not say to a terminal; line ends are for `one_line`."""
+
+
 def say(text: str) -> None:
-    """A line on standard output, exactly as it is: no markup, no wrapping."""
-    out.print(Text(text))
+    """A line on standard output: no markup, no wrapping, and nothing that steers the terminal."""
+    out.print(Text(_STEERING.sub(" ", text)))
 
 
 def note(text: str) -> None:
     """A line on standard error, for people only."""
-    err.print(Text(text))
+    err.print(Text(_STEERING.sub(" ", text)))
 
 
 def print_json(value: Any) -> None:
@@ -33,21 +39,42 @@ def print_json(value: Any) -> None:
     sys.stdout.write(data.decode() + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Rows under a header. The first column, an id, is never cut; the rest shrink to fit a terminal."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for at, name in enumerate(columns):
-        table.add_column(name, no_wrap=True, overflow="fold" if at == 0 else "ellipsis", min_width=26 if at == 0 else 6)
-    for row in rows:
-        table.add_row(*(Text(_one_line(cell)) for cell in row))
-    if out.is_terminal:
-        out.print(table, soft_wrap=False)
-    else:
-        Console(width=_WIDE, highlight=False).print(table)
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, flexible: int | None = None, fold: bool = False
+) -> None:
+    """Rows under a header. Nothing is cut, except on a terminal too narrow for all: there the `flexible` column gives
+    way, cut or folded. Without one, or with no room for it, the terminal wraps, so that ids and paths can be copied.
+    """
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(cell_len(row[at]) for row in [columns, *cells]) for at in range(len(columns))]
+    if flexible is not None and out.is_terminal:
+        widths[flexible] = _fitting(widths, flexible)
+    _print_row(columns, widths, style="bold")
+    for row in cells:
+        at = flexible or 0
+        pieces = textwrap.wrap(row[at], widths[at]) if fold else [_cut(row[at], widths[at])]
+        for number, piece in enumerate(pieces or [""]):
+            rest = [""] * len(row) if number else row
+            _print_row([*rest[:at], piece, *rest[at + 1 :]], widths)
 
 
-_WIDE = 4000
-"""Columns where nobody looks: a pipe or a file gets everything."""
+_GAP = "  "
+_ROOM = 16
+"""Columns a flexible column is not squeezed below."""
+
+
+def _fitting(widths: Sequence[int], flexible: int) -> int:
+    room = out.width - sum(widths) + widths[flexible] - len(_GAP) * (len(widths) - 1)
+    return min(room, widths[flexible]) if room >= _ROOM else widths[flexible]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _print_row(cells: Sequence[str], widths: Sequence[int], style: str = "") -> None:
+    line = _GAP.join(set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=True))
+    out.print(Text(line.rstrip(), style=style))
 
 
 def when(ms: int | None) -> str:
@@ -66,6 +93,6 @@ def ago(ms: int) -> str:
     return f"{seconds} s"
 
 
-def _one_line(text: str) -> str:
-    """Without control characters: what the provider or a prompt says must not steer the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
+def one_line(text: str) -> str:
+    """The text on one line, so that what a prompt says cannot look like a line of ours."""
+    return _STEERING.sub(" ", text).replace("\n", " ")

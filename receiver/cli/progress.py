@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from rich.cells import cell_len
 from rich.progress import BarColumn, SpinnerColumn, Task, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
@@ -22,6 +23,7 @@ class Progress:
         self._clock = clock
         self._quiet = quiet
         self._forecast: Forecast | None = None
+        self._drawing = True
         self._last = ""
         self._live = err.is_terminal and not quiet
         self._bar = Bar(
@@ -48,30 +50,45 @@ class Progress:
         percent = row.task.progress if row.task else None
         now = self._clock.now()
         if self._forecast is None or percent != self._forecast.percent:
-            self._forecast = Forecast(started=row.created_ms / 1000, percent=percent, heard=now, speed=row.speed)
+            shown = self._forecast.fraction(now) if self._forecast else 0.0
+            self._forecast = Forecast(
+                started=row.created_ms / 1000, percent=percent, heard=now, speed=row.speed, shown=shown
+            )
+        self._drawing = row.status == "accepted" and row.ended is None
         text = describe(row)
         self._bar.update(self._line, description=text)
-        if not self._quiet and not self._live and text != self._last:
+        told = row.ended in (None, "task.succeeded")  # of another end the command says more itself
+        if told and not self._quiet and not self._live and text != self._last:
             note(text)
         self._last = text
 
     def guess(self) -> tuple[float, str]:
         """(share done, what is left) at this moment."""
         now = self._clock.now()
-        return (self._forecast.fraction(now), self._forecast.left(now)) if self._forecast else (0.0, "")
+        if self._forecast is None:
+            return 0.0, ""
+        return self._forecast.fraction(now), self._forecast.left(now) if self._drawing else ""
 
 
 class _CreepingBar(BarColumn):
-    """A bar that is drawn where the forecast is at the moment of drawing, not where the last word was."""
+    """A bar that is drawn where the forecast is at the moment of drawing, not where the last word was, and as long as
+    the line has room for it: one that wraps leaves its upper half behind."""
 
     def __init__(self, progress: Progress) -> None:
-        super().__init__(bar_width=40)
+        super().__init__(bar_width=_LONGEST)
         self._progress = progress
 
     def render(self, task: Task) -> Text:  # type: ignore[override] # a bar and its words are drawn together
         share, left = self._progress.guess()
-        full = round(share * 40)
-        return Text.assemble(("━" * full, "cyan"), ("━" * (40 - full), "bright_black"), f" {left}")
+        width = min(_LONGEST, err.width - cell_len(task.description) - _BESIDE)
+        if width < _SHORTEST:
+            return Text("")
+        full = int(share * width)
+        return Text.assemble(("━" * full, "cyan"), ("━" * (width - full), "bright_black"), f" {left}")
+
+
+_LONGEST, _SHORTEST = 40, 8
+_BESIDE = len("⠋  ") + len(" about 99 min left")
 
 
 def describe(row: Submission) -> str:

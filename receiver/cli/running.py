@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from receiver.errors import SettingsError
 from receiver.settings import Settings, load
 from receiver.telemetry import configure
+from receiver.web.connections import Connection
 
 T = TypeVar("T")
 
@@ -24,11 +25,11 @@ SHUTDOWN_SECONDS = 3
 
 
 def settings_for(*, quiet: bool = False, **flags: Any) -> Settings:
-    """The settings with this command's flags, and logs set up. `quiet`: only warnings, because the command talks."""
+    """The settings with this command's flags, and logs set up. `quiet`: only errors, because the command talks."""
     settings = load(overrides=flags)
     chosen = settings.sources["log_level"] != "default"
     configure(
-        level="warning" if quiet and not chosen else settings.log_level,
+        level="error" if quiet and not chosen else settings.log_level,
         format=settings.log_format,
         secrets=settings.secret_values(),
     )
@@ -54,8 +55,8 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).partition(" (while")[0]  # Python repeats the address there
         raise SettingsError(
             f"Nothing can listen on {host}:{port}: {reason}. Choose another with --port (0 takes a free one) or --host."
         ) from exc
@@ -73,33 +74,40 @@ def server(app: ASGIApp) -> Server:
         uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=Connection,
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # who calls and by which name decides nothing here
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )
 
 
-async def until_stopped(
-    *servers: tuple[Server, socket.socket], beside: Coroutine[Any, Any, None] | None = None
-) -> None:
-    """Serve until SIGINT or SIGTERM. If `beside` fails, so does this; its end alone stops nothing."""
+@contextlib.contextmanager
+def stop_signal() -> Iterator[asyncio.Event]:
+    """An event that SIGINT or SIGTERM sets; take it before anybody is told that we are there."""
     stop = asyncio.Event()
     with on_signal(stop.set):
-        serving = [asyncio.create_task(item.serve(sockets=[listener])) for item, listener in servers]
-        other = [asyncio.create_task(beside)] if beside is not None else []
-        stopped = asyncio.create_task(stop.wait())
-        try:
-            await first_end([stopped, *serving], other)
-        finally:
-            for item, _ in servers:
-                item.should_exit = True
-            for task in [stopped, *other]:
-                task.cancel()
-            await asyncio.gather(*serving, stopped, *other, return_exceptions=True)
+        yield stop
+
+
+async def until_stopped(
+    stop: asyncio.Event, *servers: tuple[Server, socket.socket], beside: Coroutine[Any, Any, None] | None = None
+) -> None:
+    """Serve until `stop` is set. If `beside` fails, so does this; its end alone stops nothing."""
+    serving = [asyncio.create_task(item.serve(sockets=[listener])) for item, listener in servers]
+    other = [asyncio.create_task(beside)] if beside is not None else []
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await first_end([stopped, *serving], other)
+    finally:
+        for item, _ in servers:
+            item.should_exit = True
+        for task in [stopped, *other]:
+            task.cancel()
+        await asyncio.gather(*serving, stopped, *other, return_exceptions=True)
 
 
 async def first_end(ends: list[asyncio.Task[Any]], others: list[asyncio.Task[Any]]) -> None:

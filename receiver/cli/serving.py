@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import shlex
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 import typer
 from starlette.types import ASGIApp
 
 from receiver.cli.output import say
-from receiver.cli.running import address, bind, run, server, settings_for, until_stopped
-from receiver.errors import InputError
+from receiver.cli.running import address, bind, run, server, settings_for, stop_signal, until_stopped
+from receiver.errors import EngineRunning, InputError
 from receiver.runtime import Receiver, open_receiver
 from receiver.settings import Settings
 
@@ -29,10 +31,12 @@ def serve(host: Host = None, port: Port = None) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    async with open_receiver(settings) as receiver:
-        with bind(settings.bind_host, settings.port) as listener:
-            say(f"Receiver listens on {address(listener)}{_callbacks_note(settings)}")
-            await until_stopped((server(receiver.app), listener), beside=_engine(receiver, "serve"))
+    with stop_signal() as stop:
+        async with open_receiver(settings) as receiver:
+            with bind(settings.bind_host, settings.port) as listener:
+                rest = await _start_engine(receiver, "serve")
+                say(f"Receiver listens on {address(listener)}{_callbacks_note(settings)}")
+                await until_stopped(stop, (server(receiver.app), listener), beside=rest)
 
 
 def _callbacks_note(settings: Settings) -> str:
@@ -47,24 +51,32 @@ def worker() -> None:
 
 
 async def _worker(settings: Settings) -> None:
-    async with open_receiver(settings) as receiver:
-        await until_stopped(beside=_engine(receiver, "worker"))
+    with stop_signal() as stop:
+        async with open_receiver(settings) as receiver:
+            await until_stopped(stop, beside=await _start_engine(receiver, "worker"))
 
 
-async def _engine(receiver: Receiver, role: str) -> None:
-    await receiver.start_engine_when_free(role, unless=ENGINES)
+async def _start_engine(receiver: Receiver, role: str) -> Coroutine[Any, Any, None] | None:
+    """Become the engine, and only then say that we are there. If a waiting `submit` is it, what becomes it later."""
+    try:
+        await receiver.start_engine(role)
+    except EngineRunning as exc:
+        if exc.holder in ENGINES:
+            raise
+        return receiver.start_engine_when_free(role, unless=ENGINES)
+    return None
 
 
 def simulate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8001,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8001,
     profile: Annotated[str, typer.Option(help="Whose quirks to show; `list` names them.")] = "default",
     faults: Annotated[str, typer.Option(help="Faults to make, separated by commas; `list` names them.")] = "",
     speed: Annotated[float, typer.Option(help="How many times as fast as the real provider.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     key: Annotated[str | None, typer.Option(help="The only API key to accept; any if not given.")] = None,
 ) -> None:
-    """Play the provider on this machine: tasks, progress, callbacks, pictures, and its faults."""
+    """Play the provider on this machine, with its faults."""
     from receiver.simulator import FAULTS, PROFILES, Simulator  # noqa: PLC0415 - an extra: it draws with Pillow
 
     if "list" in (profile, faults):
@@ -77,12 +89,12 @@ def simulate(
         )
     except ValueError as exc:
         raise InputError(str(exc)) from exc
-    run(_simulate(simulator.app, host, port))
+    run(_simulate(simulator.app, host, port, key or "simulator"))
 
 
-async def _simulate(app: ASGIApp, host: str, port: int) -> None:
-    with bind(host, port) as listener:
+async def _simulate(app: ASGIApp, host: str, port: int, key: str) -> None:
+    with stop_signal() as stop, bind(host, port) as listener:
         url = address(listener)
         say(f"The simulator plays CometAPI on {url}. Use it from another shell with:")
-        say(f"  export RECEIVER_PROVIDER_URL={url} COMETAPI_KEY=simulator")
-        await until_stopped((server(app), listener))
+        say(f"  export RECEIVER_PROVIDER_URL={url} COMETAPI_KEY={shlex.quote(key)}")
+        await until_stopped(stop, (server(app), listener))

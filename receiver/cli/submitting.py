@@ -11,7 +11,7 @@ import typer
 from receiver.cli.following import follow
 from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
-from receiver.errors import InputError, Refused
+from receiver.errors import Ambiguous, InputError, Refused
 from receiver.events import Submission
 from receiver.provider import SPEEDS
 from receiver.runtime import Receiver, open_receiver
@@ -43,10 +43,12 @@ def submit(
 ) -> None:
     """Submit a prompt. Without --wait it returns when the provider has accepted it.
 
-    Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost.
+    COMETAPI_KEY holds the provider's key; `receiver settings` shows all settings.
+
+    Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
     request = Imagine(
-        prompt=sys.stdin.read() if prompt == "-" else prompt,
+        prompt=_stdin() if prompt == "-" else prompt,
         bot_type=None if bot is None else _bot(bot),
         pictures=tuple(picture or ()),
         account_filter=_json(account_filter),
@@ -61,9 +63,9 @@ def wait(
     reference: Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")],
     as_json: AsJSON = False,
 ) -> None:
-    """Stay until a submission's result has reached every destination.
+    """Stay until a result has reached every destination.
 
-    Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost.
+    Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
     _Run(settings_for(quiet=True), as_json=as_json).wait(reference)
 
@@ -96,7 +98,7 @@ class _Run:
         async with open_receiver(self._settings) as receiver:
             row = await receiver.submissions.prepare(request)
             self._resume = row.id
-            row = await self._send(receiver, row)
+            row = await self._send(receiver, row, wait=wait)
             if wait:
                 return await follow(receiver, row.id, as_json=self._as_json)
         if self._as_json:
@@ -105,8 +107,9 @@ class _Run:
             say(f"Submitted {row.id} as task {row.task_id}. Follow it with: receiver wait {row.id}")
         return 0
 
-    async def _send(self, receiver: Receiver, row: Submission) -> Submission:
-        """Send it now. A provider that is only busy is no error: the submission is kept and sent again."""
+    async def _send(self, receiver: Receiver, row: Submission, *, wait: bool) -> Submission:
+        """Send it now. A provider that is only busy is no error: the submission is kept and sent again. Nor is a lost
+        answer, for those who wait: they are told what becomes of it."""
         try:
             return await receiver.submissions.send(row.id)
         except Refused as exc:
@@ -116,13 +119,21 @@ class _Run:
                 f"{exc} Submission {row.id} is kept and sent again by `receiver serve`, `receiver worker` "
                 f"or `receiver wait {row.id}`."
             )
-            return await receiver.journal.find(row.id)
+        except Ambiguous as exc:
+            if not wait:
+                raise Ambiguous(f"{exc} See: receiver tasks show {row.id}") from exc
+        return await receiver.journal.find(row.id)
 
     async def _wait(self, reference: str) -> int:
         async with open_receiver(self._settings) as receiver:
             row = await receiver.journal.find(reference)
             self._resume = row.id
             return await follow(receiver, row.id, as_json=self._as_json)
+
+
+def _stdin() -> str:
+    """Like an argument: what is no UTF-8 becomes half characters, which the check of the prompt explains."""
+    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
 
 
 def _bot(name: str) -> str:

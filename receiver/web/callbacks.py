@@ -27,6 +27,8 @@ log = structlog.get_logger("receiver.callbacks")
 
 MAX_BODY = 256 * 1024
 """Bytes; real callbacks have 1–6 KB."""
+_LINGER = 1024 * 1024
+"""Bytes of a body too large that are still read, and forgotten."""
 
 
 class Callbacks:
@@ -42,7 +44,8 @@ class Callbacks:
         try:
             response = await self._answer(scope, receive)
         except Problem as exc:
-            log.info("callback.refused", status=exc.status, reason=exc.detail)
+            level = log.error if exc.status >= 500 else log.info
+            level("callback.refused", status=exc.status, reason=exc.detail, cause=exc.cause, unsigned=self.unsigned)
             response = problem(exc)
         except _Gone:
             log.info("callback.broken_off")
@@ -53,7 +56,10 @@ class Callbacks:
         if scope["method"] != "POST":
             raise Problem(405, "Callbacks come by POST.", {"Allow": "POST"})
         headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
-        _check_length(headers)
+        if (length := _length(headers)) > MAX_BODY:
+            if length <= _LINGER:
+                await self._body(receive)
+            raise _too_large()
         token = scope["path_params"].get("token")
         submission_id = None if token is None else self._read_url_token(token)
         _check_type(headers)
@@ -68,8 +74,8 @@ class Callbacks:
         except NotFound as exc:
             raise Problem(404, "The submission this callback belongs to is not here.") from exc
         except JournalError as exc:
-            log.error("callback.not_journalled", submission=submission_id, problem=str(exc))
-            raise Problem(503, "The callback could not be stored; send it again.", {"Retry-After": "5"}) from exc
+            detail = "The callback could not be stored; send it again."
+            raise Problem(503, detail, {"Retry-After": "5"}, cause=str(exc)) from exc
         log.info(
             "callback.received", submission=submission_id, task=view.id, status=view.status, progress=view.progress,
             accepted=accepted, cause=cause,
@@ -100,8 +106,7 @@ class Callbacks:
 
     def _unsigned(self, cause: str) -> Problem:
         self.unsigned += 1
-        log.info("callback.unsigned", cause=cause, count=self.unsigned)
-        return Problem(401, "This address is not signed by us.")
+        return Problem(401, "This address is not signed by us.", cause=cause)
 
     async def _body(self, receive: Receive) -> bytes:
         try:
@@ -110,6 +115,10 @@ class Callbacks:
         except TimeoutError as exc:
             headers = {"Connection": "close"}
             raise Problem(408, f"The body did not come within {self._body_timeout:g} s.", headers) from exc
+        except asyncio.CancelledError as exc:
+            # The server stops and waits no longer. Nothing has been stored, and the sender shall know that.
+            headers = {"Connection": "close", "Retry-After": "5"}
+            raise Problem(503, "Receiver stops; send it again.", headers, cause="stopping") from exc
 
 
 class _Gone(Exception):
@@ -119,12 +128,11 @@ class _Gone(Exception):
 _HEADERS = frozenset({b"content-length", b"content-type", b"content-encoding"})
 
 
-def _check_length(headers: dict[bytes, bytes]) -> None:
+def _length(headers: dict[bytes, bytes]) -> int:
     length = headers.get(b"content-length", b"0")
-    if not length.isdigit():
+    if not length.isdigit() or len(length) > 18:
         raise Problem(400, "Content-Length is no number.")
-    if len(length) > 12 or int(length) > MAX_BODY:
-        raise _too_large()
+    return int(length)
 
 
 def _too_large() -> Problem:
@@ -140,19 +148,22 @@ def _check_type(headers: dict[bytes, bytes]) -> None:
 
 
 async def _read(receive: Receive) -> bytes:
+    """The body. One that is a little too large is read to its end before that is said: closing with bytes unread
+    resets the connection, and the sender loses our answer (RFC 9112 §9.6)."""
     chunks: list[bytes] = []
     size = 0
     more = True
-    while more:
+    while more and size <= _LINGER:
         message: Message = await receive()
         if message["type"] == "http.disconnect":
             raise _Gone
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size > MAX_BODY:
-            raise _too_large()
-        chunks.append(chunk)
+        if size <= MAX_BODY:
+            chunks.append(chunk)
         more = message.get("more_body", False)
+    if size > MAX_BODY:
+        raise _too_large()
     return b"".join(chunks)
 
 

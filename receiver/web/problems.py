@@ -12,13 +12,17 @@ from starlette.responses import Response
 
 
 class Problem(Exception):
-    """Raised while a request is read, answered by `problem`. `detail` is ours, never the sender's words."""
+    """Raised while a request is read, answered by `problem`. `detail` is ours, never the sender's words; `cause` says
+    more, for the log alone."""
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, detail: str, headers: Mapping[str, str] | None = None, *, cause: str | None = None
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
+        self.cause = cause
 
 
 def problem(error: Problem) -> Response:

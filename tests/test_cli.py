@@ -1,0 +1,236 @@
+"""The `receiver` command without provider or journal, and what it looks like on a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from servers import COMMAND, PATIENCE, environment, receiver, simulating
+from typer.testing import CliRunner
+
+from receiver.cli import app
+from receiver.errors import ReceiverError
+from receiver.simulator import FAULTS, PROFILES
+
+PAYLOADS = Path(__file__).parent / "payloads"
+KEY = "sk-simulator-0001"
+COMMANDS = [
+    ["submit"], ["wait"], ["serve"], ["worker"], ["tasks"], ["tasks", "list"], ["tasks", "show"], ["events", "list"],
+    ["events", "show"], ["deliveries", "list"], ["deliveries", "show"], ["handlers"], ["settings"], ["inspect"],
+    ["simulate"],
+]  # fmt: skip
+
+
+def invoke(*arguments: str, stdin: bytes | None = None) -> tuple[int, str]:
+    """A command that opens nothing, run in this process."""
+    result = CliRunner().invoke(app, arguments, input=stdin, env={"COLUMNS": "80"})
+    if isinstance(result.exception, ReceiverError):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def on_terminal(*arguments: str, folder: Path, env: dict[str, str], columns: int = 80) -> tuple[int, str, list[str]]:
+    """A command on a terminal: its exit status, all it wrote, and the lines without colours and cursor movements."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    env = environment(folder, env | {"TERM": "xterm-256color"})
+    process = subprocess.Popen([COMMAND, *arguments], cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs)  # noqa: S603
+    os.close(theirs)
+    written = b""
+    try:
+        while select.select([ours], [], [], PATIENCE)[0]:
+            written += os.read(ours, 65536)
+        process.kill()
+    except OSError:
+        pass  # how a terminal says that the last writer has gone
+    os.close(ours)
+    text = written.decode()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", re.sub(r"\x1b\[2K", "\n", text))
+    return process.wait(10), text, [line for line in re.split(r"[\r\n]+", plain) if line.strip()]
+
+
+def test_version(tmp_path: Path) -> None:
+    """`--version` is one line with the distribution's name."""
+    result = receiver("--version", folder=tmp_path, env={})
+    assert re.fullmatch(r"imagine-receiver \d+\.\d+\.\d+\n", result.out)
+    assert (result.code, result.err) == (0, "")
+
+
+def test_every_command_is_known() -> None:
+    """The list of this file holds every command there is, so that none goes untried."""
+    _, text = invoke("--help")
+    listed = re.findall(r"^  ([a-z]+) ", text.partition("Commands:")[2], re.MULTILINE)
+    assert sorted(listed) == sorted({command[0] for command in COMMANDS})
+    assert "..." not in text.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help(command: Sequence[str]) -> None:
+    """Every command explains itself and each of its options, within 80 columns."""
+    code, text = invoke(*command, "--help")
+    assert code == 0
+    assert text.startswith(f"Usage: root {' '.join(command)} ") or " ".join(command) in text.splitlines()[0]
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for name, words in re.findall(r"^  (--[a-z-]+)(.*)$", text, re.MULTILINE):
+        assert re.search(r"  [A-Z{]|name=value|fast|midjourney|prepared|task\.|pending", words), name
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("submit", ["0 succeeded, 1 error, 3 failed, 4 input required, 5 lost", "130", "COMETAPI_KEY"]),
+        ("wait", ["0 succeeded, 1 error, 3 failed, 4 input required, 5 lost", "130"]),
+        ("serve", ["[env: RECEIVER_HOST]", "[env: RECEIVER_PORT, PORT]"]),
+    ],
+)
+def test_help_names_what_scripts_need(command: str, words: list[str]) -> None:
+    """Exit statuses and environment variables stand in the help."""
+    text = " ".join(invoke(command, "--help")[1].split())
+    for word in words:
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nope"], ["submit"], ["submit", "x", "--nope"], ["tasks", "list", "--limit", "0"]]
+)
+def test_wrong_command_line(tmp_path: Path, arguments: list[str]) -> None:
+    """A command line that cannot be read is exit status 2 and one line that begins with Error."""
+    code, text = invoke(*arguments)
+    assert code == 2
+    assert [line for line in text.splitlines() if line.startswith("Error: ")] == text.splitlines()[-1:]
+
+
+def test_settings(tmp_path: Path) -> None:
+    """All settings with their sources, none of them a secret in clear; nothing is made."""
+    env = {"COMETAPI_KEY": KEY, "RECEIVER_KEYS": "0123456789abcdef" * 3, "RECEIVER_PORT": "8123"}
+    (tmp_path / "receiver.toml").write_text('[destinations.team]\nhandler = "file"\npath = "x"\n')
+    text = receiver("settings", folder=tmp_path, env=env)
+    rows = json.loads(receiver("settings", "--json", folder=tmp_path, env=env).out)
+    assert text.code == 0
+    assert [set(row) for row in rows] == [{"name", "value", "source"}] * len(rows)
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["port"] == {"name": "port", "value": "8123", "source": "environment RECEIVER_PORT"}
+    assert by_name["provider_key"]["source"] == "environment COMETAPI_KEY"
+    assert "destinations.team" in by_name
+    header, *lines = text.out.splitlines()
+    assert header.split() == ["SETTING", "VALUE", "SOURCE"]
+    for row, line in zip(rows, lines, strict=True):
+        assert line.split()[0] == row["name"]
+        assert line.endswith(row["source"])
+        assert row["value"] in line
+    assert not any(secret in text.out + json.dumps(rows) for secret in (KEY, "0123456789abcdef"))
+    assert [file.name for file in tmp_path.iterdir()] == ["receiver.toml"]
+
+
+def test_settings_on_a_terminal(tmp_path: Path) -> None:
+    """At 80 columns no line wraps, long values are folded, and every source can be read."""
+    code, _, lines = on_terminal("settings", folder=tmp_path, env={"COMETAPI_KEY": KEY})
+    assert code == 0
+    assert max(len(line) for line in lines) <= 80
+    assert sum(line.endswith("  default") for line in lines) > 10
+    assert any(line.endswith("  environment COMETAPI_KEY") for line in lines)
+    assert "cdn.midjourney.com" in " ".join(lines)
+
+
+def test_bad_settings(tmp_path: Path) -> None:
+    """Everything that is wrong is told at once, a line each, the first after Error."""
+    env = {"RECEIVER_PORT": "many", "RECEIVER_DEADLINE": "soon"}
+    result = receiver("settings", folder=tmp_path, env=env)
+    assert (result.code, result.out) == (1, "")
+    first, second = result.err.splitlines()
+    assert first.startswith("Error: RECEIVER_")
+    assert second.startswith("RECEIVER_")
+    assert "many" not in result.err
+
+
+def test_verbose(tmp_path: Path) -> None:
+    """`-v` adds the traceback above the sentence."""
+    result = receiver("-v", "settings", folder=tmp_path, env={"RECEIVER_PORT": "many"})
+    assert result.code == 1
+    assert result.err.startswith("Traceback (most recent call last):")
+    assert result.err.splitlines()[-1].startswith("Error: RECEIVER_PORT is wrong")
+
+
+def test_handlers() -> None:
+    """The file handler is there, with its options, in text and as JSON."""
+    _, text = invoke("handlers")
+    assert text.startswith("file: ")
+    assert "  path (" in text
+    found = json.loads(invoke("handlers", "--json")[1])
+    assert found[0]["name"] == "file"
+    assert found[0]["options"][0]["name"] == "path"
+
+
+INSPECTED = {
+    "kind", "id", "status", "terminal", "progress", "event_type", "image_url", "video_url", "fail_reason", "buttons",
+    "code", "outcome", "retry", "problems",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", sorted(PAYLOADS.glob("*.json")), ids=lambda file: file.name)
+def test_inspect(file: Path) -> None:
+    """Every recorded payload is read from a file and from standard input alike; a request is no payload to read."""
+    if file.name.startswith("request_"):
+        with pytest.raises(ReceiverError, match=r"\.$"):
+            invoke("inspect", str(file))
+        return
+    kind = {"callback": "task", "fetch": "task", "submit": "submit", "error": "error"}[file.name.partition("_")[0]]
+    code, text = invoke("inspect", str(file))
+    reading = json.loads(text)
+    assert code == 0
+    assert set(reading) >= INSPECTED
+    assert reading["kind"] == ("list" if "list_by_condition" in file.name else kind)
+    assert invoke("inspect", "-", stdin=file.read_bytes()) == (0, text)
+
+
+def test_inspect_with_http_status() -> None:
+    """The HTTP status decides where the body says nothing: what succeeds with 200 may not be sent again after 504."""
+    assert json.loads(invoke("inspect", "-", "--http-status", "503", stdin=b"")[1])["kind"] == "error"
+    with pytest.raises(ReceiverError, match="The payload is empty"):
+        invoke("inspect", "-", stdin=b"")
+    late = json.loads(invoke("inspect", "-", "--http-status", "504", stdin=b"<html>")[1])
+    assert late["outcome"] == "ambiguous"
+    assert late["retry"] is False
+
+
+def test_inspect_unreadable(tmp_path: Path) -> None:
+    """What cannot be read is a sentence and exit status 1."""
+    result = receiver("inspect", "-", folder=tmp_path, env={}, stdin=b"\xff\xfe[[[")
+    assert (result.code, result.out) == (1, "")
+    assert re.fullmatch(r"Error: [^\n]+\.\n", result.err)
+
+
+def test_simulator_lists_what_it_can_do() -> None:
+    """`--faults list` and `--profile list` name everything with a sentence."""
+    for option, known in (("--faults", FAULTS), ("--profile", PROFILES)):
+        _, text = invoke("simulate", option, "list")
+        assert [line.split()[0] for line in text.splitlines()] == list(known)
+        with pytest.raises(ReceiverError, match="nope"):
+            invoke("simulate", option, "nope")
+
+
+def test_progress_on_a_terminal(tmp_path: Path) -> None:
+    """The bar fits on one line at 80 columns, never goes back, vanishes at the end, and leaves the path alone."""
+    with simulating(tmp_path, speed=20) as url:
+        env = {"COMETAPI_KEY": KEY, "RECEIVER_PROVIDER_URL": url, "RECEIVER_POLL_INTERVAL": "0.2"}
+        code, text, lines = on_terminal("submit", "a boat " * 20, "--wait", folder=tmp_path, env=env)
+    assert code == 0, text
+    bars = [line for line in lines if "━" in line]
+    assert any("Drawing" in bar for bar in bars)
+    assert all(len(bar) <= 80 for bar in bars)
+    assert all(bar.count("━") >= 8 for bar in bars)
+    assert any(re.search(r"about \d+ (s|min) left", bar) for bar in bars)
+    assert not any("left" in bar for bar in bars if "Saving" in bar)
+    assert lines[-1].endswith(".png")
+    assert Path(lines[-1]).exists()
+    assert "Traceback" not in text

@@ -1,0 +1,296 @@
+"""`receiver submit` and `receiver wait` as their users meet them: real processes, and a provider over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from servers import Command, Result, free_port, receiver, serving, serving_receiver, simulating
+
+from receiver.simulator import Simulator
+
+KEY = "sk-simulator-0001"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@asynccontextmanager
+async def provider(**options: Any) -> AsyncIterator[tuple[Simulator, dict[str, str]]]:
+    """A simulated provider, and the environment of a command that uses it."""
+    simulator = Simulator(**{"speed": 100, **options})
+    async with serving(simulator.app) as url:
+        yield simulator, environment(url)
+
+
+def environment(url: str) -> dict[str, str]:
+    return {"RECEIVER_PROVIDER_URL": url, "COMETAPI_KEY": KEY, "RECEIVER_POLL_INTERVAL": "0.2"}
+
+
+async def run(*arguments: str, folder: Path, env: dict[str, str], stdin: bytes | None = None) -> Result:
+    """A command to its end, while this event loop goes on being its provider."""
+    return await asyncio.to_thread(receiver, *arguments, folder=folder, env=env, stdin=stdin)
+
+
+def rows(folder: Path, query: str = "SELECT id, status, ended FROM submissions") -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(folder / ".receiver/journal.db", isolation_level=None)) as db:
+        return db.execute(query).fetchall()
+
+
+def files(folder: Path) -> list[str]:
+    """What lies in the folder but for what hides."""
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("[!.]*") if ".receiver" not in file.parts)
+
+
+def saved(path: str) -> dict[str, Any]:
+    """What lies beside a saved picture."""
+    assert Path(path).read_bytes().startswith(PNG)
+    record: dict[str, Any] = json.loads(Path(path).with_suffix(".json").read_text())
+    return record
+
+
+def assert_error(result: Result, *parts: str) -> None:
+    """One sentence for people, with its cause, and exit status 1."""
+    assert result.code == 1, result
+    assert result.out == ""
+    assert result.err.startswith("Error: ")
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+    for part in parts:
+        assert part in result.err
+    assert ".." not in result.err.replace("../", "")
+    assert KEY not in result.err
+
+
+async def test_wait(tmp_path: Path) -> None:
+    """The picture is saved, its path is the last line, and nothing else is on standard output."""
+    async with provider() as (_, env):
+        result = await run("submit", "a paper boat --v 6.1", "--wait", folder=tmp_path, env=env)
+    assert result.code == 0, result
+    assert result.out == result.last_line + "\n"
+    assert Path(result.last_line).parent == tmp_path / "outputs"
+    assert saved(result.last_line)["prompt"] == "a paper boat --v 6.1"
+    assert "Saving the result" in result.err.splitlines()
+    assert "{" not in result.err  # a log line would be JSON
+
+
+async def test_wait_json(tmp_path: Path) -> None:
+    """`--json` prints one object and no progress; `-` reads the prompt; labels and state come back."""
+    async with provider() as (simulator, env):
+        arguments = ("submit", "-", "--wait", "--json", "--label", "team=red", "--state", "mine", "--speed", "turbo")
+        result = await run(*arguments, folder=tmp_path, env=env, stdin="a 猫 in a boat\n".encode())
+    assert result.code == 0, result
+    assert result.err == ""
+    record = json.loads(result.out)
+    assert record["status"] == "succeeded"
+    assert record["prompt"] == "a 猫 in a boat"
+    assert record["labels"] == {"team": "red"}
+    assert record["state"] == "mine"
+    assert record["reason"] is None
+    (delivery,) = record["deliveries"]
+    assert set(delivery) == {"id", "destination", "status", "ref", "url", "detail"}
+    assert record["files"] == [delivery["ref"]]
+    assert saved(record["files"][0])["labels"] == {"team": "red"}
+    assert [(record["submission"], "accepted", "task.succeeded")] == rows(tmp_path)
+    assert simulator.submits[0]["prompt"] == "a 猫 in a boat"
+    assert simulator.submits[0]["state"] != "mine"
+
+
+async def test_no_wait(tmp_path: Path) -> None:
+    """Without --wait the command ends when the provider has accepted, and says how to go on."""
+    async with provider() as (_, env):
+        plain = await run("submit", "a boat", folder=tmp_path, env=env)
+        as_json = await run("submit", "a boat", "--json", folder=tmp_path, env=env)
+        (first, _, _), (second, _, _) = rows(tmp_path)
+        assert plain.code == as_json.code == 0
+        assert plain.out.endswith(f"Follow it with: receiver wait {first}\n")
+        record = json.loads(as_json.out)
+        assert set(record) == {"submission", "task", "status", "detail"}
+        assert (record["submission"], record["status"]) == (second, "accepted")
+        waited = await run("wait", record["task"], "--json", folder=tmp_path, env=env)
+    assert json.loads(waited.out)["submission"] == second
+    assert waited.code == 0
+
+
+def test_with_callbacks_beside_serve(tmp_path: Path) -> None:
+    """While `receiver serve` runs on the same database, results come by callback, and no token is ever logged."""
+    with simulating(tmp_path, "--key", KEY, speed=20) as url:
+        port = free_port()
+        env = environment(url) | {
+            "RECEIVER_PUBLIC_URL": f"http://127.0.0.1:{port}",
+            "RECEIVER_PORT": str(port),
+            "RECEIVER_LOG_LEVEL": "debug",
+            "RECEIVER_POLL_INTERVAL": "60",
+        }
+        with serving_receiver(tmp_path, env) as (command, address):
+            result = receiver("submit", "a boat", "--wait", folder=tmp_path, env=env | {"RECEIVER_LOG_LEVEL": "error"})
+            assert result.code == 0, result
+            bad = httpx.post(f"{address}/callbacks/{'MARKER' * 5}", json={"id": "MARKER"}, trust_env=False)
+            assert bad.status_code == 401
+            served = command.stop()
+    assert saved(result.last_line)
+    assert "Drawing" in result.err
+    assert served.code == 0
+    bodies = [json.loads(body) for (body,) in rows(tmp_path, "SELECT body FROM callbacks WHERE cause IS NULL")]
+    assert len(bodies) >= 3
+    said = served.err + served.out
+    lines = [json.loads(line) for line in served.err.splitlines()]
+    assert sum(line["event"] == "callback.received" for line in lines) >= 3
+    for body in bodies:
+        assert body["state"]
+        assert body["state"] not in said
+        assert body["state"].rpartition(".")[2] not in said
+        hook = body["properties"]["notifyHook"].rpartition("/")[2]
+        assert hook not in said
+        assert hook.rpartition(".")[2] not in said
+    assert KEY not in said
+    assert "MARKER" not in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "wait", "code", "words"),
+    [
+        ("failure", True, 3, "The task failed: 任务超时"),
+        ("ambiguous_lost", True, 5, "The task was lost. "),
+        ("ambiguous_created", False, 1, "Error: The provider's answer does not say whether a task was made"),
+        ("banned_word", False, 1, "Error: The provider refuses the word"),
+        ("banned_word", True, 1, "Error: The provider refuses the word"),
+        ("validation", True, 1, "Error: The provider calls the request wrong"),
+    ],
+)
+async def test_provider_says_no(tmp_path: Path, fault: str, *, wait: bool, code: int, words: str) -> None:
+    """Each end has its exit status and its sentence, and no request is sent twice."""
+    async with provider(faults=[fault]) as (simulator, env):
+        result = await run("submit", "a boat", *(["--wait"] if wait else []), folder=tmp_path, env=env)
+    assert result.code == code, result
+    assert result.err.splitlines()[-1].startswith(words)
+    assert len(simulator.submits) == 1
+    assert not [name for name in files(tmp_path) if name.endswith((".png", ".part"))]
+    if code == 1:
+        assert_error(result)
+        assert files(tmp_path) == []
+
+
+async def test_wrong_key(tmp_path: Path) -> None:
+    """A key the provider does not take is named by its variable, never shown."""
+    async with provider(key="sk-another-key-0002") as (_, env):
+        result = await run("submit", "a boat", "--wait", folder=tmp_path, env=env)
+    assert_error(result, "COMETAPI_KEY")
+    assert [row[1:] for row in rows(tmp_path)] == [("refused", None)]
+
+
+def test_unreachable_provider(tmp_path: Path) -> None:
+    """A provider that cannot be reached is named; the submission is over, because nobody waits for it."""
+    url = f"http://127.0.0.1:{free_port()}"
+    assert_error(receiver("submit", "a boat", "--wait", folder=tmp_path, env=environment(url)), url)
+    assert [row[1:] for row in rows(tmp_path)] == [("refused", None)]
+
+
+async def test_full_queue(tmp_path: Path) -> None:
+    """A full queue is no error: the submission is kept, and sent again when its time has come."""
+    async with provider(faults=["queue_full"]) as (simulator, env):
+        first = await run("submit", "a boat", folder=tmp_path, env=env)
+        second = await run("submit", "a cat", "--json", folder=tmp_path, env=env)
+        assert first.code == second.code == 0
+        assert first.err.count("\n") == second.err.count("\n") == 1
+        (kept, status, ended), _ = rows(tmp_path)
+        assert (status, ended) == ("prepared", None)
+        assert f"`receiver wait {kept}`" in first.err
+        assert json.loads(second.out)["status"] == "prepared"
+        rows(tmp_path, "UPDATE submissions SET send_due_ms = 1")  # half a minute later
+        waited = await run("wait", kept, folder=tmp_path, env=env)
+    assert waited.code == 0, waited
+    assert saved(waited.last_line)
+    assert len(simulator.submits) >= 3
+
+
+async def test_unwritable_folder(tmp_path: Path) -> None:
+    """A folder that cannot be made is an error with its reason; the result stays in the journal for a later try."""
+    (tmp_path / "taken").touch()
+    async with provider() as (_, env):
+        env["RECEIVER_TO"] = "file:./taken/outputs"
+        result = await run("submit", "a boat", "--wait", folder=tmp_path, env=env)
+    assert result.code == 1
+    last = result.err.splitlines()[-1]
+    assert last.startswith("Error: The result did not reach file: ")
+    assert str(tmp_path / "taken") in last
+    assert ".." not in last
+    assert files(tmp_path) == ["taken"]
+    assert [row[1:] for row in rows(tmp_path)] == [("accepted", "task.succeeded")]
+    assert rows(tmp_path, "SELECT status FROM deliveries") == [("pending",)]
+
+
+async def test_locked_database(tmp_path: Path) -> None:
+    """A journal that another program holds is an error after 10 s, before anything was sent or kept."""
+    async with provider() as (simulator, env):
+        assert (await run("submit", "a boat", folder=tmp_path, env=env)).code == 0
+        path = tmp_path / ".receiver/journal.db"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            locked = await run("submit", "a cat", folder=tmp_path, env=env)
+            listed = await run("tasks", "list", folder=tmp_path, env=env)
+    assert_error(locked, "journal.db", "locked")
+    assert len(simulator.submits) == len(rows(tmp_path)) == 1
+    assert listed.code == 0  # reading goes on
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "words"),
+    [
+        (("a boat",), {"COMETAPI_KEY": ""}, "COMETAPI_KEY is not set"),
+        (("a boat",), {"RECEIVER_DEADLNE": "4"}, "Did you mean RECEIVER_DEADLINE?"),
+        (("a boat",), {"RECEIVER_TO": "s4:nowhere"}, "s4"),
+        ((" ",), {}, "The prompt is empty"),
+        (("-",), {}, "half a character"),
+        (("a boat", "--picture", "none.png"), {}, "none.png"),
+    ],
+)
+def test_nothing_begins(tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str], words: str) -> None:
+    """What cannot be sent is said at once: no row, no file, no request."""
+    env = environment(f"http://127.0.0.1:{free_port()}") | env
+    assert_error(receiver("submit", *arguments, folder=tmp_path, env=env, stdin=b"\xff\xfe"), words)
+    assert files(tmp_path) == []
+    if (tmp_path / ".receiver/journal.db").exists():
+        assert rows(tmp_path) == []
+
+
+async def test_interrupt_and_resume(tmp_path: Path) -> None:
+    """Ctrl-C ends with 130 and the command that resumes, and that command brings the picture."""
+    async with provider(speed=20) as (simulator, env):
+
+        def interrupted() -> Result:
+            with Command("submit", "a boat", "--wait", folder=tmp_path, env=env) as command:
+                command.err.line("Accepted")
+                command.send_signal(signal.SIGINT)
+                return command.wait(10)
+
+        result = await asyncio.to_thread(interrupted)
+        ((submission, status, ended),) = rows(tmp_path)
+        assert result.code == 130
+        assert result.out == ""
+        assert result.err.splitlines()[-1] == (
+            f"Interrupted; the task goes on. Resume with: receiver wait {submission}"
+        )  # fmt: skip
+        assert "Traceback" not in result.err
+        assert (status, ended) == ("accepted", None)
+        resumed = await run("wait", submission, folder=tmp_path, env=env)
+    assert resumed.code == 0, resumed
+    assert saved(resumed.last_line)
+    assert len(simulator.submits) == 1
+
+
+async def test_wait_again(tmp_path: Path) -> None:
+    """Waiting for what has ended tells the end again; an unknown or short id is an error."""
+    async with provider() as (_, env):
+        done = await run("submit", "a boat", "--wait", folder=tmp_path, env=env)
+        ((submission, _, _),) = rows(tmp_path)
+        again = await run("wait", submission[-8:], folder=tmp_path, env=env)
+        assert (again.code, again.out) == (0, done.out)
+        assert_error(await run("wait", "01NOSUCH", folder=tmp_path, env=env), "'01NOSUCH'", "receiver tasks list")
