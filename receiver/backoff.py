@@ -22,6 +22,9 @@ PROVIDER: tuple[float, ...] = (5, 10, 20, 40, 60)
 PROVISIONAL: tuple[float, ...] = (30, 60, 120, 180, 300)
 """Polls after `task.failed` or `task.lost`: a FAILURE may be false (PROTOCOL.md §8), so we look a while longer."""
 
+JOURNAL: tuple[float, ...] = (1, 2, 5, 10)
+"""Waits before what happened outside is journalled again: it has happened, and nobody says it twice."""
+
 CONFIRM: tuple[float, ...] = (0, 2 / 30, 5 / 30, 10 / 30, 16 / 30, 1)
 """When a terminal callback is asked about, as shares of `confirm_within`: 0, 2, 5, 10, 16 and 30 s of 30."""
 

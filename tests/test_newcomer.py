@@ -1,0 +1,72 @@
+"""A fresh clone, as a newcomer meets it: a new folder, a new virtual environment, the README's command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROMPT = "a paper boat floating on calm water at sunrise --v 6.1"
+
+pytestmark = pytest.mark.newcomer
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("newcomer") / "receiver"
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environ() -> Iterator[dict[str, str]]:
+    yield {name: value for name, value in os.environ.items() if not name.startswith(("RECEIVER_", "VIRTUAL_ENV"))}
+
+
+@pytest.mark.parametrize("options", [[], ["--no-callbacks"]])
+def test_the_demo_ends_with_the_path_of_a_picture(clone: Path, environ: dict[str, str], options: list[str]) -> None:
+    """One command in a fresh clone installs, runs, and prints where the picture lies, with callbacks and without."""
+    done = subprocess.run(
+        [clone / "scripts" / "demo", PROMPT, "--speed", "20", *options],
+        cwd=clone,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    picture = Path(done.stdout.splitlines()[-1])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "paper-boat" in picture.name
+    assert picture.with_suffix(".json").exists()
+    kept = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True)
+    assert kept.stdout == "", "the demo leaves nothing behind that git would want"
+
+
+def test_the_demo_keeps_serving_until_interrupted(clone: Path, environ: dict[str, str]) -> None:
+    """`--serve` says what to try next, and Ctrl-C ends everything it started."""
+    demo = subprocess.Popen(
+        [clone / "scripts" / "demo", PROMPT, "--speed", "20", "--serve"],
+        cwd=clone,
+        env=environ,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert demo.stderr is not None
+    lines = []
+    for line in demo.stderr:
+        lines.append(line)
+        if "receiver deliveries list" in line:
+            break
+    os.killpg(demo.pid, signal.SIGINT)
+    demo.communicate(timeout=30)
+    assert any("export COMETAPI_KEY=" in line for line in lines)
+    assert demo.returncode in (0, 130)
