@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
@@ -16,11 +17,12 @@ from receiver.media import Fetcher, MediaStore
 
 log = structlog.get_logger("receiver.archiver")
 
-AT_ONCE = 4
+AT_ONCE = 8
+"""Results downloaded at once. One that hangs keeps its place until its time-out, and nobody else's."""
 
 
 class Archiver:
-    """Downloads what is due into the media store and tells intake."""
+    """Downloads what is due into the media store and tells intake. Downloads run beside the step that starts them."""
 
     def __init__(self, *, journal: Journal, intake: Intake, fetcher: Fetcher, store: MediaStore, clock: Clock) -> None:
         self._journal = journal
@@ -28,18 +30,41 @@ class Archiver:
         self._fetcher = fetcher
         self._store = store
         self._clock = clock
+        self._running: dict[str, asyncio.Task[None]] = {}
 
     async def archive_once(self) -> int:
-        """Try every download that is due, a few at once. Returns how many were."""
+        """Start the downloads that are due, never more than `AT_ONCE`. Returns how many started."""
         due = await self._journal.due_media(self._clock.now_ms(), limit=AT_ONCE)
-        await asyncio.gather(*(self._archive(row) for row in due))
-        return len(due)
+        free = AT_ONCE - len(self._running)
+        started = [row for row in due if row.id not in self._running][:free]
+        for row in started:
+            task = asyncio.create_task(self._archive(row), name=f"archive {row.id}")
+            self._running[row.id] = task
+            task.add_done_callback(partial(self._ended, row.id))
+        return len(started)
+
+    async def settle(self) -> None:
+        """Wait until nothing is being downloaded."""
+        while self._running:
+            await asyncio.wait(self._running.values())
+
+    async def stop(self) -> None:
+        """Give up what is being downloaded; it is still due."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def download(self, urls: Sequence[str]) -> tuple[Media, ...]:
         """All files of one result, in order. Raises MediaError if one cannot be had."""
         if not urls:
             raise MediaError("The result has no link to a file.", permanent=True)
         return tuple([await self._fetcher.fetch(url, self._store, index=index) for index, url in enumerate(urls)])
+
+    def _ended(self, submission_id: str, task: asyncio.Task[None]) -> None:
+        del self._running[submission_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("media.unrecorded", submission=submission_id, exc_info=error)
 
     async def _archive(self, row: Submission) -> None:
         try:
@@ -53,7 +78,7 @@ class Archiver:
         await self._intake.archived(row.id, media)
 
     async def _first_of(self, row: Submission) -> tuple[Media, ...]:
-        """The fetch's links first, the callback's second."""
+        """The fetch's links first, the callback's second. Only if neither can ever be had, asking again cannot help."""
         links = row.task.result_urls if row.task else ()
         try:
             return await self.download(links)
@@ -61,4 +86,10 @@ class Archiver:
             if not row.fallback_urls:
                 raise
             log.info("media.second_source", submission=row.id, problem=str(exc))
+            return await self._second(row, exc)
+
+    async def _second(self, row: Submission, first: MediaError) -> tuple[Media, ...]:
+        try:
             return await self.download(row.fallback_urls)
+        except MediaError as exc:
+            raise MediaError(f"{first} {exc}", permanent=first.permanent and exc.permanent) from exc

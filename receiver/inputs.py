@@ -1,19 +1,27 @@
-"""Pictures that go out with a request: read from files or data URIs, and checked before any money is spent."""
+"""Pictures that go out with a request: read from files or data URIs, and checked before any money is spent.
+
+Where a request takes a link (`is_link`), it goes out as it is and is not read here.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import re
 from pathlib import Path
 
 from receiver.errors import InputError
 from receiver.media import sniff
+from receiver.provider import MAX_PICTURES as MAX_PICTURES  # noqa: PLC0414 - whoever reads pictures counts them, too
+from receiver.provider import is_link as is_link  # noqa: PLC0414 - and asks which of them to read
 
 MAX_BYTES = 16 * 1024 * 1024
-MAX_PICTURES = 5
+MAX_MASK_BYTES = 4 * 1024 * 1024
 ACCEPTED = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
+MASKS = frozenset({"image/png", "image/jpeg", "image/webp"})
+
+_PNG_HEAD = 8
+_PNG_CHUNK = 12  # length, type and check sum around each chunk's data
 
 _DATA_URI = re.compile(r"data:([\w.+/-]*)(;base64)?,", re.IGNORECASE)
 
@@ -24,6 +32,8 @@ async def read_picture(source: str) -> tuple[bytes, str]:
     Raises:
         InputError: it cannot be read, is no PNG, JPEG, WebP or GIF, or is larger than 16 MiB.
     """
+    if is_link(source):
+        raise InputError(f"{source[:80]!r} is a link; download it and give the file.")
     if source[:5].lower() == "data:":
         name, data = "The data URI", _from_data_uri(source)
     else:
@@ -36,18 +46,48 @@ async def read_picture(source: str) -> tuple[bytes, str]:
     return data, kind[0]
 
 
+async def read_mask(source: str) -> tuple[bytes, str]:
+    """(bytes, media type) of a mask: white is repainted, black is kept (PROTOCOL.md §2, modal).
+
+    Raises:
+        InputError: as `read_picture`; or it moves, is larger than 4 MiB, or a PNG that was cut short.
+    """
+    data, type = await read_picture(source)
+    if type not in MASKS:
+        raise InputError("The mask is a GIF. Convert it to PNG, white where to repaint and black elsewhere.")
+    if len(data) > MAX_MASK_BYTES:
+        raise InputError(f"The mask is larger than {MAX_MASK_BYTES // 2**20} MiB. Save it in black and white only.")
+    if type == "image/png" and not _png_ends(data):
+        raise InputError("The mask is a PNG that was cut short. Save it again.")
+    return data, type
+
+
 def data_uri(data: bytes, type: str) -> str:
     """How the provider takes pictures (PROTOCOL.md §2, `base64Array`)."""
     return f"data:{type};base64,{base64.b64encode(data).decode()}"
 
 
+def _png_ends(data: bytes) -> bool:
+    """Whether the chunks lead to the last one (PNG specification, 11.2.5)."""
+    at = _PNG_HEAD
+    while at + _PNG_CHUNK <= len(data):
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at += _PNG_CHUNK + int.from_bytes(data[at : at + 4], "big")
+    return False
+
+
 def _from_file(path: Path) -> bytes:
+    """At most one byte more than allowed, and from a file only: a pipe or a device may never end."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"The picture {path} is larger than {MAX_BYTES // 2**20} MiB. Make it smaller.")
-        return path.read_bytes()
+        if path.exists() and not path.is_file():
+            raise InputError(f"The picture {path} cannot be read: it is no file. Check the path.")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except OSError as exc:
         raise InputError(f"The picture {path} cannot be read: {exc.strerror}. Check the path.") from exc
+    except ValueError as exc:  # a NUL, or half a character
+        raise InputError("The path of a picture holds characters that no path has.") from exc
 
 
 def _from_data_uri(source: str) -> bytes:
@@ -56,5 +96,5 @@ def _from_data_uri(source: str) -> bytes:
         raise InputError("The data URI does not start with `data:image/…;base64,`.")
     try:
         return base64.b64decode(source[match.end() :], validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:  # binascii.Error is one; letters outside ASCII give a plain one
         raise InputError("The data URI is not valid base64.") from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from receiver.archiver import Archiver
 from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher, OpenDestination
-from receiver.errors import EngineRunning, JournalError
+from receiver.errors import EngineRunning, JournalError, NotFound
 from receiver.events import Submission
 from receiver.handlers import registry
 from receiver.intake import Intake, Policy, Route
@@ -25,7 +25,7 @@ from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore
 from receiver.provider import Provider
 from receiver.reconciler import Reconciler
-from receiver.settings import Settings, check_platform, ensure_keys, require_provider_key
+from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.telemetry import learn
 from receiver.tokens import Tokens
@@ -38,6 +38,8 @@ log = structlog.get_logger("receiver.engine")
 
 DRAIN_SECONDS = 5.0
 """How long running attempts may go on after the engine was told to stop."""
+CLOSE_SECONDS = 1.0
+"""How long all handlers together may take to close."""
 WATCH_SECONDS = 0.5
 """Another process may move what we watch, so we look that often."""
 
@@ -62,13 +64,13 @@ class Receiver:
         )
         self.tokens = Tokens(ensure_keys(settings), max_age=settings.token_max_age, clock=clock)
         self.store = MediaStore(settings.data / "media")
-        self.fetcher = _fetcher(settings)
         self.provider = Provider(
             base_url=settings.provider_url,
             key=require_provider_key(settings),
             clock=clock,
             submit_timeout=settings.submit_timeout,
         )
+        self.fetcher = _fetcher(settings)
         self.intake = Intake(journal, policy=policy, routes=routes, clock=clock, changed=self._changed)
         self.submissions = Submissions(
             journal=journal,
@@ -81,24 +83,30 @@ class Receiver:
             deadline_ms=int(settings.deadline * 1000),
             submit_timeout=settings.submit_timeout,
         )
-        archiver = Archiver(journal=journal, intake=self.intake, fetcher=self.fetcher, store=self.store, clock=clock)
-        reconciler = Reconciler(
-            journal=journal, provider=self.provider, intake=self.intake, archiver=archiver, policy=policy, clock=clock
+        self._archiver = Archiver(
+            journal=journal, intake=self.intake, fetcher=self.fetcher, store=self.store, clock=clock
         )
-        self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        reconciler = Reconciler(
+            journal=journal,
+            provider=self.provider,
+            intake=self.intake,
+            archiver=self._archiver,
+            policy=policy,
+            clock=clock,
+        )
         self.dispatcher = Dispatcher(
             journal=journal,
             destinations=destinations,
             store=self.store,
             clock=clock,
-            owner=self._owner,
+            owner=_owner(),
             changed=self._changed,
         )
         self._worker = Worker(
             {
                 "send": self.submissions.send_once,
                 "reconcile": reconciler.reconcile_once,
-                "archive": archiver.archive_once,
+                "archive": self._archiver.archive_once,
                 "dispatch": self.dispatcher.dispatch_once,
             },
             clock=clock,
@@ -118,13 +126,23 @@ class Receiver:
         return self._worker.running
 
     async def start_engine(self, role: str) -> None:
-        """Become the engine of this journal. Raises EngineRunning when another process is."""
+        """Become the engine of this journal; without effect if we are. Raises EngineRunning when another process is."""
+        if self._worker.started:
+            return
         self.journal.become_engine(role)
+        try:
+            await self._prepare_engine(role)
+        except BaseException:
+            self.journal.resign()
+            raise
+        self._worker.start()
+
+    async def _prepare_engine(self, role: str) -> None:
         await self.store.check()
         await self.journal.register({name: type(item.handler).__name__ for name, item in self._destinations.items()})
-        freed = await self.journal.free_running(self._owner, self.clock.now_ms())
+        self.dispatcher.owner = _owner()
+        freed = await self.journal.free_running(self.dispatcher.owner, self.clock.now_ms())
         log.info("engine.started", role=role, freed=freed, destinations=sorted(self._destinations))
-        self._worker.start()
 
     async def start_engine_when_free(self, role: str, *, unless: frozenset[str] = frozenset()) -> None:
         """Become the engine as soon as no other process is. Raises EngineRunning when one of `unless` is."""
@@ -146,28 +164,30 @@ class Receiver:
         """Stop taking work, let what runs finish for a while, give the lock back. Idempotent."""
         if self._worker.started:
             await self._worker.stop()
-            await self.dispatcher.drain(DRAIN_SECONDS)
+            await self._archiver.stop()
+            await asyncio.gather(self.dispatcher.drain(DRAIN_SECONDS), self.submissions.drain(DRAIN_SECONDS))
             log.info("engine.stopped")
         self.journal.resign()
 
-    async def watch(self, submission_id: str) -> AsyncIterator[Submission]:
-        """The submission now, and again after each change, until the caller leaves."""
+    async def watch(self, submission_id: str) -> AsyncGenerator[Submission, None]:
+        """The submission now, and again after each change, until the caller leaves. Raises NotFound."""
         last: Submission | None = None
         while True:
             self._news.clear()
             row = await self.journal.get(submission_id)
-            if row is not None and row != last:
+            if row is None:
+                raise NotFound(f"There is no submission {submission_id} in this journal.")
+            if row != last:
                 yield row
                 last = row
             await self.clock.wait(self._news, WATCH_SECONDS)
 
     async def aclose(self) -> None:
-        """Stop the engine and close what we opened, the journal last."""
+        """Stop the engine, let submits under way get their answers, close our connections. Idempotent."""
         await self.stop_engine()
+        await self.submissions.drain(DRAIN_SECONDS)
         await self.provider.aclose()
         await self.fetcher.aclose()
-        for item in self._destinations.values():
-            await item.handler.aclose()
 
     def _changed(self) -> None:
         self._news.set()
@@ -185,7 +205,10 @@ async def open_receiver(settings: Settings, *, clock: Clock | None = None) -> As
     check_platform(settings)
     learn([require_provider_key(settings), *ensure_keys(settings)])
     async with AsyncExitStack() as stack:
-        destinations = _open_destinations(settings)
+        destinations: dict[str, OpenDestination] = {}
+        stack.push_async_callback(_close, destinations)  # also those before one that cannot be opened
+        for item in settings.resolved_destinations():
+            destinations[item.name] = _open(item)
         journal = await stack.enter_async_context(journal_of(settings))
         receiver = Receiver(settings, journal=journal, destinations=destinations, clock=clock or Clock())
         stack.push_async_callback(receiver.aclose)
@@ -223,10 +246,23 @@ def _fetcher(settings: Settings) -> Fetcher:
     )
 
 
-def _open_destinations(settings: Settings) -> dict[str, OpenDestination]:
-    return {
-        item.name: OpenDestination(
-            name=item.name, handler=registry.build(item), concurrency=item.concurrency, timeout=item.timeout
-        )
-        for item in settings.resolved_destinations()
-    }
+def _owner() -> str:
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+async def _close(destinations: Mapping[str, OpenDestination]) -> None:
+    """Side by side and for a while only: a handler that fails or hangs here keeps nobody from ending."""
+    closing = {asyncio.create_task(item.handler.aclose()): name for name, item in destinations.items()}
+    done, late = await asyncio.wait(closing, timeout=CLOSE_SECONDS) if closing else (set(), set())
+    for task in late:
+        task.cancel()
+        log.warning("destination.not_closed", destination=closing[task], problem="it takes too long")
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("destination.not_closed", destination=closing[task], problem=str(error))
+
+
+def _open(item: Destination) -> OpenDestination:
+    return OpenDestination(
+        name=item.name, handler=registry.build(item), concurrency=item.concurrency, timeout=item.timeout
+    )

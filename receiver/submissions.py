@@ -6,14 +6,17 @@ have been charged. There is no idempotency key (PROTOCOL.md §1), so a request w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
 
+from receiver.backoff import JOURNAL
 from receiver.clock import Clock
-from receiver.errors import Ambiguous, InputError, MediaError, NotFound, Refused, Unreachable
+from receiver.errors import Ambiguous, InputError, JournalError, MediaError, NotFound, Refused, Unreachable
 from receiver.events import Input, Submission, new_id
 from receiver.inputs import MAX_PICTURES, data_uri, read_picture
 from receiver.intake import Intake
@@ -21,6 +24,7 @@ from receiver.intake.facts import replace
 from receiver.journal.base import Change, Journal
 from receiver.media import MediaStore
 from receiver.provider import Provider, check_speed, imagine_body
+from receiver.tasks import clean_text
 from receiver.tokens import MAX_CALLBACK_URL, MAX_STATE, Tokens
 
 log = structlog.get_logger("receiver.submissions")
@@ -87,17 +91,20 @@ class Submissions:
         self._public_url = public_url.rstrip("/") if public_url else None
         self._deadline_ms = deadline_ms
         self._sending_ms = int(submit_timeout * clock.speed * 1000) + GRACE_MS
+        self._sending: set[asyncio.Task[Submission]] = set()
 
     async def prepare(self, request: Imagine) -> Submission:
         """Check a request and journal it. Nothing has gone out when this returns.
 
         Raises:
             InputError: something in the request cannot be sent.
+            MediaError: a picture could not be kept.
             JournalError: it could not be journalled.
         """
         body = imagine_body(request.prompt, bot_type=request.bot_type, account_filter=request.account_filter)
         check_speed(request.speed)
         _check_labels(request.labels)
+        _check_text("The state", request.state or "")
         inputs = await self._keep_pictures(request.pictures)
         now_ms = self._clock.now_ms()
         submission = Submission(
@@ -121,13 +128,38 @@ class Submissions:
     async def send(self, submission_id: str, *, tell: bool = False) -> Submission:
         """Send a prepared submission, once. One that another process is sending is left alone.
 
-        `tell`: nobody waits for the answer, so a refusal becomes an event.
+        Whoever is cancelled here leaves the exchange going (see `drain`): its answer is worth what the request costs.
+
+        Args:
+            submission_id: which.
+            tell: nobody waits for the answer, so a refusal becomes an event.
 
         Raises:
             Refused: no task was made. With `retry` true the submission stays `prepared` and the engine sends it again.
             Ambiguous: the answer was lost; it is never sent again.
             Unreachable: nothing was sent.
+            JournalError: the journal cannot be written; before the request, or with its answer in the log only.
         """
+        task = asyncio.create_task(self._send(submission_id, tell=tell), name=f"submit {submission_id}")
+        self._sending.add(task)
+        task.add_done_callback(self._sent)
+        return await asyncio.shield(task)
+
+    async def drain(self, grace: float) -> None:
+        """Wait `grace` seconds for the answers under way. What is cut off then becomes `unknown` in time."""
+        if self._sending:
+            _, late = await asyncio.wait(self._sending, timeout=grace)
+            for task in late:
+                log.warning("submission.cut_off", exchange=task.get_name())
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _sent(self, task: asyncio.Task[Submission]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; if nobody did, the row says the same
+
+    async def _send(self, submission_id: str, *, tell: bool) -> Submission:
         row = await self._start(submission_id)
         if row is None:
             return await self._get(submission_id)
@@ -141,30 +173,60 @@ class Submissions:
             await self._not_accepted(row, Refused(str(exc), outcome="unreachable", retry=tell), tell=tell)
             raise
         except Ambiguous as exc:
-            await self._intake.unanswered(row.id, str(exc))
-            raise
+            after = await self._recorded(row, partial(self._intake.unanswered, row.id, str(exc)))
+            if after.status != "accepted":
+                raise
+            return after  # a callback was faster than the answer that got lost
         except MediaError as exc:
-            error = Refused(f"A picture of the request is gone: {exc}", outcome="validation", retry=False)
+            retry = tell and not exc.permanent
+            error = Refused(f"A picture of the request is gone: {exc}", outcome="validation", retry=retry)
             await self._not_accepted(row, error, tell=tell)
             raise error from exc
-        return await self._intake.answered(row.id, accepted.task_id, accepted.outcome)
+        except InputError as exc:
+            error = Refused(str(exc), outcome="validation", retry=False)
+            await self._not_accepted(row, error, tell=tell)
+            raise error from exc
+        write = partial(self._intake.answered, row.id, accepted.task_id, accepted.outcome)
+        return await self._recorded(row, write, task=accepted.task_id)
+
+    async def _recorded(
+        self, row: Submission, write: Callable[[], Awaitable[Submission]], *, task: str | None = None
+    ) -> Submission:
+        """Journal what the provider said; tried a few times, because it says it once. The log has it in any case."""
+        for seconds in JOURNAL:
+            try:
+                return await write()
+            except JournalError as exc:
+                log.error("submission.recording", submission=row.id, task=task, problem=str(exc))
+            await self._clock.sleep(seconds)
+        return await write()
 
     async def send_once(self) -> int:
-        """The engine's step: send what is due, and give up what a crash orphaned. Returns how many were due."""
+        """The engine's step: send what is due, and give up what a crash orphaned. Returns how many were due.
+
+        One that fails keeps no other back; the first such error is raised at the end.
+        """
         due = await self._journal.due_sends(self._clock.now_ms(), limit=10)
+        errors = []
         for row in due:
-            if row.status == "sending":
-                text = "The answer to the submit was lost: the process that sent it has ended."
-                await self._intake.unanswered(row.id, text)
-            else:
-                await self._send_quietly(row)
+            try:
+                await self._move(row)
+            except (Refused, Ambiguous, Unreachable) as exc:
+                log.warning("submission.not_accepted", submission=row.id, problem=str(exc))
+            except Exception as exc:
+                errors.append(exc)
+        if errors:
+            raise errors[0]
         return len(due)
 
-    async def _send_quietly(self, row: Submission) -> None:
-        try:
+    async def _move(self, row: Submission) -> None:
+        if row.status == "sending":
+            text = "The answer to the submit was lost: the process that sent it has ended."
+            await self._intake.unanswered(row.id, text)
+        elif row.ended is None and row.deadline_ms <= self._clock.now_ms():
+            await self._intake.expired(row.id)  # nobody waits for it any more, so it must not be charged
+        else:
             await self.send(row.id, tell=True)
-        except (Refused, Ambiguous, Unreachable) as exc:
-            log.warning("submission.not_accepted", submission=row.id, problem=str(exc))
 
     async def _start(self, submission_id: str) -> Submission | None:
         """prepared → sending, in one transaction, so that only one process sends. None: somebody else does, or did."""
@@ -173,8 +235,10 @@ class Submissions:
 
         def decide(row: Submission) -> Change | None:
             nonlocal started
-            if row.status != "prepared" or row.ended is not None:
+            if row.status != "prepared":
                 return None
+            if row.ended is not None:
+                return Change(submission=replace(row, send_due_ms=None))  # it has ended, so it is never due again
             started = True
             return Change(submission=replace(row, status="sending", sends=row.sends + 1, send_due_ms=due))
 
@@ -183,9 +247,10 @@ class Submissions:
 
     async def _not_accepted(self, row: Submission, error: Refused, *, tell: bool) -> None:
         if error.retry:
-            await self._intake.postponed(row.id, error.outcome, str(error), error.retry_after)
+            write = partial(self._intake.postponed, row.id, error.outcome, str(error), error.retry_after)
         else:
-            await self._intake.refused(row.id, error, tell=tell)
+            write = partial(self._intake.refused, row.id, error, tell=tell)
+        await self._recorded(row, write)
 
     async def _get(self, submission_id: str) -> Submission:
         row = await self._journal.get(submission_id)
@@ -231,3 +296,10 @@ def _check_labels(labels: Mapping[str, str]) -> None:
     for name, value in labels.items():
         if not name or len(name) > MAX_LABEL or len(value) > MAX_LABEL:
             raise InputError(f"The label {name[:40]!r} is empty or longer than {MAX_LABEL} characters.")
+        _check_text(f"The label {name[:40]!r}", name + value)
+
+
+def _check_text(what: str, text: str) -> None:
+    """What no JSON and no database takes; a terminal hands it over when bytes are no UTF-8."""
+    if clean_text(text) != text:
+        raise InputError(f"{what} holds a NUL or half a character, which cannot be stored; remove it.")

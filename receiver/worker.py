@@ -39,7 +39,9 @@ class Worker:
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     def start(self) -> None:
-        """Start the loops."""
+        """Start the loops. Without effect while they go."""
+        if self._tasks:
+            return
         self._tasks = [
             asyncio.create_task(self._loop(name, step), name=f"engine {name}") for name, step in self._steps.items()
         ]
@@ -60,22 +62,40 @@ class Worker:
         wake = self._wakes[name]
         while True:
             wake.clear()
-            if not await self._step(name, step):
+            done = await self._step(name, step)
+            if done is None:
+                await self._clock.sleep(TICK)  # whatever wakes us: a step that fails may ask the provider each time
+            elif not done:
                 await self._clock.wait(wake, TICK)
 
-    async def _step(self, name: str, step: Step) -> int:
+    async def _step(self, name: str, step: Step) -> int | None:
+        """What the step did; None: it failed."""
         try:
             done = await step()
         except ReceiverError as exc:
             if name not in self._failing:
                 log.error("engine.step_failed", step=name, problem=str(exc))
             self._failing.add(name)
-            return 0
+            return None
+        except asyncio.CancelledError:
+            if _stopped():
+                raise
+            self._unexpected(name)  # something it waited for was cancelled, not the loop
+            return None
         except Exception:
-            log.exception("engine.step_failed", step=name)
-            self._failing.add(name)
-            return 0
+            self._unexpected(name)
+            return None
         if name in self._failing:
             self._failing.discard(name)
             log.info("engine.step_recovered", step=name)
         return done
+
+    def _unexpected(self, name: str) -> None:
+        if name not in self._failing:
+            log.exception("engine.step_failed", step=name)
+        self._failing.add(name)
+
+
+def _stopped() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import Ambiguous, ReceiverError, Refused
-from receiver.provider import OUTCOMES, Accepted, read_submit
+from receiver.provider import OUTCOMES, PATHS, Accepted, read_submit
 from receiver.provider.answers import read_answer
 
 PAYLOADS = Path(__file__).parent / "payloads"
@@ -30,10 +30,10 @@ def raw(body: Any) -> bytes:
     return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
-def outcome_of(http_status: int, body: Any, headers: dict[str, str] | None = None) -> str:
+def outcome_of(http_status: int, body: Any, *, kind: str = "imagine") -> str:
     """The outcome's name, whichever way it comes out."""
     try:
-        return read_submit(http_status, headers or {}, raw(body)).outcome
+        return read_submit(http_status, {}, raw(body), kind=kind).outcome
     except Refused as exc:
         return exc.outcome
     except Ambiguous:
@@ -146,6 +146,7 @@ MADE_UP = [
     (404, b"<!doctype html>", "wrong_address"),
     (404, routing(message="Invalid URL (POST /v1/x)"), "wrong_address"),
     (405, b"", "wrong_address"),
+    (501, b"", "wrong_address"),
     # anything may have happened
     (200, b"", "ambiguous"),
     (200, b"<html>", "ambiguous"),
@@ -170,6 +171,56 @@ def test_rules(http_status: int, body: Any, expected: str) -> None:
     assert outcome_of(http_status, body) == expected
 
 
+LINK = "https://cdn.discordapp.com/attachments/1/2/a.png?ex=1&hm=a,b&"
+LINKS = SUCCESS | {"result": [LINK, "https://x.test/b.png"]}
+
+OTHER_KINDS = [
+    # where one path is missing, the address is right all the same
+    ("imagine", 404, b"<html>", "wrong_address"),
+    ("video", 404, b"<html>", "unsupported"),
+    ("swap", 405, b"", "unsupported"),
+    ("shorten", 301, b"", "unsupported"),
+    ("edits", 501, b"", "unsupported"),
+    ("change", 404, {"code": 3}, "not_found"),
+    ("video", 200, b"<html>", "ambiguous"),
+    ("action", 400, {"code": 4, "description": "task_status_not_success "}, "not_ready"),
+    # only an upload is answered by links, and only by links
+    ("upload", 200, LINKS, "accepted"),
+    ("upload", 200, SUCCESS | {"result": LINK}, "accepted"),
+    ("upload", 200, SUCCESS, "ambiguous"),
+    ("upload", 200, SUCCESS | {"result": []}, "ambiguous"),
+    ("upload", 200, SUCCESS | {"result": None}, "ambiguous"),
+    ("upload", 200, SUCCESS | {"result": [LINK, "17"]}, "ambiguous"),
+    ("upload", 200, SUCCESS | {"result": [LINK, None]}, "ambiguous"),
+    ("upload", 200, SUCCESS | {"result": ["ftp://x.test/a"]}, "ambiguous"),
+    ("upload", 200, SUCCESS | {"result": ["https://x.test/a b"]}, "ambiguous"),
+    ("upload", 200, SUCCESS | {"result": ["https://x.test/" + "a" * 5000]}, "ambiguous"),
+    ("upload", 200, {"code": 4, "description": "base64 error"}, "validation"),
+    ("imagine", 200, LINKS, "ambiguous"),
+    ("describe", 200, SUCCESS | {"result": "https://x.test"}, "ambiguous"),
+]
+
+
+@pytest.mark.parametrize(("kind", "http_status", "body", "expected"), OTHER_KINDS)
+def test_rules_by_kind(kind: str, http_status: int, body: Any, expected: str) -> None:
+    """What was asked for decides what counts as a result, and what a missing path means."""
+    assert outcome_of(http_status, body, kind=kind) == expected
+
+
+def test_an_upload_gives_links_and_no_task() -> None:
+    """One link for each picture, in their order, commas and all."""
+    accepted = read_submit(200, {}, raw(LINKS), kind="upload")
+    assert (accepted.urls, accepted.task_ids, accepted.task_id) == (tuple(LINKS["result"]), (), "")
+
+
+@pytest.mark.parametrize("description", ["Waiting for window confirm", "confirm", "已存在", "", None])
+@pytest.mark.parametrize(("properties", "expected"), [({}, "modal"), ({"status": "SUCCESS"}, "accepted")])
+def test_code_21_is_not_told_by_its_text(description: Any, properties: dict[str, Any], expected: str) -> None:
+    """Whether a modal waits stands in the properties; the words are for people."""
+    body = SUCCESS | {"code": 21, "description": description, "properties": properties}
+    assert outcome_of(200, body, kind="action") == expected
+
+
 def test_what_may_be_sent_again() -> None:
     """Only outcomes that certainly made no task and that time can mend are sent again."""
     again = {name for name, outcome in OUTCOMES.items() if outcome.retry}
@@ -180,7 +231,7 @@ def test_what_may_be_sent_again() -> None:
 
 def test_every_outcome_can_happen() -> None:
     """No row of the table is dead."""
-    assert {row[2] for row in (*RECORDED, *MADE_UP)} == set(OUTCOMES)
+    assert {row[-1] for row in (*RECORDED, *MADE_UP, *OTHER_KINDS)} == set(OUTCOMES)
 
 
 def test_accepted_holds_what_the_provider_told() -> None:
@@ -313,10 +364,16 @@ ANSWERS = st.dictionaries(st.sampled_from(FIELDS), JSON | st.sampled_from([1, 3,
 BODIES = st.binary() | st.builds(lambda value: json.dumps(value).encode(), JSON | ANSWERS)
 
 
-@given(st.integers(100, 599), st.dictionaries(st.sampled_from(["Retry-After", "Date"]), st.text()), BODIES)
-def test_no_answer_breaks_the_reading(http_status: int, headers: dict[str, str], body: bytes) -> None:
+@given(
+    st.integers(100, 599),
+    st.dictionaries(st.sampled_from(["Retry-After", "Date"]), st.text()),
+    BODIES,
+    st.sampled_from(sorted(PATHS)),
+)
+def test_no_answer_breaks_the_reading(http_status: int, headers: dict[str, str], body: bytes, kind: str) -> None:
     """Whatever comes back, it is accepted or one of our errors."""
     with suppress(ReceiverError):
-        assert read_submit(http_status, headers, body, now=0.0).task_id
+        accepted = read_submit(http_status, headers, body, kind=kind, now=0.0)
+        assert bool(accepted.urls) == (kind == "upload") != bool(accepted.task_id)
         assert 200 <= http_status < 300
     assert read_answer(http_status, headers, body, now=0.0).sentence.isprintable()

@@ -15,7 +15,7 @@ import pytest
 from receiver import provider
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, ProviderError, Refused, SettingsError, Unreachable, Unreadable
-from receiver.provider import Provider, imagine_body
+from receiver.provider import Provider
 from receiver.provider.wire import MAX_ANSWER
 
 PAYLOADS = Path(__file__).parent / "payloads"
@@ -53,7 +53,7 @@ Behaviour = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(behave: Behaviour) -> AsyncIterator[Provider]:
+async def serving(behave: Behaviour, *, ask_timeout: float = 0.5, seed_timeout: float = 0.5) -> AsyncIterator[Provider]:
     """A client of a local server that hands every request's bytes to `behave`, then closes the connection."""
 
     running: set[asyncio.Task[Any]] = set()
@@ -73,7 +73,14 @@ async def serving(behave: Behaviour) -> AsyncIterator[Provider]:
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     base_url = f"http://127.0.0.1:{port}"
-    client = Provider(base_url=base_url, key=KEY, clock=StillClock(), submit_timeout=0.5, ask_timeout=0.5)
+    client = Provider(
+        base_url=base_url,
+        key=KEY,
+        clock=StillClock(),
+        submit_timeout=0.5,
+        ask_timeout=ask_timeout,
+        seed_timeout=seed_timeout,
+    )
     try:
         yield client
     finally:
@@ -300,7 +307,9 @@ async def test_without_a_key_no_header_is_sent() -> None:
         return httpx.Response(200, content=ACCEPTED)
 
     transport = httpx.MockTransport(answer)
-    await Provider(base_url="http://x", key=" ", clock=StillClock(), transport=transport).submit("a", {}, speed=None)
+    await Provider(base_url="http://x", key=" ", clock=StillClock(), transport=transport).submit(
+        "imagine", {}, speed=None
+    )
 
 
 async def test_redirects_are_not_followed() -> None:
@@ -317,12 +326,22 @@ async def test_redirects_are_not_followed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "speed"), [({"x": object()}, None), ({"prompt": "\ud800"}, None), ({}, "FAST"), ({}, "slow"), ({}, "")]
+    ("kind", "body", "speed"),
+    [
+        ("imagine", {"x": object()}, None),
+        ("imagine", {"prompt": "\ud800"}, None),
+        ("imagine", {}, "FAST"),
+        ("imagine", {}, "slow"),
+        ("imagine", {}, ""),
+        ("submit/imagine", {}, None),
+        ("../task", {}, None),
+        ("", {}, None),
+    ],
 )
-async def test_what_cannot_be_sent_is_not_sent(body: dict[str, Any], speed: str | None) -> None:
-    """A body without JSON form and an unknown speed are found before anything goes out."""
+async def test_what_cannot_be_sent_is_not_sent(kind: str, body: dict[str, Any], speed: str | None) -> None:
+    """A body without JSON form, an unknown kind and an unknown speed are found before anything goes out."""
     with pytest.raises(InputError):
-        await client(always(500)).submit("imagine", body, speed=speed)
+        await client(always(500)).submit(kind, body, speed=speed)
 
 
 async def test_a_refusal_carries_retry_after_by_the_clock() -> None:
@@ -521,47 +540,142 @@ async def test_one_unreadable_task_does_not_keep_the_others_back() -> None:
         await client(relay).list_tasks(["1"])
 
 
-# --- requests -----------------------------------------------------------------------------------------------------
+# --- image seed and cancel ----------------------------------------------------------------------------------------
 
 
-def test_imagine_body_has_every_documented_field() -> None:
-    """What is given is sent under the protocol's names, the prompt without surrounding space."""
-    accounts = {"modes": ["FAST"], "instanceId": "5e6c", "remix": True, "remark": None}
-    body = imagine_body(" a boat\n", bot_type="NIJI_JOURNEY", base64_array=["data:x"], account_filter=accounts)
-    assert body == {
-        "prompt": "a boat",
-        "botType": "NIJI_JOURNEY",
-        "base64Array": ["data:x"],
-        "accountFilter": {"modes": ["FAST"], "instanceId": "5e6c", "remix": True},
-    }
+@pytest.mark.parametrize("result", ["1234567890", 1234567890, 1.23456789e9, " 1234567890\n"])
+async def test_image_seed(result: Any) -> None:
+    """Text or number, it comes back as text; asked for by GET under the task's id."""
+    seen: list[tuple[str, str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.method, request.url.path))
+        return httpx.Response(200, json={"code": 1, "description": "ok", "result": result})
+
+    assert await client(answer).image_seed(" 17 ") == "1234567890"
+    assert seen == [("GET", "/mj/task/17/image-seed")]
 
 
-def test_imagine_body_leaves_out_what_is_unset() -> None:
-    """The provider's defaults stay the provider's."""
-    assert imagine_body("x" * 6000, account_filter={"remark": None}) == {"prompt": "x" * 6000}
+@pytest.mark.parametrize("result", ["0", 0])
+async def test_zero_is_a_seed(result: Any) -> None:
+    """Seeds count from 0."""
+    assert await client(always(200, json.dumps({"code": 1, "result": result}).encode())).image_seed("17") == "0"
+
+
+@pytest.mark.parametrize("result", [None, "", "soon", "-1", -1, True, [1], {}, "1" * 21, 10**20, "1.5"])
+async def test_what_is_no_seed_is_unreadable(result: Any) -> None:
+    """A success without a seed in it may be asked for again."""
+    with pytest.raises(Unreadable, match="image seed"):
+        await client(always(200, json.dumps({"code": 1, "result": result}).encode())).image_seed("17")
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b'{"code":1,"result":null}', b'{"id":"17","status":"FAILURE"}'])
+async def test_cancel(body: bytes) -> None:
+    """Every way in which a provider says that it took the word; asked by POST without a body."""
+    seen: list[tuple[str, str, bytes]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.method, request.url.path, request.content))
+        return httpx.Response(200, content=body)
+
+    await client(answer).cancel("17")
+    assert seen == [("POST", "/mj/task/17/cancel", b"")]
+
+
+ASIDE = [
+    # the route is not there (PROTOCOL.md §1)
+    (404, b"<html>", "unsupported", False),
+    (404, b'{"error":{"message":"Invalid URL (POST /mj/task/17/cancel)"}}', "unsupported", False),
+    (405, b"", "unsupported", False),
+    (501, b"", "unsupported", False),
+    (301, b"", "unsupported", False),
+    (200, b"<!doctype html>", "unsupported", False),
+    # or not for this key
+    (400, "演示模式，禁止操作".encode(), "unsupported", False),
+    (403, b"no", "unsupported", False),
+    (401, b"", "unauthorized", False),
+    (403, b'{"error":{"message":"banned","type":"new_api_error"}}', "unauthorized", False),
+    # the task is not there, or not ready
+    (404, b'{"code":3,"description":"x","result":null}', "not_found", False),
+    (400, (PAYLOADS / "error_04_relay_task_not_found_400.json").read_bytes(), "not_found", False),
+    (400, b'{"code":4,"description":"task_status_not_success ","type":"upstream_error"}', "not_ready", True),
+    (400, b'{"code":4,"description":"x"}', "validation", False),
+    (200, b'{"code":23}', "queue_full", True),
+    (429, b"", "rate_limited", True),
+    (403, b"", "rate_limited", True),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "outcome", "retry"), ASIDE)
+async def test_seed_and_cancel_are_refused_alike(status: int, body: bytes, outcome: str, retry: bool) -> None:
+    """Not every relay has them: that is told apart from a wrong key, a missing task, and one that is not ready."""
+    relay = client(always(status, body))
+    for question in (relay.image_seed("17"), relay.cancel("17")):
+        with pytest.raises(Refused) as refused:
+            await question
+        assert (refused.value.outcome, refused.value.retry) == (outcome, retry)
+
+
+@pytest.mark.parametrize("body", [b"", b"null"])
+async def test_an_unknown_task_has_no_seed(body: bytes) -> None:
+    """Nothing and null say "no such task", as for a fetch."""
+    with pytest.raises(Refused) as refused:
+        await client(always(200, body)).image_seed("17")
+    assert refused.value.outcome == "not_found"
 
 
 @pytest.mark.parametrize(
-    ("prompt", "other", "match"),
-    [
-        ("", {}, "empty"),
-        (" \n", {}, "empty"),
-        ("x" * 6001, {}, "6001 characters"),
-        ("a\x00b", {}, "NUL"),
-        ("a\ud800b", {}, "half a character"),
-        (7, {}, "must be text"),
-        ("a", {"bot_type": "DALL_E"}, "botType; use one of MID_JOURNEY, NIJI_JOURNEY"),
-        ("a", {"account_filter": {"mode": "FAST"}}, "'mode' cannot be a key of accountFilter"),
-        ("a", {"account_filter": {"modes": "FAST"}}, "list of RELAX, FAST, TURBO"),
-        ("a", {"account_filter": {"modes": ["fast"]}}, "'fast' cannot be a mode"),
-        ("a", {"account_filter": {"remix": "yes"}}, "true or false"),
-        ("a", {"account_filter": {"instanceId": 5}}, "must be text"),
-    ],
+    ("status", "body"), [(200, b"[]"), (200, b'"ok"'), (200, b'{"a'), (502, b"<html>"), (400, b'{"code":5}')]
 )
-def test_imagine_body_refuses(prompt: Any, other: dict[str, Any], match: str) -> None:
-    """What the provider could not take is found before anything is sent, with a sentence."""
-    with pytest.raises(InputError, match=match):
-        imagine_body(prompt, **other)
+async def test_senseless_answers_to_seed_and_cancel(status: int, body: bytes) -> None:
+    """An answer that says neither yes nor no."""
+    relay = client(always(status, body))
+    for question in (relay.image_seed("17"), relay.cancel("17")):
+        with pytest.raises(Unreadable):
+            await question
+
+
+@pytest.mark.parametrize("task_id", ["", " ", "..", "1 2", "1,2", "x" * 65])
+async def test_seed_and_cancel_check_the_id(task_id: str) -> None:
+    """What can be no id is not asked for; the id cannot leave its place in the path."""
+    relay = client(always(500))
+    for question in (relay.image_seed(task_id), relay.cancel(task_id)):
+        with pytest.raises(InputError):
+            await question
+    paths: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.raw_path)
+        return httpx.Response(200)
+
+    await client(answer).cancel("../a?b#c%")
+    assert paths == [b"/mj/task/..%2Fa%3Fb%23c%25/cancel"]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_seed_and_cancel_that_break(name: str) -> None:
+    """A broken answer is Unreachable or Unreadable, within a deadline."""
+    async with serving(BROKEN[name]) as client:
+        with pytest.raises((Unreachable, Unreadable)):
+            await client.image_seed("17")
+        with pytest.raises((Unreachable, Unreadable)):
+            await client.cancel("17")
+
+
+async def test_a_seed_has_a_deadline_of_its_own() -> None:
+    """It may take longer than a fetch may, and no longer than was said."""
+
+    async def slowly(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        writer.write(http(b'{"code":1,"result":"5"}'))
+
+    async with serving(slowly, ask_timeout=0.1, seed_timeout=5) as patient:
+        assert await patient.image_seed("17") == "5"
+        with pytest.raises(Unreachable):
+            await patient.fetch("17")
+    async with serving(slowly, seed_timeout=0.1) as hasty:
+        with pytest.raises(Unreachable):
+            await hasty.image_seed("17")
 
 
 def test_exports() -> None:

@@ -230,6 +230,8 @@ def test_an_http_error_without_json_is_read_by_its_status() -> None:
         (b'{"hello": 1}', NotATask, "no task id"),
         (b'{"prompt": "a boat"}', PayloadError, "which Receiver sends"),
         (b'{"taskId": "1", "customId": "x"}', PayloadError, "which Receiver sends"),
+        (b'{"motion": "low"}', PayloadError, "which Receiver sends"),
+        (b'{"sourceBase64": "data:x"}', PayloadError, "which Receiver sends"),
     ],
 )
 def test_what_cannot_be_read(body: bytes, error_type: type[PayloadError], match: str) -> None:
@@ -276,6 +278,12 @@ def test_links_of_lists_stand_in() -> None:
     body = b'{"id":"1","status":"SUCCESS","imageUrls":[{"url":"https://a"}],"videoUrls":["https://v"]}'
     reading = inspect(body)
     assert (reading["image_url"], reading["video_url"]) == ("https://a", "https://v")
+
+
+def test_an_upload_is_read_by_its_links() -> None:
+    """Its answer names no task, so it is none's event; the first link is shown."""
+    body = b'{"code":1,"description":"ok","result":["https://a.test/1.png","https://a.test/2.png"]}'
+    assert inspect(body) == submit(1, "accepted", image_url="https://a.test/1.png")
 
 
 TASKS = st.dictionaries(st.sampled_from(["id", "status", "progress", "buttons", "imageUrl", "submitTime"]), JSON)

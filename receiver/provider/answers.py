@@ -14,6 +14,7 @@ import msgspec
 from receiver.errors import Ambiguous, ProviderError, Refused
 from receiver.provider.envelope import Envelope, integral, one_line, read_envelope
 from receiver.provider.outcomes import OUTCOMES, Outcome
+from receiver.provider.requests import ANSWERED_BY_LINKS
 from receiver.provider.retry_after import retry_after
 from receiver.tasks import clean_text
 
@@ -58,7 +59,9 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """A request the provider took.
 
     Attributes:
-        task_ids: at least one; several where the provider made several (PROTOCOL.md §2, comma-joined).
+        task_ids: at least one, several where the provider made several (PROTOCOL.md §2, comma-joined); none after
+            an upload.
+        urls: what an upload gives in their place: one link for each picture, in their order.
         outcome: `accepted`, also for a task that existed already; `queued`; `modal` waits for input.
         queue: how many tasks come first (`numberOfQueues`), if told.
         properties: as sent, every text storable.
@@ -66,6 +69,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 
     task_ids: tuple[str, ...]
     outcome: Taken
+    urls: tuple[str, ...] = ()
     queue: int | None = None
     final_prompt: str = ""
     description: str = ""
@@ -73,8 +77,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def task_id(self) -> str:
-        """The task to follow, the first of them."""
-        return self.task_ids[0]
+        """The task to follow, the first of them; "" after an upload."""
+        return next(iter(self.task_ids), "")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,25 +120,29 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         return Ambiguous(self.sentence)
 
 
-def read_submit(http_status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None) -> Accepted:
+def read_submit(
+    http_status: int, headers: Mapping[str, str], body: bytes, *, kind: str = "imagine", now: float | None = None
+) -> Accepted:
     """Read the answer to a submit.
 
     Args:
         http_status: as received; redirects are not followed.
         headers: for Retry-After.
         body: the whole of it.
+        kind: what was asked for: it decides whether task ids or links are wanted, and whose fault a missing path is.
         now: epoch seconds, to measure a Retry-After date by.
 
     Raises:
         Refused: no task was made; `outcome` and `retry` as `OUTCOMES` says.
         Ambiguous: a task may have been made.
     """
-    answer = read_answer(http_status, headers, body, now=now)
+    answer = read_answer(http_status, headers, body, kind=kind, now=now)
     envelope = answer.envelope
     if answer.outcome.task != "made":
         raise answer.error()
     return Accepted(
         task_ids=envelope.task_ids,
+        urls=envelope.links,
         outcome=cast(Taken, answer.outcome.name),
         queue=_queue(envelope.properties.get("numberOfQueues")),
         final_prompt=_text(envelope.properties.get("finalPrompt")),
@@ -143,24 +151,34 @@ def read_submit(http_status: int, headers: Mapping[str, str], body: bytes, *, no
     )
 
 
-def read_answer(http_status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None) -> Answer:
-    """Judge any answer; never raises."""
+def read_answer(
+    http_status: int, headers: Mapping[str, str], body: bytes, *, kind: str | None = None, now: float | None = None
+) -> Answer:
+    """Judge any answer; never raises. Without a `kind` task ids and links are both taken for a result."""
     envelope = read_envelope(body)
-    outcome = OUTCOMES[_judge(http_status, envelope)]
+    outcome = OUTCOMES[_judge(http_status, envelope, kind)]
     after = retry_after(headers, now)
     return Answer(outcome=outcome, http_status=http_status, envelope=envelope, retry_after=after)
 
 
-def _judge(status: int, envelope: Envelope) -> str:
+def _judge(status: int, envelope: Envelope, kind: str | None) -> str:
     """Success needs all three: HTTP 2xx, code 1, 21 or 22, and a result (PROTOCOL.md §4)."""
-    if 200 <= status < 300 and envelope.code in _TAKEN and envelope.task_ids:
+    if 200 <= status < 300 and envelope.code in _TAKEN and _has_result(envelope, kind):
         return _taken(envelope)
-    return (
+    name = (
         by_status_alone(status)
         or _by_code(status, envelope)
         or _by_name(status, envelope)
         or _by_status(status, envelope)
     )
+    # Every provider serves imagine; where another path is missing, the address is right and the offer is smaller.
+    return "unsupported" if name == "wrong_address" and kind not in (None, "imagine") else name
+
+
+def _has_result(envelope: Envelope, kind: str | None) -> bool:
+    if kind is None:
+        return bool(envelope.task_ids or envelope.links)
+    return bool(envelope.links if kind in ANSWERED_BY_LINKS else envelope.task_ids)
 
 
 def _taken(envelope: Envelope) -> str:
@@ -206,7 +224,7 @@ def _by_status(status: int, envelope: Envelope) -> str:
         return "rate_limited" if envelope.form == "empty" else "unauthorized"
     if status == 402:
         return "quota"
-    if status in (404, 405):
+    if status in (404, 405, 501):
         return "wrong_address"
     if status in (413, 414, 415, 422):
         return "validation"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -14,16 +14,18 @@ from receiver.clock import Clock
 from receiver.errors import (
     Ambiguous,
     InputError,
-    NotATask,
     ProviderError,
     Unreachable,
     Unreadable,
 )
-from receiver.provider.answers import Accepted, read_answer, read_submit
-from receiver.provider.envelope import Envelope, one_line, read_envelope
-from receiver.provider.requests import check_speed
-from receiver.provider.wire import Reply, UnreadError, Wire
-from receiver.tasks import Task, read_task
+from receiver.provider import questions
+from receiver.provider.answers import Accepted, Answer, read_answer, read_submit
+from receiver.provider.checks import check_speed, check_task_id, one_of
+from receiver.provider.envelope import one_line
+from receiver.provider.outcomes import OUTCOMES
+from receiver.provider.requests import PATHS
+from receiver.provider.wire import UnreadError, Wire
+from receiver.tasks import Task
 
 BATCH = 50
 """Ids in one list-by-condition."""
@@ -46,7 +48,8 @@ class Provider:
         transport: in place of the network.
         submit_timeout: seconds for a whole submit; longer than the relay's own 60 (PROTOCOL.md §1), so that
             its word comes first.
-        ask_timeout: seconds for a whole fetch or list.
+        ask_timeout: seconds for a whole fetch, list or cancel.
+        seed_timeout: seconds for an image seed, for which the provider asks elsewhere for up to 60 (PROTOCOL.md §2).
 
     Raises:
         SettingsError: the address or the key cannot be used.
@@ -61,35 +64,38 @@ class Provider:
         transport: httpx.AsyncBaseTransport | None = None,
         submit_timeout: float = 75.0,
         ask_timeout: float = 20.0,
+        seed_timeout: float = 75.0,
     ) -> None:
         self._wire = Wire(base_url, key, transport)
         self._clock = clock
         self._submit_timeout = submit_timeout
         self._ask_timeout = ask_timeout
+        self._seed_timeout = seed_timeout
         self._no_list_until = 0.0
 
     def __repr__(self) -> str:
         return f"Provider(base_url={self._wire.base!r}, key='***')"
 
-    async def submit(self, path: str, body: Mapping[str, Any], *, speed: str | None) -> Accepted:
+    async def submit(self, kind: str, body: Mapping[str, Any], *, speed: str | None) -> Accepted:
         """Send a request that makes a task, once.
 
         Args:
-            path: after `submit/`, e.g. `imagine`.
-            body: the whole request.
+            kind: a key of `PATHS`, e.g. `imagine`.
+            body: the whole request, pictures, `state` and callback URL in it.
             speed: `fast`, `turbo` or `relax` as prefix of the path (PROTOCOL.md §1); None for the provider's default.
 
         Raises:
-            InputError: `speed` or `body` cannot be sent; nothing was.
+            InputError: `kind`, `speed` or `body` cannot be sent; nothing was.
             Refused: no task was made.
             Unreachable: no connection came about; nothing was sent.
             Ambiguous: everything else; a task may have been made.
         """
+        path = PATHS[one_of("a kind of request", kind, PATHS)]
         prefix = f"/mj-{speed}" if check_speed(speed) else ""
         content = _encode(body)
         try:
-            reply = await self._wire.exchange("POST", f"{prefix}/mj/submit/{path}", content, self._submit_timeout)
-            return read_submit(*reply, now=self._clock.now())
+            reply = await self._wire.exchange("POST", f"{prefix}/mj/{path}", content, self._submit_timeout)
+            return read_submit(*reply, kind=kind, now=self._clock.now())
         except _UNSENT as exc:
             raise self._unreachable(exc) from exc
         except UnreadError as exc:
@@ -112,16 +118,14 @@ class Provider:
         """
         if not task_id.strip("."):
             return None  # "." and ".." would change the path; no provider has such ids
-        reply = await self._ask("GET", f"/mj/task/{quote(task_id, safe='', errors='replace')}/fetch")
-        envelope = read_envelope(reply.body)
-        if _unknown(reply, envelope):
+        answer = await self._ask("GET", _task_path(task_id, "fetch"))
+        if questions.is_unknown(answer):
             return None
-        if reply.ok and "id" in envelope.fields:
-            return _the_task(envelope, task_id)
-        answer = read_answer(*reply, now=self._clock.now())
+        if 200 <= answer.http_status < 300 and "id" in answer.envelope.fields:
+            return questions.the_task(answer.envelope, task_id)
         if answer.outcome.name == "not_found":
             return None
-        raise self._failure(reply)
+        raise self._failure(answer, "a task")
 
     async def list_tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         """Ask for many tasks by list-by-condition, 50 at a time; by single fetches where a relay lacks that route.
@@ -139,6 +143,34 @@ class Provider:
             found |= await self._fetch_each(batch) if listed is None else listed
         return found
 
+    async def image_seed(self, task_id: str) -> str:
+        """Ask for the seed of a finished task's picture: a number of up to ten digits, as text. May take a minute.
+
+        Raises:
+            InputError: that can be no task's id.
+            Refused: `not_found`, `not_ready` (ask again later), `unsupported` where a relay lacks the route, or as
+                `fetch`.
+            Unreachable, Unreadable: as `fetch`.
+        """
+        answer = await self._ask("GET", _task_path(check_task_id(task_id), "image-seed"), limit=self._seed_timeout)
+        seed = questions.image_seed(answer)
+        if seed is None:
+            raise self._refusal(answer, "an image seed")
+        return seed
+
+    async def cancel(self, task_id: str) -> None:
+        """Ask the provider to stop a task. Whether it did, only a fetch tells: a cancelled task becomes a FAILURE, and
+        a task that is unknown, finished or another's may be answered just like one that was stopped.
+
+        Raises:
+            InputError: that can be no task's id.
+            Refused: `not_found`, `unsupported` where a relay lacks the route or keeps it from this key, or as `fetch`.
+            Unreachable, Unreadable: as `fetch`; the task may have been stopped.
+        """
+        answer = await self._ask("POST", _task_path(check_task_id(task_id), "cancel"))
+        if not questions.is_done(answer):
+            raise self._refusal(answer, "the answer to a cancel")
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self._wire.aclose()
@@ -149,21 +181,14 @@ class Provider:
 
     async def _list(self, batch: list[str]) -> dict[str, Task] | None:
         """The tasks of one batch, or None where the relay has no such route."""
-        reply = await self._ask("POST", "/mj/task/list-by-condition", _encode({"ids": batch}))
-        envelope = read_envelope(reply.body)
-        if reply.ok and isinstance(envelope.value, list):
-            return {task.id: task for task in _readable(envelope.value) if task.id in batch}
-        if not self._lacks_route(reply, envelope):
-            raise self._failure(reply)
+        answer = await self._ask("POST", "/mj/task/list-by-condition", _encode({"ids": batch}))
+        items = answer.envelope.value
+        if 200 <= answer.http_status < 300 and isinstance(items, list):
+            return {task.id: task for task in questions.readable(items) if task.id in batch}
+        if not questions.lacks_list(answer):
+            raise self._failure(answer, "a list of tasks")
         self._no_list_until = self._clock.now() + LIST_PAUSE
         return None
-
-    def _lacks_route(self, reply: Reply, envelope: Envelope) -> bool:
-        """Also a web page with 200: relays serve theirs for every path they do not know (PROTOCOL.md §1)."""
-        outcome = read_answer(*reply).outcome.name
-        if reply.ok and outcome == "ambiguous" and envelope.code is None:
-            return envelope.form != "unreadable"
-        return reply.status == 501 or outcome in ("wrong_address", "validation", "not_found")
 
     async def _fetch_each(self, batch: list[str]) -> dict[str, Task]:
         """Fetch side by side. One unreadable task does not keep the others back; any other trouble ends it."""
@@ -191,9 +216,10 @@ class Provider:
             raise unreadable[0]
         return found
 
-    async def _ask(self, method: str, path: str, content: bytes | None = None) -> Reply:
+    async def _ask(self, method: str, path: str, content: bytes | None = None, *, limit: float | None = None) -> Answer:
         try:
-            return await self._wire.exchange(method, path, content, self._ask_timeout)
+            reply = await self._wire.exchange(method, path, content, limit or self._ask_timeout)
+            return read_answer(*reply, now=self._clock.now())
         except UnreadError as exc:
             raise Unreadable(f"The provider's answer was not read: {exc}.") from exc
         except (httpx.RemoteProtocolError, httpx.ReadError) as exc:
@@ -201,10 +227,18 @@ class Provider:
         except _NETWORK as exc:
             raise self._unreachable(exc) from exc
 
-    def _failure(self, reply: Reply) -> ProviderError:
+    def _refusal(self, answer: Answer, wanted: str) -> ProviderError:
+        """The error for an answer to a question that not every provider takes."""
+        name = answer.outcome.name
+        if questions.lacks_route(answer):
+            name = "unsupported"
+        elif questions.is_unknown(answer):
+            name = "not_found"
+        return self._failure(msgspec.structs.replace(answer, outcome=OUTCOMES[name]), wanted)
+
+    def _failure(self, answer: Answer, wanted: str) -> ProviderError:
         """The error for an answer to a question that is no answer."""
-        answer = read_answer(*reply, now=self._clock.now())
-        error = answer.error() if answer.outcome.task == "none" else Unreadable(_senseless(answer.envelope, reply))
+        error = answer.error() if answer.outcome.task == "none" else questions.senseless(answer, wanted)
         self._mask(error)
         return error
 
@@ -222,36 +256,8 @@ def _encode(body: Mapping[str, Any]) -> bytes:
         raise InputError("The request holds a value that JSON cannot carry; nothing was sent.") from exc
 
 
-def _unknown(reply: Reply, envelope: Envelope) -> bool:
-    """How providers say "no such task" besides code 4 (PROTOCOL.md §2): 2xx with nothing or null, 404 with JSON."""
-    if reply.status == 404:
-        return envelope.form in ("null", "object", "other")
-    return reply.ok and envelope.form in ("empty", "null")
-
-
-def _the_task(envelope: Envelope, task_id: str) -> Task:
-    try:
-        task = read_task(envelope.value)
-    except NotATask as exc:
-        raise Unreadable(f"The provider's answer is no task: {exc}") from exc
-    if task.id != task_id:
-        raise Unreadable(f"Asked for task {one_line(task_id)}, the provider answered with another one.")
-    return task
-
-
-def _readable(items: Iterable[Any]) -> Iterable[Task]:
-    for item in items:
-        try:
-            yield read_task(item)
-        except NotATask:
-            continue
-
-
-def _senseless(envelope: Envelope, reply: Reply) -> str:
-    said = f': "{envelope.said[:200]}"' if envelope.said else ""
-    return (
-        f"The provider's answer makes no sense as a task (HTTP {reply.status}, {envelope.form}){said}; ask again later."
-    )
+def _task_path(task_id: str, question: str) -> str:
+    return f"/mj/task/{quote(task_id, safe='', errors='replace')}/{question}"
 
 
 def _unclear(what: str) -> str:

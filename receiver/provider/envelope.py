@@ -16,7 +16,11 @@ from receiver.tasks import MAX_TASK_ID, clean_text, decode_json
 
 Form = Literal["empty", "html", "unreadable", "null", "object", "other"]
 
+MAX_LINK = 4096
+"""Characters."""
+
 _INTEGER = re.compile(r"-?[0-9]{1,9}\Z")
+_LINK = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +34,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         type: `error.type` in lower case.
         said: the provider's own words, on one line; for people, never to decide by.
         task_ids: the ids in `result`, a comma-joined string split (§2).
+        links: the links in `result`, where it holds those (§2, upload).
         properties: the object of that name, else {}.
     """
 
@@ -40,6 +45,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     type: str = ""
     said: str = ""
     task_ids: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     properties: dict[str, Any] = {}
 
     @property
@@ -77,6 +83,7 @@ def _object(value: dict[str, Any]) -> Envelope:
         type=_name(inner.get("type")),
         said=next((line for word in words if isinstance(word, str) and (line := one_line(word))), ""),
         task_ids=task_ids(value.get("result")),
+        links=links(value.get("result")),
         properties=_clean(properties) if isinstance(properties, dict) else {},
     )
 
@@ -104,7 +111,25 @@ def task_ids(result: Any) -> tuple[str, ...]:
     items = result if isinstance(result, list) else [result]
     parts = [part.strip() for item in items for part in _as_text(item).split(",")]
     found = tuple(dict.fromkeys(part for part in parts if part))
-    return found if all(len(part) <= MAX_TASK_ID and part.isprintable() for part in found) else ()
+    return found if all(_is_id(part) for part in found) else ()
+
+
+def links(result: Any) -> tuple[str, ...]:
+    """Links from a submit's `result`: a list of them, or one alone (PROTOCOL.md §2, upload).
+
+    Empty when one of them is no link: each stands for a picture, in their order.
+    """
+    items = result if isinstance(result, list) else [result]
+    found = tuple(item.strip() for item in items if isinstance(item, str))
+    return found if len(found) == len(items) and all(_is_link(item) for item in found) else ()
+
+
+def _is_id(text: str) -> bool:
+    return len(text) <= MAX_TASK_ID and text.isprintable() and not _LINK.match(text)
+
+
+def _is_link(text: str) -> bool:
+    return len(text) <= MAX_LINK and text.isprintable() and " " not in text and _LINK.match(text) is not None
 
 
 def _as_text(item: Any) -> str:

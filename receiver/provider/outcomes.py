@@ -41,6 +41,7 @@ _ROWS = (
     Outcome("not_ready", "none", True, "The task this builds on has not succeeded yet", "try again later"),
     # Code 9 also covers the provider's own system errors, which may hide a task: so never sent again.
     Outcome("failed", "none", False, "The provider failed at the request", "look there before you submit it anew"),
+    Outcome("unsupported", "none", False, "The provider does not offer this", "do without it, or ask the provider"),
     Outcome("wrong_address", "none", False, "The provider is not at this address", "check RECEIVER_PROVIDER_URL"),
     Outcome(
         "ambiguous",

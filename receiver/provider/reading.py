@@ -12,6 +12,7 @@ from receiver.tasks import Task, event_type, read_task
 
 _REQUEST_KEYS = frozenset(
     {"prompt", "notifyHook", "base64Array", "base64", "accountFilter", "taskId", "customId", "content", "image"}
+    | {"link", "maskBase64", "sourceBase64", "targetBase64", "motion", "dimensions"}
 )
 _OUTCOME_EVENTS = {"accepted": "task.accepted", "queued": "task.accepted", "modal": "task.input_required"}
 
@@ -138,8 +139,9 @@ def _judged(kind: str, answer: Answer, problems: list[str] | None = None) -> dic
     taken = outcome.task == "made"
     return _reading(
         kind,
-        id=envelope.task_ids[0] if taken else None,
-        event_type=_OUTCOME_EVENTS.get(outcome.name),
+        id=next(iter(envelope.task_ids), None) if taken else None,
+        event_type=_OUTCOME_EVENTS.get(outcome.name) if envelope.task_ids else None,
+        image_url=next(iter(envelope.links), None) if taken else None,
         fail_reason=None if taken else envelope.said or None,
         code=envelope.code if envelope.code is not None else envelope.name or None,
         outcome=outcome.name,

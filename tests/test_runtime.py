@@ -1,0 +1,445 @@
+"""A Receiver for one process: how it opens, becomes the engine, tells of changes, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import json
+import os
+import sqlite3
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
+
+from receiver.deliveries import Receipt
+from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
+from receiver.runtime import Receiver, journal_of, open_receiver
+from receiver.settings import Settings
+from receiver.submissions import Imagine
+from receiver.tasks import Task
+
+PLUGIN = """
+import asyncio
+from receiver.deliveries import Receipt
+from receiver.handlers.base import HandlerOptions
+
+made = []
+
+class Plugin:
+    name, summary, schemes = "plugin", "For tests.", ("plugin",)
+    class Options(HandlerOptions):
+        closing: str = "well"
+
+    @staticmethod
+    def options_from_url(url):
+        return {"closing": url.partition(":")[2] or "well"}
+
+    def __init__(self, options):
+        self.options, self.attempts, self.closed = options, [], 0
+        self.go = asyncio.Event()
+        made.append(self)
+
+    async def deliver(self, attempt):
+        self.attempts.append(attempt)
+        if self.options.closing == "gated":
+            await self.go.wait()
+        return Receipt(ref="plugged")
+
+    async def aclose(self):
+        self.closed += 1
+        if self.options.closing == "fails":
+            raise RuntimeError("cannot close")
+        if self.options.closing == "hangs":
+            await asyncio.Event().wait()
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Iterator[list[Any]]:
+    """An installed third-party handler `plugin:`; the list holds every instance made."""
+    site = tmp_path / "site"
+    info = site / "receiver_plugin-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: receiver-plugin\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[receiver.handlers]\nplugin = receiver_plugin_for_tests:Plugin\n")
+    (site / "receiver_plugin_for_tests.py").write_text(PLUGIN)
+    sys.path.insert(0, str(site))
+    importlib.invalidate_caches()
+    try:
+        yield importlib.import_module("receiver_plugin_for_tests").made
+    finally:
+        sys.path.remove(str(site))
+        sys.modules.pop("receiver_plugin_for_tests", None)
+        importlib.invalidate_caches()
+
+
+def settings(tmp_path: Path, **other: Any) -> Settings:
+    plain: dict[str, Any] = {
+        "provider_url": "http://127.0.0.1:9",
+        "provider_key": "sk-0123456789",
+        "keys": KEYS,
+        "data": tmp_path / "data",
+        "to": f"file:{tmp_path / 'outputs'}",
+    }
+    return Settings(**(plain | other))
+
+
+@asynccontextmanager
+async def provider() -> AsyncIterator[Origin]:
+    """A provider on real HTTP that takes every request as task 17."""
+    async with serving(Origin()) as origin:
+        origin.files["/mj/submit/imagine"] = json.dumps({"code": 1, "result": "17"}).encode()
+        origin.files["/mj/task/list-by-condition"] = json.dumps([wire_task("17")]).encode()
+        yield origin
+
+
+async def submitted(receiver: Receiver) -> str:
+    row = await receiver.submissions.prepare(Imagine(prompt="a boat"))
+    return (await receiver.submissions.send(row.id)).id
+
+
+async def ended(receiver: Receiver, submission_id: str) -> None:
+    """End it by a result without a picture, so that one event is owed."""
+    row = await receiver.journal.get(submission_id)
+    assert row is not None
+    await receiver.intake.polled(submission_id, Task(id=row.task_id or "", status="FAILURE"))
+
+
+# --- opening -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "words"),
+    [
+        ({"provider_key": None}, SettingsError, "COMETAPI_KEY is not set"),
+        ({"provider_key": "sk-\u00e4"}, SettingsError, "COMETAPI_KEY"),
+        ({"keys": ("short",)}, SettingsError, "32"),
+        ({"to": "carrier-pigeon:home"}, SettingsError, "carrier-pigeon"),
+        ({"destinations": {"main": {}}}, SettingsError, "main"),
+        ({"destinations": {"main": {"handler": "file", "colour": "red"}}}, SettingsError, "colour"),
+        ({"provider_url": "http://user:pw@relay.test"}, SettingsError, "RECEIVER_PROVIDER_URL"),
+        ({"database": "sqlite:/proc/nowhere/journal.db"}, JournalError, "RECEIVER_DATABASE"),
+        ({"database": "sqlite:/"}, JournalError, "RECEIVER_DATABASE"),
+    ],
+)
+async def test_bad_settings_stop_the_start_with_sentences(
+    tmp_path: Path, plugins: list[Any], wrong: dict[str, Any], error: type[ReceiverError], words: str
+) -> None:
+    """The error names the setting and ends as a sentence; handlers that were open are closed again."""
+    tables = {"opened": {"handler": "plugin"}} | wrong.pop("destinations", {})
+    with pytest.raises(error) as caught:
+        async with open_receiver(settings(tmp_path, destinations=tables, **wrong)):
+            pass
+    assert words in str(caught.value)
+    assert str(caught.value).rstrip().endswith((".", "32", "hex 32", "?"))
+    assert all(plugin.closed == 1 for plugin in plugins)
+
+
+async def test_a_file_that_is_no_journal_is_not_touched(tmp_path: Path) -> None:
+    """Somebody's letter under the journal's name stops the start and stays as it was."""
+    path = tmp_path / "letter.db"
+    path.write_text("Dear Sir or Madam, " * 100)
+    with pytest.raises(JournalError, match="not a database"):
+        async with open_receiver(settings(tmp_path, database=f"sqlite:{path}")):
+            pass
+    assert path.read_text() == "Dear Sir or Madam, " * 100
+
+
+async def test_commands_that_only_read_make_no_journal(tmp_path: Path) -> None:
+    """`existing` refuses where there is none, and leaves none behind."""
+    with pytest.raises(JournalError, match="no journal"):
+        async with journal_of(settings(tmp_path), existing=True):
+            pass
+    assert not (tmp_path / "data").exists()
+
+
+async def test_opening_starts_no_engine(tmp_path: Path) -> None:
+    """A command that only submits neither takes the lock nor delivers."""
+    async with open_receiver(settings(tmp_path)) as one, open_receiver(settings(tmp_path)) as two:
+        assert not one.engine_running
+        await two.start_engine("serve")
+        assert two.engine_running
+
+
+# --- the engine --------------------------------------------------------------------------------------------------
+
+
+async def test_the_engine_brings_a_result_to_its_destination(tmp_path: Path) -> None:
+    """Submit, poll, archive, deliver: the picture lies in the folder, and no callback ever came."""
+    async with provider() as origin:
+        origin.files["/a.png"] = PNG
+        done = wire_task("17", "SUCCESS", imageUrl=f"{origin.url}/a.png")
+        origin.files["/mj/task/list-by-condition"] = json.dumps([done]).encode()
+        clock = StillClock()
+        async with open_receiver(settings(tmp_path, provider_url=origin.url), clock=clock) as receiver:
+            submission = await submitted(receiver)
+            await receiver.start_engine("serve")
+            clock.advance(16)
+            await until(lambda: list((tmp_path / "outputs").glob("*.png")) != [])
+            (picture,) = (tmp_path / "outputs").glob("*.png")
+            assert picture.read_bytes() == PNG
+            assert submission in picture.name
+
+
+async def test_a_second_engine_is_refused(tmp_path: Path) -> None:
+    """The error says who holds the lock; starting again in the same process is no error."""
+    async with open_receiver(settings(tmp_path)) as one, open_receiver(settings(tmp_path)) as two:
+        await one.start_engine("serve")
+        await one.start_engine("serve")
+        with pytest.raises(EngineRunning, match="receiver serve") as caught:
+            await two.start_engine("worker")
+        assert caught.value.holder == "serve"
+        assert (one.engine_running, two.engine_running) == (True, False)
+
+
+async def test_a_waiting_engine_takes_over(tmp_path: Path) -> None:
+    """Told once that it waits, it is the engine within a second of the other's end."""
+    clock = StillClock()
+    async with open_receiver(settings(tmp_path)) as one, open_receiver(settings(tmp_path), clock=clock) as two:
+        await one.start_engine("submit --wait")
+        with logged() as lines:
+            waiting = asyncio.create_task(two.start_engine_when_free("serve"))
+            for count in (1, 2, 3):
+                await until(lambda count=count: len(clock.slept) == count)  # type: ignore[misc]
+                clock.advance(1)
+            await until(lambda: len(clock.slept) == 4)
+            assert not waiting.done()
+            await one.stop_engine()
+            clock.advance(1)
+            await waiting
+        assert two.engine_running
+        assert [line["event"] for line in lines].count("engine.waiting") == 1
+
+
+async def test_an_engine_may_refuse_to_wait_for_its_like(tmp_path: Path) -> None:
+    """`unless` names the roles that do not end by themselves."""
+    async with open_receiver(settings(tmp_path)) as one, open_receiver(settings(tmp_path)) as two:
+        await one.start_engine("serve")
+        with pytest.raises(EngineRunning):
+            await two.start_engine_when_free("worker", unless=frozenset({"serve"}))
+
+
+async def test_an_engine_that_cannot_start_gives_the_lock_back(tmp_path: Path) -> None:
+    """The media folder cannot be made: the next try, or another process, is not refused for that."""
+    async with open_receiver(settings(tmp_path)) as one, open_receiver(settings(tmp_path)) as two:
+        (tmp_path / "data" / "media").write_text("in the way")
+        with pytest.raises(MediaError):
+            await one.start_engine("serve")
+        assert not one.engine_running
+        (tmp_path / "data" / "media").unlink()
+        await two.start_engine("worker")
+        assert two.engine_running
+
+
+async def test_a_restarted_engine_frees_what_it_left_running(tmp_path: Path, plugins: list[Any]) -> None:
+    """The same process stops and starts again: a row it could not record is freed like a stranger's, and delivered."""
+    async with provider() as origin:
+        clock = StillClock()
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
+        async with open_receiver(wanted, clock=clock) as receiver:
+            submission = await submitted(receiver)
+            await receiver.start_engine("serve")
+            await receiver.stop_engine()
+            await ended(receiver, submission)  # nobody is there to claim it but the engine that has stopped:
+            owner = receiver.dispatcher.owner
+            await receiver.journal.claim("plugin", owner=owner, limit=1, now_ms=clock.now_ms())
+            await receiver.start_engine("serve")
+            await until(lambda: len(plugins[0].attempts) == 1)
+
+
+async def test_stopping_lets_a_delivery_finish(tmp_path: Path, plugins: list[Any]) -> None:
+    """SIGTERM in the middle of an attempt: it ends, is recorded, and the lock is free afterwards."""
+    async with provider() as origin:
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:gated")
+        async with open_receiver(wanted) as receiver, open_receiver(wanted) as other:
+            submission = await submitted(receiver)
+            await ended(receiver, submission)
+            await receiver.start_engine("serve")
+            handler = plugins[0]
+            await until(lambda: len(handler.attempts) == 1)
+            stopping = asyncio.create_task(receiver.stop_engine())
+            await asyncio.sleep(0)
+            handler.go.set()
+            await stopping
+            (delivery,) = await receiver.journal.deliveries(limit=5)
+            assert (delivery.status, delivery.receipt) == ("succeeded", Receipt(ref="plugged"))
+            assert not receiver.engine_running
+            await receiver.stop_engine()
+            await other.start_engine("worker")
+
+
+async def test_closing_waits_for_an_answer_under_way(tmp_path: Path) -> None:
+    """Interrupted in the middle of a submit, a command still keeps the answer it has paid for."""
+    async with provider() as origin:
+        origin.hanging["/mj/submit/imagine"] = asyncio.Event()
+        wanted = settings(tmp_path, provider_url=origin.url)
+        async with open_receiver(wanted) as receiver:
+            row = await receiver.submissions.prepare(Imagine(prompt="a boat"))
+            sending = asyncio.create_task(receiver.submissions.send(row.id))
+            await until(lambda: origin.requests == ["/mj/submit/imagine"])
+            sending.cancel()
+            await asyncio.wait([sending])
+            asyncio.get_running_loop().call_later(0.02, origin.hanging["/mj/submit/imagine"].set)
+        async with journal_of(wanted) as journal:
+            after = await journal.get(row.id)
+            assert after is not None
+            assert (after.status, after.task_id) == ("accepted", "17")
+
+
+# --- watching ----------------------------------------------------------------------------------------------------
+
+
+async def test_watching_yields_the_row_and_then_each_change(tmp_path: Path) -> None:
+    """Changes made here are told at once, without time passing, and nothing is told twice."""
+    async with provider() as origin:
+        wanted = settings(tmp_path, provider_url=origin.url)
+        async with open_receiver(wanted, clock=StillClock()) as receiver:
+            row = await receiver.submissions.prepare(Imagine(prompt="a boat"))
+            async with aclosing(receiver.watch(row.id)) as seen:
+                assert (await anext(seen)).status == "prepared"
+                await receiver.submissions.send(row.id)
+                assert (await anext(seen)).status == "accepted"
+                upcoming = asyncio.ensure_future(anext(seen))
+                await receiver.intake.unanswered(row.id, "changes nothing")
+                for _ in range(20):
+                    await asyncio.sleep(0.001)
+                await receiver.intake.not_archived(row.id, "gone", permanent=True)
+                assert (await upcoming).media_problem == "gone"
+
+
+async def test_watching_sees_what_another_process_changes(tmp_path: Path) -> None:
+    """Within half a second, because nobody wakes us."""
+    clock = StillClock()
+    async with open_receiver(settings(tmp_path), clock=clock) as one, open_receiver(settings(tmp_path)) as two:
+        row = await one.submissions.prepare(Imagine(prompt="a boat"))
+        async with aclosing(one.watch(row.id)) as seen:
+            await anext(seen)
+            upcoming = asyncio.ensure_future(anext(seen))
+            await asyncio.sleep(0)
+            with pytest.raises(Exception, match=r"cannot be reached"):
+                await two.submissions.send(row.id)
+            while not upcoming.done():
+                clock.advance(0.5)
+                await asyncio.sleep(0.001)
+            assert (await upcoming).status in ("sending", "refused")
+
+
+async def test_watching_nothing_is_told(tmp_path: Path) -> None:
+    """An id that is not there raises NotFound instead of waiting for ever."""
+    async with open_receiver(settings(tmp_path)) as receiver:
+        with pytest.raises(NotFound):
+            await anext(receiver.watch("01ARZ3NDEKTSV4RRFFQ69G5FAV"))
+
+
+# --- health ------------------------------------------------------------------------------------------------------
+
+
+def client(receiver: Receiver) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(receiver.app), base_url="http://receiver")
+
+
+async def test_readiness_is_checked_and_reasoned(tmp_path: Path) -> None:
+    """Ready while journal and media can be written; else 503 with a sentence for each, and live all along."""
+    async with open_receiver(settings(tmp_path)) as receiver, client(receiver) as web:
+        answer = await web.get("/readyz")
+        assert (answer.status_code, answer.json()) == (200, {"ready": True, "journal": "ok", "media": "ok"})
+        media = tmp_path / "data" / "media"
+        media.rmdir()
+        media.write_text("in the way")
+        answer = await web.get("/readyz")
+        assert (answer.status_code, answer.json()["journal"]) == (503, "ok")
+        assert answer.json()["media"].endswith(".")
+        with sqlite3.connect(tmp_path / "data" / "journal.db") as db:
+            db.execute("DROP TABLE destinations")
+        db.close()
+        answer = await web.get("/readyz")
+        assert answer.status_code == 503
+        assert "cannot be used" in answer.json()["journal"]
+        assert (await web.get("/livez")).status_code == 200
+
+
+# --- closing -----------------------------------------------------------------------------------------------------
+
+
+async def test_closing_is_idempotent_and_ends_the_engine(tmp_path: Path, plugins: list[Any]) -> None:
+    """A second `aclose` does nothing; each handler is closed once, after the engine."""
+    async with open_receiver(settings(tmp_path, to="plugin:well")) as receiver:
+        await receiver.start_engine("serve")
+        await receiver.aclose()
+        assert not receiver.engine_running
+        await receiver.aclose()
+        with pytest.raises(RuntimeError, match="closed"):
+            await receiver.provider.fetch("17")
+    assert plugins[0].closed == 1
+
+
+@pytest.mark.parametrize("closing", ["fails", "hangs"])
+async def test_a_handler_that_cannot_close_stops_no_other(tmp_path: Path, plugins: list[Any], closing: str) -> None:
+    """It is logged; the others are closed, and the end comes within a second or so."""
+    with logged() as lines:
+        async with asyncio.timeout(5), open_receiver(settings(tmp_path, to=f"plugin:{closing} plugin:well")):
+            pass
+    assert [plugin.closed for plugin in plugins] == [1, 1]
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["destination.not_closed"]
+
+
+async def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    """No task, thread or open file survives a Receiver that submitted, ran its engine and was closed in between."""
+
+    async def life() -> None:
+        async with provider() as origin:
+            wanted = settings(tmp_path, provider_url=origin.url)
+            async with open_receiver(wanted) as receiver:
+                await receiver.start_engine("serve")
+                submission = await submitted(receiver)
+                await ended(receiver, submission)
+                await until(lambda: any((tmp_path / "outputs").glob("*.json")))
+                origin.files["/mj/submit/imagine"] = json.dumps({"code": 24}).encode()
+                with pytest.raises(Refused):
+                    await submitted(receiver)
+        await asyncio.sleep(0.01)
+        gc.collect()
+
+    await life()  # pools of threads and the like come into being once
+    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    await life()
+    assert len(os.listdir("/proc/self/fd")) <= files
+    assert threading.active_count() <= threads + 1  # the loop's own pool may grow by one
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("journal")]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_change_of_ours_wakes_the_engine(tmp_path: Path, plugins: list[Any]) -> None:
+    """What is owed is delivered at once: the clock stands still, so only the wake can have done it."""
+    async with provider() as origin:
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
+        async with open_receiver(wanted, clock=StillClock()) as receiver:
+            submission = await submitted(receiver)
+            await receiver.start_engine("serve")
+            await ended(receiver, submission)
+            await until(lambda: len(plugins[0].attempts) == 1)
+            assert plugins[0].attempts[0].event.type == "task.failed"
+
+
+async def test_rows_that_another_process_frees_are_delivered_once(tmp_path: Path, plugins: list[Any]) -> None:
+    """An engine that vanished left a row running: the next one delivers it, and counts the attempt that vanished."""
+    async with provider() as origin:
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
+        async with open_receiver(wanted, clock=StillClock()) as receiver:
+            submission = await submitted(receiver)
+            await ended(receiver, submission)
+            await receiver.journal.claim("plugin", owner="vanished", limit=1, now_ms=receiver.clock.now_ms())
+            assert (await receiver.journal.deliveries(limit=5))[0].status == "running"
+            await receiver.start_engine("serve")
+            await until(lambda: len(plugins[0].attempts) == 1)
+            await receiver.stop_engine()
+            (delivery,) = await receiver.journal.deliveries(limit=5)
+            assert (delivery.status, delivery.attempt, delivery.failures) == ("succeeded", 2, 1)
