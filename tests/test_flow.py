@@ -1,4 +1,4 @@
-"""From a prompt to a picture, through every fault of the simulator and every pair of them."""
+"""From a prompt to a picture, through every fault of the simulator, and the first thirteen also in pairs."""
 
 from __future__ import annotations
 
@@ -42,11 +42,50 @@ def read_table(text: str) -> dict[str, dict[str, str]]:
 
 TABLE = read_table(ENDS)
 
+# How a run ends with one of the other faults alone; besides the letters above:
+#   FP  task.failed, and then the picture, which supersedes it     S  task.succeeded, but the picture is gone for good
+ALONE = {
+    "submit_html": "P",
+    "submit_500": "L",
+    "system_error": "R",
+    "saturated": "P",
+    "no_channel": "P",
+    "no_account": "P",
+    "existed": "P",
+    "slow_answer": "P",
+    "numeric_result": "P",
+    "banned_later": "F",
+    "false_failure": "FP",
+    "stuck_100": "P",
+    "relay_timeout": "P",
+    "state_missing": "P",
+    "state_mangled": "P",
+    "foreign_token": "P",
+    "odd_progress": "P",
+    "no_buttons": "P",
+    "forgotten": "P",
+    "unknown_to_fetch": "P",
+    "provider_500": "P",
+    "provider_html": "P",
+    "expired_link": "P",
+    "expired_for_good": "S",
+}
+UNCLEAR = {"ambiguous_created", "ambiguous_lost", "submit_html", "submit_500"}
+"""Answers after which nobody knows whether a task was made."""
 
-def test_the_table_names_every_fault_and_every_pair() -> None:
+
+def test_the_tables_name_every_fault_and_every_pair() -> None:
     """A fault added to the simulator has no place to hide."""
     pairs = {frozenset((row, column)) for row, columns in TABLE.items() for column in columns}
-    assert pairs == {frozenset((one, other)) for one in FAULTS for other in FAULTS}
+    assert pairs == {frozenset((one, other)) for one in TABLE for other in TABLE}
+    assert ALONE.keys() | TABLE.keys() == FAULTS.keys()
+    assert not ALONE.keys() & TABLE.keys()
+
+
+@pytest.mark.parametrize(("fault", "end"), ALONE.items())
+async def test_a_run_with_one_fault_ends_as_the_table_says(fault: str, end: str, tmp_path: Path) -> None:
+    """Each further fault has one end, and no submit goes out again after an unclear answer."""
+    await check(tmp_path / fault, {fault}, end)
 
 
 @pytest.mark.parametrize("fault", TABLE)
@@ -76,7 +115,7 @@ async def check(folder: Path, faults: set[str], end: str) -> None:
         except TimeoutError:
             raise AssertionError(f"it never rests: {await here.receiver.journal.find(row.id)}") from None
         await CHECKS[end](here, row.id)
-        if faults & {"ambiguous_created", "ambiguous_lost"}:
+        if faults & UNCLEAR:
             assert len(here.simulator.submits) == 1, "a submit was sent again after an unclear answer"
 
 
@@ -117,13 +156,42 @@ async def check_lost(here: World, submission_id: str) -> None:
 async def check_refused(here: World, submission_id: str) -> None:
     row = await here.receiver.journal.find(submission_id)
     assert row.status == "refused", f"it is {row.status}, ended {row.ended}"
-    assert row.outcome in ("banned_word", "validation", "unauthorized")
+    assert row.outcome in ("banned_word", "validation", "unauthorized", "failed")
     assert row.detail
     assert await here.events(row) == []
     assert not here.outputs.exists(), "nothing is half-written"
 
 
-CHECKS = {PICTURE: check_picture, FAILED: check_failed, LOST: check_lost, REFUSED: check_refused}
+async def check_failed_then_picture(here: World, submission_id: str) -> None:
+    async with asyncio.timeout(20):
+        while not here.pictures():
+            await here.receiver.clock.sleep(1)
+    row = await here.rest(submission_id)
+    events = await here.events(row)
+    assert [event.type for event in events if event.type != "task.accepted"] == ["task.failed", "task.succeeded"]
+    assert events[-1].supersedes == f"{submission_id}.task.failed"
+    await check_picture(here, submission_id)
+
+
+async def check_no_file(here: World, submission_id: str) -> None:
+    row = await here.receiver.journal.find(submission_id)
+    (delivery,) = await here.receiver.journal.deliveries(limit=10, submission_id=row.id)
+    assert row.ended == "task.succeeded"
+    assert delivery.status == "dead"
+    assert "without the picture" in (delivery.detail or "")
+    assert here.pictures() == []
+    (record,) = here.outputs.glob("*.json")
+    assert msgspec.json.decode(record.read_bytes())["media_problem"]
+
+
+CHECKS = {
+    PICTURE: check_picture,
+    FAILED: check_failed,
+    LOST: check_lost,
+    REFUSED: check_refused,
+    "FP": check_failed_then_picture,
+    "S": check_no_file,
+}
 
 
 @pytest.mark.parametrize("profile", ["default", "relay", "java", "csharp"])

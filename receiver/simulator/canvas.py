@@ -7,6 +7,9 @@ Blob = tuple[float, float, float, float]
 Color = tuple[int, int, int]
 Point = tuple[float, float]
 
+GROUND = 1.1
+"""Where shapes end that run on below the picture. A wider view carries them on from exactly here."""
+
 
 class Canvas(Protocol):
     """A surface one unit high and ``ratio`` wide; y grows downwards, alpha runs from 0 to 1."""

@@ -9,6 +9,20 @@ DURATIONS = {"fast": 36.0, "turbo": 18.0, "relax": 90.0}
 _PROGRESS = ((0, 0.10), (15, 0.22), (31, 0.35), (46, 0.47), (62, 0.60), (78, 0.74), (93, 0.88))
 """Percentages of an imagine (PROTOCOL.md §7, count and pace) and where on the way they come."""
 
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long one kind of work takes, as a share of `DURATIONS`, and what it tells on the way."""
+
+    share: float
+    progress: tuple[tuple[int, float], ...]
+
+
+GRID = Pace(1.0, _PROGRESS)
+SHORT = Pace(0.25, ((0, 0.5),))
+"""Upscales and texts: one to three callbacks (PROTOCOL.md §7)."""
+VIDEO = Pace(1.5, ((0, 0.10), (25, 0.35), (50, 0.60), (75, 0.85)))
+
 TERMINAL = frozenset({"SUCCESS", "FAILURE"})
 
 
@@ -47,11 +61,11 @@ class Call:
     step: Step
 
 
-def plan(mode: str, chance: Random) -> Course:
-    """The whole course of one imagine, decided at its submit so that the seed alone rules it."""
-    duration = DURATIONS[mode] * chance.uniform(0.93, 1.07)
+def plan(mode: str, chance: Random, pace: Pace = GRID) -> Course:
+    """The whole course of a task, decided at its submit so that the seed alone rules it."""
+    duration = DURATIONS[mode] * pace.share * chance.uniform(0.93, 1.07)
     steps = [Step(0.0, "NOT_START", None), Step(chance.uniform(0.8, 1.2), "SUBMITTED", "0%")]
-    for percent, share in _PROGRESS:
+    for percent, share in pace.progress:
         steps.append(Step(duration * (share + chance.uniform(-0.02, 0.02)), "IN_PROGRESS", f"{percent}%"))
     return (*steps, Step(duration, "SUCCESS", "100%"))
 
@@ -73,6 +87,23 @@ def failing(course: Course, reason: str) -> Course:
     return (*early, Step(course[-1].after, "FAILURE", "", reason))
 
 
+def parked(patience: float) -> Course:
+    """Waiting in MODAL for a submit/modal, and failed when none came in time (PROTOCOL.md §6)."""
+    return (Step(0.0, "MODAL", ""), Step(patience, "FAILURE", "", "任务超时"))
+
+
+def continued(course: Course, elapsed: float) -> Course:
+    """The course of a task that left MODAL so many seconds after its submit."""
+    waiting, *rest = delayed(course, elapsed)
+    return (Step(0.0, "MODAL", ""), Step(elapsed, waiting.status, waiting.progress), *rest)
+
+
+def cancelled(course: Course, elapsed: float) -> Course:
+    """The course up to now, and FAILURE at once (PROTOCOL.md §2, cancel)."""
+    past = tuple(step for step in course if step.after <= elapsed)
+    return (*past, Step(elapsed, "FAILURE", "", "取消任务"))
+
+
 def calls_for(course: Course) -> list[Call]:
-    """One callback for each change, none while the task has not been submitted upstream."""
-    return [Call(step.after, step) for step in course if step.status != "NOT_START"]
+    """One callback for each change, none while the task has not been submitted upstream or waits in MODAL."""
+    return [Call(step.after, step) for step in course if step.status not in {"NOT_START", "MODAL"}]

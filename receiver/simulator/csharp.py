@@ -8,7 +8,8 @@ from typing import Any
 
 from receiver.simulator import prompts
 from receiver.simulator.course import Call, Course, calls_for
-from receiver.simulator.tasks import View, buttons
+from receiver.simulator.tasks import View
+from receiver.simulator.works import Work
 
 INSTANCE = "5e6ca8e1f40e4de6"
 LOOP = 3.0
@@ -34,7 +35,7 @@ def task(view: View) -> dict[str, Any]:
 def _head(view: View) -> dict[str, Any]:
     message = view.task.snowflake("message")
     return {
-        "parentId": None,
+        "parentId": view.task.work.parent,
         "botType": view.task.bot_type,
         "realBotType": None,
         "userId": "admin",
@@ -52,14 +53,15 @@ def _head(view: View) -> dict[str, Any]:
 
 
 def _course(view: View) -> dict[str, Any]:
+    pictured = view.succeeded and bool(view.task.work.shots) and not view.videos
     return {
-        "action": "IMAGINE",
+        "action": view.task.work.action,
         "status": view.step.status,
         "isCompleted": view.step.terminal,
-        "prompt": view.task.prompt,
-        "promptEn": view.task.prompt,
+        "prompt": view.prompt,
+        "promptEn": view.prompt,
         "promptFull": None,
-        "description": f"/imagine {view.task.prompt}",
+        "description": view.command,
         "language": None,
         "state": view.task.state,
         "submitTime": view.submit_time,
@@ -67,8 +69,8 @@ def _course(view: View) -> dict[str, Any]:
         "finishTime": view.finish_time,
         "imageUrl": view.picture,
         "baseImageUrl": None,
-        "imageUrls": _single_pictures(view) if view.succeeded else None,
-        "thumbnailUrl": f"{view.picture}width=256" if view.succeeded else None,
+        "imageUrls": _single_pictures(view) if pictured else None,
+        "thumbnailUrl": f"{view.picture}width=256" if pictured else None,
         "progress": view.step.progress,
         "failReason": view.step.reason,
     }
@@ -86,7 +88,7 @@ def _account(view: View) -> dict[str, Any]:
         "officialTaskId": None,
         "officialTaskInfo": None,
         "isDiscord": True,
-        "buttons": buttons(view.task.job) if view.succeeded else [],
+        "buttons": view.buttons,
         "displays": _displays(view),
         "seed": None,
         "seedError": None,
@@ -103,7 +105,9 @@ def _account(view: View) -> dict[str, Any]:
 
 
 def _picture_facts(view: View) -> dict[str, Any]:
-    width, height = prompts.picture_size(view.task.prompt) if view.succeeded else (None, None)
+    work = view.task.work
+    width, height = _size(work) if view.succeeded else (None, None)
+    film = work.film if view.succeeded else None
     return {
         "url": None,
         "proxyUrl": None,
@@ -111,25 +115,34 @@ def _picture_facts(view: View) -> dict[str, Any]:
         "width": width,
         # A guess, as in the recorded payloads: the picture is only drawn when somebody asks for it.
         "size": width * height * 3 // 4 if width and height else None,
-        "contentType": "image/png" if view.succeeded else None,
+        "contentType": ("video/mp4" if film else "image/png") if width else None,
         "imageHeight": height,
         "imageWidth": width,
         "videoGenOriginImageUrl": None,
-        "videoDuration": None,
-        "frameCount": None,
-        "videoUrl": None,
-        "videoUrls": None,
+        "videoDuration": 5 if film else None,
+        "frameCount": 125 if film else None,
+        "videoUrl": view.videos[0] if film else None,
+        "videoUrls": [{"url": link, "thumbnail": f"{link[:-4]}_640_N.webp"} for link in view.videos] or None,
         "useTime": _use_time(view),
-        "version": prompts.version(view.task.prompt) if view.succeeded else None,
+        "version": prompts.version(work.prompt) if view.succeeded else None,
         "storageOption": None,
-        "videoType": None,
-        "isHdVideo": False,
+        "videoType": film.kind if film else None,
+        "isHdVideo": bool(film and film.kind.endswith("720")),
     }
+
+
+def _size(work: Work) -> tuple[int, int] | tuple[None, None]:
+    if not work.shots:
+        return None, None
+    width, height = prompts.picture_size(work.shots[0].ratio)
+    return width * work.enlarged, height * work.enlarged
 
 
 def _single_pictures(view: View) -> list[dict[str, str]]:
     base = f"{view.origin}/cdn/{view.task.job}"
-    return [{"url": f"{base}/0_{n}.png", "thumbnail": f"{base}/0_{n}_640_N.webp"} for n in range(4)]
+    return [
+        {"url": f"{base}/0_{n}.png", "thumbnail": f"{base}/0_{n}_640_N.webp"} for n in range(len(view.task.work.shots))
+    ]
 
 
 def _displays(view: View) -> dict[str, Any]:
@@ -140,7 +153,7 @@ def _displays(view: View) -> dict[str, Any]:
         "submitTime": f"{local:%Y-%m-%d %H:%M:%S}",
         "startTime": None,
         "finishTime": None,
-        "action": "IMAGINE",
+        "action": view.task.work.action,
         "discordInstanceId": INSTANCE,
     }
 
@@ -166,7 +179,7 @@ def _properties(view: View) -> dict[str, Any]:
         "discordChannelId": INSTANCE,
     }
     if view.succeeded:
-        found["finalPrompt"] = view.task.prompt
+        found["finalPrompt"] = view.prompt
         found["messageHash"] = view.task.job
         found["messageId"] = view.task.snowflake("message")
         found["flags"] = 0

@@ -3,7 +3,7 @@
 import math
 from random import Random
 
-from receiver.simulator.canvas import Canvas, Color, Point, mix
+from receiver.simulator.canvas import GROUND, Canvas, Color, Point, mix
 from receiver.simulator.palettes import Palette
 
 _PETALS = ((236, 84, 96), (248, 178, 70), (250, 240, 235), (196, 120, 210), (250, 130, 160), (110, 140, 230))
@@ -19,7 +19,7 @@ def forest(canvas: Canvas, palette: Palette, top: float, dice: Random) -> None:
             x = canvas.ratio * (index + dice.uniform(-0.4, 1.4)) / (22 - 4 * row)
             _fir(canvas, (x, base + dice.uniform(0, 0.03)), height * dice.uniform(0.7, 1.15), color, dice)
         edge = canvas.ratio + 0.1
-        canvas.polygon([(-0.1, base), (edge, base), (edge, 1.1), (-0.1, 1.1)], color)
+        canvas.polygon([(-0.1, base), (edge, base), (edge, GROUND), (-0.1, GROUND)], color)
         if row < 3:
             canvas.haze(base + 0.03, 0.13, palette.sky[2], 0.5)
 

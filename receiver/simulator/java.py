@@ -21,11 +21,11 @@ def task(view: View) -> dict[str, Any]:
     return {
         "id": view.task.id,
         "properties": _properties(view),
-        "action": "IMAGINE",
+        "action": view.task.work.action,
         "status": view.step.status,
-        "prompt": view.task.prompt,
-        "promptEn": view.task.prompt,
-        "description": f"/imagine {view.task.prompt}",
+        "prompt": view.prompt,
+        "promptEn": view.prompt,
+        "description": view.command,
         "state": view.task.state,
         "submitTime": view.submit_time,
         "startTime": view.start_time,
@@ -44,7 +44,7 @@ def _properties(view: View) -> dict[str, Any]:
     }
     if view.step.status in {"IN_PROGRESS", "SUCCESS"}:
         found["progressMessageId"] = view.task.snowflake("progress message")
-        found["finalPrompt"] = view.task.prompt
+        found["finalPrompt"] = view.prompt
     if view.picture:
         found["messageHash"] = view.task.job
     if view.succeeded:

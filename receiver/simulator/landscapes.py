@@ -1,18 +1,32 @@
 """Sky, water and land, painted from far to near."""
 
 import math
+from dataclasses import dataclass
 from random import Random
 
-from receiver.simulator.canvas import Canvas, Point, mix
+from receiver.simulator.canvas import GROUND, Canvas, Point, mix
 from receiver.simulator.palettes import Palette
 
 
-def sky(canvas: Canvas, palette: Palette, horizon: float, dice: Random) -> Point:
-    """Sky, stars, sun or moon, clouds; returns where the light stands."""
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A picture of the same scene that will be laid upon this one: its left edge and its width.
+
+    What comes after the light differs with ``take``.
+    """
+
+    left: float
+    width: float
+    take: int
+
+
+def sky(canvas: Canvas, palette: Palette, horizon: float, dice: Random, around: Around | None = None) -> Point:
+    """Sky, stars, sun or moon, clouds; returns where the light stands: where an inner picture has it, too."""
+    left, width = (around.left, around.width) if around else (0.0, canvas.ratio)
     canvas.gradient(0.0, horizon + 0.02, palette.sky)
     if palette.night:
         stars(canvas, horizon, dice)
-    light = (canvas.ratio * dice.uniform(0.22, 0.78), horizon * _height_of_light(palette, dice))
+    light = (left + width * dice.uniform(0.22, 0.78), horizon * _height_of_light(palette, dice))
     canvas.glow(light, 0.75, mix(palette.light, palette.sky[2], 0.4), 0.55)
     canvas.glow(light, 0.28, palette.light, 0.65)
     radius = dice.uniform(0.045, 0.08)
@@ -20,6 +34,8 @@ def sky(canvas: Canvas, palette: Palette, horizon: float, dice: Random) -> Point
         _crescent(canvas, light, radius, palette)
     else:
         canvas.ellipse(light, radius, radius, palette.light)
+    if around:
+        dice.seed(f"around/{around.take}")
     clouds(canvas, palette, horizon, dice)
     return light
 
@@ -70,7 +86,7 @@ def hills(canvas: Canvas, palette: Palette, top: float, dice: Random, layers: in
         nearness = (layer + 0.3) / layers
         base = top + (1.05 - top) * layer / layers + 0.04
         skyline = ridge(canvas, base, 0.075, 0.42, dice)
-        canvas.polygon([*skyline, (canvas.ratio * 1.1, 1.1), (-0.1, 1.1)], palette.land(nearness))
+        canvas.polygon([*skyline, (canvas.ratio * 1.1, GROUND), (-0.1, GROUND)], palette.land(nearness))
         if layer < layers - 1:
             canvas.haze(base + 0.09, 0.13, palette.sky[2], 0.38)
 
@@ -139,7 +155,7 @@ def meadow(canvas: Canvas, palette: Palette, top: float, dice: Random) -> None:
     """One slope of grass in front."""
     skyline = ridge(canvas, top, 0.02, 0.4, dice)
     ground = mix(palette.near, palette.far, 0.12)
-    canvas.polygon([*skyline, (canvas.ratio * 1.1, 1.1), (-0.1, 1.1)], ground)
+    canvas.polygon([*skyline, (canvas.ratio * 1.1, GROUND), (-0.1, GROUND)], ground)
     for _ in range(240):
         x, y = dice.uniform(0, canvas.ratio), top + 0.01 + (1.02 - top) * dice.random()
         length = 0.015 + 0.05 * (y - top)
@@ -154,5 +170,5 @@ def dunes(canvas: Canvas, palette: Palette, top: float, dice: Random) -> None:
         base = top + (1 - top) * layer / 4 + 0.05
         skyline = ridge(canvas, base, 0.06, 0.12, dice)
         color = mix(sand, palette.near, 0.2 + 0.17 * layer)
-        canvas.polygon([*skyline, (canvas.ratio * 1.1, 1.1), (-0.1, 1.1)], color)
+        canvas.polygon([*skyline, (canvas.ratio * 1.1, GROUND), (-0.1, GROUND)], color)
         canvas.line(skyline, mix(color, palette.light, 0.5), 0.004, 0.6)

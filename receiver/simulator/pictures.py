@@ -1,149 +1,167 @@
-"""Drawing with Pillow: the canvas, the 2x2 grid, its caption, previews and cuts.
+"""Pictures from their recipes: single ones and grids, with captions, previews and cuts.
 
 Raises:
     ImportError: Pillow is not installed.
 """
 
 import io
-import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, singledispatch
 
-from receiver.simulator import prompts, scenes
-from receiver.simulator.canvas import Blob, Color, Point
+from receiver.simulator import prompts, scenes, shots
+from receiver.simulator.landscapes import Around
+from receiver.simulator.shots import Blended, Extended, Painted, Repainted, Shot, Swapped, Uploaded
+from receiver.simulator.window import Window
 
 try:
-    from PIL import Image, ImageDraw, ImageFilter, ImageFont
+    from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+    from receiver.simulator import films
+    from receiver.simulator.sheet import Sheet
 except ImportError as exc:
     raise ImportError("The simulator draws pictures with Pillow: pip install 'imagine-receiver[simulator]'") from exc
 
-_FINE = 2
-"""Tiles are painted this many times larger and scaled down, which smooths every edge."""
-
 _WHITE, _GREY = (255, 255, 255), (210, 214, 222)
-
-
-class Sheet:
-    """A `Canvas` of pixels."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self._size = (width * _FINE, height * _FINE)
-        self._image = Image.new("RGB", self._size)
-        # Mode RGBA on an RGB picture blends colours that carry alpha.
-        self._draw = ImageDraw.Draw(self._image, "RGBA")
-
-    @property
-    def ratio(self) -> float:
-        """Width in units of the height."""
-        return self._size[0] / self._size[1]
-
-    def finished(self) -> Image.Image:
-        """The picture in its final size."""
-        return self._image.reduce(_FINE)
-
-    def gradient(self, top: float, bottom: float, colors: Sequence[Color]) -> None:
-        """Fill a band with colours that flow into each other from top to bottom."""
-        strip = Image.new("RGB", (1, len(colors)))
-        strip.putdata(list(colors))
-        first, last = self._pixels(top), self._pixels(bottom)
-        # Stretched about the middles of the outer pixels, so that both end colours are reached.
-        span = (0.0, 0.5, 1.0, len(colors) - 0.5)
-        column = strip.resize((1, last - first), Image.Resampling.BILINEAR, box=span)
-        self._image.paste(column.resize((self._size[0], last - first)), (0, first))
-
-    def polygon(self, points: Sequence[Point], color: Color, alpha: float = 1.0) -> None:
-        """A filled shape."""
-        self._draw.polygon(self._scaled(points), fill=_with(color, alpha))
-
-    def ellipse(self, center: Point, rx: float, ry: float, color: Color, alpha: float = 1.0) -> None:
-        """A filled ellipse."""
-        scale, (x, y) = self._size[1], center
-        box = ((x - rx) * scale, (y - ry) * scale, (x + rx) * scale, (y + ry) * scale)
-        self._draw.ellipse(box, fill=_with(color, alpha))
-
-    def line(self, points: Sequence[Point], color: Color, width: float, alpha: float = 1.0) -> None:
-        """A stroke through the points."""
-        pixels = max(1, self._pixels(width))
-        self._draw.line(self._scaled(points), fill=_with(color, alpha), width=pixels, joint="curve")
-
-    def glow(self, center: Point, radius: float, color: Color, alpha: float) -> None:
-        """Light that fades outwards."""
-        side = 2 * self._pixels(radius)
-        mask = _spot().resize((side, side), Image.Resampling.BILINEAR).point(lambda value: value * alpha)
-        corner = (self._pixels(center[0] - radius), self._pixels(center[1] - radius))
-        self._image.paste(color, (*corner, corner[0] + side, corner[1] + side), mask)
-
-    def cloud(self, ellipses: Sequence[Blob], color: Color, alpha: float) -> None:
-        """Soft blobs (x, y, rx, ry), blurred into one."""
-        # Painted at an eighth of the size: blurring large pictures is slow and nobody sees the difference.
-        small = Image.new("L", (self._size[0] // 8, self._size[1] // 8))
-        draw, scale = ImageDraw.Draw(small), small.size[1]
-        for x, y, rx, ry in ellipses:
-            draw.ellipse(((x - rx) * scale, (y - ry) * scale, (x + rx) * scale, (y + ry) * scale), fill=210)
-        mask = small.filter(ImageFilter.GaussianBlur(2.2)).resize(self._size, Image.Resampling.BILINEAR)
-        self._image.paste(color, None, mask.point(lambda value: value * alpha))
-
-    def haze(self, middle: float, height: float, color: Color, alpha: float) -> None:
-        """A band of mist that fades above and below."""
-        rows = max(2, 2 * self._pixels(height))
-        column = Image.new("L", (1, rows))
-        column.putdata([round(255 * alpha * math.sin(math.pi * row / rows) ** 2) for row in range(rows)])
-        mask, top = column.resize((self._size[0], rows)), self._pixels(middle - height)
-        self._image.paste(color, (0, top, self._size[0], top + rows), mask)
-
-    def mirror(self, waterline: float, tint: Color, alpha: float) -> None:
-        """Water below the line: what lies above, upside down, rippled and tinted."""
-        width, line, depth = self._size[0], self._pixels(waterline), self._size[1] - self._pixels(waterline)
-        # Wider than the picture, so that rows may shift without baring an edge.
-        spare = 24 * _FINE
-        above = self._image.crop((0, max(0, line - depth), width, line)).resize((width + 2 * spare, depth))
-        mirrored = above.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-        tinted = Image.blend(mirrored, Image.new("RGB", mirrored.size, tint), alpha)
-        for row in range(0, depth, 3):
-            near = row / depth
-            left = spare + round(math.sin(row / (3 + 14 * near)) * (2 + 14 * near) * _FINE / 2)
-            strip = tinted.crop((left, row, left + width, min(depth, row + 3)))
-            self._image.paste(strip, (0, line + row))
-
-    def vignette(self, alpha: float) -> None:
-        """Darken the corners."""
-        mask = Image.radial_gradient("L").point(lambda value: max(0, value - 110) ** 2 / 82 * alpha)
-        self._image.paste((0, 0, 0), None, mask.resize(self._size, Image.Resampling.BILINEAR))
-
-    def _pixels(self, length: float) -> int:
-        return round(length * self._size[1])
-
-    def _scaled(self, points: Sequence[Point]) -> list[tuple[float, float]]:
-        return [(x * self._size[1], y * self._size[1]) for x, y in points]
-
-
-def _with(color: Color, alpha: float) -> tuple[int, int, int, int]:
-    return (*color, round(alpha * 255))
-
-
-@lru_cache(maxsize=1)
-def _spot() -> Image.Image:
-    """A round light, bright in the middle, falling off with the square."""
-    # Pillow's gradient stands at 180 where its circle touches the sides; there the light must have ended.
-    return Image.radial_gradient("L").point(lambda value: (max(0, 178 - value) / 178) ** 2 * 255)
+Size = tuple[int, int]
 
 
 @lru_cache(maxsize=32)
-def grid(prompt: str, seed: int) -> bytes:
-    """The four pictures of a prompt as one PNG; the same bytes for the same prompt and seed.
+def compose(pictures: Sequence[Shot], caption: str = "", note: str = "", enlarged: int = 1) -> bytes:
+    """One picture, or four as a grid, as PNG; the same bytes for the same arguments.
 
     Args:
-        prompt: With its flags; ``--ar`` sets the proportions.
-        seed: Everything the prompt leaves open.
+        pictures: One or four recipes of the same proportions.
+        caption: A line at the foot, with the note at its end; nothing is written without one.
+        note: What the pictures are.
+        enlarged: How many times larger than usual.
     """
-    width, height = prompts.picture_size(prompt)
-    picture = Image.new("RGB", (width, height))
-    for index in range(4):
-        sheet = Sheet(width // 2, height // 2)
-        scenes.paint(sheet, prompts.scene_words(prompt), seed, index)
-        picture.paste(sheet.finished(), (index % 2 * (width // 2), index // 2 * (height // 2)))
-    _caption(picture, prompt, f"seed {seed}")
+    width, height = prompts.picture_size(pictures[0].ratio)
+    if len(pictures) == 1:
+        picture = _finished(pictures[0], (width, height))
+    else:
+        picture = Image.new("RGB", (width, height))
+        for index, shot in enumerate(pictures):
+            corner = (index % 2 * (width // 2), index // 2 * (height // 2))
+            picture.paste(_finished(shot, (width // 2, height // 2)), corner)
+    if caption:
+        _caption(picture, caption, note)
+    if enlarged > 1:
+        picture = picture.resize((width * enlarged, height * enlarged), Image.Resampling.LANCZOS)
     return _bytes(picture, "PNG")
+
+
+def _finished(shot: Shot, size: Size) -> Image.Image:
+    picture = draw(shot, size)
+    if shots.base(shot):
+        # Last of all: in the middle of a wider scene darkened corners would show as a frame.
+        dark = Image.radial_gradient("L").point(lambda value: max(0, value - 110) ** 2 / 82 * 0.35)
+        picture.paste((0, 0, 0), None, dark.resize(size, Image.Resampling.BILINEAR))
+    return picture
+
+
+@singledispatch
+def draw(shot: Shot, size: Size) -> Image.Image:
+    """A picture of this size from its recipe."""
+    raise TypeError(f"There is no way to draw {type(shot).__name__}.")
+
+
+@draw.register
+def _(shot: Painted, size: Size) -> Image.Image:
+    sheet = Sheet(*size)
+    scenes.paint(sheet, shot.words, shot.seed, shot.index, take=shot.take, tone=shot.tone)
+    return sheet.finished()
+
+
+@draw.register
+def _(shot: Uploaded, size: Size) -> Image.Image:
+    try:
+        picture = _opened(shot.content)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        # It began like a picture and was none after all; the provider would not have said so either.
+        return Image.new("RGB", size, _GREY)
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+
+
+@draw.register
+def _(shot: Extended, size: Size) -> Image.Image:
+    width, height = size
+    inner = (round(width / (1 + shot.left + shot.right)), round(height / (1 + shot.top + shot.bottom)))
+    corner = (round(shot.left * inner[0]), round(shot.top * inner[1]))
+    picture = draw(shot.inner, inner)
+    around = _surroundings(shot, size) or _mirrored(picture, size, corner)
+    around.paste(picture, corner, _feather(shot, inner))
+    return around
+
+
+def _surroundings(shot: Extended, size: Size) -> Image.Image | None:
+    """The same scene, wider: its horizon and its sun stand where the inner picture has them."""
+    scene, frame = shots.base(shot), shots.frame(shot)
+    if scene is None:
+        return None
+    sheet = Sheet(*size)
+    window = Window(sheet, frame.top, frame.height)
+    around = Around(frame.left / frame.height, scene.ratio, shot.take)
+    scenes.paint(window, scene.words, scene.seed, scene.index, take=scene.take, tone=scene.tone, around=around)
+    return sheet.finished()
+
+
+def _mirrored(picture: Image.Image, size: Size, corner: tuple[int, int]) -> Image.Image:
+    """What no words describe is carried on as its mirror image, out of focus."""
+    width, height = picture.size
+    turned = {
+        (0, 0): picture,
+        (1, 0): ImageOps.mirror(picture),
+        (0, 1): ImageOps.flip(picture),
+        (1, 1): ImageOps.flip(ImageOps.mirror(picture)),
+    }
+    around = Image.new("RGB", size)
+    for across in (-1, 0, 1):
+        for down in (-1, 0, 1):
+            where = (corner[0] + across * width, corner[1] + down * height)
+            around.paste(turned[abs(across), abs(down)], where)
+    return around.filter(ImageFilter.GaussianBlur(size[0] / 50))
+
+
+def _feather(shot: Extended, inner: Size) -> Image.Image:
+    """White inside, fading out towards the sides that were added."""
+    edge = round(min(inner) * 0.09)
+    mask = Image.new("L", inner)
+    left, top = (edge if shot.left else 0), (edge if shot.top else 0)
+    right, bottom = inner[0] - (edge if shot.right else 0), inner[1] - (edge if shot.bottom else 0)
+    ImageDraw.Draw(mask).rectangle((left, top, right, bottom), fill=255)
+    return mask.filter(ImageFilter.GaussianBlur(edge / 2.5))
+
+
+@draw.register
+def _(shot: Repainted, size: Size) -> Image.Image:
+    old, new = draw(shot.inner, size), draw(shot.new, size)
+    if shot.mask is None:
+        return Image.blend(old, new, 0.6)
+    try:
+        mask = Image.open(io.BytesIO(shot.mask)).convert("L").resize(size)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return new
+    return Image.composite(new, old, mask.filter(ImageFilter.GaussianBlur(size[1] / 100)))
+
+
+@draw.register
+def _(shot: Blended, size: Size) -> Image.Image:
+    order = [*shot.parts[shot.lead % len(shot.parts) :], *shot.parts[: shot.lead % len(shot.parts)]]
+    picture, share = draw(order[0], size), 0.9 - 0.25 * (shot.lead // len(shot.parts))
+    for number, part in enumerate(order[1:], 2):
+        picture = Image.blend(picture, draw(part, size), share / number)
+    return picture
+
+
+@draw.register
+def _(shot: Swapped, size: Size) -> Image.Image:
+    picture, (width, height) = draw(shot.target, size), size
+    box = (width // 3, height // 5, width * 2 // 3, height * 3 // 5)
+    face = (box[2] - box[0], box[3] - box[1])
+    mask = Image.new("L", face)
+    ImageDraw.Draw(mask).ellipse((4, 4, face[0] - 4, face[1] - 4), fill=255)
+    picture.paste(draw(shot.face, face), box[:2], mask.filter(ImageFilter.GaussianBlur(6)))
+    return picture
 
 
 def _caption(picture: Image.Image, prompt: str, seed: str) -> None:
@@ -204,11 +222,18 @@ def preview(png: bytes, percent: int) -> bytes:
     return _bytes(small.resize(half, Image.Resampling.NEAREST), "WEBP")
 
 
-def tile(png: bytes, index: int, *, small: bool) -> bytes:
-    """One of the four pictures, as one reads; as PNG, or 640 pixels wide at most as WebP."""
+def filmed(shot: Shot, motion: str) -> bytes:
+    """A video that starts from a picture, as MP4."""
+    width, height = prompts.picture_size(shot.ratio)
+    return films.film(draw(shot, (width // 2, height // 2)), motion)
+
+
+def tile(png: bytes, index: int, count: int, *, small: bool) -> bytes:
+    """One of four pictures, as one reads, or the only one; as PNG, or 640 pixels wide at most as WebP."""
     picture = _opened(png)
-    width, height = picture.width // 2, picture.height // 2
-    left, top = index % 2 * width, index // 2 * height
+    across = 2 if count > 1 else 1
+    width, height = picture.width // across, picture.height // across
+    left, top = index % across * width, index // across * height
     cut = picture.crop((left, top, left + width, top + height))
     if not small:
         return _bytes(cut, "PNG")

@@ -14,6 +14,13 @@ from receiver.simulator.tasks import Task, View
 
 _UNKNOWN_TASK = answers.relay_error(answers.VALIDATION, "task_no_found")
 _NO_PROMPT = answers.validation("prompt不能为空")
+_NO_INDEX = answers.validation("index参数错误")
+_RELAY_UNKNOWN_PARENT = answers.relay_error(answers.VALIDATION, "task_not_found")
+_RELAY_UNREADY_PARENT = answers.relay_error(answers.VALIDATION, "task_status_not_success")
+_UNREADY_PARENT = answers.validation("关联任务状态错误")
+
+KEEPS_CODE = frozenset({"INPAINT", "CUSTOM_ZOOM"})
+"""Actions of the relay whose code 21 it leaves alone (PROTOCOL.md §4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,16 @@ class Profile:
         previews: Pictures can be seen while IN_PROGRESS.
         limits: Longest text allowed, by request field.
         coerces: A number where a string belongs is taken as its text.
-        rewrites: Codes replaced in submit answers.
+        rewrites: Codes replaced in submit answers, except where the relay's action is one of `KEEPS_CODE`.
+        unknown_parent: The answer when there is no task to build on.
+        unready_parent: The answer when the task to build on has not succeeded.
+        index_always: A change needs an index even for REROLL.
+        no_index: The answer when it has none.
+        no_simple_change: The answer to simple-change where it does not work.
+        outdated_buttons: A customId whose hash is no longer, or never was, a button's is good.
+        films_are_pictures: imageUrl of a video is the first mp4, not a still.
+        window_patience: Seconds until a window that nobody answered fails the task.
+        numbers_states: "imagine all" gives each task the state with its number behind it.
     """
 
     name: str
@@ -56,22 +72,33 @@ class Profile:
     coerces: bool = False
     limits: Mapping[str, int] = field(default_factory=lambda: {"state": 255, "notifyHook": 2000})
     rewrites: Mapping[int, int] = field(default_factory=dict)
+    unknown_parent: Answer = _RELAY_UNKNOWN_PARENT
+    unready_parent: Answer = _RELAY_UNREADY_PARENT
+    index_always: bool = False
+    no_index: Answer = _NO_INDEX
+    no_simple_change: Answer | None = None
+    outdated_buttons: bool = False
+    films_are_pictures: bool = True
+    window_patience: float = 3600.0
+    numbers_states: bool = False
     unknown_task: Answer = _UNKNOWN_TASK
     no_prompt: Answer = _NO_PROMPT
     unreadable: Callable[[], Answer] = answers.unreadable_by_relay
 
     def step(self, task: Task, now: float) -> Step:
         """The status this server knows of at the moment."""
-        return task.polled_step(now) if self.lagging else task.step(now)
+        return task.polled_step(now) if self.lagging else task.seen_step(now)
 
-    def view(self, task: Task, step: Step, origin: str) -> View:
+    def view(self, task: Task, step: Step, origin: str, now: float) -> View:
         """The task at a step, with or without previews."""
-        return View(task, step, origin, previews=self.previews)
+        return View(task, step, origin, now, self.previews, self.films_are_pictures)
 
-    def reworded(self, answer: Answer) -> Answer:
+    def reworded(self, answer: Answer, action: str) -> Answer:
         """A submit answer after the relay replaced codes in its text (PROTOCOL.md §4)."""
+        if action in KEEPS_CODE:
+            return answer
         if isinstance(answer.body, dict) and answer.body.get("code") in self.rewrites:
-            return Answer(answer.http, {**answer.body, "code": self.rewrites[answer.body["code"]]})
+            return replace(answer, body={**answer.body, "code": self.rewrites[answer.body["code"]]})
         return answer
 
 
@@ -88,6 +115,8 @@ _ALL = (
         caller=replace(_CSHARP_CALLER, schedule=calls_for),
         properties=_CSHARP_PROPERTIES,
         accepted="Submission successful",
+        outdated_buttons=True,
+        films_are_pictures=False,
     ),
     Profile(
         name="relay",
@@ -99,6 +128,10 @@ _ALL = (
         lagging=True,
         rewrites={answers.QUEUED: answers.ACCEPTED, answers.EXISTS: answers.ACCEPTED},
         no_prompt=answers.relay_error(answers.VALIDATION, "prompt_is_required"),
+        index_always=True,
+        no_index=answers.relay_error(answers.VALIDATION, "index_can_only_be_1_2_3_4"),
+        no_simple_change=answers.relay_error(answers.VALIDATION, "task_id_is_required"),
+        numbers_states=True,
     ),
     Profile(
         name="java",
@@ -111,6 +144,10 @@ _ALL = (
         limits={},
         unknown_task=Answer(200, answers.NOTHING),
         unreadable=answers.unreadable_by_java,
+        unknown_parent=answers.parent_not_found(200),
+        unready_parent=_UNREADY_PARENT,
+        outdated_buttons=True,
+        window_patience=300.0,
     ),
     Profile(
         name="csharp",
@@ -123,6 +160,10 @@ _ALL = (
         previews=False,
         unknown_task=Answer(204, answers.NOTHING),
         unreadable=answers.unreadable_by_csharp,
+        unknown_parent=answers.parent_not_found(404),
+        unready_parent=_UNREADY_PARENT,
+        window_patience=300.0,
+        numbers_states=True,
     ),
 )
 

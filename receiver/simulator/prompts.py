@@ -2,12 +2,18 @@
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
+
+from receiver.simulator.chance import dice
 
 _FLAGS = re.compile(r"(?:^|\s)--?[A-Za-z]\S*(?:\s+(?!--)[^\s]+)?|(?:^|\s)—[A-Za-z]+(?:\s+[^\s]+)?")
 _URL = re.compile(r"https?://\S+")
 _RATIO = re.compile(r"--(?:ar|aspect)\s+(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)")
 _VERSION = re.compile(r"--(v|version|niji)\s+(\d+(?:\.\d+)?)")
 _SPEED = re.compile(r"--(fast|relax|turbo)\b")
+_ZOOM = re.compile(r"--zoom\s+(\d+(?:\.\d+)?)")
+_VIDEO = re.compile(r"--(?:video|motion)\b")
+_MOTION = re.compile(r"--motion\s+(low|high)\b")
 _SIDE = 1024
 
 
@@ -21,17 +27,43 @@ def slug(prompt: str) -> str:
     return "_".join(re.findall(r"[a-z0-9]+", scene_words(prompt).lower()))[:40].strip("_") or "picture"
 
 
-def picture_size(prompt: str) -> tuple[int, int]:
-    """Width and height of the grid: about 1024², in the proportions of ``--ar``, at most 3:1."""
+def ratio(prompt: str) -> float:
+    """Width by height, the proportions of ``--ar``, at most 3:1."""
     found = _RATIO.search(prompt)
     across, down = (float(found[1]), float(found[2])) if found else (1.0, 1.0)
-    ratio = min(3.0, max(1 / 3, across / down)) if across and down else 1.0
+    return min(3.0, max(1 / 3, across / down)) if across and down else 1.0
+
+
+def picture_size(ratio: float) -> tuple[int, int]:
+    """Width and height of a picture or grid: about 1024², in these proportions."""
     return _even(_SIDE * ratio**0.5), _even(_SIDE / ratio**0.5)
 
 
 def _even(length: float) -> int:
     # Four tiles of whole pixels: whoever cuts the grid in four must get equal pictures.
     return 2 * round(length / 2)
+
+
+def zoom(prompt: str) -> float:
+    """The factor of ``--zoom``, 1 to 2; 2 when none is named."""
+    found = _ZOOM.search(prompt)
+    return min(2.0, max(1.0, float(found[1]))) if found else 2.0
+
+
+def picture_links(prompt: str) -> list[str]:
+    """The picture URLs a prompt starts with or holds."""
+    return _URL.findall(prompt)
+
+
+def wants_video(prompt: str) -> bool:
+    """Whether flags and a picture URL make the prompt one for a video (PROTOCOL.md §2)."""
+    return bool(_VIDEO.search(prompt) and _URL.search(prompt))
+
+
+def motion(prompt: str) -> str:
+    """How much shall move, ``low`` or ``high``."""
+    found = _MOTION.search(prompt)
+    return found[1] if found else "low"
 
 
 def version(prompt: str) -> str:
@@ -47,3 +79,35 @@ def speed(prefix: str | None, modes: Sequence[str], prompt: str) -> str:
     flag = _SPEED.search(prompt)
     wished = [prefix, *(mode.lower() for mode in modes), flag[1] if flag else None]
     return next((mode for mode in wished if mode in {"fast", "turbo", "relax"}), "fast")
+
+
+_MANNERS = ("soft watercolor", "oil painting", "risograph print", "paper collage", "matte illustration", "gouache")
+_LIGHTS = ("at sunrise", "in the evening light", "under a starry sky", "in the mist", "in autumn", "at noon")
+_SUBJECTS = (
+    "a small boat on calm water",
+    "a lonely house on a hill",
+    "an old tree beside a lake",
+    "mountains above a quiet valley",
+    "a lighthouse on the coast",
+    "a cat looking at the sky",
+)
+
+
+def descriptions(words: str, ratio: float, seed: int) -> tuple[str, ...]:
+    """Four prompts that might have made a picture, as describe words them (payload callback_07)."""
+    chance = dice("describe", words, seed)
+    shape = Fraction(ratio).limit_denominator(16)
+    subjects = [words] * 4 if words else chance.sample(_SUBJECTS, 4)
+    manners, lights = chance.sample(_MANNERS, 4), chance.sample(_LIGHTS, 4)
+    return tuple(
+        f"{number}\ufe0f\u20e3 {subject} {light}, {manner} --ar {shape.numerator}:{shape.denominator}"
+        for number, subject, light, manner in zip(range(1, 5), subjects, lights, manners, strict=True)
+    )
+
+
+def shorter(prompt: str) -> tuple[str, ...]:
+    """Three prompts with ever fewer words."""
+    words = scene_words(prompt).split() or prompt.split()
+    telling = [word for word in words if len(word.strip(",.")) > 3] or words
+    kept = [telling, telling[: max(1, len(telling) * 2 // 3)], telling[: max(1, len(telling) // 3)]]
+    return tuple(f"{number}\ufe0f\u20e3 {' '.join(some)}" for number, some in enumerate(kept, 1))

@@ -5,33 +5,34 @@ from typing import Any
 
 import msgspec
 
-from receiver.simulator.tasks import View, buttons
+from receiver.simulator.course import Step
+from receiver.simulator.tasks import View
 
 
 def task(view: View) -> dict[str, Any]:
     """The relay's own row: "" and 0 for unset, buttons and properties null before the first poll."""
-    polled = view.step.status != ""
+    polled, work = view.step.status != "", view.task.work
     return {
         "id": view.task.id,
-        "action": "IMAGINE",
+        "action": work.relay_action or work.action,
         "customId": "",
         "botType": "",
-        "prompt": view.task.prompt,
-        "promptEn": view.task.prompt if polled else "",
+        "prompt": view.prompt,
+        "promptEn": view.prompt if polled else "",
         "description": view.task.description,
         "state": (view.task.state or "") if polled else "",
         "submitTime": view.submit_time,
         "startTime": (view.start_time or 0) if polled else 0,
         "finishTime": view.finish_time or 0,
         "imageUrl": _image_route(view),
-        "videoUrl": "",
-        "videoUrls": None,
+        "videoUrl": next(iter(view.videos), ""),
+        "videoUrls": [{"url": link} for link in view.videos] or None,
         "status": view.step.status,
-        "progress": "100%" if view.step.status == "FAILURE" else view.step.progress or "0%",
+        "progress": _progress(view.step),
         "failReason": view.step.reason or "",
-        "buttons": _buttons(view) if polled else None,
+        "buttons": view.buttons if polled else None,
         "maskBase64": "",
-        "properties": {"finalPrompt": view.task.prompt, "finalZhPrompt": ""} if polled else None,
+        "properties": {"finalPrompt": view.prompt, "finalZhPrompt": ""} if polled else None,
     }
 
 
@@ -41,8 +42,10 @@ def accepted_by_all(view: View) -> dict[str, Any]:
     return {**task(view), "progress": progress, "failReason": view.step.reason}
 
 
-def _buttons(view: View) -> list[dict[str, object]]:
-    return buttons(view.task.job) if view.succeeded else []
+def _progress(step: Step) -> str:
+    if step.status == "MODAL":
+        return ""
+    return "100%" if step.status == "FAILURE" else step.progress or "0%"
 
 
 def _image_route(view: View) -> str:

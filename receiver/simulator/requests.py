@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,12 +20,10 @@ class AccountFilter(msgspec.Struct, rename="camel"):
     modes: list[str] | None = None
 
 
-class Imagine(msgspec.Struct, rename="camel"):
-    """The body of submit/imagine; unknown keys are ignored, anything may be null."""
+class Submit(msgspec.Struct, rename="camel"):
+    """What every submit may carry; unknown keys are ignored, anything may be null."""
 
-    prompt: str | None = None
     bot_type: str | None = None
-    base64_array: list[str] | None = None
     account_filter: AccountFilter | None = None
     state: str | None = None
     notify_hook: str | None = None
@@ -34,6 +32,104 @@ class Imagine(msgspec.Struct, rename="camel"):
     def modes(self) -> tuple[str, ...]:
         """accountFilter.modes, empty when not given."""
         return tuple(self.account_filter.modes or ()) if self.account_filter else ()
+
+
+class Imagine(Submit):
+    """The body of submit/imagine."""
+
+    prompt: str | None = None
+    base64_array: list[str] | None = None
+
+
+class Action(Submit):
+    """The body of submit/action."""
+
+    task_id: str | int | None = None
+    custom_id: str | None = None
+    enable_remix: bool | None = None
+
+
+class Modal(Submit):
+    """The body of submit/modal."""
+
+    task_id: str | int | None = None
+    prompt: str | None = None
+    mask_base64: str | None = None
+
+
+class Blend(Submit):
+    """The body of submit/blend."""
+
+    base64_array: list[str] | None = None
+    dimensions: str | None = None
+
+
+class Describe(Submit):
+    """The body of submit/describe."""
+
+    base64: str | None = None
+    link: str | None = None
+
+
+class Shorten(Submit):
+    """The body of submit/shorten."""
+
+    prompt: str | None = None
+
+
+class Change(Submit):
+    """The body of submit/change."""
+
+    task_id: str | int | None = None
+    action: str | None = None
+    index: int | None = None
+
+
+class SimpleChange(Submit):
+    """The body of submit/simple-change."""
+
+    content: str | None = None
+
+
+class Video(Submit):
+    """The body of submit/video."""
+
+    motion: str | None = None
+    image: str | None = None
+    prompt: str | None = None
+    action: str | None = None
+    index: int | None = None
+    task_id: str | int | None = None
+    end_image: str | None = None
+    loop: bool | None = None
+    video_type: str | None = None
+    batch_size: int | None = None
+
+
+class Edits(Submit):
+    """The body of submit/edits."""
+
+    prompt: str | None = None
+    image: str | None = None
+    mask_base64: str | None = None
+
+
+class Swap(Submit):
+    """The body of insight-face/swap."""
+
+    source_base64: str | None = None
+    target_base64: str | None = None
+    source_url: str | None = None
+    target_url: str | None = None
+
+
+class Upload(Submit):
+    """The body of submit/upload-discord-images."""
+
+    base64_array: list[str] | None = None
+
+
+Fields = TypeVar("Fields", bound=Submit)
 
 
 def json_object(content: bytes) -> dict[str, Any] | None:
@@ -45,11 +141,12 @@ def json_object(content: bytes) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
-def imagine(body: Mapping[str, Any], *, coerces: bool) -> Imagine | None:
+def fields(body: Mapping[str, Any], kind: type[Fields], *, coerces: bool) -> Fields | None:
     """The body read strictly, None when a type is wrong; ``coerces`` reads numbers as text, like Java."""
-    fields = {key: str(value) if coerces and _is_number(value) else value for key, value in body.items()}
+    texts = {key: str(value) if coerces and _is_number(value) else value for key, value in body.items()}
+    # Not strict: what was made text a moment ago is still a number where one belongs.
     try:
-        return msgspec.convert(fields, Imagine)
+        return msgspec.convert(texts, kind, strict=not coerces)
     except msgspec.ValidationError:
         return None
 

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TypeVar
 
 from receiver.simulator import growths, landscapes, motifs, palettes
 from receiver.simulator.canvas import Canvas, Point
 from receiver.simulator.chance import dice
+from receiver.simulator.landscapes import Around
 from receiver.simulator.palettes import Palette
 
 Motif = Callable[[Canvas, Palette, Point, float, Random], None]
@@ -65,6 +66,7 @@ class Scene:
     land: str | None
     motif: Motif | None
     wet: bool
+    around: Around | None = None
 
 
 def read(words: str) -> Scene:
@@ -82,16 +84,37 @@ def _named(said: list[str], names: Mapping[K, str]) -> K | None:
     return next((key for word in said for key, text in names.items() if word in text.split()), None)
 
 
-def paint(canvas: Canvas, words: str, seed: int, index: int) -> None:
-    """One of the four pictures, 0–3; the same for the same words, seed and index."""
+def paint(
+    canvas: Canvas,
+    words: str,
+    seed: int,
+    index: int,
+    *,
+    take: int = 0,
+    tone: int = 0,
+    around: Around | None = None,
+) -> None:
+    """One of the four pictures, 0–3; the same for the same arguments.
+
+    Args:
+        canvas: What to paint on.
+        words: What shall be seen.
+        seed: What the words leave open, the same for all four.
+        index: Which of the four.
+        take: Another number arranges the same scene anew.
+        tone: Another number lights the same scene differently.
+        around: Set when a picture of this scene will be laid upon this one: the light stands where it stands
+            there, and nothing stands in the way.
+    """
     scene = read(words)
-    shared, own = dice(words, seed), dice(words, seed, index)
+    if around:
+        scene = replace(scene, motif=None, around=around)
+    shared, own = dice(words, seed), dice(words, seed, index, *([take] if take else []))
     moods, lands = list(palettes.MOODS), ["water", "mountains", "forest", "hills", "dunes", "meadow"]
     shared.shuffle(moods)
     shared.shuffle(lands)
-    palette = palettes.palette(scene.mood or moods[index], shared.randrange(4) + index)
+    palette = palettes.palette(scene.mood or moods[index], shared.randrange(4) + index + tone)
     _LAND_PAINTERS[scene.land or lands[index]](canvas, palette, scene, own)
-    canvas.vignette(0.35)
 
 
 def _place(canvas: Canvas, own: Random, low: float, high: float) -> Point:
@@ -102,7 +125,7 @@ def _place(canvas: Canvas, own: Random, low: float, high: float) -> Point:
 
 def _water(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
     horizon = own.uniform(0.46, 0.58)
-    light = landscapes.sky(canvas, palette, horizon, own)
+    light = landscapes.sky(canvas, palette, horizon, own, scene.around)
     if own.random() < 0.75:
         skyline = landscapes.ridge(canvas, horizon + 0.005, own.uniform(0.02, 0.05), 0.45, own)
         canvas.polygon([*skyline, (canvas.ratio * 1.1, horizon), (-0.1, horizon)], palette.land(0.25), 0.9)
@@ -136,7 +159,7 @@ def _boats(canvas: Canvas, palette: Palette, boat: Motif, horizon: float, own: R
 
 def _mountains(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
     horizon = own.uniform(0.6, 0.7)
-    light = landscapes.sky(canvas, palette, horizon, own)
+    light = landscapes.sky(canvas, palette, horizon, own, scene.around)
     landscapes.mountains(canvas, palette, horizon, own)
     if scene.wet or own.random() < 0.4:
         landscapes.water(canvas, palette, horizon, light, own)
@@ -147,14 +170,14 @@ def _mountains(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> N
 
 def _forest(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
     horizon = own.uniform(0.5, 0.58)
-    landscapes.sky(canvas, palette, horizon + 0.1, own)
+    landscapes.sky(canvas, palette, horizon + 0.1, own, scene.around)
     growths.forest(canvas, palette, horizon - 0.02, own)
     _stand(canvas, palette, scene, own)
 
 
 def _city(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
     horizon = own.uniform(0.68, 0.78)
-    light = landscapes.sky(canvas, palette, horizon, own)
+    light = landscapes.sky(canvas, palette, horizon, own, scene.around)
     growths.city(canvas, palette, horizon, own)
     landscapes.water(canvas, palette, horizon, light, own)
     _stand(canvas, palette, scene, own)
@@ -162,7 +185,7 @@ def _city(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
 
 def _meadow(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
     horizon = own.uniform(0.5, 0.62)
-    landscapes.sky(canvas, palette, horizon, own)
+    landscapes.sky(canvas, palette, horizon, own, scene.around)
     landscapes.hills(canvas, palette, horizon - 0.06, own, layers=2)
     landscapes.meadow(canvas, palette, horizon, own)
     _stand(canvas, palette, scene, own)
@@ -171,14 +194,14 @@ def _meadow(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None
 
 def _dunes(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
     horizon = own.uniform(0.55, 0.65)
-    landscapes.sky(canvas, palette, horizon, own)
+    landscapes.sky(canvas, palette, horizon, own, scene.around)
     landscapes.dunes(canvas, palette, horizon - 0.04, own)
     _stand(canvas, palette, scene, own)
 
 
 def _hills(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
     horizon = own.uniform(0.5, 0.6)
-    landscapes.sky(canvas, palette, horizon, own)
+    landscapes.sky(canvas, palette, horizon, own, scene.around)
     landscapes.hills(canvas, palette, horizon - 0.04, own)
     landscapes.meadow(canvas, palette, 0.86, own)
     _stand(canvas, palette, scene, own)

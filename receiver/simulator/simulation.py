@@ -12,6 +12,7 @@ from receiver.simulator.callbacks import CallbackSender, SentCallback
 from receiver.simulator.clock import Clock
 from receiver.simulator.faults import Faults
 from receiver.simulator.gallery import Gallery
+from receiver.simulator.reception import Reception
 from receiver.simulator.routes import Routes
 from receiver.simulator.world import World
 
@@ -48,11 +49,12 @@ class Simulator:
         key: str | None = None,
         client: httpx.AsyncClient | None = None,
     ) -> None:
-        found, clock = profiles.find(profile), Clock(speed)
+        found, wrong, clock = profiles.find(profile), Faults(faults), Clock(speed)
         self._gallery = Gallery()
-        self._sender = CallbackSender(found, clock, client)
-        self._world = World(found, Faults(faults), clock, self._sender, seed)
-        routes = Routes(self._world, self._gallery, key)
+        self._sender = CallbackSender(found, wrong, clock, client)
+        world = World(found, wrong, clock, self._sender)
+        self._reception = Reception(world, wrong, seed)
+        routes = Routes(world, self._reception, self._gallery, key)
         self.app = Starlette(routes=list(routes.table()), lifespan=self._lifespan)
         # The provider has its paths and no others; a redirect would be one more quirk, and none we know of.
         self.app.router.redirect_slashes = False
@@ -60,7 +62,12 @@ class Simulator:
     @property
     def submits(self) -> list[dict[str, Any]]:
         """The body of every submit received, in order, also of those answered with an error."""
-        return self._world.submits
+        return self._reception.submits
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Where each of `submits` was sent, by the last part of its path: ``imagine``, ``action``, ``modal``."""
+        return self._reception.endpoints
 
     @property
     def callbacks(self) -> list[SentCallback]:
@@ -69,7 +76,7 @@ class Simulator:
 
     @property
     def pictures(self) -> int:
-        """How many pictures were downloaded, previews included."""
+        """How many pictures and videos were downloaded, previews included."""
         return self._gallery.served
 
     @asynccontextmanager

@@ -1,0 +1,229 @@
+"""The pictures: four to a prompt, repeatable, and what follow-ups make of them."""
+
+import io
+import time
+from itertools import combinations
+
+import pytest
+from PIL import Image
+from simulators import PROMPT
+
+from receiver.simulator import shots
+from receiver.simulator.films import FRAMES
+from receiver.simulator.pictures import compose, filmed, preview
+from receiver.simulator.prompts import picture_size, ratio
+
+
+def grid(prompt: str, seed: int) -> bytes:
+    return compose(shots.grid(prompt, seed), prompt, f"seed {seed}")
+
+
+PROMPTS = [
+    PROMPT,
+    "a cat watching the stars --ar 16:9",
+    "city skyline at night",
+    "a cabin in a misty forest --ar 2:3",
+    "hot air balloons over a meadow of wild flowers",
+    "a mountain lake in autumn",
+    "a lighthouse in the storm",
+    "a ringed planet above desert dunes",
+    "an old oak tree, birds",
+    "the sound of silence",
+    "猫",
+    "--v 6.1",
+    "x" * 3000,
+    "a sailing boat " * 200,
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_grid(prompt: str) -> None:
+    """Every prompt gives a PNG below 1.5 MB of four different pictures, in the proportions of --ar."""
+    png = grid(prompt, 42)
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(png) < 1_500_000
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    assert picture.size == picture_size(ratio(prompt))
+    width, height = picture.width // 2, picture.height // 2
+    corners = [(0, 0), (width, 0), (0, height), (width, height)]
+    tiles = [picture.crop((x, y, x + width, y + height)).resize((16, 16)).tobytes() for x, y in corners]
+    for one, other in combinations(tiles, 2):
+        assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one) > 4
+
+
+def test_grid_is_deterministic() -> None:
+    """The same prompt and seed give the same bytes; another seed or prompt does not."""
+    assert grid(PROMPT, 7) == grid(PROMPT, 7)
+    assert grid(PROMPT, 7) != grid(PROMPT, 8)
+    assert grid(PROMPT, 7) != grid(f"{PROMPT} x", 7)
+
+
+def test_grid_is_drawn_quickly() -> None:
+    """A grid takes well below a second, also on a busy machine."""
+    started = time.process_time()
+    grid(PROMPT, 9)
+    assert time.process_time() - started < 1.0
+
+
+def test_preview_becomes_finer() -> None:
+    """A preview is half as large, and with more progress closer to the picture."""
+    png = grid(PROMPT, 7)
+    small = Image.open(io.BytesIO(png)).convert("RGB").resize((512, 512)).tobytes()
+
+    def distance(percent: int) -> int:
+        shown = Image.open(io.BytesIO(preview(png, percent)))
+        assert shown.size == (512, 512)
+        return sum(abs(a - b) for a, b in zip(shown.convert("RGB").tobytes(), small, strict=True))
+
+    assert distance(15) > distance(46) > distance(93)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "size"),
+    [
+        ("x", (1024, 1024)),
+        ("x --ar 16:9", (1366, 768)),
+        ("x --ar 0:0", (1024, 1024)),
+        ("x --ar 99:1", (1774, 592)),
+    ],
+)
+def test_picture_size(prompt: str, size: tuple[int, int]) -> None:
+    """The proportions follow --ar, at most 3:1, at about the same area."""
+    assert picture_size(ratio(prompt)) == size
+
+
+# --- what follow-ups make of them ----------------------------------------------------------------------------
+
+
+def opened(*pictures: shots.Shot, **options: int) -> Image.Image:
+    return Image.open(io.BytesIO(compose(pictures, **options))).convert("RGB")
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """Mean difference of two pictures looked at from afar, 0 to 255."""
+    small = (one.resize((64, 64)).tobytes(), other.resize((64, 64)).tobytes())
+    return sum(abs(a - b) for a, b in zip(*small, strict=True)) / len(small[0])
+
+
+TILE = shots.grid("a paper boat on calm water at sunset", 7)[1]
+WIDE = shots.grid("a cat watching the stars --ar 16:9", 7)[0]
+UPLOAD = shots.Uploaded(compose((TILE,)), 1.0)
+
+
+def test_an_upscale_is_its_tile_enlarged() -> None:
+    """U2 shows what stood at the upper right of the grid, larger."""
+    pictures = shots.grid("a paper boat on calm water at sunset", 7)
+    whole, single = opened(*pictures), opened(pictures[1])
+    assert single.size == whole.size
+    tiles = [whole.crop((x, y, x + 512, y + 512)) for y in (0, 512) for x in (0, 512)]
+    assert difference(single, tiles[1]) < 3
+    assert all(difference(single, tile) > 10 for tile in (tiles[0], tiles[2], tiles[3]))
+    assert opened(TILE, enlarged=2).size == (2048, 2048)
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.0])
+@pytest.mark.parametrize("tile", [TILE, WIDE, UPLOAD], ids=["square", "wide", "upload"])
+def test_zoom(tile: shots.Shot, factor: float) -> None:
+    """The picture stands smaller in the middle, and the scene goes on around it."""
+    inner, outer = opened(tile), opened(shots.zoomed(tile, factor, 1))
+    assert outer.size == inner.size
+    width, height = round(outer.width / factor), round(outer.height / factor)
+    left, top = (outer.width - width) // 2, (outer.height - height) // 2
+    middle = outer.crop((left, top, left + width, top + height))
+    cut = (width // 5, height // 5, width * 4 // 5, height * 4 // 5)
+    assert difference(middle.crop(cut), inner.resize((width, height)).crop(cut)) < 12
+    assert difference(outer, inner) > 8
+
+
+@pytest.mark.parametrize("direction", ["left", "top", "right", "bottom"])
+def test_pan(direction: str) -> None:
+    """The picture keeps its place at one side and half as much is added at the other."""
+    inner, outer = opened(TILE), opened(shots.panned(TILE, direction, 1))
+    across = direction in {"left", "right"}
+    assert outer.width / outer.height == pytest.approx(1.5 if across else 1 / 1.5, abs=0.01)
+    side = min(outer.size)
+    corner = (outer.width - side if direction == "left" else 0, outer.height - side if direction == "top" else 0)
+    kept = outer.crop((*corner, corner[0] + side, corner[1] + side))
+    assert difference(kept, inner) < 12
+
+
+def test_square() -> None:
+    """What is missing is added above and below, or left and right."""
+    assert opened(shots.squared(WIDE, 1)).size == (1024, 1024)
+    assert opened(shots.squared(shots.grid("x --ar 2:3", 1)[0], 1)).size == (1024, 1024)
+
+
+def test_region() -> None:
+    """Where the mask is black nothing changes; where it is white there is another picture."""
+    target = io.BytesIO()
+    mask = Image.new("L", (100, 100))
+    mask.paste(255, (50, 0, 100, 100))
+    mask.save(target, "PNG")
+    new = shots.Painted("a forest in the mist", 3, 0, 1.0)
+    before, after = opened(TILE), opened(shots.Repainted(TILE, new, target.getvalue()))
+    left, right = (0, 0, 450, 1024), (574, 0, 1024, 1024)
+    assert difference(before.crop(left), after.crop(left)) == 0
+    assert difference(before.crop(right), after.crop(right)) > 20
+    assert opened(shots.Repainted(TILE, new, b"no picture")).tobytes() == opened(new).tobytes()
+
+
+def test_variations() -> None:
+    """Variations differ from their picture and from one another; subtle ones keep its composition."""
+    strong = [opened(shots.retaken(TILE, "a paper boat on calm water at sunset", 9, index)) for index in range(4)]
+    subtle = [opened(shots.toned(TILE, "a paper boat on calm water at sunset", 9, index)) for index in range(4)]
+    for four in (strong, subtle):
+        assert all(difference(one, other) > 2 for one, other in combinations([opened(TILE), *four], 2))
+
+
+@pytest.mark.parametrize(
+    "shot", [shots.zoomed(TILE, 2, 1), shots.Repainted(TILE, TILE), UPLOAD, shots.Blended((UPLOAD, TILE), 1, 1.0)]
+)
+def test_everything_can_be_done_again(shot: shots.Shot) -> None:
+    """A variation, a zoom and a pan can be made of any picture, over and over."""
+    again = shots.panned(shots.zoomed(shots.retaken(shot, "a cat", 5, 2), 1.5, 2), "top", 3)
+    assert opened(again).size == picture_size(again.ratio)
+
+
+def test_broken_uploads_are_drawn() -> None:
+    """Bytes that only begin like a picture are a grey one."""
+    assert opened(shots.Uploaded(b"\x89PNG\r\n\x1a\n", 1.0)).getpixel((5, 5)) == (210, 214, 222)
+
+
+# --- videos --------------------------------------------------------------------------------------------------
+
+
+def boxes(content: bytes) -> dict[bytes, bytes]:
+    """The boxes of an MP4 at one level, by name (ISO/IEC 14496-12, 4.2)."""
+    found, at = {}, 0
+    while at < len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        found[content[at + 4 : at + 8]] = content[at + 8 : at + length]
+        at += length
+    assert at == len(content)
+    return found
+
+
+@pytest.mark.parametrize("motion", ["low", "high"])
+def test_film(motion: str) -> None:
+    """A whole MP4: its samples lie where its table says, and each is one coded picture."""
+    content = filmed(TILE, motion)
+    top = boxes(content)
+    assert list(top) == [b"ftyp", b"moov", b"mdat"]
+    assert top[b"ftyp"][:4] == b"isom"
+    assert len(content) < 400_000
+    media = boxes(boxes(boxes(top[b"moov"])[b"trak"])[b"mdia"])
+    table = boxes(boxes(media[b"minf"])[b"stbl"])
+    sizes = [int.from_bytes(table[b"stsz"][at : at + 4], "big") for at in range(12, len(table[b"stsz"]), 4)]
+    at = int.from_bytes(table[b"stco"][8:12], "big")
+    assert len(sizes) == FRAMES
+    for size in sizes:
+        assert int.from_bytes(content[at : at + 4], "big") == size - 4
+        assert content[at + 4] == 0x65
+        assert b"\0\0\1" not in content[at + 4 : at + size]
+        at += size
+    assert at == len(content)
+
+
+def test_films_differ_by_motion_and_picture() -> None:
+    """Other motion or another picture is another video; the same is the same."""
+    assert len({filmed(TILE, "low"), filmed(TILE, "high"), filmed(WIDE, "low"), filmed(TILE, "low")}) == 3
