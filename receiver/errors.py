@@ -7,11 +7,17 @@ ReceiverError
 │   ├── NotJSON                  cannot be read as JSON
 │   └── NotATask                 JSON, but not a task object
 ├── InputError               what the caller asked for cannot be sent; nothing was sent
+│   └── Conflict                 its name (an idempotency key) was given to another request before
 ├── ProviderError            the provider said no, or nothing we understand
 │   ├── Refused                  no task was made; `outcome` says why, `retry` whether to send again
 │   ├── Ambiguous                the task may exist and be charged; never sent again
 │   ├── Unreachable              the request never arrived; nothing was made
 │   └── Unreadable               an answer to a question (fetch, list) that makes no sense; ask again later
+├── NoResult                 a task has ended without a result, or waits; `event` says why
+│   ├── TaskFailed               the provider says it failed
+│   ├── TaskLost                 it has no end within our deadline
+│   └── InputRequired            it waits for a person's words or mask
+├── NotStarted               a Receiver is used before its start or after its end
 ├── MediaError               a picture could not be fetched or stored
 ├── JournalError             the journal cannot be read or written
 │   ├── JournalLocked            another process holds it for too long
@@ -20,6 +26,11 @@ ReceiverError
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from receiver.events import Event  # evidence only: nothing here calls anything above
 
 
 class ReceiverError(Exception):
@@ -33,8 +44,8 @@ class SettingsError(ReceiverError):
 class TokenError(ReceiverError):
     """A token was not signed by our keys, is too old, or comes from the future.
 
-    `cause` is one of `malformed`, `signature`, `expired`, `future`; it is for logs and counters,
-    and never reaches whoever sent the token.
+    `cause` is one of `malformed`, `signature`, `expired`, `future`, or `no_state`, `bad_state` where a callback has no
+    URL token either; it is for logs and counters, and never reaches whoever sent the token.
     """
 
     def __init__(self, cause: str) -> None:
@@ -56,6 +67,10 @@ class NotATask(PayloadError):
 
 class InputError(ReceiverError):
     """What the caller asked for cannot be sent. Raised before anything goes out."""
+
+
+class Conflict(InputError):
+    """The name a request shall exist once under was given to another request before."""
 
 
 class ProviderError(ReceiverError):
@@ -88,6 +103,31 @@ class Unreachable(ProviderError):
 
 class Unreadable(ProviderError):
     """An answer to a fetch or list that makes no sense: HTML, cut short, too large, another task's object."""
+
+
+class NoResult(ReceiverError):
+    """A task has ended without a result, or does not go on by itself. `event` is the journalled fact behind it."""
+
+    def __init__(self, text: str, event: Event) -> None:
+        super().__init__(text)
+        self.event = event
+
+
+class TaskFailed(NoResult):
+    """The provider says that the task failed. A success may still come within minutes, because a FAILURE can be false
+    (PROTOCOL.md §6): asking for the result again then gives it."""
+
+
+class TaskLost(NoResult):
+    """The task had no end within our deadline."""
+
+
+class InputRequired(NoResult):
+    """The task waits for a person: answer with a prompt or a mask, and it goes on."""
+
+
+class NotStarted(ReceiverError):
+    """A Receiver is used before its start or after its end."""
 
 
 class MediaError(ReceiverError):

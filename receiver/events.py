@@ -84,11 +84,35 @@ class Media(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture sent with a request: kept in the media store, in the journal as digest and size only."""
+    """A picture sent with a request: kept in the media store, in the journal as digest and size only.
+
+    `field` is the one of the request's body that it goes into.
+    """
 
     digest: str
     type: str
     size: int
+    field: str = "base64Array"
+
+
+ReplyStatus = Literal["waiting", "sending", "sent", "unknown", "refused"]
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """Our answer to a task that asks for input (MODAL); the same task goes on (PROTOCOL.md §2, modal).
+
+    Status: `waiting` until the task asks → `sending` → `sent`, or `refused` (a person may reply again), or `unknown`
+    when the answer was lost: it is never sent again. A busy provider puts it back to `waiting`.
+
+    Attributes:
+        body: what goes out beside the task id: `prompt`, if given.
+        mask: where to repaint.
+    """
+
+    body: dict[str, Any]
+    mask: Input | None = None
+    status: ReplyStatus = "waiting"
+    sends: int = 0
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +145,18 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     user_state: str | None = None
     """The caller's own `state`; ours goes to the provider, theirs comes back in every event."""
     parent_id: str | None = None
+    """The submission whose task this one follows up."""
+    button: str | None = None
+    """For a follow-up by button: what the person called it. Its `customId` is looked up as it is sent."""
+    auto: tuple[str, ...] = ()
+    """Buttons to follow up by ourselves, once, when the task has succeeded."""
+    destinations: tuple[str, ...] | None = None
+    """Where the results go; None: everywhere."""
+    once: str | None = None
+    """A name under which this submission exists once; None once it was refused."""
+    once_digest: str | None = None
+    """SHA-256 of the request that took the name, to tell a repeat from another request."""
+    reply: Reply | None = None
     hooked: bool = False
     """Whether a callback URL was sent along, so that a callback can come at all."""
     status: SubmissionStatus = "prepared"
@@ -157,6 +193,16 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         """The task's status, "" before the first word."""
         return self.task.status if self.task else ""
 
+    @property
+    def awaits_input(self) -> bool:
+        """Whether the task stands in MODAL and no reply of ours is on its way."""
+        return self.task_status == "MODAL" and (self.reply is None or self.reply.status == "refused")
+
+    @property
+    def last_word(self) -> EventType | None:
+        """The type of the event after which nothing comes by itself; None while under way."""
+        return self.ended or ("task.input_required" if self.awaits_input else None)
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """An immutable, verified, journalled fact. This is what handlers see and what leaves the house.
@@ -183,6 +229,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     state: str | None
     parent_id: str | None
+    button: str | None = None
     confirmed: bool
     supersedes: str | None = None
     reason: str | None = None

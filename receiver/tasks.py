@@ -33,6 +33,11 @@ MAX_DEPTH = 64
 """Deepest nesting read; real task objects have 4 levels."""
 
 
+_TEXT_ACTIONS = frozenset({"DESCRIBE", "SHORTEN"})
+_NUMBER = re.compile("^(?:[0-9]\ufe0f?\u20e3|[0-9]+[.)])\\s*")
+"""How the provider numbers texts: a keycap emoji, or `1.`."""
+
+
 class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """A follow-up the provider offers (PROTOCOL.md §5 `buttons`). `custom_id` is not stable over time."""
 
@@ -91,8 +96,19 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return RANKS.get(self.status, -1), self.progress or 0
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompts that a describe or shorten found, without their numbers (PROTOCOL.md §2)."""
+        if self.action not in _TEXT_ACTIONS:
+            return ()
+        lines = (_NUMBER.sub("", line).strip() for line in (self.final_prompt or self.prompt).splitlines())
+        return tuple(line for line in lines if line)
+
+    @property
     def result_urls(self) -> tuple[str, ...]:
-        """Links to the files of a finished result: videos if there are any, else the picture."""
+        """Links to the files of a finished result: videos if there are any, else the picture. Where the result is
+        text, the picture is the one we gave."""
+        if self.action in _TEXT_ACTIONS:
+            return ()
         videos = self.video_urls or ((self.video_url,) if self.video_url else ())
         return videos or ((self.image_url,) if self.image_url else self.image_urls)
 

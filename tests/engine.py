@@ -27,9 +27,9 @@ from receiver.intake import Intake, Policy, Route
 from receiver.journal.base import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore
-from receiver.provider import Provider
+from receiver.provider import Provider, requests
 from receiver.reconciler import Reconciler
-from receiver.submissions import Imagine, Submissions
+from receiver.submissions import Options, Submissions
 from receiver.tasks import Task
 from receiver.tokens import Tokens
 
@@ -277,11 +277,13 @@ class Kit:
 
     async def submit(self, prompt: str = "a boat", **other: Any) -> Submission:
         """Prepare and send."""
-        row = await self.submissions.prepare(Imagine(prompt=prompt, **other))
+        row = await self.prepared(prompt, **other)
         return await self.submissions.send(row.id)
 
-    async def prepared(self, **other: Any) -> Submission:
-        return await self.submissions.prepare(Imagine(prompt="a boat", **other))
+    async def prepared(self, prompt: str = "a boat", **other: Any) -> Submission:
+        """Journal a request; what the request does not take is an option of its submission."""
+        asked = {name: other.pop(name) for name in ("bot_type", "pictures", "account_filter") if name in other}
+        return await self.submissions.prepare(requests.imagine(prompt, **asked), Options(**other))
 
     async def row(self, submission_id: str) -> Submission:
         row = await self.journal.get(submission_id)
@@ -366,7 +368,7 @@ async def engine(
         )
         submissions = Submissions(
             journal=journal, provider=provider, intake=intake, tokens=tokens, store=store, clock=clock,
-            public_url=public_url, deadline_ms=DEADLINE * 1000, submit_timeout=75.0,
+            destinations=tuple(routes), public_url=public_url, deadline_ms=DEADLINE * 1000, submit_timeout=75.0,
         )  # fmt: skip
         archiver = Archiver(journal=journal, intake=intake, fetcher=fetcher, store=store, clock=clock)
         reconciler = Reconciler(

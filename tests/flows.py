@@ -1,4 +1,4 @@
-"""A whole world in one event loop: the simulated provider and a real Receiver, each behind real HTTP, on fast clocks."""
+"""A whole world in one event loop: the simulated provider and a real Receiver behind real HTTP, on fast clocks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from receiver.cli.running import address, bind, server
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Event, Submission
-from receiver.runtime import Receiver, open_receiver
+from receiver.provider import requests
+from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Settings
 from receiver.simulator import Simulator
-from receiver.submissions import Imagine
 
 SPEED = 100.0
 """How many times as fast as the world both sides live."""
@@ -30,12 +30,12 @@ class World:
     """One provider and one Receiver that know each other."""
 
     simulator: Simulator
-    receiver: Receiver
+    receiver: Runtime
     outputs: Path
 
     async def submit(self, prompt: str = PROMPT) -> Submission:
         """Submit as the command line does: an error of the first answer is ours to see, the row tells the rest."""
-        row = await self.receiver.submissions.prepare(Imagine(prompt=prompt))
+        row = await self.receiver.submissions.prepare(requests.imagine(prompt))
         try:
             return await self.receiver.submissions.send(row.id)
         except (Refused, Ambiguous):
@@ -94,7 +94,7 @@ async def world(
         )
         async with (
             served(simulator.app, provider_socket),
-            open_receiver(chosen, clock=Clock(speed)) as receiver,
+            open_runtime(chosen, clock=Clock(speed)) as receiver,
             served(receiver.app, own_socket),
         ):
             await receiver.start_engine("serve")

@@ -69,7 +69,7 @@ async def fill(folder: Path) -> Library:
         (succeeded, Task(id="1773314942177684", status="SUCCESS", progress=100, buttons=buttons)),
         (failed, Task(id="1773314942177685", status="FAILURE", fail_reason="任务超时 [bold]")),
     ):
-        await intake.answered(id, task.id, "accepted")
+        await intake.answered(id, (task.id,), "accepted")
         await intake.polled(id, task)
     now_ms = clock.now_ms() + 1
     works = await journal.claim("file", owner="me", limit=10, now_ms=now_ms)

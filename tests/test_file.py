@@ -137,13 +137,14 @@ async def test_the_json_says_what_the_picture_is(handler: FileHandler, out: Path
         },
         "labels": {"customer": "Zoë", "order": "7"},
         "state": "mine",
-        "lineage": {"submission": ID, "parent": None},
+        "lineage": {"submission": ID, "parent": None, "button": None},
         "times": {
             "submitted": "2024-11-21T14:46:06.000Z",
             "started": "2024-11-21T14:46:07.500Z",
             "finished": "2024-11-21T14:46:41.000Z",
             "event": "2024-11-21T14:46:42.250Z",
         },
+        "texts": [],
         "links": [LINK],
         "media": [
             {"file": f"{STEM}.png", "sha256": item.media.digest, "type": "image/png", "size": len(PNG), "link": LINK}

@@ -115,7 +115,7 @@ def due_after(change: Change | None) -> int | None:
 @pytest.mark.parametrize("before", [prepared(), sending(), unknown(), submission(id=ID, status="refused")])
 def test_an_accepted_request(before: Submission, outcome: str, status: str) -> None:
     """Answers 1 and 22 set NOT_START, 21 for a dialogue MODAL; the task is bound, polled, and never sent again."""
-    change = decisions.answered(before, TASK_ID, outcome, rules(routes=(SCREEN,)))
+    change = decisions.answered(before, (TASK_ID,), outcome, rules(routes=(SCREEN,)))
     row = change.submission
     assert (row.status, row.outcome, row.task_id, row.task_status) == ("accepted", outcome, TASK_ID, status)
     assert row.send_due_ms is None
@@ -128,7 +128,7 @@ def test_an_accepted_request(before: Submission, outcome: str, status: str) -> N
 def test_an_answer_after_a_callback_is_no_second_acceptance() -> None:
     """A callback outran the answer and bound the same task: nothing is new, and the task keeps its status."""
     before = accepted(RUNNING, outcome=None)
-    change = decisions.answered(before, TASK_ID, "queued", rules())
+    change = decisions.answered(before, (TASK_ID,), "queued", rules())
     assert types(change) == []
     assert row_of(change).task_status == "IN_PROGRESS"
     assert row_of(change).outcome == "queued"
@@ -136,7 +136,7 @@ def test_an_answer_after_a_callback_is_no_second_acceptance() -> None:
 
 def test_an_answer_does_not_hold_up_a_confirmation() -> None:
     """A terminal callback outran the answer: its claim stays, and is asked about when it was to be."""
-    change = decisions.answered(claiming(), TASK_ID, "accepted", rules(200))
+    change = decisions.answered(claiming(), (TASK_ID,), "accepted", rules(200))
     assert row_of(change).claim == Claim(task=CLAIMED, since_ms=NOW)
     assert due_after(change) == 0
 
@@ -148,7 +148,7 @@ def test_the_answer_wins_over_another_task(ended: EventType | None) -> None:
         view("SUCCESS", 100, id="other", image_url=RAW), task_id="other", ended=ended, fallback_urls=(RAW,),
         claim=Claim(task=CLAIMED, since_ms=NOW), media=(MEDIA_FILE,), media_due_ms=NOW,
     )  # fmt: skip
-    change = decisions.answered(before, TASK_ID, "accepted", rules())
+    change = decisions.answered(before, (TASK_ID,), "accepted", rules())
     row = row_of(change)
     assert (row.task_id, row.task, row.claim, row.ended) == (TASK_ID, view("NOT_START"), None, None)
     assert (row.fallback_urls, row.media, row.media_due_ms) == ((), (), None)
@@ -764,7 +764,7 @@ def tell(life: Life, news: News) -> None:
         seen, proof = given_values
         life.apply(decisions.polled(life.row, seen, by, proof=proof))
     elif kind == "answer":
-        life.apply(decisions.answered(life.row, TASK_ID, given_values[0], by))
+        life.apply(decisions.answered(life.row, (TASK_ID,), given_values[0], by))
     elif kind in ANSWERS and life.row.status == "sending":
         life.apply(ANSWERS[kind](life.row, by))
     elif kind == "archived" and life.row.media_due_ms is not None:

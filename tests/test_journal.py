@@ -24,7 +24,7 @@ from journals import ID, NOW, OWNER, TASK_ID, completion, delivery, event, owing
 from receiver.backoff import DELIVERY
 from receiver.deliveries import AttemptRecord, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, JournalLocked, NotFound
-from receiver.events import Callback, Claim, Event, Input, Media, Submission
+from receiver.events import Callback, Claim, Event, Input, Media, Reply, Submission
 from receiver.journal.base import Change, Journal, Work
 from receiver.journal.operations import SQL
 from receiver.journal.rows import from_row, to_row
@@ -90,6 +90,12 @@ FULL = Submission(
     labels={"order": "7", "empty": ""},
     user_state="null",
     parent_id="parent",
+    button="U2",
+    auto=("U1", "reroll"),
+    destinations=("disk",),
+    once="a name",
+    once_digest="c" * 64,
+    reply=Reply(body={"prompt": "wider"}, mask=Input(digest="e", type="image/png", size=9, field="maskBase64")),
     hooked=True,
     status="accepted",
     outcome="queued",
@@ -114,6 +120,7 @@ FULL = Submission(
 """No field is what it is by default."""
 NEVER_CHANGES = {
     "id", "kind", "created_ms", "prompt", "request", "inputs", "speed", "labels", "user_state", "parent_id", "hooked",
+    "button", "auto", "destinations", "once_digest",
 }  # fmt: skip
 
 

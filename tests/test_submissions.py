@@ -16,7 +16,7 @@ from msgspec import structs
 from receiver.errors import Ambiguous, InputError, JournalError, NotFound, ReceiverError, Refused, Unreachable
 from receiver.events import Submission
 from receiver.inputs import data_uri
-from receiver.submissions import MAX_LABEL, MAX_LABELS, Imagine
+from receiver.submissions import MAX_LABEL, MAX_LABELS
 from receiver.tokens import MAX_CALLBACK_URL, MAX_STATE
 
 TIMEOUT = httpx.ReadTimeout("no answer")
@@ -91,29 +91,29 @@ async def test_what_goes_out_is_what_was_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_",
+    "wrong",
     [
-        Imagine(prompt=" "),
-        Imagine(prompt="a", speed="warp"),
-        Imagine(prompt="a", bot_type="DALLE"),
-        Imagine(prompt="a", account_filter={"unknown": 1}),
-        Imagine(prompt="a", pictures=("/does/not/exist.png",)),
-        Imagine(prompt="a", pictures=(data_uri(b"text", "image/png"),)),
-        Imagine(prompt="a", pictures=(data_uri(PNG, "image/png"),) * 6),
-        Imagine(prompt="a", labels={f"l{n}": "" for n in range(MAX_LABELS + 1)}),
-        Imagine(prompt="a", labels={"": "x"}),
-        Imagine(prompt="a", labels={"x" * (MAX_LABEL + 1): "x"}),
-        Imagine(prompt="a", labels={"x": "y" * (MAX_LABEL + 1)}),
-        Imagine(prompt="a", labels={"x": "caf\udce9"}),
-        Imagine(prompt="a", labels={"x\0": "y"}),
-        Imagine(prompt="a", state="half \ud800"),
+        {"prompt": " "},
+        {"prompt": "a", "speed": "warp"},
+        {"prompt": "a", "bot_type": "DALLE"},
+        {"prompt": "a", "account_filter": {"unknown": 1}},
+        {"prompt": "a", "pictures": ("/does/not/exist.png",)},
+        {"prompt": "a", "pictures": (data_uri(b"text", "image/png"),)},
+        {"prompt": "a", "pictures": (data_uri(PNG, "image/png"),) * 6},
+        {"prompt": "a", "labels": {f"l{n}": "" for n in range(MAX_LABELS + 1)}},
+        {"prompt": "a", "labels": {"": "x"}},
+        {"prompt": "a", "labels": {"x" * (MAX_LABEL + 1): "x"}},
+        {"prompt": "a", "labels": {"x": "y" * (MAX_LABEL + 1)}},
+        {"prompt": "a", "labels": {"x": "caf\udce9"}},
+        {"prompt": "a", "labels": {"x\0": "y"}},
+        {"prompt": "a", "state": "half \ud800"},
     ],
 )
-async def test_what_cannot_be_sent_leaves_no_trace(tmp_path: Path, request_: Imagine) -> None:
+async def test_what_cannot_be_sent_leaves_no_trace(tmp_path: Path, wrong: dict[str, Any]) -> None:
     """A wrong request raises InputError; nothing is journalled and nothing is sent."""
     async with engine(tmp_path) as kit:
         with pytest.raises(InputError):
-            await kit.submissions.prepare(request_)
+            await kit.prepared(**wrong)
         assert await kit.journal.submissions(limit=10) == []
         assert kit.relay.paths == []
 

@@ -38,7 +38,7 @@ RECORDED = {
     "callback_03_java_in_progress_46_webp.json": ("1689231405853400", "IN_PROGRESS", 46, "PREVIEW", "", ""),
     "callback_05_java_failure_timeout.json": ("3714863075843529", "FAILURE", None, (), "任务超时", ""),
     "callback_07_java_describe_success.json": (
-        "14001929738841620", "SUCCESS", 100, (CDN + "xxx/xxx/14001929738841620.png",), "", "",
+        "14001929738841620", "SUCCESS", 100, (), "", "",
     ),
     "callback_11_csharp_submitted.json": ("1773314942177684", "SUBMITTED", 0, (), "", ""),
     "callback_13_csharp_success.json": ("1773314942177684", "SUCCESS", 100, (BOAT,), "", BUTTONS),
@@ -384,3 +384,10 @@ def test_every_order_of_five_callbacks_ends_alike(name: str) -> None:
 def test_merge(old: Task, new: Task, merged: Task) -> None:
     """Unknown and older views change nothing; newer ones keep what they leave unset."""
     assert merge(old, new) == merged
+
+
+def test_the_texts_of_a_describe_are_its_result() -> None:
+    """Its picture is the one we gave; its prompts come without their numbers."""
+    task = read_task(decode_json((PAYLOADS / "callback_07_java_describe_success.json").read_bytes()))
+    assert task.texts == ("Cat --ar 5:4", "Cat2 --ar 5:4")
+    assert task.result_urls == ()

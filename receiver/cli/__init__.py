@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli import describing, listings, serving, submitting
+from receiver.cli import describing, listings, making, pressing, serving, submitting
 from receiver.cli.output import note
 from receiver.errors import ReceiverError
 from receiver.telemetry import redact
@@ -19,6 +19,18 @@ __all__ = ["app", "main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(submitting.submit)
 app.command()(submitting.wait)
+app.command()(pressing.action)
+app.command()(pressing.modal)
+app.command()(submitting.watch)
+app.command()(making.blend)
+app.command()(making.describe)
+app.command()(making.shorten)
+app.command()(making.video)
+app.command()(making.edits)
+app.command()(making.swap)
+app.command()(making.upload)
+app.command()(pressing.seed)
+app.command()(pressing.cancel)
 app.command()(serving.serve)
 app.command()(serving.worker)
 app.add_typer(listings.tasks, name="tasks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from receiver.cli.output import note, print_json, say
@@ -10,7 +11,7 @@ from receiver.cli.progress import Progress
 from receiver.cli.running import first_end
 from receiver.deliveries import Delivery
 from receiver.events import EventType, Submission, event_id
-from receiver.runtime import Receiver
+from receiver.runtime import Runtime
 
 SUCCEEDED, ERROR, FAILED, INPUT_REQUIRED, LOST = 0, 1, 3, 4, 5
 """Exit statuses; 2 is a wrong command line, 130 an interruption."""
@@ -25,56 +26,51 @@ _LOOK = 0.1
 """Seconds between looks at the last deliveries."""
 
 
-async def follow(receiver: Receiver, submission_id: str, *, as_json: bool) -> int:
+async def follow(runtime: Runtime, submission_id: str, *, as_json: bool) -> int:
     """Show progress until the result has reached every destination; returns the exit status.
 
     Runs the engine if no other process does, and takes over when that one stops.
     """
-    engine = asyncio.create_task(receiver.start_engine_when_free("submit --wait"))
-    with Progress(receiver.clock, quiet=as_json) as progress:
-        waiting = asyncio.create_task(_wait(receiver, submission_id, progress))
+    engine = asyncio.create_task(runtime.start_engine_when_free("submit --wait"))
+    with Progress(runtime.clock, quiet=as_json) as progress:
+        waiting = asyncio.create_task(until_settled(runtime, submission_id, progress.show))
         try:
             await first_end([waiting], [engine])
         finally:
             waiting.cancel()
             engine.cancel()
             await asyncio.gather(waiting, engine, return_exceptions=True)
-    return await _report(receiver, waiting.result(), as_json=as_json)
+    return await report(runtime, waiting.result(), as_json=as_json)
 
 
-async def _wait(receiver: Receiver, submission_id: str, progress: Progress) -> Submission:
-    """Until there is a last word, and every destination has had its first try at it."""
-    async for row in receiver.watch(submission_id):
-        progress.show(row)
-        if row.status == "refused" or _last_word(row) is not None:
+async def until_settled(runtime: Runtime, submission_id: str, show: Callable[[Submission], None]) -> Submission:
+    """Until there is a last word, and every destination has had its first try at it; `show` sees each change."""
+    async for row in runtime.watch(submission_id):
+        show(row)
+        if row.status == "refused" or row.last_word is not None:
             break
-    while any(_untried(delivery) for delivery in await _owed(receiver, row)):
-        await receiver.clock.sleep(_LOOK)
+    while any(_untried(delivery) for delivery in await _owed(runtime, row)):
+        await runtime.clock.sleep(_LOOK)
     return row
-
-
-def _last_word(row: Submission) -> EventType | None:
-    """The type of the event to wait for no longer."""
-    return row.ended or ("task.input_required" if row.task_status == "MODAL" else None)
 
 
 def _untried(delivery: Delivery) -> bool:
     return delivery.status == "running" or (delivery.status == "pending" and delivery.failures == 0)
 
 
-async def _owed(receiver: Receiver, row: Submission) -> list[Delivery]:
+async def _owed(runtime: Runtime, row: Submission) -> list[Delivery]:
     """The deliveries of the submission's last word, in the order of their destinations."""
-    type = _last_word(row)
+    type = row.last_word
     if type is None:
         return []
-    deliveries = await receiver.journal.deliveries(limit=100, submission_id=row.id)
+    deliveries = await runtime.journal.deliveries(limit=100, submission_id=row.id)
     last = event_id(row.id, type)
     return sorted((item for item in deliveries if item.event_id == last), key=lambda item: item.destination)
 
 
-async def _report(receiver: Receiver, row: Submission, *, as_json: bool) -> int:
-    deliveries = await _owed(receiver, row)
-    type = _last_word(row)
+async def report(runtime: Runtime, row: Submission, *, as_json: bool) -> int:
+    deliveries = await _owed(runtime, row)
+    type = row.last_word
     status = ERROR if type is None else _EXITS[type]
     if status == SUCCEEDED and any(item.status != "succeeded" for item in deliveries):
         status = ERROR
@@ -89,7 +85,7 @@ def _record(row: Submission, deliveries: list[Delivery]) -> dict[str, Any]:
     return {
         "submission": row.id,
         "task": row.task_id,
-        "status": (_last_word(row) or f"task.{row.status}").removeprefix("task."),
+        "status": (row.last_word or f"task.{row.status}").removeprefix("task."),
         "prompt": row.prompt,
         "reason": _reason(row),
         "labels": row.labels,
@@ -115,7 +111,7 @@ def _reason(row: Submission) -> str | None:
 
 def _tell(row: Submission, deliveries: list[Delivery]) -> None:
     """Problems on standard error; what was made on standard output, paths last."""
-    if _last_word(row) != "task.succeeded":
+    if row.last_word != "task.succeeded":
         note(_sentence(row))
     for item in deliveries:
         if item.status in ("pending", "dead"):
@@ -130,7 +126,7 @@ def _tell(row: Submission, deliveries: list[Delivery]) -> None:
 
 
 def _sentence(row: Submission) -> str:
-    word = _last_word(row)
+    word = row.last_word
     reason = _reason(row) or "The provider gave no reason."
     if word == "task.input_required":
         return f"The provider asks for input before task {row.task_id} goes on. See: receiver tasks show {row.id}"

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from receiver.cli.output import say
 from receiver.cli.running import address, bind, run, server, settings_for, stop_signal, until_stopped
 from receiver.errors import EngineRunning, InputError
-from receiver.runtime import Receiver, open_receiver
+from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Settings
 
 ENGINES = frozenset({"serve", "worker"})
@@ -32,7 +32,7 @@ def serve(host: Host = None, port: Port = None) -> None:
 
 async def _serve(settings: Settings) -> None:
     with stop_signal() as stop:
-        async with open_receiver(settings) as receiver:
+        async with open_runtime(settings) as receiver:
             with bind(settings.bind_host, settings.port) as listener:
                 rest = await _start_engine(receiver, "serve")
                 say(f"Receiver listens on {address(listener)}{_callbacks_note(settings)}")
@@ -52,11 +52,11 @@ def worker() -> None:
 
 async def _worker(settings: Settings) -> None:
     with stop_signal() as stop:
-        async with open_receiver(settings) as receiver:
+        async with open_runtime(settings) as receiver:
             await until_stopped(stop, beside=await _start_engine(receiver, "worker"))
 
 
-async def _start_engine(receiver: Receiver, role: str) -> Coroutine[Any, Any, None] | None:
+async def _start_engine(receiver: Runtime, role: str) -> Coroutine[Any, Any, None] | None:
     """Become the engine, and only then say that we are there. If a waiting `submit` is it, what becomes it later."""
     try:
         await receiver.start_engine(role)

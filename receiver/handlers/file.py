@@ -118,28 +118,35 @@ class FileHandler:
         stem = file_stem(attempt.event)
         names = [f"{stem}{_number(at, len(media))}{stored.media.extension}" for at, stored in enumerate(media, 1)]
         record = _record(attempt, list(zip(names, (stored.media for stored in media), strict=True)))
+        texts = _texts(attempt.event)
+        pages = {f"{stem}.txt": "".join(f"{text}\n" for text in texts).encode()} if texts else {}
+        pages[f"{stem}.json"] = _as_json(record)
         # One name per delivery, the same over retries: what a killed process left is overwritten, not piled up.
         draft = self.folder / f".{attempt.idempotency_key}.part"
         try:
             _make_folder(self.folder)
             for name, stored in zip(names, media, strict=True):
                 _write_once(self.folder / name, draft, stored.media.digest, stored.media.size, _content(stored))
-            data = _as_json(record)
-            _write_once(self.folder / f"{stem}.json", draft, hashlib.sha256(data).hexdigest(), len(data), iter([data]))
+            for name, data in pages.items():
+                _write_once(self.folder / name, draft, hashlib.sha256(data).hexdigest(), len(data), iter([data]))
             _sync_folder(self.folder)
         except OSError as exc:
             raise _explained(exc, self.folder) from exc
-        return [str(self.folder / name) for name in [*names, f"{stem}.json"]]
+        return [str(self.folder / name) for name in [*names, *pages]]
 
 
 def file_stem(event: Event) -> str:
     """`<UTC day>_<slug>_<submission id>`, the day being the one in the id, which no retry changes."""
     submission = ULID.from_str(event.submission_id)  # a ValueError for what is no id of ours, so never a path
-    return "_".join(part for part in (f"{submission.datetime:%Y-%m-%d}", slug(event.prompt), str(submission)) if part)
+    parts = (f"{submission.datetime:%Y-%m-%d}", slug(event.prompt, event.button or ""), str(submission))
+    return "_".join(part for part in parts if part)
 
 
-def slug(prompt: str) -> str:
-    """A prompt as at most 40 characters of `[a-z0-9-]`, cut at a word; "" when nothing is left."""
+def slug(prompt: str, button: str = "") -> str:
+    """A prompt as at most 40 characters of `[a-z0-9-]`, cut at a word; "" when nothing is left. A button that was
+    pressed stands at the end."""
+    if end := slug(button)[:_LONGEST_END] if button else "":
+        return f"{_cut(slug(prompt), SLUG_LENGTH - len(end) - 1)}-{end}".strip("-")
     words = _FIRST_FLAG.split(_LINKS.sub(" ", prompt), maxsplit=1)[0].replace("'", "").replace("’", "")
     folded = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode().lower()
     name = ""
@@ -151,6 +158,18 @@ def slug(prompt: str) -> str:
             break
         name = longer
     return name
+
+
+_LONGEST_END = 20
+
+
+def _cut(name: str, length: int) -> str:
+    """A slug shortened at a word."""
+    return name if len(name) <= length else name[: length + 1].rpartition("-")[0]
+
+
+def _texts(event: Event) -> tuple[str, ...]:
+    return event.task.texts if event.task is not None and event.type == "task.succeeded" else ()
 
 
 def parameters(prompt: str) -> dict[str, str | bool]:
@@ -173,8 +192,9 @@ def _record(attempt: Attempt, media: Iterable[tuple[str, Media]]) -> dict[str, A
         "task": _task(event, task),
         "labels": dict(sorted(event.labels.items())),
         "state": event.state,
-        "lineage": {"submission": event.submission_id, "parent": event.parent_id},
+        "lineage": {"submission": event.submission_id, "parent": event.parent_id, "button": event.button},
         "times": _times(event, task),
+        "texts": list(_texts(event)),
         "links": list(task.result_urls) if task else [],
         "media": [
             {"file": name, "sha256": item.digest, "type": item.type, "size": item.size, "link": item.url}

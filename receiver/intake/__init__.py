@@ -9,7 +9,7 @@ import structlog
 
 from receiver.clock import Clock
 from receiver.errors import NotFound, Refused
-from receiver.events import Callback, Media, Submission
+from receiver.events import Callback, Media, Reply, Submission
 from receiver.intake import decisions
 from receiver.intake.rules import Policy, Route, Rules
 from receiver.journal.base import Change, Changed, Journal
@@ -46,9 +46,9 @@ class Intake:
         self._clock = clock
         self._changed = changed
 
-    async def answered(self, submission_id: str, task_id: str, outcome: str) -> Submission:
-        """The provider took the request."""
-        return await self._decide(submission_id, partial(decisions.answered, task_id=task_id, outcome=outcome))
+    async def answered(self, submission_id: str, task_ids: tuple[str, ...], outcome: str) -> Submission:
+        """The provider took the request, and made one task or several."""
+        return await self._decide(submission_id, partial(decisions.answered, task_ids=task_ids, outcome=outcome))
 
     async def refused(self, submission_id: str, error: Refused, *, tell: bool) -> Submission:
         """The provider made no task and never will."""
@@ -62,6 +62,26 @@ class Intake:
     async def unanswered(self, submission_id: str, text: str) -> Submission:
         """The answer to the submit was lost or unclear."""
         return await self._decide(submission_id, partial(decisions.unanswered, text=text))
+
+    async def reply_given(self, submission_id: str, reply: Reply) -> Submission:
+        """A person has answered a task that asks for input."""
+        return await self._decide(submission_id, partial(decisions.reply_given, reply=reply))
+
+    async def replied(self, submission_id: str) -> Submission:
+        """The provider took the reply."""
+        return await self._decide(submission_id, decisions.replied)
+
+    async def reply_postponed(self, submission_id: str, error: Refused) -> Submission:
+        """The provider was too busy for the reply."""
+        return await self._decide(submission_id, partial(decisions.reply_postponed, error=error))
+
+    async def reply_refused(self, submission_id: str, error: Refused) -> Submission:
+        """The provider will not take the reply."""
+        return await self._decide(submission_id, partial(decisions.reply_refused, error=error))
+
+    async def reply_unanswered(self, submission_id: str, text: str) -> Submission:
+        """The answer to the reply was lost or unclear."""
+        return await self._decide(submission_id, partial(decisions.reply_unanswered, text=text))
 
     async def received(self, submission_id: str, view: Task, body: str, cause: str | None) -> bool:
         """A verified callback: journalled before this returns, whatever becomes of it.

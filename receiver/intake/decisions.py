@@ -13,32 +13,59 @@ because relays fail tasks by their own clock (PROTOCOL.md §6).
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from receiver.backoff import CONFIRM, MEDIA, SEND, wait, wait_forever
 from receiver.errors import Refused
-from receiver.events import Claim, Media, Submission
-from receiver.intake.facts import bind, lose, next_poll, observe, replace, supersedable
+from receiver.events import Claim, Media, Reply, ReplyStatus, Submission, new_id
+from receiver.intake.facts import ask_for_input, bind, lose, next_poll, observe, replace, supersedable
 from receiver.intake.rules import Rules
 from receiver.journal.base import Change
 from receiver.tasks import Task, event_type
 
+GRACE_MS = 30_000
+"""How long what is fresh belongs to whoever made it, before the engine takes it for an orphan of a crash."""
+
 # The submit answer
 
 
-def answered(row: Submission, task_id: str, outcome: str, rules: Rules) -> Change:
+def answered(row: Submission, task_ids: tuple[str, ...], outcome: str, rules: Rules) -> Change:
     """The provider took the request. Answers 1 and 22 set NOT_START, 21 for a dialogue MODAL; only a task object sets
-    more. If a callback bound another task before the answer came, the answer wins: it came over our own connection."""
+    more. If a callback bound another task before the answer came, the answer wins: it came over our own connection.
+
+    One answer may name several tasks (PROTOCOL.md §2, describe → all): each further one is a submission of its own."""
+    task_id = task_ids[0]
     if row.task_id is not None and row.task_id != task_id:
         row = replace(row, task=None, claim=None, ended=None, media=(), media_due_ms=None, fallback_urls=())
     row = replace(row, outcome=outcome, detail=None)
     view = Task(id=task_id, status="MODAL" if outcome == "modal" else "NOT_START")
-    return _unless_claimed(row, observe(row, view, rules, source="submit"))
+    change = _unless_claimed(row, observe(row, view, rules, source="submit"))
+    further = tuple(_sibling(change.submission, other, rules) for other in task_ids[1:])
+    return dataclasses.replace(change, additions=(*change.additions, *further))
+
+
+def _sibling(row: Submission, task_id: str, rules: Rules) -> Submission:
+    """A further task of the same answer. Its callbacks carry the first one's tokens, so it is polled."""
+    return replace(
+        row,
+        id=new_id(rules.now_ms),
+        task_id=task_id,
+        task=Task(id=task_id, status="NOT_START"),
+        once=None,
+        hooked=False,
+        callbacks=0,
+        claim=None,
+        ended=None,
+        poll_due_ms=rules.now_ms + rules.policy.poll_ms,
+    )
 
 
 def refused(row: Submission, error: Refused, rules: Rules, *, tell: bool) -> Change | None:
     """The provider made no task and never will. `tell` the destinations when nobody waits for the answer."""
     if row.status == "accepted":
         return None
-    row = replace(row, status="refused", outcome=error.outcome, detail=str(error), send_due_ms=None)
+    row = replace(row, status="refused", outcome=error.outcome, detail=str(error), send_due_ms=None, once=None)
     return lose(row, str(error), rules, type="task.failed") if tell else Change(submission=row)
 
 
@@ -60,6 +87,46 @@ def unanswered(row: Submission, text: str, rules: Rules) -> Change | None:
     if row.hooked or row.ended:
         return Change(submission=row)
     return lose(row, f"{text} No callback URL went along, so no callback can tell what became of it.", rules)
+
+
+# Replies to a task that asks for input
+
+
+def reply_given(row: Submission, reply: Reply, rules: Rules) -> Change | None:
+    """A person has answered. Nothing changes unless the task waits for input."""
+    if not row.awaits_input or row.ended is not None:
+        return None
+    return Change(submission=replace(row, reply=reply, send_due_ms=rules.now_ms + GRACE_MS))
+
+
+def replied(row: Submission, rules: Rules) -> Change | None:
+    """The provider took the reply; the same task goes on, and has its time from now."""
+    return _with_reply(row, "sent", deadline_ms=rules.now_ms + rules.policy.deadline_ms)
+
+
+def reply_postponed(row: Submission, error: Refused, rules: Rules) -> Change | None:
+    """The provider was busy: the reply goes out again later."""
+    sends = row.reply.sends if row.reply else 1
+    seconds = max(wait_forever(SEND, sends), error.retry_after or 0)
+    return _with_reply(row, "waiting", send_due_ms=rules.now_ms + int(seconds * 1000), detail=str(error))
+
+
+def reply_refused(row: Submission, error: Refused, rules: Rules) -> Change | None:
+    """The provider will not take the reply, so the task waits for a person again."""
+    change = _with_reply(row, "refused", detail=str(error))
+    return ask_for_input(change.submission, rules) if change is not None else None
+
+
+def reply_unanswered(row: Submission, text: str, rules: Rules) -> Change | None:
+    """The answer to the reply was lost. It is never sent again; polls tell what became of the task."""
+    return _with_reply(row, "unknown", detail=text)
+
+
+def _with_reply(row: Submission, status: ReplyStatus, **fields: Any) -> Change | None:
+    if row.reply is None or row.reply.status != "sending":
+        return None
+    reply = replace(row.reply, status=status)
+    return Change(submission=replace(row, **{"reply": reply, "send_due_ms": None, **fields}))
 
 
 # Callbacks
@@ -103,7 +170,7 @@ def _unless_claimed(row: Submission, change: Change) -> Change:
     if row.claim is None or change.submission.claim is None:
         return change
     kept = replace(change.submission, poll_due_ms=row.poll_due_ms)
-    return Change(submission=kept, events=change.events, deliveries=change.deliveries)
+    return dataclasses.replace(change, submission=kept)
 
 
 # Polls

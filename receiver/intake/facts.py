@@ -7,6 +7,7 @@ import msgspec
 from receiver.backoff import PROVISIONAL
 from receiver.deliveries import Delivery
 from receiver.events import PROVISIONAL_TYPES, Event, EventType, Media, Source, Submission, event_id, new_id
+from receiver.followups import follow_up
 from receiver.intake.rules import Rules
 from receiver.journal.base import Change
 from receiver.tasks import Task, event_type, merge
@@ -43,8 +44,17 @@ def observe(
     )
     if ended is not None:
         row = _end(row, ended, rules, media)
+    if row.task_status == "MODAL" and row.reply is not None and row.reply.status == "waiting":
+        row = replace(row, send_due_ms=row.send_due_ms or rules.now_ms)
     row = replace(row, poll_due_ms=next_poll(row, rules))
-    return Change(submission=row, events=events, deliveries=owed(row, events, rules))
+    started = _follow_ups(row, rules) if ended == "task.succeeded" else ()
+    return Change(submission=row, events=events, deliveries=owed(row, events, rules), additions=started)
+
+
+def _follow_ups(row: Submission, rules: Rules) -> tuple[Submission, ...]:
+    """What was to be started by itself. Written with the event, and named, so that each starts once."""
+    deadline_ms = rules.policy.deadline_ms
+    return tuple(follow_up(row, button, now_ms=rules.now_ms, deadline_ms=deadline_ms) for button in row.auto)
 
 
 _ENDS: tuple[EventType, ...] = ("task.succeeded", "task.failed")
@@ -52,6 +62,8 @@ _ENDS: tuple[EventType, ...] = ("task.succeeded", "task.failed")
 
 def bind(submission: Submission, task_id: str) -> Submission:
     """The row with its task id. A task that answers under our tokens was accepted, whatever the submit said."""
+    if submission.status == "accepted" and submission.task_id == task_id:
+        return submission
     return replace(submission, task_id=task_id, status="accepted", send_due_ms=None)
 
 
@@ -67,10 +79,10 @@ def _new_facts(old: Submission, row: Submission, rules: Rules) -> list[EventType
     type = event_type(task)
     if type == "task.progressed":
         rises = old.task is None or task.rank > old.task.rank
-        if rises and old.ended is None and task.progress is not None and rules.destinations(type):
+        if rises and old.ended is None and task.progress is not None and rules.destinations(row, type):
             types.append(type)
     elif type == "task.input_required":
-        if old.task_status != "MODAL" and old.ended is None:
+        if row.awaits_input and not old.awaits_input and old.ended is None:
             types.append(type)
     elif type in ("task.succeeded", "task.failed") and supersedable(old.ended, type):
         types.append(type)
@@ -120,6 +132,12 @@ def lose(row: Submission, reason: str, rules: Rules, *, type: EventType = "task.
     return Change(submission=row, events=events, deliveries=owed(row, events, rules))
 
 
+def ask_for_input(row: Submission, rules: Rules) -> Change:
+    """Say that the task waits for a person. A second time is the same fact, and nothing new."""
+    events = (_event(row, "task.input_required", rules, source="submit"),)
+    return Change(submission=row, events=events, deliveries=owed(row, events, rules))
+
+
 def _event(
     row: Submission,
     type: EventType,
@@ -145,6 +163,7 @@ def _event(
         labels=row.labels,
         state=row.user_state,
         parent_id=row.parent_id,
+        button=row.button,
         confirmed=confirmed or not ends,
         supersedes=event_id(row.id, superseded) if ends and superseded else None,
         reason=_reason(row, type),
@@ -172,7 +191,7 @@ def owed(row: Submission, events: tuple[Event, ...], rules: Rules) -> tuple[Deli
             due_ms=rules.now_ms + (rules.policy.media_wait_ms if _waits(row, event) else 0),
         )
         for event in events
-        for destination in rules.destinations(event.type)
+        for destination in rules.destinations(row, event.type)
     )
 
 

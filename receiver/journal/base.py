@@ -25,6 +25,8 @@ class Change:
         deliveries: what the events owe. Each cancels older `pending` ones of its (submission, destination).
         release_ms: make this submission's untried deliveries due now: what they waited for has come.
         cause: why the callback that led to this was not accepted, for its row.
+        additions: submissions that come of it: follow-ups we start ourselves, further tasks of one answer. One whose
+            name (`once`) is taken is dropped.
     """
 
     submission: Submission
@@ -32,6 +34,7 @@ class Change:
     deliveries: tuple[Delivery, ...] = ()
     release_ms: int | None = None
     cause: str | None = None
+    additions: tuple[Submission, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +84,9 @@ class Journal(Protocol):
     async def free_running(self, owner: str, now_ms: int) -> int:
         """Free what a vanished engine left running: due at once, and counted as a failure. Returns how many."""
 
-    async def add(self, submission: Submission) -> None:
-        """Journal a new submission."""
+    async def add(self, submission: Submission) -> Submission:
+        """Journal a new submission. If its name (`once`) is taken, nothing is written and the one that has it is
+        returned."""
 
     async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
         """Decide on the current row and write the outcome, in one transaction. None: no such submission.
@@ -91,6 +95,9 @@ class Journal(Protocol):
         """
 
     async def get(self, submission_id: str) -> Submission | None: ...
+
+    async def family(self, submission_id: str) -> list[Submission]:
+        """The submission with all that came before and after it, follow-up by follow-up, oldest first."""
 
     async def find(self, reference: str) -> Submission:
         """By submission id, the only id that starts or ends so (6 characters or more), or task id. Raises NotFound."""
@@ -134,6 +141,9 @@ class Journal(Protocol):
 
     async def register(self, destinations: Mapping[str, str]) -> None:
         """Make a row for each configured destination (name → handler name)."""
+
+    async def owed_destinations(self) -> list[str]:
+        """Names of registered destinations with deliveries that are still to be made."""
 
     async def pause(self, destination: str, until_ms: int, reason: str) -> None:
         """Claim nothing for a destination until then."""

@@ -25,6 +25,12 @@ def get(db: Connection, submission_id: str) -> Submission | None:
     return from_row(Submission, row) if row else None
 
 
+def add(db: Connection, submission: Submission) -> Submission:
+    if db.execute(SQL["insert_submission"], to_row(submission)).rowcount == 1:
+        return submission
+    return from_row(Submission, db.execute(SQL["get_once"], {"once": submission.once}).fetchone())
+
+
 def change(db: Connection, submission_id: str, decide: Decide, callback: Callback | None) -> Changed | None:
     current = get(db, submission_id)
     if current is None:
@@ -55,6 +61,8 @@ def _apply(db: Connection, current: Submission, change: Change | None) -> Change
     for delivery in change.deliveries:
         if any(event.id == delivery.event_id for event in fresh):
             _insert_delivery(db, delivery)
+    for addition in change.additions:
+        add(db, addition)
     if change.release_ms is not None:
         db.execute(SQL["release_deliveries"], {"submission_id": current.id, "now_ms": change.release_ms})
     return Changed(submission=change.submission, events=fresh)

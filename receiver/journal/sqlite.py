@@ -20,7 +20,7 @@ from receiver.journal import operations, statements
 from receiver.journal.base import Changed, Decide, Work
 from receiver.journal.lock import EngineLock
 from receiver.journal.operations import SQL
-from receiver.journal.rows import from_row, to_row
+from receiver.journal.rows import from_row
 from receiver.journal.writer import Writer
 
 T = TypeVar("T")
@@ -61,14 +61,17 @@ class SQLiteJournal:
 
     # Submissions
 
-    async def add(self, submission: Submission) -> None:
-        await self._write(lambda db: db.execute(SQL["insert_submission"], to_row(submission)))
+    async def add(self, submission: Submission) -> Submission:
+        return await self._write(lambda db: operations.add(db, submission))
 
     async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
         return await self._write(lambda db: operations.change(db, submission_id, decide, callback))
 
     async def get(self, submission_id: str) -> Submission | None:
         return await self._read(lambda db: operations.get(db, submission_id))
+
+    async def family(self, submission_id: str) -> list[Submission]:
+        return await self._select(Submission, "family", id=submission_id)
 
     async def find(self, reference: str) -> Submission:
         rows = await self._select(Submission, "find_submissions", reference=reference)
@@ -133,6 +136,9 @@ class SQLiteJournal:
     async def register(self, destinations: Mapping[str, str]) -> None:
         rows = [{"name": name, "handler": handler} for name, handler in destinations.items()]
         await self._write(lambda db: db.executemany(SQL["register_destination"], rows))
+
+    async def owed_destinations(self) -> list[str]:
+        return [row["name"] for row in await self._rows("owed_destinations")]
 
     async def pause(self, destination: str, until_ms: int, reason: str) -> None:
         values = {"name": destination, "until_ms": until_ms, "reason": reason}

@@ -12,6 +12,12 @@ CREATE TABLE submissions (
     labels         TEXT NOT NULL,
     user_state     TEXT,
     parent_id      TEXT,
+    button         TEXT,
+    auto           TEXT NOT NULL,
+    destinations   TEXT,
+    once           TEXT UNIQUE,
+    once_digest    TEXT,
+    reply          TEXT,
     hooked         INTEGER NOT NULL,
     status         TEXT NOT NULL,
     outcome        TEXT,
@@ -35,6 +41,7 @@ CREATE TABLE submissions (
 ) WITHOUT ROWID;
 
 CREATE INDEX submissions_task ON submissions (task_id) WHERE task_id IS NOT NULL;
+CREATE INDEX submissions_parent ON submissions (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX submissions_send ON submissions (send_due_ms) WHERE send_due_ms IS NOT NULL;
 CREATE INDEX submissions_poll ON submissions (poll_due_ms) WHERE poll_due_ms IS NOT NULL;
 CREATE INDEX submissions_media ON submissions (media_due_ms) WHERE media_due_ms IS NOT NULL;

@@ -1,21 +1,37 @@
 -- name: insert_submission
+-- A name (`once`) that is taken keeps the newcomer out.
 INSERT INTO submissions (
-    id, kind, created_ms, prompt, request, inputs, speed, labels, user_state, parent_id, hooked, status, outcome,
-    detail, sends, send_due_ms, task_id, task, ended, deadline_ms, poll_due_ms, polls, misses, claim, callbacks, media,
-    media_problem, media_tries, media_due_ms, fallback_urls
+    id, kind, created_ms, prompt, request, inputs, speed, labels, user_state, parent_id, button, auto, destinations,
+    once, once_digest, reply, hooked, status, outcome, detail, sends, send_due_ms, task_id, task, ended, deadline_ms,
+    poll_due_ms, polls, misses, claim, callbacks, media, media_problem, media_tries, media_due_ms, fallback_urls
 ) VALUES (
-    :id, :kind, :created_ms, :prompt, :request, :inputs, :speed, :labels, :user_state, :parent_id, :hooked, :status,
-    :outcome, :detail, :sends, :send_due_ms, :task_id, :task, :ended, :deadline_ms, :poll_due_ms, :polls, :misses,
-    :claim, :callbacks, :media, :media_problem, :media_tries, :media_due_ms, :fallback_urls
-);
+    :id, :kind, :created_ms, :prompt, :request, :inputs, :speed, :labels, :user_state, :parent_id, :button, :auto,
+    :destinations, :once, :once_digest, :reply, :hooked, :status, :outcome, :detail, :sends, :send_due_ms, :task_id,
+    :task, :ended, :deadline_ms, :poll_due_ms, :polls, :misses, :claim, :callbacks, :media, :media_problem,
+    :media_tries, :media_due_ms, :fallback_urls
+) ON CONFLICT (once) DO NOTHING;
+
+-- name: get_once
+SELECT * FROM submissions WHERE once = :once;
+
+-- name: family
+-- Everything from the first ancestor down, oldest first.
+WITH RECURSIVE
+    up (id, parent_id) AS (
+        SELECT id, parent_id FROM submissions WHERE id = :id
+        UNION SELECT parent.id, parent.parent_id FROM submissions AS parent JOIN up ON parent.id = up.parent_id),
+    down (id) AS (
+        SELECT id FROM up WHERE parent_id IS NULL OR parent_id NOT IN (SELECT id FROM submissions)
+        UNION SELECT child.id FROM submissions AS child JOIN down ON child.parent_id = down.id)
+SELECT * FROM submissions WHERE id IN (SELECT id FROM down) ORDER BY id;
 
 -- name: update_submission
 -- What never changes after the insert (id, kind, request, labels …) is left out.
 UPDATE submissions SET
-    status = :status, outcome = :outcome, detail = :detail, sends = :sends, send_due_ms = :send_due_ms,
-    task_id = :task_id, task = :task, ended = :ended, deadline_ms = :deadline_ms, poll_due_ms = :poll_due_ms,
-    polls = :polls, misses = :misses, claim = :claim, callbacks = :callbacks, media = :media,
-    media_problem = :media_problem, media_tries = :media_tries, media_due_ms = :media_due_ms,
+    once = :once, reply = :reply, status = :status, outcome = :outcome, detail = :detail, sends = :sends,
+    send_due_ms = :send_due_ms, task_id = :task_id, task = :task, ended = :ended, deadline_ms = :deadline_ms,
+    poll_due_ms = :poll_due_ms, polls = :polls, misses = :misses, claim = :claim, callbacks = :callbacks,
+    media = :media, media_problem = :media_problem, media_tries = :media_tries, media_due_ms = :media_due_ms,
     fallback_urls = :fallback_urls
 WHERE id = :id;
 
@@ -156,6 +172,10 @@ SELECT * FROM attempts WHERE delivery_id = :delivery_id ORDER BY number;
 -- name: register_destination
 INSERT INTO destinations (name, handler) VALUES (:name, :handler)
 ON CONFLICT (name) DO UPDATE SET handler = :handler;
+
+-- name: owed_destinations
+SELECT name FROM destinations
+WHERE EXISTS (SELECT 1 FROM deliveries WHERE destination = destinations.name AND status = 'pending') ORDER BY name;
 
 -- name: pause_destination
 UPDATE destinations SET paused_until_ms = :until_ms, paused_reason = :reason WHERE name = :name;

@@ -1,0 +1,91 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from receiver.errors import InputError
+from receiver.provider import SPEEDS
+from receiver.submissions import Options
+
+BOTS = {"midjourney": "MID_JOURNEY", "niji": "NIJI_JOURNEY"}
+
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Reference = Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Stay until the result has reached every destination.")]
+Speed = Annotated[str | None, typer.Option(help=f"{', '.join(SPEEDS)}.", show_default=False)]
+Bot = Annotated[str | None, typer.Option(help=f"{' or '.join(BOTS)}.", show_default=False)]
+Label = Annotated[
+    list[str] | None, typer.Option(help="name=value, carried by every event. Repeatable.", show_default=False)
+]
+State = Annotated[str | None, typer.Option(help="Your own state, carried by every event.", show_default=False)]
+To = Annotated[
+    list[str] | None,
+    typer.Option("--to", help="Name of a destination; all of them if not given. Repeatable.", show_default=False),
+]
+Auto = Annotated[
+    str | None,
+    typer.Option(help="Buttons to press by itself when it has succeeded, once: U1,U3.", show_default=False),
+]
+Filter = Annotated[
+    str | None, typer.Option(help='The provider\'s accountFilter, as JSON: {"modes": ["FAST"]}.', show_default=False)
+]
+
+
+def options(
+    *,
+    speed: str | None = None,
+    label: list[str] | None = None,
+    state: str | None = None,
+    to: list[str] | None = None,
+    auto: str | None = None,
+) -> Options:
+    """The options of a submission from a command's."""
+    return Options(
+        speed=speed,
+        labels=dict(_label(text) for text in label or ()),
+        state=state,
+        to=tuple(to) if to else None,
+        auto=tuple(button for button in (auto or "").split(",") if button.strip()),
+    )
+
+
+def bot_type(name: str | None) -> str | None:
+    """The protocol's name of a bot."""
+    if name is not None and name not in BOTS:
+        raise InputError(f"--bot is {' or '.join(BOTS)}, not {name!r}.")
+    return None if name is None else BOTS[name]
+
+
+def text_or_stdin(text: str) -> str:
+    """The text, or what standard input holds for `-`."""
+    if text != "-":
+        return text
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as exc:
+        raise InputError("The prompt on standard input is not UTF-8.") from exc
+
+
+def account_filter(text: str | None) -> dict[str, Any] | None:
+    """The accountFilter from JSON."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InputError("--account-filter is not JSON.") from exc
+    if not isinstance(value, dict):
+        raise InputError("--account-filter is a JSON object.")
+    return value
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--label takes name=value, not {text!r}.")
+    return name, value

@@ -1,0 +1,110 @@
+"""One command that submits or waits: what it does, what it prints, and what it says when a person interrupts it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import typer
+
+from receiver.cli.following import SUCCEEDED, follow
+from receiver.cli.output import note, print_json, say
+from receiver.cli.running import run, settings_for
+from receiver.errors import Ambiguous, Refused
+from receiver.events import Submission
+from receiver.runtime import Runtime, open_runtime
+
+INTERRUPTED = 130
+
+Prepare = Callable[[Runtime], Awaitable[Submission]]
+
+
+class Session:
+    """Runs one command on the settings of the moment."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._resume: str | None = None
+
+    def submit(self, prepare: Prepare, *, wait: bool) -> None:
+        """Journal what `prepare` makes, send it, and stay for the result if `wait`."""
+        self._interruptibly(self._submit(prepare, wait=wait))
+
+    def reply(self, prepare: Prepare, *, wait: bool) -> None:
+        """Journal the reply that `prepare` gives, send it, and stay for the result if `wait`."""
+        self._interruptibly(self._reply(prepare, wait=wait))
+
+    def wait(self, find: Prepare) -> None:
+        """Stay for the result of the submission that `find` finds."""
+        self._interruptibly(self._wait(find))
+
+    def _interruptibly(self, main: Coroutine[Any, Any, int]) -> None:
+        try:
+            status = run(main)
+        except KeyboardInterrupt:
+            if self._resume:
+                note(f"Interrupted; the task goes on. Resume with: receiver wait {self._resume}")
+            raise typer.Exit(INTERRUPTED) from None
+        if status:
+            raise typer.Exit(status)
+
+    async def _submit(self, prepare: Prepare, *, wait: bool) -> int:
+        async with open_runtime(settings_for(quiet=True)) as runtime:
+            row = await prepare(runtime)
+            self._resume = row.id
+            if row.status == "prepared":
+                row = await send(runtime, row, wait=wait)
+            if wait:
+                return await self._follow(runtime, row)
+        self._tell(row, "Submitted")
+        return SUCCEEDED
+
+    async def _reply(self, prepare: Prepare, *, wait: bool) -> int:
+        async with open_runtime(settings_for(quiet=True)) as runtime:
+            row = await prepare(runtime)
+            self._resume = row.id
+            row = await runtime.submissions.send_reply(row.id)
+            if wait:
+                return await self._follow(runtime, row)
+        self._tell(row, "Replied to")
+        return SUCCEEDED
+
+    async def _wait(self, find: Prepare) -> int:
+        async with open_runtime(settings_for(quiet=True)) as runtime:
+            row = await find(runtime)
+            self._resume = row.id
+            return await self._follow(runtime, row)
+
+    async def _follow(self, runtime: Runtime, row: Submission) -> int:
+        """To its end, and to the end of what it starts by itself."""
+        status = await follow(runtime, row.id, as_json=self._as_json)
+        if status == SUCCEEDED and row.auto:
+            children = [child for child in await runtime.journal.family(row.id) if child.parent_id == row.id]
+            for child in children:
+                self._resume = child.id
+                status = max(status, await follow(runtime, child.id, as_json=self._as_json))
+        return status
+
+    def _tell(self, row: Submission, done: str) -> None:
+        if self._as_json:
+            print_json({"submission": row.id, "task": row.task_id, "status": row.status, "detail": row.detail})
+        elif row.status == "accepted":
+            say(f"{done} {row.id}, task {row.task_id}. Follow it with: receiver wait {row.id}")
+
+
+async def send(runtime: Runtime, row: Submission, *, wait: bool) -> Submission:
+    """Send it now. A provider that is only busy is no error: the submission is kept and sent again. Nor is a lost
+    answer, for those who wait: they are told what becomes of it."""
+    try:
+        return await runtime.submissions.send(row.id)
+    except Refused as exc:
+        if not exc.retry:
+            raise
+        note(
+            f"{exc} Submission {row.id} is kept and sent again by `receiver serve`, `receiver worker` "
+            f"or `receiver wait {row.id}`."
+        )
+    except Ambiguous as exc:
+        if not wait:
+            raise Ambiguous(f"{exc} See: receiver tasks show {row.id}") from exc
+    return await runtime.journal.find(row.id)
