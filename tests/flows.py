@@ -58,8 +58,8 @@ class World:
         return (await self.receiver.journal.events(limit=100, submission_id=row.id))[::-1]
 
     def pictures(self) -> list[Path]:
-        """What lies in the folder, drafts included."""
-        return sorted(path for path in self.outputs.glob("*") if path.suffix != ".json")
+        """What lies in the folder beside texts, drafts included."""
+        return sorted(path for path in self.outputs.glob("*") if path.suffix not in (".json", ".txt"))
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli import describing, listings, making, pressing, serving, submitting
+from receiver.cli import describing, listings, making, pressing, serving, submitting, tasks
 from receiver.cli.output import note
 from receiver.errors import ReceiverError
 from receiver.telemetry import redact
@@ -33,7 +33,7 @@ app.command()(pressing.seed)
 app.command()(pressing.cancel)
 app.command()(serving.serve)
 app.command()(serving.worker)
-app.add_typer(listings.tasks, name="tasks")
+app.add_typer(tasks.tasks, name="tasks")
 app.add_typer(listings.events, name="events")
 app.add_typer(listings.deliveries, name="deliveries")
 app.command()(describing.handlers)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from receiver.cli.output import note, print_json, say
+from receiver.cli.output import note, one_line, print_json, say
 from receiver.cli.progress import Progress
 from receiver.cli.running import first_end
 from receiver.deliveries import Delivery
@@ -90,6 +90,7 @@ def _record(row: Submission, deliveries: list[Delivery]) -> dict[str, Any]:
         "reason": _reason(row),
         "labels": row.labels,
         "state": row.user_state,
+        "texts": row.task.texts if row.task and row.ended == "task.succeeded" else (),
         "files": [item.receipt.ref for item in deliveries if item.receipt and item.receipt.ref],
         "deliveries": [
             {
@@ -116,6 +117,9 @@ def _tell(row: Submission, deliveries: list[Delivery]) -> None:
     for item in deliveries:
         if item.status in ("pending", "dead"):
             note(f"Error: {_problem(item)}")
+    if row.task is not None and row.ended == "task.succeeded":
+        for text in row.task.texts:
+            say(one_line(text))
     receipts = [(item.destination, item.receipt) for item in deliveries if item.receipt]
     for name, receipt in receipts:
         if receipt.url:

@@ -1,18 +1,17 @@
-"""`tasks`, `events` and `deliveries`: what the journal holds."""
+"""`events` and `deliveries`: what the journal holds of them."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
-from receiver.cli.output import ago, note, one_line, print_json, print_table, say, when
-from receiver.cli.progress import describe
+from receiver.cli.output import note, one_line, print_json, print_table, say, when
 from receiver.cli.running import run, settings_for
 from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord, Delivery
 from receiver.errors import InputError, NotFound
-from receiver.events import EVENT_TYPES, Event, Submission
+from receiver.events import EVENT_TYPES, Event
 from receiver.journal.base import Journal
 from receiver.runtime import journal_of
 
@@ -21,12 +20,11 @@ T = TypeVar("T")
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Limit = Annotated[int, typer.Option(help="How many at most, the newest first.", min=1)]
 
-tasks = typer.Typer(no_args_is_help=True, help="Submissions and what became of them.")
 events = typer.Typer(no_args_is_help=True, help="Facts, as they were journalled.")
 deliveries = typer.Typer(no_args_is_help=True, help="Events owed to destinations, and the attempts made.")
 
 
-def _ask(question: Callable[[Journal], Awaitable[T]]) -> T:
+def ask(question: Callable[[Journal], Awaitable[T]]) -> T:
     """Read the journal; the provider is not asked and nothing is written."""
     settings = settings_for(quiet=True)
 
@@ -35,102 +33,6 @@ def _ask(question: Callable[[Journal], Awaitable[T]]) -> T:
             return await question(journal)
 
     return run(main())
-
-
-@tasks.command("list")
-def list_tasks(
-    status: Annotated[
-        str | None, typer.Option(help="prepared, accepted, succeeded, failed, lost, in_progress …", show_default=False)
-    ] = None,
-    limit: Limit = 20,
-    as_json: AsJSON = False,
-) -> None:
-    """The newest submissions."""
-    rows = _ask(lambda journal: journal.submissions(limit=limit, status=status))
-    if as_json:
-        print_json([_summary(row) for row in rows])
-    elif not rows:
-        note("No submissions." if status is None else f"No submissions with status {status}.")
-    else:
-        print_table(
-            ("SUBMISSION", "AGE", "STATUS", "PROMPT"),
-            [(row.id, ago(row.created_ms), status_of(row), row.prompt) for row in rows],
-            flexible=3,
-        )
-
-
-@tasks.command("show")
-def show_task(
-    reference: Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")],
-    as_json: AsJSON = False,
-) -> None:
-    """One submission with its events, deliveries and buttons."""
-    row, facts, owed = _ask(lambda journal: _family(journal, reference))
-    if as_json:
-        print_json({**_summary(row), "task_object": row.task, "events": facts, "deliveries": owed})
-        return
-    for name, value in _details(row):
-        if value:
-            say(f"{name:12} {one_line(value)}")
-    _print_events(facts)
-    _print_deliveries(owed)
-
-
-async def _family(journal: Journal, reference: str) -> tuple[Submission, list[Event], list[Delivery]]:
-    row = await journal.find(reference)
-    facts = await journal.events(limit=200, submission_id=row.id)
-    owed = await journal.deliveries(limit=200, submission_id=row.id)
-    return row, facts[::-1], owed[::-1]
-
-
-def status_of(row: Submission) -> str:
-    """One word for a person: how it ended, or where it stands."""
-    if row.ended is not None:
-        return row.ended.removeprefix("task.")
-    if row.status != "accepted":
-        return row.status
-    percent = row.task.progress if row.task else None
-    status = row.task_status.lower() or "accepted"
-    return f"{status} {percent} %" if percent is not None and status == "in_progress" else status
-
-
-def _summary(row: Submission) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "task": row.task_id,
-        "kind": row.kind,
-        "status": status_of(row).split(" ")[0],
-        "submission_status": row.status,
-        "task_status": row.task_status,
-        "progress": row.task.progress if row.task else None,
-        "prompt": row.prompt,
-        "speed": row.speed,
-        "labels": row.labels,
-        "state": row.user_state,
-        "parent": row.parent_id,
-        "created_ms": row.created_ms,
-        "deadline_ms": row.deadline_ms,
-        "detail": row.detail,
-        "callbacks": row.callbacks,
-        "media": row.media,
-        "media_problem": row.media_problem,
-    }
-
-
-def _details(row: Submission) -> list[tuple[str, str]]:
-    task = row.task
-    return [
-        ("submission", row.id),
-        ("task", row.task_id or ""),
-        ("status", status_of(row) if row.ended else f"{status_of(row)} ({describe(row)})"),
-        ("reason", row.detail or (task.fail_reason if task else "")),
-        ("prompt", row.prompt),
-        ("created", when(row.created_ms)),
-        ("labels", " ".join(f"{name}={value}" for name, value in row.labels.items())),
-        ("callbacks", str(row.callbacks) if row.hooked else "none can come: no callback URL was sent"),
-        ("picture", ", ".join(f"{item.type}, {item.size:,} bytes" for item in row.media) or row.media_problem or ""),
-        ("buttons", " ".join(button.text for button in task.buttons) if task else ""),
-    ]
 
 
 @events.command("list")
@@ -150,19 +52,19 @@ def list_events(
         id = (await journal.find(submission)).id if submission else None
         return await journal.events(limit=limit, submission_id=id, type=type)
 
-    found = _ask(question)
+    found = ask(question)
     if as_json:
         print_json(found)
     elif not found:
         note("No events.")
     else:
-        _print_events(found)
+        print_events(found)
 
 
 @events.command("show")
 def show_event(id: Annotated[str, typer.Argument(help="The event's id.")]) -> None:
     """One event, as JSON: just what handlers get."""
-    event = _ask(lambda journal: journal.event(id))
+    event = ask(lambda journal: journal.event(id))
     if event is None:
         raise NotFound(f"There is no event {id!r} in this journal. See: receiver events list")
     print_json(event)
@@ -186,13 +88,13 @@ def list_deliveries(
         id = (await journal.find(submission)).id if submission else None
         return await journal.deliveries(limit=limit, submission_id=id, destination=destination, status=status)
 
-    found = _ask(question)
+    found = ask(question)
     if as_json:
         print_json(found)
     elif not found:
         note("No deliveries.")
     else:
-        _print_deliveries(found)
+        print_deliveries(found)
 
 
 @deliveries.command("show")
@@ -205,7 +107,7 @@ def show_delivery(
     async def question(journal: Journal) -> tuple[Delivery | None, list[AttemptRecord]]:
         return await journal.delivery(id), await journal.attempts(id)
 
-    delivery, attempts = _ask(question)
+    delivery, attempts = ask(question)
     if delivery is None:
         raise NotFound(f"There is no delivery {id!r} in this journal. See: receiver deliveries list")
     if as_json:
@@ -232,7 +134,8 @@ def _attempt_row(item: AttemptRecord) -> tuple[str, ...]:
     return str(item.number), when(item.started_ms), item.outcome or "running", seconds, item.detail or ""
 
 
-def _print_events(found: list[Event]) -> None:
+def print_events(found: list[Event]) -> None:
+    """As a table; nothing for none."""
     if found:
         print_table(
             ("EVENT", "TIME", "SOURCE", "REASON"),
@@ -240,7 +143,8 @@ def _print_events(found: list[Event]) -> None:
         )
 
 
-def _print_deliveries(found: list[Delivery]) -> None:
+def print_deliveries(found: list[Delivery]) -> None:
+    """As a table; nothing for none."""
     if found:
         rows = [
             (item.id, item.destination, item.status, _event_type(item), str(item.attempt), _what(item))

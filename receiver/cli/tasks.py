@@ -1,0 +1,159 @@
+"""`tasks`: submissions, what became of them, and what followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from receiver.cli.listings import Limit, ask, print_deliveries, print_events
+from receiver.cli.options import AsJSON, Reference
+from receiver.cli.output import ago, note, one_line, print_json, print_table, say, when
+from receiver.cli.progress import describe
+from receiver.deliveries import Delivery
+from receiver.events import Event, Submission
+from receiver.journal.base import Journal
+
+tasks = typer.Typer(no_args_is_help=True, help="Submissions and what became of them.")
+
+
+@tasks.command("list")
+def list_tasks(
+    status: Annotated[
+        str | None, typer.Option(help="prepared, accepted, succeeded, failed, lost, in_progress …", show_default=False)
+    ] = None,
+    limit: Limit = 20,
+    as_json: AsJSON = False,
+) -> None:
+    """The newest submissions."""
+    rows = ask(lambda journal: journal.submissions(limit=limit, status=status))
+    if as_json:
+        print_json([_summary(row) for row in rows])
+    elif not rows:
+        note("No submissions." if status is None else f"No submissions with status {status}.")
+    else:
+        print_table(
+            ("SUBMISSION", "AGE", "STATUS", "PROMPT"),
+            [(row.id, ago(row.created_ms), status_of(row), row.prompt) for row in rows],
+            flexible=3,
+        )
+
+
+@tasks.command("show")
+def show_task(
+    reference: Reference,
+    as_json: AsJSON = False,
+) -> None:
+    """One submission with its events, deliveries and buttons."""
+    row, facts, owed, family = ask(lambda journal: _everything(journal, reference))
+    if as_json:
+        print_json(
+            {
+                **_summary(row),
+                "task_object": row.task,
+                "events": facts,
+                "deliveries": owed,
+                "family": list(map(_relative, family)),
+            }
+        )
+        return
+    for name, value in _details(row):
+        if value:
+            say(f"{name:12} {one_line(value)}")
+    if len(family) > 1:
+        print_family(family, row.id)
+    print_events(facts)
+    print_deliveries(owed)
+
+
+async def _everything(
+    journal: Journal, reference: str
+) -> tuple[Submission, list[Event], list[Delivery], list[Submission]]:
+    row = await journal.find(reference)
+    facts = await journal.events(limit=200, submission_id=row.id)
+    owed = await journal.deliveries(limit=200, submission_id=row.id)
+    return row, facts[::-1], owed[::-1], await journal.family(row.id)
+
+
+def status_of(row: Submission) -> str:
+    """One word for a person: how it ended, or where it stands."""
+    if row.ended is not None:
+        return row.ended.removeprefix("task.")
+    if row.status != "accepted":
+        return row.status
+    percent = row.task.progress if row.task else None
+    status = row.task_status.lower() or "accepted"
+    return f"{status} {percent} %" if percent is not None and status == "in_progress" else status
+
+
+def _summary(row: Submission) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "task": row.task_id,
+        "kind": row.kind,
+        "status": status_of(row).split(" ")[0],
+        "submission_status": row.status,
+        "task_status": row.task_status,
+        "progress": row.task.progress if row.task else None,
+        "prompt": row.prompt,
+        "speed": row.speed,
+        "labels": row.labels,
+        "state": row.user_state,
+        "parent": row.parent_id,
+        "button": row.button,
+        "texts": row.task.texts if row.task else (),
+        "created_ms": row.created_ms,
+        "deadline_ms": row.deadline_ms,
+        "detail": row.detail,
+        "callbacks": row.callbacks,
+        "media": row.media,
+        "media_problem": row.media_problem,
+    }
+
+
+def _details(row: Submission) -> list[tuple[str, str]]:
+    task = row.task
+    return [
+        ("submission", row.id),
+        ("task", row.task_id or ""),
+        ("status", status_of(row) if row.ended else f"{status_of(row)} ({describe(row)})"),
+        ("reason", row.detail or (task.fail_reason if task else "")),
+        ("prompt", row.prompt),
+        ("button", row.button or ""),
+        ("texts", " | ".join(task.texts) if task else ""),
+        ("created", when(row.created_ms)),
+        ("labels", " ".join(f"{name}={value}" for name, value in row.labels.items())),
+        ("callbacks", str(row.callbacks) if row.hooked else "none can come: no callback URL was sent"),
+        ("files", ", ".join(f"{item.type}, {item.size:,} bytes" for item in row.media) or row.media_problem or ""),
+        ("buttons", " ".join(button.text for button in task.buttons) if task else ""),
+    ]
+
+
+def _relative(row: Submission) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "task": row.task_id,
+        "parent": row.parent_id,
+        "made_by": made_by(row),
+        "status": status_of(row),
+    }
+
+
+def made_by(row: Submission) -> str:
+    """How it came about: the button that was pressed, or the kind of request."""
+    return row.button or row.kind
+
+
+def print_family(family: list[Submission], here: str) -> None:
+    """The tree from the first ancestor down; `here` is marked."""
+    known = {row.id for row in family}
+
+    def lines(parent: str | None, depth: int) -> Iterator[tuple[str, str, str]]:
+        for row in family:
+            if (row.parent_id if row.parent_id in known else None) == parent:
+                mark = "← this one" if row.id == here else ""
+                yield row.id, f"{'  ' * depth}{made_by(row)}", f"{status_of(row)} {mark}".strip()
+                yield from lines(row.id, depth + 1)
+
+    print_table(("FAMILY", "MADE BY", "STATUS"), list(lines(None, 0)))
