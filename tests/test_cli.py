@@ -27,7 +27,8 @@ KEY = "sk-simulator-0001"
 COMMANDS = [
     ["submit"], ["wait"], ["serve"], ["worker"], ["tasks"], ["tasks", "list"], ["tasks", "show"], ["events", "list"],
     ["events", "show"], ["deliveries", "list"], ["deliveries", "show"], ["handlers"], ["settings"], ["inspect"],
-    ["simulate"],
+    ["simulate"], ["action"], ["modal"], ["watch"], ["blend"], ["describe"], ["shorten"], ["video"], ["edits"],
+    ["swap"], ["upload"], ["seed"], ["cancel"],
 ]  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def on_terminal(*arguments: str, folder: Path, env: dict[str, str], columns: int
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = environment(folder, env | {"TERM": "xterm-256color"})
-    process = subprocess.Popen([COMMAND, *arguments], cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs)  # noqa: S603
+    process = subprocess.Popen([COMMAND, *arguments], cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     written = b""
     try:

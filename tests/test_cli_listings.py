@@ -99,7 +99,7 @@ def test_tasks_list(library: Library) -> None:
     """The newest first, a line each, ids and prompts whole in a pipe, and no control characters."""
     result = library.run("tasks", "list")
     header, *lines = result.out.splitlines()
-    assert header.split() == ["SUBMISSION", "AGE", "STATUS", "PROMPT"]
+    assert header.split() == ["SUBMISSION", "AGE", "MADE", "BY", "STATUS", "PROMPT"]
     assert [line.split()[0] for line in lines] == [library.failed, library.succeeded, library.prepared]
     assert lines[1].endswith(LONG.strip())
     assert "[red]not markup[/red] 猫" in lines[0]

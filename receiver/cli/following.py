@@ -133,7 +133,7 @@ def _sentence(row: Submission) -> str:
     word = row.last_word
     reason = _reason(row) or "The provider gave no reason."
     if word == "task.input_required":
-        return f"The provider asks for input before task {row.task_id} goes on. See: receiver tasks show {row.id}"
+        return f"Task {row.task_id} asks for input. Answer it with: receiver modal {row.id} --prompt …"
     if word == "task.lost":
         return f"The task was lost. {reason}"
     return f"The task failed: {reason}" if word == "task.failed" else reason

@@ -21,7 +21,7 @@ Pictures = Annotated[list[str], typer.Argument(help="Pictures: files or data URI
 
 def blend(
     pictures: Pictures,
-    dimensions: Annotated[str | None, typer.Option(help=f"{', '.join(requests.DIMENSIONS)}.")] = None,
+    dimensions: Annotated[str | None, typer.Option(help=f"Proportions: {', '.join(requests.DIMENSIONS)}.")] = None,
     bot: Bot = None,
     wait: Wait = False,
     speed: Speed = None,
@@ -69,10 +69,10 @@ def shorten(
 def video(
     image: Annotated[str | None, typer.Argument(help="The first picture: a file, a link, or a data URI.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What happens in it.")] = None,
-    motion: Annotated[str, typer.Option(help=f"{' or '.join(requests.MOTIONS)}.")] = "low",
+    motion: Annotated[str, typer.Option(help=f"How much moves: {' or '.join(requests.MOTIONS)}.")] = "low",
     end_image: Annotated[str | None, typer.Option(help="The last picture.")] = None,
     loop: Annotated[bool | None, typer.Option(help="Whether the end leads to the start.")] = None,
-    video_type: Annotated[str | None, typer.Option(help=f"{' or '.join(requests.VIDEO_TYPES)}.")] = None,
+    video_type: Annotated[str | None, typer.Option(help=f"Size: {' or '.join(requests.VIDEO_TYPES)}.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="How many videos: 1, 2 or 4.")] = None,
     action: Annotated[str | None, typer.Option(help="What to do with an earlier video: extend.")] = None,
     index: Annotated[int | None, typer.Option(help="Which of its videos: 0 to 3.")] = None,
@@ -133,7 +133,10 @@ def swap(
 
 
 def upload(pictures: Pictures, account_filter: Filter = None, as_json: AsJSON = False) -> None:
-    """Put pictures where prompts can point to them, and print their links."""
+    """Put pictures where prompts can point to them.
+
+    Prints their links.
+    """
     request = requests.upload(pictures, account_filter=read_filter(account_filter))
     urls = run(_upload(request))
     if as_json:

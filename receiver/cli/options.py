@@ -63,12 +63,7 @@ def bot_type(name: str | None) -> str | None:
 
 def text_or_stdin(text: str) -> str:
     """The text, or what standard input holds for `-`."""
-    if text != "-":
-        return text
-    try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as exc:
-        raise InputError("The prompt on standard input is not UTF-8.") from exc
+    return text if text != "-" else sys.stdin.buffer.read().decode(errors="surrogateescape")
 
 
 def account_filter(text: str | None) -> dict[str, Any] | None:

@@ -64,7 +64,10 @@ def modal(
 
 
 def seed(reference: Reference, as_json: AsJSON = False) -> None:
-    """Print the seed of a finished picture; the provider may take a minute."""
+    """Print the seed of a finished picture.
+
+    The provider may take a minute for it.
+    """
 
     async def ask(runtime: Runtime, task_id: str) -> str:
         return await runtime.provider.image_seed(task_id)
@@ -77,7 +80,10 @@ def seed(reference: Reference, as_json: AsJSON = False) -> None:
 
 
 def cancel(reference: Reference) -> None:
-    """Ask the provider to cancel a task, where it lets its users do so."""
+    """Ask the provider to cancel a task.
+
+    Not every provider lets its users do so.
+    """
 
     async def ask(runtime: Runtime, task_id: str) -> None:
         await runtime.provider.cancel(task_id)

@@ -52,11 +52,12 @@ class Session:
         async with open_runtime(settings_for(quiet=True)) as runtime:
             row = await prepare(runtime)
             self._resume = row.id
-            if row.status == "prepared":
+            fresh = row.status == "prepared"
+            if fresh:
                 row = await send(runtime, row, wait=wait)
             if wait:
                 return await self._follow(runtime, row)
-        self._tell(row, "Submitted")
+        self._tell(row, "Submitted" if fresh else "There is already" if row.outcome != "adopted" else "Watching")
         return SUCCEEDED
 
     async def _reply(self, prepare: Prepare, *, wait: bool) -> int:

@@ -24,7 +24,6 @@ from receiver.cli.options import (
 )
 from receiver.cli.options import account_filter as read_filter
 from receiver.cli.session import Session
-from receiver.errors import InputError
 from receiver.provider import requests
 
 
@@ -57,7 +56,7 @@ def submit(
     Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
     if (prompt is None) == (file is None):
-        raise InputError("Give a prompt, or --file with prompts, one a line.")
+        raise typer.BadParameter("Give a prompt, or --file with prompts, one a line.")
     chosen = options(speed=speed, label=label, state=state, to=to, auto=auto)
     filter = read_filter(account_filter)
     prompts = [text_or_stdin(prompt)] if prompt is not None else read_prompts(file or "")
@@ -88,6 +87,9 @@ def watch(
     auto: Auto = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Take over a task somebody else submitted, and deliver it like your own."""
+    """Take over a task somebody else submitted.
+
+    It is followed and delivered like your own.
+    """
     chosen = options(label=label, state=state, to=to, auto=auto)
     Session(as_json=as_json).submit(lambda runtime: runtime.submissions.adopt(task_id, chosen), wait=wait)

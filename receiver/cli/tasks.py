@@ -34,9 +34,9 @@ def list_tasks(
         note("No submissions." if status is None else f"No submissions with status {status}.")
     else:
         print_table(
-            ("SUBMISSION", "AGE", "STATUS", "PROMPT"),
-            [(row.id, ago(row.created_ms), status_of(row), row.prompt) for row in rows],
-            flexible=3,
+            ("SUBMISSION", "AGE", "MADE BY", "STATUS", "PROMPT"),
+            [(row.id, ago(row.created_ms), made_by(row), status_of(row), row.prompt) for row in rows],
+            flexible=4,
         )
 
 

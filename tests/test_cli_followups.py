@@ -1,0 +1,117 @@
+"""The second step from a shell: real processes, one after another, on one journal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from test_cli_submit import assert_error, files, provider, run, saved
+
+
+async def test_from_a_prompt_to_a_family(tmp_path: Path) -> None:
+    """Grid, U2, a zoom that asks and is answered, a video; `tasks show` draws the tree."""
+    async with provider(profile="relay") as (simulator, env):
+
+        async def command(*arguments: str) -> dict[str, str]:
+            result = await run(*arguments, "--json", folder=tmp_path, env=env)
+            found: dict[str, str] = json.loads(result.out)
+            return {**found, "code": str(result.code)}
+
+        grid = await command("submit", "a paper boat --v 6.1", "--wait")
+        upscaled = await command("action", grid["submission"], "U2", "--wait")
+        asking = await command("action", upscaled["submission"], "custom zoom", "--wait")
+        zoomed = await command("modal", asking["submission"], "--prompt", "wider --zoom 1.5", "--wait")
+        film = await command("action", upscaled["task"], "animate low", "--wait")
+        again = await run("action", grid["submission"], "u2", folder=tmp_path, env=env)
+        shown = await run("tasks", "show", upscaled["submission"], folder=tmp_path, env={})
+        listed = await run("tasks", "show", upscaled["submission"], "--json", folder=tmp_path, env={})
+
+    assert [each["code"] for each in (grid, upscaled, asking, zoomed, film)] == ["0", "0", "4", "0", "0"]
+    assert (asking["status"], zoomed["status"]) == ("input_required", "succeeded")
+    assert zoomed["submission"] == asking["submission"]
+    assert saved(upscaled["files"][0])["lineage"]["button"] == "U2"
+    assert film["files"][0].endswith("_1.mp4")
+    assert again.code == 0
+    assert f"There is already {upscaled['submission']}" in again.out
+    assert simulator.endpoints.count("action") == 3
+    tree = [line.split()[:2] for line in shown.out.partition("FAMILY")[2].partition("EVENT")[0].splitlines()[1:]]
+    assert tree == [
+        [grid["submission"], "imagine"],
+        [upscaled["submission"], "U2"],
+        [zoomed["submission"], "custom"],
+        [film["submission"], "animate"],
+    ]
+    made_by = [each["made_by"] for each in json.loads(listed.out)["family"]]
+    assert made_by == ["imagine", "U2", "custom zoom", "animate low"]
+
+
+async def test_many_prompts_a_few_at_a_time(tmp_path: Path) -> None:
+    """Each line is submitted, and the paths are printed as they come."""
+    (tmp_path / "prompts.txt").write_text("a cat\n# a remark\n\na dog\na mountain\n")
+    async with provider() as (simulator, env):
+        result = await run("submit", "--file", "prompts.txt", "--jobs", "2", folder=tmp_path, env=env)
+    assert result.code == 0, result
+    assert sorted(Path(line).name.split("_")[1] for line in result.out.splitlines()) == ["cat", "dog", "mountain"]
+    assert result.err.endswith("3 of 3 succeeded.\n")
+    assert len(simulator.submits) == 3
+
+
+async def test_follow_ups_by_themselves(tmp_path: Path) -> None:
+    """`--auto` stays for what it starts, and prints each path."""
+    async with provider() as (_, env):
+        result = await run("submit", "a boat", "--auto", "U1,U3", "--wait", folder=tmp_path, env=env)
+    assert result.code == 0, result
+    assert [Path(line).name.split("_")[1] for line in result.out.splitlines()] == ["boat", "boat-u1", "boat-u3"]
+
+
+async def test_texts_are_printed(tmp_path: Path) -> None:
+    """`shorten` prints the prompts it found, and then where they lie."""
+    async with provider() as (_, env):
+        result = await run("shorten", "a very long prompt about a boat", "--wait", folder=tmp_path, env=env)
+    *texts, path = result.out.splitlines()
+    assert len(texts) >= 2
+    assert Path(path).read_text().splitlines() == texts
+
+
+async def test_a_task_of_somebody_else(tmp_path: Path) -> None:
+    """`watch` takes it over by its id; one that the provider does not know is a sentence."""
+    for name in ("theirs", "ours"):
+        (tmp_path / name).mkdir()
+    async with provider() as (simulator, env):
+        first = await run("submit", "a cat", "--json", folder=tmp_path / "theirs", env=env)
+        task = json.loads(first.out)["task"]
+        result = await run("watch", task, "--wait", folder=tmp_path / "ours", env=env)
+        unknown = await run("watch", "1234567890123456", folder=tmp_path / "ours", env=env)
+    assert result.code == 0, result
+    assert saved(result.last_line)["task"]["id"] == task
+    assert_error(unknown, "1234567890123456", "does not know")
+    assert len(simulator.submits) == 1
+
+
+async def test_nothing_is_spent_on_a_mistake(tmp_path: Path) -> None:
+    """A wrong button, an unfinished task, a reply nobody asked for and an unknown destination are a sentence each."""
+    async with provider() as (simulator, env):
+        grid = json.loads((await run("submit", "a boat", "--wait", "--json", folder=tmp_path, env=env)).out)
+        id = grid["submission"]
+        kept = files(tmp_path)
+        assert_error(await run("action", id, "U9", folder=tmp_path, env=env), "'U9'", "U1, U2")
+        assert_error(await run("modal", id, "--prompt", "x", folder=tmp_path, env=env), "does not ask for input")
+        assert_error(await run("submit", "x", "--to", "nowhere", folder=tmp_path, env=env), "'nowhere'", "file")
+        assert_error(await run("blend", "one.png", folder=tmp_path, env=env), "2 to 5 pictures")
+        assert_error(await run("video", "no.png", folder=tmp_path, env=env), "no.png")
+        assert_error(await run("action", "01ABCDEFGH", "U1", folder=tmp_path, env=env), "01ABCDEFGH")
+        assert files(tmp_path) == kept
+        assert simulator.endpoints == ["imagine"]
+
+
+async def test_small_questions(tmp_path: Path) -> None:
+    """`seed`, `cancel` and `upload` ask once and journal nothing."""
+    async with provider() as (simulator, env):
+        grid = json.loads((await run("submit", "a boat", "--wait", "--json", folder=tmp_path, env=env)).out)
+        seed = await run("seed", grid["submission"], folder=tmp_path, env=env)
+        cancel = await run("cancel", grid["task"], folder=tmp_path, env=env)
+        upload = await run("upload", grid["files"][0], folder=tmp_path, env=env)
+    assert seed.out.strip().isdigit()
+    assert cancel.code == 0
+    assert upload.out.startswith("http")
+    assert simulator.endpoints.count("upload-discord-images") + simulator.endpoints.count("upload") == 1
