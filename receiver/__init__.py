@@ -1,1 +1,98 @@
 """Receiver: submit a Midjourney task through CometAPI, and every result reaches every place you named."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from receiver.deliveries import Receipt
+    from receiver.errors import (
+        Ambiguous,
+        Conflict,
+        InputError,
+        InputRequired,
+        JournalError,
+        MediaError,
+        NoResult,
+        NotATask,
+        NotFound,
+        NotJSON,
+        NotStarted,
+        PayloadError,
+        ProviderError,
+        ReceiverError,
+        Refused,
+        SettingsError,
+        TaskFailed,
+        TaskLost,
+        TokenError,
+        Unreachable,
+    )
+    from receiver.events import Event, Submission
+    from receiver.handlers.base import Rejected, RetryLater
+    from receiver.runtime import Receiver, TaskHandle
+    from receiver.settings import Settings
+    from receiver.tasks import Task
+    from receiver.verification import Unwrapped
+
+__all__ = [
+    "Ambiguous",
+    "Conflict",
+    "Event",
+    "InputError",
+    "InputRequired",
+    "JournalError",
+    "MediaError",
+    "NoResult",
+    "NotATask",
+    "NotFound",
+    "NotJSON",
+    "NotStarted",
+    "PayloadError",
+    "ProviderError",
+    "Receipt",
+    "Receiver",
+    "ReceiverError",
+    "Refused",
+    "Rejected",
+    "RetryLater",
+    "Settings",
+    "SettingsError",
+    "Submission",
+    "Task",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskLost",
+    "TokenError",
+    "Unreachable",
+    "Unwrapped",
+]
+
+_ELSEWHERE = {
+    "Event": "receiver.events",
+    "Receipt": "receiver.deliveries",
+    "Receiver": "receiver.runtime",
+    "Rejected": "receiver.handlers.base",
+    "RetryLater": "receiver.handlers.base",
+    "Settings": "receiver.settings",
+    "Submission": "receiver.events",
+    "Task": "receiver.tasks",
+    "TaskHandle": "receiver.runtime",
+    "Unwrapped": "receiver.verification",
+}
+"""Where a name comes from, if not from `receiver.errors`."""
+
+
+def __getattr__(name: str) -> object:
+    """Imports a name when it is first asked for (PEP 562): nobody who runs a command loads what it does not use, and
+    the modules below import each other as if this one were empty."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_ELSEWHERE.get(name, "receiver.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

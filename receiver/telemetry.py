@@ -130,6 +130,23 @@ def configure(
     _configure_stdlib(number, ending)
 
 
+def use_logging() -> None:
+    """For programs that use Receiver as a library: our lines go, redacted, to the loggers `receiver.…` of `logging`,
+    where the program decides what becomes of them. One that has configured structlog itself keeps its own way."""
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.stdlib.filter_by_level,
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.format_exc_info,
+                redact_fields,
+                structlog.processors.LogfmtRenderer(key_order=["event"]),
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+            logger_factory=structlog.stdlib.LoggerFactory(),
+        )
+
+
 def learn(secrets: Iterable[str]) -> None:
     """Leave out these values too from now on: secrets made after `configure`."""
     _known.learn(secrets)

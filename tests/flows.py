@@ -32,6 +32,8 @@ class World:
     simulator: Simulator
     receiver: Runtime
     outputs: Path
+    url: str
+    """Where the receiver listens."""
 
     async def submit(self, prompt: str = PROMPT) -> Submission:
         """Submit as the command line does: an error of the first answer is ours to see, the row tells the rest."""
@@ -98,6 +100,6 @@ async def world(
             served(receiver.app, own_socket),
         ):
             await receiver.start_engine("serve")
-            yield World(simulator, receiver, folder / "outputs")
+            yield World(simulator, receiver, folder / "outputs", address(own_socket))
             # Before the servers go, so that nothing asks a provider that is no longer there.
             await receiver.stop_engine()

@@ -85,7 +85,7 @@ class Command:
     """A `receiver` process. It inherits nothing from our environment but PATH."""
 
     def __init__(self, *arguments: str, folder: Path, env: Mapping[str, str], stdin: bytes | None = None) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own command
+        self._process = subprocess.Popen(
             [COMMAND, *arguments],
             cwd=folder,
             env=environment(folder, env),

@@ -21,9 +21,9 @@ from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_t
 
 from receiver.deliveries import Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
-from receiver.runtime import Receiver, journal_of, open_receiver
+from receiver.provider import requests
+from receiver.runtime import Runtime, journal_of, open_runtime
 from receiver.settings import Settings
-from receiver.submissions import Imagine
 from receiver.tasks import Task
 
 PLUGIN = """
@@ -101,12 +101,12 @@ async def provider() -> AsyncIterator[Origin]:
         yield origin
 
 
-async def submitted(receiver: Receiver) -> str:
-    row = await receiver.submissions.prepare(Imagine(prompt="a boat"))
+async def submitted(receiver: Runtime) -> str:
+    row = await receiver.submissions.prepare(requests.imagine("a boat"))
     return (await receiver.submissions.send(row.id)).id
 
 
-async def ended(receiver: Receiver, submission_id: str) -> None:
+async def ended(receiver: Runtime, submission_id: str) -> None:
     """End it by a result without a picture, so that one event is owed."""
     row = await receiver.journal.get(submission_id)
     assert row is not None
@@ -136,7 +136,7 @@ async def test_bad_settings_stop_the_start_with_sentences(
     """The error names the setting and ends as a sentence; handlers that were open are closed again."""
     tables = {"opened": {"handler": "plugin"}} | wrong.pop("destinations", {})
     with pytest.raises(error) as caught:
-        async with open_receiver(settings(tmp_path, destinations=tables, **wrong)):
+        async with open_runtime(settings(tmp_path, destinations=tables, **wrong)):
             pass
     assert words in str(caught.value)
     assert str(caught.value).rstrip().endswith((".", "32", "hex 32", "?"))
@@ -148,7 +148,7 @@ async def test_a_file_that_is_no_journal_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "letter.db"
     path.write_text("Dear Sir or Madam, " * 100)
     with pytest.raises(JournalError, match="not a database"):
-        async with open_receiver(settings(tmp_path, database=f"sqlite:{path}")):
+        async with open_runtime(settings(tmp_path, database=f"sqlite:{path}")):
             pass
     assert path.read_text() == "Dear Sir or Madam, " * 100
 
@@ -163,7 +163,7 @@ async def test_commands_that_only_read_make_no_journal(tmp_path: Path) -> None:
 
 async def test_opening_starts_no_engine(tmp_path: Path) -> None:
     """A command that only submits neither takes the lock nor delivers."""
-    async with open_receiver(settings(tmp_path)) as one, open_receiver(settings(tmp_path)) as two:
+    async with open_runtime(settings(tmp_path)) as one, open_runtime(settings(tmp_path)) as two:
         assert not one.engine_running
         await two.start_engine("serve")
         assert two.engine_running
@@ -179,7 +179,7 @@ async def test_the_engine_brings_a_result_to_its_destination(tmp_path: Path) -> 
         done = wire_task("17", "SUCCESS", imageUrl=f"{origin.url}/a.png")
         origin.files["/mj/task/list-by-condition"] = json.dumps([done]).encode()
         clock = StillClock()
-        async with open_receiver(settings(tmp_path, provider_url=origin.url), clock=clock) as receiver:
+        async with open_runtime(settings(tmp_path, provider_url=origin.url), clock=clock) as receiver:
             submission = await submitted(receiver)
             await receiver.start_engine("serve")
             clock.advance(16)
@@ -191,7 +191,7 @@ async def test_the_engine_brings_a_result_to_its_destination(tmp_path: Path) -> 
 
 async def test_a_second_engine_is_refused(tmp_path: Path) -> None:
     """The error says who holds the lock; starting again in the same process is no error."""
-    async with open_receiver(settings(tmp_path)) as one, open_receiver(settings(tmp_path)) as two:
+    async with open_runtime(settings(tmp_path)) as one, open_runtime(settings(tmp_path)) as two:
         await one.start_engine("serve")
         await one.start_engine("serve")
         with pytest.raises(EngineRunning, match="receiver serve") as caught:
@@ -203,7 +203,7 @@ async def test_a_second_engine_is_refused(tmp_path: Path) -> None:
 async def test_a_waiting_engine_takes_over(tmp_path: Path) -> None:
     """Told once that it waits, it is the engine within a second of the other's end."""
     clock = StillClock()
-    async with open_receiver(settings(tmp_path)) as one, open_receiver(settings(tmp_path), clock=clock) as two:
+    async with open_runtime(settings(tmp_path)) as one, open_runtime(settings(tmp_path), clock=clock) as two:
         await one.start_engine("submit --wait")
         with logged() as lines:
             waiting = asyncio.create_task(two.start_engine_when_free("serve"))
@@ -221,7 +221,7 @@ async def test_a_waiting_engine_takes_over(tmp_path: Path) -> None:
 
 async def test_an_engine_may_refuse_to_wait_for_its_like(tmp_path: Path) -> None:
     """`unless` names the roles that do not end by themselves."""
-    async with open_receiver(settings(tmp_path)) as one, open_receiver(settings(tmp_path)) as two:
+    async with open_runtime(settings(tmp_path)) as one, open_runtime(settings(tmp_path)) as two:
         await one.start_engine("serve")
         with pytest.raises(EngineRunning):
             await two.start_engine_when_free("worker", unless=frozenset({"serve"}))
@@ -229,7 +229,7 @@ async def test_an_engine_may_refuse_to_wait_for_its_like(tmp_path: Path) -> None
 
 async def test_an_engine_that_cannot_start_gives_the_lock_back(tmp_path: Path) -> None:
     """The media folder cannot be made: the next try, or another process, is not refused for that."""
-    async with open_receiver(settings(tmp_path)) as one, open_receiver(settings(tmp_path)) as two:
+    async with open_runtime(settings(tmp_path)) as one, open_runtime(settings(tmp_path)) as two:
         (tmp_path / "data" / "media").write_text("in the way")
         with pytest.raises(MediaError):
             await one.start_engine("serve")
@@ -244,7 +244,7 @@ async def test_a_restarted_engine_frees_what_it_left_running(tmp_path: Path, plu
     async with provider() as origin:
         clock = StillClock()
         wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        async with open_receiver(wanted, clock=clock) as receiver:
+        async with open_runtime(wanted, clock=clock) as receiver:
             submission = await submitted(receiver)
             await receiver.start_engine("serve")
             await receiver.stop_engine()
@@ -259,7 +259,7 @@ async def test_stopping_lets_a_delivery_finish(tmp_path: Path, plugins: list[Any
     """SIGTERM in the middle of an attempt: it ends, is recorded, and the lock is free afterwards."""
     async with provider() as origin:
         wanted = settings(tmp_path, provider_url=origin.url, to="plugin:gated")
-        async with open_receiver(wanted) as receiver, open_receiver(wanted) as other:
+        async with open_runtime(wanted) as receiver, open_runtime(wanted) as other:
             submission = await submitted(receiver)
             await ended(receiver, submission)
             await receiver.start_engine("serve")
@@ -281,8 +281,8 @@ async def test_closing_waits_for_an_answer_under_way(tmp_path: Path) -> None:
     async with provider() as origin:
         origin.hanging["/mj/submit/imagine"] = asyncio.Event()
         wanted = settings(tmp_path, provider_url=origin.url)
-        async with open_receiver(wanted) as receiver:
-            row = await receiver.submissions.prepare(Imagine(prompt="a boat"))
+        async with open_runtime(wanted) as receiver:
+            row = await receiver.submissions.prepare(requests.imagine("a boat"))
             sending = asyncio.create_task(receiver.submissions.send(row.id))
             await until(lambda: origin.requests == ["/mj/submit/imagine"])
             sending.cancel()
@@ -301,8 +301,8 @@ async def test_watching_yields_the_row_and_then_each_change(tmp_path: Path) -> N
     """Changes made here are told at once, without time passing, and nothing is told twice."""
     async with provider() as origin:
         wanted = settings(tmp_path, provider_url=origin.url)
-        async with open_receiver(wanted, clock=StillClock()) as receiver:
-            row = await receiver.submissions.prepare(Imagine(prompt="a boat"))
+        async with open_runtime(wanted, clock=StillClock()) as receiver:
+            row = await receiver.submissions.prepare(requests.imagine("a boat"))
             async with aclosing(receiver.watch(row.id)) as seen:
                 assert (await anext(seen)).status == "prepared"
                 await receiver.submissions.send(row.id)
@@ -318,8 +318,8 @@ async def test_watching_yields_the_row_and_then_each_change(tmp_path: Path) -> N
 async def test_watching_sees_what_another_process_changes(tmp_path: Path) -> None:
     """Within half a second, because nobody wakes us."""
     clock = StillClock()
-    async with open_receiver(settings(tmp_path), clock=clock) as one, open_receiver(settings(tmp_path)) as two:
-        row = await one.submissions.prepare(Imagine(prompt="a boat"))
+    async with open_runtime(settings(tmp_path), clock=clock) as one, open_runtime(settings(tmp_path)) as two:
+        row = await one.submissions.prepare(requests.imagine("a boat"))
         async with aclosing(one.watch(row.id)) as seen:
             await anext(seen)
             upcoming = asyncio.ensure_future(anext(seen))
@@ -334,7 +334,7 @@ async def test_watching_sees_what_another_process_changes(tmp_path: Path) -> Non
 
 async def test_watching_nothing_is_told(tmp_path: Path) -> None:
     """An id that is not there raises NotFound instead of waiting for ever."""
-    async with open_receiver(settings(tmp_path)) as receiver:
+    async with open_runtime(settings(tmp_path)) as receiver:
         with pytest.raises(NotFound):
             await anext(receiver.watch("01ARZ3NDEKTSV4RRFFQ69G5FAV"))
 
@@ -342,13 +342,13 @@ async def test_watching_nothing_is_told(tmp_path: Path) -> None:
 # --- health ------------------------------------------------------------------------------------------------------
 
 
-def client(receiver: Receiver) -> httpx.AsyncClient:
+def client(receiver: Runtime) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(receiver.app), base_url="http://receiver")
 
 
 async def test_readiness_is_checked_and_reasoned(tmp_path: Path) -> None:
     """Ready while journal and media can be written; else 503 with a sentence for each, and live all along."""
-    async with open_receiver(settings(tmp_path)) as receiver, client(receiver) as web:
+    async with open_runtime(settings(tmp_path)) as receiver, client(receiver) as web:
         answer = await web.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"ready": True, "journal": "ok", "media": "ok"})
         media = tmp_path / "data" / "media"
@@ -371,7 +371,7 @@ async def test_readiness_is_checked_and_reasoned(tmp_path: Path) -> None:
 
 async def test_closing_is_idempotent_and_ends_the_engine(tmp_path: Path, plugins: list[Any]) -> None:
     """A second `aclose` does nothing; each handler is closed once, after the engine."""
-    async with open_receiver(settings(tmp_path, to="plugin:well")) as receiver:
+    async with open_runtime(settings(tmp_path, to="plugin:well")) as receiver:
         await receiver.start_engine("serve")
         await receiver.aclose()
         assert not receiver.engine_running
@@ -385,7 +385,7 @@ async def test_closing_is_idempotent_and_ends_the_engine(tmp_path: Path, plugins
 async def test_a_handler_that_cannot_close_stops_no_other(tmp_path: Path, plugins: list[Any], closing: str) -> None:
     """It is logged; the others are closed, and the end comes within a second or so."""
     with logged() as lines:
-        async with asyncio.timeout(5), open_receiver(settings(tmp_path, to=f"plugin:{closing} plugin:well")):
+        async with asyncio.timeout(5), open_runtime(settings(tmp_path, to=f"plugin:{closing} plugin:well")):
             pass
     assert [plugin.closed for plugin in plugins] == [1, 1]
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["destination.not_closed"]
@@ -397,7 +397,7 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
     async def life() -> None:
         async with provider() as origin:
             wanted = settings(tmp_path, provider_url=origin.url)
-            async with open_receiver(wanted) as receiver:
+            async with open_runtime(wanted) as receiver:
                 await receiver.start_engine("serve")
                 submission = await submitted(receiver)
                 await ended(receiver, submission)
@@ -421,7 +421,7 @@ async def test_a_change_of_ours_wakes_the_engine(tmp_path: Path, plugins: list[A
     """What is owed is delivered at once: the clock stands still, so only the wake can have done it."""
     async with provider() as origin:
         wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        async with open_receiver(wanted, clock=StillClock()) as receiver:
+        async with open_runtime(wanted, clock=StillClock()) as receiver:
             submission = await submitted(receiver)
             await receiver.start_engine("serve")
             await ended(receiver, submission)
@@ -433,7 +433,7 @@ async def test_rows_that_another_process_frees_are_delivered_once(tmp_path: Path
     """An engine that vanished left a row running: the next one delivers it, and counts the attempt that vanished."""
     async with provider() as origin:
         wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        async with open_receiver(wanted, clock=StillClock()) as receiver:
+        async with open_runtime(wanted, clock=StillClock()) as receiver:
             submission = await submitted(receiver)
             await ended(receiver, submission)
             await receiver.journal.claim("plugin", owner="vanished", limit=1, now_ms=receiver.clock.now_ms())

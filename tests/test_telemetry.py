@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from receiver.telemetry import REDACTED, configure, redact, redact_fields
+from receiver.telemetry import REDACTED, configure, redact, redact_fields, use_logging
 
 TOKEN = "01JD7K3W8QZ5T9V2X4Y6A8B0CD.aBcD-_." + "s" * 43
 
@@ -201,3 +201,30 @@ def test_a_stream_that_fails_does_not_fail_the_work(stream: io.StringIO) -> None
     configure(stream=stream)
     structlog.get_logger().info("task.seen")
     assert len(lines(stream)) == 1
+
+
+def test_in_a_library_lines_go_to_the_programs_own_logging(
+    stream: io.StringIO, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redacted, under our loggers' names, and at the levels the program has set for them."""
+    structlog.reset_defaults()
+    use_logging()
+    log = structlog.get_logger("receiver.for_tests")
+    with caplog.at_level("INFO", "receiver.for_tests"):
+        log.debug("task.looked_at")
+        log.info("task.seen", callback_token="abc", problem=f"no {TOKEN}", number=17)
+    assert [(item.name, item.levelname, item.message) for item in caplog.records] == [
+        (
+            "receiver.for_tests",
+            "INFO",
+            f'event=task.seen callback_token={REDACTED} problem="no {TOKEN[:27]}{REDACTED}" number=17',
+        )
+    ]
+
+
+def test_a_program_with_a_structlog_of_its_own_keeps_it(stream: io.StringIO) -> None:
+    """Whoever has configured structlog, we included, is left alone."""
+    configure(stream=stream)
+    use_logging()
+    structlog.get_logger().info("task.seen")
+    assert [line["event"] for line in lines(stream)] == ["task.seen"]

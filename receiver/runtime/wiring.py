@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from receiver.archiver import Archiver
 from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher, OpenDestination
-from receiver.errors import EngineRunning, JournalError, NotFound
+from receiver.errors import EngineRunning, JournalError, NotFound, ReceiverError, SettingsError
 from receiver.events import Submission
 from receiver.handlers import registry
 from receiver.intake import Intake, Policy, Route
@@ -25,10 +25,12 @@ from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore
 from receiver.provider import Provider
 from receiver.reconciler import Reconciler
+from receiver.runtime.functions import Function
 from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.telemetry import learn
 from receiver.tokens import Tokens
+from receiver.web.api import Api
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
 from receiver.web.health import Readyz
@@ -44,24 +46,29 @@ WATCH_SECONDS = 0.5
 """Another process may move what we watch, so we look that often."""
 
 
-class Receiver:
+class Runtime:
     """Everything wired together for one process: submit, receive, watch, and, when it holds the lock, the engine.
 
-    Made by `open_receiver`.
+    Made by `open_runtime`.
     """
 
     def __init__(
-        self, settings: Settings, *, journal: Journal, destinations: Mapping[str, OpenDestination], clock: Clock
+        self,
+        settings: Settings,
+        *,
+        journal: Journal,
+        destinations: Mapping[str, OpenDestination],
+        routes: tuple[Route, ...],
+        clock: Clock,
     ) -> None:
         self.journal = journal
         self.clock = clock
         self._settings = settings
         self._destinations = destinations
         self._news = asyncio.Event()
+        self._becoming: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
         policy = _policy(settings)
-        routes = tuple(
-            Route(destination=item.name, progress=item.progress) for item in settings.resolved_destinations()
-        )
         self.tokens = Tokens(ensure_keys(settings), max_age=settings.token_max_age, clock=clock)
         self.store = MediaStore(settings.data / "media")
         self.provider = Provider(
@@ -79,6 +86,7 @@ class Receiver:
             tokens=self.tokens,
             store=self.store,
             clock=clock,
+            destinations=destinations.keys(),
             public_url=settings.public_url,
             deadline_ms=int(settings.deadline * 1000),
             submit_timeout=settings.submit_timeout,
@@ -114,10 +122,22 @@ class Receiver:
 
     @cached_property
     def app(self) -> Starlette:
-        """The web application: callbacks and health."""
+        """The web application: callbacks and health, and the API where there are tokens for it."""
         callbacks = Callbacks(intake=self.intake, tokens=self.tokens)
-        return create_app(
-            callbacks=callbacks, readyz=Readyz({"journal": self.journal.check, "media": self.store.check})
+        readyz = Readyz({"journal": self.journal.check, "media": self.store.check})
+        return create_app(callbacks=callbacks, readyz=readyz, api=self._api())
+
+    def _api(self) -> Api | None:
+        if not self._settings.api_tokens:
+            return None
+        return Api(
+            tokens={name: secret.get_secret_value() for name, secret in self._settings.api_tokens.items()},
+            submissions=self.submissions,
+            journal=self.journal,
+            provider=self.provider,
+            store=self.store,
+            clock=self.clock,
+            watch=self.watch,
         )
 
     @property
@@ -142,7 +162,14 @@ class Receiver:
         await self.journal.register({name: type(item.handler).__name__ for name, item in self._destinations.items()})
         self.dispatcher.owner = _owner()
         freed = await self.journal.free_running(self.dispatcher.owner, self.clock.now_ms())
-        log.info("engine.started", role=role, freed=freed, destinations=sorted(self._destinations))
+        owed = await self.journal.owed_destinations()
+        log.info(
+            "engine.started",
+            role=role,
+            freed=freed,
+            destinations=sorted(self._destinations),
+            unknown=[name for name in owed if name not in self._destinations],
+        )
 
     async def start_engine_when_free(self, role: str, *, unless: frozenset[str] = frozenset()) -> None:
         """Become the engine as soon as no other process is. Raises EngineRunning when one of `unless` is."""
@@ -160,8 +187,22 @@ class Receiver:
             else:
                 return
 
+    def start_engine_beside(self, role: str) -> None:
+        """Become the engine in the background, as soon as no other process is. If that fails, `watch` raises it."""
+        self._becoming = asyncio.create_task(self.start_engine_when_free(role), name="engine start")
+        self._becoming.add_done_callback(self._became)
+
+    def _became(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            log.error("engine.not_started", problem=str(failure), exc_info=_unexpected(failure))
+            self._failure = failure
+            self._news.set()
+
     async def stop_engine(self) -> None:
         """Stop taking work, let what runs finish for a while, give the lock back. Idempotent."""
+        if self._becoming is not None:
+            self._becoming.cancel()
+            await asyncio.wait([self._becoming])
         if self._worker.started:
             await self._worker.stop()
             await self._archiver.stop()
@@ -170,10 +211,17 @@ class Receiver:
         self.journal.resign()
 
     async def watch(self, submission_id: str) -> AsyncGenerator[Submission, None]:
-        """The submission now, and again after each change, until the caller leaves. Raises NotFound."""
+        """The submission now, and again after each change, until the caller leaves.
+
+        Raises:
+            NotFound: there is no such submission.
+            ReceiverError: the engine, which was to start beside, could not.
+        """
         last: Submission | None = None
         while True:
             self._news.clear()
+            if self._failure is not None:
+                raise self._failure
             row = await self.journal.get(submission_id)
             if row is None:
                 raise NotFound(f"There is no submission {submission_id} in this journal.")
@@ -195,24 +243,43 @@ class Receiver:
 
 
 @asynccontextmanager
-async def open_receiver(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Receiver]:
-    """A Receiver on its journal, closed at the end of the block.
+async def open_runtime(
+    settings: Settings, *, clock: Clock | None = None, functions: Iterable[Function] = ()
+) -> AsyncIterator[Runtime]:
+    """A Runtime on its journal, closed at the end of the block.
+
+    Args:
+        settings: as loaded.
+        clock: the time; a real one if None.
+        functions: destinations registered in code, beside those of the settings.
 
     Raises:
         SettingsError: a setting is missing, wrong or unsafe.
         JournalError: the journal cannot be opened.
     """
     check_platform(settings)
-    learn([require_provider_key(settings), *ensure_keys(settings)])
+    learn([*settings.secret_values(), require_provider_key(settings), *ensure_keys(settings)])
     async with AsyncExitStack() as stack:
         destinations: dict[str, OpenDestination] = {}
         stack.push_async_callback(_close, destinations)  # also those before one that cannot be opened
+        routes = []
         for item in settings.resolved_destinations():
             destinations[item.name] = _open(item)
+            routes.append(Route(destination=item.name, progress=item.progress))
+        for function in functions:
+            if function.name in destinations:
+                raise SettingsError(
+                    f"The destination {function.name!r} is in the settings and registered in code as well. "
+                    "Give one of them another name."
+                )
+            destinations[function.name] = function.destination()
+            routes.append(function.route())
         journal = await stack.enter_async_context(journal_of(settings))
-        receiver = Receiver(settings, journal=journal, destinations=destinations, clock=clock or Clock())
-        stack.push_async_callback(receiver.aclose)
-        yield receiver
+        runtime = Runtime(
+            settings, journal=journal, destinations=destinations, routes=tuple(routes), clock=clock or Clock()
+        )
+        stack.push_async_callback(runtime.aclose)
+        yield runtime
 
 
 @asynccontextmanager
@@ -231,7 +298,11 @@ async def journal_of(settings: Settings, *, existing: bool = False) -> AsyncIter
 
 
 def _policy(settings: Settings) -> Policy:
-    return Policy(confirm_ms=int(settings.confirm_within * 1000), poll_ms=int(settings.poll_interval * 1000))
+    return Policy(
+        confirm_ms=int(settings.confirm_within * 1000),
+        poll_ms=int(settings.poll_interval * 1000),
+        deadline_ms=int(settings.deadline * 1000),
+    )
 
 
 def _fetcher(settings: Settings) -> Fetcher:
@@ -244,6 +315,11 @@ def _fetcher(settings: Settings) -> Fetcher:
         max_bytes=settings.media_max_bytes,
         timeout=settings.media_timeout,
     )
+
+
+def _unexpected(failure: BaseException) -> BaseException | None:
+    """What needs a traceback in the log: errors of ours are sentences already."""
+    return None if isinstance(failure, ReceiverError) else failure
 
 
 def _owner() -> str:

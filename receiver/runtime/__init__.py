@@ -1,0 +1,7 @@
+"""The runtime: everything wired together for one process, and the class for Python users on top of it."""
+
+from receiver.runtime.handle import TaskHandle
+from receiver.runtime.receiver import Receiver
+from receiver.runtime.wiring import Runtime, journal_of, open_runtime
+
+__all__ = ["Receiver", "Runtime", "TaskHandle", "journal_of", "open_runtime"]

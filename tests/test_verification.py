@@ -1,0 +1,81 @@
+"""Whose callback it is, and whether it is believed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from engine import KEYS
+
+from receiver.clock import Clock
+from receiver.errors import NotATask, NotJSON, TokenError
+from receiver.events import new_id
+from receiver.tokens import Tokens
+from receiver.verification import storable_text, unwrap
+
+OURS, OTHER = new_id(1), new_id(2)
+TOKENS = Tokens(KEYS, max_age=60, clock=Clock())
+STATES = {
+    "good": TOKENS.state_token(OURS),
+    "other": TOKENS.state_token(OTHER),
+    "url": TOKENS.url_token(OURS),
+    "mangled": TOKENS.state_token(OURS)[:40],
+    "none": "",
+}
+
+
+def body(state: str) -> bytes:
+    return json.dumps({"id": "17", "status": "SUBMITTED", "state": STATES[state]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("token", "state", "cause"),
+    [
+        (TOKENS.url_token(OURS), "good", None),
+        (TOKENS.url_token(OURS), "other", "other_state"),
+        (TOKENS.url_token(OURS), "url", "bad_state"),
+        (TOKENS.url_token(OURS), "mangled", "bad_state"),
+        (TOKENS.url_token(OURS), "none", "no_state"),
+        (None, "good", "no_url_token"),
+    ],
+)
+def test_one_good_token_says_whose_it_is_and_two_that_it_is_believed(
+    token: str | None, state: str, cause: str | None
+) -> None:
+    """The URL token wins over `state`; whatever is amiss is the cause."""
+    callback = unwrap(TOKENS, body(state), token)
+    assert (callback.submission_id, callback.cause, callback.trusted) == (OURS, cause, cause is None)
+    assert callback.task.id == "17"
+
+
+@pytest.mark.parametrize(
+    ("token", "state", "cause"),
+    [
+        ("", "good", "malformed"),
+        ("mangled", "good", "signature"),
+        (STATES["good"], "good", "signature"),
+        (None, "none", "no_state"),
+        (None, "url", "bad_state"),
+        (None, "mangled", "bad_state"),
+    ],
+)
+def test_a_bad_url_token_or_none_at_all_is_nobodys(token: str | None, state: str, cause: str) -> None:
+    """A good `state` does not make up for a bad URL token; each token only counts in its own place."""
+    with pytest.raises(TokenError) as refused:
+        unwrap(TOKENS, body(state), token)
+    assert refused.value.cause == cause
+
+
+def test_a_bad_token_is_told_before_the_body_is_read() -> None:
+    """What is not signed is not parsed."""
+    with pytest.raises(TokenError):
+        unwrap(TOKENS, b"{", "mangled")
+    with pytest.raises(NotJSON):
+        unwrap(TOKENS, b"{", TOKENS.url_token(OURS))
+    with pytest.raises(NotATask):
+        unwrap(TOKENS, b"{}", TOKENS.url_token(OURS))
+
+
+def test_what_no_database_takes_is_replaced() -> None:
+    """The body is kept as it came, but for NUL and what is no UTF-8."""
+    assert storable_text("a\u00e4\x00b".encode() + b"\xff") == "a\u00e4\ufffdb\ufffd"
