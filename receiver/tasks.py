@@ -115,6 +115,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def clean_text(text: str) -> str:
     """`text` with lone surrogates and NUL as U+FFFD, which every database can store."""
+    if "\x00" not in text:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            pass
+        else:
+            return text  # nearly every text, at a quarter of the price
     return _FORBIDDEN.sub("�", text)
 
 
@@ -129,7 +136,8 @@ def decode_json(body: bytes) -> Any:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
         value = _decode_slowly(body)
-    if _too_deep(value):
+    # Walking the value costs as much as decoding it, and real bodies have few brackets.
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _too_deep(value):
         raise NotJSON(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
     return value
 

@@ -221,3 +221,14 @@ async def test_without_a_public_url_nothing_but_polling_is_needed(tmp_path: Path
         assert "notifyHook" not in here.simulator.submits[0]
         await here.rest(row.id)
         await check_picture(here, row.id)
+
+
+async def test_our_token_is_in_nothing_that_leaves_the_journal(tmp_path: Path) -> None:
+    """The provider echoes `state`; neither the row, the events nor the files in the folder hold it."""
+    async with world(tmp_path, profile="csharp") as here, asyncio.timeout(20):
+        row = await here.submit()
+        row = await here.rest(row.id)
+        (token,) = {submit["state"] for submit in here.simulator.submits}
+        kept = [row, *await here.events(row), *(path.read_text() for path in here.outputs.glob("*.json"))]
+        assert row.callbacks > 0
+        assert not any(token in str(item) for item in kept)

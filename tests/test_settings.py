@@ -46,7 +46,7 @@ def test_the_environment_is_read_only_where_it_is_passed(tmp_path: Path) -> None
         "from pathlib import Path; from receiver.settings import Settings, load;"
         f"print(Settings().port, load({{}}, Path({str(tmp_path)!r})).port, load(None, Path({str(tmp_path)!r})).port)"
     )
-    out = subprocess.run(  # noqa: S603 our own interpreter
+    out = subprocess.run(
         [sys.executable, "-c", script], env={"RECEIVER_PORT": "9"}, capture_output=True, text=True, check=True
     )
     assert out.stdout.split() == ["8000", "8000", "9"]
@@ -141,6 +141,12 @@ WRONG = [
     ),
     ({"RECEIVER_POLL_INTERVAL": "0"}, "RECEIVER_POLL_INTERVAL is wrong: it should be greater than 0"),
     ({"RECEIVER_CONFIRM_WITHIN": "nan"}, "RECEIVER_CONFIRM_WITHIN is wrong"),
+    ({"RECEIVER_API_TOKENS": "s3cret-0123456789"}, "RECEIVER_API_TOKENS is wrong: an entry of it is not NAME:SECRET"),
+    ({"RECEIVER_API_TOKENS": "S3:s3cret-0123456789"}, "the name of entry 1 is not made of a-z, 0-9, - and _"),
+    ({"RECEIVER_API_TOKENS": "a:s3cret"}, "the secret of entry 1 does not have 16 to 200 letters"),
+    ({"RECEIVER_API_TOKENS": "a:s3cret-0123456789 b:s3cret-0123456789"}, "two names have the same secret"),
+    ({"RECEIVER_API_TOKENS": "a:s3cret-0123456789 a:s3cret-9876543210"}, "a name stands in it twice"),
+    ({"RECEIVER_CONFIG": "[api_tokens]\na = 5"}, "api_tokens in RECEIVER_CONFIG is wrong: it should be a valid string"),
     ({"RECEIVER_CONFIG": "deadline = nan"}, "deadline in RECEIVER_CONFIG is wrong: it is longer than a year"),
     ({"RECEIVER_CONFIG": "deadline = true"}, "deadline in RECEIVER_CONFIG is wrong: it is not a length of time"),
     ({"PORT": "s3cret"}, "PORT is wrong: it should be a valid integer"),
@@ -280,6 +286,29 @@ def test_lists_are_written_with_spaces_or_commas(tmp_path: Path) -> None:
     assert settings.to == "file:./a file:./b"
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"RECEIVER_API_TOKENS": "n8n:s3cret-0123456789 reporting:s3cret-9876543210=="},
+        {"RECEIVER_API_TOKENS": "n8n:s3cret-0123456789, reporting:s3cret-9876543210==\n"},
+        {
+            "RECEIVER_CONFIG": "[api_tokens]\nn8n = 's3cret-0123456789'\nreporting = '$TOKEN'",
+            "TOKEN": "s3cret-9876543210==",
+        },
+        {"RECEIVER_CONFIG": "api_tokens = ['n8n:s3cret-0123456789', 'reporting:s3cret-9876543210==']"},
+    ],
+)
+def test_callers_of_the_api_have_names_and_secrets(environ: dict[str, str], tmp_path: Path) -> None:
+    """As pairs in a variable or as a table; shown by name only, and known to the logs as secrets."""
+    settings = load(environ, tmp_path)
+    secrets = {name: secret.get_secret_value() for name, secret in settings.api_tokens.items()}
+    assert secrets == {"n8n": "s3cret-0123456789", "reporting": "s3cret-9876543210=="}
+    assert set(secrets.values()) <= set(settings.secret_values())
+    rows = {name: value for name, value, _ in show(settings)}
+    assert rows["api_tokens"] == "n8n: ••••, reporting: ••••"
+    assert "s3cret" not in repr(settings) + str(show(settings))
+
+
 def test_settings_are_frozen_and_their_repr_holds_no_secret(tmp_path: Path) -> None:
     """Nothing changes a setting after the start, and printing them gives nothing away."""
     environ = {
@@ -337,10 +366,7 @@ def test_a_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
 def test_two_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
     """Many first starts at the same moment end with one and the same key."""
     script = f"from receiver.settings import *; print(ensure_keys(Settings(data={str(tmp_path / 'data')!r})))"
-    started = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)  # noqa: S603 our own
-        for _ in range(6)
-    ]
+    started = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(6)]
     assert len({process.communicate()[0] for process in started}) == 1
     assert all(process.returncode == 0 for process in started)
 

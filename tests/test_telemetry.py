@@ -16,11 +16,15 @@ from receiver.telemetry import REDACTED, configure, redact, redact_fields, use_l
 TOKEN = "01JD7K3W8QZ5T9V2X4Y6A8B0CD.aBcD-_." + "s" * 43
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def stream() -> Iterator[io.StringIO]:
-    """A stream for lines; whatever a test configures is undone after it."""
+    """A stream for lines; no secret is known from other tests, and whatever a test configures is undone after it."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    configure()
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
     yield io.StringIO()
     configure()
     structlog.reset_defaults()
@@ -120,7 +124,7 @@ SHAPES = [
         "https://discord.com/api/v10/webhooks/123/ab-C_d?wait=true",
         f"https://discord.com/api/v10/webhooks/{REDACTED}?wait=true",
     ),
-    ("xoxb-1234-abcd and sk-0123456789abcdefXYZ", f"{REDACTED} and {REDACTED}"),
+    ("xoxb-1234-abcd and sk-shape0123456789abcXYZ", f"{REDACTED} and {REDACTED}"),
     ("postgres://user:pass@host/db", f"postgres://{REDACTED}@host/db"),
     (
         "https://cdn.discordapp.com/attachments/1/2/boat.png?ex=1",

@@ -9,12 +9,11 @@ from engine import KEYS
 
 from receiver.clock import Clock
 from receiver.errors import NotATask, NotJSON, TokenError
-from receiver.events import new_id
 from receiver.tokens import Tokens
 from receiver.verification import storable_text, unwrap
 
-OURS, OTHER = new_id(1), new_id(2)
-TOKENS = Tokens(KEYS, max_age=60, clock=Clock())
+OURS, OTHER = "01JD7K0000000000000000000A", "01JD7K0000000000000000000B"
+TOKENS = Tokens(KEYS, max_age=72 * 3600, clock=Clock())
 STATES = {
     "good": TOKENS.state_token(OURS),
     "other": TOKENS.state_token(OTHER),
@@ -31,11 +30,11 @@ def body(state: str) -> bytes:
 @pytest.mark.parametrize(
     ("token", "state", "cause"),
     [
-        (TOKENS.url_token(OURS), "good", None),
-        (TOKENS.url_token(OURS), "other", "other_state"),
-        (TOKENS.url_token(OURS), "url", "bad_state"),
-        (TOKENS.url_token(OURS), "mangled", "bad_state"),
-        (TOKENS.url_token(OURS), "none", "no_state"),
+        ("url", "good", None),
+        ("url", "other", "other_state"),
+        ("url", "url", "bad_state"),
+        ("url", "mangled", "bad_state"),
+        ("url", "none", "no_state"),
         (None, "good", "no_url_token"),
     ],
 )
@@ -43,7 +42,7 @@ def test_one_good_token_says_whose_it_is_and_two_that_it_is_believed(
     token: str | None, state: str, cause: str | None
 ) -> None:
     """The URL token wins over `state`; whatever is amiss is the cause."""
-    callback = unwrap(TOKENS, body(state), token)
+    callback = unwrap(TOKENS, body(state), None if token is None else STATES[token])
     assert (callback.submission_id, callback.cause, callback.trusted) == (OURS, cause, cause is None)
     assert callback.task.id == "17"
 
@@ -51,9 +50,9 @@ def test_one_good_token_says_whose_it_is_and_two_that_it_is_believed(
 @pytest.mark.parametrize(
     ("token", "state", "cause"),
     [
-        ("", "good", "malformed"),
+        ("none", "good", "malformed"),
         ("mangled", "good", "signature"),
-        (STATES["good"], "good", "signature"),
+        ("good", "good", "signature"),
         (None, "none", "no_state"),
         (None, "url", "bad_state"),
         (None, "mangled", "bad_state"),
@@ -62,7 +61,7 @@ def test_one_good_token_says_whose_it_is_and_two_that_it_is_believed(
 def test_a_bad_url_token_or_none_at_all_is_nobodys(token: str | None, state: str, cause: str) -> None:
     """A good `state` does not make up for a bad URL token; each token only counts in its own place."""
     with pytest.raises(TokenError) as refused:
-        unwrap(TOKENS, body(state), token)
+        unwrap(TOKENS, body(state), None if token is None else STATES[token])
     assert refused.value.cause == cause
 
 

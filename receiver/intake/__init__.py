@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import structlog
 
 from receiver.clock import Clock
@@ -94,14 +95,14 @@ class Intake:
             JournalError: nothing was journalled.
         """
         callback = Callback(submission_id=submission_id, received_ms=self._clock.now_ms(), cause=cause, body=body)
-        changed = await self._journal.change(
-            submission_id, self._deciding(partial(decisions.received, view=view, cause=cause)), callback
-        )
+        decide = partial(decisions.received, view=_without_state(view), cause=cause)
+        changed = await self._journal.change(submission_id, self._deciding(decide), callback)
         changed = self._report(submission_id, changed)
         return changed.problem is None and cause is None and changed.submission.task_id == view.id
 
     async def polled(self, submission_id: str, view: Task | None, proof: tuple[Media, ...] = ()) -> Submission:
         """The provider was asked; None: it did not know, or could not be reached."""
+        view = None if view is None else _without_state(view)
         return await self._decide(submission_id, partial(decisions.polled, view=view, proof=proof))
 
     async def expired(self, submission_id: str) -> Submission:
@@ -143,3 +144,8 @@ class Intake:
             )
         self._changed()
         return changed
+
+
+def _without_state(view: Task) -> Task:
+    """The view without the echo of our token: what is kept here is shown to people and handed to handlers."""
+    return msgspec.structs.replace(view, state="")

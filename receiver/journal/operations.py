@@ -56,7 +56,7 @@ def _apply(db: Connection, current: Submission, change: Change | None) -> Change
     if change is None:
         return Changed(submission=current)
     if change.submission != current:
-        db.execute(SQL["update_submission"], to_row(change.submission))
+        db.execute(SQL[_update(current, change.submission)], to_row(change.submission))
     fresh = tuple(event for event in change.events if _insert_event(db, event))
     for delivery in change.deliveries:
         if any(event.id == delivery.event_id for event in fresh):
@@ -66,6 +66,14 @@ def _apply(db: Connection, current: Submission, change: Change | None) -> Change
     if change.release_ms is not None:
         db.execute(SQL["release_deliveries"], {"submission_id": current.id, "now_ms": change.release_ms})
     return Changed(submission=change.submission, events=fresh)
+
+
+def _update(old: Submission, new: Submission) -> str:
+    """The narrowest statement that writes what differs."""
+    heard = msgspec.structs.replace(
+        old, task=new.task, callbacks=new.callbacks, poll_due_ms=new.poll_due_ms, polls=new.polls, misses=new.misses
+    )
+    return "update_heard" if heard == new else "update_submission"
 
 
 def _insert_event(db: Connection, event: Event) -> bool:

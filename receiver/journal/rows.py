@@ -6,6 +6,7 @@ import functools
 import json
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,6 +24,17 @@ def _columns(type: type[msgspec.Struct]) -> tuple[tuple[str, bool], ...]:
     return tuple((field.name, not _is_scalar(field.type)) for field in msgspec.structs.fields(type))
 
 
+@functools.cache
+def _readers(type: type[msgspec.Struct]) -> tuple[tuple[str, Callable[[Any], Any] | None], ...]:
+    """(field, what makes its value of the column's, None: nothing) of each field."""
+    return tuple(
+        (field.name, bool if field.type is bool else None)
+        if _is_scalar(field.type)
+        else (field.name, msgspec.json.Decoder(field.type).decode)
+        for field in msgspec.structs.fields(type)
+    )
+
+
 def _is_scalar(annotation: Any) -> bool:
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
@@ -32,15 +44,15 @@ def _is_scalar(annotation: Any) -> bool:
 
 def to_row(struct: msgspec.Struct) -> dict[str, Any]:
     """Column values of a struct, for named parameters."""
-    row: dict[str, Any] = {}
-    for name, as_json in _columns(type(struct)):
-        value = getattr(struct, name)
-        if as_json and value is not None:
-            value = to_json(value)
-        elif isinstance(value, str):
-            value = clean_text(value)
-        row[name] = value
-    return row
+    return {name: _stored(getattr(struct, name), as_json) for name, as_json in _columns(type(struct))}
+
+
+def _stored(value: Any, as_json: bool) -> Any:
+    if value is None:
+        return None
+    if as_json:
+        return to_json(value)
+    return clean_text(value) if isinstance(value, str) else value
 
 
 def to_json(value: Any) -> str:
@@ -54,7 +66,7 @@ def to_json(value: Any) -> str:
 def from_row(type: type[T], row: typing.Mapping[str, Any]) -> T:
     """A struct from a row that has at least its columns."""
     values: dict[str, Any] = {}
-    for name, as_json in _columns(type):
+    for name, read in _readers(type):
         value = row[name]
-        values[name] = msgspec.json.decode(value) if as_json and value is not None else value
-    return msgspec.convert(values, type, strict=False)
+        values[name] = value if read is None or value is None else read(value)
+    return type(**values)

@@ -205,6 +205,9 @@ def _connect(path: Path, busy_seconds: float) -> Connection:
     try:
         _use_wal(connection, busy_seconds)
         connection.execute("PRAGMA synchronous = FULL")
+        # Savepoints copy each page they touch; by default beyond 64 KB into a temporary file, dozens of writes for
+        # each callback.
+        connection.execute("PRAGMA temp_store = MEMORY")
     except BaseException:
         connection.close()
         raise

@@ -6,7 +6,7 @@ Nothing here ever puts the value itself into an error: people paste secrets into
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,9 @@ _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
 _OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
 """Schemes whose URLs name a place and carry no secret outside userinfo and query."""
+_CALLER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
+_API_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}\Z")
+"""The characters a bearer token may have (RFC 6750 §2.1)."""
 
 MASK = "••••"
 
@@ -92,6 +95,19 @@ def split_words(value: object) -> object:
     return re.split(r"[\s,]+", value.strip(" \t\r\n,")) if isinstance(value, str) else value
 
 
+def split_named(value: object) -> object:
+    """A table from a text of `name:secret` pairs; anything else stays as it is."""
+    words = split_words(value)
+    if not isinstance(words, list):
+        return words
+    if not all(":" in word for word in words):
+        raise ValueError("an entry of it is not NAME:SECRET")
+    pairs = [word.split(":", 1) for word in words]
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name stands in it twice")
+    return dict(pairs)
+
+
 def join_words(value: object) -> object:
     """One text from a list, so that TOML may hold URLs as a list."""
     if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
@@ -135,6 +151,19 @@ def check_urls(value: str) -> str:
     for number, word in enumerate(value.split(), start=1):
         if not _SCHEME.match(word):
             raise ValueError(f"entry {number} of it is not a URL with a scheme")
+    return value
+
+
+def check_api_tokens(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    """Names for the log, and secrets that nobody guesses and no two callers share."""
+    secrets = [secret.get_secret_value() for secret in value.values()]
+    for number, (name, secret) in enumerate(zip(value, secrets, strict=True), start=1):
+        if not _CALLER.match(name):
+            raise ValueError(f"the name of entry {number} is not made of a-z, 0-9, - and _")
+        if not _API_SECRET.match(secret):
+            raise ValueError(f"the secret of entry {number} does not have 16 to 200 letters, digits or -._~+/=")
+    if len(set(secrets)) < len(secrets):
+        raise ValueError("two names have the same secret")
     return value
 
 
@@ -218,6 +247,11 @@ def show_secrets(secrets: Sequence[SecretStr]) -> str:
     return f"set, {len(secrets)} key{'s' if len(secrets) != 1 else ''}"
 
 
+def show_names(table: Mapping[str, object]) -> str:
+    """The names, without what they stand for."""
+    return ", ".join(f"{name}: {MASK}" for name in table)
+
+
 def show_words(words: Sequence[str]) -> str:
     """The way a list is written in a variable."""
     return " ".join(words)
@@ -236,6 +270,12 @@ Secrets = Annotated[
     Kind(
         "keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32", show_secrets
     ),
+]
+ApiTokens = Annotated[
+    dict[str, SecretStr],
+    BeforeValidator(split_named),
+    AfterValidator(check_api_tokens),
+    Kind("NAME:SECRET for each caller, separated by spaces; make a secret with: openssl rand -hex 32", show_names),
 ]
 BaseURL = Annotated[str, AfterValidator(check_origin_url), Kind("for instance https://api.cometapi.com", show_base_url)]
 Hosts = Annotated[

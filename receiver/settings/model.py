@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from receiver.settings.kinds import (
+    ApiTokens,
     BaseURL,
     Folder,
     Hosts,
@@ -141,6 +142,11 @@ class Settings(BaseModel):
     port: Annotated[int, Kind("a port number, for instance 8000"), KnownAs("PORT")] = Field(
         default=8000, ge=0, le=65535, description="The port `receiver serve` listens on; 0 takes a free one."
     )
+    api_tokens: Annotated[ApiTokens, Unset("none: no HTTP API")] = Field(
+        default={},
+        description="Who may submit over HTTP: `NAME:SECRET`, separated by spaces, or a table `[api_tokens]`. "
+        "A secret has at least 16 characters; the log names its caller.",
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(lower), Kind("debug, info, warning or error")
     ] = Field(default="info", description="The least important log lines that are written.")
@@ -201,7 +207,8 @@ class Settings(BaseModel):
 
     def secret_values(self) -> tuple[str, ...]:
         """Every secret known here, for the logs to leave out."""
-        secrets = [key.get_secret_value() for key in (*self.keys, self.provider_key) if key is not None]
+        keys = (*self.keys, self.provider_key, *self.api_tokens.values())
+        secrets = [key.get_secret_value() for key in keys if key is not None]
         for destination in self.destinations.values():
             secrets += [
                 value

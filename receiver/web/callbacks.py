@@ -25,6 +25,9 @@ from receiver.web.problems import Problem, problem
 
 log = structlog.get_logger("receiver.callbacks")
 
+_BELIEVED = JSONResponse({"accepted": True}, 200)
+_KEPT = JSONResponse({"accepted": False}, 202)
+
 MAX_BODY = 256 * 1024
 """Bytes; real callbacks have 1–6 KB."""
 _LINGER = 1024 * 1024
@@ -80,7 +83,7 @@ class Callbacks:
             "callback.received", submission=submission_id, task=view.id, status=view.status, progress=view.progress,
             accepted=accepted, cause=cause,
         )  # fmt: skip
-        return JSONResponse({"accepted": accepted}, 200 if accepted else 202)
+        return _BELIEVED if accepted else _KEPT
 
     def _read_url_token(self, token: str) -> str:
         try:

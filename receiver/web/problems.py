@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -12,17 +13,24 @@ from starlette.responses import Response
 
 
 class Problem(Exception):
-    """Raised while a request is read, answered by `problem`. `detail` is ours, never the sender's words; `cause` says
-    more, for the log alone."""
+    """Raised while a request is read, answered by `problem`. `detail` is a sentence of ours; `cause` says more, for the
+    log alone; `members` are further members of the answer (RFC 9457 §3.2)."""
 
     def __init__(
-        self, status: int, detail: str, headers: Mapping[str, str] | None = None, *, cause: str | None = None
+        self,
+        status: int,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        cause: str | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
         self.cause = cause
+        self.members = dict(members or {})
 
 
 def problem(error: Problem) -> Response:
@@ -32,6 +40,7 @@ def problem(error: Problem) -> Response:
         "title": HTTPStatus(error.status).phrase,
         "status": error.status,
         "detail": error.detail,
+        **error.members,
     }
     return Response(msgspec.json.encode(body), error.status, error.headers, media_type="application/problem+json")
 

@@ -35,6 +35,12 @@ UPDATE submissions SET
     fallback_urls = :fallback_urls
 WHERE id = :id;
 
+-- name: update_heard
+-- What most callbacks and polls change. SQLite maintains the index of every column a statement names, changed or not.
+UPDATE submissions SET
+    task = :task, callbacks = :callbacks, poll_due_ms = :poll_due_ms, polls = :polls, misses = :misses
+WHERE id = :id;
+
 -- name: get_submission
 SELECT * FROM submissions WHERE id = :id;
 
