@@ -9,7 +9,6 @@ import ipaddress
 import os
 import shutil
 import ssl
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import httpcore
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -710,24 +710,17 @@ async def test_a_full_disk_is_told_as_such(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate for cdn.test, signed by itself."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs the openssl command")
-    pem = tmp_path_factory.mktemp("tls") / "cdn.pem"
-    key = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    name = ["-subj", "/CN=cdn.test", "-addext", "subjectAltName=DNS:cdn.test"]
-    command = [openssl, *key, *name, "-keyout", f"{pem}.key", "-out", str(pem)]
-    subprocess.run(command, check=True, capture_output=True)
-    return pem
+def authority() -> trustme.CA:
+    """An authority that only this test knows."""
+    return trustme.CA()
 
 
-async def test_tls_verifies_the_name_of_the_link(certificate: Path, store: MediaStore) -> None:
+async def test_tls_verifies_the_name_of_the_link(authority: trustme.CA, store: MediaStore) -> None:
     """The address is ours to choose, the name is not: a certificate for another name or of no authority is refused."""
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(certificate, f"{certificate}.key")
-    known = ssl.create_default_context(cafile=str(certificate))
+    authority.issue_cert("cdn.test").configure_cert(server)
+    known = ssl.create_default_context()
+    authority.configure_trust(known)
     async with Site().running(server) as site:
         origins = [f"https://{host}:{site.port}" for host in ("cdn.test", "other.test")]
         at_home = resolving("127.0.0.1")

@@ -20,7 +20,6 @@ from receiver.provider import (
     Provider,
     Request,
     check_task_id,
-    imagine_body,
     is_link,
     requests,
     with_pictures,
@@ -305,11 +304,6 @@ def test_what_a_picture_field_is() -> None:
 def test_is_link(source: str, expected: bool) -> None:
     """http and https, in any case; nothing else."""
     assert is_link(source) is expected
-
-
-def test_imagine_body_has_its_pictures() -> None:
-    """As submissions send it."""
-    assert imagine_body(" a boat", base64_array=["data:x"]) == {"prompt": "a boat", "base64Array": ["data:x"]}
 
 
 # --- on the wire --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from receiver.provider.client import Provider
 from receiver.provider.outcomes import OUTCOMES, Outcome
 from receiver.provider.pictures import MAX_PICTURES, PictureField, with_pictures
 from receiver.provider.reading import inspect
-from receiver.provider.requests import PATHS, Request, imagine_body
+from receiver.provider.requests import PATHS, Request
 
 __all__ = [
     "MAX_PICTURES",
@@ -22,7 +22,6 @@ __all__ = [
     "check_prompt",
     "check_speed",
     "check_task_id",
-    "imagine_body",
     "inspect",
     "is_link",
     "read_submit",

@@ -27,7 +27,7 @@ from receiver.provider.checks import (
     one_of,
     optional,
 )
-from receiver.provider.pictures import LIST, PictureField, files, link_or_file, mask_field, with_pictures
+from receiver.provider.pictures import PictureField, files, link_or_file, mask_field
 
 PATHS: dict[str, str] = {
     "imagine": "submit/imagine",
@@ -301,22 +301,6 @@ def upload(pictures: Sequence[str], *, account_filter: Mapping[str, Any] | None 
     """
     body = {"accountFilter": optional(check_account_filter, account_filter)}
     return _request("upload", body, files(pictures, 1))
-
-
-def imagine_body(
-    prompt: str,
-    *,
-    bot_type: str | None = None,
-    base64_array: Sequence[str] = (),
-    account_filter: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The body of `imagine`, its pictures as data URIs in place.
-
-    Raises:
-        InputError: a value the provider could not take.
-    """
-    body = imagine(prompt, bot_type=bot_type, account_filter=account_filter).body
-    return with_pictures(body, [(LIST, uri) for uri in base64_array])
 
 
 def _request(kind: str, body: Mapping[str, Any], pictures: tuple[PictureField, ...] = ()) -> Request:
