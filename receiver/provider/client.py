@@ -243,7 +243,10 @@ class Provider:
         return error
 
     def _unreachable(self, exc: Exception) -> Unreachable:
-        return Unreachable(f"The provider at {self._wire.base} cannot be reached ({_reason(exc)}); check the network.")
+        return Unreachable(
+            f"The provider at {self._wire.base} cannot be reached ({_reason(exc)}); "
+            "check the network and RECEIVER_PROVIDER_URL."
+        )
 
     def _mask(self, error: ProviderError) -> None:
         error.args = tuple(self._wire.mask(str(arg)) for arg in error.args)
