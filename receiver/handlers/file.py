@@ -6,7 +6,6 @@ retries, so a repeat writes the same file again, and never under anybody else's 
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import json
@@ -14,10 +13,9 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -26,6 +24,7 @@ from pydantic import Field
 from ulid import ULID
 
 from receiver.deliveries import Receipt
+from receiver.disk import in_thread, make_folder, sync_folder
 from receiver.errors import SettingsError
 from receiver.events import Event, Media
 from receiver.handlers.base import Attempt, HandlerOptions, Rejected, RetryLater, StoredMedia
@@ -105,7 +104,7 @@ class FileHandler:
         succeeded = event.type == "task.succeeded"
         if succeeded and not attempt.media and attempt.media_pending:
             raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
-        files = await _in_thread(partial(self._write, attempt, attempt.media if succeeded else ()))
+        files = await in_thread(self._write, attempt, attempt.media if succeeded else ())
         if succeeded and not attempt.media and attempt.media_problem:
             raise Rejected(f"Only {files[-1]} was written, without the picture. {attempt.media_problem}")
         return Receipt(ref=files[0], data={"files": files})
@@ -124,12 +123,12 @@ class FileHandler:
         # One name per delivery, the same over retries: what a killed process left is overwritten, not piled up.
         draft = self.folder / f".{attempt.idempotency_key}.part"
         try:
-            _make_folder(self.folder)
+            make_folder(self.folder)
             for name, stored in zip(names, media, strict=True):
                 _write_once(self.folder / name, draft, stored.media.digest, stored.media.size, _content(stored))
             for name, data in pages.items():
                 _write_once(self.folder / name, draft, hashlib.sha256(data).hexdigest(), len(data), iter([data]))
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError as exc:
             raise _explained(exc, self.folder) from exc
         return [str(self.folder / name) for name in [*names, *pages]]
@@ -314,36 +313,3 @@ def _explained(exc: OSError, folder: Path) -> OSError:
         return exc
     remedy = _REMEDIES.get(exc.errno or 0, "Check its disk, or choose another folder.")
     return OSError(f"The folder {folder} cannot be written ({exc.strerror or exc}). {remedy}")
-
-
-async def _in_thread(write: Callable[[], list[str]]) -> list[str]:
-    """Run in a thread; when cancelled, end only after the thread has.
-
-    A thread cannot be stopped, and one that goes on unseen could overwrite what the next event's delivery wrote.
-    """
-    call = asyncio.get_running_loop().run_in_executor(None, write)
-    try:
-        await asyncio.wait([call])
-    except asyncio.CancelledError:
-        await asyncio.wait([call])
-        call.exception()  # the cancellation is what counts now
-        raise
-    return call.result()
-
-
-def _make_folder(folder: Path) -> None:
-    """Make `folder` and its parents, each entry synced: a folder that a power cut removes takes its files along."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder; NTFS journals renames by itself
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

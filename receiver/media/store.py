@@ -5,7 +5,6 @@ Layout: `<first two hex digits>/<digest><extension>`; while a file is coming in,
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import re
@@ -13,10 +12,10 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
+from receiver.disk import in_thread, make_folder, sync_folder
 from receiver.errors import MediaError
 from receiver.events import Media
 from receiver.media.kinds import EXTENSIONS, HEAD, looks_like, sniff
@@ -53,7 +52,7 @@ class MediaStore:
             media_type, extension = await self._receive(draft, chunks, place(url), max_bytes)
             digest = await self._call(draft.keep, extension)
         finally:
-            await _in_thread(draft.drop)
+            await in_thread(draft.drop)
         return Media(digest=digest, type=media_type, size=draft.size, extension=extension, url=url, index=index)
 
     async def put_bytes(self, data: bytes, *, url: str) -> Media:
@@ -93,7 +92,7 @@ class MediaStore:
     async def _call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run a file call in a thread; what the disk says becomes a MediaError."""
         try:
-            return await _in_thread(function, *args, **kwargs)
+            return await in_thread(function, *args, **kwargs)
         except OSError as exc:
             raise MediaError(
                 f"The media folder {self.folder} cannot be used ({exc.strerror or exc}). "
@@ -135,7 +134,7 @@ class _Draft:
 
     def add(self, block: bytes) -> None:
         if self._file is None:
-            _make_folder(self._folder)
+            make_folder(self._folder)
             self._file = self._path.open("xb")
         self._file.write(block)
         self._sha256.update(block)
@@ -153,9 +152,9 @@ class _Draft:
         self.sync()
         digest = self._sha256.hexdigest()
         path = _place_of(self._folder, digest, extension)
-        _make_folder(path.parent)
+        make_folder(path.parent)
         os.replace(self._path, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return digest
 
     def drop(self) -> None:
@@ -197,37 +196,3 @@ async def _blocks(chunks: AsyncIterator[bytes], source: str, max_bytes: int) -> 
 def too_large(source: str, max_bytes: int) -> MediaError:
     """The error for a file beyond the cap. Asking again cannot help."""
     return MediaError(f"What {source} holds is larger than the limit of {max_bytes:,} bytes.", permanent=True)
-
-
-async def _in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Run in a thread; when cancelled, end only after the thread has.
-
-    A thread cannot be stopped; one that still writes would make again what the cleaning-up has removed. A plain
-    future, not `asyncio.to_thread`: at its end a loop cancels every task, and then we would wait no longer.
-    """
-    call = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
-    try:
-        await asyncio.wait([call])
-    except asyncio.CancelledError:
-        await asyncio.wait([call])
-        call.exception()  # the cancellation is what counts now
-        raise
-    return call.result()
-
-
-def _make_folder(folder: Path) -> None:
-    """Make `folder` and its parents, each entry synced: a folder that a power cut removes takes its files along."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder; NTFS journals renames by itself
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
