@@ -26,6 +26,18 @@ SCHEMA = 1
 """Version of the event's shape, sent with every event."""
 
 SubmissionStatus = Literal["prepared", "sending", "accepted", "refused", "unknown"]
+Standing = Literal[
+    "prepared",
+    "sending",
+    "accepted",
+    "refused",
+    "unknown",
+    "in_progress",
+    "input_required",
+    "succeeded",
+    "failed",
+    "lost",
+]
 Source = Literal["submit", "callback", "poll", "deadline"]
 
 EVENT_TYPES: tuple[EventType, ...] = (
@@ -199,9 +211,33 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         return self.task_status == "MODAL" and (self.reply is None or self.reply.status == "refused")
 
     @property
+    def standing(self) -> Standing:
+        """One word for where it stands, or how it ended."""
+        if self.ended is not None:
+            return _STANDINGS[self.ended]
+        if self.awaits_input:
+            return "input_required"
+        if self.status != "accepted":
+            return self.status
+        return "in_progress" if self.task_status == "IN_PROGRESS" else "accepted"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, was lost or refused, or what it waits for: the provider's words first."""
+        said = self.task.fail_reason if self.task is not None and self.ended == "task.failed" else ""
+        return said or self.detail
+
+    @property
     def last_word(self) -> EventType | None:
         """The type of the event after which nothing comes by itself; None while under way."""
         return self.ended or ("task.input_required" if self.awaits_input else None)
+
+
+_STANDINGS: dict[EventType, Standing] = {
+    "task.succeeded": "succeeded",
+    "task.failed": "failed",
+    "task.lost": "lost",
+}
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,7 +87,7 @@ def _record(row: Submission, deliveries: list[Delivery]) -> dict[str, Any]:
         "task": row.task_id,
         "status": (row.last_word or f"task.{row.status}").removeprefix("task."),
         "prompt": row.prompt,
-        "reason": _reason(row),
+        "reason": row.reason,
         "labels": row.labels,
         "state": row.user_state,
         "texts": row.task.texts if row.task and row.ended == "task.succeeded" else (),
@@ -104,10 +104,6 @@ def _record(row: Submission, deliveries: list[Delivery]) -> dict[str, Any]:
             for item in deliveries
         ],
     }
-
-
-def _reason(row: Submission) -> str | None:
-    return (row.task.fail_reason if row.task and row.ended == "task.failed" else None) or row.detail
 
 
 def _tell(row: Submission, deliveries: list[Delivery]) -> None:
@@ -131,7 +127,7 @@ def _tell(row: Submission, deliveries: list[Delivery]) -> None:
 
 def _sentence(row: Submission) -> str:
     word = row.last_word
-    reason = _reason(row) or "The provider gave no reason."
+    reason = row.reason or "The provider gave no reason."
     if word == "task.input_required":
         return f"Task {row.task_id} asks for input. Answer it with: receiver modal {row.id} --prompt …"
     if word == "task.lost":

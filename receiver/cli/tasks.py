@@ -77,14 +77,9 @@ async def _everything(
 
 
 def status_of(row: Submission) -> str:
-    """One word for a person: how it ended, or where it stands."""
-    if row.ended is not None:
-        return row.ended.removeprefix("task.")
-    if row.status != "accepted":
-        return row.status
-    percent = row.task.progress if row.task else None
-    status = row.task_status.lower() or "accepted"
-    return f"{status} {percent} %" if percent is not None and status == "in_progress" else status
+    """Where it stands, with the percentage while it is being made."""
+    percent = row.task.progress if row.task and row.standing == "in_progress" else None
+    return row.standing if percent is None else f"{row.standing} {percent} %"
 
 
 def _summary(row: Submission) -> dict[str, Any]:
@@ -92,7 +87,7 @@ def _summary(row: Submission) -> dict[str, Any]:
         "id": row.id,
         "task": row.task_id,
         "kind": row.kind,
-        "status": status_of(row).split(" ")[0],
+        "status": row.standing,
         "submission_status": row.status,
         "task_status": row.task_status,
         "progress": row.task.progress if row.task else None,
@@ -118,7 +113,7 @@ def _details(row: Submission) -> list[tuple[str, str]]:
         ("submission", row.id),
         ("task", row.task_id or ""),
         ("status", status_of(row) if row.ended else f"{status_of(row)} ({describe(row)})"),
-        ("reason", row.detail or (task.fail_reason if task else "")),
+        ("reason", row.reason or ""),
         ("prompt", row.prompt),
         ("button", row.button or ""),
         ("texts", " | ".join(task.texts) if task else ""),

@@ -39,11 +39,11 @@ def observe(
     row = replace(row, task=merge(old, view))
     types = _new_facts(submission, row, rules)
     ended: EventType | None = next((type for type in types if type in _ENDS), None)
+    if ended is not None:
+        row = _end(row, ended, rules, media)
     events = tuple(
         _event(row, type, rules, source=source, confirmed=confirmed, superseded=submission.ended) for type in types
     )
-    if ended is not None:
-        row = _end(row, ended, rules, media)
     if row.task_status == "MODAL" and row.reply is not None and row.reply.status == "waiting":
         row = replace(row, send_due_ms=row.send_due_ms or rules.now_ms)
     row = replace(row, poll_due_ms=next_poll(row, rules))
@@ -174,9 +174,7 @@ def _event(
 def _reason(row: Submission, type: EventType) -> str | None:
     if type == "task.lost":
         return row.detail
-    if type == "task.failed":
-        return (row.task.fail_reason if row.task else "") or row.detail or "The provider gave no reason."
-    return None
+    return (row.reason or "The provider gave no reason.") if type == "task.failed" else None
 
 
 def owed(row: Submission, events: tuple[Event, ...], rules: Rules) -> tuple[Delivery, ...]:

@@ -12,7 +12,7 @@ from receiver.media import MediaStore
 from receiver.provider import Provider
 from receiver.web.api.answers import RETRY, json
 from receiver.web.api.finding import find, query, whole_number
-from receiver.web.api.records import STATUSES, Seed, event_record, submission_record
+from receiver.web.api.records import STATUSES, Seed, submission_record
 from receiver.web.api.streaming import Streaming, all_events
 from receiver.web.problems import Problem
 
@@ -58,7 +58,7 @@ class Reading:
         if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
             return await self._streaming.answer(row, request.headers.get("last-event-id"))
         found = await all_events(self._journal, row.id)
-        return json([event_record(event) for event in found], headers={"Vary": "Accept"})
+        return json(found, headers={"Vary": "Accept"})
 
     async def media(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/media/{index}`."""

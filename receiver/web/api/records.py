@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from receiver.deliveries import Delivery, DeliveryStatus
-from receiver.events import Event, Submission
+from receiver.events import Standing, Submission
 from receiver.telemetry import redact
 
-Status = Literal[
-    "prepared",
-    "sending",
-    "accepted",
-    "in_progress",
-    "input_required",
-    "succeeded",
-    "failed",
-    "lost",
-    "refused",
-    "unknown",
-]
-STATUSES: tuple[str, ...] = get_args(Status)
+STATUSES: tuple[str, ...] = get_args(Standing)
 MAX_TEXT = 1000
 
 
@@ -60,7 +48,7 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     kind: str
-    status: Status
+    status: Standing
     outcome: str | None
     task: str | None
     progress: int | None
@@ -113,7 +101,7 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
     return SubmissionRecord(
         id=row.id,
         kind=row.kind,
-        status=status_of(row),
+        status=row.standing,
         outcome=row.outcome,
         task=row.task_id,
         progress=task.progress if task else None,
@@ -127,7 +115,7 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
         to=row.destinations,
         created_ms=row.created_ms,
         deadline_ms=row.deadline_ms,
-        reason=_reason(row),
+        reason=clean(row.reason) if row.reason else None,
         texts=task.texts if task and row.ended == "task.succeeded" else (),
         buttons=tuple(button.text for button in task.buttons) if task else (),
         media=tuple(
@@ -138,36 +126,9 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
     )
 
 
-def status_of(row: Submission) -> Status:
-    """One word: how it ended, or where it stands."""
-    if row.ended == "task.succeeded":
-        return "succeeded"
-    if row.ended == "task.lost":
-        return "lost"
-    if row.ended is not None:
-        return "failed"
-    if row.awaits_input:
-        return "input_required"
-    if row.status != "accepted":
-        return row.status
-    return "in_progress" if row.task_status == "IN_PROGRESS" else "accepted"
-
-
-def event_record(event: Event) -> Event:
-    """An event as it may leave the house: `state` in the provider's object is our token, and `problems` are notes."""
-    if event.task is None:
-        return event
-    return msgspec.structs.replace(event, task=msgspec.structs.replace(event.task, state="", problems=()))
-
-
 def clean(text: str) -> str:
     """A sentence without secrets, control characters and endless quotations."""
     return "".join(char if char.isprintable() else "�" for char in redact(text)[:MAX_TEXT])
-
-
-def _reason(row: Submission) -> str | None:
-    text = (row.task.fail_reason if row.task and row.ended == "task.failed" else "") or row.detail
-    return clean(text) if text else None
 
 
 def _delivery(item: Delivery) -> DeliveryRecord:

@@ -15,7 +15,6 @@ from starlette.types import Receive, Scope, Send
 from receiver.errors import ReceiverError
 from receiver.events import Event, Submission
 from receiver.journal.base import Journal
-from receiver.web.api.records import event_record
 
 log = structlog.get_logger("receiver.api")
 
@@ -117,5 +116,5 @@ def _over(row: Submission) -> bool:
 
 
 def _message(event: Event) -> bytes:
-    data = msgspec.json.encode(event_record(event))
+    data = msgspec.json.encode(event)
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (event.id.encode(), event.type.encode(), data)
