@@ -45,6 +45,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
         attempt: attempts started so far; the fence of the running one.
         failures: attempts that count against the retry policy.
         owner: the engine that runs it.
+        manual: a person asked for it, so it is no part of the last word: newer events leave it alone, and it leaves
+            other deliveries alone.
     """
 
     id: str
@@ -60,6 +62,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     detail: str | None = None
     receipt: Receipt | None = None
     finished_ms: int | None = None
+    manual: bool = False
 
     @property
     def idempotency_key(self) -> str:

@@ -492,6 +492,30 @@ async def test_a_retry_of_the_last_word_stays(journal: Journal) -> None:
     assert [work.delivery.attempt for work in await take(journal, 5)] == [2]
 
 
+async def test_what_a_person_asked_for_is_exempt(journal: Journal) -> None:
+    """A replay cancels nothing, is cancelled by nothing, outdates nothing, and is not outdated; one at a time holds."""
+    row = submission(1)
+    await journal.add(row)
+    await owe(journal, row, "task.progressed", 1, percent=15)
+    await owe(journal, row, "task.progressed", 2, percent=46, manual=True)
+    assert [await status_of(journal, number) for number in (1, 2)] == ["pending", "pending"]
+    (work,) = await take(journal, limit=1)
+    assert await take(journal) == []  # the other one waits
+    assert await journal.complete(completion(work, outcome="failed", status="pending", due_ms=NOW + 50))
+    assert await status_of(journal, 1) == "pending"  # the manual one, though newer, is no newer word
+    (manual,) = await take(journal)
+    assert manual.delivery.manual
+    await owe(journal, row, "task.succeeded", 3)
+    assert await journal.complete(completion(manual, outcome="failed", status="pending", due_ms=NOW + 60))
+    await owe(journal, row, "task.lost", 4)
+    assert [await status_of(journal, number) for number in (1, 2, 3, 4)] == [
+        "cancelled",
+        "pending",
+        "cancelled",
+        "pending",
+    ]
+
+
 async def test_two_due_of_one_submission_run_one_after_the_other(journal: Journal) -> None:
     """Should a clock that was set back leave two, the older runs and the other one waits, with no attempt used up."""
     row = submission(1)

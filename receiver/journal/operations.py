@@ -89,7 +89,8 @@ def _insert_event(db: Connection, event: Event) -> bool:
 
 def _insert_delivery(db: Connection, delivery: Delivery) -> None:
     row = to_row(delivery)
-    db.execute(SQL["cancel_older"], {**row, "now_ms": delivery.created_ms})
+    if not delivery.manual:
+        db.execute(SQL["cancel_older"], {**row, "now_ms": delivery.created_ms})
     db.execute(SQL["insert_delivery"], row)
 
 

@@ -81,7 +81,8 @@ CREATE TABLE deliveries (
     owner          TEXT,
     detail         TEXT,
     receipt        TEXT,
-    finished_ms    INTEGER
+    finished_ms    INTEGER,
+    manual         INTEGER NOT NULL
 ) WITHOUT ROWID;
 
 -- One claim looks at one destination's due rows only, so that a paused destination costs the others nothing.

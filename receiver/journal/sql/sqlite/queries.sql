@@ -98,16 +98,16 @@ ORDER BY number DESC LIMIT :limit;
 -- name: insert_delivery
 INSERT INTO deliveries (
     id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, owner, detail, receipt,
-    finished_ms
+    finished_ms, manual
 ) VALUES (
     :id, :event_id, :submission_id, :destination, :created_ms, :due_ms, :status, :attempt, :failures, :owner, :detail,
-    :receipt, :finished_ms
+    :receipt, :finished_ms, :manual
 );
 
 -- name: cancel_older
--- At least once, of the last word: what has not run yet gives way to the newer event.
+-- At least once, of the last word: what has not run yet gives way to the newer event, unless a person asked for it.
 UPDATE deliveries SET status = 'cancelled', finished_ms = :now_ms, detail = 'a newer event took its place'
-WHERE submission_id = :submission_id AND destination = :destination AND status = 'pending';
+WHERE submission_id = :submission_id AND destination = :destination AND status = 'pending' AND NOT manual;
 
 -- name: release_deliveries
 UPDATE deliveries SET due_ms = :now_ms
@@ -141,10 +141,10 @@ WHERE id = :delivery_id AND owner = :owner AND attempt = :attempt AND status = '
 -- name: cancel_if_outdated
 -- An attempt that has to run again gives way to a newer event that came while it ran.
 UPDATE deliveries SET status = 'cancelled', finished_ms = :finished_ms, detail = 'a newer event took its place'
-WHERE id = :delivery_id AND status = 'pending' AND EXISTS (
+WHERE id = :delivery_id AND status = 'pending' AND NOT manual AND EXISTS (
     SELECT 1 FROM deliveries AS newer
     WHERE newer.submission_id = deliveries.submission_id AND newer.destination = deliveries.destination
-      AND newer.id > deliveries.id AND newer.status <> 'cancelled');
+      AND newer.id > deliveries.id AND newer.status <> 'cancelled' AND NOT newer.manual);
 
 -- name: finish_attempt
 UPDATE attempts SET finished_ms = :finished_ms, outcome = :outcome, detail = :detail
