@@ -350,7 +350,7 @@ BAD_BODIES: dict[str, tuple[int, Callable[[Submission], bytes]]] = {
     "raw NUL": (400, lambda row: body(row).replace(b"46%", b"46\x00")),
     "100,000 [": (400, lambda row: b"[" * 100_000),
     "100,000 objects": (400, lambda row: b'{"a":' * 50_000),
-    "100 nested lists": (400, lambda row: body(row, x=0).replace(b'"x": 0', b'"x": ' + b"[" * 100 + b"]" * 100)),
+    "100 nested lists": (400, lambda row: body(row, seed=0).replace(b"0}", b"[" * 100 + b"]" * 100 + b"}")),
     "4,301-digit integer": (400, lambda row: body(row, x=0).replace(b'"x": 0', b'"x": ' + b"9" * 4301)),
     "list": (422, lambda row: f'["{MARKER}"]'.encode()),
     "list of tasks": (422, lambda row: b"[" + body(row) + b"]"),

@@ -257,6 +257,24 @@ def received(row: Submission, seen: Task, cause: str | None = None, by: Rules | 
     return decisions.received(row, seen, cause, by or rules())
 
 
+@pytest.mark.parametrize(
+    ("due", "after", "then"),
+    [
+        (15_000, 3_000, 15_000),  # no more than half an interval sooner: it stands
+        (15_000, 7_500, 15_000),
+        (15_000, 7_501, 22_501),
+        (15_000, 15_000, 30_000),
+        (99_000, 3_000, 18_000),  # later than an interval from now: somebody had another pace
+        (None, 3_000, 18_000),
+    ],
+)
+def test_a_callback_moves_the_next_poll_by_halves(due: int | None, after: int, then: int) -> None:
+    """Silence is noticed within one interval, and not every callback has to move an index entry for it."""
+    before = accepted(RUNNING, poll_due_ms=None if due is None else NOW + due)
+    change = decisions.received(before, view("IN_PROGRESS", 62), None, rules(after))
+    assert row_of(change).poll_due_ms == NOW + then
+
+
 @pytest.mark.parametrize("cause", ["no_url_token", "no_state", "bad_state", "other_state"])
 @pytest.mark.parametrize("seen", [RUNNING, SUCCESS, FAILURE, view("SUCCESS", 100, id="other")])
 def test_a_callback_that_is_not_believed(cause: str, seen: Task) -> None:

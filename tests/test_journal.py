@@ -453,6 +453,32 @@ async def test_events_of_one_change_are_one_last_word(journal: Journal) -> None:
     assert [await status_of(journal, number) for number in (1, 2)] == ["cancelled", "pending"]
 
 
+async def test_a_row_written_by_another_process_is_read_anew(journal: Journal, tmp_path: Path) -> None:
+    """A journal remembers the rows it wrote, but only as long as nobody else writes."""
+    await journal.add(submission(1))
+    await journal.change(submission(1).id, lambda row: Change(submission=replace(row, sends=1)))
+    other = await OPENERS["sqlite"](tmp_path)
+    await other.change(submission(1).id, lambda row: Change(submission=replace(row, detail=f"{row.sends} sent")))
+    await other.aclose()
+    changed = await journal.change(submission(1).id, lambda row: Change(submission=replace(row, sends=2)))
+    assert changed is not None
+    assert (changed.submission.detail, changed.submission.sends) == ("1 sent", 2)
+    assert await journal.get(submission(1).id) == changed.submission
+
+
+async def test_an_undone_row_is_not_remembered(journal: Journal) -> None:
+    """What was rolled back with its batch has not happened for the next change either."""
+    row = submission(1)
+    await journal.add(row)
+    fact = event(row)
+    twice = owing(replace(row, sends=7), (fact, delivery(fact, 1)), (fact, delivery(fact, 1)))
+    with pytest.raises(JournalError, match="UNIQUE"):
+        await journal.change(row.id, lambda row: twice)
+    changed = await journal.change(row.id, lambda row: Change(submission=replace(row, detail="x")))
+    assert changed is not None
+    assert changed.submission == replace(row, detail="x")
+
+
 async def test_what_runs_is_not_cancelled(journal: Journal) -> None:
     """A newer event waits beside it: one running, one pending, and never both running."""
     row = submission(1)
@@ -1135,7 +1161,7 @@ def test_hot_statements_use_an_index(many: tuple[Path, Path], statement: str) ->
         ("overdue", "submissions_deadline (deadline_ms<?)"),
         ("cancel_older", "deliveries_submission (submission_id=? AND destination=?)"),
         ("list_receipts", "deliveries_submission (submission_id=?)"),
-        ("get_submission", "PRIMARY KEY (id=?)"),
+        ("get_submission", "sqlite_autoindex_submissions_1 (id=?)"),
     ],
 )
 def test_hot_statements_use_their_index(many: tuple[Path, Path], statement: str, index: str) -> None:

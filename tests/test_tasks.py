@@ -14,7 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import NotATask, NotJSON
-from receiver.tasks import MAX_DEPTH, RANKS, TERMINAL, Button, Task, decode_json, event_type, merge, read_task
+from receiver.tasks import (
+    MAX_DEPTH,
+    RANKS,
+    TERMINAL,
+    Button,
+    Task,
+    decode_json,
+    decode_task,
+    event_type,
+    merge,
+    read_task,
+)
+from receiver.tasks.usual import read_usual
 
 PAYLOADS = Path(__file__).parent / "payloads"
 CDN = "https://cdn.discordapp.com/attachments/"
@@ -242,8 +254,30 @@ KEYS = (
 @given(st.dictionaries(st.sampled_from(KEYS), JSON))
 def test_no_field_can_break_a_task(fields: dict[str, Any]) -> None:
     """With a good id, any JSON in any field gives a task that can be journalled."""
-    found = read_task(decode_json(json.dumps({"id": "1", **fields}).encode()))
+    body = json.dumps({"id": "1", **fields}).encode()
+    found = read_task(decode_json(body))
+    assert decode_task(body) == found
     assert msgspec.json.decode(msgspec.json.encode(found), type=Task) == found
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), st.text() | st.none()), st.text(), st.integers(-(2**70), 2**70))
+def test_both_ways_to_read_agree(fields: dict[str, str | None], id: str, time: int) -> None:
+    """The quick one, for bodies of the usual shape, gives what the tolerant one gives, refusals included."""
+    body = json.dumps({"id": id, **fields, "finishTime": time}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    try:
+        found = read_task(decode_json(body))
+    except (NotATask, NotJSON) as exc:
+        with pytest.raises(type(exc)):
+            decode_task(body)
+    else:
+        assert decode_task(body) == found
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in PAYLOADS.glob("callback_*.json")))
+def test_recorded_callbacks_are_of_the_usual_shape(name: str) -> None:
+    """The quick way is the one that real senders take."""
+    body = (PAYLOADS / name).read_bytes()
+    assert read_usual(body) == read_task(decode_json(body))
 
 
 @given(st.binary(max_size=60))

@@ -123,8 +123,7 @@ class Intake:
         return self._report(submission_id, changed).submission
 
     def _deciding(self, decision: Callable[..., Change | None]) -> Callable[[Submission], Change | None]:
-        rules = Rules(now_ms=self._clock.now_ms(), policy=self._policy, routes=self._routes)
-        return lambda row: decision(row, rules=rules)
+        return partial(decision, rules=Rules(now_ms=self._clock.now_ms(), policy=self._policy, routes=self._routes))
 
     def _report(self, submission_id: str, changed: Changed | None) -> Changed:
         if changed is None:
@@ -132,7 +131,8 @@ class Intake:
         if changed.problem is not None:
             log.error("callback.undecided", submission=submission_id, exc_info=changed.problem)
         for event in changed.events:
-            log.info(
+            tell = log.debug if event.type == "task.progressed" else log.info
+            tell(
                 event.type,
                 submission=submission_id,
                 task=event.task_id,

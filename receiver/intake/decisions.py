@@ -13,7 +13,6 @@ because relays fail tasks by their own clock (PROTOCOL.md §6).
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from receiver.backoff import CONFIRM, MEDIA, SEND, wait, wait_forever
@@ -42,7 +41,7 @@ def answered(row: Submission, task_ids: tuple[str, ...], outcome: str, rules: Ru
     view = Task(id=task_id, status="MODAL" if outcome == "modal" else "NOT_START")
     change = _unless_claimed(row, observe(row, view, rules, source="submit"))
     further = tuple(_sibling(change.submission, other, rules) for other in task_ids[1:])
-    return dataclasses.replace(change, additions=(*change.additions, *further))
+    return replace(change, additions=(*change.additions, *further))
 
 
 def _sibling(row: Submission, task_id: str, rules: Rules) -> Submission:
@@ -170,7 +169,7 @@ def _unless_claimed(row: Submission, change: Change) -> Change:
     if row.claim is None or change.submission.claim is None:
         return change
     kept = replace(change.submission, poll_due_ms=row.poll_due_ms)
-    return dataclasses.replace(change, submission=kept)
+    return replace(change, submission=kept)
 
 
 # Polls

@@ -46,7 +46,7 @@ def observe(
     )
     if row.task_status == "MODAL" and row.reply is not None and row.reply.status == "waiting":
         row = replace(row, send_due_ms=row.send_due_ms or rules.now_ms)
-    row = replace(row, poll_due_ms=next_poll(row, rules))
+    row = replace(row, poll_due_ms=next_look(row, rules) if source == "callback" else next_poll(row, rules))
     started = _follow_ups(row, rules) if ended == "task.succeeded" else ()
     return Change(submission=row, events=events, deliveries=owed(row, events, rules), additions=started)
 
@@ -120,6 +120,15 @@ def next_poll(row: Submission, rules: Rules) -> int | None:
             return None
         return rules.now_ms + int(PROVISIONAL[row.polls] * 1000)
     return rules.now_ms + rules.policy.poll_ms
+
+
+def next_look(row: Submission, rules: Rules) -> int | None:
+    """When to ask after a callback: an interval from now, or the time already set if that is no more than half an
+    interval sooner. To move it at each callback would cost as much as to write the callback down."""
+    due = next_poll(row, rules)
+    if due is None or row.poll_due_ms is None:
+        return due
+    return row.poll_due_ms if due - rules.policy.poll_ms // 2 <= row.poll_due_ms <= due else due
 
 
 def lose(row: Submission, reason: str, rules: Rules, *, type: EventType = "task.lost") -> Change:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from receiver.events import EventType, Submission
 
 _ALWAYS: frozenset[EventType] = frozenset({"task.input_required", "task.succeeded", "task.failed", "task.lost"})
@@ -43,8 +45,7 @@ class Policy:
     deadline_ms: int = 4_200_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a decision may look at."""
 
     now_ms: int

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, Receipt
 from receiver.events import Callback, Event, EventType, Submission
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, kw_only=True):
     """What a decide function wants written.
 
     Attributes:
@@ -37,8 +38,7 @@ class Change:
     additions: tuple[Submission, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changed:
+class Changed(msgspec.Struct, frozen=True, kw_only=True):
     """What was written. `submission` is the row afterwards; `events` are the ones that were new."""
 
     submission: Submission

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
 from receiver.journal import statements
 from receiver.journal.base import Change, Changed, Decide, Work
+from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_json, to_row
 
 SQL = statements.queries("sqlite")
@@ -31,36 +33,46 @@ def add(db: Connection, submission: Submission) -> Submission:
     return from_row(Submission, db.execute(SQL["get_once"], {"once": submission.once}).fetchone())
 
 
-def change(db: Connection, submission_id: str, decide: Decide, callback: Callback | None) -> Changed | None:
-    current = get(db, submission_id)
+def change(
+    db: Connection, recent: Recent, submission_id: str, decide: Decide, callback: Callback | None
+) -> Changed | None:
+    current = recent.get(submission_id) or get(db, submission_id)
     if current is None:
         return None
-    if callback is None:
-        return _apply(db, current, decide(current))
-    db.execute("SAVEPOINT deciding")
-    cause = callback.cause
-    try:
-        change = decide(current)
-        changed = _apply(db, current, change)
-        cause = change.cause if change else cause
-    except Exception as exc:
-        # The callback was verified: it is kept whatever becomes of it.
-        db.execute("ROLLBACK TO deciding")
-        changed, cause = Changed(submission=current, problem=exc), "error"
-    db.execute("RELEASE deciding")
-    db.execute(SQL["insert_callback"], {**to_row(callback), "cause": cause})
+    change = decide(current)
+    changed = _apply(db, current, change)
+    if callback is not None:
+        keep_callback(db, callback, change.cause if change else callback.cause)
+    recent.keep(changed.submission)
     return changed
+
+
+def keep_callback(db: Connection, callback: Callback, cause: str | None) -> None:
+    row = {
+        "submission_id": callback.submission_id,
+        "received_ms": callback.received_ms,
+        "cause": cause,
+        "body": callback.body,
+    }
+    db.execute(SQL["insert_callback"], row)
+
+
+def keep_undecided(db: Connection, callback: Callback, problem: Exception) -> Changed | None:
+    """A callback that was verified is kept whatever becomes of it."""
+    current = get(db, callback.submission_id)
+    if current is None:
+        return None
+    keep_callback(db, callback, "error")
+    return Changed(submission=current, problem=problem)
 
 
 def _apply(db: Connection, current: Submission, change: Change | None) -> Changed:
     if change is None:
         return Changed(submission=current)
-    if change.submission != current:
-        db.execute(SQL[_update(current, change.submission)], to_row(change.submission))
+    _update(db, current, change.submission)
     fresh = tuple(event for event in change.events if _insert_event(db, event))
-    for delivery in change.deliveries:
-        if any(event.id == delivery.event_id for event in fresh):
-            _insert_delivery(db, delivery)
+    for event in fresh:
+        insert_deliveries(db, [delivery for delivery in change.deliveries if delivery.event_id == event.id])
     for addition in change.additions:
         add(db, addition)
     if change.release_ms is not None:
@@ -68,12 +80,23 @@ def _apply(db: Connection, current: Submission, change: Change | None) -> Change
     return Changed(submission=change.submission, events=fresh)
 
 
-def _update(old: Submission, new: Submission) -> str:
-    """The narrowest statement that writes what differs."""
+def _update(db: Connection, old: Submission, new: Submission) -> None:
+    """Write what differs. Most callbacks and polls change a few columns only."""
     heard = msgspec.structs.replace(
         old, task=new.task, callbacks=new.callbacks, poll_due_ms=new.poll_due_ms, polls=new.polls, misses=new.misses
     )
-    return "update_heard" if heard == new else "update_submission"
+    if heard != new:
+        db.execute(SQL["update_submission"], to_row(new))
+    elif old != new:
+        row = {
+            "id": new.id,
+            "task": None if new.task is None else to_json(new.task),
+            "callbacks": new.callbacks,
+            "poll_due_ms": new.poll_due_ms,
+            "polls": new.polls,
+            "misses": new.misses,
+        }
+        db.execute(SQL["update_heard"], row)
 
 
 def _insert_event(db: Connection, event: Event) -> bool:
@@ -87,11 +110,23 @@ def _insert_event(db: Connection, event: Event) -> bool:
     return db.execute(SQL["insert_event"], row).rowcount == 1
 
 
-def _insert_delivery(db: Connection, delivery: Delivery) -> None:
-    row = to_row(delivery)
-    if not delivery.manual:
-        db.execute(SQL["cancel_older"], {**row, "now_ms": delivery.created_ms})
-    db.execute(SQL["insert_delivery"], row)
+def insert_deliveries(db: Connection, deliveries: Sequence[Delivery]) -> None:
+    """Owe new deliveries of one event. What is older and has not run gives way, unless a person asked for the new
+    one."""
+    rows = [
+        {
+            "id": delivery.id,
+            "event_id": delivery.event_id,
+            "submission_id": delivery.submission_id,
+            "destination": delivery.destination,
+            "created_ms": delivery.created_ms,
+            "due_ms": delivery.due_ms,
+            "manual": delivery.manual,
+        }
+        for delivery in deliveries
+    ]
+    db.executemany(SQL["cancel_older"], [row for row in rows if not row["manual"]])
+    db.executemany(SQL["insert_delivery"], rows)
 
 
 def check(db: Connection) -> None:

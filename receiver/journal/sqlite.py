@@ -20,6 +20,7 @@ from receiver.journal import operations, statements
 from receiver.journal.base import Changed, Decide, Work
 from receiver.journal.lock import EngineLock
 from receiver.journal.operations import SQL
+from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row
 from receiver.journal.writer import Writer
 
@@ -39,7 +40,8 @@ class SQLiteJournal:
         self._busy_seconds = busy_seconds
         self._closed = False
         self._lock = EngineLock(path)
-        self._writer = Writer(writer)
+        self._recent = Recent()
+        self._writer = Writer(writer, begun=self._recent.refresh, undone=self._recent.forget)
         self._reader = reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
 
@@ -57,15 +59,27 @@ class SQLiteJournal:
         self._lock.release()
 
     async def check(self) -> None:
-        await self._write(operations.check)
+        await self._write_beside(operations.check)
 
     # Submissions
 
     async def add(self, submission: Submission) -> Submission:
-        return await self._write(lambda db: operations.add(db, submission))
+        return await self._write_beside(lambda db: operations.add(db, submission))
 
     async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
-        return await self._write(lambda db: operations.change(db, submission_id, decide, callback))
+        def operation(db: Connection) -> Changed | None:
+            return operations.change(db, self._recent, submission_id, decide, callback)
+
+        if callback is None:
+            return await self._write_beside(operation)
+        with _translated(self._path, self._busy_seconds):
+            try:
+                return await self._writer.run(operation)
+            except (sqlite3.OperationalError, sqlite3.ProgrammingError):
+                raise  # the store cannot keep anything now
+            except Exception as exc:
+                problem = exc
+            return await self._writer.run(lambda db: operations.keep_undecided(db, callback, problem))
 
     async def get(self, submission_id: str) -> Submission | None:
         return await self._read(lambda db: operations.get(db, submission_id))
@@ -135,23 +149,23 @@ class SQLiteJournal:
 
     async def register(self, destinations: Mapping[str, str]) -> None:
         rows = [{"name": name, "handler": handler} for name, handler in destinations.items()]
-        await self._write(lambda db: db.executemany(SQL["register_destination"], rows))
+        await self._write_beside(lambda db: db.executemany(SQL["register_destination"], rows))
 
     async def owed_destinations(self) -> list[str]:
         return [row["name"] for row in await self._rows("owed_destinations")]
 
     async def pause(self, destination: str, until_ms: int, reason: str) -> None:
         values = {"name": destination, "until_ms": until_ms, "reason": reason}
-        await self._write(lambda db: db.execute(SQL["pause_destination"], values))
+        await self._write_beside(lambda db: db.execute(SQL["pause_destination"], values))
 
     async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
         values = {"destination": destination, "owner": owner, "limit": limit, "now_ms": now_ms}
         if not await self._read(lambda db: operations.any_due(db, values)):
             return []  # an idle engine asks often: a read costs no commit
-        return await self._write(lambda db: operations.claim(db, values))
+        return await self._write_beside(lambda db: operations.claim(db, values))
 
     async def complete(self, completion: Completion) -> bool:
-        return await self._write(lambda db: operations.complete(db, completion))
+        return await self._write_beside(lambda db: operations.complete(db, completion))
 
     async def free_running(self, owner: str, now_ms: int) -> int:
         return await self._write(lambda db: operations.free_running(db, owner, now_ms))
@@ -159,6 +173,16 @@ class SQLiteJournal:
     # Plumbing
 
     async def _write(self, operation: Callable[[Connection], T]) -> T:
+        """For what may write submissions by statements of its own."""
+
+        def forgetting(db: Connection) -> T:
+            self._recent.forget()
+            return operation(db)
+
+        return await self._write_beside(forgetting)
+
+    async def _write_beside(self, operation: Callable[[Connection], T]) -> T:
+        """For what writes no submissions, or keeps `_recent` true itself."""
         with _translated(self._path, self._busy_seconds):
             return await self._writer.run(operation)
 
@@ -203,6 +227,8 @@ def _connect(path: Path, busy_seconds: float) -> Connection:
     connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     try:
+        # Before the file is made. A commit writes whole pages with two system calls each, and our rows are large.
+        connection.execute("PRAGMA page_size = 16384")
         _use_wal(connection, busy_seconds)
         connection.execute("PRAGMA synchronous = FULL")
         # Savepoints copy each page they touch; by default beyond 64 KB into a temporary file, dozens of writes for

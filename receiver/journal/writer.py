@@ -19,11 +19,34 @@ _Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 MAX_BATCH = 500
 
 
-class Writer:
-    """Runs operations on its own connection, in order, each in a savepoint of its batch's transaction."""
+class _Failed(Exception):
+    """One operation of a batch failed."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Writer:
+    """Runs operations on its own connection, in order, those that wait together in one transaction. An operation may
+    be run twice, the first time undone.
+
+    Args:
+        connection: for this writer alone.
+        begun: called when a transaction has begun, and holds the write lock.
+        undone: called when something was rolled back.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        begun: Callable[[sqlite3.Connection], None] = lambda connection: None,
+        undone: Callable[[], None] = lambda: None,
+    ) -> None:
         self._connection = connection
+        self._begun = begun
+        self._undone = undone
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
@@ -68,30 +91,38 @@ class Writer:
         return batch, False
 
     def _commit(self, batch: list[_Item]) -> list[_Outcome]:
-        """BEGIN IMMEDIATE, because a deferred transaction that upgrades fails at once, ignoring the busy time-out."""
+        """All in one transaction; if one of them fails, each in its own, so that only the guilty one gets the error.
+
+        A savepoint for each would cost more than the rest: SQLite copies every page that is touched inside it.
+        """
+        try:
+            return self._transact(batch)
+        except _Failed as failure:
+            if len(batch) == 1:
+                return [(batch[0][2], None, failure.error)]
+            return [self._commit([item])[0] for item in batch]
+        except BaseException as exc:
+            return [(future, None, exc) for _, _, future in batch]
+
+    def _transact(self, batch: list[_Item]) -> list[_Outcome]:
+        """BEGIN IMMEDIATE, because a deferred transaction that upgrades fails at once, ignoring the busy time-out.
+
+        Raises:
+            _Failed: an operation did.
+            BaseException: the transaction itself could not begin or end.
+        """
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            outcomes = [self._one(operation, future) for operation, _, future in batch]
+            self._begun(connection)
+            outcomes = [_outcome(operation, connection, future) for operation, _, future in batch]
             connection.execute("COMMIT")
-        except BaseException as exc:
+        except BaseException:
+            self._undone()
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")  # fails where the transaction is gone; the next BEGIN will tell
-            return [(future, None, exc) for _, _, future in batch]
+            raise
         return outcomes
-
-    def _one(self, operation: Operation, future: asyncio.Future[Any]) -> _Outcome:
-        self._connection.execute("SAVEPOINT one")
-        try:
-            result = operation(self._connection)
-        except Exception as exc:
-            if not self._connection.in_transaction:
-                raise  # the whole transaction is gone (disk full): nothing of the batch can be kept
-            self._connection.execute("ROLLBACK TO one")
-            self._connection.execute("RELEASE one")
-            return future, None, exc
-        self._connection.execute("RELEASE one")
-        return future, result, None
 
     @staticmethod
     def _settle(batch: list[_Item], outcomes: list[_Outcome]) -> None:
@@ -102,6 +133,13 @@ class Writer:
         for loop, mine in by_loop.items():
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_resolve, mine)
+
+
+def _outcome(operation: Operation, connection: sqlite3.Connection, future: asyncio.Future[Any]) -> _Outcome:
+    try:
+        return future, operation(connection), None
+    except Exception as exc:
+        raise _Failed(exc) from exc
 
 
 def _resolve(outcomes: list[_Outcome]) -> None:

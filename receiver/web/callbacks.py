@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.errors import JournalError, NotATask, NotFound, NotJSON, TokenError
 from receiver.intake import Intake
-from receiver.tasks import Task, decode_json, read_task
+from receiver.tasks import Task, decode_task
 from receiver.tokens import Tokens
 from receiver.verification import storable_text, trust
 from receiver.web.bodies import Bodies, Gone
@@ -79,7 +79,8 @@ class Callbacks:
         except JournalError as exc:
             detail = "The callback could not be stored; send it again."
             raise Problem(503, detail, {"Retry-After": "5"}, cause=str(exc)) from exc
-        log.info(
+        tell = log.debug if accepted else log.info
+        tell(
             "callback.received", submission=submission_id, task=view.id, status=view.status, progress=view.progress,
             accepted=accepted, cause=cause,
         )  # fmt: skip
@@ -101,7 +102,7 @@ _HEADERS = frozenset({b"content-length", b"content-type", b"content-encoding"})
 
 def _task(body: bytes) -> Task:
     try:
-        return read_task(decode_json(body))
+        return decode_task(body)
     except NotJSON as exc:
         raise Problem(400, "The body is not JSON.") from exc
     except NotATask as exc:

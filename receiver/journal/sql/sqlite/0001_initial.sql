@@ -1,6 +1,7 @@
 -- The journal of DESIGN: submissions, callbacks, events, deliveries, attempts, destinations.
 -- Times are epoch milliseconds. Keys are time-ordered, so that inserts stay flat however many rows there are.
 
+-- Rows of a kilobyte or two that change often: with a rowid a change rewrites the row and nothing else.
 CREATE TABLE submissions (
     id             TEXT PRIMARY KEY,
     kind           TEXT NOT NULL,
@@ -38,7 +39,7 @@ CREATE TABLE submissions (
     media_tries    INTEGER NOT NULL,
     media_due_ms   INTEGER,
     fallback_urls  TEXT NOT NULL
-) WITHOUT ROWID;
+);
 
 CREATE INDEX submissions_task ON submissions (task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX submissions_parent ON submissions (parent_id) WHERE parent_id IS NOT NULL;

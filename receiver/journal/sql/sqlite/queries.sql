@@ -96,18 +96,18 @@ WHERE id > :submission_id || '.' AND id < :submission_id || '/' AND (:type IS NU
 ORDER BY number DESC LIMIT :limit;
 
 -- name: insert_delivery
-INSERT INTO deliveries (
-    id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, owner, detail, receipt,
-    finished_ms, manual
-) VALUES (
-    :id, :event_id, :submission_id, :destination, :created_ms, :due_ms, :status, :attempt, :failures, :owner, :detail,
-    :receipt, :finished_ms, :manual
-);
+-- What a new one may have; each parameter costs.
+INSERT INTO deliveries (id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, manual)
+VALUES (:id, :event_id, :submission_id, :destination, :created_ms, :due_ms, 'pending', 0, 0, :manual);
 
 -- name: cancel_older
 -- At least once, of the last word: what has not run yet gives way to the newer event, unless a person asked for it.
-UPDATE deliveries SET status = 'cancelled', finished_ms = :now_ms, detail = 'a newer event took its place'
-WHERE submission_id = :submission_id AND destination = :destination AND status = 'pending' AND NOT manual;
+-- There is one such row at most, and it is the newest but for the clock: found by its key, the row changes in place.
+UPDATE deliveries SET status = 'cancelled', finished_ms = :created_ms, detail = 'a newer event took its place'
+WHERE id = (
+    SELECT id FROM deliveries
+    WHERE submission_id = :submission_id AND destination = :destination AND status = 'pending' AND NOT manual
+    ORDER BY id DESC LIMIT 1);
 
 -- name: release_deliveries
 UPDATE deliveries SET due_ms = :now_ms

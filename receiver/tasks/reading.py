@@ -1,116 +1,27 @@
-"""The provider's task object (PROTOCOL.md §5), read tolerantly, and how two views of one task merge (§6).
+"""How a task object is read: tolerantly, because each sender has its own ways (PROTOCOL.md §5).
 
-Readers accept missing keys, null, "" and 0 as unset, extra keys, numbers for strings, and statuses nobody has seen.
+Missing keys, null, "" and 0 are unset; extra keys, numbers for strings, and statuses nobody has seen are accepted.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from receiver.errors import NotATask, NotJSON
+from receiver.tasks.task import RANKS, Button, Task
+from receiver.tasks.usual import read_usual
 
 MAX_TASK_ID = 64
-TERMINAL = frozenset({"SUCCESS", "FAILURE", "CANCEL"})
-RANKS: dict[str, int] = {
-    "NOT_START": 0,
-    "MODAL": 1,
-    "SUBMITTED": 2,
-    "IN_PROGRESS": 3,
-    "SUCCESS": 4,
-    "FAILURE": 4,
-    "CANCEL": 4,
-}
-"""Order in which statuses merge. What is not here changes nothing."""
+MAX_DEPTH = 64
+"""Deepest nesting read; real task objects have 4 levels."""
 
 _PERCENT = re.compile(r"(\d{1,3})%\Z")
 _DIGITS = re.compile(r"\d{10,16}\Z")
 _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
-MAX_DEPTH = 64
-"""Deepest nesting read; real task objects have 4 levels."""
-
-
-_TEXT_ACTIONS = frozenset({"DESCRIBE", "SHORTEN"})
-_NUMBER = re.compile("^(?:[0-9]\ufe0f?\u20e3|[0-9]+[.)])\\s*")
-"""How the provider numbers texts: a keycap emoji, or `1.`."""
-
-
-class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """A follow-up the provider offers (PROTOCOL.md §5 `buttons`). `custom_id` is not stable over time."""
-
-    custom_id: str
-    label: str = ""
-    emoji: str = ""
-
-    @property
-    def text(self) -> str:
-        """What a person calls it."""
-        return self.label or self.emoji
-
-
-class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A task as read from a callback, a fetch or a list.
-
-    Attributes:
-        id: 1–64 characters, opaque.
-        status: upper case; "" when the relay has not looked yet (§5).
-        progress: 0–100, None when absent or no number ("Waiting to start").
-        submit_ms, start_ms, finish_ms: epoch milliseconds, None when unset.
-        image_url: the result, or a preview while IN_PROGRESS; may be an mp4 for videos.
-        state: as the provider echoes it; "" until the relay's first poll.
-        problems: what was read around, one phrase each.
-    """
-
-    id: str
-    status: str = ""
-    progress: int | None = None
-    action: str = ""
-    prompt: str = ""
-    prompt_en: str = ""
-    final_prompt: str = ""
-    description: str = ""
-    state: str = ""
-    submit_ms: int | None = None
-    start_ms: int | None = None
-    finish_ms: int | None = None
-    image_url: str = ""
-    image_urls: tuple[str, ...] = ()
-    video_url: str = ""
-    video_urls: tuple[str, ...] = ()
-    fail_reason: str = ""
-    buttons: tuple[Button, ...] = ()
-    seed: str = ""
-    problems: tuple[str, ...] = ()
-
-    @property
-    def terminal(self) -> bool:
-        """Whether no further status follows (§6)."""
-        return self.status in TERMINAL
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """What merging compares: (order of the status, percent)."""
-        return RANKS.get(self.status, -1), self.progress or 0
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The prompts that a describe or shorten found, without their numbers (PROTOCOL.md §2)."""
-        if self.action not in _TEXT_ACTIONS:
-            return ()
-        lines = (_NUMBER.sub("", line).strip() for line in (self.final_prompt or self.prompt).splitlines())
-        return tuple(line for line in lines if line)
-
-    @property
-    def result_urls(self) -> tuple[str, ...]:
-        """Links to the files of a finished result: videos if there are any, else the picture. Where the result is
-        text, the picture is the one we gave."""
-        if self.action in _TEXT_ACTIONS:
-            return ()
-        videos = self.video_urls or ((self.video_url,) if self.video_url else ())
-        return videos or ((self.image_url,) if self.image_url else self.image_urls)
 
 
 def clean_text(text: str) -> str:
@@ -167,6 +78,16 @@ def _too_deep(value: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def decode_task(body: bytes) -> Task:
+    """A Task from a body as it came.
+
+    Raises:
+        NotJSON: see `decode_json`.
+        NotATask: see `read_task`.
+    """
+    return read_usual(body) or read_task(decode_json(body))
 
 
 def read_task(value: Any) -> Task:
@@ -289,64 +210,3 @@ def _button(item: Any) -> Button | None:
     read = _Reader(item, [])
     custom_id = read.text("customId")
     return Button(custom_id=custom_id, label=read.text("label"), emoji=read.text("emoji")) if custom_id else None
-
-
-def merge(old: Task | None, new: Task) -> Task:
-    """The later of two views of one task.
-
-    Monotone by (rank, progress): a duplicate, a late callback or a relay that lags changes nothing. A SUCCESS beats a
-    FAILURE or CANCEL of the same rank, because those may be false (PROTOCOL.md §8). An equal view may still fill in
-    what was unset (buttons and links come late).
-    """
-    if old is None:
-        return new
-    if new.status not in RANKS:
-        return old
-    if new.rank > old.rank and not (old.terminal and new.terminal):
-        return _fill(new, old)
-    if new.status == "SUCCESS" and old.status in ("FAILURE", "CANCEL"):
-        return _fill(new, msgspec.structs.replace(old, fail_reason=""))
-    if new.status == old.status and new.rank >= old.rank:
-        return _fill(new, old)
-    return old
-
-
-_LASTING: tuple[str, ...] = (
-    "action", "prompt", "prompt_en", "final_prompt", "description", "state", "submit_ms", "start_ms", "finish_ms",
-    "image_url", "image_urls", "video_url", "video_urls", "fail_reason", "buttons", "seed",
-)  # fmt: skip
-
-
-def _fill(new: Task, old: Task) -> Task:
-    """`new` with what it leaves unset taken from `old`; but a preview is no result: an end keeps its own links only."""
-    kept = {name: getattr(old, name) for name in _LASTING if not getattr(new, name) and getattr(old, name)}
-    if new.terminal and new.status != old.status:
-        for name in ("image_url", "image_urls", "video_url", "video_urls"):
-            kept.pop(name, None)
-    return msgspec.structs.replace(new, **kept) if kept else new
-
-
-EventType = Literal[
-    "task.accepted",
-    "task.progressed",
-    "task.input_required",
-    "task.succeeded",
-    "task.failed",
-    "task.lost",
-]
-
-
-def event_type(task: Task) -> EventType | None:
-    """The event type a task's status stands for; None for "" and unknown statuses."""
-    return _EVENT_TYPES.get(task.status)
-
-
-_EVENT_TYPES: dict[str, EventType] = {
-    "NOT_START": "task.accepted",
-    "SUBMITTED": "task.accepted",
-    "MODAL": "task.input_required",
-    "IN_PROGRESS": "task.progressed",
-    "SUCCESS": "task.succeeded",
-    "FAILURE": "task.failed",
-    "CANCEL": "task.failed",
-}
