@@ -27,6 +27,7 @@ from receiver.events import Submission, new_id
 from receiver.intake import Intake, Policy, Route
 from receiver.journal.sqlite import SQLiteJournal, open_journal
 from receiver.tokens import Tokens
+from receiver.web.admission import Admission
 from receiver.web.app import create_app
 from receiver.web.callbacks import MAX_BODY, Callbacks
 from receiver.web.connections import Connection
@@ -109,7 +110,8 @@ async def opened(folder: Path, *, policy: Policy, body_timeout: float = 10.0) ->
     journal = await open_journal(folder / "journal.db")
     routes = (Route(destination="file", progress=True),)
     intake = Intake(journal, policy=policy, routes=routes, clock=Clock(), changed=lambda: None)
-    callbacks = Callbacks(intake=intake, tokens=tokens(), body_timeout=body_timeout)
+    admission = Admission(journal.check)
+    callbacks = Callbacks(intake=intake, tokens=tokens(), admission=admission, body_timeout=body_timeout)
     app = create_app(callbacks=callbacks, readyz=Readyz({}))
     try:
         async with serving(app) as url, httpx.AsyncClient(trust_env=False) as client:
