@@ -20,10 +20,16 @@ MAX_BATCH = 500
 
 
 class Writer:
-    """Runs operations on its own connection, in order, each in a savepoint of its batch's transaction."""
+    """Runs operations on its own connection, in order, each in a savepoint of its batch's transaction.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    Args:
+        connection: which nobody else uses.
+        guard: called after each commit, before anybody is told of it; it raises if what was committed may be lost.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, guard: Callable[[], None] | None = None) -> None:
         self._connection = connection
+        self._guard = guard or (lambda: None)
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
@@ -74,6 +80,7 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             outcomes = [self._one(operation, future) for operation, _, future in batch]
             connection.execute("COMMIT")
+            self._guard()
         except BaseException as exc:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")  # fails where the transaction is gone; the next BEGIN will tell
