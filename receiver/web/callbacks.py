@@ -100,7 +100,7 @@ class Callbacks:
         return Problem(401, "This address is not signed by us.", cause=cause)
 
 
-_HEADERS = frozenset({b"content-length", b"content-type", b"content-encoding"})
+_HEADERS = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"})
 
 
 def _task(body: bytes) -> Task:

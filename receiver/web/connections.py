@@ -1,8 +1,9 @@
 """uvicorn's connections with bounds: httptools and uvicorn set none, so that one sender could fill our memory with
 headers or pipelined requests, an idle or slow one keep its connection for ever, and many of them all there are.
 
-    head too long, too slow           431, 408
-    no HTTP at all                    400
+    head too long, too slow           431, 408; a trailer or what else stands between the parts of a body, too
+    no HTTP, or ambiguous             400: 0.9 and 2.0, no Host or two, a transfer coding beside `chunked`
+    an upgrade is asked for           answered as if it were not: newer Java clients ask for h2c with each plain request
     body that trickles after its answer, answer that is not read      the connection ends
     requests sent ahead without reading their answers                 the connection ends
     more connections than `most`      the longest idle one gives way; if none is idle, 503, but health is answered
@@ -45,6 +46,9 @@ _TELL_SECONDS = 10.0
 _BUSY = Problem(
     503, "Receiver has too many connections; send it again.", {"Retry-After": "5", "Connection": "close"}
 )  # fmt: skip
+_TOO_LONG = Problem(431, f"A request's head has {MAX_HEAD >> 10} KiB at most.", {"Connection": "close"})
+_UNREADABLE = Problem(400, "The request cannot be read.", {"Connection": "close"})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _HEALTH = frozenset({"/livez", "/readyz"})
 
 
@@ -74,8 +78,10 @@ class Connection(HttpToolsProtocol):
     """How long the rest of a body may take whose request was answered already."""
     unread_seconds = 30.0
     """How long a sender may leave its answer unread."""
-    _head: int | None = None
-    """Bytes of the head that is coming in; None between its end and the next one's beginning."""
+    _in_head = False
+    """Whether a head is coming in."""
+    _framing = 0
+    """Bytes that came since a head began or since the last part of a body."""
     _body = False
     """Whether a body is coming in."""
     _over = False
@@ -104,35 +110,42 @@ class Connection(HttpToolsProtocol):
         if self._deaf or self._parting is not None:
             return
         self._unset_keepalive_if_required()
+        self._framing += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.cycle.keep_alive = False  # answered as if it had not asked; what follows is of a protocol we lack
-            self._deaf = True
+        except httptools.HttpParserUpgrade as exc:
+            self._go_on(data[exc.args[0] :])
         except httptools.HttpParserError:
-            self._refuse(Problem(400, "The request cannot be read."))
-        if self._head is not None:
-            self._head += len(data)
-            if self._head > MAX_HEAD:
-                self._refuse(Problem(431, f"A request's head has {MAX_HEAD >> 10} KiB at most."))
+            self._refuse(_TOO_LONG if self._framing > MAX_HEAD else _UNREADABLE)
+            return
+        if self._framing > MAX_HEAD and (self._in_head or self._body):
+            self._refuse(_TOO_LONG)
+        elif self._timer is None and self.idle:
+            self._start_timer()  # line ends alone, which no message begins with
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head = 0
+        self._in_head = True
+        self._framing = 0
         self._start_timer()
 
     def on_headers_complete(self) -> None:
-        if len(self.pipeline) >= MAX_AHEAD:
-            raise ValueError("too many requests ahead")  # httptools makes its own error of it
-        self._head = None
+        if len(self.pipeline) >= MAX_AHEAD or not self._unambiguous():
+            raise ValueError("refused")  # httptools makes its own error of it
+        super().on_headers_complete()
+        self._in_head = False
         self._body = True
         self._stop_timer()
-        super().on_headers_complete()
         if self._over:
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        self._framing = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         self._body = False
+        self._framing = 0
         if self.cycle.response_complete:
             self._stop_timer()  # of the tail
         super().on_message_complete()
@@ -162,10 +175,33 @@ class Connection(HttpToolsProtocol):
         return (
             self.cycle is not None
             and self.cycle.response_complete
-            and self._head is None
+            and not self._in_head
             and not self._body
             and not self.transport.is_closing()
         )
+
+    def _unambiguous(self) -> bool:
+        """Whether this head can be read in one way only (RFC 9112 §3.2, §6.1)."""
+        version = self.parser.get_http_version()
+        hosts, coded = 0, False
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":
+                coded = True
+                if value.lower() != b"chunked":
+                    return False
+        return (version == "1.1" and hosts == 1) or (version == "1.0" and hosts < 2 and not coded)
+
+    def _go_on(self, rest: bytes) -> None:
+        """Read the body of a request that asked for an upgrade, which httptools would leave to the other protocol."""
+        self.cycle.more_body = True
+        self.cycle.message_event.clear()
+        self.cycle.keep_alive = False
+        self._body = True
+        self.parser = httptools.HttpRequestParser(_Rest(self))
+        framing = [b"%b: %b\r\n" % field for field in self.headers if field[0] in _FRAMING]
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n" + rest)
 
     def _take_place(self) -> bool:
         """An idle connection's place; whether there was one."""
@@ -194,7 +230,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         self._stop_timer()
-        late = Problem(408, f"The request's head did not come within {self.head_seconds:g} s.")
+        late = Problem(408, f"The request's head did not come within {self.head_seconds:g} s.", {"Connection": "close"})
         self._timer = self.loop.call_later(self.head_seconds, self._refuse, late)
 
     def _stop_timer(self) -> None:
@@ -212,11 +248,13 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         if self.transport.is_closing() or self._parting is not None:
             return
-        log.info("connection.refused", status=error.status, reason=error.detail)
+        reading = self._body and not self.cycle.response_complete
+        if not reading:  # else whoever reads the body learns that it has broken off, and says so
+            log.info("connection.refused", status=error.status, reason=error.detail)
         self._parting = error
         if self._owes_answer():
             self.flow.pause_reading()
-        elif self._body and self.cycle.response_started:
+        elif reading and self.cycle.response_started:
             self.transport.close()  # in the middle of an answer, nothing can be said
         else:
             self._part(error)
@@ -225,7 +263,6 @@ class Connection(HttpToolsProtocol):
         """Say it, and end. What is still coming in is read for a moment, and forgotten: a connection closed with bytes
         unread is reset, and our answer lost (RFC 9112 §9.6)."""
         self._deaf = True
-        self._head = None
         self.transport.write(_on_the_wire(error))
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -242,6 +279,18 @@ class Connection(HttpToolsProtocol):
         if owes:
             self.cycle.keep_alive = False
         return owes
+
+
+class _Rest:
+    """Passes on what a body's parser finds, until the body's end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.on_body = connection.on_body
+
+    def on_message_complete(self) -> None:
+        self._connection.on_message_complete()
+        self._connection._deaf = True
 
 
 def bounded(most: int) -> type[Connection]:
@@ -281,7 +330,6 @@ async def _swallow(receive: Receive) -> None:
 def _on_the_wire(error: Problem) -> bytes:
     """A problem as bytes, for where there is no request yet that could be answered."""
     response = problem(error)
-    fields = [*response.raw_headers, (b"connection", b"close")]
     lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}".encode()]
-    lines += [name + b": " + value for name, value in dict(fields).items()]
+    lines += [name + b": " + value for name, value in response.raw_headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(response.body)
