@@ -55,6 +55,7 @@ class Door:
     file: Path
     journal: SQLiteJournal
     callbacks: Callbacks
+    admission: Admission
     client: httpx.AsyncClient
 
     async def submission(self, *, task_id: str | None = TASK) -> Submission:
@@ -95,17 +96,18 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, policy: Policy, body_timeout: float = 10.0) -> AsyncIterator[Door]:
+async def opened(folder: Path, *, policy: Policy, body_timeout: float = 10.0, **bounds: Any) -> AsyncIterator[Door]:
     journal = await open_journal(folder / "journal.db")
     routes = (Route(destination="file", progress=True),)
     intake = Intake(journal, policy=policy, routes=routes, clock=Clock(), changed=lambda: None)
-    admission = Admission(journal.check)
+    admission = Admission(journal.check, **bounds)
     callbacks = Callbacks(intake=intake, tokens=tokens(), admission=admission, body_timeout=body_timeout)
     app = create_app(callbacks=callbacks, readyz=Readyz({}))
     try:
         async with serving(app) as url, httpx.AsyncClient(trust_env=False) as client:
-            yield Door(url, folder / "journal.db", journal, callbacks, client)
+            yield Door(url, folder / "journal.db", journal, callbacks, admission, client)
     finally:
+        await admission.aclose()
         await journal.aclose()
 
 

@@ -72,6 +72,11 @@ class Admission:
         """Whether the journal has let somebody wait too long, and no write has worked since."""
         return self._probing is not None
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def enter(self, size: int) -> Place:
         """A place among those who wait; use it as a context manager around the wait.
 
