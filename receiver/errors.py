@@ -17,6 +17,7 @@ ReceiverError
 │   ├── TaskFailed               the provider says it failed
 │   ├── TaskLost                 it has no end within our deadline
 │   └── InputRequired            it waits for a person's words or mask
+├── EngineStopped            this process's engine has ended or hangs
 ├── NotStarted               a Receiver is used before its start or after its end
 ├── MediaError               a picture could not be fetched or stored
 ├── JournalError             the journal cannot be read or written
@@ -142,11 +143,22 @@ class MediaError(ReceiverError):
 
 
 class JournalError(ReceiverError):
-    """The journal cannot be read or written. Nothing of the failed call was kept."""
+    """The journal cannot be read or written. Nothing of the failed call was kept.
+
+    `fault` names why where that is known, for those who must not learn the path in the text: `closed`, `damaged`,
+    `full`, `io`, `locked`, `newer`, `readonly`, `replaced`; else "".
+    """
+
+    def __init__(self, text: str, *, fault: str = "") -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 class JournalLocked(JournalError):
     """Another process holds the journal's write lock for longer than we wait."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, fault="locked")
 
 
 class EngineRunning(JournalError):
@@ -155,6 +167,10 @@ class EngineRunning(JournalError):
     def __init__(self, text: str, *, holder: str) -> None:
         super().__init__(text)
         self.holder = holder
+
+
+class EngineStopped(ReceiverError):
+    """The engine of this process does not turn any more; the process must be started again."""
 
 
 class NotFound(ReceiverError):

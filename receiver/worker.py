@@ -8,12 +8,15 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from receiver.clock import Clock
-from receiver.errors import ReceiverError
+from receiver.errors import EngineStopped, ReceiverError
 
 log = structlog.get_logger("receiver.worker")
 
 TICK = 1.0
 """Seconds between looks at the journal when nothing wakes us: other processes write it too, and due times come."""
+
+STALLED = 900.0
+"""Seconds after which a step that has not ended counts as hanging; the slowest asks the provider ten times in a row."""
 
 Step = Callable[[], Awaitable[int]]
 
@@ -27,6 +30,7 @@ class Worker:
         self._wakes = {name: asyncio.Event() for name in steps}
         self._tasks: list[asyncio.Task[None]] = []
         self._failing: set[str] = set()
+        self._began: dict[str, float] = {}
 
     @property
     def started(self) -> bool:
@@ -37,6 +41,14 @@ class Worker:
     def running(self) -> bool:
         """Whether the loops are going."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    def check(self) -> None:
+        """Raises EngineStopped where the loops were started and do not turn any more."""
+        if self.started and not self.running:
+            raise EngineStopped("The engine has stopped. Receiver's log says why; start it again.")
+        late = self._clock.now() - STALLED
+        if stuck := sorted(name for name, since in self._began.items() if since < late):
+            raise EngineStopped(f"The engine hangs in: {', '.join(stuck)}. Start Receiver again.")
 
     def start(self) -> None:
         """Start the loops. Without effect while they go."""
@@ -57,12 +69,15 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._began.clear()
 
     async def _loop(self, name: str, step: Step) -> None:
         wake = self._wakes[name]
         while True:
             wake.clear()
+            self._began[name] = self._clock.now()
             done = await self._step(name, step)
+            del self._began[name]
             if done is None:
                 await self._clock.sleep(TICK)  # whatever wakes us: a step that fails may ask the provider each time
             elif not done:

@@ -19,6 +19,7 @@ from receiver.intake import Intake, Policy
 from receiver.journal.sqlite import SQLiteJournal, open_journal
 from receiver.media import MediaStore
 from receiver.tokens import Tokens
+from receiver.web.admission import Admission
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
 from receiver.web.health import Check, Readyz
@@ -37,7 +38,8 @@ class House:
 async def running(journal: SQLiteJournal, checks: dict[str, Check]) -> AsyncIterator[httpx.AsyncClient]:
     clock = Clock()
     intake = Intake(journal, policy=Policy(), routes=(), clock=clock, changed=lambda: None)
-    callbacks = Callbacks(intake=intake, tokens=Tokens(["k" * 32], max_age=60, clock=clock))
+    tokens = Tokens(["k" * 32], max_age=60, clock=clock)
+    callbacks = Callbacks(intake=intake, tokens=tokens, admission=Admission(journal.check))
     app = create_app(callbacks=callbacks, readyz=Readyz(checks, patience=0.3))
     async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
         yield client
@@ -79,7 +81,7 @@ async def test_media_folder_unusable(house: House) -> None:
     assert response.status_code == 503
     assert response.json()["ready"] is False
     assert response.json()["journal"] == "ok"
-    assert str(media) in response.json()["media"]
+    assert response.json()["media"] == "The media folder cannot be used. Receiver's log says why."
     assert (await house.client.get("/livez")).status_code == 200
     media.unlink()
     assert (await house.client.get("/readyz")).status_code == 200
@@ -119,7 +121,12 @@ async def test_checks_run_side_by_side(house: House) -> None:
     async with running(house.journal, {"one": hangs, "two": hangs, "three": fails}) as client, asyncio.timeout(5):
         found = (await client.get("/readyz")).json()
     late = "It has not answered within 0.3 s."
-    assert found == {"ready": False, "one": late, "two": late, "three": "It is broken."}
+    assert found == {
+        "ready": False,
+        "one": late,
+        "two": late,
+        "three": "The journal cannot be used. Receiver's log says why.",
+    }
 
 
 async def test_fault_in_a_check(house: House) -> None:

@@ -672,10 +672,10 @@ async def own_api(here: World, **changed: Any) -> AsyncIterator[httpx.AsyncClien
     runtime = here.receiver
     parts: dict[str, Any] = {
         "tokens": TOKENS, "submissions": runtime.submissions, "journal": runtime.journal, "provider": runtime.provider,
-        "store": runtime.store, "clock": runtime.clock, "watch": runtime.watch,
+        "store": runtime.store, "clock": runtime.clock, "watch": runtime.watch, "admission": runtime.admission,
     }  # fmt: skip
     app = create_app(
-        callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens),
+        callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens, admission=runtime.admission),
         readyz=Readyz({}),
         api=Api(**parts | changed),
     )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
+import resource
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
+import structlog
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
@@ -17,12 +21,19 @@ from starlette.types import ASGIApp
 from receiver.errors import SettingsError
 from receiver.settings import Settings, load
 from receiver.telemetry import configure
-from receiver.web.connections import Connection
+from receiver.web.connections import KEEP_ALIVE_SECONDS, MAX_CONNECTIONS, bounded
+
+log = structlog.get_logger("receiver.process")
 
 T = TypeVar("T")
 
 SHUTDOWN_SECONDS = 3
 """How long open requests may go on after SIGTERM; a half-sent body would otherwise hold us for ever."""
+STOP_SECONDS = 8.5
+"""When a process that was told to stop ends whatever hangs: a thread, a disk, a handler that cannot be interrupted.
+Platforms kill after 10 s."""
+OTHER_FILES = 256
+"""Files the process opens beside its connections: journal, media, downloads, destinations."""
 
 
 def settings_for(*, quiet: bool = False, **flags: Any) -> Settings:
@@ -69,21 +80,36 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def server(app: ASGIApp) -> Server:
+def server(app: ASGIApp, *, max_connections: int = MAX_CONNECTIONS) -> Server:
     """A server for an app whose lifespan, if it has one, is honoured."""
     return Server(
         uvicorn.Config(
             app,
             loop="none",
-            http=Connection,
+            http=bounded(_affordable(max_connections)),
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,  # who calls and by which name decides nothing here
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
     )
+
+
+def _affordable(connections: int) -> int:
+    """As many connections as this process may open files for; the system's soft limit is raised first. Without that,
+    the connection one too many would be refused by the system, and so would the journal's next file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    found = connections if soft == resource.RLIM_INFINITY else max(min(connections, soft - OTHER_FILES), 16)
+    if found < connections:
+        log.warning("connections.limited", most=found, wanted=connections, limit="open files")
+    return found
 
 
 @contextlib.contextmanager
@@ -95,9 +121,13 @@ def stop_signal() -> Iterator[asyncio.Event]:
 
 
 async def until_stopped(
-    stop: asyncio.Event, *servers: tuple[Server, socket.socket], beside: Coroutine[Any, Any, None] | None = None
+    stop: asyncio.Event,
+    *servers: tuple[Server, socket.socket],
+    beside: Coroutine[Any, Any, None] | None = None,
+    ending: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Serve until `stop` is set. If `beside` fails, so does this; its end alone stops nothing."""
+    """Serve until `stop` is set. If `beside` fails, so does this; its end alone stops nothing. `ending` is called when
+    the servers are told to stop, and runs while they do: their times do not add up."""
     _spare_the_collector()
     serving = [asyncio.create_task(item.serve(sockets=[listener])) for item, listener in servers]
     other = [asyncio.create_task(beside)] if beside is not None else []
@@ -109,7 +139,11 @@ async def until_stopped(
             item.should_exit = True
         for task in [stopped, *other]:
             task.cancel()
-        await asyncio.gather(*serving, stopped, *other, return_exceptions=True)
+        await asyncio.gather(*other, return_exceptions=True)
+        closing = [asyncio.ensure_future(ending())] if ending is not None else []
+        await asyncio.gather(*serving, stopped, *closing, return_exceptions=True)
+        for task in closing:
+            task.result()
 
 
 def _spare_the_collector() -> None:
@@ -129,9 +163,23 @@ async def first_end(ends: list[asyncio.Task[Any]], others: list[asyncio.Task[Any
             task.result()
 
 
+def _end_in_time() -> None:
+    """End the process `STOP_SECONDS` from now, if it is still there. A thread does it, because it may be the loop that
+    hangs; what is then still running is found by the next start, as after a kill."""
+
+    def end() -> None:
+        log.error("process.cut_off", seconds=STOP_SECONDS, threads=sorted(item.name for item in threading.enumerate()))
+        os._exit(1)
+
+    timer = threading.Timer(STOP_SECONDS, end)
+    timer.daemon = True
+    timer.name = "end in time"
+    timer.start()
+
+
 @contextlib.contextmanager
 def on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first SIGINT or SIGTERM; a second one ends the process at once."""
+    """Call `stop` at the first SIGINT or SIGTERM; a second one ends the process at once, and so does the time."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)
 
@@ -139,6 +187,7 @@ def on_signal(stop: Callable[[], None]) -> Iterator[None]:
         for number in signals:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
+        _end_in_time()
         stop()
 
     for number in signals:

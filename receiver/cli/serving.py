@@ -36,7 +36,8 @@ async def _serve(settings: Settings) -> None:
             with bind(settings.bind_host, settings.port) as listener:
                 rest = await _start_engine(receiver, "serve")
                 say(f"Receiver listens on {address(listener)}{_callbacks_note(settings)}")
-                await until_stopped(stop, (server(receiver.app), listener), beside=rest)
+                web = server(receiver.app, max_connections=settings.max_connections)
+                await until_stopped(stop, (web, listener), beside=rest, ending=receiver.stop_engine)
 
 
 def _callbacks_note(settings: Settings) -> str:

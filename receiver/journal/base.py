@@ -75,6 +75,9 @@ class Journal(Protocol):
     async def check(self) -> None:
         """Raise JournalError unless a write works now."""
 
+    async def check_space(self) -> None:
+        """Raise JournalError where the disk is full, or nearly."""
+
     def become_engine(self, role: str) -> None:
         """Take the engine's lock of this journal for the process. Raises EngineRunning."""
 

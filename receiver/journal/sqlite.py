@@ -14,10 +14,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus
-from receiver.errors import JournalError, JournalLocked, NotFound
+from receiver.errors import JournalError, NotFound
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal import operations, statements
+from receiver.journal.ballast import Ballast
 from receiver.journal.base import Changed, Decide, Work
+from receiver.journal.faults import sentence
+from receiver.journal.files import SameFiles
+from receiver.journal.filesystems import check_file_system
 from receiver.journal.lock import EngineLock
 from receiver.journal.operations import SQL
 from receiver.journal.recent import Recent
@@ -35,13 +39,19 @@ BUSY_SECONDS = 10.0
 class SQLiteJournal:
     """See `journal.base.Journal`. Made by `open_journal`."""
 
-    def __init__(self, path: Path, writer: Connection, reader: Connection, *, busy_seconds: float) -> None:
+    def __init__(
+        self, path: Path, writer: Connection, reader: Connection, *, busy_seconds: float, ballast: Ballast | None
+    ) -> None:
         self._path = path
         self._busy_seconds = busy_seconds
+        self._ballast = ballast
+        self._damage: JournalError | None = None
         self._closed = False
         self._lock = EngineLock(path)
         self._recent = Recent()
-        self._writer = Writer(writer, begun=self._recent.refresh, undone=self._recent.forget)
+        self._writer = Writer(
+            writer, begun=self._recent.refresh, undone=self._recent.forget, guard=SameFiles(path).check
+        )
         self._reader = reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
 
@@ -59,11 +69,20 @@ class SQLiteJournal:
         self._lock.release()
 
     async def check(self) -> None:
+        if self._damage is not None:
+            raise self._damage
         await self._write_beside(operations.check)
+
+    async def check_space(self) -> None:
+        if self._ballast is not None and (
+            await asyncio.to_thread(self._ballast.nearly_full) or not await self._has_room(self._ballast)
+        ):
+            raise self._full()
 
     # Submissions
 
     async def add(self, submission: Submission) -> Submission:
+        await self._make_room()
         return await self._write_beside(lambda db: operations.add(db, submission))
 
     async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
@@ -72,14 +91,14 @@ class SQLiteJournal:
 
         if callback is None:
             return await self._write_beside(operation)
-        with _translated(self._path, self._busy_seconds):
-            try:
-                return await self._writer.run(operation)
-            except (sqlite3.OperationalError, sqlite3.ProgrammingError):
+        await self._make_room()
+        try:
+            return await self._write_beside(operation)
+        except Exception as exc:
+            if isinstance(exc, JournalError) and exc.fault:
                 raise  # the store cannot keep anything now
-            except Exception as exc:
-                problem = exc
-            return await self._writer.run(lambda db: operations.keep_undecided(db, callback, problem))
+            problem = exc
+        return await self._write_beside(lambda db: operations.keep_undecided(db, callback, problem))
 
     async def get(self, submission_id: str) -> Submission | None:
         return await self._read(lambda db: operations.get(db, submission_id))
@@ -183,8 +202,37 @@ class SQLiteJournal:
 
     async def _write_beside(self, operation: Callable[[Connection], T]) -> T:
         """For what writes no submissions, or keeps `_recent` true itself."""
-        with _translated(self._path, self._busy_seconds):
-            return await self._writer.run(operation)
+        try:
+            with _translated(self._path, self._busy_seconds):
+                return await self._writer.run(operation)
+        except JournalError as exc:
+            await self._learn(exc)
+            raise
+
+    async def _learn(self, exc: JournalError) -> None:
+        """What a failed write says about those to come."""
+        if exc.fault == "damaged":
+            self._damage = exc
+        elif exc.fault == "full" and self._ballast is not None and not self._ballast.given_up:
+            await asyncio.to_thread(self._ballast.give_up)
+
+    async def _make_room(self) -> None:
+        """Once the disk was full, what is new is refused until there is room for more than it: the rest is for what is
+        owed already."""
+        if self._ballast is not None and not await self._has_room(self._ballast):
+            raise self._full()
+
+    async def _has_room(self, ballast: Ballast) -> bool:
+        if ballast.given_up and ballast.worth_a_look:
+            await asyncio.to_thread(ballast.make)
+        return not ballast.given_up
+
+    def _full(self) -> JournalError:
+        return JournalError(
+            f"The journal {self._path} takes nothing new: its disk is full, or nearly. Free some space; Receiver goes "
+            "on by itself.",
+            fault="full",
+        )
 
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         with _translated(self._path, self._busy_seconds):
@@ -200,17 +248,25 @@ class SQLiteJournal:
         return await self._read(lambda db: [from_row(type, row) for row in db.execute(SQL[name], values)])
 
 
-async def open_journal(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> SQLiteJournal:
+async def open_journal(
+    path: Path, *, busy_seconds: float = BUSY_SECONDS, ballast: bool = False, anywhere: bool = False
+) -> SQLiteJournal:
     """Open or make the file, bring its schema up to date, start the threads.
 
     Args:
         path: the file; its folder is made too.
         busy_seconds: how long to wait for another process that holds the write lock.
+        ballast: keep a file beside it that is given up when the disk is full.
+        anywhere: also on a network file system.
 
     Raises:
-        JournalError: the file cannot be opened, is no SQLite database, or was written by a newer Receiver.
+        JournalError: the file cannot be opened, is no SQLite database, was written by a newer Receiver, or lies on a
+            network file system.
         JournalLocked: another process holds the write lock.
     """
+    if not anywhere:
+        await asyncio.to_thread(check_file_system, path)
+    weight = Ballast(path) if ballast else None
     with _translated(path, busy_seconds):
         writer = await asyncio.to_thread(_connect, path, busy_seconds)
         try:
@@ -219,7 +275,9 @@ async def open_journal(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> SQL
         except BaseException:
             writer.close()
             raise
-    return SQLiteJournal(path, writer, reader, busy_seconds=busy_seconds)
+    if weight is not None:
+        await asyncio.to_thread(weight.make)
+    return SQLiteJournal(path, writer, reader, busy_seconds=busy_seconds, ballast=weight)
 
 
 def _connect(path: Path, busy_seconds: float) -> Connection:
@@ -262,7 +320,8 @@ def _migrate(db: Connection, path: Path) -> None:
     if version > available[-1][0]:
         raise JournalError(
             f"{path} was written by a newer Receiver (schema {version}, this one knows {available[-1][0]}). "
-            "Install that version, or name another database with RECEIVER_DATABASE."
+            "Install that version, or name another database with RECEIVER_DATABASE.",
+            fault="newer",
         )
     if version == available[-1][0]:
         return
@@ -296,28 +355,9 @@ def _translated(path: Path, busy_seconds: float) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
-        reason = str(exc)
-        if "locked" in reason or "busy" in reason:
-            raise JournalLocked(
-                f"The journal {path} has been locked by another process for {busy_seconds:g} s. "
-                "Look for a program that holds it open for writing, and try again."
-            ) from exc
-        raise JournalError(f"The journal {path} cannot be used: {reason}. {_remedy(reason)}".strip()) from exc
+        raise sentence(exc, path, busy_seconds) from exc
     except OSError as exc:
         raise JournalError(
             f"The journal {path} cannot be used: {exc.strerror}. Name a place that can be written with "
             "RECEIVER_DATABASE or RECEIVER_DATA."
         ) from exc
-
-
-_REMEDIES: Mapping[str, str] = {
-    "not a database": "Restore it from a backup, or name another file with RECEIVER_DATABASE.",
-    "malformed": "Restore it from a backup, or name another file with RECEIVER_DATABASE.",
-    "disk is full": "Free some space on its disk; nothing already journalled is lost.",
-    "unable to open": "Name a place that can be written with RECEIVER_DATABASE or RECEIVER_DATA.",
-    "readonly": "Make it writable for this user, or name another file with RECEIVER_DATABASE.",
-}
-
-
-def _remedy(reason: str) -> str:
-    return next((remedy for words, remedy in _REMEDIES.items() if words in reason), "")

@@ -35,6 +35,7 @@ class Writer:
         connection: for this writer alone.
         begun: called when a transaction has begun, and holds the write lock.
         undone: called when something was rolled back.
+        guard: called after each commit, before anybody is told of it; it raises if what was committed may be lost.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Writer:
         *,
         begun: Callable[[sqlite3.Connection], None] = lambda connection: None,
         undone: Callable[[], None] = lambda: None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._begun = begun
         self._undone = undone
+        self._guard = guard
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
@@ -117,6 +120,7 @@ class Writer:
             self._begun(connection)
             outcomes = [_outcome(operation, connection, future) for operation, _, future in batch]
             connection.execute("COMMIT")
+            self._guard()
         except BaseException:
             self._undone()
             with contextlib.suppress(sqlite3.Error):

@@ -30,6 +30,7 @@ from receiver.settings import Destination, Settings, check_platform, ensure_keys
 from receiver.submissions import Submissions
 from receiver.telemetry import learn
 from receiver.tokens import Tokens
+from receiver.web.admission import Admission
 from receiver.web.api import Api
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
@@ -38,7 +39,7 @@ from receiver.worker import TICK, Worker
 
 log = structlog.get_logger("receiver.engine")
 
-DRAIN_SECONDS = 5.0
+DRAIN_SECONDS = 4.0
 """How long running attempts may go on after the engine was told to stop."""
 CLOSE_SECONDS = 1.0
 """How long all handlers together may take to close."""
@@ -79,6 +80,7 @@ class Runtime:
         )
         self.fetcher = _fetcher(settings)
         self.intake = Intake(journal, policy=policy, routes=routes, clock=clock, changed=self._changed)
+        self.admission = Admission(journal.check)
         self.submissions = Submissions(
             journal=journal,
             provider=self.provider,
@@ -123,8 +125,14 @@ class Runtime:
     @cached_property
     def app(self) -> Starlette:
         """The web application: callbacks and health, and the API where there are tokens for it."""
-        callbacks = Callbacks(intake=self.intake, tokens=self.tokens)
-        readyz = Readyz({"journal": self.journal.check, "media": self.store.check})
+        callbacks = Callbacks(intake=self.intake, tokens=self.tokens, admission=self.admission)
+        checks = {
+            "journal": self.journal.check,
+            "disk": self.journal.check_space,
+            "media": self.store.check,
+            "engine": self._check_engine,
+        }
+        readyz = Readyz(checks)
         return create_app(callbacks=callbacks, readyz=readyz, api=self._api())
 
     def _api(self) -> Api | None:
@@ -138,7 +146,12 @@ class Runtime:
             store=self.store,
             clock=self.clock,
             watch=self.watch,
+            admission=self.admission,
         )
+
+    async def _check_engine(self) -> None:
+        """Without effect where another process is the engine."""
+        self._worker.check()
 
     @property
     def engine_running(self) -> bool:
@@ -233,6 +246,7 @@ class Runtime:
     async def aclose(self) -> None:
         """Stop the engine, let submits under way get their answers, close our connections. Idempotent."""
         await self.stop_engine()
+        await self.admission.aclose()
         await self.submissions.drain(DRAIN_SECONDS)
         await self.provider.aclose()
         await self.fetcher.aclose()
@@ -290,7 +304,7 @@ async def journal_of(settings: Settings, *, existing: bool = False) -> AsyncIter
         raise JournalError(
             f"There is no journal at {path} yet. Submit something first, or name the right one with RECEIVER_DATABASE."
         )
-    journal = await open_journal(path)
+    journal = await open_journal(path, ballast=not existing, anywhere=settings.disk == "network")
     try:
         yield journal
     finally:

@@ -108,10 +108,13 @@ class Settings(BaseModel):
         default=None,
         description="The journal: `sqlite:PATH`, or `sqlite:///PATH` (relative; a fourth slash makes it absolute).",
     )
-    disk: Annotated[Literal["auto", "persistent"], BeforeValidator(lower), Kind("auto or persistent")] = Field(
+    disk: Annotated[
+        Literal["auto", "persistent", "network"], BeforeValidator(lower), Kind("auto, persistent or network")
+    ] = Field(
         default="auto",
         description="`persistent` says that the data folder and the database lie on a volume that outlives "
-        "restarts, on a platform where the disk otherwise vanishes.",
+        "restarts, on a platform where the disk otherwise vanishes. `network` says so, too, and takes a network file "
+        "system, where SQLite cannot promise to keep what it wrote.",
     )
     to: Annotated[URLs, Unset(DEFAULT_TO)] = Field(
         default="", repr=False, description="Destination URLs separated by spaces; `$VAR` is filled in."
@@ -141,6 +144,12 @@ class Settings(BaseModel):
     ] = Field(default=None, min_length=1, description="The address `receiver serve` listens on.")
     port: Annotated[int, Kind("a port number, for instance 8000"), KnownAs("PORT")] = Field(
         default=8000, ge=0, le=65535, description="The port `receiver serve` listens on; 0 takes a free one."
+    )
+    max_connections: int = Field(
+        default=1000,
+        ge=16,
+        le=100_000,
+        description="How many connections `receiver serve` keeps open; beyond that it answers 503, but health checks.",
     )
     api_tokens: Annotated[ApiTokens, Unset("none: no HTTP API")] = Field(
         default={},

@@ -55,7 +55,7 @@ def platform_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 def ephemeral_platform(settings: Settings) -> Platform | None:
     """The platform we run on, if its disk vanishes and the user has not said that ours stays."""
-    if settings.disk == "persistent":
+    if settings.disk != "auto":
         return None
     return next((platform for platform in PLATFORMS if platform.sign in settings.platform_variables), None)
 

@@ -33,8 +33,12 @@ class Bodies:
     seconds: float
 
     async def check_length(self, headers: Mapping[bytes, bytes], receive: Receive) -> None:
-        """Raises Problem for a length that is no number or too large."""
-        text = headers.get(b"content-length", b"0")
+        """Raises Problem for a length that is not given, no number, or too large."""
+        text = headers.get(b"content-length")
+        if text is None:
+            if b"transfer-encoding" in headers:
+                return
+            raise Problem(411, f"{self.name} say how long they are.")
         if not text.isdigit() or len(text) > 18:
             raise Problem(400, "Content-Length is no number.")
         if (length := int(text)) > self.limit:

@@ -7,6 +7,7 @@ Checks go from cheap to dear: method → length → token → content type → b
     URL token good, but `state` or the task id is not its submission's   202: kept, and the provider is asked now
     no URL token (`POST /callbacks`), `state` good                    202: the same
     both good                                                         200: kept and believed
+    more than can be written, or too long a wait for the commit       503 (see `web.admission`)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from receiver.intake import Intake
 from receiver.tasks import Task, decode_task
 from receiver.tokens import Tokens
 from receiver.verification import storable_text, trust
+from receiver.web.admission import Admission
 from receiver.web.bodies import Bodies, Gone
 from receiver.web.problems import Problem, problem
 
@@ -37,9 +39,10 @@ _LINGER = 1024 * 1024
 class Callbacks:
     """An ASGI endpoint, for both addresses. Counts what it refused as unsigned in `unsigned`."""
 
-    def __init__(self, *, intake: Intake, tokens: Tokens, body_timeout: float = 10.0) -> None:
+    def __init__(self, *, intake: Intake, tokens: Tokens, admission: Admission, body_timeout: float = 10.0) -> None:
         self._intake = intake
         self._tokens = tokens
+        self._admission = admission
         self._bodies = Bodies(name="Callbacks", limit=MAX_BODY, linger=_LINGER, seconds=body_timeout)
         self.unsigned = 0
 
@@ -73,7 +76,8 @@ class Callbacks:
         except TokenError as exc:
             raise self._unsigned(exc.cause) from exc
         try:
-            accepted = await self._intake.received(submission_id, view, storable_text(body), cause)
+            with self._admission.enter(len(body)):
+                accepted = await self._intake.received(submission_id, view, storable_text(body), cause)
         except NotFound as exc:
             raise Problem(404, "The submission this callback belongs to is not here.") from exc
         except JournalError as exc:
@@ -97,7 +101,7 @@ class Callbacks:
         return Problem(401, "This address is not signed by us.", cause=cause)
 
 
-_HEADERS = frozenset({b"content-length", b"content-type", b"content-encoding"})
+_HEADERS = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"})
 
 
 def _task(body: bytes) -> Task:

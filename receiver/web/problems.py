@@ -7,9 +7,15 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
+import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+
+log = structlog.get_logger("receiver.requests")
+
+_MAX_PATH = 200
+"""Characters of a path that the log keeps."""
 
 
 class Problem(Exception):
@@ -54,6 +60,7 @@ _DETAILS: Mapping[int, str] = {
 async def on_http_exception(request: Request, exc: Exception) -> Response:
     """Starlette's own refusals (no such path, no such method) in our form."""
     assert isinstance(exc, HTTPException)  # noqa: S101 - Starlette calls it with nothing else
+    log.info("request.refused", status=exc.status_code, method=request.method, path=request.url.path[:_MAX_PATH])
     detail = _DETAILS.get(exc.status_code, "The request could not be answered.")
     return problem(Problem(exc.status_code, detail, exc.headers))
 

@@ -13,13 +13,20 @@ from receiver.journal.base import Journal
 from receiver.media import MediaStore
 from receiver.provider import Provider
 from receiver.submissions import Submissions
+from receiver.web.admission import Admission
 from receiver.web.api.access import Access
 from receiver.web.api.answers import Named, guarded
-from receiver.web.api.making import Making
+from receiver.web.api.making import MAX_BODY, Making
 from receiver.web.api.reading import Reading
 from receiver.web.api.streaming import HEARTBEAT, Streaming, Watch
 
 __all__ = ["Api"]
+
+MAX_WRITES = 100
+MAX_WRITE_BYTES = 256 * 1024 * 1024
+"""Of bodies that are being worked on; a body of unknown length counts as the largest one."""
+WRITE_SECONDS = 180.0
+"""Longer than a body, its pictures and the provider's answer may take one after the other."""
 
 
 class Api:
@@ -29,6 +36,7 @@ class Api:
         tokens: name of a caller → its secret.
         submissions, journal, provider, store, clock: what they work with.
         watch: gives a submission now, and again after each change.
+        admission: what callbacks wait in; while it is shut, nothing is written here either.
         heartbeat: seconds after which a silent stream says that it is there.
     """
 
@@ -42,9 +50,18 @@ class Api:
         store: MediaStore,
         clock: Clock,
         watch: Watch,
+        admission: Admission,
         heartbeat: float = HEARTBEAT,
     ) -> None:
         self._access = Access(tokens)
+        self._admission = admission
+        self._writes = Admission(
+            None,
+            most=MAX_WRITES,
+            most_bytes=MAX_WRITE_BYTES,
+            patience=WRITE_SECONDS,
+            kept="It may have been kept: GET /submissions shows that, and the same Idempotency-Key finds it.",
+        )
         self._making = Making(submissions=submissions, journal=journal, provider=provider, clock=clock)
         self._reading = Reading(
             journal=journal,
@@ -73,6 +90,16 @@ class Api:
         answers = {method: answer for method, answer in (("GET", get), ("HEAD", get), ("POST", post)) if answer}
 
         async def answer(request: Request, caller: str) -> Response:
-            return await answers[request.method](request, caller)
+            if request.method != "POST":
+                return await answers[request.method](request, caller)
+            self._admission.check()
+            with self._writes.enter(_length(request)):
+                return await answers["POST"](request, caller)
 
         return Route(path, guarded(self._access, answer), methods=list(answers))
+
+
+def _length(request: Request) -> int:
+    """Bytes its body may have, at most."""
+    text = request.headers.get("content-length", "")
+    return min(int(text), MAX_BODY) if text.isascii() and text.isdigit() and len(text) < 19 else MAX_BODY

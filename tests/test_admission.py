@@ -1,0 +1,184 @@
+"""Admission: how many may wait for the journal, for how long, and what overload is answered with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doors import JSON, body, opened, path
+from structlog.testing import capture_logs
+
+from receiver.errors import JournalError
+from receiver.intake import Policy
+from receiver.web.admission import Admission
+from receiver.web.problems import Problem
+
+
+class Store:
+    """A store that hangs until it is let go, and fails as often as told."""
+
+    def __init__(self) -> None:
+        self.works = asyncio.Event()
+        self.failures = 0
+        self.writes = 0
+
+    async def write(self) -> None:
+        await self.works.wait()
+        self.writes += 1
+        if self.failures:
+            self.failures -= 1
+            raise JournalError("It cannot be written.")
+
+
+async def wait_in(admission: Admission, store: Store, size: int = 1) -> str:
+    """What whoever waits is told."""
+    try:
+        with admission.enter(size):
+            await store.write()
+    except Problem as exc:
+        return f"{exc.status} {exc.cause}"
+    return "kept"
+
+
+async def settled(*tasks: asyncio.Task[str]) -> list[str]:
+    async with asyncio.timeout(5):
+        return await asyncio.gather(*tasks)
+
+
+def start(admission: Admission, store: Store, count: int, size: int = 1) -> list[asyncio.Task[str]]:
+    return [asyncio.create_task(wait_in(admission, store, size)) for _ in range(count)]
+
+
+@pytest.fixture
+async def store() -> Store:
+    return Store()
+
+
+@pytest.mark.parametrize(("bounds", "size"), [({"most": 3}, 1), ({"most_bytes": 30}, 10)])
+async def test_beyond_the_bounds_is_refused_at_once(store: Store, bounds: dict[str, Any], size: int) -> None:
+    """Three wait, the fourth hears 503 with Retry-After; when they are done there is room again."""
+    admission = Admission(store.write, **bounds)
+    waiting = start(admission, store, 3, size)
+    await asyncio.sleep(0)
+    with pytest.raises(Problem) as caught:
+        admission.enter(size)
+    assert (caught.value.status, caught.value.headers["Retry-After"]) == (503, "5")
+    store.works.set()
+    assert await settled(*waiting) == ["kept"] * 3
+    assert await settled(*start(admission, store, 3, size)) == ["kept"] * 3
+    assert admission.refused == 1
+
+
+async def test_a_wait_has_an_end_and_shuts_the_door(store: Store) -> None:
+    """Whoever waits too long hears 503; then all who come hear it at once, until a write works."""
+    admission = Admission(store.write, patience=0.1)
+    with capture_logs() as lines:
+        first = start(admission, store, 2)
+        assert await settled(*first) == ["503 journal stalled"] * 2
+        assert admission.shut
+        assert await wait_in(admission, store) == "503 journal stalled"
+        store.failures = 1
+        store.works.set()
+        async with asyncio.timeout(5):
+            while admission.shut:  # noqa: ASYNC110 - it sets no event
+                await asyncio.sleep(0.01)
+    assert await wait_in(admission, store) == "kept"
+    assert [line["event"] for line in lines] == ["admission.shut", "admission.open"]
+
+
+async def test_who_came_later_waits_on(store: Store) -> None:
+    """One that has not waited too long yet is still served after the door was shut."""
+    admission = Admission(store.write, patience=0.4)
+    late = start(admission, store, 1)
+    await asyncio.sleep(0.3)
+    young = start(admission, store, 1)
+    assert await settled(*late) == ["503 journal stalled"]
+    store.works.set()
+    assert await settled(*young) == ["kept"]
+
+
+async def test_a_stop_is_a_503(store: Store) -> None:
+    """A server that cancels its requests when it stops answers them: nothing is said to be kept."""
+    admission = Admission(store.write)
+    (waiting,) = start(admission, store, 1)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    assert await settled(waiting) == ["503 stopping"]
+
+
+async def test_without_a_probe_nothing_is_shut(store: Store) -> None:
+    """Where others than the journal are waited for, a late one is its own affair."""
+    admission = Admission(None, patience=0.05)
+    assert await settled(*start(admission, store, 1)) == ["503 journal stalled"]
+    store.works.set()
+    assert await wait_in(admission, store) == "kept"
+
+
+async def test_closing_ends_the_probe(store: Store) -> None:
+    """Nothing is left running."""
+    admission = Admission(store.write, patience=0.05)
+    await settled(*start(admission, store, 1))
+    assert admission.shut
+    await admission.aclose()
+    await admission.aclose()
+    assert not admission.shut
+
+
+# On the real endpoint
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[sqlite3.Connection]:
+    """Another process holds the write lock."""
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield other
+
+
+async def test_overload_while_the_journal_is_locked(tmp_path: Path) -> None:
+    """With the journal locked, as many callbacks wait as may, and 200 more are answered 503 within 100 ms; health
+    answers; when the lock goes, those that waited are kept, and what was answered 2xx is there."""
+    async with opened(tmp_path, policy=Policy(), most=20) as door:
+        row = await door.submission()
+        with locked(door.file) as other:
+            waiting = [asyncio.create_task(door.post(path(row), body(row))) for _ in range(20)]
+            async with asyncio.timeout(5):
+                while door.admission.waiting < 20:  # noqa: ASYNC110 - it sets no event
+                    await asyncio.sleep(0.01)
+            seconds = []
+            for _ in range(200):
+                started = time.perf_counter()
+                answer = await door.post(path(row), body(row), JSON)
+                seconds.append(time.perf_counter() - started)
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            assert (await door.client.get(door.url + "/livez")).status_code == 200
+            assert sorted(seconds)[100] < 0.1  # the median: other tests have this machine, too
+            other.execute("ROLLBACK")
+        answers = await asyncio.gather(*waiting)
+        assert {answer.status_code for answer in answers} == {200}
+        assert await door.stored() == 20
+
+
+async def test_a_late_commit_stands(tmp_path: Path) -> None:
+    """A callback that waited too long hears 503, although it may be kept when the journal moves again: never 2xx
+    without a row, but perhaps a row without 2xx. Then the door opens by itself."""
+    async with opened(tmp_path, policy=Policy(), patience=0.3) as door:
+        row = await door.submission()
+        with locked(door.file) as other:
+            late = await door.post(path(row), body(row))
+            assert (late.status_code, late.headers["retry-after"]) == (503, "5")
+            quick = await door.post(path(row), body(row))
+            assert quick.status_code == 503
+            other.execute("ROLLBACK")
+        async with asyncio.timeout(10):
+            while door.admission.shut:  # noqa: ASYNC110 - it sets no event
+                await asyncio.sleep(0.01)
+        assert await door.stored() == 1
+        assert (await door.post(path(row), body(row))).status_code == 200
+        assert await door.stored() == 2

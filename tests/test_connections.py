@@ -1,0 +1,267 @@
+"""Connections as slow, greedy and silent senders meet them: a real server, and sockets that do what no client does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from servers import connect, exchange, read_all, serving
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from structlog.testing import capture_logs
+
+from receiver.cli.running import server
+from receiver.web.connections import KEEP_ALIVE_SECONDS, MAX_AHEAD, Connection, Crowd, bounded
+from receiver.web.health import livez
+
+GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def refuses(request: Request) -> Response:
+    """Answers without reading a body."""
+    return PlainTextResponse("no", 401)
+
+
+async def endless(request: Request) -> Response:
+    async def lines() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 100_000
+            await asyncio.sleep(0)
+
+    return StreamingResponse(lines())
+
+
+APP = Starlette(
+    routes=[
+        Route("/livez", livez, methods=["GET"]),
+        Route("/other", livez, methods=["GET", "POST"]),
+        Route("/refuses", refuses, methods=["POST"]),
+        Route("/endless", endless),
+    ]
+)
+
+
+def few(most: int) -> type[Connection]:
+    return bounded(most)
+
+
+async def ask(connection: socket.socket, data: bytes = GET) -> bytes:
+    """One answer on a connection that stays."""
+
+    def talk() -> bytes:
+        connection.sendall(data)
+        answer = connection.recv(65536)
+        while answer.startswith(b"HTTP/1.1 200") and not answer.endswith(b"ok"):
+            answer += connection.recv(65536)
+        return answer
+
+    return await asyncio.to_thread(talk)
+
+
+async def closed(connection: socket.socket) -> bool:
+    """Whether the server ends the connection; what it says before is read."""
+    with contextlib.suppress(ConnectionError):
+        await asyncio.to_thread(read_all, connection)
+    return True
+
+
+# The head
+
+
+async def test_endless_headers() -> None:
+    """Headers without end are cut off with 431 before they fill our memory; 40 KB of them are still taken."""
+
+    def talk(url: str, lines: int) -> bytes:
+        with connect(url) as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
+            for number in range(lines):
+                connection.sendall(b"X-%d: %s\r\n" % (number, b"a" * 10_000))
+            connection.sendall(b"\r\n")
+            return read_all(connection)
+        return b"cut off"
+
+    async with serving(APP) as url:
+        assert (await asyncio.to_thread(talk, url, 4)).startswith(b"HTTP/1.1 200")
+        assert (await asyncio.to_thread(talk, url, 3000)).startswith((b"HTTP/1.1 431", b"cut off"))
+
+
+class Impatient(Connection):
+    head_seconds = 0.2
+    tail_seconds = 0.2
+    unread_seconds = 0.3
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"POST /callbacks/x HTTP/1.1\r\nHost: x\r\nX-A: ", b"\r\n\r\n", GET + b"GET /li"],
+    ids=["nothing", "half a head", "line ends", "half a second head"],
+)
+async def test_slow_heads(sent: bytes) -> None:
+    """A sender that never finishes its head, or never begins, is let go with 408; what it sent before is answered."""
+    async with serving(APP, Impatient) as url:
+        answer = await exchange(url, sent)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200"] * sent.count(GET) + [b"408"]
+    assert b"application/problem+json" in answer
+
+
+async def test_line_ends_keep_no_connection() -> None:
+    """Between requests, line ends alone count as the beginning of a head that has to come."""
+    async with serving(APP, Impatient) as url:
+        with await asyncio.to_thread(connect, url) as connection:
+            assert (await ask(connection)).startswith(b"HTTP/1.1 200")
+            assert (await ask(connection, b"\r\n")).startswith(b"HTTP/1.1 408")
+
+
+# The body
+
+
+async def test_a_body_that_trickles_after_its_answer() -> None:
+    """Who was answered before its body came has a while to send the rest, and no longer."""
+
+    def trickle(url: str) -> float:
+        with connect(url) as connection:
+            connection.sendall(b"POST /refuses HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 401")
+            started = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() - started < 5:
+                    connection.sendall(b"x")
+                    time.sleep(0.02)
+            return time.monotonic() - started
+
+    async with serving(APP, Impatient) as url:
+        assert await asyncio.to_thread(trickle, url) < 2
+
+
+# The answer
+
+
+async def test_an_answer_nobody_reads() -> None:
+    """A sender that never reads its answer is let go, and holds no memory for it."""
+    ended = asyncio.Event()
+
+    async def app(scope: dict[str, object], receive: object, send: object) -> None:
+        try:
+            await APP(scope, receive, send)  # type: ignore[arg-type]
+        finally:
+            ended.set()
+
+    async with serving(app, Impatient) as url:  # type: ignore[arg-type]
+        with await asyncio.to_thread(connect, url) as connection:
+            connection.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with asyncio.timeout(10):
+                await ended.wait()
+
+
+async def test_requests_ahead() -> None:
+    """A sender may send some requests ahead; one that sends them without end gets answers to those, and a 400."""
+    async with serving(APP) as url:
+        within = await exchange(url, GET * (MAX_AHEAD - 1) + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        beyond = await exchange(url, GET * 5000)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", within) == [b"200"] * MAX_AHEAD
+    found = re.findall(rb"HTTP/1\.1 (\d+)", beyond)
+    assert found == [b"200"] * (MAX_AHEAD + 1) + [b"400"]
+
+
+async def test_half_closed() -> None:
+    """A sender that says it will send nothing more still gets its answer."""
+
+    def talk(url: str) -> bytes:
+        with connect(url) as connection:
+            connection.sendall(GET)
+            connection.shutdown(socket.SHUT_WR)
+            return read_all(connection)
+
+    async with serving(APP) as url:
+        assert (await asyncio.to_thread(talk, url)).startswith(b"HTTP/1.1 200")
+
+
+async def test_connections_outlive_a_proxys() -> None:
+    """An idle connection is kept longer than nginx keeps it: a POST on one that is just being closed would be lost."""
+    assert server(APP).config.timeout_keep_alive == KEEP_ALIVE_SECONDS
+    assert KEEP_ALIVE_SECONDS > 60
+
+
+# Too many
+
+
+async def test_the_idle_give_way() -> None:
+    """With all places taken by connections that have nothing to say, a new one takes the place of one of them."""
+    async with serving(APP, few(3)) as url:
+        with contextlib.ExitStack() as stack:
+            idle = [stack.enter_context(await asyncio.to_thread(connect, url)) for _ in range(3)]
+            for connection in idle:
+                assert (await ask(connection)).startswith(b"HTTP/1.1 200")
+            new = stack.enter_context(await asyncio.to_thread(connect, url))
+            assert (await ask(new, GET.replace(b"livez", b"other"))).startswith(b"HTTP/1.1 200")
+            gone = [connection for connection in idle if await _gone(connection)]
+            assert len(gone) == 1
+
+
+async def _gone(connection: socket.socket) -> bool:
+    connection.settimeout(0.1)
+    try:
+        return await asyncio.to_thread(connection.recv, 1) == b""
+    except TimeoutError:
+        return False
+
+
+async def test_more_than_there_is_room_for() -> None:
+    """Beyond the cap a request gets a quick 503 with Retry-After and an end; health checks are answered; then it goes
+    on. The log hears of it once."""
+    body = b"POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000)
+    async with AsyncExitStack() as stack:
+        lines = stack.enter_context(capture_logs())
+        url = await stack.enter_async_context(serving(APP, few(2)))
+        busy = [stack.enter_context(await asyncio.to_thread(connect, url)) for _ in range(2)]
+        for connection in busy:
+            connection.sendall(GET[:10])
+        started = time.monotonic()
+        answers = [await exchange(url, data) for data in (GET.replace(b"livez", b"other"), body)]
+        assert time.monotonic() - started < 1
+        for answer in answers:
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 5" in answer.lower()
+            assert b"connection: close" in answer.lower()
+            assert b"application/problem+json" in answer
+        health = await exchange(url, GET)
+        assert health.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in health.lower()
+        for connection in busy:
+            connection.close()
+        other = GET.replace(b"/livez", b"/other").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(10):
+            while not (await exchange(url, other)).startswith(b"HTTP/1.1 200"):
+                pass
+    assert [line["event"] for line in lines].count("connections.full") == 1
+
+
+async def test_far_more_than_there_is_room_for() -> None:
+    """Beyond the places kept for health checks everybody hears 503 without being listened to, and then nothing."""
+    async with serving(APP, few(1)) as url:
+        with contextlib.ExitStack() as stack:
+
+            def open_many() -> list[socket.socket]:
+                return [stack.enter_context(connect(url)) for _ in range(400)]
+
+            held = await asyncio.to_thread(open_many)
+            told = await asyncio.to_thread(read_all, held[100])
+            assert told.startswith(b"HTTP/1.1 503 ")
+            assert await closed(held[399])
+
+
+def test_the_log_hears_of_a_crowd_now_and_then() -> None:
+    """Once in ten seconds, with the number of all."""
+    crowd = Crowd(5)
+    with capture_logs() as lines:
+        for now in (0.0, 1.0, 9.9, 10.0):
+            crowd.refuse(now)
+    assert [line["refused"] for line in lines] == [1, 4]
