@@ -58,10 +58,10 @@ class Worker:
             asyncio.create_task(self._loop(name, step), name=f"engine {name}") for name, step in self._steps.items()
         ]
 
-    def wake(self) -> None:
-        """There may be work: look now."""
-        for event in self._wakes.values():
-            event.set()
+    def wake(self, *names: str) -> None:
+        """There may be work for these steps: look now. The others look at their next tick."""
+        for name in names:
+            self._wakes[name].set()
 
     async def stop(self) -> None:
         """End the loops. A step under way is cancelled; what it had not committed is found again by due time."""

@@ -99,7 +99,7 @@ class Door:
 async def opened(folder: Path, *, policy: Policy, body_timeout: float = 10.0, **bounds: Any) -> AsyncIterator[Door]:
     journal = await open_journal(folder / "journal.db")
     routes = (Route(destination="file", progress=True),)
-    intake = Intake(journal, policy=policy, routes=routes, clock=Clock(), changed=lambda: None)
+    intake = Intake(journal, policy=policy, routes=routes, clock=Clock(), changed=lambda row: None)
     admission = Admission(journal.check, **bounds)
     callbacks = Callbacks(intake=intake, tokens=tokens(), admission=admission, body_timeout=body_timeout)
     app = create_app(callbacks=callbacks, readyz=Readyz({}))

@@ -364,7 +364,7 @@ async def engine(
             policy=policy,
             routes=tuple(Route(destination=name, progress=progress) for name in routes),
             clock=clock,
-            changed=lambda: woken.append(clock.time),
+            changed=lambda row: woken.append(clock.time),
         )
         submissions = Submissions(
             journal=journal, provider=provider, intake=intake, tokens=tokens, store=store, clock=clock,

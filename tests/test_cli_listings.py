@@ -48,7 +48,7 @@ async def fill(folder: Path) -> Library:
     journal = await open_journal(folder / ".receiver/journal.db")
     clock = Clock()
     routes = (Route(destination="file", progress=True),)
-    intake = Intake(journal, policy=Policy(), routes=routes, clock=clock, changed=lambda: None)
+    intake = Intake(journal, policy=Policy(), routes=routes, clock=clock, changed=lambda row: None)
     ids = []
     for prompt in ("first", LONG, NASTY):
         row = Submission(

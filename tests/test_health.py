@@ -37,7 +37,7 @@ class House:
 @contextlib.asynccontextmanager
 async def running(journal: SQLiteJournal, checks: dict[str, Check]) -> AsyncIterator[httpx.AsyncClient]:
     clock = Clock()
-    intake = Intake(journal, policy=Policy(), routes=(), clock=clock, changed=lambda: None)
+    intake = Intake(journal, policy=Policy(), routes=(), clock=clock, changed=lambda row: None)
     tokens = Tokens(["k" * 32], max_age=60, clock=clock)
     callbacks = Callbacks(intake=intake, tokens=tokens, admission=Admission(journal.check))
     app = create_app(callbacks=callbacks, readyz=Readyz(checks, patience=0.3))

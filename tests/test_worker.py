@@ -66,15 +66,15 @@ async def test_a_step_that_finds_work_looks_again_at_once() -> None:
         assert step.runs == 21
 
 
-async def test_waking_runs_every_step_at_once() -> None:
-    """Nobody waits for a tick when there is news."""
-    one, two = Counting(), Counting()
-    async with working(StillClock(), one=one, two=two) as worker:
+async def test_waking_runs_the_named_steps_at_once() -> None:
+    """Nobody waits for a tick when there is news for him; the others sleep on."""
+    one, two, three = Counting(), Counting(), Counting()
+    async with working(StillClock(), one=one, two=two, three=three) as worker:
         await turned()
-        worker.wake()
-        await until(lambda: (one.runs, two.runs) == (2, 2))
+        worker.wake("one", "three")
+        await until(lambda: (one.runs, three.runs) == (2, 2))
         await turned()
-        assert (one.runs, two.runs) == (2, 2)
+        assert (one.runs, two.runs, three.runs) == (2, 1, 2)
 
 
 async def test_news_during_a_step_is_not_lost() -> None:
@@ -85,7 +85,7 @@ async def test_news_during_a_step_is_not_lost() -> None:
     async def step() -> int:
         runs.append(1)
         if len(runs) == 1:
-            workers[0].wake()
+            workers[0].wake("step")
         return 0
 
     workers.append(Worker({"step": step}, clock=StillClock()))
@@ -118,7 +118,7 @@ async def test_a_failing_step_is_not_driven_by_news() -> None:
     async with working(clock, step=step) as worker:
         await until(lambda: step.runs == 1)
         for _ in range(10):
-            worker.wake()
+            worker.wake("step")
             await turned()
         assert step.runs == 1
         clock.advance(TICK)

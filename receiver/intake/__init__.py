@@ -29,7 +29,7 @@ class Intake:
         policy: the pace.
         routes: what each destination wants.
         clock: the time.
-        changed: called after each commit that may have made work for the engine.
+        changed: called after each commit with the row, which may be due for something now.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Intake:
         policy: Policy,
         routes: tuple[Route, ...],
         clock: Clock,
-        changed: Callable[[], None],
+        changed: Callable[[Submission], None],
     ) -> None:
         self._journal = journal
         self._policy = policy
@@ -142,7 +142,7 @@ class Intake:
                 reason=event.reason,
                 confirmed=event.confirmed,
             )
-        self._changed()
+        self._changed(changed.submission)
         return changed
 
 

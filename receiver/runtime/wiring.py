@@ -110,7 +110,7 @@ class Runtime:
             store=self.store,
             clock=clock,
             owner=_owner(),
-            changed=self._changed,
+            changed=self._slot_free,
         )
         self._worker = Worker(
             {
@@ -251,9 +251,16 @@ class Runtime:
         await self.provider.aclose()
         await self.fetcher.aclose()
 
-    def _changed(self) -> None:
+    def _changed(self, row: Submission) -> None:
+        """Wake who has work with the row now: to wake all at each callback would cost more than the callback."""
         self._news.set()
-        self._worker.wake()
+        now_ms = self.clock.now_ms()
+        due = {"send": row.send_due_ms, "reconcile": row.poll_due_ms, "archive": row.media_due_ms}
+        self._worker.wake("dispatch", *(step for step, at in due.items() if at is not None and at <= now_ms))
+
+    def _slot_free(self) -> None:
+        self._news.set()
+        self._worker.wake("dispatch")
 
 
 @asynccontextmanager

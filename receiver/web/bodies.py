@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import types
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 from starlette.types import Message, Receive
 
@@ -61,9 +63,14 @@ class Bodies:
             Problem: too large, or too slow.
             Gone: nobody is there any more.
         """
+        reading = self._read(receive).__await__()
+        try:
+            waits_for = next(reading)
+        except StopIteration as done:
+            return cast(bytes, done.value)  # it came along with its head, as nearly all do: that costs no timer
         try:
             async with asyncio.timeout(self.seconds):
-                return await self._read(receive)
+                return await _go_on(reading, waits_for)
         except TimeoutError as exc:
             headers = {"Connection": "close"}
             raise Problem(408, f"The body did not come within {self.seconds:g} s.", headers) from exc
@@ -92,3 +99,10 @@ class Bodies:
     def _too_large(self) -> Problem:
         size = f"{self.limit >> 20} MiB" if self.limit >= 1 << 20 else f"{self.limit >> 10} KiB"
         return Problem(413, f"{self.name} have {size} at most.", {"Connection": "close"})
+
+
+@types.coroutine
+def _go_on(begun: Generator[Any, Any, bytes], waits_for: Any) -> Generator[Any, Any, bytes]:
+    """Await what has run up to its first wait already."""
+    yield waits_for
+    return (yield from begun)

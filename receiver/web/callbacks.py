@@ -23,13 +23,14 @@ from receiver.tokens import Tokens
 from receiver.verification import storable_text, trust
 from receiver.web.admission import Admission
 from receiver.web.bodies import Bodies, Gone
-from receiver.web.problems import Problem, problem
+from receiver.web.problems import OURS, Problem, problem
 
 log = structlog.get_logger("receiver.callbacks")
 
 _BELIEVED = JSONResponse({"accepted": True}, 200)
 _KEPT = JSONResponse({"accepted": False}, 202)
 
+PATH = "/callbacks"
 MAX_BODY = 256 * 1024
 """Bytes; real callbacks have 1–6 KB."""
 _LINGER = 1024 * 1024
@@ -56,6 +57,9 @@ class Callbacks:
         except Gone:
             log.info("callback.broken_off")
             return
+        except Exception:
+            log.exception("callback.failed")
+            response = problem(OURS)
         await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
@@ -63,8 +67,8 @@ class Callbacks:
             raise Problem(405, "Callbacks come by POST.", {"Allow": "POST"})
         headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
         await self._bodies.check_length(headers, receive)
-        token = scope["path_params"].get("token")
-        submission_id = None if token is None else self._read_url_token(token)
+        token = route_path(scope).removeprefix(PATH)
+        submission_id = self._read_url_token(token[1:]) if token else None
         self._bodies.check_type(headers)
         body = await self._bodies.read(receive)
         view = _task(body)
@@ -83,11 +87,10 @@ class Callbacks:
         except JournalError as exc:
             detail = "The callback could not be stored; send it again."
             raise Problem(503, detail, {"Retry-After": "5"}, cause=str(exc)) from exc
-        tell = log.debug if accepted else log.info
-        tell(
-            "callback.received", submission=submission_id, task=view.id, status=view.status, progress=view.progress,
-            accepted=accepted, cause=cause,
-        )  # fmt: skip
+        if accepted:
+            log.debug("callback.received", submission=submission_id, task=view.id, accepted=True)
+        else:
+            log.info("callback.received", submission=submission_id, task=view.id, accepted=False, cause=cause)
         return _BELIEVED if accepted else _KEPT
 
     def _read_url_token(self, token: str) -> str:
@@ -99,6 +102,12 @@ class Callbacks:
     def _unsigned(self, cause: str) -> Problem:
         self.unsigned += 1
         return Problem(401, "This address is not signed by us.", cause=cause)
+
+
+def route_path(scope: Scope) -> str:
+    """The path below the one we are mounted at."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 _HEADERS = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"})

@@ -39,6 +39,10 @@ class Problem(Exception):
         self.members = dict(members or {})
 
 
+OURS = Problem(500, "Something went wrong here; it has been logged.")
+"""A fault of ours."""
+
+
 def problem(error: Problem) -> Response:
     """The answer to a problem."""
     body = {
@@ -67,4 +71,4 @@ async def on_http_exception(request: Request, exc: Exception) -> Response:
 
 async def on_error(request: Request, exc: Exception) -> Response:
     """A fault of ours. Starlette logs it after this."""
-    return problem(Problem(500, "Something went wrong here; it has been logged."))
+    return problem(OURS)
