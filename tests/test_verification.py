@@ -10,7 +10,7 @@ from engine import KEYS
 from receiver.clock import Clock
 from receiver.errors import NotATask, NotJSON, TokenError
 from receiver.tokens import Tokens
-from receiver.verification import storable_text, unwrap
+from receiver.verification import unwrap
 
 OURS, OTHER = "01JD7K0000000000000000000A", "01JD7K0000000000000000000B"
 TOKENS = Tokens(KEYS, max_age=72 * 3600, clock=Clock())
@@ -73,8 +73,3 @@ def test_a_bad_token_is_told_before_the_body_is_read() -> None:
         unwrap(TOKENS, b"{", TOKENS.url_token(OURS))
     with pytest.raises(NotATask):
         unwrap(TOKENS, b"{}", TOKENS.url_token(OURS))
-
-
-def test_what_no_database_takes_is_replaced() -> None:
-    """The body is kept as it came, but for NUL and what is no UTF-8."""
-    assert storable_text("a\u00e4\x00b".encode() + b"\xff") == "a\u00e4\ufffdb\ufffd"

@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.errors import JournalError, NotATask, NotFound, NotJSON, TokenError
 from receiver.intake import Intake
-from receiver.tasks import Task, decode_task
+from receiver.tasks import Task, decode_task, decode_text
 from receiver.tokens import Tokens
-from receiver.verification import storable_text, trust
+from receiver.verification import trust
 from receiver.web.admission import Admission
 from receiver.web.bodies import Bodies, Gone
 from receiver.web.problems import OURS, Problem, problem
@@ -71,17 +71,17 @@ class Callbacks:
         submission_id = self._read_url_token(token[1:]) if token else None
         self._bodies.check_type(headers)
         body = await self._bodies.read(receive)
-        view = _task(body)
-        return await self._take(submission_id, view, body)
+        text, view = _read(body)
+        return await self._take(submission_id, view, text)
 
-    async def _take(self, url_id: str | None, view: Task, body: bytes) -> Response:
+    async def _take(self, url_id: str | None, view: Task, body: str) -> Response:
         try:
             submission_id, cause = trust(self._tokens, url_id, view.state)
         except TokenError as exc:
             raise self._unsigned(exc.cause) from exc
         try:
             with self._admission.enter(len(body)):
-                accepted = await self._intake.received(submission_id, view, storable_text(body), cause)
+                accepted = await self._intake.received(submission_id, view, body, cause)
         except NotFound as exc:
             raise Problem(404, "The submission this callback belongs to is not here.") from exc
         except JournalError as exc:
@@ -113,9 +113,10 @@ def route_path(scope: Scope) -> str:
 _HEADERS = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"})
 
 
-def _task(body: bytes) -> Task:
+def _read(body: bytes) -> tuple[str, Task]:
     try:
-        return decode_task(body)
+        text = decode_text(body)
+        return text, decode_task(text)
     except NotJSON as exc:
         raise Problem(400, "The body is not JSON.") from exc
     except NotATask as exc:
