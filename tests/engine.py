@@ -50,14 +50,23 @@ class StillClock(Clock):
     def __init__(self, time: float = 1_800_000_000.0) -> None:
         super().__init__()
         self.time = time
+        self.passed = 0.0
         self.slept: list[float] = []
         self._moved = asyncio.Event()
 
     def now(self) -> float:
         return self.time
 
+    def monotonic(self) -> float:
+        return self.passed
+
     def advance(self, seconds: float) -> None:
         """Let time pass, also backwards."""
+        self.passed += max(seconds, 0.0)
+        self.step(seconds)
+
+    def step(self, seconds: float) -> None:
+        """Set the wall clock forward or back, while no time passes."""
         self.time += seconds
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()

@@ -172,9 +172,8 @@ class Runtime:
 
     async def _prepare_engine(self, role: str) -> None:
         await self.store.check()
-        await self.journal.register({name: type(item.handler).__name__ for name, item in self._destinations.items()})
-        self.dispatcher.owner = _owner()
-        freed = await self.journal.free_running(self.dispatcher.owner, self.clock.now_ms())
+        await self.journal.register({name: _kind(item) for name, item in self._destinations.items()})
+        freed = await self.dispatcher.take_over(_owner())
         owed = await self.journal.owed_destinations()
         log.info(
             "engine.started",
@@ -334,6 +333,11 @@ def _fetcher(settings: Settings) -> Fetcher:
 def _unexpected(failure: BaseException) -> BaseException | None:
     """What needs a traceback in the log: errors of ours are sentences already."""
     return None if isinstance(failure, ReceiverError) else failure
+
+
+def _kind(item: OpenDestination) -> str:
+    """The handler's name, as users know it."""
+    return str(getattr(item.handler, "name", None) or type(item.handler).__name__)
 
 
 def _owner() -> str:
