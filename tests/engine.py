@@ -19,7 +19,7 @@ import structlog
 from receiver.archiver import Archiver
 from receiver.clock import Clock
 from receiver.deliveries import Delivery, Receipt
-from receiver.dispatcher import Dispatcher, OpenDestination
+from receiver.dispatcher import PATIENCE, Dispatcher, OpenDestination
 from receiver.errors import JournalError
 from receiver.events import Event, Submission
 from receiver.handlers.base import Attempt
@@ -332,6 +332,7 @@ class Kit:
             clock=self.clock,
             owner=owner,
             changed=lambda: self.woken.append(self.clock.time),
+            patience=other.get("patience", PATIENCE),
         )
 
 

@@ -25,14 +25,14 @@ from receiver.handlers.base import RetryLater
 from receiver.journal.base import Journal, Work
 from receiver.media import MediaStore
 
-__all__ = ["Dispatcher", "OpenDestination"]
+__all__ = ["LOOK_SECONDS", "PATIENCE", "Dispatcher", "OpenDestination"]
 
 log = structlog.get_logger("receiver.dispatcher")
 
 CANCEL_SECONDS = 1.0
 """How long an interrupted attempt may take to end."""
-LATE_SECONDS = 5.0
-"""How long an attempt may take to end after its deadline; then it is recorded as failed without it."""
+PATIENCE = 5.0
+"""Seconds an attempt may take to end after its deadline; then it is recorded as failed without it."""
 LOOK_SECONDS = 1.0
 """Between looks for deliveries that run alone, where there were none: only a crash or a person makes one."""
 
@@ -45,6 +45,7 @@ class Dispatcher:
     Args:
         owner: what this engine signs its claims with; see `take_over`.
         changed: called when an attempt has ended, because a slot is free again.
+        patience: seconds; see `PATIENCE`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Dispatcher:
         clock: Clock,
         owner: str,
         changed: Callable[[], None],
+        patience: float = PATIENCE,
     ) -> None:
         self._journal = journal
         self._destinations = destinations
@@ -63,6 +65,7 @@ class Dispatcher:
         self._clock = clock
         self.owner = owner
         self._changed = changed
+        self._patience = patience
         self._running: dict[str, set[asyncio.Task[None]]] = {name: set() for name in destinations}
         self._claiming: asyncio.Task[int] | None = None
         self._turns = Turns(clock)
@@ -143,6 +146,11 @@ class Dispatcher:
             log.info("destination.claim_recovered", destination=name)
         self._failing = set(errors)
 
+    def running(self) -> list[str]:
+        """The ids of the deliveries that are running."""
+        names = [task.get_name() for tasks in self._running.values() for task in tasks]
+        return [name.removeprefix("delivery ") for name in names if name.startswith("delivery ")]
+
     async def settle(self) -> None:
         """Wait until nothing runs."""
         while running := [task for tasks in self._running.values() for task in tasks]:
@@ -206,7 +214,7 @@ class Dispatcher:
 
     async def _deliver(self, destination: OpenDestination, work: Work) -> Receipt:
         loop = asyncio.get_running_loop()
-        stuck = loop.call_later(destination.timeout + LATE_SECONDS, self._give_up, destination, work)
+        stuck = loop.call_later(destination.timeout + self._patience, self._give_up, destination, work)
         try:
             return await destination.handler.deliver(build(destination, work, self._store))
         finally:
@@ -224,7 +232,7 @@ class Dispatcher:
             f"the attempt took longer than {destination.timeout:g} s, and its handler ignores that it was cancelled"
         )
         completion = failed(work, detail, self._clock.now_ms())
-        seconds = destination.timeout + LATE_SECONDS
+        seconds = destination.timeout + self._patience
         self._keep(destination, self._record(work, completion, seconds=seconds), f"end of {work.delivery.id}")
 
     async def _recorded(self, work: Work, write: Callable[[], Awaitable[T]]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 
 from receiver.archiver import Archiver
 from receiver.clock import Clock
+from receiver.clock_steps import ClockSteps
 from receiver.dispatcher import Dispatcher, OpenDestination
 from receiver.errors import EngineRunning, JournalError, NotFound, ReceiverError, SettingsError
 from receiver.events import Submission
@@ -31,6 +32,7 @@ from receiver.submissions import Submissions
 from receiver.telemetry import learn
 from receiver.tokens import Tokens
 from receiver.web.admission import Admission
+from receiver.watchdog import Stall, Watchdog, tell
 from receiver.web.api import Api
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
@@ -61,6 +63,7 @@ class Runtime:
         destinations: Mapping[str, OpenDestination],
         routes: tuple[Route, ...],
         clock: Clock,
+        stalled: Callable[[Stall], None],
     ) -> None:
         self.journal = journal
         self.clock = clock
@@ -112,15 +115,18 @@ class Runtime:
             owner=_owner(),
             changed=self._changed,
         )
+        self._clock_steps = ClockSteps(journal=journal, clock=clock)
         self._worker = Worker(
             {
                 "send": self.submissions.send_once,
                 "reconcile": reconciler.reconcile_once,
                 "archive": self._archiver.archive_once,
                 "dispatch": self.dispatcher.dispatch_once,
+                "clock": self._clock_steps.check_once,
             },
             clock=clock,
         )
+        self._watchdog = Watchdog(stalled=stalled, running=self.dispatcher.running)
 
     @cached_property
     def app(self) -> Starlette:
@@ -169,10 +175,12 @@ class Runtime:
             self.journal.resign()
             raise
         self._worker.start()
+        self._watchdog.start()
 
     async def _prepare_engine(self, role: str) -> None:
         await self.store.check()
         await self.journal.register({name: _kind(item) for name, item in self._destinations.items()})
+        self._clock_steps.restart()
         freed = await self.dispatcher.take_over(_owner())
         owed = await self.journal.owed_destinations()
         log.info(
@@ -220,6 +228,7 @@ class Runtime:
             await self._archiver.stop()
             await asyncio.gather(self.dispatcher.drain(DRAIN_SECONDS), self.submissions.drain(DRAIN_SECONDS))
             log.info("engine.stopped")
+        self._watchdog.stop()
         self.journal.resign()
 
     async def watch(self, submission_id: str) -> AsyncGenerator[Submission, None]:
@@ -257,7 +266,11 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, clock: Clock | None = None, functions: Iterable[Function] = ()
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    functions: Iterable[Function] = (),
+    stalled: Callable[[Stall], None] = tell,
 ) -> AsyncIterator[Runtime]:
     """A Runtime on its journal, closed at the end of the block.
 
@@ -265,6 +278,8 @@ async def open_runtime(
         settings: as loaded.
         clock: the time; a real one if None.
         functions: destinations registered in code, beside those of the settings.
+        stalled: what to do when the event loop stands still while we are the engine: log it, or, where the process is
+            ours, `watchdog.end_process`.
 
     Raises:
         SettingsError: a setting is missing, wrong or unsafe.
@@ -289,7 +304,12 @@ async def open_runtime(
             routes.append(function.route())
         journal = await stack.enter_async_context(journal_of(settings))
         runtime = Runtime(
-            settings, journal=journal, destinations=destinations, routes=tuple(routes), clock=clock or Clock()
+            settings,
+            journal=journal,
+            destinations=destinations,
+            routes=tuple(routes),
+            clock=clock or Clock(),
+            stalled=stalled,
         )
         stack.push_async_callback(runtime.aclose)
         yield runtime
