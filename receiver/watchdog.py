@@ -86,6 +86,27 @@ def _last_words(stall: Stall) -> None:
     sys.stderr.flush()
 
 
+class Stillness:
+    """For how long a loop has stood still, as somebody saw who looks at it every `interval` seconds."""
+
+    def __init__(self, *, limit: float, interval: float, now: float) -> None:
+        self._limit = limit
+        self._interval = interval
+        self._last = now
+        self._turns = -1
+        self._seconds = 0.0
+
+    def look(self, now: float, turns: int) -> bool:
+        """Whether it has just become too long. `turns`: how often the loop has turned so far."""
+        # What is beyond an interval passed without us: suspended, stopped, or nobody had the processor.
+        elapsed, self._last = min(now - self._last, 2 * self._interval), now
+        if turns != self._turns:
+            self._turns, self._seconds = turns, 0.0
+            return False
+        before, self._seconds = self._seconds, self._seconds + elapsed
+        return before < self._limit <= self._seconds
+
+
 class Watchdog:
     """Watches the event loop it is started in.
 
@@ -135,17 +156,9 @@ class Watchdog:
         self._beat = loop.call_later(self._interval, self._turn, loop)
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread: int, stop: threading.Event) -> None:
-        seen, still = self._turns, 0.0
-        last = time.monotonic()
+        still = Stillness(limit=self._limit, interval=self._interval, now=time.monotonic())
         while not stop.wait(self._interval):
-            now = time.monotonic()
-            # What is beyond an interval passed without us: suspended, stopped, or nobody had the processor.
-            elapsed, last = min(now - last, 2 * self._interval), now
-            if self._turns != seen:
-                seen, still = self._turns, 0.0
-                continue
-            before, still = still, still + elapsed
-            if before < self._limit <= still:
+            if still.look(time.monotonic(), self._turns):
                 self._stalled(self._describe(loop, thread))
 
     def _describe(self, loop: asyncio.AbstractEventLoop, thread: int) -> Stall:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 from engine import until
 
-from receiver.watchdog import EXIT_STATUS, Stall, Watchdog
+from receiver.watchdog import EXIT_STATUS, Stall, Stillness, Watchdog
 
 LIMIT = 0.4
 SCRIPT = """
@@ -91,6 +91,35 @@ def test_what_is_not_known_is_not_claimed(task: str | None, running: tuple[str, 
     assert words in str(Stall(seconds=10, task=task, running=running, place=""))
 
 
+def looks(*gaps: float, turning: bool = False) -> list[bool]:
+    """What is found at each of these distances, in seconds, with a limit of 10 s and a look every half second."""
+    still = Stillness(limit=10, interval=0.5, now=0.0)
+    now, found = 0.0, []
+    for number, gap in enumerate(gaps):
+        now += gap
+        found.append(still.look(now, number if turning else 0))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("gaps", "found"),
+    [
+        ([0.5] * 60, 20),
+        ([0.9] * 60, 12),
+        ([0.5, 3600.0, 0.5, 3600.0] + [0.5] * 10, None),
+        ([100_000.0] * 10, None),
+        ([100_000.0] * 60, 10),
+    ],
+)
+def test_only_time_somebody_watched_counts(gaps: list[float], found: int | None) -> None:
+    """Ten seconds of looking, told once. An hour asleep counts as two looks at most; one that goes on stalling between
+    sleeps is found all the same."""
+    told = looks(*gaps)
+    assert told.count(True) == (found is not None)
+    assert found is None or told[found]
+    assert not any(looks(*gaps, turning=True))
+
+
 async def test_a_loop_that_turns_is_left_alone() -> None:
     """However much it waits, and also after it was started twice and stopped."""
     stalls: list[Stall] = []
@@ -140,7 +169,7 @@ def test_last_words_that_nobody_reads_hold_up_nothing() -> None:
 
 
 def test_a_process_that_was_stopped_is_not_blamed() -> None:
-    """SIGSTOP and SIGCONT, as of a laptop that slept: time passed, but this thread did not run either."""
+    """SIGSTOP and SIGCONT, as of a laptop that slept: time passed, but nobody watched (see the looks above)."""
     with process(f"await asyncio.sleep(4 * {LIMIT})") as running:
         time.sleep(LIMIT / 4)
         running.send_signal(signal.SIGSTOP)
