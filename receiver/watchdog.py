@@ -51,8 +51,14 @@ class Stall:
     running: tuple[str, ...]
     place: str
 
+    @property
+    def delivery(self) -> str | None:
+        """The id of the delivery it is stuck in, if that is known for sure."""
+        kind, _, id = (self.task or "").partition(" ")
+        return id if kind == "delivery" else None
+
     def __str__(self) -> str:
-        if self.task is not None and self.task.startswith("delivery "):
+        if self.delivery is not None:
             what = f"while {self.task} was running"
         elif self.running:
             what = f"while one of these was running: {', '.join(f'delivery {name}' for name in self.running)}"
@@ -70,10 +76,15 @@ def tell(stall: Stall) -> None:
 
 def end_process(stall: Stall) -> None:
     """Log it, say it on standard error, and end the process with `EXIT_STATUS`, whatever else it is doing."""
-    telling = threading.Thread(target=_last_words, args=(stall,), daemon=True)
-    telling.start()
-    telling.join(TELL_SECONDS)
+    within(TELL_SECONDS, lambda: _last_words(stall))
     os._exit(EXIT_STATUS)
+
+
+def within(seconds: float, call: Callable[[], None]) -> None:
+    """Call something that may hang, and wait no longer than that."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def _last_words(stall: Stall) -> None:
@@ -81,7 +92,7 @@ def _last_words(stall: Stall) -> None:
     sys.stderr.write(
         f"Error: {redact(str(stall))}"
         f"This process ends now, with exit status {EXIT_STATUS}, so that its supervisor starts another. "
-        "What was running counts a failure and runs alone next time.\n"
+        "What it was stuck in counts a failure and runs alone next time.\n"
     )
     sys.stderr.flush()
 

@@ -838,6 +838,30 @@ async def test_only_the_suspect_is_charged_for_its_company(journal: Journal) -> 
     assert record.outcome == "interrupted"
 
 
+async def test_an_accused_delivery_is_charged_alone(journal: Journal) -> None:
+    """Whoever found the loop standing still in it has said so: its company goes free at once, and it has to wait."""
+    await fill(journal, 3)
+    works = await take(journal, owner="vanished")
+    await asyncio.to_thread(journal.accuse, works[1].delivery.id)
+    assert await journal.free_running(OWNER, NOW) == 3
+    found = (await journal.deliveries(limit=3))[::-1]
+    assert [(item.failures, item.due_ms > NOW, item.alone) for item in found] == [
+        (0, False, True),
+        (1, True, True),
+        (0, False, True),
+    ]
+
+
+async def test_an_accusation_ends_with_the_attempt(journal: Journal) -> None:
+    """A loop that went on after all, and a delivery that was not running, prove nothing."""
+    await fill(journal, 2)
+    (work,) = await take(journal, limit=1)
+    for item in await journal.deliveries(limit=2):
+        journal.accuse(item.id)
+    assert await journal.complete(completion(work, outcome="failed", status="pending", due_ms=NOW))
+    assert {item.alone for item in await journal.deliveries(limit=2)} == {False}
+
+
 async def test_one_that_runs_alone_keeps_to_the_rules(journal: Journal) -> None:
     """Not while its destination is paused, nor beside another of its submission there."""
     await journal.register({"folder": "file"})

@@ -91,6 +91,10 @@ class Journal(Protocol):
         is charged, and has to wait.
         """
 
+    def accuse(self, delivery_id: str) -> None:
+        """If we end now, it was this running delivery: it alone is charged. Not a coroutine, and for any thread: it is
+        for the moment in which the event loop stands still."""
+
     async def advance(self, now_ms: int, *, step_ms: int = 0) -> int:
         """Bring due times back into reach when the clock has stepped back by `step_ms` (0: nobody knows), so that
         nothing waits for the old time to come again. Returns how many."""

@@ -203,6 +203,13 @@ class SQLiteJournal:
     async def free_running(self, owner: str, now_ms: int) -> int:
         return await self._write(lambda db: operations.free_running(db, owner, now_ms))
 
+    def accuse(self, delivery_id: str) -> None:
+        with (
+            _translated(self._path, self._busy_seconds),
+            contextlib.closing(sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None)) as db,
+        ):
+            db.execute(SQL["accuse"], {"id": delivery_id})
+
     async def advance(self, now_ms: int, *, step_ms: int = 0) -> int:
         return await self._write(lambda db: operations.advance(db, now_ms, step_ms))
 

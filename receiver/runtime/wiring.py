@@ -31,8 +31,8 @@ from receiver.settings import Destination, Settings, check_platform, ensure_keys
 from receiver.submissions import Submissions
 from receiver.telemetry import learn
 from receiver.tokens import Tokens
+from receiver.watchdog import Stall, Watchdog, tell, within
 from receiver.web.admission import Admission
-from receiver.watchdog import Stall, Watchdog, tell
 from receiver.web.api import Api
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
@@ -45,6 +45,8 @@ DRAIN_SECONDS = 4.0
 """How long running attempts may go on after the engine was told to stop."""
 CLOSE_SECONDS = 1.0
 """How long all handlers together may take to close."""
+ACCUSE_SECONDS = 1.0
+"""How long the journal may take to keep which delivery our loop stands still in."""
 WATCH_SECONDS = 0.5
 """Another process may move what we watch, so we look that often."""
 
@@ -126,7 +128,8 @@ class Runtime:
             },
             clock=clock,
         )
-        self._watchdog = Watchdog(stalled=stalled, running=self.dispatcher.running)
+        self._on_stall = stalled
+        self._watchdog = Watchdog(stalled=self._stalled, running=self.dispatcher.running)
 
     @cached_property
     def app(self) -> Starlette:
@@ -258,6 +261,18 @@ class Runtime:
         await self.submissions.drain(DRAIN_SECONDS)
         await self.provider.aclose()
         await self.fetcher.aclose()
+
+    def _stalled(self, stall: Stall) -> None:
+        """In the watchdog's thread: first who it was, for the engine after us."""
+        if (delivery := stall.delivery) is not None:
+            within(ACCUSE_SECONDS, lambda: self._accuse(delivery))
+        self._on_stall(stall)
+
+    def _accuse(self, delivery: str) -> None:
+        try:
+            self.journal.accuse(delivery)
+        except JournalError as exc:
+            log.error("delivery.not_accused", delivery=delivery, problem=str(exc))
 
     def _changed(self) -> None:
         self._news.set()

@@ -157,6 +157,9 @@ UPDATE deliveries SET
 WHERE id = :delivery_id AND owner = :owner AND attempt = :attempt AND status = 'running'
 RETURNING destination;
 
+-- name: accuse
+UPDATE deliveries SET alone = 1 WHERE id = :id AND status = 'running';
+
 -- name: run_alone
 UPDATE deliveries SET alone = 1 WHERE id = :id AND status = 'pending';
 
