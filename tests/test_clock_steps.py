@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+import httpx
 import pytest
-from engine import Recording, destination, engine, logged
+from engine import POLICY, Recording, destination, engine, logged, wire_task
 from test_dispatcher import only, owed
 
 from receiver.clock_steps import ClockSteps
 from receiver.deliveries import Receipt
+from receiver.errors import ProviderError
 from receiver.handlers.base import RetryLater
 
 HOUR, DAY = 3600.0, 86400.0
@@ -84,3 +87,24 @@ async def test_a_step_before_the_start_is_not_counted(tmp_path: Path) -> None:
         with logged() as lines:
             await steps.check_once()
         assert lines == []
+
+
+@pytest.mark.parametrize("answer", ["lags", "down"])
+async def test_a_claim_made_before_a_step_back_is_settled_in_time(tmp_path: Path, answer: str) -> None:
+    """A result that a callback reported waits for the provider's word no longer than it should, not for two days."""
+    async with engine(tmp_path) as kit:
+        row = await kit.submit()
+        steps = ClockSteps(journal=kit.journal, clock=kit.clock)
+        kit.relay.tasks["17"] = wire_task("17")
+        if answer == "down":
+            kit.relay.down = httpx.ConnectError("no route")
+        await kit.calls_back(row, "SUCCESS")
+        with contextlib.suppress(ProviderError):
+            await kit.reconciler.reconcile_once()
+        kit.clock.step(-2 * DAY)
+        await steps.check_once()
+        for _ in range(8):
+            kit.clock.advance(POLICY.confirm_ms / 1000 / 5)
+            with contextlib.suppress(ProviderError):
+                await kit.reconciler.reconcile_once()
+        assert (await kit.row(row.id)).ended == "task.succeeded"

@@ -210,7 +210,9 @@ async def test_a_step_back_moves_what_waits(journal: Journal, step_ms: int) -> N
     await end(journal, one, due_ms=NOW + 5_000)
     await end(journal, two, due_ms=NOW - step_ms - 1)
     await journal.pause("screen", NOW + 60_000, "429")
-    row = submission(9, send_due_ms=NOW + 30_000, poll_due_ms=NOW + 15_000, media_due_ms=NOW + 7_000)
+    row = submission(
+        9, send_due_ms=NOW + 30_000, poll_due_ms=NOW + 15_000, media_due_ms=NOW + 7_000, deadline_ms=NOW + 900_000
+    )
     await journal.add(row)
     now = NOW - step_ms
     await journal.advance(now, step_ms=step_ms)
@@ -219,6 +221,7 @@ async def test_a_step_back_moves_what_waits(journal: Journal, step_ms: int) -> N
     moved = await journal.get(row.id)
     assert moved is not None
     assert (moved.send_due_ms, moved.poll_due_ms, moved.media_due_ms) == (now + 30_000, now + 15_000, now + 7_000)
+    assert moved.deadline_ms == now + 900_000
     assert (await state(journal, "screen")).paused_until_ms == now + 60_000
 
 

@@ -546,13 +546,32 @@ async def test_what_a_person_asked_for_is_exempt(journal: Journal) -> None:
     ]
 
 
-async def test_two_due_of_one_submission_run_one_after_the_other(journal: Journal) -> None:
-    """Should a clock that was set back leave two, the older runs and the other one waits, with no attempt used up."""
+async def test_newer_is_what_became_known_later(journal: Journal) -> None:
+    """A clock that was set back gives the result a lower id than yesterday's percentages: it is the last word all the
+    same, outdates what ran, and its own failure is tried again."""
     row = submission(1)
     await journal.add(row)
     await owe(journal, row, "task.progressed", 5, percent=15)
     (work,) = await take(journal)
-    await owe(journal, row, "task.succeeded", 2)  # newer, but its id says older
+    assert await journal.complete(completion(work))
+    await owe(journal, row, "task.progressed", 6, percent=46)
+    (running,) = await take(journal)
+    await owe(journal, row, "task.succeeded", 2)
+    assert await journal.complete(completion(running, outcome="failed", status="pending", due_ms=NOW))
+    assert [await status_of(journal, number) for number in (5, 6, 2)] == ["succeeded", "cancelled", "pending"]
+    (result,) = await take(journal)
+    assert await journal.complete(completion(result, outcome="failed", status="pending", due_ms=NOW))
+    assert await status_of(journal, 2) == "pending"
+
+
+async def test_two_due_of_one_submission_run_one_after_the_other(journal: Journal) -> None:
+    """Should both be due in one moment, because a person asked for one, the older runs and the other one waits, with no
+    attempt used up."""
+    row = submission(1)
+    await journal.add(row)
+    await owe(journal, row, "task.progressed", 5, percent=15, manual=True)
+    (work,) = await take(journal)
+    await owe(journal, row, "task.succeeded", 2)
     assert await journal.complete(completion(work, outcome="failed", status="pending", due_ms=NOW))
     first = await take(journal)
     assert [work.delivery.id[-1] for work in first] == ["2"]
@@ -1191,7 +1210,7 @@ async def test_a_full_disk_is_noticed_and_survived(path: Path) -> None:
 HOT = (
     "alone_due", "claim_one", "run_alone", "get_destination", "any_running", "pause_destination",
     "destination_succeeded", "destination_failed", "advance_deliveries", "advance_sends", "advance_polls",
-    "advance_media", "get_submission", "update_submission", "due_sends",
+    "advance_media", "advance_deadlines", "get_submission", "update_submission", "due_sends",
     "due_polls", "due_media", "overdue", "list_callbacks",
     "get_event", "cancel_older", "release_deliveries", "any_due", "claim", "unclaim", "complete", "cancel_if_outdated",
     "finish_attempt", "list_receipts", "get_delivery", "list_attempts", "list_submission_events",
@@ -1259,6 +1278,7 @@ def test_hot_statements_use_an_index(many: tuple[Path, Path], statement: str) ->
         ("advance_sends", "submissions_send (send_due_ms>?)"),
         ("advance_polls", "submissions_poll (poll_due_ms>?)"),
         ("advance_media", "submissions_media (media_due_ms>?)"),
+        ("advance_deadlines", "submissions_deadline (deadline_ms>?)"),
         ("due_sends", "submissions_send (send_due_ms<?)"),
         ("due_polls", "submissions_poll (poll_due_ms<?)"),
         ("due_media", "submissions_media (media_due_ms<?)"),

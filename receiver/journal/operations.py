@@ -289,5 +289,7 @@ _LONGEST: Mapping[str, float] = {
     "advance_sends": LONGEST_ASKED,
     "advance_polls": max(PROVISIONAL) * MOST,
     "advance_media": max(MEDIA) * MOST,
+    "advance_deadlines": 365 * 86400.0,
 }
-"""Seconds. A poll or send whose wait was set longer comes early once, which harms nobody."""
+"""Seconds. A deadline may be set to anything sensible; a poll whose wait was set longer comes early once, which harms
+nobody."""

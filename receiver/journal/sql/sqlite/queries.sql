@@ -164,12 +164,15 @@ UPDATE deliveries SET alone = 1 WHERE id = :id AND status = 'running';
 UPDATE deliveries SET alone = 1 WHERE id = :id AND status = 'pending';
 
 -- name: cancel_if_outdated
--- An attempt that has to run again gives way to a newer event that came while it ran.
+-- An attempt that has to run again gives way to a newer event that came while it ran. Newer is what became known later:
+-- ids are of the wall clock, which may have been set back since.
 UPDATE deliveries SET status = 'cancelled', finished_ms = :finished_ms, detail = 'a newer event took its place'
 WHERE id = :delivery_id AND status = 'pending' AND NOT manual AND EXISTS (
     SELECT 1 FROM deliveries AS newer
     WHERE newer.submission_id = deliveries.submission_id AND newer.destination = deliveries.destination
-      AND newer.id > deliveries.id AND newer.status <> 'cancelled' AND NOT newer.manual);
+      AND newer.status <> 'cancelled' AND NOT newer.manual
+      AND (SELECT number FROM events WHERE id = newer.event_id)
+        > (SELECT number FROM events WHERE id = deliveries.event_id));
 
 -- name: finish_attempt
 UPDATE attempts SET finished_ms = :finished_ms, outcome = :outcome, detail = :detail
@@ -258,6 +261,10 @@ UPDATE submissions SET poll_due_ms = min(poll_due_ms - :step_ms, :now_ms + :long
 -- name: advance_media
 UPDATE submissions SET media_due_ms = min(media_due_ms - :step_ms, :now_ms + :longest_ms)
 WHERE media_due_ms > :after_ms;
+
+-- name: advance_deadlines
+UPDATE submissions SET deadline_ms = min(deadline_ms - :step_ms, :now_ms + :longest_ms)
+WHERE deadline_ms > :after_ms AND ended IS NULL AND status <> 'refused';
 
 -- name: advance_pauses
 UPDATE destinations SET paused_until_ms = min(paused_until_ms - :step_ms, :now_ms + :longest_ms)
