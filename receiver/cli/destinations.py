@@ -75,6 +75,7 @@ def _remarks(found: list[DestinationRecord], now_ms: int) -> list[str]:
     for item in found:
         if item.paused(now_ms):
             remarks.append(f"{item.name} is paused until {when(item.paused_until_ms)} UTC: {item.paused_reason}")
+            remarks.append(f"End the pause now with: receiver destinations resume {item.name}")
         if item.pending and item.name not in configured and item.handler != "function":
             remarks.append(f"{item.name} is not in the settings: what is owed to it waits until it is.")
     return remarks
