@@ -24,22 +24,25 @@ class ClockSteps:
     def __init__(self, *, journal: Journal, clock: Clock) -> None:
         self._journal = journal
         self._clock = clock
-        self._lead = self._measure()
+        self._lead, _ = self._measure()
 
     def restart(self) -> None:
         """Compare with now: whatever happened before is not ours to mend."""
-        self._lead = self._measure()
+        self._lead, _ = self._measure()
 
     async def check_once(self) -> int:
         """Move due times if the clock was set back. Always 0: there is nothing to look for again at once."""
-        lead = self._measure()
-        back = self._lead - lead
+        least, most = self._measure()
+        back = self._lead - most
         if back >= NOTICED_SECONDS:
             moved = await self._journal.advance(self._clock.now_ms(), step_ms=int(back * 1000))
             log.warning("clock.set_back", seconds=round(back, 1), moved=moved)
         if abs(back) >= NOTICED_SECONDS:
-            self._lead = lead
+            self._lead = least
         return 0
 
-    def _measure(self) -> float:
-        return self._clock.now() - self._clock.monotonic()
+    def _measure(self) -> tuple[float, float]:
+        """By how much the wall clock leads, at least and at most: others may run between one look and the next."""
+        before = self._clock.monotonic()
+        wall = self._clock.now()
+        return wall - self._clock.monotonic(), wall - before

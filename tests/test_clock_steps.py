@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from engine import POLICY, Recording, destination, engine, logged, wire_task
+from engine import POLICY, Recording, StillClock, destination, engine, logged, wire_task
 from test_dispatcher import only, owed
 
 from receiver.clock_steps import ClockSteps
@@ -76,6 +76,26 @@ async def test_small_adjustments_move_nothing_until_they_add_up(tmp_path: Path) 
                 kit.clock.step(-0.12)
                 await steps.check_once()
         assert [line["seconds"] for line in lines] == [1.1]
+
+
+class Interrupted(StillClock):
+    """Each look at it takes two seconds: others have the processor."""
+
+    def now(self) -> float:
+        self.advance(1.0)
+        time = super().now()
+        self.advance(1.0)
+        return time
+
+
+async def test_a_busy_machine_is_no_step(tmp_path: Path) -> None:
+    """Time that passes between the looks at two clocks is nobody's step back: it would bring deadlines forward."""
+    async with engine(tmp_path, clock=Interrupted()) as kit:
+        steps = ClockSteps(journal=kit.journal, clock=kit.clock)
+        with logged() as lines:
+            for _ in range(5):
+                await steps.check_once()
+        assert lines == []
 
 
 async def test_a_step_before_the_start_is_not_counted(tmp_path: Path) -> None:

@@ -1208,7 +1208,7 @@ async def test_a_full_disk_is_noticed_and_survived(path: Path) -> None:
 
 
 HOT = (
-    "alone_due", "claim_one", "run_alone", "get_destination", "any_running", "pause_destination",
+    "alone_due", "claim_one", "run_alone", "get_destination", "destination_of", "any_running", "pause_destination",
     "destination_succeeded", "destination_failed", "advance_deliveries", "advance_sends", "advance_polls",
     "advance_media", "advance_deadlines", "get_submission", "update_submission", "due_sends",
     "due_polls", "due_media", "overdue", "list_callbacks",

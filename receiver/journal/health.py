@@ -31,14 +31,15 @@ def room(db: sqlite3.Connection, values: dict[str, Any]) -> int:
     return 0 if db.execute(SQL["any_running"], values).fetchone() else min(limit, 1)
 
 
-def note(db: sqlite3.Connection, destination: str, completion: Completion) -> None:
+def note(db: sqlite3.Connection, completion: Completion) -> None:
     """What an attempt says of its destination. That it asks to wait, or that we were stopped, says nothing."""
+    if completion.outcome not in ("succeeded", "failed", "rejected"):
+        return
+    name = db.execute(SQL["destination_of"], {"delivery_id": completion.delivery_id}).fetchone()["destination"]
     if completion.outcome == "succeeded":
-        db.execute(SQL["destination_succeeded"], {"name": destination, "now_ms": completion.finished_ms})
-    elif completion.outcome in ("failed", "rejected"):
-        found = _get(db, destination)
-        if found is not None:
-            db.execute(SQL["destination_failed"], to_row(_after(found, completion)))
+        db.execute(SQL["destination_succeeded"], {"name": name, "now_ms": completion.finished_ms})
+    elif (found := _get(db, name)) is not None:
+        db.execute(SQL["destination_failed"], to_row(_after(found, completion)))
 
 
 def _after(found: DestinationRecord, completion: Completion) -> DestinationRecord:

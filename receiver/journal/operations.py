@@ -213,21 +213,19 @@ def _receipts(db: Connection, submission_id: str) -> dict[str, Receipt]:
 
 
 def complete(db: Connection, completion: Completion) -> bool:
-    destination = _finish(db, completion)
-    if destination is not None:
-        health.note(db, destination, completion)
-    return destination is not None
+    finished = _finish(db, completion)
+    if finished:
+        health.note(db, completion)
+    return finished
 
 
-def _finish(db: Connection, completion: Completion) -> str | None:
-    """The destination's name; None: the fence refused it."""
+def _finish(db: Connection, completion: Completion) -> bool:
     row = to_row(completion)
-    finished = db.execute(SQL["complete"], row).fetchone()
-    if finished is None:
-        return None
+    if db.execute(SQL["complete"], row).rowcount == 0:
+        return False
     db.execute(SQL["finish_attempt"], row)
     db.execute(SQL["cancel_if_outdated"], row)
-    return str(finished["destination"])
+    return True
 
 
 def free_running(db: Connection, owner: str, now_ms: int) -> int:
