@@ -252,7 +252,7 @@ FROM destinations ORDER BY name;
 
 -- name: advance_deliveries
 -- After the clock stepped back: by as much as it did, and into reach in any case.
-UPDATE deliveries SET due_ms = min(due_ms - :step_ms, :now_ms + :longest_ms)
+UPDATE deliveries INDEXED BY deliveries_due SET due_ms = min(due_ms - :step_ms, :now_ms + :longest_ms)
 WHERE destination IN (SELECT name FROM destinations) AND status = 'pending' AND due_ms > :after_ms;
 
 -- name: advance_sends
