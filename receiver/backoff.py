@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+MOST = 1.1
+"""How much longer than its step a wait may be: jitter."""
+
 SECOND, MINUTE, HOUR = 1.0, 60.0, 3600.0
 
 DELIVERY: tuple[float, ...] = (5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR)
@@ -25,6 +28,12 @@ PROVISIONAL: tuple[float, ...] = (30, 60, 120, 180, 300)
 JOURNAL: tuple[float, ...] = (1, 2, 5, 10)
 """Waits before what happened outside is journalled again: it has happened, and nobody says it twice."""
 
+DOWN_AFTER = 5
+"""Failures in a row after which a destination is taken for down."""
+
+PAUSE: tuple[float, ...] = (10, 30, MINUTE, 2 * MINUTE, 5 * MINUTE)
+"""How long a destination that is down is left alone, until one delivery probes it; the last one repeats."""
+
 CONFIRM: tuple[float, ...] = (0, 2 / 30, 5 / 30, 10 / 30, 16 / 30, 1)
 """When a terminal callback is asked about, as shares of `confirm_within`: 0, 2, 5, 10, 16 and 30 s of 30."""
 
@@ -39,3 +48,10 @@ def wait(schedule: Sequence[float], failures: int, *, random: Callable[[], float
 def wait_forever(schedule: Sequence[float], failures: int, *, random: Callable[[], float] = random.random) -> float:
     """Like `wait`, but the last step repeats for ever."""
     return schedule[min(max(failures, 1), len(schedule)) - 1] * (0.9 + 0.2 * random())
+
+
+def pause(failures: int, *, random: Callable[[], float] = random.random) -> float | None:
+    """Seconds to leave a destination alone after so many failures in a row; None while it is not taken for down."""
+    if failures < DOWN_AFTER:
+        return None
+    return wait_forever(PAUSE, failures - DOWN_AFTER + 1, random=random)

@@ -27,6 +27,10 @@ class Clock:
         """Epoch milliseconds, as the journal and the protocol (PROTOCOL.md §5) count."""
         return int(self.now() * 1000)
 
+    def monotonic(self) -> float:
+        """Seconds that only go forward, from any start: for how long something takes, whatever the wall clock does."""
+        return time.monotonic() * self.speed
+
     async def sleep(self, seconds: float) -> None:
         """Until `seconds` of this clock have passed."""
         await asyncio.sleep(max(seconds, 0) / self.speed)

@@ -4,10 +4,14 @@ Status of a delivery (who moves in → who moves out; what a crash does):
 
     pending    owed, due at `due_ms` (intake, or a failed attempt) → running, cancelled
     running    claimed under `attempt`, which is the fence (dispatcher) → succeeded | pending | dead; after a crash the
-               engine's next holder frees it: an attempt that vanished counts as a failure
+               engine's next holder frees it: an attempt that vanished counts as a failure, and the next one runs alone
     succeeded  the handler returned; stays
     dead       the handler said `Rejected`, or the retries are used up; stays until a person replays it
     cancelled  a newer event of the same submission took its place before it ran; stays
+
+There are no leases, and nothing renews a claim. On SQLite the engine's lock stands in for them (`journal.lock`): one
+process at a time runs deliveries, the system takes the lock from it the moment it dies, and whoever gets it next knows
+that all that is `running` was left behind. A lease would be a second answer to the same question, with a clock in it.
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
         owner: the engine that runs it.
         manual: a person asked for it, so it is no part of the last word: newer events leave it alone, and it leaves
             other deliveries alone.
+        alone: it was running when an engine vanished, and may be the reason: nothing runs beside it until it has ended
+            an attempt by itself.
     """
 
     id: str
@@ -63,6 +69,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     receipt: Receipt | None = None
     finished_ms: int | None = None
     manual: bool = False
+    alone: bool = False
 
     @property
     def idempotency_key(self) -> str:
@@ -96,3 +103,42 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it counts as a failure of the retry policy."""
     detail: str | None = None
     receipt: Receipt | None = None
+
+
+DestinationStanding = Literal["working", "failing", "paused"]
+
+
+class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How a destination does. Times are epoch milliseconds.
+
+    Attributes:
+        handler: the name of its handler.
+        failures: attempts in a row that failed.
+        paused_until_ms: nothing is claimed for it until then; in the past: what is claimed next is a probe, if
+            failures were the reason.
+        paused_reason: why, a sentence.
+        last_success_ms: to the second.
+        last_error: what the last attempt that failed or was rejected said.
+        pending: deliveries that are still to be made.
+    """
+
+    name: str
+    handler: str
+    failures: int = 0
+    paused_until_ms: int | None = None
+    paused_reason: str | None = None
+    last_success_ms: int | None = None
+    last_error_ms: int | None = None
+    last_error: str | None = None
+    pending: int = 0
+    dead: int = 0
+
+    def paused(self, now_ms: int) -> bool:
+        """Whether nothing is claimed for it now."""
+        return self.paused_until_ms is not None and self.paused_until_ms > now_ms
+
+    def standing(self, now_ms: int) -> DestinationStanding:
+        """One word for how it does."""
+        if self.paused(now_ms):
+            return "paused"
+        return "failing" if self.failures else "working"

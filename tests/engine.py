@@ -19,7 +19,7 @@ import structlog
 from receiver.archiver import Archiver
 from receiver.clock import Clock
 from receiver.deliveries import Delivery, Receipt
-from receiver.dispatcher import Dispatcher, OpenDestination
+from receiver.dispatcher import PATIENCE, Dispatcher, OpenDestination
 from receiver.errors import JournalError
 from receiver.events import Event, Submission
 from receiver.handlers.base import Attempt
@@ -50,14 +50,23 @@ class StillClock(Clock):
     def __init__(self, time: float = 1_800_000_000.0) -> None:
         super().__init__()
         self.time = time
+        self.passed = 0.0
         self.slept: list[float] = []
         self._moved = asyncio.Event()
 
     def now(self) -> float:
         return self.time
 
+    def monotonic(self) -> float:
+        return self.passed
+
     def advance(self, seconds: float) -> None:
         """Let time pass, also backwards."""
+        self.passed += max(seconds, 0.0)
+        self.step(seconds)
+
+    def step(self, seconds: float) -> None:
+        """Set the wall clock forward or back, while no time passes."""
         self.time += seconds
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
@@ -323,6 +332,7 @@ class Kit:
             clock=self.clock,
             owner=owner,
             changed=lambda: self.woken.append(self.clock.time),
+            patience=other.get("patience", PATIENCE),
         )
 
 

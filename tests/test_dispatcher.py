@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine import PNG, Kit, Recording, answer, destination, engine, logged, until, wire_task
 
-from receiver.backoff import DELIVERY
+from receiver.backoff import DELIVERY, DOWN_AFTER
 from receiver.deliveries import Completion, Delivery, Receipt
+from receiver.dispatcher import LOOK_SECONDS
+from receiver.dispatcher.turns import HOLD_SECONDS, QUIET_SECONDS
 from receiver.handlers.base import Attempt, Rejected, RetryLater
 
 
@@ -669,3 +672,161 @@ async def test_only_the_last_word_is_delivered(tmp_path: Path) -> None:
         assert await dispatcher.dispatch_once() == 1
         await dispatcher.settle()
         assert [item.status for item in await kit.deliveries(row.id)][-1] == "succeeded"
+
+
+# --- a destination that is down ----------------------------------------------------------------------------------
+
+
+async def test_a_destination_that_is_down_is_left_alone(tmp_path: Path) -> None:
+    """Of fifty deliveries a handful pays for the outage; one probes, and when it works all are made."""
+    async with engine(tmp_path) as kit:
+        for _ in range(50):
+            await owed(kit)
+        down = OSError("connection refused")
+        handler = Recording(*[down] * (DOWN_AFTER + 2), Receipt(ref="made"))
+        dispatcher = kit.dispatcher(destination("main", handler, concurrency=DOWN_AFTER))
+        while await dispatcher.dispatch_once():
+            await dispatcher.settle()
+        assert len(handler.attempts) == DOWN_AFTER
+        for seconds in (12, 35):  # two probes fail
+            kit.clock.advance(seconds)
+            assert await dispatcher.dispatch_once() == 1
+            assert await dispatcher.dispatch_once() == 0
+            await dispatcher.settle()
+            assert await dispatcher.dispatch_once() == 0
+        kit.clock.advance(70)
+        while await dispatcher.dispatch_once():
+            await dispatcher.settle()
+        kit.clock.advance(600)
+        while await dispatcher.dispatch_once():
+            await dispatcher.settle()
+        deliveries = await kit.journal.deliveries(limit=100)
+        assert {one.status for one in deliveries} == {"succeeded"}
+        assert sorted(one.failures for one in deliveries) == [0] * 43 + [1] * 7
+
+
+async def test_a_rate_limit_is_kept_in_the_destinations_row(tmp_path: Path) -> None:
+    """`RetryLater(pause=True)` says why and until when; nobody is charged, and no failure is counted."""
+    async with engine(tmp_path) as kit:
+        await owed(kit)
+        later = RetryLater.from_headers({"Retry-After": "300"}, otherwise=1, reason="429 from the webhook")
+        dispatcher = kit.dispatcher(destination("main", Recording(later)))
+        await dispatcher.dispatch_once()
+        await dispatcher.settle()
+        (row,) = await kit.journal.destinations()
+        assert (row.failures, row.paused_reason) == (0, "429 from the webhook")
+        assert row.paused_until_ms == kit.clock.now_ms() + 300_000
+
+
+# --- handlers that do not end ------------------------------------------------------------------------------------
+
+
+async def test_a_handler_that_ignores_its_end_is_recorded_without_it(tmp_path: Path) -> None:
+    """Its delivery has failed and comes again; what it still does is refused; its slot stays taken until it ends."""
+    async with engine(tmp_path) as kit:
+        submission = await owed(kit)
+        go = asyncio.Event()
+
+        async def stubborn(attempt: Attempt) -> Receipt:
+            while not go.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await go.wait()
+            return Receipt(ref="too late")
+
+        handler = Recording(stubborn)
+        dispatcher = kit.dispatcher(destination("main", handler, timeout=0.02, concurrency=1), patience=0.02)
+        with logged() as lines:
+            await dispatcher.dispatch_once()
+            async with asyncio.timeout(5):
+                while (await only(kit, submission)).status == "running":  # noqa: ASYNC110 - the journal has no event
+                    await asyncio.sleep(0.01)
+            delivery = await only(kit, submission)
+            assert (delivery.status, delivery.failures, delivery.receipt) == ("pending", 1, None)
+            assert delivery.detail is not None
+            assert "ignores that it was cancelled" in delivery.detail
+            await owed(kit)
+            assert await dispatcher.dispatch_once() == 0  # the slot
+            go.set()
+            await dispatcher.settle()
+            assert await dispatcher.dispatch_once() == 1
+            await dispatcher.settle()
+        names = [line["event"] for line in lines if line["event"].startswith("delivery.")]
+        assert names[:3] == ["delivery.stuck", "delivery.failed", "delivery.refused"]
+        assert await outcomes(kit, delivery) == ["failed", "succeeded"]
+
+
+# --- deliveries that may end the process -------------------------------------------------------------------------
+
+
+async def crashed(kit: Kit, name: str, count: int = 1) -> None:
+    """Another engine began `count` deliveries there, and is no more."""
+    assert len(await kit.journal.claim(name, owner="vanished", limit=count, now_ms=kit.clock.now_ms())) == count
+
+
+async def test_a_suspect_runs_in_no_company(tmp_path: Path) -> None:
+    """The others wait until it has ended, and then all go on. Two of them run one after the other."""
+    async with engine(tmp_path, routes=("a", "b")) as kit:
+        await owed(kit)
+        await crashed(kit, "a")
+        await crashed(kit, "b")
+        suspects, others = Hanging(), Recording()
+        dispatcher = kit.dispatcher(destination("a", suspects), destination("b", others))
+        assert await dispatcher.take_over("me") == 2
+        await owed(kit)
+        assert await dispatcher.dispatch_once() == 1
+        assert await dispatcher.dispatch_once() == 0
+        await until(lambda: suspects.running == 1)
+        assert others.attempts == []
+        suspects.go.set()
+        await dispatcher.settle()
+        assert await dispatcher.dispatch_once() == 1  # the other suspect, in b
+        await dispatcher.settle()
+        assert len(others.attempts) == 1
+        assert await dispatcher.dispatch_once() == 2  # and what is new, side by side
+        await dispatcher.settle()
+        assert len(others.attempts) == 2
+
+
+async def test_a_suspect_waits_for_a_quiet_moment(tmp_path: Path) -> None:
+    """What runs may end first, for five seconds; then the suspect starts beside it."""
+    async with engine(tmp_path, routes=("a", "b")) as kit:
+        await owed(kit)
+        await crashed(kit, "a")
+        suspects, slow = Recording(), Hanging()
+        dispatcher = kit.dispatcher(destination("a", suspects), destination("b", slow))
+        assert await dispatcher.dispatch_once() == 1  # b's own
+        await until(lambda: slow.running == 1)
+        await kit.journal.free_running("engine-1", kit.clock.now_ms())
+        kit.clock.advance(LOOK_SECONDS)
+        assert await dispatcher.dispatch_once() == 0
+        kit.clock.advance(QUIET_SECONDS - 0.1)
+        assert await dispatcher.dispatch_once() == 0
+        kit.clock.advance(0.2)
+        assert await dispatcher.dispatch_once() == 1
+        await until(lambda: len(suspects.attempts) == 1)
+        slow.go.set()
+        await dispatcher.settle()
+
+
+async def test_suspects_hold_up_nobody_for_longer_than_ten_seconds(tmp_path: Path) -> None:
+    """One that hangs, and a row of them: the others get their turn, and as long a turn."""
+    async with engine(tmp_path, routes=("a", "b")) as kit:
+        for _ in range(4):
+            await owed(kit)
+        await crashed(kit, "a", 3)
+        suspects, others = Hanging(), Recording()
+        dispatcher = kit.dispatcher(destination("a", suspects, timeout=60), destination("b", others))
+        await dispatcher.take_over("me")
+        assert await dispatcher.dispatch_once() == 1
+        kit.clock.advance(HOLD_SECONDS - 0.1)
+        assert await dispatcher.dispatch_once() == 0
+        kit.clock.advance(0.2)
+        assert await dispatcher.dispatch_once() == 5  # b's four and a's fourth, beside the one that hangs
+        await until(lambda: len(others.attempts) == 4)
+        suspects.go.set()
+        await dispatcher.settle()
+        kit.clock.advance(HOLD_SECONDS - 0.1)
+        assert await dispatcher.dispatch_once() == 0  # not yet the next suspect
+        kit.clock.advance(0.2)
+        assert await dispatcher.dispatch_once() == 1
+        await dispatcher.settle()

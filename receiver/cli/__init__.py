@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli import describing, listings, making, pressing, serving, submitting, tasks
+from receiver.cli import describing, destinations, listings, making, pressing, serving, submitting, tasks
 from receiver.cli.output import note
 from receiver.errors import ReceiverError
 from receiver.telemetry import redact
@@ -36,6 +36,7 @@ app.command()(serving.worker)
 app.add_typer(tasks.tasks, name="tasks")
 app.add_typer(listings.events, name="events")
 app.add_typer(listings.deliveries, name="deliveries")
+app.add_typer(destinations.destinations, name="destinations")
 app.command()(describing.handlers)
 app.command()(describing.settings)
 app.command()(describing.inspect)

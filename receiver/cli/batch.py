@@ -15,6 +15,7 @@ from receiver.errors import InputError, ReceiverError
 from receiver.provider import Request
 from receiver.runtime import Runtime, open_runtime
 from receiver.submissions import Options
+from receiver.watchdog import end_process
 
 
 def read_prompts(file: str) -> list[str]:
@@ -45,7 +46,7 @@ def submit_all(requests: list[Request], options: Options, *, jobs: int, as_json:
 
 async def _submit_all(requests: list[Request], options: Options, *, jobs: int, as_json: bool) -> list[int]:
     gate = asyncio.Semaphore(jobs)
-    async with open_runtime(settings_for(quiet=True)) as runtime:
+    async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
         engine = asyncio.create_task(runtime.start_engine_when_free("submit --file"))
 
         async def one(request: Request) -> int:

@@ -14,6 +14,7 @@ from receiver.cli.running import address, bind, run, server, settings_for, stop_
 from receiver.errors import EngineRunning, InputError
 from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Settings
+from receiver.watchdog import end_process
 
 ENGINES = frozenset({"serve", "worker"})
 """Roles that hold the engine for long; one that finds another of them refuses to start."""
@@ -32,7 +33,7 @@ def serve(host: Host = None, port: Port = None) -> None:
 
 async def _serve(settings: Settings) -> None:
     with stop_signal() as stop:
-        async with open_runtime(settings) as receiver:
+        async with open_runtime(settings, stalled=end_process) as receiver:
             with bind(settings.bind_host, settings.port) as listener:
                 rest = await _start_engine(receiver, "serve")
                 say(f"Receiver listens on {address(listener)}{_callbacks_note(settings)}")
@@ -53,7 +54,7 @@ def worker() -> None:
 
 async def _worker(settings: Settings) -> None:
     with stop_signal() as stop:
-        async with open_runtime(settings) as receiver:
+        async with open_runtime(settings, stalled=end_process) as receiver:
             await until_stopped(stop, beside=await _start_engine(receiver, "worker"))
 
 

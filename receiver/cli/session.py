@@ -13,6 +13,7 @@ from receiver.cli.running import run, settings_for
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Submission
 from receiver.runtime import Runtime, open_runtime
+from receiver.watchdog import end_process
 
 INTERRUPTED = 130
 
@@ -49,7 +50,7 @@ class Session:
             raise typer.Exit(status)
 
     async def _submit(self, prepare: Prepare, *, wait: bool) -> int:
-        async with open_runtime(settings_for(quiet=True)) as runtime:
+        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
             row = await prepare(runtime)
             self._resume = row.id
             fresh = row.status == "prepared"
@@ -61,7 +62,7 @@ class Session:
         return SUCCEEDED
 
     async def _reply(self, prepare: Prepare, *, wait: bool) -> int:
-        async with open_runtime(settings_for(quiet=True)) as runtime:
+        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
             row = await prepare(runtime)
             self._resume = row.id
             row = await runtime.submissions.send_reply(row.id)
@@ -71,7 +72,7 @@ class Session:
         return SUCCEEDED
 
     async def _wait(self, find: Prepare) -> int:
-        async with open_runtime(settings_for(quiet=True)) as runtime:
+        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
             row = await find(runtime)
             self._resume = row.id
             return await self._follow(runtime, row)

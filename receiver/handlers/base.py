@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from receiver.deliveries import Receipt
 from receiver.events import Event, Media
+from receiver.retry_after import retry_after
 
 
 class RetryLater(Exception):
@@ -23,6 +25,24 @@ class RetryLater(Exception):
         super().__init__(reason or f"the destination asked to wait {after:g} s")
         self.after = after
         self.pause = pause
+
+    @classmethod
+    def from_headers(
+        cls, headers: Mapping[str, str], *, otherwise: float, reason: str = "", pause: bool = True
+    ) -> RetryLater:
+        """As an HTTP answer asks with `Retry-After` (RFC 9110 §10.2.3): seconds or a date, an hour at most.
+
+        Example::
+
+            if response.status_code in (429, 503):
+                raise RetryLater.from_headers(response.headers, otherwise=60, reason="the webhook is busy")
+
+        Args:
+            headers: of the answer, in any case.
+            otherwise: seconds, where the header is missing or nonsense.
+        """
+        seconds = retry_after(headers, time.time())
+        return cls(otherwise if seconds is None else seconds, reason, pause=pause)
 
 
 class Rejected(Exception):

@@ -7,13 +7,13 @@ deliveries are written together or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
-from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, Receipt
+from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord, Receipt
 from receiver.events import Callback, Event, EventType, Submission
 
 
@@ -85,7 +85,19 @@ class Journal(Protocol):
         """Give the engine's lock back, if we hold it."""
 
     async def free_running(self, owner: str, now_ms: int) -> int:
-        """Free what a vanished engine left running: due at once, and counted as a failure. Returns how many."""
+        """Free what a vanished engine left running, to run alone from now on. Returns how many.
+
+        Each counts as a failure and is due at once, unless one among them was suspected already: then that one alone
+        is charged, and has to wait.
+        """
+
+    def accuse(self, delivery_id: str) -> None:
+        """If we end now, it was this running delivery: it alone is charged. Not a coroutine, and for any thread: it is
+        for the moment in which the event loop stands still."""
+
+    async def advance(self, now_ms: int, *, step_ms: int = 0) -> int:
+        """Bring due times back into reach when the clock has stepped back by `step_ms` (0: nobody knows), so that
+        nothing waits for the old time to come again. Returns how many."""
 
     async def add(self, submission: Submission) -> Submission:
         """Journal a new submission. If its name (`once`) is taken, nothing is written and the one that has it is
@@ -148,11 +160,31 @@ class Journal(Protocol):
     async def owed_destinations(self) -> list[str]:
         """Names of registered destinations with deliveries that are still to be made."""
 
+    async def destinations(self) -> list[DestinationRecord]:
+        """All that were ever registered, by name."""
+
     async def pause(self, destination: str, until_ms: int, reason: str) -> None:
-        """Claim nothing for a destination until then."""
+        """Claim nothing for a destination until then. Of two pauses the longer one counts."""
+
+    async def resume(self, destination: str) -> bool:
+        """End a destination's pause and forget its failures. False: it was never registered."""
 
     async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
-        """Take up to `limit` due deliveries of one destination, never two of one submission at once."""
+        """Take up to `limit` due deliveries of one destination, never two of one submission at once.
+
+        While it is paused, nothing; while it is taken for down, one, if nothing else runs there (a probe). What is
+        to run alone is left to `claim_alone`. A claim stands until it is completed or the engine ends: see
+        `receiver.deliveries` for why nothing renews it.
+        """
+
+    async def alone_due(self, destinations: Collection[str], now_ms: int) -> bool:
+        """Whether `claim_alone` would take one."""
+
+    async def claim_alone(self, destinations: Collection[str], *, owner: str, now_ms: int) -> Work | None:
+        """Take one due delivery of those that run alone."""
 
     async def complete(self, completion: Completion) -> bool:
-        """Record how an attempt ended. False: the fence refused it, another owner or attempt has taken over."""
+        """Record how an attempt ended, and what that says of its destination: failures in a row pause it.
+
+        False: the fence refused it, another owner or attempt has taken over.
+        """

@@ -4,21 +4,22 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from receiver.backoff import DELIVERY
+from receiver.backoff import DELIVERY, MEDIA, MOST, PROVISIONAL, wait
 from receiver.deliveries import Completion, Delivery, Receipt
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
-from receiver.journal import statements
+from receiver.journal import health
 from receiver.journal.base import Change, Changed, Decide, Work
 from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_json, to_row
+from receiver.journal.statements import SQL
+from receiver.retry_after import LONGEST as LONGEST_ASKED
 
-SQL = statements.queries("sqlite")
 Connection = sqlite3.Connection
 
 
@@ -136,19 +137,33 @@ def check(db: Connection) -> None:
 
 
 def any_due(db: Connection, values: dict[str, Any]) -> bool:
-    return db.execute(SQL["any_due"], values).fetchone() is not None
+    return health.room(db, values) > 0 and db.execute(SQL["any_due"], values).fetchone() is not None
 
 
 def claim(db: Connection, values: dict[str, Any]) -> list[Work]:
+    values = {**values, "limit": health.room(db, values)}
     claimed = [from_row(Delivery, row) for row in db.execute(SQL["claim"], values).fetchall()]
+    return _begin(db, _one_each(db, claimed), values["now_ms"])
+
+
+def claim_alone(db: Connection, values: dict[str, Any]) -> Work | None:
+    due = db.execute(SQL["alone_due"], values).fetchone()
+    if due is None:
+        return None
+    claimed = db.execute(SQL["claim_one"], {**values, "id": due["id"]}).fetchall()
+    works = _begin(db, [from_row(Delivery, row) for row in claimed], values["now_ms"])
+    return works[0] if works else None
+
+
+def _begin(db: Connection, claimed: list[Delivery], now_ms: int) -> list[Work]:
     works = []
-    for delivery in _one_each(db, claimed):
-        attempt = {"delivery_id": delivery.id, "number": delivery.attempt, "started_ms": values["now_ms"]}
+    for delivery in claimed:
+        attempt = {"delivery_id": delivery.id, "number": delivery.attempt, "started_ms": now_ms}
         db.execute(SQL["start_attempt"], attempt)
         try:
             works.append(_work(db, delivery))
         except (JournalError, msgspec.DecodeError) as exc:
-            _bury(db, delivery, values["now_ms"], str(exc))
+            _bury(db, delivery, now_ms, str(exc))
     return works
 
 
@@ -198,6 +213,13 @@ def _receipts(db: Connection, submission_id: str) -> dict[str, Receipt]:
 
 
 def complete(db: Connection, completion: Completion) -> bool:
+    finished = _finish(db, completion)
+    if finished:
+        health.note(db, completion)
+    return finished
+
+
+def _finish(db: Connection, completion: Completion) -> bool:
     row = to_row(completion)
     if db.execute(SQL["complete"], row).rowcount == 0:
         return False
@@ -207,19 +229,65 @@ def complete(db: Connection, completion: Completion) -> bool:
 
 
 def free_running(db: Connection, owner: str, now_ms: int) -> int:
+    """Who is charged: all, for the reason is one of them; those suspected before, if there are any."""
     left = [from_row(Delivery, row) for row in db.execute(SQL["list_running"], {"owner": owner}).fetchall()]
+    suspected = any(delivery.alone for delivery in left)
     for delivery in left:
-        used_up = delivery.failures >= len(DELIVERY)
-        completion = Completion(
-            delivery_id=delivery.id,
-            attempt=delivery.attempt,
-            owner=delivery.owner or "",
-            outcome="failed",
-            status="dead" if used_up else "pending",
-            finished_ms=now_ms,
-            due_ms=now_ms,
-            counts=True,
-            detail="the process ended while the attempt ran",
-        )
-        complete(db, completion)
+        charged = delivery.alone or not suspected
+        _finish(db, _vanished(delivery, now_ms) if charged else _beside(delivery, now_ms))
+        db.execute(SQL["run_alone"], {"id": delivery.id})
     return len(left)
+
+
+def _vanished(delivery: Delivery, now_ms: int) -> Completion:
+    """The first time it may be a stranger's fault, so it is due at once; from the second on it waits like any failure,
+    lest it ends each engine as soon as there is one."""
+    seconds = wait(DELIVERY, max(delivery.failures, 1)) or 0.0 if delivery.alone else 0.0
+    return Completion(
+        delivery_id=delivery.id,
+        attempt=delivery.attempt,
+        owner=delivery.owner or "",
+        outcome="failed",
+        status="dead" if delivery.failures >= len(DELIVERY) else "pending",
+        finished_ms=now_ms,
+        due_ms=now_ms + int(seconds * 1000),
+        counts=True,
+        detail="the process ended while the attempt ran",
+    )
+
+
+def _beside(delivery: Delivery, now_ms: int) -> Completion:
+    return Completion(
+        delivery_id=delivery.id,
+        attempt=delivery.attempt,
+        owner=delivery.owner or "",
+        outcome="interrupted",
+        status="pending",
+        finished_ms=now_ms,
+        due_ms=now_ms,
+        counts=False,
+        detail="the process ended beside another delivery that had been running at such an end before",
+    )
+
+
+def advance(db: Connection, now_ms: int, step_ms: int) -> int:
+    """What is due after the longest wait of its kind was written by a clock that went ahead."""
+    moved = 0
+    for statement, longest in _LONGEST.items():
+        longest_ms = int(longest * 1000)
+        after_ms = now_ms if step_ms else now_ms + longest_ms
+        values = {"now_ms": now_ms, "step_ms": step_ms, "longest_ms": longest_ms, "after_ms": after_ms}
+        moved += db.execute(SQL[statement], values).rowcount
+    return moved
+
+
+_LONGEST: Mapping[str, float] = {
+    "advance_deliveries": max(DELIVERY) * MOST,
+    "advance_pauses": max(DELIVERY),
+    "advance_sends": LONGEST_ASKED,
+    "advance_polls": max(PROVISIONAL) * MOST,
+    "advance_media": max(MEDIA) * MOST,
+    "advance_deadlines": 365 * 86400.0,
+}
+"""Seconds. A deadline may be set to anything sensible; a poll whose wait was set longer comes early once, which harms
+nobody."""

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus
+from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord
 from receiver.errors import JournalError, NotFound
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal import operations, statements
@@ -23,9 +23,9 @@ from receiver.journal.faults import sentence
 from receiver.journal.files import SameFiles
 from receiver.journal.filesystems import check_file_system
 from receiver.journal.lock import EngineLock
-from receiver.journal.operations import SQL
 from receiver.journal.recent import Recent
-from receiver.journal.rows import from_row
+from receiver.journal.rows import from_row, to_json
+from receiver.journal.statements import SQL
 from receiver.journal.writer import Writer
 
 T = TypeVar("T")
@@ -173,9 +173,16 @@ class SQLiteJournal:
     async def owed_destinations(self) -> list[str]:
         return [row["name"] for row in await self._rows("owed_destinations")]
 
+    async def destinations(self) -> list[DestinationRecord]:
+        return await self._select(DestinationRecord, "list_destinations")
+
     async def pause(self, destination: str, until_ms: int, reason: str) -> None:
         values = {"name": destination, "until_ms": until_ms, "reason": reason}
         await self._write_beside(lambda db: db.execute(SQL["pause_destination"], values))
+
+    async def resume(self, destination: str) -> bool:
+        values = {"name": destination}
+        return await self._write_beside(lambda db: db.execute(SQL["resume_destination"], values).rowcount == 1)
 
     async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
         values = {"destination": destination, "owner": owner, "limit": limit, "now_ms": now_ms}
@@ -183,11 +190,28 @@ class SQLiteJournal:
             return []  # an idle engine asks often: a read costs no commit
         return await self._write_beside(lambda db: operations.claim(db, values))
 
+    async def alone_due(self, destinations: Collection[str], now_ms: int) -> bool:
+        return bool(await self._rows("alone_due", destinations=to_json(list(destinations)), now_ms=now_ms))
+
+    async def claim_alone(self, destinations: Collection[str], *, owner: str, now_ms: int) -> Work | None:
+        values = {"destinations": to_json(list(destinations)), "owner": owner, "now_ms": now_ms}
+        return await self._write_beside(lambda db: operations.claim_alone(db, values))
+
     async def complete(self, completion: Completion) -> bool:
         return await self._write_beside(lambda db: operations.complete(db, completion))
 
     async def free_running(self, owner: str, now_ms: int) -> int:
         return await self._write(lambda db: operations.free_running(db, owner, now_ms))
+
+    def accuse(self, delivery_id: str) -> None:
+        with (
+            _translated(self._path, self._busy_seconds),
+            contextlib.closing(sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None)) as db,
+        ):
+            db.execute(SQL["accuse"], {"id": delivery_id})
+
+    async def advance(self, now_ms: int, *, step_ms: int = 0) -> int:
+        return await self._write(lambda db: operations.advance(db, now_ms, step_ms))
 
     # Plumbing
 

@@ -15,7 +15,7 @@ from receiver.errors import Ambiguous, ProviderError, Refused
 from receiver.provider.envelope import Envelope, integral, one_line, read_envelope
 from receiver.provider.outcomes import OUTCOMES, Outcome
 from receiver.provider.requests import ANSWERED_BY_LINKS
-from receiver.provider.retry_after import retry_after
+from receiver.retry_after import retry_after
 from receiver.tasks import clean_text
 
 __all__ = ["OUTCOMES", "Accepted", "Answer", "Outcome", "read_answer", "read_submit"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 
 from receiver.archiver import Archiver
 from receiver.clock import Clock
+from receiver.clock_steps import ClockSteps
 from receiver.dispatcher import Dispatcher, OpenDestination
 from receiver.errors import EngineRunning, JournalError, NotFound, ReceiverError, SettingsError
 from receiver.events import Submission
@@ -30,6 +31,7 @@ from receiver.settings import Destination, Settings, check_platform, ensure_keys
 from receiver.submissions import Submissions
 from receiver.telemetry import learn
 from receiver.tokens import Tokens
+from receiver.watchdog import Stall, Watchdog, tell, within
 from receiver.web.admission import Admission
 from receiver.web.api import Api
 from receiver.web.app import create_app
@@ -43,6 +45,8 @@ DRAIN_SECONDS = 4.0
 """How long running attempts may go on after the engine was told to stop."""
 CLOSE_SECONDS = 1.0
 """How long all handlers together may take to close."""
+ACCUSE_SECONDS = 1.0
+"""How long the journal may take to keep which delivery our loop stands still in."""
 WATCH_SECONDS = 0.5
 """Another process may move what we watch, so we look that often."""
 
@@ -61,6 +65,7 @@ class Runtime:
         destinations: Mapping[str, OpenDestination],
         routes: tuple[Route, ...],
         clock: Clock,
+        stalled: Callable[[Stall], None],
     ) -> None:
         self.journal = journal
         self.clock = clock
@@ -112,15 +117,19 @@ class Runtime:
             owner=_owner(),
             changed=self._slot_free,
         )
+        self._clock_steps = ClockSteps(journal=journal, clock=clock)
         self._worker = Worker(
             {
                 "send": self.submissions.send_once,
                 "reconcile": reconciler.reconcile_once,
                 "archive": self._archiver.archive_once,
                 "dispatch": self.dispatcher.dispatch_once,
+                "clock": self._clock_steps.check_once,
             },
             clock=clock,
         )
+        self._on_stall = stalled
+        self._watchdog = Watchdog(stalled=self._stalled, running=self.dispatcher.running)
 
     @cached_property
     def app(self) -> Starlette:
@@ -169,12 +178,13 @@ class Runtime:
             self.journal.resign()
             raise
         self._worker.start()
+        self._watchdog.start()
 
     async def _prepare_engine(self, role: str) -> None:
         await self.store.check()
-        await self.journal.register({name: type(item.handler).__name__ for name, item in self._destinations.items()})
-        self.dispatcher.owner = _owner()
-        freed = await self.journal.free_running(self.dispatcher.owner, self.clock.now_ms())
+        await self.journal.register({name: _kind(item) for name, item in self._destinations.items()})
+        self._clock_steps.restart()
+        freed = await self.dispatcher.take_over(_owner())
         owed = await self.journal.owed_destinations()
         log.info(
             "engine.started",
@@ -221,6 +231,7 @@ class Runtime:
             await self._archiver.stop()
             await asyncio.gather(self.dispatcher.drain(DRAIN_SECONDS), self.submissions.drain(DRAIN_SECONDS))
             log.info("engine.stopped")
+        self._watchdog.stop()
         self.journal.resign()
 
     async def watch(self, submission_id: str) -> AsyncGenerator[Submission, None]:
@@ -251,6 +262,18 @@ class Runtime:
         await self.provider.aclose()
         await self.fetcher.aclose()
 
+    def _stalled(self, stall: Stall) -> None:
+        """In the watchdog's thread: first who it was, for the engine after us."""
+        if (delivery := stall.delivery) is not None:
+            within(ACCUSE_SECONDS, lambda: self._accuse(delivery))
+        self._on_stall(stall)
+
+    def _accuse(self, delivery: str) -> None:
+        try:
+            self.journal.accuse(delivery)
+        except JournalError as exc:
+            log.error("delivery.not_accused", delivery=delivery, problem=str(exc))
+
     def _changed(self, row: Submission) -> None:
         """Wake who has work with the row now: to wake all at each callback would cost more than the callback."""
         self._news.set()
@@ -265,7 +288,11 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, clock: Clock | None = None, functions: Iterable[Function] = ()
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    functions: Iterable[Function] = (),
+    stalled: Callable[[Stall], None] = tell,
 ) -> AsyncIterator[Runtime]:
     """A Runtime on its journal, closed at the end of the block.
 
@@ -273,6 +300,8 @@ async def open_runtime(
         settings: as loaded.
         clock: the time; a real one if None.
         functions: destinations registered in code, beside those of the settings.
+        stalled: what to do when the event loop stands still while we are the engine: log it, or, where the process is
+            ours, `watchdog.end_process`.
 
     Raises:
         SettingsError: a setting is missing, wrong or unsafe.
@@ -297,7 +326,12 @@ async def open_runtime(
             routes.append(function.route())
         journal = await stack.enter_async_context(journal_of(settings))
         runtime = Runtime(
-            settings, journal=journal, destinations=destinations, routes=tuple(routes), clock=clock or Clock()
+            settings,
+            journal=journal,
+            destinations=destinations,
+            routes=tuple(routes),
+            clock=clock or Clock(),
+            stalled=stalled,
         )
         stack.push_async_callback(runtime.aclose)
         yield runtime
@@ -341,6 +375,11 @@ def _fetcher(settings: Settings) -> Fetcher:
 def _unexpected(failure: BaseException) -> BaseException | None:
     """What needs a traceback in the log: errors of ours are sentences already."""
     return None if isinstance(failure, ReceiverError) else failure
+
+
+def _kind(item: OpenDestination) -> str:
+    """The handler's name, as users know it."""
+    return str(getattr(item.handler, "name", None) or type(item.handler).__name__)
 
 
 def _owner() -> str:

@@ -83,12 +83,15 @@ CREATE TABLE deliveries (
     detail         TEXT,
     receipt        TEXT,
     finished_ms    INTEGER,
-    manual         INTEGER NOT NULL
+    manual         INTEGER NOT NULL,
+    alone          INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 
 -- One claim looks at one destination's due rows only, so that a paused destination costs the others nothing.
 CREATE INDEX deliveries_due ON deliveries (destination, due_ms) WHERE status = 'pending';
-CREATE INDEX deliveries_running ON deliveries (submission_id, destination) WHERE status = 'running';
+CREATE INDEX deliveries_running ON deliveries (destination, submission_id) WHERE status = 'running';
+CREATE INDEX deliveries_alone ON deliveries (due_ms) WHERE status = 'pending' AND alone = 1;
+CREATE INDEX deliveries_dead ON deliveries (destination) WHERE status = 'dead';
 CREATE INDEX deliveries_submission ON deliveries (submission_id, destination);
 
 CREATE TABLE attempts (
@@ -101,9 +104,14 @@ CREATE TABLE attempts (
     PRIMARY KEY (delivery_id, number)
 ) WITHOUT ROWID;
 
+-- `failures` are those in a row. `paused_until_ms` is circuit breaker, rate limit and probe in one.
 CREATE TABLE destinations (
     name           TEXT PRIMARY KEY,
     handler        TEXT NOT NULL,
+    failures       INTEGER NOT NULL DEFAULT 0,
     paused_until_ms INTEGER,
-    paused_reason  TEXT
+    paused_reason  TEXT,
+    last_success_ms INTEGER,
+    last_error_ms  INTEGER,
+    last_error     TEXT
 ) WITHOUT ROWID;

@@ -117,13 +117,30 @@ WHERE submission_id = :submission_id AND status = 'pending' AND attempt = 0 AND 
 UPDATE deliveries SET status = 'running', attempt = attempt + 1, owner = :owner
 WHERE id IN (
     SELECT id FROM deliveries AS due
-    WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms
+    WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms AND NOT alone
       AND NOT EXISTS (
           SELECT 1 FROM deliveries AS other
           WHERE other.submission_id = due.submission_id AND other.destination = due.destination
             AND other.status = 'running')
-      AND NOT EXISTS (SELECT 1 FROM destinations WHERE name = :destination AND paused_until_ms > :now_ms)
     ORDER BY due_ms LIMIT :limit)
+RETURNING *;
+
+-- name: alone_due
+-- The one that is next of those that run alone. Few ever have to, so their index is the one to use, however many
+-- others are due.
+SELECT id FROM deliveries AS due INDEXED BY deliveries_alone
+WHERE status = 'pending' AND alone = 1 AND due_ms <= :now_ms
+  AND destination IN (SELECT value FROM json_each(:destinations))
+  AND NOT EXISTS (
+      SELECT 1 FROM deliveries AS other
+      WHERE other.submission_id = due.submission_id AND other.destination = due.destination
+        AND other.status = 'running')
+  AND NOT EXISTS (SELECT 1 FROM destinations WHERE name = due.destination AND paused_until_ms > :now_ms)
+ORDER BY due_ms LIMIT 1;
+
+-- name: claim_one
+UPDATE deliveries SET status = 'running', attempt = attempt + 1, owner = :owner
+WHERE id = :id AND status = 'pending'
 RETURNING *;
 
 -- name: unclaim
@@ -135,16 +152,30 @@ INSERT INTO attempts (delivery_id, number, started_ms) VALUES (:delivery_id, :nu
 -- name: complete
 UPDATE deliveries SET
     status = :status, due_ms = :due_ms, failures = failures + :counts, detail = :detail, owner = NULL,
-    receipt = coalesce(:receipt, receipt), finished_ms = CASE WHEN :status = 'pending' THEN NULL ELSE :finished_ms END
+    receipt = coalesce(:receipt, receipt), finished_ms = CASE WHEN :status = 'pending' THEN NULL ELSE :finished_ms END,
+    alone = CASE WHEN :outcome = 'interrupted' THEN alone ELSE 0 END
 WHERE id = :delivery_id AND owner = :owner AND attempt = :attempt AND status = 'running';
 
+-- name: destination_of
+-- Asked for by itself: RETURNING costs ten times as much.
+SELECT destination FROM deliveries WHERE id = :delivery_id;
+
+-- name: accuse
+UPDATE deliveries SET alone = 1 WHERE id = :id AND status = 'running';
+
+-- name: run_alone
+UPDATE deliveries SET alone = 1 WHERE id = :id AND status = 'pending';
+
 -- name: cancel_if_outdated
--- An attempt that has to run again gives way to a newer event that came while it ran.
+-- An attempt that has to run again gives way to a newer event that came while it ran. Newer is what became known later:
+-- ids are of the wall clock, which may have been set back since.
 UPDATE deliveries SET status = 'cancelled', finished_ms = :finished_ms, detail = 'a newer event took its place'
 WHERE id = :delivery_id AND status = 'pending' AND NOT manual AND EXISTS (
     SELECT 1 FROM deliveries AS newer
     WHERE newer.submission_id = deliveries.submission_id AND newer.destination = deliveries.destination
-      AND newer.id > deliveries.id AND newer.status <> 'cancelled' AND NOT newer.manual);
+      AND newer.status <> 'cancelled' AND NOT newer.manual
+      AND (SELECT number FROM events WHERE id = newer.event_id)
+        > (SELECT number FROM events WHERE id = deliveries.event_id));
 
 -- name: finish_attempt
 UPDATE attempts SET finished_ms = :finished_ms, outcome = :outcome, detail = :detail
@@ -183,8 +214,64 @@ ON CONFLICT (name) DO UPDATE SET handler = :handler;
 SELECT name FROM destinations
 WHERE EXISTS (SELECT 1 FROM deliveries WHERE destination = destinations.name AND status = 'pending') ORDER BY name;
 
+-- name: get_destination
+SELECT *, 0 AS pending, 0 AS dead FROM destinations WHERE name = :name;
+
+-- name: any_running
+SELECT 1 FROM deliveries WHERE destination = :destination AND status = 'running' LIMIT 1;
+
 -- name: pause_destination
-UPDATE destinations SET paused_until_ms = :until_ms, paused_reason = :reason WHERE name = :name;
+-- Of two pauses the longer one counts.
+UPDATE destinations SET paused_until_ms = :until_ms, paused_reason = :reason
+WHERE name = :name AND coalesce(paused_until_ms, 0) < :until_ms;
+
+-- name: resume_destination
+UPDATE destinations SET paused_until_ms = NULL, paused_reason = NULL, failures = 0 WHERE name = :name;
+
+-- name: destination_succeeded
+-- Written when it changes something: each second at most while all goes well. A pause that lasts was not made by what
+-- has just succeeded.
+UPDATE destinations SET
+    failures = 0, last_success_ms = :now_ms,
+    paused_reason = CASE WHEN paused_until_ms > :now_ms THEN paused_reason END,
+    paused_until_ms = CASE WHEN paused_until_ms > :now_ms THEN paused_until_ms END
+WHERE name = :name
+  AND (failures > 0 OR paused_until_ms <= :now_ms OR abs(coalesce(last_success_ms, 0) - :now_ms) >= 1000);
+
+-- name: destination_failed
+UPDATE destinations SET
+    failures = :failures, paused_until_ms = :paused_until_ms, paused_reason = :paused_reason,
+    last_error_ms = :last_error_ms, last_error = :last_error
+WHERE name = :name;
+
+-- name: list_destinations
+SELECT *,
+    (SELECT count(*) FROM deliveries WHERE destination = name AND status = 'pending') AS pending,
+    (SELECT count(*) FROM deliveries WHERE destination = name AND status = 'dead') AS dead
+FROM destinations ORDER BY name;
+
+-- name: advance_deliveries
+-- After the clock stepped back: by as much as it did, and into reach in any case.
+UPDATE deliveries INDEXED BY deliveries_due SET due_ms = min(due_ms - :step_ms, :now_ms + :longest_ms)
+WHERE destination IN (SELECT name FROM destinations) AND status = 'pending' AND due_ms > :after_ms;
+
+-- name: advance_sends
+UPDATE submissions SET send_due_ms = min(send_due_ms - :step_ms, :now_ms + :longest_ms) WHERE send_due_ms > :after_ms;
+
+-- name: advance_polls
+UPDATE submissions SET poll_due_ms = min(poll_due_ms - :step_ms, :now_ms + :longest_ms) WHERE poll_due_ms > :after_ms;
+
+-- name: advance_media
+UPDATE submissions SET media_due_ms = min(media_due_ms - :step_ms, :now_ms + :longest_ms)
+WHERE media_due_ms > :after_ms;
+
+-- name: advance_deadlines
+UPDATE submissions SET deadline_ms = min(deadline_ms - :step_ms, :now_ms + :longest_ms)
+WHERE deadline_ms > :after_ms AND ended IS NULL AND status <> 'refused';
+
+-- name: advance_pauses
+UPDATE destinations SET paused_until_ms = min(paused_until_ms - :step_ms, :now_ms + :longest_ms)
+WHERE paused_until_ms > :after_ms;
 
 -- name: forget_destination
 DELETE FROM destinations WHERE name = :name;

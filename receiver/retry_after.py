@@ -1,9 +1,13 @@
-"""The Retry-After header (RFC 9110 §10.2.3). The provider documents none (PROTOCOL.md §4), but gateways send it."""
+"""The Retry-After header (RFC 9110 §10.2.3), for the provider's answers and for those of destinations.
+
+CometAPI documents none (PROTOCOL.md §4), but gateways send it.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 LONGEST = 3600.0
@@ -32,7 +36,9 @@ def retry_after(headers: Mapping[str, str], now: float | None) -> float | None:
 
 
 def _epoch(text: str) -> float | None:
+    """A date in any of HTTP's three forms (RFC 9110 §5.6.7); all mean GMT, also the one that does not say so."""
     try:
-        return parsedate_to_datetime(text).timestamp() if text else None
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError, OSError):
         return None

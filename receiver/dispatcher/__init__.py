@@ -1,0 +1,275 @@
+"""Dispatch: claim due deliveries, run their handlers under a deadline, record how each attempt ended.
+
+At least once, of the last word. A destination never holds up another: each has slots of its own.
+
+Whatever a handler does, its attempt is recorded; while the journal cannot be written, that is tried again, because a
+row left `running` would be freed only by the next engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from receiver.backoff import JOURNAL, wait_forever
+from receiver.clock import Clock
+from receiver.deliveries import Completion, Receipt
+from receiver.dispatcher.attempts import Ending, OpenDestination, build, failed, pause_ms, raised, succeeded, text_of
+from receiver.dispatcher.turns import Turns
+from receiver.errors import JournalError
+from receiver.handlers.base import RetryLater
+from receiver.journal.base import Journal, Work
+from receiver.media import MediaStore
+
+__all__ = ["LOOK_SECONDS", "PATIENCE", "Dispatcher", "OpenDestination"]
+
+log = structlog.get_logger("receiver.dispatcher")
+
+CANCEL_SECONDS = 1.0
+"""How long an interrupted attempt may take to end."""
+PATIENCE = 5.0
+"""Seconds an attempt may take to end after its deadline; then it is recorded as failed without it."""
+LOOK_SECONDS = 1.0
+"""Between looks for deliveries that run alone, where there were none: only a crash or a person makes one."""
+
+T = TypeVar("T")
+
+
+class Dispatcher:
+    """Claims and runs deliveries of its destinations.
+
+    Args:
+        owner: what this engine signs its claims with; see `take_over`.
+        changed: called when an attempt has ended, because a slot is free again.
+        patience: seconds; see `PATIENCE`.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        destinations: Mapping[str, OpenDestination],
+        store: MediaStore,
+        clock: Clock,
+        owner: str,
+        changed: Callable[[], None],
+        patience: float = PATIENCE,
+    ) -> None:
+        self._journal = journal
+        self._destinations = destinations
+        self._store = store
+        self._clock = clock
+        self.owner = owner
+        self._changed = changed
+        self._patience = patience
+        self._running: dict[str, set[asyncio.Task[None]]] = {name: set() for name in destinations}
+        self._claiming: asyncio.Task[int] | None = None
+        self._turns = Turns(clock)
+        self._alone: asyncio.Task[None] | None = None
+        self._look_at = float("-inf")
+        self._failing: set[str] = set()
+        self._drained = False
+
+    async def take_over(self, owner: str) -> int:
+        """Start as another owner, so that what an engine left running is freed, be it our own former self's. Due times
+        out of reach come back. Returns how many were freed."""
+        self.owner = owner
+        self._look_at = float("-inf")
+        await self._journal.advance(self._clock.now_ms())
+        return await self._journal.free_running(owner, self._clock.now_ms())
+
+    async def dispatch_once(self) -> int:
+        """Claim what is due, never more than a destination's free slots, and start it. Returns how many started.
+
+        A destination whose claim fails keeps no other back; only when all fail, this does. A delivery that runs alone
+        keeps all others back for ten seconds at most.
+        """
+        self._drained = False
+        self._claiming = asyncio.create_task(self._dispatch(), name="dispatch")
+        self._claiming.add_done_callback(_look_at_error)
+        # Shielded, because a claim stands once it is committed: what it took must start, or it would stay `running`.
+        return await asyncio.shield(self._claiming)
+
+    async def _dispatch(self) -> int:
+        running = self._alone is not None and not self._alone.done()
+        if self._turns.others_wait(due=not running and await self._alone_due(), running=running):
+            return 0 if running else await self._claim_alone()
+        destinations = list(self._destinations.values())
+        results = await asyncio.gather(*map(self._claim, destinations), return_exceptions=True)
+        errors = {
+            item.name: result
+            for item, result in zip(destinations, results, strict=True)
+            if isinstance(result, BaseException)
+        }
+        if errors and len(errors) == len(destinations):
+            raise next(iter(errors.values()))
+        self._tell_failing(errors)
+        return sum(result for result in results if isinstance(result, int))
+
+    async def _alone_due(self) -> bool:
+        now = self._clock.monotonic()
+        if now < self._look_at:
+            return False
+        due = await self._journal.alone_due(self._destinations.keys(), self._clock.now_ms())
+        self._look_at = now if due else now + LOOK_SECONDS
+        return due
+
+    async def _claim_alone(self) -> int:
+        if not self._turns.quiet(others=any(self._running.values())):
+            return 0
+        now_ms = self._clock.now_ms()
+        work = await self._journal.claim_alone(self._destinations.keys(), owner=self.owner, now_ms=now_ms)
+        if work is None:
+            return 0
+        log.info("delivery.alone", delivery=work.delivery.id, failures=work.delivery.failures)
+        self._alone = self._start(self._destinations[work.delivery.destination], work)
+        return 1
+
+    async def _claim(self, destination: OpenDestination) -> int:
+        free = destination.concurrency - len(self._running[destination.name])
+        if free <= 0:
+            return 0
+        now_ms = self._clock.now_ms()
+        claimed = await self._journal.claim(destination.name, owner=self.owner, limit=free, now_ms=now_ms)
+        for work in claimed:
+            self._start(destination, work)
+        return len(claimed)
+
+    def _tell_failing(self, errors: Mapping[str, BaseException]) -> None:
+        for name in errors.keys() - self._failing:
+            log.error("destination.claim_failed", destination=name, exc_info=errors[name])
+        for name in self._failing - errors.keys():
+            log.info("destination.claim_recovered", destination=name)
+        self._failing = set(errors)
+
+    def running(self) -> list[str]:
+        """The ids of the deliveries that are running."""
+        names = [task.get_name() for tasks in self._running.values() for task in tasks]
+        return [name.removeprefix("delivery ") for name in names if name.startswith("delivery ")]
+
+    async def settle(self) -> None:
+        """Wait until nothing runs."""
+        while running := [task for tasks in self._running.values() for task in tasks]:
+            await asyncio.wait(running)
+
+    async def drain(self, grace: float) -> None:
+        """Let what runs finish for `grace` seconds, then interrupt it; an interrupted attempt uses up nothing.
+
+        One that does not end even so is left behind: the next engine frees its delivery, and counts a failure.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace
+        if self._claiming is not None and not self._claiming.done():
+            await asyncio.wait([self._claiming], timeout=grace)
+        running = [task for tasks in self._running.values() for task in tasks]
+        if running:
+            _, late = await asyncio.wait(running, timeout=max(until - loop.time(), 0))
+            await self._interrupt(late)
+
+    async def _interrupt(self, late: set[asyncio.Task[None]]) -> None:
+        self._drained = True
+        for task in late:
+            task.cancel()
+        _, stuck = await asyncio.wait(late, timeout=CANCEL_SECONDS) if late else (set(), set())
+        for task in stuck:
+            log.error("delivery.stuck", attempt=task.get_name())
+
+    def _start(self, destination: OpenDestination, work: Work) -> asyncio.Task[None]:
+        return self._keep(destination, self._attempt(destination, work), f"delivery {work.delivery.id}")
+
+    def _keep(self, destination: OpenDestination, main: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(main, name=name)
+        self._running[destination.name].add(task)
+        task.add_done_callback(lambda done: self._ended(destination.name, done))
+        return task
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        self._running[name].discard(task)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
+            log.error("delivery.unrecorded", destination=name, attempt=task.get_name(), exc_info=error)
+        self._changed()
+
+    async def _attempt(self, destination: OpenDestination, work: Work) -> None:
+        started = self._clock.monotonic()
+        limit = asyncio.timeout(destination.timeout)
+        try:
+            async with limit:
+                receipt = await self._deliver(destination, work)
+        except KeyboardInterrupt:
+            raise  # a person's, not the handler's
+        except BaseException as exc:  # SystemExit too: no handler ends this process
+            ending = Ending(error=exc, late=limit.expired(), interrupted=_interrupted())
+            completion = raised(work, ending, destination.timeout, self._clock.now_ms())
+            if isinstance(exc, RetryLater) and exc.pause:
+                until_ms = self._clock.now_ms() + pause_ms(exc)
+                await self._recorded(work, partial(self._journal.pause, destination.name, until_ms, text_of(exc)))
+        else:
+            completion = succeeded(work, receipt, self._clock.now_ms())
+        await self._record(work, completion, seconds=self._clock.monotonic() - started)
+
+    async def _deliver(self, destination: OpenDestination, work: Work) -> Receipt:
+        loop = asyncio.get_running_loop()
+        stuck = loop.call_later(destination.timeout + self._patience, self._give_up, destination, work)
+        try:
+            return await destination.handler.deliver(build(destination, work, self._store))
+        finally:
+            stuck.cancel()
+
+    async def _record(self, work: Work, completion: Completion, *, seconds: float) -> None:
+        kept = await self._recorded(work, partial(self._journal.complete, completion))
+        self._tell(work, completion, kept=kept, seconds=seconds)
+
+    def _give_up(self, destination: OpenDestination, work: Work) -> None:
+        """The handler swallows its cancellation. What it still does is refused by the fence; its slot stays taken until
+        it ends, so that one that leaks cannot leak without end."""
+        log.error("delivery.stuck", delivery=work.delivery.id, destination=destination.name)
+        detail = (
+            f"the attempt took longer than {destination.timeout:g} s, and its handler ignores that it was cancelled"
+        )
+        completion = failed(work, detail, self._clock.now_ms())
+        seconds = destination.timeout + self._patience
+        self._keep(destination, self._record(work, completion, seconds=seconds), f"end of {work.delivery.id}")
+
+    async def _recorded(self, work: Work, write: Callable[[], Awaitable[T]]) -> T:
+        """Write until it works. The slot stays taken meanwhile: who cannot record should not start more."""
+        failures = 0
+        while True:
+            try:
+                return await write()
+            except JournalError as exc:
+                if self._drained:
+                    raise
+                failures += 1
+                level = log.error if failures == 1 else log.debug
+                level("delivery.recording", delivery=work.delivery.id, problem=str(exc))
+            await self._clock.sleep(wait_forever(JOURNAL, failures))
+
+    def _tell(self, work: Work, completion: Completion, *, kept: bool, seconds: float) -> None:
+        log.info(
+            f"delivery.{completion.outcome if kept else 'refused'}",
+            delivery=work.delivery.id,
+            destination=work.delivery.destination,
+            submission=work.submission.id,
+            event_id=work.event.id,
+            attempt=work.delivery.attempt,
+            status=completion.status,
+            detail=completion.detail,
+            seconds=round(seconds, 3),
+        )
+
+
+def _interrupted() -> bool:
+    """Whether somebody cancelled the attempt."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _look_at_error(task: asyncio.Task[int]) -> None:
+    """Whoever waits for the step is told; if nobody does any more, the loops have been stopped."""
+    if not task.cancelled():
+        task.exception()

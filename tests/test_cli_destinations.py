@@ -1,0 +1,113 @@
+"""`destinations list` and `resume`: what a person sees of a place that is down. Real processes on a real journal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journals import completion, submission
+from servers import Result, receiver
+from test_journal import owe
+
+from receiver.journal.base import Journal
+from receiver.journal.sqlite import open_journal
+
+ENV = {"RECEIVER_TO": "file:./outputs"}
+
+
+async def fill(folder: Path) -> int:
+    """Three destinations: one works, one is down, one was taken out of the settings. Returns when the pause ends."""
+    journal = await open_journal(folder / ".receiver/journal.db")
+    await journal.register({"file": "file", "hook": "webhook", "function": "function"})
+    now_ms = int(time.time() * 1000)
+    row = submission(1)
+    await journal.add(row)
+    await owe(journal, row, "task.accepted", 1, destination="file")
+    for number in range(2, 10):
+        other = submission(number)
+        await journal.add(other)
+        await owe(journal, other, "task.succeeded", number, destination="hook")
+    await finish(journal, "file", now_ms, outcome="succeeded", status="succeeded")
+    await finish(journal, "hook", now_ms, outcome="rejected", status="dead", detail="gone")
+    for _ in range(5):
+        again = {"status": "pending", "due_ms": now_ms + 10**8, "counts": True, "detail": "connection [red]refused"}
+        await finish(journal, "hook", now_ms, outcome="failed", **again)
+    (hook,) = [item for item in await journal.destinations() if item.name == "hook"]
+    await journal.aclose()
+    assert hook.paused_until_ms is not None
+    return hook.paused_until_ms
+
+
+async def finish(journal: Journal, destination: str, now_ms: int, **fields: Any) -> None:
+    (work,) = await journal.claim(destination, owner="me", limit=1, now_ms=now_ms)
+    assert await journal.complete(completion(work, finished_ms=now_ms, **fields))
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> tuple[Path, int]:
+    return tmp_path, asyncio.run(fill(tmp_path))
+
+
+def run(folder: Path, *arguments: str) -> Result:
+    return receiver("destinations", *arguments, folder=folder, env=ENV)
+
+
+def test_list(house: tuple[Path, int]) -> None:
+    """A line each, then why and until when a paused one waits, and what nobody will deliver."""
+    folder, until_ms = house
+    result = run(folder, "list")
+    header, file, function, hook, *remarks = result.out.splitlines()
+    assert re.split(r"\s{2,}", header)[:5] == ["DESTINATION", "HANDLER", "STATUS", "PENDING", "DEAD"]
+    assert re.split(r"\s{2,}", function) == ["function", "function", "working", "0", "0"]
+    assert hook.split()[:5] == ["hook", "webhook", "paused", "7", "1"]
+    assert hook.endswith("s ago: connection [red]refused")
+    assert file.split()[:5] == ["file", "file", "working", "0", "0"]
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(until_ms / 1000))
+    assert remarks == [
+        f"hook is paused until {when} UTC: 5 attempts in a row have failed, the last one with: connection [red]refused",
+        "End the pause now with: receiver destinations resume hook",
+        "hook is not in the settings: what is owed to it waits until it is.",
+    ]
+
+
+def test_list_json(house: tuple[Path, int]) -> None:
+    """Everything of each, for scripts."""
+    folder, until_ms = house
+    found = {item["name"]: item for item in json.loads(run(folder, "list", "--json").out)}
+    assert found["hook"] == {
+        "name": "hook", "status": "paused", "handler": "webhook", "failures": 5, "paused_until_ms": until_ms,
+        "paused_reason": "5 attempts in a row have failed, the last one with: connection [red]refused",
+        "last_success_ms": None, "last_error_ms": found["hook"]["last_error_ms"],
+        "last_error": "connection [red]refused", "pending": 7, "dead": 1,
+    }  # fmt: skip
+    assert found["file"]["last_success_ms"] is not None
+
+
+def test_resume(house: tuple[Path, int]) -> None:
+    """The pause ends at once; said again it changes nothing; a name nobody knows is a sentence."""
+    folder, _ = house
+    assert run(folder, "resume", "hook").out == "hook goes on; 7 deliveries are owed to it.\n"
+    assert run(folder, "resume", "hook").out == "hook was not paused; 7 deliveries are owed to it.\n"
+    assert " working " in run(folder, "list").out.partition("hook ")[2].partition("\n")[0]
+    unknown = run(folder, "resume", "nope")
+    assert (unknown.code, unknown.out) == (1, "")
+    assert unknown.err == "Error: There is no destination 'nope' in this journal. See: receiver destinations list\n"
+
+
+def test_nothing_yet(tmp_path: Path) -> None:
+    """Without an engine there were no destinations, and without a journal none is made."""
+    assert run(tmp_path, "list").code == 1
+    assert list(tmp_path.iterdir()) == []
+
+    async def opened() -> None:
+        await (await open_journal(tmp_path / ".receiver/journal.db")).aclose()
+
+    asyncio.run(opened())
+    result = run(tmp_path, "list")
+    assert (result.code, result.out) == (0, "")
+    assert result.err == "No destinations: no engine has run on this journal yet.\n"

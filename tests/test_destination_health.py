@@ -1,0 +1,333 @@
+"""How a destination does: failures in a row pause it, one delivery probes it, and what never ran stays as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journals import NOW, completion, submission
+from test_journal import connection, fill, owe, take
+
+from receiver.backoff import DELIVERY, DOWN_AFTER, PAUSE, pause
+from receiver.deliveries import DestinationRecord
+from receiver.journal import health, operations
+from receiver.journal.base import Journal, Work
+from receiver.journal.sqlite import open_journal
+from receiver.journal.statements import SQL
+
+HOUR = 3_600_000
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    opened = await open_journal(tmp_path / "journal.db")
+    await opened.register({"folder": "file", "screen": "file"})
+    yield opened
+    await opened.aclose()
+
+
+async def state(journal: Journal, name: str = "folder") -> DestinationRecord:
+    return next(one for one in await journal.destinations() if one.name == name)
+
+
+async def end(journal: Journal, work: Work, outcome: Any = "failed", *, at: int = 0, **fields: Any) -> None:
+    """End an attempt at NOW + `at`, to be due again an hour later if it is."""
+    status = {"succeeded": "succeeded", "rejected": "dead"}.get(outcome, "pending")
+    fields = {"due_ms": NOW + at + HOUR, "detail": "connection refused"} | fields
+    ended = completion(work, outcome=outcome, status=status, counts=outcome == "failed", finished_ms=NOW + at, **fields)
+    assert await journal.complete(ended)
+
+
+async def bring_down(journal: Journal, at: int = 0) -> None:
+    """So many failures in a row that the destination is taken for down."""
+    for work in await take(journal, at, limit=DOWN_AFTER):
+        await end(journal, work, at=at)
+
+
+async def test_failures_in_a_row_pause_a_destination(journal: Journal) -> None:
+    """The row says why and until when; others go on."""
+    await fill(journal, 20)
+    await owe(journal, submission(1), "task.lost", 30, destination="screen")
+    await bring_down(journal)
+    row = await state(journal)
+    assert row.paused_until_ms is not None
+    assert 0.9 * PAUSE[0] <= (row.paused_until_ms - NOW) / 1000 <= 1.1 * PAUSE[0]
+    assert row.paused_reason == "5 attempts in a row have failed, the last one with: connection refused"
+    assert (row.standing(NOW), row.last_error, row.last_error_ms) == ("paused", "connection refused", NOW)
+    assert await take(journal, row.paused_until_ms - NOW - 1) == []
+    assert len(await take(journal, destination="screen")) == 1
+
+
+async def test_what_never_ran_stays_untouched_through_a_long_outage(journal: Journal) -> None:
+    """A day of failures costs one delivery a try each time, and not one of those that have never run anything."""
+    await fill(journal, 400)
+    await bring_down(journal)
+    at, probes = 0, 0
+    while at < 24 * HOUR:
+        until = (await state(journal)).paused_until_ms
+        assert until is not None
+        at = until - NOW
+        (probe,) = await take(journal, at)
+        await end(journal, probe, at=at, due_ms=NOW + 48 * HOUR)
+        probes += 1
+    deliveries = await journal.deliveries(limit=1000)
+    tried = [one for one in deliveries if one.attempt]
+    assert 24 * 60 / 5 * 0.9 < probes < 24 * 60 / 5 * 1.2
+    assert len(tried) == probes + DOWN_AFTER
+    assert {one.failures for one in tried} == {1}
+    assert all((one.status, one.failures, one.due_ms) == ("pending", 0, NOW) for one in deliveries if not one.attempt)
+
+
+async def test_one_probe_at_a_time(journal: Journal) -> None:
+    """After the pause one delivery runs; success opens the destination, failure makes a longer pause."""
+    await fill(journal, 20)
+    await bring_down(journal)
+    for step in PAUSE[1:]:
+        until = (await state(journal)).paused_until_ms
+        assert until is not None
+        (probe,) = await take(journal, until - NOW)
+        assert await take(journal, until - NOW) == []
+        await end(journal, probe, at=until - NOW)
+        longer = (await state(journal)).paused_until_ms
+        assert longer is not None
+        assert 0.9 * step <= (longer - until) / 1000 <= 1.1 * step
+    at = longer - NOW
+    (probe,) = await take(journal, at)
+    await end(journal, probe, "succeeded", at=at)
+    row = await state(journal)
+    assert (row.failures, row.paused_until_ms, row.paused_reason, row.standing(NOW + at)) == (0, None, None, "working")
+    assert row.last_success_ms == NOW + at
+    assert len(await take(journal, at)) == 10
+
+
+async def test_a_probe_that_proves_nothing_makes_room_for_the_next(journal: Journal) -> None:
+    """Rejected is about one delivery, postponed and interrupted say nothing: the next one probes at once."""
+    await fill(journal, 20)
+    await bring_down(journal)
+    row = await state(journal)
+    at = (row.paused_until_ms or 0) - NOW
+    for outcome in ("rejected", "postponed", "interrupted"):
+        (probe,) = await take(journal, at)
+        await end(journal, probe, outcome, at=at)
+        assert (await state(journal)).failures == DOWN_AFTER
+    assert len(await take(journal, at)) == 1
+
+
+async def test_what_fails_during_a_pause_makes_it_no_longer(journal: Journal) -> None:
+    """Twenty that ran side by side when the place went down are one outage, not twenty."""
+    await fill(journal, 20)
+    running = await take(journal, limit=20)
+    for work in running:
+        await end(journal, work)
+    row = await state(journal)
+    assert row.failures == DOWN_AFTER
+    assert ((row.paused_until_ms or 0) - NOW) / 1000 <= 1.1 * PAUSE[0]
+
+
+@pytest.mark.parametrize("outcome", ["rejected", "postponed", "interrupted"])
+async def test_only_failures_count(journal: Journal, outcome: Any) -> None:
+    """A hundred rejections are a hundred bad deliveries; a rejection is shown as the last error all the same."""
+    await fill(journal, 30)
+    for work in await take(journal, limit=30):
+        await end(journal, work, outcome)
+    row = await state(journal)
+    assert (row.failures, row.paused_until_ms, row.standing(NOW)) == (0, None, "working")
+    assert (row.last_error is not None) == (outcome == "rejected")
+
+
+async def test_a_success_between_failures_starts_the_count_again(journal: Journal) -> None:
+    """A poison delivery among good ones pauses nobody."""
+    await fill(journal, 40)
+    for _ in range(5):
+        works = await take(journal, limit=DOWN_AFTER)
+        for work in works[1:]:
+            await end(journal, work)
+        assert (await state(journal)).standing(NOW) == "failing"
+        await end(journal, works[0], "succeeded")
+    assert (await state(journal)).failures == 0
+
+
+async def test_a_success_ends_no_rate_limit(journal: Journal) -> None:
+    """One attempt was told to wait while another succeeded: what was asked for stands. The longer pause counts."""
+    await fill(journal, 3)
+    (work, other) = await take(journal, limit=2)
+    await journal.pause("folder", NOW + 300, "429")
+    await journal.pause("folder", NOW + 100, "503")
+    await end(journal, work, "succeeded", at=5)
+    row = await state(journal)
+    assert (row.paused_until_ms, row.paused_reason) == (NOW + 300, "429")
+    await end(journal, other, "succeeded", at=300)
+    assert (await state(journal)).paused_until_ms is None
+
+
+async def test_a_vanished_engine_says_nothing_of_the_destination(journal: Journal) -> None:
+    """That our process ended is not that place's failure."""
+    await fill(journal, 20)
+    await take(journal, limit=20, owner="vanished")
+    assert await journal.free_running("next", NOW) == 20
+    assert (await state(journal)).failures == 0
+
+
+async def test_a_person_ends_a_pause(journal: Journal) -> None:
+    """Everything due may run at once; what was never registered is told apart."""
+    await fill(journal, 20)
+    await bring_down(journal)
+    assert await journal.resume("folder")
+    assert (await state(journal)).standing(NOW) == "working"
+    assert len(await take(journal, limit=8)) == 8
+    assert not await journal.resume("nowhere")
+
+
+async def test_what_is_owed_is_counted(journal: Journal) -> None:
+    """Pending and dead, destination by destination."""
+    await fill(journal, 5)
+    (work,) = await take(journal, limit=1)
+    await end(journal, work, "rejected")
+    assert [(one.name, one.handler, one.pending, one.dead) for one in await journal.destinations()] == [
+        ("folder", "file", 4, 1),
+        ("screen", "file", 0, 0),
+    ]
+
+
+def test_pauses_get_longer_to_an_end() -> None:
+    """None before the fifth failure; then 10 s to 5 min, which repeat."""
+    found = [pause(failures, random=lambda: 0.5) for failures in (0, 4, 5, 6, 7, 8, 9, 10, 1000)]
+    assert found == [None, None, 10, 30, 60, 120, 300, 300, 300]
+
+
+# The clock
+
+
+@pytest.mark.parametrize("step_ms", [HOUR, 48 * HOUR])
+async def test_a_step_back_moves_what_waits(journal: Journal, step_ms: int) -> None:
+    """What was to run in 5 s before the clock went back runs in 5 s after it; what is due already stays so."""
+    await fill(journal, 3)
+    one, two = await take(journal, limit=2)
+    await end(journal, one, due_ms=NOW + 5_000)
+    await end(journal, two, due_ms=NOW - step_ms - 1)
+    await journal.pause("screen", NOW + 60_000, "429")
+    row = submission(
+        9, send_due_ms=NOW + 30_000, poll_due_ms=NOW + 15_000, media_due_ms=NOW + 7_000, deadline_ms=NOW + 900_000
+    )
+    await journal.add(row)
+    now = NOW - step_ms
+    await journal.advance(now, step_ms=step_ms)
+    dues = [one.due_ms for one in (await journal.deliveries(limit=9))[::-1]]
+    assert dues == [now + 5_000, NOW - step_ms - 1, now]
+    moved = await journal.get(row.id)
+    assert moved is not None
+    assert (moved.send_due_ms, moved.poll_due_ms, moved.media_due_ms) == (now + 30_000, now + 15_000, now + 7_000)
+    assert moved.deadline_ms == now + 900_000
+    assert (await state(journal, "screen")).paused_until_ms == now + 60_000
+
+
+@pytest.mark.parametrize("ahead", [HOUR, 48 * HOUR, 10_000 * HOUR])
+async def test_a_step_nobody_saw_strands_nothing(journal: Journal, ahead: int) -> None:
+    """Whatever a wrong clock has written, an engine that starts waits no longer than the longest wait of its kind."""
+    await fill(journal, 1)
+    (work,) = await take(journal)
+    await end(journal, work, due_ms=NOW + ahead)
+    await journal.pause("folder", NOW + ahead, "429")
+    row = submission(9, send_due_ms=NOW + ahead, poll_due_ms=NOW + ahead, media_due_ms=NOW + ahead)
+    await journal.add(row)
+    await journal.advance(NOW)
+    found = await journal.get(row.id)
+    waiting = await journal.delivery(work.delivery.id)
+    assert found is not None
+    assert waiting is not None
+    assert waiting.due_ms - NOW <= max(DELIVERY) * 1100
+    assert ((await state(journal)).paused_until_ms or 0) - NOW <= max(DELIVERY) * 1000
+    assert (found.send_due_ms or 0) - NOW <= HOUR
+    assert (found.poll_due_ms or 0) - NOW <= 330_000
+    assert (found.media_due_ms or 0) - NOW <= 660_000
+
+
+async def test_ordinary_waits_are_left_alone(journal: Journal) -> None:
+    """Starting an engine brings nothing forward that waits as it should."""
+    await fill(journal, 1)
+    (work,) = await take(journal)
+    await end(journal, work, due_ms=NOW + int(max(DELIVERY) * 1000))
+    row = submission(9, send_due_ms=NOW + 132_000, poll_due_ms=NOW + 15_000, media_due_ms=NOW + 600_000)
+    await journal.add(row)
+    assert await journal.advance(NOW) == 0
+
+
+# Many rows
+
+MANY = """
+WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 500000)
+INSERT INTO deliveries (
+    id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, manual, alone)
+SELECT
+    printf('01KKGM7NK3%016d', n), 'e', printf('01KKGM7NK1%016d', n), 'folder', :now_ms, :now_ms, 'pending', 0, 0, 0, 0
+FROM numbers
+"""
+VALUES = {"owner": "me", "limit": 4, "now_ms": NOW + 5, "destinations": '["folder", "screen"]'}
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """A journal with half a million due deliveries of one destination, and one of another."""
+    path = tmp_path_factory.mktemp("crowded") / "journal.db"
+    asyncio.run(_made(path))
+    with connection(path) as db:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute(MANY, {"now_ms": NOW})
+        yield db
+
+
+async def _made(path: Path) -> None:
+    opened = await open_journal(path)
+    await opened.register({"folder": "file", "screen": "file"})
+    await fill(opened, 1, destination="screen")
+    await opened.aclose()
+
+
+def instructions(db: sqlite3.Connection, work: Callable[[], object]) -> int:
+    """How many hundreds of SQLite's instructions something takes; time would depend on who else is here."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    db.execute("BEGIN")
+    db.set_progress_handler(tick, 100)
+    try:
+        work()
+    finally:
+        db.set_progress_handler(None, 0)
+        db.execute("ROLLBACK")
+    return count
+
+
+@pytest.mark.parametrize(
+    ("until_ms", "failures", "claimed"), [(NOW + 9, 0, 0), (NOW + 9, 9, 0), (NOW, 9, 1), (None, 0, 4)]
+)
+def test_a_claim_costs_the_same_with_half_a_million_waiting(
+    crowded: sqlite3.Connection, until_ms: int | None, failures: int, claimed: int
+) -> None:
+    """Paused, probing or at work: neither its own claims nor its neighbour's look at the rows that wait."""
+    crowded.execute(
+        "UPDATE destinations SET paused_until_ms = ?, failures = ? WHERE name = 'folder'", (until_ms, failures)
+    )
+    mine = {**VALUES, "destination": "folder"}
+
+    def own() -> None:
+        assert operations.any_due(crowded, mine) == (claimed > 0)
+        limited = {**mine, "limit": health.room(crowded, mine)}
+        assert len(crowded.execute(SQL["claim"], limited).fetchall()) == claimed
+
+    def rest() -> None:
+        operations.any_due(crowded, {**VALUES, "destination": "screen"})
+        assert len(operations.claim(crowded, {**VALUES, "destination": "screen"})) == 1
+        assert operations.claim_alone(crowded, VALUES) is None
+
+    assert instructions(crowded, own) <= 20
+    assert instructions(crowded, rest) <= 20
