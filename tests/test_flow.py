@@ -194,6 +194,19 @@ CHECKS = {
 }
 
 
+@pytest.mark.parametrize("half", ["state_missing", "state_mangled"])
+@pytest.mark.parametrize("unclear", ["ambiguous_created", "submit_html"])
+async def test_a_lost_answer_and_half_signed_callbacks_are_a_picture(half: str, unclear: str, tmp_path: Path) -> None:
+    """Nobody knows the task's id but callbacks that are not believed: the provider's own answer about it holds our
+    state token, and that binds it."""
+    await check(tmp_path / "run", {unclear, half}, PICTURE)
+
+
+async def test_a_lost_answer_and_a_provider_that_knows_nothing_is_lost(tmp_path: Path) -> None:
+    """The same, but no fetch confirms whose task it is: nothing is bound on a callback's word."""
+    await check(tmp_path / "run", {"ambiguous_created", "state_missing", "unknown_to_fetch"}, LOST)
+
+
 @pytest.mark.parametrize("profile", ["default", "relay", "java", "csharp"])
 async def test_a_prompt_becomes_a_picture_under_every_profile(profile: str, tmp_path: Path) -> None:
     """Whatever sender or relay stands between, callbacks and polls give one picture."""

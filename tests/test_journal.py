@@ -1099,7 +1099,8 @@ async def test_a_full_disk_is_noticed_and_survived(path: Path) -> None:
 
 
 HOT = (
-    "get_submission", "update_submission", "due_sends", "due_polls", "due_media", "overdue", "list_callbacks",
+    "get_submission", "update_submission", "due_sends", "due_polls", "due_media", "overdue", "last_callbacks",
+    "called_back",
     "get_event", "cancel_older", "release_deliveries", "any_due", "claim", "unclaim", "complete", "cancel_if_outdated",
     "finish_attempt", "list_receipts", "get_delivery", "list_attempts", "list_submission_events",
     "list_submission_deliveries",
@@ -1159,6 +1160,8 @@ def test_hot_statements_use_an_index(many: tuple[Path, Path], statement: str) ->
         ("due_polls", "submissions_poll (poll_due_ms<?)"),
         ("due_media", "submissions_media (media_due_ms<?)"),
         ("overdue", "submissions_deadline (deadline_ms<?)"),
+        ("called_back", "submissions_called_back (created_ms<?)"),
+        ("last_callbacks", "callbacks_submission (submission_id=?)"),
         ("cancel_older", "deliveries_submission (submission_id=? AND destination=?)"),
         ("list_receipts", "deliveries_submission (submission_id=?)"),
         ("get_submission", "sqlite_autoindex_submissions_1 (id=?)"),
