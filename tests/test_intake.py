@@ -439,6 +439,18 @@ def test_late_questions_are_not_made_up_for(late_ms: int, next_ms: int) -> None:
     assert due_after(decisions.polled(claiming(), None, rules(late_ms))) == next_ms
 
 
+def test_a_claim_from_before_the_clock_was_set_back_is_asked_about_anew() -> None:
+    """Two days back: it gets its 30 s from now on, instead of waiting for the old time to come again."""
+    row = claiming()
+    assert row.claim is not None
+    row = replace(row, claim=replace(row.claim, since_ms=NOW + 2 * 86_400_000))
+    first = row_of(decisions.polled(row, None, rules()))
+    assert first.claim is not None
+    assert (first.claim.since_ms, first.poll_due_ms) == (NOW, NOW + 2_000)
+    change = decisions.polled(first, None, rules(30_000))
+    assert types(change) == ["task.succeeded"]
+
+
 @pytest.mark.parametrize("claimed", [CLAIMED, FAILURE])
 @pytest.mark.parametrize("seen", [None, view(""), view("NOT_START"), RUNNING])
 def test_a_claim_nobody_contradicts(claimed: Task, seen: Task | None) -> None:

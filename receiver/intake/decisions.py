@@ -197,6 +197,7 @@ def polled(row: Submission, view: Task | None, rules: Rules, proof: tuple[Media,
 
 
 def _settle(row: Submission, claim: Claim, view: Task | None, rules: Rules, proof: tuple[Media, ...]) -> Change:
+    claim = replace(claim, since_ms=min(claim.since_ms, rules.now_ms))  # the clock may have been set back
     over = rules.now_ms >= claim.since_ms + rules.policy.confirm_ms
     closed = replace(row, claim=None)
     if view is not None and view.status == "SUCCESS":
