@@ -164,6 +164,7 @@ class Place:
         self.name = name
         self.once = once
         self.plan: list[str] = []
+        self.hangs = False
         self.effects: list[str] = []
         """Event ids, in the order they took effect."""
         self.rejected: set[str] = set()
@@ -175,6 +176,7 @@ class Place:
 
     def release(self) -> None:
         """Let what hangs go on."""
+        self.hangs = False
         self._gate.set()
         self._gate = asyncio.Event()
 
@@ -187,6 +189,9 @@ class Place:
         submission_id = attempt.event.submission_id
         self._begin(submission_id, attempt)
         try:
+            if self.hangs:
+                await self._gate.wait()
+                mortal.check()
             return await self._do(self.plan.pop(0) if self.plan else "take", mortal, attempt)
         finally:
             if self._running.get(submission_id) is attempt:
@@ -203,10 +208,7 @@ class Place:
         self._highest[submission_id] = rank
 
     async def _do(self, what: str, mortal: Mortal, attempt: Attempt) -> Receipt:
-        if what in ("hang", "hang and fail"):
-            await self._gate.wait()
-            mortal.check()
-        if what in ("fail", "hang and fail"):
+        if what == "fail":
             raise RuntimeError("as told")
         if what == "later":
             raise RetryLater(30)

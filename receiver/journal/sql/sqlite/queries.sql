@@ -146,12 +146,14 @@ UPDATE deliveries SET
 WHERE id = :delivery_id AND owner = :owner AND attempt = :attempt AND status = 'running';
 
 -- name: cancel_if_outdated
--- An attempt that has to run again gives way to a newer event that came while it ran.
+-- An attempt that has to run again gives way to a newer event that came while it ran. Newer is what became known later:
+-- ids follow the clock, and that can be set back.
 UPDATE deliveries SET status = 'cancelled', finished_ms = :finished_ms, detail = 'a newer event took its place'
 WHERE id = :delivery_id AND status = 'pending' AND NOT manual AND EXISTS (
-    SELECT 1 FROM deliveries AS newer
+    SELECT 1 FROM deliveries AS newer JOIN events AS fact ON fact.id = newer.event_id
     WHERE newer.submission_id = deliveries.submission_id AND newer.destination = deliveries.destination
-      AND newer.id > deliveries.id AND newer.status <> 'cancelled' AND NOT newer.manual);
+      AND fact.number > (SELECT number FROM events WHERE id = deliveries.event_id)
+      AND newer.status <> 'cancelled' AND NOT newer.manual);
 
 -- name: finish_attempt
 UPDATE attempts SET finished_ms = :finished_ms, outcome = :outcome, detail = :detail
