@@ -255,7 +255,7 @@ class Process:
             transport=httpx.MockTransport(lambda request: world.upstream.ask(self.mortal, request)),
         )  # fmt: skip
         routes = tuple(Route(destination=name, progress=True) for name in world.places)
-        self.intake = Intake(seen, policy=POLICY, routes=routes, clock=clock, changed=lambda: None)
+        self.intake = Intake(seen, policy=POLICY, routes=routes, clock=clock, changed=lambda row: None)
         self.submissions = Submissions(
             journal=seen, provider=self.provider, intake=self.intake, tokens=self.tokens, store=world.store,
             clock=clock, destinations=world.places, public_url=PUBLIC_URL, deadline_ms=DEADLINE * 1000,
