@@ -45,11 +45,11 @@ class ProviderHealth:
 
     async def answered(self) -> None:
         """A round was asked to its end."""
-        failures, self._failures = self._failures, 0
+        self._failures = 0
         self._not_before_ms = 0
         if over := await self._troubles.end(TROUBLE):
             seconds = round((self._clock.now_ms() - over.since_ms) / 1000)
-            log.info("provider.recovered", failures=failures, after=seconds)
+            log.info("provider.recovered", after=seconds)
 
     def heard(self, tasks: int, words: int, problem: str) -> None:
         """How many tasks a round asked about, and of how many the provider had a word. It changes no pace: a task the

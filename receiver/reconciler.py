@@ -104,13 +104,12 @@ class Reconciler:
         except ProviderError as exc:
             await self._health.failed(exc)
             return await self._settle_unasked()
-        await self._judge(answers)
-        # What was refused, or not asked for any more, stays due.
-        clear = [(row, ids) for row, ids in due if all(id in answers for id in ids)]
+        refusals = _of_the_account(answers)
+        await self._judge(answers, refusals)
+        # What the account was refused, or was not asked for any more, stays due.
+        clear = answers.keys() - refusals.keys()
         return await self._all(
-            self._take(row, [answers[id] for id in ids])
-            for row, ids in clear
-            if not any(isinstance(answers[id], Refused) for id in ids)
+            self._take(row, [answers[id] for id in ids]) for row, ids in due if clear.issuperset(ids)
         )
 
     async def _tasks_of(self, row: Submission) -> list[str]:
@@ -158,11 +157,10 @@ class Reconciler:
             log.info("task.unanswered", task=task_id, problem=str(exc))
             return exc
 
-    async def _judge(self, answers: Mapping[str, Answer]) -> None:
+    async def _judge(self, answers: Mapping[str, Answer], refusals: Mapping[str, Refused]) -> None:
         """What the round says of the provider."""
-        refusals = [answer for answer in answers.values() if isinstance(answer, Refused)]
         if refusals:
-            await self._health.failed(refusals[0])
+            await self._health.failed(next(iter(refusals.values())))
         elif answers:
             await self._health.answered()
             words = sum(isinstance(answer, Task) for answer in answers.values())
@@ -229,6 +227,14 @@ class Reconciler:
 
 
 UNKNOWN = "The provider knows none of them; check that the key and the address are those they were submitted with."
+
+
+def _of_the_account(answers: Mapping[str, Answer]) -> dict[str, Refused]:
+    """Refusals that mean everybody: to ask less; any other only where nothing was answered, because one task may be
+    forbidden to us that others are not."""
+    heard = any(not isinstance(answer, ProviderError) for answer in answers.values())
+    refused = {id: answer for id, answer in answers.items() if isinstance(answer, Refused)}
+    return {id: answer for id, answer in refused.items() if answer.retry or not heard}
 
 
 def _contradicts(row: Submission, view: Task | None) -> bool:

@@ -218,13 +218,14 @@ async def test_a_prompt_becomes_a_picture_under_every_profile(profile: str, tmp_
 
 
 async def test_twenty_tasks_without_a_callback_are_twenty_pictures(tmp_path: Path) -> None:
-    """The hook stripped by the relay, polling alone brings every result."""
+    """The hook stripped by the relay, polling alone brings every result, and the operator is told in some minutes."""
     async with world(tmp_path, faults={"hook_stripped"}) as here, asyncio.timeout(40):
         rows = await asyncio.gather(*(here.submit(f"boat number {number} --v 6.1") for number in range(20)))
         rested = await asyncio.gather(*(here.rest(row.id) for row in rows))
         assert [row.ended for row in rested] == ["task.succeeded"] * 20
         assert len(here.pictures()) == 20
         assert here.simulator.callbacks == []
+        assert [trouble.name for trouble in await here.troubles()] == ["callbacks missing"]
 
 
 async def test_without_a_public_url_nothing_but_polling_is_needed(tmp_path: Path) -> None:

@@ -255,6 +255,18 @@ async def test_a_refusal_behind_a_working_list_is_one_outage(tmp_path: Path) -> 
         assert "provider.recovered" not in [line["event"] for line in lines]
 
 
+async def test_a_task_that_is_forbidden_to_us_harms_no_other(tmp_path: Path) -> None:
+    """The key is good for one task and is refused for another: that is the other one's miss, and no outage."""
+    async with engine(tmp_path) as kit:
+        bad, good = await running(kit, "bad"), await running(kit, "good")
+        kit.relay.tasks["good"] = wire_task("good")
+        kit.relay.fetches["bad"] = httpx.Response(403, text="not yours")
+        for count in (1, 2, 3):
+            assert await reconcile(kit) == 2
+            assert ((await kit.row(bad.id)).misses, (await kit.row(good.id)).misses) == (count, 0)
+        assert await kit.journal.troubles() == []
+
+
 async def test_a_relay_without_a_list_lets_one_hanging_task_harm_no_other(tmp_path: Path) -> None:
     """Everything is fetched alone; the one that hangs is a miss, and the account goes on."""
     async with engine(tmp_path) as kit:
