@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from receiver.events import Event, Submission
     from receiver.handlers.base import Rejected, RetryLater
+    from receiver.journal.base import Trouble
     from receiver.runtime import Receiver, TaskHandle
     from receiver.settings import Settings
     from receiver.tasks import Task
@@ -65,6 +66,7 @@ __all__ = [
     "TaskHandle",
     "TaskLost",
     "TokenError",
+    "Trouble",
     "Unreachable",
     "Unwrapped",
 ]
@@ -79,6 +81,7 @@ _ELSEWHERE = {
     "Submission": "receiver.events",
     "Task": "receiver.tasks",
     "TaskHandle": "receiver.runtime",
+    "Trouble": "receiver.journal.base",
     "Unwrapped": "receiver.verification",
 }
 """Where a name comes from, if not from `receiver.errors`."""

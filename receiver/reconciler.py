@@ -1,30 +1,50 @@
 """Reconcile: ask the provider about every task that has been silent for too long, and end what is overdue.
 
-Polling is the ground truth (PROTOCOL.md §10): callbacks only make it faster.
+Polling is the ground truth (PROTOCOL.md §10): callbacks only make it faster. What the provider may answer, and what
+comes of it; nothing of it ends a task but a task object of that very task, and our own deadline:
+
+    429, 403 without a body, code 30     the account backs off, as long as Retry-After says, at most an hour
+    429 whose Retry-After is nonsense    the account backs off: 5, 10, 20, 40 and then 60 s
+    401, 403 (the key), 402 (quota)      the same
+    redirect, 404 or HTML on every path  the same
+    no connection, no TLS                the same
+    a hang, a slow drip                  the same, after 20 s in all
+    5xx, cut short, too long, packed     the tasks are fetched one by one, eight at most to begin with; when that
+                                         makes no sense either, the same
+    the list works, a fetch does not     a miss of that task; the others go on
+    200 and nothing, `null`              a miss: that is how a provider says it does not know the task
+    another task's object                a miss
+
+A miss is counted, and asked about again at the usual pace. Both kinds are told once when they begin, a round of misses
+when it is the third in a row, and once when they are over.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping
+import random
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 
 import structlog
 
 from receiver.archiver import Archiver
-from receiver.backoff import PROVIDER, wait_forever
 from receiver.clock import Clock
-from receiver.errors import MediaError, NotFound, ProviderError, Refused, Unreadable
+from receiver.errors import MediaError, NotFound, PayloadError, ProviderError, Refused, TokenError, Unreadable
 from receiver.events import Media, Submission
 from receiver.intake import Intake, Policy
 from receiver.journal.base import Journal
 from receiver.provider import Provider
-from receiver.tasks import Task
+from receiver.provider_health import ProviderHealth
+from receiver.tasks import Task, decode_json, read_task
+from receiver.tokens import Tokens
 
 log = structlog.get_logger("receiver.reconciler")
 
 BATCH = 50
 FETCHES = 8
 """Fetches at once."""
+HINTS = 5
+"""Tasks at most that are asked about for one submission, the last ones named."""
 UNASKED = 1000
 """Rows looked at for claims while nobody can be asked."""
 PROOF_SECONDS = 10.0
@@ -45,20 +65,21 @@ class Reconciler:
         *,
         journal: Journal,
         provider: Provider,
+        health: ProviderHealth,
         intake: Intake,
         archiver: Archiver,
+        tokens: Tokens,
         policy: Policy,
         clock: Clock,
     ) -> None:
         self._journal = journal
         self._provider = provider
+        self._health = health
         self._intake = intake
         self._archiver = archiver
+        self._tokens = tokens
         self._policy = policy
         self._clock = clock
-        self._failures = 0
-        self._not_before_ms = 0
-        self._pause_ms = 0
         self._trouble: list[BaseException] = []
 
     async def reconcile_once(self) -> int:
@@ -73,56 +94,78 @@ class Reconciler:
         return moved
 
     async def _poll(self) -> int:
-        if self._paused():
+        if self._health.paused:
             return await self._settle_unasked()
-        due = await self._journal.due_polls(self._clock.now_ms(), limit=BATCH)
-        if not due:
-            return 0
+        due = [(row, await self._tasks_of(row)) for row in await self._journal.due_polls(self._clock.now_ms(), BATCH)]
+        ids = list(dict.fromkeys(id for _, ids in due for id in ids))
+        answers: dict[str, Answer] = {}
         try:
-            answers = await self._ask(list(dict.fromkeys(row.task_id for row in due if row.task_id)))
+            answers = await self._ask(ids)
         except ProviderError as exc:
-            self._back_off(exc)
+            await self._health.failed(exc)
             return await self._settle_unasked()
-        self._recovered()
-        refusals = [answer for answer in answers.values() if isinstance(answer, Refused)]
-        if refusals:
-            self._back_off(refusals[0])
-        return await self._each([row for row in due if not isinstance(self._of(row, answers), Refused)], answers)
+        refusals = _of_the_account(answers)
+        await self._judge(answers, refusals)
+        # What the account was refused, or was not asked for any more, stays due.
+        clear = answers.keys() - refusals.keys()
+        return await self._all(
+            self._take(row, [answers[id] for id in ids]) for row, ids in due if clear.issuperset(ids)
+        )
+
+    async def _tasks_of(self, row: Submission) -> list[str]:
+        """The task bound; where there is none yet, those that the last callbacks named."""
+        if row.task_id is not None:
+            return [row.task_id]
+        named = [_task_id(callback.body) for callback in await self._journal.callbacks(row.id, limit=4 * HINTS)]
+        return list(dict.fromkeys(id for id in reversed(named) if id))[:HINTS]
 
     async def _ask(self, ids: list[str]) -> dict[str, Answer]:
         """What was answered for each task. Those a list leaves out are fetched one by one (PROTOCOL.md §6: a relay may
         forget some); so are all when the list makes no sense, because one task may have spoilt it.
 
+        Fetches go out in waves, in any order. After one that brings nothing but trouble the rest waits for the next
+        round: a provider that hangs would else hold up for minutes what the list has brought.
+
         Raises:
             ProviderError: nothing could be asked.
         """
         answers: dict[str, Answer] = {}
-        unread: Unreadable | None = None
+        problem: ProviderError | None = None
+        listed: Mapping[str, Task] | None = None
         try:
-            answers.update(await self._provider.list_tasks(ids))
+            listed = await self._provider.list_tasks(ids)
         except Unreadable as exc:
-            unread = exc
+            problem = exc
+        answers.update(listed or {})
         left = [task_id for task_id in ids if task_id not in answers]
-        gate = asyncio.Semaphore(FETCHES)
-        answers.update(zip(left, await asyncio.gather(*(self._fetch(id, gate) for id in left)), strict=True))
-        if unread is not None and all(isinstance(answer, ProviderError) for answer in answers.values()):
-            raise next((answer for answer in answers.values() if isinstance(answer, Refused)), unread)
+        random.shuffle(left)
+        for start in range(0, len(left), FETCHES):
+            wave = left[start : start + FETCHES]
+            fetched = await asyncio.gather(*map(self._fetch, wave))
+            answers.update(zip(wave, fetched, strict=True))
+            if all(isinstance(answer, ProviderError) for answer in fetched):
+                break
+        failed = [answer for answer in answers.values() if isinstance(answer, ProviderError)]
+        if listed is None and failed and len(failed) == len(answers):
+            raise next((answer for answer in failed if isinstance(answer, Refused)), problem or failed[0])
         return answers
 
-    async def _fetch(self, task_id: str, gate: asyncio.Semaphore) -> Answer:
-        async with gate:
-            try:
-                return await self._provider.fetch(task_id)
-            except ProviderError as exc:
-                log.info("task.unanswered", task=task_id, problem=str(exc))
-                return exc
+    async def _fetch(self, task_id: str) -> Answer:
+        try:
+            return await self._provider.fetch(task_id)
+        except ProviderError as exc:
+            log.info("task.unanswered", task=task_id, problem=str(exc))
+            return exc
 
-    async def _each(self, rows: list[Submission], answers: Mapping[str, Answer]) -> int:
-        return await self._all(self._take(row, self._of(row, answers)) for row in rows)
-
-    @staticmethod
-    def _of(row: Submission, answers: Mapping[str, Answer]) -> Answer:
-        return answers.get(row.task_id or "")
+    async def _judge(self, answers: Mapping[str, Answer], refusals: Mapping[str, Refused]) -> None:
+        """What the round says of the provider."""
+        if refusals:
+            await self._health.failed(next(iter(refusals.values())))
+        elif answers:
+            await self._health.answered()
+            words = sum(isinstance(answer, Task) for answer in answers.values())
+            problem = next((str(answer) for answer in answers.values() if isinstance(answer, ProviderError)), UNKNOWN)
+            self._health.heard(len(answers), words, problem)
 
     async def _all(self, moves: Iterable[Awaitable[object]]) -> int:
         """Side by side. A submission that was purged meanwhile needs nothing more."""
@@ -131,10 +174,30 @@ class Reconciler:
         self._trouble += [error for error in failed if not isinstance(error, NotFound)]
         return len(results) - len(failed)
 
-    async def _take(self, row: Submission, answer: Answer) -> None:
-        view = answer if isinstance(answer, Task) else None
+    async def _take(self, row: Submission, answers: Sequence[Answer]) -> None:
+        views = [answer for answer in answers if isinstance(answer, Task)]
+        if row.task_id is None:
+            await self._identify(row, views)
+            return
+        view = next(iter(views), None)
         proof = await self._proof(row) if _contradicts(row, view) else ()
         await self._intake.polled(row.id, view, proof)
+
+    async def _identify(self, row: Submission, views: Sequence[Task]) -> None:
+        """Bind the task that holds our state token in the provider's own answer. What callbacks said counts nothing."""
+        ours = next((view for view in views if self._made_for(view) == row.id), None)
+        if ours is None:
+            await self._intake.unidentified(row.id)
+            return
+        log.info("submission.identified", submission=row.id, task=ours.id)
+        await self._intake.identified(row.id, ours)
+
+    def _made_for(self, view: Task) -> str | None:
+        """The submission whose token the task holds."""
+        try:
+            return self._tokens.read_state_token(view.state)
+        except TokenError:
+            return None
 
     async def _proof(self, row: Submission) -> tuple[Media, ...]:
         """The files of a claimed SUCCESS, if they can be downloaded: then the fetched FAILURE is false.
@@ -154,34 +217,35 @@ class Reconciler:
         now_ms = self._clock.now_ms()
         due = await self._journal.due_polls(now_ms, limit=UNASKED)
         over = now_ms - self._policy.confirm_ms
-        # One from the future was made before the clock was set back: it begins anew.
+        # One from the future was made before the clock was set back: it is asked about anew.
         late = [row for row in due if row.claim is not None and not over < row.claim.since_ms <= now_ms]
-        return await self._each(late, {})
+        return await self._all(self._intake.polled(row.id, None) for row in late)
 
     async def _expire(self) -> int:
         overdue = await self._journal.overdue(self._clock.now_ms(), limit=BATCH)
         return await self._all(self._intake.expired(row.id) for row in overdue if row.claim is None)
 
-    def _paused(self) -> bool:
-        """The upper bound frees us when the clock was set back."""
-        return 0 < self._not_before_ms - self._clock.now_ms() <= self._pause_ms
 
-    def _back_off(self, error: ProviderError) -> None:
-        self._failures += 1
-        asked = (error.retry_after or 0) if isinstance(error, Refused) else 0
-        seconds = max(wait_forever(PROVIDER, self._failures), asked)
-        self._pause_ms = int(seconds * 1000)
-        self._not_before_ms = self._clock.now_ms() + self._pause_ms
-        level = log.warning if self._failures == 1 else log.debug
-        level("provider.unavailable", problem=str(error), again_in=round(seconds))
+UNKNOWN = "The provider knows none of them; check that the key and the address are those they were submitted with."
 
-    def _recovered(self) -> None:
-        if self._failures:
-            log.info("provider.recovered", failures=self._failures)
-        self._failures = 0
+
+def _of_the_account(answers: Mapping[str, Answer]) -> dict[str, Refused]:
+    """Refusals that mean everybody: to ask less; any other only where nothing was answered, because one task may be
+    forbidden to us that others are not."""
+    heard = any(not isinstance(answer, ProviderError) for answer in answers.values())
+    refused = {id: answer for id, answer in answers.items() if isinstance(answer, Refused)}
+    return {id: answer for id, answer in refused.items() if answer.retry or not heard}
 
 
 def _contradicts(row: Submission, view: Task | None) -> bool:
     """Whether the provider says FAILURE where a doubly signed callback said SUCCESS."""
     claims_success = row.claim is not None and row.claim.task.status == "SUCCESS"
     return claims_success and view is not None and view.terminal and view.status != "SUCCESS"
+
+
+def _task_id(body: str) -> str | None:
+    """The task a kept callback names."""
+    try:
+        return read_task(decode_json(body.encode())).id
+    except PayloadError:
+        return None

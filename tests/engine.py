@@ -28,10 +28,12 @@ from receiver.journal.base import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore
 from receiver.provider import Provider, requests
+from receiver.provider_health import ProviderHealth
 from receiver.reconciler import Reconciler
 from receiver.submissions import Options, Submissions
 from receiver.tasks import Task
 from receiver.tokens import Tokens
+from receiver.troubles import Troubles
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(600)
@@ -352,8 +354,12 @@ async def engine(
     policy: Policy = POLICY,
     keys: tuple[str, ...] = KEYS,
     faulty: bool = False,
+    provider: Provider | None = None,
 ) -> AsyncIterator[Kit]:
-    """A kit on the journal in `folder`. Opened again on the same folder it is another process."""
+    """A kit on the journal in `folder`. Opened again on the same folder it is another process.
+
+    `provider`: a real client in place of the relay's, which its owner closes.
+    """
     clock = clock or StillClock()
     relay = relay or Relay()
     async with contextlib.AsyncExitStack() as stack:
@@ -361,10 +367,11 @@ async def engine(
         real = await open_journal(folder / "journal.db")
         stack.push_async_callback(real.aclose)
         journal: Any = Faulty(real) if faulty else real
-        provider = Provider(
-            base_url="https://relay.test", key="sk-0123456789", clock=clock, transport=httpx.MockTransport(relay)
-        )
-        stack.push_async_callback(provider.aclose)
+        if provider is None:
+            provider = Provider(
+                base_url="https://relay.test", key="sk-0123456789", clock=clock, transport=httpx.MockTransport(relay)
+            )
+            stack.push_async_callback(provider.aclose)
         fetcher = Fetcher(hosts=[], origins=[origin.url], max_bytes=10**6, timeout=5.0, tls=TLS)
         stack.push_async_callback(fetcher.aclose)
         store, tokens = MediaStore(folder / "media"), Tokens(keys, max_age=72 * 3600, clock=clock)
@@ -382,8 +389,9 @@ async def engine(
         )  # fmt: skip
         archiver = Archiver(journal=journal, intake=intake, fetcher=fetcher, store=store, clock=clock)
         reconciler = Reconciler(
-            journal=journal, provider=provider, intake=intake, archiver=archiver, policy=policy, clock=clock
-        )
+            journal=journal, provider=provider, intake=intake, archiver=archiver, policy=policy, clock=clock,
+            health=ProviderHealth(troubles=Troubles(journal=journal, clock=clock), clock=clock), tokens=tokens,
+        )  # fmt: skip
         await real.register(dict.fromkeys(routes, "recording"))
         yield Kit(
             journal=journal, clock=clock, relay=relay, provider=provider, store=store, tokens=tokens, intake=intake,

@@ -15,6 +15,7 @@ from receiver.cli.running import address, bind, server
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Event, Submission
+from receiver.journal.base import Trouble
 from receiver.provider import requests
 from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Settings
@@ -50,6 +51,12 @@ class World:
             if row.status == "refused" or (row.ended and not await self._owed(row)):
                 return row
             await self.receiver.clock.sleep(1)
+
+    async def troubles(self) -> list[Trouble]:
+        """What the operator is told, as soon as there is something."""
+        while not (found := await self.receiver.journal.troubles()):
+            await self.receiver.clock.sleep(1)
+        return found
 
     async def _owed(self, row: Submission) -> bool:
         deliveries = await self.receiver.journal.deliveries(limit=100, submission_id=row.id)

@@ -725,6 +725,20 @@ async def test_receive_journals_as_the_endpoint_does(tmp_path: Path) -> None:
         assert len(await receiver._started().journal.callbacks(task.id)) == 3
 
 
+async def test_troubles_are_told(tmp_path: Path) -> None:
+    """What the engine could not do, for whoever shows it; nothing while all is well."""
+    async with provider(tmp_path, faults=["provider_500"]) as world, world.receiver() as receiver:
+        assert await receiver.troubles() == []
+        task = await receiver.imagine(PROMPT)
+        async with asyncio.timeout(20):
+            while not (found := await receiver.troubles()):  # noqa: ASYNC110 - the engine's doing has no event of ours
+                await asyncio.sleep(0.01)
+            assert [trouble.name for trouble in found] == ["provider"]
+            assert "HTTP 500" in found[0].text
+            await task.result()
+            assert await receiver.troubles() == []
+
+
 async def test_waiting_ends_when_the_receiver_does(tmp_path: Path) -> None:
     """Who still waits at the end gets an error, not silence."""
     async with provider(tmp_path, speed=1.0) as world:

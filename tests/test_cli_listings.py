@@ -17,6 +17,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Completion, Receipt
 from receiver.events import Submission, new_id
 from receiver.intake import Intake, Policy, Route
+from receiver.journal.base import Trouble
 from receiver.journal.sqlite import open_journal
 from receiver.tasks import Button, Task
 
@@ -225,3 +226,19 @@ def test_no_journal(tmp_path: Path) -> None:
     assert result.code == 1
     assert result.err.startswith("Error: There is no journal at .receiver/journal.db yet.")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_work_outside_stands_above_the_list(tmp_path: Path) -> None:
+    """People see it on standard error, with its beginning; scripts do not."""
+    library = asyncio.run(fill(tmp_path))
+    assert library.run("tasks", "list").err == ""
+    trouble = Trouble(name="provider", since_ms=1_800_000_000_000, text="The provider does not accept the key.")
+
+    async def note() -> None:
+        journal = await open_journal(tmp_path / ".receiver/journal.db")
+        await journal.note(trouble)
+        await journal.aclose()
+
+    asyncio.run(note())
+    assert library.run("tasks", "list").err == "Since 2027-01-15 08:00:00: The provider does not accept the key.\n"
+    assert len(library.json("tasks", "list")) == 3

@@ -194,6 +194,19 @@ CHECKS = {
 }
 
 
+@pytest.mark.parametrize("half", ["state_missing", "state_mangled"])
+@pytest.mark.parametrize("unclear", ["ambiguous_created", "submit_html"])
+async def test_a_lost_answer_and_half_signed_callbacks_are_a_picture(half: str, unclear: str, tmp_path: Path) -> None:
+    """Nobody knows the task's id but callbacks that are not believed: the provider's own answer about it holds our
+    state token, and that binds it."""
+    await check(tmp_path / "run", {unclear, half}, PICTURE)
+
+
+async def test_a_lost_answer_and_a_provider_that_knows_nothing_is_lost(tmp_path: Path) -> None:
+    """The same, but no fetch confirms whose task it is: nothing is bound on a callback's word."""
+    await check(tmp_path / "run", {"ambiguous_created", "state_missing", "unknown_to_fetch"}, LOST)
+
+
 @pytest.mark.parametrize("profile", ["default", "relay", "java", "csharp"])
 async def test_a_prompt_becomes_a_picture_under_every_profile(profile: str, tmp_path: Path) -> None:
     """Whatever sender or relay stands between, callbacks and polls give one picture."""
@@ -205,13 +218,14 @@ async def test_a_prompt_becomes_a_picture_under_every_profile(profile: str, tmp_
 
 
 async def test_twenty_tasks_without_a_callback_are_twenty_pictures(tmp_path: Path) -> None:
-    """The hook stripped by the relay, polling alone brings every result."""
+    """The hook stripped by the relay, polling alone brings every result, and the operator is told in some minutes."""
     async with world(tmp_path, faults={"hook_stripped"}) as here, asyncio.timeout(40):
         rows = await asyncio.gather(*(here.submit(f"boat number {number} --v 6.1") for number in range(20)))
         rested = await asyncio.gather(*(here.rest(row.id) for row in rows))
         assert [row.ended for row in rested] == ["task.succeeded"] * 20
         assert len(here.pictures()) == 20
         assert here.simulator.callbacks == []
+        assert [trouble.name for trouble in await here.troubles()] == ["callbacks missing"]
 
 
 async def test_without_a_public_url_nothing_but_polling_is_needed(tmp_path: Path) -> None:

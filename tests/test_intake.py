@@ -17,7 +17,7 @@ from receiver.backoff import MEDIA, PROVISIONAL
 from receiver.deliveries import Delivery
 from receiver.errors import Refused
 from receiver.events import TERMINAL_TYPES, Claim, Event, EventType, Media, Submission
-from receiver.intake import Policy, Route, Rules, decisions
+from receiver.intake import Policy, Route, Rules, decisions, hints
 from receiver.journal.base import Change
 from receiver.tasks import Button, Task
 
@@ -294,11 +294,25 @@ def test_a_callback_about_another_task() -> None:
     assert types(change) == []
 
 
-@pytest.mark.parametrize("row", [prepared(), sending(), unknown()])
+@pytest.mark.parametrize("row", [prepared(), sending()])
 def test_a_callback_that_is_not_believed_binds_nothing(row: Submission) -> None:
-    """Without a task of ours there is nothing to ask about yet."""
+    """While the answer to the submit is still to come there is nothing to ask about."""
     change = received(row, RUNNING, "no_state")
     assert change.submission == replace(row, callbacks=1)
+
+
+@pytest.mark.parametrize("row", [unknown(), unknown(ended="task.lost")])
+def test_a_callback_that_is_not_believed_says_what_to_ask_about(row: Submission) -> None:
+    """The answer was lost: it binds nothing either, but the provider is asked about the task it names, now."""
+    change = received(row, RUNNING, "no_state")
+    assert change.submission == replace(row, callbacks=1, poll_due_ms=NOW)
+    assert (change.events, change.deliveries) == ((), ())
+
+
+def test_a_callback_before_a_lost_answer_says_what_to_ask_about() -> None:
+    """It came while the answer was still expected; when that is lost, the provider is asked at once."""
+    row = row_of(decisions.unanswered(sending(callbacks=1), "Lost.", rules()))
+    assert (row.status, row.poll_due_ms) == ("unknown", NOW)
 
 
 def test_nobody_is_asked_about_what_has_succeeded() -> None:
@@ -423,6 +437,18 @@ def test_a_lagging_provider_is_asked_six_times() -> None:
 def test_late_questions_are_not_made_up_for(late_ms: int, next_ms: int) -> None:
     """However often it was asked, the next question comes at the next of the six moments."""
     assert due_after(decisions.polled(claiming(), None, rules(late_ms))) == next_ms
+
+
+def test_a_claim_from_before_the_clock_was_set_back_is_asked_about_anew() -> None:
+    """Two days back: it gets its 30 s from now on, instead of waiting for the old time to come again."""
+    row = claiming()
+    assert row.claim is not None
+    row = replace(row, claim=replace(row.claim, since_ms=NOW + 2 * 86_400_000))
+    first = row_of(decisions.polled(row, None, rules()))
+    assert first.claim is not None
+    assert (first.claim.since_ms, first.poll_due_ms) == (NOW, NOW + 2_000)
+    change = decisions.polled(first, None, rules(30_000))
+    assert types(change) == ["task.succeeded"]
 
 
 @pytest.mark.parametrize("claimed", [CLAIMED, FAILURE])
@@ -750,7 +776,9 @@ class Life:
         if self.row.status == "sending" and self.row.send_due_ms is not None and self.row.send_due_ms <= NOW + self.now:
             self.apply(decisions.unanswered(self.row, "Lost.", self.rules()))
         if self.row.poll_due_ms is not None and self.row.poll_due_ms <= NOW + self.now:
-            self.apply(decisions.polled(self.row, None, self.rules()))
+            silent = self.row.task_id is None
+            by = self.rules()
+            self.apply(hints.unidentified(self.row, by) if silent else decisions.polled(self.row, None, by))
 
 
 TASKS = st.sampled_from(
@@ -764,6 +792,7 @@ NEWS: st.SearchStrategy[News] = st.one_of(
     st.tuples(st.just("wait"), st.tuples(st.sampled_from([1, 1_000, 3_000, 16_000, 61_000, 200_000]))),
     st.tuples(st.just("callback"), st.tuples(TASKS, CAUSES)),
     st.tuples(st.just("poll"), st.tuples(st.none() | TASKS, st.sampled_from([(), (MEDIA_FILE,)]))),
+    st.tuples(st.just("identify"), st.tuples(TASKS)),
     st.tuples(st.just("answer"), st.tuples(st.sampled_from(["accepted", "queued", "modal"]))),
     st.tuples(st.sampled_from(["refused", "postponed", "unanswered", "archived", "not_archived"]), st.just(())),
 )
@@ -781,6 +810,8 @@ def tell(life: Life, news: News) -> None:
     elif kind == "poll" and life.row.task_id is not None:
         seen, proof = given_values
         life.apply(decisions.polled(life.row, seen, by, proof=proof))
+    elif kind == "identify":
+        life.apply(hints.identified(life.row, given_values[0], by))
     elif kind == "answer":
         life.apply(decisions.answered(life.row, (TASK_ID,), given_values[0], by))
     elif kind in ANSWERS and life.row.status == "sending":

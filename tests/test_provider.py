@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -435,12 +436,17 @@ async def test_a_senseless_answer_is_unreadable(status: int, body: bytes) -> Non
     ],
 )
 async def test_refused_questions(status: int, body: bytes, outcome: str) -> None:
-    """A key, rate or address problem is told as such, by fetch and by list alike."""
+    """A key, rate or address problem is told as such, by fetch and by list alike; only that a list is not at this
+    address may mean that there is none, and then a fetch tells."""
     relay = client(always(status, body, {"Retry-After": "9"}))
-    for question in (relay.fetch("17"), relay.list_tasks(["17"])):
-        with pytest.raises(Refused) as refused:
-            await question
-        assert (refused.value.outcome, refused.value.retry_after) == (outcome, 9.0)
+    with pytest.raises(Refused) as refused:
+        await relay.fetch("17")
+    assert (refused.value.outcome, refused.value.retry_after) == (outcome, 9.0)
+    if outcome == "wrong_address":
+        assert await relay.list_tasks(["17"]) is None
+    else:
+        with pytest.raises(Refused, match=str(refused.value)[:20]):
+            await relay.list_tasks(["17"])
 
 
 # --- list ---------------------------------------------------------------------------------------------------------
@@ -469,6 +475,7 @@ async def test_list_asks_in_batches_and_keeps_only_what_was_asked() -> None:
     ids = [str(n) for n in range(1, 121)]
     relay = Relay({"1": task("1"), "120": task("120"), "999": task("999"), "x": {"status": "SUCCESS"}})
     found = await client(relay).list_tasks([*ids, "1"])
+    assert found is not None
     assert sorted(found) == ["1", "120"]
     assert found["1"].progress == 46
     assert [len(batch) for batch in relay.batches] == [50, 50, 20]
@@ -498,26 +505,45 @@ LACKING = [
 
 
 @pytest.mark.parametrize(("status", "body"), LACKING)
-async def test_a_relay_without_the_list_is_asked_one_by_one(status: int, body: bytes) -> None:
-    """Where the route is missing, every task is fetched; the list is tried again after an hour, not before."""
-    relay, clock = Relay({"1": task("1"), "3": task("3")}, httpx.Response(status, content=body)), StillClock()
+async def test_a_relay_without_the_list_is_asked_for_it_once_an_hour(status: int, body: bytes) -> None:
+    """Where the route is missing and fetches work, the list is tried again after an hour, not before."""
+    relay, clock = Relay({"1": task("1")}, httpx.Response(status, content=body)), StillClock()
     asking = client(relay, clock=clock)
-    assert sorted(await asking.list_tasks(["1", "2", "3"])) == ["1", "3"]
-    assert sorted(relay.fetched) == ["1", "2", "3"]
+    assert await asking.list_tasks(["1", "2"]) is None
+    await asking.fetch("1")
     clock.time += 3599
-    await asking.list_tasks(["1"])
+    assert await asking.list_tasks(["1"]) is None
     assert len(relay.batches) == 1
     clock.time += 2
     relay.list_answer = None
-    assert sorted(await asking.list_tasks(["1"])) == ["1"]
-    assert (len(relay.batches), len(relay.fetched)) == (2, 4)
+    assert sorted(await asking.list_tasks(["1"]) or ()) == ["1"]
+    assert len(relay.batches) == 2
+
+
+@pytest.mark.parametrize(("status", "body"), LACKING)
+async def test_a_relay_in_trouble_is_not_one_without_a_list(status: int, body: bytes) -> None:
+    """While it answers fetches like the list (a web page, nothing at all), only trouble is proven: when that is over,
+    the list is asked for at once."""
+    relay = Relay({"1": task("1")}, httpx.Response(status, content=body))
+    troubled = iter([relay, always(status, body), relay])
+
+    def turn(request: httpx.Request) -> httpx.Response:
+        return next(troubled)(request)
+
+    asking = client(turn)
+    assert await asking.list_tasks(["1"]) is None
+    with contextlib.suppress(ProviderError):
+        assert await asking.fetch("1") is None
+    relay.list_answer = None
+    assert sorted(await asking.list_tasks(["1"]) or ()) == ["1"]
 
 
 async def test_a_clock_set_back_does_not_forget_the_list() -> None:
     """The pause is an hour at most, whatever the clock does."""
-    relay, clock = Relay({}, httpx.Response(404)), StillClock()
+    relay, clock = Relay({"1": task("1")}, httpx.Response(404)), StillClock()
     asking = client(relay, clock=clock)
     await asking.list_tasks(["1"])
+    await asking.fetch("1")
     clock.time -= 86400
     await asking.list_tasks(["1"])
     assert len(relay.batches) == 2
@@ -530,14 +556,6 @@ async def test_a_list_in_trouble_is_not_a_missing_list(status: int, body: bytes)
     with pytest.raises(Unreadable):
         await client(relay).list_tasks(["1", "2"])
     assert not relay.fetched
-
-
-async def test_one_unreadable_task_does_not_keep_the_others_back() -> None:
-    """Fetched one by one, a senseless answer counts only when it is the only thing that came."""
-    relay = Relay({"1": task("other"), "2": task("2")}, httpx.Response(404))
-    assert sorted(await client(relay).list_tasks(["1", "2"])) == ["2"]
-    with pytest.raises(Unreadable):
-        await client(relay).list_tasks(["1"])
 
 
 # --- image seed and cancel ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from receiver.cli.output import ago, note, one_line, print_json, print_table, sa
 from receiver.cli.progress import describe
 from receiver.deliveries import Delivery
 from receiver.events import Event, Submission
-from receiver.journal.base import Journal
+from receiver.journal.base import Journal, Trouble
 
 tasks = typer.Typer(no_args_is_help=True, help="Submissions and what became of them.")
 
@@ -26,11 +26,18 @@ def list_tasks(
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
-    """The newest submissions."""
-    rows = ask(lambda journal: journal.submissions(limit=limit, status=status))
+    """The newest submissions, and what the engine cannot do now."""
+
+    async def question(journal: Journal) -> tuple[list[Submission], list[Trouble]]:
+        return await journal.submissions(limit=limit, status=status), await journal.troubles()
+
+    rows, troubles = ask(question)
     if as_json:
         print_json([_summary(row) for row in rows])
-    elif not rows:
+        return
+    for trouble in troubles:
+        note(f"Since {when(trouble.since_ms)}: {trouble.text}")
+    if not rows:
         note("No submissions." if status is None else f"No submissions with status {status}.")
     else:
         print_table(

@@ -11,7 +11,7 @@ import structlog
 from receiver.clock import Clock
 from receiver.errors import NotFound, Refused
 from receiver.events import Callback, Media, Reply, Submission
-from receiver.intake import decisions
+from receiver.intake import decisions, hints
 from receiver.intake.rules import Policy, Route, Rules
 from receiver.journal.base import Change, Changed, Journal
 from receiver.tasks import Task
@@ -104,6 +104,14 @@ class Intake:
         """The provider was asked; None: it did not know, or could not be reached."""
         view = None if view is None else _without_state(view)
         return await self._decide(submission_id, partial(decisions.polled, view=view, proof=proof))
+
+    async def identified(self, submission_id: str, view: Task) -> Submission:
+        """The provider's own answer about a task that a callback named holds our state token."""
+        return await self._decide(submission_id, partial(hints.identified, view=_without_state(view)))
+
+    async def unidentified(self, submission_id: str) -> Submission:
+        """None of the tasks that callbacks named is known to be this submission's."""
+        return await self._decide(submission_id, hints.unidentified)
 
     async def expired(self, submission_id: str) -> Submission:
         """Our own deadline has passed."""

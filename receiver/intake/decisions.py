@@ -3,7 +3,8 @@
 Trust (both tokens of a callback are checked before it comes here):
 
     both tokens good, task id ours or not known yet   the callback is believed; a terminal one becomes a claim
-    any of them not                                   the callback is kept, and the provider is asked now
+    any of them not                                   the callback is kept, and the provider is asked now; where no
+                                                      task is bound, about the task it names (see `hints`)
 
 Confirmation: a claim is settled by the provider's own answer, fetched at 0, 2, 5, 10, 16 and 30 s (shares of
 `confirm_ms`). Agreement, or the time running out, makes the event, marked `confirmed` or not; a fetch that only lags
@@ -19,6 +20,7 @@ from receiver.backoff import CONFIRM, MEDIA, SEND, wait, wait_forever
 from receiver.errors import Refused
 from receiver.events import Claim, Media, Reply, ReplyStatus, Submission, new_id
 from receiver.intake.facts import ask_for_input, bind, lose, next_poll, observe, replace, supersedable
+from receiver.intake.hints import seeks_task
 from receiver.intake.rules import Rules
 from receiver.journal.base import Change
 from receiver.tasks import Task, event_type
@@ -79,10 +81,11 @@ def postponed(row: Submission, outcome: str, text: str, after: float | None, rul
 
 def unanswered(row: Submission, text: str, rules: Rules) -> Change | None:
     """The answer was lost or unclear. The request may have been charged, so it is never sent again; if a callback URL
-    went along, a callback can still resolve it."""
+    went along, a callback can still resolve it. One that came before, and was not believed, says what to ask about."""
     if row.status != "sending":
         return None
-    row = replace(row, status="unknown", outcome="ambiguous", detail=text, send_due_ms=None)
+    due = rules.now_ms if row.callbacks else None
+    row = replace(row, status="unknown", outcome="ambiguous", detail=text, send_due_ms=None, poll_due_ms=due)
     if row.hooked or row.ended:
         return Change(submission=row)
     return lose(row, f"{text} No callback URL went along, so no callback can tell what became of it.", rules)
@@ -137,7 +140,7 @@ def received(row: Submission, view: Task, cause: str | None, rules: Rules) -> Ch
     if cause is None and row.task_id not in (None, view.id):
         cause = "other_task"
     if cause is not None:
-        asks = row.task_id is not None and row.ended != "task.succeeded"
+        asks = (row.task_id is not None or seeks_task(row)) and row.ended != "task.succeeded"
         return Change(submission=replace(row, poll_due_ms=rules.now_ms) if asks else row, cause=cause)
     if view.terminal and rules.policy.confirm_ms > 0:
         return _claim(row, view, rules)

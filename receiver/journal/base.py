@@ -59,6 +59,20 @@ class Work:
     parent: Receipt | None
 
 
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """Something outside that does not work, for the operator to see to; no result is lost by it.
+
+    Attributes:
+        name: what it is about: `provider`, `callbacks`.
+        since_ms: when it began.
+        text: sentences: what happened, what Receiver does meanwhile, what to do.
+    """
+
+    name: str
+    since_ms: int
+    text: str
+
+
 Decide = Callable[[Submission], Change | None]
 """Pure and quick: it runs inside the transaction. None changes nothing."""
 
@@ -137,8 +151,20 @@ class Journal(Protocol):
 
     async def event(self, event_id: str) -> Event | None: ...
 
-    async def callbacks(self, submission_id: str) -> list[Callback]:
-        """In order of arrival."""
+    async def callbacks(self, submission_id: str, *, limit: int | None = None) -> list[Callback]:
+        """In order of arrival; with a `limit` the last ones only."""
+
+    async def called_back(self, *, limit: int, created_before_ms: int) -> list[Submission]:
+        """The newest submissions that took a callback URL along and that the provider has ended, newest first."""
+
+    async def troubles(self) -> list[Trouble]:
+        """What the operator should know now, oldest first."""
+
+    async def note(self, trouble: Trouble) -> None:
+        """Journal a trouble; one of that name keeps its beginning, and takes the new text."""
+
+    async def clear(self, name: str) -> None:
+        """Forget a trouble that is over."""
 
     async def deliveries(
         self,

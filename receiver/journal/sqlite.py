@@ -18,13 +18,13 @@ from receiver.errors import JournalError, NotFound
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal import operations, statements
 from receiver.journal.ballast import Ballast
-from receiver.journal.base import Changed, Decide, Work
+from receiver.journal.base import Changed, Decide, Trouble, Work
 from receiver.journal.faults import sentence
 from receiver.journal.files import SameFiles
 from receiver.journal.filesystems import check_file_system
 from receiver.journal.lock import EngineLock
 from receiver.journal.recent import Recent
-from receiver.journal.rows import from_row, to_json
+from receiver.journal.rows import from_row, to_json, to_row
 from receiver.journal.statements import SQL
 from receiver.journal.writer import Writer
 
@@ -131,8 +131,12 @@ class SQLiteJournal:
 
     # Callbacks and events
 
-    async def callbacks(self, submission_id: str) -> list[Callback]:
-        return await self._select(Callback, "list_callbacks", submission_id=submission_id)
+    async def callbacks(self, submission_id: str, *, limit: int | None = None) -> list[Callback]:
+        found = await self._select(Callback, "last_callbacks", submission_id=submission_id, limit=limit or -1)
+        return found[::-1]
+
+    async def called_back(self, *, limit: int, created_before_ms: int) -> list[Submission]:
+        return await self._select(Submission, "called_back", limit=limit, created_before_ms=created_before_ms)
 
     async def events(
         self, *, limit: int, submission_id: str | None = None, type: EventType | None = None
@@ -144,6 +148,17 @@ class SQLiteJournal:
     async def event(self, event_id: str) -> Event | None:
         rows = await self._rows("get_event", id=event_id)
         return msgspec.json.decode(rows[0]["body"], type=Event) if rows else None
+
+    # Troubles
+
+    async def troubles(self) -> list[Trouble]:
+        return await self._select(Trouble, "list_troubles")
+
+    async def note(self, trouble: Trouble) -> None:
+        await self._write(lambda db: db.execute(SQL["note_trouble"], to_row(trouble)))
+
+    async def clear(self, name: str) -> None:
+        await self._write(lambda db: db.execute(SQL["clear_trouble"], {"name": name}))
 
     # Deliveries
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -33,7 +32,6 @@ BATCH = 50
 LIST_PAUSE = 3600.0
 """Seconds for which a relay without list-by-condition is not asked for it again."""
 
-_CONCURRENT_FETCHES = 8
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _NETWORK = (httpx.HTTPError, TimeoutError, OSError)
 
@@ -72,6 +70,7 @@ class Provider:
         self._ask_timeout = ask_timeout
         self._seed_timeout = seed_timeout
         self._no_list_until = 0.0
+        self._list_failed = False
 
     def __repr__(self) -> str:
         return f"Provider(base_url={self._wire.base!r}, key='***')"
@@ -122,13 +121,15 @@ class Provider:
         if questions.is_unknown(answer):
             return None
         if 200 <= answer.http_status < 300 and "id" in answer.envelope.fields:
-            return questions.the_task(answer.envelope, task_id)
+            task = questions.the_task(answer.envelope, task_id)
+            self._remember_lack()
+            return task
         if answer.outcome.name == "not_found":
             return None
         raise self._failure(answer, "a task")
 
-    async def list_tasks(self, ids: Sequence[str]) -> dict[str, Task]:
-        """Ask for many tasks by list-by-condition, 50 at a time; by single fetches where a relay lacks that route.
+    async def list_tasks(self, ids: Sequence[str]) -> dict[str, Task] | None:
+        """Ask for many tasks by list-by-condition, 50 at a time. None: a relay without that route; `fetch` each.
 
         Only ids asked for are in the result; what the provider does not know, or what cannot be read, is absent.
 
@@ -138,9 +139,10 @@ class Provider:
         found: dict[str, Task] = {}
         wanted = list(dict.fromkeys(ids))
         for start in range(0, len(wanted), BATCH):
-            batch = wanted[start : start + BATCH]
-            listed = await self._list(batch) if self._may_list() else None
-            found |= await self._fetch_each(batch) if listed is None else listed
+            listed = await self._list(wanted[start : start + BATCH]) if self._may_list() else None
+            if listed is None:
+                return None
+            found |= listed
         return found
 
     async def image_seed(self, task_id: str) -> str:
@@ -184,37 +186,19 @@ class Provider:
         answer = await self._ask("POST", "/mj/task/list-by-condition", _encode({"ids": batch}))
         items = answer.envelope.value
         if 200 <= answer.http_status < 300 and isinstance(items, list):
+            self._list_failed = False
             return {task.id: task for task in questions.readable(items) if task.id in batch}
         if not questions.lacks_list(answer):
             raise self._failure(answer, "a list of tasks")
-        self._no_list_until = self._clock.now() + LIST_PAUSE
+        self._list_failed = True
         return None
 
-    async def _fetch_each(self, batch: list[str]) -> dict[str, Task]:
-        """Fetch side by side. One unreadable task does not keep the others back; any other trouble ends it."""
-        found: dict[str, Task] = {}
-        unreadable: list[Unreadable] = []
-        gate = asyncio.Semaphore(_CONCURRENT_FETCHES)
-
-        async def one(task_id: str) -> None:
-            async with gate:
-                try:
-                    task = await self.fetch(task_id)
-                except Unreadable as exc:
-                    unreadable.append(exc)
-                    return
-            if task is not None:
-                found[task_id] = task
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for task_id in batch:
-                    group.create_task(one(task_id))
-        except ExceptionGroup as group_error:
-            raise group_error.exceptions[0] from None
-        if unreadable and not found:
-            raise unreadable[0]
-        return found
+    def _remember_lack(self) -> None:
+        """A relay in trouble answers every path like one it does not know. Only when a fetch works is it the list alone
+        that is missing."""
+        if self._list_failed:
+            self._no_list_until = self._clock.now() + LIST_PAUSE
+            self._list_failed = False
 
     async def _ask(self, method: str, path: str, content: bytes | None = None, *, limit: float | None = None) -> Answer:
         try:

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from receiver.clock import Clock
 from receiver.errors import NotStarted, PayloadError
 from receiver.events import EventType
+from receiver.journal.base import Trouble
 from receiver.provider import Request, requests
 from receiver.runtime.functions import Function, OnEvent, check_function, check_registration
 from receiver.runtime.handle import TaskHandle, send
@@ -409,6 +410,17 @@ class Receiver:
         """
         rows = await self._started().journal.submissions(limit=limit, status=status)
         return [TaskHandle(self._started, row) for row in rows]
+
+    async def troubles(self) -> list[Trouble]:
+        """What does not work outside as the engine last saw it, oldest first: a provider that cannot be asked,
+        callbacks that never come. No result is lost by any of it.
+
+        Example::
+
+            for trouble in await receiver.troubles():
+                print(trouble.name, trouble.text)
+        """
+        return await self._started().journal.troubles()
 
     # Callbacks, for those who receive them with a framework of their own
 

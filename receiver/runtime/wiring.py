@@ -14,6 +14,7 @@ import structlog
 from starlette.applications import Starlette
 
 from receiver.archiver import Archiver
+from receiver.callback_health import CallbackHealth
 from receiver.clock import Clock
 from receiver.clock_steps import ClockSteps
 from receiver.dispatcher import Dispatcher, OpenDestination
@@ -25,12 +26,14 @@ from receiver.journal.base import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore
 from receiver.provider import Provider
+from receiver.provider_health import ProviderHealth
 from receiver.reconciler import Reconciler
 from receiver.runtime.functions import Function
 from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.telemetry import learn
 from receiver.tokens import Tokens
+from receiver.troubles import Troubles
 from receiver.watchdog import Stall, Watchdog, tell, within
 from receiver.web.admission import Admission
 from receiver.web.api import Api
@@ -101,13 +104,23 @@ class Runtime:
         self._archiver = Archiver(
             journal=journal, intake=self.intake, fetcher=self.fetcher, store=self.store, clock=clock
         )
+        troubles = Troubles(journal=journal, clock=clock)
         reconciler = Reconciler(
             journal=journal,
             provider=self.provider,
+            health=ProviderHealth(troubles=troubles, clock=clock),
             intake=self.intake,
             archiver=self._archiver,
+            tokens=self.tokens,
             policy=policy,
             clock=clock,
+        )
+        callback_health = CallbackHealth(
+            journal=journal,
+            troubles=troubles,
+            clock=clock,
+            public_url=settings.public_url,
+            poll_seconds=settings.poll_interval,
         )
         self.dispatcher = Dispatcher(
             journal=journal,
@@ -125,6 +138,7 @@ class Runtime:
                 "archive": self._archiver.archive_once,
                 "dispatch": self.dispatcher.dispatch_once,
                 "clock": self._clock_steps.check_once,
+                "callbacks": callback_health.check_once,
             },
             clock=clock,
         )

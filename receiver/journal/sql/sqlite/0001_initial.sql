@@ -47,6 +47,9 @@ CREATE INDEX submissions_send ON submissions (send_due_ms) WHERE send_due_ms IS 
 CREATE INDEX submissions_poll ON submissions (poll_due_ms) WHERE poll_due_ms IS NOT NULL;
 CREATE INDEX submissions_media ON submissions (media_due_ms) WHERE media_due_ms IS NOT NULL;
 CREATE INDEX submissions_deadline ON submissions (deadline_ms) WHERE ended IS NULL AND status <> 'refused';
+-- What is asked once in minutes must not read everything. `callbacks` is left out on purpose: every callback changes it.
+CREATE INDEX submissions_called_back ON submissions (created_ms)
+    WHERE hooked = 1 AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed');
 
 -- Every verified callback as it came.
 CREATE TABLE callbacks (
@@ -114,4 +117,11 @@ CREATE TABLE destinations (
     last_success_ms INTEGER,
     last_error_ms  INTEGER,
     last_error     TEXT
+) WITHOUT ROWID;
+
+-- What does not work outside, for the operator to see to.
+CREATE TABLE troubles (
+    name           TEXT PRIMARY KEY,
+    since_ms       INTEGER NOT NULL,
+    text           TEXT NOT NULL
 ) WITHOUT ROWID;

@@ -75,8 +75,15 @@ WHERE deadline_ms <= :now_ms AND ended IS NULL AND status <> 'refused' ORDER BY 
 INSERT INTO callbacks (submission_id, received_ms, cause, body)
 VALUES (:submission_id, :received_ms, :cause, :body);
 
--- name: list_callbacks
-SELECT * FROM callbacks WHERE submission_id = :submission_id ORDER BY number;
+-- name: last_callbacks
+SELECT * FROM callbacks WHERE submission_id = :submission_id ORDER BY number DESC LIMIT :limit;
+
+-- name: called_back
+-- Those that callbacks should have told of: they took a URL along, and the provider has ended them.
+SELECT * FROM submissions
+WHERE hooked = 1 AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')
+  AND created_ms < :created_before_ms
+ORDER BY created_ms DESC LIMIT :limit;
 
 -- name: insert_event
 -- The same fact twice is one event.
@@ -171,11 +178,10 @@ UPDATE deliveries SET alone = 1 WHERE id = :id AND status = 'pending';
 -- ids are of the wall clock, which may have been set back since.
 UPDATE deliveries SET status = 'cancelled', finished_ms = :finished_ms, detail = 'a newer event took its place'
 WHERE id = :delivery_id AND status = 'pending' AND NOT manual AND EXISTS (
-    SELECT 1 FROM deliveries AS newer
+    SELECT 1 FROM deliveries AS newer JOIN events AS fact ON fact.id = newer.event_id
     WHERE newer.submission_id = deliveries.submission_id AND newer.destination = deliveries.destination
-      AND newer.status <> 'cancelled' AND NOT newer.manual
-      AND (SELECT number FROM events WHERE id = newer.event_id)
-        > (SELECT number FROM events WHERE id = deliveries.event_id));
+      AND fact.number > (SELECT number FROM events WHERE id = deliveries.event_id)
+      AND newer.status <> 'cancelled' AND NOT newer.manual);
 
 -- name: finish_attempt
 UPDATE attempts SET finished_ms = :finished_ms, outcome = :outcome, detail = :detail
@@ -278,3 +284,13 @@ DELETE FROM destinations WHERE name = :name;
 
 -- name: any_due
 SELECT 1 FROM deliveries WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms LIMIT 1;
+
+-- name: list_troubles
+SELECT * FROM troubles ORDER BY since_ms, name;
+
+-- name: note_trouble
+INSERT INTO troubles (name, since_ms, text) VALUES (:name, :since_ms, :text)
+ON CONFLICT (name) DO UPDATE SET text = :text;
+
+-- name: clear_trouble
+DELETE FROM troubles WHERE name = :name;
