@@ -26,9 +26,9 @@ from receiver.deliveries import AttemptRecord, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, JournalLocked, NotFound
 from receiver.events import Callback, Claim, Event, Input, Media, Reply, Submission
 from receiver.journal.base import Change, Journal, Work
-from receiver.journal.operations import SQL
 from receiver.journal.rows import from_row, to_row
 from receiver.journal.sqlite import open_journal
+from receiver.journal.statements import SQL
 from receiver.tasks import Button, Task
 
 replace = msgspec.structs.replace

@@ -13,12 +13,11 @@ from receiver.backoff import DELIVERY
 from receiver.deliveries import Completion, Delivery, Receipt
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
-from receiver.journal import statements
 from receiver.journal.base import Change, Changed, Decide, Work
 from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_json, to_row
+from receiver.journal.statements import SQL
 
-SQL = statements.queries("sqlite")
 Connection = sqlite3.Connection
 
 
