@@ -51,6 +51,8 @@ class Function:
 class FunctionHandler:
     """Calls a function with the event. It may raise `RetryLater` and `Rejected` like any handler."""
 
+    name = "function"
+
     def __init__(self, call: OnEvent) -> None:
         self._call = call
 

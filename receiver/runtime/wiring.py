@@ -176,7 +176,7 @@ class Runtime:
 
     async def _prepare_engine(self, role: str) -> None:
         await self.store.check()
-        await self.journal.register({name: type(item.handler).__name__ for name, item in self._destinations.items()})
+        await self.journal.register({name: _kind(item) for name, item in self._destinations.items()})
         self.dispatcher.owner = _owner()
         freed = await self.journal.free_running(self.dispatcher.owner, self.clock.now_ms())
         owed = await self.journal.owed_destinations()
@@ -345,6 +345,11 @@ def _fetcher(settings: Settings) -> Fetcher:
 def _unexpected(failure: BaseException) -> BaseException | None:
     """What needs a traceback in the log: errors of ours are sentences already."""
     return None if isinstance(failure, ReceiverError) else failure
+
+
+def _kind(item: OpenDestination) -> str:
+    """The handler's name, as users know it."""
+    return str(getattr(item.handler, "name", None) or type(item.handler).__name__)
 
 
 def _owner() -> str:
