@@ -114,7 +114,7 @@ class Runtime:
             owner=_owner(),
             changed=self._slot_free,
         )
-        self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._changed)
+        self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._slot_free)
         self._worker = Worker(
             {
                 "send": self.submissions.send_once,
