@@ -104,6 +104,7 @@ CREATE TABLE attempts (
     finished_ms    INTEGER,
     outcome        TEXT,
     detail         TEXT,
+    manual         INTEGER NOT NULL,
     PRIMARY KEY (delivery_id, number)
 ) WITHOUT ROWID;
 
@@ -124,4 +125,19 @@ CREATE TABLE troubles (
     name           TEXT PRIMARY KEY,
     since_ms       INTEGER NOT NULL,
     text           TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- Which submission needs which file of the media store. Whoever writes one notes it (`needed`);
+-- triggers would cost each update 13 µs.
+CREATE TABLE files (
+    submission_id  TEXT NOT NULL,
+    digest         TEXT NOT NULL,
+    PRIMARY KEY (submission_id, digest)
+) WITHOUT ROWID;
+
+CREATE INDEX files_digest ON files (digest);
+
+-- Files no submission needs any more, until they are removed from the disk: a crash in between leaves none behind.
+CREATE TABLE leftovers (
+    digest         TEXT PRIMARY KEY
 ) WITHOUT ROWID;
