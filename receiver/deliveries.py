@@ -79,7 +79,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt as journalled. `outcome` is None while it runs."""
+    """One attempt as journalled. `outcome` is None while it runs; `manual` tells a person's replay from a retry."""
 
     delivery_id: str
     number: int
@@ -87,6 +87,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     finished_ms: int | None = None
     outcome: AttemptOutcome | None = None
     detail: str | None = None
+    manual: bool = False
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

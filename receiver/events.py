@@ -78,6 +78,11 @@ def _beginning(high: int) -> str:
     return str(ULID.from_int(high << 10))[:-2]
 
 
+def first_id(ms: int) -> str:
+    """The smallest id `new_id` could have made at that time, so that ids can be compared with a time."""
+    return str(ULID.from_int(max(ms, 0) << 80))
+
+
 def event_id(submission_id: str, type: EventType, percent: int | None = None) -> str:
     """The same fact by callback, duplicate or poll has the same id: `<submission>.<type>[.<percent>]`."""
     base = f"{submission_id}.{type}"

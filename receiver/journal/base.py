@@ -7,14 +7,16 @@ deliveries are written together or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord, Receipt
 from receiver.events import Callback, Event, EventType, Submission
+from receiver.journal.selection import Batch, Kind, Leftover, Order, Replayed, Selection
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,3 +190,78 @@ class Journal(Protocol):
 
         False: the fence refused it, another owner or attempt has taken over.
         """
+
+    # Replay
+
+    async def select_deliveries(self, selection: Selection, *, after: str, limit: int) -> list[Delivery]:
+        """A page of what fits, the oldest first, beginning after the delivery id `after` ("" at first)."""
+
+    async def select_events(self, selection: Selection, *, after: int, limit: int) -> list[tuple[int, str]]:
+        """A page of (number, event id) of what fits, in order of number, beginning after the number `after`."""
+
+    async def event_deliveries(self, event: Event) -> list[Delivery]:
+        """What an event is or was owed, the newest first."""
+
+    async def foresee(self, orders: Sequence[Order], now_ms: int) -> list[Replayed]:
+        """What `replay` would do now. Writes nothing."""
+
+    async def replay(self, orders: Sequence[Order], now_ms: int) -> list[Replayed]:
+        """Make what is ordered owed, due now, in one transaction. What is owed already stays as it is."""
+
+    async def registered(self) -> dict[str, str]:
+        """Destinations engines were started with: name → handler."""
+
+    async def pause_of(self, destination: str) -> tuple[int, str] | None:
+        """Until when a destination gets nothing, or got nothing lately, and why."""
+
+    # Deleting: never what is still owed, unless a person insists
+
+    async def old(self, kind: Kind, before_ms: int, after: str) -> list[str]:
+        """A page of keys, beginning after the key `after`, of what is older than `before_ms` and may go."""
+
+    async def delete(self, kind: Kind, keys: Sequence[str], *, problem: str) -> Batch:
+        """Delete the first of the keys, as many as a few milliseconds allow. What is owed again by now stays.
+
+        Args:
+            problem: what handlers are told about files that are gone.
+        """
+
+    async def owed(self, submission_id: str) -> list[Delivery]:
+        """Deliveries of a submission that are pending or running."""
+
+    async def children(self, submission_id: str) -> list[str]:
+        """Ids of its follow-ups."""
+
+    async def erase(self, submission_id: str, *, force: bool) -> Mapping[str, int] | None:
+        """Delete a submission with all that hangs on it; how many rows of each kind. None: something is owed or under
+        way, and without `force` nothing was deleted."""
+
+    async def leftovers(self, after: str) -> list[Leftover]:
+        """A page of the files that deleted submissions had, in order of digest."""
+
+    async def forget_leftovers(self, digests: Sequence[str]) -> None:
+        """They have been removed, or are needed again."""
+
+    # The store as a whole
+
+    async def problems(self) -> list[str]:
+        """What is wrong with it, as sentences; none when it is sound. It reads everything."""
+
+    async def needed_files(self, after: str, limit: int) -> list[str]:
+        """A page of the digests of all files that submissions need, in order."""
+
+    async def back_up(self, target: Path) -> int:
+        """Copy it as it is now to a new file; how many bytes that has. Raises InputError when the name is taken."""
+
+    async def damages(self, copy: Path) -> list[str]:
+        """What is wrong with a copy that `back_up` made; none when it is sound."""
+
+    async def compact(self) -> bool:
+        """Write the store anew, without unused space and whatever stood there. False: an engine runs, and nothing was
+        done."""
+
+    async def empty_log(self) -> bool:
+        """Move what was written lately to its place, and empty the log. False: somebody reads it all the time."""
+
+    async def holds(self, words: str) -> bool:
+        """Whether these words stand anywhere in the store's files, be it in unused space."""

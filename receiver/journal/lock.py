@@ -38,6 +38,17 @@ class EngineLock:
         os.pwrite(file, json.dumps({"role": role, "pid": os.getpid()}).encode(), 0)
         self._file = file
 
+    def held(self) -> bool:
+        """Whether some process is the engine now. It is tried out: whoever wants the lock in that moment misses it."""
+        if self._file is not None:
+            return True
+        try:
+            self.acquire("journal check")
+        except EngineRunning:
+            return True
+        self.release()
+        return False
+
     def release(self) -> None:
         """Idempotent."""
         if self._file is not None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord
+from receiver.disk import in_thread
 from receiver.errors import JournalError, NotFound
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal import operations, statements
@@ -26,6 +27,7 @@ from receiver.journal.lock import EngineLock
 from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_json
 from receiver.journal.statements import SQL
+from receiver.journal.upkeep import Upkeep
 from receiver.journal.writer import Writer
 
 T = TypeVar("T")
@@ -36,7 +38,7 @@ BUSY_SECONDS = 10.0
 """How long we wait for another process that holds the write lock."""
 
 
-class SQLiteJournal:
+class SQLiteJournal(Upkeep):
     """See `journal.base.Journal`. Made by `open_journal`."""
 
     def __init__(
@@ -265,6 +267,10 @@ class SQLiteJournal:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._readers, operation, self._reader)
 
+    async def _beside(self, function: Callable[[Path], T]) -> T:
+        with _translated(self._path, self._busy_seconds):
+            return await in_thread(function, self._path)
+
     async def _rows(self, name: str, **values: Any) -> list[sqlite3.Row]:
         return await self._read(lambda db: db.execute(SQL[name], values).fetchall())
 
@@ -316,6 +322,8 @@ def _connect(path: Path, busy_seconds: float) -> Connection:
         # Savepoints copy each page they touch; by default beyond 64 KB into a temporary file, dozens of writes for
         # each callback.
         connection.execute("PRAGMA temp_store = MEMORY")
+        # What is deleted or overwritten is zeroed, so that `erase` leaves no prompt behind in unused space.
+        connection.execute("PRAGMA secure_delete = ON")
     except BaseException:
         connection.close()
         raise

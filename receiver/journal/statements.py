@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from importlib.resources import files
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
 def queries(dialect: str) -> dict[str, str]:
-    """The statements of `sql/<dialect>/queries.sql` by name."""
-    text = files(__package__).joinpath("sql", dialect, "queries.sql").read_text()
+    """The statements of `sql/<dialect>/*.sql` by name, except those of the migrations."""
+    folder = files(__package__).joinpath("sql", dialect)
+    texts = [
+        item.read_text() for item in folder.iterdir() if item.name.endswith(".sql") and not item.name[:4].isdigit()
+    ]
+    return dict(pair for text in texts for pair in _statements(text))
+
+
+def _statements(text: str) -> Iterator[tuple[str, str]]:
     parts = _NAME.split(text)[1:]
-    return {name: body.strip().removesuffix(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    for name, body in zip(parts[::2], parts[1::2], strict=True):
+        yield name, body.strip().removesuffix(";")
 
 
 def migrations(dialect: str) -> list[tuple[int, str]]:

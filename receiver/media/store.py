@@ -10,7 +10,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
@@ -71,6 +71,21 @@ class MediaStore:
         """
         return await self._call(self._read, digest)
 
+    async def missing(self, digests: Iterable[str]) -> list[str]:
+        """Those of the digests whose file is not there."""
+        return await self._call(lambda: [digest for digest in digests if not self._found(digest)])
+
+    async def remove(self, digest: str, *, unless_younger: float) -> bool:
+        """Remove a file nobody needs. Returns whether it is gone.
+
+        One younger than that many seconds stays: somebody may just have put the same content there, and not said so
+        in the journal yet.
+
+        Raises:
+            MediaError: the folder cannot be written.
+        """
+        return await self._call(self._remove, digest, unless_younger)
+
     async def check(self) -> None:
         """Make the folder, try to write in it, and clear away what killed processes left.
 
@@ -98,6 +113,20 @@ class MediaStore:
                 f"The media folder {self.folder} cannot be used ({exc.strerror or exc}). "
                 "Free space on its disk, give this process write access, or choose another folder."
             ) from exc
+
+    def _found(self, digest: str) -> list[Path]:
+        paths = [_place_of(self.folder, digest, extension) for extension in EXTENSIONS if _DIGEST.match(digest)]
+        return [path for path in paths if path.exists()]
+
+    def _remove(self, digest: str, unless_younger: float) -> bool:
+        gone = True
+        for path in self._found(digest):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime < unless_younger:
+                    gone = False
+                else:
+                    path.unlink()
+        return gone
 
     def _read(self, digest: str) -> bytes:
         for extension in EXTENSIONS if _DIGEST.match(digest) else ():

@@ -147,7 +147,10 @@ RETURNING *;
 UPDATE deliveries SET status = 'pending', attempt = attempt - 1, owner = NULL WHERE id = :id;
 
 -- name: start_attempt
-INSERT INTO attempts (delivery_id, number, started_ms) VALUES (:delivery_id, :number, :started_ms);
+-- A person's is what follows a replay; what follows its failure is automatic again.
+INSERT INTO attempts (delivery_id, number, started_ms, manual) VALUES (
+    :delivery_id, :number, :started_ms,
+    coalesce((SELECT manual AND failures = 0 FROM deliveries WHERE id = :delivery_id), 0));
 
 -- name: complete
 UPDATE deliveries SET
