@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -463,6 +464,33 @@ async def test_a_function_is_a_destination(tmp_path: Path) -> None:
         assert seen[0] == event
         assert deliveries[-1].receipt == Receipt(ref="17", data={"row": 1})
     assert len(list((tmp_path / "outputs").glob("*.png"))) == 1
+
+
+async def test_a_replay_calls_a_function_again(tmp_path: Path) -> None:
+    """With the same event, as often as it is asked for; what is still owed is not lost by asking twice."""
+    seen: list[str] = []
+    async with provider(tmp_path) as world:
+        receiver = world.receiver()
+
+        @receiver.on("task.succeeded", name="catalogue")
+        async def add(event: Event) -> None:
+            seen.append(event.id)
+
+        async with receiver:
+            task = await receiver.imagine(PROMPT, to=["catalogue"])
+            await task.result(LONG)
+            await until(lambda: len(seen) == 1)
+            before = datetime.now(UTC) - timedelta(days=1)
+            [done] = await receiver.replay(task=task.id, destination="catalogue", since=before)
+            await until(lambda: len(seen) == 2)
+            again = await receiver.replay(done.delivery_id or "", as_new=True)
+            await until(lambda: len(seen) == 3)
+            assert (done.outcome, again[0].outcome) == ("again", "new")
+            with pytest.raises(InputError, match="refused"):
+                await receiver.replay()
+            with pytest.raises(InputError, match="There are: catalogue, file"):
+                await receiver.replay(task=task.id, to="nope")
+        assert len(set(seen)) == 1
 
 
 async def test_a_function_may_wait_reject_and_fail(tmp_path: Path) -> None:

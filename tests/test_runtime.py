@@ -444,3 +444,22 @@ async def test_rows_that_another_process_frees_are_delivered_once(tmp_path: Path
             await receiver.stop_engine()
             (delivery,) = await receiver.journal.deliveries(limit=5)
             assert (delivery.status, delivery.attempt, delivery.failures) == ("succeeded", 2, 1)
+
+
+async def test_the_engine_deletes_what_is_old(tmp_path: Path) -> None:
+    """By itself, once a day, with the ages of the settings, and only when nothing is owed or polled any more."""
+    async with provider() as origin:
+        clock = StillClock()
+        wanted = settings(tmp_path, provider_url=origin.url)
+        async with open_runtime(wanted, clock=clock) as receiver:
+            submission = await submitted(receiver)
+            await receiver.start_engine("serve")
+            await ended(receiver, submission)
+            clock.advance(91 * 86400)
+            with logged() as lines:
+                async with asyncio.timeout(20):
+                    while not any(line["event"] == "journal.purged" for line in lines):
+                        clock.advance(3600)
+                        await asyncio.sleep(0.005)  # the engine's steps and its requests take real time
+            assert await receiver.journal.get(submission) is None
+            assert await receiver.journal.problems() == []

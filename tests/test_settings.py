@@ -443,3 +443,27 @@ def test_keys_and_a_lasting_disk_let_it_start(environ: dict[str, str], _command:
 def test_an_ordinary_machine_may_start() -> None:
     """Where no such platform is known, nothing stops the start."""
     check_platform(load({}))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "shown"),
+    [
+        ("90d", 90 * 86400, "90d"),
+        ("12h", 43200, "12h"),
+        ("1000d", 1000 * 86400, "1000d"),
+        ("0", 0, "forever"),
+        ("forever", 0, "forever"),
+        ("For ever", 0, "forever"),
+    ],
+)
+def test_how_long_things_are_kept(text: str, seconds: float, shown: str, tmp_path: Path) -> None:
+    """As any length of time, also of years, or for ever."""
+    settings = load({"RECEIVER_KEEP_MEDIA": text}, tmp_path)
+    assert settings.keep_media == seconds
+    assert {name: value for name, value, _ in show(settings)}["keep_media"] == shown
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "99999999d", "true"])
+def test_a_wrong_age_is_told(text: str, tmp_path: Path) -> None:
+    """With what could be written instead."""
+    assert "or forever (0 means that too)" in problem({"RECEIVER_KEEP_MEDIA": text}, tmp_path)

@@ -2,6 +2,17 @@
 
 from receiver.runtime.handle import TaskHandle
 from receiver.runtime.receiver import Receiver
+from receiver.runtime.upkeep import keep_of, replay_of, retention_of, store_of
 from receiver.runtime.wiring import Runtime, journal_of, open_runtime
 
-__all__ = ["Receiver", "Runtime", "TaskHandle", "journal_of", "open_runtime"]
+__all__ = [
+    "Receiver",
+    "Runtime",
+    "TaskHandle",
+    "journal_of",
+    "keep_of",
+    "open_runtime",
+    "replay_of",
+    "retention_of",
+    "store_of",
+]

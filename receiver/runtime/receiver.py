@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from starlette.applications import Starlette
 
 from receiver.clock import Clock
+from receiver.deliveries import DeliveryStatus
 from receiver.errors import NotStarted, PayloadError
 from receiver.events import EventType
+from receiver.journal.selection import Replayed, Selection
 from receiver.provider import Request, requests
 from receiver.runtime.functions import Function, OnEvent, check_function, check_registration
 from receiver.runtime.handle import TaskHandle, send
@@ -409,6 +412,54 @@ class Receiver:
         """
         rows = await self._started().journal.submissions(limit=limit, status=status)
         return [TaskHandle(self._started, row) for row in rows]
+
+    # Replay
+
+    async def replay(
+        self,
+        *ids: str,
+        task: str | None = None,
+        destination: str | None = None,
+        status: DeliveryStatus | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        to: str | None = None,
+        as_new: bool = False,
+    ) -> list[Replayed]:
+        """Make deliveries owed again; the engine delivers them, each with the idempotency key it had.
+
+        Example::
+
+            for done in await receiver.replay(status="dead", destination="catalogue"):
+                print(done.delivery_id, done.outcome)
+
+        Args:
+            ids: delivery ids; without any, all that fit the rest. One thing at least must be given.
+            task: of one task, as `task` takes it.
+            destination: that went to this destination.
+            status: `dead`, `succeeded`, …
+            since, until: made in this time; a time without a zone is local.
+            to: bring them to this destination instead of where they went before.
+            as_new: with a new idempotency key, so that no destination takes them for repeats.
+
+        Returns:
+            What became of each. One that is still owed (`owed`) or runs (`running`) gets no second attempt by this.
+
+        Raises:
+            InputError: nothing was selected, or a destination is not there.
+            NotFound: there is no such delivery or task.
+        """
+        runtime = self._started()
+        selection = Selection(
+            ids=ids,
+            submission_id=(await runtime.journal.find(task)).id if task is not None else None,
+            destination=destination,
+            status=status,
+            since_ms=None if since is None else int(since.timestamp() * 1000),
+            until_ms=None if until is None else int(until.timestamp() * 1000),
+        )
+        orders = await runtime.replay.of_deliveries(selection, to=to, as_new=as_new)
+        return await runtime.replay.carry_out(orders)
 
     # Callbacks, for those who receive them with a framework of their own
 

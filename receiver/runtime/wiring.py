@@ -23,10 +23,12 @@ from receiver.handlers import registry
 from receiver.intake import Intake, Policy, Route
 from receiver.journal.base import Journal
 from receiver.journal.sqlite import open_journal
-from receiver.media import Fetcher, MediaStore
+from receiver.media import Fetcher
 from receiver.provider import Provider
 from receiver.reconciler import Reconciler
+from receiver.replay import Replay
 from receiver.runtime.functions import Function
+from receiver.runtime.upkeep import retention_of, store_of
 from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.telemetry import learn
@@ -76,7 +78,7 @@ class Runtime:
         self._failure: BaseException | None = None
         policy = _policy(settings)
         self.tokens = Tokens(ensure_keys(settings), max_age=settings.token_max_age, clock=clock)
-        self.store = MediaStore(settings.data / "media")
+        self.store = store_of(settings)
         self.provider = Provider(
             base_url=settings.provider_url,
             key=require_provider_key(settings),
@@ -118,6 +120,7 @@ class Runtime:
             changed=self._slot_free,
         )
         self._clock_steps = ClockSteps(journal=journal, clock=clock)
+        self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._changed)
         self._worker = Worker(
             {
                 "send": self.submissions.send_once,
@@ -125,6 +128,7 @@ class Runtime:
                 "archive": self._archiver.archive_once,
                 "dispatch": self.dispatcher.dispatch_once,
                 "clock": self._clock_steps.check_once,
+                "purge": retention_of(settings, journal, clock).sweep_once,
             },
             clock=clock,
         )

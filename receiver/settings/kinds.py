@@ -61,6 +61,19 @@ def parse_seconds(value: object) -> object:
     return seconds
 
 
+def parse_keep(value: object) -> object:
+    """Seconds as by `parse_seconds`, also of more than a year; 0 for `forever`."""
+    if isinstance(value, str) and value.strip().lower() in {"forever", "for ever"}:
+        return 0.0
+    if isinstance(value, str):
+        value = _amount(value, _SECONDS, "a length of time")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("it is not a length of time")
+    if not 0 <= value <= 100 * _YEAR:  # so written that NaN is refused too
+        raise ValueError("it is longer than a hundred years, or less than nothing")
+    return float(value)
+
+
 def parse_size(value: object) -> object:
     """Bytes from a number or a text such as `256MiB`."""
     return int(_amount(value, _BYTES, "a size")) if isinstance(value, str) else value
@@ -80,6 +93,11 @@ def show_seconds(seconds: float) -> str:
         if seconds and seconds % _SECONDS[unit] == 0:
             return f"{seconds / _SECONDS[unit]:g}{unit}"
     return f"{seconds:g}s"
+
+
+def show_keep(seconds: float) -> str:
+    """As `show_seconds`, and `forever` for 0."""
+    return show_seconds(seconds) if seconds else "forever"
 
 
 def show_size(size: int) -> str:
@@ -261,6 +279,9 @@ Seconds = Annotated[
     float,
     BeforeValidator(parse_seconds),
     Kind("seconds as a number, or for instance 30s, 15m or 72h", show_seconds),
+]
+Keep = Annotated[
+    float, BeforeValidator(parse_keep), Kind("for instance 12h or 90d, or forever (0 means that too)", show_keep)
 ]
 Size = Annotated[int, BeforeValidator(parse_size), Kind("bytes as a number, or for instance 256MiB", show_size)]
 Secret = Annotated[SecretStr | None, Kind("the key as you were given it", show_secret)]

@@ -24,6 +24,7 @@ from receiver.settings.kinds import (
     BaseURL,
     Folder,
     Hosts,
+    Keep,
     Kind,
     KnownAs,
     Seconds,
@@ -139,6 +140,19 @@ class Settings(BaseModel):
         default=256 * 2**20, gt=0, description="The largest picture or video that is archived."
     )
     media_timeout: Seconds = Field(default=120.0, gt=0, description="How long one download may take in all.")
+    keep_callbacks: Keep = Field(
+        default=7 * 86400.0,
+        description="How long the text of a callback is kept; `forever` is possible here and below.",
+    )
+    keep_media: Keep = Field(
+        default=30 * 86400.0,
+        description="How long archived files are kept after their submission, where nothing is owed any more. "
+        "What destinations have is theirs.",
+    )
+    keep_submissions: Keep = Field(
+        default=90 * 86400.0,
+        description="How long a submission is kept that nothing is owed of, with its events, deliveries and attempts.",
+    )
     host: Annotated[
         str | None, Kind("an address, for instance 127.0.0.1"), Unset("127.0.0.1, or 0.0.0.0 if PORT is set")
     ] = Field(default=None, min_length=1, description="The address `receiver serve` listens on.")

@@ -1,0 +1,196 @@
+"""Replay: bring events to destinations again, because a person says so.
+
+A delivery that is replayed keeps its id, which is its idempotency key, so that a destination that remembers keys drops
+what it has; `as_new` makes a new delivery. Nothing is sent here: what is owed, the engine delivers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+
+import structlog
+
+from receiver.clock import Clock
+from receiver.deliveries import Delivery
+from receiver.errors import InputError, NotFound
+from receiver.events import EVENT_TYPES, EventType
+from receiver.journal.base import Journal
+from receiver.journal.selection import Order, Replayed, Selection
+
+log = structlog.get_logger("receiver.replay")
+
+PAGE = 200
+"""Orders in one transaction, and rows read at once."""
+MAX_ORDERS = 100_000
+"""More than this at once would not fit into memory for certain."""
+DECISIVE: tuple[EventType, ...] = tuple(
+    type for type in EVENT_TYPES if type not in ("task.accepted", "task.progressed")
+)
+"""What goes to another destination unless a type or an event is named: the same as goes anywhere by itself."""
+
+
+class Replay:
+    """Plans and carries out replays on a journal.
+
+    Args:
+        destinations: names of those there are now.
+        changed: called when something is owed anew, so that an engine in this process looks at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        destinations: Collection[str],
+        clock: Clock,
+        changed: Callable[[], None] | None = None,
+    ) -> None:
+        self._journal = journal
+        self._destinations = destinations
+        self._clock = clock
+        self._changed = changed
+
+    async def of_deliveries(self, selection: Selection, *, to: str | None = None, as_new: bool = False) -> list[Order]:
+        """What a replay of these deliveries comes to. Each goes where it went before, or to `to`.
+
+        Raises:
+            InputError: nothing was selected, more than can be done at once was, or a destination is not there.
+            NotFound: there is no delivery with one of the ids.
+        """
+        self._check(selection, to, Selection(ids=selection.ids))
+        orders = []
+        async for delivery in self._deliveries(selection):
+            orders.append(_order(delivery, to or delivery.destination, as_new))
+            self._bound(orders)
+        return self._distinct(orders)
+
+    async def of_events(self, selection: Selection, *, to: str | None = None, as_new: bool = False) -> list[Order]:
+        """What a replay of these events comes to: each of their deliveries once more, or all to `to`.
+
+        Without a type and without ids, only decisive events go to `to`. Raises as `of_deliveries`; also InputError
+        when no delivery was ever owed of them.
+        """
+        self._check(selection, to, Selection(ids=selection.ids, destination=selection.destination))
+        orders: list[Order] = []
+        found = 0
+        async for event_id in self._events(selection):
+            found += 1
+            orders += await self._of_event(event_id, selection, to, as_new)
+            self._bound(orders)
+        if found and not orders and to is None:
+            raise InputError("None of these events was owed to a destination. Name one with --to.")
+        return self._distinct(orders)
+
+    async def foresee(self, orders: Sequence[Order]) -> list[Replayed]:
+        """What carrying them out would do now. Writes nothing."""
+        now_ms = self._clock.now_ms()
+        return [seen for page in _pages(orders) for seen in await self._journal.foresee(page, now_ms)]
+
+    async def carry_out(self, orders: Sequence[Order]) -> list[Replayed]:
+        """Make them owed, in short transactions; each order is on disk when this returns."""
+        done: list[Replayed] = []
+        for page in _pages(orders):
+            done += await self._journal.replay(page, self._clock.now_ms())
+        if done:
+            log.info("replay.ordered", orders=len(done))
+        if self._changed is not None:
+            self._changed()
+        return done
+
+    async def _of_event(self, event_id: str, selection: Selection, to: str | None, as_new: bool) -> list[Order]:
+        narrowed = selection.destination is not None
+        before = await self._again(event_id, selection.destination, as_new) if narrowed or to is None else []
+        if to is None:
+            return before
+        named = selection.ids or selection.type or event_id.partition(".")[2] in DECISIVE
+        if not named or (narrowed and not before):
+            return []
+        return [Order(event_id=event_id, submission_id=event_id.partition(".")[0], destination=to, as_new=as_new)]
+
+    def _check(self, selection: Selection, to: str | None, by_ids: Selection) -> None:
+        """`by_ids` is what may be given beside ids: the rest would narrow what was named one by one."""
+        if selection.ids and selection != by_ids:
+            raise InputError("Give either ids or what to select by, not both.")
+        if selection.empty:
+            raise InputError(
+                "A replay of everything there is is refused. Say what: ids, or --task, --destination, --status, "
+                "--since or --until."
+            )
+        if to is not None:
+            self._check_destination(to, "give another name to --to")
+
+    def _check_destination(self, name: str, remedy: str) -> None:
+        if name not in self._destinations:
+            known = ", ".join(sorted(self._destinations)) or "none"
+            raise InputError(
+                f"There is no destination {name!r} in the settings. There are: {known}. Configure it, or {remedy}."
+            )
+
+    def _distinct(self, orders: list[Order]) -> list[Order]:
+        """Each once: two deliveries of one event go to another destination as one."""
+        distinct = list(dict.fromkeys(orders))
+        for name in {order.destination for order in distinct}:
+            self._check_destination(name, "replay to another one with --to")
+        return distinct
+
+    @staticmethod
+    def _bound(orders: list[Order]) -> None:
+        if len(orders) > MAX_ORDERS:
+            raise InputError(
+                f"That is more than {MAX_ORDERS:,} deliveries at once. Replay them in parts, with --since and --until."
+            )
+
+    async def _deliveries(self, selection: Selection) -> AsyncIterator[Delivery]:
+        for id in selection.ids:
+            found = await self._journal.delivery(id)
+            if found is None:
+                raise NotFound(f"There is no delivery {id!r} in this journal. See: receiver deliveries list")
+            yield found
+        after = ""
+        while not selection.ids:
+            page = await self._journal.select_deliveries(selection, after=after, limit=PAGE)
+            for delivery in page:
+                yield delivery
+            if len(page) < PAGE:
+                return
+            after = page[-1].id
+
+    async def _events(self, selection: Selection) -> AsyncIterator[str]:
+        for id in selection.ids:
+            if await self._journal.event(id) is None:
+                raise NotFound(f"There is no event {id!r} in this journal. See: receiver events list")
+            yield id
+        after = 0
+        while not selection.ids:
+            page = await self._journal.select_events(selection, after=after, limit=PAGE)
+            for _, id in page:
+                yield id
+            if len(page) < PAGE:
+                return
+            after = page[-1][0]
+
+    async def _again(self, event_id: str, destination: str | None, as_new: bool) -> list[Order]:
+        """The newest delivery of the event at each destination."""
+        event = await self._journal.event(event_id)
+        owed = [] if event is None else await self._journal.event_deliveries(event)
+        newest: dict[str, Delivery] = {}
+        for delivery in owed:
+            if destination in (None, delivery.destination):
+                newest.setdefault(delivery.destination, delivery)
+        return [_order(delivery, name, as_new) for name, delivery in newest.items()]
+
+
+def _order(delivery: Delivery, destination: str, as_new: bool) -> Order:
+    same = destination == delivery.destination and not as_new
+    return Order(
+        event_id=delivery.event_id,
+        submission_id=delivery.submission_id,
+        destination=destination,
+        delivery_id=delivery.id if same else None,
+        as_new=as_new,
+    )
+
+
+def _pages(orders: Sequence[Order]) -> Iterator[Sequence[Order]]:
+    for start in range(0, len(orders), PAGE):
+        yield orders[start : start + PAGE]

@@ -1,0 +1,173 @@
+"""Retention: delete what is old, in short steps and never what is still owed; and erase what a person wants gone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from receiver.clock import Clock
+from receiver.deliveries import Delivery
+from receiver.errors import InputError
+from receiver.events import Submission
+from receiver.journal.base import Journal
+from receiver.journal.selection import KINDS, Kind
+from receiver.media import MediaStore
+
+log = structlog.get_logger("receiver.retention")
+
+SWEEP_SECONDS = 24 * 3600.0
+FIRST_SWEEP_SECONDS = 60.0
+"""After the start, which has better things to do."""
+PAUSE_SECONDS = 0.1
+"""Between two steps: longer than another process that waits for the write lock sleeps between two tries."""
+FRESH_SECONDS = 60.0
+"""A file younger than that may belong to a submission that is being journalled right now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """How many seconds each kind is kept; 0: for ever."""
+
+    callbacks: float
+    media: float
+    submissions: float
+
+    def seconds(self, kind: Kind) -> float:
+        """Of one kind."""
+        return {"callbacks": self.callbacks, "media": self.media, "submissions": self.submissions}[kind]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What went with an erased submission.
+
+    Attributes:
+        removed: rows of each kind, and files.
+        waiting: files that are too young to be removed yet; the next purge does.
+        children: follow-ups that are still there, with a prompt of their own, often the same.
+        compacted: whether the journal's file was written anew, so that nothing can be left in unused space.
+        traces: whether the prompt still stands somewhere in the journal's files.
+    """
+
+    submission: Submission
+    removed: Mapping[str, int] = field(default_factory=dict)
+    waiting: int = 0
+    children: tuple[str, ...] = ()
+    compacted: bool = False
+    traces: bool = False
+
+
+class Retention:
+    """Deletes by age and by request.
+
+    Args:
+        keep: the ages by the settings, for `sweep_once`.
+    """
+
+    def __init__(self, *, journal: Journal, store: MediaStore, clock: Clock, keep: Keep) -> None:
+        self._journal = journal
+        self._store = store
+        self._clock = clock
+        self._keep = keep
+        self._started = clock.now()
+        self._swept: float | None = None
+
+    async def sweep_once(self) -> int:
+        """The engine's step: once a day, delete what is too old by the settings. Returns 0: it waits for its day."""
+        now = self._clock.now()
+        since, wait = (self._started, FIRST_SWEEP_SECONDS) if self._swept is None else (self._swept, SWEEP_SECONDS)
+        if not 0 <= now - since < wait:  # also when the clock was set back
+            self._swept = now
+            removed = await self.purge(self._keep)
+            if removed:
+                log.info("journal.purged", **removed)
+        return 0
+
+    async def purge(self, keep: Keep) -> dict[str, int]:
+        """Delete what is older, step by step with pauses, so that nobody else waits. Returns how many of each kind."""
+        removed: Counter[str] = Counter()
+        for kind in KINDS:
+            async for page in self._old(kind, keep):
+                removed.update(await self._delete(kind, page, keep))
+        await self._clear_away()
+        return dict(removed)
+
+    async def foresee(self, keep: Keep) -> dict[str, int]:
+        """How many callbacks, submissions with files, and submissions `purge` would look at now. Writes nothing."""
+        counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+        for kind in KINDS:
+            async for page in self._old(kind, keep):
+                counts[kind] += len(page)
+        return dict(counts)
+
+    async def _old(self, kind: Kind, keep: Keep) -> AsyncIterator[list[str]]:
+        seconds, after = keep.seconds(kind), ""
+        before_ms = self._clock.now_ms() - int(seconds * 1000)
+        while seconds and (page := await self._journal.old(kind, before_ms, after)):
+            yield page
+            after = page[-1]
+
+    async def _delete(self, kind: Kind, page: list[str], keep: Keep) -> Counter[str]:
+        days = keep.seconds(kind) / 86400
+        problem = f"the archived file was removed after {days:g} days"
+        removed: Counter[str] = Counter()
+        left = page
+        while left:
+            batch = await self._journal.delete(kind, left, problem=problem)
+            removed.update(batch.removed)
+            left = left[left.index(batch.after) + 1 :] if batch.after else []
+            await self._clock.sleep(PAUSE_SECONDS)
+        return removed
+
+    async def erase(self, row: Submission, *, force: bool) -> Erased:
+        """Delete one submission: callbacks, events, deliveries, attempts, and files nobody else needs. The places in
+        the journal's file where it stood are overwritten.
+
+        Raises:
+            InputError: something of it is owed or under way, and `force` was not given.
+        """
+        children = await self._journal.children(row.id)
+        removed = await self._journal.erase(row.id, force=force)
+        if removed is None:
+            raise InputError(_still_owed(row, await self._journal.owed(row.id)))
+        waiting = await self._clear_away()
+        compacted = await self._journal.compact()
+        emptied = compacted or await self._journal.empty_log()
+        traces = not compacted and (not emptied or await self._journal.holds(row.prompt))
+        log.info("submission.erased", submission=row.id, **removed)
+        return Erased(
+            submission=row,
+            removed=removed,
+            waiting=waiting,
+            children=tuple(children),
+            compacted=compacted,
+            traces=traces,
+        )
+
+    async def _clear_away(self) -> int:
+        """Remove files that deleted submissions had. Returns how many are too young to go yet."""
+        after, waiting = "", 0
+        while page := await self._journal.leftovers(after):
+            done = []
+            for item in page:
+                if item.needed or await self._store.remove(item.digest, unless_younger=FRESH_SECONDS):
+                    done.append(item.digest)
+            await self._journal.forget_leftovers(done)
+            waiting += len(page) - len(done)
+            after = page[-1].digest
+        return waiting
+
+
+def _still_owed(row: Submission, owed: list[Delivery]) -> str:
+    """Why it is not erased, and what to do."""
+    if owed:
+        names = ", ".join(sorted({item.destination for item in owed}))
+        what = f"{len(owed)} of its deliveries are still owed (to {names})"
+        remedy = f"Wait for them (receiver wait {row.id})"
+    else:
+        what = f"its task is under way or may still change (status {row.standing})"
+        remedy = f"Wait for its end (receiver wait {row.id}), or ask the provider to stop it (receiver cancel {row.id})"
+    return f"Submission {row.id} is not erased: {what}. {remedy}, or give up on it with --force."
