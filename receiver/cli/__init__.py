@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli import describing, destinations, listings, making, pressing, serving, submitting, tasks
+from receiver.cli import (
+    describing,
+    destinations,
+    listings,
+    making,
+    pressing,
+    replaying,
+    serving,
+    submitting,
+    tasks,
+    upkeep,
+)
 from receiver.cli.output import note
 from receiver.errors import ReceiverError
 from receiver.telemetry import redact
@@ -35,8 +46,13 @@ app.command()(serving.serve)
 app.command()(serving.worker)
 app.add_typer(tasks.tasks, name="tasks")
 app.add_typer(listings.events, name="events")
+listings.events.command("replay")(replaying.replay_events)
+listings.deliveries.command("replay")(replaying.replay_deliveries)
 app.add_typer(listings.deliveries, name="deliveries")
 app.add_typer(destinations.destinations, name="destinations")
+app.add_typer(upkeep.journal, name="journal")
+app.command()(upkeep.purge)
+app.command()(upkeep.erase)
 app.command()(describing.handlers)
 app.command()(describing.settings)
 app.command()(describing.inspect)

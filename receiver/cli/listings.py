@@ -9,13 +9,18 @@ import typer
 
 from receiver.cli.output import note, one_line, print_json, print_table, say, when
 from receiver.cli.running import run, settings_for
-from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord, Delivery
+from receiver.cli.story import COLUMNS, Story, meanings, next_steps, rows, told
+from receiver.clock import Clock
+from receiver.deliveries import DELIVERY_STATUSES, Delivery
 from receiver.errors import InputError, NotFound
 from receiver.events import EVENT_TYPES, Event
 from receiver.journal.base import Journal
 from receiver.runtime import journal_of
 
 T = TypeVar("T")
+
+ALL = 1000
+"""More deliveries of one submission to one destination there cannot be, short of a thousand replays."""
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Limit = Annotated[int, typer.Option(help="How many at most, the newest first.", min=1)]
@@ -104,34 +109,35 @@ def show_delivery(
 ) -> None:
     """One delivery, attempt by attempt."""
 
-    async def question(journal: Journal) -> tuple[Delivery | None, list[AttemptRecord]]:
-        return await journal.delivery(id), await journal.attempts(id)
-
-    delivery, attempts = ask(question)
-    if delivery is None:
-        raise NotFound(f"There is no delivery {id!r} in this journal. See: receiver deliveries list")
+    story = ask(lambda journal: _story(journal, id))
     if as_json:
-        print_json({"delivery": delivery, "attempts": attempts})
+        print_json({"delivery": story.delivery, "attempts": story.attempts, "event": story.event})
         return
-    receipt = delivery.receipt
-    details = (
-        ("delivery", delivery.id),
-        ("event", delivery.event_id),
-        ("destination", delivery.destination),
-        ("status", delivery.status),
-        ("due", when(delivery.due_ms) if delivery.status == "pending" else ""),
-        ("receipt", (receipt.url or receipt.ref or "") if receipt else ""),
-    )
-    for name, value in details:
+    for name, value in told(story):
         if value:
             say(f"{name:12} {one_line(value)}")
-    if attempts:
-        print_table(("ATTEMPT", "STARTED", "OUTCOME", "SECONDS", "DETAIL"), [_attempt_row(item) for item in attempts])
+    if story.attempts:
+        print_table(COLUMNS, rows(story))
+    for outcome, meaning in meanings(story):
+        say(f"{outcome:12} {meaning}")
+    for step in next_steps(story):
+        say(f"{'next':12} {step}")
 
 
-def _attempt_row(item: AttemptRecord) -> tuple[str, ...]:
-    seconds = "" if item.finished_ms is None else f"{(item.finished_ms - item.started_ms) / 1000:.3f}"
-    return str(item.number), when(item.started_ms), item.outcome or "running", seconds, item.detail or ""
+async def _story(journal: Journal, id: str) -> Story:
+    delivery = await journal.delivery(id)
+    if delivery is None:
+        raise NotFound(f"There is no delivery {id!r} in this journal. See: receiver deliveries list")
+    owed = await journal.deliveries(limit=ALL, submission_id=delivery.submission_id, destination=delivery.destination)
+    return Story(
+        delivery=delivery,
+        attempts=await journal.attempts(id),
+        event=await journal.event(delivery.event_id),
+        submission=await journal.get(delivery.submission_id),
+        instead=next((item for item in reversed(owed) if item.id > id and not item.manual), None),
+        paused=await journal.pause_of(delivery.destination),
+        now_ms=Clock().now_ms(),
+    )
 
 
 def print_events(found: list[Event]) -> None:

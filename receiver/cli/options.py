@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from receiver.errors import InputError
 from receiver.provider import SPEEDS
+from receiver.settings.kinds import parse_keep
 from receiver.submissions import Options
 
 BOTS = {"midjourney": "MID_JOURNEY", "niji": "NIJI_JOURNEY"}
@@ -77,6 +79,37 @@ def account_filter(text: str | None) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise InputError("--account-filter is a JSON object.")
     return value
+
+
+def duration(option: str, text: str) -> float:
+    """Seconds from a text like `2h` or `30d`."""
+    seconds = _seconds(text)
+    if not seconds:
+        raise InputError(f"{option} takes a length of time, for instance 30m, 2h or 30d, not {text!r}.")
+    return seconds
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return float(str(parse_keep(text)))
+    except ValueError:
+        return None
+
+
+def moment(option: str, text: str | None, now: float) -> int | None:
+    """Epoch milliseconds from an ISO time (UTC where it names no zone), or from how long ago it is."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        ago = _seconds(text)
+        if not ago:
+            raise InputError(
+                f"{option} takes a time like 2026-11-25T10:00 (UTC), or how long ago, like 2h or 3d, not {text!r}."
+            ) from None
+        return int((now - ago) * 1000)
+    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _label(text: str) -> tuple[str, str]:
