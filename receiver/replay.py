@@ -22,7 +22,7 @@ log = structlog.get_logger("receiver.replay")
 PAGE = 200
 """Orders in one transaction, and rows read at once."""
 MAX_ORDERS = 100_000
-"""More than this at once would not fit into memory for certain."""
+"""At once: they are held in memory."""
 DECISIVE: tuple[EventType, ...] = tuple(
     type for type in EVENT_TYPES if type not in ("task.accepted", "task.progressed")
 )

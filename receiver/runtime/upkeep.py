@@ -14,7 +14,7 @@ from receiver.settings import Settings
 async def replay_of(settings: Settings, journal: Journal) -> Replay:
     """Replay to the destinations of the settings, and to functions that an engine has registered by name."""
     registered = await journal.registered()
-    functions = [name for name, handler in registered.items() if handler == FunctionHandler.__name__]
+    functions = [name for name, handler in registered.items() if handler == FunctionHandler.name]
     names = {*functions, *(item.name for item in settings.resolved_destinations())}
     return Replay(journal=journal, destinations=names, clock=Clock())
 
