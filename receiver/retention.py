@@ -21,6 +21,8 @@ log = structlog.get_logger("receiver.retention")
 SWEEP_SECONDS = 24 * 3600.0
 FIRST_SWEEP_SECONDS = 60.0
 """After the start, which has better things to do."""
+AGAIN_SECONDS = 3600.0
+"""After one that failed or was cut off."""
 PAUSE_SECONDS = 0.1
 """Between two steps: longer than another process that waits for the write lock sleeps between two tries."""
 FRESH_SECONDS = 60.0
@@ -80,8 +82,9 @@ class Retention:
         now = self._clock.now()
         since, wait = (self._started, FIRST_SWEEP_SECONDS) if self._swept is None else (self._swept, SWEEP_SECONDS)
         if not 0 <= now - since < wait:  # also when the clock was set back
-            self._swept = now
+            self._swept = now - SWEEP_SECONDS + AGAIN_SECONDS
             removed = await self.purge(self._keep)
+            self._swept = now
             if removed:
                 log.info("journal.purged", **removed)
         return 0

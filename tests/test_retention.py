@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from engine import PNG, Kit, Recording, answer, destination, engine
 
-from receiver.errors import InputError
+from receiver.errors import InputError, JournalError
 from receiver.events import Submission
 from receiver.handlers.base import Rejected
 from receiver.journal.selection import Selection
@@ -242,6 +242,22 @@ async def test_the_engine_sweeps_once_a_day(tmp_path: Path) -> None:
         age(kit, 0)
         await retention.sweep_once()
         assert await kit.journal.submissions(limit=10) == []
+
+
+async def test_a_sweep_that_fails_comes_again_in_an_hour(tmp_path: Path) -> None:
+    """Not with each turn of the engine, and not only the next day."""
+    async with engine(tmp_path, faulty=True) as kit:
+        retention = retaining(kit)
+        row = await archived(kit)
+        age(kit, 8)
+        kit.journal.failing["old"] = 1  # type: ignore[attr-defined]
+        with pytest.raises(JournalError):
+            await retention.sweep_once()
+        await retention.sweep_once()
+        assert len(await kit.journal.callbacks(row.id)) == 1
+        kit.clock.advance(3601)
+        await retention.sweep_once()
+        assert await kit.journal.callbacks(row.id) == []
 
 
 async def test_the_sweep_is_a_step_of_the_engine(tmp_path: Path) -> None:
