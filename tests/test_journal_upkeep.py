@@ -220,7 +220,7 @@ async def test_the_engine_itself_does_not_compact(journal: Journal) -> None:
 # --- which submission needs which file ---------------------------------------------------------------------------
 
 
-async def test_files_are_counted_by_the_database(journal: Journal) -> None:
+async def test_files_are_noted_as_they_come(journal: Journal) -> None:
     """Inputs, masks of replies given at once and later, and results, each once; what goes leaves its files behind."""
     picture = Input(digest="a" * 64, type="image/png", size=1)
     mask = Input(digest="b" * 64, type="image/png", size=1, field="maskBase64")

@@ -13,7 +13,7 @@ from receiver.backoff import DELIVERY, MEDIA, MOST, PROVISIONAL, wait
 from receiver.deliveries import Completion, Delivery, Receipt
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
-from receiver.journal import health
+from receiver.journal import health, needed
 from receiver.journal.base import Change, Changed, Decide, Work
 from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_json, to_row
@@ -30,6 +30,7 @@ def get(db: Connection, submission_id: str) -> Submission | None:
 
 def add(db: Connection, submission: Submission) -> Submission:
     if db.execute(SQL["insert_submission"], to_row(submission)).rowcount == 1:
+        needed.note(db, submission)
         return submission
     return from_row(Submission, db.execute(SQL["get_once"], {"once": submission.once}).fetchone())
 
@@ -88,6 +89,7 @@ def _update(db: Connection, old: Submission, new: Submission) -> None:
     )
     if heard != new:
         db.execute(SQL["update_submission"], to_row(new))
+        needed.note(db, new, old)
     elif old != new:
         row = {
             "id": new.id,

@@ -1,3 +1,6 @@
+-- name: need_file
+INSERT INTO files (submission_id, digest) VALUES (:submission_id, :digest) ON CONFLICT DO NOTHING;
+
 -- name: settled
 -- Nothing is owed and nothing is under way, so that a submission may go.
 SELECT 1 FROM submissions
