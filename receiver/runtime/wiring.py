@@ -120,7 +120,7 @@ class Runtime:
             changed=self._slot_free,
         )
         self._clock_steps = ClockSteps(journal=journal, clock=clock)
-        self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._changed)
+        self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._slot_free)
         self._worker = Worker(
             {
                 "send": self.submissions.send_once,
