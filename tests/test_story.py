@@ -139,6 +139,7 @@ def test_outcomes_are_explained_once() -> None:
     [
         (story(), "receiver worker"),
         (story(FAILED, due_ms=NOW + MINUTE), "To try now: receiver deliveries replay 01KKGM7NK20000000000000001"),
+        (story(paused=(NOW + 1, "HTTP 503")), "receiver destinations resume folder"),
         (story(attempt(1, None), status="running"), "Wait for its end"),
         (story(FAILED, status="dead"), "receiver deliveries replay 01KKGM7NK20000000000000001 --to NAME"),
         (story(FAILED, status="succeeded"), "--as-new"),

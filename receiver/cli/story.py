@@ -151,8 +151,7 @@ def next_steps(story: Story) -> list[str]:
     if story.event is None:
         return []
     if item.status == "pending":
-        steps = ["An engine delivers it: receiver serve, or receiver worker."]
-        return [*steps, f"To try now: {again}"] if item.attempt and item.due_ms > story.now_ms else steps
+        return _while_pending(story, again)
     if item.status == "running":
         return ["Wait for its end. If the engine has died, the next one starts it again."]
     if item.status == "dead":
@@ -161,3 +160,11 @@ def next_steps(story: Story) -> list[str]:
         type = story.instead.event_id.partition(".")[2]
         return [f"Its successor: receiver deliveries show {story.instead.id} ({type})"]
     return [f"To deliver it once more: {again} (with --as-new if the destination drops repeats)"]
+
+
+def _while_pending(story: Story, again: str) -> list[str]:
+    item = story.delivery
+    if story.paused is not None and story.paused[0] > story.now_ms:
+        return [f"If the place works again, end the pause: receiver destinations resume {item.destination}"]
+    steps = ["An engine delivers it: receiver serve, or receiver worker."]
+    return [*steps, f"To try now: {again}"] if item.attempt and item.due_ms > story.now_ms else steps
