@@ -96,8 +96,10 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, policy: Policy, body_timeout: float = 10.0, **bounds: Any) -> AsyncIterator[Door]:
-    journal = await open_journal(folder / "journal.db")
+async def opened(
+    folder: Path, *, policy: Policy, body_timeout: float = 10.0, ballast: bool = False, **bounds: Any
+) -> AsyncIterator[Door]:
+    journal = await open_journal(folder / "journal.db", ballast=ballast)
     routes = (Route(destination="file", progress=True),)
     intake = Intake(journal, policy=policy, routes=routes, clock=Clock(), changed=lambda row: None)
     admission = Admission(journal.check, **bounds)
