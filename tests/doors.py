@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from servers import serving
+from servers import PATIENCE, serving
 
 from receiver.clock import Clock
 from receiver.events import Submission, new_id
@@ -106,7 +106,7 @@ async def opened(
     callbacks = Callbacks(intake=intake, tokens=tokens(), admission=admission, body_timeout=body_timeout)
     app = create_app(callbacks=callbacks, readyz=Readyz({}))
     try:
-        async with serving(app) as url, httpx.AsyncClient(trust_env=False) as client:
+        async with serving(app) as url, httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
             yield Door(url, folder / "journal.db", journal, callbacks, admission, client)
     finally:
         await admission.aclose()
