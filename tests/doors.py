@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from servers import serving
+from servers import PATIENCE, serving
 
 from receiver.clock import Clock
 from receiver.events import Submission, new_id
@@ -96,15 +96,17 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, policy: Policy, body_timeout: float = 10.0, **bounds: Any) -> AsyncIterator[Door]:
-    journal = await open_journal(folder / "journal.db")
+async def opened(
+    folder: Path, *, policy: Policy, body_timeout: float = 10.0, ballast: bool = False, **bounds: Any
+) -> AsyncIterator[Door]:
+    journal = await open_journal(folder / "journal.db", ballast=ballast)
     routes = (Route(destination="file", progress=True),)
     intake = Intake(journal, policy=policy, routes=routes, clock=Clock(), changed=lambda row: None)
     admission = Admission(journal.check, **bounds)
     callbacks = Callbacks(intake=intake, tokens=tokens(), admission=admission, body_timeout=body_timeout)
     app = create_app(callbacks=callbacks, readyz=Readyz({}))
     try:
-        async with serving(app) as url, httpx.AsyncClient(trust_env=False) as client:
+        async with serving(app) as url, httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
             yield Door(url, folder / "journal.db", journal, callbacks, admission, client)
     finally:
         await admission.aclose()

@@ -142,7 +142,7 @@ def locked(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 async def test_overload_while_the_journal_is_locked(tmp_path: Path) -> None:
-    """With the journal locked, as many callbacks wait as may, and 200 more are answered 503 within 100 ms; health
+    """With the journal locked, as many callbacks wait as may, and 50 more are answered 503 within 100 ms; health
     answers; when the lock goes, those that waited are kept, and what was answered 2xx is there."""
     async with opened(tmp_path, policy=Policy(), most=20) as door:
         row = await door.submission()
@@ -152,13 +152,13 @@ async def test_overload_while_the_journal_is_locked(tmp_path: Path) -> None:
                 while door.admission.waiting < 20:  # noqa: ASYNC110 - it sets no event
                     await asyncio.sleep(0.01)
             seconds = []
-            for _ in range(200):
+            for _ in range(50):
                 started = time.perf_counter()
                 answer = await door.post(path(row), body(row), JSON)
                 seconds.append(time.perf_counter() - started)
                 assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
             assert (await door.client.get(door.url + "/livez")).status_code == 200
-            assert sorted(seconds)[100] < 0.1  # the median: other tests have this machine, too
+            assert sorted(seconds)[25] < 0.1  # the median: other tests have this machine, too
             other.execute("ROLLBACK")
         answers = await asyncio.gather(*waiting)
         assert {answer.status_code for answer in answers} == {200}

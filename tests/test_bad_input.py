@@ -303,6 +303,10 @@ WIRE: dict[str, Case] = {
     "chunk longer than it says": framed(
         "Transfer-Encoding: chunked", content=lambda row: b"3\r\n" + body(row), logged="callback.broken_off"
     ),
+    "an upgrade and a broken chunk": framed(
+        "Transfer-Encoding: chunked", "Connection: Upgrade", "Upgrade: h2c", content=lambda row: b"zz\r\n" + body(row),
+        logged="callback.broken_off",
+    ),
     "endless chunk extension": framed(
         "Transfer-Encoding: chunked", content=lambda row: b"1;" + b"a" * 300_000, status=431,
         logged="callback.broken_off",

@@ -59,7 +59,7 @@ async def ask(connection: socket.socket, data: bytes = GET) -> bytes:
     def talk() -> bytes:
         connection.sendall(data)
         answer = connection.recv(65536)
-        while answer.startswith(b"HTTP/1.1 200") and not answer.endswith(b"ok"):
+        while not answer.endswith((b"ok", b"no", b"}")):
             answer += connection.recv(65536)
         return answer
 
@@ -139,6 +139,17 @@ async def test_a_body_that_trickles_after_its_answer() -> None:
 
     async with serving(APP, Impatient) as url:
         assert await asyncio.to_thread(trickle, url) < 2
+
+
+async def test_a_body_that_comes_after_its_answer() -> None:
+    """Who sends the rest in time keeps the connection, and is not hurried to its next request."""
+    async with serving(APP, Impatient) as url:
+        with await asyncio.to_thread(connect, url) as connection:
+            refused = await ask(connection, b"POST /refuses HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
+            assert refused.startswith(b"HTTP/1.1 401")
+            connection.sendall(b"abc")
+            await asyncio.sleep(3 * Impatient.head_seconds)
+            assert (await ask(connection)).endswith(b"ok")
 
 
 # The answer

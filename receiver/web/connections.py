@@ -112,15 +112,13 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._framing += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as exc:
-            self._go_on(data[exc.args[0] :])
+            self._feed(data)
         except httptools.HttpParserError:
             self._refuse(_TOO_LONG if self._framing > MAX_HEAD else _UNREADABLE)
             return
         if self._framing > MAX_HEAD and (self._in_head or self._body):
             self._refuse(_TOO_LONG)
-        elif self._timer is None and self.idle:
+        elif self._timer is None and self.timeout_keep_alive_task is None and self.idle:
             self._start_timer()  # line ends alone, which no message begins with
 
     def on_message_begin(self) -> None:
@@ -146,8 +144,11 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._body = False
         self._framing = 0
-        if self.cycle.response_complete:
-            self._stop_timer()  # of the tail
+        if self.cycle.response_complete:  # the tail has come, so this connection is idle from now on
+            self._stop_timer()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -192,6 +193,12 @@ class Connection(HttpToolsProtocol):
                 if value.lower() != b"chunked":
                     return False
         return (version == "1.1" and hosts == 1) or (version == "1.0" and hosts < 2 and not coded)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            self._go_on(data[exc.args[0] :])
 
     def _go_on(self, rest: bytes) -> None:
         """Read the body of a request that asked for an upgrade, which httptools would leave to the other protocol."""
