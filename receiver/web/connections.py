@@ -118,14 +118,15 @@ class Connection(HttpToolsProtocol):
             return
         if self._framing > MAX_HEAD and (self._in_head or self._body):
             self._refuse(_TOO_LONG)
-        elif self._timer is None and self.timeout_keep_alive_task is None and self.idle:
-            self._start_timer()  # line ends alone, which no message begins with
+        elif self._timer is None and (self._in_head or self._waits_for_nothing()):
+            self._start_timer()  # a head that came whole, as nearly all do, costs none
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
         self._framing = 0
-        self._start_timer()
+        if self._timer is not None:
+            self._start_timer()
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_AHEAD or not self._unambiguous():
@@ -180,6 +181,10 @@ class Connection(HttpToolsProtocol):
             and not self._body
             and not self.transport.is_closing()
         )
+
+    def _waits_for_nothing(self) -> bool:
+        """Whether what came was line ends alone, which no message begins with, and no other timer is set."""
+        return self.timeout_keep_alive_task is None and self.idle
 
     def _unambiguous(self) -> bool:
         """Whether this head can be read in one way only (RFC 9112 §3.2, §6.1)."""
