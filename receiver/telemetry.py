@@ -48,6 +48,8 @@ _SHAPES = re.compile(
 _SIGNS = ("callbacks", "bearer", "basic", "hooks.slack", "webhooks/", "xox", "xapp-", "sk-", "@")
 _TOKEN_SIGN = re.compile(r"\.[\w-]{6}\.[\w-]{43}")
 """Every shape holds one of these signs, and looking for them costs a tenth of looking for the shapes."""
+_SHORT = 64
+"""Characters of a text whose redaction is remembered."""
 _SHORTEST_SECRET = 6
 """A shorter "secret" would redact half of every line."""
 _MAX_DEPTH = 8
@@ -65,6 +67,7 @@ class _Known:
 
     def forget(self) -> None:
         self._secrets.clear()
+        _redact_short.cache_clear()
 
     def learn(self, secrets: Iterable[str]) -> None:
         self._secrets.update(secrets)
@@ -73,6 +76,7 @@ class _Known:
         # Longest first, so that a secret that begins with another one goes as a whole.
         alternatives = "|".join(re.escape(text) for text in sorted(spellings, key=len, reverse=True))
         self.pattern = re.compile(alternatives) if alternatives else None
+        _redact_short.cache_clear()
 
 
 class _Output:
@@ -126,7 +130,7 @@ def configure(
     readable = format == "console" or (format == "auto" and terminal)
     number = logging.getLevelNamesMapping()[level.upper()]
     ending = _ending(readable=readable, colors=terminal)
-    _processors[:] = [*_beginning(), *ending]
+    _processors[:] = [structlog.contextvars.merge_contextvars, *ending]
     structlog.configure(
         processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -160,6 +164,16 @@ def learn(secrets: Iterable[str]) -> None:
 
 def redact(text: str) -> str:
     """The text without secrets, for errors shown to people."""
+    return _redact_short(text) if len(text) <= _SHORT else _redact(text)
+
+
+@lru_cache(maxsize=4096)
+def _redact_short(text: str) -> str:
+    """Ids and names come again and again."""
+    return _redact(text)
+
+
+def _redact(text: str) -> str:
     if _known.pattern is not None:
         text = _known.pattern.sub(REDACTED, text)
     if text.isalnum():
@@ -221,17 +235,15 @@ def _is_secret_name(name: str) -> bool:
     return lowered in _SECRET_NAMES or lowered.endswith(("_key", "_keys", "_state"))
 
 
-def _beginning() -> list[Processor]:
-    return [
-        structlog.contextvars.merge_contextvars,
+def _ending(*, readable: bool, colors: bool) -> list[Processor]:
+    """Exceptions become text before redaction, so that tracebacks are redacted like everything else; what we add
+    ourselves comes after it."""
+    shared: list[Processor] = [
+        structlog.processors.format_exc_info,
+        redact_fields,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-
-
-def _ending(*, readable: bool, colors: bool) -> list[Processor]:
-    """Exceptions become text before redaction, so that tracebacks are redacted like everything else."""
-    shared: list[Processor] = [structlog.processors.format_exc_info, redact_fields]
     if not readable:
         return [*shared, _as_json]
     console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
@@ -260,7 +272,7 @@ def _configure_stdlib(level: int, ending: list[Processor]) -> None:
     handler = logging.StreamHandler(_output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_beginning(), structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[structlog.contextvars.merge_contextvars, structlog.stdlib.add_logger_name],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
         )
     )

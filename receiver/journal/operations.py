@@ -142,28 +142,28 @@ def any_due(db: Connection, values: dict[str, Any]) -> bool:
     return health.room(db, values) > 0 and db.execute(SQL["any_due"], values).fetchone() is not None
 
 
-def claim(db: Connection, values: dict[str, Any]) -> list[Work]:
+def claim(db: Connection, recent: Recent, values: dict[str, Any]) -> list[Work]:
     values = {**values, "limit": health.room(db, values)}
     claimed = [from_row(Delivery, row) for row in db.execute(SQL["claim"], values).fetchall()]
-    return _begin(db, _one_each(db, claimed), values["now_ms"])
+    return _begin(db, recent, _one_each(db, claimed), values["now_ms"])
 
 
-def claim_alone(db: Connection, values: dict[str, Any]) -> Work | None:
+def claim_alone(db: Connection, recent: Recent, values: dict[str, Any]) -> Work | None:
     due = db.execute(SQL["alone_due"], values).fetchone()
     if due is None:
         return None
     claimed = db.execute(SQL["claim_one"], {**values, "id": due["id"]}).fetchall()
-    works = _begin(db, [from_row(Delivery, row) for row in claimed], values["now_ms"])
+    works = _begin(db, recent, [from_row(Delivery, row) for row in claimed], values["now_ms"])
     return works[0] if works else None
 
 
-def _begin(db: Connection, claimed: list[Delivery], now_ms: int) -> list[Work]:
+def _begin(db: Connection, recent: Recent, claimed: list[Delivery], now_ms: int) -> list[Work]:
     works = []
     for delivery in claimed:
         attempt = {"delivery_id": delivery.id, "number": delivery.attempt, "started_ms": now_ms}
         db.execute(SQL["start_attempt"], attempt)
         try:
-            works.append(_work(db, delivery))
+            works.append(_work(db, recent, delivery))
         except (JournalError, msgspec.DecodeError) as exc:
             _bury(db, delivery, now_ms, str(exc))
     return works
@@ -194,8 +194,8 @@ def _bury(db: Connection, delivery: Delivery, now_ms: int, detail: str) -> None:
     complete(db, completion)
 
 
-def _work(db: Connection, delivery: Delivery) -> Work:
-    submission = get(db, delivery.submission_id)
+def _work(db: Connection, recent: Recent, delivery: Delivery) -> Work:
+    submission = recent.get(delivery.submission_id) or get(db, delivery.submission_id)
     event = db.execute(SQL["get_event"], {"id": delivery.event_id}).fetchone()
     if submission is None or event is None:
         raise JournalError(f"Delivery {delivery.id} has lost its submission or event.")

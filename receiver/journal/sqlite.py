@@ -205,14 +205,14 @@ class SQLiteJournal(Upkeep):
         values = {"destination": destination, "owner": owner, "limit": limit, "now_ms": now_ms}
         if not await self._read(lambda db: operations.any_due(db, values)):
             return []  # an idle engine asks often: a read costs no commit
-        return await self._write_beside(lambda db: operations.claim(db, values))
+        return await self._write_beside(lambda db: operations.claim(db, self._recent, values))
 
     async def alone_due(self, destinations: Collection[str], now_ms: int) -> bool:
         return bool(await self._rows("alone_due", destinations=to_json(list(destinations)), now_ms=now_ms))
 
     async def claim_alone(self, destinations: Collection[str], *, owner: str, now_ms: int) -> Work | None:
         values = {"destinations": to_json(list(destinations)), "owner": owner, "now_ms": now_ms}
-        return await self._write_beside(lambda db: operations.claim_alone(db, values))
+        return await self._write_beside(lambda db: operations.claim_alone(db, self._recent, values))
 
     async def complete(self, completion: Completion) -> bool:
         return await self._write_beside(lambda db: operations.complete(db, completion))

@@ -52,6 +52,9 @@ CLOSE_SECONDS = 1.0
 """How long all handlers together may take to close."""
 ACCUSE_SECONDS = 1.0
 """How long the journal may take to keep which delivery our loop stands still in."""
+MANY_CALLBACKS = 24
+REST_SECONDS = 0.15
+"""How long the engine begins nothing new while so many callbacks wait to be written down."""
 WATCH_SECONDS = 0.5
 """Another process may move what we watch, so we look that often."""
 
@@ -139,7 +142,7 @@ class Runtime:
                 "send": self.submissions.send_once,
                 "reconcile": reconciler.reconcile_once,
                 "archive": self._archiver.archive_once,
-                "dispatch": self.dispatcher.dispatch_once,
+                "dispatch": self._dispatch,
                 "clock": self._clock_steps.check_once,
                 "callbacks": callback_health.check_once,
                 "purge": retention_of(settings, journal, clock).sweep_once,
@@ -298,6 +301,12 @@ class Runtime:
         now_ms = self.clock.now_ms()
         due = {"send": row.send_due_ms, "reconcile": row.poll_due_ms, "archive": row.media_due_ms}
         self._worker.wake("dispatch", *(step for step, at in due.items() if at is not None and at <= now_ms))
+
+    async def _dispatch(self) -> int:
+        """Callbacks first: what is to be delivered lies in the journal already."""
+        if self.admission.waiting >= MANY_CALLBACKS:
+            await self.clock.sleep(REST_SECONDS)
+        return await self.dispatcher.dispatch_once()
 
     def _slot_free(self) -> None:
         self._news.set()
