@@ -111,7 +111,8 @@ async def test_trouble_of_the_account_is_left_alone_and_told_once(tmp_path: Path
     it is over, and in between the journal tells everybody."""
     behave, seconds, words = BACKS_OFF[name]
     server = Switch(behave)
-    async with serving(server, ask_timeout=0.2) as provider, engine(tmp_path, provider=provider) as kit:
+    patience = 0.2 if behave in (hang, trickle) else 30
+    async with serving(server, ask_timeout=patience) as provider, engine(tmp_path, provider=provider) as kit:
         row = await running(kit)
         with logged() as lines:
             assert await reconcile(kit) == 0
@@ -139,7 +140,7 @@ async def test_trouble_of_the_account_is_left_alone_and_told_once(tmp_path: Path
 async def test_no_word_of_a_task_is_a_miss(tmp_path: Path, name: str) -> None:
     """It is counted and asked again at the usual pace; the third round without a word of any task is told, once."""
     server = Switch(MISSES[name])
-    async with serving(server) as provider, engine(tmp_path, provider=provider) as kit:
+    async with serving(server, ask_timeout=30) as provider, engine(tmp_path, provider=provider) as kit:
         row = await running(kit)
         with logged() as lines:
             for count in range(1, IN_VAIN + 3):
