@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments import kills
 from experiments.base import Experiment
 
-EXPERIMENTS: tuple[Experiment, ...] = ()
+EXPERIMENTS: tuple[Experiment, ...] = (*kills.EXPERIMENTS,)
