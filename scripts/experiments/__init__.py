@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments import kills
+from experiments import journal_errors, kills, power
 from experiments.base import Experiment
 
-EXPERIMENTS: tuple[Experiment, ...] = (*kills.EXPERIMENTS,)
+EXPERIMENTS: tuple[Experiment, ...] = (*kills.EXPERIMENTS, *power.EXPERIMENTS, *journal_errors.EXPERIMENTS)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -48,12 +49,23 @@ class LateCommit(sqlite3.Connection):
                 super().execute("COMMIT")
 
 
-def acknowledge_before_commit() -> None:
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another thing in a seam's place while the block runs."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def acknowledge_before_commit() -> AbstractContextManager[None]:
     """Callbacks are answered 200 while their transaction is still open."""
-    sqlite3.connect = partial(sqlite3.connect, factory=LateCommit)  # type: ignore[assignment]
+    return replaced(sqlite3, "connect", partial(sqlite3.connect, factory=LateCommit))
 
 
-def acknowledge_failures() -> None:
+def acknowledge_failures() -> AbstractContextManager[None]:
     """Callbacks are answered 200 although the journal could not keep them."""
     received = Intake.received
 
@@ -63,19 +75,19 @@ def acknowledge_failures() -> None:
         except JournalError:
             return True
 
-    Intake.received = shrugging  # type: ignore[method-assign, assignment]
+    return replaced(Intake, "received", shrugging)
 
 
-def end_without_drain() -> None:
+def end_without_drain() -> AbstractContextManager[None]:
     """SIGTERM leaves what runs as it is."""
 
     async def nothing(self: Dispatcher, grace: float) -> None:
         return
 
-    Dispatcher.drain = nothing  # type: ignore[method-assign]
+    return replaced(Dispatcher, "drain", nothing)
 
 
-BUILDS: dict[str, Callable[[], None]] = {
+BUILDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "acknowledge-before-commit": acknowledge_before_commit,
     "acknowledge-failures": acknowledge_failures,
     "end-without-drain": end_without_drain,
@@ -83,5 +95,5 @@ BUILDS: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    BUILDS[sys.argv.pop(1)]()
-    main()
+    with BUILDS[sys.argv.pop(1)]():
+        main()

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from experiments.stage import HOUR, KEY, PATIENCE, ROOT
+from experiments.stage import HOUR, KEY, PATIENCE, ROOT, http_client
 from receiver.cli.running import address, bind
 from receiver.cli.running import server as web_server
 from receiver.clock import Clock
@@ -90,7 +90,7 @@ class Server:
     async def ready(self) -> None:
         """Until `/readyz` says 200. Raises RuntimeError with its log if it does not."""
         until = time.monotonic() + PATIENCE
-        async with httpx.AsyncClient(base_url=self.url, timeout=PATIENCE) as http:
+        async with http_client(self.url) as http:
             while time.monotonic() < until and self._process is not None and self._process.returncode is None:
                 with suppress(httpx.TransportError):
                     if (await http.get("/readyz")).status_code == 200:

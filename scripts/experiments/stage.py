@@ -1,5 +1,5 @@
-"""What most experiments share: submissions the provider has accepted, callbacks for them over real HTTP, and a ledger of
-what was acknowledged, to be compared with the journal's rows."""
+"""What most experiments share: submissions the provider has accepted, callbacks for them over real HTTP, and a ledger
+of what was acknowledged, to be compared with the journal's rows."""
 
 from __future__ import annotations
 
@@ -121,6 +121,11 @@ class Ledger:
                 self.ended.add(item.target.id)
 
 
+def http_client(url: str) -> httpx.AsyncClient:
+    """Without certificates, which take longer to read than a start of Receiver, and nobody here has any."""
+    return httpx.AsyncClient(base_url=url, timeout=PATIENCE, verify=False)  # noqa: S501
+
+
 async def post(http: httpx.AsyncClient, item: Callback, ledger: Ledger) -> int | None:
     """Send it once, as the provider does. Returns the status; None: there was no answer."""
     begun = time.monotonic()
@@ -134,27 +139,33 @@ async def post(http: httpx.AsyncClient, item: Callback, ledger: Ledger) -> int |
     return answer.status_code
 
 
+async def send_all(url: str, items: Iterator[Callback], ledger: Ledger, *, clients: int = CLIENTS) -> None:
+    """Send every callback once, by some clients at a time."""
+    await asyncio.gather(*(_client(url, items, ledger, asyncio.Event()) for _ in range(clients)))
+
+
 @asynccontextmanager
 async def load(url: str, items: Iterator[Callback], ledger: Ledger, *, clients: int = CLIENTS) -> AsyncIterator[None]:
     """Clients that send callbacks while the block runs. What is under way at its end is still waited for."""
     stop = asyncio.Event()
-
-    async def client() -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as http:
-            for item in items:
-                if await post(http, item, ledger) is None:
-                    await asyncio.sleep(0.02)  # there is nobody; do not waste what should be answered
-                if stop.is_set():
-                    return
-        raise RuntimeError("There were too few callbacks for this experiment.")
-
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
-            group.create_task(client())
+            group.create_task(_client(url, items, ledger, stop))
         try:
             yield
         finally:
             stop.set()
+    if next(items, None) is None:
+        raise RuntimeError("There were too few callbacks for this experiment.")
+
+
+async def _client(url: str, items: Iterator[Callback], ledger: Ledger, stop: asyncio.Event) -> None:
+    async with http_client(url) as http:
+        for item in items:
+            if await post(http, item, ledger) is None:
+                await asyncio.sleep(0.02)  # there is nobody; do not waste what should be answered
+            if stop.is_set():
+                return
 
 
 # What is there afterwards
