@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from experiments import journal_errors, kills, power
+from experiments import journal_errors, kills, power, shutdown, storage
 from experiments.base import Experiment
 
-EXPERIMENTS: tuple[Experiment, ...] = (*kills.EXPERIMENTS, *power.EXPERIMENTS, *journal_errors.EXPERIMENTS)
+EXPERIMENTS: tuple[Experiment, ...] = (
+    *kills.EXPERIMENTS,
+    *power.EXPERIMENTS,
+    *journal_errors.EXPERIMENTS,
+    *storage.EXPERIMENTS,
+    *shutdown.EXPERIMENTS,
+)

@@ -1,19 +1,15 @@
-"""Receiver with one seam replaced by something worse: what the experiments must not let pass.
-
-usage: python -m experiments.broken BUILD serve …     runs the `receiver` command of that build
-"""
+"""Receiver with one seam replaced by something worse: what the experiments must not let pass."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
-from receiver.cli import main
 from receiver.dispatcher import Dispatcher
 from receiver.errors import JournalError
 from receiver.intake import Intake
@@ -78,22 +74,30 @@ def acknowledge_failures() -> AbstractContextManager[None]:
     return replaced(Intake, "received", shrugging)
 
 
+@contextmanager
+def acknowledge_locked() -> Iterator[None]:
+    """Whoever holds the lock for half a second makes callbacks be answered 200 without a row."""
+    connect = sqlite3.connect
+
+    def impatient(*values: Any, **more: Any) -> Any:
+        return connect(*values, **{**more, "timeout": 0.5})
+
+    with replaced(sqlite3, "connect", impatient), acknowledge_failures():
+        yield
+
+
 def end_without_drain() -> AbstractContextManager[None]:
-    """SIGTERM leaves what runs as it is."""
+    """SIGTERM ends the process where it would drain."""
 
-    async def nothing(self: Dispatcher, grace: float) -> None:
-        return
+    async def end(self: Dispatcher, grace: float) -> None:
+        os._exit(0)
 
-    return replaced(Dispatcher, "drain", nothing)
+    return replaced(Dispatcher, "drain", end)
 
 
 BUILDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "acknowledge-before-commit": acknowledge_before_commit,
     "acknowledge-failures": acknowledge_failures,
+    "acknowledge-locked": acknowledge_locked,
     "end-without-drain": end_without_drain,
 }
-
-
-if __name__ == "__main__":
-    with BUILDS[sys.argv.pop(1)]():
-        main()

@@ -122,16 +122,18 @@ def translated() -> Iterator[None]:
     try:
         yield
     except apsw.Error as exc:
-        kind, text = _ERRORS.get(type(exc), (sqlite3.OperationalError, str(exc)))
-        raise kind(text) from exc
+        kind, text, code = _ERRORS.get(type(exc), (sqlite3.OperationalError, str(exc), sqlite3.SQLITE_ERROR))
+        error = kind(text)
+        error.sqlite_errorcode = code
+        raise error from exc
 
 
-_ERRORS: dict[type[apsw.Error], tuple[type[sqlite3.Error], str]] = {
-    apsw.BusyError: (sqlite3.OperationalError, "database is locked"),
-    apsw.FullError: (sqlite3.OperationalError, "database or disk is full"),
-    apsw.IOError: (sqlite3.OperationalError, "disk I/O error"),
-    apsw.CantOpenError: (sqlite3.OperationalError, "unable to open database file"),
-    apsw.CorruptError: (sqlite3.DatabaseError, "database disk image is malformed"),
-    apsw.NotADBError: (sqlite3.DatabaseError, "file is not a database"),
-    apsw.ConstraintError: (sqlite3.IntegrityError, "a constraint failed"),
+_ERRORS: dict[type[apsw.Error], tuple[type[sqlite3.Error], str, int]] = {
+    apsw.BusyError: (sqlite3.OperationalError, "database is locked", sqlite3.SQLITE_BUSY),
+    apsw.FullError: (sqlite3.OperationalError, "database or disk is full", sqlite3.SQLITE_FULL),
+    apsw.IOError: (sqlite3.OperationalError, "disk I/O error", sqlite3.SQLITE_IOERR),
+    apsw.CantOpenError: (sqlite3.OperationalError, "unable to open database file", sqlite3.SQLITE_CANTOPEN),
+    apsw.CorruptError: (sqlite3.DatabaseError, "database disk image is malformed", sqlite3.SQLITE_CORRUPT),
+    apsw.NotADBError: (sqlite3.DatabaseError, "file is not a database", sqlite3.SQLITE_NOTADB),
+    apsw.ConstraintError: (sqlite3.IntegrityError, "a constraint failed", sqlite3.SQLITE_CONSTRAINT),
 }

@@ -63,7 +63,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._environ = environment(folder, self.port, **more)
-        self._module = ["receiver"] if build is None else ["experiments.broken", build]
+        self._module = ["receiver"] if build is None else ["experiments.build", build]
         self._process: asyncio.subprocess.Process | None = None
 
     @property
