@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments import journal_errors, kills, power, shutdown, storage
+from experiments import journal_errors, kills, power, shutdown, storage, submits
 from experiments.base import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -11,4 +11,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *journal_errors.EXPERIMENTS,
     *storage.EXPERIMENTS,
     *shutdown.EXPERIMENTS,
+    *submits.EXPERIMENTS,
 )

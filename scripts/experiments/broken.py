@@ -1,18 +1,21 @@
-"""Receiver with one seam replaced by something worse: what the experiments must not let pass."""
+"""Receiver with one seam replaced: by something worse, which no experiment may let pass, or by a clock of ours."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
+from experiments.clocks import SetClock
 from receiver.dispatcher import Dispatcher
-from receiver.errors import JournalError
+from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
+from receiver.provider import Accepted, Provider
+from receiver.runtime import wiring
 
 
 class LateCommit(sqlite3.Connection):
@@ -95,9 +98,29 @@ def end_without_drain() -> AbstractContextManager[None]:
     return replaced(Dispatcher, "drain", end)
 
 
+def send_again() -> AbstractContextManager[None]:
+    """A submit whose answer was lost is sent once more."""
+    submit = Provider.submit
+
+    async def twice(self: Provider, kind: str, body: Mapping[str, Any], *, speed: str | None) -> Accepted:
+        try:
+            return await submit(self, kind, body, speed=speed)
+        except Ambiguous:
+            return await submit(self, kind, body, speed=speed)
+
+    return replaced(Provider, "submit", twice)
+
+
+def set_clock() -> AbstractContextManager[None]:
+    """Not broken: lives by a clock that is faster, and that an experiment sets."""
+    return replaced(wiring, "Clock", SetClock)
+
+
 BUILDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "acknowledge-before-commit": acknowledge_before_commit,
     "acknowledge-failures": acknowledge_failures,
     "acknowledge-locked": acknowledge_locked,
+    "send-again": send_again,
+    "set-clock": set_clock,
     "end-without-drain": end_without_drain,
 }

@@ -1,15 +1,18 @@
-"""The `receiver` command of a broken build.
+"""The `receiver` command of a build with seams replaced.
 
-usage: python -m experiments.build BUILD serve …
+usage: python -m experiments.build BUILD[+BUILD…] serve …
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 
 from experiments.broken import BUILDS
 from receiver.cli import main
 
 if __name__ == "__main__":
-    with BUILDS[sys.argv.pop(1)]():
+    with ExitStack() as stack:
+        for name in sys.argv.pop(1).split("+"):
+            stack.enter_context(BUILDS[name]())
         main()

@@ -66,6 +66,10 @@ class Server:
         self._module = ["receiver"] if build is None else ["experiments.build", build]
         self._process: asyncio.subprocess.Process | None = None
 
+    def let_callbacks_come(self) -> None:
+        """Tell it its own address."""
+        self._environ["RECEIVER_PUBLIC_URL"] = self.url
+
     @property
     def pid(self) -> int:
         """Of the process that runs."""
