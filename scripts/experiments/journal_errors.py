@@ -10,9 +10,9 @@ from itertools import cycle
 from pathlib import Path
 
 import apsw
+from builds.seams import acknowledge_failures
 
 from experiments.base import Experiment, Outcome
-from experiments.broken import acknowledge_failures
 from experiments.connections import on_disk
 from experiments.disks import Operation, watched
 from experiments.servers import here

@@ -54,7 +54,7 @@ class Server:
 
     Args:
         folder: for its data, its outputs and its log.
-        build: a name in `experiments.broken`; None: Receiver as it is.
+        build: a name in `builds.seams`; None: Receiver as it is.
         more: further variables of its environment.
     """
 
@@ -63,7 +63,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._environ = environment(folder, self.port, **more)
-        self._module = ["receiver"] if build is None else ["experiments.build", build]
+        self._module = ["receiver"] if build is None else ["builds", build]
         self._process: asyncio.subprocess.Process | None = None
 
     def let_callbacks_come(self) -> None:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from experiments import slow
+from builds import slow
+
 from experiments.base import Experiment, Outcome
 from experiments.servers import Server, server
 from experiments.stage import (

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+from builds import clocks
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from experiments import clocks
 from experiments.base import Experiment, Outcome
 from experiments.servers import Server, server
 from experiments.stage import PATIENCE, delivered, http_client, rows

@@ -41,4 +41,4 @@ def install(folder: Path) -> None:
     package = folder / "slow-1.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1\n")
-    (package / "entry_points.txt").write_text("[receiver.handlers]\nslow = experiments.slow:Slow\n")
+    (package / "entry_points.txt").write_text("[receiver.handlers]\nslow = builds.slow:Slow\n")

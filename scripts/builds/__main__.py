@@ -1,6 +1,6 @@
 """The `receiver` command of a build with seams replaced.
 
-usage: python -m experiments.build BUILD[+BUILD…] serve …
+usage: python -m builds BUILD[+BUILD…] serve …
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 
-from experiments.broken import BUILDS
+from builds.seams import BUILDS
 from receiver.cli import main
 
 if __name__ == "__main__":
