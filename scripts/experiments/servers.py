@@ -8,19 +8,21 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.types import ASGIApp
 
 from experiments.stage import HOUR, KEY, PATIENCE, ROOT, http_client
 from receiver.cli.running import address, bind
 from receiver.cli.running import server as web_server
 from receiver.clock import Clock
 from receiver.runtime import Runtime, open_runtime
+from receiver.runtime.functions import Function
 from receiver.settings import Settings
 
 
@@ -146,8 +148,22 @@ class Here:
 
 
 @asynccontextmanager
-async def here(folder: Path, *, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Here]:
-    """Opened as `receiver serve` opens it, the engine included, with the settings of `environment`."""
+async def here(
+    folder: Path,
+    *,
+    clock: Clock | None = None,
+    functions: Iterable[Function] = (),
+    call_back: bool = False,
+    **settings: Any,
+) -> AsyncIterator[Here]:
+    """Opened as `receiver serve` opens it, the engine included, with the settings of `environment`.
+
+    Args:
+        clock: the time; a real one if None.
+        functions: destinations beside those of the settings.
+        call_back: whether the provider is told where we are.
+        settings: in place of what `environment` says.
+    """
     defaults: dict[str, Any] = {
         "provider_url": "http://127.0.0.1:9",
         "provider_key": "experiments",
@@ -158,12 +174,28 @@ async def here(folder: Path, *, clock: Clock | None = None, **settings: Any) -> 
         "poll_interval": HOUR,
     }
     with bind("127.0.0.1", 0) as listener:
-        async with open_runtime(Settings(**defaults | settings), clock=clock) as receiver:
+        if call_back:
+            defaults["public_url"] = address(listener)
+        async with open_runtime(Settings(**defaults | settings), clock=clock, functions=functions) as receiver:
             await receiver.start_engine("serve")
-            running = web_server(receiver.app)
-            task = asyncio.create_task(running.serve(sockets=[listener]))
-            try:
+            async with _served(receiver.app, listener):
                 yield Here(receiver, address(listener))
-            finally:
-                running.should_exit = True
-                await task
+
+
+@asynccontextmanager
+async def served(app: ASGIApp) -> AsyncIterator[str]:
+    """Any app behind real HTTP while the block runs. Yields its URL."""
+    with bind("127.0.0.1", 0) as listener:
+        async with _served(app, listener):
+            yield address(listener)
+
+
+@asynccontextmanager
+async def _served(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    running = web_server(app)
+    task = asyncio.create_task(running.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        running.should_exit = True
+        await task

@@ -15,10 +15,8 @@ from builds import clocks
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from experiments.base import Experiment, Outcome
-from experiments.servers import Server, server
+from experiments.servers import Server, served, server
 from experiments.stage import PATIENCE, delivered, http_client, rows
-from receiver.cli.running import address, bind
-from receiver.cli.running import server as web_server
 from receiver.simulator import Simulator
 
 TOKEN = "experiments-16-or-more"  # noqa: S105
@@ -143,14 +141,8 @@ def _problem(ends: dict[str, str]) -> str | None:
 async def unreliable() -> AsyncIterator[tuple[Unreliable, str]]:
     """The provider on real HTTP, and its URL."""
     app = Unreliable(Simulator(profile="relay", speed=clocks.SPEED).app)
-    with bind("127.0.0.1", 0) as listener:
-        running = web_server(app)
-        task = asyncio.create_task(running.serve(sockets=[listener]))
-        try:
-            yield app, address(listener)
-        finally:
-            running.should_exit = True
-            await task
+    async with served(app) as url:
+        yield app, url
 
 
 async def submit(item: Server, prompt: str) -> None:
