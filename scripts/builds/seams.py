@@ -40,6 +40,11 @@ class LateCommit(sqlite3.Connection):
                 return super().execute("SELECT 1")
             return super().execute(sql, *values)
 
+    def close(self) -> None:
+        with self._lock:
+            self._owed = False
+            super().close()
+
     def _commit(self) -> None:
         with self._lock:
             self._waiting = False
