@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ from experiments import EXPERIMENTS
 from experiments.base import Experiment, Outcome
 from receiver.telemetry import configure
 
-QUICK_LIMIT = 60.0
+QUICK_LIMIT = 120.0
 LIMIT = 1800.0
 """Seconds after which a run is given up: what hangs keeps no promise."""
 
@@ -162,4 +163,5 @@ def tell(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers end and disks go then, too
     sys.exit(main())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 
 import apsw
@@ -16,13 +17,27 @@ from experiments.base import Experiment, Outcome
 from experiments.connections import on_disk
 from experiments.disks import Operation, watched
 from experiments.servers import here
-from experiments.stage import Ledger, callbacks, delivered, doubled, lost, results, seed, send_all
+from experiments.stage import (
+    Callback,
+    Ledger,
+    callbacks,
+    delivered,
+    doubled,
+    http_client,
+    lost,
+    post,
+    results,
+    seed,
+    send_all,
+)
 from receiver.errors import ReceiverError
 
-TASKS = 3
+TASKS = 4
 Build = Callable[[], AbstractContextManager[None]]
 CLIENTS = 4
 FAILING = ("write", "truncate", "sync")
+PATIENCE = 5.0
+"""Seconds within which it must take new callbacks again. After a full disk it looks once a second."""
 LONG = 30
 """Operations in a row that fail, where the fault lasts."""
 
@@ -31,6 +46,7 @@ class Fault:
     """Refuses the `first` operation and those after it, `length` in all; by turns as I/O error and full disk."""
 
     def __init__(self, first: int, length: int) -> None:
+        self.first = first
         self.count = 0
         self.injected = 0
         self._range = range(first, first + length)
@@ -70,11 +86,11 @@ class JournalErrors:
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
         """Each N once with a single error and once with many in a row."""
-        return await self._each(folder, 8 if quick else None, (1, LONG), nullcontext)
+        return await self._each(folder, 6 if quick else None, (1, LONG), nullcontext)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Acknowledges what the journal refused."""
-        return await self._each(folder, 8 if quick else None, (1,), acknowledge_failures)
+        return await self._each(folder, 5 if quick else None, (1,), acknowledge_failures)
 
     async def _each(self, folder: Path, points: int | None, lengths: tuple[int, ...], build: Build) -> Outcome:
         begun = time.monotonic()
@@ -99,30 +115,42 @@ class JournalErrors:
     async def _one(self, folder: Path, fault: Fault, build: Build) -> Run:
         data, ledger = folder / "data", Ledger()
         items = callbacks(await seed(data, TASKS))
-        started = True
+        went_on: bool | None = None
         with ExitStack() as stack:
             stack.enter_context(on_disk(stack.enter_context(watched(fault.watch))))
             stack.enter_context(build())
             try:
                 async with here(folder) as place:
-                    await send_all(place.url, items, ledger, clients=CLIENTS)
+                    await send_all(place.url, islice(items, 11 * (TASKS - 1)), ledger, clients=CLIENTS)
+                    went_on = await goes_on(place.url, items, ledger)
             except ReceiverError:
-                started = False  # it says that it cannot start, which is no promise broken
+                pass  # it says that it cannot start, which is no promise broken
         async with here(folder) as place:
             await send_all(place.url, items, ledger, clients=CLIENTS)
             await delivered(data)
         there = results(folder / "outputs")
         missing = len(ledger.ended - there.keys())
         doubles = doubled(data) + sum(count - 1 for count in there.values())
-        return Run(fault, ledger, lost(data, ledger) + missing, doubles, _problem(fault, ledger, started=started))
+        return Run(fault, ledger, lost(data, ledger) + missing, doubles, _problem(fault, ledger, went_on))
 
 
-def _problem(fault: Fault, ledger: Ledger, *, started: bool) -> str | None:
+async def goes_on(url: str, items: Iterator[Callback], ledger: Ledger) -> bool:
+    """Whether a callback is acknowledged within some seconds, once the fault is over."""
+    until = time.monotonic() + PATIENCE
+    async with http_client(url) as http:
+        for item in items:
+            if await post(http, item, ledger) == 200:
+                return True
+            if time.monotonic() > until:
+                break
+            await asyncio.sleep(PATIENCE / 10)
+    return False
+
+
+def _problem(fault: Fault, ledger: Ledger, went_on: bool | None) -> str | None:
     if ledger.broken or ledger.answers.keys() - {200, 202, 503}:
-        return f"after error {fault.count} clients got {dict(ledger.answers)} and {ledger.broken} broken connections"
-    if started and fault.injected == 1 and ledger.answers[503] > CLIENTS:
-        return f"one error cost {ledger.answers[503]} callbacks, more than were under way"
-    return None
+        return f"with error {fault.first} clients got {dict(ledger.answers)} and {ledger.broken} broken connections"
+    return f"after error {fault.first} it took nothing new for {PATIENCE:g} s" if went_on is False else None
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (JournalErrors(),)

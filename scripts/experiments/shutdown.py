@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from builds import slow
+from builds import plugins
 
 from experiments.base import Experiment, Outcome
 from experiments.servers import Server, server
@@ -50,7 +50,7 @@ class Shutdown:
     async def _stop(self, folder: Path, times: int, *, build: str | None) -> Outcome:
         begun, ledger, data = time.monotonic(), Ledger(), folder / "data"
         targets = await seed(data, 1000 * times)
-        slow.install(folder)
+        plugins.install(folder)
         items = callbacks(targets)
         seconds = []
         async with server(folder, build=build, RECEIVER_TO="slow:any") as item:

@@ -163,7 +163,7 @@ async def _client(url: str, items: Iterator[Callback], ledger: Ledger, stop: asy
     async with http_client(url) as http:
         for item in items:
             if await post(http, item, ledger) is None:
-                await asyncio.sleep(0.02)  # there is nobody; do not waste what should be answered
+                await asyncio.sleep(0.1)  # there is nobody, and whoever comes should not have to share with us
             if stop.is_set():
                 return
 

@@ -31,6 +31,8 @@ from experiments.stage import (
 DISK = 24 * 1024 * 1024
 ROOM = 3 * 1024 * 1024
 """Bytes left for Receiver on a disk that is otherwise full."""
+COUNT = 1500
+"""Tasks that call back eleven times each."""
 RECOVERY = 10.0
 """Seconds within which Receiver must go on by itself once the storage works."""
 LONGEST = 12.0
@@ -46,11 +48,11 @@ class DiskFull:
     promises = ("P2",)
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
-        return await self._fill(folder, seconds=2 if quick else 10, build=None)
+        return await self._fill(folder, seconds=1 if quick else 10, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Acknowledges what the journal refused."""
-        return await self._fill(folder, seconds=2 if quick else 10, build="acknowledge-failures")
+        return await self._fill(folder, seconds=1 if quick else 10, build="acknowledge-failures")
 
     async def _fill(self, folder: Path, *, seconds: float, build: str | None) -> Outcome:
         data = folder / "data"
@@ -69,7 +71,7 @@ class DiskFull:
                 filler.unlink() if mounted else limit_files(item.pid, resource.RLIM_INFINITY)
 
             how = "a full tmpfs" if mounted else "a limit on the size of files"
-            return await refusing(folder, 3000, fill, free, build=build, how=how)
+            return await refusing(folder, COUNT, fill, free, build=build, how=how)
 
 
 class Locked:
@@ -102,7 +104,7 @@ class Locked:
             async def release(item: Server) -> None:
                 await stack.aclose()
 
-            return await refusing(folder, 2000, lock, release, build=build, how=f"locked for {seconds:g} s")
+            return await refusing(folder, COUNT, lock, release, build=build, how=f"locked for {seconds:g} s")
 
 
 Step = Callable[[Server], Awaitable[None]]

@@ -89,7 +89,7 @@ class AnswerLost:
         clocks.make(folder)
         prompts = {fate: [f"{fate} {number}" for number in range(each)] for fate in ENDS}
         asked = [prompt for some in prompts.values() for prompt in some]
-        async with unreliable() as (provider, url), server(folder, build=build, **_settings(url)) as item:
+        async with unreliable() as (provider, url), server(folder, build=build, **settings(url)) as item:
             item.let_callbacks_come()
             await item.start()
             killed = prompts.pop("killed")
@@ -121,7 +121,8 @@ async def killing(item: Server, provider: Unreliable, prompts: list[str]) -> Non
     await asyncio.gather(*submitting)
 
 
-def _settings(url: str) -> dict[str, str]:
+def settings(url: str) -> dict[str, str]:
+    """Of a Receiver that takes submissions over HTTP, and asks the provider in earnest."""
     return {
         "RECEIVER_PROVIDER_URL": url,
         "RECEIVER_API_TOKENS": f"client:{TOKEN}",
