@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
-
 from builds.clocks import SetClock
 from receiver.dispatcher import Dispatcher
 from receiver.errors import Ambiguous, JournalError
