@@ -17,9 +17,11 @@ from receiver.intake import Intake
 from receiver.provider import Accepted, Provider
 from receiver.runtime import wiring
 
+LATE_SECONDS = 0.3
+
 
 class LateCommit(sqlite3.Connection):
-    """Says that a transaction is committed, and commits it 50 ms later with all that came meanwhile."""
+    """Says that a transaction is committed, and commits it some time later with all that came meanwhile."""
 
     def __init__(self, *values: Any, **more: Any) -> None:
         super().__init__(*values, **more)
@@ -33,7 +35,7 @@ class LateCommit(sqlite3.Connection):
                 self._owed = True
                 if not self._waiting:
                     self._waiting = True
-                    threading.Timer(0.05, self._commit).start()
+                    threading.Timer(LATE_SECONDS, self._commit).start()
                 return super().execute("SELECT 1")
             if sql.startswith("BEGIN") and self._owed:
                 self._owed = False

@@ -38,8 +38,8 @@ CLIENTS = 4
 FAILING = ("write", "truncate", "sync")
 PATIENCE = 5.0
 """Seconds within which it must take new callbacks again. After a full disk it looks once a second."""
-LONG = 30
-"""Operations in a row that fail, where the fault lasts."""
+LASTING = 10**9
+"""Operations in a row that fail, where the fault lasts until it is mended."""
 
 
 class Fault:
@@ -51,6 +51,10 @@ class Fault:
         self.injected = 0
         self._range = range(first, first + length)
         self._errors = cycle((apsw.IOError, apsw.FullError) if first % 2 else (apsw.FullError, apsw.IOError))
+
+    def mend(self) -> None:
+        """Refuse nothing more."""
+        self._range = range(0)
 
     def watch(self, operation: Operation) -> None:
         if operation.kind not in FAILING:
@@ -85,8 +89,8 @@ class JournalErrors:
     promises = ("P2", "P3")
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
-        """Each N once with a single error and once with many in a row."""
-        return await self._each(folder, 6 if quick else None, (1, LONG), nullcontext)
+        """Each N once with a single error, and once with errors until the disk is mended."""
+        return await self._each(folder, 6 if quick else None, (1, LASTING), nullcontext)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Acknowledges what the journal refused."""
@@ -122,6 +126,7 @@ class JournalErrors:
             try:
                 async with here(folder) as place:
                     await send_all(place.url, islice(items, 11 * (TASKS - 1)), ledger, clients=CLIENTS)
+                    fault.mend()
                     went_on = await goes_on(place.url, items, ledger)
             except ReceiverError:
                 pass  # it says that it cannot start, which is no promise broken
