@@ -31,7 +31,7 @@ class Kill:
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Acknowledges before it commits."""
-        return await self._kill(folder, 4 if quick else 40, build="acknowledge-before-commit")
+        return await self._kill(folder, 4 if quick else 8, build="acknowledge-before-commit")
 
     async def _kill(self, folder: Path, kills: int, *, build: str | None) -> Outcome:
         begun, ledger, chance = time.monotonic(), Ledger(), random.Random(kills)  # noqa: S311 - moments, no secrets
