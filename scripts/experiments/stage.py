@@ -162,8 +162,8 @@ async def load(url: str, items: Iterator[Callback], ledger: Ledger, *, clients: 
 async def _client(url: str, items: Iterator[Callback], ledger: Ledger, stop: asyncio.Event) -> None:
     async with http_client(url) as http:
         for item in items:
-            if await post(http, item, ledger) is None:
-                await asyncio.sleep(0.1)  # there is nobody, and whoever comes should not have to share with us
+            if await post(http, item, ledger) in (None, 503):
+                await asyncio.sleep(0.1)  # there is nobody, or it is in trouble: then fewer are enough
             if stop.is_set():
                 return
 
