@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from builds.clocks import SetClock
+from receiver.clock_steps import ClockSteps
 from receiver.dispatcher import Dispatcher
 from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
@@ -123,11 +124,21 @@ def set_clock() -> AbstractContextManager[None]:
     return replaced(wiring, "Clock", SetClock)
 
 
+def ignore_clock_steps() -> AbstractContextManager[None]:
+    """Nobody notices that the clock was set."""
+
+    async def nothing(self: ClockSteps) -> int:
+        return 0
+
+    return replaced(ClockSteps, "check_once", nothing)
+
+
 BUILDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "acknowledge-before-commit": acknowledge_before_commit,
     "acknowledge-failures": acknowledge_failures,
     "acknowledge-locked": acknowledge_locked,
     "send-again": send_again,
+    "ignore-clock-steps": ignore_clock_steps,
     "set-clock": set_clock,
     "end-without-drain": end_without_drain,
 }

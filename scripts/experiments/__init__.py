@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments import file_errors, journal_errors, kills, power, shutdown, storage, submits
+from experiments import clock_steps, file_errors, journal_errors, kills, power, shutdown, storage, submits
 from experiments.base import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -13,4 +13,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *storage.EXPERIMENTS,
     *shutdown.EXPERIMENTS,
     *submits.EXPERIMENTS,
+    *clock_steps.EXPERIMENTS,
 )
