@@ -90,7 +90,10 @@ def run(experiment: Experiment, *, quick: bool) -> Result:
         control = attempt(experiment.control, quick=quick, broken=True)
     except Failed as exc:
         control, outcome = None, add_problem(outcome, f"its control did not run: {exc}")
-    return Result(experiment, outcome, control)
+    result = Result(experiment, outcome, control)
+    verdict = "; ".join(result.complaints) or f"holds: {outcome.lost} lost, {outcome.doubled} doubled"
+    tell(f"  {verdict}; its control: {harm(control)}. {outcome.notes}")
+    return result
 
 
 class Failed(Exception):
