@@ -90,11 +90,11 @@ class JournalErrors:
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
         """Each N once with a single error, and once with errors until the disk is mended."""
-        return await self._each(folder, 6 if quick else None, (1, LASTING), nullcontext)
+        return await self._each(folder, 4 if quick else None, (1, LASTING), nullcontext)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Acknowledges what the journal refused."""
-        return await self._each(folder, 5 if quick else None, (1,), acknowledge_failures)
+        return await self._each(folder, 4 if quick else None, (1,), acknowledge_failures)
 
     async def _each(self, folder: Path, points: int | None, lengths: tuple[int, ...], build: Build) -> Outcome:
         begun = time.monotonic()
