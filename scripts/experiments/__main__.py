@@ -1,0 +1,170 @@
+"""Run experiments one after the other, each beside its control, and print what was counted. See `scripts/faults`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from experiments import EXPERIMENTS
+from experiments.base import Experiment, Outcome
+from receiver.telemetry import configure
+
+QUICK_LIMIT = 120.0
+LIMIT = 1800.0
+"""Seconds after which a run is given up: what hangs keeps no promise."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """An experiment's two outcomes."""
+
+    experiment: Experiment
+    outcome: Outcome
+    control: Outcome | None
+
+    @property
+    def complaints(self) -> list[str]:
+        """A sentence for each thing that is not as it must be."""
+        return [*self._broken(), *self._unproven()]
+
+    def _broken(self) -> list[str]:
+        name, outcome = self.experiment.name, self.outcome
+        found = [] if outcome.problem is None else [f"{name}: {outcome.problem}"]
+        if outcome.lost:
+            found.append(f"{name}: {outcome.lost} of {outcome.acknowledged} acknowledged were lost")
+        if outcome.doubled:
+            found.append(f"{name}: {outcome.doubled} were done twice")
+        return found
+
+    def _unproven(self) -> list[str]:
+        name = self.experiment.name
+        found = [] if self.outcome.injected else [f"{name}: no fault was injected, so nothing is proven"]
+        if self.control is not None and not self.control.harmed:
+            found.append(f"{name}: the control passes, so the experiment does not see what it looks for")
+        return found
+
+
+def main() -> int:
+    options = read_options()
+    if options.list:
+        for experiment in EXPERIMENTS:
+            print(f"{experiment.name:24} {' '.join(experiment.promises):12} {experiment.summary}")
+        return 0
+    configure(level="critical", format="json", secrets=[], stream=sys.stderr)  # faults make many lines; counts are ours
+    chosen = [item for item in EXPERIMENTS if not options.only or item.name in options.only]
+    results = [run(experiment, quick=options.quick) for experiment in chosen]
+    print_table(results)
+    if options.json is not None:
+        options.json.write_text(json.dumps([summary(result) for result in results], indent=2) + "\n")
+    complaints = [complaint for result in results for complaint in result.complaints]
+    for complaint in complaints:
+        tell(complaint)
+    return 1 if complaints or not results else 0
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/faults", description="Break what can break; count what was lost.")
+    names = [experiment.name for experiment in EXPERIMENTS]
+    parser.add_argument("--quick", action="store_true", help="fewer faults each; three minutes in all")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="these experiments alone")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there, too")
+    parser.add_argument("--list", action="store_true", help="name the experiments, and what each proves")
+    return parser.parse_args()
+
+
+def run(experiment: Experiment, *, quick: bool) -> Result:
+    """Both of its runs, each in an empty folder and an event loop of its own."""
+    tell(f"{experiment.name} …")
+    outcome = attempt(experiment.run, quick=quick)
+    assert outcome is not None, "only a control may be missing"
+    try:
+        control = attempt(experiment.control, quick=quick, broken=True)
+    except Failed as exc:
+        control, outcome = None, add_problem(outcome, f"its control did not run: {exc}")
+    result = Result(experiment, outcome, control)
+    verdict = "; ".join(result.complaints) or f"holds: {outcome.lost} lost, {outcome.doubled} doubled"
+    tell(f"  {verdict}; its control: {harm(control)}. {outcome.notes}")
+    return result
+
+
+class Failed(Exception):
+    """A run ended with an error, or not at all."""
+
+
+def attempt(method: Callable[..., Awaitable[Outcome | None]], *, quick: bool, broken: bool = False) -> Outcome | None:
+    """One run. An error in it is a broken promise; in a control it proves nothing, and raises Failed."""
+    limit = QUICK_LIMIT if quick else LIMIT
+    begun = time.monotonic()
+
+    async def limited(folder: Path) -> Outcome | None:
+        async with asyncio.timeout(limit):
+            return await method(folder, quick=quick)
+
+    with tempfile.TemporaryDirectory(prefix="receiver-faults-") as folder:
+        try:
+            return asyncio.run(limited(Path(folder)))
+        except Exception as exc:
+            traceback.print_exc()
+            text = f"it was not done after {limit:g} s" if isinstance(exc, TimeoutError) else f"{exc!r} (see above)"
+            if broken:
+                raise Failed(text) from exc
+            seconds = time.monotonic() - begun
+            return Outcome(injected=1, acknowledged=0, lost=0, doubled=0, seconds=seconds, problem=text)
+
+
+def add_problem(outcome: Outcome, text: str) -> Outcome:
+    joined = text if outcome.problem is None else f"{outcome.problem}; {text}"
+    return Outcome(**{**asdict(outcome), "problem": joined})
+
+
+def print_table(results: list[Result]) -> None:
+    width = max((len(result.experiment.name) for result in results), default=10) + 2
+    print(f"\n{'EXPERIMENT':{width}}{'injected':>9}{'acknowledged':>14}{'lost':>6}{'doubled':>9}", end="")
+    print(f"  {'the control':24}{'seconds':>8}  notes")
+    for result in results:
+        outcome = result.outcome
+        print(
+            f"{result.experiment.name:{width}}{outcome.injected:9,}{outcome.acknowledged:14,}{outcome.lost:6,}"
+            f"{outcome.doubled:9,}  {harm(result.control):24}{outcome.seconds:8.1f}  {outcome.notes}".rstrip()
+        )
+    seconds = sum(result.outcome.seconds + (result.control.seconds if result.control else 0) for result in results)
+    kept = sum(not result.complaints for result in results)
+    print(f"\n{kept} of {len(results)} hold; {seconds:.0f} s with their controls")
+
+
+def harm(control: Outcome | None) -> str:
+    """What the broken build did, in a few words."""
+    if control is None:
+        return "none"
+    counts = [f"{control.lost:,} lost"] * bool(control.lost) + [f"{control.doubled:,} doubled"] * bool(control.doubled)
+    return ", ".join(counts or ["breaks" if control.problem else "PASSES"])
+
+
+def summary(result: Result) -> dict[str, object]:
+    """Everything, for programs."""
+    return {
+        "experiment": result.experiment.name,
+        "promises": result.experiment.promises,
+        **asdict(result.outcome),
+        "control": asdict(result.control) if result.control else None,
+        "complaints": result.complaints,
+    }
+
+
+def tell(text: str) -> None:
+    """For people; standard output is the table's."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers end and disks go then, too
+    sys.exit(main())

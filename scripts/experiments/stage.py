@@ -1,0 +1,208 @@
+"""What most experiments share: submissions the provider has accepted, callbacks for them over real HTTP, and a ledger
+of what was acknowledged, to be compared with the journal's rows."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from receiver.clock import Clock
+from receiver.events import Submission, new_id
+from receiver.journal.sqlite import open_journal
+from receiver.tokens import Tokens
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAYLOAD = ROOT / "tests" / "payloads" / "callback_13_csharp_success.json"
+KEY = "a-key-of-the-experiments-alone-of-32-bytes-or-more"
+CLIENTS = 16
+STEPS = 10
+"""Progress callbacks of a task, 10 % apart; then comes its end."""
+HOUR = 3600.0
+PATIENCE = 30.0
+"""Seconds after which something that should have happened is given up."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A submission callbacks can come for."""
+
+    id: str
+    url_token: str
+    state_token: str
+    task_id: str
+
+
+async def seed(data: Path, count: int) -> list[Target]:
+    """Journal submissions the provider has accepted, none of which was called back yet."""
+    journal = await open_journal(data / "journal.db")
+    try:
+        rows = [accepted(number) for number in range(count)]
+        await asyncio.gather(*map(journal.add, rows))
+    finally:
+        await journal.aclose()
+    tokens = Tokens([KEY], max_age=HOUR, clock=Clock())
+    return [Target(row.id, tokens.url_token(row.id), tokens.state_token(row.id), row.task_id or "") for row in rows]
+
+
+def accepted(number: int) -> Submission:
+    now_ms = Clock().now_ms()
+    prompt = f"a paper boat {number}"
+    return Submission(
+        id=new_id(now_ms),
+        kind="imagine",
+        created_ms=now_ms,
+        prompt=prompt,
+        request={"prompt": prompt},
+        hooked=True,
+        status="accepted",
+        outcome="accepted",
+        sends=1,
+        task_id=f"17733149421{number:05}",
+        deadline_ms=now_ms + int(HOUR * 1000),
+    )
+
+
+# Callbacks, and what was said to them
+
+
+@dataclass(frozen=True)
+class Callback:
+    """One callback; its number is in its body, where the journal keeps it."""
+
+    number: int
+    target: Target
+    final: bool
+    body: bytes
+
+
+def callbacks(targets: Iterable[Target], *, steps: int = STEPS) -> Iterator[Callback]:
+    """Of every task its progress, then its end, which has no picture to download."""
+    task = json.loads(PAYLOAD.read_text()) | {"imageUrl": None, "imageUrls": None}
+    numbers = itertools.count(1)
+    for target in targets:
+        for step in range(steps + 1):
+            number, final = next(numbers), step == steps
+            told = {"id": target.task_id, "state": target.state_token, "number": number}
+            told |= {"status": "SUCCESS" if final else "IN_PROGRESS", "progress": f"{100 * step // steps}%"}
+            yield Callback(number, target, final, json.dumps(task | told).encode())
+
+
+@dataclass
+class Ledger:
+    """What was said to the clients."""
+
+    acknowledged: set[int] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+    """Submissions whose end was acknowledged."""
+    answers: Counter[int] = field(default_factory=Counter)
+    """By status."""
+    broken: int = 0
+    """Connections refused or broken off."""
+    slowest: dict[int, float] = field(default_factory=dict)
+    """Seconds, by status."""
+
+    def note(self, item: Callback, status: int, seconds: float) -> None:
+        self.answers[status] += 1
+        self.slowest[status] = max(self.slowest.get(status, 0), seconds)
+        if 200 <= status < 300:
+            self.acknowledged.add(item.number)
+            if item.final:
+                self.ended.add(item.target.id)
+
+
+def http_client(url: str) -> httpx.AsyncClient:
+    """Without certificates, which take longer to read than a start of Receiver, and nobody here has any."""
+    return httpx.AsyncClient(base_url=url, timeout=PATIENCE, verify=False)  # noqa: S501
+
+
+async def post(http: httpx.AsyncClient, item: Callback, ledger: Ledger) -> int | None:
+    """Send it once, as the provider does. Returns the status; None: there was no answer."""
+    begun = time.monotonic()
+    headers = {"Content-Type": "application/json"}
+    try:
+        answer = await http.post(f"/callbacks/{item.target.url_token}", content=item.body, headers=headers)
+    except httpx.TransportError:
+        ledger.broken += 1
+        return None
+    ledger.note(item, answer.status_code, time.monotonic() - begun)
+    return answer.status_code
+
+
+async def send_all(url: str, items: Iterator[Callback], ledger: Ledger, *, clients: int = CLIENTS) -> None:
+    """Send every callback once, by some clients at a time."""
+    await asyncio.gather(*(_client(url, items, ledger, asyncio.Event()) for _ in range(clients)))
+
+
+@asynccontextmanager
+async def load(url: str, items: Iterator[Callback], ledger: Ledger, *, clients: int = CLIENTS) -> AsyncIterator[None]:
+    """Clients that send callbacks while the block runs. What is under way at its end is still waited for."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(_client(url, items, ledger, stop))
+        try:
+            yield
+        finally:
+            stop.set()
+    if next(items, None) is None:
+        raise RuntimeError("There were too few callbacks for this experiment.")
+
+
+async def _client(url: str, items: Iterator[Callback], ledger: Ledger, stop: asyncio.Event) -> None:
+    async with http_client(url) as http:
+        for item in items:
+            if await post(http, item, ledger) in (None, 503):
+                await asyncio.sleep(0.1)  # there is nobody, or it is in trouble: then fewer are enough
+            if stop.is_set():
+                return
+
+
+# What is there afterwards
+
+
+def rows(data: Path, statement: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    """Of the journal, read as any program could."""
+    with closing(sqlite3.connect(data / "journal.db", timeout=PATIENCE)) as db:
+        return db.execute(statement, values or {}).fetchall()
+
+
+def kept(data: Path) -> Counter[int]:
+    """How often each callback is in the journal, by its number."""
+    return Counter(json.loads(body)["number"] for (body,) in rows(data, "SELECT body FROM callbacks"))
+
+
+def lost(data: Path, ledger: Ledger) -> int:
+    """Acknowledged callbacks that are not in the journal."""
+    return len(ledger.acknowledged - kept(data).keys())
+
+
+def doubled(data: Path) -> int:
+    """Rows too many; each callback was sent once."""
+    return sum(count - 1 for count in kept(data).values())
+
+
+async def delivered(data: Path, seconds: float = PATIENCE) -> None:
+    """Wait until nothing is owed. Raises RuntimeError if that does not come."""
+    until = time.monotonic() + seconds
+    statement = "SELECT count(*) FROM deliveries WHERE status IN ('pending', 'running')"
+    while left := rows(data, statement)[0][0]:
+        if time.monotonic() > until:
+            raise RuntimeError(f"After {seconds:g} s {left} deliveries are still owed.")
+        await asyncio.sleep(0.1)
+
+
+def results(outputs: Path) -> Counter[str]:
+    """How many results of each submission lie in the folder."""
+    found = (json.loads(path.read_text()) for path in outputs.glob("*.json"))
+    return Counter(record["lineage"]["submission"] for record in found if record["event"]["type"] == "task.succeeded")
