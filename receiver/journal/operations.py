@@ -245,16 +245,17 @@ def _vanished(delivery: Delivery, now_ms: int) -> Completion:
     """The first time it may be a stranger's fault, so it is due at once; from the second on it waits like any failure,
     lest it ends each engine as soon as there is one."""
     seconds = wait(DELIVERY, max(delivery.failures, 1)) or 0.0 if delivery.alone else 0.0
+    used_up = delivery.failures >= len(DELIVERY)
     return Completion(
         delivery_id=delivery.id,
         attempt=delivery.attempt,
         owner=delivery.owner or "",
         outcome="failed",
-        status="dead" if delivery.failures >= len(DELIVERY) else "pending",
+        status="dead" if used_up else "pending",
         finished_ms=now_ms,
         due_ms=now_ms + int(seconds * 1000),
         counts=True,
-        detail="the process ended while the attempt ran",
+        detail="the process ended while the attempt ran" + ("; the retries are used up" if used_up else ""),
     )
 
 
