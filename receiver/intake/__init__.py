@@ -139,14 +139,14 @@ class Intake:
         if changed.problem is not None:
             log.error("callback.undecided", submission=submission_id, exc_info=changed.problem)
         for event in changed.events:
-            tell = log.debug if event.type == "task.progressed" else log.info
-            tell(
+            if event.type == "task.progressed":
+                continue  # ten for each task; the journal has them
+            log.info(
                 event.type,
                 submission=submission_id,
                 task=event.task_id,
                 event_id=event.id,
                 source=event.source,
-                progress=event.progress,
                 reason=event.reason,
                 confirmed=event.confirmed,
             )

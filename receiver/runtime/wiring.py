@@ -299,8 +299,13 @@ class Runtime:
         """Wake who has work with the row now: to wake all at each callback would cost more than the callback."""
         self._news.set()
         now_ms = self.clock.now_ms()
-        due = {"send": row.send_due_ms, "reconcile": row.poll_due_ms, "archive": row.media_due_ms}
-        self._worker.wake("dispatch", *(step for step, at in due.items() if at is not None and at <= now_ms))
+        self._worker.wake("dispatch")
+        if row.send_due_ms is not None and row.send_due_ms <= now_ms:
+            self._worker.wake("send")
+        if row.poll_due_ms is not None and row.poll_due_ms <= now_ms:
+            self._worker.wake("reconcile")
+        if row.media_due_ms is not None and row.media_due_ms <= now_ms:
+            self._worker.wake("archive")
 
     async def _dispatch(self) -> int:
         """Callbacks first: what is to be delivered lies in the journal already."""

@@ -88,10 +88,12 @@ class Callbacks:
             detail = "The callback could not be stored; send it again."
             raise Problem(503, detail, {"Retry-After": "5"}, cause=str(exc)) from exc
         if accepted:
-            log.debug("callback.received", submission=submission_id, task=view.id, accepted=True)
-        else:
-            log.info("callback.received", submission=submission_id, task=view.id, accepted=False, cause=cause)
-        return _BELIEVED if accepted else _KEPT
+            log.debug(
+                "callback.received", submission=submission_id, task=view.id, status=view.status, progress=view.progress
+            )
+            return _BELIEVED
+        log.info("callback.received", submission=submission_id, task=view.id, accepted=False, cause=cause)
+        return _KEPT
 
     def _read_url_token(self, token: str) -> str:
         try:
