@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import BinaryIO, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,3 +48,62 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def own_draft(path: Path) -> Iterator[BinaryIO]:
+    """A new file at `path` that is ours alone, to be renamed when it is complete; without that it is gone at the end.
+
+    What a killed process left there is removed: its lock has ended with it. A symlink is never followed.
+
+    Raises:
+        BlockingIOError: somebody else is writing there now.
+    """
+    _clear(path)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        _lock(file.fileno())
+        try:
+            if not _lies_at(path, file.fileno()):  # cleared away before we had the lock
+                raise BlockingIOError(errno.EWOULDBLOCK, "somebody else writes there", str(path))
+            yield file
+        finally:
+            if _lies_at(path, file.fileno()):
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _clear(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        if exc.errno != errno.ELOOP:
+            raise
+        path.unlink(missing_ok=True)
+        return
+    try:
+        _lock(descriptor)
+        if _lies_at(path, descriptor):
+            path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""A file system without locks; there, one engine at a time has to be enough."""
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno not in _NO_LOCKS:
+            raise
+
+
+def _lies_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -352,6 +352,29 @@ async def test_a_cancelled_delivery_has_ended(handler: FileHandler, out: Path, t
     assert all((out / name).read_bytes() == PNG * 10 for name in names if name.endswith(".png"))
 
 
+async def test_two_attempts_at_once_write_one_after_the_other(out: Path, tmp_path: Path) -> None:
+    """Another engine that makes the same attempt waits: half of its picture must not be taken for the whole one."""
+    whole, slow = stored(tmp_path), tmp_path / "slow"
+    os.mkfifo(slow)
+    one = FileHandler(FileHandler.Options(path=out))
+    running = asyncio.create_task(one.deliver(attempt_of(EVENT, dataclasses.replace(whole, path=slow))))
+    feed = await asyncio.to_thread(slow.open, "wb")
+    other = FileHandler(FileHandler.Options(path=out))
+    with pytest.raises(RetryLater, match="another attempt at this delivery is still writing"):
+        await other.deliver(attempt_of(EVENT, whole))
+    assert not (out / f"{STEM}.png").exists()
+
+    def rest() -> None:
+        with feed:
+            feed.write(PNG)
+
+    await asyncio.to_thread(rest)
+    await running
+    await other.deliver(attempt_of(EVENT, whole))
+    assert (out / f"{STEM}.png").read_bytes() == PNG
+    assert names_in(out) == [f"{STEM}.json", f"{STEM}.png"]
+
+
 async def test_the_loop_goes_on_while_files_are_written(handler: FileHandler, tmp_path: Path) -> None:
     """Twenty megabytes on disk do not hold up other tasks."""
     item = stored(tmp_path, PNG * 16)

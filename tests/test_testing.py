@@ -17,7 +17,7 @@ __all__ = ["simulator"]
 def test_exported_members() -> None:
     """What the module offers is there, and listed in order."""
     assert all(hasattr(testing, name) for name in testing.__all__)
-    assert testing.__all__ == sorted(testing.__all__)
+    assert testing.__all__ == sorted(testing.__all__, key=lambda name: (not name.isupper(), name))
 
 
 def test_fixture_for_sync_tests(simulator: Simulated) -> None:

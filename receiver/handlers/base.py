@@ -6,13 +6,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from receiver.deliveries import Receipt
 from receiver.events import Event, Media
 from receiver.retry_after import retry_after
+
+Guarantee = Literal["once", "at least once"]
+"""What a place allows when an attempt is made again: nothing more is made, or perhaps once more (a chat post, which has
+no key of its own). A handler's class declares it as `guarantee`; `once` if it says nothing, and `check_handler` of
+`receiver.testing` holds it to its word."""
 
 
 class RetryLater(Exception):
@@ -93,6 +98,7 @@ class Handler(Protocol):
 
     `deliver` returns a Receipt (succeeded), raises `RetryLater` or `Rejected`, or fails with anything else
     (retried by policy). It may be called again with the same `idempotency_key`: make the effect the same.
+    `receiver.testing.check_handler` checks what that means.
     """
 
     async def deliver(self, attempt: Attempt) -> Receipt: ...

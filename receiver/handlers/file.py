@@ -14,25 +14,26 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from pydantic import Field
 from ulid import ULID
 
 from receiver.deliveries import Receipt
-from receiver.disk import in_thread, make_folder, sync_folder
+from receiver.disk import in_thread, make_folder, own_draft, sync_folder
 from receiver.errors import SettingsError
 from receiver.events import Event, Media
-from receiver.handlers.base import Attempt, HandlerOptions, Rejected, RetryLater, StoredMedia
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater, StoredMedia
 from receiver.tasks import Task
 
 SLUG_LENGTH = 40
 PENDING_SECONDS = 15.0
 """How long to wait for a picture that is still being downloaded."""
+BUSY_SECONDS = 5.0
+"""How long to wait for another attempt at the same delivery: one that an engine thought gone."""
 BLOCK = 1024 * 1024
 
 _WRITTEN = frozenset({"task.input_required", "task.succeeded", "task.failed", "task.lost"})
@@ -63,6 +64,7 @@ class FileHandler:
     name = "file"
     summary = "Pictures in a folder, each with a .json that says what it is."
     schemes = ("file",)
+    guarantee: ClassVar[Guarantee] = "once"
 
     class Options(HandlerOptions):
         """Options of a `file` destination."""
@@ -94,7 +96,7 @@ class FileHandler:
         """Write what the event is worth.
 
         Raises:
-            RetryLater: the picture is still being downloaded.
+            RetryLater: the picture is still being downloaded, or another attempt writes the same files.
             Rejected: there will be no picture; the JSON is written and says why.
             OSError: the folder cannot be written; the text names the reason and the remedy.
         """
@@ -129,6 +131,8 @@ class FileHandler:
             for name, data in pages.items():
                 _write_once(self.folder / name, draft, hashlib.sha256(data).hexdigest(), len(data), iter([data]))
             sync_folder(self.folder)
+        except BlockingIOError as exc:
+            raise RetryLater(BUSY_SECONDS, "another attempt at this delivery is still writing") from exc
         except OSError as exc:
             raise _explained(exc, self.folder) from exc
         return [str(self.folder / name) for name in [*names, *pages]]
@@ -279,21 +283,16 @@ def _write_once(path: Path, draft: Path, digest: str, size: int, blocks: Iterato
     """`blocks` on disk under `path`, by way of `draft`; nothing to do when that very content is there already."""
     if _is_there(path, digest, size):
         return
-    try:
-        draft.unlink(missing_ok=True)
-        sha256 = hashlib.sha256()
-        with draft.open("xb") as file:
-            for block in blocks:
-                file.write(block)
-                sha256.update(block)
-            file.flush()
-            os.fsync(file.fileno())
+    sha256 = hashlib.sha256()
+    with own_draft(draft) as file:
+        for block in blocks:
+            file.write(block)
+            sha256.update(block)
+        file.flush()
+        os.fsync(file.fileno())
         if sha256.hexdigest() != digest:
             raise _ContentError(f"The archived file for {path} is damaged; its SHA-256 should be {digest}.")
         os.replace(draft, path)
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 def _is_there(path: Path, digest: str, size: int) -> bool:

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from receiver.errors import SettingsError
-from receiver.handlers.base import Handler, HandlerOptions
+from receiver.handlers.base import Guarantee, Handler, HandlerOptions
 from receiver.settings import Destination
 from receiver.settings.load import nearest, reason
 from receiver.telemetry import redact
@@ -39,6 +39,8 @@ class HandlerPlugin(Handler, Protocol):
         summary: one sentence for `receiver handlers`.
         schemes: the URL schemes it takes, without colon.
         Options: the model of its options; each field's description is its help.
+
+    A `guarantee` (`receiver.handlers.base.Guarantee`) may stand beside them; without one it is `once`.
     """
 
     name: ClassVar[str]
@@ -147,6 +149,8 @@ def contract_problem(plugin: Any, name: str) -> str | None:
     if not (inspect.isclass(options) and issubclass(options, HandlerOptions)):
         wrong.append("Options")
     wrong += [verb for verb in ("deliver", "aclose") if not inspect.iscoroutinefunction(getattr(plugin, verb, None))]
+    if getattr(plugin, "guarantee", "once") not in get_args(Guarantee):
+        wrong.append("guarantee")
     if not callable(getattr(plugin, "options_from_url", None)):
         wrong.append("options_from_url")
     if wrong:

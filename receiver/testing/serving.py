@@ -1,22 +1,4 @@
-"""The simulated provider for your own tests: real HTTP on a free loopback port, without a key and without waiting.
-
-With pytest, import the fixture; it serves sync and async tests alike::
-
-    from receiver.testing import simulator
-
-
-    def test_picture(simulator):
-        client = MyClient(base_url=simulator.url)
-        ...
-
-Without pytest, or to choose what goes wrong::
-
-    async with simulated(faults=["dropped"], profile="relay") as provider:
-        client = MyClient(base_url=provider.url)
-
-The names of faults and profiles are in `receiver.simulator.FAULTS` and `PROFILES`; `receiver simulate --help`
-explains them. Pictures are drawn with Pillow: ``pip install 'imagine-receiver[simulator]'``.
-"""
+"""The simulated provider, served in this event loop or in a thread of its own."""
 
 import asyncio
 import socket
@@ -28,8 +10,6 @@ from dataclasses import dataclass
 import uvicorn
 
 from receiver.simulator import Simulator
-
-__all__ = ["SPEED", "Simulated", "simulated", "simulating"]
 
 SPEED = 100.0
 """How many times as fast as the world the simulator runs unless told otherwise: a picture takes 0.4 s."""
@@ -126,17 +106,3 @@ def _server(simulator: Simulator) -> uvicorn.Server:
 
 def _url(listener: socket.socket) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-try:
-    import pytest
-except ImportError:  # pragma: no cover - then there is no fixture, and the rest works
-    pass
-else:
-    __all__ += ["simulator"]
-
-    @pytest.fixture
-    def simulator() -> Iterator[Simulated]:
-        """A simulator without faults, for one test."""
-        with simulating() as served:
-            yield served
