@@ -60,7 +60,7 @@ def own_draft(path: Path) -> Iterator[BinaryIO]:
         BlockingIOError: somebody else is writing there now.
     """
     _clear(path)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+    with path.open("xb") as file:
         _lock(file.fileno())
         try:
             if not _lies_at(path, file.fileno()):  # cleared away before we had the lock

@@ -15,8 +15,11 @@ from receiver.clock_steps import ClockSteps
 from receiver.dispatcher import Dispatcher
 from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
+from receiver.journal.base import Work
+from receiver.journal.sqlite import SQLiteJournal
 from receiver.provider import Accepted, Provider
 from receiver.runtime import wiring
+from receiver.watchdog import Watchdog
 
 LATE_SECONDS = 0.3
 
@@ -119,6 +122,25 @@ def send_again() -> AbstractContextManager[None]:
     return replaced(Provider, "submit", twice)
 
 
+def greedy() -> AbstractContextManager[None]:
+    """Claims all that is due at once."""
+    claim = SQLiteJournal.claim
+
+    async def all_of_it(self: SQLiteJournal, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
+        return await claim(self, destination, owner=owner, limit=1_000_000, now_ms=now_ms)
+
+    return replaced(SQLiteJournal, "claim", all_of_it)
+
+
+def unwatched() -> AbstractContextManager[None]:
+    """Nobody looks whether the event loop still turns."""
+
+    def nothing(self: Watchdog) -> None:
+        return
+
+    return replaced(Watchdog, "start", nothing)
+
+
 def set_clock() -> AbstractContextManager[None]:
     """Not broken: lives by a clock that is faster, and that an experiment sets."""
     return replaced(wiring, "Clock", SetClock)
@@ -140,5 +162,7 @@ BUILDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "send-again": send_again,
     "ignore-clock-steps": ignore_clock_steps,
     "set-clock": set_clock,
+    "greedy": greedy,
+    "unwatched": unwatched,
     "end-without-drain": end_without_drain,
 }

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from experiments import clock_steps, file_errors, journal_errors, kills, power, shutdown, storage, submits
+from experiments import (
+    clock_steps,
+    destinations,
+    effects,
+    file_errors,
+    flow,
+    journal_errors,
+    kills,
+    poison,
+    power,
+    shutdown,
+    sizes,
+    storage,
+    submits,
+)
 from experiments.base import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -14,4 +28,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *shutdown.EXPERIMENTS,
     *submits.EXPERIMENTS,
     *clock_steps.EXPERIMENTS,
+    *flow.EXPERIMENTS,
+    *destinations.EXPERIMENTS,
+    *effects.EXPERIMENTS,
+    *poison.EXPERIMENTS,
+    *sizes.EXPERIMENTS,
 )

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import uvloop
+
 from experiments import EXPERIMENTS
 from experiments.base import Experiment, Outcome
 from receiver.telemetry import configure
@@ -111,7 +113,8 @@ def attempt(method: Callable[..., Awaitable[Outcome | None]], *, quick: bool, br
 
     with tempfile.TemporaryDirectory(prefix="receiver-faults-") as folder:
         try:
-            return asyncio.run(limited(Path(folder)))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the command runs
+                return runner.run(limited(Path(folder)))
         except Exception as exc:
             traceback.print_exc()
             text = f"it was not done after {limit:g} s" if isinstance(exc, TimeoutError) else f"{exc!r} (see above)"

@@ -104,6 +104,11 @@ class Server:
                 await asyncio.sleep(0.01)
         raise RuntimeError(f"`receiver serve` did not become ready. It said: {self.log()[-2000:]}")
 
+    async def ended(self) -> int:
+        """Wait until it ends by itself. Returns its exit status."""
+        assert self._process is not None, "it is not started"
+        return await self._process.wait()
+
     async def kill(self) -> None:
         """As a power cut ends it: SIGKILL."""
         await self._end(signal.SIGKILL)

@@ -1,0 +1,213 @@
+"""Handlers that end the process, never give the loop back, or want more memory than there is."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from experiments.base import Experiment, Outcome
+from experiments.plugins import plug_in
+from experiments.servers import Server, server
+from experiments.stage import Callback, Ledger, callbacks, http_client, post, rows, seed
+
+HELD_UP = 10.0
+RESTART = 5.0
+"""Seconds a restart may take on a machine that is busy with other things, too."""
+PACE = 0.25
+"""Seconds between two results."""
+FIRST = 4
+"""Results before the poison."""
+PLUGIN = """
+import asyncio, os, resource
+
+from receiver.deliveries import Receipt
+from receiver.handlers.base import HandlerOptions
+
+LIMIT = 1536 * 1024 * 1024
+resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
+
+
+class Plugin:
+    name, summary, schemes = "poison", "Does what the prompt says.", ("poison",)
+    Options = HandlerOptions
+
+    @classmethod
+    def options_from_url(cls, url):
+        return {}
+
+    def __init__(self, options): ...
+
+    async def deliver(self, attempt):
+        does = attempt.event.prompt
+        if does in ("exit", "loop", "memory"):
+            with open("poisoned", "a") as file:
+                file.write(does + "\\n")
+        if does == "exit":
+            os._exit(1)
+        while does == "loop":
+            pass
+        if does == "memory":
+            bytearray(2 << 30)
+        await asyncio.sleep(0.1)
+        return Receipt()
+
+    async def aclose(self): ...
+"""
+
+
+POISONS: Mapping[str, float] = {"memory": 2.0, "exit": 6.0, "loop": 16.0}
+"""What the handler does, and for how many seconds results stream in afterwards."""
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What one poison has done to the others.
+
+    Attributes:
+        attempts: at the poison.
+        restarts: exit statuses of processes it ended.
+        acknowledged, lost: ends of others; deliveries of those that were never made.
+        silence: the longest time without an answer to a callback, in seconds.
+        slowest: the longest time from callback to receipt of another delivery, in seconds.
+    """
+
+    attempts: int
+    restarts: list[int]
+    acknowledged: int
+    lost: int
+    silence: float
+    slowest: float
+
+    @property
+    def longest(self) -> float:
+        """How long it held up anybody."""
+        return max(self.silence, self.slowest)
+
+
+class PoisonHandlers:
+    """One poison at a time, in a stream of results for the same handler and for a healthy one."""
+
+    name = "poison-handlers"
+    summary = "a handler exits, loops for ever, wants 2 GB: no other delivery waits for more than 10 s and a restart"
+    promises = ("P3", "P9")
+
+    async def run(self, folder: Path, *, quick: bool) -> Outcome:
+        return await self._each(
+            folder, POISONS if quick else {does: 3 * at for does, at in POISONS.items()}, build=None
+        )
+
+    async def control(self, folder: Path, *, quick: bool) -> Outcome:
+        """Nobody watches the event loop."""
+        return await self._each(folder, {"loop": HELD_UP + RESTART + 1}, build="unwatched")
+
+    async def _each(self, folder: Path, poisons: Mapping[str, float], *, build: str | None) -> Outcome:
+        begun = time.monotonic()
+        harms = {does: await _poisoned(folder / does, does, seconds, build) for does, seconds in poisons.items()}
+        late = [does for does, harm in harms.items() if harm.longest > HELD_UP + RESTART or not harm.attempts]
+        told = [
+            f"{does}: {harm.attempts} attempts, {len(harm.restarts)} restarts, others held up {harm.longest:.1f} s"
+            for does, harm in harms.items()
+        ]
+        return Outcome(
+            injected=sum(harm.attempts for harm in harms.values()),
+            acknowledged=sum(harm.acknowledged for harm in harms.values()),
+            lost=sum(harm.lost for harm in harms.values()),
+            doubled=0,
+            seconds=time.monotonic() - begun,
+            notes="; ".join(told),
+            problem=f"longer than {HELD_UP:g} s and a restart: {', '.join(late)}" if late else None,
+        )
+
+
+async def _poisoned(folder: Path, does: str, seconds: float, build: str | None) -> Harm:
+    ledger, data = Ledger(), folder / "data"
+    plug_in(folder, "poison", PLUGIN)
+    targets = await seed(data, FIRST + int(seconds / PACE))
+    poison = targets[FIRST].id
+    _prompt(data, poison, does)
+    ends = [item for item in callbacks(targets, steps=1) if item.final]
+    there = {"RECEIVER_DESTINATIONS__POISON__HANDLER": "poison"}
+    async with server(folder, build=build, **there) as item, _supervised(item) as restarts:
+        silence = await _stream(item.url, ends, ledger)
+        await _settled(data, poison, HELD_UP + RESTART)
+    waits, healthy = _waits(data, poison), ledger.ended - {poison}
+    poisoned = folder / "poisoned"
+    return Harm(
+        attempts=len(poisoned.read_text().split()) if poisoned.exists() else 0,
+        restarts=restarts,
+        acknowledged=len(healthy),
+        lost=2 * len(healthy) - len(waits),
+        silence=silence,
+        slowest=max(waits, default=0.0),
+    )
+
+
+def _prompt(data: Path, submission_id: str, prompt: str) -> None:
+    with closing(sqlite3.connect(data / "journal.db")) as db, db:
+        db.execute("UPDATE submissions SET prompt = ? WHERE id = ?", (prompt, submission_id))
+
+
+@asynccontextmanager
+async def _supervised(item: Server) -> AsyncIterator[list[int]]:
+    """Started again whenever it ends, as any supervisor does. Yields the exit statuses."""
+    await item.start()
+    restarts: list[int] = []
+
+    async def supervise() -> None:
+        while True:
+            restarts.append(await item.ended())
+            await item.spawn()
+
+    supervising = asyncio.create_task(supervise())
+    try:
+        yield restarts
+    finally:
+        supervising.cancel()
+        await asyncio.wait([supervising])
+
+
+async def _stream(url: str, ends: Iterable[Callback], ledger: Ledger) -> float:
+    """One after the other at the pace, whatever becomes of those before. Returns the longest time without an answer."""
+    answers = [time.monotonic()]
+
+    async def send(http: httpx.AsyncClient, end: Callback) -> None:
+        if await post(http, end, ledger) is not None:
+            answers.append(time.monotonic())
+
+    async with http_client(url) as http:
+        sending = []
+        for end in ends:
+            sending.append(asyncio.create_task(send(http, end)))
+            await asyncio.sleep(PACE)
+        answers.append(time.monotonic())
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+    return max(later - earlier for earlier, later in itertools.pairwise(sorted(answers)))
+
+
+async def _settled(data: Path, poison: str, seconds: float) -> None:
+    """Until nothing healthy is owed, or for so long."""
+    until = time.monotonic() + seconds
+    statement = "SELECT 1 FROM deliveries WHERE status IN ('pending', 'running') AND submission_id <> :poison"
+    while time.monotonic() < until and rows(data, statement, {"poison": poison}):  # noqa: ASYNC110 - another's rows
+        await asyncio.sleep(0.2)
+
+
+def _waits(data: Path, poison: str) -> list[float]:
+    """Seconds from callback to receipt of each healthy delivery that was made."""
+    statement = (
+        "SELECT finished_ms - created_ms FROM deliveries WHERE status = 'succeeded' AND submission_id <> :poison"
+    )
+    return [ms / 1000 for (ms,) in rows(data, statement, {"poison": poison})]
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (PoisonHandlers(),)
