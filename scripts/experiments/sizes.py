@@ -147,7 +147,7 @@ class RowCounts:
         shares = {what: _best(rates[1], what) / _best(rates[0], what) for what in rates[0].seen}
         slow = {what: share for what, share in shares.items() if share < 1 - allowed}
         told = [
-            f"{what} {_best(rates[1], what):,.0f}/s, {share:.2f} of the small one" for what, share in shares.items()
+            f"{_best(rates[1], what):,.0f} {what} per CPU second, {shares[what]:.2f} of the small" for what in shares
         ]
         return Outcome(
             injected=many,
