@@ -124,8 +124,8 @@ def _name(verdict: str) -> str:
     return f"callbacks {verdict}"
 
 
-def _is_end(body: str) -> bool:
+def _is_end(body: bytes) -> bool:
     try:
-        return read_task(decode_json(body.encode())).terminal
+        return read_task(decode_json(body)).terminal
     except PayloadError:
         return False

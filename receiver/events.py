@@ -293,10 +293,11 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         cause: None when it was accepted (both tokens and the task id agree); else why the provider was asked instead:
             `no_url_token`, `no_state`, `bad_state`, `other_state`, `other_task`, or `error` (a fault of ours).
-        body: the text, with what is no valid Unicode replaced by U+FFFD.
+        body: UTF-8 without NUL. As bytes, because one emoji makes four bytes of each character of a `str`, and each
+            step on the way would turn them over.
     """
 
     submission_id: str
     received_ms: int
     cause: str | None
-    body: str
+    body: bytes

@@ -243,9 +243,9 @@ def _contradicts(row: Submission, view: Task | None) -> bool:
     return claims_success and view is not None and view.terminal and view.status != "SUCCESS"
 
 
-def _task_id(body: str) -> str | None:
+def _task_id(body: bytes) -> str | None:
     """The task a kept callback names."""
     try:
-        return read_task(decode_json(body.encode())).id
+        return read_task(decode_json(body)).id
     except PayloadError:
         return None

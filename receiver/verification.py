@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from receiver.errors import TokenError
-from receiver.tasks import Task, decode_task, decode_text
+from receiver.tasks import Task, decode_task
 from receiver.tokens import Tokens
 
 
@@ -52,7 +52,7 @@ def unwrap(tokens: Tokens, body: bytes, url_token: str | None) -> Unwrapped:
         NotJSON, NotATask: the body is no task object.
     """
     url_id = None if url_token is None else tokens.read_url_token(url_token)
-    task = decode_task(decode_text(body))
+    task = decode_task(body)
     submission_id, cause = trust(tokens, url_id, task.state)
     return Unwrapped(submission_id=submission_id, task=task, cause=cause)
 

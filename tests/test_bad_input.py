@@ -423,7 +423,7 @@ async def test_tolerated_body(door: Door, name: str) -> None:
     assert (response.status_code, response.json()) == (200, {"accepted": True})
     (callback,) = await door.journal.callbacks(row.id)
     assert callback.cause is None
-    state = json.loads(callback.body.removeprefix("\ufeff"))["state"]
+    state = json.loads(callback.body.removeprefix("\ufeff".encode()))["state"]
     assert tokens().read_state_token(state) == row.id
     assert await door.types(row) == ["task.progressed.46"]
     after = await door.journal.find(row.id)

@@ -286,4 +286,4 @@ async def test_recorded_callback(door: Door, name: str) -> None:
     assert (response.status_code, response.json()) == (200, {"accepted": True})
     assert await door.types(row) == RECORDED[name]
     (callback,) = await door.journal.callbacks(row.id)
-    assert callback.body == content.decode()
+    assert callback.body == content

@@ -16,6 +16,7 @@ from receiver.backoff import DELIVERY, DOWN_AFTER, PAUSE, pause
 from receiver.deliveries import DestinationRecord
 from receiver.journal import health, operations
 from receiver.journal.base import Journal, Work
+from receiver.journal.recent import Recent
 from receiver.journal.sqlite import open_journal
 from receiver.journal.statements import SQL
 
@@ -326,8 +327,8 @@ def test_a_claim_costs_the_same_with_half_a_million_waiting(
 
     def rest() -> None:
         operations.any_due(crowded, {**VALUES, "destination": "screen"})
-        assert len(operations.claim(crowded, {**VALUES, "destination": "screen"})) == 1
-        assert operations.claim_alone(crowded, VALUES) is None
+        assert len(operations.claim(crowded, Recent(), {**VALUES, "destination": "screen"})) == 1
+        assert operations.claim_alone(crowded, Recent(), VALUES) is None
 
     assert instructions(crowded, own) <= 20
     assert instructions(crowded, rest) <= 20

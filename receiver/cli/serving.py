@@ -27,7 +27,7 @@ Port = Annotated[
 
 
 def serve(host: Host = None, port: Port = None) -> None:
-    """Receive callbacks, and be the engine: poll, download, deliver."""
+    """Receive callbacks, and be the engine: poll and deliver."""
     run(_serve(settings_for(host=host, port=port)))
 
 

@@ -30,7 +30,9 @@ def purge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Delete what is old: callbacks, archived files, and submissions with their events and deliveries.
+    """Delete what is old.
+
+    Callbacks, archived files, and submissions with their events and deliveries.
 
     Never what is still owed or under way. The engine does the same by itself once a day, with the ages of the settings.
     """
@@ -81,7 +83,10 @@ def erase(
     ] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Delete one submission with its callbacks, events, deliveries, attempts and files, for good."""
+    """Delete one submission for good.
+
+    With its callbacks, events, deliveries, attempts and files.
+    """
     settings = settings_for(quiet=True)
 
     async def main() -> Erased:

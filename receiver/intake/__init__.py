@@ -84,7 +84,7 @@ class Intake:
         """The answer to the reply was lost or unclear."""
         return await self._decide(submission_id, partial(decisions.reply_unanswered, text=text))
 
-    async def received(self, submission_id: str, view: Task, body: str, cause: str | None) -> bool:
+    async def received(self, submission_id: str, view: Task, body: bytes, cause: str | None) -> bool:
         """A verified callback: journalled before this returns, whatever becomes of it.
 
         Returns:

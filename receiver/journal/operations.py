@@ -16,7 +16,7 @@ from receiver.events import Callback, Event, Submission
 from receiver.journal import health, needed
 from receiver.journal.base import Change, Changed, Decide, Work
 from receiver.journal.recent import Recent
-from receiver.journal.rows import from_row, to_json, to_row
+from receiver.journal.rows import from_row, to_json_bytes, to_row
 from receiver.journal.statements import SQL
 from receiver.retry_after import LONGEST as LONGEST_ASKED
 
@@ -50,13 +50,7 @@ def change(
 
 
 def keep_callback(db: Connection, callback: Callback, cause: str | None) -> None:
-    row = {
-        "submission_id": callback.submission_id,
-        "received_ms": callback.received_ms,
-        "cause": cause,
-        "body": callback.body,
-    }
-    db.execute(SQL["insert_callback"], row)
+    db.execute(SQL["insert_callback"], (callback.submission_id, callback.received_ms, cause, callback.body))
 
 
 def keep_undecided(db: Connection, callback: Callback, problem: Exception) -> Changed | None:
@@ -91,45 +85,28 @@ def _update(db: Connection, old: Submission, new: Submission) -> None:
         db.execute(SQL["update_submission"], to_row(new))
         needed.note(db, new, old)
     elif old != new:
-        row = {
-            "id": new.id,
-            "task": None if new.task is None else to_json(new.task),
-            "callbacks": new.callbacks,
-            "poll_due_ms": new.poll_due_ms,
-            "polls": new.polls,
-            "misses": new.misses,
-        }
-        db.execute(SQL["update_heard"], row)
+        task = None if new.task is None else to_json_bytes(new.task)
+        db.execute(SQL["update_heard"], (task, new.callbacks, new.poll_due_ms, new.polls, new.misses, new.id))
 
 
 def _insert_event(db: Connection, event: Event) -> bool:
-    row = {
-        "id": event.id,
-        "submission_id": event.submission_id,
-        "type": event.type,
-        "created_ms": event.created_ms,
-        "body": to_json(event),
-    }
+    row = (event.id, event.submission_id, event.type, event.created_ms, to_json_bytes(event))
     return db.execute(SQL["insert_event"], row).rowcount == 1
 
 
 def insert_deliveries(db: Connection, deliveries: Sequence[Delivery]) -> None:
     """Owe new deliveries of one event. What is older and has not run gives way, unless a person asked for the new
     one."""
-    rows = [
-        {
-            "id": delivery.id,
-            "event_id": delivery.event_id,
-            "submission_id": delivery.submission_id,
-            "destination": delivery.destination,
-            "created_ms": delivery.created_ms,
-            "due_ms": delivery.due_ms,
-            "manual": delivery.manual,
-        }
-        for delivery in deliveries
-    ]
-    db.executemany(SQL["cancel_older"], [row for row in rows if not row["manual"]])
-    db.executemany(SQL["insert_delivery"], rows)
+    older = [(item.created_ms, item.submission_id, item.destination) for item in deliveries if not item.manual]
+    db.executemany(SQL["cancel_older"], older)
+    db.executemany(SQL["insert_delivery"], [_new_row(item) for item in deliveries])
+
+
+def _new_row(item: Delivery) -> tuple[str | int, ...]:
+    manual = 1 if item.manual else 0  # sqlite3 looks for an adapter of a bool at each binding
+    return (
+        item.id, item.event_id, item.submission_id, item.destination, item.created_ms, item.due_ms, manual
+    )  # fmt: skip
 
 
 def check(db: Connection) -> None:

@@ -15,7 +15,7 @@ from receiver.tasks import clean_text
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_SCALARS = (str, int, float, bool)
+_SCALARS = (str, int, float, bool, bytes)
 
 
 @functools.cache
@@ -57,10 +57,15 @@ def _stored(value: Any, as_json: bool) -> Any:
 
 def to_json(value: Any) -> str:
     """JSON text that every database can store: half characters, which no encoding knows, become U+FFFD."""
+    return to_json_bytes(value).decode()
+
+
+def to_json_bytes(value: Any) -> bytes:
+    """The same in UTF-8, for statements that CAST it to text: a `str` would be made and unmade for nothing."""
     try:
-        return msgspec.json.encode(value).decode()
+        return msgspec.json.encode(value)
     except UnicodeEncodeError:
-        return clean_text(json.dumps(msgspec.to_builtins(value), ensure_ascii=False))
+        return clean_text(json.dumps(msgspec.to_builtins(value), ensure_ascii=False)).encode()
 
 
 def from_row(type: type[T], row: typing.Mapping[str, Any]) -> T:

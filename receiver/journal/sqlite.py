@@ -93,7 +93,8 @@ class SQLiteJournal(Upkeep):
 
         if callback is None:
             return await self._write_beside(operation)
-        await self._make_room()
+        if self._ballast is not None and self._ballast.given_up:
+            await self._make_room()
         try:
             return await self._write_beside(operation)
         except Exception as exc:
@@ -244,11 +245,14 @@ class SQLiteJournal(Upkeep):
     async def _write_beside(self, operation: Callable[[Connection], T]) -> T:
         """For what writes no submissions, or keeps `_recent` true itself."""
         try:
-            with _translated(self._path, self._busy_seconds):
-                return await self._writer.run(operation)
+            return await self._writer.run(operation)
         except JournalError as exc:
             await self._learn(exc)
             raise
+        except (sqlite3.Error, OSError) as exc:
+            error = _told(exc, self._path, self._busy_seconds)
+            await self._learn(error)
+            raise error from exc
 
     async def _learn(self, exc: JournalError) -> None:
         """What a failed write says about those to come."""
@@ -401,10 +405,14 @@ def _translated(path: Path, busy_seconds: float) -> Iterator[None]:
     """SQLite's errors as sentences."""
     try:
         yield
-    except sqlite3.Error as exc:
-        raise sentence(exc, path, busy_seconds) from exc
-    except OSError as exc:
-        raise JournalError(
-            f"The journal {path} cannot be used: {exc.strerror}. Name a place that can be written with "
-            "RECEIVER_DATABASE or RECEIVER_DATA."
-        ) from exc
+    except (sqlite3.Error, OSError) as exc:
+        raise _told(exc, path, busy_seconds) from exc
+
+
+def _told(exc: sqlite3.Error | OSError, path: Path, busy_seconds: float) -> JournalError:
+    if isinstance(exc, sqlite3.Error):
+        return sentence(exc, path, busy_seconds)
+    return JournalError(
+        f"The journal {path} cannot be used: {exc.strerror}. Name a place that can be written with "
+        "RECEIVER_DATABASE or RECEIVER_DATA."
+    )

@@ -23,7 +23,6 @@ from receiver.runtime.mounting import create_mountable
 from receiver.runtime.options import How, to_options
 from receiver.runtime.wiring import Runtime, open_runtime
 from receiver.settings import Settings, load
-from receiver.tasks import decode_text
 from receiver.telemetry import use_logging
 from receiver.verification import Unwrapped, unwrap
 from receiver.web.callbacks import MAX_BODY
@@ -514,7 +513,7 @@ class Receiver:
         if len(body) > MAX_BODY:
             raise PayloadError(f"A callback may have {MAX_BODY // 1024} KiB at most.")
         callback = unwrap(runtime.tokens, body, url_token)
-        return await runtime.intake.received(callback.submission_id, callback.task, decode_text(body), callback.cause)
+        return await runtime.intake.received(callback.submission_id, callback.task, body, callback.cause)
 
     def _started(self) -> Runtime:
         if self._runtime is None:

@@ -1,7 +1,7 @@
 """The provider's task object: what it is, how it is read, and how two views of one merge."""
 
 from receiver.tasks.merging import merge
-from receiver.tasks.reading import MAX_DEPTH, MAX_TASK_ID, clean_text, decode_json, decode_task, decode_text, read_task
+from receiver.tasks.reading import MAX_DEPTH, MAX_TASK_ID, clean_text, decode_json, decode_task, read_task
 from receiver.tasks.task import RANKS, TERMINAL, Button, EventType, Task, event_type
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "clean_text",
     "decode_json",
     "decode_task",
-    "decode_text",
     "event_type",
     "merge",
     "read_task",

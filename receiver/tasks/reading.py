@@ -80,22 +80,14 @@ def _too_deep(value: Any) -> bool:
     return True
 
 
-def decode_text(body: bytes) -> str:
-    """A body's text. What is JSON holds no NUL in it, so that every database can store it. Raises NotJSON."""
-    try:
-        return body.decode()
-    except UnicodeDecodeError as exc:
-        raise NotJSON("The body is not UTF-8.") from exc
-
-
-def decode_task(text: str) -> Task:
-    """A Task from the text of a body.
+def decode_task(body: bytes) -> Task:
+    """A Task from a body as it came. What is accepted is UTF-8 without NUL, so that every database can store it.
 
     Raises:
         NotJSON: see `decode_json`.
         NotATask: see `read_task`.
     """
-    return read_usual(text) or read_task(decode_json(text.encode()))
+    return read_usual(body) or read_task(decode_json(body))
 
 
 def read_task(value: Any) -> Task:

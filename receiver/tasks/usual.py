@@ -48,17 +48,19 @@ _decode = msgspec.json.Decoder(_Usual).decode
 _PERCENTS = {f"{number}%": number for number in range(101)} | {"": None, None: None}
 _STATUSES = {status: status for status in RANKS} | {"": "", None: ""}
 _LATEST = 2**53
-_DIGIT = re.compile("[0-9]")
+_DIGIT = re.compile(rb"[0-9]")
 _MANY_DIGITS = 4300
-"""The longest integer that Python reads; a longer one covers one of every so many characters."""
+"""The longest integer that Python reads; a longer one covers one of every so many bytes."""
 
 
-def read_usual(text: str) -> Task | None:
+def read_usual(body: bytes) -> Task | None:
     """The task in a body of the usual shape; None where `read_task` has to look."""
-    if ("\\" in text and "\\u0000" in text) or _DIGIT.search(text[_MANY_DIGITS::_MANY_DIGITS]):
+    if (b"\\" in body and b"\\u0000" in body) or _DIGIT.search(body[_MANY_DIGITS::_MANY_DIGITS]):
         return None
     try:
-        return _task(_decode(text))
+        if not body.isascii():
+            body.decode()  # msgspec does not look at text that it passes over
+        return _task(_decode(body))
     except (msgspec.MsgspecError, ValueError, LookupError, RecursionError):
         return None
 

@@ -63,6 +63,8 @@ class Admission:
         self._waiting: dict[Place, None] = {}
         """In the order they came, so that only the first ones need a look."""
         self._bytes = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Known from the first who comes: to ask for it costs a system call."""
         self._sweep: asyncio.TimerHandle | None = None
         self._probing: asyncio.Task[None] | None = None
         self.refused = 0
@@ -87,7 +89,8 @@ class Admission:
         if len(self._waiting) >= self._most or self._bytes + size > self._most_bytes:
             self.refused += 1
             raise Problem(503, "Receiver has more to do than it can; send it again.", RETRY, cause="overload")
-        return Place(self, size)
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        return Place(self, size, loop)
 
     def check(self) -> None:
         """Raises Problem, 503, while the door is shut."""
@@ -157,13 +160,13 @@ class Place:
 
     __slots__ = ("_admission", "_task", "late", "loop", "since", "size")
 
-    def __init__(self, admission: Admission, size: int) -> None:
+    def __init__(self, admission: Admission, size: int, loop: asyncio.AbstractEventLoop) -> None:
         self._admission = admission
         self._task: asyncio.Task[object] | None = None
         self.size = size
         self.late = False
-        self.loop = asyncio.get_running_loop()
-        self.since = self.loop.time()
+        self.loop = loop
+        self.since = loop.time()
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task(self.loop)

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.errors import JournalError, NotATask, NotFound, NotJSON, TokenError
 from receiver.intake import Intake
-from receiver.tasks import Task, decode_task, decode_text
+from receiver.tasks import Task, decode_task
 from receiver.tokens import Tokens
 from receiver.verification import trust
 from receiver.web.admission import Admission
@@ -71,10 +71,9 @@ class Callbacks:
         submission_id = self._read_url_token(token[1:]) if token else None
         self._bodies.check_type(headers)
         body = await self._bodies.read(receive)
-        text, view = _read(body)
-        return await self._take(submission_id, view, text)
+        return await self._take(submission_id, _task(body), body)
 
-    async def _take(self, url_id: str | None, view: Task, body: str) -> Response:
+    async def _take(self, url_id: str | None, view: Task, body: bytes) -> Response:
         try:
             submission_id, cause = trust(self._tokens, url_id, view.state)
         except TokenError as exc:
@@ -115,10 +114,9 @@ def route_path(scope: Scope) -> str:
 _HEADERS = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"})
 
 
-def _read(body: bytes) -> tuple[str, Task]:
+def _task(body: bytes) -> Task:
     try:
-        text = decode_text(body)
-        return text, decode_task(text)
+        return decode_task(body)
     except NotJSON as exc:
         raise Problem(400, "The body is not JSON.") from exc
     except NotATask as exc:

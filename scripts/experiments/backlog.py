@@ -66,7 +66,7 @@ def _copies(db: sqlite3.Connection, table: str, count: int, where: str = "1", **
 async def _one(journal: Journal, *, deliver: bool) -> None:
     """One submission with one event, by the code that writes them."""
     row = await journal.add(accepted(0))
-    await intake(journal).received(row.id, view(row.task_id or "", 50), "{}", None)
+    await intake(journal).received(row.id, view(row.task_id or "", 50), b"{}", None)
     if deliver:
         for name in DESTINATIONS:
             await claim_and_complete(journal, name)

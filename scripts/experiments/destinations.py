@@ -138,7 +138,7 @@ async def _step(world: Here, targets: list[Target], percent: int | None, neighbo
     begun, wanted = time.monotonic(), [item.count + len(targets) for item in neighbours]
     receiver = world.receiver
     await asyncio.gather(
-        *(receiver.intake.received(item.id, view(item.task_id, percent), "{}", None) for item in targets)
+        *(receiver.intake.received(item.id, view(item.task_id, percent), b"{}", None) for item in targets)
     )
     while any(item.count < count for item, count in zip(neighbours, wanted, strict=True)):
         if time.monotonic() - begun > 2 * HELD_UP:

@@ -102,7 +102,7 @@ class EveryOrder:
 
             async def tell(number: int, percent: int | None) -> None:
                 target = targets[number]
-                await receiver.intake.received(target.id, view(target.task_id, percent), "{}", None)
+                await receiver.intake.received(target.id, view(target.task_id, percent), b"{}", None)
 
             for place in range(len(self.steps)):  # each order at once, and each with time to be delivered between
                 await asyncio.gather(*(tell(number, order[place]) for number, order in enumerate(orders)))
@@ -158,7 +158,7 @@ class OneAtATime:
 
             async def course(id: str, task_id: str) -> None:
                 for percent in (*range(0, 100, 5), None):
-                    await world.receiver.intake.received(id, view(task_id, percent), "{}", None)
+                    await world.receiver.intake.received(id, view(task_id, percent), b"{}", None)
                     await asyncio.sleep(chance.uniform(0, 0.06))
 
             await asyncio.gather(*(course(target.id, target.task_id) for target in targets))

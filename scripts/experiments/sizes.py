@@ -188,7 +188,7 @@ async def _round(journal: Journal, rates: Rates) -> None:
 
         async def client() -> None:
             for row in left:
-                await door.received(row.id, view(row.task_id or "", 50), "{}", None)
+                await door.received(row.id, view(row.task_id or "", 50), b"{}", None)
 
         await asyncio.gather(*(client() for _ in range(AT_ONCE)))
         return len(targets)

@@ -37,9 +37,9 @@ WHERE id = :id;
 
 -- name: update_heard
 -- What most callbacks and polls change. SQLite maintains the index of every column a statement names, changed or not.
-UPDATE submissions SET
-    task = :task, callbacks = :callbacks, poll_due_ms = :poll_due_ms, polls = :polls, misses = :misses
-WHERE id = :id;
+-- What each callback needs has its parameters by position, in the order they stand here: by name they cost twice as much.
+UPDATE submissions SET task = CAST(? AS TEXT), callbacks = ?, poll_due_ms = ?, polls = ?, misses = ? WHERE id = ?;
+
 
 -- name: get_submission
 SELECT * FROM submissions WHERE id = :id;
@@ -72,11 +72,11 @@ SELECT * FROM submissions
 WHERE deadline_ms <= :now_ms AND ended IS NULL AND status <> 'refused' ORDER BY deadline_ms LIMIT :limit;
 
 -- name: insert_callback
-INSERT INTO callbacks (submission_id, received_ms, cause, body)
-VALUES (:submission_id, :received_ms, :cause, :body);
+INSERT INTO callbacks (submission_id, received_ms, cause, body) VALUES (?, ?, ?, CAST(? AS TEXT));
+
 
 -- name: last_callbacks
-SELECT * FROM callbacks WHERE submission_id = :submission_id ORDER BY number DESC LIMIT :limit;
+SELECT submission_id, received_ms, cause, CAST(body AS BLOB) AS body FROM callbacks WHERE submission_id = :submission_id ORDER BY number DESC LIMIT :limit;
 
 -- name: called_back
 -- Those that callbacks should have told of: they took a URL along, and the provider has ended them.
@@ -87,8 +87,9 @@ ORDER BY created_ms DESC LIMIT :limit;
 
 -- name: insert_event
 -- The same fact twice is one event.
-INSERT INTO events (id, submission_id, type, created_ms, body)
-VALUES (:id, :submission_id, :type, :created_ms, :body) ON CONFLICT (id) DO NOTHING;
+INSERT INTO events (id, submission_id, type, created_ms, body) VALUES (?, ?, ?, ?, CAST(? AS TEXT))
+ON CONFLICT (id) DO NOTHING;
+
 
 -- name: get_event
 SELECT body FROM events WHERE id = :id;
@@ -103,18 +104,20 @@ WHERE id > :submission_id || '.' AND id < :submission_id || '/' AND (:type IS NU
 ORDER BY number DESC LIMIT :limit;
 
 -- name: insert_delivery
--- What a new one may have; each parameter costs.
-INSERT INTO deliveries (id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, manual)
-VALUES (:id, :event_id, :submission_id, :destination, :created_ms, :due_ms, 'pending', 0, 0, :manual);
+-- What a new one may have.
+INSERT INTO deliveries (id, event_id, submission_id, destination, created_ms, due_ms, manual, status, attempt, failures)
+VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0);
+
 
 -- name: cancel_older
 -- At least once, of the last word: what has not run yet gives way to the newer event, unless a person asked for it.
 -- There is one such row at most, and it is the newest but for the clock: found by its key, the row changes in place.
-UPDATE deliveries SET status = 'cancelled', finished_ms = :created_ms, detail = 'a newer event took its place'
+UPDATE deliveries SET status = 'cancelled', finished_ms = ?, detail = 'a newer event took its place'
 WHERE id = (
     SELECT id FROM deliveries
-    WHERE submission_id = :submission_id AND destination = :destination AND status = 'pending' AND NOT manual
+    WHERE submission_id = ? AND destination = ? AND status = 'pending' AND NOT manual
     ORDER BY id DESC LIMIT 1);
+
 
 -- name: release_deliveries
 UPDATE deliveries SET due_ms = :now_ms
