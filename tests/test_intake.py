@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from journals import ID, NOW, TASK_ID, submission
 from receiver.backoff import MEDIA, PROVISIONAL
 from receiver.deliveries import Delivery
 from receiver.errors import Refused
-from receiver.events import TERMINAL_TYPES, Claim, Event, EventType, Media, Submission
+from receiver.events import EVENT_TYPES, TERMINAL_TYPES, Claim, Event, EventType, Media, Submission
 from receiver.intake import Policy, Route, Rules, decisions, hints
 from receiver.journal.base import Change
 from receiver.tasks import Button, Task
@@ -729,6 +730,44 @@ def test_an_event_carries_what_the_caller_gave() -> None:
 def test_who_wants_what(type: EventType, folder: bool, screen: bool) -> None:
     """Every decisive event goes everywhere; what happens on the way only where it is wanted."""
     assert (FOLDER.wants(type), SCREEN.wants(type)) == (folder, screen)
+
+
+UPSCALES = Route(destination="album", actions=frozenset({"UPSCALE*"}), labels=(("customer", "acme-*"),))
+
+
+@pytest.mark.parametrize(
+    ("fields", "type", "owed"),
+    [
+        ({"task": Task(id="1", action="UPSCALE")}, "task.succeeded", True),
+        ({"task": Task(id="1", action="upscale_hd")}, "task.failed", True),
+        ({"task": Task(id="1", action="IMAGINE")}, "task.succeeded", False),
+        ({"task": Task(id="1", action="UPSCALE"), "labels": {"customer": "other"}}, "task.succeeded", False),
+        ({"task": Task(id="1", action="UPSCALE"), "labels": {}}, "task.succeeded", False),
+        ({"kind": "imagine"}, "task.lost", False),
+        ({"kind": "action"}, "task.lost", True),
+        ({"kind": "action"}, "task.accepted", False),
+        ({"task": Task(id="1", action="IMAGINE"), "labels": {}, "destinations": ("album",)}, "task.succeeded", True),
+        ({"task": Task(id="1", action="UPSCALE"), "destinations": ("other",)}, "task.succeeded", False),
+    ],
+)
+def test_a_destination_may_want_some_tasks_only(fields: dict[str, Any], type: EventType, owed: bool) -> None:
+    """By action and labels, with patterns. Nobody is kept from the end of a task whose action was never told, and a
+    submission that names its destinations goes to them whatever it is."""
+    route = dataclasses.replace(UPSCALES, progress=True)
+    row = accepted(**{"labels": {"customer": "acme-7", "order": "1"}, "task": None, **fields})
+    assert route.owed(row, type) == owed
+
+
+def test_a_destination_may_name_the_types_it_wants() -> None:
+    """Then it gets these, and with `progress` what happens on the way as well."""
+    route = Route(destination="alarm", types=frozenset({"task.failed"}))
+    wanted = [type for type in EVENT_TYPES if route.wants(type)]
+    assert wanted == ["task.failed"]
+    assert [type for type in EVENT_TYPES if dataclasses.replace(route, progress=True).wants(type)] == [
+        "task.accepted",
+        "task.progressed",
+        "task.failed",
+    ]
 
 
 # Any order of any news

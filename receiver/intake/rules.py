@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -10,22 +11,72 @@ from receiver.events import EventType, Submission
 
 _ALWAYS: frozenset[EventType] = frozenset({"task.input_required", "task.succeeded", "task.failed", "task.lost"})
 _PROGRESS: frozenset[EventType] = frozenset({"task.accepted", "task.progressed"})
+_ACTIONS = {
+    "imagine": "IMAGINE",
+    "blend": "BLEND",
+    "describe": "DESCRIBE",
+    "shorten": "SHORTEN",
+    "video": "VIDEO",
+    "edits": "EDIT",
+    "swap": "SWAP_FACE",
+}
+"""The action of each kind of request, for as long as the provider has not said it (PROTOCOL.md §5)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What one destination wants: every decisive event, and with `progress` what happens on the way too; or just the
-    `types` it names."""
+    """What one destination wants.
+
+    Attributes:
+        progress: also what happens on the way.
+        types: which events; None: every decisive one.
+        actions: of tasks of these provider actions only, e.g. `UPSCALE` (PROTOCOL.md §5); empty: of all.
+        labels: of submissions with all these labels only, as (name, value).
+
+    In actions and the values of labels `*` stands for any text, `?` for any character.
+    """
 
     destination: str
     progress: bool = False
     types: frozenset[EventType] | None = None
+    actions: frozenset[str] = frozenset()
+    labels: tuple[tuple[str, str], ...] = ()
 
     def wants(self, type: EventType) -> bool:
-        """Whether an event of this type is owed to the destination."""
-        if self.types is not None:
-            return type in self.types
-        return type in _ALWAYS or (self.progress and type in _PROGRESS)
+        """Whether events of this type are for the destination."""
+        return type in (_ALWAYS if self.types is None else self.types) or (self.progress and type in _PROGRESS)
+
+    def owed(self, row: Submission, type: EventType) -> bool:
+        """Whether an event of this type of this submission is owed to the destination.
+
+        A submission that names its destinations goes there whatever its action and labels are.
+        """
+        if not self.wants(type):
+            return False
+        if row.destinations is not None:
+            return self.destination in row.destinations
+        return self._has_labels(row) and self._has_action(row, type)
+
+    def _has_labels(self, row: Submission) -> bool:
+        return all(name in row.labels and fnmatchcase(row.labels[name], pattern) for name, pattern in self.labels)
+
+    def _has_action(self, row: Submission, type: EventType) -> bool:
+        """While the provider has not said what a task does, its end is told (it may be the last word there is), and
+        what happens on the way is not."""
+        if not self.actions:
+            return True
+        action = _action(row)
+        if action is None:
+            return type not in _PROGRESS
+        return any(fnmatchcase(action, pattern) for pattern in self.actions)
+
+
+def _action(row: Submission) -> str | None:
+    """What the task does: the provider's word for it, or what our own request says; None where only the provider
+    knows."""
+    if row.task is not None and row.task.action:
+        return row.task.action.upper()
+    return _ACTIONS.get(row.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +105,4 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     def destinations(self, row: Submission, type: EventType) -> tuple[str, ...]:
         """Who is owed an event of this type of this submission."""
-        named = row.destinations
-        return tuple(
-            route.destination
-            for route in self.routes
-            if route.wants(type) and (named is None or route.destination in named)
-        )
+        return tuple(route.destination for route in self.routes if route.owed(row, type))

@@ -30,6 +30,7 @@ from receiver.provider_health import ProviderHealth
 from receiver.reconciler import Reconciler
 from receiver.replay import Replay
 from receiver.runtime.functions import Function
+from receiver.runtime.routing import route_of
 from receiver.runtime.upkeep import retention_of, store_of
 from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
@@ -347,7 +348,7 @@ async def open_runtime(
         routes = []
         for item in settings.resolved_destinations():
             destinations[item.name] = _open(item)
-            routes.append(Route(destination=item.name, progress=item.progress))
+            routes.append(route_of(item))
         for function in functions:
             if function.name in destinations:
                 raise SettingsError(

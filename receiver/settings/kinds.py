@@ -312,3 +312,8 @@ URLs = Annotated[
     AfterValidator(check_urls),
     Kind("URLs separated by spaces, for instance file:./outputs", show_urls),
 ]
+Words = Annotated[
+    tuple[str, ...],
+    BeforeValidator(split_words),
+    Kind("words separated by spaces, or a list", show_words),
+]

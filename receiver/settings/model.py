@@ -33,6 +33,7 @@ from receiver.settings.kinds import (
     Size,
     Unset,
     URLs,
+    Words,
     check_callback_base,
     check_database,
     lower,
@@ -62,6 +63,13 @@ class Destination(BaseModel):
     url: Annotated[str | None, Kind("a URL, for instance file:./outputs")] = Field(default=None, repr=False)
     progress: Annotated[bool, Kind("true or false")] = Field(
         default=False, description="Whether progress is delivered too, not only the result."
+    )
+    events: Words = Field(default=(), description="Event types it gets; every decisive one if not given.")
+    actions: Words = Field(
+        default=(), description="Provider actions whose tasks it gets, for instance `UPSCALE`; all if not given."
+    )
+    labels: Annotated[dict[str, str], Kind("a table of names and values")] = Field(
+        default={}, description="Labels a submission must have; `*` and `?` in a value stand for anything."
     )
     concurrency: Annotated[int, Kind("a whole number from 1 to 64")] = Field(
         default=4, ge=1, le=64, description="How many deliveries may run there at once."
@@ -233,19 +241,24 @@ class Settings(BaseModel):
         keys = (*self.keys, self.provider_key, *self.api_tokens.values())
         secrets = [key.get_secret_value() for key in keys if key is not None]
         for destination in self.destinations.values():
-            secrets += [
-                value
-                for name, value in destination.options.items()
-                if isinstance(value, str) and any(word in name.lower() for word in _SECRET_WORDS)
-            ]
+            for name, value in destination.options.items():
+                if any(word in name.lower() for word in _SECRET_WORDS):
+                    secrets += _texts(value)
         return tuple(secrets)
+
+
+def _texts(value: object) -> list[str]:
+    """A secret option may be one text or several."""
+    if isinstance(value, list | tuple):
+        return [item for item in value if isinstance(item, str)]
+    return [value, *value.split()] if isinstance(value, str) else []
 
 
 def _table(name: object, table: object) -> object:
     """A `[destinations.NAME]` table in the shape of `Destination`: what that does not know is an option."""
     if not isinstance(table, dict):
         return table
-    ours = {"handler", "url", "progress", "concurrency", "timeout"}
+    ours = {"handler", "url", "progress", "events", "actions", "labels", "concurrency", "timeout"}
     known = {key: value for key, value in table.items() if key in ours}
     return {**known, "name": name, "options": {key: value for key, value in table.items() if key not in ours}}
 

@@ -1,0 +1,62 @@
+"""What a destination's table says about which events go there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from receiver.errors import SettingsError
+from receiver.runtime.routing import route_of
+from receiver.settings import Destination, load
+
+TOML = """
+[destinations.album]
+url = "file:./album"
+progress = true
+events = ["task.succeeded", "task.failed"]
+actions = ["upscale", "PAN*"]
+labels = { customer = "acme-*" }
+"""
+
+
+def test_a_table_says_what_goes_there(tmp_path: Path) -> None:
+    """Types, actions in any case, and labels; none of it is an option of the handler."""
+    (tmp_path / "receiver.toml").write_text(TOML)
+    (item,) = load({}, tmp_path).resolved_destinations()
+    route = route_of(item)
+    assert route.types == {"task.succeeded", "task.failed"}
+    assert (route.progress, route.actions, route.labels) == (True, {"UPSCALE", "PAN*"}, (("customer", "acme-*"),))
+    assert item.options == {}
+
+
+def test_variables_say_the_same(tmp_path: Path) -> None:
+    """Lists as words, labels one by one or as JSON."""
+    environ = {
+        "RECEIVER_DESTINATIONS__ALBUM__URL": "file:./album",
+        "RECEIVER_DESTINATIONS__ALBUM__EVENTS": "task.succeeded task.failed",
+        "RECEIVER_DESTINATIONS__ALBUM__ACTIONS": "UPSCALE",
+        "RECEIVER_DESTINATIONS__ALBUM__LABELS__CUSTOMER": "acme-*",
+    }
+    (item,) = load(environ, tmp_path).resolved_destinations()
+    assert (item.events, item.actions) == (("task.succeeded", "task.failed"), ("UPSCALE",))
+    assert item.labels == {"customer": "acme-*"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        (
+            {"events": ("task.succeded",)},
+            "events is wrong: there is no event type 'task.succeded'. Did you mean task.su",
+        ),
+        ({"events": ("x",)}, "there is no event type 'x'. There are: task.accepted, task.progressed, task.input_req"),
+        ({"actions": ("upscael",)}, "actions is wrong: there is no provider action 'UPSCAEL'. Did you mean UPSCALE?"),
+    ],
+)
+def test_what_there_is_not_stops_the_start(fields: dict[str, tuple[str, ...]], problem: str) -> None:
+    """Naming destination, option and remedy: a route that never matches would lose every result in silence."""
+    with pytest.raises(SettingsError) as caught:
+        route_of(Destination.model_validate({"name": "album", **fields}))
+    assert str(caught.value).startswith("Destination album: the option ")
+    assert problem in str(caught.value)
