@@ -30,7 +30,7 @@ COMMANDS = [
     ["simulate"], ["action"], ["modal"], ["watch"], ["blend"], ["describe"], ["shorten"], ["video"], ["edits"],
     ["swap"], ["upload"], ["seed"], ["cancel"], ["destinations", "list"], ["destinations", "resume"], ["purge"],
     ["erase"], ["journal", "check"], ["journal", "backup"], ["journal", "compact"], ["events", "replay"],
-    ["deliveries", "replay"],
+    ["deliveries", "replay"], ["destinations", "test"], ["listen"],
 ]  # fmt: skip
 
 
@@ -165,13 +165,15 @@ def test_verbose(tmp_path: Path) -> None:
 
 
 def test_handlers() -> None:
-    """The file handler is there, with its options, in text and as JSON."""
+    """Each handler is there, with its options, in text and as JSON."""
     _, text = invoke("handlers")
-    assert text.startswith("file: ")
-    assert "  path (" in text
-    found = json.loads(invoke("handlers", "--json")[1])
-    assert found[0]["name"] == "file"
-    assert found[0]["options"][0]["name"] == "path"
+    assert (
+        "\nfile: Pictures in a folder, each with a .json that says what it is. (once)\n  path (path, default " in text
+    )
+    assert "\n  url (secret text, required): " in text
+    found = {handler["name"]: handler for handler in json.loads(invoke("handlers", "--json")[1])}
+    assert found.keys() >= {"command", "file", "webhook"}
+    assert found["file"]["options"][0]["name"] == "path"
 
 
 INSPECTED = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import asdict
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -191,6 +193,22 @@ def test_a_plug_in_that_fails_is_listed_and_stops_nobody() -> None:
     assert build(Destination(name="a", url="file:./outputs"), registry)
 
 
+def test_a_missing_extra_is_named() -> None:
+    """A handler of ours that needs more packages says how to get them, where a destination wants it and in the list."""
+    script = """
+import sys
+sys.modules["standardwebhooks"] = None  # as if it were not installed
+from receiver.handlers.registry import build, describe_handlers
+from receiver.settings import Destination
+print(*[handler.problem for handler in describe_handlers() if handler.problem])
+build(Destination(name="hook", url="https://x.example/y"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    remedy = 'It needs the package standardwebhooks: pip install "imagine-receiver[webhook]"'
+    assert done.stdout.strip() == remedy
+    assert f"Destination hook: the handler webhook cannot be used. {remedy}" in done.stderr
+
+
 def test_of_two_with_one_name_the_first_stays() -> None:
     """A second plug-in under a known name does not replace the first."""
     registry = load_handlers([entry("file", "receiver.handlers.file:FileHandler"), entry("file", "zzz:Handler")])
@@ -200,6 +218,7 @@ def test_of_two_with_one_name_the_first_stays() -> None:
 def test_built_in_handlers_come_through_the_same_door(tmp_path: Path) -> None:
     """The installed package brings its own handlers by entry point, and each keeps the contract."""
     registry = load_handlers()
-    assert not isinstance(registry["file"], BrokenHandler)
-    assert contract_problem(registry["file"], "file") is None
+    for name in ("command", "file", "webhook"):
+        assert not isinstance(registry[name], BrokenHandler)
+        assert contract_problem(registry[name], name) is None
     assert build(Destination(name="a", url=f"file:{tmp_path}"))

@@ -26,9 +26,10 @@ def handlers(as_json: AsJSON = False) -> None:
         print_json([asdict(handler) for handler in found])
         return
     for handler in found:
-        say(f"{handler.name}: {handler.problem or handler.summary}")
+        say(f"{handler.name}: {handler.problem or f'{handler.summary} ({handler.guarantee})'}")
         for option in handler.options:
-            say(f"  {option.name} ({option.type}, default {option.default}): {option.help}")
+            default = "required" if option.default is None else f"default {option.default}"
+            say(f"  {option.name} ({option.type}, {default}): {option.help}")
 
 
 def settings(as_json: AsJSON = False) -> None:

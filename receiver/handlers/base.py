@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -110,3 +110,30 @@ class HandlerOptions(BaseModel):
     """Base of a handler's typed options. Each field's description is its help everywhere."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HandlerBase:
+    """What most handlers of one's own would write the same way; a class needs no more than `name` and `deliver` then.
+
+    Nothing asks for it: a class that has everything a handler has is one.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    schemes: ClassVar[tuple[str, ...]] = ()
+    guarantee: ClassVar[Guarantee] = "at least once"
+    Options: ClassVar[type[HandlerOptions]] = HandlerOptions
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @classmethod
+    def options_from_url(cls, url: str) -> dict[str, Any]:
+        """For a handler that has no short form."""
+        raise ValueError(f'a {cls.name} destination has no URL; write handler = "{cls.name}" and its options')
+
+    async def deliver(self, attempt: Attempt) -> Receipt:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Nothing to close."""

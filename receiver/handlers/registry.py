@@ -27,6 +27,8 @@ from receiver.telemetry import redact
 
 GROUP = "receiver.handlers"
 _DISTRIBUTION = "imagine-receiver"
+_OTHER_NAMES = {"http": "webhook", "https": "webhook", "gs": "s3", "az": "s3"}
+"""Handlers of ours whose schemes are not their names, for when they cannot be asked."""
 
 log = structlog.get_logger()
 
@@ -88,6 +90,7 @@ class HandlerDoc:
     summary: str
     schemes: tuple[str, ...]
     options: tuple[OptionDoc, ...]
+    guarantee: Guarantee | None = None
     problem: str | None = None
 
 
@@ -132,10 +135,19 @@ def _is_ours(entry: EntryPoint) -> bool:
 def _load(entry: EntryPoint) -> HandlerClass | BrokenHandler:
     try:
         plugin = entry.load()
+    except ModuleNotFoundError as exc:
+        return BrokenHandler(entry.name, _missing(entry, exc))
     except Exception as exc:
         return BrokenHandler(entry.name, f"{entry.value} could not be loaded: {_told(exc)}")
     problem = contract_problem(plugin, entry.name)
     return BrokenHandler(entry.name, f"{entry.value} {problem}") if problem else plugin
+
+
+def _missing(entry: EntryPoint, exc: ModuleNotFoundError) -> str:
+    """What to install. Our extras are called like the handlers that need them."""
+    if entry.dist is not None and entry.name in (entry.dist.metadata.get_all("Provides-Extra") or ()):
+        return f'It needs the package {exc.name}: pip install "{entry.dist.name}[{entry.name}]"'
+    return f"{entry.value} could not be loaded: {_told(exc)}"
 
 
 def contract_problem(plugin: Any, name: str) -> str | None:
@@ -178,8 +190,8 @@ def _by_scheme(destination: Destination, registry: Registry) -> str:
     schemes = {known: name for name, plugin in usable.items() for known in plugin.schemes}
     if scheme in schemes:
         return schemes[scheme]
-    if scheme in registry:  # broken, most likely by a missing extra: its problem says more than "unknown"
-        return scheme
+    if (name := _OTHER_NAMES.get(scheme, scheme)) in registry:  # broken, most likely by a missing extra: its problem
+        return name  # says more than "unknown"
     broken = [name for name in registry if name not in usable]
     hint = f" (not loaded: {', '.join(broken)})" if broken else ""
     guess = nearest(scheme, schemes)
@@ -230,7 +242,8 @@ def _doc(plugin: HandlerClass | BrokenHandler) -> HandlerDoc:
     if isinstance(plugin, BrokenHandler):
         return HandlerDoc(plugin.name, "", (), (), problem=plugin.problem)
     options = tuple(_option(name, field) for name, field in plugin.Options.model_fields.items())
-    return HandlerDoc(plugin.name, plugin.summary, plugin.schemes, options)
+    guarantee: Guarantee = getattr(plugin, "guarantee", "once")
+    return HandlerDoc(plugin.name, plugin.summary, plugin.schemes, options, guarantee=guarantee)
 
 
 def _option(name: str, field: FieldInfo) -> OptionDoc:
