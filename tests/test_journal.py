@@ -1273,6 +1273,7 @@ def test_hot_statements_use_an_index(many: tuple[Path, Path], statement: str) ->
         ("any_due", "deliveries_due (destination=? AND due_ms<?)"),
         ("alone_due", "deliveries_alone (due_ms<?)"),
         ("any_running", "deliveries_running (destination=?)"),
+        ("end_wait", "deliveries_due (destination=? AND due_ms<?)"),
         ("list_destinations", "deliveries_due (destination=?)"),
         ("list_destinations", "deliveries_dead (destination=?)"),
         ("advance_deliveries", "deliveries_due (destination=? AND due_ms>?)"),

@@ -195,7 +195,8 @@ class Journal(Protocol):
         """Claim nothing for a destination until then. Of two pauses the longer one counts."""
 
     async def resume(self, destination: str) -> bool:
-        """End a destination's pause and forget its failures. False: it was never registered."""
+        """End a destination's pause, make due what waits for no longer than that, and forget its failures. False: it
+        was never registered."""
 
     async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
         """Take up to `limit` due deliveries of one destination, never two of one submission at once.

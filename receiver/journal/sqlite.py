@@ -200,7 +200,12 @@ class SQLiteJournal(Upkeep):
 
     async def resume(self, destination: str) -> bool:
         values = {"name": destination}
-        return await self._write_beside(lambda db: db.execute(SQL["resume_destination"], values).rowcount == 1)
+
+        def write(db: sqlite3.Connection) -> bool:
+            db.execute(SQL["end_wait"], values)
+            return db.execute(SQL["resume_destination"], values).rowcount == 1
+
+        return await self._write_beside(write)
 
     async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
         values = {"destination": destination, "owner": owner, "limit": limit, "now_ms": now_ms}

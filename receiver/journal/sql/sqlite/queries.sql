@@ -237,6 +237,12 @@ SELECT 1 FROM deliveries WHERE destination = :destination AND status = 'running'
 UPDATE destinations SET paused_until_ms = :until_ms, paused_reason = :reason
 WHERE name = :name AND coalesce(paused_until_ms, 0) < :until_ms;
 
+-- name: end_wait
+-- What was to wait as long as the pause is due when a person ends it.
+UPDATE deliveries SET due_ms = created_ms
+WHERE destination = :name AND status = 'pending' AND due_ms > created_ms
+  AND due_ms <= (SELECT paused_until_ms FROM destinations WHERE name = :name);
+
 -- name: resume_destination
 UPDATE destinations SET paused_until_ms = NULL, paused_reason = NULL, failures = 0 WHERE name = :name;
 
