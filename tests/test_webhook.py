@@ -1,0 +1,384 @@
+"""The webhook handler, over real HTTP: what it sends, and what becomes of a delivery by what it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from engine import destination, engine
+from standardwebhooks import Webhook
+from test_dispatcher import owed
+
+from receiver.deliveries import Receipt
+from receiver.errors import SettingsError
+from receiver.handlers.base import Attempt, RetryLater
+from receiver.handlers.registry import build
+from receiver.handlers.signing import new_secret
+from receiver.handlers.webhook import GONE_SECONDS, WebhookFailed, WebhookHandler
+from receiver.settings import Destination
+from receiver.testing import check_handler, make_attempt
+
+SECRET = new_secret()
+OK = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrived:
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Place:
+    """A server that reads requests to their end and answers with the bytes it was given, or as a function does."""
+
+    def __init__(self, answer: bytes | Callable[[asyncio.StreamWriter], Any]) -> None:
+        self.answer = answer
+        self.arrived: list[Arrived] = []
+        self.connections = 0
+        self.url = ""
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await self._answer(head, reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, *lines = head.decode().rstrip("\r\n").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        body = await reader.readexactly(int(headers["content-length"]))
+        self.arrived.append(Arrived(first.split()[1], headers, body))
+        if isinstance(self.answer, bytes):
+            writer.write(self.answer)
+            await writer.drain()
+        else:
+            await self.answer(writer)
+
+
+@asynccontextmanager
+async def place(answer: Any = OK, context: ssl.SSLContext | None = None) -> AsyncIterator[Place]:
+    it = Place(answer)
+    server = await asyncio.start_server(it.talk, "127.0.0.1", 0, ssl=context)
+    it.url = f"http{'s' if context else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/hooks/s3cret-path?a=1"
+    try:
+        yield it
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def handler(url: str, **options: Any) -> AsyncIterator[WebhookHandler]:
+    item = WebhookHandler(WebhookHandler.Options.model_validate({"url": url, "secret": SECRET, **options}))
+    try:
+        yield item
+    finally:
+        await item.aclose()
+
+
+async def deliver(url: str, attempt: Attempt, **options: Any) -> Receipt:
+    async with handler(url, **options) as item:
+        return await item.deliver(attempt)
+
+
+def answered(status: str, *headers: str, body: str = "") -> bytes:
+    lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", body]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+# What is sent
+
+
+async def test_the_official_library_accepts_us(tmp_path: Path) -> None:
+    """A receiver written with it, with each of two secrets; the id is the delivery's."""
+    old = new_secret()
+    attempt = make_attempt(tmp_path)
+    async with place() as there:
+        receipt = await deliver(there.url, attempt, secret=f"{old} {SECRET}")
+    (got,) = there.arrived
+    for secret in (old, SECRET):
+        event = Webhook(secret).verify(got.body, got.headers)
+        assert (event["type"], event["id"]) == ("task.succeeded", attempt.event.id)
+    assert got.path == "/hooks/s3cret-path?a=1"
+    assert got.headers["webhook-id"] == attempt.idempotency_key == receipt.ref
+    assert got.headers["content-type"] == "application/cloudevents+json"
+    assert receipt.data == {"status": 204}
+
+
+async def test_the_id_stays_over_retries_and_each_attempt_has_its_time(tmp_path: Path) -> None:
+    """So that a receiver drops what it had, and refuses what somebody recorded."""
+    attempt = make_attempt(tmp_path)
+    async with place() as there, handler(there.url) as item:
+        await item.deliver(attempt)
+        await asyncio.sleep(1.01)  # the header counts whole seconds
+        await item.deliver(dataclasses.replace(attempt, number=2))
+        assert there.connections == 1
+    first, second = there.arrived
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert int(second.headers["webhook-timestamp"]) > int(first.headers["webhook-timestamp"])
+    assert first.headers["webhook-signature"] != second.headers["webhook-signature"]
+    Webhook(SECRET).verify(second.body, second.headers)
+
+
+async def test_further_headers_go_along(tmp_path: Path) -> None:
+    """And the content type a place wants."""
+    options = {
+        "headers": {"Authorization": "Bearer of-the-place", "User-Agent": "mine"},
+        "content_type": "application/json",
+        "source": "/mj",
+    }
+    async with place() as there:
+        await deliver(there.url, make_attempt(tmp_path), **options)
+    (got,) = there.arrived
+    assert got.headers["user-agent"] == "mine"
+    assert (got.headers["authorization"], got.headers["content-type"]) == ("Bearer of-the-place", "application/json")
+    assert json.loads(got.body)["source"] == "/mj"
+
+
+async def test_files_go_along_where_they_fit(tmp_path: Path) -> None:
+    """As Base64; larger ones only as what they are."""
+    attempt = make_attempt(tmp_path, pictures=2)
+    size = sum(item.media.size for item in attempt.media)
+    async with place() as there:
+        await deliver(there.url, attempt, picture="inline", inline_max=size)
+        await deliver(there.url, attempt, picture="inline", inline_max=size - 1)
+        await deliver(there.url, attempt)
+    inline, large, link = (json.loads(got.body)["data"]["media"] for got in there.arrived)
+    assert [base64.b64decode(item["base64"]) for item in inline] == [item.path.read_bytes() for item in attempt.media]
+    assert large == link == [{k: v for k, v in item.items() if k != "base64"} for item in inline]
+
+
+async def test_a_picture_that_is_still_coming_is_waited_for(tmp_path: Path) -> None:
+    """Nothing is sent; one that will never come is told with its reason."""
+    gone = "404 from cdn.discordapp.com"
+    async with place() as there:
+        with pytest.raises(RetryLater):
+            await deliver(there.url, make_attempt(tmp_path, media=(), media_problem=gone, media_pending=True))
+        assert there.arrived == []
+        await deliver(there.url, make_attempt(tmp_path, media=(), media_problem=gone))
+    assert json.loads(there.arrived[0].body)["data"]["media_problem"] == gone
+
+
+async def test_a_certificate_of_ones_own(tmp_path: Path) -> None:
+    """Refused, with the reason, until its authority is named."""
+    authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    async with place(OK, context) as there:
+        with pytest.raises(WebhookFailed, match=r"127\.0\.0\.1:\d+ could not be .* certificate is not trusted \("):
+            await deliver(there.url, make_attempt(tmp_path))
+        await deliver(there.url, make_attempt(tmp_path), ca=tmp_path / "ca.pem")
+    assert len(there.arrived) == 1
+
+
+async def test_the_surroundings_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy of the environment is asked."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    async with place() as there:
+        await deliver(there.url, make_attempt(tmp_path))
+    assert len(there.arrived) == 1
+
+
+# What the answer makes of it
+
+LATER = {
+    "410": (answered("410 Gone"), GONE_SECONDS, True),
+    "429": (answered("429 Too Many Requests", "Retry-After: 17"), 17.0, True),
+    "503": (answered("503 Service Unavailable", "Retry-After: 120", body="busy"), 120.0, True),
+    "503 nonsense": (answered("503 Service Unavailable", "Retry-After: soon"), 60.0, True),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+async def test_answers_that_ask_to_wait(tmp_path: Path, name: str) -> None:
+    """The whole destination waits, and no attempt is used up."""
+    answer, after, pause = LATER[name]
+    async with place(answer) as there:
+        with pytest.raises(RetryLater) as caught:
+            await deliver(there.url, make_attempt(tmp_path))
+    assert (caught.value.after, caught.value.pause) == (after, pause)
+    assert f"answered {name[:3]}" in str(caught.value)
+    assert "s3cret-path" not in str(caught.value)
+
+
+FAILED = {
+    "400": (
+        answered("400 Bad Request", body='{"error": "no such\n field\x1b[2J"}'),
+        'answered 400: {"error": "no such',
+    ),
+    "401": (answered("401 Unauthorized"), "answered 401"),
+    "404": (answered("404 Not Found", body="not registered"), "answered 404: not registered"),
+    "429 alone": (answered("429 Too Many Requests"), "answered 429"),
+    "500": (answered("500 Internal Server Error", body="x" * 100_000), "answered 500: " + "x" * 200),
+    "503 alone": (answered("503 Service Unavailable"), "answered 503"),
+    "301": (
+        answered("301 Moved Permanently", "Location: https://user:pw@other.example/s3cret-path"),
+        "answered 301 and points to other.example. Redirects are not followed: put the final address into the option",
+    ),
+    "307": (answered("307 Temporary Redirect", "Location: /s3cret-path"), "answered 307 and points elsewhere."),
+    "308": (answered("308 Permanent Redirect", "Location: https://[s3cret-path"), "127.0.0.1:"),
+    "302": (answered("302 Found", "Location: https://s3cret-path:x/\xff"), "127.0.0.1:"),
+    "304": (b"HTTP/1.1 304 Not Modified\r\n\r\n", "answered 304"),
+    "half": (b"HTTP/1.1 20", "could not be reached, or broke off: "),
+    "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "could not be reached, or broke off: "),
+}
+
+
+@pytest.mark.parametrize("name", FAILED)
+async def test_answers_that_fail(tmp_path: Path, name: str) -> None:
+    """The reason says who answered what, in a line, and never where the webhook lies."""
+    answer, reason = FAILED[name]
+
+    async def and_close(writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with place(and_close) as there:
+        with pytest.raises(WebhookFailed) as caught:
+            await deliver(there.url, make_attempt(tmp_path))
+        assert len(there.arrived) == 1
+    text = str(caught.value)
+    assert reason in text
+    assert text.isprintable()
+    assert len(text) < 300
+    assert "s3cret-path" not in text
+
+
+@pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted", "204 No Content", "299 Fine"])
+async def test_any_2xx_is_a_success(tmp_path: Path, status: str) -> None:
+    """Whatever else it says."""
+    async with place(answered(status, body="" if status.startswith("204") else "{not json")) as there:
+        receipt = await deliver(there.url, make_attempt(tmp_path))
+    assert receipt.data == {"status": int(status[:3])}
+
+
+async def test_an_answer_without_end_is_a_success_all_the_same(tmp_path: Path) -> None:
+    """It was taken; what else is said is read no longer than half a second, and no further than 64 KiB."""
+
+    async def endless(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while True:
+            writer.write(b"x" * 1000)
+            await writer.drain()
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\nx")
+        await asyncio.Event().wait()
+
+    for answer in (endless, slow):
+        async with place(answer) as there, asyncio.timeout(5):
+            assert (await deliver(there.url, make_attempt(tmp_path))).data == {"status": 200}
+
+
+async def test_an_answer_in_drops_has_a_total_deadline(tmp_path: Path) -> None:
+    """A byte now and then keeps no attempt alive."""
+
+    async def drops(writer: asyncio.StreamWriter) -> None:
+        for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 1000:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    async with place(drops) as there:
+        with pytest.raises(WebhookFailed, match=r"did not answer within 0\.4 s"):
+            await deliver(there.url, make_attempt(tmp_path, deadline=0.5))
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    """The system's own word for it."""
+    with pytest.raises(WebhookFailed, match=r"127\.0\.0\.1:1 could not be reached, or broke off: Connection refused"):
+        await deliver("http://127.0.0.1:1/s3cret-path", make_attempt(tmp_path))
+
+
+async def test_gone_pauses_the_destination_until_a_person_ends_it(tmp_path: Path) -> None:
+    """The row says why and what to do; when the pause is ended, what waited with it is due at once."""
+    async with place(answered("410 Gone")) as there, handler(there.url) as item, engine(tmp_path) as kit:
+        await owed(kit)
+        dispatcher = kit.dispatcher(destination("main", item))
+        await dispatcher.dispatch_once()
+        await dispatcher.settle()
+        (row,) = await kit.journal.destinations()
+        assert row.paused(kit.clock.now_ms())
+        assert "answered 410: nobody wants these events any more, so the destination is paused." in str(
+            row.paused_reason
+        )
+        assert str(row.paused_reason).endswith("receiver destinations resume main")
+        assert await dispatcher.dispatch_once() == 0
+        there.answer = OK
+        assert await kit.journal.resume("main")
+        assert await dispatcher.dispatch_once() == 1
+        await dispatcher.settle()
+        (delivery,) = await kit.journal.deliveries(limit=10)
+        assert (delivery.status, delivery.failures) == ("succeeded", 0)
+
+
+# The contract, and the options
+
+
+async def test_the_contract(tmp_path: Path) -> None:
+    """Once, for a receiver that drops the ids it had."""
+    async with place() as there:
+
+        async def effects() -> list[tuple[str, str]]:
+            return sorted({(got.headers["webhook-id"], json.loads(got.body)["type"]) for got in there.arrived})
+
+        await check_handler(WebhookHandler, {"url": there.url, "secret": SECRET}, effects=effects)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"secret": None}, "the option secret (list of secret text) is missing. What signs:"),
+        (
+            {"secret": "s3cret"},
+            "the option secret (list of secret text) is wrong: a secret begins with whsec_; make one",
+        ),
+        ({"secret": ""}, "the option secret (list of secret text) is wrong: "),
+        ({"url": "ftp://s3cret.example"}, "the option url (secret text) is wrong: it is no http"),
+        ({"url": "https://"}, "the option url (secret text) is wrong: it is no http or https URL."),
+        ({"url": "https://u:s3cret@x.example"}, 'it holds a user name; write that as headers = { Authorization = "Bas'),
+        ({"headers": {"Webhook-Id": "s3cret"}}, "a further header cannot be called 'Webhook-Id'"),
+        ({"headers": {"X\r\nY": "s3cret"}}, "a further header cannot be called"),
+        ({"headers": {"X": "s3cret\r\nHost: y"}}, "the value of the header X holds a line end, or what is not ASCII"),
+        (
+            {"content_type": "text/plain"},
+            "the option content_type (application/cloudevents+json | application/json) is",
+        ),
+        ({"ca": "nowhere.pem"}, "the option ca is wrong: certificates cannot be read from nowhere.pem (No such file"),
+        ({"secrets": "x"}, "the handler webhook has no option secrets. Did you mean secret?"),
+    ],
+)
+def test_wrong_options_stop_the_start(options: dict[str, Any], problem: str) -> None:
+    """Naming destination, option and remedy, and never a secret."""
+    given = {"url": "https://x.example/y", "secret": SECRET, **options}
+    table = {name: value for name, value in given.items() if value is not None}
+    with pytest.raises(SettingsError) as caught:
+        build(Destination(name="hook", handler="webhook", options=table))
+    assert str(caught.value).startswith("Destination hook: ")
+    assert problem in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_the_short_form_holds_the_secret_behind_the_hash(tmp_path: Path) -> None:
+    """For RECEIVER_TO; it never leaves."""
+    async with place() as there:
+        item = build(Destination(name="https", url=f"{there.url}#{SECRET}"))
+        await item.deliver(make_attempt(tmp_path))
+        await item.aclose()
+    (got,) = there.arrived
+    assert "#" not in got.path
+    Webhook(SECRET).verify(got.body, got.headers)
