@@ -17,6 +17,7 @@ ReceiverError
 │   ├── TaskFailed               the provider says it failed
 │   ├── TaskLost                 it has no end within our deadline
 │   └── InputRequired            it waits for a person's words or mask
+├── NotDelivered             a destination did not take a sample
 ├── EngineStopped            this process's engine has ended or hangs
 ├── NotStarted               a Receiver is used before its start or after its end
 ├── MediaError               a picture could not be fetched or stored
@@ -125,6 +126,10 @@ class TaskLost(NoResult):
 
 class InputRequired(NoResult):
     """The task waits for a person: answer with a prompt or a mask, and it goes on."""
+
+
+class NotDelivered(ReceiverError):
+    """A destination did not take a sample that was sent to try it; the text says what its handler said."""
 
 
 class NotStarted(ReceiverError):

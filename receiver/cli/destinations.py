@@ -8,12 +8,14 @@ import msgspec
 import typer
 
 from receiver.cli.listings import AsJSON, ask
-from receiver.cli.output import ago, note, print_json, print_table, say, when
-from receiver.cli.running import settings_for
+from receiver.cli.output import ago, note, one_line, print_json, print_table, say, when
+from receiver.cli.running import run, settings_for
 from receiver.clock import Clock
 from receiver.deliveries import DestinationRecord
-from receiver.errors import NotFound
+from receiver.errors import InputError, NotFound
+from receiver.events import EVENT_TYPES
 from receiver.journal.base import Journal
+from receiver.runtime import find_destination, try_destination
 
 COLUMNS = ("DESTINATION", "HANDLER", "STATUS", "PENDING", "DEAD", "LAST SUCCESS", "LAST ERROR")
 
@@ -49,6 +51,29 @@ def resume_destination(name: Annotated[str, typer.Argument(help="The destination
         raise NotFound(f"There is no destination {name!r} in this journal. See: receiver destinations list")
     paused = found.standing(Clock().now_ms()) == "paused"
     say(f"{name} {'goes on' if paused else 'was not paused'}; {found.pending} deliveries are owed to it.")
+
+
+@destinations.command("test")
+def try_out(
+    name: Annotated[str, typer.Argument(help="The destination's name.")],
+    type: Annotated[str, typer.Option("--type", help="Which type of event to send.")] = "task.succeeded",
+    as_json: AsJSON = False,
+) -> None:
+    """Send one sample, marked as such and with a small picture, through a destination's real handler, and print its
+    receipt or the reason. What it goes by is the settings alone: nothing of it is journalled."""
+    settings = settings_for(quiet=True)
+    item = find_destination(settings, name)
+    if type not in EVENT_TYPES:
+        raise InputError(f"There are no events of type {type[:40]!r}. There are: {', '.join(EVENT_TYPES)}.")
+    others = [other.name for other in settings.resolved_destinations()]
+    receipt = run(try_destination(item, type, others=others))
+    if as_json:
+        print_json(msgspec.to_builtins(receipt))
+        return
+    say(f"{name} took the sample.")
+    for what, text in (("ref", receipt.ref), ("url", receipt.url)):
+        if text:
+            say(f"{what}  {one_line(text)}")
 
 
 def _as_json(item: DestinationRecord, now_ms: int) -> dict[str, Any]:

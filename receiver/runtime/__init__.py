@@ -2,6 +2,7 @@
 
 from receiver.runtime.handle import TaskHandle
 from receiver.runtime.receiver import Receiver
+from receiver.runtime.trying import find_destination, try_destination
 from receiver.runtime.upkeep import keep_of, replay_of, retention_of, store_of
 from receiver.runtime.wiring import Runtime, journal_of, open_runtime
 
@@ -9,10 +10,12 @@ __all__ = [
     "Receiver",
     "Runtime",
     "TaskHandle",
+    "find_destination",
     "journal_of",
     "keep_of",
     "open_runtime",
     "replay_of",
     "retention_of",
     "store_of",
+    "try_destination",
 ]

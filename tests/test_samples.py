@@ -1,0 +1,70 @@
+"""The sample of `receiver destinations test`."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from receiver.errors import NotDelivered, NotFound
+from receiver.events import EVENT_TYPES, EventType
+from receiver.runtime import find_destination, try_destination
+from receiver.samples import LABELS, PROMPT, sample_attempt, sample_event, sample_picture
+from receiver.settings import Destination, load
+
+
+def test_the_picture_is_one() -> None:
+    """A small PNG that any library opens: a grid of four that differ."""
+    data = sample_picture()
+    with Image.open(io.BytesIO(data)) as picture:
+        assert (picture.format, picture.size, picture.mode) == ("PNG", (512, 512), "RGB")
+        corners = {picture.getpixel(at) for at in [(4, 4), (508, 4), (4, 300), (508, 300)]}
+        assert len(corners) == 4
+    assert len(data) < 10_000
+
+
+@pytest.mark.parametrize("type", EVENT_TYPES)
+def test_it_is_marked_as_a_sample(tmp_path: Path, type: EventType) -> None:
+    """In its prompt and by a label, whatever it tells; only a result has a picture."""
+    event = sample_event(type, 1_732_200_402_250)
+    attempt = sample_attempt(event, destination="x", deadline=1.0, folder=tmp_path)
+    assert (event.type, event.prompt, event.labels) == (type, PROMPT, LABELS)
+    assert PROMPT.startswith("SAMPLE")
+    assert (event.reason or "SAMPLE").startswith("SAMPLE")
+    assert event.id.startswith(f"{event.submission_id}.{type}")
+    assert [item.path.read_bytes() for item in attempt.media] == (
+        [sample_picture()] if type == "task.succeeded" else []
+    )
+
+
+async def test_the_receipt_is_the_handlers_own(tmp_path: Path) -> None:
+    """The real handler, with the picture."""
+    receipt = await try_destination(Destination(name="album", url=f"file:{tmp_path}/album"))
+    assert receipt.ref is not None
+    assert Path(receipt.ref).read_bytes() == sample_picture()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("exit 65", "album did not take the sample. An event would be dead there: exit status 65: never"),
+        ("exit 75", "album did not take the sample. It asks to come again in 60 s: exit status 75: later"),
+        ("exit 1", "album did not take the sample. An event would be tried again: exit status 1"),
+    ],
+)
+async def test_the_reason_is_the_handlers_own(script: str, told: str) -> None:
+    """And what an engine would make of it."""
+    item = Destination(name="album", handler="command", options={"command": ["/bin/sh", "-c", script]})
+    with pytest.raises(NotDelivered) as caught:
+        await try_destination(item)
+    assert str(caught.value) == told
+
+
+def test_an_unknown_name_is_told_with_those_there_are(tmp_path: Path) -> None:
+    """In one sentence."""
+    settings = load({"RECEIVER_TO": "file:./a file:./b"}, tmp_path)
+    assert find_destination(settings, "file-2").url == "file:./b"
+    with pytest.raises(NotFound, match=r"no destination 'album' in the settings\. There are: file, file-2\."):
+        find_destination(settings, "album")
