@@ -11,6 +11,7 @@ import typer
 from receiver.cli import (
     describing,
     destinations,
+    listening,
     listings,
     making,
     pressing,
@@ -57,6 +58,7 @@ app.command()(describing.handlers)
 app.command()(describing.settings)
 app.command()(describing.inspect)
 app.command()(serving.simulate)
+app.command()(listening.listen)
 
 
 def _print_version(wanted: bool) -> None:
