@@ -11,7 +11,8 @@ from typer.main import get_command
 from receiver.cli import app
 from receiver.events import EVENT_TYPES
 from receiver.handlers.registry import describe_handlers
-from receiver.settings import describe
+from receiver.runtime.routing import route_of
+from receiver.settings import describe, load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -41,10 +42,22 @@ def test_the_handlers_table_is_the_declared_options() -> None:
     rows = ["| handler | what it does | option | default | |", "|---|---|---|---|---|"]
     for handler in describe_handlers():
         for option in handler.options:
-            rows.append(
-                f"| `{handler.name}` | {handler.summary} | `{option.name}` | `{option.default}` | {option.help} |"
-            )
+            default = "required" if option.default is None else f"`{option.default}`"
+            rows.append(f"| `{handler.name}` | {handler.summary} | `{option.name}` | {default} | {option.help} |")
     assert section("handlers") == "\n".join(rows) + "\n"
+
+
+BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
+TABLES = [text for kind, text in BLOCKS if kind == "toml" and "[destinations." in text]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_destination_of_the_readme_can_be_read(tmp_path: Path, table: str) -> None:
+    """With all it says about itself, but for what its handler alone knows."""
+    environ = dict.fromkeys(re.findall(r"\$(\w+)", table), "x")
+    (tmp_path / "receiver.toml").write_text(table)
+    for item in load(environ, tmp_path).resolved_destinations():
+        assert route_of(item).destination == item.name
 
 
 COMMANDS = sorted(set(re.findall(r"^(?:receiver) +([a-z]+(?: [a-z]+)?)", README, re.MULTILINE)))
