@@ -317,12 +317,15 @@ def test_settings_are_frozen_and_their_repr_holds_no_secret(tmp_path: Path) -> N
         "RECEIVER_TO": "tgram://s3cret",
         "RECEIVER_DESTINATIONS__A__TOKEN": "s3cret-token",
         "RECEIVER_DESTINATIONS__A__URL": "https://h/s3cret",
+        "RECEIVER_DESTINATIONS__A__SECRET": '["s3cret-old", "s3cret-new"]',
     }
     settings = load(environ, tmp_path)
     with pytest.raises(ValidationError):
         settings.port = 1  # type: ignore[misc]
     assert "s3cret" not in repr(settings) + str(settings.resolved_destinations()) + str(show(settings))
-    assert set(settings.secret_values()) == {"s3cret-key", "s3cret" * 6, "s3cret-token"}
+    assert set(settings.secret_values()) == {
+        "s3cret-key", "s3cret" * 6, "s3cret-token", "s3cret-old", "s3cret-new",
+    }  # fmt: skip
 
 
 def test_show_gives_value_and_source_of_each(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def _texts(value: object) -> list[str]:
     """A secret option may be one text or several."""
     if isinstance(value, list | tuple):
         return [item for item in value if isinstance(item, str)]
-    return [value, *value.split()] if isinstance(value, str) else []
+    return [value] if isinstance(value, str) else []
 
 
 def _table(name: object, table: object) -> object:
