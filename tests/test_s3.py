@@ -35,6 +35,7 @@ from receiver.handlers.s3.profile import read_profile
 from receiver.media import MediaStore, Tiles
 from receiver.settings import Destination
 from receiver.settings.kinds import show_url
+from receiver.testing import check_handler
 
 PICTURE = grid_picture(400, 300)
 STEM = f"mj/2024-11-21/paper-boat-calm-water-{ID}"
@@ -732,6 +733,16 @@ def test_a_profile_without_keys_says_what_to_do(tmp_path: Path, name: str, sente
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_handler_keeps_its_contract(server: Buckets, bucket: str) -> None:
+    """One effect over retries, crashes, duplicates, deadlines and cancellations, against the real server."""
+    store = reading(server, bucket)
+
+    async def effects() -> list[tuple[str, str]]:
+        return [(key, hashlib.sha256(await content(store, key)).hexdigest()) for key in await listed(store)]
+
+    await check_handler(S3Handler, server.options(bucket, embed=True), effects=effects)
 
 
 async def test_from_a_prompt_to_the_bucket(server: Buckets, bucket: str, tmp_path: Path) -> None:

@@ -60,12 +60,12 @@ class FileHandler:
 
         path: Path = Field(Path("outputs"), description="Folder for the pictures; it is made if it is missing.")
         tiles: bool = Field(
-            False,
+            default=False,
             description="Whether a grid's four pictures are written too, as `…_u1.png` (top left) to `…_u4.png`. "
             "Needs the extra `images`.",
         )
         embed: bool = Field(
-            False, description="Whether prompt, parameters and task id are written into PNGs, as iTXt chunks."
+            default=False, description="Whether prompt, parameters and task id are written into PNGs, as iTXt chunks."
         )
 
     def __init__(self, options: Options) -> None:

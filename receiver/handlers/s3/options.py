@@ -40,54 +40,61 @@ class S3Options(HandlerOptions):
     """Options of an `s3` destination. Secrets may stay out of them: see `credentials`."""
 
     bucket: Annotated[str, AfterValidator(_check_bucket)] = Field(description="The bucket, or Azure's container.")
-    service: Service = Field("s3", description="What it speaks: S3, Google Cloud Storage or Azure Blob Storage.")
+    service: Service = Field(
+        default="s3", description="What it speaks: S3, Google Cloud Storage or Azure Blob Storage."
+    )
     path: Annotated[str, AfterValidator(check_template)] = Field(
-        f"mj/{NAMES}",
+        default=f"mj/{NAMES}",
         description="Where each file goes, of letters, digits, `/ _ . = ! ~ -` and the fields `{date} {year} {month} "
         "{day} {slug} {id} {kind} {tile} {ext} {label.NAME}`; `{id}`, `{tile}` and `{ext}` must be in it.",
     )
     tiles: bool = Field(
-        False, description="Whether a grid's four pictures are put, too: `{tile}` is `-u1` to `-u4`. Extra `images`."
+        default=False,
+        description="Whether a grid's four pictures are put, too: `{tile}` is `-u1` to `-u4`. Extra `images`.",
     )
     embed: bool = Field(
-        False, description="Whether prompt, parameters and task id are written into PNGs, as iTXt chunks."
+        default=False, description="Whether prompt, parameters and task id are written into PNGs, as iTXt chunks."
     )
     cache_control: Annotated[str, AfterValidator(_check_header)] = Field(
-        "max-age=31536000, immutable", description="The pictures' Cache-Control; empty for none."
+        default="max-age=31536000, immutable", description="The pictures' Cache-Control; empty for none."
     )
     conditional: bool = Field(
-        True,
+        default=True,
         description="Whether pictures are put by `If-None-Match: *`. Off for servers that do not know it: "
         "then we look first, and a file that comes in between is overwritten.",
     )
     endpoint: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
-        None, description="The server's URL, where it is not the service's own: MinIO, R2, SeaweedFS, Ceph …"
+        default=None, description="The server's URL, where it is not the service's own: MinIO, R2, SeaweedFS, Ceph …"
     )
     region: str | None = Field(
-        None, pattern=r"^[a-z0-9-]{1,40}$", description="The bucket's region; else of the environment, or us-east-1."
+        default=None,
+        pattern=r"^[a-z0-9-]{1,40}$",
+        description="The bucket's region; else of the environment, or us-east-1.",
     )
     addressing: Literal["path", "virtual"] = Field(
-        "path", description="`path` is `https://host/bucket/key`, `virtual` is `https://bucket.host/key`."
+        default="path", description="`path` is `https://host/bucket/key`, `virtual` is `https://bucket.host/key`."
     )
     profile: str | None = Field(
-        None, description="Profile of `~/.aws/credentials` and `~/.aws/config`; else AWS_PROFILE, or `default`."
+        default=None, description="Profile of `~/.aws/credentials` and `~/.aws/config`; else AWS_PROFILE, or `default`."
     )
     access_key: SecretStr | None = Field(
-        None, description="Access key id; on Azure the account's key. Without it: the usual chain, see below."
+        default=None, description="Access key id; on Azure the account's key. Without it: the usual chain, see below."
     )
-    secret_key: SecretStr | None = Field(None, description="Secret access key, together with `access_key`.")
-    session_token: SecretStr | None = Field(None, description="Session token, for temporary keys.")
+    secret_key: SecretStr | None = Field(default=None, description="Secret access key, together with `access_key`.")
+    session_token: SecretStr | None = Field(default=None, description="Session token, for temporary keys.")
     account: str | None = Field(
-        None, pattern=r"^[a-z0-9]{3,24}$", description="Azure's storage account; else AZURE_STORAGE_ACCOUNT_NAME."
+        default=None,
+        pattern=r"^[a-z0-9]{3,24}$",
+        description="Azure's storage account; else AZURE_STORAGE_ACCOUNT_NAME.",
     )
     service_account: Path | None = Field(
-        None, description="Google's service account file; else GOOGLE_APPLICATION_CREDENTIALS or the machine's."
+        default=None, description="Google's service account file; else GOOGLE_APPLICATION_CREDENTIALS or the machine's."
     )
     public_url: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
-        None, description="The base URL under which the bucket is public: receipts link there."
+        default=None, description="The base URL under which the bucket is public: receipts link there."
     )
     link_for: Annotated[Seconds, Field(gt=0, le=LONGEST_LINK)] | None = Field(
-        None, description="Or how long a signed link in the receipt opens the file, at most 7d."
+        default=None, description="Or how long a signed link in the receipt opens the file, at most 7d."
     )
 
     @model_validator(mode="after")
