@@ -55,6 +55,7 @@ class Buckets:
                     COMMAND, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
                     f"-s3.config={config}", "-s3.iam=false", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0",
                     "-s3.port.lance=0", "-volume.max=200", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false",
+                    "-master.electionTimeout=1s", "-master.heartbeatInterval=200ms", "-master.raftHashicorp=false",
                     *(f"-{name}={port}" for name, port in self._ports.items()),
                 ],
                 stdout=log, stderr=log, cwd=self._folder,

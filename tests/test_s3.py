@@ -96,9 +96,9 @@ async def test_a_result_is_a_picture_and_a_json(server: Buckets, bucket: str, tm
     assert found.attributes == {
         "Content-Type": "image/png",
         "Cache-Control": "max-age=31536000, immutable",
-        "receiver-sha256": item.media.digest,
-        "receiver-original": item.media.digest,
-        "receiver-submission": ID,
+        "sha256": item.media.digest,
+        "original": item.media.digest,
+        "submission": ID,
     }
     assert bytes(await found.bytes_async()) == PICTURE
     assert receipt.ref == f"s3://{bucket}/{STEM}.png"
@@ -324,6 +324,7 @@ async def test_without_conditions_we_look_first(server: Buckets, bucket: str, tm
             r"not accept these credentials \(403 SignatureDoesNotMatch; bucket t.*Ch",
         ),
         ({"access_key": "AKIANOBODY"}, r"does not accept these credentials \(403 InvalidAccessKeyId; "),
+        ({"bucket": "no-such-bucket", "conditional": False}, r"has no such bucket \(404 NoSuchBucket; "),
         ({"bucket": "no-such-bucket"}, r"has no such bucket \(404 NoSuchBucket; bucket no-such-bucket\)\. Make it, or"),
         (
             {"access_key": READER, "secret_key": READER_SECRET},
@@ -456,7 +457,7 @@ ANSWERS = [
     (501, xml("NotImplemented"), StoreError, "set conditional = false"),
     (507, "", StoreError, "is full"),
     (400, "<html>nonsense</html>", StoreError, "found the request wrong"),
-    (500, xml("InternalError"), StoreError, r"answered 500 InternalError for the bucket b\."),
+    (500, xml("InternalError"), StoreError, r"answered 500 InternalError for the bucket bkt\."),
     (502, "<html>", StoreError, r"answered 502 for the bucket"),
     (418, "", StoreError, r"answered 418 for the bucket"),
 ]
@@ -477,7 +478,7 @@ async def test_every_answer_has_its_outcome(
         writer.close()
 
     async with listening(answer) as url:
-        options = {"bucket": "b", "endpoint": url, "access_key": "AKIA", "secret_key": "5ecr3t-5ecr3t"}
+        options = {"bucket": "bkt", "endpoint": url, "access_key": "AKIA", "secret_key": "5ecr3t-5ecr3t"}
         with pytest.raises(kind, match=sentence) as caught:
             await handler_of(options).deliver(attempt_of(EVENT, stored(tmp_path, PICTURE)))
     assert "5ecr3t" not in str(caught.value)
@@ -498,8 +499,8 @@ async def test_no_credentials_are_told_as_such(tmp_path: Path, monkeypatch: pyte
 
     async with listening(refuse) as url:
         monkeypatch.setenv("AWS_METADATA_ENDPOINT", url)
-        with pytest.raises(StoreError, match=r"There are no credentials for the bucket b: .* Set AWS_ACCESS_KEY_ID"):
-            await handler_of({"bucket": "b"}).deliver(attempt_of(EVENT, stored(tmp_path, PICTURE)))
+        with pytest.raises(StoreError, match=r"There are no credentials for the bucket bkt: .* Set AWS_ACCESS_KEY_ID"):
+            await handler_of({"bucket": "bkt"}).deliver(attempt_of(EVENT, stored(tmp_path, PICTURE)))
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------

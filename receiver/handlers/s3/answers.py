@@ -35,7 +35,8 @@ _CREDENTIALS = Meaning(
     "does not accept these credentials", "Check access_key and secret_key, or what gives them in their place."
 )
 _RIGHTS = Meaning(
-    "does not let these credentials do that", "Allow them to write and read objects (s3:PutObject and s3:GetObject)."
+    "does not let these credentials do that",
+    "Allow them to write and read objects (on S3: s3:PutObject and s3:GetObject).",
 )
 _BUSY = Meaning("is too busy", "", "later")
 _REGION = Meaning("says that the bucket lies in another region", "Set region, or AWS_REGION.")
@@ -84,7 +85,12 @@ _STATUSES: dict[int, Meaning] = {
 _STATUS = re.compile(r"(?:non-2xx status code: |status: |error status )(\d{3})")
 _CODE = re.compile(r"<Code>\s*([A-Za-z]{1,60})\s*</Code>")
 _REGION_SAID = re.compile(r"<Region>\s*([a-z0-9-]{1,40})\s*</Region>")
-_KIND_STATUSES = {"NotFoundError": 404, "PermissionDeniedError": 403, "UnauthenticatedError": 401}
+_KIND_STATUSES = {
+    "FileNotFoundError": 404,
+    "NotFoundError": 404,
+    "PermissionDeniedError": 403,
+    "UnauthenticatedError": 401,
+}
 _CAUSES = (
     ("Connection refused", "nothing listens there"),
     ("dns error", "its name cannot be resolved"),

@@ -24,6 +24,10 @@ PENDING_SECONDS = 15.0
 WHOLE = 16 * 1024 * 1024
 """Bytes up to which a file is put in one request; only that can be conditional everywhere."""
 
+# Metadata of each picture. Letters and digits only: Azure takes no hyphens there, and some proxies drop underscores.
+DIGEST = "sha256"
+ORIGINAL = "original"
+
 
 class S3Handler:
     """Puts results into a bucket: `task.succeeded` as pictures and JSON, what failed or asks for input as JSON."""
@@ -82,9 +86,9 @@ class S3Handler:
     async def _put(self, key: str, piece: Piece, attempt: Attempt) -> dict[str, Any]:
         attributes = {
             "Content-Type": piece.stored.media.type,
-            "receiver-sha256": piece.digest,
-            "receiver-original": piece.stored.media.digest,
-            "receiver-submission": attempt.event.submission_id,
+            DIGEST: piece.digest,
+            ORIGINAL: piece.stored.media.digest,
+            "submission": attempt.event.submission_id,
         }
         if self._options.cache_control:
             attributes["Cache-Control"] = self._options.cache_control
@@ -117,9 +121,9 @@ class S3Handler:
         if found is None:
             return None
         # Another version of Pillow, or of us, may have made the same piece of the same original in other bytes.
-        if piece.made and found.original == piece.stored.media.digest:
+        if piece.made and found.attributes.get(ORIGINAL) == piece.stored.media.digest:
             return found.etag
-        if found.size == piece.size and (found.digest or await self._place.digest(key)) == piece.digest:
+        if found.size == piece.size and (found.attributes.get(DIGEST) or await self._place.digest(key)) == piece.digest:
             return found.etag
         raise Rejected(
             f"Another file lies at {self._place.url(key)} and was left alone. Move it away, or set another path; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 Store = S3Store | GCSStore | AzureStore
 PART = 8 * 1024 * 1024
 """Bytes of one part of a large upload; S3 wants at least 5 MiB."""
-DIGEST = "receiver-sha256"
-ORIGINAL = "receiver-original"
 _SERVERS = {"s3": "The object store", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
 # Short, because our own policy waits longer and better; enough for a connection that went stale.
 _RETRY: RetryConfig = {
@@ -43,12 +41,11 @@ class Taken(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What lies under a key. Digests in hex, "" where it does not say."""
+    """What lies under a key. `attributes`: its headers, and the metadata whoever put it gave along."""
 
     etag: str
     size: int
-    digest: str
-    original: str
+    attributes: Mapping[str, str]
 
 
 class Place:
@@ -95,17 +92,11 @@ class Place:
             try:
                 # A GET whose body is not read: a HEAD's error has no body that says what is wrong.
                 result = await obstore.get_async(self._store, key)
-            except NotFoundError as exc:
+            except (FileNotFoundError, NotFoundError) as exc:  # obstore's is the built-in one, unlike its type hints
                 if "NoSuchBucket" in str(exc) or "ContainerNotFound" in str(exc):
                     raise
                 return None
-        said = result.attributes
-        return Found(
-            etag=result.meta["e_tag"] or "",
-            size=result.meta["size"],
-            digest=said.get(DIGEST, ""),
-            original=said.get(ORIGINAL, ""),
-        )
+        return Found(etag=result.meta["e_tag"] or "", size=result.meta["size"], attributes=result.attributes)
 
     async def digest(self, key: str) -> str:
         """The SHA-256 of what lies under the key, read in full."""
