@@ -83,6 +83,21 @@ class Buckets:
         httpx.post(f"{self._filer}/buckets/{name}/", timeout=10, trust_env=False).raise_for_status()
         return name
 
+    def limit_writes(self, bucket: str, mebibytes: int) -> None:
+        """Have the server answer 503 where more than that is under way at once."""
+        address = "{0}.{1}".format
+        master = address(self._ports["master.port"], self._ports["master.port.grpc"])
+        filer = address(self._ports["filer.port"], self._ports["filer.port.grpc"])
+        # A bucket's limit counts only where there is one for all, too.
+        commands = (
+            "s3.circuitBreaker -global -type Count -actions Write -values 10000 -apply\n"
+            f"s3.circuitBreaker -buckets {bucket} -type MB -actions Write -values {mebibytes} -apply\n"
+        )
+        subprocess.run(
+            [COMMAND, "shell", f"-master=127.0.0.1:{master}", f"-filer=127.0.0.1:{filer}"],
+            input=commands.encode(), capture_output=True, check=True, timeout=PATIENCE, cwd=self._folder,
+        )  # fmt: skip
+
     def options(self, bucket: str, **other: Any) -> dict[str, Any]:
         """Options of an `s3` destination here."""
         return {

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from receiver.deliveries import Receipt
 from receiver.errors import MediaError, SettingsError
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.pieces import ArchiveError
-from receiver.handlers.registry import build
+from receiver.handlers.registry import build, describe_handlers
 from receiver.handlers.s3 import S3Handler
 from receiver.handlers.s3.answers import StoreError
 from receiver.handlers.s3.handler import WHOLE
@@ -395,6 +396,22 @@ async def listening(handle: Any) -> AsyncIterator[str]:
         running.close()
 
 
+async def test_a_real_server_that_is_too_busy_is_left_in_peace(server: Buckets, bucket: str, tmp_path: Path) -> None:
+    """It answers 503: the whole destination rests, and no attempt is used up."""
+    server.limit_writes(bucket, 1)
+    item = stored(tmp_path, b"\x89PNG\r\n\x1a\n" + bytes(3 * 2**20))
+    async with asyncio.timeout(30):
+        while True:  # until the server has read its own settings
+            try:
+                await handler_of(server.options(bucket)).deliver(attempt_of(EVENT, item))
+            except RetryLater as exc:
+                busy = exc
+                break
+            await reading(server, bucket).delete_async(f"{STEM}.png")
+    assert (busy.after, busy.pause) == (15, True)
+    assert re.match(rf"The server .* is too busy \(503 ErrRequestBytesExceed; bucket {bucket}\)\.", str(busy))
+
+
 async def test_a_server_killed_in_between_is_tried_again(server: Buckets, bucket: str, tmp_path: Path) -> None:
     """Killed after the picture and before the JSON: the attempt fails with a sentence, and so does the next; when the
     server is back, the one after completes it, and the picture is the one put before."""
@@ -638,6 +655,23 @@ def test_wrong_options_stop_the_start(
     assert str(caught.value).startswith("Destination store: ")
     assert sentence in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        ("obstore", 'The handler s3 needs more than the core: pip install "imagine-receiver[s3]"'),
+        ("PIL", 'The option tiles needs more than the core: pip install "imagine-receiver[images]"'),
+    ],
+)
+def test_a_missing_extra_stops_the_start(monkeypatch: pytest.MonkeyPatch, module: str, sentence: str) -> None:
+    """With the command that helps. The handler is listed with its options all the same."""
+    monkeypatch.setitem(sys.modules, module, None)  # as Python itself marks what cannot be imported
+    with pytest.raises(SettingsError) as caught:
+        build(Destination(name="store", url="s3://acme?tiles=true"))
+    assert str(caught.value) == f"Destination store: {sentence}"
+    (doc,) = [doc for doc in describe_handlers() if doc.name == "s3"]
+    assert (doc.problem, "link_for" in {option.name for option in doc.options}) == (None, True)
 
 
 def test_secrets_are_not_shown() -> None:

@@ -53,6 +53,14 @@ class Piece:
                 f"The archived file {self.stored.path} is damaged; its SHA-256 should be {self.stored.media.digest}."
             )
 
+    def read(self) -> bytearray:
+        """The content in memory, once. Blocks; raises as `blocks`."""
+        held, at = bytearray(self.size), 0
+        for block in self.blocks():
+            held[at : at + len(block)] = block
+            at += len(block)
+        return held
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:

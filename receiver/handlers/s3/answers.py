@@ -60,6 +60,7 @@ _CODES: dict[str, Meaning] = {
             "ServiceUnavailable",
             "TooManyRequests",
             "ErrTooManyRequest",
+            "ErrRequestBytesExceed",
             "RequestLimitExceeded",
             "ServerBusy",
         ),

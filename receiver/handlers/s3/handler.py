@@ -40,7 +40,7 @@ class S3Handler:
 
     def __init__(self, options: S3Options) -> None:
         """Raises SettingsError where an extra is missing, or the options do not make a store."""
-        require("obstore", extra="s3", why="A bucket")
+        require("obstore", extra="s3", why="The handler s3")
         if options.tiles:
             require("PIL", extra="images", why="The option tiles")
         from receiver.handlers.s3.place import Place, Taken  # noqa: PLC0415 - an optional extra
@@ -100,7 +100,7 @@ class S3Handler:
         create = self._options.conditional
         if not create and (etag := await self._there(key, piece)) is not None:
             return etag
-        data = await in_thread(lambda: b"".join(piece.blocks()))
+        data = await in_thread(piece.read)
         try:
             return await self._place.put(key, data, attributes, create=create)
         except self._taken:

@@ -66,7 +66,7 @@ class Place:
         except BaseError as exc:
             raise SettingsError(f"The bucket {options.bucket} cannot be used: {_first_line(exc)}") from exc
 
-    async def put(self, key: str, data: bytes, attributes: dict[str, str], *, create: bool) -> str:
+    async def put(self, key: str, data: bytes | bytearray, attributes: dict[str, str], *, create: bool) -> str:
         """Put an object and return its ETag. With `create` only where nothing lies yet: raises Taken."""
         with self._translating():
             try:
