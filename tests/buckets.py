@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
-from servers import free_port
 
 COMMAND = Path(sys.executable).with_name("weed")
 KEY, SECRET = "AKIARECEIVER", "s3cret-of-the-receiver"
@@ -31,13 +32,20 @@ _PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
 _PORTS += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
 
 
+def _free_ports(count: int) -> list[int]:
+    """All different: each is held until the last is found."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [item.getsockname()[1] for item in sockets]
+
+
 class Buckets:
     """The server. `start` after `kill` finds what it had."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         # Every port by name: some defaults are taken on many machines.
-        self._ports = {name: free_port() for name in _PORTS}
+        self._ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ("127.0.0.1", self._ports["s3.port"])
         self.url = f"http://127.0.0.1:{self._ports['s3.port']}"
