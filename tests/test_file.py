@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import attempts
 import msgspec
 import pytest
 from hypothesis import given
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from receiver.deliveries import Receipt
-from receiver.errors import SettingsError
+from receiver.errors import MediaError, SettingsError
 from receiver.events import Event, EventType, Media
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
-from receiver.handlers.file import FileHandler, file_stem, parameters, slug
+from receiver.handlers.file import FileHandler, file_stem
+from receiver.handlers.names import slug
+from receiver.handlers.provenance import parameters
 from receiver.tasks import Button, Task
 
 ID = "01JD7K0000ABCDEFGHJKMNPQRS"  # 2024-11-21T14:46:06.080Z
@@ -481,3 +484,42 @@ def test_unknown_options_are_refused() -> None:
     """A typo in the settings stops the start."""
     with pytest.raises(ValidationError):
         FileHandler.Options.model_validate({"path": "x", "folder": "y"})
+
+
+async def test_tiles_and_provenance_if_asked_for(out: Path, tmp_path: Path) -> None:
+    """The grid, its four pictures in the order of the buttons and a JSON that names them; provenance in each PNG."""
+    grid = attempts.stored(tmp_path, attempts.grid_picture())
+    cut = [
+        dataclasses.replace(attempts.stored(tmp_path, attempts.grid_picture(10 + number, 8)), tile=number)
+        for number in range(1, 5)
+    ]
+
+    async def tiles() -> tuple[StoredMedia, ...]:
+        return tuple(cut)
+
+    handler = FileHandler(FileHandler.Options(path=out, tiles=True, embed=True))
+    await handler.deliver(attempt_of(EVENT, grid, tiles=tiles))
+    names = [f"{STEM}.png", *(f"{STEM}_u{number}.png" for number in range(1, 5))]
+    assert names_in(out) == sorted([*names, f"{STEM}.json"])
+    written = json.loads((out / f"{STEM}.json").read_bytes())
+    assert [item["file"] for item in written["media"]] == names
+    assert [item.get("tile") for item in written["media"]] == [None, "U1", "U2", "U3", "U4"]
+    assert written["media"][0]["original"] == grid.media.digest
+    for item in written["media"]:
+        data = (out / item["file"]).read_bytes()
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (item["sha256"], item["size"])
+        assert b"a paper boat on calm water" in data
+    assert grid.path.read_bytes() == attempts.grid_picture()
+
+
+async def test_a_picture_that_cannot_be_cut_is_written_whole(out: Path, tmp_path: Path) -> None:
+    """No tiles is no reason for no picture: the JSON says why there are none."""
+
+    async def tiles() -> tuple[StoredMedia, ...]:
+        raise MediaError("The picture was not cut into tiles: it moves.", permanent=True)
+
+    handler = FileHandler(FileHandler.Options(path=out, tiles=True))
+    await handler.deliver(attempt_of(EVENT, stored(tmp_path), tiles=tiles))
+    written = json.loads((out / f"{STEM}.json").read_bytes())
+    assert written["tiles_problem"] == "The picture was not cut into tiles: it moves."
+    assert names_in(out) == [f"{STEM}.json", f"{STEM}.png"]

@@ -23,7 +23,7 @@ from receiver.dispatcher.turns import Turns
 from receiver.errors import JournalError
 from receiver.handlers.base import RetryLater
 from receiver.journal.base import Journal, Work
-from receiver.media import MediaStore
+from receiver.media import MediaStore, Tiles
 
 __all__ = ["LOOK_SECONDS", "PATIENCE", "Dispatcher", "OpenDestination"]
 
@@ -62,6 +62,7 @@ class Dispatcher:
         self._journal = journal
         self._destinations = destinations
         self._store = store
+        self._tiles = Tiles(store)
         self._clock = clock
         self.owner = owner
         self._changed = changed
@@ -216,7 +217,7 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         stuck = loop.call_later(destination.timeout + self._patience, self._give_up, destination, work)
         try:
-            return await destination.handler.deliver(build(destination, work, self._store))
+            return await destination.handler.deliver(build(destination, work, self._store, self._tiles))
         finally:
             stuck.cancel()
 

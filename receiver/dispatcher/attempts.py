@@ -6,16 +6,18 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import structlog
 
 from receiver.backoff import DELIVERY, wait
 from receiver.deliveries import AttemptOutcome, Completion, DeliveryStatus, Receipt
-from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, StoredMedia
+from receiver.events import Event, Media
+from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, StoredMedia, no_tiles
 from receiver.journal.base import Work
-from receiver.media import MediaStore
-from receiver.tasks import clean_text
+from receiver.media import MediaStore, Tiles
+from receiver.tasks import clean_text, is_grid
 from receiver.telemetry import redact
 
 log = structlog.get_logger("receiver.dispatcher")
@@ -55,7 +57,7 @@ class Ending:
     interrupted: bool
 
 
-def build(destination: OpenDestination, work: Work, store: MediaStore) -> Attempt:
+def build(destination: OpenDestination, work: Work, store: MediaStore, tiles: Tiles) -> Attempt:
     """What the handler gets."""
     row = work.submission
     result = work.event.type == "task.succeeded"
@@ -72,6 +74,20 @@ def build(destination: OpenDestination, work: Work, store: MediaStore) -> Attemp
         previous=work.receipts.get(destination.name),
         parent=work.parent,
         receipts={name: receipt for name, receipt in work.receipts.items() if name != destination.name},
+        tiles=partial(_tiles_of, media[0], tiles) if _shows_four(work.event, media) else no_tiles,
+    )
+
+
+def _shows_four(event: Event, media: tuple[Media, ...]) -> bool:
+    if len(media) != 1 or not media[0].type.startswith("image/") or event.task is None:
+        return False
+    return is_grid(event.task, event.kind, event.button)
+
+
+async def _tiles_of(grid: Media, tiles: Tiles) -> tuple[StoredMedia, ...]:
+    made = await tiles.of(grid)
+    return tuple(
+        StoredMedia(media=media, path=tiles.path(grid, number), tile=number) for number, media in enumerate(made, 1)
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -56,10 +56,20 @@ class Rejected(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMedia:
-    """An archived file a handler may read: what the journal knows of it, and where it lies."""
+    """An archived file a handler may read: what the journal knows of it, and where it lies.
+
+    Attributes:
+        tile: 1 to 4 for a picture cut from a grid (U1 top left, U2 top right, U3 bottom left, U4 bottom right); else 0.
+    """
 
     media: Media
     path: Path
+    tile: int = 0
+
+
+async def no_tiles() -> tuple[StoredMedia, ...]:
+    """What is cut from a result that is no grid."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +88,9 @@ class Attempt:
         previous: the last receipt of this submission at this destination (what a chat edits).
         parent: the parent submission's last receipt at this destination (what a reply threads under).
         receipts: the last receipts of this submission at other destinations, by name.
+        tiles: `await attempt.tiles()` gives the four pictures of a grid, U1 to U4, cut once for all destinations; none
+            for anything else. It needs the extra `images` (see `extras.require`), and raises MediaError: permanent
+            where the grid cannot be cut, which is no reason to keep back the rest.
     """
 
     event: Event
@@ -91,6 +104,7 @@ class Attempt:
     previous: Receipt | None = None
     parent: Receipt | None = None
     receipts: Mapping[str, Receipt]
+    tiles: Callable[[], Awaitable[tuple[StoredMedia, ...]]] = no_tiles
 
 
 class Handler(Protocol):

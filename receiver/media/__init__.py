@@ -4,5 +4,6 @@ from receiver.media.addresses import is_public
 from receiver.media.fetcher import Fetcher
 from receiver.media.kinds import sniff
 from receiver.media.store import MediaStore
+from receiver.media.tiles import Tiles
 
-__all__ = ["Fetcher", "MediaStore", "is_public", "sniff"]
+__all__ = ["Fetcher", "MediaStore", "Tiles", "is_public", "sniff"]

@@ -1,6 +1,7 @@
 """The media store: a folder that keeps every archived file once, under the SHA-256 of its content.
 
-Layout: `<first two hex digits>/<digest><extension>`; while a file is coming in, it is `.<random>.part` beside them.
+Layout: `<first two hex digits>/<digest><extension>`, and `<digest>.u1.png` to `.u4.png` where a grid was cut into
+tiles; while a file is coming in, it is `.<random>.part` beside them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,23 @@ class MediaStore:
     def path(self, media: Media) -> Path:
         """Where `media` lies, or would lie."""
         return _place_of(self.folder, media.digest, media.extension)
+
+    def tile_paths(self, digest: str) -> tuple[Path, ...]:
+        """Where the four tiles of a grid lie, or would lie: beside it, and gone with it."""
+        return tuple(_place_of(self.folder, digest, f".u{number}.png") for number in range(1, 5))
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Something made of what is kept here: whole and on disk under its name, or not there. A blocking call.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        draft = _Draft(self.folder)
+        try:
+            draft.add(data)
+            draft.keep_as(path)
+        finally:
+            draft.drop()
 
     async def put(self, chunks: AsyncIterator[bytes], *, url: str, index: int, max_bytes: int) -> Media:
         """Keep what `chunks` yields; on disk (file and folder synced) when this returns, and nothing is left otherwise.
@@ -126,6 +144,8 @@ class MediaStore:
                     gone = False
                 else:
                     path.unlink()
+        for tile in self.tile_paths(digest) if gone and _DIGEST.match(digest) else ():
+            tile.unlink(missing_ok=True)
         return gone
 
     def _read(self, digest: str) -> bytes:
@@ -171,7 +191,7 @@ class _Draft:
 
     def sync(self) -> None:
         """Every byte on disk, the file closed."""
-        if self._file is not None:
+        if self._file is not None and not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
@@ -180,11 +200,15 @@ class _Draft:
         """Give the file its name and return its digest. The same content again replaces itself: that heals damage."""
         self.sync()
         digest = self._sha256.hexdigest()
-        path = _place_of(self._folder, digest, extension)
+        self.keep_as(_place_of(self._folder, digest, extension))
+        return digest
+
+    def keep_as(self, path: Path) -> None:
+        """Give the file that name."""
+        self.sync()
         make_folder(path.parent)
         os.replace(self._path, path)
         sync_folder(path.parent)
-        return digest
 
     def drop(self) -> None:
         """Leave nothing behind. Without effect on a file that was kept."""

@@ -1,0 +1,125 @@
+"""A real S3 server for tests: SeaweedFS, a process of its own on free ports of 127.0.0.1."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+COMMAND = Path(sys.executable).with_name("weed")
+KEY, SECRET = "AKIARECEIVER", "s3cret-of-the-receiver"
+READER, READER_SECRET = "AKIAREADER", "s3cret-of-the-reader"
+PATIENCE = 60.0
+"""Seconds until a server that does not come up is given up."""
+_IDENTITIES = {
+    "identities": [
+        {"name": "receiver", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]},
+        {
+            "name": "reader",
+            "credentials": [{"accessKey": READER, "secretKey": READER_SECRET}],
+            "actions": ["Read", "List"],
+        },
+    ]
+}
+_PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
+_PORTS += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
+
+
+def _free_ports(count: int) -> list[int]:
+    """All different: each is held until the last is found."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [item.getsockname()[1] for item in sockets]
+
+
+class Buckets:
+    """The server. `start` after `kill` finds what it had."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        # Every port by name: some defaults are taken on many machines.
+        self._ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = ("127.0.0.1", self._ports["s3.port"])
+        self.url = f"http://127.0.0.1:{self._ports['s3.port']}"
+        self._filer = f"http://127.0.0.1:{self._ports['filer.port']}"
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        folder = self._folder / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self._folder / "identities.json"
+        config.write_text(json.dumps(_IDENTITIES))
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    COMMAND, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
+                    f"-s3.config={config}", "-s3.iam=false", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0",
+                    "-s3.port.lance=0", "-volume.max=200", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false",
+                    "-master.electionTimeout=1s", "-master.heartbeatInterval=200ms", "-master.raftHashicorp=false",
+                    *(f"-{name}={port}" for name, port in self._ports.items()),
+                ],
+                stdout=log, stderr=log, cwd=self._folder,
+            )  # fmt: skip
+        self._until_ready(time.monotonic() + PATIENCE)
+
+    def _until_ready(self, deadline: float) -> None:
+        while not self._ready():
+            assert self._process is not None
+            assert self._process.poll() is None, "the S3 server ended: " + (self._folder / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "the S3 server did not come up"
+            time.sleep(0.05)
+
+    def _ready(self) -> bool:
+        try:
+            # Without a bucket a volume cannot be found either; a write to the filer says that all parts have met.
+            written = httpx.post(f"{self._filer}/ready/file", files={"file": b"x"}, timeout=5, trust_env=False)
+            asked = httpx.get(self.url, timeout=5, trust_env=False)
+        except httpx.HTTPError:
+            return False
+        return written.status_code == 201 and asked.status_code in (200, 403)
+
+    def bucket(self, name: str) -> str:
+        """Make a bucket and return its name."""
+        httpx.post(f"{self._filer}/buckets/{name}/", timeout=10, trust_env=False).raise_for_status()
+        return name
+
+    def limit_writes(self, bucket: str, mebibytes: int) -> None:
+        """Have the server answer 503 where more than that is under way at once."""
+        address = "{0}.{1}".format
+        master = address(self._ports["master.port"], self._ports["master.port.grpc"])
+        filer = address(self._ports["filer.port"], self._ports["filer.port.grpc"])
+        # A bucket's limit counts only where there is one for all, too.
+        commands = (
+            "s3.circuitBreaker -global -type Count -actions Write -values 10000 -apply\n"
+            f"s3.circuitBreaker -buckets {bucket} -type MB -actions Write -values {mebibytes} -apply\n"
+        )
+        subprocess.run(
+            [COMMAND, "shell", f"-master=127.0.0.1:{master}", f"-filer=127.0.0.1:{filer}"],
+            input=commands.encode(), capture_output=True, check=True, timeout=PATIENCE, cwd=self._folder,
+        )  # fmt: skip
+
+    def options(self, bucket: str, **other: Any) -> dict[str, Any]:
+        """Options of an `s3` destination here."""
+        return {
+            "bucket": bucket,
+            "endpoint": self.url,
+            "region": "us-east-1",
+            "access_key": KEY,
+            "secret_key": SECRET,
+            **other,
+        }
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
