@@ -13,13 +13,13 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 
 from pydantic import Field, SecretStr, model_validator
 
 from receiver.deliveries import Receipt
-from receiver.handlers.base import Attempt, HandlerOptions, StoredMedia
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, StoredMedia
 from receiver.handlers.file import file_stem
 from receiver.handlers.posts import Post, linked, post_of, wait_for_media
 from receiver.handlers.slack.api import SlackApi, SlackError, SlackWebhook
@@ -117,7 +117,7 @@ class SlackHandler:
     name = "slack"
     summary = "Posts in a Slack channel, with the picture, edited from progress to result."
     schemes = ("slack",)
-    guarantee: ClassVar[Literal["once", "at least once"]] = "at least once"
+    guarantee: ClassVar[Guarantee] = "at least once"
     Options = SlackOptions
 
     def __init__(self, options: SlackOptions) -> None:

@@ -23,18 +23,18 @@ _PAGES = 20
 """Of a thousand channels each."""
 _HOMES = (".slack.com", ".slack-gov.com", ".slack-edge.com")
 
-_TAKE_TOKEN = "Set SLACK_BOT_TOKEN to the bot token (xoxb-…) from the app's page OAuth & Permissions"
+_REINSTALL = "Set SLACK_BOT_TOKEN to the bot token (xoxb-…) from the app's page OAuth & Permissions"
 _SCOPES = "Paste the manifest again (receiver slack manifest), and reinstall the app"
 _INVITE = "Invite the bot there: /invite @Receiver"
 _WEBHOOK = "Make a new webhook on the app's page Incoming Webhooks, and set webhook_url to it"
 _REPORT = "That is a fault of Receiver; please report it"
 REMEDIES: Mapping[str, str] = {
-    "invalid_auth": f"the token is wrong. {_TAKE_TOKEN}",
-    "not_authed": f"no token arrived. {_TAKE_TOKEN}",
-    "token_expired": f"the token has expired. {_TAKE_TOKEN}",
-    "token_revoked": f"the token was revoked. Install the app again. {_TAKE_TOKEN}",
-    "account_inactive": f"the bot or its workspace was removed. Install the app again. {_TAKE_TOKEN}",
-    "not_allowed_token_type": f"this kind of token may not do that. {_TAKE_TOKEN}",
+    "invalid_auth": f"the token is wrong. {_REINSTALL}",
+    "not_authed": f"no token arrived. {_REINSTALL}",
+    "token_expired": f"the token has expired. {_REINSTALL}",
+    "token_revoked": f"the token was revoked. Install the app again. {_REINSTALL}",
+    "account_inactive": f"the bot or its workspace was removed. Install the app again. {_REINSTALL}",
+    "not_allowed_token_type": f"this kind of token may not do that. {_REINSTALL}",
     "missing_scope": f"the app may not do that. {_SCOPES}",
     "no_permission": f"the app may not do that. {_SCOPES}",
     "access_denied": "the bot is denied access. Ask an administrator of the workspace to allow the app",
