@@ -78,9 +78,9 @@ class Post:
         return self.prompt or "A picture made by Midjourney"
 
     @property
-    def plain(self) -> str:
-        """Everything as lines of plain text."""
-        parts = [self.title, self.prompt, *self.texts, self.reason, self.advice, self.remark, self.facts]
+    def body(self) -> str:
+        """Everything but the title, as paragraphs of plain text."""
+        parts = [self.prompt, *self.texts, self.reason, self.advice, self.remark, self.facts]
         return "\n\n".join(part for part in parts if part)
 
 
