@@ -24,7 +24,8 @@ from receiver.handlers.registry import build
 from receiver.handlers.slack import SlackHandler, SlackOptions
 from receiver.handlers.slack.api import REMEDIES, SlackError
 from receiver.handlers.slack.manifest import SCOPES, manifest
-from receiver.settings import Destination, load
+from receiver.runtime.wiring import open_runtime
+from receiver.settings import Destination, Settings, load
 from receiver.testing import check_handler, make_attempt
 
 HOSTILE = "<!channel> @here <@U123> *bold* & <https://evil.example|click> `x` \u202etxt"
@@ -464,3 +465,19 @@ def test_the_judge_of_blocks_refuses() -> None:
         with pytest.raises(Exception, match=r"2000|invalid_blocks"):
             check_blocks([block])
     assert Block.parse({"type": "divider"})
+
+
+@pytest.mark.parametrize("link", ["nowhere", "team"])
+async def test_a_link_to_no_other_destination_stops_the_start(tmp_path: Path, link: str) -> None:
+    """A name nobody has, or its own, would be waited for in vain."""
+    settings = Settings.model_validate(
+        {
+            "data": tmp_path,
+            "provider_key": "k",
+            "to": "file:./outputs",
+            "destinations": {"team": {"handler": "slack", "channel": "x", "token": TOKEN, "link": link}},
+        }
+    )
+    with pytest.raises(SettingsError, match=f"Destination team: its option link names '{link}', .* are: file"):
+        async with open_runtime(settings):
+            pass

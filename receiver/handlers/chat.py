@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -60,8 +61,12 @@ class ChatHandler:
     def __init__(self, options: ChatOptions) -> None:
         self._options = options
         self._url = options.url.get_secret_value()
-        self._apprise, self._service = _opened(self._url)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of modules it loads for places we do not use
+            place = _place(self._url)
+        self._service = str(getattr(place, "service_name", None) or "the place")
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="chat")
+        self._own = threading.local()
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
@@ -93,7 +98,7 @@ class ChatHandler:
         """Blocks. Whether it worked, and what Apprise warned about."""
         post = post_of(attempt)
         subject = f"{post.title}: {post.prompt}" if post.prompt else post.title
-        result = self._apprise.notify(
+        result = self._apprise().notify(
             title=harmless(cut(" ".join(subject.split()), 120)),
             body=harmless(post.body),
             body_format="text",
@@ -102,6 +107,15 @@ class ChatHandler:
             timeout=max(attempt.deadline - SPARE_SECONDS, 1.0),
         )
         return bool(result), self._redacted(" ".join(entry.message for entry in result.logs()))
+
+    def _apprise(self) -> Any:
+        """This thread's own, because places keep sessions, and nothing says that threads may share them."""
+        if not hasattr(self._own, "apprise"):
+            from apprise import Apprise  # noqa: PLC0415 - an extra
+
+            self._own.apprise = Apprise()
+            self._own.apprise.add(_place(self._url))
+        return self._own.apprise
 
     def _attachments(self, attempt: Attempt) -> Any:
         """The archived files under readable names, never by URL."""
@@ -129,34 +143,30 @@ def harmless(text: str) -> str:
     return _CALLS.sub("\\1\u200b", text)
 
 
-def _opened(url: str) -> tuple[Any, str]:
-    """Apprise with one place, and that place's name.
+def _place(url: str) -> Any:
+    """Apprise's object for one place.
 
     Raises:
         SettingsError: Apprise is not installed, or does not understand the URL.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of modules it loads for places we do not use
-            return _with_apprise(url)
+        found = _instantiated(url)
     except ImportError as exc:
         raise SettingsError(
             f'The handler chat needs more than the core ({exc.name}): pip install "imagine-receiver[chat]"'
         ) from None
+    if found is None:
+        raise SettingsError(
+            "The option url is none that Apprise understands. Each service has a page with its URL's form: "
+            "https://appriseit.com/services"
+        )
+    return found
 
 
-def _with_apprise(url: str) -> tuple[Any, str]:
+def _instantiated(url: str) -> Any:
     from apprise import Apprise, AppriseAsset, PersistentStoreMode  # noqa: PLC0415 - an extra
 
     # Its warnings come back with the result; in the log they would be told without redaction.
     logging.getLogger("apprise").propagate = False
     asset = AppriseAsset(async_mode=False, storage_mode=PersistentStoreMode.MEMORY, app_id="Receiver")
-    place = Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
-    if place is None:
-        raise SettingsError(
-            "The option url is none that Apprise understands. Each service has a page with its URL's form: "
-            "https://appriseit.com/services"
-        )
-    apprise = Apprise(asset=asset)
-    apprise.add(place)
-    return apprise, str(getattr(place, "service_name", None) or "the place")
+    return Apprise.instantiate(url, asset=asset, suppress_exceptions=True)

@@ -44,8 +44,8 @@ _ENDS = frozenset({"task.succeeded", "task.failed", "task.lost"})
 class SlackOptions(HandlerOptions):
     """Options of a `slack` destination."""
 
-    channel: str = Field(
-        "", description="Where to post: a channel's id, such as `C0123ABCD`, or its name. The bot joins it if it may."
+    channel: str | None = Field(
+        None, description="Where to post: a channel's id, such as `C0123ABCD`, or its name. The bot joins it if it may."
     )
     token: Annotated[SecretStr | None, KnownAs("SLACK_BOT_TOKEN")] = Field(
         None, description="The app's bot token, `xoxb-…`; `SLACK_BOT_TOKEN` if not given."
@@ -84,7 +84,7 @@ class SlackOptions(HandlerOptions):
             raise ValueError("there is no bot token. Set SLACK_BOT_TOKEN; `receiver slack manifest` prints the app")
         if not self.token.get_secret_value().startswith("xox"):
             raise ValueError("token is no bot token, which begins with xoxb-")
-        if not self.channel.lstrip("#"):
+        if not (self.channel or "").lstrip("#"):
             raise ValueError("channel is missing: where shall it post?")
         return self
 
@@ -123,7 +123,8 @@ class SlackHandler:
     def __init__(self, options: SlackOptions) -> None:
         self.waits_for = options.link
         self._options = options
-        self._channel = options.channel.lstrip("#") if _ID.match(options.channel) else ""
+        self._name = (options.channel or "").lstrip("#")
+        self._channel = self._name if _ID.match(self._name) else ""
         self._memory: OrderedDict[str, _Posted] = OrderedDict()
         self._api: SlackApi | None = None
         self._webhook: SlackWebhook | None = None
@@ -217,7 +218,7 @@ class SlackHandler:
 
     async def _resolved(self, api: SlackApi) -> str:
         if not self._channel:
-            self._channel = await api.channel_id(self._options.channel.lstrip("#"))
+            self._channel = await api.channel_id(self._name)
         return self._channel
 
     async def _upload(self, api: SlackApi, attempt: Attempt, item: StoredMedia, post: Post, posted: _Posted) -> None:
