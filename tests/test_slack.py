@@ -316,7 +316,8 @@ async def test_without_its_picture_a_result_says_why(slack: Slack, handler: Slac
         await handler.deliver(make_attempt(tmp_path, media=(), media_problem="not yet", media_pending=True))
     await handler.deliver(make_attempt(tmp_path, media=(), media_problem="404 from the host."))
     (post,) = slack.top()
-    assert "Without the picture. 404 from the host." in texts(post.blocks)
+    assert "Ready, but without the picture" in texts(post.blocks)
+    assert "404 from the host." in texts(post.blocks)
 
 
 async def test_prompts_that_were_found_are_posted(slack: Slack, handler: SlackHandler, tmp_path: Path) -> None:

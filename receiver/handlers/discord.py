@@ -31,8 +31,8 @@ RATE_SECONDS = 30.0
 """How long to wait where Discord sets no time."""
 MOST_FILES = 10
 _TIMEOUT = httpx.Timeout(30.0)
-_MARKUP = re.compile(r"([\\*_~`|<>@#:\[\]()+-])")
-_FIRST_ON_LINE = re.compile(r"(?m)^(\s*\d+)\.")
+_MARKUP = re.compile(r"([\\*_~`|<>@#:\[\]])")
+_FIRST_ON_LINE = re.compile(r"(?m)^(\s*\d*)([.+-])")
 _COLORS: dict[Mood, int] = {"waiting": 0x9CA3AF, "asking": 0xF59E0B, "good": 0x22C55E, "bad": 0xEF4444}
 _URL = re.compile(r"https?://[^\s/?#]+(?:/[^\s/?#]+)*/webhooks/[^\s/?#]+/[^\s/?#]+\Z")
 _NEW = "Make a new one (channel settings, Integrations, Webhooks), and set DISCORD_WEBHOOK_URL or webhook_url to it"
@@ -225,7 +225,7 @@ def payload_of(post: Post, names: list[str], types: list[str]) -> dict[str, Any]
 def escape(text: str) -> str:
     """Words of others, so that Discord shows them as they are: a backslash before all that could be markup, a mention
     or a link."""
-    return _FIRST_ON_LINE.sub(r"\1\\.", _MARKUP.sub(r"\\\1", text))
+    return _FIRST_ON_LINE.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", text))
 
 
 def _file(item: StoredMedia, name: str, limit: int) -> tuple[_File | None, str]:

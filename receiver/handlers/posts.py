@@ -96,7 +96,9 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
         title = f"{title}: {event.progress} %"
     if event.type == "task.succeeded" and event.supersedes:
         title = "Ready after all"
-    missing = f"Without the picture. {attempt.media_problem}" if attempt.media_problem else ""
+    if attempt.media_problem:
+        title, mood = f"{title}, but without the picture", "asking"
+    missing = attempt.media_problem or ""
     return Post(
         title=title,
         mood=mood,

@@ -31,7 +31,7 @@ def post_blocks(post: Post, pictures: Iterable[Block] = (), link: str | None = N
     blocks = [_markdown(f"{_MARKS[post.mood]} *{post.title}*")]
     if post.prompt:
         blocks.append(_plain(cut(post.prompt, PROMPT_LENGTH)))
-    blocks += [_plain(text) for text in post.texts[:8]]
+    blocks += [_plain(f"{number}. {text}") for number, text in enumerate(post.texts[:8], 1)]
     blocks += pictures
     blocks += [_plain(text) for text in (post.reason, post.advice, post.remark) if text]
     if link is not None and (address := _address(link)):
