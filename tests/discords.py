@@ -14,7 +14,7 @@ from typing import Any
 
 from flows import served
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -82,7 +82,10 @@ class Discord:
         )
 
     async def _answered(self, request: Request) -> Response:
-        body = await request.body()
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return Response(status_code=499)
         if self.answers and (given := self.answers.pop(0)) is not None:
             return given
         try:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from flows import served
 from slack_sdk.models.blocks import Block
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -119,6 +119,10 @@ class Slack:
         method = request.path_params["method"]
         self.calls.append(method)
         try:
+            await request.body()
+        except ClientDisconnect:
+            return Response(status_code=499)
+        try:
             arguments = await self._arguments(request, method)
             if self.answers[method] and (given := self.answers[method].pop(0)) is not None:
                 return given
@@ -177,7 +181,10 @@ class Slack:
         return {"upload_url": f"{self.url}/upload/v1/{file_id}", "file_id": file_id}
 
     async def _take(self, request: Request) -> Response:
-        data = await request.body()
+        try:
+            data = await request.body()
+        except ClientDisconnect:
+            return Response(status_code=499)
         file = self.files[request.path_params["file_id"]]
         if "authorization" in request.headers or len(data) != file.length or file.complete:
             return PlainTextResponse("no", status_code=400)
@@ -247,7 +254,7 @@ class Slack:
 def check_blocks(blocks: list[dict[str, Any]]) -> None:
     """By the official SDK's models: each is what it says, holds nothing else, and is within Slack's limits."""
     parsed = Block.parse_all(blocks)
-    if not 0 < len(blocks) <= 50 or len(parsed) != len(blocks):
+    if not 0 < len(blocks) <= 50 or len(parsed) != len(blocks) or None in parsed:
         raise No("invalid_blocks", "too many, or of no known type")
     for block, given in zip(parsed, blocks, strict=True):
         block.validate_json()

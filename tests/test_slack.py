@@ -409,7 +409,7 @@ async def test_the_contract_holds(slack: Slack) -> None:
     """At least once: each attempt makes at most one post and its reply, whatever happens in between."""
 
     async def effects() -> Iterable[Hashable]:
-        return [(ts, message.thread_ts) for ts, message in slack.messages.items()]
+        return [(ts, message.text, message.thread_ts) for ts, message in slack.messages.items()]
 
     options = {"channel": CHANNEL, "token": TOKEN, "api_url": slack.api}
     await check_handler(SlackHandler, options, effects=effects)

@@ -123,7 +123,7 @@ class DiscordHandler:
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Options from `discord:` (the webhook is DISCORD_WEBHOOK_URL), `discord://ID/TOKEN`, or `discord:` before the
+        """Options from `discord://` (it is DISCORD_WEBHOOK_URL), `discord://ID/TOKEN`, or `discord:` before the
         webhook's own URL."""
         place = url.partition(":")[2]
         if place.startswith(("https:", "http:")):
@@ -204,7 +204,9 @@ def payload_of(post: Post, names: list[str], types: list[str]) -> dict[str, Any]
     lines = [escape(cut(post.prompt, 1500)), *(f"{at}\\. {escape(text)}" for at, text in enumerate(post.texts[:8], 1))]
     if post.reason:
         lines.append(f"**Why:** {escape(cut(post.reason, 500))}")
-    lines += [post.advice, escape(cut(post.remark, 500))]
+    if post.advice:
+        lines.append(f"**What to do:** {post.advice}")
+    lines.append(escape(cut(post.remark, 500)))
     embed: dict[str, Any] = {
         "title": post.title,
         "description": cut("\n\n".join(line for line in lines if line), 4096),

@@ -18,6 +18,9 @@ LINK_PAUSE = 5.0
 LINK_TRIES = 12
 """So many times the pause is the minute in which another destination may store its copy."""
 
+LEADING_ON = ("Submission", "Next steps")
+"""The names of those details that a person needs for the next step."""
+
 _TITLES: dict[EventType, tuple[str, Mood]] = {
     "task.accepted": ("Submitted", "waiting"),
     "task.progressed": ("In progress", "waiting"),
@@ -78,9 +81,19 @@ class Post:
         return self.prompt or "A picture made by Midjourney"
 
     @property
+    def why(self) -> str:
+        """The reason as a line."""
+        return f"Why: {self.reason}" if self.reason else ""
+
+    @property
+    def what_to_do(self) -> str:
+        """The advice as a line."""
+        return f"What to do: {self.advice}" if self.advice else ""
+
+    @property
     def body(self) -> str:
         """Everything but the title, as paragraphs of plain text."""
-        parts = [self.prompt, *self.texts, self.reason, self.advice, self.remark, self.facts]
+        parts = [self.prompt, *self.texts, self.why, self.what_to_do, self.remark, self.facts]
         return "\n\n".join(part for part in parts if part)
 
 
@@ -144,9 +157,9 @@ def clean(text: str) -> str:
 
 def _advice(event: Event) -> str:
     if event.type == "task.input_required":
-        return f"Answer with: receiver modal {event.submission_id} --prompt …"
+        return f"Answer with receiver modal {event.submission_id} --prompt …"
     if event.type == "task.lost":
-        return f"It may still come, and is then posted here. What is known: receiver tasks show {event.submission_id}"
+        return f"It may still come, and is then posted here. See receiver tasks show {event.submission_id}"
     if event.type != "task.failed":
         return ""
     found = (advice for pattern, advice in _ADVICE if pattern.search(event.reason or ""))

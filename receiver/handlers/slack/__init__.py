@@ -187,7 +187,7 @@ class SlackHandler:
         pictures = [uploaded(posted.files[item.media.digest], post.alt_text) for item in shown]
         blocks = post_blocks(post, pictures[:1], link)
         if posted.thread is not None:  # in a thread already: all in one post
-            more, blocks = [], blocks + pictures[1:] + self._details(post, attempt)
+            more, blocks = [], blocks + pictures[1:] + self._details(post, attempt, few=True)
         else:
             more = pictures[1:] + self._details(post, attempt)
         await self._put(api, posted, blocks, fallback(post))
@@ -195,8 +195,8 @@ class SlackHandler:
         self._memory.pop(attempt.idempotency_key, None)
         return posted.receipt
 
-    def _details(self, post: Post, attempt: Attempt) -> list[Block]:
-        return detail_blocks(post) if self._options.details and attempt.event.type in _ENDS else []
+    def _details(self, post: Post, attempt: Attempt, *, few: bool = False) -> list[Block]:
+        return detail_blocks(post, few=few) if self._options.details and attempt.event.type in _ENDS else []
 
     async def _so_far(self, api: SlackApi, attempt: Attempt) -> _Posted:
         """What a failed attempt of this delivery left, else the post of the event before, else nothing yet."""

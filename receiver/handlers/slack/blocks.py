@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from receiver.handlers.posts import Mood, Post, clean, cut
+from receiver.handlers.posts import LEADING_ON, Mood, Post, clean, cut
 
 Block = dict[str, Any]
 
@@ -33,7 +33,7 @@ def post_blocks(post: Post, pictures: Iterable[Block] = (), link: str | None = N
         blocks.append(_plain(cut(post.prompt, PROMPT_LENGTH)))
     blocks += [_plain(f"{number}. {text}") for number, text in enumerate(post.texts[:8], 1)]
     blocks += pictures
-    blocks += [_plain(text) for text in (post.reason, post.advice, post.remark) if text]
+    blocks += [_plain(text) for text in (post.why, post.what_to_do, post.remark) if text]
     if link is not None and (address := _address(link)):
         blocks.append(_markdown(f"<{address}|Open the stored copy>"))
     if post.facts:
@@ -41,11 +41,13 @@ def post_blocks(post: Post, pictures: Iterable[Block] = (), link: str | None = N
     return blocks
 
 
-def detail_blocks(post: Post) -> list[Block]:
-    """What stands in the thread: the whole prompt where the channel has only its beginning, and the details."""
-    blocks = [_plain(post.prompt)] if len(post.prompt) > PROMPT_LENGTH else []
-    if post.details:
-        fields = [_text(f"{name}\n{value}", _FIELD) for name, value in post.details[:_FIELDS]]
+def detail_blocks(post: Post, *, few: bool = False) -> list[Block]:
+    """What stands in the thread: the whole prompt where the channel has only its beginning, and the details; or the few
+    of them that lead on."""
+    blocks = [_plain(post.prompt)] if len(post.prompt) > PROMPT_LENGTH and not few else []
+    details = [(name, value) for name, value in post.details if not few or name in LEADING_ON]
+    if details:
+        fields = [_text(f"{name}\n{value}", _FIELD) for name, value in details[:_FIELDS]]
         blocks.append({"type": "section", "fields": fields})
     return blocks
 
