@@ -44,7 +44,7 @@ class Matrix:
     @property
     def place(self) -> str:
         """The room as an Apprise URL."""
-        return f"matrix://boats:{PASSWORD}@{self.url.partition('://')[2]}/{self.room}?image=no"
+        return f"matrix://boats:{PASSWORD}@{self.url.partition('://')[2]}/#pictures"
 
     def messages(self) -> list[dict[str, Any]]:
         """What was sent to the room, oldest first."""
@@ -73,8 +73,8 @@ def homeserver(folder: Path) -> Iterator[Matrix]:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         try:
             _wait(url, process)
-            token = _register(url)
-            yield Matrix(url, token, _call(url, "POST", "/_matrix/client/v3/createRoom", token, json={})["room_id"])
+            token, room = _register(url), {"room_alias_name": "pictures"}
+            yield Matrix(url, token, _call(url, "POST", "/_matrix/client/v3/createRoom", token, json=room)["room_id"])
         finally:
             process.terminate()
             process.wait(PATIENCE)

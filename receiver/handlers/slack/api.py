@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ RATE_SECONDS = 30.0
 READY_WAITS = (0.3, 0.7, 1.0, 2.0, 4.0, 8.0)
 """Seconds between looks whether Slack has taken in an uploaded file: until then no block may show it."""
 _TIMEOUT = httpx.Timeout(30.0)
-_BLOCK = 256 * 1024
+_BLOCK = 1024 * 1024
 _PAGES = 20
 """Of a thousand channels each."""
 _HOMES = (".slack.com", ".slack-gov.com", ".slack-edge.com")
@@ -245,9 +246,14 @@ def _messages(answer: Mapping[str, Any]) -> str:
 
 
 async def _content(stored: StoredMedia) -> AsyncIterator[bytes]:
-    file = await in_thread(stored.path.open, "rb")
-    try:
-        while block := await in_thread(file.read, _BLOCK):
-            yield block
-    finally:
-        file.close()
+    """In blocks, the file open only while one is read: a cancelled upload leaves nothing open."""
+    at = 0
+    while block := await in_thread(_block, stored.path, at):
+        yield block
+        at += len(block)
+
+
+def _block(path: Path, at: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(at)
+        return file.read(_BLOCK)
