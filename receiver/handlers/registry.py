@@ -42,6 +42,8 @@ class HandlerPlugin(Handler, Protocol):
         Options: the model of its options; each field's description is its help.
 
     A `guarantee` (`receiver.handlers.base.Guarantee`) may stand beside them; without one it is `once`.
+    An attribute `waits_for` of an instance names the destination whose receipt it shows; the start checks that there is
+    one.
     """
 
     name: ClassVar[str]
