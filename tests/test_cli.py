@@ -27,6 +27,7 @@ KEY = "sk-simulator-0001"
 COMMANDS = [
     ["submit"], ["wait"], ["serve"], ["worker"], ["tasks"], ["tasks", "list"], ["tasks", "show"], ["events", "list"],
     ["events", "show"], ["deliveries", "list"], ["deliveries", "show"], ["handlers"], ["settings"], ["inspect"],
+    ["slack", "manifest"],
     ["simulate"], ["action"], ["modal"], ["watch"], ["blend"], ["describe"], ["shorten"], ["video"], ["edits"],
     ["swap"], ["upload"], ["seed"], ["cancel"], ["destinations", "list"], ["destinations", "resume"], ["purge"],
     ["erase"], ["journal", "check"], ["journal", "backup"], ["journal", "compact"], ["events", "replay"],
@@ -165,13 +166,13 @@ def test_verbose(tmp_path: Path) -> None:
 
 
 def test_handlers() -> None:
-    """The file handler is there, with its options, in text and as JSON."""
+    """Each handler is there, with its options, in text and as JSON."""
     _, text = invoke("handlers")
-    assert text.startswith("file: ")
-    assert "  path (" in text
-    found = json.loads(invoke("handlers", "--json")[1])
-    assert found[0]["name"] == "file"
-    assert found[0]["options"][0]["name"] == "path"
+    assert "\nfile: " in text
+    assert "\n  path (" in text
+    found = {handler["name"]: handler for handler in json.loads(invoke("handlers", "--json")[1])}
+    assert found.keys() >= {"chat", "discord", "file", "slack"}
+    assert found["file"]["options"][0]["name"] == "path"
 
 
 INSPECTED = {
