@@ -143,6 +143,7 @@ def configure(
 def use_logging() -> None:
     """For programs that use Receiver as a library: our lines go, redacted, to the loggers `receiver.…` of `logging`,
     where the program decides what becomes of them. One that has configured structlog itself keeps its own way."""
+    logging.getLogger("httpx").addFilter(_without_secrets)
     if not structlog.is_configured():
         structlog.configure(
             processors=[
@@ -155,6 +156,12 @@ def use_logging() -> None:
             wrapper_class=structlog.stdlib.BoundLogger,
             logger_factory=structlog.stdlib.LoggerFactory(),
         )
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """httpx tells every URL it calls at info, and a chat webhook's URL is its secret."""
+    record.msg, record.args = redact(record.getMessage()), ()
+    return True
 
 
 def learn(secrets: Iterable[str]) -> None:

@@ -27,6 +27,7 @@ KEY = "sk-simulator-0001"
 COMMANDS = [
     ["submit"], ["wait"], ["serve"], ["worker"], ["tasks"], ["tasks", "list"], ["tasks", "show"], ["events", "list"],
     ["events", "show"], ["deliveries", "list"], ["deliveries", "show"], ["handlers"], ["settings"], ["inspect"],
+    ["slack", "manifest"],
     ["simulate"], ["action"], ["modal"], ["watch"], ["blend"], ["describe"], ["shorten"], ["video"], ["edits"],
     ["swap"], ["upload"], ["seed"], ["cancel"], ["destinations", "list"], ["destinations", "resume"], ["purge"],
     ["erase"], ["journal", "check"], ["journal", "backup"], ["journal", "compact"], ["events", "replay"],
@@ -172,7 +173,7 @@ def test_handlers() -> None:
     )
     assert "\n  url (secret text, required): " in text
     found = {handler["name"]: handler for handler in json.loads(invoke("handlers", "--json")[1])}
-    assert found.keys() >= {"command", "file", "webhook"}
+    assert found.keys() >= {"chat", "command", "discord", "file", "s3", "slack", "webhook"}
     assert found["file"]["options"][0]["name"] == "path"
 
 

@@ -37,14 +37,26 @@ def test_the_settings_table_is_the_declared_settings() -> None:
     assert section("settings") == "\n".join(rows) + "\n"
 
 
-def test_the_handlers_table_is_the_declared_options() -> None:
-    """Every handler and option stands in the README as declared; the failure shows the table to paste."""
-    rows = ["| handler | what it does | option | default | |", "|---|---|---|---|---|"]
+def test_the_handlers_table_is_what_handlers_say() -> None:
+    """Every handler stands in the README as declared; the failure shows the table to paste."""
+    rows = ["| handler | what it does | effect | URL in `RECEIVER_TO` |", "|---|---|---|---|"]
     for handler in describe_handlers():
+        urls = " ".join(f"`{scheme}:`" for scheme in handler.schemes[:4]) + (" …" if len(handler.schemes) > 4 else "")
+        rows.append(f"| `{handler.name}` | {handler.summary} | {handler.guarantee} | {urls} |")
+    assert section("handlers") == "\n".join(rows) + "\n"
+
+
+def test_the_options_tables_are_the_declared_options() -> None:
+    """One table for each handler; the failure shows the tables to paste."""
+    rows = []
+    for handler in describe_handlers():
+        rows += [f"<details><summary>Options of <code>{handler.name}</code></summary>", ""]
+        rows += ["| option | default | what it is |", "|---|---|---|"]
         for option in handler.options:
             default = "required" if option.default is None else f"`{option.default}`"
-            rows.append(f"| `{handler.name}` | {handler.summary} | `{option.name}` | {default} | {option.help} |")
-    assert section("handlers") == "\n".join(rows) + "\n"
+            rows.append(f"| `{option.name}` | {cell(default)} | {cell(option.help)} |")
+        rows += ["", "</details>", ""]
+    assert section("options") == "\n".join(rows)
 
 
 BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)

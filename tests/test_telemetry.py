@@ -232,3 +232,13 @@ def test_a_program_with_a_structlog_of_its_own_keeps_it(stream: io.StringIO) -> 
     use_logging()
     structlog.get_logger().info("task.seen")
     assert [line["event"] for line in lines(stream)] == ["task.seen"]
+
+
+def test_httpx_tells_no_secret_url_to_the_program_it_runs_in(caplog: pytest.LogCaptureFixture) -> None:
+    """At info httpx logs each URL it calls; where the program shows that, a chat webhook's secret is not in it."""
+    use_logging()
+    with caplog.at_level(logging.INFO, logger="httpx"):
+        logging.getLogger("httpx").info(
+            'HTTP Request: %s %s "200 OK"', "POST", "https://hooks.slack.com/services/T/B/X"
+        )
+    assert caplog.messages == [f'HTTP Request: POST https://hooks.slack.com/{REDACTED} "200 OK"']

@@ -17,6 +17,7 @@ from receiver.cli import (
     pressing,
     replaying,
     serving,
+    slack,
     submitting,
     tasks,
     upkeep,
@@ -52,6 +53,7 @@ listings.deliveries.command("replay")(replaying.replay_deliveries)
 app.add_typer(listings.deliveries, name="deliveries")
 app.add_typer(destinations.destinations, name="destinations")
 app.add_typer(upkeep.journal, name="journal")
+app.add_typer(slack.slack, name="slack")
 app.command()(upkeep.purge)
 app.command()(upkeep.erase)
 app.command()(describing.handlers)

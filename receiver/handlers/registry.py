@@ -22,8 +22,9 @@ from pydantic_core import ErrorDetails
 from receiver.errors import SettingsError
 from receiver.handlers.base import Guarantee, Handler, HandlerOptions
 from receiver.settings import Destination
+from receiver.settings.kinds import KnownAs
 from receiver.settings.load import nearest, reason
-from receiver.telemetry import redact
+from receiver.telemetry import learn, redact
 
 GROUP = "receiver.handlers"
 _DISTRIBUTION = "imagine-receiver"
@@ -43,6 +44,8 @@ class HandlerPlugin(Handler, Protocol):
         Options: the model of its options; each field's description is its help.
 
     A `guarantee` (`receiver.handlers.base.Guarantee`) may stand beside them; without one it is `once`.
+    An attribute `waits_for` of an instance names the destination whose receipt it shows; the start checks that there is
+    one.
     """
 
     name: ClassVar[str]
@@ -203,12 +206,24 @@ def _validated(plugin: HandlerClass, destination: Destination) -> HandlerOptions
         from_url = plugin.options_from_url(destination.url) if destination.url is not None else {}
     except (ValueError, SettingsError) as exc:
         raise _wrong(destination, f"its url cannot be used: {redact(str(exc))}") from exc
-    given = {**from_url, **destination.options}
+    given = {**_from_variables(plugin, destination), **from_url, **destination.options}
     try:
-        return plugin.Options.model_validate(given)
+        options = plugin.Options.model_validate(given)
     except ValidationError as exc:
         problems = [_sentence(plugin, error) for error in exc.errors(include_url=False)]
         raise SettingsError("\n".join(str(_wrong(destination, problem)) for problem in problems)) from None
+    learn(value.get_secret_value() for _, value in options if isinstance(value, SecretStr))
+    return options
+
+
+def _from_variables(plugin: HandlerClass, destination: Destination) -> dict[str, Any]:
+    """Options by the names people already have for them, such as SLACK_BOT_TOKEN."""
+    return {
+        name: destination.variables[marker.name]
+        for name, field in plugin.Options.model_fields.items()
+        for marker in field.metadata
+        if isinstance(marker, KnownAs) and marker.name in destination.variables
+    }
 
 
 def _sentence(plugin: HandlerClass, error: ErrorDetails) -> str:

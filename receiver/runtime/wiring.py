@@ -357,6 +357,7 @@ async def open_runtime(
                 )
             destinations[function.name] = function.destination()
             routes.append(function.route())
+        _check_links(destinations)
         journal = await stack.enter_async_context(journal_of(settings))
         runtime = Runtime(
             settings,
@@ -429,6 +430,17 @@ async def _close(destinations: Mapping[str, OpenDestination]) -> None:
     for task in done:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("destination.not_closed", destination=closing[task], problem=str(error))
+
+
+def _check_links(destinations: Mapping[str, OpenDestination]) -> None:
+    """A handler's `waits_for` names the destination whose link it shows. Raises SettingsError where there is none."""
+    for item in destinations.values():
+        wanted = getattr(item.handler, "waits_for", None)
+        if wanted is not None and (wanted not in destinations or wanted == item.name):
+            others = ", ".join(name for name in destinations if name != item.name) or "none"
+            raise SettingsError(
+                f"Destination {item.name}: its option link names {wanted!r}, but the other destinations are: {others}."
+            )
 
 
 def _open(item: Destination) -> OpenDestination:

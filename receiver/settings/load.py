@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from receiver.errors import SettingsError
 from receiver.settings.kinds import Kind, KnownAs
-from receiver.settings.model import Destination, Settings
+from receiver.settings.model import HANDLER_VARIABLES, Destination, Settings
 from receiver.settings.platform import platform_variables
 
 PREFIX = "RECEIVER_"
@@ -232,7 +232,11 @@ def _read_flags(layers: _Layers, overrides: Mapping[str, Any]) -> None:
 
 
 def _validated(layers: _Layers) -> Settings:
-    context = {"sources": layers.sources, "platform": platform_variables(layers.environ)}
+    context = {
+        "sources": layers.sources,
+        "platform": platform_variables(layers.environ),
+        "variables": {name: text for name in HANDLER_VARIABLES if (text := layers.environ.get(name, "").strip())},
+    }
     try:
         settings = Settings.model_validate(layers.values, context=context)
     except ValidationError as exc:

@@ -50,6 +50,8 @@ DEFAULT_MEDIA_HOSTS = (
     "imagine-cdn.youchuan.cn",
 )
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+HANDLER_VARIABLES = ("SLACK_BOT_TOKEN", "DISCORD_WEBHOOK_URL")
+"""Names people already have for options of handlers; a handler's option says with `KnownAs` that it takes one."""
 _SECRET_WORDS = ("token", "secret", "password", "key", "webhook", "authorization")
 
 
@@ -76,6 +78,8 @@ class Destination(BaseModel):
     )
     timeout: Seconds = Field(default=60.0, gt=0, description="How long one attempt may take in all.")
     options: dict[str, Any] = Field(default={}, repr=False)
+    variables: dict[str, str] = Field(default={}, repr=False)
+    """Those of `HANDLER_VARIABLES` that are set."""
 
 
 class Settings(BaseModel):
@@ -187,12 +191,15 @@ class Settings(BaseModel):
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _platform: dict[str, str] = PrivateAttr(default_factory=dict)
+    _variables: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: Any) -> None:
-        """Takes along where values came from and which platform this is; `load` passes both as context."""
+        """Takes along where values came from, which platform this is, and the variables of handlers; `load` passes
+        them as context."""
         known = context or {}
         self._sources.update(known.get("sources", {}))
         self._platform.update(known.get("platform", {}))
+        self._variables.update(known.get("variables", {}))
 
     @field_validator("destinations", mode="before")
     @classmethod
@@ -234,12 +241,13 @@ class Settings(BaseModel):
             name = _free_name(url, taken)
             taken.add(name)
             listed.append(Destination(name=name, url=url))
-        return (*listed, *self.destinations.values()) or (Destination(name="file", url=DEFAULT_TO),)
+        found = (*listed, *self.destinations.values()) or (Destination(name="file", url=DEFAULT_TO),)
+        return tuple(item.model_copy(update={"variables": dict(self._variables)}) for item in found)
 
     def secret_values(self) -> tuple[str, ...]:
         """Every secret known here, for the logs to leave out."""
         keys = (*self.keys, self.provider_key, *self.api_tokens.values())
-        secrets = [key.get_secret_value() for key in keys if key is not None]
+        secrets = [key.get_secret_value() for key in keys if key is not None] + list(self._variables.values())
         for destination in self.destinations.values():
             for name, value in destination.options.items():
                 if any(word in name.lower() for word in _SECRET_WORDS):

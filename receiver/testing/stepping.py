@@ -60,8 +60,15 @@ class Stepping(Generic[T]):
             task.cancel()
         try:
             yield awaited
-            if here and self._stop == "hang":
+            if (
+                here and self._stop == "hang" and not _cancelled()
+            ):  # too late: then it would be the cleaning-up that hangs
                 yield from asyncio.get_running_loop().create_future()
         except BaseException as exc:  # whatever it is, it belongs to the coroutine
             return exc
         return asyncio.CancelledError() if here and self._stop == "after" else None
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

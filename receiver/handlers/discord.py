@@ -1,0 +1,279 @@
+"""The discord handler: results as posts of a channel's webhook (docs.discord.com/developers/resources/webhook).
+
+There is one post for each submission: it is edited from its progress to its end and carries the files themselves.
+Nothing in it mentions anybody: `allowed_mentions` is empty, and words of users and the provider are escaped, so that
+they neither mark up nor link.
+
+At least once: a webhook has no key by which Discord would know a post again, so a crash between the post and its
+record, or an answer that was lost, posts twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, NoReturn
+
+import httpx
+from pydantic import Field, SecretStr, field_validator
+
+from receiver.deliveries import Receipt
+from receiver.disk import in_thread
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater, StoredMedia
+from receiver.handlers.file import file_stem
+from receiver.handlers.jpeg import CAN_SHRINK, smaller
+from receiver.handlers.posts import Mood, Post, cut, post_of, wait_for_media
+from receiver.settings.kinds import KnownAs, Size
+
+RATE_SECONDS = 30.0
+"""How long to wait where Discord sets no time."""
+MOST_FILES = 10
+_TIMEOUT = httpx.Timeout(30.0)
+_MARKUP = re.compile(r"([\\*_~`|<>@#:\[\]])")
+_FIRST_ON_LINE = re.compile(r"(?m)^(\s*\d*)([.+-])")
+_COLORS: dict[Mood, int] = {"waiting": 0x9CA3AF, "asking": 0xF59E0B, "good": 0x22C55E, "bad": 0xEF4444}
+_URL = re.compile(r"https?://[^\s/?#]+(?:/[^\s/?#]+)*/webhooks/[^\s/?#]+/[^\s/?#]+\Z")
+_NEW = "Make a new one (channel settings, Integrations, Webhooks), and set DISCORD_WEBHOOK_URL or webhook_url to it"
+
+UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, UNKNOWN_WEBHOOK, TOO_LARGE, INVALID_TOKEN = 10003, 10008, 10015, 40005, 50027
+"""Discord's JSON error codes (docs.discord.com/developers/topics/opcodes-and-status-codes)."""
+THREAD_ARCHIVED, INVALID_FORM, THREAD_WANTED = 50083, 50035, 220001
+_REMEDIES: Mapping[int, str] = {
+    UNKNOWN_CHANNEL: "the channel or thread is gone. Check thread_id, or make a webhook for another channel",
+    UNKNOWN_WEBHOOK: f"the webhook was deleted. {_NEW}",
+    INVALID_TOKEN: f"the webhook's URL is wrong. {_NEW}",
+    THREAD_ARCHIVED: "the thread is archived. Open it again, or set thread_id to another one",
+    INVALID_FORM: "that is a fault of Receiver; please report it",
+    THREAD_WANTED: "this is a forum, where posts need a thread. Set thread_id to one of its posts",
+}
+
+
+class DiscordOptions(HandlerOptions):
+    """Options of a `discord` destination."""
+
+    webhook_url: Annotated[SecretStr, KnownAs("DISCORD_WEBHOOK_URL")] = Field(
+        description="The channel's webhook, `https://discord.com/api/webhooks/…`; `DISCORD_WEBHOOK_URL` if not given."
+    )
+    thread_id: str | None = Field(
+        None, pattern=r"^\d{15,21}$", description="A thread or forum post of that channel to post to."
+    )
+    username: str | None = Field(
+        None, min_length=1, max_length=80, description="The name it posts under, in place of the webhook's own."
+    )
+    max_bytes: Size = Field(
+        10_000_000,
+        ge=100_000,
+        description="The largest file Discord takes here (10 MB; more where the server is boosted). In place of a "
+        "larger picture goes a JPEG, which needs the extra `images`.",
+    )
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_webhook(cls, value: SecretStr) -> SecretStr:
+        if not _URL.match(value.get_secret_value()):
+            raise ValueError("it is not the URL of a webhook, https://discord.com/api/webhooks/ID/TOKEN")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it is attached."""
+
+    name: str
+    type: str
+    data: bytes
+
+
+class DiscordError(Exception):
+    """Discord said no.
+
+    Attributes:
+        code: Discord's own number for it; 0 where it gave none.
+    """
+
+    def __init__(self, status: int, code: int, text: str) -> None:
+        super().__init__(f"Discord answered {status} ({f'{code}: ' if code else ''}{text})")
+        self.status = status
+        self.code = code
+
+    def raise_for_delivery(self) -> NoReturn:
+        """What this means for a delivery: Rejected where a person must do something, else a failure to be retried."""
+        if remedy := _REMEDIES.get(self.code):
+            raise Rejected(f"{self}: {remedy}.") from self
+        if self.status in (401, 403, 404):
+            raise Rejected(f"{self}: the webhook does not work. {_NEW}.") from self
+        raise self
+
+
+class DiscordHandler:
+    """Posts results by a Discord webhook."""
+
+    name = "discord"
+    summary = "Posts in a Discord channel, with the picture, edited from progress to result."
+    schemes = ("discord",)
+    guarantee: ClassVar[Guarantee] = "at least once"
+    Options = DiscordOptions
+
+    def __init__(self, options: DiscordOptions) -> None:
+        self._options = options
+        self._url = options.webhook_url.get_secret_value()
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT, headers={"User-Agent": "imagine-receiver"})
+
+    @staticmethod
+    def options_from_url(url: str) -> dict[str, Any]:
+        """Options from `discord://` (it is DISCORD_WEBHOOK_URL), `discord://ID/TOKEN`, or `discord:` before the
+        webhook's own URL."""
+        place = url.partition(":")[2]
+        if place.startswith(("https:", "http:")):
+            return {"webhook_url": place}
+        path = place.strip("/")
+        return {"webhook_url": f"https://discord.com/api/webhooks/{path}"} if path else {}
+
+    async def deliver(self, attempt: Attempt) -> Receipt:
+        """Post, or edit the post there is.
+
+        Raises:
+            RetryLater: too many posts, or the picture is not there yet.
+            Rejected: Discord will say no until a person has done something; the text says what.
+            DiscordError, ConnectionError: anything that may be better next time.
+        """
+        wait_for_media(attempt)
+        files, remarks = await self._files(attempt)
+        try:
+            try:
+                answer = await self._put(attempt, post_of(attempt, remark=" ".join(remarks)), files)
+            except DiscordError as exc:
+                if exc.status != 413 and exc.code != TOO_LARGE:
+                    raise
+                answer = await self._put(attempt, *await self._smallest(attempt))
+        except DiscordError as exc:
+            exc.raise_for_delivery()
+        return _receipt(answer)
+
+    async def aclose(self) -> None:
+        """End the connections."""
+        await self._client.aclose()
+
+    async def _files(self, attempt: Attempt, limit: int | None = None) -> tuple[list[_File], list[str]]:
+        """What to attach, and what to say about what is not attached."""
+        files, remarks = [], []
+        for at, item in enumerate(attempt.media[:MOST_FILES], 1):
+            name = f"{file_stem(attempt.event)}{f'_{at}' if len(attempt.media) > 1 else ''}"
+            file, remark = await in_thread(_file, item, name, limit or self._options.max_bytes)
+            files += [file] if file else []
+            remarks += [remark] if remark else []
+        return files, remarks
+
+    async def _smallest(self, attempt: Attempt) -> tuple[Post, list[_File]]:
+        """Discord takes less than we were told: what is sure to go, or words alone."""
+        files, remarks = await self._files(attempt, limit=min(self._options.max_bytes, 8_000_000) // 2)
+        return post_of(attempt, remark=" ".join(remarks)), files
+
+    async def _put(self, attempt: Attempt, post: Post, files: list[_File]) -> dict[str, Any]:
+        """Edit the post; where there is none any more, make one."""
+        payload = payload_of(post, [file.name for file in files], [file.type for file in files])
+        known = attempt.previous.ref if attempt.previous else None
+        if known is not None:
+            try:
+                return await self._send("PATCH", f"/messages/{known}", payload, files)
+            except DiscordError as exc:
+                if exc.code != UNKNOWN_MESSAGE:
+                    raise
+        if self._options.username:
+            payload["username"] = self._options.username
+        return await self._send("POST", "", payload, files, wait="true")
+
+    async def _send(
+        self, verb: str, path: str, payload: dict[str, Any], files: list[_File], **query: str
+    ) -> dict[str, Any]:
+        if self._options.thread_id:
+            query["thread_id"] = self._options.thread_id
+        parts: dict[str, Any] = {"payload_json": (None, json.dumps(payload).encode(), "application/json")}
+        parts |= {f"files[{at}]": (file.name, file.data, file.type) for at, file in enumerate(files)}
+        try:
+            response = await self._client.request(verb, self._url + path, params=query, files=parts)
+        except httpx.HTTPError as exc:  # without its text, which may hold the URL: the webhook's secret
+            raise ConnectionError(f"Discord could not be reached: {type(exc).__name__}.") from None
+        return _answer(response)
+
+
+def payload_of(post: Post, names: list[str], types: list[str]) -> dict[str, Any]:
+    """The post as an embed: links in an embed unfold to nothing, and its picture is one of the attachments."""
+    lines = [escape(cut(post.prompt, 1500)), *(f"{at}\\. {escape(text)}" for at, text in enumerate(post.texts[:8], 1))]
+    if post.reason:
+        lines.append(f"**Why:** {escape(cut(post.reason, 500))}")
+    if post.advice:
+        lines.append(f"**What to do:** {post.advice}")
+    lines.append(escape(cut(post.remark, 500)))
+    embed: dict[str, Any] = {
+        "title": post.title,
+        "description": cut("\n\n".join(line for line in lines if line), 4096),
+        "color": _COLORS[post.mood],
+    }
+    if len(names) == 1 and types[0].startswith("image/"):
+        embed["image"] = {"url": f"attachment://{names[0]}"}
+    if post.facts:
+        embed["footer"] = {"text": cut(post.facts, 1000)}
+    alt_text = cut(post.alt_text, 1024)
+    return {
+        "embeds": [embed],
+        "attachments": [{"id": at, "filename": name, "description": alt_text} for at, name in enumerate(names)],
+        "allowed_mentions": {"parse": []},
+    }
+
+
+def escape(text: str) -> str:
+    """Words of others, so that Discord shows them as they are: a backslash before all that could be markup, a mention
+    or a link."""
+    return _FIRST_ON_LINE.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", text))
+
+
+def _file(item: StoredMedia, name: str, limit: int) -> tuple[_File | None, str]:
+    """The file, or a JPEG in its place, or nothing; and what to say about it. Blocks."""
+    media = item.media
+    if media.size <= limit:
+        return _File(name + media.extension, media.type, item.path.read_bytes()), ""
+    size = f"{media.size / 1e6:.1f} MB"
+    data = smaller(item.path, limit) if media.type.startswith("image/") else None
+    if data is not None:
+        return _File(f"{name}.jpg", "image/jpeg", data), f"Shown as a JPEG; the original has {size}."
+    problem = f"A file of {size} is larger than the {limit / 1e6:.1f} MB Discord takes here."
+    if media.type.startswith("image/") and not CAN_SHRINK:
+        problem += ' With pip install "imagine-receiver[images]", a JPEG is sent in its place.'
+    return None, problem
+
+
+def _answer(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    answer = body if isinstance(body, dict) else {}
+    if response.status_code == 429:
+        raise _later(response, answer)
+    if response.is_success and answer.get("id"):
+        return answer
+    code = answer.get("code")
+    text = " ".join(part for part in (str(answer.get("message", "")), _errors(answer)) if part) or "no reason given"
+    raise DiscordError(response.status_code, code if isinstance(code, int) else 0, text[:300])
+
+
+def _later(response: httpx.Response, answer: Mapping[str, Any]) -> RetryLater:
+    """The body's `retry_after` is exact to the millisecond; Cloudflare, before Discord, sends the header alone."""
+    after = answer.get("retry_after")
+    reason = "Discord is posted to too often"
+    if isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= 86400:
+        return RetryLater(float(after), reason, pause=True)
+    return RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason=reason)
+
+
+def _errors(answer: Mapping[str, Any]) -> str:
+    """Which field of the form is wrong, as Discord says it."""
+    errors = answer.get("errors")
+    return json.dumps(errors, ensure_ascii=False)[:200] if errors else ""
+
+
+def _receipt(answer: Mapping[str, Any]) -> Receipt:
+    return Receipt(ref=str(answer["id"]), data={"channel": str(answer.get("channel_id", ""))})
