@@ -16,7 +16,7 @@ from slacks import CHANNEL, TOKEN, Slack, check_blocks, workspace
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from receiver.deliveries import Receipt
-from receiver.errors import SettingsError
+from receiver.errors import MediaError, SettingsError
 from receiver.events import EventType
 from receiver.handlers.base import Rejected, RetryLater, StoredMedia
 from receiver.handlers.posts import LINK_TRIES
@@ -26,7 +26,7 @@ from receiver.handlers.slack.api import REMEDIES, SlackError
 from receiver.handlers.slack.manifest import SCOPES, manifest
 from receiver.runtime.wiring import open_runtime
 from receiver.settings import Destination, Settings, load
-from receiver.testing import check_handler, make_attempt
+from receiver.testing import check_handler, make_attempt, make_media
 
 HOSTILE = "<!channel> @here <@U123> *bold* & <https://evil.example|click> `x` \u202etxt"
 
@@ -164,6 +164,31 @@ async def test_further_pictures_go_into_the_thread(slack: Slack, handler: SlackH
     await handler.deliver(make_attempt(tmp_path, pictures=4))
     (post,), (reply,) = slack.top(), slack.replies()
     assert (len(images(post.blocks)), len(images(reply.blocks))) == (1, 3)
+
+
+async def test_a_grids_tiles_go_into_its_thread(slack: Slack, tmp_path: Path) -> None:
+    """Asked for, U1 to U4 stand below the grid in that order, and say which they are; where the grid cannot be cut,
+    the rest goes out without them."""
+    handler = handler_of(slack, tiles=True, details=False)
+    attempt = make_attempt(tmp_path)
+    media = make_media(tmp_path, 5)[1:]
+
+    async def cut() -> tuple[StoredMedia, ...]:
+        return tuple(dataclasses.replace(item, tile=at) for at, item in enumerate(media, 1))
+
+    async def broken() -> tuple[StoredMedia, ...]:
+        raise MediaError("The grid cannot be read.", permanent=True)
+
+    await handler.deliver(dataclasses.replace(attempt, tiles=cut))
+    (reply,) = slack.replies()
+    shown = images(reply.blocks)
+    assert [block["alt_text"][:2] for block in shown] == ["U1", "U2", "U3", "U4"]
+    assert [slack.files[block["slack_file"]["id"]].name[-7:] for block in shown] == [
+        f"_u{at}.png" for at in (1, 2, 3, 4)
+    ]
+    await handler.deliver(dataclasses.replace(make_attempt(tmp_path), tiles=broken))
+    assert (len(slack.top()), len(slack.replies())) == (2, 1)
+    await handler.aclose()
 
 
 async def test_a_video_goes_into_the_thread_as_a_file(slack: Slack, handler: SlackHandler, tmp_path: Path) -> None:

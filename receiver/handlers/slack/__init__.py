@@ -19,7 +19,9 @@ from urllib.parse import parse_qsl, unquote
 from pydantic import Field, SecretStr, model_validator
 
 from receiver.deliveries import Receipt
+from receiver.errors import MediaError
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, StoredMedia
+from receiver.handlers.extras import require
 from receiver.handlers.file import file_stem
 from receiver.handlers.posts import Post, linked, post_of, wait_for_media
 from receiver.handlers.slack.api import SlackApi, SlackError, SlackWebhook
@@ -57,6 +59,9 @@ class SlackOptions(HandlerOptions):
     )
     link: str | None = Field(
         None, description="Another destination's name: its link to its own copy is shown. Waits for it up to 60 s."
+    )
+    tiles: bool = Field(
+        False, description="Whether the four pictures of a grid go into its thread, too. Needs the extra `images`."
     )
     details: bool = Field(True, description="Whether task, seed, final prompt and next steps go into the thread.")
     api_url: str = Field(
@@ -121,6 +126,8 @@ class SlackHandler:
     Options = SlackOptions
 
     def __init__(self, options: SlackOptions) -> None:
+        if options.tiles:
+            require("PIL", extra="images", why="The option tiles")
         self.waits_for = options.link
         self._options = options
         self._name = (options.channel or "").lstrip("#")
@@ -181,10 +188,10 @@ class SlackHandler:
 
     async def _post(self, api: SlackApi, attempt: Attempt, post: Post, link: str | None) -> Receipt:
         posted = await self._so_far(api, attempt)
-        shown = [item for item in attempt.media if item.media.type in _SHOWN]
+        shown = [item for item in attempt.media if item.media.type in _SHOWN] + await self._tiles(attempt)
         for item in shown:
             await self._upload(api, attempt, item, post, posted)
-        pictures = [uploaded(posted.files[item.media.digest], post.alt_text) for item in shown]
+        pictures = [uploaded(posted.files[item.media.digest], _alt_text(post, item)) for item in shown]
         blocks = post_blocks(post, pictures[:1], link)
         if posted.thread is not None:  # in a thread already: all in one post
             more, blocks = [], blocks + pictures[1:] + self._details(post, attempt, few=True)
@@ -194,6 +201,17 @@ class SlackHandler:
         await self._put_into_thread(api, attempt, posted, more)
         self._memory.pop(attempt.idempotency_key, None)
         return posted.receipt
+
+    async def _tiles(self, attempt: Attempt) -> list[StoredMedia]:
+        """None where the grid cannot be cut: that is no reason to keep back the rest."""
+        if not self._options.tiles or attempt.event.type != "task.succeeded":
+            return []
+        try:
+            return list(await attempt.tiles())
+        except MediaError as exc:
+            if not exc.permanent:
+                raise
+            return []
 
     def _details(self, post: Post, attempt: Attempt, *, few: bool = False) -> list[Block]:
         return detail_blocks(post, few=few) if self._options.details and attempt.event.type in _ENDS else []
@@ -226,7 +244,7 @@ class SlackHandler:
         if item.media.digest in posted.files:
             return
         name = _name(attempt, item)
-        file_id = await api.upload(item, name, post.alt_text)
+        file_id = await api.upload(item, name, _alt_text(post, item))
         await api.complete([(file_id, name)])
         await api.wait_until_ready(file_id)
         posted.files[item.media.digest] = file_id
@@ -289,6 +307,10 @@ async def _join(api: SlackApi, channel: str, refused: SlackError) -> None:
         raise refused from None
 
 
+def _alt_text(post: Post, item: StoredMedia) -> str:
+    return f"U{item.tile} of: {post.alt_text}" if item.tile else post.alt_text
+
+
 def _is_result(attempt: Attempt) -> bool:
     return attempt.event.type == "task.succeeded" and bool(attempt.media)
 
@@ -296,4 +318,5 @@ def _is_result(attempt: Attempt) -> bool:
 def _name(attempt: Attempt, item: StoredMedia) -> str:
     """A file name of our own making."""
     number = f"_{item.media.index + 1}" if len(attempt.media) > 1 else ""
+    number = f"_u{item.tile}" if item.tile else number
     return f"{file_stem(attempt.event)}{number}{item.media.extension}"
