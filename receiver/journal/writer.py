@@ -50,7 +50,10 @@ class Writer:
         self._begun = begun
         self._undone = undone
         self._guard = guard
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._gathered: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
+        self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
+        self._rest: list[_Item] = []
+        self._ended = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
@@ -61,37 +64,47 @@ class Writer:
             raise sqlite3.ProgrammingError("the journal is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put((operation, loop, future))
+        gathered = self._gathered.setdefault(loop, [])
+        gathered.append((operation, loop, future))
+        if len(gathered) == 1:
+            loop.call_soon(self._hand_over, loop, 0)
         return await future
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, seen: int) -> None:
+        """What comes in one breath shares a commit: as long as each turn of the loop brings more, wait for it. A writer
+        that woke at the first of them would fight the loop for Python's lock, too."""
+        gathered = self._gathered.get(loop, [])
+        if seen < len(gathered) < MAX_BATCH:
+            loop.call_soon(self._hand_over, loop, len(gathered))
+        elif self._gathered.pop(loop, None):
+            self._queue.put(gathered)
 
     async def aclose(self) -> None:
         """Finish what is queued, then close the connection. Idempotent."""
         if not self._closed:
             self._closed = True
+            for gathered in self._gathered.values():
+                self._queue.put(gathered)
+            self._gathered.clear()
             self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        more = True
-        while more:
-            batch, more = self._take()
-            if batch:
-                self._settle(batch, self._commit(batch))
+        while batch := self._take():
+            self._settle(batch, self._commit(batch))
         self._connection.close()
 
-    def _take(self) -> tuple[list[_Item], bool]:
-        """Wait for one item, then take what else has queued. False: the last batch."""
-        item = self._queue.get()
-        batch: list[_Item] = []
-        while item is not None:
-            batch.append(item)
-            if len(batch) == MAX_BATCH:
-                return batch, True
+    def _take(self) -> list[_Item]:
+        """Wait for something to do, then take what else has queued. Empty: it was the last batch."""
+        while not self._ended and len(self._rest) < MAX_BATCH:
             try:
-                item = self._queue.get_nowait()
+                items = self._queue.get(block=not self._rest)
             except queue.Empty:
-                return batch, True
-        return batch, False
+                break
+            self._ended = items is None
+            self._rest.extend(items or ())
+        batch, self._rest = self._rest[:MAX_BATCH], self._rest[MAX_BATCH:]
+        return batch
 
     def _commit(self, batch: list[_Item]) -> list[_Outcome]:
         """All in one transaction; if one of them fails, each in its own, so that only the guilty one gets the error.
