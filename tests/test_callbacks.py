@@ -7,16 +7,20 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 from doors import JSON, MARKER, MAX_AGE, TASK, Door, assert_problem, body, opened, path, tokens
-from servers import exchange
+from servers import exchange, serving
 from structlog.testing import capture_logs
 
 from receiver.clock import Clock
 from receiver.events import Submission, new_id
-from receiver.intake import Policy
+from receiver.intake import Intake, Policy
+from receiver.web.app import create_app
+from receiver.web.callbacks import Callbacks
+from receiver.web.health import Readyz
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -195,6 +199,24 @@ async def test_terminal_callback_waits_for_confirmation(tmp_path: Path) -> None:
         assert after.claim is not None
         assert after.ended is None
         assert await door.types(row) == []
+
+
+class _Broken:
+    """An intake with a fault of ours in it."""
+
+    async def received(self, *_: Any) -> bool:
+        raise ZeroDivisionError(MARKER)
+
+
+async def test_a_fault_of_ours_is_a_problem(door: Door) -> None:
+    """Callbacks come past the middleware, so they answer for themselves: 500, one line with the traceback, no echo."""
+    row = await door.submission()
+    callbacks = Callbacks(intake=cast(Intake, _Broken()), tokens=tokens(), admission=door.admission)
+    async with serving(create_app(callbacks=callbacks, readyz=Readyz({}))) as url:
+        with capture_logs() as lines:
+            response = await door.client.post(url + path(row), content=body(row), headers=JSON)
+    assert_problem(response, 500)
+    assert [line["event"] for line in lines] == ["callback.failed"]
 
 
 # Many at once
