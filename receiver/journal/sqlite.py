@@ -345,8 +345,7 @@ def _connect(path: Path, busy_seconds: float) -> Connection:
         connection.execute("PRAGMA wal_autocheckpoint = 256")
         _use_wal(connection, busy_seconds)
         connection.execute("PRAGMA synchronous = FULL")
-        # Savepoints copy each page they touch; by default beyond 64 KB into a temporary file, dozens of writes for
-        # each callback.
+        # What SQLite sorts, or copies when it writes the file anew, may hold prompts: it goes into no temporary file.
         connection.execute("PRAGMA temp_store = MEMORY")
         # What is deleted or overwritten is zeroed, so that `erase` leaves no prompt behind in unused space.
         connection.execute("PRAGMA secure_delete = ON")
