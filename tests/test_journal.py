@@ -25,8 +25,9 @@ from receiver.backoff import DELIVERY
 from receiver.deliveries import AttemptRecord, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, JournalLocked, NotFound
 from receiver.events import Callback, Claim, Event, Input, Media, Reply, Submission
-from receiver.journal import operations
+from receiver.journal import staged
 from receiver.journal.base import Change, Journal, Work
+from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_row
 from receiver.journal.sqlite import open_journal
 from receiver.journal.statements import SQL
@@ -1237,8 +1238,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             db.execute(SQL["insert_submission"], to_row(row))
             fact = event(row)
             db.execute(SQL["insert_event"], (fact.id, row.id, fact.type, NOW, msgspec.json.encode(fact)))
-            operations.insert_deliveries(db, [delivery(fact, number, destination=f"place-{number % 3}")])
-            operations.keep_callback(db, callback(number), None)
+            staged.insert_deliveries(db, Recent(), [delivery(fact, number, destination=f"place-{number % 3}")])
+            db.execute(SQL["insert_callback"], staged.callback_row(callback(number), None))
         for number, status in enumerate(("succeeded", "dead", "running"), 1):
             db.execute("UPDATE deliveries SET status = ? WHERE substr(id, -2) % 4 = ?", (status, number))
         db.execute("COMMIT")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +16,8 @@ from receiver.events import Callback, Event, Submission
 from receiver.journal import health, needed
 from receiver.journal.base import Change, Changed, Decide, Work
 from receiver.journal.recent import Recent
-from receiver.journal.rows import from_row, to_json_bytes, to_row
+from receiver.journal.rows import from_row, to_row
+from receiver.journal.staged import Staged, callback_row, event_row, heard_row, insert_deliveries, only_heard
 from receiver.journal.statements import SQL
 from receiver.retry_after import LONGEST as LONGEST_ASKED
 
@@ -36,21 +37,20 @@ def add(db: Connection, submission: Submission) -> Submission:
 
 
 def change(
-    db: Connection, recent: Recent, submission_id: str, decide: Decide, callback: Callback | None
+    db: Connection, recent: Recent, staged: Staged, submission_id: str, *, decide: Decide, callback: Callback | None
 ) -> Changed | None:
-    current = recent.get(submission_id) or get(db, submission_id)
+    current = recent.get(submission_id)
+    if current is None:
+        staged.flush(db)
+        current = get(db, submission_id)
     if current is None:
         return None
     change = decide(current)
-    changed = _apply(db, current, change)
     if callback is not None:
-        keep_callback(db, callback, change.cause if change else callback.cause)
+        staged.callback(callback, change.cause if change else callback.cause)
+    changed = _apply(db, recent, staged, current, change)
     recent.keep(changed.submission)
     return changed
-
-
-def keep_callback(db: Connection, callback: Callback, cause: str | None) -> None:
-    db.execute(SQL["insert_callback"], (callback.submission_id, callback.received_ms, cause, callback.body))
 
 
 def keep_undecided(db: Connection, callback: Callback, problem: Exception) -> Changed | None:
@@ -58,17 +58,20 @@ def keep_undecided(db: Connection, callback: Callback, problem: Exception) -> Ch
     current = get(db, callback.submission_id)
     if current is None:
         return None
-    keep_callback(db, callback, "error")
+    db.execute(SQL["insert_callback"], callback_row(callback, "error"))
     return Changed(submission=current, problem=problem)
 
 
-def _apply(db: Connection, current: Submission, change: Change | None) -> Changed:
+def _apply(db: Connection, recent: Recent, staged: Staged, current: Submission, change: Change | None) -> Changed:
     if change is None:
         return Changed(submission=current)
+    if staged.change(db, current, change):
+        return Changed(submission=change.submission, events=change.events)
+    staged.flush(db)
     _update(db, current, change.submission)
-    fresh = tuple(event for event in change.events if _insert_event(db, event))
+    fresh = tuple(event for event in change.events if db.execute(SQL["insert_event"], event_row(event)).rowcount == 1)
     for event in fresh:
-        insert_deliveries(db, [delivery for delivery in change.deliveries if delivery.event_id == event.id])
+        insert_deliveries(db, recent, [delivery for delivery in change.deliveries if delivery.event_id == event.id])
     for addition in change.additions:
         add(db, addition)
     if change.release_ms is not None:
@@ -77,36 +80,11 @@ def _apply(db: Connection, current: Submission, change: Change | None) -> Change
 
 
 def _update(db: Connection, old: Submission, new: Submission) -> None:
-    """Write what differs. Most callbacks and polls change a few columns only."""
-    heard = msgspec.structs.replace(
-        old, task=new.task, callbacks=new.callbacks, poll_due_ms=new.poll_due_ms, polls=new.polls, misses=new.misses
-    )
-    if heard != new:
+    if not only_heard(old, new):
         db.execute(SQL["update_submission"], to_row(new))
         needed.note(db, new, old)
     elif old != new:
-        task = None if new.task is None else to_json_bytes(new.task)
-        db.execute(SQL["update_heard"], (task, new.callbacks, new.poll_due_ms, new.polls, new.misses, new.id))
-
-
-def _insert_event(db: Connection, event: Event) -> bool:
-    row = (event.id, event.submission_id, event.type, event.created_ms, to_json_bytes(event))
-    return db.execute(SQL["insert_event"], row).rowcount == 1
-
-
-def insert_deliveries(db: Connection, deliveries: Sequence[Delivery]) -> None:
-    """Owe new deliveries of one event. What is older and has not run gives way, unless a person asked for the new
-    one."""
-    older = [(item.created_ms, item.submission_id, item.destination) for item in deliveries if not item.manual]
-    db.executemany(SQL["cancel_older"], older)
-    db.executemany(SQL["insert_delivery"], [_new_row(item) for item in deliveries])
-
-
-def _new_row(item: Delivery) -> tuple[str | int, ...]:
-    manual = 1 if item.manual else 0  # sqlite3 looks for an adapter of a bool at each binding
-    return (
-        item.id, item.event_id, item.submission_id, item.destination, item.created_ms, item.due_ms, manual
-    )  # fmt: skip
+        db.execute(SQL["update_heard"], heard_row(new))
 
 
 def check(db: Connection) -> None:

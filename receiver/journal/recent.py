@@ -1,10 +1,11 @@
-"""Submissions as the writing connection last read or wrote them: a task calls back about ten times, and reading its row
-anew costs more than deciding about it."""
+"""Submissions as the writing connection last read or wrote them, and what they were owed last: a task calls back about
+ten times, and reading its row anew costs more than deciding about it."""
 
 from __future__ import annotations
 
 import sqlite3
 
+from receiver.deliveries import Delivery
 from receiver.events import Submission
 
 REMEMBERED = 4096
@@ -18,13 +19,14 @@ class Recent:
     def __init__(self, limit: int = REMEMBERED) -> None:
         self._limit = limit
         self._rows: dict[str, Submission] = {}
+        self._owed: dict[str, dict[str, str]] = {}
         self._version = -1
 
     def refresh(self, db: sqlite3.Connection) -> None:
         """Forget everything if another connection has written since the last transaction."""
         (version,) = db.execute("PRAGMA data_version").fetchone()
         if version != self._version:
-            self._rows.clear()
+            self.forget()
             self._version = version
 
     def get(self, submission_id: str) -> Submission | None:
@@ -34,9 +36,20 @@ class Recent:
     def keep(self, row: Submission) -> None:
         """Remember a row as it was just read or written."""
         if len(self._rows) >= self._limit and row.id not in self._rows:
-            del self._rows[next(iter(self._rows))]  # the one that came first
+            first = next(iter(self._rows))  # the one that came first
+            del self._rows[first]
+            self._owed.pop(first, None)
         self._rows[row.id] = row
+
+    def owe(self, delivery: Delivery) -> str | None:
+        """Remember a delivery as the newest to its (submission, destination). Returns the id of the one that was it, if
+        that is remembered."""
+        newest = self._owed.setdefault(delivery.submission_id, {})
+        before = newest.get(delivery.destination)
+        newest[delivery.destination] = delivery.id
+        return before
 
     def forget(self) -> None:
         """Forget everything: something was undone, or written past us."""
         self._rows.clear()
+        self._owed.clear()

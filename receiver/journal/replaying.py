@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from receiver.deliveries import Delivery
 from receiver.events import first_id, new_id
-from receiver.journal.operations import insert_deliveries
+from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row
 from receiver.journal.selection import REPLAYED, Order, Replayed, ReplayOutcome, Selection
+from receiver.journal.staged import insert_deliveries
 from receiver.journal.statements import SQL
 
 Connection = sqlite3.Connection
@@ -108,5 +109,5 @@ def _replay(db: Connection, order: Order, now_ms: int) -> Replayed:
         due_ms=now_ms,
         manual=True,
     )
-    insert_deliveries(db, [fresh])
+    insert_deliveries(db, Recent(), [fresh])
     return Replayed(order=order, outcome="new", delivery_id=fresh.id)

@@ -26,6 +26,7 @@ from receiver.journal.filesystems import check_file_system
 from receiver.journal.lock import EngineLock
 from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_json, to_row
+from receiver.journal.staged import Staged
 from receiver.journal.statements import SQL
 from receiver.journal.upkeep import Upkeep
 from receiver.journal.writer import Writer
@@ -51,8 +52,9 @@ class SQLiteJournal(Upkeep):
         self._closed = False
         self._lock = EngineLock(path)
         self._recent = Recent()
+        self._staged = Staged(self._recent)
         self._writer = Writer(
-            writer, begun=self._recent.refresh, undone=self._recent.forget, guard=SameFiles(path).check
+            writer, begun=self._begun, ending=self._staged.flush, undone=self._undone, guard=SameFiles(path).check
         )
         self._reader = reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
@@ -89,14 +91,14 @@ class SQLiteJournal(Upkeep):
 
     async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
         def operation(db: Connection) -> Changed | None:
-            return operations.change(db, self._recent, submission_id, decide, callback)
+            return operations.change(db, self._recent, self._staged, submission_id, decide=decide, callback=callback)
 
         if callback is None:
-            return await self._write_beside(operation)
+            return await self._run(operation)
         if self._ballast is not None and self._ballast.given_up:
             await self._make_room()
         try:
-            return await self._write_beside(operation)
+            return await self._run(operation)
         except Exception as exc:
             if isinstance(exc, JournalError) and exc.fault:
                 raise  # the store cannot keep anything now
@@ -249,6 +251,15 @@ class SQLiteJournal(Upkeep):
 
     async def _write_beside(self, operation: Callable[[Connection], T]) -> T:
         """For what writes no submissions, or keeps `_recent` true itself."""
+
+        def seeing_all(db: Connection) -> T:
+            self._staged.flush(db)
+            return operation(db)
+
+        return await self._run(seeing_all)
+
+    async def _run(self, operation: Callable[[Connection], T]) -> T:
+        """For what may come before what is staged is written."""
         try:
             return await self._writer.run(operation)
         except JournalError as exc:
@@ -258,6 +269,14 @@ class SQLiteJournal(Upkeep):
             error = _told(exc, self._path, self._busy_seconds)
             await self._learn(error)
             raise error from exc
+
+    def _begun(self, db: Connection, operations: int) -> None:
+        self._recent.refresh(db)
+        self._staged.begin(operations)
+
+    def _undone(self) -> None:
+        self._recent.forget()
+        self._staged.drop()
 
     async def _learn(self, exc: JournalError) -> None:
         """What a failed write says about those to come."""

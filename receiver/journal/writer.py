@@ -33,7 +33,8 @@ class Writer:
 
     Args:
         connection: for this writer alone.
-        begun: called when a transaction has begun, and holds the write lock.
+        begun: called when a transaction has begun, and holds the write lock, with the number of its operations.
+        ending: called before the commit; an error is taken for one of the operations'.
         undone: called when something was rolled back.
         guard: called after each commit, before anybody is told of it; it raises if what was committed may be lost.
     """
@@ -42,12 +43,14 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         *,
-        begun: Callable[[sqlite3.Connection], None] = lambda connection: None,
+        begun: Callable[[sqlite3.Connection, int], None] = lambda connection, operations: None,
+        ending: Callable[[sqlite3.Connection], None] = lambda connection: None,
         undone: Callable[[], None] = lambda: None,
         guard: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._begun = begun
+        self._ending = ending
         self._undone = undone
         self._guard = guard
         self._gathered: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
@@ -130,8 +133,9 @@ class Writer:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            self._begun(connection)
-            outcomes = [_outcome(operation, connection, future) for operation, _, future in batch]
+            self._begun(connection, len(batch))
+            outcomes: list[_Outcome] = [(future, _run(operation, connection), None) for operation, _, future in batch]
+            _run(self._ending, connection)
             connection.execute("COMMIT")
             self._guard()
         except BaseException:
@@ -152,9 +156,9 @@ class Writer:
                 loop.call_soon_threadsafe(_resolve, mine)
 
 
-def _outcome(operation: Operation, connection: sqlite3.Connection, future: asyncio.Future[Any]) -> _Outcome:
+def _run(operation: Operation, connection: sqlite3.Connection) -> Any:
     try:
-        return future, operation(connection), None
+        return operation(connection)
     except Exception as exc:
         raise _Failed(exc) from exc
 

@@ -119,6 +119,11 @@ WHERE id = (
     ORDER BY id DESC LIMIT 1);
 
 
+-- name: cancel_known
+-- The same, where the writer remembers which one it is.
+UPDATE deliveries SET status = 'cancelled', finished_ms = ?, detail = 'a newer event took its place'
+WHERE id = ? AND status = 'pending' AND NOT manual;
+
 -- name: release_deliveries
 UPDATE deliveries SET due_ms = :now_ms
 WHERE submission_id = :submission_id AND status = 'pending' AND attempt = 0 AND due_ms > :now_ms;
