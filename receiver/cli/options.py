@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -36,6 +40,36 @@ Auto = Annotated[
 Filter = Annotated[
     str | None, typer.Option(help='The provider\'s accountFilter, as JSON: {"modes": ["FAST"]}.', show_default=False)
 ]
+
+
+def spreading(group: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that takes each field of a dataclass as an option, and gets them as its last argument."""
+    shared = _parameters(group, {field.name: field.default for field in dataclasses.fields(group)})
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        defaults = {name: item.default for name, item in inspect.signature(command).parameters.items()}
+        last, _ = defaults.popitem()
+
+        @wraps(command)
+        def spread(**given: Any) -> None:
+            asked = group(**{item.name: given.pop(item.name) for item in shared})
+            command(**given, **{last: asked})
+
+        parameters = [*_parameters(command, defaults), *shared]
+        # What typer reads: the one and the other.
+        vars(spread)["__signature__"] = inspect.Signature(parameters)
+        spread.__annotations__ = {item.name: item.annotation for item in parameters}
+        return spread
+
+    return decorate
+
+
+def _parameters(of: Callable[..., Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(of, include_extras=True)
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+        for name, default in defaults.items()
+    ]
 
 
 def options(
