@@ -1,20 +1,65 @@
-"""Rows built by hand, and a clock that stands still until it is told the time."""
+"""Rows built by hand, every store a journal can stand on, and a clock that stands still until it is told the time."""
 
 from __future__ import annotations
 
-from typing import Any
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
-from receiver.events import Event, EventType, Submission, event_id
-from receiver.journal.base import Change, Work
-from receiver.tasks import Task
+from receiver.events import Callback, Claim, Event, EventType, Input, Media, Reply, Submission, event_id
+from receiver.journal.base import Change, Journal, Work
+from receiver.journal.sqlite import open_journal
+from receiver.tasks import Button, Task
 
 NOW = 1_773_314_942_177
 """Epoch milliseconds; where tests start."""
 ID = "01KKGM7NK10000000000000001"
 TASK_ID = "1773314942177684"
 OWNER = "engine-1"
+FULL = Submission(
+    id=ID,
+    kind="blend",
+    created_ms=NOW,
+    prompt="null",
+    request={"prompt": "x", "nested": {"list": [1, None, "ü"]}},
+    inputs=(Input(digest="d", type="image/png", size=3),),
+    speed="fast",
+    labels={"order": "7", "empty": ""},
+    user_state="null",
+    parent_id="parent",
+    button="U2",
+    auto=("U1", "reroll"),
+    destinations=("disk",),
+    once="a name",
+    once_digest="c" * 64,
+    reply=Reply(body={"prompt": "wider"}, mask=Input(digest="e", type="image/png", size=9, field="maskBase64")),
+    hooked=True,
+    status="accepted",
+    outcome="queued",
+    detail="1",
+    sends=2,
+    send_due_ms=NOW + 1,
+    task_id=TASK_ID,
+    task=Task(id=TASK_ID, status="SUCCESS", buttons=(Button(custom_id="c", label="U1"),), image_urls=("a",)),
+    ended="task.failed",
+    deadline_ms=NOW + 2,
+    poll_due_ms=NOW + 3,
+    polls=4,
+    misses=5,
+    claim=Claim(task=Task(id=TASK_ID, status="SUCCESS"), since_ms=NOW, asked=1),
+    callbacks=6,
+    media=(Media(digest="d", type="image/png", size=3, extension=".png", url="u", index=1),),
+    media_problem="slow",
+    media_tries=7,
+    media_due_ms=NOW + 4,
+    fallback_urls=("f",),
+)  # fmt: skip
+"""No field is what it is by default."""
 
 
 class SetClock(Clock):
@@ -98,3 +143,83 @@ def completion(work: Work | Delivery, **fields: Any) -> Completion:
         "counts": False,
     }
     return Completion(**default | fields)
+
+
+def callback(number: int = 1, cause: str | None = None) -> Callback:
+    return Callback(submission_id=ID, received_ms=NOW + number, cause=cause, body=b'{"number":%d}' % number)
+
+
+async def put(journal: Journal, change: Change) -> None:
+    """Write a change whatever the row is."""
+    await journal.change(change.submission.id, lambda row: change)
+
+
+async def owe(
+    journal: Journal, row: Submission, type: Any, *numbers: int, percent: int | None = None, **fields: Any
+) -> Event:
+    """Journal a fact about `row`, owed to `folder` once for each number."""
+    fact = event(row, type, percent)
+    await put(journal, owing(row, *((fact, delivery(fact, number, **fields)) for number in numbers)))
+    return fact
+
+
+async def take(
+    journal: Journal, at: int = 0, *, limit: int = 10, destination: str = "folder", owner: str = OWNER
+) -> list[Work]:
+    return await journal.claim(destination, owner=owner, limit=limit, now_ms=NOW + at)
+
+
+async def take_alone(journal: Journal, at: int = 0, *, owner: str = OWNER) -> Work | None:
+    return await journal.claim_alone(["folder"], owner=owner, now_ms=NOW + at)
+
+
+async def status_of(journal: Journal, number: int) -> str:
+    found = await journal.delivery(f"01KKGM7NK2{number:016d}")
+    assert found is not None
+    return found.status
+
+
+def ids(rows: list[Submission]) -> list[int]:
+    return [int(row.id[10:]) for row in rows]
+
+
+async def fill(journal: Journal, count: int, **fields: Any) -> None:
+    """`count` submissions, each owing one delivery of the same number."""
+    for number in range(1, count + 1):
+        row = submission(number)
+        await journal.add(row)
+        await owe(journal, row, "task.succeeded", number, **fields)
+
+
+# Stores
+
+
+class Store(Protocol):
+    """Where a journal lies, empty at first. Each `open` gives another journal on it, as another process would have."""
+
+    async def open(self) -> Journal: ...
+
+    async def lose_event(self, event_id: str) -> None:
+        """Take an event away from its deliveries, as a purge with a fault in it would. No journal is told of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SQLiteStore:
+    path: Path
+
+    async def open(self) -> Journal:
+        return await open_journal(self.path, busy_seconds=2)
+
+    async def lose_event(self, event_id: str) -> None:
+        with closing(sqlite3.connect(self.path)) as db, db:
+            db.execute("DELETE FROM events WHERE id = ?", (event_id,))
+
+
+@asynccontextmanager
+async def sqlite_store(folder: Path) -> AsyncIterator[Store]:
+    yield SQLiteStore(folder / "receiver.db")
+
+
+STORES: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {"sqlite": sqlite_store}
+"""By name: what makes an empty store, and removes it in the end. The folder is for those who need one. The suite for
+every journal (`test_journal.py`) runs on each of them."""

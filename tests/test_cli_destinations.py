@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import completion, submission
+from journals import completion, owe, submission
 from servers import Result, receiver
-from test_journal import owe
 
 from receiver.journal.base import Journal
 from receiver.journal.sqlite import open_journal

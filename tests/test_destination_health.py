@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import NOW, completion, submission
-from test_journal import connection, fill, owe, take
+from journals import NOW, completion, fill, owe, submission, take
+from test_journal_sqlite import connection
 
 from receiver.backoff import DELIVERY, DOWN_AFTER, PAUSE, pause
 from receiver.deliveries import DestinationRecord

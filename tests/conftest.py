@@ -1,0 +1,26 @@
+"""Fixtures for tests of every room: each store a journal can stand on, and a journal on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from journals import STORES, Store
+
+from receiver.journal.base import Journal
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """An empty store; the test runs on each kind."""
+    async with STORES[request.param](tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def journal(store: Store) -> AsyncIterator[Journal]:
+    """A journal on an empty store."""
+    opened = await store.open()
+    yield opened
+    await opened.aclose()
