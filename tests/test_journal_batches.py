@@ -10,20 +10,23 @@ from functools import partial
 
 import msgspec
 import pytest
-from journals import NOW, OWNER, callback, delivery, event, submission
+from journals import NOW, OWNER, TASK_ID, Store, callback, delivery, event, submission
 
 from receiver.events import Callback, Submission
 from receiver.journal.base import Change, Journal
+from receiver.tasks import Task
 
 replace = msgspec.structs.replace
 PLACES = ("folder", "shop")
+PROMPT = 'the {}th "boat" \\ 船 🚤\n'
 
 
 def change_to(row: Submission, number: int, percent: int, *, detail: str | None, places: tuple[str, ...]) -> Change:
     """A fact that may be known, owed to `places`, and a row with one callback more."""
-    fact = event(row, "task.progressed", percent)
+    task = Task(id=TASK_ID, status="IN_PROGRESS", progress=percent, prompt=PROMPT.format(row.callbacks + 1))
+    fact = event(row, "task.progressed", percent, task=task)
     owed = tuple(delivery(fact, 10 * number + index, place) for index, place in enumerate(places))
-    heard = replace(row, callbacks=row.callbacks + 1, detail=detail or row.detail)
+    heard = replace(row, task=task, callbacks=row.callbacks + 1, detail=detail or row.detail)
     return Change(submission=heard, events=(fact,), deliveries=owed)
 
 
@@ -65,6 +68,7 @@ async def test_many_at_once(journal: Journal, seed: int, repeats: bool) -> None:
         found = await journal.get(row.id)
         assert found is not None
         assert found.callbacks == mine == len(await journal.callbacks(row.id))
+        assert found.task is None or found.task.prompt == PROMPT.format(mine)
         facts = await journal.events(limit=1000, submission_id=row.id)
         assert {fact.id for fact in facts} == {fact for fact in new if fact.startswith(row.id)}
         await _only_the_last_word_waits(journal, row, [fact.id for fact in facts])
@@ -79,6 +83,19 @@ async def _only_the_last_word_waits(journal: Journal, row: Submission, facts: li
         newest = min(there, key=lambda item: facts.index(item.event_id), default=None)
         assert [item.status for item in there if item is not newest] == ["cancelled"] * (len(there) - 1 if there else 0)
         assert newest is None or newest.status == "pending"
+
+
+async def test_another_process_reads_what_was_written(store: Store, journal: Journal) -> None:
+    """The rows as the changes left them, whatever they were written with."""
+    rows = [submission(number) for number in range(1, 4)]
+    for row in rows:
+        await journal.add(row)
+    done = await asyncio.gather(*(journal.change(row.id, decide) for row, decide in changes(9, rows, repeats=False)))
+    last = {changed.submission.id: changed.submission for changed in done if changed is not None}
+    other = await store.open()
+    assert [await other.get(row.id) for row in rows] == [last[row.id] for row in rows]
+    assert [row.id for row in await other.submissions(limit=9, status="in_progress")] == [row.id for row in rows[::-1]]
+    await other.aclose()
 
 
 async def test_a_claim_beside_changes_sees_what_came_before_it(journal: Journal) -> None:

@@ -78,6 +78,7 @@ async def test_a_sound_journal_has_no_problems(journal: Journal) -> None:
             "1 deliveries have attempts but are gone",
         ),
         ("INSERT INTO callbacks VALUES (1, 'nobody', 1, NULL, '{}')", "1 callbacks belong to no submission"),
+        ("UPDATE submissions SET told = 'nothing'", "2 submissions have their task in an event that is gone"),
         ("UPDATE submissions SET ended = 'task.lost'", "2 submissions have ended without an event"),
         ("INSERT INTO attempts SELECT id, 2, 1, NULL, NULL, NULL, 0 FROM deliveries", "2 deliveries do not run, but"),
         ("UPDATE deliveries SET status = 'running'", "2 deliveries were under way when the engine died"),

@@ -39,12 +39,14 @@ _CONTRADICTIONS = {
     "events_without_submission": "{n} belong to no submission",
     "callbacks_without_submission": "{n} belong to no submission",
     "attempts_without_delivery": "{n} have attempts but are gone themselves",
+    "tasks_without_event": "{n} have their task in an event that is gone",
     "ends_without_event": "{n} have ended without an event that says so, so their results reach nobody",
     "unfinished_attempts": "{n} do not run, but have an attempt without an end",
 }
 _NOUNS = {
     "events_without_submission": "events",
     "callbacks_without_submission": "callbacks",
+    "tasks_without_event": "submissions",
     "ends_without_event": "submissions",
 }
 

@@ -56,7 +56,8 @@ class Staged:
         if current.id in self._owing:
             self.flush(db)  # what it owes by now gives way to what it owes next
         if change.submission != current:
-            self._heard[current.id] = heard_row(change.submission)
+            told = change.events[0] if change.events and change.events[0].task is change.submission.task else None
+            self._heard[current.id] = heard_row(change.submission, told)
         self._events.extend(map(event_row, change.events))
         if change.deliveries:
             self._owing.add(current.id)
@@ -88,9 +89,10 @@ def only_heard(old: Submission, new: Submission) -> bool:
     return heard == new
 
 
-def heard_row(row: Submission) -> Row:
-    task = None if row.task is None else to_json_bytes(row.task)
-    return task, row.callbacks, row.poll_due_ms, row.polls, row.misses, row.id
+def heard_row(row: Submission, told: Event | None = None) -> Row:
+    """`told`: a new event that holds the row's task."""
+    task = None if row.task is None or told is not None else to_json_bytes(row.task)
+    return task, told.id if told else None, row.callbacks, row.poll_due_ms, row.polls, row.misses, row.id
 
 
 def callback_row(callback: Callback, cause: str | None) -> Row:

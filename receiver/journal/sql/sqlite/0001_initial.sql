@@ -1,7 +1,9 @@
 -- The journal of DESIGN: submissions, callbacks, events, deliveries, attempts, destinations.
 -- Times are epoch milliseconds. Keys are time-ordered, so that inserts stay flat however many rows there are.
 
--- Rows of a kilobyte or two that change often: with a rowid a change rewrites the row and nothing else.
+-- Rows of a kilobyte that change often: with a rowid a change rewrites the row and nothing else. What is known of the
+-- task is twice as large, and stands in the event that told of it already: then `told` names that event, and `task` is
+-- NULL. Read `whole_submissions`.
 CREATE TABLE submissions (
     id             TEXT PRIMARY KEY,
     kind           TEXT NOT NULL,
@@ -27,6 +29,7 @@ CREATE TABLE submissions (
     send_due_ms    INTEGER,
     task_id        TEXT,
     task           TEXT,
+    told           TEXT,
     ended          TEXT,
     deadline_ms    INTEGER NOT NULL,
     poll_due_ms    INTEGER,
@@ -71,6 +74,15 @@ CREATE TABLE events (
     created_ms     INTEGER NOT NULL,
     body           TEXT NOT NULL
 );
+
+-- Submissions with what is known of their tasks, as everybody but a change reads them.
+CREATE VIEW whole_submissions AS
+SELECT
+    id, kind, created_ms, prompt, request, inputs, speed, labels, user_state, parent_id, button, auto, destinations,
+    once, once_digest, reply, hooked, status, outcome, detail, sends, send_due_ms, task_id, ended, deadline_ms,
+    poll_due_ms, polls, misses, claim, callbacks, media, media_problem, media_tries, media_due_ms, fallback_urls,
+    coalesce(task, (SELECT json_extract(body, '$.task') FROM events WHERE events.id = submissions.told)) AS task
+FROM submissions;
 
 CREATE TABLE deliveries (
     id             TEXT PRIMARY KEY,

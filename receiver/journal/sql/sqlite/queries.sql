@@ -12,7 +12,7 @@ INSERT INTO submissions (
 ) ON CONFLICT (once) DO NOTHING;
 
 -- name: get_once
-SELECT * FROM submissions WHERE once = :once;
+SELECT * FROM whole_submissions WHERE once = :once;
 
 -- name: family
 -- Everything from the first ancestor down, oldest first.
@@ -23,52 +23,53 @@ WITH RECURSIVE
     down (id) AS (
         SELECT id FROM up WHERE parent_id IS NULL OR parent_id NOT IN (SELECT id FROM submissions)
         UNION SELECT child.id FROM submissions AS child JOIN down ON child.parent_id = down.id)
-SELECT * FROM submissions WHERE id IN (SELECT id FROM down) ORDER BY id;
+SELECT * FROM whole_submissions WHERE id IN (SELECT id FROM down) ORDER BY id;
 
 -- name: update_submission
 -- What never changes after the insert (id, kind, request, labels …) is left out.
 UPDATE submissions SET
     once = :once, reply = :reply, status = :status, outcome = :outcome, detail = :detail, sends = :sends,
-    send_due_ms = :send_due_ms, task_id = :task_id, task = :task, ended = :ended, deadline_ms = :deadline_ms,
-    poll_due_ms = :poll_due_ms, polls = :polls, misses = :misses, claim = :claim, callbacks = :callbacks,
-    media = :media, media_problem = :media_problem, media_tries = :media_tries, media_due_ms = :media_due_ms,
-    fallback_urls = :fallback_urls
+    send_due_ms = :send_due_ms, task_id = :task_id, task = :task, told = NULL, ended = :ended,
+    deadline_ms = :deadline_ms, poll_due_ms = :poll_due_ms, polls = :polls, misses = :misses, claim = :claim,
+    callbacks = :callbacks, media = :media, media_problem = :media_problem, media_tries = :media_tries,
+    media_due_ms = :media_due_ms, fallback_urls = :fallback_urls
 WHERE id = :id;
 
 -- name: update_heard
 -- What most callbacks and polls change. SQLite maintains the index of every column a statement names, changed or not.
 -- What each callback needs has its parameters by position, in the order they stand here: by name they cost twice as much.
-UPDATE submissions SET task = CAST(? AS TEXT), callbacks = ?, poll_due_ms = ?, polls = ?, misses = ? WHERE id = ?;
+UPDATE submissions SET task = CAST(? AS TEXT), told = ?, callbacks = ?, poll_due_ms = ?, polls = ?, misses = ?
+WHERE id = ?;
 
 
 -- name: get_submission
-SELECT * FROM submissions WHERE id = :id;
+SELECT * FROM whole_submissions WHERE id = :id;
 
 -- name: find_submissions
 -- By id, the start or end of an id, or task id; two rows are enough to see that it is not the only one.
-SELECT * FROM submissions
+SELECT * FROM whole_submissions
 WHERE id = :reference OR task_id = :reference
    OR (length(:reference) >= 6 AND (substr(id, 1, length(:reference)) = :reference
                                     OR substr(id, -length(:reference)) = :reference))
 ORDER BY id = :reference DESC, coalesce(task_id = :reference, 0) DESC, id DESC LIMIT 2;
 
 -- name: list_submissions
-SELECT * FROM submissions
+SELECT * FROM whole_submissions
 WHERE :status IS NULL OR status = :status OR ended = 'task.' || :status
    OR json_extract(task, '$.status') = upper(:status)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: due_sends
-SELECT * FROM submissions WHERE send_due_ms <= :now_ms ORDER BY send_due_ms LIMIT :limit;
+SELECT * FROM whole_submissions WHERE send_due_ms <= :now_ms ORDER BY send_due_ms LIMIT :limit;
 
 -- name: due_polls
-SELECT * FROM submissions WHERE poll_due_ms <= :now_ms ORDER BY poll_due_ms LIMIT :limit;
+SELECT * FROM whole_submissions WHERE poll_due_ms <= :now_ms ORDER BY poll_due_ms LIMIT :limit;
 
 -- name: due_media
-SELECT * FROM submissions WHERE media_due_ms <= :now_ms ORDER BY media_due_ms LIMIT :limit;
+SELECT * FROM whole_submissions WHERE media_due_ms <= :now_ms ORDER BY media_due_ms LIMIT :limit;
 
 -- name: overdue
-SELECT * FROM submissions
+SELECT * FROM whole_submissions
 WHERE deadline_ms <= :now_ms AND ended IS NULL AND status <> 'refused' ORDER BY deadline_ms LIMIT :limit;
 
 -- name: insert_callback
@@ -80,7 +81,7 @@ SELECT submission_id, received_ms, cause, CAST(body AS BLOB) AS body FROM callba
 
 -- name: called_back
 -- Those that callbacks should have told of: they took a URL along, and the provider has ended them.
-SELECT * FROM submissions
+SELECT * FROM whole_submissions
 WHERE hooked = 1 AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')
   AND created_ms < :created_before_ms
 ORDER BY created_ms DESC LIMIT :limit;

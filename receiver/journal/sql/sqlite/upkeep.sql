@@ -15,6 +15,10 @@ WHERE NOT EXISTS (SELECT 1 FROM submissions WHERE submissions.id = callbacks.sub
 SELECT DISTINCT delivery_id AS id FROM attempts
 WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.id = attempts.delivery_id);
 
+-- name: tasks_without_event
+SELECT id FROM submissions
+WHERE told IS NOT NULL AND NOT EXISTS (SELECT 1 FROM events WHERE events.id = submissions.told);
+
 -- name: ends_without_event
 SELECT id FROM submissions
 WHERE ended IS NOT NULL AND NOT EXISTS (SELECT 1 FROM events WHERE events.id = submissions.id || '.' || submissions.ended);
