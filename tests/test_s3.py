@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import S3Store
 
+from receiver.buckets.profile import read_profile
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError, SettingsError
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
@@ -32,7 +33,6 @@ from receiver.handlers.s3.answers import StoreError
 from receiver.handlers.s3.handler import WHOLE
 from receiver.handlers.s3.keys import check_template, fill
 from receiver.handlers.s3.options import S3Options
-from receiver.handlers.s3.profile import read_profile
 from receiver.media import MediaStore, Tiles
 from receiver.settings import Destination
 from receiver.settings.kinds import show_url

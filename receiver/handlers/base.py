@@ -89,7 +89,7 @@ class Attempt:
         parent: the parent submission's last receipt at this destination (what a reply threads under).
         receipts: the last receipts of this submission at other destinations, by name.
         tiles: `await attempt.tiles()` gives the four pictures of a grid, U1 to U4, cut once for all destinations; none
-            for anything else. It needs the extra `images` (see `extras.require`), and raises MediaError: permanent
+            for anything else. It needs the extra `images` (see `require` in `extras`), and raises MediaError: permanent
             where the grid cannot be cut, which is no reason to keep back the rest.
     """
 

@@ -22,8 +22,8 @@ from receiver.deliveries import Receipt
 from receiver.disk import in_thread, make_folder, own_draft, sync_folder
 from receiver.errors import SettingsError
 from receiver.events import Event
+from receiver.extras import require
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.extras import require
 from receiver.handlers.names import slug
 from receiver.handlers.pieces import ArchiveError, Piece, Pieces, gather
 from receiver.handlers.record import RECORDED, as_json, record, texts

@@ -1,152 +1,20 @@
-"""What a store's refusal means to a person, and to the delivery: later, never, or again by the schedule.
-
-What an operator can mend (a secret, a bucket, a right) is tried again by the schedule, so that a day's results still
-arrive once it is mended; never is what lies in the file or its key.
-"""
+"""What a store's refusal means to a delivery: postponed, dead, or again by the schedule."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Literal
-
+from receiver.buckets import Refusal
 from receiver.handlers.base import Rejected, RetryLater
 
 LATER_SECONDS = 15.0
 """How long to wait where a store is too busy; obstore does not tell what it asked for."""
-
-Fate = Literal["later", "never", "again"]
 
 
 class StoreError(Exception):
     """The store refused, or cannot be reached. The text says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """What an answer means."""
-
-    said: str
-    remedy: str
-    fate: Fate = "again"
-
-
-_CREDENTIALS = Meaning(
-    "does not accept these credentials", "Check access_key and secret_key, or what gives them in their place."
-)
-_RIGHTS = Meaning(
-    "does not let these credentials do that",
-    "Allow them to write and read objects (on S3: s3:PutObject and s3:GetObject).",
-)
-_BUSY = Meaning("is too busy", "", "later")
-_REGION = Meaning("says that the bucket lies in another region", "Set region, or AWS_REGION.")
-_NO_BUCKET = Meaning("has no such bucket", "Make it, or correct the destination's bucket.")
-_KEY = Meaning("does not take such a key", "Set another path, then replay the delivery.", "never")
-_CODES: dict[str, Meaning] = {
-    **dict.fromkeys(
-        ("SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "InvalidSecurity", "AuthenticationFailed"),
-        _CREDENTIALS,
-    ),
-    "ExpiredToken": Meaning("says that these credentials have expired", "Renew them."),
-    "RequestTimeTooSkewed": Meaning("finds this machine's clock wrong", "Set the clock."),
-    **dict.fromkeys(("AccessDenied", "AllAccessDisabled", "AuthorizationPermissionMismatch"), _RIGHTS),
-    **dict.fromkeys(("NoSuchBucket", "ContainerNotFound"), _NO_BUCKET),
-    **dict.fromkeys(
-        ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _REGION
-    ),
-    **dict.fromkeys(
-        (
-            "SlowDown",
-            "ServiceUnavailable",
-            "TooManyRequests",
-            "ErrTooManyRequest",
-            "ErrRequestBytesExceed",
-            "RequestLimitExceeded",
-            "ServerBusy",
-        ),
-        _BUSY,
-    ),
-    "EntityTooLarge": Meaning(
-        "finds the file too large", "Leave it in the archive, or raise the store's limit.", "never"
-    ),
-    **dict.fromkeys(("KeyTooLongError", "InvalidObjectName", "InvalidResourceName"), _KEY),
-    "QuotaExceeded": Meaning("is full", "Raise its quota, or make room."),
-    "NotImplemented": Meaning("does not know what was asked", "If it knows no If-None-Match, set conditional = false."),
-}
-_STATUSES: dict[int, Meaning] = {
-    400: Meaning("found the request wrong", "Check endpoint, region and addressing."),
-    401: _CREDENTIALS,
-    403: _RIGHTS,
-    404: _NO_BUCKET,
-    413: _CODES["EntityTooLarge"],
-    429: _BUSY,
-    501: _CODES["NotImplemented"],
-    507: _CODES["QuotaExceeded"],
-}
-_STATUS = re.compile(r"(?:non-2xx status code: |status: |error status )(\d{3})")
-_CODE = re.compile(r"<Code>\s*([A-Za-z]{1,60})\s*</Code>")
-_REGION_SAID = re.compile(r"<Region>\s*([a-z0-9-]{1,40})\s*</Region>")
-_KIND_STATUSES = {
-    "FileNotFoundError": 404,
-    "NotFoundError": 404,
-    "PermissionDeniedError": 403,
-    "UnauthenticatedError": 401,
-}
-_CAUSES = (
-    ("Connection refused", "nothing listens there"),
-    ("dns error", "its name cannot be resolved"),
-    ("certificate", "its certificate is not trusted"),
-    ("Connection reset", "the connection was cut off"),
-    ("connection closed before", "the connection was cut off"),
-    ("IncompleteMessage", "the connection was cut off"),
-    ("deadline has elapsed", "it does not answer"),
-    ("TimedOut", "it does not answer"),
-    ("timed out", "it does not answer"),
-)
-_METADATA = ("169.254.169.254", "fd00:ec2::254", "metadata.google.internal", "169.254.170.2")
-
-
-def explained(error: BaseException, *, bucket: str, server: str) -> Exception:
-    """The error to raise in a handler for one of obstore's.
-
-    Args:
-        error: known by its type's name and its text, which holds the answer's status and XML.
-        bucket: whose it is.
-        server: what to call the other side.
-    """
-    text = str(error)
-    if any(place in text for place in _METADATA):
-        return StoreError(
-            f"There are no credentials for the bucket {bucket}: neither options nor environment nor a profile have "
-            "any, and this machine has no role. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key and "
-            "secret_key."
-        )
-    status = _status(error, text)
-    code = match[1] if (match := _CODE.search(text)) else ""
-    meaning = _CODES.get(code) or ("without LOCATION" in text and _REGION) or _STATUSES.get(status or 0)
-    if meaning:
-        return _told(meaning, bucket, server, " ".join(filter(None, (str(status or ""), code))), _region(text))
-    if status is not None:
-        return StoreError(f"{server} answered {status}{f' {code}' if code else ''} for the bucket {bucket}.")
-    return StoreError(f"{server} cannot be reached ({_cause(text)}). Check endpoint, and that it runs.")
-
-
-def _told(meaning: Meaning, bucket: str, server: str, answer: str, region: str) -> Exception:
-    said = f"{server} {meaning.said} ({answer}; bucket {bucket}{region}). {meaning.remedy}".rstrip()
-    if meaning.fate == "later":
-        return RetryLater(LATER_SECONDS, said, pause=True)  # a busy store is busy for every delivery
-    return Rejected(said) if meaning.fate == "never" else StoreError(said)
-
-
-def _status(error: BaseException, text: str) -> int | None:
-    if match := _STATUS.search(text):
-        return int(match[1])
-    return _KIND_STATUSES.get(type(error).__name__)
-
-
-def _region(text: str) -> str:
-    return f", region {match[1]}" if (match := _REGION_SAID.search(text)) else ""
-
-
-def _cause(text: str) -> str:
-    return next((words for sign, words in _CAUSES if sign in text), "the request failed")
+def raised(refusal: Refusal) -> Exception:
+    """The error to raise in a handler."""
+    if refusal.fate == "later":
+        return RetryLater(LATER_SECONDS, refusal.text, pause=True)  # a busy store is busy for every delivery
+    return Rejected(refusal.text) if refusal.fate == "never" else StoreError(refusal.text)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
+from receiver.extras import require
 from receiver.handlers.base import Attempt, Guarantee, Rejected, RetryLater
-from receiver.handlers.extras import require
 from receiver.handlers.pieces import Piece, Pieces, gather
 from receiver.handlers.record import RECORDED, as_json, record
 from receiver.handlers.s3.answers import StoreError

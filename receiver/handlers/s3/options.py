@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from receiver.buckets import BucketOptions
 from receiver.errors import SettingsError
 from receiver.handlers.base import HandlerOptions
 from receiver.handlers.s3.keys import check_template
 from receiver.settings.kinds import Seconds, check_origin_url
 
-Service = Literal["s3", "gs", "az"]
 NAMES = "{date}/{slug}-{id}{tile}.{ext}"
 """What stands below the path of a URL."""
 LONGEST_LINK = 7 * 86400.0
 """Seconds; no store signs for longer (S3: 604,800)."""
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")
 _HEADER = re.compile(r"[\x20-\x7e]{1,200}\Z")
 _NOT_IN_URL = frozenset({"access_key", "secret_key", "session_token", "bucket", "service", "path"})
-
-
-def _check_bucket(value: str) -> str:
-    if not _BUCKET.match(value) or ".." in value:
-        raise ValueError("it is no bucket's name")
-    return value
 
 
 def _check_header(value: str) -> str:
@@ -36,13 +28,9 @@ def _check_header(value: str) -> str:
     return value
 
 
-class S3Options(HandlerOptions):
-    """Options of an `s3` destination. Secrets may stay out of them: see `credentials`."""
+class S3Options(BucketOptions, HandlerOptions):
+    """Options of an `s3` destination."""
 
-    bucket: Annotated[str, AfterValidator(_check_bucket)] = Field(description="The bucket, or Azure's container.")
-    service: Service = Field(
-        default="s3", description="What it speaks: S3, Google Cloud Storage or Azure Blob Storage."
-    )
     path: Annotated[str, AfterValidator(check_template)] = Field(
         default=f"mj/{NAMES}",
         description="Where each file goes, of letters, digits, `/ _ . = ! ~ -` and the fields `{date} {year} {month} "
@@ -63,33 +51,6 @@ class S3Options(HandlerOptions):
         description="Whether pictures are put by `If-None-Match: *`. Off for servers that do not know it: "
         "then we look first, and a file that comes in between is overwritten.",
     )
-    endpoint: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
-        default=None, description="The server's URL, where it is not the service's own: MinIO, R2, SeaweedFS, Ceph …"
-    )
-    region: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9-]{1,40}$",
-        description="The bucket's region; else of the environment, or us-east-1.",
-    )
-    addressing: Literal["path", "virtual"] = Field(
-        default="path", description="`path` is `https://host/bucket/key`, `virtual` is `https://bucket.host/key`."
-    )
-    profile: str | None = Field(
-        default=None, description="Profile of `~/.aws/credentials` and `~/.aws/config`; else AWS_PROFILE, or `default`."
-    )
-    access_key: SecretStr | None = Field(
-        default=None, description="Access key id; on Azure the account's key. Without it: the usual chain, see below."
-    )
-    secret_key: SecretStr | None = Field(default=None, description="Secret access key, together with `access_key`.")
-    session_token: SecretStr | None = Field(default=None, description="Session token, for temporary keys.")
-    account: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9]{3,24}$",
-        description="Azure's storage account; else AZURE_STORAGE_ACCOUNT_NAME.",
-    )
-    service_account: Path | None = Field(
-        default=None, description="Google's service account file; else GOOGLE_APPLICATION_CREDENTIALS or the machine's."
-    )
     public_url: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
         default=None, description="The base URL under which the bucket is public: receipts link there."
     )
@@ -98,13 +59,9 @@ class S3Options(HandlerOptions):
     )
 
     @model_validator(mode="after")
-    def _together(self) -> S3Options:
-        if self.service == "s3" and (self.access_key is None) != (self.secret_key is None):
-            raise ValueError("access_key and secret_key go together: give both, or neither")
+    def _one_link(self) -> S3Options:
         if self.public_url is not None and self.link_for is not None:
             raise ValueError("public_url and link_for are two ways to link: give one of them")
-        if self.service != "s3" and (self.addressing == "virtual" or self.profile is not None):
-            raise ValueError("addressing and profile belong to s3 only")
         return self
 
 

@@ -1,38 +1,21 @@
-"""A bucket by obstore: the only module that imports it (extra `s3`). Its errors leave as ours."""
+"""A destination's bucket by obstore (extra `s3`). Its errors leave as a handler's."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
-from obstore.store import AzureStore, GCSStore, S3Store
 
-from receiver.errors import SettingsError
-from receiver.handlers.s3.answers import explained
+from receiver.buckets import explain
+from receiver.buckets.opening import PART, open_bucket, server_of
+from receiver.handlers.s3.answers import raised
 from receiver.handlers.s3.options import S3Options
-from receiver.handlers.s3.profile import read_profile
-
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
-
-Store = S3Store | GCSStore | AzureStore
-PART = 8 * 1024 * 1024
-"""Bytes of one part of a large upload; S3 wants at least 5 MiB."""
-_SERVERS = {"s3": "The object store", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
-# Short, because our own policy waits longer and better; enough for a connection that went stale.
-_RETRY: RetryConfig = {
-    "max_retries": 2,
-    "retry_timeout": timedelta(seconds=20),
-    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=1), "base": 2},
-}
 
 
 class Taken(Exception):
@@ -58,13 +41,10 @@ class Place:
     def __init__(self, options: S3Options) -> None:
         self.bucket = options.bucket
         self.scheme = options.service
-        self.server = f"The server {urlsplit(options.endpoint).netloc}" if options.endpoint else _SERVERS[self.scheme]
+        self.server = server_of(options)
         self._public = options.public_url
         self._link_for = options.link_for
-        try:
-            self._store = _MAKERS[options.service](options)
-        except BaseError as exc:
-            raise SettingsError(f"The bucket {options.bucket} cannot be used: {_first_line(exc)}") from exc
+        self._store = open_bucket(options)
 
     async def put(self, key: str, data: bytes | bytearray, attributes: dict[str, str], *, create: bool) -> str:
         """Put an object and return its ETag. With `create` only where nothing lies yet: raises Taken."""
@@ -125,69 +105,4 @@ class Place:
         try:
             yield
         except (BaseError, OSError) as exc:
-            raise explained(exc, bucket=self.bucket, server=self.server) from exc
-
-
-def _s3(options: S3Options) -> Store:
-    config: dict[str, Any] = {}
-    if options.access_key is not None and options.secret_key is not None:
-        config["access_key_id"] = options.access_key.get_secret_value()
-        config["secret_access_key"] = options.secret_key.get_secret_value()
-        if options.session_token is not None:
-            config["session_token"] = options.session_token.get_secret_value()
-    else:
-        config |= read_profile(options.profile)
-    if options.region is not None:
-        config["region"] = options.region
-    if options.endpoint is not None:
-        config["endpoint"] = _with_bucket(options) if options.addressing == "virtual" else options.endpoint
-    config["virtual_hosted_style_request"] = options.addressing == "virtual"
-    return S3Store(options.bucket, client_options=_client(options), retry_config=_RETRY, **config)
-
-
-def _with_bucket(options: S3Options) -> str:
-    """obstore wants the bucket in the endpoint's host where it is not in the path."""
-    scheme, _, rest = (options.endpoint or "").partition("://")
-    return f"{scheme}://{options.bucket}.{rest}"
-
-
-def _gs(options: S3Options) -> Store:
-    config: dict[str, Any] = {}
-    if options.service_account is not None:
-        config["service_account"] = str(options.service_account.expanduser())
-    if options.endpoint is not None:
-        config["base_url"] = options.endpoint
-    return GCSStore(options.bucket, client_options=_client(options), retry_config=_RETRY, **config)
-
-
-def _az(options: S3Options) -> Store:
-    config: dict[str, Any] = {}
-    if options.account is not None:
-        config["account_name"] = options.account
-    if options.access_key is not None:
-        config["account_key"] = options.access_key.get_secret_value()
-    if options.endpoint is not None:
-        config["endpoint"] = options.endpoint
-    return AzureStore(options.bucket, client_options=_client(options), retry_config=_RETRY, **config)
-
-
-_MAKERS = {"s3": _s3, "gs": _gs, "az": _az}
-
-
-def _client(options: S3Options) -> ClientConfig:
-    """Time is limited by the attempt as a whole, not by obstore's 30 s a request; http is the operator's choice."""
-    return {
-        "allow_http": any(url.startswith("http://") for url in (options.endpoint or "", *_endpoints())),
-        "connect_timeout": timedelta(seconds=5),
-        "timeout": timedelta(minutes=10),
-        "user_agent": "imagine-receiver",
-    }
-
-
-def _endpoints() -> list[str]:
-    """What obstore takes for an endpoint by itself."""
-    return [os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+            raise raised(explain(exc, bucket=self.bucket, server=self.server)) from exc

@@ -20,8 +20,8 @@ from pydantic import Field, SecretStr, model_validator
 
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError
+from receiver.extras import require
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, StoredMedia
-from receiver.handlers.extras import require
 from receiver.handlers.file import file_stem
 from receiver.handlers.posts import Post, linked, post_of, wait_for_media
 from receiver.handlers.slack.api import SlackApi, SlackError, SlackWebhook

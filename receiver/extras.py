@@ -1,4 +1,4 @@
-"""Optional extras: what a handler needs beyond the core, asked for at the start and told in a sentence."""
+"""Optional extras: what something needs beyond the core, asked for at the start and told in a sentence."""
 
 from __future__ import annotations
 
