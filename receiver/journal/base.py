@@ -97,8 +97,8 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     leads: bool
 
 
-LASTING_ROLES = frozenset({"serve", "worker", "python"})
-"""Engines that stay. Any other steps in only where none lives."""
+LASTING_ROLES = frozenset({"serve", "worker", "python", "function"})
+"""Engines that run beside others. Any other steps in only where none lives."""
 BEAT_SECONDS = 3.0
 """Between an engine's signs of life."""
 DEAD_SECONDS = 15.0

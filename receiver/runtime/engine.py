@@ -42,6 +42,10 @@ class Engine:
         leading: the leader's steps, by name.
         destinations: what this engine delivers to: name → handler.
         stalled: what to do when the event loop stands still.
+
+    Attributes:
+        worker: its loops.
+        standing: whether it lives and leads.
     """
 
     def __init__(
@@ -68,16 +72,16 @@ class Engine:
         self._clock = clock
         self._on_stall = stalled
         self._clock_steps = ClockSteps(journal=journal, clock=clock)
-        self._standing = Standing(
+        self.standing = Standing(
             journal=journal, dispatcher=dispatcher, clock=clock, led=self._led, freed=self.slot_free
         )
         steps = {**leading, "clock": self._clock_steps.check_once}
         self._leading = tuple(steps)
-        self._worker = Worker(
+        self.worker = Worker(
             {
                 **{name: self._when_leading(step) for name, step in steps.items()},
                 "dispatch": self._dispatch,
-                **self._standing.steps(),
+                **self.standing.steps(),
             },
             clock=clock,
         )
@@ -88,11 +92,11 @@ class Engine:
     @property
     def running(self) -> bool:
         """Whether this process is an engine."""
-        return self._worker.running
+        return self.worker.running
 
     async def check(self) -> None:
         """Raises EngineStopped where it was started and does not turn any more."""
-        self._worker.check()
+        self.worker.check()
 
     async def start(self, role: str) -> None:
         """Become an engine of this journal; without effect if we are one.
@@ -102,15 +106,15 @@ class Engine:
             JournalError: its media store is another, or the journal cannot be used.
             MediaError: the media store cannot be used.
         """
-        if self._worker.started:
+        if self.worker.started:
             return
-        await self._standing.enter(role, store=identity_of(self._store))
+        await self.standing.enter(role, store=identity_of(self._store))
         try:
             await self._prepare(role)
         except BaseException:
-            await self._standing.leave()
+            await self.standing.leave()
             raise
-        self._worker.start()
+        self.worker.start()
         self._watchdog.start()
 
     async def _prepare(self, role: str) -> None:
@@ -132,44 +136,44 @@ class Engine:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
-        if self._worker.started:
-            await self._worker.stop()
+        if self.worker.started:
+            await self.worker.stop()
             await self._archiver.stop()
             await asyncio.gather(self._dispatcher.drain(DRAIN_SECONDS), self._submissions.drain(DRAIN_SECONDS))
             log.info("engine.stopped")
         self._watchdog.stop()
-        await self._standing.leave()
+        await self.standing.leave()
 
     # What wakes it
 
     def changed(self, row: Submission) -> None:
         """Wake who has work with the row now: to wake all at each callback would cost more than the callback."""
         now_ms = self._clock.now_ms()
-        self._worker.wake("dispatch")
+        self.worker.wake("dispatch")
         if row.send_due_ms is not None and row.send_due_ms <= now_ms:
-            self._worker.wake("send")
+            self.worker.wake("send")
         if row.poll_due_ms is not None and row.poll_due_ms <= now_ms:
-            self._worker.wake("reconcile")
+            self.worker.wake("reconcile")
         if row.media_due_ms is not None and row.media_due_ms <= now_ms:
-            self._worker.wake("archive")
+            self.worker.wake("archive")
 
     def slot_free(self) -> None:
         """There may be something to deliver now."""
-        self._worker.wake("dispatch")
+        self.worker.wake("dispatch")
 
     def _woken(self) -> None:
         """Another process has committed something that is due now."""
-        self._worker.wake("dispatch")
-        if self._standing.leads and self._soon is None:
+        self.worker.wake("dispatch")
+        if self.standing.leads and self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(SOON_SECONDS, self._look)
 
     def _look(self) -> None:
         self._soon = None
-        self._worker.wake("send", "reconcile", "archive")
+        self.worker.wake("send", "reconcile", "archive")
 
     def _led(self) -> None:
         self._clock_steps.restart()
-        self._worker.wake(*self._leading)
+        self.worker.wake(*self._leading)
 
     # Its steps
 
@@ -177,13 +181,13 @@ class Engine:
         """Where two lead for a moment, a step may run in both: the journal lets only one of them send."""
 
         async def led() -> int:
-            return await step() if self._standing.leads else 0
+            return await step() if self.standing.leads else 0
 
         return led
 
     async def _dispatch(self) -> int:
         """Callbacks first: what is to be delivered lies in the journal already."""
-        if not self._standing.lives:
+        if not self.standing.lives:
             return 0
         if self._admission.waiting >= MANY_CALLBACKS:
             await self._clock.sleep(REST_SECONDS)

@@ -86,7 +86,7 @@ class Runtime:
             changed=self._slot_free,
         )
         self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._slot_free)
-        self._engine = self._make_engine(destinations, stalled)
+        self.engine = self._make_engine(destinations, stalled)
 
     def _submissions(self, destinations: Mapping[str, OpenDestination]) -> Submissions:
         return Submissions(
@@ -155,7 +155,7 @@ class Runtime:
             "journal": self.journal.check,
             "disk": self.journal.check_space,
             "media": self.store.check,
-            "engine": self._engine.check,  # without effect where other processes are the engines
+            "engine": self.engine.check,  # without effect where other processes are the engines
         }
         return create_app(callbacks=callbacks, readyz=Readyz(checks), api=self._api())
 
@@ -178,12 +178,12 @@ class Runtime:
     @property
     def engine_running(self) -> bool:
         """Whether this process is an engine."""
-        return self._engine.running
+        return self.engine.running
 
     async def start_engine(self, role: str) -> None:
         """Become an engine of this journal; without effect if we are one. Raises EngineRunning where another process
         is, and we may not run beside it."""
-        await self._engine.start(role)
+        await self.engine.start(role)
 
     async def start_engine_when_free(self, role: str, *, unless: frozenset[str] = frozenset()) -> None:
         """Become an engine as soon as no other process keeps us from it. Raises EngineRunning when one of `unless`
@@ -219,7 +219,7 @@ class Runtime:
         if self._becoming is not None:
             self._becoming.cancel()
             await asyncio.wait([self._becoming])
-        await self._engine.stop()
+        await self.engine.stop()
 
     # What happens
 
@@ -245,11 +245,11 @@ class Runtime:
 
     def _changed(self, row: Submission) -> None:
         self._news.set()
-        self._engine.changed(row)
+        self.engine.changed(row)
 
     def _slot_free(self) -> None:
         self._news.set()
-        self._engine.slot_free()
+        self.engine.slot_free()
 
     async def aclose(self) -> None:
         """Stop the engine, let submits under way get their answers, close our connections. Idempotent."""
