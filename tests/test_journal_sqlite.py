@@ -324,18 +324,18 @@ def test_every_statement_is_good_sql(many: tuple[Path, Path]) -> None:
 async def test_one_engine_per_file(path: Path) -> None:
     """The second one is refused with the first one's role; a second call of the first is no second engine."""
     first, second = await open_journal(path), await open_journal(path)
-    first.become_engine("serve")
-    first.become_engine("serve")
+    await first.become_engine("serve", "serve", store="")
+    await first.become_engine("serve", "serve", store="")
     with pytest.raises(EngineRunning, match=re.escape(str(path))) as caught:
-        second.become_engine("submit --wait")
+        await second.become_engine("submit --wait", "submit --wait", store="")
     assert caught.value.holder == "serve"
-    first.resign()
-    first.resign()
-    second.become_engine("submit --wait")
+    await first.resign("")
+    await first.resign("")
+    await second.become_engine("submit --wait", "submit --wait", store="")
     with pytest.raises(EngineRunning, match="submit --wait"):
-        first.become_engine("serve")
+        await first.become_engine("serve", "serve", store="")
     await second.aclose()
-    first.become_engine("serve")
+    await first.become_engine("serve", "serve", store="")
     await first.aclose()
 
 
@@ -358,11 +358,11 @@ async def test_a_dead_engine_holds_nothing(path: Path) -> None:
     assert holder.stdout is not None
     assert await holder.stdout.readline() == b"held\n"
     with pytest.raises(EngineRunning, match=f"`receiver serve`, process {holder.pid} ") as caught:
-        journal.become_engine("submit")
+        await journal.become_engine("submit", "submit", store="")
     assert caught.value.holder == "serve"
     holder.kill()
     await holder.wait()
-    journal.become_engine("submit")
+    await journal.become_engine("submit", "submit", store="")
     await journal.aclose()
 
 
@@ -370,10 +370,10 @@ async def test_a_dead_engine_holds_nothing(path: Path) -> None:
 async def test_a_lock_file_that_says_nothing(path: Path, text: str) -> None:
     """Its holder is another process, whatever the text is."""
     first, second = await open_journal(path), await open_journal(path)
-    first.become_engine("serve")
+    await first.become_engine("serve", "serve", store="")
     path.with_name(path.name + ".engine").write_text(text)
     with pytest.raises(EngineRunning) as caught:
-        second.become_engine("submit")
+        await second.become_engine("submit", "submit", store="")
     assert caught.value.holder == "another process"
     await first.aclose()
     await second.aclose()

@@ -95,7 +95,7 @@ async def test_what_runs_under_an_engine_is_no_problem(journal: Journal, tmp_pat
     """It is its daily work."""
     await fill(journal, 2)
     spoil(tmp_path / "receiver.db", "UPDATE deliveries SET status = 'running'")
-    journal.become_engine("serve")
+    await journal.become_engine("serve", "serve", store="")
     assert await journal.problems() == []
     other = await open_journal(tmp_path / "receiver.db")
     assert await other.problems() == []
@@ -203,9 +203,9 @@ async def test_compacting_gives_space_back(journal: Journal, tmp_path: Path) -> 
     for row in rows[20:]:
         assert await journal.erase(row.id, force=True)
     other = await open_journal(tmp_path / "receiver.db")
-    other.become_engine("serve")
+    await other.become_engine("serve", "serve", store="")
     assert await journal.compact() is False
-    other.resign()
+    await other.resign("")
     await other.aclose()
     assert await journal.compact() is True
     assert (tmp_path / "receiver.db").stat().st_size < before / 5
@@ -214,9 +214,9 @@ async def test_compacting_gives_space_back(journal: Journal, tmp_path: Path) -> 
 
 async def test_the_engine_itself_does_not_compact(journal: Journal) -> None:
     """It would stop taking callbacks meanwhile; and it stays the engine."""
-    journal.become_engine("python")
+    await journal.become_engine("python", "python", store="")
     assert await journal.compact() is False
-    journal.become_engine("python")
+    await journal.become_engine("python", "python", store="")
 
 
 # --- which submission needs which file ---------------------------------------------------------------------------

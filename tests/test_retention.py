@@ -385,7 +385,7 @@ async def test_beside_an_engine_a_trace_is_not_denied(tmp_path: Path) -> None:
     compacting takes it away."""
     async with engine(tmp_path) as kit:
         rows = await crowd(kit)
-        kit.journal.become_engine("serve")
+        await kit.journal.become_engine("serve", "serve", store="")
         told = []
         for row in rows[::3]:
             erased = await retaining(kit).erase(row, force=True)
@@ -393,6 +393,6 @@ async def test_beside_an_engine_a_trace_is_not_denied(tmp_path: Path) -> None:
             assert erased.traces == bool(held(tmp_path, row.prompt))
             told.append(erased.traces)
         assert told.count(False) > 40
-        kit.journal.resign()
+        await kit.journal.resign("")
         assert await kit.journal.compact()
         assert [row.id for row in rows[::3] if held(tmp_path, row.prompt[:41])] == []

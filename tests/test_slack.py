@@ -24,7 +24,7 @@ from receiver.handlers.registry import build
 from receiver.handlers.slack import SlackHandler, SlackOptions
 from receiver.handlers.slack.api import REMEDIES, SlackError
 from receiver.handlers.slack.manifest import SCOPES, manifest
-from receiver.runtime.wiring import open_runtime
+from receiver.runtime import open_runtime
 from receiver.settings import Destination, Settings, load
 from receiver.testing import check_handler, make_attempt, make_media
 

@@ -83,6 +83,14 @@ class Dispatcher:
         await self._journal.advance(self._clock.now_ms())
         return await self._journal.free_running(owner, self._clock.now_ms())
 
+    async def abandon(self) -> int:
+        """Drop what runs: others have it, and the journal takes our word on it no more. Returns how many. The owner is
+        to be another afterwards."""
+        running = {task for tasks in self._running.values() for task in tasks}
+        self.owner = ""
+        await self._interrupt(running)
+        return len(running)
+
     async def dispatch_once(self) -> int:
         """Claim what is due, never more than a destination's free slots, and start it. Returns how many started.
 
@@ -122,9 +130,9 @@ class Dispatcher:
     async def _claim_alone(self) -> int:
         if not self._turns.quiet(others=any(self._running.values())):
             return 0
-        now_ms = self._clock.now_ms()
-        work = await self._journal.claim_alone(self._destinations.keys(), owner=self.owner, now_ms=now_ms)
-        if work is None:
+        owner, now_ms = self.owner, self._clock.now_ms()
+        work = await self._journal.claim_alone(self._destinations.keys(), owner=owner, now_ms=now_ms)
+        if work is None or owner != self.owner:
             return 0
         log.info("delivery.alone", delivery=work.delivery.id, failures=work.delivery.failures)
         self._alone = self._start(self._destinations[work.delivery.destination], work)
@@ -134,8 +142,10 @@ class Dispatcher:
         free = destination.concurrency - len(self._running[destination.name])
         if free <= 0:
             return 0
-        now_ms = self._clock.now_ms()
-        claimed = await self._journal.claim(destination.name, owner=self.owner, limit=free, now_ms=now_ms)
+        owner, now_ms = self.owner, self._clock.now_ms()
+        claimed = await self._journal.claim(destination.name, owner=owner, limit=free, now_ms=now_ms)
+        if owner != self.owner:
+            return 0  # taken for dead while it was under way: whoever leads frees them
         for work in claimed:
             self._start(destination, work)
         return len(claimed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
@@ -75,6 +75,37 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine that lives.
+
+    Attributes:
+        owner: what it signs its claims with.
+        role: what its process calls itself: `serve`, `worker`, `submit --wait` …
+        host: the machine.
+        version: of Receiver.
+        store: the identity of its media store.
+        seconds: since its last sign of life; 0 where a lock is the sign.
+        leads: whether it alone sends, reconciles and archives.
+    """
+
+    owner: str
+    role: str
+    host: str
+    version: str
+    store: str
+    seconds: float
+    leads: bool
+
+
+LASTING_ROLES = frozenset({"serve", "worker", "python", "function"})
+"""Engines that run beside others. Any other steps in only where none lives."""
+BEAT_SECONDS = 3.0
+"""Between an engine's signs of life."""
+DEAD_SECONDS = 15.0
+"""An engine without a sign of life for so long is taken for dead, and what it ran is freed."""
+LEASE_SECONDS = 10.0
+"""How long an engine leads without saying so again."""
+
 Decide = Callable[[Submission], Change | None]
 """Pure and quick: it runs inside the transaction. None changes nothing."""
 
@@ -83,7 +114,13 @@ class Journal(Protocol):
     """The durable store. Every method raises JournalError when the store cannot be read or written.
 
     Times are epoch milliseconds. A method that writes returns only after the commit is on disk.
+
+    Attributes:
+        shared: whether several engines may run on it at once. Every one of them dispatches; one, the leader, does all
+            else. Who lives and who leads is counted in the database's own time, in seconds.
     """
+
+    shared: ClassVar[bool]
 
     async def aclose(self) -> None:
         """Finish what was accepted, then close. Idempotent."""
@@ -94,17 +131,44 @@ class Journal(Protocol):
     async def check_space(self) -> None:
         """Raise JournalError where the disk is full, or nearly."""
 
-    def become_engine(self, role: str) -> None:
-        """Take the engine's lock of this journal for the process. Raises EngineRunning."""
+    # Engines
 
-    def resign(self) -> None:
-        """Give the engine's lock back, if we hold it."""
+    async def become_engine(self, role: str, owner: str, *, store: str) -> None:
+        """Enter the process among the engines of this journal; where one alone may run, take its lock.
+
+        Args:
+            role: what the process calls itself. One that is not among `LASTING_ROLES` enters only where none lives.
+            owner: what this engine signs its claims with; new for each start.
+            store: the identity of its media store.
+
+        Raises:
+            EngineRunning: another engine lives, and this one may not run beside it.
+            JournalError: an engine lives that has another media store, so neither would find the other's pictures.
+        """
+
+    async def beat(self, owner: str) -> bool:
+        """A sign of life, due every `BEAT_SECONDS`. False: we were taken for dead, and what we ran is others' now."""
+
+    async def lead(self, owner: str) -> bool:
+        """Go on leading, or begin to where nobody leads, for `LEASE_SECONDS` from now. False: another one leads."""
+
+    async def resign(self, owner: str) -> None:
+        """Leave the engines, and lead no more. Idempotent."""
+
+    async def engines(self) -> list[EngineRecord]:
+        """The engines that live, the leader first."""
+
+    def listen(self, woken: Callable[[], None]) -> None:
+        """Call `woken`, on the event loop, when another process has committed something that is due now. It may come
+        too often and may fail to come: whoever listens looks by itself as well. Without effect where no other process
+        can tell."""
 
     async def free_running(self, owner: str, now_ms: int) -> int:
-        """Free what a vanished engine left running, to run alone from now on. Returns how many.
+        """Free what vanished engines left running, to run alone from now on. Returns how many.
 
-        Each counts as a failure and is due at once, unless one among them was suspected already: then that one alone
-        is charged, and has to wait.
+        Vanished is every owner but this one, where one engine alone may run; else those without a sign of life for
+        `DEAD_SECONDS`. Each delivery counts as a failure and is due at once, unless one among them was suspected
+        already: then that one alone is charged, and has to wait.
         """
 
     def accuse(self, delivery_id: str) -> None:

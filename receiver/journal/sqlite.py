@@ -23,7 +23,7 @@ from receiver.journal.base import Changed, Decide, Trouble, Work
 from receiver.journal.faults import sentence
 from receiver.journal.files import SameFiles
 from receiver.journal.filesystems import check_file_system
-from receiver.journal.lock import EngineLock
+from receiver.journal.lock import EngineLock, OneEngine
 from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_json, to_row
 from receiver.journal.staged import Staged
@@ -39,7 +39,7 @@ BUSY_SECONDS = 10.0
 """How long we wait for another process that holds the write lock."""
 
 
-class SQLiteJournal(Upkeep):
+class SQLiteJournal(OneEngine, Upkeep):
     """See `journal.base.Journal`. Made by `open_journal`."""
 
     def __init__(
@@ -64,12 +64,6 @@ class SQLiteJournal(Upkeep):
         await self._writer.aclose()
         self._readers.shutdown(wait=True)
         self._reader.close()
-        self._lock.release()
-
-    def become_engine(self, role: str) -> None:
-        self._lock.acquire(role)
-
-    def resign(self) -> None:
         self._lock.release()
 
     async def check(self) -> None:

@@ -19,9 +19,10 @@ from receiver.journal.selection import Replayed, Selection
 from receiver.runtime.functions import Function, OnEvent, check_function, check_registration
 from receiver.runtime.handle import TaskHandle
 from receiver.runtime.mounting import create_mountable
+from receiver.runtime.opening import open_runtime
 from receiver.runtime.options import to_options
 from receiver.runtime.requests import Requests
-from receiver.runtime.wiring import Runtime, open_runtime
+from receiver.runtime.wiring import Runtime
 from receiver.settings import Settings, load
 from receiver.telemetry import use_logging
 from receiver.verification import Unwrapped, unwrap

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 from receiver.clock import Clock
 from receiver.journal.base import Journal
 from receiver.media import MediaStore
@@ -27,6 +29,11 @@ def retention_of(settings: Settings, journal: Journal, clock: Clock | None = Non
 def store_of(settings: Settings) -> MediaStore:
     """The media store."""
     return MediaStore(settings.data / "media")
+
+
+def identity_of(store: MediaStore) -> str:
+    """What tells this media store from others: two machines' folders are two."""
+    return f"{platform.node()}:{store.folder}"
 
 
 def keep_of(settings: Settings) -> Keep:

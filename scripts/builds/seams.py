@@ -18,7 +18,7 @@ from receiver.intake import Intake
 from receiver.journal.base import Work
 from receiver.journal.sqlite import SQLiteJournal
 from receiver.provider import Accepted, Provider
-from receiver.runtime import wiring
+from receiver.runtime import opening
 from receiver.watchdog import Watchdog
 
 LATE_SECONDS = 0.3
@@ -143,7 +143,7 @@ def unwatched() -> AbstractContextManager[None]:
 
 def set_clock() -> AbstractContextManager[None]:
     """Not broken: lives by a clock that is faster, and that an experiment sets."""
-    return replaced(wiring, "Clock", SetClock)
+    return replaced(opening, "Clock", SetClock)
 
 
 def ignore_clock_steps() -> AbstractContextManager[None]:

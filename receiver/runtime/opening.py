@@ -1,0 +1,132 @@
+"""Opening for one process: the journal that the settings name, the destinations, and a Runtime on both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from receiver.clock import Clock
+from receiver.dispatcher import OpenDestination
+from receiver.errors import JournalError, SettingsError
+from receiver.handlers import registry
+from receiver.intake import Route
+from receiver.journal.base import Journal
+from receiver.journal.sqlite import open_journal
+from receiver.runtime.functions import Function
+from receiver.runtime.routing import route_of
+from receiver.runtime.wiring import Runtime
+from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
+from receiver.telemetry import learn
+from receiver.watchdog import Stall, tell
+
+log = structlog.get_logger("receiver.engine")
+
+CLOSE_SECONDS = 1.0
+"""How long all handlers together may take to close."""
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    functions: Iterable[Function] = (),
+    stalled: Callable[[Stall], None] = tell,
+) -> AsyncIterator[Runtime]:
+    """A Runtime on its journal, closed at the end of the block.
+
+    Args:
+        settings: as loaded.
+        clock: the time; a real one if None.
+        functions: destinations registered in code, beside those of the settings.
+        stalled: what to do when the event loop stands still while we are the engine: log it, or, where the process is
+            ours, `watchdog.end_process`.
+
+    Raises:
+        SettingsError: a setting is missing, wrong or unsafe.
+        JournalError: the journal cannot be opened.
+    """
+    check_platform(settings)
+    learn([*settings.secret_values(), require_provider_key(settings), *ensure_keys(settings)])
+    async with AsyncExitStack() as stack:
+        destinations: dict[str, OpenDestination] = {}
+        stack.push_async_callback(_close, destinations)  # also those before one that cannot be opened
+        routes = _open_all(destinations, settings, functions)
+        _check_links(destinations)
+        journal = await stack.enter_async_context(journal_of(settings))
+        runtime = Runtime(
+            settings,
+            journal=journal,
+            destinations=destinations,
+            routes=routes,
+            clock=clock or Clock(),
+            stalled=stalled,
+        )
+        stack.push_async_callback(runtime.aclose)
+        yield runtime
+
+
+@asynccontextmanager
+async def journal_of(settings: Settings, *, existing: bool = False) -> AsyncIterator[Journal]:
+    """The journal alone, for commands that only read. `existing`: do not make a new one."""
+    path = settings.database_path
+    if existing and not path.exists():
+        raise JournalError(
+            f"There is no journal at {path} yet. Submit something first, or name the right one with RECEIVER_DATABASE."
+        )
+    journal = await open_journal(path, ballast=not existing, anywhere=settings.disk == "network")
+    try:
+        yield journal
+    finally:
+        await journal.aclose()
+
+
+def _open_all(
+    opened: dict[str, OpenDestination], settings: Settings, functions: Iterable[Function]
+) -> tuple[Route, ...]:
+    """Puts each into `opened` as soon as it is."""
+    routes = []
+    for item in settings.resolved_destinations():
+        opened[item.name] = _open(item)
+        routes.append(route_of(item))
+    for function in functions:
+        if function.name in opened:
+            raise SettingsError(
+                f"The destination {function.name!r} is in the settings and registered in code as well. "
+                "Give one of them another name."
+            )
+        opened[function.name] = function.destination()
+        routes.append(function.route())
+    return tuple(routes)
+
+
+def _open(item: Destination) -> OpenDestination:
+    return OpenDestination(
+        name=item.name, handler=registry.build(item), concurrency=item.concurrency, timeout=item.timeout
+    )
+
+
+async def _close(destinations: Mapping[str, OpenDestination]) -> None:
+    """Side by side and for a while only: a handler that fails or hangs here keeps nobody from ending."""
+    closing = {asyncio.create_task(item.handler.aclose()): name for name, item in destinations.items()}
+    done, late = await asyncio.wait(closing, timeout=CLOSE_SECONDS) if closing else (set(), set())
+    for task in late:
+        task.cancel()
+        log.warning("destination.not_closed", destination=closing[task], problem="it takes too long")
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("destination.not_closed", destination=closing[task], problem=str(error))
+
+
+def _check_links(destinations: Mapping[str, OpenDestination]) -> None:
+    """A handler's `waits_for` names the destination whose link it shows. Raises SettingsError where there is none."""
+    for item in destinations.values():
+        wanted = getattr(item.handler, "waits_for", None)
+        if wanted is not None and (wanted not in destinations or wanted == item.name):
+            others = ", ".join(name for name in destinations if name != item.name) or "none"
+            raise SettingsError(
+                f"Destination {item.name}: its option link names {wanted!r}, but the other destinations are: {others}."
+            )

@@ -1,0 +1,137 @@
+"""An engine among others: its signs of life, whether it leads, and what those left behind that gave no more."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from receiver.clock import Clock
+from receiver.dispatcher import Dispatcher
+from receiver.errors import JournalError
+from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, LEASE_SECONDS, Journal
+from receiver.worker import Step
+
+log = structlog.get_logger("receiver.engine")
+
+_NEVER, _ALWAYS = float("-inf"), float("inf")
+
+
+class Standing:
+    """Where a journal is not shared, its one engine lives and leads from its start to its end.
+
+    Args:
+        led: called when it has begun to lead.
+        freed: called when deliveries of the dead are due again.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        led: Callable[[], None],
+        freed: Callable[[], None],
+    ) -> None:
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._led = led
+        self._freed = freed
+        self._role = self._store = ""
+        self._entered = False
+        self._lives_until = self._leads_until = self._renew_at = _NEVER
+
+    @property
+    def lives(self) -> bool:
+        """Whether nobody can have taken us for dead yet, so that what we claim is ours."""
+        return self._clock.monotonic() < self._lives_until
+
+    @property
+    def leads(self) -> bool:
+        """Whether nobody else can lead now."""
+        return self._clock.monotonic() < self._leads_until
+
+    def steps(self) -> dict[str, Step]:
+        """What is to be repeated as long as others may run beside us."""
+        if not self._journal.shared:
+            return {}
+        beat, free = self._every(BEAT_SECONDS, self._beat), self._every(BEAT_SECONDS, self._free)
+        return {"beat": beat, "lead": self._lead, "free": free}
+
+    async def enter(self, role: str, *, store: str) -> None:
+        """Become an engine. Raises what `Journal.become_engine` does."""
+        self._role, self._store = role, store
+        await self._enter()
+
+    async def _enter(self) -> None:
+        owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        asked = self._clock.monotonic()
+        await self._journal.become_engine(self._role, owner, store=self._store)
+        self._dispatcher.owner = owner
+        self._entered = True
+        self._lives_until = asked + DEAD_SECONDS if self._journal.shared else _ALWAYS
+        self._leads_until = _NEVER if self._journal.shared else _ALWAYS
+
+    async def leave(self) -> None:
+        """Give way to others. Where the journal is out of reach, they learn it from our silence. Idempotent."""
+        self._gone()
+        try:
+            await self._journal.resign(self._dispatcher.owner)
+        except JournalError as exc:
+            log.warning("engine.not_resigned", owner=self._dispatcher.owner, problem=str(exc))
+
+    def _gone(self) -> None:
+        self._entered = False
+        self._lives_until = self._leads_until = self._renew_at = _NEVER
+
+    async def _beat(self) -> None:
+        asked = self._clock.monotonic()
+        if self._entered and await self._journal.beat(self._dispatcher.owner):
+            self._lives_until = asked + DEAD_SECONDS
+            return
+        if self._entered:
+            self._gone()
+            dropped = await self._dispatcher.abandon()
+            log.error("engine.taken_for_dead", owner=self._dispatcher.owner, dropped=dropped)
+        await self._enter()
+        log.info("engine.entered_again", owner=self._dispatcher.owner)
+
+    async def _lead(self) -> int:
+        asked = self._clock.monotonic()
+        if not self.lives or asked < self._renew_at:
+            return 0
+        led = self.leads
+        if not await self._journal.lead(self._dispatcher.owner):
+            self._leads_until = self._renew_at = _NEVER
+            return 0
+        self._leads_until, self._renew_at = asked + LEASE_SECONDS, asked + BEAT_SECONDS
+        if not led:
+            log.info("engine.leads", owner=self._dispatcher.owner)
+            self._led()
+        return 0
+
+    async def _free(self) -> None:
+        """The leader alone: what is due again is seen by whoever dispatches."""
+        if not self.leads:
+            return
+        freed = await self._journal.free_running(self._dispatcher.owner, self._clock.now_ms())
+        if freed:
+            log.warning("engine.freed", deliveries=freed)
+            self._freed()
+
+    def _every(self, seconds: float, call: Callable[[], Awaitable[None]]) -> Step:
+        """A step that does something no oftener than that, and soon again where it failed."""
+        due = _NEVER
+
+        async def step() -> int:
+            nonlocal due
+            if self._clock.monotonic() >= due:
+                await call()
+                due = self._clock.monotonic() + seconds
+            return 0
+
+        return step
