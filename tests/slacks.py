@@ -28,6 +28,7 @@ _MESSAGE = {"channel", "text", "blocks", "parse", "link_names"}
 METHODS: dict[str, tuple[set[str], set[str]]] = {
     "chat.postMessage": ({"channel"}, _MESSAGE | {"thread_ts", "unfurl_links", "unfurl_media", "mrkdwn"}),
     "chat.update": ({"channel", "ts"}, _MESSAGE | {"ts"}),
+    "chat.getPermalink": ({"channel", "message_ts"}, {"channel", "message_ts"}),
     "conversations.join": ({"channel"}, {"channel"}),
     "conversations.list": (set(), {"types", "exclude_archived", "limit", "cursor"}),
     "files.getUploadURLExternal": ({"filename", "length"}, {"filename", "length", "alt_txt"}),
@@ -74,6 +75,7 @@ class Slack:
         channels: names by id; those that begin with C are public.
         answers: what the next calls of a method are answered with, in place of doing it; None: done.
         slow: how often `files.info` says that a file is not taken in yet.
+        blind: how many posts with a file are refused although `files.info` knows its type.
     """
 
     url: str = ""
@@ -85,6 +87,7 @@ class Slack:
     hooked: list[dict[str, Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     slow: int = 0
+    blind: int = 0
     posted: int = 0
 
     @property
@@ -159,6 +162,14 @@ class Slack:
         message.edits += 1
         return {"channel": message.channel, "ts": given["ts"], "text": message.text}
 
+    def _chat_getPermalink(self, given: dict[str, str]) -> dict[str, Any]:  # noqa: N802
+        message = self.messages.get(given["message_ts"])
+        if message is None or message.channel != given["channel"]:
+            raise No("message_not_found")
+        address = f"https://acme.slack.com/archives/{message.channel}/p{given['message_ts'].replace('.', '')}"
+        thread = f"?thread_ts={message.thread_ts}&cid={message.channel}" if message.thread_ts else ""
+        return {"channel": message.channel, "permalink": address + thread}
+
     def _conversations_join(self, given: dict[str, str]) -> dict[str, Any]:
         if not given["channel"].startswith("C"):
             raise No("method_not_supported_for_channel_type")
@@ -176,7 +187,7 @@ class Slack:
     def _files_getUploadURLExternal(self, given: dict[str, str]) -> dict[str, Any]:  # noqa: N802
         if len(given.get("alt_txt", "")) > 1000:
             raise No("alt_txt_too_large")
-        file_id = f"F{len(self.files):08}"
+        file_id = f"F{len(self.files):08}"  # as blocks take it: ^F[A-Z0-9]{8,}$
         self.files[file_id] = File(given["filename"], int(given["length"]), given.get("alt_txt", ""))
         return {"upload_url": f"{self.url}/upload/v1/{file_id}", "file_id": file_id}
 
@@ -236,7 +247,8 @@ class Slack:
         for block in blocks:
             if "slack_file" in block:
                 file = self.files.get(block["slack_file"]["id"])
-                if file is None or not self._type(file).startswith("image/"):
+                self.blind -= 1
+                if file is None or not self._type(file).startswith("image/") or self.blind >= 0:
                     raise No("invalid_blocks", "invalid slack file [json-pointer:/blocks/2/slack_file]")
         return given["text"], blocks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Hashable, Iterable
@@ -22,7 +23,7 @@ from receiver.handlers.base import Rejected, RetryLater, StoredMedia
 from receiver.handlers.posts import LINK_TRIES
 from receiver.handlers.registry import build
 from receiver.handlers.slack import SlackHandler, SlackOptions
-from receiver.handlers.slack.api import REMEDIES, SlackError
+from receiver.handlers.slack.api import REMEDIES, SlackError, UnknownFile
 from receiver.handlers.slack.manifest import SCOPES, manifest
 from receiver.runtime import open_runtime
 from receiver.settings import Destination, Settings, load
@@ -46,7 +47,12 @@ async def handler(slack: Slack) -> AsyncIterator[SlackHandler]:
 
 def handler_of(slack: Slack, **options: Any) -> SlackHandler:
     given: dict[str, Any] = {"channel": CHANNEL, "token": TOKEN, "api_url": slack.api} | options
-    return SlackHandler(SlackOptions.model_validate(given))
+    return SlackHandler(SlackOptions.model_validate(given), sleep=at_once)
+
+
+async def at_once(seconds: float) -> None:
+    """Nobody waits here for Slack to look at a file."""
+    await asyncio.sleep(0)
 
 
 def texts(blocks: list[dict[str, Any]]) -> str:
@@ -243,6 +249,46 @@ async def test_a_picture_slack_is_slow_to_take_in_is_waited_for(
     slack.slow = 1
     await handler.deliver(make_attempt(tmp_path))
     assert slack.calls.count("files.info") == 2
+
+
+async def test_a_picture_that_may_not_be_shown_yet_is_tried_again(
+    slack: Slack, handler: SlackHandler, tmp_path: Path
+) -> None:
+    """Slack refuses a block for a second or two although it knows the file: no reason to give the post up."""
+    slack.blind = 1
+    await handler.deliver(make_attempt(tmp_path))
+    (post,) = slack.top()
+    assert images(post.blocks)
+    assert slack.calls.count("chat.postMessage") == 3
+    assert len(slack.files) == 1
+
+
+async def test_a_picture_that_is_never_shown_goes_into_the_thread(
+    slack: Slack, handler: SlackHandler, tmp_path: Path
+) -> None:
+    """A failure first; the next attempt posts without it, says so, and shares the file."""
+    slack.blind = 100
+    attempt = make_attempt(tmp_path)
+    with pytest.raises(UnknownFile):
+        await handler.deliver(attempt)
+    assert slack.messages == {}
+    await handler.deliver(dataclasses.replace(attempt, number=2))
+    (post,) = slack.top()
+    assert "it is in the thread" in texts(post.blocks)
+    assert not images(post.blocks)
+    shared = [reply for reply in slack.replies() if reply.files]
+    assert [slack.files[name].data for name in shared[0].files] == [attempt.media[0].path.read_bytes()]
+
+
+async def test_the_receipt_links_to_the_post(slack: Slack, handler: SlackHandler, tmp_path: Path) -> None:
+    """So that another destination's `link`, and who asks for the delivery, gets there; it is asked for once a post.
+    Where Slack does not say it, the post is there all the same."""
+    first = await handler.deliver(make_attempt(tmp_path, "task.progressed"))
+    last = await handler.deliver(make_attempt(tmp_path, previous=first))
+    assert first.url == last.url == f"https://acme.slack.com/archives/{CHANNEL}/p{first.data['ts'].replace('.', '')}"
+    assert slack.calls.count("chat.getPermalink") == 1
+    slack.answers["chat.getPermalink"] = [JSONResponse({"ok": False, "error": "internal_error"})]
+    assert (await handler.deliver(make_attempt(tmp_path))).url is None
 
 
 async def test_a_name_is_looked_up_once_and_a_public_channel_joined(slack: Slack, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -18,6 +19,9 @@ RATE_SECONDS = 30.0
 """How long to wait where Slack sets no time."""
 READY_WAITS = (0.3, 0.7, 1.0, 2.0, 4.0, 8.0)
 """Seconds between looks whether Slack has taken in an uploaded file: until then no block may show it."""
+SHOWN_WAITS = (1.0, 1.0, 2.0, 4.0)
+"""Seconds between tries to show it then."""
+Sleep = Callable[[float], Awaitable[None]]
 _TIMEOUT = httpx.Timeout(30.0)
 _BLOCK = 1024 * 1024
 _PAGES = 20
@@ -50,6 +54,8 @@ REMEDIES: Mapping[str, str] = {
     "restricted_action_read_only_channel": "only some may post in this channel. Choose another one",
     "restricted_action_thread_only_channel": "only threads are allowed in this channel. Choose another one",
     "file_uploads_disabled": "the workspace forbids uploads. Ask an administrator, or use webhook_url with link",
+    "file_uploads_except_images_disabled": "the workspace forbids uploads that are no pictures. Ask an administrator",
+    "file_type_not_allowed": "the workspace forbids uploads of this kind. Ask an administrator",
     "file_upload_size_restricted": "the workspace limits the size of uploads. Ask an administrator to raise it",
     "no_service": f"the webhook was removed. {_WEBHOOK}",
     "no_active_hooks": f"the webhook was switched off. {_WEBHOOK}",
@@ -76,11 +82,13 @@ class SlackError(Exception):
 
     Attributes:
         code: Slack's own word for it, e.g. `channel_not_found`.
+        details: what Slack adds for developers.
     """
 
     def __init__(self, method: str, code: str, details: str = "") -> None:
         super().__init__(f"Slack answered {code} to {method}{f' ({details})' if details else ''}")
         self.code = code
+        self.details = details
 
     def raise_for_delivery(self) -> NoReturn:
         """What this means for a delivery: Rejected where a person must do something, else a failure to be retried."""
@@ -89,16 +97,22 @@ class SlackError(Exception):
         raise self
 
 
+class UnknownFile(ConnectionError):
+    """Slack will not show an uploaded file in a post, or not yet."""
+
+
 class SlackApi:
     """Calls of the Web API with a bot token.
 
     Args:
         token: `xoxb-…`.
         base_url: with which methods' addresses begin.
+        sleep: waits for files; only tests need another one.
     """
 
-    def __init__(self, token: str, base_url: str) -> None:
+    def __init__(self, token: str, base_url: str, *, sleep: Sleep = asyncio.sleep) -> None:
         self._base = base_url.rstrip("/")
+        self._sleep = sleep
         self._client = httpx.AsyncClient(timeout=_TIMEOUT, headers={"User-Agent": "imagine-receiver"})
         # Not in the client's headers: the picture's upload goes to another host, which must not see it.
         self._token = {"Authorization": f"Bearer {token}"}
@@ -123,6 +137,28 @@ class SlackApi:
         if code in _LIMITED:
             raise RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason="Slack is called too often")
         raise SlackError(method, code, _messages(answer))
+
+    async def post(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """A call that posts or edits. Files are looked at by a worker of Slack's own, and for some seconds a block that
+        names one may be refused although `files.info` knows its type.
+
+        Raises:
+            UnknownFile: a file is refused to the end.
+            SlackError, RetryLater, ConnectionError: as `call`.
+        """
+        for seconds in SHOWN_WAITS:
+            with suppress(UnknownFile):
+                return await self._posted(method, arguments)
+            await self._sleep(seconds)
+        return await self._posted(method, arguments)
+
+    async def permalink(self, channel: str, ts: str) -> str | None:
+        """A post's address. None where Slack does not say: the post is there all the same."""
+        try:
+            answer = await self.call("chat.getPermalink", channel=channel, message_ts=ts)
+        except (SlackError, RetryLater, ConnectionError):
+            return None
+        return str(answer.get("permalink") or "") or None
 
     async def upload(self, stored: StoredMedia, name: str, alt_text: str) -> str:
         """The first two of the three steps: a place for the file, and its bytes. Returns the file's id."""
@@ -149,8 +185,8 @@ class SlackApi:
             if info.get("file", {}).get("mimetype"):
                 return
             if seconds is not None:
-                await asyncio.sleep(seconds)
-        raise ConnectionError("Slack has not taken in the uploaded picture yet.")
+                await self._sleep(seconds)
+        raise UnknownFile("Slack has not taken in the uploaded picture yet.")
 
     async def channel_id(self, name: str) -> str:
         """The id of a channel by its name. Raises Rejected when the bot sees none of that name."""
@@ -173,6 +209,14 @@ class SlackApi:
             f"Slack shows the bot no channel called {name}. Check the option channel; "
             f"if it is a private one, invite the bot there first (/invite @Receiver) or give the channel's id."
         )
+
+    async def _posted(self, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self.call(method, **arguments)
+        except SlackError as exc:
+            if exc.code == "invalid_blocks" and "slack file" in exc.details:
+                raise UnknownFile("Slack does not show the uploaded picture.") from exc
+            raise
 
     def _check_home(self, url: str) -> None:
         """The address for the bytes comes in an answer: only Slack's own hosts get the picture."""
