@@ -113,6 +113,7 @@ async def running(hooks: Hooks | None = None, **options: Any) -> AsyncIterator[R
 @asynccontextmanager
 async def served(app: Starlette) -> AsyncIterator[str]:
     listener = socket.socket()
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.bind(("127.0.0.1", 0))
     # Whoever connects before the server is up waits instead of being refused.
     listener.listen()

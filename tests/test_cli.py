@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import socket
 import struct
 import subprocess
 import termios
@@ -19,6 +20,7 @@ from servers import COMMAND, PATIENCE, environment, receiver, simulating
 from typer.testing import CliRunner
 
 from receiver.cli import app
+from receiver.cli.running import bind
 from receiver.errors import ReceiverError
 from receiver.simulator import FAULTS, PROFILES
 
@@ -240,3 +242,13 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     assert lines[-1].endswith(".png")
     assert Path(lines[-1]).exists()
     assert "Traceback" not in text
+
+
+def test_no_answer_waits_for_an_acknowledgement() -> None:
+    """What is accepted sends at once: Nagle's algorithm would hold back each answer for 40 ms."""
+    with (
+        bind("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as one,
+    ):
+        assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -66,12 +66,16 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises SettingsError when the address is taken or not ours."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
         reason = (exc.strerror or str(exc)).partition(" (while")[0]  # Python repeats the address there
         raise SettingsError(
             f"Nothing can listen on {host}:{port}: {reason}. Choose another with --port (0 takes a free one) or --host."
         ) from exc
+    # Connections inherit it. Without it each answer, head and body, waits 40 ms for the other side's delayed ACK on
+    # asyncio's own loop, which sets it only for sockets that were made by the protocol's number; uvloop always does.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def address(listener: socket.socket) -> str:
