@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable
 
 from receiver.deliveries import Receipt
-from receiver.events import Event, EventType, Media, event_id, new_id
-from receiver.handlers.base import Attempt, StoredMedia
+from receiver.events import Event, EventType, event_id, new_id
+from receiver.handlers.base import Attempt, StoredMedia, no_tiles
 from receiver.tasks import Button, Task
 
 PROMPT = "SAMPLE, sent by receiver destinations test: a paper boat on calm water --v 6.1"
 LABELS = {"sample": "true"}
+BUTTONS = ("U1", "U2", "U3", "U4", "V1", "V2", "V3", "V4", "🔄")
 LINK = "https://example.com/receiver-sample.png"
 REASON = "SAMPLE, sent by receiver destinations test: this is how a reason looks."
 SIDE = 512
@@ -80,40 +79,39 @@ def _task(type: EventType, percent: int | None) -> Task:
         prompt=PROMPT,
         image_url=LINK if succeeded else "",
         fail_reason=REASON if type == "task.failed" else "",
-        buttons=tuple(Button(custom_id=f"sample {name}", label=name) for name in ("U1", "U2")) if succeeded else (),
+        buttons=tuple(Button(custom_id=f"sample {name}", label=name) for name in BUTTONS) if succeeded else (),
     )
 
 
 def sample_attempt(
-    event: Event, *, destination: str, deadline: float, folder: Path, others: Iterable[str] = ()
+    event: Event,
+    *,
+    destination: str,
+    deadline: float,
+    picture: StoredMedia,
+    tiles: Callable[[], Awaitable[tuple[StoredMedia, ...]]] = no_tiles,
+    others: Iterable[str] = (),
 ) -> Attempt:
-    """The first attempt at the sample. A result's picture is written into `folder`.
+    """The first attempt at the sample.
 
     Args:
         event: by `sample_event`.
         destination: its name.
         deadline: seconds the attempt may take.
-        folder: one that is there.
+        picture: `sample_picture` as it is kept, for a result.
+        tiles: gives the four pictures it is cut into.
         others: names of other destinations, which stand in as if each had a copy under a link.
     """
+    result = event.type == "task.succeeded"
     return Attempt(
         event=event,
         destination=destination,
         number=1,
         idempotency_key=new_id(event.created_ms),
         deadline=deadline,
-        media=(_stored(folder),) if event.type == "task.succeeded" else (),
+        media=(picture,) if result else (),
         receipts={name: Receipt(ref="sample", url=LINK) for name in others if name != destination},
-    )
-
-
-def _stored(folder: Path) -> StoredMedia:
-    data = sample_picture()
-    digest = hashlib.sha256(data).hexdigest()
-    path = folder / f"{digest}.png"
-    path.write_bytes(data)
-    return StoredMedia(
-        media=Media(digest=digest, type="image/png", size=len(data), extension=".png", url=LINK), path=path
+        tiles=tiles if result else no_tiles,
     )
 
 

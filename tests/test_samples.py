@@ -13,6 +13,7 @@ from receiver.events import EVENT_TYPES, EventType
 from receiver.runtime import find_destination, try_destination
 from receiver.samples import LABELS, PROMPT, sample_attempt, sample_event, sample_picture
 from receiver.settings import Destination, load
+from receiver.testing import make_media
 
 
 def test_the_picture_is_one() -> None:
@@ -29,14 +30,13 @@ def test_the_picture_is_one() -> None:
 def test_it_is_marked_as_a_sample(tmp_path: Path, type: EventType) -> None:
     """In its prompt and by a label, whatever it tells; only a result has a picture."""
     event = sample_event(type, 1_732_200_402_250)
-    attempt = sample_attempt(event, destination="x", deadline=1.0, folder=tmp_path)
+    (picture,) = make_media(tmp_path)
+    attempt = sample_attempt(event, destination="x", deadline=1.0, picture=picture)
     assert (event.type, event.prompt, event.labels) == (type, PROMPT, LABELS)
     assert PROMPT.startswith("SAMPLE")
     assert (event.reason or "SAMPLE").startswith("SAMPLE")
     assert event.id.startswith(f"{event.submission_id}.{type}")
-    assert [item.path.read_bytes() for item in attempt.media] == (
-        [sample_picture()] if type == "task.succeeded" else []
-    )
+    assert attempt.media == ((picture,) if type == "task.succeeded" else ())
 
 
 async def test_the_receipt_is_the_handlers_own(tmp_path: Path) -> None:
@@ -44,6 +44,20 @@ async def test_the_receipt_is_the_handlers_own(tmp_path: Path) -> None:
     receipt = await try_destination(Destination(name="album", url=f"file:{tmp_path}/album"))
     assert receipt.ref is not None
     assert Path(receipt.ref).read_bytes() == sample_picture()
+
+
+async def test_a_destination_that_wants_tiles_gets_them(tmp_path: Path) -> None:
+    """The sample is a grid, and is cut by what cuts every grid: four pictures that differ, beside the whole."""
+    item = Destination(name="album", url=f"file:{tmp_path}/album", options={"tiles": True})
+    receipt = await try_destination(item)
+    assert receipt.ref is not None
+    whole = Path(receipt.ref)
+    tiles = [whole.with_stem(f"{whole.stem}_u{number}") for number in (1, 2, 3, 4)]
+    assert len({tile.read_bytes() for tile in tiles}) == 4
+    with Image.open(tiles[0]) as first:
+        assert first.size == (256, 256)
+    failed = await try_destination(item, "task.failed")
+    assert failed.ref is not None
 
 
 @pytest.mark.parametrize(

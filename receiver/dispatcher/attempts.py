@@ -74,7 +74,7 @@ def build(destination: OpenDestination, work: Work, store: MediaStore, tiles: Ti
         previous=work.receipts.get(destination.name),
         parent=work.parent,
         receipts={name: receipt for name, receipt in work.receipts.items() if name != destination.name},
-        tiles=partial(_tiles_of, media[0], tiles) if _shows_four(work.event, media) else no_tiles,
+        tiles=partial(tiles_of, media[0], tiles) if _shows_four(work.event, media) else no_tiles,
     )
 
 
@@ -84,7 +84,8 @@ def _shows_four(event: Event, media: tuple[Media, ...]) -> bool:
     return is_grid(event.task, event.kind, event.button)
 
 
-async def _tiles_of(grid: Media, tiles: Tiles) -> tuple[StoredMedia, ...]:
+async def tiles_of(grid: Media, tiles: Tiles) -> tuple[StoredMedia, ...]:
+    """What `Attempt.tiles` gives a handler."""
     made = await tiles.of(grid)
     return tuple(
         StoredMedia(media=media, path=tiles.path(grid, number), tile=number) for number, media in enumerate(made, 1)

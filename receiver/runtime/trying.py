@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from receiver.clock import Clock
 from receiver.deliveries import Receipt
+from receiver.dispatcher.attempts import tiles_of
 from receiver.errors import NotDelivered, NotFound
 from receiver.events import EventType
 from receiver.handlers import registry
-from receiver.handlers.base import Rejected, RetryLater
+from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
+from receiver.media import MediaStore, Tiles
 from receiver.runtime.routing import route_of
-from receiver.samples import sample_attempt, sample_event
+from receiver.samples import LINK, sample_attempt, sample_event, sample_picture
 from receiver.settings import Destination, Settings
 from receiver.telemetry import redact
 
@@ -48,16 +51,26 @@ async def try_destination(
     handler = registry.build(item)
     try:
         with tempfile.TemporaryDirectory(prefix="receiver-sample-") as folder:
-            event = sample_event(type, Clock().now_ms())
-            attempt = sample_attempt(
-                event, destination=item.name, deadline=item.timeout, folder=Path(folder), others=others
-            )
+            attempt = await _sample(item, type, MediaStore(Path(folder)), others)
             async with asyncio.timeout(item.timeout):
                 return await handler.deliver(attempt) or Receipt()
     except Exception as exc:
         raise NotDelivered(f"{item.name} did not take the sample. {_told(exc, item.timeout)}") from exc
     finally:
         await handler.aclose()
+
+
+async def _sample(item: Destination, type: EventType, store: MediaStore, others: Iterable[str]) -> Attempt:
+    """As the dispatcher builds it: the picture in a media store, and its tiles cut when the handler asks for them."""
+    picture = await store.put_bytes(sample_picture(), url=LINK)
+    return sample_attempt(
+        sample_event(type, Clock().now_ms()),
+        destination=item.name,
+        deadline=item.timeout,
+        picture=StoredMedia(media=picture, path=store.path(picture)),
+        tiles=partial(tiles_of, picture, Tiles(store)),
+        others=others,
+    )
 
 
 def _told(exc: Exception, timeout: float) -> str:
