@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from postgres import postgres_store
+
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
 from receiver.events import Callback, Claim, Event, EventType, Input, Media, Reply, Submission, event_id
@@ -220,6 +222,9 @@ async def sqlite_store(folder: Path) -> AsyncIterator[Store]:
     yield SQLiteStore(folder / "receiver.db")
 
 
-STORES: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {"sqlite": sqlite_store}
+STORES: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
+    "sqlite": sqlite_store,
+    "postgres": postgres_store,
+}
 """By name: what makes an empty store, and removes it in the end. The folder is for those who need one. The suite for
 every journal (`test_journal.py`) runs on each of them."""

@@ -37,6 +37,17 @@ def failed(found: DestinationRecord, completion: Completion) -> DestinationRecor
     )
 
 
+def succeeded(found: DestinationRecord, now_ms: int) -> DestinationRecord:
+    """A destination after an attempt that succeeded; the same one where that says nothing new: each second at most
+    while all goes well. A pause that lasts was not made by what has just succeeded."""
+    over = found.paused_until_ms is not None and not found.paused(now_ms)
+    if not found.failures and not over and abs((found.last_success_ms or 0) - now_ms) < 1000:
+        return found
+    if not found.paused(now_ms):
+        found = msgspec.structs.replace(found, paused_until_ms=None, paused_reason=None)
+    return msgspec.structs.replace(found, failures=0, last_success_ms=now_ms)
+
+
 def is_down(found: DestinationRecord) -> bool:
     """Whether a destination gets one delivery at a time, as a probe."""
     return found.failures >= DOWN_AFTER
