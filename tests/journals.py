@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
@@ -187,10 +188,9 @@ def ids(rows: list[Submission]) -> list[int]:
 
 async def fill(journal: Journal, count: int, **fields: Any) -> None:
     """`count` submissions, each owing one delivery of the same number."""
-    for number in range(1, count + 1):
-        row = submission(number)
-        await journal.add(row)
-        await owe(journal, row, "task.succeeded", number, **fields)
+    made = [submission(number) for number in range(1, count + 1)]
+    await asyncio.gather(*(journal.add(row) for row in made))
+    await asyncio.gather(*(owe(journal, row, "task.succeeded", int(row.id[10:]), **fields) for row in made))
 
 
 # Stores

@@ -26,8 +26,8 @@ CLAIMS = 3
 class Deliveries(Plumbing):
     """The part of `PostgresJournal` for deliveries; see `journal.base.Journal`."""
 
-    def __init__(self, connections: Connections) -> None:
-        super().__init__(connections)
+    def __init__(self, connections: Connections, *, listen: bool) -> None:
+        super().__init__(connections, listen=listen)
         self._completions: Writer[Completion] = Writer(self._complete_all)
         self._held: set[str] = set()
         """Deliveries that were claimed here and not completed yet."""

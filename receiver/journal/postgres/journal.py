@@ -18,7 +18,6 @@ from receiver.journal.postgres.engines import Engines
 from receiver.journal.postgres.faults import translated
 from receiver.journal.postgres.migrations import check_schema
 from receiver.journal.postgres.migrations import migrate as run_migrations
-from receiver.journal.postgres.waking import Waking
 from receiver.journal.postgres.writer import Writer
 from receiver.journal.rows import to_row
 
@@ -32,9 +31,8 @@ class PostgresJournal(Deliveries, Engines):
     shared: ClassVar[bool] = True
 
     def __init__(self, connections: Connections, *, listen: bool) -> None:
-        super().__init__(connections)
+        super().__init__(connections, listen=listen)
         self._changes: Writer[changes.Operation] = Writer(self._change_all, width=2)
-        self._waking = Waking(connections, enabled=listen)
 
     async def aclose(self) -> None:
         self._connections.close_soon()
@@ -75,7 +73,7 @@ class PostgresJournal(Deliveries, Engines):
     async def _change_all(self, operations: changes.Operations) -> list[Any]:
         news, outcomes = await self._connections.transact(lambda db: changes.apply(db, operations))
         if news:
-            self._waking.tell()
+            self._tell()
         return outcomes
 
     async def get(self, submission_id: str) -> Submission | None:

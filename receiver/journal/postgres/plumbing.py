@@ -9,6 +9,7 @@ import msgspec
 
 from receiver.journal.postgres import statements
 from receiver.journal.postgres.connections import Connections, Operation
+from receiver.journal.postgres.waking import Waking
 
 T = TypeVar("T")
 Row = TypeVar("Row", bound=msgspec.Struct)
@@ -17,8 +18,9 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 class Plumbing:
     """A part of `PostgresJournal`. Everything here raises JournalError."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, *, listen: bool) -> None:
         self._connections = connections
+        self._waking = Waking(connections, enabled=listen)
         self._writes: set[asyncio.Future[Any]] = set()
 
     async def _write(self, operation: Operation[T]) -> T:
@@ -34,6 +36,10 @@ class Plumbing:
         self._writes.discard(task)
         if not task.cancelled():
             task.exception()  # whoever asked may be gone, and then nobody else takes it
+
+    def _tell(self) -> None:
+        """Something that is due now was committed: other processes may look."""
+        self._waking.tell()
 
     async def _finish(self) -> None:
         """Wait for what is being written."""
