@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import postgres
 import pytest
 from journals import STORES, Store
 
 from receiver.journal.base import Journal
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers() -> Iterator[None]:
+    """Servers that tests have started and share live as long as the test process."""
+    yield
+    postgres.stop()
 
 
 @pytest.fixture(params=STORES)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from postgres import postgres_store
 
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
@@ -185,10 +188,9 @@ def ids(rows: list[Submission]) -> list[int]:
 
 async def fill(journal: Journal, count: int, **fields: Any) -> None:
     """`count` submissions, each owing one delivery of the same number."""
-    for number in range(1, count + 1):
-        row = submission(number)
-        await journal.add(row)
-        await owe(journal, row, "task.succeeded", number, **fields)
+    made = [submission(number) for number in range(1, count + 1)]
+    await asyncio.gather(*(journal.add(row) for row in made))
+    await asyncio.gather(*(owe(journal, row, "task.succeeded", int(row.id[10:]), **fields) for row in made))
 
 
 # Stores
@@ -220,6 +222,9 @@ async def sqlite_store(folder: Path) -> AsyncIterator[Store]:
     yield SQLiteStore(folder / "receiver.db")
 
 
-STORES: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {"sqlite": sqlite_store}
+STORES: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
+    "sqlite": sqlite_store,
+    "postgres": postgres_store,
+}
 """By name: what makes an empty store, and removes it in the end. The folder is for those who need one. The suite for
 every journal (`test_journal.py`) runs on each of them."""

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from journals import NOW, completion, fill, owe, submission, take
-from test_journal_sqlite import connection
 
 from receiver.backoff import DELIVERY, DOWN_AFTER, PAUSE, pause
 from receiver.deliveries import DestinationRecord
-from receiver.journal import health, operations
 from receiver.journal.base import Journal, Work
-from receiver.journal.recent import Recent
-from receiver.journal.sqlite import open_journal
-from receiver.journal.statements import SQL
 
 HOUR = 3_600_000
 
 
 @pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
-    opened = await open_journal(tmp_path / "journal.db")
-    await opened.register({"folder": "file", "screen": "file"})
-    yield opened
-    await opened.aclose()
+async def journal(journal: Journal) -> Journal:
+    """Two destinations are registered."""
+    await journal.register({"folder": "file", "screen": "file"})
+    return journal
 
 
 async def state(journal: Journal, name: str = "folder") -> DestinationRecord:
@@ -255,80 +245,3 @@ async def test_ordinary_waits_are_left_alone(journal: Journal) -> None:
     row = submission(9, send_due_ms=NOW + 132_000, poll_due_ms=NOW + 15_000, media_due_ms=NOW + 600_000)
     await journal.add(row)
     assert await journal.advance(NOW) == 0
-
-
-# Many rows
-
-MANY = """
-WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 500000)
-INSERT INTO deliveries (
-    id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, manual, alone)
-SELECT
-    printf('01KKGM7NK3%016d', n), 'e', printf('01KKGM7NK1%016d', n), 'folder', :now_ms, :now_ms, 'pending', 0, 0, 0, 0
-FROM numbers
-"""
-VALUES = {"owner": "me", "limit": 4, "now_ms": NOW + 5, "destinations": '["folder", "screen"]'}
-
-
-@pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """A journal with half a million due deliveries of one destination, and one of another."""
-    path = tmp_path_factory.mktemp("crowded") / "journal.db"
-    asyncio.run(_made(path))
-    with connection(path) as db:
-        db.row_factory = sqlite3.Row
-        db.execute("PRAGMA synchronous = OFF")
-        db.execute(MANY, {"now_ms": NOW})
-        yield db
-
-
-async def _made(path: Path) -> None:
-    opened = await open_journal(path)
-    await opened.register({"folder": "file", "screen": "file"})
-    await fill(opened, 1, destination="screen")
-    await opened.aclose()
-
-
-def instructions(db: sqlite3.Connection, work: Callable[[], object]) -> int:
-    """How many hundreds of SQLite's instructions something takes; time would depend on who else is here."""
-    count = 0
-
-    def tick() -> int:
-        nonlocal count
-        count += 1
-        return 0
-
-    db.execute("BEGIN")
-    db.set_progress_handler(tick, 100)
-    try:
-        work()
-    finally:
-        db.set_progress_handler(None, 0)
-        db.execute("ROLLBACK")
-    return count
-
-
-@pytest.mark.parametrize(
-    ("until_ms", "failures", "claimed"), [(NOW + 9, 0, 0), (NOW + 9, 9, 0), (NOW, 9, 1), (None, 0, 4)]
-)
-def test_a_claim_costs_the_same_with_half_a_million_waiting(
-    crowded: sqlite3.Connection, until_ms: int | None, failures: int, claimed: int
-) -> None:
-    """Paused, probing or at work: neither its own claims nor its neighbour's look at the rows that wait."""
-    crowded.execute(
-        "UPDATE destinations SET paused_until_ms = ?, failures = ? WHERE name = 'folder'", (until_ms, failures)
-    )
-    mine = {**VALUES, "destination": "folder"}
-
-    def own() -> None:
-        assert operations.any_due(crowded, mine) == (claimed > 0)
-        limited = {**mine, "limit": health.room(crowded, mine)}
-        assert len(crowded.execute(SQL["claim"], limited).fetchall()) == claimed
-
-    def rest() -> None:
-        operations.any_due(crowded, {**VALUES, "destination": "screen"})
-        assert len(operations.claim(crowded, Recent(), {**VALUES, "destination": "screen"})) == 1
-        assert operations.claim_alone(crowded, Recent(), VALUES) is None
-
-    assert instructions(crowded, own) <= 20
-    assert instructions(crowded, rest) <= 20

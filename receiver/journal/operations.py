@@ -4,22 +4,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from receiver.backoff import DELIVERY, MEDIA, MOST, PROVISIONAL, wait
 from receiver.deliveries import Completion, Delivery, Receipt
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
-from receiver.journal import health, needed
+from receiver.journal import health, needed, rules
 from receiver.journal.base import Change, Changed, Decide, Work
 from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_row
 from receiver.journal.staged import Staged, callback_row, event_row, heard_row, insert_deliveries, only_heard
 from receiver.journal.statements import SQL
-from receiver.retry_after import LONGEST as LONGEST_ASKED
 
 Connection = sqlite3.Connection
 
@@ -120,7 +117,7 @@ def _begin(db: Connection, recent: Recent, claimed: list[Delivery], now_ms: int)
         try:
             works.append(_work(db, recent, delivery))
         except (JournalError, msgspec.DecodeError) as exc:
-            _bury(db, delivery, now_ms, str(exc))
+            complete(db, rules.unreadable(delivery, now_ms, str(exc)))
     return works
 
 
@@ -131,22 +128,6 @@ def _one_each(db: Connection, claimed: list[Delivery]) -> list[Delivery]:
         if oldest.setdefault(delivery.submission_id, delivery) is not delivery:
             db.execute(SQL["unclaim"], {"id": delivery.id})
     return list(oldest.values())
-
-
-def _bury(db: Connection, delivery: Delivery, now_ms: int, detail: str) -> None:
-    """What cannot be read can never run; it must not hold up its destination for ever."""
-    completion = Completion(
-        delivery_id=delivery.id,
-        attempt=delivery.attempt,
-        owner=delivery.owner or "",
-        outcome="rejected",
-        status="dead",
-        finished_ms=now_ms,
-        due_ms=now_ms,
-        counts=False,
-        detail=detail,
-    )
-    complete(db, completion)
 
 
 def _work(db: Connection, recent: Recent, delivery: Delivery) -> Work:
@@ -186,66 +167,13 @@ def _finish(db: Connection, completion: Completion) -> bool:
 
 
 def free_running(db: Connection, owner: str, now_ms: int) -> int:
-    """Who is charged: all, for the reason is one of them; those suspected before, if there are any."""
     left = [from_row(Delivery, row) for row in db.execute(SQL["list_running"], {"owner": owner}).fetchall()]
-    suspected = any(delivery.alone for delivery in left)
-    for delivery in left:
-        charged = delivery.alone or not suspected
-        _finish(db, _vanished(delivery, now_ms) if charged else _beside(delivery, now_ms))
-        db.execute(SQL["run_alone"], {"id": delivery.id})
+    for completion in rules.charge(left, now_ms):
+        _finish(db, completion)
+        db.execute(SQL["run_alone"], {"id": completion.delivery_id})
     return len(left)
-
-
-def _vanished(delivery: Delivery, now_ms: int) -> Completion:
-    """The first time it may be a stranger's fault, so it is due at once; from the second on it waits like any failure,
-    lest it ends each engine as soon as there is one."""
-    seconds = wait(DELIVERY, max(delivery.failures, 1)) or 0.0 if delivery.alone else 0.0
-    used_up = delivery.failures >= len(DELIVERY)
-    return Completion(
-        delivery_id=delivery.id,
-        attempt=delivery.attempt,
-        owner=delivery.owner or "",
-        outcome="failed",
-        status="dead" if used_up else "pending",
-        finished_ms=now_ms,
-        due_ms=now_ms + int(seconds * 1000),
-        counts=True,
-        detail="the process ended while the attempt ran" + ("; the retries are used up" if used_up else ""),
-    )
-
-
-def _beside(delivery: Delivery, now_ms: int) -> Completion:
-    return Completion(
-        delivery_id=delivery.id,
-        attempt=delivery.attempt,
-        owner=delivery.owner or "",
-        outcome="interrupted",
-        status="pending",
-        finished_ms=now_ms,
-        due_ms=now_ms,
-        counts=False,
-        detail="the process ended beside another delivery that had been running at such an end before",
-    )
 
 
 def advance(db: Connection, now_ms: int, step_ms: int) -> int:
     """What is due after the longest wait of its kind was written by a clock that went ahead."""
-    moved = 0
-    for statement, longest in _LONGEST.items():
-        longest_ms = int(longest * 1000)
-        after_ms = now_ms if step_ms else now_ms + longest_ms
-        values = {"now_ms": now_ms, "step_ms": step_ms, "longest_ms": longest_ms, "after_ms": after_ms}
-        moved += db.execute(SQL[statement], values).rowcount
-    return moved
-
-
-_LONGEST: Mapping[str, float] = {
-    "advance_deliveries": max(DELIVERY) * MOST,
-    "advance_pauses": max(DELIVERY),
-    "advance_sends": LONGEST_ASKED,
-    "advance_polls": max(PROVISIONAL) * MOST,
-    "advance_media": max(MEDIA) * MOST,
-    "advance_deadlines": 365 * 86400.0,
-}
-"""Seconds. A deadline may be set to anything sensible; a poll whose wait was set longer comes early once, which harms
-nobody."""
+    return sum(db.execute(SQL[name], rules.reach(name, now_ms, step_ms)).rowcount for name in rules.LONGEST)

@@ -1,0 +1,312 @@
+"""What a batch of additions and changes does inside one transaction, in as few statements as there can be.
+
+The rows are locked first, all with one statement and in order of id, so that no two processes wait for each other. Then
+every decision is made here, in turn, each on what the one before made of its row. What they come to is written kind by
+kind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from receiver.deliveries import Delivery
+from receiver.events import Callback, Event, Submission
+from receiver.journal.base import Change, Changed, Decide
+from receiver.journal.needed import digests
+from receiver.journal.postgres.driver import Connection
+from receiver.journal.postgres.statements import rows, run
+from receiver.journal.rows import from_row, to_json, to_row
+from receiver.journal.staged import only_heard
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    submission: Submission
+
+
+@dataclass(frozen=True, slots=True)
+class Alter:
+    submission_id: str
+    decide: Decide
+    callback: Callback | None
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """A callback that was verified, and whose decision failed."""
+
+    callback: Callback
+    problem: Exception
+
+
+Operation = Add | Alter | Keep
+Operations = Sequence[Operation]
+
+OUTDATED = "a newer event took its place"
+
+
+async def check(db: Connection) -> None:
+    """Write and remove a row."""
+    await run(db, "register_destination", names=[""], handlers=[""])
+    await run(db, "forget_destination", name="")
+
+
+async def apply(db: Connection, operations: Operations) -> tuple[bool, list[Any]]:
+    """Carry them out: whether something is due now that was not, and the results. A decision that raises is the result
+    of its operation; nothing of that one is written."""
+    ids = sorted({_id_of(operation) for operation in operations if not isinstance(operation, Add)})
+    found = await rows(db, "lock_submissions", ids=ids) if ids else []
+    batch = _Batch({row["id"]: from_row(Submission, row) for row in found})
+    outcomes = [batch.decide(operation) for operation in operations]
+    await batch.write(db)
+    return batch.news(), [outcome() if isinstance(outcome, _Later) else outcome for outcome in outcomes]
+
+
+def _id_of(operation: Alter | Keep) -> str:
+    return operation.submission_id if isinstance(operation, Alter) else operation.callback.submission_id
+
+
+class _Later:
+    """An outcome that the write decides about."""
+
+    def __call__(self) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class _Added(_Later):
+    batch: _Batch
+    submission: Submission
+
+    def __call__(self) -> Submission:
+        return self.batch.named.get(self.submission.once or "", self.submission)
+
+
+@dataclass(slots=True)
+class _Altered(_Later):
+    batch: _Batch
+    change: Change
+    fresh: tuple[Event, ...] = ()
+
+    def __call__(self) -> Changed:
+        return Changed(submission=self.change.submission, events=self.fresh)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What was decided, until it is written."""
+
+    before: dict[str, Submission]
+    now: dict[str, Submission] = field(init=False)
+    added: list[Submission] = field(default_factory=list)
+    altered: list[_Altered] = field(default_factory=list)
+    callbacks: list[tuple[str, int, str | None, bytes]] = field(default_factory=list)
+    named: dict[str, Submission] = field(default_factory=dict)
+    """By name, submissions that had it before one of ours could take it."""
+
+    def __post_init__(self) -> None:
+        self.now = dict(self.before)
+
+    # Deciding
+
+    def decide(self, operation: Operation) -> Any:
+        if isinstance(operation, Add):
+            self.added.append(operation.submission)
+            return _Added(self, operation.submission)
+        current = self.now.get(_id_of(operation))
+        if current is None:
+            return None
+        if isinstance(operation, Keep):
+            self._keep(operation.callback, "error")
+            return Changed(submission=current, problem=operation.problem)
+        try:
+            change = operation.decide(current)
+        except Exception as exc:
+            return exc
+        if operation.callback is not None:
+            self._keep(operation.callback, change.cause if change else operation.callback.cause)
+        return Changed(submission=current) if change is None else self._alter(current, change)
+
+    def _keep(self, callback: Callback, cause: str | None) -> None:
+        self.callbacks.append((callback.submission_id, callback.received_ms, cause, callback.body))
+
+    def _alter(self, current: Submission, change: Change) -> _Altered:
+        altered = _Altered(self, change)
+        self.now[current.id] = change.submission
+        self.added.extend(change.additions)
+        self.altered.append(altered)
+        return altered
+
+    def news(self) -> bool:
+        """Whether other processes should look. A clock that differs from theirs costs them some seconds."""
+        if self.added or any(one.fresh or one.change.release_ms is not None for one in self.altered):
+            return True
+        now_ms = int(time.time() * 1000)
+        return any(_came_due(self.before[id], row, now_ms) for id, row in self.now.items())
+
+    # Writing
+
+    async def write(self, db: Connection) -> None:
+        await self._add(db)
+        await self._write_events(db)
+        owed = self._owed()
+        changed = [(self.before[id], row) for id, row in self.now.items() if row is not self.before[id]]
+        heard = [new for old, new in changed if old != new and only_heard(old, new)]
+        await self._update(db, [(old, new) for old, new in changed if not only_heard(old, new)])
+        if heard or owed or self.callbacks:
+            await run(db, "write_batch", **_heard_rows(heard), **_owed_rows(owed), **_callback_rows(self.callbacks))
+        releases = {
+            one.change.submission.id: one.change.release_ms for one in self.altered if one.change.release_ms is not None
+        }
+        if releases:
+            await run(db, "release_deliveries", ids=list(releases), times=list(releases.values()))
+
+    async def _add(self, db: Connection) -> None:
+        if not self.added:
+            return
+        values = [to_row(row) | {"task_status": row.task_status} for row in self.added]
+        found = await rows(db, "insert_submissions", **_columns(values, _COLUMNS))
+        written = {row["id"] for row in found}
+        await _need(db, [(row.id, digest) for row in self.added if row.id in written for digest in digests(row)])
+        names = [row.once for row in self.added if row.id not in written]
+        if names:
+            taken = [from_row(Submission, row) for row in await rows(db, "get_once", names=names)]
+            self.named = {row.once: row for row in taken if row.once is not None}
+
+    async def _write_events(self, db: Connection) -> None:
+        """Learn which events are new. The first of this batch that tells a fact has told it."""
+        told: dict[str, tuple[Event, _Altered]] = {}
+        for one in self.altered:
+            for event in one.change.events:
+                told.setdefault(event.id, (event, one))
+        if not told:
+            return
+        found = await rows(db, "insert_events", **_event_rows([event for event, _ in told.values()]))
+        for id in [row["id"] for row in found]:
+            event, one = told[id]
+            one.fresh += (event,)
+
+    def _owed(self) -> list[Delivery]:
+        """Deliveries of the events that are new. Of this batch, too, what is older gives way to what is newer."""
+        owed: list[Delivery] = []
+        last: dict[tuple[str, str], int] = {}
+        for one in self.altered:
+            for event in one.fresh:
+                for item in (item for item in one.change.deliveries if item.event_id == event.id):
+                    key = item.submission_id, item.destination
+                    if not item.manual and (older := last.get(key)) is not None:
+                        owed[older] = _outdated(owed[older], item)
+                    if not item.manual:
+                        last[key] = len(owed)
+                    owed.append(item)
+            if (release := one.change.release_ms) is not None:
+                owed = [_released(item, one.change.submission.id, release) for item in owed]
+        return owed
+
+    async def _update(self, db: Connection, changed: Sequence[tuple[Submission, Submission]]) -> None:
+        if not changed:
+            return
+        values = [to_row(new) | {"task_status": new.task_status} for _, new in changed]
+        await run(db, "update_submissions", **_columns(values, _CHANGING))
+        await _need(
+            db,
+            [
+                (new.id, digest)
+                for old, new in changed
+                if new.media != old.media or new.reply != old.reply
+                for digest in digests(new) - digests(old)
+            ],
+        )
+
+
+async def _need(db: Connection, needed: Sequence[tuple[str, str]]) -> None:
+    """Write down which submission needs which file."""
+    if needed:
+        await run(db, "need_files", ids=[id for id, _ in needed], digests=[digest for _, digest in needed])
+
+
+def _came_due(before: Submission, after: Submission, now_ms: int) -> bool:
+    dues = (
+        (before.send_due_ms, after.send_due_ms),
+        (before.poll_due_ms, after.poll_due_ms),
+        (before.media_due_ms, after.media_due_ms),
+    )
+    return any(new is not None and new != old and new <= now_ms for old, new in dues)
+
+
+def _released(item: Delivery, submission_id: str, release_ms: int) -> Delivery:
+    if item.submission_id != submission_id or item.due_ms <= release_ms:
+        return item
+    return msgspec.structs.replace(item, due_ms=release_ms)
+
+
+def _outdated(older: Delivery, newer: Delivery) -> Delivery:
+    return msgspec.structs.replace(older, status="cancelled", finished_ms=newer.created_ms, detail=OUTDATED)
+
+
+_COLUMNS = (*Submission.__struct_fields__, "task_status")
+_CHANGING = (
+    "id", "once", "reply", "status", "outcome", "detail", "sends", "send_due_ms", "task_id", "task", "ended",
+    "deadline_ms", "poll_due_ms", "polls", "misses", "claim", "callbacks", "media", "media_problem", "media_tries",
+    "media_due_ms", "fallback_urls", "task_status",
+)  # fmt: skip
+
+
+def _columns(values: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in values] for name in names}
+
+
+def _heard_rows(heard: Sequence[Submission]) -> dict[str, list[Any]]:
+    return {
+        "heard": [row.id for row in heard],
+        "tasks": [None if row.task is None else to_json(row.task) for row in heard],
+        "task_statuses": [row.task_status for row in heard],
+        "counts": [row.callbacks for row in heard],
+        "polls_due": [row.poll_due_ms for row in heard],
+        "polls": [row.polls for row in heard],
+        "misses": [row.misses for row in heard],
+    }
+
+
+def _event_rows(events: Sequence[Event]) -> dict[str, list[Any]]:
+    return {
+        "ids": [event.id for event in events],
+        "submissions": [event.submission_id for event in events],
+        "types": [event.type for event in events],
+        "times": [event.created_ms for event in events],
+        "bodies": [to_json(event) for event in events],
+    }
+
+
+def _owed_rows(owed: Sequence[Delivery]) -> dict[str, list[Any]]:
+    """The deliveries, and whose older ones give way to the first of them."""
+    firsts = {(item.submission_id, item.destination): item for item in reversed(owed) if not item.manual}
+    return {
+        "owed": [item.id for item in owed],
+        "owed_events": [item.event_id for item in owed],
+        "owed_submissions": [item.submission_id for item in owed],
+        "owed_destinations": [item.destination for item in owed],
+        "owed_created": [item.created_ms for item in owed],
+        "owed_due": [item.due_ms for item in owed],
+        "owed_status": [item.status for item in owed],
+        "owed_details": [item.detail for item in owed],
+        "owed_finished": [item.finished_ms for item in owed],
+        "owed_manual": [item.manual for item in owed],
+        "newer_submissions": [submission_id for submission_id, _ in firsts],
+        "newer_destinations": [destination for _, destination in firsts],
+        "newer_created": [item.created_ms for item in firsts.values()],
+    }
+
+
+def _callback_rows(callbacks: Sequence[tuple[str, int, str | None, bytes]]) -> dict[str, list[Any]]:
+    return {
+        "called": [row[0] for row in callbacks],
+        "called_times": [row[1] for row in callbacks],
+        "causes": [row[2] for row in callbacks],
+        "bodies": [row[3] for row in callbacks],
+    }

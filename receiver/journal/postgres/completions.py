@@ -1,0 +1,102 @@
+"""How attempts end, many in one transaction: the fence, the attempt, what became outdated meanwhile, and what it says
+of the destination."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from receiver.deliveries import Completion, DestinationRecord
+from receiver.journal import rules
+from receiver.journal.postgres.driver import Connection
+from receiver.journal.postgres.statements import rows, run
+from receiver.journal.rows import from_row, to_row
+
+
+async def complete(db: Connection, completions: Sequence[Completion]) -> list[bool]:
+    """Which of them the fence let through. Of two about one delivery, the first one that fits counts."""
+    outcomes = [False] * len(completions)
+    left = list(range(len(completions)))
+    while left:
+        turn: dict[str, int] = {}
+        for number in left:
+            turn.setdefault(completions[number].delivery_id, number)
+        done = await _complete_each(db, [completions[number] for number in turn.values()])
+        for id, number in turn.items():
+            outcomes[number] = id in done
+        left = [number for number in left if turn[completions[number].delivery_id] != number]
+    return outcomes
+
+
+async def _complete_each(db: Connection, completions: Sequence[Completion]) -> set[str]:
+    found = await finish(db, completions)
+    told = [one for one in completions if one.delivery_id in found and rules.speaks(one)]
+    if any(_is_news(one, found[one.delivery_id]) for one in told):
+        await _tell(db, [(found[one.delivery_id]["destination"], one) for one in told])
+    return set(found)
+
+
+async def finish(db: Connection, completions: Sequence[Completion]) -> dict[str, Any]:
+    """Deliveries and their attempts only. By id, the destination of each one that the fence let through, and how that
+    does. Each is of another delivery."""
+    again = [one for one in completions if one.status == "pending"]
+    if again:
+        await rows(db, "lock_owing", deliveries=[one.delivery_id for one in again])
+    values = [to_row(one) for one in sorted(completions, key=lambda one: one.delivery_id)]
+    done = {row["id"]: row for row in await rows(db, "complete", **_columns(values))}
+    if again:
+        ended = {one.delivery_id: one.finished_ms for one in again if one.delivery_id in done}
+        await run(db, "cancel_outdated", ids=list(ended), times=list(ended.values()))
+    return done
+
+
+def _columns(values: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {
+        "ids": [row["delivery_id"] for row in values],
+        "owners": [row["owner"] for row in values],
+        "attempts": [row["attempt"] for row in values],
+        "outcomes": [row["outcome"] for row in values],
+        "statuses": [row["status"] for row in values],
+        "times": [row["finished_ms"] for row in values],
+        "dues": [row["due_ms"] for row in values],
+        "counts": [int(row["counts"]) for row in values],
+        "details": [row["detail"] for row in values],
+        "receipts": [row["receipt"] for row in values],
+    }
+
+
+def _is_news(one: Completion, row: Any) -> bool:
+    """Whether an end changes its destination's row, as far as that was just read."""
+    if row["failures"] is None:
+        return False  # nobody registered it
+    if one.outcome != "succeeded":
+        return True
+    found = DestinationRecord(
+        name="",
+        handler="",
+        failures=row["failures"],
+        paused_until_ms=row["paused_until_ms"],
+        last_success_ms=row["last_success_ms"],
+    )
+    return rules.succeeded(found, one.finished_ms) is not found
+
+
+async def _tell(db: Connection, ends: Sequence[tuple[str, Completion]]) -> None:
+    """Apply them in turn. Destinations are locked last and in order of name, by everybody."""
+    names = sorted({name for name, _ in ends})
+    found = await rows(db, "lock_destinations", names=names)
+    before = {row["name"]: from_row(DestinationRecord, row) for row in found}
+    after = dict(before)
+    for name, one in ends:
+        if name in after:
+            after[name] = _after(after[name], one)
+    changed = [to_row(row) for name, row in after.items() if row is not before[name]]
+    if changed:
+        await run(db, "update_destinations", **{name: [row[name] for row in changed] for name in _TOLD})
+
+
+def _after(found: DestinationRecord, one: Completion) -> DestinationRecord:
+    return rules.succeeded(found, one.finished_ms) if one.outcome == "succeeded" else rules.failed(found, one)
+
+
+_TOLD = ("name", "failures", "paused_until_ms", "paused_reason", "last_success_ms", "last_error_ms", "last_error")

@@ -1,0 +1,273 @@
+"""A few connections to one PostgreSQL database, and transactions on them whose end is always known.
+
+A connection can break while its COMMIT is under way: then nobody has said whether it happened. So each transaction
+leaves a mark of its own (a row in `commits`), and after a broken COMMIT another connection tries to leave the same
+mark: if it is there, the transaction was committed; if not, it never can be any more, because the mark is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from receiver.errors import JournalError
+from receiver.events import new_id
+from receiver.journal.postgres.driver import Connection, asyncpg
+from receiver.journal.postgres.faults import COLLIDED, is_lost, place, translated
+from receiver.journal.postgres.statements import SQL, run
+
+T = TypeVar("T")
+Operation = Callable[[Connection], Awaitable[T]]
+
+CONNECT_SECONDS = 5.0
+"""How long a new connection may take."""
+
+STATEMENT_SECONDS = 30.0
+"""How long one statement may take."""
+
+ACQUIRE_SECONDS = 10.0
+"""How long to wait for one of our connections while all are busy."""
+
+TELL_SECONDS = 10.0
+"""How long to ask whether a transaction was committed whose connection broke."""
+
+COLLISIONS = 5
+"""How often a transaction is tried that the server undid to let another one through."""
+
+OLDEST_SERVER = 14
+
+_SETTINGS = {
+    "application_name": "receiver",
+    # Plans are made once, on tables that may be empty then: each of our statements has an index to use, always.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    # A process that is cut off from the server in the middle of a transaction holds its rows no longer than this.
+    "idle_in_transaction_session_timeout": "10s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+
+
+class _Bare(Connection):  # type: ignore[misc]
+    """A connection on which nothing is left behind, so that nothing has to be tidied up after each use."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+class Connections:
+    """Made by `connect`."""
+
+    def __init__(self, url: str, pool: Any, *, statements: bool) -> None:
+        self.where = place(url)
+        self._url = url
+        self._pool = pool
+        self._statements = statements
+        self.process = new_id(0)[10:]
+        """A name nobody else has."""
+        self._numbers = itertools.count(1)
+        self._done: list[str] = []
+        self._closing = False
+        self._closed = False
+
+    def close_soon(self) -> None:
+        """From now on `check_open` raises; what has begun goes on."""
+        self._closing = True
+
+    async def aclose(self) -> None:
+        """Close them all, after what runs on them has ended. Idempotent."""
+        self._closing = self._closed = True
+        try:
+            await asyncio.wait_for(self._pool.close(), STATEMENT_SECONDS)
+        except (TimeoutError, OSError, asyncpg.InterfaceError):
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """One of the connections, for a short while. Raises the driver's errors, and JournalError where none comes
+        free."""
+        try:
+            db = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+        except TimeoutError as exc:
+            raise JournalError(
+                f"The journal at {self.where} is busy: no connection came free within {ACQUIRE_SECONDS:g} s. Look for "
+                "slow statements in pg_stat_activity, or allow more connections.",
+                fault="crowded",
+            ) from exc
+        try:
+            yield db
+        finally:
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await self._pool.release(db)
+
+    def check_open(self) -> None:
+        """Raises JournalError when it is being closed."""
+        if self._closing:
+            raise JournalError(f"The journal at {self.where} is closed.", fault="closed")
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Run what only reads. A connection that turns out to be broken is replaced once."""
+        self.check_open()
+        with translated(self.where):
+            try:
+                return await self._read(operation)
+            except Exception as exc:
+                if self._closed or not is_lost(exc):
+                    raise
+            return await self._read(operation)
+
+    async def _read(self, operation: Operation[T]) -> T:
+        async with self.acquire() as db:
+            if self._statements:
+                return await operation(db)
+            async with db.transaction():  # behind a pooler, a statement and its plan may meet in a transaction only
+                return await operation(db)
+
+    async def write(self, operation: Operation[T], *, marked: bool = True) -> T:
+        """Run in a transaction of its own, committed when this returns; whatever it raises, nothing was kept. It may
+        be run more than once, each time after everything was undone.
+
+        Args:
+            marked: leave a mark. Without it, a broken COMMIT is an error although the change may have been kept.
+        """
+        with translated(self.where):
+            return await self.transact(operation, marked=marked)
+
+    async def transact(self, operation: Operation[T], *, marked: bool = True) -> T:
+        """The same, with the driver's errors as they are."""
+        broken = False
+        for number in itertools.count(1):
+            try:
+                return await self._transact(operation, marked)
+            except COLLIDED:
+                if number >= COLLISIONS:
+                    raise
+            except Exception as exc:
+                if self._closed or broken or not is_lost(exc):
+                    raise
+                broken = True  # it had broken before, most likely: one more chance on another one
+        raise AssertionError  # pragma: no cover - the loop has no other end
+
+    async def _transact(self, operation: Operation[T], marked: bool) -> T:
+        mark = f"{self.process}.{next(self._numbers)}"
+        async with self.acquire() as db:
+            await db.execute("BEGIN")
+            try:
+                result = await operation(db)
+                if marked:
+                    await self._leave(db, mark)
+            except BaseException:
+                with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    await db.execute("ROLLBACK")
+                raise
+            try:
+                await db.execute("COMMIT")
+            except Exception as exc:
+                if not (marked and is_lost(exc)):
+                    raise
+                problem = exc
+            else:
+                if marked:
+                    self._done.append(mark)
+                return result
+        if await self._committed(mark):
+            return result
+        raise problem
+
+    async def _leave(self, db: Connection, mark: str) -> None:
+        """Leave a mark, and wipe off those that are needed no more. (Undone, they are asked for by nobody either; the
+        few that stay are removed by age.)"""
+        needless, self._done = self._done, []
+        await run(db, "mark", mark=mark, needless=needless)
+
+    async def _committed(self, mark: str) -> bool:
+        """Whether the transaction with that mark was committed. If not, it never will be."""
+        until = asyncio.get_running_loop().time() + TELL_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout_at(until), self.acquire() as db:
+                    return bool(await db.execute(SQL["claim_mark"].text, mark) == "INSERT 0 0")
+            except (*COLLIDED, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, JournalError) as exc:
+                if asyncio.get_running_loop().time() >= until:
+                    raise JournalError(
+                        f"The journal at {self.where} cannot be reached any more, and whether it kept the last change "
+                        "is not known.",
+                        fault="uncertain",
+                    ) from exc
+            await asyncio.sleep(0.1)
+
+    async def lone(self) -> Connection:
+        """A connection of one's own, to be closed by whoever asked. Raises the driver's errors."""
+        return await _connect(self._url, statements=self._statements)
+
+
+async def _connect(url: str, *, statements: bool) -> Connection:
+    return await asyncpg.connect(
+        url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, **_options(statements=statements)
+    )
+
+
+def _options(*, statements: bool) -> dict[str, Any]:
+    """Transaction poolers take no settings, and give each transaction another server connection."""
+    return {"server_settings": _SETTINGS} if statements else {"statement_cache_size": 0}
+
+
+async def connect(url: str, *, connections: int, statements: bool) -> Connections:
+    """Open the connections' pool, after a look at the server.
+
+    Raises:
+        JournalError: it cannot be reached, does not let us in, is too old, or does not keep what it has committed.
+    """
+    with translated(place(url)):
+        try:
+            db = await _connect(url, statements=statements)
+        except (ValueError, asyncpg.ClientConfigurationError) as exc:
+            raise JournalError(
+                "RECEIVER_DATABASE is no address of a PostgreSQL database: postgresql://user:password@host:5432/name"
+            ) from exc
+        try:
+            await _check(db, place(url))
+        finally:
+            await db.close()
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=connections,
+            timeout=CONNECT_SECONDS,
+            command_timeout=STATEMENT_SECONDS,
+            connection_class=_Bare,
+            max_inactive_connection_lifetime=0,
+            **_options(statements=statements),
+        )
+    return Connections(url, pool, statements=statements)
+
+
+async def _check(db: Connection, where: str) -> None:
+    """Refuse a server that would break our promises."""
+    version = db.get_server_version()
+    if version.major < OLDEST_SERVER:
+        raise JournalError(
+            f"The server at {where} is PostgreSQL {version.major}; Receiver needs {OLDEST_SERVER} or newer. Upgrade "
+            "it, or name another one with RECEIVER_DATABASE."
+        )
+    row = await db.fetchrow(
+        "SELECT current_setting('synchronous_commit') AS commit, current_setting('server_encoding') AS encoding"
+    )
+    if row["commit"] == "off":
+        raise JournalError(
+            f"The database at {where} has synchronous_commit = off: it answers before anything is on disk, and a crash "
+            "would lose what Receiver has acknowledged. Set it to on, for the database or for Receiver's user: "
+            "ALTER ROLE <user> SET synchronous_commit = on."
+        )
+    if row["encoding"] != "UTF8":
+        raise JournalError(
+            f"The database at {where} is encoded in {row['encoding']}; prompts need UTF8. Make another one: "
+            "CREATE DATABASE receiver ENCODING 'UTF8' TEMPLATE template0."
+        )

@@ -1,0 +1,167 @@
+"""The journal on PostgreSQL: what queues while a batch is written goes together in the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import msgspec
+
+from receiver.errors import JournalError, NotFound
+from receiver.events import Callback, Event, EventType, Submission
+from receiver.journal.base import Changed, Decide, Trouble
+from receiver.journal.postgres import changes, statements
+from receiver.journal.postgres.connections import Connections, connect
+from receiver.journal.postgres.deliveries import Deliveries
+from receiver.journal.postgres.engines import Engines
+from receiver.journal.postgres.faults import translated
+from receiver.journal.postgres.migrations import check_schema
+from receiver.journal.postgres.migrations import migrate as run_migrations
+from receiver.journal.postgres.writer import Writer
+from receiver.journal.rows import to_row
+
+CONNECTIONS = 5
+"""Connections of one process, the one that listens included."""
+
+
+class PostgresJournal(Deliveries, Engines):
+    """See `journal.base.Journal`. Made by `open_postgres`."""
+
+    shared: ClassVar[bool] = True
+
+    def __init__(self, connections: Connections, *, listen: bool) -> None:
+        super().__init__(connections, listen=listen)
+        self._changes: Writer[changes.Operation] = Writer(self._change_all, width=2)
+
+    async def aclose(self) -> None:
+        self._connections.close_soon()
+        await asyncio.gather(self._changes.aclose(), self._completions.aclose(), self._finish(), self._waking.aclose())
+        await self._connections.aclose()
+
+    def listen(self, woken: Callable[[], None]) -> None:
+        self._waking.listen(woken)
+
+    async def check(self) -> None:
+        await self._write(changes.check)
+
+    async def check_space(self) -> None:
+        """The server's disk is its operator's; a full one fails `check`."""
+
+    # Submissions
+
+    async def add(self, submission: Submission) -> Submission:
+        return await self._put(changes.Add(submission))  # type: ignore[no-any-return]
+
+    async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
+        operation = changes.Alter(submission_id, decide, callback)
+        if callback is None:
+            return await self._put(operation)  # type: ignore[no-any-return]
+        try:
+            return await self._put(operation)  # type: ignore[no-any-return]
+        except Exception as exc:
+            if isinstance(exc, JournalError) and exc.fault:
+                raise  # the store cannot keep anything now
+            problem = exc
+        return await self._put(changes.Keep(callback, problem))  # type: ignore[no-any-return]
+
+    async def _put(self, operation: changes.Operation) -> Any:
+        self._connections.check_open()
+        with translated(self._connections.where):
+            return await self._changes.put(operation)
+
+    async def _change_all(self, operations: changes.Operations) -> list[Any]:
+        news, outcomes = await self._connections.transact(lambda db: changes.apply(db, operations))
+        if news:
+            self._tell()
+        return outcomes
+
+    async def get(self, submission_id: str) -> Submission | None:
+        rows = await self._select(Submission, "get_submission", id=submission_id)
+        return rows[0] if rows else None
+
+    async def family(self, submission_id: str) -> list[Submission]:
+        return await self._select(Submission, "family", id=submission_id)
+
+    async def find(self, reference: str) -> Submission:
+        rows = await self._select(Submission, "find_submissions", reference=reference)
+        if not rows:
+            raise NotFound(f"There is no submission or task {reference!r} in this journal. See: receiver tasks list")
+        if len(rows) > 1 and rows[0].id != reference and rows[0].task_id != reference:
+            raise NotFound(f"More than one submission matches {reference!r}. Give more of its id.")
+        return rows[0]
+
+    async def submissions(self, *, limit: int, status: str | None = None) -> list[Submission]:
+        return await self._select(Submission, "list_submissions", limit=limit, status=status)
+
+    async def due_sends(self, now_ms: int, limit: int) -> list[Submission]:
+        return await self._select(Submission, "due_sends", now_ms=now_ms, limit=limit)
+
+    async def due_polls(self, now_ms: int, limit: int) -> list[Submission]:
+        return await self._select(Submission, "due_polls", now_ms=now_ms, limit=limit)
+
+    async def due_media(self, now_ms: int, limit: int) -> list[Submission]:
+        return await self._select(Submission, "due_media", now_ms=now_ms, limit=limit)
+
+    async def overdue(self, now_ms: int, limit: int) -> list[Submission]:
+        return await self._select(Submission, "overdue", now_ms=now_ms, limit=limit)
+
+    # Callbacks and events
+
+    async def callbacks(self, submission_id: str, *, limit: int | None = None) -> list[Callback]:
+        found = await self._select(Callback, "last_callbacks", submission_id=submission_id, limit=limit)
+        return found[::-1]
+
+    async def called_back(self, *, limit: int, created_before_ms: int) -> list[Submission]:
+        return await self._select(Submission, "called_back", limit=limit, created_before_ms=created_before_ms)
+
+    async def events(
+        self, *, limit: int, submission_id: str | None = None, type: EventType | None = None
+    ) -> list[Event]:
+        name = "list_events" if submission_id is None else "list_submission_events"
+        rows = await self._rows(name, limit=limit, submission_id=submission_id, type=type)
+        with translated(self._connections.where):
+            return [msgspec.json.decode(row["body"], type=Event) for row in rows]
+
+    async def event(self, event_id: str) -> Event | None:
+        rows = await self._rows("get_event", id=event_id)
+        with translated(self._connections.where):
+            return msgspec.json.decode(rows[0]["body"], type=Event) if rows else None
+
+    # Troubles
+
+    async def troubles(self) -> list[Trouble]:
+        return await self._select(Trouble, "list_troubles")
+
+    async def note(self, trouble: Trouble) -> None:
+        await self._write(lambda db: statements.run(db, "note_trouble", **to_row(trouble)))
+
+    async def clear(self, name: str) -> None:
+        await self._write(lambda db: statements.run(db, "clear_trouble", name=name))
+
+
+async def open_postgres(
+    url: str, *, connections: int = CONNECTIONS, listen: bool = True, statements: bool = True, migrate: bool = True
+) -> PostgresJournal:
+    """Connect, and bring the tables up to date.
+
+    Args:
+        url: `postgresql://user:password@host:port/database`, with any parameter libpq knows.
+        connections: of this process at most, the one that listens included.
+        listen: hear from other processes what is due. False where a transaction pooler stands before the server.
+        statements: let the server keep prepared statements, and give it our settings. False as above.
+        migrate: make or change the tables where they are missing or older.
+
+    Raises:
+        JournalError: the server cannot be reached, does not let us in, is too old, does not keep what it commits, or
+            has tables of another Receiver.
+    """
+    opened = await connect(url, connections=max(1, connections - listen), statements=statements)
+    try:
+        if migrate:
+            await run_migrations(opened)
+        await check_schema(opened)
+    except BaseException:
+        await opened.aclose()
+        raise
+    return PostgresJournal(opened, listen=listen)

@@ -1,0 +1,89 @@
+-- name: lock_submissions
+-- One order for all, so that nobody waits for somebody who waits for him.
+SELECT * FROM receiver.submissions WHERE id = ANY (:ids::text[]) ORDER BY id FOR UPDATE;
+
+-- name: insert_submissions
+-- A name (`once`) that is taken keeps the newcomer out.
+INSERT INTO receiver.submissions (
+    id, kind, created_ms, prompt, request, inputs, speed, labels, user_state, parent_id, button, auto, destinations,
+    once, once_digest, reply, hooked, status, outcome, detail, sends, send_due_ms, task_id, task, ended, deadline_ms,
+    poll_due_ms, polls, misses, claim, callbacks, media, media_problem, media_tries, media_due_ms, fallback_urls,
+    task_status
+) SELECT * FROM unnest(
+    :id::text[], :kind::text[], :created_ms::bigint[], :prompt::text[], :request::text[], :inputs::text[],
+    :speed::text[], :labels::text[], :user_state::text[], :parent_id::text[], :button::text[], :auto::text[],
+    :destinations::text[], :once::text[], :once_digest::text[], :reply::text[], :hooked::boolean[], :status::text[],
+    :outcome::text[], :detail::text[], :sends::bigint[], :send_due_ms::bigint[], :task_id::text[], :task::text[],
+    :ended::text[], :deadline_ms::bigint[], :poll_due_ms::bigint[], :polls::bigint[], :misses::bigint[],
+    :claim::text[], :callbacks::bigint[], :media::text[], :media_problem::text[], :media_tries::bigint[],
+    :media_due_ms::bigint[], :fallback_urls::text[], :task_status::text[]
+) ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING RETURNING id;
+
+-- name: update_submissions
+-- What never changes after the insert (id, kind, request, labels …) is left out.
+UPDATE receiver.submissions SET
+    once = new.once, reply = new.reply, status = new.status, outcome = new.outcome, detail = new.detail,
+    sends = new.sends, send_due_ms = new.send_due_ms, task_id = new.task_id, task = new.task, ended = new.ended,
+    deadline_ms = new.deadline_ms, poll_due_ms = new.poll_due_ms, polls = new.polls, misses = new.misses,
+    claim = new.claim, callbacks = new.callbacks, media = new.media, media_problem = new.media_problem,
+    media_tries = new.media_tries, media_due_ms = new.media_due_ms, fallback_urls = new.fallback_urls,
+    task_status = new.task_status
+FROM unnest(
+    :id::text[], :once::text[], :reply::text[], :status::text[], :outcome::text[], :detail::text[], :sends::bigint[],
+    :send_due_ms::bigint[], :task_id::text[], :task::text[], :ended::text[], :deadline_ms::bigint[],
+    :poll_due_ms::bigint[], :polls::bigint[], :misses::bigint[], :claim::text[], :callbacks::bigint[],
+    :media::text[], :media_problem::text[], :media_tries::bigint[], :media_due_ms::bigint[], :fallback_urls::text[],
+    :task_status::text[]
+) AS new (
+    id, once, reply, status, outcome, detail, sends, send_due_ms, task_id, task, ended, deadline_ms, poll_due_ms,
+    polls, misses, claim, callbacks, media, media_problem, media_tries, media_due_ms, fallback_urls, task_status
+) WHERE submissions.id = new.id;
+
+-- name: insert_events
+-- The same fact twice is one event. What is returned is new.
+INSERT INTO receiver.events (id, submission_id, type, created_ms, body)
+SELECT * FROM unnest(:ids::text[], :submissions::text[], :types::text[], :times::bigint[], :bodies::text[])
+ON CONFLICT (id) DO NOTHING RETURNING id;
+
+-- name: write_batch
+-- What most callbacks come down to: what was heard, what is owed now and what gives way to it, and what came.
+-- At least once, of the last word: what has not run yet gives way to the newer event, unless a person asked for it.
+WITH heard AS (
+    UPDATE receiver.submissions SET
+        task = new.task, task_status = new.task_status, callbacks = new.callbacks, poll_due_ms = new.poll_due_ms,
+        polls = new.polls, misses = new.misses
+    FROM unnest(
+        :heard::text[], :tasks::text[], :task_statuses::text[], :counts::bigint[], :polls_due::bigint[],
+        :polls::bigint[], :misses::bigint[]
+    ) AS new (id, task, task_status, callbacks, poll_due_ms, polls, misses)
+    WHERE submissions.id = new.id
+), outdated AS (
+    UPDATE receiver.deliveries SET
+        status = 'cancelled', finished_ms = newer.created_ms, detail = 'a newer event took its place'
+    FROM unnest(:newer_submissions::text[], :newer_destinations::text[], :newer_created::bigint[])
+        AS newer (submission_id, destination, created_ms)
+    WHERE deliveries.submission_id = newer.submission_id AND deliveries.destination = newer.destination
+      AND status = 'pending' AND NOT manual
+), owed AS (
+    INSERT INTO receiver.deliveries (
+        id, event_id, submission_id, destination, created_ms, due_ms, status, detail, finished_ms, manual,
+        attempt, failures)
+    SELECT new.*, 0, 0 FROM unnest(
+        :owed::text[], :owed_events::text[], :owed_submissions::text[], :owed_destinations::text[],
+        :owed_created::bigint[], :owed_due::bigint[], :owed_status::text[], :owed_details::text[],
+        :owed_finished::bigint[], :owed_manual::boolean[]
+    ) AS new
+)
+INSERT INTO receiver.callbacks (submission_id, received_ms, cause, body)
+SELECT called, received_ms, cause, convert_from(body, 'UTF8')
+FROM unnest(:called::text[], :called_times::bigint[], :causes::text[], :bodies::bytea[])
+    AS new (called, received_ms, cause, body);
+
+-- name: release_deliveries
+UPDATE receiver.deliveries SET due_ms = now.ms
+FROM unnest(:ids::text[], :times::bigint[]) AS now (submission_id, ms)
+WHERE deliveries.submission_id = now.submission_id AND status = 'pending' AND attempt = 0 AND due_ms > now.ms;
+
+-- name: need_files
+INSERT INTO receiver.files (submission_id, digest)
+SELECT * FROM unnest(:ids::text[], :digests::text[]) ON CONFLICT DO NOTHING;

@@ -1,0 +1,60 @@
+-- name: lock_engines
+-- Who enters stands in line; who beats does not.
+LOCK TABLE receiver.leases IN SHARE ROW EXCLUSIVE MODE;
+
+-- name: list_engines
+SELECT owner, role, host, version, store,
+    extract(epoch FROM clock_timestamp() - beat)::float8 AS seconds,
+    EXISTS (
+        SELECT FROM receiver.leases
+        WHERE leases.owner = engines.owner AND name = 'leader' AND expires > clock_timestamp()) AS leads
+FROM receiver.engines WHERE beat > clock_timestamp() - :dead_seconds::float8 * interval '1 second'
+ORDER BY leads DESC, started, owner;
+
+-- name: enter
+INSERT INTO receiver.engines (owner, role, host, version, store)
+VALUES (:owner, :role, :host, :version, :store)
+ON CONFLICT (owner) DO UPDATE SET role = excluded.role, store = excluded.store, beat = clock_timestamp();
+
+-- name: beat
+-- Who was away for too long is taken for dead, whether the others have seen it by now or not.
+UPDATE receiver.engines SET beat = clock_timestamp()
+WHERE owner = :owner AND beat > clock_timestamp() - :dead_seconds::float8 * interval '1 second';
+
+-- name: leave
+DELETE FROM receiver.engines WHERE owner = :owner;
+
+-- name: who_leads
+SELECT owner FROM receiver.leases WHERE name = 'leader' AND expires > clock_timestamp();
+
+-- name: lead
+INSERT INTO receiver.leases (name, owner, expires)
+VALUES ('leader', :owner, clock_timestamp() + :lease_seconds::float8 * interval '1 second')
+ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, expires = excluded.expires
+WHERE leases.owner = excluded.owner OR leases.expires < clock_timestamp();
+
+-- name: lead_no_more
+DELETE FROM receiver.leases WHERE name = 'leader' AND owner = :owner;
+
+-- name: bury_engines
+-- Those that are taken for dead; none of them can beat any more. A beat that is under way is waited for.
+DELETE FROM receiver.engines
+WHERE beat < clock_timestamp() - :dead_seconds::float8 * interval '1 second' AND owner <> :owner;
+
+-- name: lock_left
+-- What runs for nobody. One look at running rows only.
+SELECT * FROM receiver.deliveries
+WHERE status = 'running' AND owner <> :owner
+  AND NOT EXISTS (SELECT FROM receiver.engines WHERE engines.owner = deliveries.owner)
+ORDER BY id FOR UPDATE;
+
+-- name: any_left
+-- Whether there is something to do for the next two, without a transaction: the leader asks often.
+SELECT
+    EXISTS (
+        SELECT FROM receiver.engines
+        WHERE beat < clock_timestamp() - :dead_seconds::float8 * interval '1 second' AND owner <> :owner)
+    OR EXISTS (
+        SELECT FROM receiver.deliveries
+        WHERE status = 'running' AND owner <> :owner
+          AND NOT EXISTS (SELECT FROM receiver.engines WHERE engines.owner = deliveries.owner)) AS any_left;

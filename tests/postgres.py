@@ -1,0 +1,104 @@
+"""PostgreSQL for tests: one server for each test process, started when it is first needed; one database on it that is
+emptied between tests, and fresh ones for those that need them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+from postgres_server import Server
+
+from receiver.journal.postgres import PostgresJournal, open_postgres
+
+_running: list[Server] = []
+_made: list[str] = []
+"""Databases we made on a server that is not ours."""
+
+
+@cache
+def server_url() -> str:
+    """Where the server is: the one of `RECEIVER_TEST_DATABASE_URL`, or our own."""
+    given = os.environ.get("RECEIVER_TEST_DATABASE_URL")
+    if given:
+        return given
+    _running.append(Server())
+    return _running[0].url()
+
+
+def stop() -> None:
+    """At the end of the test run."""
+    for name in _made:
+        asyncio.run(_run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+    for server in _running:
+        server.close()
+
+
+def url_of(database: str) -> str:
+    return urlsplit(server_url())._replace(path=f"/{database}").geturl()
+
+
+async def _run(statement: str, url: str | None = None) -> None:
+    db = await asyncpg.connect(url or server_url())
+    try:
+        await db.execute(statement)
+    finally:
+        await db.close()
+
+
+async def new_database(name: str = "fresh") -> str:
+    """URL of a database without any tables."""
+    name = f"receiver_test_{os.getpid()}_{name}"
+    await _run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await _run(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+    if not _running and name not in _made:
+        _made.append(name)
+    return url_of(name)
+
+
+TABLES = (
+    "submissions", "callbacks", "events", "deliveries", "attempts", "destinations", "troubles", "files", "leftovers",
+    "engines", "leases", "commits",
+)  # fmt: skip
+_shared: list[str] = []
+
+
+async def empty_database() -> str:
+    """URL of the database that all tests of this process use, one after the other."""
+    if not _shared:
+        _shared.append(await new_database("shared"))
+        await (await open_postgres(_shared[0])).aclose()
+    # A TRUNCATE makes new files, and costs ten times as much where there are few rows.
+    await _run(";".join(f"DELETE FROM receiver.{table}" for table in TABLES), _shared[0])  # noqa: S608
+    return _shared[0]
+
+
+class PostgresStore:
+    """A database for journals; see `journals.Store`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def open(self) -> PostgresJournal:
+        return await open_postgres(self.url)
+
+    async def execute(self, statement: str, *values: object) -> None:
+        """What another program does to it."""
+        db = await asyncpg.connect(self.url)
+        try:
+            await db.execute(statement, *values)
+        finally:
+            await db.close()
+
+    async def lose_event(self, event_id: str) -> None:
+        await self.execute("DELETE FROM receiver.events WHERE id = $1", event_id)
+
+
+@asynccontextmanager
+async def postgres_store(folder: Path) -> AsyncIterator[PostgresStore]:
+    yield PostgresStore(await empty_database())
