@@ -20,7 +20,8 @@ from receiver.settings import (
     require_provider_key,
     show,
 )
-from receiver.settings.kinds import show_seconds, show_size, show_url, sqlite_path
+from receiver.settings.databases import sqlite_path
+from receiver.settings.kinds import show_seconds, show_size, show_url
 
 KEY = "k" * 32
 

@@ -45,6 +45,8 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
     platform = ephemeral_platform(settings)
     if platform is not None:
         raise SettingsError(keys_problem(settings, platform))
+    if settings.database_kind != "sqlite":
+        raise SettingsError(_shared_problem(path))
     try:
         return _read(path) if path.exists() else _make(path)
     except OSError as exc:
@@ -52,6 +54,17 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
             f"The signing key in {path} cannot be read or made: {exc.strerror}. "
             "Set RECEIVER_DATA to a folder this user may write, or set RECEIVER_KEYS."
         ) from exc
+
+
+def _shared_problem(path: Path) -> str:
+    """That no key is made up where others must have the same one."""
+    told = (
+        "RECEIVER_KEYS is not set. Every process on this database signs and verifies with the same keys, on whatever "
+        "machine, so none is made here. "
+    )
+    if path.exists():
+        return f'{told}Those that were used so far lie in {path}: RECEIVER_KEYS="$(cat {path})" for all of them.'
+    return f"{told}{_MAKE}, once, and set RECEIVER_KEYS to it for all of them."
 
 
 def _checked(keys: tuple[str, ...], written: str, remedy: str) -> tuple[str, ...]:
