@@ -93,10 +93,12 @@ def show_database(value: str) -> str:
 
 
 def database_secrets(value: str) -> list[str]:
-    """What of it must never be shown, as it is and as it is written."""
+    """What of it must never be shown, as it is and as it is written. A password that is a word of ours, or the user's
+    name over again, keeps nobody out, and to leave it out of every line would hide what the line is about."""
     if database_kind(value) in {"sqlite", "none"}:
         return []
     parts = urlsplit(value)
     in_query = [text for name, text in parse_qsl(parts.query) if "password" in name or "secret" in name]
     written = [parts.password or "", *in_query]
-    return [text for item in written if item for text in dict.fromkeys((item, unquote(item)))]
+    words = {"receiver", parts.scheme, parts.username, parts.hostname, parts.path.strip("/")}
+    return [text for item in written if item not in {"", *words} for text in dict.fromkeys((item, unquote(item)))]

@@ -46,7 +46,7 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
     if platform is not None:
         raise SettingsError(keys_problem(settings, platform))
     if settings.database_kind != "sqlite":
-        raise SettingsError(_shared_problem(path))
+        raise SettingsError(_shared_problem(settings, path))
     try:
         return _read(path) if path.exists() else _make(path)
     except OSError as exc:
@@ -56,15 +56,19 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
         ) from exc
 
 
-def _shared_problem(path: Path) -> str:
+def _shared_problem(settings: Settings, path: Path) -> str:
     """That no key is made up where others must have the same one."""
+    database = settings.sources["database"].removeprefix("environment ")
     told = (
-        "RECEIVER_KEYS is not set. Every process on this database signs and verifies with the same keys, on whatever "
-        "machine, so none is made here. "
+        f"RECEIVER_KEYS is not set. All processes on the database that {database} names sign and verify with the same "
+        "keys, on whatever machine, so none is made here. "
     )
     if path.exists():
-        return f'{told}Those that were used so far lie in {path}: RECEIVER_KEYS="$(cat {path})" for all of them.'
-    return f"{told}{_MAKE}, once, and set RECEIVER_KEYS to it for all of them."
+        return f'{told}Those that were used so far lie in {path}: set RECEIVER_KEYS="$(cat {path})" for all of them.'
+    return (
+        f"{told}{_MAKE}, once, and set RECEIVER_KEYS to it for all of them. "
+        "For a journal in a file of this machine set RECEIVER_DATABASE=sqlite:.receiver/journal.db"
+    )
 
 
 def _checked(keys: tuple[str, ...], written: str, remedy: str) -> tuple[str, ...]:
