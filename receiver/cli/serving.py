@@ -19,6 +19,9 @@ from receiver.watchdog import end_process
 ENGINES = frozenset({"serve", "worker"})
 """Roles that hold the engine for long; one that finds another of them refuses to start."""
 
+LOOK_SECONDS = 10.0
+"""Between a worker's looks at its own engine."""
+
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [env: RECEIVER_HOST]", show_default=False)]
 Port = Annotated[
     int | None,
@@ -65,7 +68,20 @@ def worker() -> None:
 async def _worker(settings: Settings) -> None:
     with stop_signal() as stop:
         async with open_runtime(settings, stalled=end_process) as receiver:
-            await until_stopped(stop, beside=await _start_engine(receiver, "worker"))
+            await until_stopped(stop, beside=_turning(receiver, await _start_engine(receiver, "worker")))
+
+
+async def _turning(receiver: Runtime, starting: Coroutine[Any, Any, None] | None) -> None:
+    """As long as the engine turns. Nobody can ask a worker for its health, so it ends, for somebody to start it again.
+
+    Raises:
+        EngineStopped: it turns no more.
+    """
+    if starting is not None:
+        await starting
+    while True:
+        await receiver.clock.sleep(LOOK_SECONDS)
+        await receiver.engine.check()
 
 
 async def _start_engine(receiver: Runtime, role: str) -> Coroutine[Any, Any, None] | None:

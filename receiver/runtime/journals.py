@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from receiver.errors import JournalError, SettingsError
+from receiver.extras import require
 from receiver.journal.base import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.settings import Settings
@@ -45,13 +46,9 @@ async def _sqlite(settings: Settings, existing: bool) -> Journal:
 
 
 async def _postgres(settings: Settings, existing: bool) -> Journal:
-    try:
-        from receiver.journal.postgres import open_postgres  # noqa: PLC0415 - an extra: asyncpg
-    except ImportError as exc:
-        raise SettingsError(
-            "The journal is to be in PostgreSQL, for which asyncpg is not installed. "
-            'Install it: pip install "imagine-receiver[postgres]"'
-        ) from exc
+    require("asyncpg", extra="postgres", why="A journal in PostgreSQL")
+    from receiver.journal.postgres import open_postgres  # noqa: PLC0415 - an extra: asyncpg
+
     return await open_postgres(
         settings.database or "",
         connections=settings.database_connections,
