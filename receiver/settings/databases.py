@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from receiver.settings.kinds import MASK, check_folder
 
 DatabaseKind = Literal["sqlite", "postgres", "bucket", "none"]
 
+_HIDDEN = r"([?&][^=&#]*(?:pass|secret|key|token)[^=&#]*=)([^&#]*)"
 _KINDS: dict[str, DatabaseKind] = {
     "sqlite": "sqlite",
     "postgres": "postgres",
@@ -85,11 +86,11 @@ def sqlite_path(value: str) -> Path:
 
 
 def show_database(value: str) -> str:
-    """As it was given, without a password, and without the values of its query, of which any may be one."""
+    """As it was given, without passwords, be they in front of the host or in the query."""
     if database_kind(value) in {"sqlite", "none"}:
         return value
-    shown = re.sub(r"^(\w+://[^/?#@:]*):[^/]*@", rf"\1:{MASK}@", value)
-    return re.sub(r"([?&][^=&]*=)[^&#]*", rf"\1{MASK}", shown)
+    shown = re.sub(r"^(\w+://[^/?#@:]*):[^/]+@", rf"\1:{MASK}@", value)
+    return re.sub(_HIDDEN, rf"\1{MASK}", shown, flags=re.IGNORECASE)
 
 
 def database_secrets(value: str) -> list[str]:
@@ -98,7 +99,6 @@ def database_secrets(value: str) -> list[str]:
     if database_kind(value) in {"sqlite", "none"}:
         return []
     parts = urlsplit(value)
-    in_query = [text for name, text in parse_qsl(parts.query) if "password" in name or "secret" in name]
-    written = [parts.password or "", *in_query]
+    written = [parts.password or "", *(match[2] for match in re.finditer(_HIDDEN, value, re.IGNORECASE))]
     words = {"receiver", parts.scheme, parts.username, parts.hostname, parts.path.strip("/")}
     return [text for item in written if item not in {"", *words} for text in dict.fromkeys((item, unquote(item)))]
