@@ -52,6 +52,16 @@ def test_one_engine(house: tuple[Path, str], command: str) -> None:
     assert "RECEIVER_DATABASE" in last
 
 
+def test_serving_without_the_engine_needs_a_shared_journal(tmp_path: Path) -> None:
+    """A file of SQLite has one writer: `--no-engine`, or its setting, is refused before anything listens."""
+    for arguments, env in ((["--no-engine"], ENV), ([], ENV | {"RECEIVER_ENGINE": "false"})):
+        result = receiver("serve", "--port", "0", *arguments, folder=tmp_path, env=env)
+        assert (result.code, result.out) == (1, "")
+        last = result.err.splitlines()[-1]
+        assert last.startswith("Error: Without the engine inside (--no-engine, RECEIVER_ENGINE), ")
+        assert last.endswith("or set RECEIVER_DATABASE to postgresql://…")
+
+
 def test_taken_port(house: tuple[Path, str], tmp_path: Path) -> None:
     """A taken port is a sentence that names it and what to do."""
     port = house[1].rpartition(":")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ from receiver.settings import (
     require_provider_key,
     show,
 )
-from receiver.settings.kinds import show_seconds, show_size, show_url, sqlite_path
+from receiver.settings.databases import sqlite_path
+from receiver.settings.kinds import show_seconds, show_size, show_url
 
 KEY = "k" * 32
 
@@ -134,6 +136,37 @@ def test_a_database_is_sqlite_with_a_path(database: str, path: str) -> None:
     assert sqlite_path(database) == Path(path)
 
 
+@pytest.mark.parametrize(
+    ("database", "kind", "shown"),
+    [
+        ("sqlite:x.db", "sqlite", "sqlite:x.db"),
+        ("postgres://u:s3cret@h:5433/d", "postgres", "postgres://u:••••@h:5433/d"),
+        ("postgresql://u@h/d?sslmode=require", "postgres", "postgresql://u@h/d?sslmode=require"),
+        ("postgresql://h/d?user=u&password=s3cret", "postgres", "postgresql://h/d?user=u&password=••••"),
+        ("postgresql://u:s3cr%65t@[::1]/d", "postgres", "postgresql://u:••••@[::1]/d"),
+        ("postgresql://u:s3cret@h1:5432,h2:5432/d", "postgres", "postgresql://u:••••@h1:5432,h2:5432/d"),
+        ("postgresql:///d?host=/run/postgresql", "postgres", "postgresql:///d?host=/run/postgresql"),
+        ("s3://acme/mj", "bucket", "s3://acme/mj"),
+        ("s3://acme/mj?secret_key=s3cret", "bucket", "s3://acme/mj?secret_key=••••"),
+        ("gs://acme/mj", "bucket", "gs://acme/mj"),
+        ("az://acme/mj", "bucket", "az://acme/mj"),
+        ("none", "none", "none"),
+    ],
+)
+@pytest.mark.parametrize("name", ["RECEIVER_DATABASE", "DATABASE_URL"])
+def test_what_keeps_the_journal_is_shown_without_its_password(
+    name: str, database: str, kind: str, shown: str, tmp_path: Path
+) -> None:
+    """By either name, in each spelling; the logs know the password as a secret, as it is and as it is written."""
+    settings = load({name: database}, tmp_path)
+    assert (settings.database_kind, settings.database_shown) == (kind, shown)
+    rows = {row: value for row, value, _ in show(settings)}
+    assert rows["database"] == shown
+    assert "s3cr" not in repr(settings) + str(show(settings))
+    if "s3cr" in database:
+        assert "s3cret" in settings.secret_values()
+
+
 WRONG = [
     (
         {"RECEIVER_POLL_INTERVAL": "s3cret"},
@@ -161,15 +194,17 @@ WRONG = [
     ({"RECEIVER_TO": "file:./x s3cret"}, "RECEIVER_TO is wrong: entry 2 of it is not a URL with a scheme"),
     ({"RECEIVER_TO": "file:./$NOPE"}, "RECEIVER_TO: the variable NOPE is not set"),
     ({"RECEIVER_CONFIG": "data = '${s3cret x}'"}, "data in RECEIVER_CONFIG: a ${ in it is not followed by"),
-    (
-        {"DATABASE_URL": "postgres://u:s3cret@h/d"},
-        "DATABASE_URL is wrong: this version keeps its journal in SQLite only",
-    ),
-    ({"RECEIVER_DATABASE": "postgresql://u:s3cret@h/d"}, "SQLite only"),
+    ({"DATABASE_URL": "mysql://u:s3cret@h/d"}, "DATABASE_URL is wrong: it does not begin with sqlite:, postgresql://"),
+    ({"DATABASE_URL": "postgres://u:s3cret@h:port/d"}, "DATABASE_URL is wrong: it is no URL. Write sqlite:PATH"),
+    ({"RECEIVER_DATABASE": "postgresql:s3cret"}, "RECEIVER_DATABASE is wrong: it needs // and a user, a host and"),
+    ({"RECEIVER_DATABASE": "postgresql://"}, "RECEIVER_DATABASE is wrong: it needs // and a user, a host and"),
+    ({"RECEIVER_DATABASE": "s3:///s3cret"}, "RECEIVER_DATABASE is wrong: it names no bucket"),
     (
         {"RECEIVER_DATABASE": "/s3cret.db"},
-        "RECEIVER_DATABASE is wrong: it does not begin with sqlite:. Write sqlite:PATH",
+        "RECEIVER_DATABASE is wrong: it does not begin with sqlite:, postgresql://, s3://, gs:// or az://. Write",
     ),
+    ({"RECEIVER_DATABASE_LISTEN": "s3cret"}, "RECEIVER_DATABASE_LISTEN is wrong: it should be a valid boolean"),
+    ({"RECEIVER_DATABASE_CONNECTIONS": "1"}, "RECEIVER_DATABASE_CONNECTIONS is wrong: it should be greater than or"),
     ({"RECEIVER_DATABASE": "sqlite::memory:"}, "RECEIVER_DATABASE is wrong: it has no usable path"),
     (
         {"RECEIVER_POL_INTERVAL": "s3cret"},
@@ -380,6 +415,29 @@ def test_keys_in_the_file_are_newest_last(tmp_path: Path) -> None:
     assert ensure_keys(Settings(data=tmp_path)) == (KEY + "1", KEY + "2")
 
 
+@pytest.mark.parametrize("database", ["postgresql://u@h/d", "s3://acme/mj", "none"])
+def test_no_key_is_made_up_where_others_need_the_same(database: str, tmp_path: Path) -> None:
+    """A shared database: the sentence names what set it, how to make a key, and the way back; nothing is written."""
+    settings = load({"DATABASE_URL": database, "RECEIVER_DATA": str(tmp_path / "data")}, tmp_path)
+    with pytest.raises(SettingsError, match=r"that DATABASE_URL names .* openssl rand -hex 32, once, .*=sqlite:"):
+        ensure_keys(settings)
+    assert not (tmp_path / "data").exists()
+
+
+def test_keys_made_for_a_file_go_on_with_a_database(tmp_path: Path) -> None:
+    """Callback URLs on their way stay good: the sentence says where their keys lie."""
+    ensure_keys(Settings(data=tmp_path))
+    settings = load({"RECEIVER_DATABASE": "postgresql://u@h/d", "RECEIVER_DATA": str(tmp_path)}, tmp_path)
+    with pytest.raises(SettingsError, match=re.escape(f'RECEIVER_KEYS="$(cat {tmp_path}/keys)"')):
+        ensure_keys(settings)
+
+
+@pytest.mark.parametrize("url", ["postgresql://receiver:receiver@h/d", "postgres://u:postgres@h/d", "postgres://u@h/d"])
+def test_a_password_that_is_a_word_of_ours_hides_no_line(url: str, tmp_path: Path) -> None:
+    """Logs leave out what is secret wherever it stands; `receiver` stands everywhere."""
+    assert load({"RECEIVER_DATABASE": url}, tmp_path).secret_values() == ()
+
+
 @pytest.mark.parametrize("content", [b"", b"short\n", b"\xff" * 40])
 def test_a_damaged_key_file_is_told_and_left_alone(content: bytes, tmp_path: Path) -> None:
     """A key file without usable keys stops the start with its path, and is not overwritten."""
@@ -441,6 +499,17 @@ def test_keys_and_a_lasting_disk_let_it_start(environ: dict[str, str], _command:
     settings = load({**environ, "RECEIVER_DISK": "persistent", "RECEIVER_DATA": str(tmp_path)}, tmp_path)
     check_platform(settings)
     assert ensure_keys(settings)
+
+
+@pytest.mark.parametrize(("environ", "command"), PLATFORMS)
+def test_with_postgresql_the_disk_may_vanish(environ: dict[str, str], command: str, tmp_path: Path) -> None:
+    """The journal is elsewhere then; keys must be given all the same."""
+    database = {"DATABASE_URL": "postgres://u@h/d"}
+    with pytest.raises(SettingsError) as caught:
+        check_platform(load({**environ, **database}, tmp_path))
+    assert command in str(caught.value)
+    assert "journal" not in str(caught.value)
+    check_platform(load({**environ, **database, "RECEIVER_KEYS": KEY}, tmp_path))
 
 
 def test_an_ordinary_machine_may_start() -> None:

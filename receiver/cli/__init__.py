@@ -15,6 +15,7 @@ from receiver.cli import (
     listings,
     making,
     pressing,
+    processes,
     replaying,
     serving,
     slack,
@@ -46,6 +47,8 @@ app.command()(pressing.seed)
 app.command()(pressing.cancel)
 app.command()(serving.serve)
 app.command()(serving.worker)
+app.command()(processes.engines)
+app.command()(processes.migrate)
 app.add_typer(tasks.tasks, name="tasks")
 app.add_typer(listings.events, name="events")
 listings.events.command("replay")(replaying.replay_events)

@@ -11,13 +11,16 @@ from starlette.types import ASGIApp
 
 from receiver.cli.output import say
 from receiver.cli.running import address, bind, run, server, settings_for, stop_signal, until_stopped
-from receiver.errors import EngineRunning, InputError
+from receiver.errors import EngineRunning, InputError, SettingsError
 from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Settings
 from receiver.watchdog import end_process
 
 ENGINES = frozenset({"serve", "worker"})
 """Roles that hold the engine for long; one that finds another of them refuses to start."""
+
+LOOK_SECONDS = 10.0
+"""Between a worker's looks at its own engine."""
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [env: RECEIVER_HOST]", show_default=False)]
 Port = Annotated[
@@ -26,16 +29,26 @@ Port = Annotated[
 ]
 
 
-def serve(host: Host = None, port: Port = None) -> None:
+Engine = Annotated[
+    bool | None,
+    typer.Option(
+        "--engine/--no-engine",
+        help="Poll and deliver as well, or leave that to `receiver worker` (on PostgreSQL).  [env: RECEIVER_ENGINE]",
+        show_default=False,
+    ),
+]
+
+
+def serve(host: Host = None, port: Port = None, engine: Engine = None) -> None:
     """Receive callbacks, and be the engine: poll and deliver."""
-    run(_serve(settings_for(host=host, port=port)))
+    run(_serve(settings_for(host=host, port=port, engine=engine)))
 
 
 async def _serve(settings: Settings) -> None:
     with stop_signal() as stop:
         async with open_runtime(settings, stalled=end_process) as receiver:
             with bind(settings.bind_host, settings.port) as listener:
-                rest = await _start_engine(receiver, "serve")
+                rest = await (_start_engine(receiver, "serve") if settings.engine else _leave_engine(receiver))
                 say(f"Receiver listens on {address(listener)}{_callbacks_note(settings)}")
                 web = server(receiver.app, max_connections=settings.max_connections)
                 await until_stopped(stop, (web, listener), beside=rest, ending=receiver.stop_engine)
@@ -55,7 +68,20 @@ def worker() -> None:
 async def _worker(settings: Settings) -> None:
     with stop_signal() as stop:
         async with open_runtime(settings, stalled=end_process) as receiver:
-            await until_stopped(stop, beside=await _start_engine(receiver, "worker"))
+            await until_stopped(stop, beside=_turning(receiver, await _start_engine(receiver, "worker")))
+
+
+async def _turning(receiver: Runtime, starting: Coroutine[Any, Any, None] | None) -> None:
+    """As long as the engine turns. Nobody can ask a worker for its health, so it ends, for somebody to start it again.
+
+    Raises:
+        EngineStopped: it turns no more.
+    """
+    if starting is not None:
+        await starting
+    while True:
+        await receiver.clock.sleep(LOOK_SECONDS)
+        await receiver.engine.check()
 
 
 async def _start_engine(receiver: Runtime, role: str) -> Coroutine[Any, Any, None] | None:
@@ -67,6 +93,17 @@ async def _start_engine(receiver: Runtime, role: str) -> Coroutine[Any, Any, Non
             raise
         return receiver.start_engine_when_free(role, unless=ENGINES)
     return None
+
+
+async def _leave_engine(receiver: Runtime) -> None:
+    """Serve beside engines of other processes."""
+    if not receiver.journal.shared:
+        raise SettingsError(
+            "Without the engine inside (--no-engine, RECEIVER_ENGINE), `receiver serve` needs a journal that several "
+            "processes share: two that write one SQLite file hold each other up. Leave the engine inside, or set "
+            "RECEIVER_DATABASE to postgresql://…"
+        )
+    await receiver.check_media()
 
 
 def simulate(

@@ -1,7 +1,8 @@
 """The runtime: everything wired together for one process, and the class for Python users on top of it."""
 
 from receiver.runtime.handle import TaskHandle
-from receiver.runtime.opening import journal_of, open_runtime
+from receiver.runtime.journals import journal_of
+from receiver.runtime.opening import open_runtime
 from receiver.runtime.receiver import Receiver
 from receiver.runtime.trying import find_destination, try_destination
 from receiver.runtime.upkeep import keep_of, replay_of, retention_of, store_of

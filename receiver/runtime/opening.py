@@ -10,12 +10,11 @@ import structlog
 
 from receiver.clock import Clock
 from receiver.dispatcher import OpenDestination
-from receiver.errors import JournalError, SettingsError
+from receiver.errors import SettingsError
 from receiver.handlers import registry
 from receiver.intake import Route
-from receiver.journal.base import Journal
-from receiver.journal.sqlite import open_journal
 from receiver.runtime.functions import Function
+from receiver.runtime.journals import journal_of
 from receiver.runtime.routing import route_of
 from receiver.runtime.wiring import Runtime
 from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
@@ -67,21 +66,6 @@ async def open_runtime(
         )
         stack.push_async_callback(runtime.aclose)
         yield runtime
-
-
-@asynccontextmanager
-async def journal_of(settings: Settings, *, existing: bool = False) -> AsyncIterator[Journal]:
-    """The journal alone, for commands that only read. `existing`: do not make a new one."""
-    path = settings.database_path
-    if existing and not path.exists():
-        raise JournalError(
-            f"There is no journal at {path} yet. Submit something first, or name the right one with RECEIVER_DATABASE."
-        )
-    journal = await open_journal(path, ballast=not existing, anywhere=settings.disk == "network")
-    try:
-        yield journal
-    finally:
-        await journal.aclose()
 
 
 def _open_all(

@@ -78,6 +78,8 @@ class Standing:
 
     async def leave(self) -> None:
         """Give way to others. Where the journal is out of reach, they learn it from our silence. Idempotent."""
+        if not self._entered:
+            return
         self._gone()
         try:
             await self._journal.resign(self._dispatcher.owner)

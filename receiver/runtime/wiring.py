@@ -14,7 +14,7 @@ from receiver.archiver import Archiver
 from receiver.callback_health import CallbackHealth
 from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher, OpenDestination
-from receiver.errors import EngineRunning, NotFound, ReceiverError
+from receiver.errors import EngineRunning, EngineStopped, MediaError, NotFound, ReceiverError
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
 from receiver.journal.base import Journal
@@ -24,7 +24,7 @@ from receiver.provider_health import ProviderHealth
 from receiver.reconciler import Reconciler
 from receiver.replay import Replay
 from receiver.runtime.engine import DRAIN_SECONDS, Engine
-from receiver.runtime.upkeep import retention_of, store_of
+from receiver.runtime.upkeep import identity_of, retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
@@ -154,10 +154,32 @@ class Runtime:
         checks = {
             "journal": self.journal.check,
             "disk": self.journal.check_space,
-            "media": self.store.check,
+            "media": self.check_media,
             "engine": self.engine.check,  # without effect where other processes are the engines
         }
-        return create_app(callbacks=callbacks, readyz=Readyz(checks), api=self._api())
+        notes = {"engines": self._check_engines} if self.journal.shared else {}
+        return create_app(callbacks=callbacks, readyz=Readyz(checks, notes=notes), api=self._api())
+
+    async def check_media(self) -> None:
+        """Raises MediaError where the media store cannot be used, or is another than that of the engines."""
+        await self.store.check()
+        if not self.journal.shared or self.engine_running:
+            return
+        mine = identity_of(self.store)
+        for item in await self.journal.engines():
+            if item.store != mine:
+                raise MediaError(
+                    f"The media store here is {mine}, and that of `receiver {item.role}` on {item.host} is "
+                    f"{item.store}: neither would find the other's pictures. Give all of them the same one with "
+                    "RECEIVER_MEDIA: a bucket, or one folder that all of them see."
+                )
+
+    async def _check_engines(self) -> None:
+        if not await self.journal.engines():
+            raise EngineStopped(
+                "No engine lives: callbacks are kept, but nothing is polled or delivered until one starts "
+                "(receiver worker)."
+            )
 
     def _api(self) -> Api | None:
         if not self._settings.api_tokens:

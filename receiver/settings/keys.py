@@ -45,6 +45,8 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
     platform = ephemeral_platform(settings)
     if platform is not None:
         raise SettingsError(keys_problem(settings, platform))
+    if settings.database_kind != "sqlite":
+        raise SettingsError(_shared_problem(settings, path))
     try:
         return _read(path) if path.exists() else _make(path)
     except OSError as exc:
@@ -52,6 +54,21 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
             f"The signing key in {path} cannot be read or made: {exc.strerror}. "
             "Set RECEIVER_DATA to a folder this user may write, or set RECEIVER_KEYS."
         ) from exc
+
+
+def _shared_problem(settings: Settings, path: Path) -> str:
+    """That no key is made up where others must have the same one."""
+    database = settings.sources["database"].removeprefix("environment ")
+    told = (
+        f"RECEIVER_KEYS is not set. All processes on the database that {database} names sign and verify with the same "
+        "keys, on whatever machine, so none is made here. "
+    )
+    if path.exists():
+        return f'{told}Those that were used so far lie in {path}: set RECEIVER_KEYS="$(cat {path})" for all of them.'
+    return (
+        f"{told}{_MAKE}, once, and set RECEIVER_KEYS to it for all of them. "
+        "For a journal in a file of this machine set RECEIVER_DATABASE=sqlite:.receiver/journal.db"
+    )
 
 
 def _checked(keys: tuple[str, ...], written: str, remedy: str) -> tuple[str, ...]:

@@ -190,33 +190,6 @@ def check_folder(value: Path) -> Path:
     return value.expanduser() if str(value).startswith("~") else value
 
 
-def sqlite_path(value: str) -> Path:
-    """The path in `sqlite:PATH` or `sqlite:///PATH`.
-
-    With three slashes PATH is relative and a fourth makes it absolute, as in the `DATABASE_URL`s people have.
-
-    Raises:
-        ValueError: another database, or no usable path.
-    """
-    scheme, _, rest = value.partition(":")
-    if scheme.lower() in {"postgres", "postgresql"}:
-        raise ValueError(
-            "this version keeps its journal in SQLite only, and this is PostgreSQL; set RECEIVER_DATABASE instead"
-        )
-    if scheme.lower() != "sqlite":
-        raise ValueError("it does not begin with sqlite:")
-    path = rest.removeprefix("///") if rest.startswith("///") else rest
-    if not path or path.startswith(("//", ":memory:")) or "?" in path or "\0" in path:
-        raise ValueError("it has no usable path after sqlite:")
-    return check_folder(Path(path))
-
-
-def check_database(value: str) -> str:
-    """A database we can keep a journal in."""
-    sqlite_path(value)
-    return value
-
-
 def _split(url: str) -> tuple[str, str, str] | None:
     """Scheme, host with port, and path; None where there is no host or the port is no number."""
     try:
@@ -270,6 +243,11 @@ def show_names(table: Mapping[str, object]) -> str:
     return ", ".join(f"{name}: {MASK}" for name in table)
 
 
+def show_flag(flag: bool) -> str:
+    """As it is written."""
+    return "true" if flag else "false"
+
+
 def show_words(words: Sequence[str]) -> str:
     """The way a list is written in a variable."""
     return " ".join(words)
@@ -305,6 +283,7 @@ Hosts = Annotated[
     AfterValidator(check_hosts),
     Kind("host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000", show_words),
 ]
+Flag = Annotated[bool, Kind("true or false", show_flag)]
 Folder = Annotated[Path, AfterValidator(check_folder), Kind("a folder this user may write")]
 URLs = Annotated[
     str,

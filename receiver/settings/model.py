@@ -19,9 +19,18 @@ from pydantic import (
     field_validator,
 )
 
+from receiver.settings.databases import (
+    DatabaseKind,
+    check_database,
+    database_kind,
+    database_secrets,
+    show_database,
+    sqlite_path,
+)
 from receiver.settings.kinds import (
     ApiTokens,
     BaseURL,
+    Flag,
     Folder,
     Hosts,
     Keep,
@@ -35,10 +44,8 @@ from receiver.settings.kinds import (
     URLs,
     Words,
     check_callback_base,
-    check_database,
     lower,
     show_base_url,
-    sqlite_path,
 )
 
 DEFAULT_TO = "file:./outputs"
@@ -114,12 +121,39 @@ class Settings(BaseModel):
     database: Annotated[
         str | None,
         AfterValidator(lambda value: value and check_database(value)),
-        Kind("sqlite:PATH, for instance sqlite:/var/lib/receiver/journal.db"),
+        Kind(
+            "sqlite:PATH, for instance sqlite:/var/lib/receiver/journal.db, or postgresql://…",
+            show_database,
+        ),
         KnownAs("DATABASE_URL"),
         Unset("sqlite:<data>/journal.db"),
     ] = Field(
         default=None,
-        description="The journal: `sqlite:PATH`, or `sqlite:///PATH` (relative; a fourth slash makes it absolute).",
+        repr=False,
+        description="The journal: `sqlite:PATH`, or `sqlite:///PATH` (relative; a fourth slash makes it absolute), for "
+        "one process; `postgresql://…` or `postgres://…` for any number on any number of machines.",
+    )
+    database_connections: int = Field(
+        default=5, ge=2, le=100, description="How many connections each process has to PostgreSQL at most."
+    )
+    database_listen: Flag = Field(
+        default=True,
+        description="Whether processes wake each other by LISTEN/NOTIFY. Off behind a pooler in transaction mode; each "
+        "looks once a second in any case.",
+    )
+    database_statements: Flag = Field(
+        default=True,
+        description="Whether statements are prepared on PostgreSQL. Off behind a pooler in transaction mode that does "
+        "not keep them.",
+    )
+    database_migrate: Flag = Field(
+        default=True,
+        description="Whether a start brings PostgreSQL's tables up to date; else only `receiver migrate` does.",
+    )
+    engine: Flag = Field(
+        default=True,
+        description="Whether `receiver serve` has the engine inside, which polls and delivers. Without, on PostgreSQL, "
+        "`receiver worker` does that.",
     )
     disk: Annotated[
         Literal["auto", "persistent", "network"], BeforeValidator(lower), Kind("auto, persistent or network")
@@ -222,9 +256,21 @@ class Settings(BaseModel):
         return dict(self._platform)
 
     @property
+    def database_kind(self) -> DatabaseKind:
+        """What keeps the journal."""
+        return "sqlite" if self.database is None else database_kind(self.database)
+
+    @property
     def database_path(self) -> Path:
-        """The SQLite file of the journal."""
+        """The SQLite file of the journal. Raises ValueError where it is kept elsewhere."""
         return self.data / "journal.db" if self.database is None else sqlite_path(self.database)
+
+    @property
+    def database_shown(self) -> str:
+        """What keeps the journal, for a person: without a password."""
+        if self.database_kind == "sqlite":
+            return f"sqlite:{self.database_path}"
+        return show_database(self.database or "")
 
     @property
     def bind_host(self) -> str:
@@ -248,6 +294,7 @@ class Settings(BaseModel):
         """Every secret known here, for the logs to leave out."""
         keys = (*self.keys, self.provider_key, *self.api_tokens.values())
         secrets = [key.get_secret_value() for key in keys if key is not None] + list(self._variables.values())
+        secrets += database_secrets(self.database) if self.database is not None else []
         for destination in self.destinations.values():
             for name, value in destination.options.items():
                 if any(word in name.lower() for word in _SECRET_WORDS):

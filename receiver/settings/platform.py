@@ -24,17 +24,24 @@ _RENDER = (
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """One platform. `sign` is the variable it sets; `{name}` in `keys_command` is the value of `instance`."""
+    """One platform. `sign` is the variable it sets; `{name}` in `keys_command` is the value of `instance`;
+    `database_command` makes a PostgreSQL database there and sets DATABASE_URL."""
 
     title: str
     sign: str
     keys_command: str
     instance: str = ""
     volume: str = ""
+    database_command: str = ""
 
 
 PLATFORMS = (
-    Platform("Heroku", "DYNO", "heroku config:set RECEIVER_KEYS=$(openssl rand -hex 32)"),
+    Platform(
+        "Heroku",
+        "DYNO",
+        "heroku config:set RECEIVER_KEYS=$(openssl rand -hex 32)",
+        database_command="Type: heroku addons:create heroku-postgresql:essential-0",
+    ),
     Platform(
         "Cloud Run",
         "K_SERVICE",
@@ -70,7 +77,10 @@ def check_platform(settings: Settings) -> None:
     if platform is None:
         return
     problems = [] if settings.keys else [keys_problem(settings, platform)]
-    raise SettingsError("\n".join([*problems, _database_problem(settings, platform)]))
+    if settings.database_kind == "sqlite":
+        problems.append(_database_problem(settings, platform))
+    if problems:
+        raise SettingsError("\n".join(problems))
 
 
 def keys_problem(settings: Settings, platform: Platform) -> str:
@@ -88,10 +98,10 @@ def _database_problem(settings: Settings, platform: Platform) -> str:
     written = settings.sources["database"].removeprefix("environment ")
     name = "RECEIVER_DATABASE" if written == "default" else written
     volume = platform.volume or "/path/on/the/volume"
-    found = f"Add a disk at {volume}" if platform.volume else "If a persistent volume is mounted here"
+    found = f"Or add a disk at {volume}" if platform.volume else "Or, if a persistent volume is mounted here"
     return (
         f"{name}: the journal would be a file, and files on {platform.title} vanish at the next restart. "
-        "This version keeps its journal in SQLite only, so run Receiver where a disk stays. "
-        f"{found}, then set RECEIVER_DATA={volume} "
+        f"{platform.database_command or 'Set DATABASE_URL to a PostgreSQL database: postgresql://…'}. "
+        f"{found}, set RECEIVER_DATA={volume} "
         f"RECEIVER_DATABASE=sqlite:{volume}/journal.db RECEIVER_DISK=persistent"
     )

@@ -1,4 +1,4 @@
-"""`/livez`: the process answers. `/readyz`: a callback that comes now would be kept.
+"""`/livez`: the process answers. `/readyz`: a callback that comes now would be kept, and what else is to be known.
 
 Both are for everybody, so they name no path and no address; the log has the whole sentence.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 import structlog
 from starlette.requests import Request
@@ -43,11 +44,15 @@ class Readyz:
 
     Args:
         checks: by name.
+        notes: checks that are told and make nobody unready: who takes no callbacks any more helps with nothing else.
         patience: seconds a check may take, because whoever asks waits no longer than that.
     """
 
-    def __init__(self, checks: Mapping[str, Check], *, patience: float = 2.0) -> None:
-        self._checks = checks
+    def __init__(
+        self, checks: Mapping[str, Check], *, notes: Mapping[str, Check] = MappingProxyType({}), patience: float = 2.0
+    ) -> None:
+        self._checks = {**checks, **notes}
+        self._notes = notes.keys()
         self._patience = patience
         self._running: dict[str, asyncio.Task[str]] = {}
         self._answer: asyncio.Task[dict[str, str]] | None = None
@@ -58,7 +63,7 @@ class Readyz:
         if self._answer is None or self._answer.done():
             self._answer = asyncio.create_task(self._check(), name="readyz")
         found = await asyncio.shield(self._answer)
-        ready = all(text == "ok" for text in found.values())
+        ready = all(text == "ok" for name, text in found.items() if name not in self._notes)
         return JSONResponse({"ready": ready, **found}, 200 if ready else 503)
 
     async def _check(self) -> dict[str, str]:
@@ -96,5 +101,5 @@ def _public(exc: ReceiverError) -> str:
     if isinstance(exc, JournalError):
         return _FAULTS.get(exc.fault, "The journal cannot be used. Receiver's log says why.")
     if isinstance(exc, MediaError):
-        return "The media folder cannot be used. Receiver's log says why."
+        return "The media store cannot be used. Receiver's log says why."
     return str(exc)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from receiver.errors import JournalError
-from receiver.events import new_id
 from receiver.journal.postgres.driver import Connection, asyncpg
 from receiver.journal.postgres.faults import COLLIDED, is_lost, place, translated
 from receiver.journal.postgres.statements import SQL, run
@@ -70,7 +70,7 @@ class Connections:
         self._url = url
         self._pool = pool
         self._statements = statements
-        self.process = new_id(0)[10:]
+        self.process = secrets.token_hex(8)
         """A name nobody else has."""
         self._numbers = itertools.count(1)
         self._done: list[str] = []

@@ -1,0 +1,77 @@
+"""Which journal the settings name. The only place that knows them all; each is imported when it is wanted, because what
+it needs is an extra."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from receiver.errors import JournalError, SettingsError
+from receiver.extras import require
+from receiver.journal.base import Journal
+from receiver.journal.sqlite import open_journal
+from receiver.settings import Settings
+
+
+@asynccontextmanager
+async def journal_of(
+    settings: Settings, *, existing: bool = False, migrate: bool | None = None
+) -> AsyncIterator[Journal]:
+    """The journal alone.
+
+    Args:
+        settings: as loaded.
+        existing: do not make a new one: for commands that only read.
+        migrate: whether a database's tables are brought up to date; as the settings say if None.
+
+    Raises:
+        SettingsError: what it needs is not installed.
+        JournalError: it cannot be opened.
+    """
+    opened = settings if migrate is None else settings.model_copy(update={"database_migrate": migrate})
+    journal = await _OPENERS[settings.database_kind](opened, existing)
+    try:
+        yield journal
+    finally:
+        await journal.aclose()
+
+
+async def _sqlite(settings: Settings, existing: bool) -> Journal:
+    path = settings.database_path
+    if existing and not path.exists():
+        raise JournalError(
+            f"There is no journal at {path} yet. Submit something first, or name the right one with RECEIVER_DATABASE."
+        )
+    return await open_journal(path, ballast=not existing, anywhere=settings.disk == "network")
+
+
+async def _postgres(settings: Settings, existing: bool) -> Journal:
+    require("asyncpg", extra="postgres", why="A journal in PostgreSQL")
+    from receiver.journal.postgres import open_postgres  # noqa: PLC0415 - an extra: asyncpg
+
+    return await open_postgres(
+        settings.database or "",
+        connections=settings.database_connections,
+        listen=settings.database_listen,
+        statements=settings.database_statements,
+        migrate=settings.database_migrate,
+    )
+
+
+async def _bucket(settings: Settings, existing: bool) -> Journal:
+    raise SettingsError(
+        f"{settings.database_shown}: this version keeps no journal in a bucket. "
+        "Set RECEIVER_DATABASE to sqlite:PATH or postgresql://…"
+    )
+
+
+async def _none(settings: Settings, existing: bool) -> Journal:
+    raise SettingsError("RECEIVER_DATABASE is none, and this needs a journal. Set it to sqlite:PATH or postgresql://…")
+
+
+_OPENERS: Mapping[str, Callable[[Settings, bool], Awaitable[Journal]]] = {
+    "sqlite": _sqlite,
+    "postgres": _postgres,
+    "bucket": _bucket,
+    "none": _none,
+}

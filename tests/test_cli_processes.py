@@ -1,0 +1,55 @@
+"""`receiver engines` and `receiver migrate`, as real processes."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+from servers import Command, receiver
+
+from receiver.settings import Settings
+
+ENV = {
+    "COMETAPI_KEY": "sk-simulator-0001",
+    "RECEIVER_PROVIDER_URL": "http://127.0.0.1:9",
+    "RECEIVER_KEYS": "0123456789abcdef" * 4,
+}
+
+
+def test_who_is_the_engine_of_a_file(tmp_path: Path) -> None:
+    """The one there may be, while it lives; afterwards, that there is none and what to start."""
+    with Command("worker", folder=tmp_path, env=ENV) as command:
+        command.err.line("engine.started")
+        (found,) = json.loads(receiver("engines", "--json", folder=tmp_path, env=ENV).out)
+        assert (found["role"], found["host"], found["leads"]) == ("worker", platform.node(), True)
+        assert str(tmp_path / ".receiver" / "media") in found["store"]
+        lines = receiver("engines", folder=tmp_path, env=ENV).out.splitlines()
+        assert lines[0].split() == ["ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST", "SIGN", "MEDIA", "STORE"]
+        assert lines[1].split()[:3] == ["worker", platform.node(), found["owner"]]
+        command.stop()
+    result = receiver("engines", folder=tmp_path, env=ENV)
+    assert (result.code, result.out) == (0, "")
+    assert result.err == (
+        "No engine lives: nothing is polled or delivered until one starts (receiver serve, or receiver worker).\n"
+    )
+
+
+def test_a_file_is_migrated_like_a_database(tmp_path: Path) -> None:
+    """One command for a deploy script, whatever keeps the journal."""
+    result = receiver("migrate", folder=tmp_path, env=ENV)
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"sqlite:{Settings().database_path} is up to date.\n"
+
+
+def test_a_database_that_is_away_is_a_sentence_without_its_password(tmp_path: Path) -> None:
+    """Nobody listens there: where, what to check, no traceback, and the password stays out."""
+    env = ENV | {"DATABASE_URL": "postgres://receiver:s3cret-word@127.0.0.1:9/receiver"}
+    for command in (["migrate"], ["engines"], ["tasks", "list"], ["worker"]):
+        result = receiver(*command, folder=tmp_path, env=env)
+        assert (result.code, result.out) == (1, "")
+        last = result.err.splitlines()[-1]
+        assert last.startswith("Error: ")
+        assert "127.0.0.1" in last
+        assert "s3cret" not in result.err
+        assert "Traceback" not in result.err
