@@ -81,7 +81,7 @@ async def test_media_folder_unusable(house: House) -> None:
     assert response.status_code == 503
     assert response.json()["ready"] is False
     assert response.json()["journal"] == "ok"
-    assert response.json()["media"] == "The media folder cannot be used. Receiver's log says why."
+    assert response.json()["media"] == "The media store cannot be used. Receiver's log says why."
     assert (await house.client.get("/livez")).status_code == 200
     media.unlink()
     assert (await house.client.get("/readyz")).status_code == 200

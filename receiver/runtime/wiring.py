@@ -144,7 +144,7 @@ class Runtime:
             "reconcile": reconciler.reconcile_once,
             "archive": archiver.archive_once,
             "callbacks": callback_health.check_once,
-            "purge": retention_of(self._settings, self.journal, self.clock).sweep_once,
+            "purge": retention_of(self._settings, self.journal, self.clock, store=self.store).sweep_once,
         }
 
     @cached_property
@@ -258,6 +258,7 @@ class Runtime:
         await self.submissions.drain(DRAIN_SECONDS)
         await self.provider.aclose()
         await self.fetcher.aclose()
+        await self.store.aclose()
 
 
 def _policy(settings: Settings) -> Policy:

@@ -96,5 +96,5 @@ def _public(exc: ReceiverError) -> str:
     if isinstance(exc, JournalError):
         return _FAULTS.get(exc.fault, "The journal cannot be used. Receiver's log says why.")
     if isinstance(exc, MediaError):
-        return "The media folder cannot be used. Receiver's log says why."
+        return "The media store cannot be used. Receiver's log says why."
     return str(exc)
