@@ -13,7 +13,7 @@ from receiver.errors import MediaError
 from receiver.events import Media, Submission
 from receiver.intake import Intake
 from receiver.journal.base import Journal
-from receiver.media import Fetcher, MediaStore
+from receiver.media import Fetcher, Store
 
 log = structlog.get_logger("receiver.archiver")
 
@@ -24,7 +24,7 @@ AT_ONCE = 8
 class Archiver:
     """Downloads what is due into the media store and tells intake. Downloads run beside the step that starts them."""
 
-    def __init__(self, *, journal: Journal, intake: Intake, fetcher: Fetcher, store: MediaStore, clock: Clock) -> None:
+    def __init__(self, *, journal: Journal, intake: Intake, fetcher: Fetcher, store: Store, clock: Clock) -> None:
         self._journal = journal
         self._intake = intake
         self._fetcher = fetcher

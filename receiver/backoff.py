@@ -19,6 +19,9 @@ SEND: tuple[float, ...] = (15, 30, 60, 120)
 MEDIA: tuple[float, ...] = (3, 7, 20, 30, 60, 120, 300, 600)
 """Waits after failed downloads of a picture: minutes, because its link dies within a day (PROTOCOL.md §9)."""
 
+STORE: tuple[float, ...] = (5, 15, 60, 180, 300)
+"""Waits before a delivery whose files cannot be read from the media store is tried again; the last one repeats."""
+
 PROVIDER: tuple[float, ...] = (5, 10, 20, 40, 60)
 """Waits after a failed poll; the last one repeats."""
 

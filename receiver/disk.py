@@ -61,13 +61,13 @@ def own_draft(path: Path) -> Iterator[BinaryIO]:
     """
     _clear(path)
     with path.open("xb") as file:
-        _lock(file.fileno())
+        lock(file.fileno())
         try:
-            if not _lies_at(path, file.fileno()):  # cleared away before we had the lock
+            if not lies_at(path, file.fileno()):  # cleared away before we had the lock
                 raise BlockingIOError(errno.EWOULDBLOCK, "somebody else writes there", str(path))
             yield file
         finally:
-            if _lies_at(path, file.fileno()):
+            if lies_at(path, file.fileno()):
                 with suppress(OSError):
                     path.unlink()
 
@@ -83,8 +83,8 @@ def _clear(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     try:
-        _lock(descriptor)
-        if _lies_at(path, descriptor):
+        lock(descriptor)
+        if lies_at(path, descriptor):
             path.unlink()
     finally:
         os.close(descriptor)
@@ -94,15 +94,21 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 """A file system without locks; there, one engine at a time has to be enough."""
 
 
-def _lock(descriptor: int) -> None:
+def lock(descriptor: int, *, shared: bool = False) -> None:
+    """Lock an open file until it is closed, against all processes; several may hold it `shared`.
+
+    Raises:
+        BlockingIOError: somebody else has locked it.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as exc:
         if exc.errno not in _NO_LOCKS:
             raise
 
 
-def _lies_at(path: Path, descriptor: int) -> bool:
+def lies_at(path: Path, descriptor: int) -> bool:
+    """Whether the open file is still the one under that name."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:

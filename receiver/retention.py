@@ -14,7 +14,7 @@ from receiver.errors import InputError
 from receiver.events import Submission
 from receiver.journal.base import Journal
 from receiver.journal.selection import KINDS, Kind
-from receiver.media import MediaStore
+from receiver.media import Store
 
 log = structlog.get_logger("receiver.retention")
 
@@ -69,7 +69,7 @@ class Retention:
         keep: the ages by the settings, for `sweep_once`.
     """
 
-    def __init__(self, *, journal: Journal, store: MediaStore, clock: Clock, keep: Keep) -> None:
+    def __init__(self, *, journal: Journal, store: Store, clock: Clock, keep: Keep) -> None:
         self._journal = journal
         self._store = store
         self._clock = clock

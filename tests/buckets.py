@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+from obstore.store import S3Store
 
 COMMAND = Path(sys.executable).with_name("weed")
 KEY, SECRET = "AKIARECEIVER", "s3cret-of-the-receiver"
@@ -123,3 +128,74 @@ class Buckets:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+def reading(server: Buckets, bucket: str) -> S3Store:
+    """Another client, which looks at what lies there."""
+    options = server.options(bucket)
+    return S3Store(
+        bucket,
+        endpoint=server.url,
+        region="us-east-1",
+        access_key_id=options["access_key"],
+        secret_access_key=options["secret_key"],
+        client_options={"allow_http": True},
+    )
+
+
+async def listed(store: S3Store) -> list[str]:
+    return sorted([item["path"] async for batch in store.list() for item in batch])
+
+
+async def content(store: S3Store, key: str) -> bytes:
+    return bytes(await (await store.get_async(key)).bytes_async())
+
+
+@dataclass
+class Between:
+    """A relay in front of the real server that loses answers: the request arrives, the connection ends.
+
+    Attributes:
+        lost: how many answers are still to be lost.
+        before_json: called before the first request for a JSON is passed on.
+        seen: the request lines that came.
+    """
+
+    target: tuple[str, int]
+    lost: int = 0
+    before_json: Callable[[], None] | None = None
+    seen: list[str] = field(default_factory=list)
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.seen.append(head.split(b"\r\n")[0].decode())
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        body = await reader.readexactly(int(length[1]) if length else 0)
+        if self.before_json is not None and b".json" in head.split(b"\r\n")[0]:
+            self.before_json()
+        try:
+            answer = await self._passed_on(head, body)
+        except ConnectionError:
+            answer = b""
+        if self.lost > 0:
+            self.lost -= 1
+        elif answer:
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    async def _passed_on(self, head: bytes, body: bytes) -> bytes:
+        there, back = await asyncio.open_connection(*self.target)
+        back.write(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + body)
+        answer = await there.read()
+        back.close()
+        return answer
+
+
+@asynccontextmanager
+async def listening(handle: Any) -> AsyncIterator[str]:
+    running = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}"
+    finally:
+        running.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import postgres
 import pytest
+from buckets import Buckets
 from journals import STORES, Store
 
 from receiver.journal.base import Journal
@@ -32,3 +33,14 @@ async def journal(store: Store) -> AsyncIterator[Journal]:
     opened = await store.open()
     yield opened
     await opened.aclose()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buckets]:
+    """One real S3 server for all tests of a process. Who kills it starts it again."""
+    buckets = Buckets(tmp_path_factory.mktemp("s3"))
+    try:
+        buckets.start()
+        yield buckets
+    finally:
+        buckets.kill()

@@ -26,7 +26,7 @@ from receiver.handlers.base import Attempt
 from receiver.intake import Intake, Policy, Route
 from receiver.journal.base import Journal
 from receiver.journal.sqlite import open_journal
-from receiver.media import Fetcher, MediaStore
+from receiver.media import Fetcher, MediaStore, Store
 from receiver.provider import Provider, requests
 from receiver.provider_health import ProviderHealth
 from receiver.reconciler import Reconciler
@@ -277,7 +277,7 @@ class Kit:
     clock: StillClock
     relay: Relay
     provider: Provider
-    store: MediaStore
+    store: Store
     tokens: Tokens
     intake: Intake
     submissions: Submissions
@@ -355,10 +355,12 @@ async def engine(
     keys: tuple[str, ...] = KEYS,
     faulty: bool = False,
     provider: Provider | None = None,
+    store: Store | None = None,
 ) -> AsyncIterator[Kit]:
     """A kit on the journal in `folder`. Opened again on the same folder it is another process.
 
     `provider`: a real client in place of the relay's, which its owner closes.
+    `store`: a media store in place of a folder.
     """
     clock = clock or StillClock()
     relay = relay or Relay()
@@ -374,7 +376,7 @@ async def engine(
             stack.push_async_callback(provider.aclose)
         fetcher = Fetcher(hosts=[], origins=[origin.url], max_bytes=10**6, timeout=5.0, tls=TLS)
         stack.push_async_callback(fetcher.aclose)
-        store, tokens = MediaStore(folder / "media"), Tokens(keys, max_age=72 * 3600, clock=clock)
+        store, tokens = store or MediaStore(folder / "media"), Tokens(keys, max_age=72 * 3600, clock=clock)
         woken: list[float] = []
         intake = Intake(
             journal,

@@ -7,20 +7,16 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from attempts import COLORS, EVENT, ID, attempt_of, colors_of, event_of, grid_picture, stored
-from buckets import READER, READER_SECRET, SECRET, Buckets
+from buckets import READER, READER_SECRET, SECRET, Between, Buckets, content, listed, listening, reading
 from flows import world
 from hypothesis import given
 from hypothesis import strategies as st
-from obstore.store import S3Store
 
 from receiver.buckets.profile import read_profile
 from receiver.deliveries import Receipt
@@ -42,15 +38,10 @@ PICTURE = grid_picture(400, 300)
 STEM = f"mj/2024-11-21/paper-boat-calm-water-{ID}"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buckets]:
-    """One real S3 server for this file's tests."""
-    buckets = Buckets(tmp_path_factory.mktemp("s3"))
-    try:
-        buckets.start()
-        yield buckets
-    finally:
-        buckets.kill()
+@pytest.fixture
+def server(s3_server: Buckets) -> Buckets:
+    """The real S3 server of this run."""
+    return s3_server
 
 
 @pytest.fixture
@@ -61,27 +52,6 @@ def bucket(server: Buckets, request: pytest.FixtureRequest) -> str:
 
 def handler_of(options: dict[str, Any]) -> S3Handler:
     return S3Handler(S3Options.model_validate(options))
-
-
-def reading(server: Buckets, bucket: str) -> S3Store:
-    """Another client, which looks at what lies there."""
-    options = server.options(bucket)
-    return S3Store(
-        bucket,
-        endpoint=server.url,
-        region="us-east-1",
-        access_key_id=options["access_key"],
-        secret_access_key=options["secret_key"],
-        client_options={"allow_http": True},
-    )
-
-
-async def listed(store: S3Store) -> list[str]:
-    return sorted([item["path"] async for batch in store.list() for item in batch])
-
-
-async def content(store: S3Store, key: str) -> bytes:
-    return bytes(await (await store.get_async(key)).bytes_async())
 
 
 # --- what is put -----------------------------------------------------------------------------------------------------
@@ -344,56 +314,6 @@ async def test_a_refusal_of_the_real_server_names_the_remedy(
     assert str(caught.value).startswith(f"The server {server.url.removeprefix('http://')} ")
     assert options["secret_key"] not in str(caught.value)
     assert await listed(reading(server, bucket)) == []
-
-
-@dataclass
-class Between:
-    """A relay in front of the real server that loses answers: the request arrives, the connection ends.
-
-    Attributes:
-        lost: how many answers are still to be lost.
-        before_json: called before the first request for a JSON is passed on.
-        seen: the request lines that came.
-    """
-
-    target: tuple[str, int]
-    lost: int = 0
-    before_json: Callable[[], None] | None = None
-    seen: list[str] = field(default_factory=list)
-
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        self.seen.append(head.split(b"\r\n")[0].decode())
-        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-        body = await reader.readexactly(int(length[1]) if length else 0)
-        if self.before_json is not None and b".json" in head.split(b"\r\n")[0]:
-            self.before_json()
-        try:
-            answer = await self._passed_on(head, body)
-        except ConnectionError:
-            answer = b""
-        if self.lost > 0:
-            self.lost -= 1
-        elif answer:
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
-
-    async def _passed_on(self, head: bytes, body: bytes) -> bytes:
-        there, back = await asyncio.open_connection(*self.target)
-        back.write(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + body)
-        answer = await there.read()
-        back.close()
-        return answer
-
-
-@asynccontextmanager
-async def listening(handle: Any) -> AsyncIterator[str]:
-    running = await asyncio.start_server(handle, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}"
-    finally:
-        running.close()
 
 
 async def test_a_real_server_that_is_too_busy_is_left_in_peace(server: Buckets, bucket: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
 from receiver.errors import JournalError, MediaError
 from receiver.journal.base import Journal
-from receiver.media import MediaStore
+from receiver.media import Store
 from receiver.retention import Erased, Keep
 from receiver.runtime import journal_of, keep_of, retention_of, store_of
 
@@ -159,7 +159,7 @@ def check(as_json: AsJSON = False) -> None:
     note(f"{settings.database_path} is sound.")
 
 
-async def _missing(opened: Journal, store: MediaStore) -> list[str]:
+async def _missing(opened: Journal, store: Store) -> list[str]:
     """Files that submissions need and that are not in the media store."""
     missing: list[str] = []
     after = ""
@@ -172,8 +172,8 @@ async def _missing(opened: Journal, store: MediaStore) -> list[str]:
     if not missing:
         return []
     return [
-        f"{len(missing):,} archived files are missing in {store.folder}: {missing[0]}, for one. Restore them from a "
-        "backup of that folder; deliveries go on without them."
+        f"{len(missing):,} archived files are missing in {store.place}: {missing[0]}, for one. Restore them from a "
+        "backup of it; deliveries go on without them."
     ]
 
 

@@ -19,11 +19,12 @@ from receiver.backoff import JOURNAL, wait_forever
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Receipt
 from receiver.dispatcher.attempts import Ending, OpenDestination, build, failed, pause_ms, raised, succeeded, text_of
+from receiver.dispatcher.files import Files, bring
 from receiver.dispatcher.turns import Turns
 from receiver.errors import JournalError
 from receiver.handlers.base import RetryLater
 from receiver.journal.base import Journal, Work
-from receiver.media import MediaStore, Tiles
+from receiver.media import Store, Tiles
 
 __all__ = ["LOOK_SECONDS", "PATIENCE", "Dispatcher", "OpenDestination"]
 
@@ -53,7 +54,7 @@ class Dispatcher:
         *,
         journal: Journal,
         destinations: Mapping[str, OpenDestination],
-        store: MediaStore,
+        store: Store,
         clock: Clock,
         owner: str,
         changed: Callable[[], None],
@@ -209,8 +210,8 @@ class Dispatcher:
         started = self._clock.monotonic()
         limit = asyncio.timeout(destination.timeout)
         try:
-            async with limit:
-                receipt = await self._deliver(destination, work)
+            async with bring(work, self._store) as files, limit:
+                receipt = await self._deliver(destination, work, files)
         except KeyboardInterrupt:
             raise  # a person's, not the handler's
         except BaseException as exc:  # SystemExit too: no handler ends this process
@@ -223,11 +224,11 @@ class Dispatcher:
             completion = succeeded(work, receipt, self._clock.now_ms())
         await self._record(work, completion, seconds=self._clock.monotonic() - started)
 
-    async def _deliver(self, destination: OpenDestination, work: Work) -> Receipt:
+    async def _deliver(self, destination: OpenDestination, work: Work, files: Files) -> Receipt:
         loop = asyncio.get_running_loop()
         stuck = loop.call_later(destination.timeout + self._patience, self._give_up, destination, work)
         try:
-            return await destination.handler.deliver(build(destination, work, self._store, self._tiles))
+            return await destination.handler.deliver(build(destination, work, files, self._tiles))
         finally:
             stuck.cancel()
 

@@ -13,10 +13,11 @@ import structlog
 
 from receiver.backoff import DELIVERY, wait
 from receiver.deliveries import AttemptOutcome, Completion, DeliveryStatus, Receipt
+from receiver.dispatcher.files import Files
 from receiver.events import Event, Media
 from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, StoredMedia, no_tiles
 from receiver.journal.base import Work
-from receiver.media import MediaStore, Tiles
+from receiver.media import Tiles
 from receiver.tasks import clean_text, is_grid
 from receiver.telemetry import redact
 
@@ -57,19 +58,19 @@ class Ending:
     interrupted: bool
 
 
-def build(destination: OpenDestination, work: Work, store: MediaStore, tiles: Tiles) -> Attempt:
+def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) -> Attempt:
     """What the handler gets."""
     row = work.submission
     result = work.event.type == "task.succeeded"
-    media = row.media if result else ()
+    media = tuple(item.media for item in files.media)
     return Attempt(
         event=work.event,
         destination=destination.name,
         number=work.delivery.attempt,
         idempotency_key=work.delivery.idempotency_key,
         deadline=destination.timeout,
-        media=tuple(StoredMedia(media=item, path=store.path(item)) for item in media),
-        media_problem=_media_problem(work) if result and not media else None,
+        media=files.media,
+        media_problem=files.problem or _media_problem(work) if result and not media else None,
         media_pending=result and row.media_due_ms is not None,
         previous=work.receipts.get(destination.name),
         parent=work.parent,

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from contextlib import aclosing, suppress
 from typing import Any
 
 import httpcore
@@ -20,8 +20,9 @@ import httpcore
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
 from receiver.media.addresses import Resolve, is_public, resolve
+from receiver.media.base import Store
+from receiver.media.draft import too_large
 from receiver.media.links import Link, Origin, read_link
-from receiver.media.store import MediaStore, too_large
 
 SETTING = "RECEIVER_MEDIA_HOSTS"
 USER_AGENT = "imagine-receiver"
@@ -42,7 +43,8 @@ class Fetcher:
         origins: exact origins such as `http://127.0.0.1:8801` that the operator trusts; http and any address
             are allowed there.
         max_bytes: cap for one file.
-        timeout: seconds for one file in all: resolving, redirects, body, disk.
+        timeout: seconds for one file in all: resolving, redirects, body. What the store does with it when all of it is
+            here, the store limits.
         resolve: (host, port) → addresses; the seam for tests.
         tls: which certificates count; the usual authorities unless told otherwise.
 
@@ -71,7 +73,7 @@ class Fetcher:
         self._checked = _pool(_Network(resolve, public_only=True), tls)
         self._trusted = _pool(_Network(resolve, public_only=False), tls)
 
-    async def fetch(self, url: str, store: MediaStore, *, index: int = 0) -> Media:
+    async def fetch(self, url: str, store: Store, *, index: int = 0) -> Media:
         """Download `url` into `store`.
 
         Raises:
@@ -79,8 +81,8 @@ class Fetcher:
         """
         link = self._allowed(read_link(url))
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._follow(link, url, store, index)
+            async with asyncio.timeout(self._timeout) as limit:
+                return await self._follow(link, url, store, index, limit)
         except TimeoutError as exc:
             raise MediaError(f"{link.place} did not answer in full within {self._timeout:g} s.") from exc
         except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as exc:
@@ -110,14 +112,15 @@ class Fetcher:
             )
         return link
 
-    async def _follow(self, link: Link, url: str, store: MediaStore, index: int) -> Media:
+    async def _follow(self, link: Link, url: str, store: Store, index: int, limit: asyncio.Timeout) -> Media:
         for _ in range(MAX_REDIRECTS + 1):
             pool = self._trusted if link.origin in self._origins else self._checked
             request = httpcore.URL(scheme=link.scheme, host=link.host, port=link.port, target=link.request)
             async with pool.stream("GET", request, headers=self._headers(link)) as response:
                 if response.status not in _REDIRECTS:
                     self._check(link, response)
-                    return await store.put(response.aiter_stream(), url=url, index=index, max_bytes=self._max_bytes)
+                    async with aclosing(_until_the_end(response.aiter_stream(), limit)) as body:
+                        return await store.put(body, url=url, index=index, max_bytes=self._max_bytes)
                 link = self._allowed(link.follow(_header(response, b"location")))
         raise MediaError(f"{link.place} is not fetched: more than {MAX_REDIRECTS} redirects led there.")
 
@@ -142,6 +145,13 @@ class Fetcher:
         length = _header(response, b"content-length")
         if length.isdecimal() and int(length[:20]) > self._max_bytes:
             raise too_large(link.place, self._max_bytes)
+
+
+async def _until_the_end(body: AsyncIterable[bytes], limit: asyncio.Timeout) -> AsyncGenerator[bytes, None]:
+    """The body under the limit, and nothing after it: a store that is slow is not the sender's fault."""
+    async for chunk in body:
+        yield chunk
+    limit.reschedule(None)
 
 
 class _Network(httpcore.AsyncNetworkBackend):

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING
 from receiver.disk import in_thread
 from receiver.errors import MediaError
 from receiver.events import Media
-from receiver.media.store import MediaStore
+from receiver.media.base import Store
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 50_000_000
 """The largest grid that is decoded (150 MB of memory as RGB). Midjourney's have 4 million pixels (PROTOCOL.md §9)."""
-TILES = 4
 NEEDED = "To cut pictures into tiles, Pillow is needed:"
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
@@ -34,7 +33,7 @@ _MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 class Tiles:
     """Cuts grids of a media store. Whoever asks for the same grid meanwhile waits for the same cut."""
 
-    def __init__(self, store: MediaStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._cutting: dict[str, asyncio.Task[tuple[Media, ...]]] = {}
         self._turn = asyncio.Lock()
@@ -63,23 +62,22 @@ class Tiles:
             task.exception()  # whoever waits is told; if nobody does any more, nobody needs to know
 
     async def _made(self, grid: Media) -> tuple[Media, ...]:
-        async with self._turn:
-            return await in_thread(self._there_or_cut, grid)
+        async with self._store.holding([grid]) as (source,), self._turn:
+            return await in_thread(self._there_or_cut, grid, source)
 
-    def _there_or_cut(self, grid: Media) -> tuple[Media, ...]:
+    def _there_or_cut(self, grid: Media, source: Path) -> tuple[Media, ...]:
         paths = self._store.tile_paths(grid.digest)
         try:
             if not all(path.exists() for path in paths):
-                self._write(grid, paths)
+                self._write(grid, source, paths)
             return tuple(_described(path, grid) for path in paths)
         except OSError as exc:
             raise MediaError(
-                f"The tiles of {grid.digest[:12]} cannot be kept in {self._store.folder} ({exc.strerror or exc}). "
+                f"The tiles of {grid.digest[:12]} cannot be kept beside {source} ({exc.strerror or exc}). "
                 "Free space on its disk, or give this process write access."
             ) from exc
 
-    def _write(self, grid: Media, paths: tuple[Path, ...]) -> None:
-        source = self._store.path(grid)
+    def _write(self, grid: Media, source: Path, paths: tuple[Path, ...]) -> None:
         with source.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != grid.digest:
                 raise MediaError(f"The archived file {source} is damaged.")

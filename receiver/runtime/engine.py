@@ -14,9 +14,8 @@ from receiver.dispatcher import Dispatcher
 from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.base import Journal
-from receiver.media import MediaStore
+from receiver.media import Store
 from receiver.runtime.standing import Standing
-from receiver.runtime.upkeep import identity_of
 from receiver.submissions import Submissions
 from receiver.watchdog import Stall, Watchdog, within
 from receiver.web.admission import Admission
@@ -56,7 +55,7 @@ class Engine:
         archiver: Archiver,
         submissions: Submissions,
         admission: Admission,
-        store: MediaStore,
+        store: Store,
         leading: Mapping[str, Step],
         destinations: Mapping[str, str],
         clock: Clock,
@@ -108,7 +107,7 @@ class Engine:
         """
         if self.worker.started:
             return
-        await self.standing.enter(role, store=identity_of(self._store))
+        await self.standing.enter(role, store=await self._store.identity())
         try:
             await self._prepare(role)
         except BaseException:

@@ -191,7 +191,8 @@ class TaskHandle:
         await self._runtime().provider.cancel(await self._known_task_id())
 
     async def files(self, timeout: float | None = None) -> list[Path]:  # noqa: ASYNC109 - as above
-        """Where the result's files lie in the media store; read them, copy them, leave them as they are.
+        """Where the result's files lie in the media store; read them, copy them, leave them as they are. With a media
+        store in a bucket they lie in its cache, which lets go of them when it needs room: copy them soon.
 
         Waits for the result and its download.
 
@@ -201,14 +202,15 @@ class TaskHandle:
                 shutil.copy(path, "album")
 
         Raises:
-            MediaError: they could not be downloaded.
+            MediaError: they could not be downloaded, or the media store cannot be read.
             NoResult, TimeoutError: as `result`.
         """
         row = await self._until(_has_files, timeout)
         await self._word(row)
         if row.media_problem is not None and not row.media:
             raise MediaError(f"The files of task {row.task_id} are not here: {row.media_problem}")
-        return [self._runtime().store.path(item) for item in row.media]
+        async with self._runtime().store.holding(row.media) as paths:
+            return list(paths)
 
     async def _until(self, done: Callable[[Submission], bool], seconds: float | None) -> Submission:
         if done(row := await self.status()):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-
 from receiver.clock import Clock
 from receiver.journal.base import Journal
-from receiver.media import MediaStore
+from receiver.media import Store, open_store
 from receiver.replay import Replay
 from receiver.retention import Keep, Retention
 from receiver.runtime.functions import FunctionHandler
@@ -21,19 +19,16 @@ async def replay_of(settings: Settings, journal: Journal) -> Replay:
     return Replay(journal=journal, destinations=names, clock=Clock())
 
 
-def retention_of(settings: Settings, journal: Journal, clock: Clock | None = None) -> Retention:
-    """Retention with the ages of the settings."""
-    return Retention(journal=journal, store=store_of(settings), clock=clock or Clock(), keep=keep_of(settings))
+def retention_of(
+    settings: Settings, journal: Journal, clock: Clock | None = None, *, store: Store | None = None
+) -> Retention:
+    """Retention with the ages of the settings, and with their media store if none is given."""
+    return Retention(journal=journal, store=store or store_of(settings), clock=clock or Clock(), keep=keep_of(settings))
 
 
-def store_of(settings: Settings) -> MediaStore:
-    """The media store."""
-    return MediaStore(settings.data / "media")
-
-
-def identity_of(store: MediaStore) -> str:
-    """What tells this media store from others: two machines' folders are two."""
-    return f"{platform.node()}:{store.folder}"
+def store_of(settings: Settings) -> Store:
+    """The media store. Raises SettingsError where its URL makes none."""
+    return open_store(settings.media_place, cache=settings.media_cache_folder, cache_bytes=settings.media_cache_bytes)
 
 
 def keep_of(settings: Settings) -> Keep:

@@ -24,7 +24,7 @@ from receiver.provider_health import ProviderHealth
 from receiver.reconciler import Reconciler
 from receiver.replay import Replay
 from receiver.runtime.engine import DRAIN_SECONDS, Engine
-from receiver.runtime.upkeep import identity_of, retention_of, store_of
+from receiver.runtime.upkeep import retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
@@ -144,7 +144,7 @@ class Runtime:
             "reconcile": reconciler.reconcile_once,
             "archive": archiver.archive_once,
             "callbacks": callback_health.check_once,
-            "purge": retention_of(self._settings, self.journal, self.clock).sweep_once,
+            "purge": retention_of(self._settings, self.journal, self.clock, store=self.store).sweep_once,
         }
 
     @cached_property
@@ -165,7 +165,7 @@ class Runtime:
         await self.store.check()
         if not self.journal.shared or self.engine_running:
             return
-        mine = identity_of(self.store)
+        mine = await self.store.identity()
         for item in await self.journal.engines():
             if item.store != mine:
                 raise MediaError(
@@ -280,6 +280,7 @@ class Runtime:
         await self.submissions.drain(DRAIN_SECONDS)
         await self.provider.aclose()
         await self.fetcher.aclose()
+        await self.store.aclose()
 
 
 def _policy(settings: Settings) -> Policy:

@@ -22,6 +22,7 @@ _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
 _OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
 """Schemes whose URLs name a place and carry no secret outside userinfo and query."""
+_BUCKETS = frozenset({"s3", "gs", "az"})
 _CALLER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
 _API_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}\Z")
 """The characters a bearer token may have (RFC 6750 §2.1)."""
@@ -188,6 +189,19 @@ def check_api_tokens(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
 def check_folder(value: Path) -> Path:
     """A path with `~` filled in, because a variable from a file never met a shell."""
     return value.expanduser() if str(value).startswith("~") else value
+
+
+def check_media(value: str) -> str:
+    """A folder with `~` filled in, or a bucket's URL without a secret in it; whether that is a good one, the media
+    store says when it is opened."""
+    scheme, found, rest = value.partition("://")
+    if not found:
+        return str(check_folder(Path(value)))
+    if scheme.lower() not in _BUCKETS:
+        raise ValueError("it is neither a folder nor a URL that begins with s3://, gs:// or az://")
+    if "@" in rest.partition("/")[0]:
+        raise ValueError("it holds a user name or a secret, which belong into the environment")
+    return value
 
 
 def _split(url: str) -> tuple[str, str, str] | None:

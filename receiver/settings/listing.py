@@ -31,7 +31,12 @@ def describe() -> list[SettingDoc]:
 
 def show(settings: Settings) -> list[tuple[str, str, str]]:
     """Name, value and source of each setting; secrets are masked, destinations follow one by one."""
-    resolved = {"host": settings.bind_host, "database": settings.database_shown}
+    resolved = {
+        "host": settings.bind_host,
+        "database": settings.database_shown,
+        "media": settings.media_place,
+        "media_cache": str(settings.media_cache_folder),
+    }
     rows = [
         (name, resolved.get(name) or _shown(info, getattr(settings, name)), settings.sources[name])
         for name, info in Settings.model_fields.items()

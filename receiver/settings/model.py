@@ -44,6 +44,8 @@ from receiver.settings.kinds import (
     URLs,
     Words,
     check_callback_base,
+    check_folder,
+    check_media,
     lower,
     show_base_url,
 )
@@ -177,6 +179,28 @@ class Settings(BaseModel):
     poll_interval: Seconds = Field(default=15.0, gt=0, description="How often a running task is asked after.")
     deadline: Seconds = Field(default=4200.0, gt=0, description="When a task without an end counts as lost.")
     submit_timeout: Seconds = Field(default=75.0, gt=0, description="How long one submit call may take in all.")
+    media: Annotated[
+        str | None,
+        AfterValidator(lambda value: value and check_media(value)),
+        Kind("a folder, or a bucket such as s3://acme/pictures"),
+        Unset("<data>/media"),
+    ] = Field(
+        default=None,
+        description="Where archived pictures are kept: a folder, or `s3://BUCKET/FOLDER` (also `gs:`, `az:`), "
+        "which several machines can share. Extra `s3`.",
+    )
+    media_cache: Annotated[
+        Path | None,
+        AfterValidator(lambda value: value and check_folder(value)),
+        Kind("a folder this user may write"),
+        Unset("<data>/cache"),
+    ] = Field(
+        default=None,
+        description="Where pictures from a bucket are brought before they are read; it may vanish at any time.",
+    )
+    media_cache_bytes: Size = Field(
+        default=10**9, gt=0, description="How much that folder holds, but for what is being read."
+    )
     media_hosts: Hosts = Field(
         default=DEFAULT_MEDIA_HOSTS,
         description="Hosts pictures may come from; setting it replaces the list. "
@@ -271,6 +295,16 @@ class Settings(BaseModel):
         if self.database_kind == "sqlite":
             return f"sqlite:{self.database_path}"
         return show_database(self.database or "")
+
+    @property
+    def media_place(self) -> str:
+        """The media store: a folder, or a bucket's URL."""
+        return str(self.data / "media") if self.media is None else self.media
+
+    @property
+    def media_cache_folder(self) -> Path:
+        """Where a bucket's files are brought."""
+        return self.media_cache or self.data / "cache"
 
     @property
     def bind_host(self) -> str:

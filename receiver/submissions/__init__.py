@@ -19,7 +19,7 @@ from receiver.intake import Intake
 from receiver.intake.decisions import GRACE_MS
 from receiver.intake.facts import replace
 from receiver.journal.base import Journal
-from receiver.media import MediaStore
+from receiver.media import Store
 from receiver.provider import PictureField, Provider, Request, check_task_id, requests, with_pictures
 from receiver.submissions.addresses import Addresses
 from receiver.submissions.options import MAX_LABEL, MAX_LABELS, Options, check_button
@@ -52,7 +52,7 @@ class Submissions:
         provider: Provider,
         intake: Intake,
         tokens: Tokens,
-        store: MediaStore,
+        store: Store,
         clock: Clock,
         destinations: Collection[str],
         public_url: str | None,

@@ -11,7 +11,7 @@ from receiver.inputs import data_uri
 from receiver.intake import Intake
 from receiver.intake.facts import replace
 from receiver.journal.base import Change, Journal
-from receiver.media import MediaStore
+from receiver.media import Store
 from receiver.provider import Provider, with_pictures
 from receiver.submissions.sending import Sending
 
@@ -25,7 +25,7 @@ class Replies:
         journal: Journal,
         provider: Provider,
         intake: Intake,
-        store: MediaStore,
+        store: Store,
         sending: Sending,
         clock: Clock,
         sending_ms: int,

@@ -21,7 +21,7 @@ from receiver.inputs import data_uri
 from receiver.intake import Intake
 from receiver.intake.facts import replace
 from receiver.journal.base import Change, Journal
-from receiver.media import MediaStore
+from receiver.media import Store
 from receiver.provider import Provider, with_pictures
 from receiver.submissions.addresses import Addresses
 
@@ -47,7 +47,7 @@ class Sending:
         provider: Provider,
         intake: Intake,
         addresses: Addresses,
-        store: MediaStore,
+        store: Store,
         clock: Clock,
         sending_ms: int,
     ) -> None:

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from receiver.clock import Clock
 from receiver.journal.base import Journal
-from receiver.media import MediaStore
+from receiver.media import Store
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.web.admission import Admission
@@ -47,7 +47,7 @@ class Api:
         submissions: Submissions,
         journal: Journal,
         provider: Provider,
-        store: MediaStore,
+        store: Store,
         clock: Clock,
         watch: Watch,
         admission: Admission,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from receiver.errors import MediaError
+from receiver.events import Media
 from receiver.journal.base import Journal
-from receiver.media import MediaStore
+from receiver.media import Store
 from receiver.provider import Provider
 from receiver.web.api.answers import RETRY, json
 from receiver.web.api.finding import find, query, whole_number
@@ -28,7 +31,7 @@ _FILE_HEADERS = {
 class Reading:
     """The endpoints that change nothing."""
 
-    def __init__(self, *, journal: Journal, provider: Provider, store: MediaStore, streaming: Streaming) -> None:
+    def __init__(self, *, journal: Journal, provider: Provider, store: Store, streaming: Streaming) -> None:
         self._journal = journal
         self._provider = provider
         self._store = store
@@ -69,7 +72,7 @@ class Reading:
             raise Problem(404, "The files are still being downloaded; ask again in a moment.", RETRY)
         if item is None:
             raise Problem(404, f"There is no such file; it has {len(row.media)}.")
-        path = self._store.path(item)
+        path = await self._local(item)
         try:
             found = await asyncio.to_thread(path.stat)
         except OSError as exc:
@@ -83,6 +86,15 @@ class Reading:
             stat_result=found,
             content_disposition_type="inline",
         )
+
+    async def _local(self, item: Media) -> Path:
+        try:
+            return await self._store.local(item)
+        except MediaError as exc:
+            cause = str(exc)
+            if exc.permanent:
+                raise Problem(410, "The file is no longer in the media store.", cause=cause) from exc
+            raise Problem(503, "The media store cannot be read; ask again in a moment.", RETRY, cause=cause) from exc
 
     async def seed(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/seed`: the provider may take a minute."""
