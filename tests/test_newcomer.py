@@ -48,6 +48,31 @@ def test_the_demo_ends_with_the_path_of_a_picture(clone: Path, environ: dict[str
     assert kept.stdout == "", "the demo leaves nothing behind that git would want"
 
 
+def test_the_demo_shows_three_destinations_at_once(clone: Path, environ: dict[str, str]) -> None:
+    """A folder with the tiles, a verified webhook and a program's page, and where each has put the result."""
+    places = [word for place in ("file", "webhook", "command") for word in ("--to", place)]
+    done = subprocess.run(
+        [clone / "scripts" / "demo", PROMPT, "--speed", "20", *places],
+        cwd=clone,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = {line.split()[0]: line for line in done.stderr.splitlines() if " succeeded: " in line}
+    assert told.keys() == {"file", "webhook", "command"}
+    picture = Path(done.stdout.splitlines()[-1])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert told["file"].endswith(str(picture))
+    assert all(picture.with_stem(f"{picture.stem}_u{number}").exists() for number in (1, 2, 3, 4))
+    page = Path(told["command"].partition("succeeded: ")[2]).read_text()
+    assert PROMPT in page
+    assert "data:image/png;base64," in page
+    assert " verified  task.succeeded " in done.stderr
+
+
 def test_the_demo_keeps_serving_until_interrupted(clone: Path, environ: dict[str, str]) -> None:
     """`--serve` says what to try next, and Ctrl-C ends everything it started."""
     demo = subprocess.Popen(

@@ -10,7 +10,7 @@ import pytest
 
 from receiver.deliveries import Receipt
 from receiver.events import EVENT_TYPES, EventType
-from receiver.handlers.posts import clean, cut, linked, post_of
+from receiver.handlers.posts import Post, clean, cut, linked, post_of
 from receiver.tasks import Button
 from receiver.testing import make_attempt, make_event
 
@@ -31,15 +31,36 @@ def test_a_late_success_says_so(tmp_path: Path) -> None:
     assert post_of(make_attempt(tmp_path, event=event)).title == "Ready after all"
 
 
-def test_what_people_can_do_next_is_in_the_details(tmp_path: Path) -> None:
-    """The buttons by their labels, the seed, and our own id, which commands take."""
+def test_what_people_can_do_next_is_a_command(tmp_path: Path) -> None:
+    """The buttons by their labels, the seed, our own id, and what to type; a button that could be markup or more than
+    one word to a shell is not typed unquoted."""
     event = make_event()
     assert event.task is not None
-    task = msgspec.structs.replace(
-        event.task, seed="42", buttons=(Button(custom_id="a", label="U1"), Button(custom_id="b", emoji="🔄"))
-    )
-    details = dict(post_of(make_attempt(tmp_path, event=msgspec.structs.replace(event, task=task))).details)
-    assert (details["Seed"], details["Next steps"], details["Submission"]) == ("42", "U1, 🔄", event.submission_id)
+
+    def post(*buttons: Button) -> Post:
+        task = msgspec.structs.replace(event.task, seed="42", buttons=buttons)
+        return post_of(make_attempt(tmp_path, event=msgspec.structs.replace(event, task=task)))
+
+    small = post(Button(custom_id="b", emoji="🔄"), Button(custom_id="a", label="U1"))
+    assert dict(small.details) == {"Task": event.task_id, "Submission": event.submission_id, "Seed": "42"}
+    assert (small.steps, small.command) == ("🔄, U1", f"receiver action {event.submission_id} U1")
+    assert post(Button(custom_id="a", label="Zoom Out 2x")).command.endswith(" 'Zoom Out 2x'")
+    assert post(Button(custom_id="a", label="`$(rm -rf ~)`")).command == ""
+    assert f"Next step: {small.command}" in small.body
+
+
+def test_a_follow_up_says_its_button_where_it_is_plain(tmp_path: Path) -> None:
+    """The title may be marked up by a chat, so only what is no markup anywhere gets into it."""
+    for button, title in (("U2", "Ready (U2)"), ("*<!channel>*", "Ready"), ("Zoom Out 2x", "Ready (Zoom Out 2x)")):
+        assert post_of(make_attempt(tmp_path, event=make_event(button=button))).title == title
+
+
+def test_a_missing_picture_says_why_in_short(tmp_path: Path) -> None:
+    """In the title, and below it the reason, which may name long links."""
+    post = post_of(make_attempt(tmp_path, media=(), media_problem="cdn.example answered 404. " + "x" * 400))
+    assert post.title == "Ready, but without the picture"
+    assert post.remark.startswith("It could not be downloaded: cdn.example answered 404.")
+    assert len(post.remark) < 200
 
 
 def test_times_and_doubts_are_facts(tmp_path: Path) -> None:

@@ -202,11 +202,13 @@ class DiscordHandler:
 def payload_of(post: Post, names: list[str], types: list[str]) -> dict[str, Any]:
     """The post as an embed: links in an embed unfold to nothing, and its picture is one of the attachments."""
     lines = [escape(cut(post.prompt, 1500)), *(f"{at}\\. {escape(text)}" for at, text in enumerate(post.texts[:8], 1))]
+    lines.append(escape(cut(post.remark, 500)))
     if post.reason:
         lines.append(f"**Why:** {escape(cut(post.reason, 500))}")
     if post.advice:
-        lines.append(f"**What to do:** {post.advice}")
-    lines.append(escape(cut(post.remark, 500)))
+        lines.append(f"**What to do:** {post.advice}" + (f" `{post.command}`" if post.command else ""))
+    elif post.command:
+        lines.append(f"**Next steps:** {escape(cut(post.steps, 300))}\n`{post.command}`")
     embed: dict[str, Any] = {
         "title": post.title,
         "description": cut("\n\n".join(line for line in lines if line), 4096),

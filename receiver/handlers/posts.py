@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,9 +18,6 @@ PENDING_SECONDS = 15.0
 LINK_PAUSE = 5.0
 LINK_TRIES = 12
 """So many times the pause is the minute in which another destination may store its copy."""
-
-LEADING_ON = ("Submission", "Next steps")
-"""The names of those details that a person needs for the next step."""
 
 _TITLES: dict[EventType, tuple[str, Mood]] = {
     "task.accepted": ("Submitted", "waiting"),
@@ -46,6 +44,8 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
 )
 _OTHERWISE = "Submit it again; if that fails as well, change the prompt."
+_PLAIN_BUTTON = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .()]{0,30}\Z")
+"""What a button may be called to stand in a title or in a command: nothing there is markup in any chat."""
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, and what turns the direction of a text around."""
 
@@ -55,11 +55,13 @@ class Post:
     """What a post says. Prompt, reason, facts and details hold words of users and the provider: never markup.
 
     Attributes:
-        title: in a word or two, ours.
+        title: in a word or two, ours; no markup in any chat.
         prompt: as submitted, "" where there is none.
         texts: the prompts that a describe or shorten found.
         reason: why it failed.
         advice: what to do, ours.
+        command: what to type for that, or for the next step, ours.
+        steps: the names of the buttons there are.
         remark: what is missing from this post, and why.
         facts: one line: what it was, how long it took, its labels.
         details: names and values, for who wants to know all.
@@ -71,6 +73,8 @@ class Post:
     texts: tuple[str, ...] = ()
     reason: str = ""
     advice: str = ""
+    command: str = ""
+    steps: str = ""
     remark: str = ""
     facts: str = ""
     details: tuple[tuple[str, str], ...] = ()
@@ -87,13 +91,14 @@ class Post:
 
     @property
     def what_to_do(self) -> str:
-        """The advice as a line."""
+        """The advice as a line, without the command."""
         return f"What to do: {self.advice}" if self.advice else ""
 
     @property
     def body(self) -> str:
         """Everything but the title, as paragraphs of plain text."""
-        parts = [self.prompt, *self.texts, self.why, self.what_to_do, self.remark, self.facts]
+        step = f"{self.what_to_do or 'Next step:'} {self.command}" if self.command else self.what_to_do
+        parts = [self.prompt, *self.texts, self.why, step, self.remark, self.facts]
         return "\n\n".join(part for part in parts if part)
 
 
@@ -111,7 +116,9 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
         title = "Ready after all"
     if attempt.media_problem:
         title, mood = f"{title}, but without the picture", "asking"
-    missing = attempt.media_problem or ""
+    if event.button and _PLAIN_BUTTON.match(event.button):
+        title = f"{title} ({event.button})"
+    missing = f"It could not be downloaded: {cut(clean(attempt.media_problem), 160)}" if attempt.media_problem else ""
     return Post(
         title=title,
         mood=mood,
@@ -119,7 +126,9 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
         texts=_texts(event),
         reason=clean(event.reason or "") if mood == "bad" else "",
         advice=_advice(event),
-        remark=" ".join(part for part in (clean(missing), remark) if part),
+        command=_command(event),
+        steps=clean(", ".join(_buttons(event))),
+        remark=" ".join(part for part in (missing, remark) if part),
         facts=" · ".join(_facts(event)),
         details=_details(event),
     )
@@ -157,13 +166,29 @@ def clean(text: str) -> str:
 
 def _advice(event: Event) -> str:
     if event.type == "task.input_required":
-        return f"Answer with receiver modal {event.submission_id} --prompt …"
+        return "Answer what the provider asks for:"
     if event.type == "task.lost":
-        return f"It may still come, and is then posted here. See receiver tasks show {event.submission_id}"
+        return "It may still come, and is then posted here. See how it stands:"
     if event.type != "task.failed":
         return ""
     found = (advice for pattern, advice in _ADVICE if pattern.search(event.reason or ""))
     return next(found, _OTHERWISE)
+
+
+def _command(event: Event) -> str:
+    """Of our own id and plain words only: it is shown as code."""
+    if event.type == "task.input_required":
+        return f'receiver modal {event.submission_id} --prompt "…"'
+    if event.type == "task.lost":
+        return f"receiver tasks show {event.submission_id}"
+    button = next(filter(_PLAIN_BUTTON.match, _buttons(event)), None)
+    if button is None or event.type != "task.succeeded":
+        return ""
+    return f"receiver action {event.submission_id} {shlex.quote(button)}"
+
+
+def _buttons(event: Event) -> list[str]:
+    return [button.text for button in (event.task.buttons if event.task else ()) if button.text]
 
 
 def _facts(event: Event) -> list[str]:
@@ -188,7 +213,6 @@ def _texts(event: Event) -> tuple[str, ...]:
 
 def _details(event: Event) -> tuple[tuple[str, str], ...]:
     task = event.task
-    buttons = ", ".join(button.text for button in (task.buttons if task else ()) if button.text)
     final = task.final_prompt if task is not None and not task.texts else ""
     rows = (
         ("Task", event.task_id or ""),
@@ -196,6 +220,5 @@ def _details(event: Event) -> tuple[tuple[str, str], ...]:
         ("Final prompt", final if final != event.prompt else ""),
         ("Seed", task.seed if task else ""),
         ("State", event.state or ""),
-        ("Next steps", buttons),
     )
     return tuple((name, clean(value)) for name, value in rows if clean(value))

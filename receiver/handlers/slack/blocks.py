@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from receiver.handlers.posts import LEADING_ON, Mood, Post, clean, cut
+from receiver.handlers.posts import Mood, Post, clean, cut
 
 Block = dict[str, Any]
 
@@ -34,6 +34,8 @@ def post_blocks(post: Post, pictures: Iterable[Block] = (), link: str | None = N
     blocks += [_plain(f"{number}. {text}") for number, text in enumerate(post.texts[:8], 1)]
     blocks += pictures
     blocks += [_plain(text) for text in (post.why, post.what_to_do, post.remark) if text]
+    if post.advice and post.command:
+        blocks.append(_code(post.command))
     if link is not None and (address := _address(link)):
         blocks.append(_markdown(f"<{address}|Open the stored copy>"))
     if post.facts:
@@ -42,19 +44,21 @@ def post_blocks(post: Post, pictures: Iterable[Block] = (), link: str | None = N
 
 
 def detail_blocks(post: Post, *, few: bool = False) -> list[Block]:
-    """What stands in the thread: the whole prompt where the channel has only its beginning, and the details; or the few
-    of them that lead on."""
+    """What stands in the thread: the whole prompt where the channel has only its beginning, the details unless only a
+    few are wanted, and how to go on."""
     blocks = [_plain(post.prompt)] if len(post.prompt) > PROMPT_LENGTH and not few else []
-    details = [(name, value) for name, value in post.details if not few or name in LEADING_ON]
-    if details:
-        fields = [_text(f"{name}\n{value}", _FIELD) for name, value in details[:_FIELDS]]
+    if post.details and not few:
+        fields = [_text(f"{name}\n{value}", _FIELD) for name, value in post.details[:_FIELDS]]
         blocks.append({"type": "section", "fields": fields})
+    if post.command and not post.advice:
+        blocks += [_plain(f"Next steps: {post.steps}"), _code(post.command)]
     return blocks
 
 
-def uploaded(file_id: str, alt_text: str) -> Block:
-    """A picture that was uploaded to Slack."""
-    return {"type": "image", "slack_file": {"id": file_id}, "alt_text": cut(alt_text, _ALT)}
+def uploaded(file_id: str, alt_text: str, *, title: str = "") -> Block:
+    """A picture that was uploaded to Slack. Its title stands above it, and is ours."""
+    block = {"type": "image", "slack_file": {"id": file_id}, "alt_text": cut(alt_text, _ALT)}
+    return block | {"title": {"type": "plain_text", "text": title, "emoji": False}} if title else block
 
 
 def linked_picture(url: str, alt_text: str) -> Block | None:
@@ -95,6 +99,11 @@ def _plain(text: str) -> Block:
 
 def _markdown(text: str) -> Block:
     return {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}}
+
+
+def _code(command: str) -> Block:
+    """A command of ours. A button in its place would need a server that Slack can reach."""
+    return _markdown(f"`{command}`")
 
 
 def _address(link: str) -> str:

@@ -71,7 +71,7 @@ class Posting:
             SlackError, RetryLater, ConnectionError: as `SlackApi.call`.
         """
         await self._upload(shown, post)
-        pictures = [uploaded(self._posted.files[item.media.digest], _alt_text(post, item)) for item in shown]
+        pictures = [self._picture(item, post) for item in shown]
         blocks = post_blocks(post, pictures[:1], link)
         if self._posted.thread is not None:  # in a thread already: all in one post
             more, blocks = [], blocks + pictures[1:] + self._details(post, few=True)
@@ -82,6 +82,10 @@ class Posting:
 
     def _details(self, post: Post, *, few: bool = False) -> list[Block]:
         return detail_blocks(post, few=few) if self._wants_details else []
+
+    def _picture(self, item: StoredMedia, post: Post) -> Block:
+        title = f"U{item.tile}" if item.tile else ""
+        return uploaded(self._posted.files[item.media.digest], _alt_text(post, item), title=title)
 
     async def _upload(self, shown: list[StoredMedia], post: Post) -> None:
         """Files nobody is shown yet; the blocks that name them bring them into the channel."""
