@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -123,3 +125,20 @@ class Buckets:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+_shared: Buckets | None = None
+
+
+def shared_server() -> Buckets:
+    """One server for the whole run of this process, with the bucket `journals`; it ends with the process."""
+    global _shared  # noqa: PLW0603 - a server takes seconds to start
+    if _shared is None:
+        folder = tempfile.TemporaryDirectory(prefix="buckets-", ignore_cleanup_errors=True)
+        server = Buckets(Path(folder.name))
+        atexit.register(folder.cleanup)
+        atexit.register(server.kill)
+        server.start()
+        server.bucket("journals")
+        _shared = server
+    return _shared

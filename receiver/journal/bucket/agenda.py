@@ -90,7 +90,7 @@ class Agenda:
 
     async def marks(self, place: str, *, after: str = "") -> AsyncIterator[str]:
         """All marks there, however late they come."""
-        async for page in self._objects.list(place, after=after):
+        async for page in self._objects.pages(place, after=after):
             for item in page:
                 yield item.key
 
@@ -107,7 +107,7 @@ class Agenda:
         began, until_ms = time.monotonic(), now_ms + (AHEAD_MS if self.look_seconds else 0)
         end = keys.until(place, until_ms)
         found: dict[str, int] = {}
-        async for page in self._objects.list(place):
+        async for page in self._objects.pages(place):
             found |= {item.key: item.modified_ms for item in page if item.key < end}
             if len(found) >= WINDOW or (page and page[-1].key >= end):
                 break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 import time
 from collections.abc import Callable
@@ -14,11 +13,10 @@ import msgspec
 from receiver.errors import JournalError
 from receiver.journal.bucket.document import decode_as
 from receiver.journal.bucket.objects import Objects, Refused, Tag
+from receiver.journal.bucket.rows import TRIES, jitter
 from receiver.journal.rows import to_json_bytes
 
 T = TypeVar("T")
-
-TRIES = 20
 
 
 class Cell(Generic[T]):
@@ -60,10 +58,8 @@ class Cell(Generic[T]):
                     continue
                 if await self._write(value):
                     return value
-                await asyncio.sleep(random.random() * 0.01 * 2 ** min(attempt, 6))
-        raise JournalError(
-            f"The journal's object {self._key} is changed by too many at once. Try again.", fault="locked"
-        )
+                await asyncio.sleep(jitter(attempt))
+        raise JournalError(f"Too many change the journal's object {self._key} at once. Try again.", fault="locked")
 
     async def _write(self, value: T) -> bool:
         nonce = secrets.token_hex(8)

@@ -120,8 +120,9 @@ class Engines:
 
     async def alive(self) -> dict[str, float]:
         """Seconds since the last sign of life, by owner. Who has died is left out."""
-        now_ms, signs = await self._store_ms(), {}
-        async for page in self._objects.list("engines"):
+        now_ms = await self._store_ms()
+        signs: dict[str, int] = {}
+        async for page in self._objects.pages("engines"):
             signs |= {keys.unescaped(keys.last(item.key)): item.modified_ms for item in page}
         now_ms = max([now_ms, *signs.values()])
         ages = {owner: (now_ms - at_ms) / 1000 for owner, at_ms in signs.items()}
@@ -130,7 +131,7 @@ class Engines:
     async def bury(self, living: dict[str, float]) -> None:
         """Remove the objects of those who have died, so that they learn of it should they wake."""
         dead = []
-        async for page in self._objects.list("engines"):
+        async for page in self._objects.pages("engines"):
             dead += [item.key for item in page if keys.unescaped(keys.last(item.key)) not in living]
         await self._objects.delete(dead)
 

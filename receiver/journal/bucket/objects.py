@@ -1,4 +1,4 @@
-"""Objects of a bucket by obstore (extra `s3`), and what a journal asks of a store: conditional puts, and lists in order.
+"""Objects of a bucket by obstore (extra `s3`), and what a journal asks of them: conditional puts, lists in order.
 
 A put whose answer was lost may have been done. Whoever puts says something in the content that nobody else says, and
 looks for it before it tries again.
@@ -80,7 +80,7 @@ class Objects(Protocol):
     async def delete(self, keys: Sequence[str]) -> None:
         """What is not there is no error."""
 
-    def list(self, folder: str, *, after: str = "") -> AsyncIterator[list[Listed]]:
+    def pages(self, folder: str, *, after: str = "") -> AsyncIterator[list[Listed]]:
         """What lies below a folder, in pages, in order of key, behind the key `after`."""
 
     async def folders(self, folder: str) -> list[str]:
@@ -163,7 +163,7 @@ class BucketObjects:
             except (FileNotFoundError, NotFoundError) as exc:
                 _check_bucket(exc)
 
-    async def list(self, folder: str, *, after: str = "") -> AsyncIterator[list[Listed]]:
+    async def pages(self, folder: str, *, after: str = "") -> AsyncIterator[list[Listed]]:
         self.requests["LIST"] += 1
         pages = obstore.list(self._store, folder, offset=after or None, chunk_size=1000).__aiter__()
         newest = after
@@ -256,7 +256,7 @@ async def _read(result: Any) -> Found:
     return Found(data, Tag(meta["e_tag"] or "", meta["version"]), int(meta["last_modified"].timestamp() * 1000))
 
 
-def _condition(tag: Tag) -> dict[str, str]:
+def _condition(tag: Tag) -> Any:
     return {"e_tag": tag.etag} | ({"version": tag.version} if tag.version is not None else {})
 
 

@@ -67,7 +67,7 @@ async def _check_conditions(objects: Objects, place: str) -> None:
     if missing:
         raise JournalError(
             f"The store of {place} does not honour {' and '.join(missing)}, so two that write at once would overwrite "
-            "each other. Use one that does (S3, R2, Google Cloud Storage, Azure, MinIO, SeaweedFS), or another database."
+            "each other. Use one that does (S3, R2, Google Cloud Storage, Azure, SeaweedFS), or another database."
         )
 
 

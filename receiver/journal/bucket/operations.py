@@ -27,7 +27,7 @@ def operation(
     """Make a coroutine method an operation of its journal: whoever closes waits for it, and none begins afterwards."""
 
     @functools.wraps(method)
-    async def call(self: C, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(self: C, /, *args: P.args, **kwargs: P.kwargs) -> T:
         self._begin()
         try:
             return await method(self, *args, **kwargs)

@@ -44,7 +44,7 @@ class Queries:
         self, *, after: str = "", until: str | None = None, size: int = BATCH
     ) -> AsyncIterator[Document]:
         """Every document, the newest submission first, `size` of them read at once. Offsets are keys."""
-        async for page in self._objects.list(keys.SUBMISSIONS, after=after):
+        async for page in self._objects.pages(keys.SUBMISSIONS, after=after):
             items = [item for item in page if until is None or item.key < until]
             async for document in self._batches(items, size):
                 yield document
@@ -63,7 +63,7 @@ class Queries:
         What is in a document was known when that was last written: so those written last are read first, until none
         that is left can hold a newer thing.
         """
-        items = [item async for page in self._objects.list(keys.SUBMISSIONS) for item in page]
+        items = [item async for page in self._objects.pages(keys.SUBMISSIONS) for item in page]
         items.sort(key=lambda item: -item.modified_ms)
         found: list[Known[T]] = []
         for start in range(0, len(items), BATCH):
@@ -76,7 +76,7 @@ class Queries:
 
     async def all_of(self, place: str) -> AsyncIterator[Document]:
         """Every document that a place's marks lead to."""
-        async for page in self._objects.list(place):
+        async for page in self._objects.pages(place):
             for start in range(0, len(page), BATCH):
                 some = [keys.read_mark(item.key)[1] for item in page[start : start + BATCH]]
                 for document in await asyncio.gather(*map(self._rows.get, some)):
@@ -111,7 +111,7 @@ class Queries:
     async def by_part(self, part: str) -> list[str]:
         """Ids that start or end so; two are enough to see that it is not the only one."""
         found: list[str] = []
-        async for page in self._objects.list(keys.SUBMISSIONS):
+        async for page in self._objects.pages(keys.SUBMISSIONS):
             ids = [keys.submission_id(item.key) for item in page]
             found += [id for id in ids if id.startswith(part) or id.endswith(part)]
             if len(found) > 1:
@@ -120,7 +120,7 @@ class Queries:
 
     async def names(self, folder: str) -> AsyncIterator[str]:
         """The last segments below a folder."""
-        async for page in self._objects.list(folder):
+        async for page in self._objects.pages(folder):
             for item in page:
                 yield keys.unescaped(keys.last(item.key))
 

@@ -186,7 +186,7 @@ class Rows:
                 return await self._settle(await self._commit(held.document, draft, held.tag))
             except Refused:
                 held, fresh = await self._read(id), True
-                await asyncio.sleep(random.random() * 0.01 * 2 ** min(attempt, 6))
+                await asyncio.sleep(jitter(attempt))
         raise JournalError(f"Submission {id} is changed by too many at once. Try again.", fault="locked")
 
     async def create(self, document: Document) -> bool:
@@ -276,6 +276,11 @@ class Rows:
     def forget(self, id: str) -> None:
         """It is gone."""
         self._held.pop(id, None)
+
+
+def jitter(attempt: int) -> float:
+    """Seconds until the next try after one that was overtaken: those that met once shall not meet again."""
+    return random.random() * 0.01 * 2.0 ** min(attempt, 6)  # noqa: S311 - no secret
 
 
 def _run(batch: list[_Waiting], document: Document) -> Document:

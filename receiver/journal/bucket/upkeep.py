@@ -1,4 +1,4 @@
-"""What a person or the calendar asks of a journal on a bucket, beside its daily work: replay, delete by age, erase, check.
+"""What a person or the calendar asks of a journal on a bucket beside its daily work: replay, delete, erase, check.
 
 Each submission is changed by a transaction of its own: a replay or a purge that is broken off has done its first ones.
 """
@@ -188,7 +188,7 @@ class Upkeep:
 
     async def _files(self) -> AsyncIterator[tuple[str, str]]:
         """(digest, submission) of every file that one needs."""
-        async for page in self._objects.list("files"):
+        async for page in self._objects.pages("files"):
             for item in page:
                 digest, _, id = item.key.removeprefix("files/").partition("/")
                 yield keys.unescaped(digest), keys.unescaped(id)
@@ -218,7 +218,7 @@ class Upkeep:
             return (replace(document, callbacks=left) if gone else document), gone
 
         gone = await self._rows.write(id, mutate) or 0
-        apart = [item.key async for page in self._objects.list(f"callbacks/{keys.escaped(id)}") for item in page]
+        apart = [item.key async for page in self._objects.pages(f"callbacks/{keys.escaped(id)}") for item in page]
         self._rows.sweep([key for key in apart if int(keys.last(key)) in numbers])
         return {"callbacks": gone}
 
@@ -281,7 +281,7 @@ class Upkeep:
         if not force and not changes.is_settled(document):
             return None
         await free_name(self._objects, document.submission)
-        digests = [digest for digest in needed.digests(document.submission)]
+        digests = sorted(needed.digests(document.submission))
         indexed = await asyncio.gather(*(self._objects.get(keys.file(digest, id)) for digest in digests))
         digests = [digest for digest, found in zip(digests, indexed, strict=True) if found is not None]
         files = await self._leave(id, digests)
@@ -290,7 +290,7 @@ class Upkeep:
             return None
         self._rows.forget(id)
         row = last.submission
-        apart = [item.key async for page in self._objects.list(f"callbacks/{keys.escaped(id)}") for item in page]
+        apart = [item.key async for page in self._objects.pages(f"callbacks/{keys.escaped(id)}") for item in page]
         leading = [keys.file(digest, id) for digest in digests]
         leading += [keys.task(row.task_id, id)] if row.task_id is not None else []
         leading += [keys.child(row.parent_id, id)] if row.parent_id is not None else []
@@ -300,7 +300,7 @@ class Upkeep:
     @operation
     async def leftovers(self, after: str) -> list[Leftover]:
         found: list[str] = []
-        async for page in self._objects.list("leftovers", after=keys.leftover(after) if after else ""):
+        async for page in self._objects.pages("leftovers", after=keys.leftover(after) if after else ""):
             found += [keys.unescaped(keys.last(item.key)) for item in page]
             if len(found) >= PAGE:
                 break
@@ -315,7 +315,7 @@ class Upkeep:
     @operation
     async def problems(self) -> list[str]:
         found: dict[str, list[str]] = defaultdict(list)
-        leading = {item.key async for page in self._objects.list("due") for item in page}
+        leading = {item.key async for page in self._objects.pages("due") for item in page}
         running: list[Delivery] = []
         async for document in self._queries.documents():
             running += [item for item in document.deliveries if item.status == "running"]
@@ -336,7 +336,7 @@ class Upkeep:
     @operation
     async def needed_files(self, after: str, limit: int) -> list[str]:
         digests: list[str] = []
-        async for page in self._objects.list("files", after=f"{keys.file(after)}/~" if after else ""):
+        async for page in self._objects.pages("files", after=f"{keys.file(after)}/~" if after else ""):
             for item in page:
                 digest = keys.unescaped(item.key.split("/")[1])
                 if digest not in digests[-1:]:
@@ -348,7 +348,7 @@ class Upkeep:
     @operation
     async def back_up(self, target: Path) -> int:
         raise InputError(
-            f"A journal on a bucket is copied with the store's own tools, for instance: aws s3 sync {self.place} FOLDER, "
+            f"A journal on a bucket is copied with the store's own tools: aws s3 sync {self.place} FOLDER, for instance, "
             "or rclone. Objects are written whole, so such a copy is sound; versioning keeps what was overwritten."
         )
 
