@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
@@ -199,3 +201,20 @@ async def listening(handle: Any) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}"
     finally:
         running.close()
+
+
+_shared: Buckets | None = None
+
+
+def shared_server() -> Buckets:
+    """One server for the whole run of this process, with the bucket `journals`; it ends with the process."""
+    global _shared  # noqa: PLW0603 - a server takes seconds to start
+    if _shared is None:
+        folder = tempfile.TemporaryDirectory(prefix="buckets-", ignore_cleanup_errors=True)
+        server = Buckets(Path(folder.name))
+        atexit.register(folder.cleanup)
+        atexit.register(server.kill)
+        server.start()
+        server.bucket("journals")
+        _shared = server
+    return _shared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
@@ -10,12 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+from buckets import KEY, SECRET, Buckets, shared_server
 from postgres import postgres_store
+from pydantic import SecretStr
 
+from receiver.buckets import read_url
+from receiver.buckets.opening import open_bucket as open_store
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
 from receiver.events import Callback, Claim, Event, EventType, Input, Media, Reply, Submission, event_id
 from receiver.journal.base import Change, Journal, Work
+from receiver.journal.bucket import BucketJournal, keys, over
+from receiver.journal.bucket.document import decode, encode
+from receiver.journal.bucket.objects import BucketObjects
 from receiver.journal.sqlite import open_journal
 from receiver.tasks import Button, Task
 
@@ -222,9 +231,47 @@ async def sqlite_store(folder: Path) -> AsyncIterator[Store]:
     yield SQLiteStore(folder / "receiver.db")
 
 
+@dataclass(frozen=True, slots=True)
+class BucketStore:
+    """A folder of a bucket."""
+
+    server: Buckets
+    bucket: str
+    folder: str
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/{self.folder}?endpoint={self.server.url}&region=us-east-1"
+
+    def objects(self) -> BucketObjects:
+        options, folder = read_url(self.url)
+        keys = {"access_key": SecretStr(KEY), "secret_key": SecretStr(SECRET)}
+        store = open_store(options.model_copy(update=keys), folder)
+        return BucketObjects(store, bucket=self.bucket, server="The object store")
+
+    async def open(self, *, look_seconds: float = 0.0) -> BucketJournal:
+        return await over(self.objects(), place=f"s3://{self.bucket}/{self.folder}", look_seconds=look_seconds)
+
+    async def lose_event(self, event_id: str) -> None:
+        objects, key = self.objects(), keys.submission(event_id.partition(".")[0])
+        found = await objects.get(key)
+        assert found is not None
+        document = decode(found.data, key)
+        facts = tuple(fact for fact in document.facts if fact.event.id != event_id)
+        await objects.put(key, encode(msgspec.structs.replace(document, facts=facts))[0])
+
+
+@asynccontextmanager
+async def bucket_store(folder: Path) -> AsyncIterator[Store]:
+    """On one server for all tests of the process, a folder for each."""
+    server = shared_server()
+    yield BucketStore(server, "journals", secrets.token_hex(8))
+
+
 STORES: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
     "sqlite": sqlite_store,
     "postgres": postgres_store,
+    "bucket": bucket_store,
 }
 """By name: what makes an empty store, and removes it in the end. The folder is for those who need one. The suite for
 every journal (`test_journal.py`) runs on each of them."""

@@ -1,0 +1,201 @@
+"""Engines on a bucket: each has an object that it writes again and again, and one of them leads. All ages are between
+two of the store's own times (`Last-Modified`), so nobody's clock counts.
+
+Who steps in writes first and looks then: of two that come at once, both see each other.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import version
+
+import msgspec
+
+from receiver.errors import EngineRunning, JournalError
+from receiver.journal.base import DEAD_SECONDS, LASTING_ROLES, LEASE_SECONDS, EngineRecord
+from receiver.journal.bucket import keys
+from receiver.journal.bucket.document import decode_as
+from receiver.journal.bucket.objects import Objects, Refused, Tag
+
+ROUND_SECONDS = 1.0
+"""The store's times are cut to seconds."""
+WRITE_SECONDS = 4.5
+"""A sign of life that is younger is not written again: each costs a request."""
+RENEW_SECONDS = 3.0
+LEADER = "leader"
+CLOCK = "clock"
+
+
+class _Engine(msgspec.Struct, frozen=True, kw_only=True):
+    owner: str
+    role: str
+    host: str
+    version: str
+    store: str
+
+
+class _Leader(msgspec.Struct, frozen=True, kw_only=True):
+    owner: str
+    term: int
+
+
+class Engines:
+    """Who lives and who leads."""
+
+    def __init__(self, objects: Objects, place: str) -> None:
+        self._objects = objects
+        self._place = place
+        self._mine: dict[str, tuple[Tag, float]] = {}
+        """What we wrote of each of our owners, and when (monotonic)."""
+        self._told: dict[str, bytes] = {}
+        self._led: tuple[str, float] | None = None
+        self._ahead: float | None = None
+        """The store's time less our monotonic one."""
+
+    async def enter(self, role: str, owner: str, *, store: str) -> None:
+        """See `Journal.become_engine`."""
+        record = _Engine(owner=owner, role=role, host=platform.node(), version=version("imagine-receiver"), store=store)
+        self._told[owner] = msgspec.json.encode(record)
+        await self._sign(owner)
+        try:
+            others = [item for item in await self._living() if item.owner not in self._mine]
+            self._check(role, store, others)
+        except BaseException:
+            await self.leave(owner)
+            raise
+
+    def _check(self, role: str, store: str, others: list[_Engine]) -> None:
+        if others and role not in LASTING_ROLES:
+            raise EngineRunning(
+                f"`receiver {others[0].role}` on {others[0].host} already is an engine of {self._place}. "
+                "Stop it first, or leave the work to it.",
+                holder=others[0].role,
+            )
+        for item in others:
+            if item.store != store:
+                raise JournalError(
+                    f"`receiver {item.role}` on {item.host} is an engine of {self._place} with another media store "
+                    f"({item.store}, ours is {store}): neither would find the other's pictures. Set the same "
+                    "RECEIVER_MEDIA for both."
+                )
+
+    async def beat(self, owner: str) -> bool:
+        """See `Journal.beat`."""
+        mine = self._mine.get(owner)
+        if mine is None:
+            return False
+        tag, at = mine
+        if time.monotonic() - at < WRITE_SECONDS:
+            return True
+        try:
+            await self._sign(owner, tag)
+        except Refused:
+            self._mine.pop(owner, None)
+            return False
+        return True
+
+    async def _sign(self, owner: str, tag: Tag | None = None) -> None:
+        """Write our object, and only over our own: who took us for dead has removed it."""
+        key, at = keys.engine(owner), time.monotonic()
+        data = self._told[owner] + b"\n" + str(time.monotonic_ns()).encode()
+        try:
+            written = await (self._objects.put(key, data) if tag is None else self._objects.replace(key, data, tag))
+        except Refused:
+            found = await self._objects.get(key)
+            if found is None or found.data != data:
+                raise
+            written = found.tag  # it was done, and the answer was lost
+        self._mine[owner] = written, at
+
+    async def leave(self, owner: str) -> None:
+        """See `Journal.resign`."""
+        if self._mine.pop(owner, None) is not None:
+            await self._objects.delete([keys.engine(owner)])
+        if self._led is not None and self._led[0] == owner:
+            self._led = None
+            found = await self._objects.get(LEADER)
+            if found is not None and _leader(found.data).owner == owner:
+                await self._take("", _leader(found.data).term + 1, found.tag)
+
+    async def alive(self) -> dict[str, float]:
+        """Seconds since the last sign of life, by owner. Who has died is left out."""
+        now_ms = await self._store_ms()
+        signs: dict[str, int] = {}
+        async for page in self._objects.pages("engines"):
+            signs |= {keys.unescaped(keys.last(item.key)): item.modified_ms for item in page}
+        now_ms = max([now_ms, *signs.values()])
+        ages = {owner: (now_ms - at_ms) / 1000 for owner, at_ms in signs.items()}
+        return {owner: age for owner, age in ages.items() if age <= DEAD_SECONDS + ROUND_SECONDS}
+
+    async def bury(self, living: dict[str, float]) -> None:
+        """Remove the objects of those who have died, so that they learn of it should they wake."""
+        dead = []
+        async for page in self._objects.pages("engines"):
+            dead += [item.key for item in page if keys.unescaped(keys.last(item.key)) not in living]
+        await self._objects.delete(dead)
+
+    async def records(self) -> list[EngineRecord]:
+        """See `Journal.engines`."""
+        found = await self._objects.get(LEADER)
+        leader = _leader(found.data).owner if found is not None else ""
+        ages = await self.alive()
+        records = [
+            EngineRecord(
+                owner=item.owner, role=item.role, host=item.host, version=item.version, store=item.store,
+                seconds=ages[item.owner], leads=item.owner == leader,
+            )
+            for item in await self._living(ages)
+        ]  # fmt: skip
+        return sorted(records, key=lambda item: (not item.leads, item.seconds))
+
+    async def _living(self, ages: dict[str, float] | None = None) -> list[_Engine]:
+        ages = await self.alive() if ages is None else ages
+        living = []
+        for owner in ages:
+            found = await self._objects.get(keys.engine(owner))
+            if found is not None:
+                living.append(decode_as(_Engine, found.data.partition(b"\n")[0], keys.engine(owner)))
+        return living
+
+    async def lead(self, owner: str) -> bool:
+        """See `Journal.lead`."""
+        at = time.monotonic()
+        if self._led is not None and self._led[0] == owner and at - self._led[1] < RENEW_SECONDS:
+            return True
+        found = await self._objects.get(LEADER)
+        if found is None:
+            return await self._take(owner, 1, None)
+        leader = _leader(found.data)
+        age = (await self._store_ms() - found.modified_ms) / 1000
+        if leader.owner not in ("", owner) and age <= LEASE_SECONDS + ROUND_SECONDS:
+            self._led = None
+            return False
+        return await self._take(owner, leader.term + 1, found.tag)
+
+    async def _take(self, owner: str, term: int, tag: Tag | None) -> bool:
+        data, at = msgspec.json.encode(_Leader(owner=owner, term=term)), time.monotonic()
+        try:
+            await (self._objects.create(LEADER, data) if tag is None else self._objects.replace(LEADER, data, tag))
+        except Refused:
+            found = await self._objects.get(LEADER)
+            if found is None or found.data != data:
+                self._led = None
+                return False
+        self._led = owner, at
+        return True
+
+    async def _store_ms(self) -> int:
+        """The store's time now: what it said once, and what has passed since by a clock that nobody sets."""
+        if self._ahead is None:
+            await self._objects.put(CLOCK, b"")
+            found = await self._objects.get(CLOCK)
+            if found is None:
+                raise JournalError("The bucket does not hold what was just put into it. Look who deletes there.")
+            self._ahead = found.modified_ms - time.monotonic() * 1000
+        return int(time.monotonic() * 1000 + self._ahead)
+
+
+def _leader(data: bytes) -> _Leader:
+    leader: _Leader = decode_as(_Leader, data, LEADER)
+    return leader

@@ -1,0 +1,79 @@
+"""Opens a journal on a bucket, and finds out whether the store keeps what the journal relies on."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+from receiver.buckets import opening, read_url
+from receiver.errors import JournalError, SettingsError
+from receiver.extras import require
+from receiver.journal.bucket.journal import BucketJournal
+from receiver.journal.bucket.objects import BucketObjects, Objects, Refused, Tag
+
+LOOK_SECONDS = 5.0
+"""How long what was listed as due is believed, where one process stays: others' work is seen that late. 0 where each
+call may be another process."""
+FORMAT = b"1"
+_FORMAT_KEY = "format"
+
+
+async def open_bucket(url: str, *, look_seconds: float = LOOK_SECONDS) -> BucketJournal:
+    """Open the journal in a bucket's folder.
+
+    Args:
+        url: `s3://BUCKET/FOLDER?endpoint=…`, also `gs` and `az`; see `buckets.read_url`.
+        look_seconds: how long what was listed as due may be believed; see `LOOK_SECONDS`.
+
+    Raises:
+        SettingsError: the URL says nothing we know, or the extra `s3` is missing.
+        JournalError: the bucket cannot be used, the store does not honour conditions, or a newer Receiver wrote there.
+    """
+    require("obstore", extra="s3", why="A journal on a bucket")
+    try:
+        options, folder = read_url(url)
+    except SettingsError as exc:
+        raise SettingsError(f"The database {url.partition('?')[0]} is no bucket: {exc}") from exc
+    store = opening.open_bucket(options, folder)
+    objects = BucketObjects(store, bucket=options.bucket, server=opening.server_of(options))
+    return await over(objects, place=f"{options.service}://{options.bucket}/{folder}", look_seconds=look_seconds)
+
+
+async def over(objects: BucketObjects, *, place: str, look_seconds: float = LOOK_SECONDS) -> BucketJournal:
+    """A journal on these objects, once they were found fit. Raises JournalError."""
+    found = await objects.get(_FORMAT_KEY)
+    if found is None:
+        await _check_conditions(objects, place)
+        await objects.put(_FORMAT_KEY, FORMAT)
+    elif found.data != FORMAT:
+        raise JournalError(
+            f"{place} was written by a newer Receiver (format {found.data[:20].decode(errors='replace')}, this one "
+            f"knows {FORMAT.decode()}). Install that version, or name another database with RECEIVER_DATABASE.",
+            fault="newer",
+        )
+    return BucketJournal(objects, place=place, look_seconds=look_seconds)
+
+
+async def _check_conditions(objects: Objects, place: str) -> None:
+    """Two puts that must be refused, each beside one that must not."""
+    key = f"conditions/{secrets.token_hex(8)}"
+    tag = await objects.create(key, b"1")
+    again, wrong = await asyncio.gather(
+        _is_refused(objects, key, None), _is_refused(objects, key, Tag(f'"{"0" * 32}"', tag.version and "1"))
+    )
+    right = not await _is_refused(objects, key, tag) if again and wrong else True
+    await objects.delete([key])
+    missing = [name for name, kept in (("If-None-Match", again), ("If-Match", wrong and right)) if not kept]
+    if missing:
+        raise JournalError(
+            f"The store of {place} does not honour {' and '.join(missing)}, so two that write at once would overwrite "
+            "each other. Use one that does (S3, R2, Google Cloud Storage, Azure, SeaweedFS), or another database."
+        )
+
+
+async def _is_refused(objects: Objects, key: str, tag: Tag | None) -> bool:
+    try:
+        await (objects.create(key, b"2") if tag is None else objects.replace(key, b"3", tag))
+    except Refused:
+        return True
+    return False
