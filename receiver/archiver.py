@@ -43,6 +43,11 @@ class Archiver:
             task.add_done_callback(partial(self._ended, row.id))
         return len(started)
 
+    @property
+    def running(self) -> bool:
+        """Whether something is being downloaded."""
+        return bool(self._running)
+
     async def settle(self) -> None:
         """Wait until nothing is being downloaded."""
         while self._running:

@@ -12,8 +12,8 @@ from receiver.courier import BUDGET, Courier
 from receiver.dispatcher import OpenDestination
 from receiver.errors import SettingsError
 from receiver.provider import Provider
-from receiver.runtime.routing import route_of
-from receiver.runtime.wiring import _check_links, _close, _fetcher, _open, _policy
+from receiver.runtime.opening import check_links, close_all, open_all
+from receiver.runtime.wiring import fetcher_of, policy_of
 from receiver.settings import Settings, require_provider_key
 from receiver.telemetry import learn
 from receiver.tokens import Tokens
@@ -48,17 +48,14 @@ async def open_courier(
     clock = clock or Clock()
     async with AsyncExitStack() as stack:
         destinations: dict[str, OpenDestination] = {}
-        stack.push_async_callback(_close, destinations)
-        routes = []
-        for item in settings.resolved_destinations():
-            destinations[item.name] = _open(item)
-            routes.append(route_of(item))
-        _check_links(destinations)
+        stack.push_async_callback(close_all, destinations)
+        routes = open_all(destinations, settings)
+        check_links(destinations)
         provider = Provider(
             base_url=settings.provider_url, key=key, clock=clock, submit_timeout=settings.submit_timeout
         )
         stack.push_async_callback(provider.aclose)
-        fetcher = _fetcher(settings)
+        fetcher = fetcher_of(settings)
         stack.push_async_callback(fetcher.aclose)
         yield Courier(
             provider=provider,
@@ -66,8 +63,8 @@ async def open_courier(
             tokens=Tokens(keys, max_age=settings.token_max_age, clock=clock),
             clock=clock,
             destinations=destinations,
-            routes=tuple(routes),
-            policy=_policy(settings),
+            routes=routes,
+            policy=policy_of(settings),
             public_url=settings.public_url,
             budget=budget,
         )
