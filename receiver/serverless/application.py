@@ -15,10 +15,11 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from receiver.clock import Clock
 from receiver.courier import BUDGET
 from receiver.errors import JournalError, SettingsError
 from receiver.runtime import Shifts, courier_app, open_courier, open_runtime
-from receiver.settings import Settings, load
+from receiver.settings import Destination, Settings, load
 from receiver.telemetry import learn, use_logging
 from receiver.web.problems import Problem, problem
 
@@ -53,8 +54,11 @@ class Application:
     other method.
     """
 
-    def __init__(self, settings: Settings, *, budget: float = BUDGET, limit: float = LIMIT) -> None:
+    def __init__(
+        self, settings: Settings, *, budget: float = BUDGET, limit: float = LIMIT, clock: Clock | None = None
+    ) -> None:
         self._settings = settings
+        self._clock = clock
         self._budget = budget
         self._limit = limit
         self._stack = AsyncExitStack()
@@ -101,9 +105,11 @@ class Application:
     async def _opened(self) -> ASGIApp:
         settings = self._settings
         if settings.database_kind == "none":
-            courier = await self._stack.enter_async_context(open_courier(settings, budget=self._budget))
+            courier = await self._stack.enter_async_context(
+                open_courier(settings, budget=self._budget, clock=self._clock)
+            )
             return courier_app(courier, seconds=self._limit)
-        opening = open_runtime(settings, engine=Shifts)
+        opening = open_runtime(settings, engine=Shifts, clock=self._clock)
         runtime = await self._stack.enter_async_context(opening)
         assert isinstance(runtime.engine, Shifts)  # noqa: S101 - we have asked for it
         self._shifts = runtime.engine
@@ -196,5 +202,5 @@ def _settings(overrides: dict[str, Any]) -> Settings:
     return settings
 
 
-def _wants_progress(item: Any) -> bool:
+def _wants_progress(item: Destination) -> bool:
     return item.progress or bool({"task.accepted", "task.progressed"} & set(item.events))
