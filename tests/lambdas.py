@@ -1,5 +1,5 @@
-"""AWS Lambda on this machine: its runtime API (docs.aws.amazon.com, "runtimes-api"), and Amazon's own runtime client in a
-process of its own, which asks it for events."""
+"""AWS Lambda on this machine: its runtime API (docs.aws.amazon.com, "runtimes-api"), and Amazon's own runtime client in
+a process of its own, which asks it for events."""
 
 from __future__ import annotations
 
