@@ -43,6 +43,11 @@ class Archiver:
             task.add_done_callback(partial(self._ended, row.id))
         return len(started)
 
+    @property
+    def running(self) -> bool:
+        """Whether something is being downloaded."""
+        return bool(self._running)
+
     async def settle(self) -> None:
         """Wait until nothing is being downloaded."""
         while self._running:
@@ -57,9 +62,7 @@ class Archiver:
 
     async def download(self, urls: Sequence[str]) -> tuple[Media, ...]:
         """All files of one result, in order. Raises MediaError if one cannot be had."""
-        if not urls:
-            raise MediaError("The result has no link to a file.", permanent=True)
-        return tuple([await self._fetcher.fetch(url, self._store, index=index) for index, url in enumerate(urls)])
+        return await self._fetcher.fetch_all(urls, self._store)
 
     def _ended(self, submission_id: str, task: asyncio.Task[None]) -> None:
         del self._running[submission_id]

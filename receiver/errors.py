@@ -17,7 +17,7 @@ ReceiverError
 │   ├── TaskFailed               the provider says it failed
 │   ├── TaskLost                 it has no end within our deadline
 │   └── InputRequired            it waits for a person's words or mask
-├── NotDelivered             a destination did not take a sample
+├── NotDelivered             a destination did not take a sample, or what a callback without a journal brought
 ├── EngineStopped            this process's engine has ended or hangs
 ├── NotStarted               a Receiver is used before its start or after its end
 ├── MediaError               a picture could not be fetched or stored
@@ -129,7 +129,8 @@ class InputRequired(NoResult):
 
 
 class NotDelivered(ReceiverError):
-    """A destination did not take a sample that was sent to try it; the text says what its handler said."""
+    """A destination did not take a sample that was sent to try it, or a result that no journal keeps; the text says
+    what its handler said. Or such a result was not confirmed."""
 
 
 class NotStarted(ReceiverError):

@@ -63,6 +63,10 @@ class Worker:
         for name in names:
             self._wakes[name].set()
 
+    async def once(self, name: str) -> int:
+        """One step, for those who have no loops: what it did; 0 where it failed, which is logged as a loop's is."""
+        return await self._step(name, self._steps[name]) or 0
+
     async def stop(self) -> None:
         """End the loops. A step under way is cancelled; what it had not committed is found again by due time."""
         tasks, self._tasks = self._tasks, []

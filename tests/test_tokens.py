@@ -95,7 +95,7 @@ def test_age_is_checked_by_our_clock(later: float, cause: str | None) -> None:
 
 @pytest.mark.parametrize(
     "token",
-    ["", "a" * 129, "a b", "a\n", "ä", "\x00", "%2e", "a/b", "\ud800", "a=b", "١"],
+    ["", "a" * 256, "a b", "a\n", "ä", "\x00", "%2e", "a/b", "\ud800", "a=b", "١"],
     ids=["empty", "long", "space", "newline", "umlaut", "nul", "percent", "slash", "surrogate", "equals", "digit"],
 )
 def test_what_cannot_be_a_token_is_not_looked_at(token: str) -> None:

@@ -75,14 +75,20 @@ class Dispatcher:
         self._look_at = float("-inf")
         self._failing: set[str] = set()
         self._drained = False
+        self.put_off_ms: int | None = None
+        """When the first of what was put off here is due again, until whoever asks sets it back."""
 
     async def take_over(self, owner: str) -> int:
         """Start as another owner, so that what an engine left running is freed, be it our own former self's. Due times
         out of reach come back. Returns how many were freed."""
         self.owner = owner
-        self._look_at = float("-inf")
         await self._journal.advance(self._clock.now_ms())
-        return await self._journal.free_running(owner, self._clock.now_ms())
+        return await self.free()
+
+    async def free(self) -> int:
+        """Make due again what those left running who have vanished. Returns how many."""
+        self._look_at = float("-inf")
+        return await self._journal.free_running(self.owner, self._clock.now_ms())
 
     async def abandon(self) -> int:
         """Drop what runs: others have it, and the journal takes our word on it no more. Returns how many. The owner is
@@ -234,6 +240,8 @@ class Dispatcher:
 
     async def _record(self, work: Work, completion: Completion, *, seconds: float) -> None:
         kept = await self._recorded(work, partial(self._journal.complete, completion))
+        if kept and completion.status == "pending":
+            self.put_off_ms = min(completion.due_ms, self.put_off_ms or completion.due_ms)
         self._tell(work, completion, kept=kept, seconds=seconds)
 
     def _give_up(self, destination: OpenDestination, work: Work) -> None:

@@ -73,6 +73,12 @@ class Fetcher:
         self._checked = _pool(_Network(resolve, public_only=True), tls)
         self._trusted = _pool(_Network(resolve, public_only=False), tls)
 
+    async def fetch_all(self, urls: Sequence[str], store: Store) -> tuple[Media, ...]:
+        """All files of one result, in order. Raises MediaError if one cannot be had, or there is none."""
+        if not urls:
+            raise MediaError("The result has no link to a file.", permanent=True)
+        return tuple([await self.fetch(url, store, index=index) for index, url in enumerate(urls)])
+
     async def fetch(self, url: str, store: Store, *, index: int = 0) -> Media:
         """Download `url` into `store`.
 

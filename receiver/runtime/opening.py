@@ -13,9 +13,11 @@ from receiver.dispatcher import OpenDestination
 from receiver.errors import SettingsError
 from receiver.handlers import registry
 from receiver.intake import Route
+from receiver.runtime.engine import Engine
 from receiver.runtime.functions import Function
 from receiver.runtime.journals import journal_of
 from receiver.runtime.routing import route_of
+from receiver.runtime.shifts import Shifts
 from receiver.runtime.wiring import Runtime
 from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
 from receiver.telemetry import learn
@@ -34,6 +36,7 @@ async def open_runtime(
     clock: Clock | None = None,
     functions: Iterable[Function] = (),
     stalled: Callable[[Stall], None] = tell,
+    engine: type[Engine] | type[Shifts] = Engine,
 ) -> AsyncIterator[Runtime]:
     """A Runtime on its journal, closed at the end of the block.
 
@@ -43,6 +46,7 @@ async def open_runtime(
         functions: destinations registered in code, beside those of the settings.
         stalled: what to do when the event loop stands still while we are the engine: log it, or, where the process is
             ours, `watchdog.end_process`.
+        engine: `Shifts` for a process that lives only while it answers.
 
     Raises:
         SettingsError: a setting is missing, wrong or unsafe.
@@ -52,9 +56,9 @@ async def open_runtime(
     learn([*settings.secret_values(), require_provider_key(settings), *ensure_keys(settings)])
     async with AsyncExitStack() as stack:
         destinations: dict[str, OpenDestination] = {}
-        stack.push_async_callback(_close, destinations)  # also those before one that cannot be opened
-        routes = _open_all(destinations, settings, functions)
-        _check_links(destinations)
+        stack.push_async_callback(close_all, destinations)  # also those before one that cannot be opened
+        routes = open_all(destinations, settings, functions)
+        check_links(destinations)
         journal = await stack.enter_async_context(journal_of(settings))
         runtime = Runtime(
             settings,
@@ -63,13 +67,14 @@ async def open_runtime(
             routes=routes,
             clock=clock or Clock(),
             stalled=stalled,
+            engine=engine,
         )
         stack.push_async_callback(runtime.aclose)
         yield runtime
 
 
-def _open_all(
-    opened: dict[str, OpenDestination], settings: Settings, functions: Iterable[Function]
+def open_all(
+    opened: dict[str, OpenDestination], settings: Settings, functions: Iterable[Function] = ()
 ) -> tuple[Route, ...]:
     """Puts each into `opened` as soon as it is."""
     routes = []
@@ -93,7 +98,7 @@ def _open(item: Destination) -> OpenDestination:
     )
 
 
-async def _close(destinations: Mapping[str, OpenDestination]) -> None:
+async def close_all(destinations: Mapping[str, OpenDestination]) -> None:
     """Side by side and for a while only: a handler that fails or hangs here keeps nobody from ending."""
     closing = {asyncio.create_task(item.handler.aclose()): name for name, item in destinations.items()}
     done, late = await asyncio.wait(closing, timeout=CLOSE_SECONDS) if closing else (set(), set())
@@ -105,7 +110,7 @@ async def _close(destinations: Mapping[str, OpenDestination]) -> None:
             log.warning("destination.not_closed", destination=closing[task], problem=str(error))
 
 
-def _check_links(destinations: Mapping[str, OpenDestination]) -> None:
+def check_links(destinations: Mapping[str, OpenDestination]) -> None:
     """A handler's `waits_for` names the destination whose link it shows. Raises SettingsError where there is none."""
     for item in destinations.values():
         wanted = getattr(item.handler, "waits_for", None)

@@ -24,6 +24,7 @@ from receiver.provider_health import ProviderHealth
 from receiver.reconciler import Reconciler
 from receiver.replay import Replay
 from receiver.runtime.engine import DRAIN_SECONDS, Engine
+from receiver.runtime.shifts import Shifts
 from receiver.runtime.upkeep import retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
@@ -58,6 +59,7 @@ class Runtime:
         routes: tuple[Route, ...],
         clock: Clock,
         stalled: Callable[[Stall], None],
+        engine: type[Engine] | type[Shifts] = Engine,
     ) -> None:
         self.journal = journal
         self.clock = clock
@@ -73,9 +75,10 @@ class Runtime:
             clock=clock,
             submit_timeout=settings.submit_timeout,
         )
-        self.fetcher = _fetcher(settings)
-        self.intake = Intake(journal, policy=_policy(settings), routes=routes, clock=clock, changed=self._changed)
-        self.admission = Admission(journal.check)
+        self.fetcher = fetcher_of(settings)
+        self.intake = Intake(journal, policy=policy_of(settings), routes=routes, clock=clock, changed=self._changed)
+        # A probe would go on after the answer, where nothing may.
+        self.admission = Admission(journal.check if engine is Engine else None)
         self.submissions = self._submissions(destinations)
         self.dispatcher = Dispatcher(
             journal=journal,
@@ -86,7 +89,7 @@ class Runtime:
             changed=self._slot_free,
         )
         self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._slot_free)
-        self.engine = self._make_engine(destinations, stalled)
+        self.engine = self._make_engine(engine, destinations, stalled)
 
     def _submissions(self, destinations: Mapping[str, OpenDestination]) -> Submissions:
         return Submissions(
@@ -102,11 +105,16 @@ class Runtime:
             submit_timeout=self._settings.submit_timeout,
         )
 
-    def _make_engine(self, destinations: Mapping[str, OpenDestination], stalled: Callable[[Stall], None]) -> Engine:
+    def _make_engine(
+        self,
+        engine: type[Engine] | type[Shifts],
+        destinations: Mapping[str, OpenDestination],
+        stalled: Callable[[Stall], None],
+    ) -> Engine | Shifts:
         archiver = Archiver(
             journal=self.journal, intake=self.intake, fetcher=self.fetcher, store=self.store, clock=self.clock
         )
-        return Engine(
+        return engine(
             journal=self.journal,
             dispatcher=self.dispatcher,
             archiver=archiver,
@@ -129,7 +137,7 @@ class Runtime:
             intake=self.intake,
             archiver=archiver,
             tokens=self.tokens,
-            policy=_policy(self._settings),
+            policy=policy_of(self._settings),
             clock=self.clock,
         )
         callback_health = CallbackHealth(
@@ -283,7 +291,7 @@ class Runtime:
         await self.store.aclose()
 
 
-def _policy(settings: Settings) -> Policy:
+def policy_of(settings: Settings) -> Policy:
     return Policy(
         confirm_ms=int(settings.confirm_within * 1000),
         poll_ms=int(settings.poll_interval * 1000),
@@ -291,7 +299,7 @@ def _policy(settings: Settings) -> Policy:
     )
 
 
-def _fetcher(settings: Settings) -> Fetcher:
+def fetcher_of(settings: Settings) -> Fetcher:
     """What the operator named is trusted: the provider's own origin, and exact origins in the allow-list."""
     parts = urlsplit(settings.provider_url)
     exact = [host for host in settings.media_hosts if "://" in host]

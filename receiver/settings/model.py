@@ -240,6 +240,10 @@ class Settings(BaseModel):
         description="Who may submit over HTTP: `NAME:SECRET`, separated by spaces, or a table `[api_tokens]`. "
         "A secret has at least 16 characters; the log names its caller.",
     )
+    cron_secret: Annotated[Secret, KnownAs("CRON_SECRET"), Unset("none: no ticks over HTTP")] = Field(
+        default=None,
+        description="What a scheduler sends to `/tick` of a function (see Serverless), as a bearer token.",
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(lower), Kind("debug, info, warning or error")
     ] = Field(default="info", description="The least important log lines that are written.")
@@ -326,7 +330,7 @@ class Settings(BaseModel):
 
     def secret_values(self) -> tuple[str, ...]:
         """Every secret known here, for the logs to leave out."""
-        keys = (*self.keys, self.provider_key, *self.api_tokens.values())
+        keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret)
         secrets = [key.get_secret_value() for key in keys if key is not None] + list(self._variables.values())
         secrets += database_secrets(self.database) if self.database is not None else []
         for destination in self.destinations.values():

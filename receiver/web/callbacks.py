@@ -8,16 +8,18 @@ Checks go from cheap to dear: method → length → token → content type → b
     no URL token (`POST /callbacks`), `state` good                    202: the same
     both good                                                         200: kept and believed
     more than can be written, or too long a wait for the commit       503 (see `web.admission`)
+    no journal, and not confirmed or not delivered                    500 (see `receiver.courier`)
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import structlog
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from receiver.errors import JournalError, NotATask, NotFound, NotJSON, TokenError
-from receiver.intake import Intake
+from receiver.errors import JournalError, NotATask, NotDelivered, NotFound, NotJSON, TokenError
 from receiver.tasks import Task, decode_task
 from receiver.tokens import Tokens
 from receiver.verification import trust
@@ -37,10 +39,16 @@ _LINGER = 1024 * 1024
 """Bytes of a body too large that are still read, and forgotten."""
 
 
+class Takes(Protocol):
+    """What callbacks go to: `Intake`, or where there is no journal `Courier`."""
+
+    async def received(self, submission_id: str, view: Task, body: bytes, cause: str | None) -> bool: ...
+
+
 class Callbacks:
     """An ASGI endpoint, for both addresses. Counts what it refused as unsigned in `unsigned`."""
 
-    def __init__(self, *, intake: Intake, tokens: Tokens, admission: Admission, body_timeout: float = 10.0) -> None:
+    def __init__(self, *, intake: Takes, tokens: Tokens, admission: Admission, body_timeout: float = 10.0) -> None:
         self._intake = intake
         self._tokens = tokens
         self._admission = admission
@@ -81,6 +89,8 @@ class Callbacks:
         try:
             with self._admission.enter(len(body)):
                 accepted = await self._intake.received(submission_id, view, body, cause)
+        except NotDelivered as exc:
+            raise Problem(500, "The result did not reach every place it is for.", cause=str(exc)) from exc
         except NotFound as exc:
             raise Problem(404, "The submission this callback belongs to is not here.") from exc
         except JournalError as exc:

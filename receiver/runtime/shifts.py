@@ -1,0 +1,298 @@
+"""The engine of a process that lives only while it answers: it works in shifts, and nothing goes on after them.
+
+    a request has begun something   its shift carries that on: confirm, download, deliver, until nothing of it is due
+    now and then a request          looks at what is overdue, too, whoever left it
+    a tick                          looks at everything, however long nobody came
+
+Shifts of one process share its work, shifts of several processes may overlap, and each may be killed at any point: what
+is due lies in the journal, and what a killed one ran is freed when it has given no sign of life for `DEAD_SECONDS`.
+There are no loops, no watchdog and no leader: the journal lets steps run in several processes at once, it is only
+dearer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from receiver.archiver import Archiver
+from receiver.clock import Clock
+from receiver.dispatcher import Dispatcher
+from receiver.errors import EngineRunning, JournalError
+from receiver.events import Submission
+from receiver.journal.base import BEAT_SECONDS, Journal
+from receiver.media import Store
+from receiver.submissions import Submissions
+from receiver.watchdog import Stall
+from receiver.web.admission import Admission
+from receiver.worker import Step, Worker
+
+log = structlog.get_logger("receiver.shifts")
+
+ROLE = "function"
+"""What other processes are told about who this is."""
+LOOK_SECONDS = 30.0
+"""How often a process that is asked looks for what is overdue."""
+FREE_SECONDS = 60.0
+"""How often it frees what vanished processes left running."""
+PAUSE = 0.2
+"""Between looks at whether what runs has ended, where nothing tells."""
+SEND_SECONDS = 600.0
+"""More than any request to the provider may take."""
+_OVERDUE = ("send", "reconcile", "archive", "dispatch")
+_DAILY = ("callbacks", "purge")
+
+
+class Shifts:
+    """In the place of `Engine`, with what `Runtime` asks of one.
+
+    Args:
+        leading: steps by name.
+        destinations: what this process delivers to: name → handler.
+        admission, stalled: an engine's; without use here.
+
+    Attributes:
+        progress: whether a destination wants to know what happens on the way.
+        sends: whether what is due may be sent: there must be time to wait for the answer.
+        begun: counts what was found due, so that a request can tell whether it has begun something.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        archiver: Archiver,
+        submissions: Submissions,
+        admission: Admission,
+        store: Store,
+        leading: Mapping[str, Step],
+        destinations: Mapping[str, str],
+        clock: Clock,
+        stalled: Callable[[Stall], None],
+    ) -> None:
+        self.progress = self.sends = True
+        self.begun = 0
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._archiver = archiver
+        self._submissions = submissions
+        self._store = store
+        self._destinations = destinations
+        self._clock = clock
+        self._worker = Worker({**leading, "dispatch": self._dispatch}, clock=clock)
+        self._wanted: set[str] = set()
+        self._soon: dict[str, int] = {}
+        """When a submission that was moved here is due again, by its id."""
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._door = asyncio.Lock()
+        """Whoever begins a shift waits for the rest of the last one."""
+        self._until: list[float] = []
+        """When each shift under way ends, on the clock's `monotonic`."""
+        self._driver: asyncio.Task[None] | None = None
+        self._entered = self._registered = False
+        self._beaten = self._looked = self._freed = float("-inf")
+        self._done: dict[str, int] = {}
+
+    # What `Runtime` asks of an engine
+
+    @property
+    def running(self) -> bool:
+        """Whether a shift is under way."""
+        return self._driver is not None
+
+    async def check(self) -> None:
+        """Nothing goes on here that could stand still."""
+
+    async def start(self, role: str) -> None:
+        """Raises EngineRunning: nothing here goes on by itself."""
+        raise EngineRunning("A function works in shifts, and has no engine that goes on.", holder=ROLE)
+
+    async def stop(self) -> None:
+        """End what is under way, and leave the engines. Idempotent."""
+        await self._rest()
+        if self._entered:
+            self._entered = False
+            await self._journal.resign(self._dispatcher.owner)
+
+    def changed(self, row: Submission) -> None:
+        """What of the row is due now is wanted in this shift, and what will be soon is waited for."""
+        now_ms = self._clock.now_ms()
+        dues = {"send": row.send_due_ms, "reconcile": row.poll_due_ms, "archive": row.media_due_ms}
+        self._want(*(name for name, due in dues.items() if due is not None and due <= now_ms))
+        if self.progress or row.last_word is not None:
+            self._want("dispatch")
+        soon = [due for due in (row.poll_due_ms if row.claim else None, row.media_due_ms) if due is not None]
+        self._soon.pop(row.id, None)
+        if soon:
+            self._soon[row.id] = min(soon)
+        self._news.set()
+
+    def slot_free(self) -> None:
+        """There may be something to deliver now."""
+        self._want("dispatch")
+        self._news.set()
+
+    def _want(self, *names: str) -> None:
+        self._wanted.update(names)
+        self.begun += len(names)
+
+    # Shifts
+
+    async def work(self, seconds: float, *, begun: bool = True, look: bool = True) -> None:
+        """Carry on what was begun, until nothing is due or the time is over.
+
+        Args:
+            seconds: of this shift; then what runs is interrupted, unless another shift goes on.
+            begun: whether whoever asks has begun something; it need not wait for what others have.
+            look: also for what is overdue, if this process has not looked lately.
+        """
+        now = self._clock.now()
+        if look and not 0 <= now - self._looked < LOOK_SECONDS:
+            self._looked = now
+            self._want(*_OVERDUE)
+            begun = True
+        if begun:
+            await self._shift(seconds)
+
+    async def tick(self, seconds: float) -> dict[str, int]:
+        """Look at everything, and carry it on as `work` does. May overlap with any other shift, in any process.
+
+        Returns:
+            How much each step found to do.
+        """
+        self._done = {}
+        self._looked, self._freed = self._clock.now(), float("-inf")
+        await self._journal.advance(self._clock.now_ms())
+        self._want(*_OVERDUE, *_DAILY)
+        await self._shift(seconds)
+        return dict(self._done)
+
+    async def _shift(self, seconds: float) -> None:
+        async with self._door:
+            until = self._clock.monotonic() + seconds
+            self._until.append(until)
+            self._idle.clear()
+            self._news.set()
+            self._driver = self._driver or asyncio.create_task(self._drive(), name="shift")
+        try:
+            await self._clock.wait(self._idle, seconds)
+        finally:
+            self._until.remove(until)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Nothing goes on after the last answer. A request to the provider is worth its answer: that is waited for."""
+        async with self._door:
+            if self._until or self._driver is None:
+                return
+            driver, self._driver = self._driver, None
+            driver.cancel()
+            await asyncio.wait([driver])
+            await self._archiver.stop()
+            await self._dispatcher.drain(0)
+            await self._submissions.drain(SEND_SECONDS)
+            self._wanted.clear()
+            self._soon.clear()
+
+    # The driver: one for all shifts of the process
+
+    async def _drive(self) -> None:
+        while True:
+            self._news.clear()
+            if self._wanted:
+                await self._steps()
+            elif self._dispatcher.running() or self._archiver.running:
+                await self._beat_if_possible()
+                await self._clock.wait(self._news, PAUSE)
+            elif (wait := self._next()) is not None:
+                await self._clock.wait(self._news, wait)
+            else:
+                self._idle.set()
+                await self._news.wait()
+
+    async def _steps(self) -> None:
+        names = [name for name in (*_OVERDUE, *_DAILY) if name in self._wanted]
+        self._wanted.clear()
+        for name in names:
+            if name == "send" and not self.sends:
+                continue
+            if found := await self._worker.once(name):
+                self._done[name] = self._done.get(name, 0) + found
+                self._wanted.add(name)
+
+    def _next(self) -> float | None:
+        """Seconds until something that was moved here is due, if a shift lasts so long. What is due is wanted."""
+        now_ms = self._clock.now_ms()
+        dues = [*self._soon.values(), *([self._dispatcher.put_off_ms] if self._dispatcher.put_off_ms else [])]
+        if not dues or not self._until:
+            return None
+        if min(dues) > now_ms:
+            wait = (min(dues) - now_ms) / 1000
+            return wait if self._clock.monotonic() + wait < max(self._until) else None
+        self._soon = {id: due for id, due in self._soon.items() if due > now_ms}
+        if (self._dispatcher.put_off_ms or now_ms + 1) <= now_ms:
+            self._dispatcher.put_off_ms = None
+        self._wanted.update(("reconcile", "archive", "dispatch"))
+        return 0.0
+
+    async def _dispatch(self) -> int:
+        if not await self._lives():
+            return 0
+        now = self._clock.now()
+        if not 0 <= now - self._freed < FREE_SECONDS:
+            self._freed = now
+            if freed := await self._dispatcher.free():
+                log.warning("shift.freed", deliveries=freed)
+        return await self._dispatcher.dispatch_once()
+
+    # Signs of life
+
+    async def _lives(self) -> bool:
+        """Whether what we claim is ours. Said before anything is claimed, because a process may have been put to sleep
+        for hours between two shifts."""
+        try:
+            if self._entered:
+                await self._beat()
+            else:
+                await self._enter()
+        except EngineRunning as exc:
+            log.info("shift.left_to_engine", holder=exc.holder)
+            return False
+        return True
+
+    async def _enter(self) -> None:
+        owner = f"{ROLE}-{os.getpid()}-{secrets.token_hex(4)}"
+        await self._journal.become_engine(ROLE, owner, store=await self._store.identity())
+        self._dispatcher.owner = owner
+        self._entered = True
+        self._beaten = self._clock.now()
+        if not self._registered:
+            await self._store.check()
+            await self._journal.register(self._destinations)
+            self._registered = True
+
+    async def _beat_if_possible(self) -> None:
+        """What runs goes on: if we are taken for dead meanwhile, the journal refuses what it comes to."""
+        try:
+            await self._beat()
+        except JournalError as exc:
+            log.warning("shift.no_sign_of_life", problem=str(exc))
+
+    async def _beat(self) -> None:
+        """By the wall clock: the one that only goes forward may stand still while a process is put to sleep."""
+        now = self._clock.now()
+        if not self._entered or 0 <= now - self._beaten < BEAT_SECONDS:
+            return
+        if await self._journal.beat(self._dispatcher.owner):
+            self._beaten = now
+            return
+        self._entered = False
+        dropped = await self._dispatcher.abandon()
+        log.warning("shift.taken_for_dead", owner=self._dispatcher.owner, dropped=dropped)
+        await self._enter()
