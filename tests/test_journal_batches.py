@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from journals import NOW, OWNER, TASK_ID, Store, callback, delivery, event, subm
 
 from receiver.events import Callback, Submission
 from receiver.journal.base import Change, Journal
+from receiver.journal.sqlite import open_journal
 from receiver.tasks import Task
 
 replace = msgspec.structs.replace
@@ -115,15 +117,26 @@ async def test_a_claim_beside_changes_sees_what_came_before_it(journal: Journal)
     assert statuses in (["pending", "running"], ["cancelled", "running"])
 
 
-async def test_one_that_cannot_be_written_is_alone_in_failing(journal: Journal) -> None:
-    """A NULL where there must be a value: its neighbours of the same commit are written, and its callback is kept."""
+async def test_one_that_fails_is_alone_in_failing(journal: Journal) -> None:
+    """Its neighbours of the same commit are written, and its callback is kept."""
+    await _one_fails(journal, _raise)
+
+
+async def test_a_row_that_sqlite_refuses_is_alone_in_failing(tmp_path: Path) -> None:
+    """A NULL where there must be a value, found as the batch is written."""
+    journal = await open_journal(tmp_path / "receiver.db")
+    await _one_fails(journal, lambda row: Change(submission=replace(row, callbacks=None)))  # type: ignore[arg-type]
+    await journal.aclose()
+
+
+def _raise(row: Submission) -> Change:
+    raise ValueError(row.id)
+
+
+async def _one_fails(journal: Journal, spoil: Callable[[Submission], Change]) -> None:
     rows = [submission(number) for number in range(1, 6)]
     for row in rows:
         await journal.add(row)
-
-    def spoil(row: Submission) -> Change:
-        return Change(submission=replace(row, callbacks=None))  # type: ignore[arg-type]
-
     decides = [partial(change_to, number=number, percent=10, detail=None, places=PLACES) for number in range(1, 5)]
     done = await asyncio.gather(
         *(journal.change(row.id, decide, heard(row)) for row, decide in zip(rows, [*decides, spoil], strict=True))

@@ -380,7 +380,12 @@ def test_every_setting_is_described() -> None:
     docs = describe()
     assert [doc.name for doc in docs] == list(Settings.model_fields)
     assert all(doc.env.startswith("RECEIVER_") and doc.default and doc.help.endswith(".") for doc in docs)
-    assert {alias for doc in docs for alias in doc.aliases} == {"COMETAPI_KEY", "DATABASE_URL", "PORT"}
+    assert {alias for doc in docs for alias in doc.aliases} == {
+        "COMETAPI_KEY",
+        "CRON_SECRET",
+        "DATABASE_URL",
+        "PORT",
+    }
 
 
 def test_the_providers_key_is_asked_for_with_its_source() -> None:
