@@ -10,7 +10,7 @@ import structlog
 
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
-from receiver.errors import InputError
+from receiver.errors import InputError, MediaError
 from receiver.events import Submission
 from receiver.journal.base import Journal
 from receiver.journal.selection import KINDS, Kind
@@ -49,6 +49,7 @@ class Erased:
     Attributes:
         removed: rows of each kind, and files.
         waiting: files that are too young to be removed yet; the next purge does.
+        problem: why files could not be removed: the media store is out of reach. The next purge tries again.
         children: follow-ups that are still there, with a prompt of their own, often the same.
         compacted: whether the journal's file was written anew, so that nothing can be left in unused space.
         traces: whether the prompt still stands somewhere in the journal's files.
@@ -57,6 +58,7 @@ class Erased:
     submission: Submission
     removed: Mapping[str, int] = field(default_factory=dict)
     waiting: int = 0
+    problem: str | None = None
     children: tuple[str, ...] = ()
     compacted: bool = False
     traces: bool = False
@@ -136,7 +138,11 @@ class Retention:
         removed = await self._journal.erase(row.id, force=force)
         if removed is None:
             raise InputError(_still_owed(row, await self._journal.owed(row.id)))
-        waiting = await self._clear_away()
+        waiting, problem = 0, None
+        try:
+            waiting = await self._clear_away()
+        except MediaError as exc:  # the journal's traces go all the same: nobody could ask for that a second time
+            problem = str(exc)
         compacted = await self._journal.compact()
         emptied = compacted or await self._journal.empty_log()
         traces = not compacted and (not emptied or await self._journal.holds(row.prompt))
@@ -145,6 +151,7 @@ class Retention:
             submission=row,
             removed=removed,
             waiting=waiting,
+            problem=problem,
             children=tuple(children),
             compacted=compacted,
             traces=traces,

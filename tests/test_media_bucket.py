@@ -11,10 +11,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from attempts import COLORS, colors_of, grid_picture, media_of
 from buckets import READER, READER_SECRET, Between, Buckets, content, listed, listening, reading
 from engine import PNG, Recording, destination, engine
+from flows import world
+from servers import Result, receiver
 
 from receiver.buckets import BucketOptions
 from receiver.buckets.opening import PART
@@ -511,3 +514,57 @@ async def test_a_store_that_is_down_puts_downloads_off(tmp_path: Path, s3_server
         row = await kit.row(row.id)
         assert [media.size for media in row.media] == [len(PNG)]
         assert row.media_problem is None
+
+
+# --- all of it -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_life_of_a_picture_in_a_bucket(
+    s3_server: Buckets, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the provider to a folder with tiles, over the HTTP API, through the check, and erased, by a server and
+    commands that know no more than a URL and the usual variables."""
+    keys = s3_server.options(bucket)
+    env = {"AWS_ACCESS_KEY_ID": keys["access_key"], "AWS_SECRET_ACCESS_KEY": keys["secret_key"]}
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    media = f"s3://{bucket}/pictures?endpoint={s3_server.url}"
+    album = {"album": {"handler": "file", "path": str(tmp_path / "outputs"), "tiles": True}}
+    async with world(tmp_path, media=media, destinations=album, to="", api_tokens={"me": "m" * 16}) as here:
+        row = await here.rest((await here.submit()).id)
+        (kept,) = row.media
+        assert len(here.pictures()) == 5
+        async with httpx.AsyncClient(base_url=here.url, headers={"Authorization": f"Bearer {'m' * 16}"}) as client:
+            picture = await client.get(f"/submissions/{row.id}/media/0")
+            assert hashlib.sha256(picture.content).hexdigest() == kept.digest
+            assert (await client.get("/readyz")).json()["media"] == "ok"
+            objects = reading(s3_server, bucket)
+            assert await listed(objects) == [f"pictures/{kept.digest[:2]}/{kept.digest}{kept.extension}"]
+            assert not (tmp_path / "data" / "media").exists()
+            shutil.rmtree(tmp_path / "data" / "cache")
+            assert (await client.get(f"/submissions/{row.id}/media/0")).content == picture.content
+    env |= {"RECEIVER_MEDIA": media, "RECEIVER_DATA": str(tmp_path / "data"), "COMETAPI_KEY": "s" * 20}
+
+    async def command(*words: str) -> Result:
+        return await asyncio.to_thread(receiver, *words, folder=tmp_path, env=env)
+
+    assert (await command("journal", "check")).code == 0
+    (key,) = await listed(objects)
+    await objects.delete_async(key)
+    checked = await command("journal", "check")
+    assert checked.code == 1
+    assert f"1 archived files are missing in s3://{bucket}/pictures: {kept.digest}" in checked.out
+    await objects.put_async(key, picture.content)
+    wrong = env | {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}
+    erased, refused = [
+        await asyncio.to_thread(receiver, *words, folder=tmp_path, env=wrong)
+        for words in (("erase", row.id, "--force"), ("purge",))
+    ]
+    assert erased.code == 0
+    assert f"Its files are not removed: The media store s3://{bucket}/pictures cannot be used" in erased.err
+    assert "The next purge tries again" in erased.err
+    assert refused.code == 1
+    assert f"The media store s3://{bucket}/pictures cannot be used. The server" in refused.err
+    assert "wrong-secret" not in erased.err + refused.err
+    assert (await command("purge")).code == 0
+    assert await listed(objects) == [key]  # it is too young to go: somebody may just have put the same content

@@ -167,6 +167,26 @@ def test_what_keeps_the_journal_is_shown_without_its_password(
         assert "s3cret" in settings.secret_values()
 
 
+@pytest.mark.parametrize(
+    ("environ", "place", "cache"),
+    [
+        ({}, ".receiver/media", ".receiver/cache"),
+        ({"RECEIVER_DATA": "/srv"}, "/srv/media", "/srv/cache"),
+        ({"RECEIVER_MEDIA": "~/pictures"}, str(Path.home() / "pictures"), ".receiver/cache"),
+        ({"RECEIVER_MEDIA": "s3://acme/a?region=eu-1"}, "s3://acme/a?region=eu-1", ".receiver/cache"),
+        ({"DATABASE_URL": "s3://acme/j/?region=eu-1"}, "s3://acme/j/media?region=eu-1", ".receiver/cache"),
+        ({"DATABASE_URL": "s3://acme/j", "RECEIVER_MEDIA": "a"}, "a", ".receiver/cache"),
+        ({"RECEIVER_MEDIA": "GS://acme", "RECEIVER_MEDIA_CACHE": "~/c"}, "GS://acme", str(Path.home() / "c")),
+    ],
+)
+def test_where_pictures_are_kept(environ: dict[str, str], place: str, cache: str, tmp_path: Path) -> None:
+    """Beside the journal, in a folder or a bucket, or where it is said; a bucket's files are brought into a cache."""
+    settings = load(environ, tmp_path)
+    assert (settings.media_place, str(settings.media_cache_folder)) == (place, cache)
+    shown = {name: value for name, value, _ in show(settings)}
+    assert (shown["media"], shown["media_cache"], shown["media_cache_bytes"]) == (place, cache, "1GiB")
+
+
 WRONG = [
     (
         {"RECEIVER_POLL_INTERVAL": "s3cret"},
@@ -186,6 +206,11 @@ WRONG = [
     ({"RECEIVER_PORT": "70000"}, "RECEIVER_PORT is wrong: it should be less than or equal to 65535"),
     ({"RECEIVER_LOG_FORMAT": "s3cret"}, "RECEIVER_LOG_FORMAT is wrong: it should be 'auto', 'json' or 'console'"),
     ({"RECEIVER_MEDIA_MAX_BYTES": "9XB"}, "RECEIVER_MEDIA_MAX_BYTES is wrong: it is not a size. Write bytes"),
+    (
+        {"RECEIVER_MEDIA": "ftp://s3cret/a"},
+        "RECEIVER_MEDIA is wrong: it is neither a folder nor a URL",
+    ),
+    ({"RECEIVER_MEDIA": "s3://AK:s3cret@a/b"}, "RECEIVER_MEDIA is wrong: it holds a user name or a secret"),
     ({"RECEIVER_PROVIDER_URL": "api.s3cret"}, "RECEIVER_PROVIDER_URL is wrong: it is not an http:// or https:// URL"),
     ({"RECEIVER_PROVIDER_URL": "http://h:s3cret/"}, "RECEIVER_PROVIDER_URL is wrong"),
     ({"RECEIVER_PUBLIC_URL": "https://h/?a=s3cret"}, "RECEIVER_PUBLIC_URL is wrong: it must not have a query"),

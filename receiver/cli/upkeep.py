@@ -101,6 +101,7 @@ def erase(
                 "submission": erased.submission.id,
                 "removed": erased.removed,
                 "waiting_files": erased.waiting,
+                "files_problem": erased.problem,
                 "follow_ups": erased.children,
                 "traces": erased.traces,
             }
@@ -128,6 +129,8 @@ def _remains(erased: Erased) -> list[str]:
             f"Files less than a minute old may be in use and stay for now ({erased.waiting}); the next purge removes "
             "them (receiver purge)."
         )
+    if erased.problem:
+        lines.append(f"Its files are not removed: {erased.problem} The next purge tries again (receiver purge).")
     if erased.traces:
         lines.append(
             "Its prompt still stands in the journal's file: another submission has the same, or unused space holds a "

@@ -16,7 +16,7 @@ SETTING = "RECEIVER_MEDIA"
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
-def open_store(where: str | Path, *, cache: Path, cache_bytes: int = 10**9) -> Store:
+def open_store(where: str | Path, *, cache: Path, cache_bytes: int = 2**30) -> Store:
     """The media store at a path, or at `s3://BUCKET/FOLDER`, `gs://…`, `az://…`; see `buckets.read_url` for the rest of
     the URL. No request is made, and nothing is written.
 

@@ -89,7 +89,12 @@ def show_database(value: str) -> str:
     """As it was given, without passwords, be they in front of the host or in the query."""
     if database_kind(value) in {"sqlite", "none"}:
         return value
-    shown = re.sub(r"^(\w+://[^/?#@:]*):[^/]+@", rf"\1:{MASK}@", value)
+    return without_passwords(value)
+
+
+def without_passwords(url: str) -> str:
+    """A URL as it was given, but for passwords."""
+    shown = re.sub(r"^(\w+://[^/?#@:]*):[^/]+@", rf"\1:{MASK}@", url)
     return re.sub(_HIDDEN, rf"\1{MASK}", shown, flags=re.IGNORECASE)
 
 

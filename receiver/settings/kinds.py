@@ -191,13 +191,19 @@ def check_folder(value: Path) -> Path:
     return value.expanduser() if str(value).startswith("~") else value
 
 
+def is_bucket(url: str) -> bool:
+    """Whether it is a URL of a bucket, by its scheme."""
+    scheme, found, _ = url.partition("://")
+    return bool(found) and scheme.lower() in _BUCKETS
+
+
 def check_media(value: str) -> str:
     """A folder with `~` filled in, or a bucket's URL without a secret in it; whether that is a good one, the media
     store says when it is opened."""
-    scheme, found, rest = value.partition("://")
+    _, found, rest = value.partition("://")
     if not found:
         return str(check_folder(Path(value)))
-    if scheme.lower() not in _BUCKETS:
+    if not is_bucket(value):
         raise ValueError("it is neither a folder nor a URL that begins with s3://, gs:// or az://")
     if "@" in rest.partition("/")[0]:
         raise ValueError("it holds a user name or a secret, which belong into the environment")

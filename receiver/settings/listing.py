@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic.fields import FieldInfo
 
+from receiver.settings.databases import without_passwords
 from receiver.settings.kinds import Kind, KnownAs, Unset, show_url
 from receiver.settings.model import Destination, Settings
 
@@ -34,7 +35,7 @@ def show(settings: Settings) -> list[tuple[str, str, str]]:
     resolved = {
         "host": settings.bind_host,
         "database": settings.database_shown,
-        "media": settings.media_place,
+        "media": without_passwords(settings.media_place),
         "media_cache": str(settings.media_cache_folder),
     }
     rows = [

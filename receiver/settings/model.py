@@ -183,7 +183,7 @@ class Settings(BaseModel):
         str | None,
         AfterValidator(lambda value: value and check_media(value)),
         Kind("a folder, or a bucket such as s3://acme/pictures"),
-        Unset("<data>/media"),
+        Unset("<data>/media, or media in the journal's bucket"),
     ] = Field(
         default=None,
         description="Where archived pictures are kept: a folder, or `s3://BUCKET/FOLDER` (also `gs:`, `az:`), "
@@ -199,7 +199,7 @@ class Settings(BaseModel):
         description="Where pictures from a bucket are brought before they are read; it may vanish at any time.",
     )
     media_cache_bytes: Size = Field(
-        default=10**9, gt=0, description="How much that folder holds, but for what is being read."
+        default=2**30, gt=0, description="How much that folder holds, but for what is being read."
     )
     media_hosts: Hosts = Field(
         default=DEFAULT_MEDIA_HOSTS,
@@ -303,7 +303,12 @@ class Settings(BaseModel):
     @property
     def media_place(self) -> str:
         """The media store: a folder, or a bucket's URL."""
-        return str(self.data / "media") if self.media is None else self.media
+        if self.media is not None:
+            return self.media
+        if self.database is not None and self.database_kind == "bucket":
+            place, mark, query = self.database.partition("?")  # where there is no disk that stays
+            return f"{place.rstrip('/')}/media{mark}{query}"
+        return str(self.data / "media")
 
     @property
     def media_cache_folder(self) -> Path:
