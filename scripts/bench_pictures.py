@@ -1,10 +1,11 @@
 """How much memory many pictures take: each downloaded once, written to a folder and put to a real S3 server.
 
-usage: .venv/bin/python scripts/bench_pictures.py [--pictures N] [--megabytes N] [--tiles]
+usage: .venv/bin/python scripts/bench_pictures.py [--pictures N] [--megabytes N] [--tiles] [--bucket]
 
 A stand-in for the provider serves the pictures, SeaweedFS keeps the bucket, and `receiver serve` is what is measured:
 its resident memory, twice a second from the first submission to the last delivery. Exit status 1 if anything is
-missing or damaged at either place, or was downloaded more than once.
+missing or damaged at either place, or was downloaded more than once. With --bucket the media store is a bucket of that
+server, too, and its cache has room for a quarter of the pictures.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from typing import Any
 
 import httpx
 import obstore
-from obstore.store import S3Store
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -41,7 +41,7 @@ from receiver.cli.running import address, bind, server
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from buckets import Buckets  # noqa: E402 - a real S3 server, as the tests start it
+from buckets import Buckets, listed, reading  # noqa: E402 - a real S3 server, as the tests start it
 
 TOKEN = "a-token-of-the-benchmark-alone"  # noqa: S105 - no secret: it opens this run's own server
 PATIENCE = 1800.0
@@ -127,6 +127,7 @@ class Run:
     pictures: Pictures
     buckets: Buckets
     tiles: bool
+    bucket: bool
     memory: list[tuple[float, int]] = field(default_factory=list)
     """(seconds since the start, bytes)."""
 
@@ -145,7 +146,15 @@ class Run:
         for name, table in tables.items():
             lines += [f"[destinations.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
         (self.folder / "receiver.toml").write_text("\n".join(lines))
+        archive = {
+            "RECEIVER_MEDIA": f"s3://archive?endpoint={self.buckets.url}",
+            "RECEIVER_MEDIA_CACHE_BYTES": str(self.pictures.size * self.count // 4),
+            "AWS_ACCESS_KEY_ID": store["access_key"],
+            "AWS_SECRET_ACCESS_KEY": store["secret_key"],
+            "AWS_REGION": "us-east-1",
+        }
         return {
+            **(archive if self.bucket else {}),
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
             "COMETAPI_KEY": "a-key",
@@ -253,17 +262,15 @@ async def problems(run: Run) -> list[str]:
     digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     if len(files) != run.count * each or not wanted <= digests:
         found.append(f"the folder holds {len(files)} pictures, {len(wanted - digests)} of the originals are not there")
-    options = run.buckets.options("pictures")
-    store = S3Store(
-        "pictures", endpoint=run.buckets.url, region="us-east-1", access_key_id=options["access_key"],
-        secret_access_key=options["secret_key"], client_options={"allow_http": True},
-    )  # fmt: skip
+    store = reading(run.buckets, "pictures")
     keys = [item["path"] async for batch in store.list() for item in batch if item["path"].endswith(".png")]
     there = set()
     for key in keys:
         there.add(hashlib.sha256(bytes(await (await obstore.get_async(store, key)).bytes_async())).hexdigest())
     if len(keys) != run.count * each or not wanted <= there:
         found.append(f"the bucket holds {len(keys)} pictures, {len(wanted - there)} of the originals are not there")
+    if run.bucket and (archived := len(await listed(reading(run.buckets, "archive")))) != run.count:
+        found.append(f"the archive holds {archived} files")
     repeated = sum(1 for times in run.pictures.served.values() if times > 1)
     if repeated:
         found.append(f"{repeated} pictures were downloaded more than once")
@@ -288,6 +295,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=1000, help="how many (default 1000)")
     parser.add_argument("--megabytes", type=float, default=2, help="of each (default 2)")
     parser.add_argument("--tiles", action="store_true", help="real grids, cut into tiles for both places")
+    parser.add_argument("--bucket", action="store_true", help="the media store in a bucket, too")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary one)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="receiver-pictures-", dir=given.folder) as name:
@@ -296,8 +304,9 @@ def main() -> int:
         try:
             buckets.start()
             buckets.bucket("pictures")
+            buckets.bucket("archive")
             pictures = Pictures(size=int(given.megabytes * 1e6), grid=given.tiles)
-            run = Run(folder, given.pictures, pictures, buckets, given.tiles)
+            run = Run(folder, given.pictures, pictures, buckets, given.tiles, given.bucket)
             seconds = asyncio.run(measured(run))
             told(run, seconds)
             found = asyncio.run(problems(run))

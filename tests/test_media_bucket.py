@@ -15,7 +15,7 @@ import httpx
 import pytest
 from attempts import COLORS, colors_of, grid_picture, media_of
 from buckets import READER, READER_SECRET, Between, Buckets, content, listed, listening, reading
-from engine import PNG, Recording, destination, engine
+from engine import PNG, Recording, destination, engine, until
 from flows import world
 from servers import Result, receiver
 
@@ -123,15 +123,19 @@ async def test_many_who_want_a_file_fetch_it_once(making: Making, s3_server: Buc
     assert len(relay.seen) == 1
 
 
-async def test_one_who_waits_alone_and_gives_up_has_it_come_all_the_same(making: Making, store: BucketStore) -> None:
+async def test_who_gives_up_alone_has_it_come_all_the_same(
+    making: Making, s3_server: Buckets, store: BucketStore
+) -> None:
     """A file too large for one attempt's patience is there for the next."""
-    media, other = await kept(store, LARGE), making()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.001):
-            await other.local(media)
-    async with asyncio.timeout(20):
-        while not other.path(media).exists():  # noqa: ASYNC110 - nobody else waits for it
-            await asyncio.sleep(0.01)
+    relay, media = Between(s3_server.address), await kept(store, LARGE)
+    async with listening(relay.handle) as url:
+        other = making(endpoint=url)
+        asking = asyncio.ensure_future(other.local(media))
+        await until(lambda: bool(relay.seen))
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+        await until(lambda: other.path(media).exists())
 
 
 async def test_the_same_content_twice_is_one_object(
@@ -434,17 +438,12 @@ async def test_a_handler_reads_what_another_machine_archived(
     async with delivering(tmp_path, store, PNG) as kit:
         handler = Recording()
         kit.store = other
-        await kit.dispatcher(destination("main", handler)).dispatch_once()
-        (attempt,) = await attempts(handler)
+        dispatcher = kit.dispatcher(destination("main", handler))
+        await dispatcher.dispatch_once()
+        await dispatcher.settle()
+        (attempt,) = handler.attempts
         assert [item.path.read_bytes() for item in attempt.media] == [PNG]
         assert attempt.media[0].path == other.path(attempt.media[0].media)
-
-
-async def attempts(handler: Recording) -> list[Any]:
-    async with asyncio.timeout(10):
-        while not handler.attempts:  # noqa: ASYNC110 - a handler of tests has no event
-            await asyncio.sleep(0.001)
-    return handler.attempts
 
 
 async def test_a_store_that_is_down_puts_deliveries_off(
