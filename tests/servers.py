@@ -112,6 +112,10 @@ class Command:
             assert stream is not None
             stream.close()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 

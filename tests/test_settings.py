@@ -533,13 +533,14 @@ def test_keys_and_a_lasting_disk_let_it_start(environ: dict[str, str], _command:
 
 @pytest.mark.parametrize(("environ", "command"), PLATFORMS)
 def test_with_postgresql_the_disk_may_vanish(environ: dict[str, str], command: str, tmp_path: Path) -> None:
-    """The journal is elsewhere then; keys must be given all the same."""
-    database = {"DATABASE_URL": "postgres://u@h/d"}
+    """The journal is elsewhere then; keys must be given all the same, and pictures go into a bucket."""
+    environ = {**environ, "DATABASE_URL": "postgres://u@h/d"}
     with pytest.raises(SettingsError) as caught:
-        check_platform(load({**environ, **database}, tmp_path))
-    assert command in str(caught.value)
-    assert "journal" not in str(caught.value)
-    check_platform(load({**environ, **database, "RECEIVER_KEYS": KEY}, tmp_path))
+        check_platform(load(environ, tmp_path))
+    keys, media = str(caught.value).splitlines()
+    assert command in keys
+    assert media.startswith("RECEIVER_MEDIA: archived pictures would lie in the folder .receiver/media, and files on ")
+    check_platform(load({**environ, "RECEIVER_KEYS": KEY, "RECEIVER_MEDIA": "s3://acme/mj"}, tmp_path))
 
 
 def test_an_ordinary_machine_may_start() -> None:

@@ -71,7 +71,8 @@ def check_platform(settings: Settings) -> None:
     """Stop the start where the disk vanishes and what must last would lie on it.
 
     Raises:
-        SettingsError: no keys are set, or the journal is a file; says which commands to type.
+        SettingsError: no keys are set, or the journal is a file, or the media store a folder beside a journal that is
+            elsewhere; says which commands to type.
     """
     platform = ephemeral_platform(settings)
     if platform is None:
@@ -79,6 +80,8 @@ def check_platform(settings: Settings) -> None:
     problems = [] if settings.keys else [keys_problem(settings, platform)]
     if settings.database_kind == "sqlite":
         problems.append(_database_problem(settings, platform))
+    elif settings.database_kind == "postgres" and "://" not in settings.media_place:
+        problems.append(_media_problem(settings, platform))
     if problems:
         raise SettingsError("\n".join(problems))
 
@@ -91,6 +94,15 @@ def keys_problem(settings: Settings, platform: Platform) -> str:
         "RECEIVER_KEYS is not set, and a key made here would vanish with the disk: "
         f"{platform.title} gives an empty one at each restart. "
         f"Type: {platform.keys_command.format(name=name)}"
+    )
+
+
+def _media_problem(settings: Settings, platform: Platform) -> str:
+    """That pictures would vanish before they are delivered, or never be seen by another process."""
+    return (
+        f"RECEIVER_MEDIA: archived pictures would lie in the folder {settings.media_place}, and files on "
+        f"{platform.title} vanish at the next restart and are seen by no other process. "
+        "Set it to a bucket: RECEIVER_MEDIA=s3://BUCKET/FOLDER, or gs:// or az://"
     )
 
 
