@@ -18,6 +18,7 @@ from receiver.deliveries import Delivery
 from receiver.events import Callback, Event, Submission
 from receiver.journal.base import Change, Changed, Decide
 from receiver.journal.needed import digests
+from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.statements import rows, run
 from receiver.journal.rows import from_row, to_json, to_row
@@ -56,14 +57,14 @@ async def check(db: Connection) -> None:
     await run(db, "forget_destination", name="")
 
 
-async def apply(db: Connection, operations: Operations) -> tuple[bool, list[Any]]:
+async def apply(db: Connection, operations: Operations, mark: Mark) -> tuple[bool, list[Any]]:
     """Carry them out: whether something is due now that was not, and the results. A decision that raises is the result
     of its operation; nothing of that one is written."""
     ids = sorted({_id_of(operation) for operation in operations if not isinstance(operation, Add)})
     found = await rows(db, "lock_submissions", ids=ids) if ids else []
     batch = _Batch({row["id"]: from_row(Submission, row) for row in found})
     outcomes = [batch.decide(operation) for operation in operations]
-    await batch.write(db)
+    await batch.write(db, mark)
     return batch.news(), [outcome() if isinstance(outcome, _Later) else outcome for outcome in outcomes]
 
 
@@ -151,7 +152,7 @@ class _Batch:
 
     # Writing
 
-    async def write(self, db: Connection) -> None:
+    async def write(self, db: Connection, mark: Mark) -> None:
         await self._add(db)
         await self._write_events(db)
         owed = self._owed()
@@ -159,7 +160,10 @@ class _Batch:
         heard = [new for old, new in changed if old != new and only_heard(old, new)]
         await self._update(db, [(old, new) for old, new in changed if not only_heard(old, new)])
         if heard or owed or self.callbacks:
-            await run(db, "write_batch", **_heard_rows(heard), **_owed_rows(owed), **_callback_rows(self.callbacks))
+            values = _heard_rows(heard) | _owed_rows(owed) | _callback_rows(self.callbacks)
+            await run(db, "write_batch", **values, **mark.values)
+        else:
+            await mark.leave(db)
         releases = {
             one.change.submission.id: one.change.release_ms for one in self.altered if one.change.release_ms is not None
         }

@@ -8,15 +8,42 @@ from typing import Any
 
 from receiver.deliveries import Completion, DestinationRecord
 from receiver.journal import rules
+from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.statements import rows, run
 from receiver.journal.rows import from_row, to_row
 
+Ends = Sequence[tuple[str, Completion]]
+"""Names of destinations, each with how an attempt there ended."""
 
-async def complete(db: Connection, completions: Sequence[Completion]) -> list[bool]:
+
+def simple(completions: Sequence[Completion]) -> bool:
+    """Whether these need one statement only: all is well, and none is about the same delivery as another."""
+    distinct = {one.delivery_id for one in completions}
+    return len(distinct) == len(completions) and all(one.outcome == "succeeded" for one in completions)
+
+
+async def succeed(db: Connection, completions: Sequence[Completion], mark: Mark) -> tuple[list[bool], Ends]:
+    """Which of them the fence let through, and what their destinations should learn: see `tell`."""
+    found = await _end(db, completions, mark)
+    told = [one for one in completions if one.delivery_id in found]
+    news = [(found[one.delivery_id]["destination"], one) for one in told if _is_news(one, found[one.delivery_id])]
+    return [one.delivery_id in found for one in completions], news
+
+
+async def succeeded(db: Connection, completions: Sequence[Completion]) -> tuple[list[bool], Ends]:
+    """The same, after that was done."""
+    names = ("ids", "attempts", "outcomes", "times")
+    values = {name: column for name, column in _columns(completions).items() if name in names}
+    done = {row["delivery_id"] for row in await rows(db, "completed", **values)}
+    return [one.delivery_id in done for one in completions], []
+
+
+async def complete(db: Connection, completions: Sequence[Completion], mark: Mark) -> list[bool]:
     """Which of them the fence let through. Of two about one delivery, the first one that fits counts."""
     outcomes = [False] * len(completions)
     left = list(range(len(completions)))
+    await mark.leave(db)
     while left:
         turn: dict[str, int] = {}
         for number in left:
@@ -32,25 +59,31 @@ async def _complete_each(db: Connection, completions: Sequence[Completion]) -> s
     found = await finish(db, completions)
     told = [one for one in completions if one.delivery_id in found and rules.speaks(one)]
     if any(_is_news(one, found[one.delivery_id]) for one in told):
-        await _tell(db, [(found[one.delivery_id]["destination"], one) for one in told])
+        await tell(db, [(found[one.delivery_id]["destination"], one) for one in told])
     return set(found)
 
 
 async def finish(db: Connection, completions: Sequence[Completion]) -> dict[str, Any]:
-    """Deliveries and their attempts only. By id, the destination of each one that the fence let through, and how that
-    does. Each is of another delivery."""
+    """Deliveries and their attempts only, in a transaction that leaves its mark elsewhere. By id, the destination of
+    each one that the fence let through, and how that does. Each is of another delivery."""
     again = [one for one in completions if one.status == "pending"]
     if again:
         await rows(db, "lock_owing", deliveries=[one.delivery_id for one in again])
-    values = [to_row(one) for one in sorted(completions, key=lambda one: one.delivery_id)]
-    done = {row["id"]: row for row in await rows(db, "complete", **_columns(values))}
+    done = await _end(db, completions, None)
     if again:
         ended = {one.delivery_id: one.finished_ms for one in again if one.delivery_id in done}
         await run(db, "cancel_outdated", ids=list(ended), times=list(ended.values()))
     return done
 
 
-def _columns(values: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+async def _end(db: Connection, completions: Sequence[Completion], mark: Mark | None) -> dict[str, Any]:
+    marks = mark.values if mark else {"mark": None, "needless": []}
+    return {row["id"]: row for row in await rows(db, "complete", **_columns(completions), **marks)}
+
+
+def _columns(completions: Sequence[Completion]) -> dict[str, list[Any]]:
+    """In order of id, so that no two batches wait for each other."""
+    values = [to_row(one) for one in sorted(completions, key=lambda one: one.delivery_id)]
     return {
         "ids": [row["delivery_id"] for row in values],
         "owners": [row["owner"] for row in values],
@@ -81,7 +114,7 @@ def _is_news(one: Completion, row: Any) -> bool:
     return rules.succeeded(found, one.finished_ms) is not found
 
 
-async def _tell(db: Connection, ends: Sequence[tuple[str, Completion]]) -> None:
+async def tell(db: Connection, ends: Ends) -> None:
     """Apply them in turn. Destinations are locked last and in order of name, by everybody."""
     names = sorted({name for name, _ in ends})
     found = await rows(db, "lock_destinations", names=names)

@@ -12,6 +12,7 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from receiver.errors import JournalError
@@ -21,6 +22,26 @@ from receiver.journal.postgres.statements import SQL, run
 
 T = TypeVar("T")
 Operation = Callable[[Connection], Awaitable[T]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a transaction leaves in `commits`, and the marks it may wipe off meanwhile."""
+
+    mark: str
+    needless: list[str]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Parameters of a statement that leaves it."""
+        return {"mark": self.mark, "needless": self.needless}
+
+    async def leave(self, db: Connection) -> None:
+        await run(db, "mark", **self.values)
+
+
+Marking = Callable[[Connection, Mark], Awaitable[T]]
+"""An operation that leaves the mark itself, with a statement it makes anyway."""
 
 CONNECT_SECONDS = 5.0
 """How long a new connection may take."""
@@ -130,22 +151,35 @@ class Connections:
             async with db.transaction():  # behind a pooler, a statement and its plan may meet in a transaction only
                 return await operation(db)
 
-    async def write(self, operation: Operation[T], *, marked: bool = True) -> T:
+    async def write(self, operation: Operation[T]) -> T:
         """Run in a transaction of its own, committed when this returns; whatever it raises, nothing was kept. It may
-        be run more than once, each time after everything was undone.
+        be run more than once, each time after everything was undone."""
+
+        async def marking(db: Connection, mark: Mark) -> T:
+            result = await operation(db)
+            await mark.leave(db)
+            return result
+
+        with translated(self.where):
+            return await self.transact(marking)
+
+    async def transact(self, operation: Marking[T]) -> T:
+        """The same for an operation that leaves the mark itself, and with the driver's errors as they are."""
+        return await self._repeated(lambda: self._transact(operation))
+
+    async def state(self, operation: Marking[T], again: Operation[T]) -> T:
+        """The same for an operation that is one statement, and so a transaction by itself.
 
         Args:
-            marked: leave a mark. Without it, a broken COMMIT is an error although the change may have been kept.
+            again: finds out what the statement had returned, where the connection broke although it was kept.
         """
-        with translated(self.where):
-            return await self.transact(operation, marked=marked)
+        return await self._repeated(lambda: self._state(operation, again))
 
-    async def transact(self, operation: Operation[T], *, marked: bool = True) -> T:
-        """The same, with the driver's errors as they are."""
+    async def _repeated(self, attempt: Callable[[], Awaitable[T]]) -> T:
         broken = False
         for number in itertools.count(1):
             try:
-                return await self._transact(operation, marked)
+                return await attempt()
             except COLLIDED:
                 if number >= COLLISIONS:
                     raise
@@ -155,14 +189,12 @@ class Connections:
                 broken = True  # it had broken before, most likely: one more chance on another one
         raise AssertionError  # pragma: no cover - the loop has no other end
 
-    async def _transact(self, operation: Operation[T], marked: bool) -> T:
-        mark = f"{self.process}.{next(self._numbers)}"
+    async def _transact(self, operation: Marking[T]) -> T:
+        mark = self._mark()
         async with self.acquire() as db:
             await db.execute("BEGIN")
             try:
-                result = await operation(db)
-                if marked:
-                    await self._leave(db, mark)
+                result = await operation(db, mark)
             except BaseException:
                 with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                     await db.execute("ROLLBACK")
@@ -170,22 +202,38 @@ class Connections:
             try:
                 await db.execute("COMMIT")
             except Exception as exc:
-                if not (marked and is_lost(exc)):
+                if not is_lost(exc):
                     raise
                 problem = exc
             else:
-                if marked:
-                    self._done.append(mark)
+                self._done.append(mark.mark)
                 return result
-        if await self._committed(mark):
+        if await self._committed(mark.mark):
             return result
         raise problem
 
-    async def _leave(self, db: Connection, mark: str) -> None:
-        """Leave a mark, and wipe off those that are needed no more. (Undone, they are asked for by nobody either; the
-        few that stay are removed by age.)"""
+    async def _state(self, operation: Marking[T], again: Operation[T]) -> T:
+        if not self._statements:  # behind a pooler, a statement and its plan may meet in a transaction only
+            return await self._transact(operation)
+        mark = self._mark()
+        async with self.acquire() as db:
+            try:
+                result = await operation(db, mark)
+            except Exception as exc:
+                if not is_lost(exc):
+                    raise
+                problem = exc
+            else:
+                self._done.append(mark.mark)
+                return result
+        if await self._committed(mark.mark):
+            return await self._read(again)
+        raise problem
+
+    def _mark(self) -> Mark:
+        """A new one. (Undone, those that it should have wiped off stay; they are removed by age.)"""
         needless, self._done = self._done, []
-        await run(db, "mark", mark=mark, needless=needless)
+        return Mark(f"{self.process}.{next(self._numbers)}", needless)
 
     async def _committed(self, mark: str) -> bool:
         """Whether the transaction with that mark was committed. If not, it never will be."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord
@@ -12,7 +13,7 @@ from receiver.errors import JournalError
 from receiver.journal import rules
 from receiver.journal.base import Work
 from receiver.journal.postgres import claims, completions
-from receiver.journal.postgres.connections import Connections, Operation
+from receiver.journal.postgres.connections import Connections, Marking
 from receiver.journal.postgres.driver import Connection, asyncpg
 from receiver.journal.postgres.faults import translated
 from receiver.journal.postgres.plumbing import Plumbing
@@ -21,6 +22,11 @@ from receiver.journal.postgres.writer import Writer
 
 CLAIMS = 3
 """How often a claim is tried that lost a race for another delivery of the same submission."""
+
+
+async def _unheard(db: Connection) -> list[str]:
+    """A claim was kept, and its answer lost."""
+    raise JournalError("A claim was lost on the way. What it took is given back.", fault="uncertain")
 
 
 class Deliveries(Plumbing):
@@ -33,6 +39,8 @@ class Deliveries(Plumbing):
         """Deliveries that were claimed here and not completed yet."""
         self._strays: set[str] = set()
         """Owners for whom a claim may have been kept that nobody here has heard of."""
+        self._claiming = 0
+        self._gate = asyncio.Lock()
 
     async def deliveries(
         self,
@@ -84,34 +92,51 @@ class Deliveries(Plumbing):
         if not seen["due"] or (seen["paused_until_ms"] or 0) > now_ms:
             return []
         down = (seen["failures"] or 0) > 0
-        claim = partial(claims.claim, destination=destination, owner=owner, limit=limit, now_ms=now_ms, down=down)
-        return await self._claim(owner, claim)
+        take = claims.probe if down else claims.claim
+        claim = partial(take, destination=destination, owner=owner, limit=limit, now_ms=now_ms)
+        return await self._claim(owner, now_ms, claim, one=not down)
 
     async def alone_due(self, destinations: Collection[str], now_ms: int) -> bool:
         return bool(await self._rows("alone_due", destinations=list(destinations), now_ms=now_ms))
 
     async def claim_alone(self, destinations: Collection[str], *, owner: str, now_ms: int) -> Work | None:
-        claim = partial(claims.claim_alone, destinations=list(destinations), owner=owner, now_ms=now_ms)
-        works = await self._claim(owner, claim)
+        due = await self._rows("alone_due", destinations=list(destinations), now_ms=now_ms)
+        if not due:
+            return None
+        claim = partial(claims.claim_alone, id=due[0]["id"], owner=owner, now_ms=now_ms)
+        works = await self._claim(owner, now_ms, claim, one=True)
         return works[0] if works else None
 
-    async def _claim(self, owner: str, operation: Operation[list[Work]]) -> list[Work]:
-        """A claim, after whatever became of an earlier one that nobody knows about."""
-        if owner in self._strays:
-            held = list(self._held)
-            await self._write(lambda db: run(db, "give_back", owner=owner, held=held))
-            self._strays.discard(owner)
+    async def _claim(self, owner: str, now_ms: int, claim: Marking[list[str]], *, one: bool) -> list[Work]:
+        """Carry out a claim. Whatever it takes is either returned or given back later. `one`: it is one statement."""
+        async with self._gate:
+            if owner in self._strays and not self._claiming:
+                await self._give_back(owner)
+            self._claiming += 1
+        try:
+            with translated(self._connections.where):
+                ids = await self._taken(claim, one=one)
+                works, unreadable = await self._connections.read(lambda db: claims.read(db, ids)) if ids else ([], [])
+            self._held.update(work.delivery.id for work in works)
+        except BaseException:
+            self._strays.add(owner)
+            raise
+        finally:
+            self._claiming -= 1
+        for delivery, problem in unreadable:
+            await self.complete(rules.unreadable(delivery, now_ms, problem))
+        return works
+
+    async def _give_back(self, owner: str) -> None:
+        """Make pending again what was claimed without our hearing of it. No claim may be under way."""
+        held = list(self._held)
+        await self._write(lambda db: run(db, "give_back", owner=owner, held=held))
+        self._strays.discard(owner)
+
+    async def _taken(self, claim: Marking[list[str]], *, one: bool) -> list[str]:
         for _ in range(CLAIMS):
-            try:
-                works = await self._write(operation)
-            except JournalError as exc:
-                if exc.fault == "uncertain":
-                    self._strays.add(owner)
-                if not isinstance(exc.__cause__, asyncpg.UniqueViolationError):
-                    raise
-            else:
-                self._held.update(work.delivery.id for work in works)
-                return works
+            with suppress(asyncpg.UniqueViolationError):  # another delivery of the submission runs there by now
+                return await (self._connections.state(claim, _unheard) if one else self._connections.transact(claim))
         return []
 
     async def complete(self, completion: Completion) -> bool:
@@ -122,7 +147,15 @@ class Deliveries(Plumbing):
         return bool(kept)
 
     async def _complete_all(self, all: Sequence[Completion]) -> list[bool]:
-        return await self._connections.transact(lambda db: completions.complete(db, all))
+        if not completions.simple(all):
+            return await self._connections.transact(lambda db, mark: completions.complete(db, all, mark))
+        outcomes, news = await self._connections.state(
+            lambda db, mark: completions.succeed(db, all, mark), lambda db: completions.succeeded(db, all)
+        )
+        if news:
+            with suppress(JournalError):  # the attempts have been recorded; the next one says the same
+                await self._write(lambda db: completions.tell(db, news))
+        return outcomes
 
     def accuse(self, delivery_id: str) -> None:
         async def write() -> None:

@@ -71,7 +71,7 @@ class PostgresJournal(Deliveries, Engines):
             return await self._changes.put(operation)
 
     async def _change_all(self, operations: changes.Operations) -> list[Any]:
-        news, outcomes = await self._connections.transact(lambda db: changes.apply(db, operations))
+        news, outcomes = await self._connections.transact(lambda db, mark: changes.apply(db, operations, mark))
         if news:
             self._tell()
         return outcomes

@@ -32,7 +32,7 @@ async def migrate(connections: Connections) -> list[int]:
     available = migrations("postgres")
     if await connections.read(_last) >= available[-1][0]:
         return []
-    return await connections.write(lambda db: _run(db, available), marked=False)
+    return await connections.write(lambda db: _run(db, available))
 
 
 async def _run(db: Connection, available: list[tuple[int, str]]) -> list[int]:

@@ -1,3 +1,5 @@
+-- `status || ''` stands where a row is found by its key: see changes.sql.
+
 -- name: look
 -- What a claim has to know first, without a transaction: an idle engine asks often.
 SELECT
@@ -17,25 +19,30 @@ SELECT *, 0 AS pending, 0 AS dead FROM receiver.destinations WHERE name = ANY (:
 SELECT 1 FROM receiver.deliveries WHERE destination = :destination AND status = 'running' LIMIT 1;
 
 -- name: claim
--- Due ones that nobody else is about to take, the oldest of each submission; their attempts begin. A person's attempt is
+-- Due ones that nobody else is about to take, the oldest of each submission; their attempts begin. (`IS NULL`, not `NOT
+-- EXISTS`: one look by key for each; a join would go through all that runs.) A person's attempt is
 -- what follows a replay; what follows its failure is automatic again.
 WITH due AS (
     SELECT id, submission_id FROM receiver.deliveries AS mine
     WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms AND NOT alone
-      AND NOT EXISTS (
-          SELECT FROM receiver.deliveries AS other
+      AND (
+          SELECT 1 FROM receiver.deliveries AS other
           WHERE other.submission_id = mine.submission_id AND other.destination = mine.destination
-            AND other.status = 'running')
+            AND other.status = 'running') IS NULL
     ORDER BY due_ms LIMIT :limit FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE receiver.deliveries SET status = 'running', attempt = attempt + 1, owner = :owner
     WHERE id = ANY (ARRAY(SELECT min(id) FROM due GROUP BY submission_id))
-    RETURNING *
+    RETURNING id, attempt, manual, failures, due_ms
 ), begun AS (
     INSERT INTO receiver.attempts (delivery_id, number, started_ms, manual)
     SELECT id, attempt, :now_ms, manual AND failures = 0 FROM taken
+), wiped AS (
+    DELETE FROM receiver.commits WHERE mark = ANY (:needless::text[])
+), marked AS (
+    INSERT INTO receiver.commits (mark) SELECT :mark WHERE EXISTS (SELECT FROM taken)
 )
-SELECT * FROM taken ORDER BY due_ms, id;
+SELECT id FROM taken ORDER BY due_ms, id;
 
 -- name: alone_due
 -- The one that is next of those that run alone. Few ever have to, so their index is the one to use.
@@ -51,16 +58,35 @@ ORDER BY due_ms LIMIT 1;
 
 -- name: claim_alone
 WITH due AS (
-    SELECT id FROM receiver.deliveries WHERE id = :id AND status = 'pending' AND alone FOR UPDATE SKIP LOCKED
+    SELECT id FROM receiver.deliveries WHERE id = :id AND status || '' = 'pending' AND alone FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE receiver.deliveries SET status = 'running', attempt = attempt + 1, owner = :owner
     WHERE id = ANY (ARRAY(SELECT id FROM due))
-    RETURNING *
+    RETURNING id, attempt, manual, failures
 ), begun AS (
     INSERT INTO receiver.attempts (delivery_id, number, started_ms, manual)
     SELECT id, attempt, :now_ms, manual AND failures = 0 FROM taken
+), wiped AS (
+    DELETE FROM receiver.commits WHERE mark = ANY (:needless::text[])
+), marked AS (
+    INSERT INTO receiver.commits (mark) SELECT :mark WHERE EXISTS (SELECT FROM taken)
 )
-SELECT * FROM taken;
+SELECT id FROM taken;
+
+-- name: needs
+-- All that attempts need, at `cut` the submission begins. Receipts are `destination`, a line's end, and what was
+-- reported; the newest last.
+SELECT deliveries.*, '' AS cut, submissions.*, events.body AS event,
+    ARRAY(
+        SELECT told.destination || chr(10) || told.receipt FROM receiver.deliveries AS told
+        WHERE told.submission_id = submissions.id AND told.receipt IS NOT NULL ORDER BY told.id) AS receipts,
+    ARRAY(
+        SELECT told.destination || chr(10) || told.receipt FROM receiver.deliveries AS told
+        WHERE told.submission_id = submissions.parent_id AND told.receipt IS NOT NULL ORDER BY told.id) AS parent_receipts
+FROM receiver.deliveries
+LEFT JOIN receiver.submissions ON submissions.id = deliveries.submission_id
+LEFT JOIN receiver.events ON events.id = deliveries.event_id
+WHERE deliveries.id = ANY (:ids::text[]);
 
 -- name: give_back
 -- What :owner claimed and has not heard of.
@@ -70,14 +96,6 @@ WITH back AS (
     RETURNING id, attempt
 )
 DELETE FROM receiver.attempts USING back WHERE delivery_id = back.id AND number = back.attempt + 1;
-
--- name: get_events
-SELECT id, body FROM receiver.events WHERE id = ANY (:ids::text[]);
-
--- name: list_receipts
--- The newest last, so that it stays when they are read into a mapping.
-SELECT submission_id, destination, receipt FROM receiver.deliveries
-WHERE submission_id = ANY (:ids::text[]) AND receipt IS NOT NULL ORDER BY id;
 
 -- name: lock_owing
 -- Whoever makes a delivery pending again stands in line with whoever adds a newer one.
@@ -98,14 +116,26 @@ WITH done AS (
         :dues::bigint[], :counts::bigint[], :details::text[], :receipts::text[]
     ) AS new (id, owner, attempt, outcome, status, finished_ms, due_ms, counts, detail, receipt)
     WHERE deliveries.id = new.id AND deliveries.owner = new.owner AND deliveries.attempt = new.attempt
-      AND deliveries.status = 'running'
+      AND deliveries.status || '' = 'running'
     RETURNING deliveries.id, deliveries.destination, new.attempt, new.outcome, new.finished_ms, new.detail
 ), ended AS (
     UPDATE receiver.attempts SET finished_ms = done.finished_ms, outcome = done.outcome, detail = done.detail
     FROM done WHERE delivery_id = done.id AND number = done.attempt
+), wiped AS (
+    DELETE FROM receiver.commits WHERE mark = ANY (:needless::text[])
+), marked AS (
+    INSERT INTO receiver.commits (mark) SELECT :mark::text WHERE :mark::text IS NOT NULL
 )
 SELECT done.id, done.destination, failures, paused_until_ms, last_success_ms
 FROM done LEFT JOIN receiver.destinations ON name = done.destination;
+
+-- name: completed
+-- Which of these attempts have ended just so.
+SELECT delivery_id FROM receiver.attempts
+JOIN unnest(:ids::text[], :attempts::bigint[], :outcomes::text[], :times::bigint[])
+    AS ours (id, attempt, outcome, finished_ms)
+    ON delivery_id = ours.id AND number = ours.attempt
+WHERE attempts.outcome = ours.outcome AND attempts.finished_ms = ours.finished_ms;
 
 -- name: cancel_outdated
 -- An attempt that has to run again gives way to a newer event that came while it ran. Newer is what became known later:
@@ -113,7 +143,7 @@ FROM done LEFT JOIN receiver.destinations ON name = done.destination;
 UPDATE receiver.deliveries SET
     status = 'cancelled', finished_ms = ended.ms, detail = 'a newer event took its place'
 FROM unnest(:ids::text[], :times::bigint[]) AS ended (delivery_id, ms)
-WHERE id = ended.delivery_id AND status = 'pending' AND NOT manual AND EXISTS (
+WHERE id = ended.delivery_id AND status || '' = 'pending' AND NOT manual AND EXISTS (
     SELECT FROM receiver.deliveries AS newer JOIN receiver.events AS fact ON fact.id = newer.event_id
     WHERE newer.submission_id = deliveries.submission_id AND newer.destination = deliveries.destination
       AND fact.number > (SELECT number FROM receiver.events WHERE id = deliveries.event_id)
@@ -130,10 +160,10 @@ FROM unnest(
 WHERE destinations.name = new.name;
 
 -- name: accuse
-UPDATE receiver.deliveries SET alone = true WHERE id = :id AND status = 'running';
+UPDATE receiver.deliveries SET alone = true WHERE id = :id AND status || '' = 'running';
 
 -- name: run_alone
-UPDATE receiver.deliveries SET alone = true WHERE id = ANY (:ids::text[]) AND status = 'pending';
+UPDATE receiver.deliveries SET alone = true WHERE id = ANY (:ids::text[]) AND status || '' = 'pending';
 
 -- name: register_destination
 INSERT INTO receiver.destinations (name, handler) SELECT * FROM unnest(:names::text[], :handlers::text[])

@@ -14,9 +14,6 @@ DELETE FROM receiver.commits WHERE made < clock_timestamp() - interval '1 hour';
 -- name: get_submission
 SELECT * FROM receiver.submissions WHERE id = :id;
 
--- name: get_submissions
-SELECT * FROM receiver.submissions WHERE id = ANY (:ids::text[]);
-
 -- name: get_once
 SELECT * FROM receiver.submissions WHERE once = ANY (:names::text[]);
 
