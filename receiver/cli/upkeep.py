@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from receiver.cli.copying import copy
 from receiver.cli.options import AsJSON, Reference, duration
 from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
@@ -18,7 +19,8 @@ from receiver.media import Store
 from receiver.retention import Erased, Keep
 from receiver.runtime import journal_of, keep_of, retention_of, store_of
 
-journal = typer.Typer(no_args_is_help=True, help="The journal itself: check it, back it up, write it anew.")
+journal = typer.Typer(no_args_is_help=True, help="The journal itself: check it, back it up, move it, write it anew.")
+journal.command("copy")(copy)
 
 PAGE = 500
 
