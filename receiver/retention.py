@@ -51,8 +51,7 @@ class Erased:
         waiting: files that are too young to be removed yet; the next purge does.
         problem: why files could not be removed: the media store is out of reach. The next purge tries again.
         children: follow-ups that are still there, with a prompt of their own, often the same.
-        compacted: whether the journal's file was written anew, so that nothing can be left in unused space.
-        traces: whether the prompt still stands somewhere in the journal's files.
+        traces: a sentence about where the prompt may still stand in the journal; None: nowhere.
     """
 
     submission: Submission
@@ -60,8 +59,7 @@ class Erased:
     waiting: int = 0
     problem: str | None = None
     children: tuple[str, ...] = ()
-    compacted: bool = False
-    traces: bool = False
+    traces: str | None = None
 
 
 class Retention:
@@ -128,8 +126,8 @@ class Retention:
         return removed
 
     async def erase(self, row: Submission, *, force: bool) -> Erased:
-        """Delete one submission: callbacks, events, deliveries, attempts, and files nobody else needs. The places in
-        the journal's file where it stood are overwritten.
+        """Delete one submission: callbacks, events, deliveries, attempts, and files nobody else needs. Where it stood
+        is overwritten as far as the journal's database can do that.
 
         Raises:
             InputError: something of it is owed or under way, and `force` was not given.
@@ -143,9 +141,7 @@ class Retention:
             waiting = await self._clear_away()
         except MediaError as exc:  # the journal's traces go all the same: nobody could ask for that a second time
             problem = str(exc)
-        compacted = await self._journal.compact()
-        emptied = compacted or await self._journal.empty_log()
-        traces = not compacted and (not emptied or await self._journal.holds(row.prompt))
+        traces = await self._journal.scrub(row.prompt)
         log.info("submission.erased", submission=row.id, **removed)
         return Erased(
             submission=row,
@@ -153,7 +149,6 @@ class Retention:
             waiting=waiting,
             problem=problem,
             children=tuple(children),
-            compacted=compacted,
             traces=traces,
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpcore
 import httpx
+import journals
 import structlog
 
 from receiver.archiver import Archiver
@@ -314,7 +315,7 @@ class Kit:
     async def calls_back(self, row: Submission, status: str, task_id: str | None = None, **other: Any) -> bool:
         """A doubly signed callback."""
         view = Task(id=task_id or row.task_id or "", status=status, **other)
-        return await self.intake.received(row.id, view, "{}", None)
+        return await self.intake.received(row.id, view, b"{}", None)
 
     async def succeeded(self, **other: Any) -> Submission:
         """A submission whose result the provider has confirmed; `other` are fields of its task object."""
@@ -356,17 +357,19 @@ async def engine(
     faulty: bool = False,
     provider: Provider | None = None,
     store: Store | None = None,
+    at: journals.Store | None = None,
 ) -> AsyncIterator[Kit]:
     """A kit on the journal in `folder`. Opened again on the same folder it is another process.
 
     `provider`: a real client in place of the relay's, which its owner closes.
     `store`: a media store in place of a folder.
+    `at`: where the journal lies instead.
     """
     clock = clock or StillClock()
     relay = relay or Relay()
     async with contextlib.AsyncExitStack() as stack:
         origin = await stack.enter_async_context(serving(Origin()))
-        real = await open_journal(folder / "journal.db")
+        real = await (open_journal(folder / "journal.db") if at is None else at.open())
         stack.push_async_callback(real.aclose)
         journal: Any = Faulty(real) if faulty else real
         if provider is None:

@@ -202,6 +202,24 @@ async def fill(journal: Journal, count: int, **fields: Any) -> None:
     await asyncio.gather(*(owe(journal, row, "task.succeeded", int(row.id[10:]), **fields) for row in made))
 
 
+async def finished(journal: Journal, count: int, prompt: str = "a paper boat") -> list[Submission]:
+    """Ended submissions, each with an event and a succeeded delivery."""
+    rows = [
+        submission(n, prompt=prompt, ended="task.succeeded", send_due_ms=None, status="accepted") for n in range(count)
+    ]
+
+    async def one(number: int, row: Submission) -> None:
+        await journal.add(row)
+        fact = event(row)
+        change = owing(row, (fact, delivery(fact, number)))
+        await journal.change(row.id, lambda _: change)
+
+    await asyncio.gather(*(one(number, row) for number, row in enumerate(rows)))
+    works = await journal.claim("folder", owner=OWNER, limit=count, now_ms=NOW)
+    await asyncio.gather(*(journal.complete(completion(work)) for work in works))
+    return rows
+
+
 # Stores
 
 
@@ -224,6 +242,10 @@ class SQLiteStore:
     async def lose_event(self, event_id: str) -> None:
         with closing(sqlite3.connect(self.path)) as db, db:
             db.execute("DELETE FROM events WHERE id = ?", (event_id,))
+
+    async def spoil(self, statement: str) -> None:
+        with closing(sqlite3.connect(self.path)) as db, db:
+            db.execute(statement)
 
 
 @asynccontextmanager

@@ -95,6 +95,9 @@ class PostgresStore:
         finally:
             await db.close()
 
+    async def spoil(self, statement: str) -> None:
+        await self.execute(f"SET search_path = receiver; {statement}")
+
     async def lose_event(self, event_id: str) -> None:
         await self.execute("DELETE FROM receiver.events WHERE id = $1", event_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 import sqlite3
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from builds.seams import BUILDS, LateCommit
-from experiments import EXPERIMENTS
-from experiments.__main__ import Result, harm, run
+from experiments import BESIDE, EXPERIMENTS
+from experiments.__main__ import Result, harm, result_of, run, summary
 from experiments.base import Outcome
 from experiments.connections import on_disk
 from experiments.disks import Operation, watched
@@ -115,6 +116,15 @@ def test_promises_name_experiments_that_exist() -> None:
     named = set(re.findall(r"`([a-z0-9]+(?:-[a-z0-9]+)*)`", promises))
     known = {experiment.name for experiment in EXPERIMENTS}
     assert known <= named, "an experiment that proves no promise"
+
+
+@pytest.mark.parametrize("control", [HARMED, None])
+def test_results_of_the_process_beside_come_back_whole(control: Outcome | None) -> None:
+    """As JSON on the way; names that run there exist."""
+    experiment = Fake(HELD, control)
+    result = Result(experiment, replace(HELD, notes="ü", problem="It hangs."), control)
+    assert result_of(experiment, json.loads(json.dumps(summary(result)))) == result
+    assert {item.name for item in EXPERIMENTS} >= BESIDE
 
 
 # The instruments

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from engine import PNG, Kit, Recording, answer, destination, engine
+from journals import Store
 
 from receiver.errors import InputError, JournalError
 from receiver.events import Submission
@@ -79,9 +80,9 @@ def stored(kit: Kit) -> list[Path]:
     return [path for path in kit.store.folder.rglob("*") if path.is_file()]
 
 
-async def test_each_kind_goes_at_its_age(tmp_path: Path) -> None:
+async def test_each_kind_goes_at_its_age(tmp_path: Path, store: Store) -> None:
     """Callbacks after a week, files after a month, the submission with all that hangs on it after three."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         row = await archived(kit)
         retention = retaining(kit)
         assert await retention.purge(ALL) == {}
@@ -107,18 +108,18 @@ async def test_each_kind_goes_at_its_age(tmp_path: Path) -> None:
         assert await kit.journal.problems() == []
 
 
-async def test_what_is_kept_for_ever(tmp_path: Path) -> None:
+async def test_what_is_kept_for_ever(tmp_path: Path, store: Store) -> None:
     """0 means that."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         await archived(kit)
         age(kit, 10_000)
         assert await retaining(kit).purge(Keep(callbacks=0, media=0, submissions=0)) == {}
         assert len(stored(kit)) == 1
 
 
-async def test_a_dry_run_counts_and_deletes_nothing(tmp_path: Path) -> None:
+async def test_a_dry_run_counts_and_deletes_nothing(tmp_path: Path, store: Store) -> None:
     """What is announced is what a purge then takes."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         row = await archived(kit)
         age(kit, 100)
         assert await retaining(kit).foresee(ALL) == {"callbacks": 1, "media": 1, "submissions": 1}
@@ -128,9 +129,9 @@ async def test_a_dry_run_counts_and_deletes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["under way", "pending", "running", "polled", "replayed"])
-async def test_what_is_owed_stays(tmp_path: Path, state: str) -> None:
+async def test_what_is_owed_stays(tmp_path: Path, store: Store, state: str) -> None:
     """However old: tasks without an end, deliveries still to be made or under way, ends that may still change."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         if state == "under way":
             row = await kit.submit()
         elif state == "polled":
@@ -160,9 +161,9 @@ async def test_what_is_owed_stays(tmp_path: Path, state: str) -> None:
             assert attempt.media[0].path.exists()
 
 
-async def test_a_dead_delivery_is_not_owed(tmp_path: Path) -> None:
+async def test_a_dead_delivery_is_not_owed(tmp_path: Path, store: Store) -> None:
     """Nobody has replayed it in three months."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         row = await kit.succeeded()
         kit.clock.advance(121)
         await run(kit, Recording(Rejected("no")))
@@ -171,9 +172,9 @@ async def test_a_dead_delivery_is_not_owed(tmp_path: Path) -> None:
         assert await kit.journal.get(row.id) is None
 
 
-async def test_a_replay_after_the_files_have_gone(tmp_path: Path) -> None:
+async def test_a_replay_after_the_files_have_gone(tmp_path: Path, store: Store) -> None:
     """The handler gets no media, and the reason."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         row = await archived(kit)
         age(kit, 31)
         await retaining(kit).purge(ALL)
@@ -184,9 +185,9 @@ async def test_a_replay_after_the_files_have_gone(tmp_path: Path) -> None:
         assert attempt.media_problem == "the archived file was removed after 30 days"
 
 
-async def test_a_file_that_another_submission_has_stays(tmp_path: Path) -> None:
+async def test_a_file_that_another_submission_has_stays(tmp_path: Path, store: Store) -> None:
     """Files are kept once for all; the last one who needs it keeps it."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         await archived(kit)
         age(kit, 20)
         young = await archived(kit)
@@ -196,9 +197,9 @@ async def test_a_file_that_another_submission_has_stays(tmp_path: Path) -> None:
         assert (await kit.row(young.id)).media
 
 
-async def test_a_file_put_again_meanwhile_stays(tmp_path: Path) -> None:
+async def test_a_file_put_again_meanwhile_stays(tmp_path: Path, store: Store) -> None:
     """Somebody may be archiving the same picture right now, and has not said so yet: it goes with a later purge."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         await archived(kit)
         age(kit, 31)
         os.utime(stored(kit)[0])
@@ -210,9 +211,9 @@ async def test_a_file_put_again_meanwhile_stays(tmp_path: Path) -> None:
         assert stored(kit) == []
 
 
-async def test_more_than_a_step(tmp_path: Path) -> None:
+async def test_more_than_a_step(tmp_path: Path, store: Store) -> None:
     """Hundreds go in many short steps with a pause after each; those that are owed in between are passed over."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         rows = [await kit.prepared(f"boat {number}") for number in range(450)]
         for row in rows[::2]:
             await kit.intake.expired(row.id)  # nothing yet: the deadline has not come
@@ -227,9 +228,9 @@ async def test_more_than_a_step(tmp_path: Path) -> None:
         assert left == {row.id for row in rows[::2]}
 
 
-async def test_the_engine_sweeps_once_a_day(tmp_path: Path) -> None:
+async def test_the_engine_sweeps_once_a_day(tmp_path: Path, store: Store) -> None:
     """Not at its start, which has better things to do, and again a day later, also when the clock was set back."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         retention = retaining(kit)
         await archived(kit)
         assert await retention.sweep_once() == 0
@@ -244,9 +245,9 @@ async def test_the_engine_sweeps_once_a_day(tmp_path: Path) -> None:
         assert await kit.journal.submissions(limit=10) == []
 
 
-async def test_a_sweep_that_fails_comes_again_in_an_hour(tmp_path: Path) -> None:
+async def test_a_sweep_that_fails_comes_again_in_an_hour(tmp_path: Path, store: Store) -> None:
     """Not with each turn of the engine, and not only the next day."""
-    async with engine(tmp_path, faulty=True) as kit:
+    async with engine(tmp_path, at=store, faulty=True) as kit:
         retention = retaining(kit)
         row = await archived(kit)
         age(kit, 8)
@@ -260,9 +261,9 @@ async def test_a_sweep_that_fails_comes_again_in_an_hour(tmp_path: Path) -> None
         assert await kit.journal.callbacks(row.id) == []
 
 
-async def test_the_sweep_is_a_step_of_the_engine(tmp_path: Path) -> None:
+async def test_the_sweep_is_a_step_of_the_engine(tmp_path: Path, store: Store) -> None:
     """A worker runs it like any other step, and it never asks to be called again at once."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         retention = retaining(kit)
         worker = Worker({"purge": retention.sweep_once}, clock=kit.clock)
         worker.start()
@@ -273,9 +274,9 @@ async def test_the_sweep_is_a_step_of_the_engine(tmp_path: Path) -> None:
 # --- erase -------------------------------------------------------------------------------------------------------
 
 
-async def test_erase_removes_all_of_one_submission(tmp_path: Path) -> None:
+async def test_erase_removes_all_of_one_submission(tmp_path: Path, store: Store) -> None:
     """Callbacks, events, deliveries, attempts, files and inputs; of another submission nothing."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         other = await archived(kit, PNG + b"other")
         picture = tmp_path / "in.png"
         picture.write_bytes(PNG + b"mine")
@@ -301,9 +302,9 @@ async def test_erase_removes_all_of_one_submission(tmp_path: Path) -> None:
         assert await kit.journal.problems() == []
 
 
-async def test_erase_refuses_what_is_owed_or_under_way(tmp_path: Path) -> None:
+async def test_erase_refuses_what_is_owed_or_under_way(tmp_path: Path, store: Store) -> None:
     """It says what, and what to do; --force gives it up."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         under_way = await kit.submit()
         with pytest.raises(InputError, match=f"under way.*receiver cancel {under_way.id}.*--force"):
             await retaining(kit).erase(under_way, force=False)
@@ -319,9 +320,9 @@ async def test_erase_refuses_what_is_owed_or_under_way(tmp_path: Path) -> None:
         assert (await run(kit)).attempts == []
 
 
-async def test_an_attempt_that_outlives_an_erased_delivery_is_refused(tmp_path: Path) -> None:
+async def test_an_attempt_that_outlives_an_erased_delivery_is_refused(tmp_path: Path, store: Store) -> None:
     """Its completion finds no row, and writes none."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         row = await kit.succeeded()
         kit.clock.advance(121)
 
@@ -333,9 +334,9 @@ async def test_an_attempt_that_outlives_an_erased_delivery_is_refused(tmp_path: 
         assert await kit.journal.problems() == []
 
 
-async def test_follow_ups_are_named(tmp_path: Path) -> None:
+async def test_follow_ups_are_named(tmp_path: Path, store: Store) -> None:
     """They are submissions of their own, with the same prompt."""
-    async with engine(tmp_path) as kit:
+    async with engine(tmp_path, at=store) as kit:
         kit.relay.submits = [answer(1, "t0")]
         row = await kit.submit("a boat", auto=("U1",))
         kit.relay.tasks["t0"] = {"id": "t0", "status": "SUCCESS", "progress": "100%", "action": "IMAGINE"}
@@ -345,7 +346,6 @@ async def test_follow_ups_are_named(tmp_path: Path) -> None:
         [child] = [item.id for item in await kit.journal.family(row.id) if item.parent_id == row.id]
         erased = await retaining(kit).erase(await kit.row(row.id), force=True)
         assert erased.children == (child,)
-        assert erased.traces is False
 
 
 def held(folder: Path, words: str) -> list[str]:
@@ -374,8 +374,7 @@ async def test_an_erased_prompt_stands_in_no_file(tmp_path: Path) -> None:
         for row in rows[::30]:
             assert held(tmp_path, row.prompt[:41]) != []
             erased = await retaining(kit).erase(row, force=True)
-            assert erased.compacted
-            assert not erased.traces
+            assert erased.traces is None
             assert held(tmp_path, row.prompt[:41]) == []
         assert held(tmp_path, rows[1].prompt[:41]) != []
 
@@ -389,9 +388,8 @@ async def test_beside_an_engine_a_trace_is_not_denied(tmp_path: Path) -> None:
         told = []
         for row in rows[::3]:
             erased = await retaining(kit).erase(row, force=True)
-            assert not erased.compacted
-            assert erased.traces == bool(held(tmp_path, row.prompt))
-            told.append(erased.traces)
+            told.append(erased.traces is not None)
+            assert told[-1] == bool(held(tmp_path, row.prompt))
         assert told.count(False) > 40
         await kit.journal.resign("")
         assert await kit.journal.compact()

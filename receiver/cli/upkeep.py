@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from receiver.cli.copying import copy
 from receiver.cli.options import AsJSON, Reference, duration
 from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
@@ -18,7 +19,8 @@ from receiver.media import Store
 from receiver.retention import Erased, Keep
 from receiver.runtime import journal_of, keep_of, retention_of, store_of
 
-journal = typer.Typer(no_args_is_help=True, help="The journal itself: check it, copy it, write it anew.")
+journal = typer.Typer(no_args_is_help=True, help="The journal itself: check it, back it up, move it, write it anew.")
+journal.command("copy")(copy)
 
 PAGE = 500
 
@@ -131,12 +133,7 @@ def _remains(erased: Erased) -> list[str]:
         )
     if erased.problem:
         lines.append(f"Its files are not removed: {erased.problem} The next purge tries again (receiver purge).")
-    if erased.traces:
-        lines.append(
-            "Its prompt still stands in the journal's file: another submission has the same, or unused space holds a "
-            "trace. To overwrite all unused space, stop the engine and run: receiver journal compact"
-        )
-    return lines
+    return lines if erased.traces is None else [*lines, erased.traces]
 
 
 @journal.command("check")
@@ -159,7 +156,7 @@ def check(as_json: AsJSON = False) -> None:
         say(problem)
     if problems:
         raise typer.Exit(1)
-    note(f"{settings.database_path} is sound.")
+    note(f"{settings.database_shown} is sound.")
 
 
 async def _missing(opened: Journal, store: Store) -> list[str]:
@@ -192,16 +189,11 @@ def backup(
     settings = settings_for(quiet=True)
     started = time.monotonic()
 
-    async def main() -> tuple[int, list[str]]:
+    async def main() -> int:
         async with journal_of(settings, existing=True) as opened:
-            size = await opened.back_up(file.absolute())
-            return size, await opened.damages(file.absolute())
+            return await opened.back_up(file.absolute())
 
-    size, problems = run(main())
-    if problems:
-        raise JournalError(
-            f"The copy {file} is not sound. Check the journal with: receiver journal check. {problems[0]}"
-        )
+    size = run(main())
     if as_json:
         print_json({"file": str(file), "bytes": size})
     else:
@@ -213,11 +205,11 @@ def compact() -> None:
     """Write the journal anew, without the space of what was deleted. No engine may run meanwhile."""
     settings = settings_for(quiet=True)
 
-    async def main() -> bool:
+    async def main() -> tuple[int, int] | None:
         async with journal_of(settings, existing=True) as opened:
             return await opened.compact()
 
-    before = settings.database_path.stat().st_size if settings.database_path.exists() else 0
-    if not run(main()):
+    sizes = run(main())
+    if sizes is None:
         raise JournalError("An engine runs. Stop it first (receiver serve, or receiver worker), then compact.")
-    say(f"{settings.database_path}: {before:,} bytes before, {settings.database_path.stat().st_size:,} now.")
+    say(f"{settings.database_shown}: {sizes[0]:,} bytes before, {sizes[1]:,} now.")

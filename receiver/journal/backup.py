@@ -72,11 +72,14 @@ def _name(draft: Path, target: Path) -> None:
         draft.rename(target)
 
 
-def compact(path: Path) -> None:
-    """Write the file anew, without unused space and what was in it. Nobody else can write meanwhile."""
+def compact(path: Path) -> tuple[int, int]:
+    """Write the file anew, without unused space and what was in it. Nobody else can write meanwhile. Returns its bytes
+    before, and now."""
+    before = path.stat().st_size
     with opened(path) as db:
         db.execute("VACUUM")
     empty_log(path)
+    return before, path.stat().st_size
 
 
 def empty_log(path: Path) -> bool:

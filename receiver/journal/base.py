@@ -8,6 +8,7 @@ deliveries are written together or not at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -16,6 +17,7 @@ import msgspec
 
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord, Receipt
 from receiver.events import Callback, Event, EventType, Submission
+from receiver.journal.copying import NewRows, Rows
 from receiver.journal.selection import Batch, Kind, Leftover, Order, Replayed, Selection
 
 
@@ -342,17 +344,23 @@ class Journal(Protocol):
         """A page of the digests of all files that submissions need, in order."""
 
     async def back_up(self, target: Path) -> int:
-        """Copy it as it is now to a new file; how many bytes that has. Raises InputError when the name is taken."""
+        """Copy it as it is now to a new file, and check that one. Returns its size in bytes.
 
-    async def damages(self, copy: Path) -> list[str]:
-        """What is wrong with a copy that `back_up` made; none when it is sound."""
+        Raises:
+            InputError: the name is taken, or the database has tools of its own for this, which the sentence names.
+            JournalError: the copy cannot be written, or is not sound.
+        """
 
-    async def compact(self) -> bool:
-        """Write the store anew, without unused space and whatever stood there. False: an engine runs, and nothing was
-        done."""
+    def reading(self) -> AbstractAsyncContextManager[Rows]:
+        """All of it, to be copied elsewhere; see `journal.copying.Copyable`."""
 
-    async def empty_log(self) -> bool:
-        """Move what was written lately to its place, and empty the log. False: somebody reads it all the time."""
+    def filling(self) -> AbstractAsyncContextManager[NewRows]:
+        """To take a copy of another journal; see `journal.copying.Copyable`."""
 
-    async def holds(self, words: str) -> bool:
-        """Whether these words stand anywhere in the store's files, be it in unused space."""
+    async def compact(self) -> tuple[int, int] | None:
+        """Write the store anew, without unused space and whatever stood there. Returns the bytes it took before, and
+        takes now. None: an engine runs, and nothing was done."""
+
+    async def scrub(self, words: str) -> str | None:
+        """After `erase`: overwrite what became free, as far as that goes beside others. Returns a sentence that says
+        where these words may still stand in the store, and what to do about it; None: nowhere."""

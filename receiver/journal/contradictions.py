@@ -13,10 +13,12 @@ CONTRADICTIONS: Mapping[str, tuple[str, str]] = {
     "events_without_submission": ("events", "belong to no submission"),
     "callbacks_without_submission": ("callbacks", "belong to no submission"),
     "attempts_without_delivery": ("deliveries", "have attempts but are gone themselves"),
+    "tasks_without_event": ("submissions", "have their task in an event that is gone"),
     "ends_without_event": ("submissions", "have ended without an event that says so, so their results reach nobody"),
     "unfinished_attempts": ("deliveries", "do not run, but have an attempt without an end"),
 }
-"""By the name of the statement that finds the ids: what they are ids of, and what is wrong with these."""
+"""By the name of the statement that finds the ids: what they are ids of, and what is wrong with these. A database that
+cannot have one of them has no such statement."""
 
 
 def sentences(found: Mapping[str, Sequence[str]]) -> list[str]:

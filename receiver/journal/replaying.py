@@ -9,29 +9,26 @@ import sqlite3
 from collections.abc import Sequence
 
 from receiver.deliveries import Delivery
-from receiver.events import first_id, new_id
+from receiver.journal.orders import fresh, outcome_of, range_of
 from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row
-from receiver.journal.selection import REPLAYED, Order, Replayed, ReplayOutcome, Selection
+from receiver.journal.selection import REPLAYED, Order, Replayed, Selection
 from receiver.journal.staged import insert_deliveries
 from receiver.journal.statements import SQL
 
 Connection = sqlite3.Connection
 
-_AFTER_ALL = "~"
-"""Sorts behind every id."""
-
 
 def select_deliveries(db: Connection, selection: Selection, after: str, limit: int) -> list[Delivery]:
     """A page of the selection, in order of id, which is the order of time."""
     statement = "select_deliveries" if selection.submission_id is None else "select_submission_deliveries"
-    since = "" if selection.since_ms is None else first_id(selection.since_ms)
+    after, until = range_of(selection, after)
     values = {
         "submission_id": selection.submission_id,
         "destination": selection.destination,
         "status": selection.status,
-        "after": max(after, since),
-        "until": _AFTER_ALL if selection.until_ms is None else first_id(selection.until_ms),
+        "after": after,
+        "until": until,
         "limit": limit,
     }
     return [from_row(Delivery, row) for row in db.execute(SQL[statement], values)]
@@ -68,12 +65,8 @@ def replay(db: Connection, orders: Sequence[Order], now_ms: int) -> list[Replaye
 
 
 def _foresee(db: Connection, order: Order, now_ms: int) -> Replayed:
-    if db.execute(SQL["has_event"], {"id": order.event_id}).fetchone() is None:
-        return Replayed(order=order, outcome="gone", delivery_id=order.delivery_id)
-    found = None if order.as_new else _existing(db, order)
-    if found is None:
-        return Replayed(order=order, outcome="new", delivery_id=None)
-    return Replayed(order=order, outcome=_outcome(found, now_ms), delivery_id=found.id, was=found.status)
+    event = db.execute(SQL["has_event"], {"id": order.event_id}).fetchone() is not None
+    return outcome_of(order, _existing(db, order), now_ms, event=event)
 
 
 def _existing(db: Connection, order: Order) -> Delivery | None:
@@ -84,15 +77,6 @@ def _existing(db: Connection, order: Order) -> Delivery | None:
     return found[0] if found else None
 
 
-def _outcome(found: Delivery, now_ms: int) -> ReplayOutcome:
-    if found.status == "running":
-        return "running"
-    if found.status == "pending":
-        # One that was never tried may wait for its picture; its first attempt is still to come.
-        return "sooner" if found.attempt and found.due_ms > now_ms else "owed"
-    return "again"
-
-
 def _replay(db: Connection, order: Order, now_ms: int) -> Replayed:
     seen = _foresee(db, order, now_ms)
     if seen.outcome not in REPLAYED:
@@ -100,14 +84,6 @@ def _replay(db: Connection, order: Order, now_ms: int) -> Replayed:
     if seen.delivery_id is not None:
         db.execute(SQL["revive_delivery"], {"id": seen.delivery_id, "now_ms": now_ms})
         return seen
-    fresh = Delivery(
-        id=new_id(now_ms),
-        event_id=order.event_id,
-        submission_id=order.submission_id,
-        destination=order.destination,
-        created_ms=now_ms,
-        due_ms=now_ms,
-        manual=True,
-    )
-    insert_deliveries(db, Recent(), [fresh])
-    return Replayed(order=order, outcome="new", delivery_id=fresh.id)
+    delivery = fresh(order, now_ms)
+    insert_deliveries(db, Recent(), [delivery])
+    return Replayed(order=order, outcome="new", delivery_id=delivery.id)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -13,12 +14,14 @@ from typing import TypeVar
 import msgspec
 
 from receiver.deliveries import Delivery
-from receiver.errors import EngineRunning
+from receiver.errors import EngineRunning, JournalError
 from receiver.events import Event
 from receiver.journal import backup, replaying, retention, soundness
+from receiver.journal.copying import NewRows, Rows
 from receiver.journal.lock import EngineLock
 from receiver.journal.selection import Batch, Kind, Leftover, Order, Replayed, Selection
 from receiver.journal.statements import SQL
+from receiver.journal.transfer import transfer
 
 T = TypeVar("T")
 Connection = sqlite3.Connection
@@ -102,31 +105,52 @@ class Upkeep(ABC):
         return [row["digest"] for row in rows]
 
     async def back_up(self, target: Path) -> int:
-        return await self._beside(lambda path: backup.copy(path, target))
-
-    async def damages(self, copy: Path) -> list[str]:
-        return await self._beside(lambda _: soundness.damages(copy))
+        size = await self._beside(lambda path: backup.copy(path, target))
+        if damages := await self._beside(lambda _: soundness.damages(target)):
+            raise JournalError(
+                f"The copy {target} is not sound. Check the journal with: receiver journal check. {damages[0]}"
+            )
+        return size
 
     async def pause_of(self, destination: str) -> tuple[int, str] | None:
         rows = await self._read(lambda db: db.execute(SQL["get_pause"], {"name": destination}).fetchall())
         return (rows[0]["paused_until_ms"], rows[0]["paused_reason"] or "") if rows else None
 
-    async def compact(self) -> bool:
+    async def compact(self) -> tuple[int, int] | None:
         lock = EngineLock(self._path)  # of its own: ours may be held, because we are the engine
         try:
             lock.acquire("journal compact")
         except EngineRunning:
-            return False
+            return None
         try:
-            await self._beside(backup.compact)
+            return await self._beside(backup.compact)
         finally:
             lock.release()
-        return True
+
+    async def scrub(self, words: str) -> str | None:
+        """What is deleted is overwritten, except where SQLite moved rows before. Where no engine runs the file is
+        written anew; beside one, it is looked through."""
+        if await self.compact() is not None:
+            return None
+        if await self.empty_log() and not await self.holds(words):
+            return None
+        return (
+            "Its prompt still stands in the journal's file: another submission has the same, or unused space holds a "
+            "trace. To overwrite all unused space, stop the engine and run: receiver journal compact"
+        )
+
+    def reading(self) -> AbstractAsyncContextManager[Rows]:
+        return transfer(self._path, empty=False)
+
+    def filling(self) -> AbstractAsyncContextManager[NewRows]:
+        return transfer(self._path, empty=True)
 
     async def empty_log(self) -> bool:
+        """Move what was written lately to its place, and empty the log. False: somebody reads it all the time."""
         return await self._beside(backup.empty_log)
 
     async def holds(self, words: str) -> bool:
+        """Whether these words stand anywhere in the file or its log, be it in unused space."""
         spellings = {words.encode(errors="replace"), msgspec.json.encode(words)[1:-1]} if words else set()
         return any([await self._beside(partial(backup.holds, words=spelling)) for spelling in spellings])
 

@@ -1,5 +1,6 @@
 """The runtime: everything wired together for one process, and the class for Python users on top of it."""
 
+from receiver.runtime.copying import Copied, copy_journal
 from receiver.runtime.direct import courier_app, open_courier
 from receiver.runtime.handle import TaskHandle
 from receiver.runtime.journals import journal_of
@@ -11,10 +12,12 @@ from receiver.runtime.upkeep import keep_of, replay_of, retention_of, store_of
 from receiver.runtime.wiring import Runtime
 
 __all__ = [
+    "Copied",
     "Receiver",
     "Runtime",
     "Shifts",
     "TaskHandle",
+    "copy_journal",
     "courier_app",
     "find_destination",
     "journal_of",

@@ -36,3 +36,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *poison.EXPERIMENTS,
     *sizes.EXPERIMENTS,
 )
+
+BESIDE = frozenset({"poison-handlers"})
+"""These mostly wait, and measure nothing that the others would disturb."""

@@ -1,4 +1,7 @@
-"""Run experiments one after the other, each beside its control, and print what was counted. See `scripts/faults`."""
+"""Run experiments, each with its control, and print what was counted. See `scripts/faults`.
+
+They run one after the other; those that mostly wait do so in a process of their own beside the rest.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,20 @@ import argparse
 import asyncio
 import json
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
-from experiments import EXPERIMENTS
+from experiments import BESIDE, EXPERIMENTS
 from experiments.base import Experiment, Outcome
 from receiver.telemetry import configure
 
@@ -62,9 +68,14 @@ def main() -> int:
             print(f"{experiment.name:24} {' '.join(experiment.promises):12} {experiment.summary}")
         return 0
     configure(level="critical", format="json", secrets=[], stream=sys.stderr)  # faults make many lines; counts are ours
+    begun = time.monotonic()
     chosen = [item for item in EXPERIMENTS if not options.only or item.name in options.only]
-    results = [run(experiment, quick=options.quick) for experiment in chosen]
-    print_table(results)
+    waiting = [item for item in chosen if item.name in BESIDE and not options.alone and len(chosen) > 1]
+    with beside(waiting, quick=options.quick) as others:
+        results = [run(experiment, quick=options.quick) for experiment in chosen if experiment not in waiting]
+        results += others()
+    results.sort(key=lambda result: chosen.index(result.experiment))
+    print_table(results, time.monotonic() - begun)
     if options.json is not None:
         options.json.write_text(json.dumps([summary(result) for result in results], indent=2) + "\n")
     complaints = [complaint for result in results for complaint in result.complaints]
@@ -79,8 +90,45 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer faults each; three minutes in all")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="these experiments alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there, too")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # we are the process beside
     parser.add_argument("--list", action="store_true", help="name the experiments, and what each proves")
     return parser.parse_args()
+
+
+@contextmanager
+def beside(experiments: Sequence[Experiment], *, quick: bool) -> Iterator[Callable[[], list[Result]]]:
+    """Run these in a process of their own while the block runs; what is yielded waits for it and has their results.
+
+    Raises RuntimeError where the process ends without them.
+    """
+    if not experiments:
+        yield list
+        return
+    with tempfile.TemporaryDirectory(prefix="receiver-faults-") as folder:
+        file = Path(folder) / "results.json"
+        command = [sys.executable, "-m", "experiments", "--alone", "--json", str(file), *["--quick"] * quick]
+        names = [experiment.name for experiment in experiments]
+        with subprocess.Popen([*command, "--only", *names], stdout=subprocess.DEVNULL) as process:
+            try:
+                yield lambda: read_results(process, file, experiments)
+            finally:
+                process.terminate()  # of no effect when it has ended
+
+
+def read_results(process: subprocess.Popen[bytes], file: Path, experiments: Sequence[Experiment]) -> list[Result]:
+    """What the process has written, when it has ended."""
+    status = process.wait()
+    if not file.exists():
+        raise RuntimeError(f"The process beside this one ended with {status}; what it said is above.")
+    written = {item.pop("experiment"): item for item in json.loads(file.read_text())}
+    return [result_of(experiment, written[experiment.name]) for experiment in experiments]
+
+
+def result_of(experiment: Experiment, written: dict[str, Any]) -> Result:
+    """The reverse of `summary`."""
+    outcome = Outcome(**{name: written[name] for name in Outcome.__dataclass_fields__})
+    control = written["control"]
+    return Result(experiment, outcome, Outcome(**control) if control else None)
 
 
 def run(experiment: Experiment, *, quick: bool) -> Result:
@@ -129,7 +177,7 @@ def add_problem(outcome: Outcome, text: str) -> Outcome:
     return Outcome(**{**asdict(outcome), "problem": joined})
 
 
-def print_table(results: list[Result]) -> None:
+def print_table(results: list[Result], seconds: float) -> None:
     width = max((len(result.experiment.name) for result in results), default=10) + 2
     print(f"\n{'EXPERIMENT':{width}}{'injected':>9}{'acknowledged':>14}{'lost':>6}{'doubled':>9}", end="")
     print(f"  {'the control':24}{'seconds':>8}  notes")
@@ -139,7 +187,6 @@ def print_table(results: list[Result]) -> None:
             f"{result.experiment.name:{width}}{outcome.injected:9,}{outcome.acknowledged:14,}{outcome.lost:6,}"
             f"{outcome.doubled:9,}  {harm(result.control):24}{outcome.seconds:8.1f}  {outcome.notes}".rstrip()
         )
-    seconds = sum(result.outcome.seconds + (result.control.seconds if result.control else 0) for result in results)
     kept = sum(not result.complaints for result in results)
     print(f"\n{kept} of {len(results)} hold; {seconds:.0f} s with their controls")
 

@@ -9,6 +9,7 @@ import asyncio
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from receiver.deliveries import Delivery, DestinationRecord
@@ -26,6 +27,7 @@ from receiver.journal.bucket.objects import BucketObjects
 from receiver.journal.bucket.operations import operation
 from receiver.journal.bucket.queries import Queries
 from receiver.journal.bucket.soundness import contradictions, told
+from receiver.journal.copying import NewRows, Rows
 from receiver.journal.selection import REPLAYED, Batch, Kind, Leftover, Order, Replayed, Selection
 
 PAGE = 200
@@ -351,6 +353,12 @@ class Upkeep:
             f"A journal on a bucket is copied with the tools of the store: aws s3 sync {self.place} FOLDER, say, "
             "or rclone. Objects are written whole, so such a copy is sound; versioning keeps what was overwritten."
         )
+
+    def reading(self) -> AbstractAsyncContextManager[Rows]:
+        raise InputError(f"This version copies no journal out of a bucket: {self.place}.")
+
+    def filling(self) -> AbstractAsyncContextManager[NewRows]:
+        raise InputError(f"This version copies no journal into a bucket: {self.place}.")
 
     @operation
     async def compact(self) -> tuple[int, int] | None:

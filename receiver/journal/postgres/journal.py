@@ -18,6 +18,7 @@ from receiver.journal.postgres.engines import Engines
 from receiver.journal.postgres.faults import translated
 from receiver.journal.postgres.migrations import check_schema
 from receiver.journal.postgres.migrations import migrate as run_migrations
+from receiver.journal.postgres.upkeep import Upkeep
 from receiver.journal.postgres.writer import Writer
 from receiver.journal.rows import to_row
 
@@ -25,7 +26,7 @@ CONNECTIONS = 5
 """Connections of one process, the one that listens included."""
 
 
-class PostgresJournal(Deliveries, Engines):
+class PostgresJournal(Deliveries, Engines, Upkeep):
     """See `journal.base.Journal`. Made by `open_postgres`."""
 
     shared: ClassVar[bool] = True

@@ -1,0 +1,98 @@
+"""Copy a journal to another database, both named as `RECEIVER_DATABASE` names one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from receiver.errors import EngineRunning, InputError
+from receiver.events import new_id
+from receiver.journal.base import BEAT_SECONDS, Journal
+from receiver.journal.copying import RowKind, Tally, copy
+from receiver.runtime.journals import journal_of
+from receiver.settings import Settings
+from receiver.settings.databases import check_database, database_secrets
+from receiver.telemetry import learn
+
+ROLE = "journal copy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """A copy that is whole.
+
+    Attributes:
+        source, target: as they can be shown.
+        rows: of each kind, the same on both sides.
+    """
+
+    source: str
+    target: str
+    rows: Mapping[RowKind, Tally]
+
+
+async def copy_journal(
+    settings: Settings, source: str, target: str, told: Callable[[RowKind, int], None] = lambda kind, count: None
+) -> Copied:
+    """Copy everything from one journal into another, empty one. No engine may run on either.
+
+    Args:
+        source, target: databases, for instance `sqlite:./journal.db` and `postgresql://…`.
+        told: called with each kind of rows and how many of it were copied so far.
+
+    Raises:
+        InputError: one of them is no database, they are the same, or the target holds something.
+        EngineRunning: an engine runs on one of them.
+        JournalError: one of them cannot be used, or the copy differs; then nothing of it was kept.
+    """
+    there, here = (_naming(settings, url) for url in (source, target))
+    if there.database_shown == here.database_shown:
+        raise InputError(f"A journal is not copied onto itself: {there.database_shown}.")
+    async with (
+        journal_of(there, existing=True) as origin,
+        journal_of(here, migrate=True) as copied,
+        _alone(origin, there.database_shown),
+        _alone(copied, here.database_shown),
+    ):
+        rows = await copy(origin, copied, told)
+    return Copied(source=there.database_shown, target=here.database_shown, rows=rows)
+
+
+def _naming(settings: Settings, url: str) -> Settings:
+    """The settings with another database."""
+    try:
+        database = check_database(url)
+    except ValueError as exc:
+        kind = url.partition(":")[0]  # the rest may hold a password
+        raise InputError(f"{kind}:… is no database: {exc}. Give one like sqlite:PATH or postgresql://…") from exc
+    learn(database_secrets(database))
+    return settings.model_copy(update={"database": database})
+
+
+@asynccontextmanager
+async def _alone(journal: Journal, shown: str) -> AsyncIterator[None]:
+    """Be the engine meanwhile, so that no other begins."""
+    owner = f"copy-{new_id(0)}"
+    try:
+        await journal.become_engine(ROLE, owner, store="")
+    except EngineRunning as exc:
+        raise EngineRunning(
+            f"An engine runs on {shown}: `receiver {exc.holder}`. Stop it, and every other process that uses this "
+            "journal, and copy then.",
+            holder=exc.holder,
+        ) from exc
+    beating = asyncio.create_task(_beat(journal, owner))
+    try:
+        yield
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        await journal.resign(owner)
+
+
+async def _beat(journal: Journal, owner: str) -> None:
+    while True:
+        await asyncio.sleep(BEAT_SECONDS)
+        await journal.beat(owner)

@@ -1,0 +1,248 @@
+"""A journal is copied to another database: everything is there, nothing is owed twice, and a failure leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journals import (
+    FULL,
+    ID,
+    NOW,
+    STORES,
+    Store,
+    callback,
+    completion,
+    delivery,
+    event,
+    owe,
+    owing,
+    put,
+    submission,
+    take,
+)
+
+from receiver.deliveries import Receipt
+from receiver.errors import InputError, JournalError
+from receiver.events import Input
+from receiver.journal.base import Journal, Trouble
+from receiver.journal.copying import PAGE, ROW_KINDS, Kept, NewRows, RowKind, copy, tally
+from receiver.journal.selection import Selection
+
+LATER = NOW + 3_600_000
+DESTINATIONS = {"folder": "file", "chat": "slack", "hook": "webhook"}
+
+
+@pytest.fixture(params=[("sqlite", "postgres"), ("postgres", "sqlite"), ("sqlite", "sqlite")], ids="-".join)
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
+    """Where the journal is, and where it goes: each kind of store on each side."""
+    async with AsyncExitStack() as stack:
+        made = []
+        for number, name in enumerate(request.param):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            made.append(await stack.enter_async_context(STORES[name](folder)))
+        yield made[0], made[1]
+
+
+@pytest.fixture
+async def source(pair: tuple[Store, Store]) -> AsyncIterator[Journal]:
+    opened = await pair[0].open()
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def target(pair: tuple[Store, Store]) -> AsyncIterator[Journal]:
+    opened = await pair[1].open()
+    yield opened
+    await opened.aclose()
+
+
+async def half_way(journal: Journal) -> None:
+    """Leave something of everything: what is done, owed, under way, given up, paused, and left over."""
+    await journal.register(DESTINATIONS)
+    await journal.add(FULL)
+    for number in (3, 1, 2):
+        await journal.change(ID, lambda row: None, callback(number, cause="no_state" if number == 2 else None))
+    for number in range(2, 8):
+        await journal.add(submission(number, prompt=f"boat {number} 💥 ü"))
+        await owe(journal, submission(number), "task.accepted", number, destination="folder")
+    done, _running, postponed, dead, waiting, _also_running = await take(journal, limit=6)
+    await journal.complete(completion(done, receipt=Receipt(ref="a", data={"z": [1, None], "a": "ü"})))
+    await journal.complete(completion(postponed, outcome="postponed", status="pending", due_ms=LATER))
+    await journal.complete(completion(dead, outcome="rejected", status="dead", detail="no such folder"))
+    await journal.complete(completion(waiting, outcome="failed", status="pending", due_ms=LATER, counts=True))
+    await owe(journal, submission(5), "task.succeeded", 20)
+    await owe(journal, submission(2), "task.progressed", 21, percent=10, destination="chat")
+    await owe(journal, submission(2), "task.succeeded", 22, destination="chat", due_ms=LATER)
+    await journal.pause("chat", LATER, "it asked for an hour")
+    await journal.note(Trouble(name="provider", since_ms=NOW, text="It does not answer."))
+    picture = Input(digest="f" * 64, type="image/png", size=1)
+    await journal.add(submission(30, inputs=(picture,), ended="task.lost"))
+    await journal.erase(submission(30).id, force=True)
+
+
+async def view(journal: Journal) -> dict[str, Any]:
+    """All that can be asked of it."""
+    rows = await journal.submissions(limit=1000)
+    deliveries = await journal.deliveries(limit=1000)
+    return {
+        "rows": rows,
+        "callbacks": [await journal.callbacks(row.id) for row in rows],
+        "events": await journal.events(limit=1000),
+        "numbers": await journal.select_events(Selection(), after=0, limit=1000),
+        "deliveries": deliveries,
+        "attempts": [await journal.attempts(item.id) for item in deliveries],
+        "destinations": await journal.destinations(),
+        "troubles": await journal.troubles(),
+        "files": await journal.needed_files("", 100),
+        "leftovers": await journal.leftovers(""),
+    }
+
+
+async def test_everything_is_there(source: Journal, target: Journal) -> None:
+    """Each row of each kind, and every number and order; the source is as it was."""
+    await half_way(source)
+    before = await view(source)
+    copied = await copy(source, target)
+    assert {kind: item.count for kind, item in copied.items()} == {
+        "destinations": 3, "submissions": 7, "callbacks": 3, "events": 9, "deliveries": 9, "attempts": 6, "files": 2,
+        "leftovers": 1, "troubles": 1,
+    }  # fmt: skip
+    assert await view(source) == await view(target) == before
+    assert {item.status for item in before["deliveries"]} == {"succeeded", "running", "pending", "dead", "cancelled"}
+
+
+async def test_what_was_owed_is_owed_once(source: Journal, target: Journal) -> None:
+    """The next engine there takes what this one would have taken, under the same keys; pauses and due times hold."""
+    await half_way(source)
+    await copy(source, target)
+    for at in (0, LATER - NOW + 1):
+        for name in DESTINATIONS:
+            here = await take(source, at, destination=name, owner="next")
+            there = await take(target, at, destination=name, owner="next")
+            assert there == here
+    left = [item.id for item in await target.deliveries(limit=100, status="running", destination="folder")]
+    assert len(left) == len(set(left))
+
+
+async def test_numbers_go_on(source: Journal, target: Journal) -> None:
+    """What becomes known afterwards stands behind all that was copied."""
+    await half_way(source)
+    await copy(source, target)
+    last = (await target.select_events(Selection(), after=0, limit=1000))[-1][0]
+    fact = await owe(target, submission(6), "task.succeeded", 40)
+    await target.change(ID, lambda row: None, callback(9))
+    numbers = await target.select_events(Selection(), after=last, limit=10)
+    assert [id for _, id in numbers] == [fact.id]
+    assert [item.received_ms - NOW for item in await target.callbacks(ID)] == [3, 1, 2, 9]
+
+
+async def test_more_than_a_page(source: Journal, target: Journal) -> None:
+    """However many there are, none is left out or taken twice; and it is told how far it is."""
+    count = PAGE + 5
+    rows = [submission(number) for number in range(count)]
+    await asyncio.gather(*map(source.add, rows))
+    facts = [event(row) for row in rows]
+    changes = [owing(row, (fact, delivery(fact, n))) for n, (row, fact) in enumerate(zip(rows, facts, strict=True))]
+    await asyncio.gather(*(put(source, change) for change in changes))
+    told: list[tuple[RowKind, int]] = []
+    copied = await copy(source, target, lambda kind, number: told.append((kind, number)))
+    assert copied["submissions"].count == copied["events"].count == copied["deliveries"].count == count
+    assert [number for kind, number in told if kind == "submissions"] == [PAGE, count]
+    assert len(await target.deliveries(limit=2 * count)) == count
+
+
+@pytest.mark.parametrize("kind", ["submission", "leftover"])
+async def test_a_target_that_holds_something_is_refused(source: Journal, target: Journal, kind: str) -> None:
+    """And nothing is written there."""
+    await half_way(source)
+    await target.add(submission(99, inputs=(Input(digest="9" * 64, type="image/png", size=1),), ended="task.lost"))
+    if kind == "leftover":
+        await target.erase(submission(99).id, force=True)
+    before = await view(target)
+    with pytest.raises(InputError, match="holds something already"):
+        await copy(source, target)
+    assert await view(target) == before
+
+
+async def test_what_a_start_leaves_behind_is_replaced(source: Journal, target: Journal) -> None:
+    """A server that was started once has registered its destinations; that is nothing yet."""
+    await half_way(source)
+    await target.register({"old": "file"})
+    await target.note(Trouble(name="callbacks", since_ms=NOW, text="None come."))
+    await copy(source, target)
+    assert [item.name for item in await target.destinations()] == sorted(DESTINATIONS)
+    assert [item.name for item in await target.troubles()] == ["provider"]
+
+
+async def test_an_interrupted_copy_leaves_nothing(source: Journal, target: Journal) -> None:
+    """It can be started again as if it had never begun."""
+    await half_way(source)
+
+    def fail(kind: RowKind, count: int) -> None:
+        if kind == "attempts":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await copy(source, target, fail)
+    assert await target.submissions(limit=10) == []
+    assert await target.destinations() == []
+    await copy(source, target)
+    assert await view(target) == await view(source)
+
+
+class Worse:
+    """A journal that does not keep what it is given, in one way or another."""
+
+    def __init__(self, journal: Journal, way: str) -> None:
+        self._journal = journal
+        self._way = way
+
+    @asynccontextmanager
+    async def filling(self) -> AsyncIterator[NewRows]:
+        async with self._journal.filling() as rows:
+            self._rows = rows
+            yield self
+
+    def reading(self) -> Any:
+        return self._journal.reading()
+
+    async def page(self, kind: RowKind, after: Any, limit: int) -> list[Kept]:
+        return await self._rows.page(kind, after, limit)
+
+    async def put(self, kind: RowKind, rows: Sequence[Kept]) -> None:
+        if self._way == "loses" and kind == "deliveries":
+            rows = rows[1:]
+        if self._way == "changes" and kind == "submissions":
+            spoilt = submission(3, prompt="other")
+            rows = [Kept(item.key, spoilt) if item.key == (spoilt.id,) else item for item in rows]
+        await self._rows.put(kind, rows)
+
+
+@pytest.mark.parametrize(("way", "words"), [("loses", "8 deliveries in place of 9"), ("changes", "or not the same")])
+async def test_a_copy_that_differs_is_not_kept(source: Journal, target: Journal, way: str, words: str) -> None:
+    """By count, or by digest."""
+    await half_way(source)
+    with pytest.raises(JournalError, match=words):
+        await copy(source, Worse(target, way))
+    assert await target.submissions(limit=10) == []
+
+
+async def test_nobody_writes_meanwhile(pair: tuple[Store, Store], source: Journal) -> None:
+    """What another process is told to keep, it keeps after the copy, or not at all; it can be read all the time."""
+    other = await pair[0].open()
+    async with source.reading() as rows:
+        writing = asyncio.create_task(other.add(submission(1)))
+        assert (await tally(rows, "submissions")).count == 0
+        await other.submissions(limit=1)
+        assert not writing.done()
+        assert [(await tally(rows, kind)).count for kind in ROW_KINDS] == [0] * len(ROW_KINDS)
+    await writing
+    assert len(await source.submissions(limit=10)) == 1
+    await other.aclose()
