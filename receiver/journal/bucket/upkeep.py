@@ -348,8 +348,8 @@ class Upkeep:
     @operation
     async def back_up(self, target: Path) -> int:
         raise InputError(
-            f"A journal on a bucket is copied with the tools of the store: aws s3 sync {self.place} FOLDER, say, "
-            "or rclone. Objects are written whole, so such a copy is sound; versioning keeps what was overwritten."
+            f"A journal on a bucket is copied with the store's own tools: aws s3 sync {self.place} FOLDER, for "
+            "instance, or rclone. Objects are written whole, so such a copy is sound; versioning keeps old ones."
         )
 
     @operation
