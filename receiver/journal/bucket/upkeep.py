@@ -22,7 +22,7 @@ from receiver.journal.bucket.cells import Cell
 from receiver.journal.bucket.document import Document, replace
 from receiver.journal.bucket.engines import Engines
 from receiver.journal.bucket.naming import add, add_named, free_name
-from receiver.journal.bucket.objects import BucketObjects
+from receiver.journal.bucket.objects import Objects
 from receiver.journal.bucket.operations import operation
 from receiver.journal.bucket.queries import Queries
 from receiver.journal.bucket.soundness import contradictions, told
@@ -41,7 +41,7 @@ class Upkeep:
         look_seconds: how long what was listed as due may be believed.
     """
 
-    def __init__(self, objects: BucketObjects, *, place: str, look_seconds: float) -> None:
+    def __init__(self, objects: Objects, *, place: str, look_seconds: float) -> None:
         self.place = place
         self._objects = objects
         self._agenda = Agenda(objects, look_seconds=look_seconds)
