@@ -271,7 +271,7 @@ class BucketStore:
         store = open_store(options.model_copy(update=keys), folder)
         return BucketObjects(store, bucket=self.bucket, server="The object store")
 
-    async def open(self, *, look_seconds: float = 0.0) -> BucketJournal:
+    async def open(self, *, look_seconds: float = 5.0) -> BucketJournal:
         return await over(self.objects(), place=f"s3://{self.bucket}/{self.folder}", look_seconds=look_seconds)
 
     async def lose_event(self, event_id: str) -> None:

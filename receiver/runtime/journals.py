@@ -59,10 +59,10 @@ async def _postgres(settings: Settings, existing: bool) -> Journal:
 
 
 async def _bucket(settings: Settings, existing: bool) -> Journal:
-    raise SettingsError(
-        f"{settings.database_shown}: this version keeps no journal in a bucket. "
-        "Set RECEIVER_DATABASE to sqlite:PATH or postgresql://…"
-    )
+    require("obstore", extra="s3", why="A journal in a bucket")
+    from receiver.journal.bucket import open_bucket  # noqa: PLC0415 - an extra: obstore
+
+    return await open_bucket(settings.database or "", existing=existing)
 
 
 async def _none(settings: Settings, existing: bool) -> Journal:

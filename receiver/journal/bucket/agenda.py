@@ -1,6 +1,7 @@
 """What is due: marks are listed in order of time, up to now, so that nothing past and nothing later is read.
 
-    due/rows/TIME.ID.VERSION-NONCE              a submission to be sent, polled, archived, ended, or run alone
+    due/rows/TIME.ID.VERSION-NONCE              a submission to be sent, polled, archived or ended
+    due/alone/TIME.ID.VERSION-NONCE             one that owes something that runs alone
     due/to/DESTINATION/TIME.ID.VERSION-NONCE    a submission that owes this destination something
     dead/DESTINATION/0.ID.VERSION-NONCE         one whose delivery there is dead
 

@@ -151,11 +151,8 @@ def wanted_marks(document: Document) -> dict[str, int]:
         if item.status == "dead":
             wanted[keys.dead(item.destination)] = 0
         elif item.status in ("pending", "running"):
-            if item.alone:
-                due.append(item.due_ms)
-            else:
-                place = keys.destination(item.destination)
-                wanted[place] = min(item.due_ms, wanted.get(place, item.due_ms))
+            place = keys.ALONE if item.alone else keys.destination(item.destination)
+            wanted[place] = min(item.due_ms, wanted.get(place, item.due_ms))
     times = [ms for ms in due if ms is not None]
     return wanted | ({keys.ROWS: min(times)} if times else {})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import ClassVar
 
@@ -24,6 +23,8 @@ PART = 6
 """Characters of an id by which it can be found."""
 PROBED = 64
 """Documents looked at for a delivery under way, before a destination that is down gets another."""
+COUNTED = 100
+"""Up to how many deliveries are counted one by one; each takes a request."""
 LATE_MS = 3_600_000
 """By how much the clock that claimed may have been ahead of ours."""
 SUCCESS_MS = 60_000
@@ -79,11 +80,18 @@ class BucketJournal(Upkeep):
 
     @operation
     async def free_running(self, owner: str, now_ms: int) -> int:
-        left = [item async for item in self._under_way(now_ms) if item.owner != owner]
+        found = [item async for item in self._under_way(now_ms) if item.owner != owner]
+        living = await self._engines.alive() if found else {}
+        ids = sorted({item.submission_id for item in found if item.owner not in living})
+        left = [
+            item
+            for document in await asyncio.gather(*map(self._rows.get, ids))  # what we remember may be too old for this
+            if document is not None
+            for item in document.deliveries
+            if item.status == "running" and item.owner != owner and item.owner not in living
+        ]
         if not left:
             return 0
-        living = await self._engines.alive()
-        left = [item for item in left if item.owner not in living]
         await self._engines.bury(living)
         ends = zip(left, rules.charge(left, now_ms), strict=True)
         freed = await asyncio.gather(*(self._free(item.submission_id, end) for item, end in ends))
@@ -92,7 +100,7 @@ class BucketJournal(Upkeep):
     async def _under_way(self, now_ms: int) -> AsyncIterator[Delivery]:
         """Deliveries that run. Each was due when it was claimed, and keeps its mark."""
         seen: set[str] = set()
-        for place in (keys.ROWS, *await self._agenda.places()):
+        for place in (keys.ALONE, *await self._agenda.places()):
             for document in await self._agenda.all_due(place, now_ms + LATE_MS):
                 for item in document.deliveries:
                     if item.status == "running" and item.id not in seen:
@@ -121,7 +129,7 @@ class BucketJournal(Upkeep):
 
     @operation
     async def advance(self, now_ms: int, *, step_ms: int = 0) -> int:
-        ids = {document.id async for document in self._queries.all_of(keys.ROWS)}
+        ids = {keys.read_mark(key)[1] for place in (keys.ROWS, keys.ALONE) async for key in self._agenda.marks(place)}
         far_ms = now_ms if step_ms else now_ms + int(rules.LONGEST["advance_deliveries"] * 1000)
         for place in await self._agenda.places():
             after = "" if step_ms else keys.until(place, far_ms)
@@ -393,7 +401,7 @@ class BucketJournal(Upkeep):
         known = await self._destinations.read(self._agenda.look_seconds)
         found = [
             item
-            for document in await self._agenda.all_due(keys.ROWS, now_ms)
+            for document in await self._agenda.all_due(keys.ALONE, now_ms)
             for item in document.deliveries
             if item.alone
             and item.destination in destinations
@@ -451,24 +459,39 @@ class BucketJournal(Upkeep):
     @operation
     async def destinations(self) -> list[DestinationRecord]:
         found = await self._destinations.read()
-        counts: dict[tuple[str, str], int] = defaultdict(int)
-        for status in ("pending", "dead"):
-            async for item in self._marked(status):
-                counts[item.destination, status] += 1
+        alone = [item async for item in self._marked("pending", keys.ALONE) if item.alone]
+        names = sorted(found)
+        pending = await asyncio.gather(*(self._count(keys.destination(name), "pending") for name in names))
+        dead = await asyncio.gather(*(self._count(keys.dead(name), "dead") for name in names))
+        by_name = zip(names, pending, dead, strict=True)
         return [
-            replace(found[name], pending=counts[name, "pending"], dead=counts[name, "dead"]) for name in sorted(found)
+            replace(found[name], pending=owed + sum(item.destination == name for item in alone), dead=lost)
+            for name, owed, lost in by_name
         ]
 
-    async def _marked(self, status: str) -> AsyncIterator[Delivery]:
+    async def _count(self, place: str, status: str) -> int:
+        """How many deliveries a place's marks stand for; where there are many, one is taken for one."""
+        marks = [key async for key in self._agenda.marks(place)]
+        if len(marks) > COUNTED:
+            return len(marks)
+        ids = sorted({keys.read_mark(key)[1] for key in marks})
+        documents = await asyncio.gather(*map(self._rows.get, ids))
+        deliveries = [item for document in documents if document is not None for item in document.deliveries]
+        mine = [
+            item for item in deliveries if place in (keys.destination(item.destination), keys.dead(item.destination))
+        ]
+        return sum(item.status == status and not (item.alone and status == "pending") for item in mine)
+
+    async def _marked(self, status: str, *folders: str) -> AsyncIterator[Delivery]:
         """Deliveries of a status that has marks, each once."""
-        folder = keys.DEAD if status == "dead" else "due"
         seen: set[str] = set()
-        async for document in self._queries.all_of(folder):
-            if document.id not in seen:
-                seen.add(document.id)
-                for item in document.deliveries:
-                    if item.status == status:
-                        yield item
+        for folder in folders or ((keys.DEAD,) if status == "dead" else (keys.TO, keys.ALONE)):
+            async for document in self._queries.all_of(folder):
+                if document.id not in seen:
+                    seen.add(document.id)
+                    for item in document.deliveries:
+                        if item.status == status:
+                            yield item
 
     @operation
     async def pause(self, destination: str, until_ms: int, reason: str) -> None:

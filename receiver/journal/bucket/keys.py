@@ -14,6 +14,8 @@ _ESCAPED = re.compile(r"=([0-9a-f]{2})")
 SUBMISSIONS = "submissions"
 ROWS = "due/rows"
 """Marks of submissions that something is to be done about."""
+ALONE = "due/alone"
+"""Marks of deliveries that run alone."""
 TO = "due/to"
 """Marks of deliveries, below their destination."""
 DEAD = "dead"

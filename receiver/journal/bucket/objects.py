@@ -62,7 +62,15 @@ class Listed:
 
 
 class Objects(Protocol):
-    """What a journal needs of a store. Every method raises JournalError when the store cannot do it."""
+    """What a journal needs of a store. Every method raises JournalError when the store cannot do it.
+
+    Attributes:
+        requests: how many of each class were made, as far as we know: obstore's own tries are not in it.
+        versioned: whether the store was seen to keep what is overwritten.
+    """
+
+    requests: Counter[str]
+    versioned: bool
 
     async def get(self, key: str) -> Found | None: ...
 
@@ -107,9 +115,7 @@ class BucketObjects:
         self._bucket = bucket
         self._server = server
         self.requests: Counter[str] = Counter()
-        """How many of each class were made, as far as we know: obstore's own tries are not in it."""
         self.versioned = False
-        """Whether the store keeps what is overwritten."""
 
     async def get(self, key: str) -> Found | None:
         self.requests["GET"] += 1

@@ -7,7 +7,6 @@ import secrets
 
 from receiver.buckets import opening, read_url
 from receiver.errors import JournalError, SettingsError
-from receiver.extras import require
 from receiver.journal.bucket.journal import BucketJournal
 from receiver.journal.bucket.objects import BucketObjects, Objects, Refused, Tag
 
@@ -18,30 +17,37 @@ FORMAT = b"1"
 _FORMAT_KEY = "format"
 
 
-async def open_bucket(url: str, *, look_seconds: float = LOOK_SECONDS) -> BucketJournal:
+async def open_bucket(url: str, *, look_seconds: float = LOOK_SECONDS, existing: bool = False) -> BucketJournal:
     """Open the journal in a bucket's folder.
 
     Args:
         url: `s3://BUCKET/FOLDER?endpoint=…`, also `gs` and `az`; see `buckets.read_url`.
         look_seconds: how long what was listed as due may be believed; see `LOOK_SECONDS`.
+        existing: do not make a new one.
 
     Raises:
-        SettingsError: the URL says nothing we know, or the extra `s3` is missing.
+        SettingsError: the URL says nothing we know.
         JournalError: the bucket cannot be used, the store does not honour conditions, or a newer Receiver wrote there.
     """
-    require("obstore", extra="s3", why="A journal on a bucket")
     try:
         options, folder = read_url(url)
     except SettingsError as exc:
         raise SettingsError(f"The database {url.partition('?')[0]} is no bucket: {exc}") from exc
     store = opening.open_bucket(options, folder)
     objects = BucketObjects(store, bucket=options.bucket, server=opening.server_of(options))
-    return await over(objects, place=f"{options.service}://{options.bucket}/{folder}", look_seconds=look_seconds)
+    place = f"{options.service}://{options.bucket}/{folder}"
+    return await over(objects, place=place, look_seconds=look_seconds, existing=existing)
 
 
-async def over(objects: BucketObjects, *, place: str, look_seconds: float = LOOK_SECONDS) -> BucketJournal:
+async def over(
+    objects: Objects, *, place: str, look_seconds: float = LOOK_SECONDS, existing: bool = False
+) -> BucketJournal:
     """A journal on these objects, once they were found fit. Raises JournalError."""
     found = await objects.get(_FORMAT_KEY)
+    if found is None and existing:
+        raise JournalError(
+            f"There is no journal at {place} yet. Submit something first, or name the right one with RECEIVER_DATABASE."
+        )
     if found is None:
         await _check_conditions(objects, place)
         await objects.put(_FORMAT_KEY, FORMAT)

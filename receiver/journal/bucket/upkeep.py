@@ -23,7 +23,7 @@ from receiver.journal.bucket.cells import Cell
 from receiver.journal.bucket.document import Document, replace
 from receiver.journal.bucket.engines import Engines
 from receiver.journal.bucket.naming import add, add_named, free_name
-from receiver.journal.bucket.objects import BucketObjects
+from receiver.journal.bucket.objects import Objects
 from receiver.journal.bucket.operations import operation
 from receiver.journal.bucket.queries import Queries
 from receiver.journal.bucket.soundness import contradictions, told
@@ -43,7 +43,7 @@ class Upkeep:
         look_seconds: how long what was listed as due may be believed.
     """
 
-    def __init__(self, objects: BucketObjects, *, place: str, look_seconds: float) -> None:
+    def __init__(self, objects: Objects, *, place: str, look_seconds: float) -> None:
         self.place = place
         self._objects = objects
         self._agenda = Agenda(objects, look_seconds=look_seconds)
@@ -350,8 +350,8 @@ class Upkeep:
     @operation
     async def back_up(self, target: Path) -> int:
         raise InputError(
-            f"A journal on a bucket is copied with the tools of the store: aws s3 sync {self.place} FOLDER, say, "
-            "or rclone. Objects are written whole, so such a copy is sound; versioning keeps what was overwritten."
+            f"A journal on a bucket is copied with the store's own tools: aws s3 sync {self.place} FOLDER, for "
+            "instance, or rclone. Objects are written whole, so such a copy is sound; versioning keeps old ones."
         )
 
     def reading(self) -> AbstractAsyncContextManager[Rows]:
