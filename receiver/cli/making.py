@@ -152,4 +152,4 @@ async def _upload(request: Request) -> list[str]:
 
 
 def _submit(request: Request, chosen: Options, *, wait: bool, as_json: bool) -> None:
-    Session(as_json=as_json).submit(lambda runtime: runtime.submissions.prepare(request, chosen), wait=wait)
+    Session(as_json=as_json).request(request, chosen, wait=wait)

@@ -7,12 +7,15 @@ from typing import Any
 
 import typer
 
+from receiver.cli.direct import send_directly
 from receiver.cli.following import SUCCEEDED, follow
 from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Submission
+from receiver.provider import Request
 from receiver.runtime import Runtime, open_runtime
+from receiver.submissions import Options
 from receiver.watchdog import end_process
 
 INTERRUPTED = 130
@@ -30,6 +33,14 @@ class Session:
     def submit(self, prepare: Prepare, *, wait: bool) -> None:
         """Journal what `prepare` makes, send it, and stay for the result if `wait`."""
         self._interruptibly(self._submit(prepare, wait=wait))
+
+    def request(self, request: Request, options: Options, *, wait: bool) -> None:
+        """Submit a request, with a journal or without."""
+        settings = settings_for(quiet=True)
+        if settings.database_kind == "none":
+            self._interruptibly(send_directly(settings, request, options, wait=wait, as_json=self._as_json))
+        else:
+            self.submit(lambda runtime: runtime.submissions.prepare(request, options), wait=wait)
 
     def reply(self, prepare: Prepare, *, wait: bool) -> None:
         """Journal the reply that `prepare` gives, send it, and stay for the result if `wait`."""

@@ -67,7 +67,7 @@ def submit(
     if file is not None:
         submit_all(asked, chosen, jobs=jobs, as_json=as_json)
     else:
-        Session(as_json=as_json).submit(lambda runtime: runtime.submissions.prepare(asked[0], chosen), wait=wait)
+        Session(as_json=as_json).request(asked[0], chosen, wait=wait)
 
 
 def wait(reference: Reference, as_json: AsJSON = False) -> None:

@@ -75,6 +75,7 @@ class Courier:
         budget: float = BUDGET,
     ) -> None:
         self.tokens = tokens
+        self._provider = provider
         self._fetcher = fetcher
         self._clock = clock
         self._destinations = destinations
@@ -90,6 +91,10 @@ class Courier:
     async def submit(self, request: Request, options: Options | None = None) -> Submission:
         """Send a request whose result comes to the endpoint alone; see `Sending.submit`."""
         return await self._sending.submit(request, options or Options())
+
+    async def ask(self, task_id: str) -> Task | None:
+        """The task as the provider shows it now; None: it does not know it. Raises ProviderError."""
+        return await self._provider.fetch(task_id)
 
     async def received(self, submission_id: str, view: Task, body: bytes, cause: str | None) -> bool:
         """A verified callback, and all that comes of it.

@@ -22,34 +22,33 @@ from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
 from receiver.web.health import Readyz
 
-NO_JOURNAL = "none"
-"""The setting `database` where no journal is kept."""
 AT_ONCE = 64
 """Callbacks in one process: each holds its files on disk, and a request open, until it is delivered."""
 
 
 @asynccontextmanager
 async def open_courier(
-    settings: Settings, *, budget: float = BUDGET, clock: Clock | None = None
+    settings: Settings, *, budget: float = BUDGET, receives: bool = True, clock: Clock | None = None
 ) -> AsyncIterator[Courier]:
     """A Courier, closed at the end of the block.
 
     Args:
         settings: as loaded.
         budget: seconds for the download and the deliveries of one callback; confirming it comes before.
+        receives: whether it takes callbacks; where it only submits, no destination is opened.
         clock: the time; a real one if None.
 
     Raises:
         SettingsError: a setting is missing, wrong, or asks for what needs a journal.
     """
-    _check(settings)
+    _check(settings, receives=receives)
     key, keys = require_provider_key(settings), tuple(key.get_secret_value() for key in settings.keys)
     learn([*settings.secret_values(), key])
     clock = clock or Clock()
     async with AsyncExitStack() as stack:
         destinations: dict[str, OpenDestination] = {}
         stack.push_async_callback(close_all, destinations)
-        routes = open_all(destinations, settings)
+        routes = open_all(destinations, settings) if receives else ()
         check_links(destinations)
         provider = Provider(
             base_url=settings.provider_url, key=key, clock=clock, submit_timeout=settings.submit_timeout
@@ -83,7 +82,7 @@ def courier_app(courier: Courier, *, seconds: float) -> Starlette:
     )
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, *, receives: bool) -> None:
     problems = []
     if not settings.keys:
         problems.append(
@@ -93,7 +92,7 @@ def _check(settings: Settings) -> None:
     problems += [
         f"Destination {item.name}: progress needs a journal, which remembers what was shown before. Take it out, or "
         "keep a journal in a bucket."
-        for item in settings.resolved_destinations()
+        for item in (settings.resolved_destinations() if receives else ())
         if item.progress or {"task.accepted", "task.progressed"} & set(item.events)
     ]
     if problems:

@@ -15,7 +15,7 @@ from receiver.settings import Settings
 
 @asynccontextmanager
 async def journal_of(
-    settings: Settings, *, existing: bool = False, migrate: bool | None = None
+    settings: Settings, *, existing: bool = False, migrate: bool | None = None, stays: bool = True
 ) -> AsyncIterator[Journal]:
     """The journal alone.
 
@@ -23,13 +23,17 @@ async def journal_of(
         settings: as loaded.
         existing: do not make a new one: for commands that only read.
         migrate: whether a database's tables are brought up to date; as the settings say if None.
+        stays: whether this process goes on; what it has seen of a bucket is worth more then.
 
     Raises:
         SettingsError: what it needs is not installed.
         JournalError: it cannot be opened.
     """
     opened = settings if migrate is None else settings.model_copy(update={"database_migrate": migrate})
-    journal = await _OPENERS[settings.database_kind](opened, existing)
+    if settings.database_kind == "bucket":
+        journal = await _bucket(opened, existing=existing, stays=stays)
+    else:
+        journal = await _OPENERS[settings.database_kind](opened, existing)
     try:
         yield journal
     finally:
@@ -58,20 +62,22 @@ async def _postgres(settings: Settings, existing: bool) -> Journal:
     )
 
 
-async def _bucket(settings: Settings, existing: bool) -> Journal:
+async def _bucket(settings: Settings, *, existing: bool, stays: bool) -> Journal:
     require("obstore", extra="s3", why="A journal in a bucket")
-    from receiver.journal.bucket import open_bucket  # noqa: PLC0415 - an extra: obstore
+    from receiver.journal.bucket import LOOK_SECONDS, open_bucket  # noqa: PLC0415 - an extra: obstore
 
-    return await open_bucket(settings.database or "", existing=existing)
+    look_seconds = LOOK_SECONDS if stays else 0.0
+    return await open_bucket(settings.database or "", existing=existing, look_seconds=look_seconds)
 
 
 async def _none(settings: Settings, existing: bool) -> Journal:
-    raise SettingsError("RECEIVER_DATABASE is none, and this needs a journal. Set it to sqlite:PATH or postgresql://…")
+    raise SettingsError(
+        "RECEIVER_DATABASE is none, and this needs a journal. Set it to sqlite:PATH, postgresql://… or s3://…"
+    )
 
 
 _OPENERS: Mapping[str, Callable[[Settings, bool], Awaitable[Journal]]] = {
     "sqlite": _sqlite,
     "postgres": _postgres,
-    "bucket": _bucket,
     "none": _none,
 }

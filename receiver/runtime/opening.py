@@ -59,7 +59,7 @@ async def open_runtime(
         stack.push_async_callback(close_all, destinations)  # also those before one that cannot be opened
         routes = open_all(destinations, settings, functions)
         check_links(destinations)
-        journal = await stack.enter_async_context(journal_of(settings))
+        journal = await stack.enter_async_context(journal_of(settings, stays=engine is Engine))
         runtime = Runtime(
             settings,
             journal=journal,

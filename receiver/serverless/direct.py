@@ -23,5 +23,5 @@ async def open_courier(**settings: Any) -> AsyncIterator[Courier]:
         SettingsError: a setting is missing, wrong, or asks for what needs a journal.
     """
     use_logging()
-    async with runtime.open_courier(load(overrides=settings)) as courier:
+    async with runtime.open_courier(load(overrides=settings), receives=False) as courier:
         yield courier

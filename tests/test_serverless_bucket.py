@@ -1,0 +1,108 @@
+"""A function and a bucket, and nobody else's computer running: on a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from buckets import KEY, SECRET, shared_server
+from functions import Deployed, deployed
+from servers import receiver
+
+from receiver.runtime import journal_of
+from receiver.serverless import Application
+
+pytestmark = pytest.mark.usefixtures("credentials")
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As AWS's own chain finds them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+@asynccontextmanager
+async def with_bucket(folder: Path, **other: Any) -> AsyncIterator[Deployed]:
+    """A function whose journal and pictures lie in a bucket; its own disk is worth nothing."""
+    server = shared_server()
+    database = f"s3://journals/{secrets.token_hex(6)}/.receiver?endpoint={server.url}&region=us-east-1"
+    second = {"second": {"url": f"file:{folder / 'second'}"}}
+    async with deployed(folder, **{"database": database, "destinations": second, "speed": 20, **other}) as function:
+        yield function
+
+
+def laptop(function: Deployed, folder: Path, *arguments: str) -> Any:
+    """A command of another machine on the same bucket, and the JSON it prints."""
+    env = {
+        "RECEIVER_DATABASE": function.settings.database or "",
+        "RECEIVER_KEYS": "k" * 32,
+        "RECEIVER_PROVIDER_URL": function.settings.provider_url,
+        "COMETAPI_KEY": "simulator",
+        "RECEIVER_TO": function.settings.to,
+        "RECEIVER_DESTINATIONS__SECOND__URL": f"file:{folder / 'second'}",
+        "RECEIVER_PUBLIC_URL": function.settings.public_url or "",
+        "RECEIVER_DATA": str(folder / "laptop"),
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+    }
+    result = receiver(*arguments, "--json", folder=folder, env=env)
+    assert result.code == 0, result
+    return json.loads(result.out)
+
+
+async def test_every_picture_reaches_two_places_by_callbacks_and_a_laptop_sees_how(tmp_path: Path) -> None:
+    """Submitted from a laptop, delivered by the function, looked at and replayed from the laptop again."""
+    async with with_bucket(tmp_path) as function:
+        row = await asyncio.to_thread(laptop, function, tmp_path, "submit", "a boat", "--label", "order=17")
+        await function.until(1)
+        async with asyncio.timeout(20):
+            while await function.delivered(row["submission"]) != ["file succeeded", "second succeeded"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        events = await asyncio.to_thread(laptop, function, tmp_path, "events", "list", "--task", row["submission"])
+        assert [event["type"] for event in events] == ["task.succeeded", "task.accepted"]
+        deliveries = await asyncio.to_thread(laptop, function, tmp_path, "deliveries", "list")
+        assert {item["destination"] for item in deliveries} == {"file", "second"}
+        for path in (tmp_path / "second").iterdir():
+            path.unlink()
+        again = ("deliveries", "replay", "--task", row["submission"], "--destination", "second")
+        await asyncio.to_thread(laptop, function, tmp_path, *again)
+        await function.tick()
+        assert function.pictures("second") == [".json", ".png"]
+
+
+async def test_with_the_hook_stripped_the_tick_brings_it(tmp_path: Path) -> None:
+    """Another instance than the one that submitted: the picture is in the bucket, not on a disk."""
+    async with with_bucket(tmp_path, faults=["hook_stripped"]) as function:
+        id = await function.submit()
+        await function.clock.sleep(60)
+        other = Application(
+            function.settings.model_copy(update={"data": tmp_path / "elsewhere"}), clock=function.clock, limit=2000
+        )
+        found = await other.tick()
+        await other.aclose()
+        assert (found["reconcile"], found["archive"]) == (1, 1)
+        assert await function.delivered(id) == ["file succeeded", "second succeeded"]
+        assert function.pictures() == function.pictures("second") == [".json", ".png"]
+
+
+async def test_ticks_of_several_instances_may_overlap(tmp_path: Path) -> None:
+    """Every destination has one attempt at each result, whoever made it."""
+    async with with_bucket(tmp_path, faults=["hook_stripped"]) as function:
+        ids = [await function.submit(f"boat {number}") for number in range(3)]
+        await function.clock.sleep(60)
+        others = [Application(function.settings, clock=function.clock, limit=2000) for _ in range(2)]
+        await asyncio.gather(function.application.tick(), *(other.tick() for other in others))
+        for other in others:
+            await other.aclose()
+        async with journal_of(function.settings, existing=True) as journal:
+            for id in ids:
+                found = await journal.deliveries(limit=10, submission_id=id)
+                assert [item.status for item in found] == ["succeeded", "succeeded"]
+                assert [len(await journal.attempts(item.id)) for item in found] == [1, 1]
