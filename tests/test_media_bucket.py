@@ -447,29 +447,27 @@ async def test_a_handler_reads_what_another_machine_archived(
 
 
 async def test_a_store_that_is_down_puts_deliveries_off(
-    tmp_path: Path, s3_server: Buckets, store: BucketStore, other: BucketStore
+    tmp_path: Path, s3_server: Buckets, store: BucketStore, making: Making
 ) -> None:
     """It is no failure of the destination: the attempt is postponed with a sentence, longer each time, and used up
     nothing; when the store is back, the handler gets the file."""
-    async with delivering(tmp_path, store, PNG) as kit:
+    relay = Between(s3_server.address, lost=999)
+    async with delivering(tmp_path, store, PNG) as kit, listening(relay.handle) as url:
         handler = Recording()
-        kit.store = other
+        kit.store = making(endpoint=url)
         dispatcher = kit.dispatcher(destination("main", handler))
         waits = []
-        try:
-            s3_server.kill()
-            for _ in range(3):
-                await dispatcher.dispatch_once()
-                await dispatcher.settle()
-                (delivery,) = await kit.deliveries((await kit.journal.submissions(limit=1))[0].id)
-                assert (delivery.status, delivery.failures) == ("pending", 0)
-                assert "cannot be used. The server" in (delivery.detail or "")
-                waits.append((delivery.due_ms - kit.clock.now_ms()) / 1000)
-                kit.clock.advance(waits[-1] + 0.001)
-        finally:
-            s3_server.start()
+        for _ in range(3):
+            await dispatcher.dispatch_once()
+            await dispatcher.settle()
+            (delivery,) = await kit.deliveries((await kit.journal.submissions(limit=1))[0].id)
+            assert (delivery.status, delivery.failures) == ("pending", 0)
+            assert "cannot be used. The server" in (delivery.detail or "")
+            waits.append((delivery.due_ms - kit.clock.now_ms()) / 1000)
+            kit.clock.advance(waits[-1] + 0.001)
         assert waits == [pytest.approx(5, rel=0.1), pytest.approx(15, rel=0.1), pytest.approx(60, rel=0.1)]
         assert handler.attempts == []
+        relay.lost = 0
         await dispatcher.dispatch_once()
         await dispatcher.settle()
         assert [item.path.read_bytes() for item in handler.attempts[0].media] == [PNG]
@@ -493,20 +491,18 @@ async def test_what_is_gone_is_delivered_without(
         assert await attempt.tiles() == ()
 
 
-async def test_a_store_that_is_down_puts_downloads_off(tmp_path: Path, s3_server: Buckets, store: BucketStore) -> None:
+async def test_a_store_that_is_down_puts_downloads_off(tmp_path: Path, s3_server: Buckets, making: Making) -> None:
     """The picture is downloaded again when the store is back; until then its submission says what is wrong."""
-    async with engine(tmp_path, store=store) as kit:
+    relay = Between(s3_server.address, lost=999)
+    async with listening(relay.handle) as url, engine(tmp_path, store=making(endpoint=url)) as kit:
         kit.origin.files["/a.png"] = PNG
         row = await kit.succeeded(imageUrl=f"{kit.origin.url}/a.png")
-        try:
-            s3_server.kill()
-            await kit.archiver.archive_once()
-            await kit.archiver.settle()
-            problem = (await kit.row(row.id)).media_problem or ""
-            assert "The media store s3://" in problem
-            assert "cannot be reached" in problem
-        finally:
-            s3_server.start()
+        await kit.archiver.archive_once()
+        await kit.archiver.settle()
+        problem = (await kit.row(row.id)).media_problem or ""
+        assert "The media store s3://" in problem
+        assert "cannot be reached" in problem
+        relay.lost = 0
         kit.clock.advance(60)
         await kit.archiver.archive_once()
         await kit.archiver.settle()

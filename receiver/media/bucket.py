@@ -10,26 +10,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-import obstore
-from obstore.exceptions import BaseError, NotFoundError
-
-from receiver.buckets import BucketOptions, explain
-from receiver.buckets.opening import PART, endpoint_of, open_bucket, server_of
+from receiver.buckets import BucketOptions
+from receiver.buckets.opening import PART
 from receiver.disk import in_thread
 from receiver.errors import MediaError
 from receiver.events import Media
 from receiver.media.cache import Cache
-from receiver.media.draft import BLOCK, Draft, receive
+from receiver.media.draft import Draft, receive
 from receiver.media.kinds import EXTENSIONS
 from receiver.media.layout import DIGEST, key_of
 from receiver.media.links import place
+from receiver.media.objects import NotHere, Objects
 from receiver.media.store import once
 
 if TYPE_CHECKING:
@@ -38,22 +35,10 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-ASK_SECONDS = 20.0
-"""For what is small: a look, a removal, a check."""
-CARRY_SECONDS = 600.0
-"""For one file, up or down."""
 CHECK_SECONDS, FAILED_SECONDS = 30.0, 3.0
 """How long the answer of a check stands: requests cost money, and many may ask."""
-CLOCK_SECONDS = 300.0
-"""How long we reckon by the store's clock without looking at it again."""
-PAGE = 1000
-"""Objects of a list at a time; no store gives more with one request."""
 TRIES = 3
 """How often a file is brought before its cache is given up: another process may empty it."""
-_NEEDS = (
-    "write, read, list and delete objects (on S3: s3:PutObject, s3:GetObject and s3:DeleteObject on them, "
-    "s3:ListBucket on the bucket)"
-)
 
 
 class BucketStore:
@@ -72,24 +57,20 @@ class BucketStore:
     def __init__(
         self, options: BucketOptions, folder: str, cache: Cache, *, check_seconds: float = CHECK_SECONDS
     ) -> None:
-        self._objects = open_bucket(options, folder)
-        self._options = options
+        self._objects = Objects(options, folder)
         self._cache = cache
         self._check_seconds = check_seconds
-        self._url = f"{options.service}://{options.bucket}/{folder}".rstrip("/")
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._checking = asyncio.Lock()
         self._checked = float("-inf"), ""
-        self._clock: tuple[datetime, float] | None = None
 
     @property
     def place(self) -> str:
-        return self._url
+        return self._objects.url
 
     async def identity(self) -> str:
         """The URL, with the server where it is not the service's own."""
-        endpoint = endpoint_of(self._options)
-        return self._url + (f"?endpoint={endpoint}" if endpoint else "")
+        return self._objects.identity
 
     def path(self, media: Media) -> Path:
         return self._cache.path(media)
@@ -124,14 +105,9 @@ class BucketStore:
         return await self.put(once(data), url=url, index=0, max_bytes=len(data))
 
     async def _upload(self, draft: Draft, media: Media) -> None:
-        """In one request, or in parts where it is large: then no more than two of them are in memory."""
-        large = media.size > PART
-        source = draft.path if large else await self._cached(draft.path.read_bytes)
-        async with self._asking(CARRY_SECONDS):
-            await obstore.put_async(
-                self._objects, key_of(media.digest, media.extension), source,
-                attributes={"Content-Type": media.type}, use_multipart=large, chunk_size=PART, max_concurrency=2,
-            )  # fmt: skip
+        """In one request, or in parts where it is large."""
+        content = draft.path if media.size > PART else await self._cached(draft.path.read_bytes)
+        await self._objects.put(key_of(media.digest, media.extension), content, media.type)
 
     # --- out ---
 
@@ -173,60 +149,57 @@ class BucketStore:
 
     async def _download(self, media: Media) -> None:
         draft = self._cache.draft()
+
+        async def add(block: bytes) -> None:
+            if draft.size + len(block) > media.size:
+                raise self._damaged(media.digest)
+            await self._cached(draft.add, block)
+
         try:
-            async with self._asking(CARRY_SECONDS):
-                try:
-                    result = await obstore.get_async(self._objects, key_of(media.digest, media.extension))
-                except (FileNotFoundError, NotFoundError) as exc:
-                    raise self._gone(exc, media.digest) from exc
-                async for block in result.stream(min_chunk_size=BLOCK):
-                    await self._cached(draft.add, bytes(block))
-                    if draft.size > media.size:
-                        break
+            await self._objects.get(key_of(media.digest, media.extension), add)
             if draft.digest != media.digest:
                 raise self._damaged(media.digest)
             await self._cached(self._cache.keep, draft, media)
+        except NotHere as exc:
+            raise MediaError(f"The archived file {media.digest} is gone from {self.place}.", permanent=True) from exc
         finally:
             await in_thread(draft.drop)
 
     async def read(self, digest: str) -> bytes:
-        if not DIGEST.match(digest):
-            raise MediaError(f"The file {digest[:64]} is not in the media store {self.place}.", permanent=True)
-        data = await self._cached(self._cache.read, digest)
+        data = await self._cached(self._cache.read, digest) if DIGEST.match(digest) else None
         if data is not None:
             return data
-        key = await self._find(digest)
-        if key is None:
-            raise MediaError(f"The file {digest} is not in the media store {self.place}.", permanent=True)
-        async with self._asking(CARRY_SECONDS):
-            data = bytes(await (await obstore.get_async(self._objects, key)).bytes_async())
-        if await in_thread(lambda: hashlib.sha256(data).hexdigest()) != digest:
+        found = await self._find(digest)
+        if found is None:
+            raise MediaError(f"The file {digest[:64]} is not in the media store {self.place}.", permanent=True)
+        held = bytearray()
+
+        async def add(block: bytes) -> None:
+            held.extend(block)
+
+        await self._objects.get(found["path"], add)
+        if await in_thread(lambda: hashlib.sha256(held).hexdigest()) != digest:
             raise self._damaged(digest)
-        return data
+        return bytes(held)
 
     # --- keeping house ---
 
     async def missing(self, digests: Iterable[str]) -> list[str]:
         """Reads the store's own list, a thousand at a time."""
         wanted = sorted(set(digests))
-        there: set[str] = set()
-        async with self._asking(CARRY_SECONDS):
-            if wanted:
-                async for page in obstore.list(self._objects, offset=key_of(wanted[0], ""), chunk_size=PAGE):
-                    there.update(item["path"].rpartition("/")[2].partition(".")[0] for item in page)
-                    if page and page[-1]["path"] > key_of(wanted[-1], "~"):
-                        break
+        keys = await self._objects.keys(key_of(wanted[0], ""), key_of(wanted[-1], "~")) if wanted else set()
+        there = {key.rpartition("/")[2].partition(".")[0] for key in keys}
         return [digest for digest in wanted if digest not in there]
 
     async def remove(self, digest: str, *, unless_younger: float) -> bool:
         """Between our look at its age and its removal lies the time of one request: a put of the same content in that
         moment is lost. S3 removes nothing conditionally."""
-        found = await self._look_for(digest) if DIGEST.match(digest) else None
+        found = await self._find(digest)
         if found is not None:
-            if unless_younger and await self._now() - found["last_modified"] < timedelta(seconds=unless_younger):
+            age = await self._objects.now() - found["last_modified"]
+            if unless_younger and age < timedelta(seconds=unless_younger):
                 return False
-            async with self._asking(ASK_SECONDS):
-                await obstore.delete_async(self._objects, found["path"])
+            await self._objects.remove(found["path"])
         if DIGEST.match(digest):
             await self._cached(self._cache.drop, digest)
         return True
@@ -252,57 +225,17 @@ class BucketStore:
     async def _problem(self) -> str:
         try:
             await self._cached(self._cache.check)
-            await self._probe()
+            await self._objects.probe()
         except MediaError as exc:
             return str(exc)
         return ""
 
-    async def _probe(self) -> datetime:
-        """The store's time, by an object of ours that nobody else touches."""
-        key = f".check/{uuid.uuid4().hex}"
-        async with self._asking(ASK_SECONDS):
-            await obstore.put_async(self._objects, key, b"receiver", use_multipart=False)
-            found = await self._look(key)
-            await obstore.delete_async(self._objects, key)
-        if found is None:
-            raise MediaError(f"{self.place} does not give what was put there a moment ago.")
-        self._clock = found["last_modified"], time.monotonic()
-        return found["last_modified"]
-
-    async def _now(self) -> datetime:
-        """By the store's clock."""
-        if self._clock is None or time.monotonic() - self._clock[1] > CLOCK_SECONDS:
-            return await self._probe()
-        then, since = self._clock
-        return then + timedelta(seconds=time.monotonic() - since)
-
-    async def _look_for(self, digest: str) -> ObjectMeta | None:
+    async def _find(self, digest: str) -> ObjectMeta | None:
         """What lies there with that digest. Its content gives it one extension, so the first is the only one."""
-        async with self._asking(ASK_SECONDS):
-            for extension in EXTENSIONS:
-                if (found := await self._look(key_of(digest, extension))) is not None:
-                    return found
+        for extension in EXTENSIONS if DIGEST.match(digest) else ():
+            if (found := await self._objects.look(key_of(digest, extension))) is not None:
+                return found
         return None
-
-    async def _find(self, digest: str) -> str | None:
-        found = await self._look_for(digest)
-        return None if found is None else found["path"]
-
-    async def _look(self, key: str) -> ObjectMeta | None:
-        """By the first byte of it: the error to a HEAD says nothing of what is wrong."""
-        try:
-            result = await obstore.get_async(self._objects, key, options={"range": (0, 1)})
-            await result.bytes_async()
-        except (FileNotFoundError, NotFoundError) as exc:
-            if _no_bucket(exc):
-                raise
-            return None
-        return result.meta
-
-    def _gone(self, error: Exception, digest: str) -> Exception:
-        if _no_bucket(error):
-            return error
-        return MediaError(f"The archived file {digest} is gone from {self.place}.", permanent=True)
 
     def _damaged(self, digest: str) -> MediaError:
         return MediaError(f"The archived file {digest} in {self.place} is damaged.", permanent=True)
@@ -316,20 +249,3 @@ class BucketStore:
                 f"The media cache {self._cache.folder} cannot be used ({exc.strerror or exc}). Free space on its disk, "
                 "give this process write access, or set RECEIVER_MEDIA_CACHE to another folder."
             ) from exc
-
-    @asynccontextmanager
-    async def _asking(self, seconds: float) -> AsyncIterator[None]:
-        """A total deadline; what the store says becomes a MediaError."""
-        server, bucket = server_of(self._options), self._options.bucket
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except TimeoutError as exc:
-            raise MediaError(f"{server} did not answer in full within {seconds:g} s (bucket {bucket}).") from exc
-        except (BaseError, OSError) as exc:
-            refusal = explain(exc, bucket=bucket, server=server, needs=_NEEDS)
-            raise MediaError(f"The media store {self.place} cannot be used. {refusal.text}") from exc
-
-
-def _no_bucket(error: Exception) -> bool:
-    return "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error)
