@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from receiver.cli.output import say
 from receiver.cli.running import address, bind, run, server, settings_for, stop_signal, until_stopped
 from receiver.errors import EngineRunning, InputError, SettingsError
+from receiver.memory import return_large_blocks
 from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Settings
 from receiver.watchdog import end_process
@@ -41,6 +42,7 @@ Engine = Annotated[
 
 def serve(host: Host = None, port: Port = None, engine: Engine = None) -> None:
     """Receive callbacks, and be the engine: poll and deliver."""
+    return_large_blocks()
     run(_serve(settings_for(host=host, port=port, engine=engine)))
 
 
@@ -62,6 +64,7 @@ def _callbacks_note(settings: Settings) -> str:
 
 def worker() -> None:
     """Be the engine alone, without listening for callbacks."""
+    return_large_blocks()
     run(_worker(settings_for()))
 
 

@@ -22,8 +22,8 @@ from receiver.media.base import Store
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 50_000_000
-"""The largest grid that is decoded (150 MB of memory as RGB). Midjourney's have 4 million pixels (PROTOCOL.md §9)."""
+MAX_PIXELS = 25_000_000
+"""The largest grid that is decoded (100 MB of memory). Midjourney's have 4 million pixels (PROTOCOL.md §9)."""
 NEEDED = "To cut pictures into tiles, Pillow is needed:"
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
