@@ -278,11 +278,20 @@ async def test_a_claim_that_outlived_its_owner_is_not_begun(tmp_path: Path) -> N
         assert (await only(one.kit, submission)).owner == "old"
 
 
-async def test_leaving_is_not_held_up_by_a_journal_that_is_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("problem", [JournalError("The database is away."), TimeoutError()])
+async def test_leaving_is_not_held_up_by_a_journal_that_is_away(tmp_path: Path, problem: Exception) -> None:
     """Others learn it by our silence; the log says so."""
     async with member(tmp_path) as one:
-        one.journal.problem = JournalError("The database is away.")
+        one.journal.problem = problem
         with logged() as lines:
             await one.standing.leave()
         assert [line["event"] for line in lines] == ["engine.not_resigned"]
         assert not one.standing.lives
+
+
+async def test_who_has_not_entered_has_nothing_to_leave(tmp_path: Path) -> None:
+    """A process that only submits asks a database for nothing at its end."""
+    async with member(tmp_path) as one:
+        await one.standing.leave()
+        await one.standing.leave()
+        assert one.journal.asked.count("resign") == 1

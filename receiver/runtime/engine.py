@@ -86,7 +86,7 @@ class Engine:
         )
         self._watchdog = Watchdog(stalled=self._stalled, running=dispatcher.running)
         self._soon: asyncio.TimerHandle | None = None
-        journal.listen(self._woken)
+        self._listens = False
 
     @property
     def running(self) -> bool:
@@ -113,6 +113,9 @@ class Engine:
         except BaseException:
             await self.standing.leave()
             raise
+        if not self._listens:
+            self._journal.listen(self._woken)
+            self._listens = True
         self.worker.start()
         self._watchdog.start()
 

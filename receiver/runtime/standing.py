@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,8 @@ from receiver.worker import Step
 
 log = structlog.get_logger("receiver.engine")
 
+RESIGN_SECONDS = 2.0
+"""How long the journal may take to let an engine go: whoever stops us has no more patience."""
 _NEVER, _ALWAYS = float("-inf"), float("inf")
 
 
@@ -82,9 +85,11 @@ class Standing:
             return
         self._gone()
         try:
-            await self._journal.resign(self._dispatcher.owner)
-        except JournalError as exc:
-            log.warning("engine.not_resigned", owner=self._dispatcher.owner, problem=str(exc))
+            async with asyncio.timeout(RESIGN_SECONDS):
+                await self._journal.resign(self._dispatcher.owner)
+        except (JournalError, TimeoutError) as exc:
+            problem = str(exc) or "The journal does not answer in time."
+            log.warning("engine.not_resigned", owner=self._dispatcher.owner, problem=problem)
 
     def _gone(self) -> None:
         self._entered = False
