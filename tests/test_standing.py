@@ -213,7 +213,9 @@ async def test_taken_for_dead_it_drops_what_runs_and_goes_on_as_another(tmp_path
         with logged() as lines:
             await one.step("beat")
         assert one.handler.running == 0
-        assert [line["dropped"] for line in lines if line["event"] == "engine.taken_for_dead"] == [1]
+        assert [(line["owner"], line["dropped"]) for line in lines if line["event"] == "engine.taken_for_dead"] == [
+            (before, 1)
+        ]
         delivery = await only(one.kit, submission)
         assert (delivery.status, delivery.failures, await outcomes(one.kit, delivery)) == ("pending", 1, ["failed"])
         assert one.standing.lives

@@ -101,9 +101,10 @@ class Standing:
             self._lives_until = asked + DEAD_SECONDS
             return
         if self._entered:
+            owner = self._dispatcher.owner
             self._gone()
             dropped = await self._dispatcher.abandon()
-            log.error("engine.taken_for_dead", owner=self._dispatcher.owner, dropped=dropped)
+            log.error("engine.taken_for_dead", owner=owner, dropped=dropped)
         await self._enter()
         log.info("engine.entered_again", owner=self._dispatcher.owner)
 
