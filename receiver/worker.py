@@ -21,6 +21,10 @@ STALLED = 900.0
 Step = Callable[[], Awaitable[int]]
 
 
+class NotNow(Exception):
+    """Raised by a step that is not to run now. It is neither a failure nor the end of one."""
+
+
 class Worker:
     """Runs steps side by side until stopped. A step that fails is logged and tried again after a tick."""
 
@@ -91,6 +95,8 @@ class Worker:
         """What the step did; None: it failed."""
         try:
             done = await step()
+        except NotNow:
+            return 0
         except ReceiverError as exc:
             if name not in self._failing:
                 log.error("engine.step_failed", step=name, problem=str(exc))

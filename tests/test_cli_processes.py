@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import platform
 from pathlib import Path
 
+import pytest
+from engine import StillClock, until
 from servers import Command, receiver
 
+from receiver.cli.serving import LOOK_SECONDS, turning
+from receiver.errors import EngineStopped
+from receiver.runtime import open_runtime
 from receiver.settings import Settings
 
 ENV = {
@@ -23,7 +29,7 @@ def test_who_is_the_engine_of_a_file(tmp_path: Path) -> None:
         command.err.line("engine.started")
         (found,) = json.loads(receiver("engines", "--json", folder=tmp_path, env=ENV).out)
         assert (found["role"], found["host"], found["leads"]) == ("worker", platform.node(), True)
-        assert str(tmp_path / ".receiver" / "media") in found["store"]
+        assert found["store"] == f"folder {(tmp_path / '.receiver/media/.id').read_text().strip()}"
         lines = receiver("engines", folder=tmp_path, env=ENV).out.splitlines()
         assert lines[0].split() == ["ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST", "SIGN", "MEDIA", "STORE"]
         assert lines[1].split()[:3] == ["worker", platform.node(), found["owner"]]
@@ -53,3 +59,23 @@ def test_a_database_that_is_away_is_a_sentence_without_its_password(tmp_path: Pa
         assert "127.0.0.1" in last
         assert "s3cret" not in result.err
         assert "Traceback" not in result.err
+
+
+async def test_a_worker_whose_engine_has_stopped_ends(tmp_path: Path) -> None:
+    """Nobody can ask it for its health, so somebody has to start it again."""
+    clock = StillClock()
+    settings = Settings(
+        provider_url="http://127.0.0.1:9", provider_key="sk-simulator-0001", keys=("k" * 32,), data=tmp_path / "data"
+    )
+    async with open_runtime(settings, clock=clock) as runtime:
+        await runtime.start_engine("worker")
+        staying = asyncio.create_task(turning(runtime, None))
+        await until(lambda: LOOK_SECONDS in clock.slept)
+        clock.advance(LOOK_SECONDS)
+        await until(lambda: clock.slept.count(LOOK_SECONDS) == 2)
+        for task in runtime.engine.worker._tasks:
+            task.cancel()
+        await asyncio.wait(runtime.engine.worker._tasks)
+        clock.advance(LOOK_SECONDS)
+        with pytest.raises(EngineStopped, match="start it again"):
+            await staying

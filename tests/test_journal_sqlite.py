@@ -366,6 +366,32 @@ async def test_a_dead_engine_holds_nothing(path: Path) -> None:
     await journal.aclose()
 
 
+async def test_an_engine_on_another_machine_is_told_by_its_name(path: Path) -> None:
+    """On a disk that several machines see, where the lock holds between them."""
+    first, second = await open_journal(path), await open_journal(path)
+    await first.become_engine("serve", "owner", store="")
+    path.with_name(path.name + ".engine").write_text(json.dumps({"role": "worker", "pid": 7, "host": "elsewhere"}))
+    with pytest.raises(EngineRunning, match="`receiver worker`, process 7 on elsewhere already is the engine of"):
+        await second.become_engine("serve", "owner", store="")
+    await first.aclose()
+    await second.aclose()
+
+
+async def test_who_the_engine_of_a_file_is(path: Path) -> None:
+    """Whoever asks gets what it said of itself; there is none before it has entered and after it has left."""
+    first, second = await open_journal(path), await open_journal(path)
+    assert await second.engines() == []
+    await first.become_engine("serve", "an owner", store="a store")
+    for journal in (first, second):
+        (found,) = await journal.engines()
+        assert (found.role, found.owner, found.store, found.leads) == ("serve", "an owner", "a store", True)
+    assert (await second.beat("an owner"), await second.lead("an owner")) == (True, True)
+    await first.resign("an owner")
+    assert await second.engines() == []
+    await first.aclose()
+    await second.aclose()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"role": null}', json.dumps({"pid": 7}), "\x00"])
 async def test_a_lock_file_that_says_nothing(path: Path, text: str) -> None:
     """Its holder is another process, whatever the text is."""

@@ -19,7 +19,7 @@ from test_dispatcher import Hanging, only, outcomes, owed
 from receiver.dispatcher import Dispatcher
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, LEASE_SECONDS, Journal
-from receiver.runtime.standing import Standing
+from receiver.runtime.standing import GAP_SECONDS, Standing
 
 
 @dataclass
@@ -71,6 +71,12 @@ class Member:
 
     async def step(self, name: str) -> None:
         await self.standing.steps()[name]()
+
+    async def settle(self) -> None:
+        """Give signs of life, without a gap, for as long as all others need to give theirs."""
+        for _ in range(round(GAP_SECONDS / BEAT_SECONDS)):
+            self.kit.clock.advance(BEAT_SECONDS)
+            await self.step("beat")
 
 
 @asynccontextmanager
@@ -191,6 +197,7 @@ async def test_the_leader_frees_what_the_dead_left(tmp_path: Path) -> None:
         await owed(one.kit)
         (work,) = await one.kit.journal.claim("main", owner="vanished", limit=1, now_ms=one.kit.clock.now_ms())
         await one.step("beat")
+        await one.settle()
         await one.step("free")
         assert one.told == []
         one.journal.leading = True
@@ -199,6 +206,30 @@ async def test_the_leader_frees_what_the_dead_left(tmp_path: Path) -> None:
         assert one.told == ["led", "freed"]
         delivery = await only(one.kit, work.submission.id)
         assert (delivery.status, delivery.failures) == ("pending", 1)
+
+
+async def test_after_an_outage_everybody_has_his_turn_before_anybody_is_freed(tmp_path: Path) -> None:
+    """The database was away for longer than engines may be silent, so all seem dead when it is back: the leader waits
+    until the others had time to say that they are not."""
+    async with member(tmp_path) as one:
+        await owed(one.kit)
+        await one.kit.journal.claim("main", owner="silent, too", limit=1, now_ms=one.kit.clock.now_ms())
+        await one.step("beat")
+        await one.settle()
+        one.journal.problem = JournalError("The database is away.")
+        one.kit.clock.advance(DEAD_SECONDS * 2)
+        with pytest.raises(JournalError):
+            await one.step("beat")
+        one.journal.problem = None
+        await one.step("beat")
+        await one.step("lead")
+        assert (one.standing.lives, one.standing.leads) == (True, True)
+        await one.step("free")
+        assert one.told == ["led"]
+        await one.settle()
+        await one.step("lead")
+        await one.step("free")
+        assert one.told == ["led", "freed"]
 
 
 async def test_taken_for_dead_it_drops_what_runs_and_goes_on_as_another(tmp_path: Path) -> None:
@@ -213,7 +244,9 @@ async def test_taken_for_dead_it_drops_what_runs_and_goes_on_as_another(tmp_path
         with logged() as lines:
             await one.step("beat")
         assert one.handler.running == 0
-        assert [line["dropped"] for line in lines if line["event"] == "engine.taken_for_dead"] == [1]
+        assert [(line["owner"], line["dropped"]) for line in lines if line["event"] == "engine.taken_for_dead"] == [
+            (before, 1)
+        ]
         delivery = await only(one.kit, submission)
         assert (delivery.status, delivery.failures, await outcomes(one.kit, delivery)) == ("pending", 1, ["failed"])
         assert one.standing.lives
@@ -278,11 +311,20 @@ async def test_a_claim_that_outlived_its_owner_is_not_begun(tmp_path: Path) -> N
         assert (await only(one.kit, submission)).owner == "old"
 
 
-async def test_leaving_is_not_held_up_by_a_journal_that_is_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("problem", [JournalError("The database is away."), TimeoutError()])
+async def test_leaving_is_not_held_up_by_a_journal_that_is_away(tmp_path: Path, problem: Exception) -> None:
     """Others learn it by our silence; the log says so."""
     async with member(tmp_path) as one:
-        one.journal.problem = JournalError("The database is away.")
+        one.journal.problem = problem
         with logged() as lines:
             await one.standing.leave()
         assert [line["event"] for line in lines] == ["engine.not_resigned"]
         assert not one.standing.lives
+
+
+async def test_who_has_not_entered_has_nothing_to_leave(tmp_path: Path) -> None:
+    """A process that only submits asks a database for nothing at its end."""
+    async with member(tmp_path) as one:
+        await one.standing.leave()
+        await one.standing.leave()
+        assert one.journal.asked.count("resign") == 1

@@ -93,8 +93,12 @@ def test_without_migrating_a_start_says_what_to_run(tmp_path: Path) -> None:
         "RECEIVER_DATABASE": asyncio.run(new_database("bare")),
         "RECEIVER_DATABASE_MIGRATE": "false",
     }
-    for command in (["worker"], ["tasks", "list"], ["engines"]):
-        result = receiver(*command, folder=tmp_path, env=env)
+    for command, given in (
+        (["worker"], env),
+        (["tasks", "list"], {**env, "RECEIVER_DATABASE_MIGRATE": "true"}),  # it only looks
+        (["engines"], {**env, "RECEIVER_DATABASE_MIGRATE": "true"}),
+    ):
+        result = receiver(*command, folder=tmp_path, env=given)
         assert (result.code, result.out) == (1, "")
         assert result.err.splitlines()[-1].endswith("Run: receiver migrate")
     assert receiver("migrate", folder=tmp_path, env=env).code == 0

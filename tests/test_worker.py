@@ -10,7 +10,7 @@ import pytest
 from engine import StillClock, logged, until
 
 from receiver.errors import JournalError
-from receiver.worker import TICK, Step, Worker
+from receiver.worker import TICK, NotNow, Step, Worker
 
 
 class Counting:
@@ -175,3 +175,18 @@ async def test_a_stopped_worker_starts_again() -> None:
         worker.start()
         await until(lambda runs=runs: step.runs == runs)  # type: ignore[misc]
         await worker.stop()
+
+
+async def test_a_step_that_is_not_to_run_now_is_no_news() -> None:
+    """It has neither failed nor recovered: only a run tells."""
+    clock = StillClock()
+    step = Counting(JournalError("The journal is locked."), NotNow(), NotNow(), 0)
+    with logged() as lines:
+        async with working(clock, step=step):
+            for runs in (1, 2, 3, 4):
+                await until(lambda runs=runs: step.runs == runs)  # type: ignore[misc]
+                await turned()
+                assert [line["event"] for line in lines] == ["engine.step_failed", "engine.step_recovered"][
+                    : 1 + (runs == 4)
+                ]
+                clock.advance(TICK)

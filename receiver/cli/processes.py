@@ -16,7 +16,7 @@ def engines(as_json: AsJSON = False) -> None:
     settings = settings_for(quiet=True)
 
     async def main() -> list[EngineRecord]:
-        async with journal_of(settings, existing=True, migrate=False) as opened:
+        async with journal_of(settings, existing=True) as opened:
             return await opened.engines()
 
     found = run(main())

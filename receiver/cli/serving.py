@@ -71,10 +71,10 @@ def worker() -> None:
 async def _worker(settings: Settings) -> None:
     with stop_signal() as stop:
         async with open_runtime(settings, stalled=end_process) as receiver:
-            await until_stopped(stop, beside=_turning(receiver, await _start_engine(receiver, "worker")))
+            await until_stopped(stop, beside=turning(receiver, await _start_engine(receiver, "worker")))
 
 
-async def _turning(receiver: Runtime, starting: Coroutine[Any, Any, None] | None) -> None:
+async def turning(receiver: Runtime, starting: Coroutine[Any, Any, None] | None) -> None:
     """As long as the engine turns. Nobody can ask a worker for its health, so it ends, for somebody to start it again.
 
     Raises:

@@ -79,11 +79,12 @@ class Dispatcher:
         """When the first of what was put off here is due again, until whoever asks sets it back."""
 
     async def take_over(self, owner: str) -> int:
-        """Start as another owner, so that what an engine left running is freed, be it our own former self's. Due times
-        out of reach come back. Returns how many were freed."""
+        """Start as another owner, so that what an engine left running is freed, be it our own former self's; where
+        several may run, their leader frees, in its own time. Due times out of reach come back. Returns how many were
+        freed."""
         self.owner = owner
         await self._journal.advance(self._clock.now_ms())
-        return await self.free()
+        return 0 if self._journal.shared else await self.free()
 
     async def free(self) -> int:
         """Make due again what those left running who have vanished. Returns how many."""

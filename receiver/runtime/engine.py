@@ -19,7 +19,7 @@ from receiver.runtime.standing import Standing
 from receiver.submissions import Submissions
 from receiver.watchdog import Stall, Watchdog, within
 from receiver.web.admission import Admission
-from receiver.worker import Step, Worker
+from receiver.worker import NotNow, Step, Worker
 
 log = structlog.get_logger("receiver.engine")
 
@@ -86,7 +86,7 @@ class Engine:
         )
         self._watchdog = Watchdog(stalled=self._stalled, running=dispatcher.running)
         self._soon: asyncio.TimerHandle | None = None
-        journal.listen(self._woken)
+        self._listens = False
 
     @property
     def running(self) -> bool:
@@ -113,6 +113,9 @@ class Engine:
         except BaseException:
             await self.standing.leave()
             raise
+        if not self._listens:
+            self._journal.listen(self._woken)
+            self._listens = True
         self.worker.start()
         self._watchdog.start()
 
@@ -180,14 +183,16 @@ class Engine:
         """Where two lead for a moment, a step may run in both: the journal lets only one of them send."""
 
         async def led() -> int:
-            return await step() if self.standing.leads else 0
+            if not self.standing.leads:
+                raise NotNow
+            return await step()
 
         return led
 
     async def _dispatch(self) -> int:
         """Callbacks first: what is to be delivered lies in the journal already."""
         if not self.standing.lives:
-            return 0
+            raise NotNow
         if self._admission.waiting >= MANY_CALLBACKS:
             await self._clock.sleep(REST_SECONDS)
         return await self._dispatcher.dispatch_once()

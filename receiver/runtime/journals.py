@@ -21,7 +21,8 @@ async def journal_of(
 
     Args:
         settings: as loaded.
-        existing: do not make a new one: for commands that only read.
+        existing: do not make a new one, and leave its tables as they are: for commands that look at what is there,
+            perhaps of a newer version than all that run.
         migrate: whether a database's tables are brought up to date; as the settings say if None.
         stays: whether this process goes on; what it has seen of a bucket is worth more then.
 
@@ -58,7 +59,7 @@ async def _postgres(settings: Settings, existing: bool) -> Journal:
         connections=settings.database_connections,
         listen=settings.database_listen,
         statements=settings.database_statements,
-        migrate=settings.database_migrate,
+        migrate=settings.database_migrate and not existing,
     )
 
 

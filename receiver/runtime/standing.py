@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,10 @@ from receiver.worker import Step
 
 log = structlog.get_logger("receiver.engine")
 
+GAP_SECONDS = 2 * BEAT_SECONDS
+"""Between two signs of life: after more than that the journal, or this process, was away."""
+RESIGN_SECONDS = 2.0
+"""How long the journal may take to let an engine go: whoever stops us has no more patience."""
 _NEVER, _ALWAYS = float("-inf"), float("inf")
 
 
@@ -43,7 +48,7 @@ class Standing:
         self._freed = freed
         self._role = self._store = ""
         self._entered = False
-        self._lives_until = self._leads_until = self._renew_at = _NEVER
+        self._lives_until = self._leads_until = self._renew_at = self._heard_at = self._heard_since = _NEVER
 
     @property
     def lives(self) -> bool:
@@ -73,6 +78,7 @@ class Standing:
         await self._journal.become_engine(self._role, owner, store=self._store)
         self._dispatcher.owner = owner
         self._entered = True
+        self._heard(asked)
         self._lives_until = asked + DEAD_SECONDS if self._journal.shared else _ALWAYS
         self._leads_until = _NEVER if self._journal.shared else _ALWAYS
 
@@ -82,9 +88,11 @@ class Standing:
             return
         self._gone()
         try:
-            await self._journal.resign(self._dispatcher.owner)
-        except JournalError as exc:
-            log.warning("engine.not_resigned", owner=self._dispatcher.owner, problem=str(exc))
+            async with asyncio.timeout(RESIGN_SECONDS):
+                await self._journal.resign(self._dispatcher.owner)
+        except (JournalError, TimeoutError) as exc:
+            problem = str(exc) or "The journal does not answer in time."
+            log.warning("engine.not_resigned", owner=self._dispatcher.owner, problem=problem)
 
     def _gone(self) -> None:
         self._entered = False
@@ -94,13 +102,21 @@ class Standing:
         asked = self._clock.monotonic()
         if self._entered and await self._journal.beat(self._dispatcher.owner):
             self._lives_until = asked + DEAD_SECONDS
+            self._heard(asked)
             return
         if self._entered:
+            owner = self._dispatcher.owner
             self._gone()
             dropped = await self._dispatcher.abandon()
-            log.error("engine.taken_for_dead", owner=self._dispatcher.owner, dropped=dropped)
+            log.error("engine.taken_for_dead", owner=owner, dropped=dropped)
         await self._enter()
         log.info("engine.entered_again", owner=self._dispatcher.owner)
+
+    def _heard(self, at: float) -> None:
+        """The journal has taken a sign of life; whether others could give theirs shows in whether we could."""
+        if at - self._heard_at > GAP_SECONDS:
+            self._heard_since = at
+        self._heard_at = at
 
     async def _lead(self) -> int:
         asked = self._clock.monotonic()
@@ -117,10 +133,11 @@ class Standing:
         return 0
 
     async def _free(self) -> None:
-        """The leader alone: what is due again is seen by whoever dispatches."""
-        if not self.leads:
+        """The leader alone, and not as soon as a database is back that was away for longer than engines may be silent:
+        then all seem dead, until each has had its turn to say that it is not."""
+        if not self.leads or self._clock.monotonic() - self._heard_since < GAP_SECONDS:
             return
-        freed = await self._journal.free_running(self._dispatcher.owner, self._clock.now_ms())
+        freed = await self._dispatcher.free()
         if freed:
             log.warning("engine.freed", deliveries=freed)
             self._freed()

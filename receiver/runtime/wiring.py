@@ -177,9 +177,9 @@ class Runtime:
         for item in await self.journal.engines():
             if item.store != mine:
                 raise MediaError(
-                    f"The media store here is {mine}, and that of `receiver {item.role}` on {item.host} is "
-                    f"{item.store}: neither would find the other's pictures. Give all of them the same one with "
-                    "RECEIVER_MEDIA: a bucket, or one folder that all of them see."
+                    f"The media store here, {self.store.place} ({mine}), is another than that of `receiver "
+                    f"{item.role}` on {item.host} ({item.store}): neither would find the other's pictures. Give all of "
+                    "them the same one with RECEIVER_MEDIA: a bucket, or one folder that all of them see."
                 )
 
     async def _check_engines(self) -> None:

@@ -55,7 +55,7 @@ class Engines(Plumbing):
         )
 
     async def beat(self, owner: str) -> bool:
-        return await self._write(lambda db: run(db, "beat", owner=owner, dead_seconds=DEAD_SECONDS)) == 1
+        return await self._write(lambda db: run(db, "beat", owner=owner)) == 1
 
     async def lead(self, owner: str) -> bool:
         found = await self._rows("who_leads")

@@ -17,9 +17,9 @@ VALUES (:owner, :role, :host, :version, :store)
 ON CONFLICT (owner) DO UPDATE SET role = excluded.role, store = excluded.store, beat = clock_timestamp();
 
 -- name: beat
--- Who was away for too long is taken for dead, whether the others have seen it by now or not.
-UPDATE receiver.engines SET beat = clock_timestamp()
-WHERE owner = :owner AND beat > clock_timestamp() - :dead_seconds::float8 * interval '1 second';
+-- Whoever has not been buried yet lives on: what it runs has not been freed. (A database that was away for long makes all
+-- silent at once.)
+UPDATE receiver.engines SET beat = clock_timestamp() WHERE owner = :owner;
 
 -- name: leave
 DELETE FROM receiver.engines WHERE owner = :owner;
@@ -37,7 +37,7 @@ WHERE leases.owner = excluded.owner OR leases.expires < clock_timestamp();
 DELETE FROM receiver.leases WHERE name = 'leader' AND owner = :owner;
 
 -- name: bury_engines
--- Those that are taken for dead; none of them can beat any more. A beat that is under way is waited for.
+-- Those that are taken for dead; none of them can beat any more. A beat that is under way is waited for, and counts.
 DELETE FROM receiver.engines
 WHERE beat < clock_timestamp() - :dead_seconds::float8 * interval '1 second' AND owner <> :owner;
 
