@@ -55,11 +55,11 @@ def is_lost(exc: BaseException) -> bool:
 
 def place(url: str) -> str:
     """`host:port/database` of a URL: where, without the password or anything else that might be secret."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        port = ""
+        return "RECEIVER_DATABASE"
     return f"{parts.hostname or 'local'}{port}/{parts.path.strip('/') or parts.username or ''}"
 
 
