@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from receiver.errors import JournalError
 from receiver.journal.postgres.driver import Connection, asyncpg
-from receiver.journal.postgres.faults import COLLIDED, is_lost, place, translated
+from receiver.journal.postgres.faults import COLLIDED, ERRORS, is_lost, place, translated
 from receiver.journal.postgres.statements import SQL, run
 
 T = TypeVar("T")
@@ -51,14 +51,16 @@ COLLISIONS = 5
 
 OLDEST_SERVER = 14
 
-_SETTINGS = {
+PLANS = dict.fromkeys(
+    ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_sort", "jit"), "off"
+)
+"""Each of our statements has an index to use, always, and takes from it in order no more than it needs. The planner
+would like to do otherwise where tables are empty or seem so, and it keeps its plans when they have grown."""
+
+SETTINGS = {
     "application_name": "receiver",
-    # Plans are made once, on tables that may be empty then: each of our statements has an index to use, always.
+    **PLANS,
     "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "jit": "off",
     # A process that is cut off from the server in the middle of a transaction holds its rows no longer than this.
     "idle_in_transaction_session_timeout": "10s",
     "tcp_keepalives_idle": "5",
@@ -88,7 +90,7 @@ class Options:
     def asked(self) -> dict[str, Any]:
         """Of the driver. Transaction poolers take no settings, and give each transaction another server connection."""
         times = {"timeout": min(CONNECT_SECONDS, self.answer_seconds), "command_timeout": self.answer_seconds}
-        return times | ({"server_settings": _SETTINGS} if self.statements else {"statement_cache_size": 0})
+        return times | ({"server_settings": SETTINGS} if self.statements else {"statement_cache_size": 0})
 
 
 class _Bare(Connection):  # type: ignore[misc]
@@ -110,6 +112,8 @@ class Connections:
         """A name nobody else has."""
         self._numbers = itertools.count(1)
         self._done: list[str] = []
+        local = "".join(f"; SET LOCAL {name} = {value}" for name, value in PLANS.items())
+        self._begin = "BEGIN" if options.statements else f"BEGIN{local}"
         self._closing = False
         self._closed = False
 
@@ -143,7 +147,7 @@ class Connections:
         try:
             yield db
         finally:
-            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*ERRORS):
                 await self._pool.release(db)
 
     def check_open(self) -> None:
@@ -166,8 +170,12 @@ class Connections:
         async with self.acquire() as db:
             if self._options.statements:
                 return await operation(db)
-            async with db.transaction():  # behind a pooler, a statement and its plan may meet in a transaction only
+            await db.execute(self._begin)  # behind a pooler, a statement and its plan may meet in a transaction only
+            try:
                 return await operation(db)
+            finally:
+                with suppress(*ERRORS):
+                    await db.execute("ROLLBACK")
 
     async def write(self, operation: Operation[T]) -> T:
         """Run in a transaction of its own, committed when this returns; whatever it raises, nothing was kept. It may
@@ -210,11 +218,11 @@ class Connections:
     async def _transact(self, operation: Marking[T]) -> T:
         mark = self._mark()
         async with self.acquire() as db:
-            await db.execute("BEGIN")
+            await db.execute(self._begin)
             try:
                 result = await operation(db, mark)
             except BaseException:
-                with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                with suppress(*ERRORS):
                     await db.execute("ROLLBACK")
                 raise
             try:
@@ -260,7 +268,7 @@ class Connections:
             try:
                 async with asyncio.timeout_at(until), self.acquire() as db:
                     return bool(await db.execute(SQL["claim_mark"].text, mark) == "INSERT 0 0")
-            except (*COLLIDED, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, JournalError) as exc:
+            except (*ERRORS, JournalError) as exc:
                 if asyncio.get_running_loop().time() >= until:
                     raise JournalError(
                         f"The journal at {self.where} cannot be reached any more, and whether it kept the last change "
