@@ -82,6 +82,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--core", type=int, required=True)
     parser.add_argument("--submissions", type=int, required=True)
+    parser.add_argument("--database", help="instead of SQLite in FOLDER")
     return parser.parse_args()
 
 
@@ -117,6 +118,7 @@ async def opened(options: argparse.Namespace) -> AsyncIterator[Starlette]:
         provider_key="benchmark",
         keys=(KEY,),
         data=options.folder / "data",
+        database=options.database,
         destinations={
             name: Destination(name=name, handler="noop", progress=True, concurrency=64) for name in DESTINATIONS
         },

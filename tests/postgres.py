@@ -17,6 +17,7 @@ from postgres_server import Server
 from receiver.journal.postgres import PostgresJournal, open_postgres
 
 _running: list[Server] = []
+_restarted: list[Server] = []
 _made: list[str] = []
 """Databases we made on a server that is not ours."""
 
@@ -35,12 +36,8 @@ def stop() -> None:
     """At the end of the test run."""
     for name in _made:
         asyncio.run(_run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-    for server in _running:
+    for server in _running + _restarted:
         server.close()
-
-
-def url_of(database: str) -> str:
-    return urlsplit(server_url())._replace(path=f"/{database}").geturl()
 
 
 async def _run(statement: str, url: str | None = None) -> None:
@@ -51,14 +48,22 @@ async def _run(statement: str, url: str | None = None) -> None:
         await db.close()
 
 
-async def new_database(name: str = "fresh") -> str:
+def own_server() -> Server:
+    """A server that the test may restart, or crowd; shared by those that do."""
+    if not _restarted:
+        _restarted.append(Server(max_connections="20"))
+    return _restarted[0]
+
+
+async def new_database(name: str = "fresh", *, encoding: str = "UTF8", server: Server | None = None) -> str:
     """URL of a database without any tables."""
+    where = server.url() if server else server_url()
     name = f"receiver_test_{os.getpid()}_{name}"
-    await _run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    await _run(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
-    if not _running and name not in _made:
+    await _run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", where)
+    await _run(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0", where)
+    if server is None and not _running and name not in _made:
         _made.append(name)
-    return url_of(name)
+    return urlsplit(where)._replace(path=f"/{name}").geturl()
 
 
 TABLES = (

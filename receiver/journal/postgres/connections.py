@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from receiver.errors import JournalError
 from receiver.journal.postgres.driver import Connection, asyncpg
-from receiver.journal.postgres.faults import COLLIDED, is_lost, place, translated
+from receiver.journal.postgres.faults import COLLIDED, ERRORS, is_lost, place, translated
 from receiver.journal.postgres.statements import SQL, run
 
 T = TypeVar("T")
@@ -46,34 +46,51 @@ Marking = Callable[[Connection, Mark], Awaitable[T]]
 CONNECT_SECONDS = 5.0
 """How long a new connection may take."""
 
-STATEMENT_SECONDS = 30.0
-"""How long one statement may take."""
-
-ACQUIRE_SECONDS = 10.0
-"""How long to wait for one of our connections while all are busy."""
-
-TELL_SECONDS = 10.0
-"""How long to ask whether a transaction was committed whose connection broke."""
-
 COLLISIONS = 5
 """How often a transaction is tried that the server undid to let another one through."""
 
 OLDEST_SERVER = 14
 
-_SETTINGS = {
+PLANS = dict.fromkeys(
+    ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_sort", "jit"), "off"
+)
+"""Each of our statements has an index to use, always, and takes from it in order no more than it needs. The planner
+would like to do otherwise where tables are empty or seem so, and it keeps its plans when they have grown."""
+
+SETTINGS = {
     "application_name": "receiver",
-    # Plans are made once, on tables that may be empty then: each of our statements has an index to use, always.
+    **PLANS,
     "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "jit": "off",
     # A process that is cut off from the server in the middle of a transaction holds its rows no longer than this.
     "idle_in_transaction_session_timeout": "10s",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to connect.
+
+    Attributes:
+        connections: at most.
+        statements: let the server keep prepared statements, and give it our settings.
+        busy_seconds: how long to wait for one of our connections while all are busy.
+        answer_seconds: how long one statement may take; and how long we ask whether a transaction was committed whose
+            connection broke.
+    """
+
+    connections: int
+    statements: bool = True
+    busy_seconds: float = 10.0
+    answer_seconds: float = 30.0
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Of the driver. Transaction poolers take no settings, and give each transaction another server connection."""
+        times = {"timeout": min(CONNECT_SECONDS, self.answer_seconds), "command_timeout": self.answer_seconds}
+        return times | ({"server_settings": SETTINGS} if self.statements else {"statement_cache_size": 0})
 
 
 class _Bare(Connection):  # type: ignore[misc]
@@ -86,15 +103,17 @@ class _Bare(Connection):  # type: ignore[misc]
 class Connections:
     """Made by `connect`."""
 
-    def __init__(self, url: str, pool: Any, *, statements: bool) -> None:
+    def __init__(self, url: str, pool: Any, options: Options) -> None:
         self.where = place(url)
         self._url = url
         self._pool = pool
-        self._statements = statements
+        self._options = options
         self.process = secrets.token_hex(8)
         """A name nobody else has."""
         self._numbers = itertools.count(1)
         self._done: list[str] = []
+        local = "".join(f"; SET LOCAL {name} = {value}" for name, value in PLANS.items())
+        self._begin = "BEGIN" if options.statements else f"BEGIN{local}"
         self._closing = False
         self._closed = False
 
@@ -106,7 +125,7 @@ class Connections:
         """Close them all, after what runs on them has ended. Idempotent."""
         self._closing = self._closed = True
         try:
-            await asyncio.wait_for(self._pool.close(), STATEMENT_SECONDS)
+            await asyncio.wait_for(self._pool.close(), self._options.answer_seconds)
         except (TimeoutError, OSError, asyncpg.InterfaceError):
             self._pool.terminate()
 
@@ -115,17 +134,20 @@ class Connections:
         """One of the connections, for a short while. Raises the driver's errors, and JournalError where none comes
         free."""
         try:
-            db = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+            db = await self._pool.acquire(timeout=self._options.busy_seconds)
         except TimeoutError as exc:
+            if self._pool.get_size() < self._pool.get_max_size():
+                raise  # it was connecting
             raise JournalError(
-                f"The journal at {self.where} is busy: no connection came free within {ACQUIRE_SECONDS:g} s. Look for "
-                "slow statements in pg_stat_activity, or allow more connections.",
+                f"The journal at {self.where} is busy: no connection came free within "
+                f"{self._options.busy_seconds:g} s. Look for slow statements in pg_stat_activity, or allow more "
+                "connections.",
                 fault="crowded",
             ) from exc
         try:
             yield db
         finally:
-            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*ERRORS):
                 await self._pool.release(db)
 
     def check_open(self) -> None:
@@ -146,10 +168,14 @@ class Connections:
 
     async def _read(self, operation: Operation[T]) -> T:
         async with self.acquire() as db:
-            if self._statements:
+            if self._options.statements:
                 return await operation(db)
-            async with db.transaction():  # behind a pooler, a statement and its plan may meet in a transaction only
+            await db.execute(self._begin)  # behind a pooler, a statement and its plan may meet in a transaction only
+            try:
                 return await operation(db)
+            finally:
+                with suppress(*ERRORS):
+                    await db.execute("ROLLBACK")
 
     async def write(self, operation: Operation[T]) -> T:
         """Run in a transaction of its own, committed when this returns; whatever it raises, nothing was kept. It may
@@ -192,11 +218,11 @@ class Connections:
     async def _transact(self, operation: Marking[T]) -> T:
         mark = self._mark()
         async with self.acquire() as db:
-            await db.execute("BEGIN")
+            await db.execute(self._begin)
             try:
                 result = await operation(db, mark)
             except BaseException:
-                with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                with suppress(*ERRORS):
                     await db.execute("ROLLBACK")
                 raise
             try:
@@ -213,7 +239,7 @@ class Connections:
         raise problem
 
     async def _state(self, operation: Marking[T], again: Operation[T]) -> T:
-        if not self._statements:  # behind a pooler, a statement and its plan may meet in a transaction only
+        if not self._options.statements:  # behind a pooler, a statement and its plan may meet in a transaction only
             return await self._transact(operation)
         mark = self._mark()
         async with self.acquire() as db:
@@ -237,12 +263,12 @@ class Connections:
 
     async def _committed(self, mark: str) -> bool:
         """Whether the transaction with that mark was committed. If not, it never will be."""
-        until = asyncio.get_running_loop().time() + TELL_SECONDS
+        until = asyncio.get_running_loop().time() + self._options.answer_seconds
         while True:
             try:
                 async with asyncio.timeout_at(until), self.acquire() as db:
                     return bool(await db.execute(SQL["claim_mark"].text, mark) == "INSERT 0 0")
-            except (*COLLIDED, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, JournalError) as exc:
+            except (*ERRORS, JournalError) as exc:
                 if asyncio.get_running_loop().time() >= until:
                     raise JournalError(
                         f"The journal at {self.where} cannot be reached any more, and whether it kept the last change "
@@ -253,21 +279,14 @@ class Connections:
 
     async def lone(self) -> Connection:
         """A connection of one's own, to be closed by whoever asked. Raises the driver's errors."""
-        return await _connect(self._url, statements=self._statements)
+        return await _connect(self._url, self._options)
 
 
-async def _connect(url: str, *, statements: bool) -> Connection:
-    return await asyncpg.connect(
-        url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, **_options(statements=statements)
-    )
+async def _connect(url: str, options: Options) -> Connection:
+    return await asyncpg.connect(url, **options.asked)
 
 
-def _options(*, statements: bool) -> dict[str, Any]:
-    """Transaction poolers take no settings, and give each transaction another server connection."""
-    return {"server_settings": _SETTINGS} if statements else {"statement_cache_size": 0}
-
-
-async def connect(url: str, *, connections: int, statements: bool) -> Connections:
+async def connect(url: str, options: Options) -> Connections:
     """Open the connections' pool, after a look at the server.
 
     Raises:
@@ -275,7 +294,7 @@ async def connect(url: str, *, connections: int, statements: bool) -> Connection
     """
     with translated(place(url)):
         try:
-            db = await _connect(url, statements=statements)
+            db = await _connect(url, options)
         except (ValueError, asyncpg.ClientConfigurationError) as exc:
             raise JournalError(
                 "RECEIVER_DATABASE is no address of a PostgreSQL database: postgresql://user:password@host:5432/name"
@@ -287,24 +306,17 @@ async def connect(url: str, *, connections: int, statements: bool) -> Connection
         pool = await asyncpg.create_pool(
             url,
             min_size=0,
-            max_size=connections,
-            timeout=CONNECT_SECONDS,
-            command_timeout=STATEMENT_SECONDS,
+            max_size=options.connections,
             connection_class=_Bare,
             max_inactive_connection_lifetime=0,
-            **_options(statements=statements),
+            **options.asked,
         )
-    return Connections(url, pool, statements=statements)
+    return Connections(url, pool, options)
 
 
 async def _check(db: Connection, where: str) -> None:
     """Refuse a server that would break our promises."""
-    version = db.get_server_version()
-    if version.major < OLDEST_SERVER:
-        raise JournalError(
-            f"The server at {where} is PostgreSQL {version.major}; Receiver needs {OLDEST_SERVER} or newer. Upgrade "
-            "it, or name another one with RECEIVER_DATABASE."
-        )
+    check_version(db.get_server_version().major, where)
     row = await db.fetchrow(
         "SELECT current_setting('synchronous_commit') AS commit, current_setting('server_encoding') AS encoding"
     )
@@ -318,4 +330,14 @@ async def _check(db: Connection, where: str) -> None:
         raise JournalError(
             f"The database at {where} is encoded in {row['encoding']}; prompts need UTF8. Make another one: "
             "CREATE DATABASE receiver ENCODING 'UTF8' TEMPLATE template0."
+        )
+
+
+def check_version(major: int, where: str) -> None:
+    """Raises JournalError where the server is too old."""
+    if major < OLDEST_SERVER:
+        raise JournalError(
+            f"The server at {where} is PostgreSQL {major}; Receiver needs {OLDEST_SERVER} or newer. Upgrade it, or "
+            "name another one with RECEIVER_DATABASE.",
+            fault="old",
         )

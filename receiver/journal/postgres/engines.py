@@ -29,7 +29,7 @@ class Engines(Plumbing):
         }
 
         async def enter(db: Connection) -> None:
-            await run(db, "lock_engines")
+            await rows(db, "lock_engines")
             living = [one for one in await _living(db) if one.owner != owner]
             if living and role not in LASTING_ROLES:
                 raise self._running(living[0])

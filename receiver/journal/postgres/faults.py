@@ -13,6 +13,11 @@ from receiver.journal.postgres.driver import asyncpg
 
 _AGAIN = "Receiver goes on by itself once it can be reached."
 _REMEDIES: Mapping[str, tuple[str, str]] = {
+    "08P01": (
+        "pooler",
+        "It may be a transaction pooler that stands before the server. For one, set RECEIVER_DATABASE_LISTEN=false and "
+        "RECEIVER_DATABASE_STATEMENTS=false.",
+    ),
     "28P01": ("denied", "Its password, or the user's name, is wrong: look at RECEIVER_DATABASE."),
     "28000": ("denied", "The server does not let this user in from here: look at RECEIVER_DATABASE and pg_hba.conf."),
     "3D000": ("missing", "Make the database (createdb), or name another one with RECEIVER_DATABASE."),
@@ -55,11 +60,11 @@ def is_lost(exc: BaseException) -> bool:
 
 def place(url: str) -> str:
     """`host:port/database` of a URL: where, without the password or anything else that might be secret."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        port = ""
+        return "RECEIVER_DATABASE"
     return f"{parts.hostname or 'local'}{port}/{parts.path.strip('/') or parts.username or ''}"
 
 

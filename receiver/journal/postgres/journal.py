@@ -12,7 +12,7 @@ from receiver.errors import JournalError, NotFound
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal.base import Changed, Decide, Trouble
 from receiver.journal.postgres import changes, statements
-from receiver.journal.postgres.connections import Connections, connect
+from receiver.journal.postgres.connections import Connections, Options, connect
 from receiver.journal.postgres.deliveries import Deliveries
 from receiver.journal.postgres.engines import Engines
 from receiver.journal.postgres.faults import translated
@@ -142,7 +142,14 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
 
 
 async def open_postgres(
-    url: str, *, connections: int = CONNECTIONS, listen: bool = True, statements: bool = True, migrate: bool = True
+    url: str,
+    *,
+    connections: int = CONNECTIONS,
+    listen: bool = True,
+    statements: bool = True,
+    migrate: bool = True,
+    busy_seconds: float = 10.0,
+    answer_seconds: float = 30.0,
 ) -> PostgresJournal:
     """Connect, and bring the tables up to date.
 
@@ -151,13 +158,21 @@ async def open_postgres(
         connections: of this process at most, the one that listens included.
         listen: hear from other processes what is due. False where a transaction pooler stands before the server.
         statements: let the server keep prepared statements, and give it our settings. False as above.
+        busy_seconds: how long to wait for one of our connections while all are busy.
+        answer_seconds: how long the server may take for a statement.
         migrate: make or change the tables where they are missing or older.
 
     Raises:
         JournalError: the server cannot be reached, does not let us in, is too old, does not keep what it commits, or
             has tables of another Receiver.
     """
-    opened = await connect(url, connections=max(1, connections - listen), statements=statements)
+    options = Options(
+        connections=max(1, connections - listen),
+        statements=statements,
+        busy_seconds=busy_seconds,
+        answer_seconds=answer_seconds,
+    )
+    opened = await connect(url, options)
     try:
         if migrate:
             await run_migrations(opened)

@@ -1,4 +1,5 @@
--- `status || ''` stands where a row is found by its key: see changes.sql.
+-- `status || ''` stands where a row is found by its key (see changes.sql), and `ORDER BY id || ''` where few rows are
+-- found by another one: the planner would go through all in order of id.
 
 -- name: look
 -- What a claim has to know first, without a transaction: an idle engine asks often.
@@ -48,12 +49,11 @@ SELECT id FROM taken ORDER BY due_ms, id;
 -- The one that is next of those that run alone. Few ever have to, so their index is the one to use.
 SELECT id FROM receiver.deliveries AS mine
 WHERE status = 'pending' AND alone AND due_ms <= :now_ms AND destination = ANY (:destinations::text[])
-  AND NOT EXISTS (
-      SELECT FROM receiver.deliveries AS other
+  AND (
+      SELECT 1 FROM receiver.deliveries AS other
       WHERE other.submission_id = mine.submission_id AND other.destination = mine.destination
-        AND other.status = 'running')
-  AND NOT EXISTS (
-      SELECT FROM receiver.destinations WHERE name = mine.destination AND paused_until_ms > :now_ms)
+        AND other.status = 'running') IS NULL
+  AND (SELECT 1 FROM receiver.destinations WHERE name = mine.destination AND paused_until_ms > :now_ms) IS NULL
 ORDER BY due_ms LIMIT 1;
 
 -- name: claim_alone
@@ -79,10 +79,10 @@ SELECT id FROM taken;
 SELECT deliveries.*, '' AS cut, submissions.*, events.body AS event,
     ARRAY(
         SELECT told.destination || chr(10) || told.receipt FROM receiver.deliveries AS told
-        WHERE told.submission_id = submissions.id AND told.receipt IS NOT NULL ORDER BY told.id) AS receipts,
+        WHERE told.submission_id = submissions.id AND told.receipt IS NOT NULL ORDER BY told.id || '') AS receipts,
     ARRAY(
         SELECT told.destination || chr(10) || told.receipt FROM receiver.deliveries AS told
-        WHERE told.submission_id = submissions.parent_id AND told.receipt IS NOT NULL ORDER BY told.id) AS parent_receipts
+        WHERE told.submission_id = submissions.parent_id AND told.receipt IS NOT NULL ORDER BY told.id || '') AS parent_receipts
 FROM receiver.deliveries
 LEFT JOIN receiver.submissions ON submissions.id = deliveries.submission_id
 LEFT JOIN receiver.events ON events.id = deliveries.event_id

@@ -1,6 +1,6 @@
 -- name: lock_engines
 -- Who enters stands in line; who beats does not.
-LOCK TABLE receiver.leases IN SHARE ROW EXCLUSIVE MODE;
+SELECT pg_advisory_xact_lock(hashtext('receiver.engines'));
 
 -- name: list_engines
 SELECT owner, role, host, version, store,
@@ -46,7 +46,7 @@ WHERE beat < clock_timestamp() - :dead_seconds::float8 * interval '1 second' AND
 SELECT * FROM receiver.deliveries
 WHERE status = 'running' AND owner <> :owner
   AND NOT EXISTS (SELECT FROM receiver.engines WHERE engines.owner = deliveries.owner)
-ORDER BY id FOR UPDATE;
+ORDER BY id || '' FOR UPDATE;
 
 -- name: any_left
 -- Whether there is something to do for the next two, without a transaction: the leader asks often.

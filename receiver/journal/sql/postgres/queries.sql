@@ -73,10 +73,10 @@ SELECT body FROM receiver.events WHERE id = :id;
 SELECT body FROM receiver.events WHERE :type::text IS NULL OR type = :type ORDER BY number DESC LIMIT :limit;
 
 -- name: list_submission_events
--- Event ids start with their submission's.
+-- Event ids start with their submission's. (`+ 0`: it has few, and the planner would go through everybody's by number.)
 SELECT body FROM receiver.events
 WHERE id > :submission_id || '.' AND id < :submission_id || '/' AND (:type::text IS NULL OR type = :type)
-ORDER BY number DESC LIMIT :limit;
+ORDER BY number + 0 DESC LIMIT :limit;
 
 -- name: get_delivery
 SELECT * FROM receiver.deliveries WHERE id = :id;
@@ -90,7 +90,7 @@ ORDER BY id DESC LIMIT :limit;
 SELECT * FROM receiver.deliveries
 WHERE submission_id = :submission_id AND (:destination::text IS NULL OR destination = :destination)
   AND (:status::text IS NULL OR status = :status)
-ORDER BY id DESC LIMIT :limit;
+ORDER BY id || '' DESC LIMIT :limit;
 
 -- name: list_attempts
 SELECT * FROM receiver.attempts WHERE delivery_id = :delivery_id ORDER BY number;

@@ -1,0 +1,472 @@
+#!/usr/bin/env python3
+"""How fast Receiver is with its journal in PostgreSQL, on this machine. Run by `scripts/bench --database postgres`.
+
+usage: scripts/bench_postgres.py [--rounds N] [--seconds N] [--rows N] [--json FILE]
+
+The web process has one core; PostgreSQL (a server of its own, with its usual settings) and the load share the other.
+A second web process runs on that one, too, so what it adds here is the least it can add. Claims are made by one process
+on the first core; pgqueuer and procrastinate do the same on the same server, in the same rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import json
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import uvloop
+from pgqueuer.db import AsyncpgPoolDriver
+from pgqueuer.models import Job
+from pgqueuer.qm import QueueManager
+from pgqueuer.queries import Queries
+from pgqueuer.types import QueueExecutionMode
+from postgres_server import Server
+from procrastinate import App, PsycopgConnector
+
+from receiver.deliveries import Completion, Delivery
+from receiver.events import Event, Submission, event_id, new_id
+from receiver.journal.base import Change, Work
+from receiver.journal.postgres import PostgresJournal, open_postgres
+from receiver.tasks import Task
+
+ROOT = Path(__file__).resolve().parent.parent
+OWNER = "the-bench"
+PLACE = "place"
+FEW, MANY = 10_000, 2_000_000
+NEAR = 0.15
+"""How far the rates at many rows may be from those at few."""
+
+
+def _driver() -> Any:
+    """`scripts/bench`, which has no ending."""
+    loader = SourceFileLoader("bench", str(ROOT / "scripts" / "bench"))
+    spec = spec_from_loader("bench", loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules["bench"] = module
+    loader.exec_module(module)
+    return module
+
+
+bench = _driver()
+
+
+@dataclass(frozen=True)
+class Options:
+    rounds: int
+    seconds: float
+    rows: int
+    json: Path | None
+    server_core: int
+    load_core: int
+
+
+def main() -> int:
+    options = read_options()
+    os.sched_setaffinity(0, {options.load_core})
+    figures: dict[str, list[float]] = {}
+    problems: list[str] = []
+    with Server() as server:
+        for number in range(options.rounds):
+            found = {**web_round(server, options, problems), **engine_round(server, options)}
+            for name, value in found.items():
+                figures.setdefault(name, []).append(value)
+            tell(f"round {number + 1}/{options.rounds}  " + "  ".join(f"{n} {v:,.2f}" for n, v in found.items()))
+        figures["latency_ms"] = latencies(server, options)
+        figures |= {name: [value] for name, value in growth(server, options).items()}
+    print_table(figures)
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    for problem in problems:
+        tell(f"Rows are missing: {problem}")
+    return 1 if problems else 0
+
+
+def read_options() -> Options:
+    parser = argparse.ArgumentParser(prog="scripts/bench --database postgres")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each kind runs (default 5)")
+    parser.add_argument("--seconds", type=float, default=5, help="of load in each run (default 5)")
+    parser.add_argument("--rows", type=int, default=MANY, help=f"deliveries of the large journal (default {MANY:,})")
+    parser.add_argument("--quick", action="store_true", help="two rounds of 2 s each, 200,000 rows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there, too")
+    given = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    return Options(
+        rounds=2 if given.quick else max(given.rounds, 1),
+        seconds=2 if given.quick else given.seconds,
+        rows=200_000 if given.quick else given.rows,
+        json=given.json,
+        server_core=cores[0],
+        load_core=cores[-1],
+    )
+
+
+def tell(text: str) -> None:
+    """For people; standard output is the table's."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def database(server: Server, name: str) -> str:
+    """URL of a new database, and an end to what the last one has left to do."""
+
+    async def make() -> None:
+        db = await asyncpg.connect(server.url())
+        await db.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await db.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0")
+        await db.execute("CHECKPOINT")
+        await db.close()
+
+    asyncio.run(make())
+    return server.url(name)
+
+
+# Web
+
+
+def web_round(server: Server, options: Options, problems: list[str]) -> dict[str, float]:
+    """Callbacks a second of the bare route, of one web process and of two, each on a new database."""
+    bare = web(server, options, ["bare"], problems)
+    one = web(server, options, ["ingest"], problems)
+    two = web(server, options, ["ingest", "ingest"], problems)
+    return {"bare": bare, "web": one, "web_ratio": one / bare, "webs": two, "webs_ratio": two / bare}
+
+
+def web(server: Server, options: Options, kinds: list[str], problems: list[str]) -> float:
+    url = database(server, "web")
+    flights = math.ceil(bench.FASTEST[kinds[0]] * options.seconds / bench.STEPS / bench.FLIGHT)
+    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="receiver-bench-") as name:
+        loads = []
+        for number, kind in enumerate(kinds):
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            core = options.load_core if number else options.server_core
+            port = stack.enter_context(serving(kind, folder, url, core, flights * bench.FLIGHT))
+            loads.append((kind, folder, port))
+        running = [wrk(kind, folder, port, options, len(kinds)) for kind, folder, port in loads]
+        results = [json.loads(one.communicate(timeout=120)[0].partition("RESULT ")[2]) for one in running]
+    answers = sum(result["answers"] for result in results)
+    if kinds[0] != "bare":
+        problems += missing(url, answers, results)
+    return sum((result["answers"] - result["refused"]) / result["seconds"] for result in results)
+
+
+@contextmanager
+def serving(kind: str, folder: Path, url: str, core: int, submissions: int) -> Iterator[int]:
+    command = [bench.BIN / "python", ROOT / "scripts" / "bench_server.py", kind, "--folder", folder]
+    command += ["--core", str(core), "--submissions", str(submissions), "--database", url]
+    with bench.started(command, folder, {}) as process:
+        yield json.loads(process.stdout.readline())["port"]
+
+
+def wrk(kind: str, folder: Path, port: int, options: Options, share: int) -> subprocess.Popen[str]:
+    (folder / "load.lua").write_text(bench.LOAD)
+    (folder / "body").write_text(bench.body_template())
+    command: list[Any] = ["wrk", "-t1", f"-c{bench.CONNECTIONS // share}", f"-d{options.seconds:g}s"]
+    command += ["-s", folder / "load.lua", f"http://127.0.0.1:{port}", "--", folder, str(bench.STEPS)]
+    command += ["repeat" if kind == "bare" else "once", str(bench.FLIGHT)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def missing(url: str, answers: int, results: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with the rows. Whatever was under way at the end is written, but its answer was not waited for."""
+
+    async def count() -> tuple[int, int, int]:
+        db = await asyncpg.connect(url)
+        names = ("callbacks", "events", "deliveries")
+        found = [await db.fetchval(f"SELECT count(*) FROM receiver.{name}") for name in names]  # noqa: S608
+        await db.close()
+        return found[0], found[1], found[2]
+
+    callbacks, events, deliveries = asyncio.run(count())
+    whole = answers <= callbacks <= answers + bench.CONNECTIONS and events == callbacks and deliveries == 2 * events
+    broken = sum(result["broken"] + result["refused"] for result in results)
+    if whole and not broken:
+        return []
+    return [f"{answers} answers, {callbacks} callbacks, {events} events, {deliveries} deliveries, {broken} broken"]
+
+
+def latencies(server: Server, options: Options) -> list[float]:
+    """Milliseconds from the first byte of a terminal callback to the start of its handler, one at a time."""
+    body = bench.body_template(status="SUCCESS", progress="100%", imageUrl=None, imageUrls=None)
+    times = []
+    url = database(server, "latency")
+    with tempfile.TemporaryDirectory(prefix="receiver-bench-") as name:
+        folder = Path(name)
+        command = [bench.BIN / "python", ROOT / "scripts" / "bench_server.py", "latency", "--folder", folder]
+        command += ["--core", str(options.server_core), "--submissions", "100", "--database", url]
+        with bench.started(command, folder, {}) as process:
+            port = json.loads(process.stdout.readline())["port"]
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            for line in (folder / "targets").read_text().splitlines():
+                submission, token, state, task = line.split()
+                text = body.replace("@STATE@", state).replace("@TASK@", task)
+                begun = time.monotonic()
+                connection.request("POST", f"/callbacks/{token}", text.encode(), {"Content-Type": "application/json"})
+                connection.getresponse().read()
+                told = json.loads(process.stdout.readline())
+                assert told["submission"] == submission
+                times.append((told["started"] - begun) * 1000)
+                time.sleep(0.02)
+            connection.close()
+    return times
+
+
+# Engine
+
+
+def engine_round(server: Server, options: Options) -> dict[str, float]:
+    """Deliveries claimed and completed a second, with a handler that does nothing, and the ready-made engines."""
+    with on_server_core(options):
+        found = {}
+        for batch, count in ((200, 20_000), (20, 10_000), (1, 500)):
+            found[f"engine_{batch}"] = run(deliveries(database(server, "engine"), batch, count))
+        found["pgqueuer"] = run(pgqueuer(database(server, "pgqueuer"), 20_000))
+        found["procrastinate"] = run(procrastinate(database(server, "procrastinate"), 2_000))
+    return found
+
+
+@contextmanager
+def on_server_core(options: Options) -> Iterator[None]:
+    os.sched_setaffinity(0, {options.server_core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, {options.load_core})
+
+
+def run(measuring: Awaitable[float]) -> float:
+    async def wait() -> float:
+        return await measuring
+
+    return uvloop.run(wait())
+
+
+def made(number: int, now_ms: int) -> Submission:
+    return Submission(
+        id=new_id(now_ms), kind="imagine", created_ms=now_ms, prompt="a paper boat at sunrise", hooked=True,
+        request={"prompt": "a paper boat at sunrise"}, status="accepted", sends=1, task_id=f"1773{number:012}",
+        task=Task(id=f"1773{number:012}", status="SUCCESS"), ended="task.succeeded", deadline_ms=now_ms,
+    )  # fmt: skip
+
+
+def owing(row: Submission) -> Change:
+    fact = Event(
+        id=event_id(row.id, "task.succeeded"), type="task.succeeded", submission_id=row.id, created_ms=row.created_ms,
+        source="callback", task_id=row.task_id, status="SUCCESS", progress=100, prompt=row.prompt, kind=row.kind,
+        labels={}, state=None, parent_id=None, confirmed=True, task=row.task,
+    )  # fmt: skip
+    owed = Delivery(
+        id=new_id(row.created_ms), event_id=fact.id, submission_id=row.id, destination=PLACE,
+        created_ms=row.created_ms, due_ms=row.created_ms,
+    )  # fmt: skip
+    return Change(submission=row, events=(fact,), deliveries=(owed,))
+
+
+async def fill(journal: PostgresJournal, count: int) -> float:
+    """Journal so many submissions, then what each owes; how many of the latter a second."""
+    now_ms = int(time.time() * 1000)
+    rows = [made(number, now_ms) for number in range(count)]
+    for start in range(0, count, 500):
+        await asyncio.gather(*(journal.add(row) for row in rows[start : start + 500]))
+    begun = time.perf_counter()
+    for start in range(0, count, 200):
+        changes = (journal.change(row.id, lambda _, row=row: owing(row)) for row in rows[start : start + 200])  # type: ignore[misc]
+        await asyncio.gather(*changes)
+    return count / (time.perf_counter() - begun)
+
+
+async def work_through(journal: PostgresJournal, batch: int, count: int) -> float:
+    """Claim, do nothing, complete; two lanes, so that one claims while the other completes."""
+    now_ms = int(time.time() * 1000) + 1
+    left = count
+
+    async def lane() -> None:
+        nonlocal left
+        while left > 0:
+            left -= batch
+            works = await journal.claim(PLACE, owner=OWNER, limit=batch, now_ms=now_ms)
+            kept = await asyncio.gather(*(journal.complete(done(work, now_ms)) for work in works))
+            assert all(kept)
+            assert len(kept) == batch
+
+    begun = time.perf_counter()
+    await asyncio.gather(lane(), lane())
+    return count / (time.perf_counter() - begun)
+
+
+def done(work: Work, now_ms: int) -> Completion:
+    return Completion(
+        delivery_id=work.delivery.id, attempt=work.delivery.attempt, owner=OWNER, outcome="succeeded",
+        status="succeeded", finished_ms=now_ms, due_ms=now_ms, counts=False,
+    )  # fmt: skip
+
+
+async def deliveries(url: str, batch: int, count: int) -> float:
+    journal = await open_postgres(url, listen=False)
+    await journal.register({PLACE: "noop"})
+    await fill(journal, count)
+    rate = await work_through(journal, batch, count)
+    await journal.aclose()
+    return rate
+
+
+async def pgqueuer(url: str, count: int) -> float:
+    """Its own fastest way: batches, and until the queue is empty."""
+    async with asyncpg.create_pool(url, min_size=2, max_size=5) as pool:
+        driver = AsyncpgPoolDriver(pool)
+        queries = Queries(driver)
+        await queries.install()
+        await queries.enqueue(["noop"] * count, [b""] * count, [0] * count)
+        manager = QueueManager(queries)
+        ran = 0
+
+        @manager.entrypoint("noop")
+        async def noop(job: Job) -> None:
+            nonlocal ran
+            ran += 1
+
+        begun = time.perf_counter()
+        await manager.run(batch_size=200, mode=QueueExecutionMode.drain)
+        seconds = time.perf_counter() - begun
+    assert ran == count
+    return count / seconds
+
+
+async def procrastinate(url: str, count: int) -> float:
+    """Its own fastest way: 20 at a time, until the queue is empty."""
+    app = App(connector=PsycopgConnector(conninfo=url, min_size=2, max_size=5))
+    ran = 0
+
+    @app.task(name="noop")
+    async def noop() -> None:
+        nonlocal ran
+        ran += 1
+
+    async with app.open_async():
+        await app.schema_manager.apply_schema_async()
+        await noop.batch_defer_async(*({} for _ in range(count)))
+        begun = time.perf_counter()
+        await app.run_worker_async(concurrency=20, wait=False, install_signal_handlers=False, listen_notify=False)
+        seconds = time.perf_counter() - begun
+    assert ran == count
+    return count / seconds
+
+
+# Many rows
+
+
+GROWTH = """
+INSERT INTO receiver.submissions (
+    id, kind, created_ms, prompt, request, inputs, labels, auto, hooked, status, sends, task_id, ended,
+    deadline_ms, polls, misses, callbacks, media, media_tries, fallback_urls)
+SELECT '00' || lpad(n::text, 24, '0'), 'imagine', 1, 'a boat', '{{}}', '[]', '{{}}', '[]', true, 'accepted', 1,
+    't' || n, 'task.succeeded', 1, 0, 0, 1, '[]', 0, '[]' FROM generate_series({first}, {last}) AS n;
+INSERT INTO receiver.events (id, submission_id, type, created_ms, body)
+SELECT '00' || lpad(n::text, 24, '0') || '.task.succeeded', '00' || lpad(n::text, 24, '0'), 'task.succeeded', 1, '{{}}'
+FROM generate_series({first}, {last}) AS n;
+INSERT INTO receiver.deliveries (
+    id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, manual)
+SELECT '00' || lpad(n::text, 24, '0'), '00' || lpad(n::text, 24, '0') || '.task.succeeded',
+    '00' || lpad(n::text, 24, '0'), '{place}', 1, {due}, 'pending', 0, 0, false
+FROM generate_series({first}, {last}) AS n;
+"""
+
+
+def growth(server: Server, options: Options) -> dict[str, float]:
+    """Rates of inserts and claims while so many other deliveries are pending there: few, then many."""
+    url = database(server, "growth")
+    with on_server_core(options):
+        run(deliveries(url, 200, 2_000))
+        few = [run(at_size(url)) for _ in grown(url, 0, FEW)]
+        many = [run(at_size(url)) for _ in grown(url, FEW, options.rows)]
+    names = ("insert_few", "claim_few"), ("insert_many", "claim_many")
+    pairs = zip(names, (few, many), strict=True)
+    return {
+        name: statistics.median(one[place] for one in found) for both, found in pairs for place, name in enumerate(both)
+    }
+
+
+def grown(url: str, first: int, last: int) -> Iterator[None]:
+    """Make the rows, then be measured three times."""
+
+    async def grow() -> None:
+        db = await asyncpg.connect(url, command_timeout=600)
+        due = int(time.time() * 1000) + 10**9
+        for start in range(first + 1, last + 1, 100_000):
+            end = min(start + 99_999, last)
+            await db.execute(GROWTH.format(first=start, last=end, place=PLACE, due=due))
+        await db.execute("VACUUM (ANALYZE)")
+        await db.execute("CHECKPOINT")
+        await db.close()
+
+    asyncio.run(grow())
+    yield from [None] * 3
+
+
+async def at_size(url: str) -> tuple[float, float]:
+    journal = await open_postgres(url, listen=False)
+    inserts = await fill(journal, 6_000)
+    claims = await work_through(journal, 200, 6_000)
+    await journal.aclose()
+    return inserts, claims
+
+
+# What was found
+
+
+def print_table(figures: dict[str, list[float]]) -> None:
+    middle = {name: statistics.median(values) for name, values in figures.items()}
+    print(f"\n{'KIND':34}{'per second':>12}{'of bare':>10}")
+    for name, label in (("bare", "bare Starlette route"), ("web", "one web process"), ("webs", "two web processes")):
+        ratio = f"{middle[f'{name}_ratio']:10.3f}" if name != "bare" else ""
+        print(f"{label:34}{middle[name]:12,.0f}{ratio}")
+    for name, label in ENGINES.items():
+        print(f"{label:34}{middle[name]:12,.0f}")
+    print(f"\n{'FIGURE':46}{'measured':>14}  {'target':12}")
+    for text, measured, target, met in targets(middle):
+        print(f"{text:46}{measured:>14}  {target:12}{'met' if met else 'not met'}")
+
+
+ENGINES = {
+    "engine_200": "claims and completions by 200",
+    "engine_20": "claims and completions by 20",
+    "engine_1": "claims and completions one by one",
+    "pgqueuer": "pgqueuer, by 200",
+    "procrastinate": "procrastinate, 20 at a time",
+}
+
+
+def targets(middle: dict[str, float]) -> list[tuple[str, str, str, bool]]:
+    """(figure, measured, target, met)."""
+    inserts = middle["insert_many"] / middle["insert_few"]
+    wait = middle["latency_ms"]
+    claims = middle["claim_many"] / middle["claim_few"]
+    return [
+        ("durable ingest, of the bare route", f"{middle['web_ratio']:.3f}", "≥ 0.20", middle["web_ratio"] >= 0.2),
+        ("claims and completions", f"{middle['engine_200']:,.0f}/s", "≥ 20,000/s", middle["engine_200"] >= 20_000),
+        ("callback → handler start, idle, p50", f"{wait:.1f} ms", "≤ 10 ms", wait <= 10),
+        ("inserts at many rows, of few", f"{inserts:.2f}", "1 ± 0.15", abs(inserts - 1) <= NEAR),
+        ("claims at many rows, of few", f"{claims:.2f}", "1 ± 0.15", abs(claims - 1) <= NEAR),
+    ]
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped then, too
+    sys.exit(main())

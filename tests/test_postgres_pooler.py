@@ -1,0 +1,83 @@
+"""The journal on PostgreSQL through a transaction pooler, a real PgBouncer: each transaction may run on another
+connection of the server, and nothing may be left on one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import msgspec
+import postgres
+import pytest
+from journals import ID, NOW, callback, completion, fill, owe, submission, take
+from poolers import pooler
+
+from receiver.errors import JournalError
+from receiver.events import Submission
+from receiver.journal.base import Change
+from receiver.journal.postgres import PostgresJournal, open_postgres
+from receiver.journal.selection import Order
+
+pytestmark = pytest.mark.debian
+
+
+@pytest.fixture(scope="module")
+def pooled() -> Iterator[str]:
+    """URL of an empty database behind a pooler with three connections to the server."""
+    with pooler(asyncio.run(postgres.new_database("pooled"))) as url:
+        yield url
+
+
+async def behind(url: str) -> PostgresJournal:
+    return await open_postgres(url, listen=False, statements=False)
+
+
+async def test_everything_works_behind_a_pooler(pooled: str) -> None:
+    """Two processes with ten connections between them share the three: tables, changes, claims, completions, engines,
+    replay."""
+    one, two = await behind(pooled), await behind(pooled)
+    for journal in (one, two):
+        await journal.become_engine("worker", f"engine-{journal is one}", store="s")
+    await one.register({"folder": "file"})
+    await fill(one, 100)
+    await asyncio.gather(*(journal.change(ID, _count, callback(n)) for n in range(50) for journal in (one, two)))
+    row = await two.get(ID)
+    assert row is not None
+    assert row.callbacks == len(await one.callbacks(ID)) == 100
+
+    async def work(journal: PostgresJournal) -> int:
+        done = 0
+        while works := await take(journal, limit=9, owner=f"engine-{journal is one}"):
+            done += sum(await asyncio.gather(*(journal.complete(completion(work)) for work in works)))
+        return done
+
+    assert sum(await asyncio.gather(work(one), work(two), work(one), work(two))) == 100
+    assert (await one.lead("engine-True"), await two.lead("engine-False")) == (True, False)
+    assert await two.beat("engine-False")
+    fact = await owe(one, submission(1), "task.lost", 500)
+    (work_again,) = await take(two)
+    assert await two.complete(completion(work_again))
+    order = Order(event_id=fact.id, submission_id=fact.submission_id, destination="folder")
+    assert [found.outcome for found in await one.replay([order], NOW)] == ["again"]
+    await asyncio.to_thread(one.accuse, work_again.delivery.id)
+    await one.aclose()
+    await two.aclose()
+
+
+def _count(row: Submission) -> Change:
+    return Change(submission=msgspec.structs.replace(row, callbacks=row.callbacks + 1))
+
+
+async def test_poison_fails_alone_behind_a_pooler(pooled: str) -> None:
+    """A batch that fails is taken apart there as well."""
+    journal = await behind(pooled)
+    rows = [submission(5000 + number, deadline_ms=2**63 if number == 3 else NOW) for number in range(9)]
+    results = await asyncio.gather(*(journal.add(row) for row in rows), return_exceptions=True)
+    assert [isinstance(result, JournalError) for result in results] == [number == 3 for number in range(9)]
+    await journal.aclose()
+
+
+async def test_a_pooler_is_told_from_a_server(pooled: str) -> None:
+    """Without the settings for one, the start is refused, and the settings are named."""
+    with pytest.raises(JournalError, match="RECEIVER_DATABASE_STATEMENTS=false"):
+        await open_postgres(pooled)

@@ -1,0 +1,175 @@
+"""The statements of the journal on PostgreSQL: each finds its rows by an index, however many there are, and by the plan
+that was made when there were none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+import postgres
+import pytest
+from journals import NOW
+
+from receiver.journal.postgres import open_postgres
+from receiver.journal.postgres.connections import SETTINGS
+from receiver.journal.postgres.statements import SQL
+
+MANY = """
+INSERT INTO receiver.submissions (
+    id, kind, created_ms, prompt, request, inputs, labels, auto, hooked, status, sends, send_due_ms, task_id, ended,
+    deadline_ms, poll_due_ms, polls, misses, callbacks, media, media_tries, media_due_ms, fallback_urls, parent_id)
+SELECT 's' || n, 'imagine', {now}, 'a boat', '{{}}', '[]', '{{}}', '[]', true, 'accepted', 1, {now} + n, 't' || n,
+    CASE WHEN n % 2 = 0 THEN 'task.succeeded' END, {now} + n, {now} + n, 0, 0, 0, '[]', 0, {now} + n, '[]',
+    CASE WHEN n % 50 = 0 THEN 's' || n - 1 END
+FROM generate_series(1, {count}) AS n;
+INSERT INTO receiver.events (id, submission_id, type, created_ms, body)
+SELECT 's' || n || '.task.succeeded', 's' || n, 'task.succeeded', {now}, '{{}}' FROM generate_series(1, {count}) AS n;
+INSERT INTO receiver.callbacks (submission_id, received_ms, body)
+SELECT 's' || n, {now}, '{{}}' FROM generate_series(1, {count}) AS n;
+INSERT INTO receiver.deliveries (
+    id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, manual, alone, owner)
+SELECT 'd' || n, 's' || n || '.task.succeeded', 's' || n, 'place-' || n % 3, {now}, {now} + n,
+    (ARRAY['pending', 'pending', 'succeeded', 'dead', 'running'])[1 + n % 5], 1, 0, false, n % 1000 = 0, 'engine'
+FROM generate_series(1, {count}) AS n;
+INSERT INTO receiver.attempts (delivery_id, number, started_ms, manual)
+SELECT 'd' || n, 1, {now}, false FROM generate_series(1, {count}) AS n;
+INSERT INTO receiver.files (submission_id, digest) SELECT 's' || n, 'f' || n FROM generate_series(1, {count}) AS n;
+INSERT INTO receiver.destinations (name, handler) SELECT 'place-' || n, 'file' FROM generate_series(0, 2) AS n;
+"""
+COUNT = 6_000
+
+INDEXES = {
+    "lock_submissions": {"submissions_pkey"},
+    "get_submission": {"submissions_pkey"},
+    "get_once": {"submissions_once"},
+    "due_sends": {"submissions_send"},
+    "due_polls": {"submissions_poll"},
+    "due_media": {"submissions_media"},
+    "overdue": {"submissions_deadline"},
+    "called_back": {"submissions_called_back"},
+    "last_callbacks": {"callbacks_submission"},
+    "get_event": {"events_id"},
+    "list_submission_events": {"events_id"},
+    "write_batch": {"submissions_pkey", "deliveries_submission", "commits_pkey"},
+    "update_submissions": {"submissions_pkey"},
+    "release_deliveries": {"deliveries_submission"},
+    "look": {"deliveries_due", "destinations_pkey"},
+    "claim": {"deliveries_due", "deliveries_running", "deliveries_pkey", "commits_pkey"},
+    "claim_alone": {"deliveries_pkey", "commits_pkey"},
+    "alone_due": {"deliveries_alone", "deliveries_running", "destinations_pkey"},
+    "any_running": {"deliveries_running"},
+    "needs": {"deliveries_pkey", "submissions_pkey", "events_id", "deliveries_submission"},
+    "lock_owing": {"submissions_pkey", "deliveries_pkey"},
+    "complete": {"deliveries_pkey", "attempts_pkey", "destinations_pkey", "commits_pkey"},
+    "completed": {"attempts_pkey"},
+    "cancel_outdated": {"deliveries_pkey", "deliveries_submission", "events_id"},
+    "lock_destination": {"destinations_pkey"},
+    "lock_destinations": {"destinations_pkey"},
+    "update_destinations": {"destinations_pkey"},
+    "pause_destination": {"destinations_pkey"},
+    "give_back": {"deliveries_running", "attempts_pkey"},
+    "accuse": {"deliveries_pkey"},
+    "run_alone": {"deliveries_pkey"},
+    "lock_left": {"deliveries_running", "engines_pkey"},
+    "end_wait": {"deliveries_due", "destinations_pkey"},
+    "get_delivery": {"deliveries_pkey"},
+    "list_attempts": {"attempts_pkey"},
+    "list_submission_deliveries": {"deliveries_submission"},
+    "advance_deliveries": {"deliveries_due", "destinations_pkey"},
+    "advance_sends": {"submissions_send"},
+    "advance_polls": {"submissions_poll"},
+    "advance_media": {"submissions_media"},
+    "advance_deadlines": {"submissions_deadline"},
+    "beat": {"engines_pkey"},
+    "mark": {"commits_pkey"},
+}
+"""What each statement looks into, and nothing else."""
+
+WITHOUT_CONDITION = {
+    ("advance_deliveries", "destinations_pkey"),
+    ("update_destinations", "destinations_pkey"),
+    ("give_back", "deliveries_running"),
+    ("lock_left", "deliveries_running"),
+    ("lock_left", "engines_pkey"),
+}
+"""A table of a few rows, and what runs at this moment: read whole."""
+
+
+@pytest.fixture(scope="module")
+def databases() -> tuple[str, str]:
+    """An empty journal, and one with many rows the server has counted."""
+
+    async def make() -> tuple[str, str]:
+        empty, full = await postgres.new_database("empty"), await postgres.new_database("full")
+        for url in (empty, full):
+            await (await open_postgres(url)).aclose()
+        store = postgres.PostgresStore(full)
+        await store.execute(MANY.format(now=NOW, count=COUNT))
+        await store.execute("ANALYZE")
+        return empty, full
+
+    return asyncio.run(make())
+
+
+async def plans(url: str) -> dict[str, list[dict[str, Any]]]:
+    """The nodes of the plan of each statement, as our connections make it."""
+    db = await asyncpg.connect(url, server_settings=SETTINGS)
+    found = {}
+    for name, statement in SQL.items():
+        await db.execute(f"PREPARE a_{name} AS {statement.text}")
+        given = f"({', '.join(['NULL'] * len(statement.names))})" if statement.names else ""
+        plan = await db.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE a_{name}{given}")
+        found[name] = list(nodes(json.loads(plan)[0]["Plan"]))
+    await db.close()
+    return found
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+@pytest.fixture(scope="module")
+def both(databases: tuple[str, str]) -> list[dict[str, list[dict[str, Any]]]]:
+    return [asyncio.run(plans(url)) for url in databases]
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_hot_statements_use_their_indexes(both: list[dict[str, list[dict[str, Any]]]], name: str) -> None:
+    """Those that were made for them, with a condition, on no rows and on many."""
+    for found in both:
+        looks = [node for node in found[name] if "Index Name" in node]
+        assert {node["Index Name"] for node in looks} == INDEXES[name]
+        for node in looks:
+            if (name, node["Index Name"]) not in WITHOUT_CONDITION:
+                assert node.get("Index Cond"), node
+        assert not [node for node in found[name] if node["Node Type"] == "Seq Scan"]
+
+
+def test_every_statement_is_good_sql(both: list[dict[str, list[dict[str, Any]]]]) -> None:
+    """Each one was prepared, so that none waits for its day to fail."""
+    assert [set(found) for found in both] == [set(SQL)] * 2
+
+
+def test_a_claim_looks_at_what_it_takes(databases: tuple[str, str]) -> None:
+    """With thousands of due rows a claim of four touches a few pages."""
+
+    async def look() -> int:
+        db = await asyncpg.connect(databases[1], server_settings=SETTINGS)
+        transaction = db.transaction()
+        await transaction.start()
+        given = {"destination": "'place-1'", "owner": "'me'", "limit": "4", "now_ms": str(NOW + COUNT), "mark": "'m'"}
+        values = [given.get(name, "'{}'") for name in SQL["claim"].names]
+        await db.execute(f"PREPARE a AS {SQL['claim'].text}")
+        plan = await db.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE a({', '.join(values)})")
+        await transaction.rollback()
+        await db.close()
+        top = json.loads(plan)[0]["Plan"]
+        assert top["Actual Rows"] == 4
+        return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+
+    assert asyncio.run(look()) < 250
