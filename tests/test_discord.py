@@ -273,7 +273,7 @@ async def test_the_contract_holds(discord: Discord) -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({}, "the option webhook_url (secret text) is missing"),
-    ({"webhook_url": "https://discord.com/channels/secret"}, "it is not the URL of a webhook"),
+    ({"webhook_url": "https://discord.com/channels/secret"}, "it is not a webhook's URL"),
     ({"webhook_url": f"https://discord.com/api/webhooks/{ID}/secret", "thread_id": "general"}, "the option thread_id"),
     ({"webhook_url": f"https://discord.com/api/webhooks/{ID}/secret", "max_bytes": 5}, "the option max_bytes"),
 ]

@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from receiver.cli import app
 from receiver.events import EVENT_TYPES
-from receiver.handlers.registry import describe_handlers
+from receiver.handlers.registry import build, describe_handlers
 from receiver.runtime.routing import route_of
 from receiver.settings import describe, load
 
@@ -44,6 +44,27 @@ def test_the_handlers_table_is_what_handlers_say() -> None:
         urls = " ".join(f"`{scheme}:`" for scheme in handler.schemes[:4]) + (" …" if len(handler.schemes) > 4 else "")
         rows.append(f"| `{handler.name}` | {handler.summary} | {handler.guarantee} | {urls} |")
     assert section("handlers") == "\n".join(rows) + "\n"
+
+
+async def test_the_table_of_destinations_holds(tmp_path: Path) -> None:
+    """A row for each handler, with its guarantee; what is said to be the least that works starts as it stands there."""
+    declared = {handler.name: handler for handler in describe_handlers()}
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in section("destinations").splitlines()[2:]
+    ]
+    assert [row[0].strip("`") for row in rows] == list(declared)
+    for name, least, guarantee, *_ in rows:
+        given = dict(re.findall(r'`([A-Z_]+)="([^"`]+)"`', least))
+        secret = "whsec_Zm9yIHRoZSB0ZXN0IG9mIHRoZSBSRUFETUU="
+        environ = {key: value.replace("whsec_…", secret) for key, value in given.items()}
+        (tmp_path / "publish").touch(mode=0o755)
+        [destination] = load(environ, tmp_path).resolved_destinations()
+        if name == "`command`":
+            destination = destination.model_copy(update={"options": {"folder": str(tmp_path)}})
+        handler = build(destination)
+        assert handler.name == name.strip("`")
+        assert guarantee.startswith(declared[handler.name].guarantee)
+        await handler.aclose()
 
 
 def test_the_options_tables_are_the_declared_options() -> None:

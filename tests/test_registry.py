@@ -115,7 +115,7 @@ WRONG = [
     ({"url": "dove://a", "options": {"zz": 1}}, "no option zz. There are: loft, grain, ring, color, stops."),
     (
         {"url": "dove://a", "options": {"grain": "s3cret"}},
-        "the option grain (whole number) is wrong: it should be a valid",
+        "the option grain (whole number) is wrong: it should be a valid integer",
     ),
     (
         {"url": "dove://a", "options": {"ring": "s3cret"}},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from receiver.errors import NotDelivered, NotFound
+from receiver.errors import NotDelivered, NotFound, SettingsError
 from receiver.events import EVENT_TYPES, EventType
 from receiver.runtime import find_destination, try_destination
 from receiver.samples import LABELS, PROMPT, sample_attempt, sample_event, sample_picture
@@ -74,6 +74,14 @@ async def test_the_reason_is_the_handlers_own(script: str, told: str) -> None:
     with pytest.raises(NotDelivered) as caught:
         await try_destination(item)
     assert str(caught.value) == told
+
+
+async def test_a_link_to_no_destination_is_refused_as_the_start_would() -> None:
+    """In a sentence about the option, in place of waiting for it."""
+    options = {"webhook_url": "https://hooks.slack.com/services/T/B/x", "link": "nope"}
+    item = Destination(name="team", handler="slack", options=options)
+    with pytest.raises(SettingsError, match=r"Destination team: its option link names 'nope', .* are: file"):
+        await try_destination(item, others=["team", "file"])
 
 
 def test_an_unknown_name_is_told_with_those_there_are(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ WRONG = [
     ({"RECEIVER_API_TOKENS": "a:s3cret"}, "the secret of entry 1 does not have 16 to 200 letters"),
     ({"RECEIVER_API_TOKENS": "a:s3cret-0123456789 b:s3cret-0123456789"}, "two names have the same secret"),
     ({"RECEIVER_API_TOKENS": "a:s3cret-0123456789 a:s3cret-9876543210"}, "a name stands in it twice"),
-    ({"RECEIVER_CONFIG": "[api_tokens]\na = 5"}, "api_tokens in RECEIVER_CONFIG is wrong: it should be a valid string"),
+    ({"RECEIVER_CONFIG": "[api_tokens]\na = 5"}, "api_tokens in RECEIVER_CONFIG is wrong: it is no text"),
     ({"RECEIVER_CONFIG": "deadline = nan"}, "deadline in RECEIVER_CONFIG is wrong: it is longer than a year"),
     ({"RECEIVER_CONFIG": "deadline = true"}, "deadline in RECEIVER_CONFIG is wrong: it is not a length of time"),
     ({"PORT": "s3cret"}, "PORT is wrong: it should be a valid integer"),
@@ -228,7 +228,7 @@ WRONG = [
         {"RECEIVER_DATABASE": "/s3cret.db"},
         "RECEIVER_DATABASE is wrong: it does not begin with sqlite:, postgresql://, s3://, gs:// or az://. Write",
     ),
-    ({"RECEIVER_DATABASE_LISTEN": "s3cret"}, "RECEIVER_DATABASE_LISTEN is wrong: it should be a valid boolean"),
+    ({"RECEIVER_DATABASE_LISTEN": "s3cret"}, "RECEIVER_DATABASE_LISTEN is wrong: it is neither true nor false"),
     ({"RECEIVER_DATABASE_CONNECTIONS": "1"}, "RECEIVER_DATABASE_CONNECTIONS is wrong: it should be greater than or"),
     ({"RECEIVER_DATABASE": "sqlite::memory:"}, "RECEIVER_DATABASE is wrong: it has no usable path"),
     (

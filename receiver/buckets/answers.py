@@ -112,6 +112,15 @@ _CAUSES = (
 _METADATA = ("169.254.169.254", "fd00:ec2::254", "metadata.google.internal", "169.254.170.2")
 
 
+def _login(text: str) -> str:
+    """What to set, by whom obstore asked in the end: each service has a path of its own there."""
+    if "computeMetadata" in text or "metadata.google.internal" in text:
+        return "Set GOOGLE_APPLICATION_CREDENTIALS, or service_account, to the file of a service account."
+    if "/identity/oauth2/token" in text:
+        return "Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or account and access_key."
+    return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key and secret_key."
+
+
 def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRITE_AND_READ) -> Refusal:
     """What one of obstore's errors means.
 
@@ -125,8 +134,7 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
     if any(place in text for place in _METADATA):
         return Refusal(
             text=f"There are no credentials for the bucket {bucket}: neither options nor environment nor a profile "
-            "have any, and this machine has no role. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key "
-            "and secret_key."
+            f"have any, and this machine has no role. {_login(text)}"
         )
     status = _status(error, text)
     code = match[1] if (match := _CODE.search(text)) else ""

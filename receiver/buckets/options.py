@@ -68,6 +68,8 @@ class BucketOptions(BaseModel):
             raise ValueError("access_key and secret_key go together: give both, or neither")
         if self.service != "s3" and (self.addressing == "virtual" or self.profile is not None):
             raise ValueError("addressing and profile belong to s3 only")
+        if self.service == "gs" and (self.access_key or self.secret_key or self.session_token):
+            raise ValueError("access_key, secret_key and session_token are not for gs: set service_account instead")
         return self
 
 

@@ -43,8 +43,8 @@ class ChatOptions(HandlerOptions):
     """Options of a `chat` destination."""
 
     url: SecretStr = Field(
-        description="The place as an Apprise URL, such as `mailto://user:password@smtp.example.com?to=me@example.com` "
-        "or `matrixs://user:password@matrix.example.com/#pictures`; see https://appriseit.com/services."
+        description="The place as an Apprise URL: `mailto://…`, `matrixs://…`, `ntfy://…`. Each service has a page on "
+        "its URL's form: https://appriseit.com/services."
     )
     attach: bool = Field(True, description="Whether the picture is attached, where the place takes attachments.")
 

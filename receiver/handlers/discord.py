@@ -57,7 +57,9 @@ class DiscordOptions(HandlerOptions):
         description="The channel's webhook, `https://discord.com/api/webhooks/…`; `DISCORD_WEBHOOK_URL` if not given."
     )
     thread_id: str | None = Field(
-        None, pattern=r"^\d{15,21}$", description="A thread or forum post of that channel to post to."
+        None,
+        pattern=r"^\d{15,21}$",
+        description="The id (15 to 21 digits) of a thread or forum post of that channel to post to.",
     )
     username: str | None = Field(
         None, min_length=1, max_length=80, description="The name it posts under, in place of the webhook's own."
@@ -73,7 +75,7 @@ class DiscordOptions(HandlerOptions):
     @classmethod
     def _is_webhook(cls, value: SecretStr) -> SecretStr:
         if not _URL.match(value.get_secret_value()):
-            raise ValueError("it is not the URL of a webhook, https://discord.com/api/webhooks/ID/TOKEN")
+            raise ValueError("it is not a webhook's URL. Copy it from the channel's settings, Integrations, Webhooks")
         return value
 
 

@@ -192,7 +192,7 @@ def _buttons(event: Event) -> list[str]:
 
 
 def _facts(event: Event) -> list[str]:
-    facts = [clean(event.button) if event.button else event.kind]
+    facts = [clean(event.button or event.kind)]
     if event.task and event.task.submit_ms and event.task.finish_ms:
         facts.append(_lasted(event.task.finish_ms - event.task.submit_ms))
     facts += [f"{clean(name)}: {clean(value)}" for name, value in sorted(event.labels.items())]

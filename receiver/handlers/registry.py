@@ -186,7 +186,7 @@ def _find(destination: Destination, registry: Registry) -> HandlerClass:
 
 def _by_scheme(destination: Destination, registry: Registry) -> str:
     if destination.url is None:
-        example = destination.name if destination.name in registry else next(iter(registry), "file")
+        example = next(filter(registry.__contains__, (destination.name, "file", *registry)), "file")
         raise _wrong(destination, f'it has neither handler nor url. Write, for instance, handler = "{example}".')
     scheme = destination.url.partition(":")[0].lower()
     usable = {name: plugin for name, plugin in registry.items() if not isinstance(plugin, BrokenHandler)}

@@ -12,6 +12,7 @@ from receiver.clock import Clock
 from receiver.dispatcher import OpenDestination
 from receiver.errors import SettingsError
 from receiver.handlers import registry
+from receiver.handlers.base import Handler
 from receiver.intake import Route
 from receiver.runtime.engine import Engine
 from receiver.runtime.functions import Function
@@ -110,12 +111,18 @@ async def close_all(destinations: Mapping[str, OpenDestination]) -> None:
             log.warning("destination.not_closed", destination=closing[task], problem=str(error))
 
 
-def check_links(destinations: Mapping[str, OpenDestination]) -> None:
+def check_link(name: str, handler: Handler, names: Iterable[str]) -> None:
     """A handler's `waits_for` names the destination whose link it shows. Raises SettingsError where there is none."""
+    wanted = getattr(handler, "waits_for", None)
+    others = [other for other in names if other != name]
+    if wanted is not None and wanted not in others:
+        raise SettingsError(
+            f"Destination {name}: its option link names {wanted!r}, but the other destinations are: "
+            f"{', '.join(others) or 'none'}."
+        )
+
+
+def check_links(destinations: Mapping[str, OpenDestination]) -> None:
+    """Raises SettingsError where one of them shows the link of a destination that is not there."""
     for item in destinations.values():
-        wanted = getattr(item.handler, "waits_for", None)
-        if wanted is not None and (wanted not in destinations or wanted == item.name):
-            others = ", ".join(name for name in destinations if name != item.name) or "none"
-            raise SettingsError(
-                f"Destination {item.name}: its option link names {wanted!r}, but the other destinations are: {others}."
-            )
+        check_link(item.name, item.handler, destinations)

@@ -14,8 +14,9 @@ from receiver.dispatcher.attempts import tiles_of
 from receiver.errors import NotDelivered, NotFound
 from receiver.events import EventType
 from receiver.handlers import registry
-from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
+from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, StoredMedia
 from receiver.media import MediaStore, Tiles
+from receiver.runtime.opening import check_link
 from receiver.runtime.routing import route_of
 from receiver.samples import LINK, sample_attempt, sample_event, sample_picture
 from receiver.settings import Destination, Settings
@@ -44,11 +45,19 @@ async def try_destination(
         others: names of other destinations, for one that shows the link of another.
 
     Raises:
-        SettingsError: the destination's table is wrong.
+        SettingsError: the destination's table is wrong, or it shows the link of a destination that is not there.
         NotDelivered: the handler did not deliver it; the text says what it said.
     """
     route_of(item)
     handler = registry.build(item)
+    try:
+        check_link(item.name, handler, others)
+        return await _delivered(item, handler, type, others)
+    finally:
+        await handler.aclose()
+
+
+async def _delivered(item: Destination, handler: Handler, type: EventType, others: Iterable[str]) -> Receipt:
     try:
         with tempfile.TemporaryDirectory(prefix="receiver-sample-") as folder:
             attempt = await _sample(item, type, MediaStore(Path(folder)), others)
@@ -56,8 +65,6 @@ async def try_destination(
                 return await handler.deliver(attempt) or Receipt()
     except Exception as exc:
         raise NotDelivered(f"{item.name} did not take the sample. {_told(exc, item.timeout)}") from exc
-    finally:
-        await handler.aclose()
 
 
 async def _sample(item: Destination, type: EventType, store: MediaStore, others: Iterable[str]) -> Attempt:

@@ -259,14 +259,25 @@ def _kind(model: type[BaseModel], name: str) -> Kind | None:
     return next((marker for marker in info.metadata if isinstance(marker, Kind)), None) if info else None
 
 
+_REASONS = {
+    "missing": "it is missing",
+    "string_pattern_mismatch": "it does not have the right form",
+    "path_type": "it is no path",
+    "string_type": "it is no text",
+    "bool_type": "it is neither true nor false",
+    "bool_parsing": "it is neither true nor false",
+    "dict_type": "it is no table",
+    "tuple_type": "it is no list",
+    "too_short": "there is nothing in it",
+}
+
+
 def reason(error: ErrorDetails) -> str:
     """What is wrong with a value, without the value and without a full stop."""
     if error["type"] == "value_error":
         return str(error.get("ctx", {}).get("error", error["msg"])).rstrip(".")
-    if error["type"] in {"string_pattern_mismatch", "path_type"}:
-        return "it does not have the right form"
-    if error["type"] == "missing":
-        return "it is missing"
+    if error["type"] in _REASONS:
+        return _REASONS[error["type"]]
     text = error["msg"].replace("Input should", "it should").replace("String should", "it should")
     return _lowered(text).rstrip(".")
 

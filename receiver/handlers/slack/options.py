@@ -59,7 +59,7 @@ class SlackOptions(HandlerOptions):
         if not self.token.get_secret_value().startswith("xox"):
             raise ValueError("token is no bot token, which begins with xoxb-")
         if not (self.channel or "").lstrip("#"):
-            raise ValueError("channel is missing: where shall it post?")
+            raise ValueError("channel is missing. Set it to the id or the name of the channel to post to")
         return self
 
 
