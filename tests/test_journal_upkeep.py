@@ -71,8 +71,9 @@ async def test_what_runs_under_an_engine_is_no_problem(journal: Journal, store: 
     await other.aclose()
 
 
-async def test_files_are_noted_as_they_come(journal: Journal) -> None:
+async def test_files_are_noted_as_they_come(tables: SQLiteStore | PostgresStore) -> None:
     """Inputs, masks of replies given at once and later, and results, each once; what goes leaves its files behind."""
+    journal = await tables.open()
     picture = Input(digest="a" * 64, type="image/png", size=1)
     mask = Input(digest="b" * 64, type="image/png", size=1, field="maskBase64")
     later = Input(digest="c" * 64, type="image/png", size=1, field="maskBase64")
@@ -96,6 +97,7 @@ async def test_files_are_noted_as_they_come(journal: Journal) -> None:
     ]  # fmt: skip
     await journal.forget_leftovers(["b" * 64, "c" * 64])
     assert [item.digest[0] for item in await journal.leftovers("b" * 64)] == ["d"]
+    await journal.aclose()
 
 
 async def test_a_step_is_short(journal: Journal) -> None:
