@@ -58,6 +58,10 @@ async def test_a_function_url_submits_and_delivers_cold_and_warm_with_one_client
         assert (len(relay.callers), runtime.failures) == (1, [])
         show = request_event(f"/submissions/{row['id']}", method="GET", authorization=f"Bearer {TOKEN}")
         assert json.loads((await runtime.invoke(show))["body"])["status"] == "succeeded"
+        events = request_event(f"/submissions/{row['id']}/events", method="GET", authorization=f"Bearer {TOKEN}")
+        events["headers"]["accept"] = "text/event-stream"  # which would last for ever
+        listed = json.loads((await runtime.invoke(events))["body"])
+        assert sorted(item["type"] for item in listed) == ["task.accepted", "task.succeeded"]
         bad = await runtime.invoke(request_event("/callbacks/nonsense", b"{}"))
         assert (bad["statusCode"], bad["isBase64Encoded"]) == (401, False)
         assert json.loads(bad["body"])["title"] == "Unauthorized"
