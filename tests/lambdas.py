@@ -110,7 +110,7 @@ class Runtime:
 
 @asynccontextmanager
 async def environment(
-    folder: Path, handler: str, variables: Mapping[str, str], *, seconds: float = 120.0
+    folder: Path, handler: str, variables: Mapping[str, str], *, seconds: float = 120.0, core: int | None = None
 ) -> AsyncIterator[Runtime]:
     """A cold environment: the runtime client has been started, and has imported the handler when it first asks.
 
@@ -119,11 +119,13 @@ async def environment(
         handler: `module.function`.
         variables: of its environment, beside the paths.
         seconds: what an invocation may take.
+        core: the only one it may use; None: any.
     """
     runtime = Runtime(seconds)
     # It asks for the next event as long as it lives, so a request of it is always open: the process goes first.
     async with serving(runtime.app()) as url:
         process = await asyncio.create_subprocess_exec(
+            *(() if core is None else ("taskset", "-c", str(core))),
             sys.executable, "-W", "error", "-m", "awslambdaric", handler,
             cwd=folder,
             env={

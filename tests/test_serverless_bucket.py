@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from buckets import KEY, SECRET, shared_server
-from functions import Deployed, deployed
+from buckets import KEY, SECRET, listed, reading, shared_server
+from functions import TOKEN, Deployed, deployed
+from lambdas import environment, request_event, scheduled_event
+from providers import provided
 from servers import receiver
 
 from receiver.runtime import journal_of
 from receiver.serverless import Application
+from receiver.settings import Settings
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
 
 pytestmark = pytest.mark.usefixtures("credentials")
 
@@ -106,3 +112,42 @@ async def test_ticks_of_several_instances_may_overlap(tmp_path: Path) -> None:
                 found = await journal.deliveries(limit=10, submission_id=id)
                 assert [item.status for item in found] == ["succeeded", "succeeded"]
                 assert [len(await journal.attempts(item.id)) for item in found] == [1, 1]
+
+
+async def test_the_readmes_handlers_deliver_on_lambda(tmp_path: Path) -> None:
+    """As they stand there, but for where the bucket is: to a bucket, by the journal in a bucket, and by the tick."""
+    [handlers] = re.findall(r"^```py\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    server, folder = shared_server(), secrets.token_hex(6)
+    where = f"endpoint={server.url}&region=us-east-1"
+    text = handlers.replace("s3://acme/.receiver", f"s3://journals/{folder}/.receiver?{where}")
+    tmp_path.joinpath("handlers.py").write_text(
+        text.replace("s3://acme/pictures", f"s3://journals/{folder}/pictures?{where}")
+    )
+    async with provided() as (relay, picture, variables):
+        variables |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "RECEIVER_POLL_INTERVAL": "1"}
+        async with environment(tmp_path, "handlers.http", variables) as http:
+            for stripped in (False, True):
+                body = json.dumps({"prompt": "a boat"}).encode()
+                answer = await http.invoke(request_event("/submissions", body, authorization=f"Bearer {TOKEN}"))
+                assert answer["statusCode"] == 201, answer
+                end = request_event(relay.path, json.dumps(relay.ends(picture)).encode())
+                if not stripped:
+                    assert (await http.invoke(end))["statusCode"] == 200
+        await asyncio.sleep(1)
+        async with environment(tmp_path, "handlers.tick", variables) as tick:
+            assert await tick.invoke(scheduled_event()) == {"reconcile": 1, "archive": 1, "dispatch": 1}
+        assert (http.failures, tick.failures) == ([], [])
+    found = [key for key in await listed(reading(server, "journals")) if key.startswith(f"{folder}/pictures/")]
+    assert sorted(key.rpartition(".")[2] for key in found) == ["json", "json", "png", "png"]
+
+
+def test_the_template_gives_a_function_url_both_its_permissions() -> None:
+    """New ones answer 403 without the second (docs.aws.amazon.com/lambda/latest/dg/urls-auth.html)."""
+    [template] = re.findall(r"^```yaml\n(AWSTemplate.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert template.count("Type: AWS::Lambda::Permission") == 2
+    assert re.search(r"Action: lambda:InvokeFunctionUrl\n +Principal: \"\*\"\n +FunctionUrlAuthType: NONE", template)
+    assert re.search(r"Action: lambda:InvokeFunction\n +Principal: \"\*\"\n +InvokedViaFunctionUrl: true", template)
+    known = {"RECEIVER_" + name.upper() for name in Settings.model_fields} | {"COMETAPI_KEY"}
+    named = set(re.findall(r"^ {8}([A-Z_]+): ", template, re.MULTILINE))
+    assert named - known == set()
+    assert {"RECEIVER_DATABASE", "RECEIVER_KEYS", "COMETAPI_KEY"} <= named

@@ -43,6 +43,8 @@ PAUSE = 0.2
 """Between looks at whether what runs has ended, where nothing tells."""
 SEND_SECONDS = 600.0
 """More than any request to the provider may take."""
+MUCH = 4
+"""Of a step: then there may be more, and it is repeated. Each look costs requests where a bucket keeps the journal."""
 _OVERDUE = ("send", "reconcile", "archive", "dispatch")
 _DAILY = ("callbacks", "purge")
 
@@ -97,7 +99,10 @@ class Shifts:
         self._driver: asyncio.Task[None] | None = None
         self._entered = self._registered = False
         self._beaten = self._looked = self._freed = float("-inf")
+        self._ended = False
+        """Whether a delivery has ended since the last look for more."""
         self._done: dict[str, int] = {}
+        self._done_last: dict[str, int] = {}
 
     # What `Runtime` asks of an engine
 
@@ -125,8 +130,8 @@ class Shifts:
         now_ms = self._clock.now_ms()
         dues = {"send": row.send_due_ms, "reconcile": row.poll_due_ms, "archive": row.media_due_ms}
         self._want(*(name for name, due in dues.items() if due is not None and due <= now_ms))
-        if self.progress or row.last_word is not None:
-            self._want("dispatch")
+        if row.media_due_ms is None and (self.progress or row.last_word is not None):
+            self._want("dispatch")  # what waits for a download is not due before
         soon = [due for due in (row.poll_due_ms if row.claim else None, row.media_due_ms) if due is not None]
         self._soon.pop(row.id, None)
         if soon:
@@ -134,8 +139,10 @@ class Shifts:
         self._news.set()
 
     def slot_free(self) -> None:
-        """There may be something to deliver now."""
-        self._want("dispatch")
+        """There may be something to deliver now: surely where there is much, else it is looked for once at the end."""
+        self._ended = True
+        if self._done_last.get("dispatch", 0) >= MUCH:
+            self._want("dispatch")
         self._news.set()
 
     def _want(self, *names: str) -> None:
@@ -210,6 +217,9 @@ class Shifts:
             elif self._dispatcher.running() or self._archiver.running:
                 await self._beat_if_possible()
                 await self._clock.wait(self._news, PAUSE)
+            elif self._ended:
+                self._ended = False
+                self._wanted.add("dispatch")
             elif (wait := self._next()) is not None:
                 await self._clock.wait(self._news, wait)
             else:
@@ -222,8 +232,10 @@ class Shifts:
         for name in names:
             if name == "send" and not self.sends:
                 continue
-            if found := await self._worker.once(name):
+            found = self._done_last[name] = await self._worker.once(name)
+            if found:
                 self._done[name] = self._done.get(name, 0) + found
+            if found >= MUCH:
                 self._wanted.add(name)
 
     def _next(self) -> float | None:
