@@ -1,4 +1,4 @@
-"""Stores that fail, in front of a real one: cut off after so many writes, or by a proxy that answers what it is told."""
+"""Stores that fail, in front of a real one: cut off after so many writes, or by a proxy that answers as told."""
 
 from __future__ import annotations
 
@@ -80,15 +80,21 @@ class Proxy:
     requests: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.5
     url: str = ""
+    connections: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-            try:
+        task = asyncio.current_task()
+        assert task is not None
+        self.connections.add(task)
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
                 while await self._answer(client, reader, writer):
                     pass
-            except (asyncio.IncompleteReadError, ConnectionError):
-                pass
-        writer.close()
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self.connections.discard(task)
+            writer.close()
 
     async def _answer(
         self, client: httpx.AsyncClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -144,3 +150,7 @@ async def proxied(store: str) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         server.close()
+        connections = list(proxy.connections)
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections)
