@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from buckets import KEY, SECRET, Buckets, shared_server
+from buckets import KEY, SECRET, shared_server
 from postgres import postgres_store
 from pydantic import SecretStr
 
@@ -257,13 +257,13 @@ async def sqlite_store(folder: Path) -> AsyncIterator[Store]:
 class BucketStore:
     """A folder of a bucket."""
 
-    server: Buckets
+    endpoint: str
     bucket: str
     folder: str
 
     @property
     def url(self) -> str:
-        return f"s3://{self.bucket}/{self.folder}?endpoint={self.server.url}&region=us-east-1"
+        return f"s3://{self.bucket}/{self.folder}?endpoint={self.endpoint}&region=us-east-1"
 
     def objects(self) -> BucketObjects:
         options, folder = read_url(self.url)
@@ -286,8 +286,7 @@ class BucketStore:
 @asynccontextmanager
 async def bucket_store(folder: Path) -> AsyncIterator[Store]:
     """On one server for all tests of the process, a folder for each."""
-    server = shared_server()
-    yield BucketStore(server, "journals", secrets.token_hex(8))
+    yield BucketStore(shared_server().url, "journals", secrets.token_hex(8))
 
 
 STORES: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {

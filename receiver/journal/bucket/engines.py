@@ -22,7 +22,8 @@ ROUND_SECONDS = 1.0
 """The store's times are cut to seconds."""
 WRITE_SECONDS = 4.5
 """A sign of life that is younger is not written again: each costs a request."""
-RENEW_SECONDS = 3.0
+RENEWED = 0.3
+"""The share of a lease after which it is renewed."""
 LEADER = "leader"
 CLOCK = "clock"
 
@@ -45,6 +46,7 @@ class Engines:
 
     def __init__(self, objects: Objects, place: str) -> None:
         self._objects = objects
+        self.write_seconds, self.dead_seconds, self.lease_seconds = WRITE_SECONDS, DEAD_SECONDS, LEASE_SECONDS
         self._place = place
         self._mine: dict[str, tuple[Tag, float]] = {}
         """What we wrote of each of our owners, and when (monotonic)."""
@@ -86,7 +88,7 @@ class Engines:
         if mine is None:
             return False
         tag, at = mine
-        if time.monotonic() - at < WRITE_SECONDS:
+        if time.monotonic() - at < self.write_seconds:
             return True
         try:
             await self._sign(owner, tag)
@@ -126,7 +128,7 @@ class Engines:
             signs |= {keys.unescaped(keys.last(item.key)): item.modified_ms for item in page}
         now_ms = max([now_ms, *signs.values()])
         ages = {owner: (now_ms - at_ms) / 1000 for owner, at_ms in signs.items()}
-        return {owner: age for owner, age in ages.items() if age <= DEAD_SECONDS + ROUND_SECONDS}
+        return {owner: age for owner, age in ages.items() if age <= self.dead_seconds + ROUND_SECONDS}
 
     async def bury(self, living: dict[str, float]) -> None:
         """Remove the objects of those who have died, so that they learn of it should they wake."""
@@ -161,14 +163,14 @@ class Engines:
     async def lead(self, owner: str) -> bool:
         """See `Journal.lead`."""
         at = time.monotonic()
-        if self._led is not None and self._led[0] == owner and at - self._led[1] < RENEW_SECONDS:
+        if self._led is not None and self._led[0] == owner and at - self._led[1] < self.lease_seconds * RENEWED:
             return True
         found = await self._objects.get(LEADER)
         if found is None:
             return await self._take(owner, 1, None)
         leader = _leader(found.data)
         age = (await self._store_ms() - found.modified_ms) / 1000
-        if leader.owner not in ("", owner) and age <= LEASE_SECONDS + ROUND_SECONDS:
+        if leader.owner not in ("", owner) and age <= self.lease_seconds + ROUND_SECONDS:
             self._led = None
             return False
         return await self._take(owner, leader.term + 1, found.tag)

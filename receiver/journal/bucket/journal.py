@@ -55,6 +55,11 @@ class BucketJournal(Upkeep):
 
     # Engines
 
+    def set_pace(self, *, beat: float, dead: float, lease: float) -> None:
+        """Seconds between signs of life, until an engine is taken for dead, and for which one leads."""
+        engines = self._engines
+        engines.write_seconds, engines.dead_seconds, engines.lease_seconds = beat, dead, lease
+
     @operation
     async def become_engine(self, role: str, owner: str, *, store: str) -> None:
         await self._engines.enter(role, owner, store=store)

@@ -171,7 +171,7 @@ class BucketObjects:
 
     async def pages(self, folder: str, *, after: str = "") -> AsyncIterator[list[Listed]]:
         self.requests["LIST"] += 1
-        pages = obstore.list(self._store, folder, offset=after or None, chunk_size=1000).__aiter__()
+        pages = obstore.list(self._store, folder or None, offset=after or None, chunk_size=1000).__aiter__()
         newest = after
         while True:
             async with self._limited():

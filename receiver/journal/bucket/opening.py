@@ -63,23 +63,26 @@ async def over(
 async def _check_conditions(objects: Objects, place: str) -> None:
     """Two puts that must be refused, each beside one that must not."""
     key = f"conditions/{secrets.token_hex(8)}"
-    tag = await objects.create(key, b"1")
-    again, wrong = await asyncio.gather(
-        _is_refused(objects, key, None), _is_refused(objects, key, Tag(f'"{"0" * 32}"', tag.version and "1"))
-    )
-    right = not await _is_refused(objects, key, tag) if again and wrong else True
+    created = await _is_done(objects, key, b"1", None)
+    found = await objects.get(key)
+    if found is None:
+        raise JournalError(f"{place} does not hold what was just put there. Look who deletes there.")
+    wrong = Tag(f'"{"0" * 32}"', found.tag.version and "1")
+    again, blind = await asyncio.gather(_is_done(objects, key, b"2", None), _is_done(objects, key, b"3", wrong))
+    right = again or blind or await _is_done(objects, key, b"4", found.tag)
     await objects.delete([key])
-    missing = [name for name, kept in (("If-None-Match", again), ("If-Match", wrong and right)) if not kept]
-    if missing:
+    kept = {"If-None-Match": created and not again, "If-Match": right and not blind}
+    if missing := [name for name, well in kept.items() if not well]:
         raise JournalError(
             f"The store of {place} does not honour {' and '.join(missing)}, so two that write at once would overwrite "
             "each other. Use one that does (S3, R2, Google Cloud Storage, Azure, SeaweedFS), or another database."
         )
 
 
-async def _is_refused(objects: Objects, key: str, tag: Tag | None) -> bool:
+async def _is_done(objects: Objects, key: str, data: bytes, tag: Tag | None) -> bool:
     try:
-        await (objects.create(key, b"2") if tag is None else objects.replace(key, b"3", tag))
+        await (objects.create(key, data) if tag is None else objects.replace(key, data, tag))
     except Refused:
-        return True
-    return False
+        found = await objects.get(key)
+        return found is not None and found.data == data  # it was done, and the answer was lost
+    return True

@@ -221,20 +221,24 @@ class Rows:
 
     async def _put(self, key: str, data: bytes, nonce: str, tag: Tag | None) -> Tag:
         """Put, and where the answer says no or nothing, look whether it was done. Raises Refused."""
-        for wait in (*WAITS, None):
+        problem: Exception | None = None
+        for wait in (0.0, *WAITS):
+            await asyncio.sleep(wait)
             try:
                 return await (self._objects.create(key, data) if tag is None else self._objects.replace(key, data, tag))
-            except Refused:
-                if (mine := await self._mine(key, nonce)) is not None:
-                    return mine
-                raise
-            except JournalError:
-                if (mine := await self._mine(key, nonce)) is not None:
-                    return mine
-                if wait is None:
-                    raise
-            await asyncio.sleep(wait)
-        raise AssertionError("unreachable")
+            except (Refused, JournalError) as exc:
+                problem = exc
+            try:
+                mine = await self._mine(key, nonce)
+            except JournalError as exc:
+                problem = exc
+                continue
+            if mine is not None:
+                return mine
+            if isinstance(problem, Refused):
+                break
+        assert problem is not None  # noqa: S101 - each turn ends with one
+        raise problem
 
     async def _mine(self, key: str, nonce: str) -> Tag | None:
         found = await self._objects.get(key)

@@ -1,0 +1,156 @@
+"""Stores that fail, in front of a real one: cut off after so many writes, or by a proxy that answers as told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import httpx
+
+from receiver.errors import JournalError
+from receiver.journal.bucket.objects import BucketObjects, Found, Tag
+
+Fault = Literal["busy", "error", "done", "slow", "reset", "reset done"]
+"""What a proxy does: answer 503 SlowDown, or 500, and do nothing; do it and answer 500; wait, then do it; close the
+connection before, or after it was done."""
+
+
+class Cut(BucketObjects):
+    """Objects of a process that ends before its `writes`-th write: from then on nothing reaches the store any more."""
+
+    def __init__(self, objects: BucketObjects, writes: int) -> None:
+        super().__init__(objects._store, bucket=objects._bucket, server=objects._server)
+        self.left = writes
+        self.done: list[str] = []
+
+    @property
+    def dead(self) -> bool:
+        return self.left <= 0
+
+    def _lives(self) -> None:
+        if self.dead:
+            raise JournalError("the process has ended", fault="io")
+
+    def _writes(self, what: str) -> None:
+        self.left -= 1
+        self._lives()
+        self.done.append(what)
+
+    async def get(self, key: str) -> Found | None:
+        self._lives()
+        return await super().get(key)
+
+    async def get_unless(self, key: str, tag: Tag) -> Found | Tag | None:
+        self._lives()
+        return await super().get_unless(key, tag)
+
+    async def put(self, key: str, data: bytes) -> Tag:
+        self._writes(key)
+        return await super().put(key, data)
+
+    async def create(self, key: str, data: bytes) -> Tag:
+        self._writes(key)
+        return await super().create(key, data)
+
+    async def replace(self, key: str, data: bytes, tag: Tag) -> Tag:
+        self._writes(key)
+        return await super().replace(key, data, tag)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        if keys:
+            self._writes(f"delete {keys[0]}")
+        await super().delete(keys)
+
+
+@dataclass
+class Proxy:
+    """A server in front of a store.
+
+    Attributes:
+        fault: asked about each request (method, path with query): what goes wrong with it.
+        requests: how many came, by class.
+    """
+
+    store: str
+    fault: Callable[[str, str], Fault | None] = lambda method, path: None
+    requests: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.5
+    url: str = ""
+    connections: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.connections.add(task)
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+                while await self._answer(client, reader, writer):
+                    pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self.connections.discard(task)
+            writer.close()
+
+    async def _answer(
+        self, client: httpx.AsyncClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        line, *lines = head.rstrip().split("\r\n")
+        method, path, _ = line.split(" ")
+        headers = [(name, value.strip()) for name, _, value in (item.partition(":") for item in lines)]
+        length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
+        body = await reader.readexactly(length)
+        self.requests[_class(method, path)] += 1
+        fault = self.fault(method, path)
+        if fault == "reset":
+            return False
+        if fault == "slow":
+            await asyncio.sleep(self.seconds)
+        answer = httpx.Response(503 if fault == "busy" else 500)
+        if fault not in ("busy", "error"):
+            url = httpx.URL(self.store).copy_with(raw_path=path.encode())
+            answer = await client.request(method, url, headers=headers, content=body)
+        if fault == "reset done":
+            return False
+        if fault == "done":
+            answer = httpx.Response(500)
+        self._write(writer, method, answer, busy=fault == "busy")
+        await writer.drain()
+        return True
+
+    @staticmethod
+    def _write(writer: asyncio.StreamWriter, method: str, answer: httpx.Response, *, busy: bool) -> None:
+        content = b"<Error><Code>SlowDown</Code></Error>" if busy else answer.content
+        skipped = ("content-length", "transfer-encoding", "connection")
+        kept = [f"{name}: {value}" for name, value in answer.headers.items() if name.lower() not in skipped]
+        length = answer.headers.get("content-length", "0") if method == "HEAD" else str(len(content))
+        bare = answer.status_code in (204, 304)
+        lines = [f"HTTP/1.1 {answer.status_code} X", *kept, *([] if bare else [f"content-length: {length}"]), "", ""]
+        writer.write("\r\n".join(lines).encode() + (b"" if bare or method == "HEAD" else content))
+
+
+def _class(method: str, path: str) -> str:
+    if method == "GET" and "list-type=" in path:
+        return "LIST"
+    return "DELETE" if method == "POST" and "delete" in path else method
+
+
+@asynccontextmanager
+async def proxied(store: str) -> AsyncIterator[Proxy]:
+    """A proxy on a free port while the block runs."""
+    proxy = Proxy(store)
+    server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
+    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield proxy
+    finally:
+        server.close()
+        connections = list(proxy.connections)
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections)

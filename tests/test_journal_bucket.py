@@ -1,0 +1,502 @@
+"""What a bucket adds to what every journal promises: crashes between any two writes, and stores that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from journals import (
+    NOW,
+    OWNER,
+    BucketStore,
+    SetClock,
+    bucket_store,
+    callback,
+    completion,
+    fill,
+    ids,
+    owe,
+    submission,
+    take,
+)
+from stores import Cut, Fault, Proxy, proxied
+
+from receiver.deliveries import Receipt
+from receiver.errors import EngineRunning, InputError, JournalError, ReceiverError
+from receiver.events import Event, Media, Submission
+from receiver.intake import Intake, Policy, Route
+from receiver.journal.base import Change, Journal
+from receiver.journal.bucket import BucketJournal, keys, over
+from receiver.journal.bucket.rows import LARGE
+from receiver.tasks import Button, Task
+
+replace = msgspec.structs.replace
+
+DESTINATIONS = ("folder", "screen")
+AT_ONCE = 8
+"""Lives at once, each in a folder of its own."""
+PICTURE = Media(digest="p" * 64, type="image/png", size=9, extension=".png", url="https://cdn.test/1.png")
+BUTTON = Button(custom_id="MJ::U1", label="U1")
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[BucketStore]:
+    """An empty folder of a bucket."""
+    async with bucket_store(tmp_path) as store:
+        assert isinstance(store, BucketStore)
+        yield store
+
+
+# A life, cut off at every write
+
+
+class Life:
+    """One task from its submission to its deliveries, as engine and endpoint bring it about.
+
+    It goes on from wherever it stands, so that another process can finish what one has begun.
+
+    Attributes:
+        called: bodies of the callbacks that were answered 2xx.
+        effects: (destination, event, idempotency key) of what handlers did; a repeat counts.
+    """
+
+    def __init__(self) -> None:
+        self.clock = SetClock()
+        self.added: str | None = None
+        self.called: list[bytes] = []
+        self.sent: Counter[str] = Counter()
+        self.effects: Counter[tuple[str, str, str]] = Counter()
+
+    def intake(self, journal: Journal) -> Intake:
+        routes = tuple(Route(destination=name, progress=name == "screen") for name in DESTINATIONS)
+        policy = Policy(confirm_ms=30_000, poll_ms=15_000, media_wait_ms=120_000)
+        return Intake(journal, policy=policy, routes=routes, clock=self.clock, changed=lambda row: None)
+
+    async def begin(self, journal: Journal) -> None:
+        """Submit, and be called back on the way. Whoever is cut off here is not heard of again."""
+        await journal.register(dict.fromkeys(DESTINATIONS, "recording"))
+        row = submission(1, once="the boat", once_digest="d", auto=("U1",), send_due_ms=NOW)
+        self.added = (await journal.add(row)).id
+        await self.turn(journal)
+        intake = self.intake(journal)
+        for number, progress in enumerate((10, 60, 100)):
+            self.clock.seconds += 1
+            status = "SUCCESS" if progress == 100 else "IN_PROGRESS"
+            body = b'{"number":%d}' % number
+            await intake.received(row.id, _task(row.id, status, progress), body, None)
+            self.called.append(body)
+            await self.turn(journal)
+
+    async def turn(self, journal: Journal) -> int:
+        """One turn of the engine: send, poll, archive, deliver. Returns how much it moved."""
+        now_ms, intake, moved = self.clock.now_ms(), self.intake(journal), 0
+        for row in await journal.due_sends(now_ms, 10):
+            moved += 1
+            await self._send(journal, intake, row)
+        for row in await journal.due_polls(now_ms, 10):
+            moved += 1
+            await intake.polled(row.id, _task(row.id, "SUCCESS", 100))
+        for row in await journal.due_media(now_ms, 10):
+            moved += 1
+            await intake.archived(row.id, (PICTURE,))
+        while work := await journal.claim_alone(DESTINATIONS, owner=OWNER, now_ms=now_ms):
+            moved += 1
+            await self._deliver(journal, work.delivery.destination, work.event, work)
+        for name in DESTINATIONS:
+            for work in await journal.claim(name, owner=OWNER, limit=4, now_ms=now_ms):
+                moved += 1
+                await self._deliver(journal, name, work.event, work)
+        return moved
+
+    async def _send(self, journal: Journal, intake: Intake, row: Submission) -> None:
+        def begin(row: Submission) -> Change | None:
+            if row.status != "prepared":
+                return None
+            return Change(submission=replace(row, status="sending", sends=row.sends + 1, send_due_ms=NOW + 90_000))
+
+        if row.status == "sending":
+            await intake.unanswered(row.id, "the process ended")
+            return
+        await journal.change(row.id, begin)
+        self.sent[row.id] += 1
+        await intake.answered(row.id, (f"task-{row.id}",), "accepted")
+
+    async def _deliver(self, journal: Journal, name: str, event: Event, work: object) -> None:
+        delivery = work.delivery  # type: ignore[attr-defined]
+        self.effects[name, event.type, delivery.idempotency_key] += 1
+        ended = completion(delivery, finished_ms=self.clock.now_ms(), receipt=Receipt(ref=event.id))
+        assert await journal.complete(ended)
+
+    async def go_on(self, journal: Journal, owner: str) -> None:
+        """Another process: free what was left, and work until nothing is due any more, for hours."""
+        await journal.advance(self.clock.now_ms())
+        await journal.free_running(owner, self.clock.now_ms())
+        for seconds in (60, 600, 3600, 7200):
+            while await self.turn(journal):
+                pass
+            self.clock.seconds += seconds
+
+
+def _task(id: str, status: str, progress: int) -> Task:
+    return Task(
+        id=f"task-{id}",
+        status=status,
+        progress=progress,
+        buttons=(BUTTON,) if status == "SUCCESS" else (),
+        image_url="https://cdn.test/1.png" if status == "SUCCESS" else "",
+    )
+
+
+async def lives(place: BucketStore, writes: int) -> tuple[Life, Cut]:
+    """A life whose process ends before that write, and goes on in another one."""
+    life, objects = Life(), Cut(place.objects(), writes)
+    try:
+        first = await over(objects, place="s3://first", look_seconds=0)
+        await life.begin(first)
+        await first.settle()
+    except ReceiverError:
+        assert objects.dead, "only the end of the process may end it"
+    objects.left = min(objects.left, 0)
+    life.clock.seconds += 100
+    second = await place.open(look_seconds=0)
+    await life.go_on(second, "engine-2")
+    await check(life, second)
+    await second.aclose()
+    return life, objects
+
+
+async def check(life: Life, journal: BucketJournal) -> None:
+    """Nothing acknowledged is lost; nothing happens twice where a key says that it is the same."""
+    rows = {row.id: row for row in await journal.submissions(limit=10)}
+    if life.added is not None:
+        row = rows[life.added]
+        kept = [item.body for item in await journal.callbacks(row.id)]
+        assert [body for body in life.called if body not in kept] == []
+        assert (await journal.find(row.id[-6:])).id == row.id
+    assert all(count == 1 for count in life.sent.values()), "a request went out twice"
+    for row in rows.values():
+        assert row.status in ("accepted", "unknown"), row.status
+        if row.status == "accepted":
+            await _check_ended(life, journal, row)
+    assert await journal.problems() == []
+    later = life.clock.now_ms() + 10**9
+    for due in (journal.due_sends, journal.due_polls, journal.due_media):
+        assert await due(later, 9) == []
+    assert await journal.owed_destinations() == []
+
+
+async def _check_ended(life: Life, journal: BucketJournal, row: Submission) -> None:
+    assert row.ended == "task.succeeded"
+    assert (await journal.find(f"task-{row.id}")).id == row.id
+    assert await journal.needed_files("", 9) == [PICTURE.digest]
+    if row.auto:
+        assert len(await journal.children(row.id)) == 1
+    for name in DESTINATIONS:
+        owed = await journal.deliveries(limit=50, submission_id=row.id, destination=name)
+        told = [item for item in owed if item.event_id.endswith("task.succeeded")]
+        assert [item.status for item in told] == ["succeeded"]
+        keys = {key for (there, type, key) in life.effects if there == name and type == "task.succeeded"}
+        assert told[0].id in keys
+        assert len([key for key in keys if key in {item.id for item in owed}]) == 1
+
+
+async def _cut(folder: Path, writes: int) -> int:
+    async with bucket_store(folder) as store:
+        assert isinstance(store, BucketStore)
+        _, objects = await lives(store, writes)
+    return len(objects.done)
+
+
+async def test_a_process_that_ends_between_any_two_writes_loses_nothing(tmp_path: Path) -> None:
+    """A whole life with a follow-up of its own is cut off before its first write, its second, and so on to its end:
+    what was acknowledged is there, every result reaches both destinations under one key, and no request goes out
+    twice."""
+    first, whole = 1, 0
+    while not whole:
+        numbers = range(first, first + AT_ONCE)
+        done = await asyncio.gather(*(_cut(tmp_path, number) for number in numbers))
+        whole = next((count for count, number in zip(done, numbers, strict=True) if count < number - 1), 0)
+        first += AT_ONCE
+    assert whole > 40
+
+
+async def test_the_check_would_notice(place: BucketStore) -> None:
+    """A control: where a mark is lost, or a write that was acknowledged is not there, the same check fails."""
+    life, _ = await lives(place, 10**6)
+    journal = await place.open(look_seconds=0)
+    life.called.append(b"a callback that nobody kept")
+    with pytest.raises(AssertionError):
+        await check(life, journal)
+    life.called.pop()
+    await journal.add(submission(7, send_due_ms=NOW))
+    objects = place.objects()
+    async for page in objects.pages("due"):
+        await objects.delete([item.key for item in page])
+    with pytest.raises(AssertionError):
+        await check(life, journal)
+    await journal.aclose()
+
+
+# Others at the same time
+
+
+async def test_two_processes_claim_nothing_twice(place: BucketStore) -> None:
+    """Each delivery is claimed once, and never two of one submission and destination, however often both ask."""
+    one, two = [await place.open(look_seconds=0) for _ in range(2)]
+    await fill(one, 12)
+    for number in range(1, 13):
+        await owe(one, submission(number), "task.lost", number + 20, manual=True)
+    claims = await asyncio.gather(*(take(journal, limit=3, owner=f"{n}") for n in range(5) for journal in (one, two)))
+    taken = [work.delivery for works in claims for work in works]
+    assert len({item.id for item in taken}) == len(taken)
+    assert len({item.submission_id for item in taken}) == len(taken) == 12
+    for journal in (one, two):
+        await journal.aclose()
+
+
+async def test_two_processes_change_one_submission(place: BucketStore) -> None:
+    """No change is lost, though each remembers the document as it wrote it last, and each decides on what is there."""
+    one, two = [await place.open() for _ in range(2)]
+    await one.add(submission(1))
+    row_id = submission(1).id
+
+    def count(row: Submission) -> Change:
+        return Change(submission=replace(row, callbacks=row.callbacks + 1))
+
+    await asyncio.gather(*(journal.change(row_id, count) for _ in range(20) for journal in (one, two)))
+    row = await one.get(row_id)
+    assert row is not None
+    assert row.callbacks == 40
+    seen: list[int] = []
+    await two.change(row_id, count)
+
+    def look(row: Submission) -> None:
+        seen.append(row.callbacks)
+
+    await one.change(row_id, look)  # decides nothing, and so nothing is written that could be refused
+    assert seen[-1] == 41
+    for journal in (one, two):
+        await journal.aclose()
+
+
+async def test_a_name_is_taken_once_by_many(place: BucketStore) -> None:
+    """Ten processes submit under one name: one submission, which all of them get."""
+    journals = [await place.open() for _ in range(5)]
+    rows = [submission(number, once="a name") for number in range(10)]
+    got = await asyncio.gather(*(journals[number % 5].add(row) for number, row in enumerate(rows)))
+    assert len({row.id for row in got}) == 1
+    assert await journals[0].submissions(limit=20) == [got[0]]
+    for journal in journals:
+        await journal.aclose()
+
+
+async def test_a_name_given_back_can_be_taken_again(place: BucketStore) -> None:
+    """By refusal, and by erasing; whoever had it once does not keep it."""
+    journal = await place.open()
+    first = await journal.add(submission(1, once="a name"))
+    await journal.change(first.id, lambda row: Change(submission=replace(row, once=None, status="refused")))
+    second = await journal.add(submission(2, once="a name"))
+    assert second.id == submission(2).id
+    assert await journal.erase(second.id, force=True)
+    third = await journal.add(submission(3, once="a name"))
+    assert third.id == submission(3).id
+    assert (await journal.add(submission(4, once="a name"))).id == third.id
+    await journal.aclose()
+
+
+async def test_a_frozen_process_does_not_write_over_another(place: BucketStore) -> None:
+    """A function that wakes after minutes goes on with what it read then: its write is refused, and decided anew."""
+    frozen, other = await place.open(), await place.open()
+    await frozen.add(submission(1))
+    fact = await owe(other, submission(1), "task.failed", 1)
+    changed = await frozen.change(submission(1).id, lambda row: Change(submission=replace(row, detail="late")))
+    assert changed is not None
+    kept = await other.get(submission(1).id)
+    assert kept is not None
+    assert kept.detail == "late"
+    assert await other.events(limit=9) == [fact]
+    for journal in (frozen, other):
+        await journal.aclose()
+
+
+# Stores that fail
+
+
+def sometimes(fault: Fault, share: float = 0.08) -> Callable[[str, str], Fault | None]:
+    """The fault at some requests, always the same ones; now and then at one request and its repeats."""
+    chance = random.Random(7)  # noqa: S311 - which requests fail shall not change from run to run
+    stubborn: Counter[str] = Counter()
+
+    def asked(method: str, path: str) -> Fault | None:
+        if stubborn[method + path] > 0:
+            stubborn[method + path] -= 1
+            return fault
+        if chance.random() >= share:
+            return None
+        stubborn[method + path] = 3 if method == "PUT" and chance.random() < 0.2 else 0
+        return fault
+
+    return asked
+
+
+@pytest.mark.parametrize("fault", ["busy", "error", "done", "reset", "reset done", "slow"])
+async def test_a_store_that_fails_now_and_then(place: BucketStore, fault: Fault) -> None:
+    """503, 500 with and without having written, connections cut off before and after: a life goes its way, each write
+    is done once, and an answer that says no to our own write is known for what it is."""
+    async with proxied(place.endpoint) as proxy:
+        journal = await replace_endpoint(place, proxy).open(look_seconds=0)
+        proxy.fault, proxy.seconds = sometimes(fault), 0.05
+        life = Life()
+        await life.begin(journal)
+        await life.go_on(journal, OWNER)
+        await check(life, journal)
+        assert set(life.effects.values()) == {1}
+        assert len(life.called) == 3
+        assert [item.body for item in await journal.callbacks(submission(1).id)] == life.called
+        await journal.aclose()
+
+
+def replace_endpoint(place: BucketStore, proxy: Proxy) -> BucketStore:
+    return BucketStore(proxy.url, place.bucket, place.folder)
+
+
+async def test_a_store_that_is_down_says_so(place: BucketStore) -> None:
+    """Nothing is acknowledged, the sentence says who did not answer, and once it is back all goes on."""
+    async with proxied(place.endpoint) as proxy:
+        journal = await replace_endpoint(place, proxy).open()
+        await journal.add(submission(1))
+        proxy.fault = lambda method, path: "busy"
+        with pytest.raises(JournalError, match="is too busy") as caught:
+            await journal.add(submission(2))
+        assert caught.value.fault == "io"
+        with pytest.raises(JournalError):
+            await journal.check()
+        proxy.fault = lambda method, path: None
+        await journal.check()
+        await journal.add(submission(2))
+        assert ids(await journal.submissions(limit=9)) == [2, 1]
+        await journal.aclose()
+
+
+async def test_a_store_without_conditions_is_refused(place: BucketStore) -> None:
+    """It is tried out before anything is written, and the sentence says what is missing and what to use."""
+
+    class Careless(Cut):
+        async def create(self, key: str, data: bytes) -> object:  # type: ignore[override]
+            return await self.put(key, data)
+
+        async def replace(self, key: str, data: bytes, tag: object) -> object:  # type: ignore[override]
+            return await self.put(key, data)
+
+    class Half(Careless):
+        create = Cut.create  # type: ignore[assignment]
+
+    for kind, missing in ((Careless, "If-None-Match and If-Match"), (Half, "honour If-Match")):
+        with pytest.raises(JournalError, match=f"{missing}, so two that write at once"):
+            await over(kind(place.objects(), 10**6), place="s3://acme/journal")
+    assert await place.objects().get("format") is None
+
+
+async def test_a_newer_format_is_left_alone(place: BucketStore) -> None:
+    """As with any database."""
+    await place.objects().put("format", b"99")
+    with pytest.raises(JournalError, match="written by a newer Receiver \\(format 99"):
+        await place.open()
+
+
+async def test_a_journal_that_is_not_there_yet(place: BucketStore) -> None:
+    """Commands that only read make none."""
+    with pytest.raises(JournalError, match="There is no journal at s3://x yet"):
+        await over(place.objects(), place="s3://x", existing=True)
+    await (await place.open()).aclose()
+    await (await over(place.objects(), place="s3://x", existing=True)).aclose()
+
+
+async def test_large_callbacks_lie_apart(place: BucketStore) -> None:
+    """A flood of them does not make each further one dearer; erasing removes them, too."""
+    journal = await place.open()
+    row = submission(1)
+    await journal.add(row)
+    bodies = [secrets.token_hex(60_000).encode() for _ in range(12)]
+    for body in bodies:
+        kept = replace(callback(), submission_id=row.id, body=body)
+        await journal.change(row.id, lambda row: None, kept)
+    assert [item.body for item in await journal.callbacks(row.id)] == bodies
+    found = await place.objects().get(keys.submission(row.id))
+    assert found is not None
+    assert len(found.data) < LARGE
+    assert await journal.erase(row.id, force=True)
+    await journal.settle()
+    left = [item.key async for page in place.objects().pages("") for item in page]
+    assert left == ["format"]
+    await journal.aclose()
+
+
+async def test_what_a_bucket_cannot_do_is_said(place: BucketStore, tmp_path: Path) -> None:
+    """With what to do instead."""
+    journal = await place.open()
+    with pytest.raises(InputError, match=r"aws s3 sync s3://journals/.* FOLDER"):
+        await journal.back_up(tmp_path / "copy")
+    with pytest.raises(InputError, match="has no unused space"):
+        await journal.compact()
+    assert await journal.scrub("words") is None
+    await journal.aclose()
+
+
+# Engines
+
+
+async def test_engines_see_each_other(place: BucketStore) -> None:
+    """One leads; the other takes over when that one leaves. A command that steps in is refused while one lives."""
+    one, two, command = [await place.open() for _ in range(3)]
+    await one.become_engine("serve", "a", store="s3://acme/media")
+    await two.become_engine("worker", "b", store="s3://acme/media")
+    with pytest.raises(EngineRunning, match="already is an engine of s3://journals/"):
+        await command.become_engine("submit --wait", "c", store="s3://acme/media")
+    with pytest.raises(JournalError, match="another media store"):
+        await command.become_engine("worker", "d", store="/home/me/media")
+    assert [await one.lead("a"), await two.lead("b"), await one.lead("a")] == [True, False, True]
+    assert [(item.owner, item.role, item.leads) for item in await two.engines()] == [
+        ("a", "serve", True),
+        ("b", "worker", False),
+    ]
+    await one.resign("a")
+    assert await two.lead("b")
+    assert [item.owner for item in await two.engines()] == ["b"]
+    await two.resign("b")
+    await command.become_engine("submit --wait", "c", store="x")
+    for journal in (one, two, command):
+        await journal.aclose()
+
+
+async def test_who_is_taken_for_dead_learns_of_it(place: BucketStore) -> None:
+    """An engine without a sign of life loses what it ran, and its lead; when it wakes it is told."""
+    one, two = [await place.open(look_seconds=0) for _ in range(2)]
+    for journal in (one, two):
+        journal.set_pace(beat=0.0, dead=1.5, lease=1.0)
+    await one.become_engine("serve", "a", store="m")
+    await two.become_engine("serve", "b", store="m")
+    assert await one.lead("a")
+    await fill(one, 1)
+    (work,) = await take(one, owner="a")
+    assert await two.free_running("b", NOW) == 0
+    deadline = asyncio.get_running_loop().time() + 10
+    while not await two.lead("b"):
+        assert await two.beat("b")
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.2)
+    while await two.free_running("b", NOW) == 0:
+        assert await two.beat("b")
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.2)
+    assert not await one.beat("a")
+    assert not await one.lead("a")
+    assert not await one.complete(completion(work))
+    for journal in (one, two):
+        await journal.aclose()
