@@ -8,9 +8,14 @@ from pathlib import Path
 import postgres
 import pytest
 from buckets import Buckets
+from hypothesis import HealthCheck, settings
 from journals import STORES, Store
 
 from receiver.journal.base import Journal
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,7 +33,7 @@ COMMANDS = [
     ["simulate"], ["action"], ["modal"], ["watch"], ["blend"], ["describe"], ["shorten"], ["video"], ["edits"],
     ["swap"], ["upload"], ["seed"], ["cancel"], ["destinations", "list"], ["destinations", "resume"], ["purge"],
     ["erase"], ["journal", "check"], ["journal", "backup"], ["journal", "compact"], ["events", "replay"],
-    ["deliveries", "replay"], ["destinations", "test"], ["listen"],
+    ["deliveries", "replay"], ["destinations", "test"], ["listen"], ["engines"], ["migrate"], ["journal", "copy"],
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ COLUMNS = ("ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST SIGN", "MEDIA STO
 
 
 def engines(as_json: AsJSON = False) -> None:
-    """The engines that live: which processes poll and deliver, where, and which of them leads."""
+    """Which processes poll and deliver, where, and which leads."""
     settings = settings_for(quiet=True)
 
     async def main() -> list[EngineRecord]:
