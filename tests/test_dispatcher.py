@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import PNG, Kit, Recording, answer, destination, engine, logged, until, wire_task
+from engine import JPEG, PNG, Kit, Recording, answer, destination, engine, logged, until, wire_task
 
 from receiver.backoff import DELIVERY, DOWN_AFTER
 from receiver.deliveries import Completion, Delivery, Receipt
@@ -590,6 +590,49 @@ async def test_an_attempt_holds_event_media_and_receipts(tmp_path: Path) -> None
         deliveries = {item.id for item in await kit.deliveries(row.id)}
         assert {first.idempotency_key, last.idempotency_key} <= deliveries
         assert first.idempotency_key != last.idempotency_key
+
+
+async def test_a_file_that_is_gone_keeps_nothing_back(tmp_path: Path) -> None:
+    """Somebody removed it from the folder: the handler is told, and does what it can without."""
+    async with engine(tmp_path) as kit:
+        kit.origin.files["/a.png"] = PNG
+        other = await kit.store.put_bytes(JPEG, url="")
+        row = await kit.succeeded(imageUrl=f"{kit.origin.url}/a.png")
+        await kit.archiver.archive_once()
+        await kit.archiver.settle()
+        (media,) = (await kit.row(row.id)).media
+        kit.store.path(media).unlink()
+        assert kit.store.path(other).exists()  # the folder is there, the file is not
+        handler = Recording()
+        dispatcher = kit.dispatcher(destination("main", handler))
+        await dispatcher.dispatch_once()
+        await dispatcher.settle()
+        (attempt,) = handler.attempts
+        assert (attempt.media, attempt.media_pending) == ((), False)
+        assert f"{media.digest}.png is gone" in (attempt.media_problem or "")
+
+
+async def test_a_volume_that_is_not_mounted_puts_deliveries_off(tmp_path: Path) -> None:
+    """No destination has failed: postponed, with a sentence, until the folder is there again."""
+    async with engine(tmp_path) as kit:
+        kit.origin.files["/a.png"] = PNG
+        row = await kit.succeeded(imageUrl=f"{kit.origin.url}/a.png")
+        await kit.archiver.archive_once()
+        await kit.archiver.settle()
+        (tmp_path / "media").rename(tmp_path / "unmounted")
+        handler = Recording()
+        dispatcher = kit.dispatcher(destination("main", handler))
+        await dispatcher.dispatch_once()
+        await dispatcher.settle()
+        delivery = await only(kit, row.id)
+        assert (delivery.status, delivery.failures, handler.attempts) == ("pending", 0, [])
+        assert "is empty. Mount its volume" in (delivery.detail or "")
+        assert await outcomes(kit, delivery) == ["postponed"]
+        (tmp_path / "unmounted").rename(tmp_path / "media")
+        kit.clock.advance(6)
+        await dispatcher.dispatch_once()
+        await dispatcher.settle()
+        assert [item.path.read_bytes() for item in handler.attempts[0].media] == [PNG]
 
 
 async def test_a_picture_that_is_late_does_not_hold_up_for_ever(tmp_path: Path) -> None:

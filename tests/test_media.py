@@ -291,6 +291,26 @@ async def test_a_damaged_file_is_not_read(store: MediaStore) -> None:
         await store.read(media.digest)
 
 
+async def test_what_is_gone_is_not_a_folder_that_is_not_there(store: MediaStore) -> None:
+    """A file missing among others is gone for good; an empty folder is rather a volume that is not mounted."""
+    media, other = await store.put_bytes(PNG, url=""), await store.put_bytes(MP4, url="")
+    assert await store.local(media) == store.path(media)
+    async with store.holding([media, other]) as paths:
+        assert [path.read_bytes() for path in paths] == [PNG, MP4]
+    store.path(media).unlink()
+    with pytest.raises(MediaError, match=r"The archived file .* is gone") as caught:
+        await store.local(media)
+    assert caught.value.permanent
+    shutil.rmtree(store.folder)
+    for _ in range(2):
+        with pytest.raises(
+            MediaError, match=r"The media folder .* is empty\. Mount its volume, or restore it"
+        ) as caught:
+            await store.local(media)
+        assert not caught.value.permanent
+        store.folder.mkdir(exist_ok=True)
+
+
 # --- the fetcher -----------------------------------------------------------------------------------------------------
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]

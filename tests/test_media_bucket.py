@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from attempts import COLORS, colors_of, grid_picture, media_of
 from buckets import READER, READER_SECRET, Between, Buckets, content, listed, listening, reading
 from engine import PNG, Recording, destination, engine, until
 from flows import world
-from servers import Result, receiver
+from servers import Result, receiver, serving
 
 from receiver.buckets import BucketOptions
 from receiver.buckets.opening import PART
@@ -26,6 +27,8 @@ from receiver.events import Media
 from receiver.media import Fetcher, MediaStore, Store, Tiles, open_store
 from receiver.media.bucket import BucketStore
 from receiver.media.cache import Cache
+from receiver.runtime import open_runtime
+from receiver.settings import Settings
 
 LARGE = PNG + bytes(range(256)) * (PART // 256 + 1000)
 """Goes in parts."""
@@ -340,6 +343,26 @@ async def test_a_store_that_hangs_is_not_taken_for_the_sender(making: Making) ->
     assert arrived.is_set()
 
 
+async def test_a_store_that_is_away_is_left_alone_for_a_moment(
+    making: Making, s3_server: Buckets, store: BucketStore
+) -> None:
+    """A backlog is not held up by one time-out after the other; what is here is read all the same."""
+    files = [await kept(store, PNG + bytes([number])) for number in range(9)]
+    relay = Between(s3_server.address)
+    async with listening(relay.handle) as url:
+        other = making(endpoint=url, check_seconds=3600)
+        await other.local(files[0])
+        relay.lost = 999
+        with pytest.raises(MediaError) as first:
+            await other.local(files[1])
+        asked = len(relay.seen)
+        for media in files[2:]:
+            with pytest.raises(MediaError, match=re.escape(str(first.value))):
+                await other.local(media)
+        assert len(relay.seen) == asked
+        assert (await other.local(files[0])).read_bytes() == PNG + b"\0"
+
+
 async def test_many_checks_are_one(making: Making, s3_server: Buckets) -> None:
     """Put, read, removed once, though fifty ask; and again only when the answer is old."""
     relay = Between(s3_server.address)
@@ -509,6 +532,27 @@ async def test_a_store_that_is_down_puts_downloads_off(tmp_path: Path, s3_server
         row = await kit.row(row.id)
         assert [media.size for media in row.media] == [len(PNG)]
         assert row.media_problem is None
+
+
+async def test_a_store_that_is_down_makes_nobody_unready(tmp_path: Path) -> None:
+    """Callbacks are kept without it; health tells all the same."""
+    away = Settings(provider_key="s" * 20, data=tmp_path, media="s3://acme/a?endpoint=http://127.0.0.1:9")
+    async with open_runtime(away) as runtime, serving(runtime.app) as url, httpx.AsyncClient(base_url=url) as client:
+        health = await client.get("/readyz")
+        assert (health.status_code, health.json()["ready"]) == (200, True)
+        assert health.json()["media"] == "The media store cannot be used. Receiver's log says why."
+
+
+async def test_a_folder_that_moves_in_is_all_there(
+    s3_server: Buckets, bucket: str, tmp_path: Path, store: BucketStore
+) -> None:
+    """Copied as it is: the bucket is laid out like the folder."""
+    folder = MediaStore(tmp_path / "media")
+    files = [await kept(folder, PNG + bytes([number])) for number in range(5)]
+    for path in folder.folder.glob("*/*"):
+        await reading(s3_server, bucket).put_async(f"kept/here/{path.relative_to(folder.folder)}", path.read_bytes())
+    assert await store.missing(media.digest for media in files) == []
+    assert [(await store.local(media)).read_bytes()[-1] for media in files] == [0, 1, 2, 3, 4]
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------

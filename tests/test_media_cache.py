@@ -23,7 +23,7 @@ from receiver.media.cache import KEEP_SECONDS, SPARE_SECONDS, Cache
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     """Room for ten of the files below."""
-    return Cache(tmp_path / "cache", limit=100_000)
+    return Cache(tmp_path / "cache", limit=100_000, disk=lambda folder: (10**9, 0, 10**9))
 
 
 def content(number: int, size: int = 10_000) -> bytes:
@@ -62,6 +62,21 @@ def test_what_was_used_longest_ago_makes_room(cache: Cache) -> None:
     last = [keep(cache, content(number)) for number in (9, 10)]
     assert here(cache, *files) == [True, False, False, *[True] * 6]
     assert here(cache, *last) == [True, True]
+
+
+def test_a_disk_that_is_nearly_full_is_left_to_others(tmp_path: Path) -> None:
+    """A tenth of it stays free, whatever the limit says: a full disk would stop the journal."""
+    free = 200_000
+    cache = Cache(tmp_path / "cache", limit=10**9, disk=lambda folder: (1_000_000, 0, free))
+    files = [keep(cache, content(number), unused=1000 - number) for number in range(10)]
+    cache.make_room()
+    assert all(here(cache, *files))
+    free = 50_000  # fifty too few
+    cache.make_room()
+    assert here(cache, *files) == [*[False] * 6, *[True] * 4]
+    free = 0
+    cache.make_room()
+    assert not any(here(cache, *files))
 
 
 def test_what_is_held_stays(cache: Cache) -> None:

@@ -206,6 +206,7 @@ WRONG = [
     ({"RECEIVER_PORT": "70000"}, "RECEIVER_PORT is wrong: it should be less than or equal to 65535"),
     ({"RECEIVER_LOG_FORMAT": "s3cret"}, "RECEIVER_LOG_FORMAT is wrong: it should be 'auto', 'json' or 'console'"),
     ({"RECEIVER_MEDIA_MAX_BYTES": "9XB"}, "RECEIVER_MEDIA_MAX_BYTES is wrong: it is not a size. Write bytes"),
+    ({"RECEIVER_MEDIA": "file:./s3cret"}, "RECEIVER_MEDIA is wrong: a folder is written as its path alone"),
     (
         {"RECEIVER_MEDIA": "ftp://s3cret/a"},
         "RECEIVER_MEDIA is wrong: it is neither a folder nor a URL",

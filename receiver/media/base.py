@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from receiver.events import Media
 
@@ -14,7 +14,12 @@ class Store(Protocol):
     """A folder (`MediaStore`), or a bucket with a cache in a folder of this machine (`BucketStore`).
 
     Several processes may share it: nothing in it ever changes its content.
+
+    Attributes:
+        remote: whether it is a service elsewhere, and may be out of reach while all is well here.
     """
+
+    remote: ClassVar[bool]
 
     @property
     def place(self) -> str:

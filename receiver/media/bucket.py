@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
 
 from receiver.buckets import BucketOptions
 from receiver.buckets.opening import PART
@@ -36,7 +36,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 CHECK_SECONDS, FAILED_SECONDS = 30.0, 3.0
-"""How long the answer of a check stands: requests cost money, and many may ask."""
+"""How long the answer of a check stands, and that the store is away: requests cost money, and many may ask."""
 TRIES = 3
 """How often a file is brought before its cache is given up: another process may empty it."""
 
@@ -54,6 +54,8 @@ class BucketStore:
         SettingsError: the options do not make a store.
     """
 
+    remote: ClassVar[bool] = True
+
     def __init__(
         self, options: BucketOptions, folder: str, cache: Cache, *, check_seconds: float = CHECK_SECONDS
     ) -> None:
@@ -63,6 +65,7 @@ class BucketStore:
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._checking = asyncio.Lock()
         self._checked = float("-inf"), ""
+        self._away = float("-inf"), ""
 
     @property
     def place(self) -> str:
@@ -134,6 +137,20 @@ class BucketStore:
         )
 
     async def _bring(self, media: Media) -> None:
+        """While the store is away, a backlog must not hold its destination's slots one time-out after the other: who
+        asks in the next seconds is told at once."""
+        until, problem = self._away
+        if time.monotonic() < until:
+            raise MediaError(problem)
+        try:
+            await self._joined(media)
+        except MediaError as exc:
+            if not exc.permanent:
+                self._away = time.monotonic() + min(self._check_seconds, FAILED_SECONDS), str(exc)
+            raise
+
+    async def _joined(self, media: Media) -> None:
+        """The download, begun now unless it is under way."""
         task = self._coming.get(media.digest)
         if task is None:
             task = asyncio.create_task(self._download(media), name=f"bring {media.digest[:12]}")

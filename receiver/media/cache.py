@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ LOOK_SECONDS = 3600.0
 """Between two looks for what is old."""
 FULL, EMPTIER = 16, 0.9
 """Room is made when a sixteenth of the limit has come in since the last look, and down to nine tenths of it."""
+LEFT_FREE = 0.1
+"""Share of the disk that we leave to others: the journal may lie there."""
 _OURS = re.compile(r"([0-9a-f]{64})(\.u[1-4]\.png|\.[a-z0-9]{1,5})\Z")
 
 Signature = tuple[int, int, int]
@@ -54,12 +57,16 @@ class Cache:
 
     Args:
         folder: where; made when needed.
-        limit: bytes it may hold, but for what is being read and what has just come.
+        limit: bytes it may hold, but for what is being read and what has just come; less where the disk is nearly full.
+        disk: tells (size, used, free) of a folder's disk in bytes; the seam for tests.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(
+        self, folder: Path, limit: int, *, disk: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage
+    ) -> None:
         self.folder = folder.absolute()
         self._limit = limit
+        self._disk = disk
         self._known: dict[str, Signature] = {}
         self._new = limit  # the first that comes has us look at what earlier processes left
         self._looked = float("-inf")
@@ -159,7 +166,9 @@ class Cache:
     def _remove_some(self, groups: Iterable[_Group]) -> None:
         groups = sorted(groups, key=lambda group: group.used)
         total = sum(group.size for group in groups)
-        enough = self._limit if total <= self._limit else self._limit * EMPTIER
+        size, _, free = self._disk(self.folder) if groups else (0, 0, 0)
+        limit = min(self._limit, total + free - size * LEFT_FREE)
+        enough = limit if total <= limit else limit * EMPTIER
         now = time.time()
         for group in groups:
             unused = now - group.used

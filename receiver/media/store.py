@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ClassVar, ParamSpec, TypeVar
 
 from receiver.disk import in_thread
 from receiver.errors import MediaError
@@ -29,6 +29,8 @@ IDENTITY = ".id"
 class MediaStore:
     """A content-addressed folder; see `base.Store`. Where several machines share it over the network, it is one store
     for all of them."""
+
+    remote: ClassVar[bool] = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()

@@ -159,13 +159,17 @@ class Runtime:
     def app(self) -> Starlette:
         """The web application: callbacks and health, and the API where there are tokens for it."""
         callbacks = Callbacks(intake=self.intake, tokens=self.tokens, admission=self.admission)
+        media = {"media": self.check_media}
         checks = {
             "journal": self.journal.check,
             "disk": self.journal.check_space,
-            "media": self.check_media,
+            **({} if self.store.remote else media),
             "engine": self.engine.check,  # without effect where other processes are the engines
         }
-        notes = {"engines": self._check_engines} if self.journal.shared else {}
+        notes = {
+            **(media if self.store.remote else {}),  # a callback is kept without it, too
+            **({"engines": self._check_engines} if self.journal.shared else {}),
+        }
         return create_app(callbacks=callbacks, readyz=Readyz(checks, notes=notes), api=self._api())
 
     async def check_media(self) -> None:

@@ -201,6 +201,8 @@ def check_media(value: str) -> str:
     """A folder with `~` filled in, or a bucket's URL without a secret in it; whether that is a good one, the media
     store says when it is opened."""
     _, found, rest = value.partition("://")
+    if value.lower().startswith("file:"):
+        raise ValueError("a folder is written as its path alone, without file:")
     if not found:
         return str(check_folder(Path(value)))
     if not is_bucket(value):
