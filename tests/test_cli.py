@@ -32,8 +32,8 @@ COMMANDS = [
     ["slack", "manifest"],
     ["simulate"], ["action"], ["modal"], ["watch"], ["blend"], ["describe"], ["shorten"], ["video"], ["edits"],
     ["swap"], ["upload"], ["seed"], ["cancel"], ["destinations", "list"], ["destinations", "resume"], ["purge"],
-    ["erase"], ["journal", "check"], ["journal", "backup"], ["journal", "compact"], ["events", "replay"],
-    ["deliveries", "replay"], ["destinations", "test"], ["listen"],
+    ["engines"], ["migrate"], ["erase"], ["journal", "check"], ["journal", "backup"], ["journal", "compact"],
+    ["journal", "copy"], ["events", "replay"], ["deliveries", "replay"], ["destinations", "test"], ["listen"],
 ]  # fmt: skip
 
 

@@ -12,7 +12,10 @@ COLUMNS = ("ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST SIGN", "MEDIA STO
 
 
 def engines(as_json: AsJSON = False) -> None:
-    """The engines that live: which processes poll and deliver, where, and which of them leads."""
+    """The engines that live.
+
+    Which processes poll and deliver, on which machine, and which of them leads.
+    """
     settings = settings_for(quiet=True)
 
     async def main() -> list[EngineRecord]:

@@ -19,7 +19,7 @@ from receiver.media import Store
 from receiver.retention import Erased, Keep
 from receiver.runtime import journal_of, keep_of, retention_of, store_of
 
-journal = typer.Typer(no_args_is_help=True, help="The journal itself: check it, back it up, move it, write it anew.")
+journal = typer.Typer(no_args_is_help=True, help="The journal itself: check, back up, move, compact.")
 journal.command("copy")(copy)
 
 PAGE = 500
