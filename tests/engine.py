@@ -249,6 +249,8 @@ class Recording:
 class Faulty:
     """A journal whose named methods fail some times first: the seam at which a full disk or a lock shows."""
 
+    shared = False
+
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.failing: dict[str, int] = {}

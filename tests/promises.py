@@ -53,6 +53,8 @@ class Dead(BaseException):
 class Mortal:
     """The journal as its process uses it. The process dies at once, or before or after a write to come."""
 
+    shared = False
+
     def __init__(self, journal: Any, wrong: list[str]) -> None:
         self._journal = journal
         self._wrong = wrong
