@@ -10,7 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
+from builds import postgres
 from builds.clocks import SetClock
+from builds.replacing import replaced
 from receiver.clock_steps import ClockSteps
 from receiver.dispatcher import Dispatcher
 from receiver.errors import Ambiguous, JournalError
@@ -57,17 +59,6 @@ class LateCommit(sqlite3.Connection):
             if self._owed:
                 self._owed = False
                 super().execute("COMMIT")
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another thing in a seam's place while the block runs."""
-    original = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 def acknowledge_before_commit() -> AbstractContextManager[None]:
@@ -165,4 +156,5 @@ BUILDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "greedy": greedy,
     "unwatched": unwatched,
     "end-without-drain": end_without_drain,
+    **postgres.BUILDS,
 }

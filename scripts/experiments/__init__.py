@@ -10,8 +10,10 @@ from experiments import (
     flow,
     journal_errors,
     kills,
+    members,
     poison,
     polling,
+    postgres,
     power,
     shutdown,
     sizes,
@@ -35,7 +37,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *effects.EXPERIMENTS,
     *poison.EXPERIMENTS,
     *sizes.EXPERIMENTS,
+    *postgres.EXPERIMENTS,
+    *members.EXPERIMENTS,
 )
 
-BESIDE = frozenset({"poison-handlers"})
-"""These mostly wait, and measure nothing that the others would disturb."""
+BESIDE: tuple[tuple[str, ...], ...] = (
+    ("poison-handlers", "postgres-crashes", "postgres-crowded", "postgres-slow", "postgres-poison-rows"),
+    ("postgres-kills", "postgres-cut-off", "postgres-leader"),
+)
+"""These mostly wait, and measure nothing that others would disturb: each row runs in a process of its own beside the
+rest."""

@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,12 @@ def main() -> int:
     configure(level="critical", format="json", secrets=[], stream=sys.stderr)  # faults make many lines; counts are ours
     begun = time.monotonic()
     chosen = [item for item in EXPERIMENTS if not options.only or item.name in options.only]
-    waiting = [item for item in chosen if item.name in BESIDE and not options.alone and len(chosen) > 1]
-    with beside(waiting, quick=options.quick) as others:
+    rows = [] if options.alone else [[item for item in chosen if item.name in row] for row in BESIDE]
+    waiting = [item for row in rows for item in row]
+    with ExitStack() as stack:
+        others = [stack.enter_context(beside(row, quick=options.quick)) for row in rows]
         results = [run(experiment, quick=options.quick) for experiment in chosen if experiment not in waiting]
-        results += others()
+        results += [result for finish in others for result in finish()]
     results.sort(key=lambda result: chosen.index(result.experiment))
     print_table(results, time.monotonic() - begun)
     if options.json is not None:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-from builds.seams import replaced
+from builds.replacing import replaced
 
 from experiments.base import Experiment, Outcome
 from experiments.servers import Here, here

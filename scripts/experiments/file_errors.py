@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builds.seams import replaced
+from builds.replacing import replaced
 
 from experiments.base import Experiment, Outcome
 from receiver.clock import Clock

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from builds.seams import replaced
+from builds.replacing import replaced
 
 from experiments.base import Experiment, Outcome
 from experiments.servers import here

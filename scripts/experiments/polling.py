@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from builds.seams import replaced
+from builds.replacing import replaced
 from starlette.types import Receive, Scope, Send
 
 from experiments.base import Experiment, Outcome

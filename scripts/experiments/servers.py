@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,20 +57,28 @@ class Server:
     Args:
         folder: for its data, its outputs and its log.
         build: a name in `builds.seams`; None: Receiver as it is.
+        command: what it is to be.
         more: further variables of its environment.
     """
 
-    def __init__(self, folder: Path, *, build: str | None = None, **more: str) -> None:
+    def __init__(
+        self, folder: Path, *, build: str | None = None, command: Sequence[str] = ("serve",), **more: str
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._environ = environment(folder, self.port, **more)
-        self._module = ["receiver"] if build is None else ["builds", build]
+        self._command = [*(["receiver"] if build is None else ["builds", build]), *command]
         self._process: asyncio.subprocess.Process | None = None
 
     def let_callbacks_come(self) -> None:
         """Tell it its own address."""
         self._environ["RECEIVER_PUBLIC_URL"] = self.url
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and has not ended."""
+        return self._process is not None and self._process.returncode is None
 
     @property
     def pid(self) -> int:
@@ -82,7 +90,7 @@ class Server:
         """Start it, and wait for nothing."""
         with (self._folder / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", *self._module, "serve",
+                sys.executable, "-m", *self._command,
                 cwd=self._folder, env=self._environ, stdout=log, stderr=log,
             )  # fmt: skip
 

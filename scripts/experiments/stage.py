@@ -19,6 +19,7 @@ import httpx
 
 from receiver.clock import Clock
 from receiver.events import Submission, new_id
+from receiver.journal.base import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.tokens import Tokens
 
@@ -45,7 +46,11 @@ class Target:
 
 async def seed(data: Path, count: int) -> list[Target]:
     """Journal submissions the provider has accepted, none of which was called back yet."""
-    journal = await open_journal(data / "journal.db")
+    return await sow(await open_journal(data / "journal.db"), count)
+
+
+async def sow(journal: Journal, count: int) -> list[Target]:
+    """The same in any journal, which is closed afterwards."""
     try:
         rows = [accepted(number) for number in range(count)]
         await asyncio.gather(*map(journal.add, rows))
@@ -111,12 +116,15 @@ class Ledger:
     """Connections refused or broken off."""
     slowest: dict[int, float] = field(default_factory=dict)
     """Seconds, by status."""
+    times: list[float] = field(default_factory=list)
+    """When each was acknowledged, by the monotonic clock."""
 
     def note(self, item: Callback, status: int, seconds: float) -> None:
         self.answers[status] += 1
         self.slowest[status] = max(self.slowest.get(status, 0), seconds)
         if 200 <= status < 300:
             self.acknowledged.add(item.number)
+            self.times.append(time.monotonic())
             if item.final:
                 self.ended.add(item.target.id)
 

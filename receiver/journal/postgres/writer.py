@@ -88,6 +88,8 @@ class Writer(Generic[Op]):
 
 _NOBODYS = (
     asyncpg.InsufficientResourcesError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
     asyncpg.InsufficientPrivilegeError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.UndefinedTableError,
