@@ -202,12 +202,15 @@ class Rows:
         between leaves a mark too many, never one too few."""
         draft = replace(draft, version=(old.version if old else 0) + 1, nonce=secrets.token_hex(8))
         draft, made, stale = _marked(old, draft)
+        fresh = sorted(_needed(draft) - (_needed(old) if old is not None else frozenset()))
+        draft = replace(draft, files=(*draft.files, *fresh))
         bodies: dict[str, bytes] = {}
         data, draft = encode(draft)
         if len(data) > LARGE:
             draft, bodies = _without_bodies(draft)
             data, draft = encode(draft)
-        aside = {**dict.fromkeys((*made, *_indexes(old, draft)), b""), **bodies}
+        leading = (*made, *_indexes(old, draft), *(keys.file(digest, draft.id) for digest in fresh))
+        aside = {**dict.fromkeys(leading, b""), **bodies}
         await asyncio.gather(*(self._objects.put(key, body) for key, body in aside.items()))
         try:
             written = await self._put(keys.submission(draft.id), data, draft.nonce, tag)
@@ -349,10 +352,11 @@ def _indexes(old: Document | None, new: Document) -> list[str]:
         found.append(keys.task(row.task_id, row.id))
     if before is None and row.parent_id is not None:
         found.append(keys.child(row.parent_id, row.id))
-    if before is None or (before.media, before.reply) != (row.media, row.reply):
-        known = needed.digests(before) if before is not None else frozenset()
-        found += [keys.file(digest, row.id) for digest in sorted(needed.digests(row) - known)]
     return found
+
+
+def _needed(document: Document) -> frozenset[str]:
+    return frozenset() if document.erased else needed.digests(document.submission)
 
 
 def _without_bodies(document: Document) -> tuple[Document, dict[str, bytes]]:

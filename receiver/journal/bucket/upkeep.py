@@ -15,7 +15,7 @@ from pathlib import Path
 from receiver.deliveries import Delivery, DestinationRecord
 from receiver.errors import InputError, JournalError
 from receiver.events import Event, Submission, first_id
-from receiver.journal import needed, orders
+from receiver.journal import orders
 from receiver.journal.base import Trouble
 from receiver.journal.bucket import changes, keys
 from receiver.journal.bucket.agenda import Agenda
@@ -228,20 +228,18 @@ class Upkeep:
         document = await self._rows.get(id)
         if document is None or not changes.is_settled(document):
             return {}
-        digests = [digest async for digest, owner in self._files() if owner == id]
-        gone = await self._leave(id, digests)
+        gone = await self._leave(id, document.files)
 
         def mutate(document: Document) -> tuple[Document, bool]:
             if not changes.is_settled(document):
                 return document, False
-            if not document.submission.media:
-                return document, True
-            row = replace(document.submission, media=(), media_problem=problem)
-            return replace(document, submission=row), True
+            row = document.submission
+            row = replace(row, media=(), media_problem=problem) if row.media else row
+            return replace(document, submission=row, files=()), True
 
         if not await self._rows.write(id, mutate):
             return {}
-        await self._objects.delete([keys.file(digest, id) for digest in digests])
+        await self._objects.delete([keys.file(digest, id) for digest in document.files])
         return {"files": gone}
 
     async def _leave(self, id: str, digests: Sequence[str]) -> int:
@@ -283,17 +281,14 @@ class Upkeep:
         if not force and not changes.is_settled(document):
             return None
         await free_name(self._objects, document.submission)
-        digests = sorted(needed.digests(document.submission))
-        indexed = await asyncio.gather(*(self._objects.get(keys.file(digest, id)) for digest in digests))
-        digests = [digest for digest, found in zip(digests, indexed, strict=True) if found is not None]
-        files = await self._leave(id, digests)
+        files = await self._leave(id, document.files)
         last = await self._rows.write(id, lambda found: _emptied(found, force=force))
         if last is None:
             return None
         self._rows.forget(id)
         row = last.submission
         apart = [item.key async for page in self._objects.pages(f"callbacks/{keys.escaped(id)}") for item in page]
-        leading = [keys.file(digest, id) for digest in digests]
+        leading = [keys.file(digest, id) for digest in last.files]
         leading += [keys.task(row.task_id, id)] if row.task_id is not None else []
         leading += [keys.child(row.parent_id, id)] if row.parent_id is not None else []
         await self._objects.delete([*leading, *apart, keys.submission(id)])
