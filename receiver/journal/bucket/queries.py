@@ -83,6 +83,14 @@ class Queries:
                     if document is not None:
                         yield document
 
+    async def whose(self, delivery_id: str) -> str | None:
+        """The submission of a delivery; what we have once seen is not looked for."""
+        known = self._rows.whose(delivery_id)
+        if known is not None:
+            return known
+        document = await self.with_delivery(delivery_id)
+        return None if document is None else document.id
+
     async def with_delivery(self, id: str) -> Document | None:
         """The document that holds a delivery.
 

@@ -56,6 +56,8 @@ class Upkeep:
         )
         self._troubles: Cell[dict[str, Trouble]] = Cell(objects, "troubles", dict[str, Trouble], {})
         self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._searched: dict[str, float] = {}
+        self._thorough_at = 0.0
         self._closed = False
         self._under_way_count = 0
         self._idle = asyncio.Event()
