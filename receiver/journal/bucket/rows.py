@@ -32,8 +32,8 @@ KNOWN = 20_000
 """Deliveries of which we know whose they are."""
 TRIES = 20
 """How often a change runs anew, because others were faster."""
-WAITS = (0.1, 0.5, 2.0)
-"""Seconds before a put whose answer says nothing is tried again."""
+WAITS = (0.2, 1.0)
+"""Seconds before a put that failed, tries of obstore's own included, is tried again."""
 LARGE = 256 * 1024
 """Bytes of a document from which on its callbacks lie in objects of their own."""
 SOON_MS = 15_000
@@ -211,7 +211,7 @@ class Rows:
             data, draft = encode(draft)
         leading = (*made, *_indexes(old, draft), *(keys.file(digest, draft.id) for digest in fresh))
         aside = {**dict.fromkeys(leading, b""), **bodies}
-        await asyncio.gather(*(self._objects.put(key, body) for key, body in aside.items()))
+        await asyncio.gather(*(self._put_aside(key, body) for key, body in aside.items()))
         try:
             written = await self._put(keys.submission(draft.id), data, draft.nonce, tag)
         except BaseException:
@@ -221,6 +221,17 @@ class Rows:
         self._marked(made, stale)
         self.sweep(stale)
         return held
+
+    async def _put_aside(self, key: str, body: bytes) -> None:
+        """Put what may be put twice."""
+        for wait in WAITS:
+            try:
+                await self._objects.put(key, body)
+            except JournalError:
+                await asyncio.sleep(wait)
+            else:
+                return
+        await self._objects.put(key, body)
 
     async def _put(self, key: str, data: bytes, nonce: str, tag: Tag | None) -> Tag:
         """Put, and where the answer says no or nothing, look whether it was done. Raises Refused."""
