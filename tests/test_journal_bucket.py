@@ -439,6 +439,30 @@ async def test_large_callbacks_lie_apart(place: BucketStore) -> None:
     await journal.aclose()
 
 
+async def test_a_purge_reads_again_only_what_may_have_callbacks(place: BucketStore) -> None:
+    """The second day reads none of those that the first one has emptied; a callback that comes late is found."""
+    journal = await place.open()
+    for number in range(1, 6):
+        await journal.add(submission(number))
+        kept = replace(callback(), submission_id=submission(number).id)
+        await journal.change(kept.submission_id, lambda row: None, kept)
+    later = NOW + 10**9
+    found = await journal.old("callbacks", later, "")
+    assert len(found) == 5
+    assert (await journal.delete("callbacks", found, problem="")).removed == {"callbacks": 5}
+    await asyncio.sleep(1.1)  # the store's times are cut to seconds
+    await journal.add(submission(6))
+    for day in range(2):
+        fresh = await place.open()
+        assert await fresh.old("callbacks", later, "") == []
+        assert fresh.requests["GET"] <= (9 if day == 0 else 5)
+        await fresh.aclose()
+    late = replace(callback(9), submission_id=submission(2).id)
+    await journal.change(late.submission_id, lambda row: None, late)
+    assert [key.partition(".")[0] for key in await journal.old("callbacks", later, "")] == [late.submission_id]
+    await journal.aclose()
+
+
 async def test_what_a_bucket_cannot_do_is_said(place: BucketStore, tmp_path: Path) -> None:
     """With what to do instead."""
     journal = await place.open()

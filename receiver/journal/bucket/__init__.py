@@ -17,6 +17,7 @@ as two objects would need it. An object is a few kilobytes, gzipped; callbacks t
     destinations, troubles       how they do; changed by compare-and-swap
     engines/OWNER, leader        signs of life, and who leads; see `engines`
     clock, check, format         for the store's time, for `check`, and what was found out about the store
+    purged                       when what was written last has no callbacks left
 
 Order of puts, and what a crash leaves between any two of them:
 

@@ -55,6 +55,7 @@ class Upkeep:
             objects, "destinations", dict[str, DestinationRecord], {}
         )
         self._troubles: Cell[dict[str, Trouble]] = Cell(objects, "troubles", dict[str, Trouble], {})
+        self._purged: Cell[int] = Cell(objects, "purged", int, 0)
         self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._searched: dict[str, float] = {}
         self._thorough_at = 0.0
@@ -169,17 +170,27 @@ class Upkeep:
             before = first_id(before_ms)
             ids = {id async for _, id in self._files()}
             return await self._settled(sorted(id for id in ids if after < id < before))
-        documents = self._queries.documents(after=behind)
         if kind == "submissions":
+            documents = self._queries.documents(after=behind)
             found = [item.id async for item in documents if item.id > after and changes.is_settled(item)]
             return heapq.nsmallest(PAGE, found)
-        old = [
-            key
-            async for document in documents
-            for item in document.callbacks
-            if item.received_ms < before_ms and (key := f"{document.id}.{item.number}") > after
-        ]
-        return heapq.nsmallest(PAGE, old)
+        return await self._old_callbacks(before_ms, behind, after)
+
+    async def _old_callbacks(self, before_ms: int, behind: str, after: str) -> list[str]:
+        """What was last written before the oldest document that still has a callback has none, and is not read again:
+        a purge a day would else read every submission every day."""
+        known_ms = await self._purged.read()
+        items = [item async for page in self._objects.pages(keys.SUBMISSIONS) for item in page]
+        written = {keys.submission_id(item.key): item.modified_ms for item in items}
+        left = [item.modified_ms for item in items if item.key <= behind]
+        old: list[str] = []
+        some = [item for item in items if item.key > behind and item.modified_ms >= known_ms]
+        async for document in self._queries.read(some):
+            left += [written[document.id]] if document.callbacks else []
+            old += [f"{document.id}.{item.number}" for item in document.callbacks if item.received_ms < before_ms]
+        until_ms = min(left, default=max(written.values(), default=0))
+        await self._purged.update(lambda found: max(found, until_ms))
+        return heapq.nsmallest(PAGE, (key for key in old if key > after))
 
     async def _settled(self, ids: Sequence[str]) -> list[str]:
         found: list[str] = []
