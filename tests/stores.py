@@ -11,7 +11,7 @@ from typing import Literal
 
 import httpx
 
-from receiver.errors import JournalError
+from receiver.errors import EngineStopped
 from receiver.journal.bucket.objects import BucketObjects, Found, Tag
 
 Fault = Literal["busy", "error", "done", "slow", "reset", "reset done"]
@@ -33,7 +33,7 @@ class Cut(BucketObjects):
 
     def _lives(self) -> None:
         if self.dead:
-            raise JournalError("the process has ended", fault="io")
+            raise EngineStopped("the process has ended")
 
     def _writes(self, what: str) -> None:
         self.left -= 1

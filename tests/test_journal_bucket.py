@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -438,6 +439,30 @@ async def test_large_callbacks_lie_apart(place: BucketStore) -> None:
     await journal.aclose()
 
 
+async def test_a_purge_reads_again_only_what_may_have_callbacks(place: BucketStore) -> None:
+    """The second day reads none of those that the first one has emptied; a callback that comes late is found."""
+    journal = await place.open()
+    for number in range(1, 6):
+        await journal.add(submission(number))
+        kept = replace(callback(), submission_id=submission(number).id)
+        await journal.change(kept.submission_id, lambda row: None, kept)
+    later = NOW + 10**9
+    found = await journal.old("callbacks", later, "")
+    assert len(found) == 5
+    assert (await journal.delete("callbacks", found, problem="")).removed == {"callbacks": 5}
+    await asyncio.sleep(1.1)  # the store's times are cut to seconds
+    await journal.add(submission(6))
+    for day in range(2):
+        fresh = await place.open()
+        assert await fresh.old("callbacks", later, "") == []
+        assert fresh.requests["GET"] <= (9 if day == 0 else 5)
+        await fresh.aclose()
+    late = replace(callback(9), submission_id=submission(2).id)
+    await journal.change(late.submission_id, lambda row: None, late)
+    assert [key.partition(".")[0] for key in await journal.old("callbacks", later, "")] == [late.submission_id]
+    await journal.aclose()
+
+
 async def test_what_a_bucket_cannot_do_is_said(place: BucketStore, tmp_path: Path) -> None:
     """With what to do instead."""
     journal = await place.open()
@@ -500,3 +525,63 @@ async def test_who_is_taken_for_dead_learns_of_it(place: BucketStore) -> None:
     assert not await one.complete(completion(work))
     for journal in (one, two):
         await journal.aclose()
+
+
+# What it costs
+
+
+async def test_what_a_task_costs(place: BucketStore, capsys: pytest.CaptureFixture[str]) -> None:
+    """A typical task, called back ten times and delivered to two destinations: so many requests of each class, counted
+    on the way to the store. Looks at what is due come on top, by time and not by task."""
+    tasks = 5
+    async with proxied(place.endpoint) as proxy:
+        journal = await replace_endpoint(place, proxy).open(look_seconds=60)
+        engine = Typical(journal)
+        await engine.run(0)  # what is looked at for the first time
+        await journal.settle()
+        proxy.requests.clear()
+        for number in range(1, tasks + 1):
+            await engine.run(number)
+        await journal.settle()
+        per_task = {name: count / tasks for name, count in sorted(proxy.requests.items())}
+        assert await journal.owed_destinations() == []
+        await journal.aclose()
+    with capsys.disabled():
+        sys.stdout.write(f"\nrequests per task (10 callbacks, 2 destinations): {per_task}\n")
+    assert per_task["PUT"] <= 25
+    assert per_task["GET"] <= 2
+    assert per_task["DELETE"] <= 3
+    assert per_task.get("LIST", 0) <= 2
+
+
+class Typical:
+    """Submits a task, is called back ten times, archives its picture and delivers it."""
+
+    def __init__(self, journal: BucketJournal) -> None:
+        self.journal = journal
+        self.life = Life()
+
+    async def run(self, number: int) -> None:
+        clock, journal = self.life.clock, self.journal
+        policy = Policy(confirm_ms=30_000, poll_ms=15_000, media_wait_ms=120_000)
+        routes = tuple(Route(destination=name) for name in DESTINATIONS)
+        intake = Intake(journal, policy=policy, routes=routes, clock=clock, changed=lambda row: None)
+        await journal.register(dict.fromkeys(DESTINATIONS, "recording"))
+        now_ms = clock.now_ms()
+        row = await journal.add(
+            submission(number, created_ms=now_ms, send_due_ms=now_ms + 30_000, deadline_ms=now_ms + 4_200_000)
+        )
+        await journal.change(row.id, lambda row: Change(submission=replace(row, status="sending", sends=1)))
+        await intake.answered(row.id, (f"task-{row.id}",), "accepted")
+        for step in range(1, 11):
+            clock.seconds += 6
+            status = "SUCCESS" if step == 10 else "IN_PROGRESS"
+            assert await intake.received(row.id, _task(row.id, status, step * 10), b'{"progress":%d}' % step, None)
+        [due] = await journal.due_polls(clock.now_ms(), 10)
+        await intake.polled(due.id, _task(row.id, "SUCCESS", 100))
+        [due] = await journal.due_media(clock.now_ms(), 10)
+        await intake.archived(due.id, (PICTURE,))
+        claims = (journal.claim(name, owner=OWNER, limit=4, now_ms=clock.now_ms()) for name in DESTINATIONS)
+        works = [work for works in await asyncio.gather(*claims) for work in works]
+        ends = [completion(work, finished_ms=clock.now_ms()) for work in works]
+        assert await asyncio.gather(*map(journal.complete, ends)) == [True, True]

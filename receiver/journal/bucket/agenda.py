@@ -40,6 +40,7 @@ class _Place:
     """When it was made, by mark."""
     looked_at: float | None = None
     until_ms: int = 0
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Agenda:
@@ -97,9 +98,10 @@ class Agenda:
 
     async def _marks(self, place: str, now_ms: int) -> list[str]:
         known = self._place(place)
-        stale = known.looked_at is None or time.monotonic() - known.looked_at >= self.look_seconds
-        if stale or now_ms > known.until_ms:
-            await self._look(place, known, now_ms)
+        async with known.looking:
+            stale = known.looked_at is None or time.monotonic() - known.looked_at >= self.look_seconds
+            if stale or now_ms > known.until_ms:
+                await self._look(place, known, now_ms)
         end = keys.until(place, now_ms)
         return sorted(key for key in known.marks if key < end)
 

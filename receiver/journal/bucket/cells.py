@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -36,6 +36,7 @@ class Cell(Generic[T]):
         self._tag: Tag | None = None
         self._read_at: float | None = None
         self._turn = asyncio.Lock()
+        self._asked: list[tuple[Callable[[T], T], asyncio.Future[None]]] = []
 
     async def read(self, seconds: float = 0.0) -> T:
         """The value as it was no longer ago than that."""
@@ -43,22 +44,43 @@ class Cell(Generic[T]):
             await self._load()
         return self._value
 
-    async def update(self, change: Callable[[T], T]) -> T:
-        """Change the value; nothing is written where it stays the same."""
+    async def update(self, change: Callable[[T], T]) -> None:
+        """Change the value. Changes that come while another one is written share the next put; nothing is written where
+        the value stays the same."""
+        asked = (change, asyncio.get_running_loop().create_future())
+        self._asked.append(asked)
         async with self._turn:
-            for attempt in range(TRIES):
-                if self._read_at is None or attempt:
-                    await self._load()
-                value = change(self._value)
-                if value == self._value:
-                    known = self._tag
-                    await self._load()
-                    if self._tag == known:
-                        return value
-                    continue
-                if await self._write(value):
-                    return value
-                await asyncio.sleep(jitter(attempt))
+            if not asked[1].done():
+                await self._carry_out()
+        await asked[1]
+
+    async def _carry_out(self) -> None:
+        asked, self._asked = self._asked, []
+        try:
+            await self._apply([change for change, _ in asked])
+        except BaseException as exc:
+            _tell(asked, exc if isinstance(exc, Exception) else JournalError("The write was broken off.", fault="io"))
+            if not isinstance(exc, Exception):
+                raise
+        else:
+            _tell(asked, None)
+
+    async def _apply(self, changes: list[Callable[[T], T]]) -> None:
+        for attempt in range(TRIES):
+            if self._read_at is None or attempt:
+                await self._load()
+            value = self._value
+            for change in changes:
+                value = change(value)
+            if value == self._value:
+                known = self._tag
+                await self._load()
+                if self._tag == known:
+                    return
+                continue
+            if await self._write(value):
+                return
+            await asyncio.sleep(jitter(attempt))
         raise JournalError(f"Too many change the journal's object {self._key} at once. Try again.", fault="locked")
 
     async def _write(self, value: T) -> bool:
@@ -91,6 +113,16 @@ class Cell(Generic[T]):
         self._value, self._tag, self._read_at = box.value, found.tag, time.monotonic()
         nonce: str = box.nonce
         return nonce
+
+
+def _tell(asked: Sequence[tuple[object, asyncio.Future[None]]], problem: Exception | None) -> None:
+    for _, future in asked:
+        if future.done():
+            continue  # nobody waits any more
+        if problem is not None:
+            future.set_exception(problem)
+        else:
+            future.set_result(None)
 
 
 def _boxed(type: Any) -> Any:

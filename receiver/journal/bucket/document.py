@@ -42,6 +42,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         version: how often it was written.
         nonce: who wrote it last; nobody else wrote this one.
         marks: the marks that lead to it, by the place where they lie.
+        files: digests of the files of the media store it needs, or has needed since they were last dropped.
         additions: submissions that came of a change and are not written yet.
         erased: nobody may write it any more; the object is about to go.
     """
@@ -54,6 +55,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: tuple[AttemptRecord, ...] = ()
     callbacks: tuple[KeptCallback, ...] = ()
     marks: dict[str, str] = {}
+    files: tuple[str, ...] = ()
     additions: tuple[Submission, ...] = ()
     erased: bool = False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import msgspec
@@ -20,9 +21,9 @@ from receiver.journal.bucket.objects import Objects, Refused, Tag
 
 ROUND_SECONDS = 1.0
 """The store's times are cut to seconds."""
-WRITE_SECONDS = 4.5
+WRITE_SECONDS = 7.0
 """A sign of life that is younger is not written again: each costs a request."""
-RENEWED = 0.3
+RENEWED = 0.6
 """The share of a lease after which it is renewed."""
 LEADER = "leader"
 CLOCK = "clock"
@@ -122,20 +123,25 @@ class Engines:
 
     async def alive(self) -> dict[str, float]:
         """Seconds since the last sign of life, by owner. Who has died is left out."""
+        living, _ = await self.census()
+        return living
+
+    async def census(self) -> tuple[dict[str, float], list[str]]:
+        """Seconds since the last sign of life of those who live, and who has died."""
         now_ms = await self._store_ms()
         signs: dict[str, int] = {}
         async for page in self._objects.pages("engines"):
             signs |= {keys.unescaped(keys.last(item.key)): item.modified_ms for item in page}
         now_ms = max([now_ms, *signs.values()])
         ages = {owner: (now_ms - at_ms) / 1000 for owner, at_ms in signs.items()}
-        return {owner: age for owner, age in ages.items() if age <= self.dead_seconds + ROUND_SECONDS}
+        # Whoever beat may have been told so by a sign as old as that, and count from then.
+        limit = self.dead_seconds + self.write_seconds + ROUND_SECONDS
+        living = {owner: age for owner, age in ages.items() if age <= limit}
+        return living, sorted(ages.keys() - living.keys())
 
-    async def bury(self, living: dict[str, float]) -> None:
+    async def bury(self, dead: Sequence[str]) -> None:
         """Remove the objects of those who have died, so that they learn of it should they wake."""
-        dead = []
-        async for page in self._objects.pages("engines"):
-            dead += [item.key for item in page if keys.unescaped(keys.last(item.key)) not in living]
-        await self._objects.delete(dead)
+        await self._objects.delete([keys.engine(owner) for owner in dead])
 
     async def records(self) -> list[EngineRecord]:
         """See `Journal.engines`."""
@@ -170,7 +176,7 @@ class Engines:
             return await self._take(owner, 1, None)
         leader = _leader(found.data)
         age = (await self._store_ms() - found.modified_ms) / 1000
-        if leader.owner not in ("", owner) and age <= self.lease_seconds + ROUND_SECONDS:
+        if leader.owner not in ("", owner) and age <= self.lease_seconds * (1 + RENEWED) + ROUND_SECONDS:
             self._led = None
             return False
         return await self._take(owner, leader.term + 1, found.tag)

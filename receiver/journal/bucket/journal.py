@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import ClassVar
 
@@ -25,6 +26,8 @@ PROBED = 64
 """Documents looked at for a delivery under way, before a destination that is down gets another."""
 COUNTED = 100
 """Up to how many deliveries are counted one by one; each takes a request."""
+THOROUGH_SECONDS = 60.0
+"""How often what runs is looked through although nobody has died: who took note of a death may have died over it."""
 LATE_MS = 3_600_000
 """By how much the clock that claimed may have been ahead of ours."""
 SUCCESS_MS = 60_000
@@ -85,21 +88,27 @@ class BucketJournal(Upkeep):
 
     @operation
     async def free_running(self, owner: str, now_ms: int) -> int:
-        found = [item async for item in self._under_way(now_ms) if item.owner != owner]
-        living = await self._engines.alive() if found else {}
-        ids = sorted({item.submission_id for item in found if item.owner not in living})
-        left = [
+        looked_at = self._searched.get(owner)
+        if looked_at is not None and time.monotonic() - looked_at < self._engines.dead_seconds / 2:
+            return 0
+        living, dead = await self._engines.census()
+        thorough = looked_at is None or time.monotonic() - self._thorough_at >= THOROUGH_SECONDS
+        self._searched = {owner: time.monotonic()}
+        if not dead and not thorough:
+            return 0
+        await self._engines.bury(dead)
+        found = [item async for item in self._under_way(now_ms) if _lost(item, owner, living)]
+        documents = await asyncio.gather(*map(self._rows.get, sorted({item.submission_id for item in found})))
+        left = [  # what we remembered may be too old for this
             item
-            for document in await asyncio.gather(*map(self._rows.get, ids))  # what we remember may be too old for this
+            for document in documents
             if document is not None
             for item in document.deliveries
-            if item.status == "running" and item.owner != owner and item.owner not in living
+            if _lost(item, owner, living)
         ]
-        if not left:
-            return 0
-        await self._engines.bury(living)
         ends = zip(left, rules.charge(left, now_ms), strict=True)
         freed = await asyncio.gather(*(self._free(item.submission_id, end) for item, end in ends))
+        self._thorough_at = time.monotonic()
         return sum(freed)
 
     async def _under_way(self, now_ms: int) -> AsyncIterator[Delivery]:
@@ -417,14 +426,19 @@ class BucketJournal(Upkeep):
 
     @operation
     async def complete(self, completion: Completion) -> bool:
-        document = await self._queries.with_delivery(completion.delivery_id)
-        if document is None:
+        id = await self._queries.whose(completion.delivery_id)
+        if id is None:
             return False
-        item = document.delivery(completion.delivery_id)
-        finished = await self._rows.write(document.id, lambda found: changes.complete(found, completion))
-        if finished and item is not None and rules.speaks(completion):
-            await self._note(item.destination, completion)
-        return bool(finished)
+
+        def mutate(document: Document) -> tuple[Document, str | None]:
+            item = document.delivery(completion.delivery_id)
+            document, finished = changes.complete(document, completion)
+            return document, item.destination if item is not None and finished else None
+
+        destination = await self._rows.write(id, mutate)
+        if destination is not None and rules.speaks(completion):
+            await self._note(destination, completion)
+        return destination is not None
 
     async def _note(self, name: str, completion: Completion) -> None:
         """What an attempt says of its destination. It is recorded already, so that this fails may be told to nobody."""
@@ -528,6 +542,10 @@ class BucketJournal(Upkeep):
 
     async def _end_wait(self, id: str, destination: str, until_ms: int) -> None:
         await self._rows.write(id, lambda document: (changes.end_wait(document, destination, until_ms), None))
+
+
+def _lost(item: Delivery, owner: str, living: Collection[str]) -> bool:
+    return item.status == "running" and item.owner != owner and item.owner not in living
 
 
 def _has_status(row: Submission, status: str | None) -> bool:

@@ -10,7 +10,7 @@ from receiver.errors import JournalError, SettingsError
 from receiver.journal.bucket.journal import BucketJournal
 from receiver.journal.bucket.objects import BucketObjects, Objects, Refused, Tag
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 10.0
 """How long what was listed as due is believed, where one process stays: others' work is seen that late. 0 where each
 call may be another process."""
 FORMAT = b"1"

@@ -46,12 +46,13 @@ class Queries:
         """Every document, the newest submission first, `size` of them read at once. Offsets are keys."""
         async for page in self._objects.pages(keys.SUBMISSIONS, after=after):
             items = [item for item in page if until is None or item.key < until]
-            async for document in self._batches(items, size):
+            async for document in self.read(items, size):
                 yield document
             if len(items) < len(page):
                 return
 
-    async def _batches(self, items: Sequence[Listed], size: int = BATCH) -> AsyncIterator[Document]:
+    async def read(self, items: Sequence[Listed], size: int = BATCH) -> AsyncIterator[Document]:
+        """These, as listed, those that are there."""
         for start in range(0, len(items), size):
             for document in await asyncio.gather(*map(self._rows.listed, items[start : start + size])):
                 if document is not None:
@@ -69,7 +70,7 @@ class Queries:
         for start in range(0, len(items), BATCH):
             if len(found) == limit and min(item.known_ms for item in found) > items[start].modified_ms + MARGIN_MS:
                 break
-            async for document in self._batches(items[start : start + BATCH]):
+            async for document in self.read(items[start : start + BATCH]):
                 found += pick(document)
             found = sorted(found, key=lambda item: item.order, reverse=True)[:limit]
         return [item.value for item in found]
@@ -82,6 +83,14 @@ class Queries:
                 for document in await asyncio.gather(*map(self._rows.get, some)):
                     if document is not None:
                         yield document
+
+    async def whose(self, delivery_id: str) -> str | None:
+        """The submission of a delivery; what we have once seen is not looked for."""
+        known = self._rows.whose(delivery_id)
+        if known is not None:
+            return known
+        document = await self.with_delivery(delivery_id)
+        return None if document is None else document.id
 
     async def with_delivery(self, id: str) -> Document | None:
         """The document that holds a delivery.

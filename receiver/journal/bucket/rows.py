@@ -26,14 +26,14 @@ T = TypeVar("T")
 Mutate = Callable[[Document], tuple[Document, T]]
 """Pure; it may run several times. Whoever gives back the very same document writes nothing."""
 
-REMEMBERED = 1024
-"""Documents; some ten kilobytes each."""
+REMEMBERED = 4 * 1024 * 1024
+"""Bytes, as the store has them: documents are gzipped there, to a tenth or so."""
 KNOWN = 20_000
 """Deliveries of which we know whose they are."""
 TRIES = 20
 """How often a change runs anew, because others were faster."""
-WAITS = (0.1, 0.5, 2.0)
-"""Seconds before a put whose answer says nothing is tried again."""
+WAITS = (0.2, 1.0)
+"""Seconds before a put that failed, tries of obstore's own included, is tried again."""
 LARGE = 256 * 1024
 """Bytes of a document from which on its callbacks lie in objects of their own."""
 SOON_MS = 15_000
@@ -46,10 +46,11 @@ AT_ONCE = 16
 
 @dataclass(slots=True)
 class Held:
-    """A document as the store has, or had, it. `read_at` is monotonic."""
+    """A document as the store has, or had, it: so many bytes. `read_at` is monotonic."""
 
     document: Document
     tag: Tag
+    size: int
     read_at: float
 
 
@@ -72,6 +73,7 @@ class Rows:
         self._objects = objects
         self._marked = marked
         self._held: OrderedDict[str, Held] = OrderedDict()
+        self._weight = 0
         self._whose: OrderedDict[str, str] = OrderedDict()
         self._queues: dict[str, list[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,19 +119,20 @@ class Rows:
             return held
         document = decode(found.data, key) if found is not None else None
         if found is None or document is None or document.erased:
-            self._held.pop(id, None)
+            self.forget(id)
             self.sweep([key] if found is not None else [])  # whoever erased it did not come to an end
             return None
-        return self._hold(document, found.tag)
+        return self._hold(document, found.tag, len(found.data))
 
-    def _hold(self, document: Document, tag: Tag) -> Held:
+    def _hold(self, document: Document, tag: Tag, size: int) -> Held:
         now = self._held.get(document.id)
-        held = Held(document, tag, time.monotonic())
+        held = Held(document, tag, size, time.monotonic())
         if now is None or now.document.version <= document.version:  # an answer may be overtaken by a later one
+            self.forget(document.id)
             self._held[document.id] = held
-            self._held.move_to_end(document.id)
-        while len(self._held) > REMEMBERED:
-            self._held.popitem(last=False)
+            self._weight += size
+        while self._weight > REMEMBERED:
+            self.forget(next(iter(self._held)))
         for item in document.deliveries:
             self._whose[item.id] = document.id
         while len(self._whose) > KNOWN:
@@ -202,22 +205,36 @@ class Rows:
         between leaves a mark too many, never one too few."""
         draft = replace(draft, version=(old.version if old else 0) + 1, nonce=secrets.token_hex(8))
         draft, made, stale = _marked(old, draft)
+        fresh = sorted(_needed(draft) - (_needed(old) if old is not None else frozenset()))
+        draft = replace(draft, files=(*draft.files, *fresh))
         bodies: dict[str, bytes] = {}
         data, draft = encode(draft)
         if len(data) > LARGE:
             draft, bodies = _without_bodies(draft)
             data, draft = encode(draft)
-        aside = {**dict.fromkeys((*made, *_indexes(old, draft)), b""), **bodies}
-        await asyncio.gather(*(self._objects.put(key, body) for key, body in aside.items()))
+        leading = (*made, *_indexes(old, draft), *(keys.file(digest, draft.id) for digest in fresh))
+        aside = {**dict.fromkeys(leading, b""), **bodies}
+        await asyncio.gather(*(self._put_aside(key, body) for key, body in aside.items()))
         try:
             written = await self._put(keys.submission(draft.id), data, draft.nonce, tag)
         except BaseException:
-            self._held.pop(draft.id, None)
+            self.forget(draft.id)
             raise
-        held = self._hold(draft, written)
+        held = self._hold(draft, written, len(data))
         self._marked(made, stale)
         self.sweep(stale)
         return held
+
+    async def _put_aside(self, key: str, body: bytes) -> None:
+        """Put what may be put twice."""
+        for wait in WAITS:
+            try:
+                await self._objects.put(key, body)
+            except JournalError:
+                await asyncio.sleep(wait)
+            else:
+                return
+        await self._objects.put(key, body)
 
     async def _put(self, key: str, data: bytes, nonce: str, tag: Tag | None) -> Tag:
         """Put, and where the answer says no or nothing, look whether it was done. Raises Refused."""
@@ -278,8 +295,9 @@ class Rows:
             await asyncio.wait([self._sweeping])
 
     def forget(self, id: str) -> None:
-        """It is gone."""
-        self._held.pop(id, None)
+        """What we remember of it may be wrong, or too much."""
+        held = self._held.pop(id, None)
+        self._weight -= held.size if held is not None else 0
 
 
 def jitter(attempt: int) -> float:
@@ -349,10 +367,11 @@ def _indexes(old: Document | None, new: Document) -> list[str]:
         found.append(keys.task(row.task_id, row.id))
     if before is None and row.parent_id is not None:
         found.append(keys.child(row.parent_id, row.id))
-    if before is None or (before.media, before.reply) != (row.media, row.reply):
-        known = needed.digests(before) if before is not None else frozenset()
-        found += [keys.file(digest, row.id) for digest in sorted(needed.digests(row) - known)]
     return found
+
+
+def _needed(document: Document) -> frozenset[str]:
+    return frozenset() if document.erased else needed.digests(document.submission)
 
 
 def _without_bodies(document: Document) -> tuple[Document, dict[str, bytes]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from receiver.deliveries import Delivery, DestinationRecord
 from receiver.errors import InputError, JournalError
 from receiver.events import Event, Submission, first_id
-from receiver.journal import needed, orders
+from receiver.journal import orders
 from receiver.journal.base import Trouble
 from receiver.journal.bucket import changes, keys
 from receiver.journal.bucket.agenda import Agenda
@@ -55,7 +55,10 @@ class Upkeep:
             objects, "destinations", dict[str, DestinationRecord], {}
         )
         self._troubles: Cell[dict[str, Trouble]] = Cell(objects, "troubles", dict[str, Trouble], {})
+        self._purged: Cell[int] = Cell(objects, "purged", int, 0)
         self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._searched: dict[str, float] = {}
+        self._thorough_at = 0.0
         self._closed = False
         self._under_way_count = 0
         self._idle = asyncio.Event()
@@ -167,17 +170,27 @@ class Upkeep:
             before = first_id(before_ms)
             ids = {id async for _, id in self._files()}
             return await self._settled(sorted(id for id in ids if after < id < before))
-        documents = self._queries.documents(after=behind)
         if kind == "submissions":
+            documents = self._queries.documents(after=behind)
             found = [item.id async for item in documents if item.id > after and changes.is_settled(item)]
             return heapq.nsmallest(PAGE, found)
-        old = [
-            key
-            async for document in documents
-            for item in document.callbacks
-            if item.received_ms < before_ms and (key := f"{document.id}.{item.number}") > after
-        ]
-        return heapq.nsmallest(PAGE, old)
+        return await self._old_callbacks(before_ms, behind, after)
+
+    async def _old_callbacks(self, before_ms: int, behind: str, after: str) -> list[str]:
+        """What was last written before the oldest document that still has a callback has none, and is not read again:
+        a purge a day would else read every submission every day."""
+        known_ms = await self._purged.read()
+        items = [item async for page in self._objects.pages(keys.SUBMISSIONS) for item in page]
+        written = {keys.submission_id(item.key): item.modified_ms for item in items}
+        left = [item.modified_ms for item in items if item.key <= behind]
+        old: list[str] = []
+        some = [item for item in items if item.key > behind and item.modified_ms >= known_ms]
+        async for document in self._queries.read(some):
+            left += [written[document.id]] if document.callbacks else []
+            old += [f"{document.id}.{item.number}" for item in document.callbacks if item.received_ms < before_ms]
+        until_ms = min(left, default=max(written.values(), default=0))
+        await self._purged.update(lambda found: max(found, until_ms))
+        return heapq.nsmallest(PAGE, (key for key in old if key > after))
 
     async def _settled(self, ids: Sequence[str]) -> list[str]:
         found: list[str] = []
@@ -228,20 +241,18 @@ class Upkeep:
         document = await self._rows.get(id)
         if document is None or not changes.is_settled(document):
             return {}
-        digests = [digest async for digest, owner in self._files() if owner == id]
-        gone = await self._leave(id, digests)
+        gone = await self._leave(id, document.files)
 
         def mutate(document: Document) -> tuple[Document, bool]:
             if not changes.is_settled(document):
                 return document, False
-            if not document.submission.media:
-                return document, True
-            row = replace(document.submission, media=(), media_problem=problem)
-            return replace(document, submission=row), True
+            row = document.submission
+            row = replace(row, media=(), media_problem=problem) if row.media else row
+            return replace(document, submission=row, files=()), True
 
         if not await self._rows.write(id, mutate):
             return {}
-        await self._objects.delete([keys.file(digest, id) for digest in digests])
+        await self._objects.delete([keys.file(digest, id) for digest in document.files])
         return {"files": gone}
 
     async def _leave(self, id: str, digests: Sequence[str]) -> int:
@@ -283,17 +294,14 @@ class Upkeep:
         if not force and not changes.is_settled(document):
             return None
         await free_name(self._objects, document.submission)
-        digests = sorted(needed.digests(document.submission))
-        indexed = await asyncio.gather(*(self._objects.get(keys.file(digest, id)) for digest in digests))
-        digests = [digest for digest, found in zip(digests, indexed, strict=True) if found is not None]
-        files = await self._leave(id, digests)
+        files = await self._leave(id, document.files)
         last = await self._rows.write(id, lambda found: _emptied(found, force=force))
         if last is None:
             return None
         self._rows.forget(id)
         row = last.submission
         apart = [item.key async for page in self._objects.pages(f"callbacks/{keys.escaped(id)}") for item in page]
-        leading = [keys.file(digest, id) for digest in digests]
+        leading = [keys.file(digest, id) for digest in last.files]
         leading += [keys.task(row.task_id, id)] if row.task_id is not None else []
         leading += [keys.child(row.parent_id, id)] if row.parent_id is not None else []
         await self._objects.delete([*leading, *apart, keys.submission(id)])
