@@ -8,6 +8,7 @@ from experiments import (
     effects,
     file_errors,
     flow,
+    functions,
     journal_errors,
     kills,
     poison,
@@ -34,6 +35,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *destinations.EXPERIMENTS,
     *effects.EXPERIMENTS,
     *poison.EXPERIMENTS,
+    *functions.EXPERIMENTS,
     *sizes.EXPERIMENTS,
 )
 
