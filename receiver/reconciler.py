@@ -83,12 +83,13 @@ class Reconciler:
         self._trouble: list[BaseException] = []
 
     async def reconcile_once(self) -> int:
-        """Ask about what is due, settle what is overdue. Returns how many submissions it moved.
+        """Ask about what is due, then settle what is overdue: where nobody has asked for long, as in a function, a task
+        may have ended well before its deadline. Returns how many submissions it moved.
 
         A submission that cannot be moved keeps no other back; what stopped it is raised at the end.
         """
         self._trouble = []
-        moved = await self._expire() + await self._poll()
+        moved = await self._poll() + await self._expire()
         if self._trouble:
             raise self._trouble[0]
         return moved
@@ -222,8 +223,15 @@ class Reconciler:
         return await self._all(self._intake.polled(row.id, None) for row in late)
 
     async def _expire(self) -> int:
-        overdue = await self._journal.overdue(self._clock.now_ms(), limit=BATCH)
-        return await self._all(self._intake.expired(row.id) for row in overdue if row.claim is None)
+        now_ms = self._clock.now_ms()
+        overdue = await self._journal.overdue(now_ms, limit=BATCH)
+        return await self._all(
+            self._intake.expired(row.id) for row in overdue if row.claim is None and not self._unasked(row, now_ms)
+        )
+
+    def _unasked(self, row: Submission, now_ms: int) -> bool:
+        """Whether it waits to be asked about in a later round, which there will be."""
+        return row.poll_due_ms is not None and row.poll_due_ms <= now_ms and not self._health.paused
 
 
 UNKNOWN = "The provider knows none of them; check that the key and the address are those they were submitted with."

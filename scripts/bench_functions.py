@@ -50,6 +50,11 @@ HANDLERS = """
 from receiver.serverless import aws
 http, tick = aws()
 """
+IMPORTS = """
+import sys, receiver.serverless, mangum, receiver.journal.bucket
+names = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+print(len(sys.modules), "modules, of:", ", ".join(sorted(name for name in names if name[0] != "_")))
+"""
 PRICES = {"PUT": 5.0, "LIST": 5.0, "GET": 0.4, "DELETE": 0.0}
 """Dollars for a million requests (S3, us-east-1)."""
 
@@ -97,6 +102,12 @@ def weigh(folder: Path) -> None:
     sizes = Counter({item.name: _size(item) for item in target.iterdir()})
     heavy = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in sizes.most_common(4))
     print(f"package with the extra aws: {sum(sizes.values()) / 1e6:.0f} MB unpacked ({heavy})")
+    # Without what else is installed here: some libraries import others only where they are.
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", IMPORTS],
+        check=True, capture_output=True, text=True, env={"PYTHONPATH": str(target)},
+    )  # fmt: skip
+    print(f"imported at the start: {done.stdout.strip()}")
 
 
 def _size(path: Path) -> int:
@@ -122,9 +133,6 @@ async def start(folder: Path, variables: dict[str, str], times: int) -> None:
         f"cold start, median of {times}: {statistics.median(answered):.2f} s to the first answer, of which "
         f"{statistics.median(imported):.2f} s to the first event; {statistics.median(used):.2f} s of processor time"
     )
-    code = "import sys, receiver.serverless, mangum, obstore; print(len(sys.modules))"
-    counting = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
-    print(f"modules imported then: {(await counting.communicate())[0].decode().strip()}")
 
 
 async def call_back(http: httpx.AsyncClient, relay: Relay, picture: str, speed: float) -> list[tuple[str, float]]:

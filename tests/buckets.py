@@ -35,8 +35,7 @@ _IDENTITIES = {
         },
     ]
 }
-_PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
-_PORTS += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
+_PORTS = tuple(f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc"))
 
 
 def _free_ports(count: int) -> list[int]:

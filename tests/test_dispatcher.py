@@ -459,6 +459,26 @@ async def test_what_a_cancelled_step_had_claimed_still_runs(tmp_path: Path) -> N
         assert len(handler.attempts) == 1
 
 
+async def test_a_claim_under_way_is_waited_for_even_without_grace(tmp_path: Path) -> None:
+    """A function ends its work at once; what it had just claimed must be given back, or it would stay `running`."""
+    async with engine(tmp_path) as kit:
+        submission = await owed(kit)
+
+        async def hang(attempt: Attempt) -> Receipt:
+            await asyncio.Event().wait()
+            return Receipt()
+
+        dispatcher = kit.dispatcher(destination("main", Recording(hang)))
+        step = asyncio.create_task(dispatcher.dispatch_once())
+        await asyncio.sleep(0)
+        step.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await step
+        await dispatcher.drain(0)
+        delivery = await only(kit, submission)
+        assert (delivery.status, delivery.failures) == ("pending", 0)
+
+
 async def test_what_was_left_behind_does_not_wait_for_the_journal(tmp_path: Path) -> None:
     """It ends after the shutdown and the journal is closed by then: it gives up instead of trying for ever."""
     go = asyncio.Event()

@@ -15,6 +15,7 @@ from receiver.backoff import PROVISIONAL
 from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.intake import Policy
+from receiver.reconciler import BATCH
 
 DOWN = httpx.ConnectError("connection refused")
 HTML = httpx.Response(502, text="<html>bad gateway</html>")
@@ -202,6 +203,19 @@ async def test_an_unknown_task_is_lost_at_the_deadline_only(tmp_path: Path) -> N
         (*_, event) = await kit.events(row.id)
         assert (event.type, event.source) == ("task.lost", "deadline")
         assert "no word of task t0 in its last 2" in (event.reason or "")
+
+
+async def test_what_nobody_asked_about_for_a_day_is_asked_before_it_is_lost(tmp_path: Path) -> None:
+    """A function may sleep past the deadline; what has ended meanwhile is no loss, however many there are."""
+    async with engine(tmp_path) as kit:
+        rows = await submitted(kit, BATCH + 10)
+        for row in rows:
+            kit.relay.tasks[row.task_id or ""] = wire_task(row.task_id or "", "SUCCESS")
+        kit.clock.advance(86400)
+        for _ in range(2):
+            await kit.reconciler.reconcile_once()
+        assert {(await kit.row(row.id)).ended for row in rows} == {"task.succeeded"}
+        assert {type for row in rows for type in await kit.types(row.id)} == {"task.accepted", "task.succeeded"}
 
 
 async def test_one_row_that_cannot_be_moved_holds_up_no_other(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ log = structlog.get_logger("receiver.dispatcher")
 
 CANCEL_SECONDS = 1.0
 """How long an interrupted attempt may take to end."""
+CLAIM_SECONDS = 4.0
+"""How long a claim under way is waited for: what it takes must be known to be given back."""
 PATIENCE = 5.0
 """Seconds an attempt may take to end after its deadline; then it is recorded as failed without it."""
 LOOK_SECONDS = 1.0
@@ -183,7 +185,7 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         until = loop.time() + grace
         if self._claiming is not None and not self._claiming.done():
-            await asyncio.wait([self._claiming], timeout=grace)
+            await asyncio.wait([self._claiming], timeout=max(grace, CLAIM_SECONDS))
         running = [task for tasks in self._running.values() for task in tasks]
         if running:
             _, late = await asyncio.wait(running, timeout=max(until - loop.time(), 0))

@@ -119,11 +119,15 @@ class Shifts:
         raise EngineRunning("A function works in shifts, and has no engine that goes on.", holder=ROLE)
 
     async def stop(self) -> None:
-        """End what is under way, and leave the engines. Idempotent."""
+        """End what is under way, and leave the engines; where the journal is out of reach, they learn it from our
+        silence. Idempotent."""
         await self._rest()
         if self._entered:
             self._entered = False
-            await self._journal.resign(self._dispatcher.owner)
+            try:
+                await self._journal.resign(self._dispatcher.owner)
+            except JournalError as exc:
+                log.warning("shift.not_resigned", owner=self._dispatcher.owner, problem=str(exc))
 
     def changed(self, row: Submission) -> None:
         """What of the row is due now is wanted in this shift, and what will be soon is waited for."""
