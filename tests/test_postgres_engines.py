@@ -84,13 +84,16 @@ async def test_engines_share_one_store_of_pictures(journal: PostgresJournal) -> 
     await journal.become_engine("worker", "b", store="web-2:/data/media")
 
 
-async def test_a_beat_keeps_alive_and_comes_too_late(store: PostgresStore, journal: PostgresJournal) -> None:
-    """Within the time it counts; after it the engine learns that it was taken for dead."""
+async def test_a_beat_keeps_alive_whoever_was_not_buried(store: PostgresStore, journal: PostgresJournal) -> None:
+    """However late it comes, for a database that was away makes all silent at once; who was buried learns it."""
     await journal.become_engine("worker", "a", store="s")
     for _ in range(3):
-        await pass_time(store, DEAD_SECONDS - 1)
+        await pass_time(store, DEAD_SECONDS + 1)
+        assert await journal.engines() == []
         assert await journal.beat("a")
+        assert [one.owner for one in await journal.engines()] == ["a"]
     await pass_time(store, DEAD_SECONDS + 1)
+    await journal.free_running("another", NOW)
     assert not await journal.beat("a")
     assert not await journal.beat("nobody")
     assert await journal.engines() == []
