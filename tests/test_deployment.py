@@ -157,7 +157,7 @@ def test_a_unit_can_be_started_and_stopped_as_it_says(part: str) -> None:
 
 def test_the_image_runs_what_is_there() -> None:
     """Its extras, its command and its port are Receiver's."""
-    lines = [line.partition(" ") for line in block("dockerfile", "FROM").splitlines()]
+    lines = [line.partition(" ") for line in block("dockerfile", "EXPOSE").splitlines()]
     said = {word: rest for word, _, rest in lines}
     (requirement,) = re.findall(r'"(imagine-receiver\[[^"]*)"', said["RUN"])
     assert extras(requirement) <= EXTRAS.keys()
