@@ -145,8 +145,8 @@ class Settings(BaseModel):
     )
     database_statements: Flag = Field(
         default=True,
-        description="Whether statements are prepared on PostgreSQL. Off behind a pooler in transaction mode that does "
-        "not keep them.",
+        description="Whether statements are prepared on PostgreSQL, and connections set up. Off behind a pooler in "
+        "transaction mode.",
     )
     database_migrate: Flag = Field(
         default=True,
