@@ -8,17 +8,20 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
+import engine
 import httpx
 import pytest
 from postgres import new_database
 from servers import Command, Result, receiver, simulating
 
+from receiver import Event, Receiver
 from receiver.journal.base import LEASE_SECONDS, EngineRecord
 from receiver.journal.postgres import open_postgres
+from receiver.testing.serving import simulated
 
 PATIENCE = 60.0
 """Seconds; others use this machine, too."""
@@ -179,3 +182,35 @@ def test_without_any_engine_callbacks_are_still_taken(house: House) -> None:
     assert result.code == 0, result
     assert "engine.started" in result.err
     assert house.engines() == []
+
+
+async def test_several_embedded_receivers_share_the_work(tmp_path: Path) -> None:
+    """As the workers of a web server each have one: all are engines, one leads, and each result is told to one of them,
+    once."""
+    url = await new_database("embedded")
+    heard: list[tuple[int, str]] = []
+    async with simulated(speed=100) as provider, AsyncExitStack() as stack:
+
+        async def embedded(number: int) -> Receiver:
+            one = Receiver(
+                database=url, data=tmp_path, keys=("k" * 32,), provider_url=provider.url, provider_key="sk-simulator-1",
+                poll_interval=0.2, to=f"file:{tmp_path / 'outputs'}",
+            )  # fmt: skip
+
+            @one.on("task.succeeded", name="catalogue")
+            async def add(event: Event) -> None:
+                heard.append((number, event.submission_id))
+
+            return await stack.enter_async_context(one)
+
+        receivers = [await embedded(number) for number in range(3)]
+        journal = receivers[0]._started().journal
+        tasks = [await receivers[number % 3].imagine(f"boat {number}") for number in range(6)]
+        for task in tasks:
+            assert (await task.result(timeout=PATIENCE)).type == "task.succeeded"
+        await engine.until(lambda: len(heard) == 6)
+        await engine.until(lambda: all(one._started().engine_running for one in receivers))
+        found = await journal.engines()
+        assert sorted(id for _, id in heard) == sorted(task.id for task in tasks)
+        assert [item.role for item in found] == ["python"] * 3
+        assert [item.leads for item in found] == [True, False, False]
