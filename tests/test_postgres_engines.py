@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import asyncpg
 import postgres
 import pytest
 from journals import NOW, completion, fill, owe, status_of, submission, take
@@ -157,6 +158,28 @@ async def test_what_an_engine_left_by_resigning_is_freed(journal: PostgresJourna
     assert await journal.free_running("b", NOW) == 0
     await journal.resign("a")
     assert await journal.free_running("b", NOW) == 1
+
+
+async def test_a_claim_that_was_broken_off_is_given_back_at_the_end(
+    store: PostgresStore, journal: PostgresJournal
+) -> None:
+    """An engine that stops in the middle of a claim leaves nothing running, and nobody is charged."""
+    await journal.become_engine("worker", "a", store="s")
+    await fill(journal, 2)
+    other = await asyncpg.connect(store.url)
+    for broken_off in range(20):
+        claiming = asyncio.create_task(take(journal, owner="a", limit=1))
+        for _ in range(broken_off * 3):
+            await asyncio.sleep(0)
+        claiming.cancel()
+        await asyncio.gather(claiming, return_exceptions=True)
+        await journal.resign("a")
+        left = await other.fetch("SELECT id, attempt, status FROM receiver.deliveries ORDER BY id")
+        if not claiming.cancelled():
+            break  # it was quicker
+        assert [(row["attempt"], row["status"]) for row in left] == [(0, "pending")] * 2
+        assert await other.fetchval("SELECT count(*) FROM receiver.attempts") == 0
+    await other.close()
 
 
 # Two processes

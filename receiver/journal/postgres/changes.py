@@ -8,7 +8,7 @@ kind.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from receiver.journal.base import Change, Changed, Decide
 from receiver.journal.needed import digests
 from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection
+from receiver.journal.postgres.seen import Seen
 from receiver.journal.postgres.statements import rows, run
 from receiver.journal.rows import from_row, to_json, to_row
 from receiver.journal.staged import only_heard
@@ -57,15 +58,45 @@ async def check(db: Connection) -> None:
     await run(db, "forget_destination", name="")
 
 
-async def apply(db: Connection, operations: Operations, mark: Mark) -> tuple[bool, list[Any]]:
-    """Carry them out: whether something is due now that was not, and the results. A decision that raises is the result
-    of its operation; nothing of that one is written."""
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of a batch.
+
+    Attributes:
+        results: of its operations, in order. A decision that raised is the result of its operation; nothing of that
+            one was written.
+        news: whether something is due now that was not.
+        rows: those that were changed, or looked at, with their versions; true once the transaction is committed.
+    """
+
+    results: list[Any]
+    news: bool
+    rows: dict[str, tuple[str, Submission]]
+
+
+async def apply(db: Connection, operations: Operations, mark: Mark, seen: Seen) -> Applied:
+    """Carry them out."""
     ids = sorted({_id_of(operation) for operation in operations if not isinstance(operation, Add)})
-    found = await rows(db, "lock_submissions", ids=ids) if ids else []
-    batch = _Batch({row["id"]: from_row(Submission, row) for row in found})
+    locked = await rows(db, "lock_submissions", ids=ids) if ids else []
+    versions = {row["id"]: row["version"] for row in locked}
+    batch = _Batch(await _read(db, versions, seen))
     outcomes = [batch.decide(operation) for operation in operations]
     await batch.write(db, mark)
-    return batch.news(), [outcome() if isinstance(outcome, _Later) else outcome for outcome in outcomes]
+    return Applied(
+        results=[outcome() if isinstance(outcome, _Later) else outcome for outcome in outcomes],
+        news=batch.news(),
+        rows={
+            id: (versions[id] if row == batch.before[id] else locked[0]["ours"], row) for id, row in batch.now.items()
+        },
+    )
+
+
+async def _read(db: Connection, versions: Mapping[str, str], seen: Seen) -> dict[str, Submission]:
+    """Locked rows: those that were changed since we have seen them are read."""
+    known = {id: row for id, version in versions.items() if (row := seen.get(id, version)) is not None}
+    unknown = [id for id in versions if id not in known]
+    read = await rows(db, "get_submissions", ids=unknown) if unknown else []
+    return known | {row["id"]: from_row(Submission, row) for row in read}
 
 
 def _id_of(operation: Alter | Keep) -> str:

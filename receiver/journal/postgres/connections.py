@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from receiver.errors import JournalError
 from receiver.journal.postgres.driver import Connection, asyncpg
 from receiver.journal.postgres.faults import COLLIDED, ERRORS, is_lost, place, translated
+from receiver.journal.postgres.seen import Seen
 from receiver.journal.postgres.statements import SQL, run
 
 T = TypeVar("T")
@@ -103,7 +104,8 @@ class _Bare(Connection):  # type: ignore[misc]
 class Connections:
     """Made by `connect`."""
 
-    def __init__(self, url: str, pool: Any, options: Options) -> None:
+    def __init__(self, url: str, pool: Any, options: Options, seen: Seen) -> None:
+        self.seen = seen
         self.where = place(url)
         self._url = url
         self._pool = pool
@@ -221,9 +223,8 @@ class Connections:
             await db.execute(self._begin)
             try:
                 result = await operation(db, mark)
-            except BaseException:
-                with suppress(*ERRORS):
-                    await db.execute("ROLLBACK")
+            except BaseException as exc:
+                await _undo(db, exc)
                 raise
             try:
                 await db.execute("COMMIT")
@@ -282,6 +283,15 @@ class Connections:
         return await _connect(self._url, self._options)
 
 
+async def _undo(db: Connection, exc: BaseException) -> None:
+    """End a transaction that failed; where the connection is gone, that is its end."""
+    if is_lost(exc):
+        db.terminate()
+        return
+    with suppress(*ERRORS):
+        await db.execute("ROLLBACK")
+
+
 async def _connect(url: str, options: Options) -> Connection:
     return await asyncpg.connect(url, **options.asked)
 
@@ -303,15 +313,21 @@ async def connect(url: str, options: Options) -> Connections:
             await _check(db, place(url))
         finally:
             await db.close()
+        seen = Seen()
+
+        async def forget(db: Connection) -> None:
+            seen.forget()
+
         pool = await asyncpg.create_pool(
             url,
+            init=forget,
             min_size=0,
             max_size=options.connections,
             connection_class=_Bare,
             max_inactive_connection_lifetime=0,
             **options.asked,
         )
-    return Connections(url, pool, options)
+    return Connections(url, pool, options, seen)
 
 
 async def _check(db: Connection, where: str) -> None:

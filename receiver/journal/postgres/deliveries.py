@@ -110,8 +110,7 @@ class Deliveries(Plumbing):
     async def _claim(self, owner: str, now_ms: int, claim: Marking[list[str]], *, one: bool) -> list[Work]:
         """Carry out a claim. Whatever it takes is either returned or given back later. `one`: it is one statement."""
         async with self._gate:
-            if owner in self._strays and not self._claiming:
-                await self._give_back(owner)
+            await self._give_back(owner)
             self._claiming += 1
         try:
             with translated(self._connections.where):
@@ -127,8 +126,14 @@ class Deliveries(Plumbing):
             await self.complete(rules.unreadable(delivery, now_ms, problem))
         return works
 
+    async def give_back(self, owner: str) -> None:
+        """Make pending again what was claimed for an engine that has not heard of it; as if it had not been tried."""
+        async with self._gate:
+            await self._give_back(owner)
+
     async def _give_back(self, owner: str) -> None:
-        """Make pending again what was claimed without our hearing of it. No claim may be under way."""
+        if owner not in self._strays or self._claiming:
+            return
         held = list(self._held)
         await self._write(lambda db: run(db, "give_back", owner=owner, held=held))
         self._strays.discard(owner)

@@ -40,6 +40,10 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
         await asyncio.gather(self._changes.aclose(), self._completions.aclose(), self._finish(), self._waking.aclose())
         await self._connections.aclose()
 
+    async def resign(self, owner: str) -> None:
+        await self.give_back(owner)
+        await super().resign(owner)
+
     def listen(self, woken: Callable[[], None]) -> None:
         self._waking.listen(woken)
 
@@ -72,10 +76,12 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
             return await self._changes.put(operation)
 
     async def _change_all(self, operations: changes.Operations) -> list[Any]:
-        news, outcomes = await self._connections.transact(lambda db, mark: changes.apply(db, operations, mark))
-        if news:
+        seen = self._connections.seen
+        applied = await self._connections.transact(lambda db, mark: changes.apply(db, operations, mark, seen))
+        seen.keep(applied.rows)
+        if applied.news:
             self._tell()
-        return outcomes
+        return applied.results
 
     async def get(self, submission_id: str) -> Submission | None:
         rows = await self._select(Submission, "get_submission", id=submission_id)
@@ -166,6 +172,7 @@ async def open_postgres(
         JournalError: the server cannot be reached, does not let us in, is too old, does not keep what it commits, or
             has tables of another Receiver.
     """
+    listen = listen and connections > 1
     options = Options(
         connections=max(1, connections - listen),
         statements=statements,

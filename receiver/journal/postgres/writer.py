@@ -4,6 +4,7 @@ serves many."""
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -17,10 +18,13 @@ Run = Callable[[Sequence[Op]], Awaitable[list[Any]]]
 though the batch stands. Whatever it raises undoes the batch."""
 
 MAX_BATCH = 500
+SMALL_BATCH = 16
+"""What is not worth a transaction of its own."""
 
 
 class Writer(Generic[Op]):
-    """Gathers operations of one kind into batches.
+    """Gathers operations of one kind into batches. Where several may be under way they share what waits, so that one is
+    written while the next is decided.
 
     A batch that fails for what one of them holds is halved until the guilty one stands alone: it gets the error.
 
@@ -50,7 +54,9 @@ class Writer(Generic[Op]):
             asyncio.get_running_loop().call_soon(self._begin, len(self._waiting))
             return
         while self._waiting and len(self._turns) < self._width:
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            share = math.ceil(len(self._waiting) / (self._width - len(self._turns)))
+            size = min(max(share, SMALL_BATCH), MAX_BATCH)
+            batch, self._waiting = self._waiting[:size], self._waiting[size:]
             turn = asyncio.create_task(self._turn(batch), name="journal writer")
             self._turns.add(turn)
             turn.add_done_callback(self._end)

@@ -43,6 +43,9 @@ CREATE TABLE receiver.submissions (
     task_status    text NOT NULL DEFAULT ''
 );
 
+-- Room on each page for what callbacks change, so that a row stays on its own.
+ALTER TABLE receiver.submissions SET (fillfactor = 60);
+
 CREATE UNIQUE INDEX submissions_once ON receiver.submissions (once) WHERE once IS NOT NULL;
 CREATE INDEX submissions_task ON receiver.submissions (task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX submissions_parent ON receiver.submissions (parent_id) WHERE parent_id IS NOT NULL;
@@ -174,3 +177,14 @@ CREATE TABLE receiver.commits (
 -- Rows that change often and die young: cleaned up after a fiftieth of them is dead, not a fifth.
 ALTER TABLE receiver.deliveries SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 ALTER TABLE receiver.submissions SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+
+-- Where the server has it: a callback is packed in a quarter of the time.
+DO $$
+BEGIN
+    ALTER TABLE receiver.callbacks ALTER COLUMN body SET COMPRESSION lz4;
+    ALTER TABLE receiver.events ALTER COLUMN body SET COMPRESSION lz4;
+    ALTER TABLE receiver.submissions ALTER COLUMN task SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;
+END
+$$;

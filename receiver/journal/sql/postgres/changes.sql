@@ -1,6 +1,10 @@
 -- name: lock_submissions
--- One order for all, so that nobody waits for somebody who waits for him.
-SELECT * FROM receiver.submissions WHERE id = ANY (:ids::text[]) ORDER BY id FOR UPDATE;
+-- One order for all, so that nobody waits for somebody who waits for him. `ours` is the version of what we write.
+SELECT id, xmin::text AS version, pg_current_xact_id()::xid::text AS ours
+FROM receiver.submissions WHERE id = ANY (:ids::text[]) ORDER BY id FOR UPDATE;
+
+-- name: get_submissions
+SELECT * FROM receiver.submissions WHERE id = ANY (:ids::text[]);
 
 -- name: insert_submissions
 -- A name (`once`) that is taken keeps the newcomer out.
