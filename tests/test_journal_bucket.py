@@ -138,7 +138,7 @@ class Life:
         """Another process: free what was left, and work until nothing is due any more, for hours."""
         await journal.advance(self.clock.now_ms())
         await journal.free_running(owner, self.clock.now_ms())
-        for seconds in (60, 600, 3600, 7200):
+        for seconds in (60, 600, 3600, 7200, 0):
             while await self.turn(journal):
                 pass
             self.clock.seconds += seconds
@@ -154,8 +154,8 @@ def _task(id: str, status: str, progress: int) -> Task:
     )
 
 
-async def lives(place: BucketStore, writes: int) -> tuple[Life, Cut]:
-    """A life whose process ends before that write, and goes on in another one."""
+async def lives(place: BucketStore, writes: int, *, skew: float = 0.0) -> tuple[Life, Cut]:
+    """A life whose process ends before that write, and goes on in another one, whose clock differs by `skew`."""
     life, objects = Life(), Cut(place.objects(), writes)
     try:
         first = await over(objects, place="s3://first", look_seconds=0)
@@ -164,7 +164,7 @@ async def lives(place: BucketStore, writes: int) -> tuple[Life, Cut]:
     except ReceiverError:
         assert objects.dead, "only the end of the process may end it"
     objects.left = min(objects.left, 0)
-    life.clock.seconds += 100
+    life.clock.seconds += 100 + skew
     second = await place.open(look_seconds=0)
     await life.go_on(second, "engine-2")
     await check(life, second)
@@ -244,7 +244,35 @@ async def test_the_check_would_notice(place: BucketStore) -> None:
     await journal.aclose()
 
 
+@pytest.mark.parametrize("skew", [-7200.0, -60.0, 7200.0])
+async def test_clocks_that_differ_make_it_late_at_most(tmp_path: Path, skew: float) -> None:
+    """One function's clock is hours ahead of the next one's, or behind: nothing is lost, and nothing runs twice."""
+    for writes in (23, 31, 42):
+        async with bucket_store(tmp_path) as store:
+            assert isinstance(store, BucketStore)
+            life, _ = await lives(store, writes, skew=skew)
+            assert sum(life.effects.values()) >= 2
+
+
 # Others at the same time
+
+
+async def test_two_functions_get_the_same_callback_at_once(place: BucketStore) -> None:
+    """And work at the same time on what comes of it: one event, each delivery once, both callbacks kept."""
+    life, journals = Life(), [await place.open(look_seconds=0) for _ in range(2)]
+    await journals[0].register(dict.fromkeys(DESTINATIONS, "recording"))
+    row = await journals[0].add(submission(1, status="accepted", task_id=f"task-{submission(1).id}", send_due_ms=None))
+    view = _task(row.id, "SUCCESS", 100)
+    calls = [life.intake(journal).received(row.id, view, b"{}", None) for journal in journals]
+    assert await asyncio.gather(*calls) == [True, True]
+    for _ in range(6):
+        await asyncio.gather(*(life.turn(journal) for journal in journals for _ in range(2)))
+    assert len(await journals[0].callbacks(row.id)) == 2
+    assert [item.type for item in await journals[1].events(limit=9, submission_id=row.id)] == ["task.succeeded"]
+    assert sorted(life.effects.values()) == [1, 1]
+    assert {item.status for item in await journals[1].deliveries(limit=9, submission_id=row.id)} == {"succeeded"}
+    for journal in journals:
+        await journal.aclose()
 
 
 async def test_two_processes_claim_nothing_twice(place: BucketStore) -> None:
