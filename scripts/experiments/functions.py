@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 from buckets import KEY, SECRET, shared_server
-from builds.seams import replaced
+from builds.replacing import replaced
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
