@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from buckets import KEY, SECRET, Buckets  # noqa: E402 - a real S3 server, as the tests start it
-from builds.seams import replaced  # noqa: E402
+from builds.replacing import replaced  # noqa: E402
 from functions import TOKEN, bearer  # noqa: E402
 from lambdas import environment, request_event  # noqa: E402
 from providers import Relay, provided  # noqa: E402

@@ -112,7 +112,8 @@ class Runtime:
 async def environment(
     folder: Path, handler: str, variables: Mapping[str, str], *, seconds: float = 120.0, core: int | None = None
 ) -> AsyncIterator[Runtime]:
-    """A cold environment: the runtime client has been started, and has imported the handler when it first asks.
+    """A cold environment: the runtime client has been started, and has imported the handler when it first asks. What it
+    writes is in `log`.
 
     Args:
         folder: where the handler's module lies.
@@ -124,17 +125,19 @@ async def environment(
     runtime = Runtime(seconds)
     # It asks for the next event as long as it lives, so a request of it is always open: the process goes first.
     async with serving(runtime.app()) as url:
-        process = await asyncio.create_subprocess_exec(
-            *(() if core is None else ("taskset", "-c", str(core))),
-            sys.executable, "-W", "error", "-m", "awslambdaric", handler,
-            cwd=folder,
-            env={
-                "PATH": os.environ["PATH"],
-                "AWS_LAMBDA_RUNTIME_API": url.removeprefix("http://"),
-                "AWS_LAMBDA_FUNCTION_NAME": "receiver",
-                **variables,
-            },
-        )  # fmt: skip
+        with (folder / "log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(() if core is None else ("taskset", "-c", str(core))),
+                sys.executable, "-W", "error", "-m", "awslambdaric", handler,
+                cwd=folder,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "AWS_LAMBDA_RUNTIME_API": url.removeprefix("http://"),
+                    "AWS_LAMBDA_FUNCTION_NAME": "receiver",
+                    **variables,
+                },
+                stdout=log, stderr=log,
+            )  # fmt: skip
         try:
             yield runtime
         finally:

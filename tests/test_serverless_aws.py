@@ -65,6 +65,10 @@ async def test_a_function_url_submits_and_delivers_cold_and_warm_with_one_client
         bad = await runtime.invoke(request_event("/callbacks/nonsense", b"{}"))
         assert (bad["statusCode"], bad["isBase64Encoded"]) == (401, False)
         assert json.loads(bad["body"])["title"] == "Unauthorized"
+        log = (tmp_path / "log").read_text()
+        assert '"event":"delivery.succeeded"' in log
+        assert relay.path.rpartition("/")[2] not in log
+        assert TOKEN not in log
         # What a laptop sees of it: the same journal.
         async with journal_of(load(variables, tmp_path), existing=True) as journal:
             events = await journal.events(limit=10, submission_id=row["id"])

@@ -66,6 +66,8 @@ def laptop(function: Deployed, folder: Path, *arguments: str) -> Any:
 async def test_every_picture_reaches_two_places_by_callbacks_and_a_laptop_sees_how(tmp_path: Path) -> None:
     """Submitted from a laptop, delivered by the function, looked at and replayed from the laptop again."""
     async with with_bucket(tmp_path) as function:
+        ready = (await function.http.get("/readyz")).json()
+        assert (ready["ready"], "engines" in ready) == (True, False)  # it needs no other engine
         row = await asyncio.to_thread(laptop, function, tmp_path, "submit", "a boat", "--label", "order=17")
         await function.until(1)
         async with asyncio.timeout(20):

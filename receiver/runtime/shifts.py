@@ -24,7 +24,7 @@ from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher
 from receiver.errors import EngineRunning, JournalError
 from receiver.events import Submission
-from receiver.journal.base import BEAT_SECONDS, Journal
+from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, Journal
 from receiver.media import Store
 from receiver.submissions import Submissions
 from receiver.watchdog import Stall
@@ -273,6 +273,9 @@ class Shifts:
         """Whether what we claim is ours. Said before anything is claimed, because a process may have been put to sleep
         for hours between two shifts."""
         try:
+            if self._entered and self._journal.shared and self._slept() and not self._dispatcher.running():
+                self._entered = False
+                await self._journal.resign(self._dispatcher.owner)
             if self._entered:
                 await self._beat()
             else:
@@ -281,6 +284,11 @@ class Shifts:
             log.info("shift.left_to_engine", holder=exc.holder)
             return False
         return True
+
+    def _slept(self) -> bool:
+        """Whether we may have been taken for dead since the last sign of life: only a new name is surely ours then. By
+        the wall clock: the one that only goes forward may stand still while a process is put to sleep."""
+        return not 0 <= self._clock.now() - self._beaten < DEAD_SECONDS / 2
 
     async def _enter(self) -> None:
         owner = f"{ROLE}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -301,7 +309,6 @@ class Shifts:
             log.warning("shift.no_sign_of_life", problem=str(exc))
 
     async def _beat(self) -> None:
-        """By the wall clock: the one that only goes forward may stand still while a process is put to sleep."""
         now = self._clock.now()
         if not self._entered or 0 <= now - self._beaten < BEAT_SECONDS:
             return

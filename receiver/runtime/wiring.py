@@ -168,7 +168,7 @@ class Runtime:
         }
         notes = {
             **(media if self.store.remote else {}),  # a callback is kept without it, too
-            **({"engines": self._check_engines} if self.journal.shared else {}),
+            **({"engines": self._check_engines} if self.journal.shared and isinstance(self.engine, Engine) else {}),
         }
         return create_app(callbacks=callbacks, readyz=Readyz(checks, notes=notes), api=self._api())
 

@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver.clock import Clock
 from receiver.courier import BUDGET
-from receiver.errors import JournalError, SettingsError
+from receiver.errors import JournalError, ReceiverError, SettingsError
 from receiver.runtime import Shifts, courier_app, open_courier, open_runtime
 from receiver.settings import Destination, Settings, load
-from receiver.telemetry import learn, use_logging
+from receiver.telemetry import configure, learn, use_logging
 from receiver.web.problems import Problem, problem
 
 log = structlog.get_logger("receiver.serverless")
@@ -130,7 +130,13 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = await self._open()
+        try:
+            app = await self._open()
+        except ReceiverError as exc:
+            log.error("function.not_opened", problem=str(exc))
+            closed = Problem(503, "Receiver could not start here. Its log says why.", {"Retry-After": "5"})
+            await problem(closed)(scope, receive, send)
+            return
         if "aws.context" in scope:  # its answers come whole: a stream would last until the platform ends it
             scope = {**scope, "headers": [(name, text) for name, text in scope["headers"] if name != b"accept"]}
         if scope["path"] == TICK:
@@ -190,9 +196,13 @@ def _limit(scope: MutableMapping[str, Any], otherwise: float) -> float:
 
 
 def _settings(overrides: dict[str, Any]) -> Settings:
-    """The settings, with what differs in a function: its disk is nobody else's, and gone with it."""
-    use_logging()
+    """The settings, with what differs in a function: its disk is nobody else's, and gone with it. Logs as a command
+    has them, where the process is a platform's; elsewhere they are the program's business."""
     settings = load(overrides=overrides)
+    if settings.platform_variables:
+        configure(level=settings.log_level, format=settings.log_format, secrets=settings.secret_values())
+    else:
+        use_logging()
     if settings.sources["data"] == "default" and settings.database_kind != "sqlite":
         settings = load(overrides={**overrides, "data": Path(tempfile.gettempdir(), "receiver")})
     if not settings.keys and settings.database_kind != "sqlite":

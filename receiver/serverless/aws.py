@@ -6,6 +6,7 @@ Mangum turns a function URL's or API Gateway's event into a request of the appli
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,7 @@ def aws(*, budget: float = BUDGET, **settings: Any) -> tuple[Handler, Handler]:
     require("mangum", extra="aws", why="AWS Lambda")
     from mangum import Mangum  # noqa: PLC0415 - an optional extra
 
+    logging.getLogger("mangum").setLevel(logging.WARNING)  # it tells paths, which hold tokens
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # it asks for one
     application = asgi(budget=budget, **settings)

@@ -17,6 +17,7 @@ from receiver.errors import EngineRunning, JournalError
 from receiver.journal.base import DEAD_SECONDS, LASTING_ROLES, LEASE_SECONDS, EngineRecord
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.document import decode_as
+from receiver.journal.bucket.moments import Moment
 from receiver.journal.bucket.objects import Objects, Refused, Tag
 
 ROUND_SECONDS = 1.0
@@ -49,12 +50,12 @@ class Engines:
         self._objects = objects
         self.write_seconds, self.dead_seconds, self.lease_seconds = WRITE_SECONDS, DEAD_SECONDS, LEASE_SECONDS
         self._place = place
-        self._mine: dict[str, tuple[Tag, float]] = {}
-        """What we wrote of each of our owners, and when (monotonic)."""
+        self._mine: dict[str, tuple[Tag, Moment]] = {}
+        """What we wrote of each of our owners, and when."""
         self._told: dict[str, bytes] = {}
-        self._led: tuple[str, float] | None = None
-        self._ahead: float | None = None
-        """The store's time less our monotonic one."""
+        self._led: tuple[str, Moment] | None = None
+        self._told_ms: tuple[int, Moment] | None = None
+        """The store's time, and when it told us."""
 
     async def enter(self, role: str, owner: str, *, store: str) -> None:
         """See `Journal.become_engine`."""
@@ -89,7 +90,7 @@ class Engines:
         if mine is None:
             return False
         tag, at = mine
-        if time.monotonic() - at < self.write_seconds:
+        if _within(at, self.write_seconds):
             return True
         try:
             await self._sign(owner, tag)
@@ -100,7 +101,7 @@ class Engines:
 
     async def _sign(self, owner: str, tag: Tag | None = None) -> None:
         """Write our object, and only over our own: who took us for dead has removed it."""
-        key, at = keys.engine(owner), time.monotonic()
+        key, at = keys.engine(owner), Moment.now()
         data = self._told[owner] + b"\n" + str(time.monotonic_ns()).encode()
         try:
             written = await (self._objects.put(key, data) if tag is None else self._objects.replace(key, data, tag))
@@ -168,8 +169,7 @@ class Engines:
 
     async def lead(self, owner: str) -> bool:
         """See `Journal.lead`."""
-        at = time.monotonic()
-        if self._led is not None and self._led[0] == owner and at - self._led[1] < self.lease_seconds * RENEWED:
+        if self._led is not None and self._led[0] == owner and _within(self._led[1], self.lease_seconds * RENEWED):
             return True
         found = await self._objects.get(LEADER)
         if found is None:
@@ -182,7 +182,7 @@ class Engines:
         return await self._take(owner, leader.term + 1, found.tag)
 
     async def _take(self, owner: str, term: int, tag: Tag | None) -> bool:
-        data, at = msgspec.json.encode(_Leader(owner=owner, term=term)), time.monotonic()
+        data, at = msgspec.json.encode(_Leader(owner=owner, term=term)), Moment.now()
         try:
             await (self._objects.create(LEADER, data) if tag is None else self._objects.replace(LEADER, data, tag))
         except Refused:
@@ -194,14 +194,22 @@ class Engines:
         return True
 
     async def _store_ms(self) -> int:
-        """The store's time now: what it said once, and what has passed since by a clock that nobody sets."""
-        if self._ahead is None:
+        """The store's time now: what it said once, and what has passed since. Asked again after a sleep."""
+        now = Moment.now()
+        passed = self._told_ms[1].seconds(now) if self._told_ms is not None else None
+        if self._told_ms is None or passed is None:
             await self._objects.put(CLOCK, b"")
             found = await self._objects.get(CLOCK)
             if found is None:
                 raise JournalError("The bucket does not hold what was just put into it. Look who deletes there.")
-            self._ahead = found.modified_ms - time.monotonic() * 1000
-        return int(time.monotonic() * 1000 + self._ahead)
+            self._told_ms, passed = (found.modified_ms, Moment.now()), 0.0
+        return self._told_ms[0] + int(passed * 1000)
+
+
+def _within(at: Moment, seconds: float) -> bool:
+    """Whether that is surely not longer ago."""
+    passed = at.seconds(Moment.now())
+    return passed is not None and passed < seconds
 
 
 def _leader(data: bytes) -> _Leader:
