@@ -30,7 +30,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Receipt
 from receiver.events import Submission, new_id
 from receiver.handlers.base import Attempt, HandlerOptions
-from receiver.journal import writer
+from receiver.journal.sqlite import writer
 from receiver.runtime import open_runtime
 from receiver.settings import Destination, Settings
 from receiver.telemetry import configure

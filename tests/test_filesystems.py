@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from receiver.errors import JournalError
-from receiver.journal.filesystems import check_file_system, kind_of
 from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite.filesystems import check_file_system, kind_of
 
 MOUNTS = """\
 /dev/vda / ext4 rw,relatime 0 0

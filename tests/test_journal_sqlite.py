@@ -21,11 +21,10 @@ from journals import FULL, ID, NOW, callback, delivery, event, fill, ids, submis
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import EngineRunning, JournalError, JournalLocked
 from receiver.events import Callback, Submission
-from receiver.journal import health, operations, staged
-from receiver.journal.recent import Recent
 from receiver.journal.rows import to_row
-from receiver.journal.sqlite import open_journal
-from receiver.journal.statements import SQL
+from receiver.journal.sqlite import health, open_journal, operations, staged
+from receiver.journal.sqlite.recent import Recent
+from receiver.journal.sqlite.statements import SQL
 
 
 @pytest.fixture
@@ -342,7 +341,7 @@ async def test_one_engine_per_file(path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from receiver.journal.lock import EngineLock
+from receiver.journal.sqlite.lock import EngineLock
 EngineLock(Path(sys.argv[1])).acquire("serve")
 print("held", flush=True)
 sys.stdin.read()

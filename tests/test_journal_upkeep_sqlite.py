@@ -19,7 +19,7 @@ from receiver.errors import InputError, JournalError
 from receiver.events import Submission
 from receiver.journal.base import Change
 from receiver.journal.sqlite import SQLiteJournal, open_journal
-from receiver.journal.statements import SQL
+from receiver.journal.sqlite.statements import SQL
 
 
 @pytest.fixture

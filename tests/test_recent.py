@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from journals import submission
 
-from receiver.journal.recent import Recent
+from receiver.journal.sqlite.recent import Recent
 
 
 @pytest.fixture

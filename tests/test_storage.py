@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 
 from receiver.errors import JournalError
 from receiver.intake import Policy
-from receiver.journal.ballast import LOOK_SECONDS, Ballast
-from receiver.journal.faults import fault_of, sentence
-from receiver.journal.files import SameFiles
 from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite.ballast import LOOK_SECONDS, Ballast
+from receiver.journal.sqlite.faults import fault_of, sentence
+from receiver.journal.sqlite.files import SameFiles
 
 
 @pytest.fixture

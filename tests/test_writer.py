@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from receiver.journal.writer import MAX_BATCH, Writer
+from receiver.journal.sqlite.writer import MAX_BATCH, Writer
 
 Operation = Callable[[sqlite3.Connection], Any]
 

@@ -5,19 +5,7 @@ What is noted here stays until the submission, or its files, are old.
 
 from __future__ import annotations
 
-import sqlite3
-
 from receiver.events import Submission
-from receiver.journal.statements import SQL
-
-
-def note(db: sqlite3.Connection, new: Submission, old: Submission | None = None) -> None:
-    """Write down what `new` needs and `old` did not."""
-    if old is not None and new.media == old.media and new.reply == old.reply:
-        return
-    fresh = digests(new) - (digests(old) if old is not None else frozenset())
-    if fresh:
-        db.executemany(SQL["need_file"], [{"submission_id": new.id, "digest": digest} for digest in fresh])
 
 
 def digests(row: Submission) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""What an attempt's end means for its delivery and its destination, whatever database keeps them: values only."""
+"""What every journal decides alike, whatever keeps the rows, above all what an attempt's end means: values only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 
 from receiver.backoff import DELIVERY, DOWN_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
 from receiver.deliveries import Completion, Delivery, DestinationRecord
+from receiver.events import Submission
 from receiver.retry_after import LONGEST as LONGEST_ASKED
 
 
@@ -128,3 +129,11 @@ LONGEST: Mapping[str, float] = {
 }
 """Seconds. A deadline may be set to anything sensible; a poll whose wait was set longer comes early once, which harms
 nobody."""
+
+
+def only_heard(old: Submission, new: Submission) -> bool:
+    """Whether the rows differ in nothing but what most callbacks and polls change."""
+    heard = msgspec.structs.replace(
+        old, task=new.task, callbacks=new.callbacks, poll_due_ms=new.poll_due_ms, polls=new.polls, misses=new.misses
+    )
+    return heard == new

@@ -29,7 +29,3 @@ def migrations(dialect: str) -> list[tuple[int, str]]:
     folder = files(__package__).joinpath("sql", dialect)
     found = [(int(item.name[:4]), item.read_text()) for item in folder.iterdir() if item.name[:4].isdigit()]
     return sorted(found)
-
-
-SQL = queries("sqlite")
-"""What the rooms for SQLite execute, by name."""

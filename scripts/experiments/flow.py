@@ -19,7 +19,7 @@ from experiments.stage import Ledger, callbacks, seed, send_all
 from experiments.witnesses import SQL, Witness, quiet, restated, view
 from receiver.events import EventType, Submission
 from receiver.intake import facts
-from receiver.journal import operations
+from receiver.journal.sqlite import operations
 
 SETTLED = 60.0
 """Seconds in which everything owed is delivered, or it is lost."""

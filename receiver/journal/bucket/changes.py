@@ -1,5 +1,5 @@
 """What a bucket's journal does to a document: pure functions that give the document as it shall be. What SQLite does by
-statements inside a transaction stands in `journal.operations`; both say the same."""
+statements inside a transaction stands in `journal.sqlite.operations`; both say the same."""
 
 from __future__ import annotations
 

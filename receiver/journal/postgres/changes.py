@@ -23,7 +23,7 @@ from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.seen import Seen
 from receiver.journal.postgres.statements import rows, run
 from receiver.journal.rows import from_row, to_json, to_row
-from receiver.journal.staged import only_heard
+from receiver.journal.rules import only_heard
 
 
 @dataclass(frozen=True, slots=True)

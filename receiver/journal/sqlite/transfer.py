@@ -11,8 +11,8 @@ from typing import ParamSpec, TypeVar
 from receiver.disk import in_thread
 from receiver.errors import InputError
 from receiver.journal.copying import STANDING, Kept, Key, RowKind
-from receiver.journal.faults import sentence
-from receiver.journal.statements import SQL
+from receiver.journal.sqlite.faults import sentence
+from receiver.journal.sqlite.statements import SQL
 from receiver.journal.tables import TABLES
 
 P = ParamSpec("P")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from receiver.disk import sync_folder
 from receiver.errors import InputError, JournalError
-from receiver.journal.soundness import BUSY_SECONDS, opened
+from receiver.journal.sqlite.soundness import BUSY_SECONDS, opened
 
 
 def copy(path: Path, target: Path) -> int:

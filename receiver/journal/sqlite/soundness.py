@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from receiver.journal.contradictions import CONTRADICTIONS, sentences
-from receiver.journal.statements import SQL
+from receiver.journal.sqlite.statements import SQL
 
 BUSY_SECONDS = 10.0
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,26 +16,23 @@ from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliverySta
 from receiver.disk import in_thread
 from receiver.errors import JournalError, NotFound
 from receiver.events import Callback, Event, EventType, Submission
-from receiver.journal import operations, statements
-from receiver.journal.ballast import Ballast
 from receiver.journal.base import Changed, Decide, Trouble, Work
-from receiver.journal.faults import sentence
-from receiver.journal.files import SameFiles
-from receiver.journal.filesystems import check_file_system
-from receiver.journal.lock import EngineLock, OneEngine
-from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_json, to_row
-from receiver.journal.staged import Staged
-from receiver.journal.statements import SQL
-from receiver.journal.upkeep import Upkeep
-from receiver.journal.writer import Writer
+from receiver.journal.sqlite import operations
+from receiver.journal.sqlite.ballast import Ballast
+from receiver.journal.sqlite.connections import BUSY_SECONDS, connect, migrate, told, translated
+from receiver.journal.sqlite.files import SameFiles
+from receiver.journal.sqlite.filesystems import check_file_system
+from receiver.journal.sqlite.lock import EngineLock, OneEngine
+from receiver.journal.sqlite.recent import Recent
+from receiver.journal.sqlite.staged import Staged
+from receiver.journal.sqlite.statements import SQL
+from receiver.journal.sqlite.upkeep import Upkeep
+from receiver.journal.sqlite.writer import Writer
 
 T = TypeVar("T")
 Row = TypeVar("Row", bound=msgspec.Struct)
 Connection = sqlite3.Connection
-
-BUSY_SECONDS = 10.0
-"""How long we wait for another process that holds the write lock."""
 
 
 class SQLiteJournal(OneEngine, Upkeep):
@@ -224,7 +220,7 @@ class SQLiteJournal(OneEngine, Upkeep):
 
     def accuse(self, delivery_id: str) -> None:
         with (
-            _translated(self._path, self._busy_seconds),
+            translated(self._path, self._busy_seconds),
             contextlib.closing(sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None)) as db,
         ):
             db.execute(SQL["accuse"], {"id": delivery_id})
@@ -260,7 +256,7 @@ class SQLiteJournal(OneEngine, Upkeep):
             await self._learn(exc)
             raise
         except (sqlite3.Error, OSError) as exc:
-            error = _told(exc, self._path, self._busy_seconds)
+            error = told(exc, self._path, self._busy_seconds)
             await self._learn(error)
             raise error from exc
 
@@ -298,14 +294,14 @@ class SQLiteJournal(OneEngine, Upkeep):
         )
 
     async def _read(self, operation: Callable[[Connection], T]) -> T:
-        with _translated(self._path, self._busy_seconds):
+        with translated(self._path, self._busy_seconds):
             if self._closed:
                 raise sqlite3.ProgrammingError("the journal is closed")
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._readers, operation, self._reader)
 
     async def _beside(self, function: Callable[[Path], T]) -> T:
-        with _translated(self._path, self._busy_seconds):
+        with translated(self._path, self._busy_seconds):
             return await in_thread(function, self._path)
 
     async def _rows(self, name: str, **values: Any) -> list[sqlite3.Row]:
@@ -334,104 +330,14 @@ async def open_journal(
     if not anywhere:
         await asyncio.to_thread(check_file_system, path)
     weight = Ballast(path) if ballast else None
-    with _translated(path, busy_seconds):
-        writer = await asyncio.to_thread(_connect, path, busy_seconds)
+    with translated(path, busy_seconds):
+        writer = await asyncio.to_thread(connect, path, busy_seconds)
         try:
-            await asyncio.to_thread(_migrate, writer, path)
-            reader = await asyncio.to_thread(_connect, path, busy_seconds)
+            await asyncio.to_thread(migrate, writer, path)
+            reader = await asyncio.to_thread(connect, path, busy_seconds)
         except BaseException:
             writer.close()
             raise
     if weight is not None:
         await asyncio.to_thread(weight.make)
     return SQLiteJournal(path, writer, reader, busy_seconds=busy_seconds, ballast=weight)
-
-
-def _connect(path: Path, busy_seconds: float) -> Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
-    connection.row_factory = sqlite3.Row
-    try:
-        # Before the file is made. A commit writes whole pages with two system calls each, and our rows are large.
-        connection.execute("PRAGMA page_size = 16384")
-        # The log is brought home at 4 MB, as it is by default with pages of 4 KB; 16 would fill a small disk.
-        connection.execute("PRAGMA wal_autocheckpoint = 256")
-        _use_wal(connection, busy_seconds)
-        connection.execute("PRAGMA synchronous = FULL")
-        # What SQLite sorts, or copies when it writes the file anew, may hold prompts: it goes into no temporary file.
-        connection.execute("PRAGMA temp_store = MEMORY")
-        # What is deleted or overwritten is zeroed, so that `erase` leaves no prompt behind in unused space.
-        connection.execute("PRAGMA secure_delete = ON")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _use_wal(connection: Connection, busy_seconds: float) -> None:
-    """A new file's change to WAL fails at once while another process makes the same one; SQLite's own busy time-out
-    does not cover it."""
-    until = time.monotonic() + busy_seconds
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as exc:
-            if "locked" not in str(exc) or time.monotonic() >= until:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _migrate(db: Connection, path: Path) -> None:
-    """Each migration in one transaction with its number in `user_version`."""
-    available = statements.migrations("sqlite")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > available[-1][0]:
-        raise JournalError(
-            f"{path} was written by a newer Receiver (schema {version}, this one knows {available[-1][0]}). "
-            "Install that version, or name another database with RECEIVER_DATABASE.",
-            fault="newer",
-        )
-    if version == available[-1][0]:
-        return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        for number, script in available:
-            if number > version:
-                for statement in _split(script):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {number:d}")
-        db.execute("COMMIT")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-
-
-def _split(script: str) -> Iterator[str]:
-    """The statements of a script. `executescript` would commit the transaction we are in."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-@contextlib.contextmanager
-def _translated(path: Path, busy_seconds: float) -> Iterator[None]:
-    """SQLite's errors as sentences."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as exc:
-        raise _told(exc, path, busy_seconds) from exc
-
-
-def _told(exc: sqlite3.Error | OSError, path: Path, busy_seconds: float) -> JournalError:
-    if isinstance(exc, sqlite3.Error):
-        return sentence(exc, path, busy_seconds)
-    return JournalError(
-        f"The journal {path} cannot be used: {exc.strerror}. Name a place that can be written with "
-        "RECEIVER_DATABASE or RECEIVER_DATA."
-    )

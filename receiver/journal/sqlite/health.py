@@ -13,7 +13,7 @@ from typing import Any
 from receiver.deliveries import Completion, DestinationRecord
 from receiver.journal import rules
 from receiver.journal.rows import from_row, to_row
-from receiver.journal.statements import SQL
+from receiver.journal.sqlite.statements import SQL
 
 
 def room(db: sqlite3.Connection, values: dict[str, Any]) -> int:

@@ -6,14 +6,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-import msgspec
-
 from receiver.deliveries import Delivery
 from receiver.events import Callback, Event, Submission
 from receiver.journal.base import Change
-from receiver.journal.recent import Recent
 from receiver.journal.rows import to_json_bytes
-from receiver.journal.statements import SQL
+from receiver.journal.rules import only_heard
+from receiver.journal.sqlite.recent import Recent
+from receiver.journal.sqlite.statements import SQL
 
 Row = tuple[object, ...]
 
@@ -79,14 +78,6 @@ class Staged:
         if self._deliveries:
             insert_deliveries(db, self._recent, self._deliveries)
         self.drop()
-
-
-def only_heard(old: Submission, new: Submission) -> bool:
-    """Whether the rows differ in nothing but what most callbacks and polls change."""
-    heard = msgspec.structs.replace(
-        old, task=new.task, callbacks=new.callbacks, poll_due_ms=new.poll_due_ms, polls=new.polls, misses=new.misses
-    )
-    return heard == new
 
 
 def heard_row(row: Submission, told: Event | None = None) -> Row:

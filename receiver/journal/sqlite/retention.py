@@ -14,7 +14,7 @@ from receiver.deliveries import Delivery
 from receiver.events import first_id
 from receiver.journal.rows import from_row
 from receiver.journal.selection import Batch, Kind, Leftover
-from receiver.journal.statements import SQL
+from receiver.journal.sqlite.statements import SQL
 
 Connection = sqlite3.Connection
 Delete = Callable[[Connection, str], Mapping[str, int]]

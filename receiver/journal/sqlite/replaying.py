@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from receiver.deliveries import Delivery
 from receiver.journal.orders import fresh, outcome_of, range_of
-from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row
 from receiver.journal.selection import REPLAYED, Order, Replayed, Selection
-from receiver.journal.staged import insert_deliveries
-from receiver.journal.statements import SQL
+from receiver.journal.sqlite.recent import Recent
+from receiver.journal.sqlite.staged import insert_deliveries
+from receiver.journal.sqlite.statements import SQL
 
 Connection = sqlite3.Connection
 

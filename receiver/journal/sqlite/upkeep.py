@@ -16,12 +16,12 @@ import msgspec
 from receiver.deliveries import Delivery
 from receiver.errors import EngineRunning, JournalError
 from receiver.events import Event
-from receiver.journal import backup, replaying, retention, soundness
 from receiver.journal.copying import NewRows, Rows
-from receiver.journal.lock import EngineLock
 from receiver.journal.selection import Batch, Kind, Leftover, Order, Replayed, Selection
-from receiver.journal.statements import SQL
-from receiver.journal.transfer import transfer
+from receiver.journal.sqlite import backup, replaying, retention, soundness
+from receiver.journal.sqlite.lock import EngineLock
+from receiver.journal.sqlite.statements import SQL
+from receiver.journal.sqlite.transfer import transfer
 
 T = TypeVar("T")
 Connection = sqlite3.Connection

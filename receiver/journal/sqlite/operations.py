@@ -11,12 +11,13 @@ import msgspec
 from receiver.deliveries import Completion, Delivery, Receipt
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
-from receiver.journal import health, needed, rules
+from receiver.journal import needed, rules
 from receiver.journal.base import Change, Changed, Decide, Work
-from receiver.journal.recent import Recent
 from receiver.journal.rows import from_row, to_row
-from receiver.journal.staged import Staged, callback_row, event_row, heard_row, insert_deliveries, only_heard
-from receiver.journal.statements import SQL
+from receiver.journal.sqlite import health
+from receiver.journal.sqlite.recent import Recent
+from receiver.journal.sqlite.staged import Staged, callback_row, event_row, heard_row, insert_deliveries
+from receiver.journal.sqlite.statements import SQL
 
 Connection = sqlite3.Connection
 
@@ -28,7 +29,7 @@ def get(db: Connection, submission_id: str) -> Submission | None:
 
 def add(db: Connection, submission: Submission) -> Submission:
     if db.execute(SQL["insert_submission"], to_row(submission)).rowcount == 1:
-        needed.note(db, submission)
+        _note_files(db, needed.digests(submission), submission.id)
         return submission
     return from_row(Submission, db.execute(SQL["get_once"], {"once": submission.once}).fetchone())
 
@@ -77,11 +78,17 @@ def _apply(db: Connection, recent: Recent, staged: Staged, current: Submission, 
 
 
 def _update(db: Connection, old: Submission, new: Submission) -> None:
-    if not only_heard(old, new):
+    if not rules.only_heard(old, new):
         db.execute(SQL["update_submission"], to_row(new))
-        needed.note(db, new, old)
+        if new.media != old.media or new.reply != old.reply:
+            _note_files(db, needed.digests(new) - needed.digests(old), new.id)
     elif old != new:
         db.execute(SQL["update_heard"], heard_row(new))
+
+
+def _note_files(db: Connection, digests: frozenset[str], submission_id: str) -> None:
+    """Write down what the submission needs of the media store."""
+    db.executemany(SQL["need_file"], [{"submission_id": submission_id, "digest": digest} for digest in digests])
 
 
 def check(db: Connection) -> None:
