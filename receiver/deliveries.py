@@ -9,9 +9,10 @@ Status of a delivery (who moves in → who moves out; what a crash does):
     dead       the handler said `Rejected`, or the retries are used up; stays until a person replays it
     cancelled  a newer event of the same submission took its place before it ran; stays
 
-There are no leases, and nothing renews a claim. On SQLite the engine's lock stands in for them (`journal.sqlite.lock`): one
-process at a time runs deliveries, the system takes the lock from it the moment it dies, and whoever gets it next knows
-that all that is `running` was left behind. A lease would be a second answer to the same question, with a clock in it.
+Nothing renews a claim; its owner does, or does not, live. Where one engine at a time runs deliveries (SQLite) the
+engine's lock tells: the system takes it from its holder the moment it dies, and whoever gets it next knows that all that
+is `running` was left behind. Where several do, each gives signs of life on the journal's own time, and the leader frees
+what the silent have left (`runtime.standing`).
 """
 
 from __future__ import annotations

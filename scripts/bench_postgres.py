@@ -90,7 +90,7 @@ def main() -> int:
                 figures.setdefault(name, []).append(value)
             tell(f"round {number + 1}/{options.rounds}  " + "  ".join(f"{n} {v:,.2f}" for n, v in found.items()))
         figures["latency_ms"] = latencies(server, options)
-        figures |= {name: [value] for name, value in growth(server, options).items()}
+        figures |= growth(server, options)
     print_table(figures)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
@@ -389,39 +389,44 @@ FROM generate_series({first}, {last}) AS n;
 """
 
 
-def growth(server: Server, options: Options) -> dict[str, float]:
-    """Rates of inserts and claims while so many other deliveries are pending there: few, then many."""
-    url = database(server, "growth")
+def growth(server: Server, options: Options) -> dict[str, list[float]]:
+    """Inserts and claims a second while few, and while many other deliveries are pending there; in turn."""
+    few, many = grown(server, "few", FEW), grown(server, "many", options.rows)
+    figures: dict[str, list[float]] = {}
     with on_server_core(options):
-        run(deliveries(url, 200, 2_000))
-        few = [run(at_size(url)) for _ in grown(url, 0, FEW)]
-        many = [run(at_size(url)) for _ in grown(url, FEW, options.rows)]
-    names = ("insert_few", "claim_few"), ("insert_many", "claim_many")
-    pairs = zip(names, (few, many), strict=True)
-    return {
-        name: statistics.median(one[place] for one in found) for both, found in pairs for place, name in enumerate(both)
-    }
+        for number in range(max(options.rounds, 3)):
+            found = {}
+            for name, url in (("few", few), ("many", many)):
+                found[f"insert_{name}"], found[f"claim_{name}"] = run(at_size(url))
+            found["insert_growth"] = found["insert_many"] / found["insert_few"]
+            found["claim_growth"] = found["claim_many"] / found["claim_few"]
+            for name, value in found.items():
+                figures.setdefault(name, []).append(value)
+            tell(f"size {number + 1}  " + "  ".join(f"{n} {v:,.2f}" for n, v in found.items()))
+    return figures
 
 
-def grown(url: str, first: int, last: int) -> Iterator[None]:
-    """Make the rows, then be measured three times."""
+def grown(server: Server, name: str, count: int) -> str:
+    """URL of a journal with so many deliveries that are due later."""
+    url = database(server, name)
 
     async def grow() -> None:
+        await (await open_postgres(url)).aclose()
         db = await asyncpg.connect(url, command_timeout=600)
         due = int(time.time() * 1000) + 10**9
-        for start in range(first + 1, last + 1, 100_000):
-            end = min(start + 99_999, last)
-            await db.execute(GROWTH.format(first=start, last=end, place=PLACE, due=due))
+        for start in range(1, count + 1, 100_000):
+            await db.execute(GROWTH.format(first=start, last=min(start + 99_999, count), place=PLACE, due=due))
         await db.execute("VACUUM (ANALYZE)")
         await db.execute("CHECKPOINT")
         await db.close()
 
     asyncio.run(grow())
-    yield from [None] * 3
+    return url
 
 
 async def at_size(url: str) -> tuple[float, float]:
     journal = await open_postgres(url, listen=False)
+    await journal.register({PLACE: "noop"})
     inserts = await fill(journal, 6_000)
     claims = await work_through(journal, 200, 6_000)
     await journal.aclose()
@@ -455,9 +460,8 @@ ENGINES = {
 
 def targets(middle: dict[str, float]) -> list[tuple[str, str, str, bool]]:
     """(figure, measured, target, met)."""
-    inserts = middle["insert_many"] / middle["insert_few"]
+    inserts, claims = middle["insert_growth"], middle["claim_growth"]
     wait = middle["latency_ms"]
-    claims = middle["claim_many"] / middle["claim_few"]
     return [
         ("durable ingest, of the bare route", f"{middle['web_ratio']:.3f}", "≥ 0.20", middle["web_ratio"] >= 0.2),
         ("claims and completions", f"{middle['engine_200']:,.0f}/s", "≥ 20,000/s", middle["engine_200"] >= 20_000),

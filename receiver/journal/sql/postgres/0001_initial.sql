@@ -48,7 +48,7 @@ ALTER TABLE receiver.submissions SET (fillfactor = 60);
 
 CREATE UNIQUE INDEX submissions_once ON receiver.submissions (once) WHERE once IS NOT NULL;
 CREATE INDEX submissions_task ON receiver.submissions (task_id) WHERE task_id IS NOT NULL;
-CREATE INDEX submissions_parent ON receiver.submissions (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX submissions_parent ON receiver.submissions (parent_id, id) WHERE parent_id IS NOT NULL;
 CREATE INDEX submissions_send ON receiver.submissions (send_due_ms) WHERE send_due_ms IS NOT NULL;
 CREATE INDEX submissions_poll ON receiver.submissions (poll_due_ms) WHERE poll_due_ms IS NOT NULL;
 CREATE INDEX submissions_media ON receiver.submissions (media_due_ms) WHERE media_due_ms IS NOT NULL;
