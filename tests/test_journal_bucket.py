@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import secrets
 import sys
 from collections import Counter
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from journals import (
     NOW,
     OWNER,
@@ -30,7 +33,7 @@ from stores import Cut, Fault, Proxy, proxied
 
 from receiver.deliveries import Receipt
 from receiver.errors import EngineRunning, InputError, JournalError, ReceiverError
-from receiver.events import Event, Media, Submission
+from receiver.events import Event, Media, Submission, first_id
 from receiver.intake import Intake, Policy, Route
 from receiver.journal.base import Change, Journal
 from receiver.journal.bucket import BucketJournal, keys, over
@@ -553,6 +556,30 @@ async def test_who_is_taken_for_dead_learns_of_it(place: BucketStore) -> None:
     assert not await one.complete(completion(work))
     for journal in (one, two):
         await journal.aclose()
+
+
+# Keys
+
+
+@given(st.text(max_size=40))
+def test_any_text_makes_a_segment_and_comes_back(text: str) -> None:
+    """Task ids and destinations are others' words: no slash, no dot, nothing a store refuses."""
+    segment = keys.escaped(text)
+    assert re.fullmatch(r"[A-Za-z0-9_=-]{1,240}", segment)
+    clean = text.encode(errors="replace").decode()
+    assert keys.unescaped(segment) == clean or (segment.startswith("=_") and len(segment) == 66)
+
+
+@given(st.lists(st.integers(0, 2**48 - 1), min_size=2, max_size=6, unique=True))
+def test_the_newest_is_listed_first_and_what_is_due_first(times: list[int]) -> None:
+    """Keys of submissions sort against their ids, marks with their times, and both say what they were made of."""
+    made = [first_id(ms) for ms in times]
+    assert [keys.submission_id(key) for key in sorted(map(keys.submission, made))] == sorted(made, reverse=True)
+    marks = [keys.mark(keys.ROWS, ms, id, 3, "abc") for ms, id in zip(times, made, strict=True)]
+    assert [keys.read_mark(key) for key in sorted(marks)] == sorted(
+        (ms, id, 3) for ms, id in zip(times, made, strict=True)
+    )
+    assert sorted(marks)[0] < keys.until(keys.ROWS, min(times)) <= sorted(marks)[1]
 
 
 # What it costs

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.document import Document, replace, wanted_marks
+from receiver.journal.bucket.leading import MOVE_MS
 from receiver.journal.bucket.objects import Objects
-from receiver.journal.bucket.rows import MOVE_MS, Rows
+from receiver.journal.bucket.rows import Rows
 
 WINDOW = 1000
 """Marks looked at in one place, those due first."""

@@ -29,13 +29,13 @@ def escaped(text: str) -> str:
     spelled = "".join(
         chr(byte) if chr(byte).isalnum() and byte < 128 else f"={byte:02x}" for byte in text.encode(errors="replace")
     )
-    return spelled if 0 < len(spelled) <= 240 else "=" + sha256(text.encode(errors="replace")).hexdigest()
+    return spelled if 0 < len(spelled) <= 240 else "=_" + sha256(text.encode(errors="replace")).hexdigest()
 
 
 def unescaped(segment: str) -> str:
     """The text of a segment that `escaped` spelled out."""
     plain = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), segment)
-    return plain.encode("latin-1").decode() if plain != segment else segment
+    return plain.encode("latin-1").decode(errors="replace") if plain != segment else segment
 
 
 def submission(id: str) -> str:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from receiver.errors import JournalError
 from receiver.events import Submission
-from receiver.journal import needed
 from receiver.journal.bucket import keys
-from receiver.journal.bucket.document import Document, decode, encode, replace, wanted_marks
+from receiver.journal.bucket.document import Document, decode, encode, replace
+from receiver.journal.bucket.leading import indexes, marked, needed_files, without_bodies
 from receiver.journal.bucket.objects import Listed, Objects, Refused, Tag
 
 T = TypeVar("T")
@@ -36,10 +36,6 @@ WAITS = (0.2, 1.0)
 """Seconds before a put that failed, tries of obstore's own included, is tried again."""
 LARGE = 256 * 1024
 """Bytes of a document from which on its callbacks lie in objects of their own."""
-SOON_MS = 15_000
-"""A new submission is looked at that soon: so the first poll, which is due then, needs no mark of its own."""
-MOVE_MS = 600_000
-"""A mark that comes so much too early is made anew with the next change."""
 AT_ONCE = 16
 """Reads at once."""
 
@@ -204,15 +200,15 @@ class Rows:
         """First what leads to the document, then the document, then away with what led to the old one: a crash in
         between leaves a mark too many, never one too few."""
         draft = replace(draft, version=(old.version if old else 0) + 1, nonce=secrets.token_hex(8))
-        draft, made, stale = _marked(old, draft)
-        fresh = sorted(_needed(draft) - (_needed(old) if old is not None else frozenset()))
+        draft, made, stale = marked(old, draft)
+        fresh = sorted(needed_files(draft) - (needed_files(old) if old is not None else frozenset()))
         draft = replace(draft, files=(*draft.files, *fresh))
         bodies: dict[str, bytes] = {}
         data, draft = encode(draft)
         if len(data) > LARGE:
-            draft, bodies = _without_bodies(draft)
+            draft, bodies = without_bodies(draft)
             data, draft = encode(draft)
-        leading = (*made, *_indexes(old, draft), *(keys.file(digest, draft.id) for digest in fresh))
+        leading = (*made, *indexes(old, draft), *(keys.file(digest, draft.id) for digest in fresh))
         aside = {**dict.fromkeys(leading, b""), **bodies}
         await asyncio.gather(*(self._put_aside(key, body) for key, body in aside.items()))
         try:
@@ -327,57 +323,3 @@ def _resolve(item: _Waiting) -> None:
 
 def _told(exc: BaseException) -> Exception:
     return exc if isinstance(exc, Exception) else JournalError("The write was broken off.", fault="io")
-
-
-def _marked(old: Document | None, draft: Document) -> tuple[Document, list[str], list[str]]:
-    """The draft with its marks, those that are new, and those that are not needed any more.
-
-    A mark may come too early, never too late. One that comes a little too early is left where it is.
-    """
-    marks: dict[str, str] = {}
-    made: list[str] = []
-    for place, due_ms in wanted_marks(draft).items():
-        key = draft.marks.get(place)
-        if key is None or not due_ms - MOVE_MS <= keys.read_mark(key)[0] <= due_ms:
-            key = keys.mark(place, _early(draft, place, due_ms), draft.id, draft.version, draft.nonce[:6])
-            made.append(key)
-        marks[place] = key
-    before = set(old.marks.values()) if old is not None else set()
-    return replace(draft, marks=marks), made, sorted(before - set(marks.values()))
-
-
-def _early(draft: Document, place: str, due_ms: int) -> int:
-    """When a new mark comes. Early enough to do for what follows soon, so that this needs no other: the first poll
-    after the send, and deliveries as soon as their picture is there."""
-    if place == keys.ROWS:
-        return min(due_ms, draft.submission.created_ms + SOON_MS) if draft.version == 1 else due_ms
-    untried = [
-        item.created_ms
-        for item in draft.deliveries
-        if item.attempt == 0 and keys.destination(item.destination) == place
-    ]
-    return max([created for created in untried if due_ms - MOVE_MS <= created <= due_ms], default=due_ms)
-
-
-def _indexes(old: Document | None, new: Document) -> list[str]:
-    """What else leads to the document."""
-    row, before = new.submission, old.submission if old is not None else None
-    found = []
-    if row.task_id is not None and (before is None or before.task_id != row.task_id):
-        found.append(keys.task(row.task_id, row.id))
-    if before is None and row.parent_id is not None:
-        found.append(keys.child(row.parent_id, row.id))
-    return found
-
-
-def _needed(document: Document) -> frozenset[str]:
-    return frozenset() if document.erased else needed.digests(document.submission)
-
-
-def _without_bodies(document: Document) -> tuple[Document, dict[str, bytes]]:
-    bodies = {
-        keys.callback(document.id, item.number): item.body.encode(errors="replace")
-        for item in document.callbacks
-        if item.body is not None
-    }
-    return replace(document, callbacks=tuple(replace(item, body=None) for item in document.callbacks)), bodies
