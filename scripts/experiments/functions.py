@@ -1,4 +1,4 @@
-"""Functions on a bucket: killed between any two of its puts, two at once, with clocks that differ, and without ticks.
+"""Functions on a bucket: killed between any two of its puts, two at once, without ticks, and with a store that fails.
 
 The bucket is SeaweedFS, a process beside this one. A function is an application that is opened anew for each instance;
 one that is killed reaches the bucket no more from one put to the next, and is abandoned.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from stores import Fault, proxied
 
 from experiments.base import Experiment, Outcome
 from experiments.servers import served
@@ -39,11 +41,16 @@ from receiver.runtime.shifts import Shifts
 from receiver.serverless import Application
 from receiver.settings import Settings
 
-DEAD = 2.0
-"""Seconds of silence after which an instance is taken for dead, here: so long nobody wants to wait each time."""
-WRITES = 24
+DEAD, SIGN = 2.0, 0.5
+"""Seconds of silence after which an instance is taken for dead, and between signs of life: shorter than elsewhere, for
+nobody wants to wait so long each time."""
+BURIED = DEAD + SIGN + 2.5
+"""Seconds after which nobody can take it for alive: the store's times are cut to seconds."""
+WRITES = 20
 """More than the request of a callback takes."""
 AT_ONCE = 8
+SHARE = 0.2
+FAULTS: tuple[Fault, ...] = ("busy", "done", "reset done")
 DAY = 86_400.0
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
 SECRET_OF_HOOK = "whsec_" + "ab" * 16
@@ -183,10 +190,10 @@ class Shifted(Clock):
         return super().now() + self.ahead
 
 
-def place(world: World, folder: Path) -> Settings:
+def place(world: World, folder: Path, endpoint: str | None = None) -> Settings:
     """Settings of a function with a bucket's folder of its own: to a folder here, and to the webhook."""
     os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
-    bucket = f"s3://journals/{secrets.token_hex(8)}?endpoint={shared_server().url}&region=us-east-1"
+    bucket = f"s3://journals/{secrets.token_hex(8)}?endpoint={endpoint or shared_server().url}&region=us-east-1"
     return Settings.model_validate(
         {
             "database": bucket,
@@ -252,19 +259,22 @@ class Killed:
             return 0
 
         with replaced(Dispatcher, "free", never):
-            return await self._kill(folder, range(10, 18, 2))
+            return await self._kill(folder, range(12, 18))
 
     async def _kill(self, folder: Path, numbers: range) -> Outcome:
         begun = time.monotonic()
-        with replaced(opening, "BucketObjects", Fatal), replaced(engines, "DEAD_SECONDS", DEAD):
-            async with asyncio.timeout(100):
-                results = [
-                    result
-                    for start in range(0, len(numbers), AT_ONCE)
-                    for result in await asyncio.gather(
-                        *(self._one(folder / str(n), n) for n in numbers[start : start + AT_ONCE])
-                    )
-                ]
+        with (
+            replaced(opening, "BucketObjects", Fatal),
+            replaced(engines, "DEAD_SECONDS", DEAD),
+            replaced(engines, "WRITE_SECONDS", SIGN),
+        ):
+            results = [
+                result
+                for start in range(0, len(numbers), AT_ONCE)
+                for result in await asyncio.gather(
+                    *(self._one(folder / str(n), n) for n in numbers[start : start + AT_ONCE])
+                )
+            ]
         return Outcome(
             injected=sum(killed for killed, _, _, _ in results),
             acknowledged=len(results) + sum(kept for _, kept, _, _ in results),
@@ -290,7 +300,7 @@ class Killed:
                 for task in (request, end):
                     task.cancel()
                 await asyncio.gather(request, end, return_exceptions=True)
-            await asyncio.sleep(DEAD + 2)
+            await asyncio.sleep(BURIED)
             async with instance(settings) as (application, _):
                 for _ in range(2):
                     await application.tick(120)
@@ -390,4 +400,62 @@ class NoTick:
         )
 
 
-EXPERIMENTS: tuple[Experiment, ...] = (Killed(), AtOnce(), NoTick())
+class StoreErrors:
+    """The store answers 503, or 500 after having written, or closes the connection then; what is sent again for that
+    meets its own write, and gets 412."""
+
+    name = "store-errors"
+    summary = (
+        "one request in five to a function's bucket gets 503, or 500 or nothing after it was done: nothing is lost"
+    )
+    promises = ("P2", "P3")
+
+    async def run(self, folder: Path, *, quick: bool) -> Outcome:
+        return await self._fail(folder, 6 if quick else 40)
+
+    async def control(self, folder: Path, *, quick: bool) -> Outcome:
+        """A submission that could not be put counts as put."""
+        put = BucketObjects._put
+
+        async def careless(self: BucketObjects, key: str, data: bytes, mode: Any) -> Tag:
+            try:
+                if key.startswith("submissions/") and secrets.randbelow(5) == 0:
+                    raise JournalError("The store answered 503.")
+                return await put(self, key, data, mode)
+            except JournalError:
+                return Tag("")
+
+        with replaced(BucketObjects, "_put", careless):
+            return await self._fail(folder, 6)
+
+    async def _fail(self, folder: Path, tasks: int) -> Outcome:
+        begun, dice, done = time.monotonic(), random.Random(1), Counter[str]()  # noqa: S311 - no secret
+
+        def fault(method: str, path: str) -> Fault | None:
+            found: Fault | None = dice.choice(FAULTS) if dice.random() < SHARE else None
+            if found is not None:
+                done[found] += 1
+            return found
+
+        async with provided() as world, proxied(shared_server().url) as proxy:
+            settings = place(world, folder, proxy.url)
+            async with instance(settings) as (application, http):
+                for _ in range(tasks):
+                    await submit(http)
+                proxy.fault = fault
+                kept = await asyncio.gather(*(call_back(http, world, str(n + 1)) for n in range(tasks)))
+                proxy.fault = lambda method, path: None
+                await asyncio.sleep(6)  # the first retry of what failed
+                for _ in range(2):
+                    await application.tick(120)
+        return Outcome(
+            injected=done.total(),
+            acknowledged=tasks + sum(kept),
+            lost=missing(folder, world, tasks),
+            doubled=world.doubled,
+            seconds=time.monotonic() - begun,
+            notes=", ".join(f"{count} {name}" for name, count in done.items()),
+        )
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (Killed(), AtOnce(), NoTick(), StoreErrors())
