@@ -9,9 +9,9 @@ Status of a delivery (who moves in → who moves out; what a crash does):
     dead       the handler said `Rejected`, or the retries are used up; stays until a person replays it
     cancelled  a newer event of the same submission took its place before it ran; stays
 
-Nothing renews a claim; its owner does, or does not, live. Where one engine at a time runs deliveries (SQLite) the
-engine's lock tells: the system takes it from its holder the moment it dies, and whoever gets it next knows that all that
-is `running` was left behind. Where several do, each gives signs of life on the journal's own time, and the leader frees
+Nothing renews a claim; its owner does, or does not, live. Where one engine at a time runs deliveries (SQLite) its lock
+tells: the system takes it from its holder the moment it dies, and whoever gets it next knows that all that is `running`
+was left behind. Where several do, each gives signs of life on the journal's own time, and the leader frees
 what the silent have left (`runtime.standing`).
 """
 

@@ -1,3 +1,6 @@
+-- The planner shuns sorting at any price (`connections.PLANS`), and would rather walk through a whole table in the order of
+-- its key. Where few rows are to be sorted, `|| ''` and `+ 0` keep it from that.
+
 -- name: select_deliveries
 -- By hand only: it may look at every row after :after. Ids are time-ordered, so a time range narrows it by the key.
 SELECT * FROM receiver.deliveries
@@ -9,7 +12,7 @@ ORDER BY id LIMIT :limit;
 SELECT * FROM receiver.deliveries
 WHERE submission_id = :submission_id AND id > :after AND id < :until
   AND (:destination::text IS NULL OR destination = :destination) AND (:status::text IS NULL OR status = :status)
-ORDER BY id LIMIT :limit;
+ORDER BY id || '' LIMIT :limit;
 
 -- name: select_events
 -- By hand only: it may look at every row after :after.
@@ -24,13 +27,13 @@ SELECT number, id FROM receiver.events
 WHERE id > :submission_id || '.' AND id < :submission_id || '/' AND number > :after
   AND (:type::text IS NULL OR type = :type)
   AND (:since_ms::bigint IS NULL OR created_ms >= :since_ms) AND (:until_ms::bigint IS NULL OR created_ms < :until_ms)
-ORDER BY number LIMIT :limit;
+ORDER BY number + 0 LIMIT :limit;
 
 -- name: event_deliveries
 -- What one event is or was owed, the newest first.
 SELECT * FROM receiver.deliveries
 WHERE submission_id = :submission_id AND event_id = :event_id
-ORDER BY id DESC;
+ORDER BY id || '' DESC;
 
 -- name: events_there
 SELECT id FROM receiver.events WHERE id = ANY(:ids::text[]);
@@ -42,7 +45,7 @@ SELECT newest.id FROM unnest(:submission_ids::text[], :event_ids::text[], :desti
 CROSS JOIN LATERAL (
     SELECT id FROM receiver.deliveries
     WHERE submission_id = ordered.submission_id AND destination = ordered.destination AND event_id = ordered.event_id
-    ORDER BY id DESC LIMIT 1) AS newest;
+    ORDER BY id || '' DESC LIMIT 1) AS newest;
 
 -- name: deliveries_of
 SELECT * FROM receiver.deliveries WHERE id = ANY(:ids::text[]);

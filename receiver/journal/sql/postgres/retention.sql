@@ -88,7 +88,8 @@ DELETE FROM receiver.leftovers WHERE digest = ANY(:digests::text[]);
 SELECT id FROM receiver.submissions WHERE parent_id = :id ORDER BY id;
 
 -- name: list_owed
-SELECT * FROM receiver.deliveries WHERE submission_id = :id AND status IN ('pending', 'running') ORDER BY id;
+-- `|| ''`: see replay.sql.
+SELECT * FROM receiver.deliveries WHERE submission_id = :id AND status IN ('pending', 'running') ORDER BY id || '';
 
 -- name: vacuum
 VACUUM receiver.submissions, receiver.callbacks, receiver.events, receiver.deliveries, receiver.attempts,
