@@ -534,8 +534,10 @@ async def test_a_store_that_is_down_puts_downloads_off(tmp_path: Path, s3_server
         assert row.media_problem is None
 
 
-async def test_a_store_that_is_away_keeps_nobody_from_starting(tmp_path: Path) -> None:
+async def test_a_store_that_is_away_keeps_nobody_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Callbacks are kept without it, so the engine starts, and readiness stays; log and health tell all the same."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s" * 20)
     away = Settings(provider_key="s" * 20, data=tmp_path, media="s3://acme/a?endpoint=http://127.0.0.1:9")
     async with open_runtime(away) as runtime, serving(runtime.app) as url, httpx.AsyncClient(base_url=url) as client:
         with logged() as lines:
