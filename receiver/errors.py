@@ -140,12 +140,15 @@ class NotStarted(ReceiverError):
 class MediaError(ReceiverError):
     """A picture could not be fetched or stored.
 
-    `permanent` says that asking again cannot help (a forbidden address, a host outside the allow-list).
+    Attributes:
+        permanent: asking again cannot help (a forbidden address, a host outside the allow-list).
+        away: a store elsewhere is out of reach or out of order; nobody here has to mend anything.
     """
 
-    def __init__(self, text: str, *, permanent: bool = False) -> None:
+    def __init__(self, text: str, *, permanent: bool = False, away: bool = False) -> None:
         super().__init__(text)
         self.permanent = permanent
+        self.away = away
 
 
 class JournalError(ReceiverError):

@@ -63,12 +63,14 @@ class Buckets:
         folder.mkdir(parents=True, exist_ok=True)
         config = self._folder / "identities.json"
         config.write_text(json.dumps(_IDENTITIES))
+        # By itself a bucket takes seven volumes at its first object, and 28 tests would have all there are.
+        (self._folder / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n")
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     COMMAND, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
                     f"-s3.config={config}", "-s3.iam=false", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0",
-                    "-s3.port.lance=0", "-volume.max=200", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false",
+                    "-s3.port.lance=0", "-volume.max=2000", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false",
                     "-master.electionTimeout=1s", "-master.heartbeatInterval=200ms", "-master.raftHashicorp=false",
                     *(f"-{name}={port}" for name, port in self._ports.items()),
                 ],

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from attempts import COLORS, colors_of, grid_picture, media_of
 from buckets import READER, READER_SECRET, Between, Buckets, content, listed, listening, reading
-from engine import PNG, Recording, destination, engine, until
+from engine import PNG, Recording, destination, engine, logged, until
 from flows import world
 from servers import Result, receiver, serving
 
@@ -534,13 +534,34 @@ async def test_a_store_that_is_down_puts_downloads_off(tmp_path: Path, s3_server
         assert row.media_problem is None
 
 
-async def test_a_store_that_is_down_makes_nobody_unready(tmp_path: Path) -> None:
-    """Callbacks are kept without it; health tells all the same."""
+async def test_a_store_that_is_away_keeps_nobody_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callbacks are kept without it, so the engine starts, and readiness stays; log and health tell all the same."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s" * 20)
     away = Settings(provider_key="s" * 20, data=tmp_path, media="s3://acme/a?endpoint=http://127.0.0.1:9")
     async with open_runtime(away) as runtime, serving(runtime.app) as url, httpx.AsyncClient(base_url=url) as client:
+        with logged() as lines:
+            await runtime.start_engine("serve")
+        assert [line["problem"] for line in lines if line["event"] == "media.away"] == [
+            "The media store s3://acme/a cannot be used. The server 127.0.0.1:9 cannot be reached (nothing listens "
+            "there). Check endpoint, and that it runs."
+        ]
         health = await client.get("/readyz")
         assert (health.status_code, health.json()["ready"]) == (200, True)
         assert health.json()["media"] == "The media store cannot be used. Receiver's log says why."
+
+
+async def test_a_store_somebody_has_to_mend_stops_the_start(
+    s3_server: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong bucket does not come right by itself."""
+    keys = s3_server.options("nobodys-bucket")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys["access_key"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys["secret_key"])
+    wrong = Settings(provider_key="s" * 20, data=tmp_path, media=f"s3://nobodys-bucket?endpoint={s3_server.url}")
+    async with open_runtime(wrong) as runtime:
+        with pytest.raises(MediaError, match="has no such bucket"):
+            await runtime.start_engine("serve")
 
 
 async def test_a_folder_that_moves_in_is_all_there(

@@ -22,10 +22,12 @@ class Refusal:
     Attributes:
         text: a sentence or two for a person: what happened, where, what to do.
         fate: `later` where it is busy for everybody, `never` where asking again cannot help, else `again`.
+        away: whether it is out of reach, out of order or busy, so that nobody here has to mend anything.
     """
 
     text: str
     fate: Fate = "again"
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +144,15 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
     if meaning:
         answer = " ".join(filter(None, (str(status or ""), code)))
         said = f"{server} {meaning.said} ({answer}; bucket {bucket}{_region(text)})."
-        return Refusal(text=f"{said} {meaning.remedy.format(needs=needs)}".rstrip(), fate=meaning.fate)
+        return Refusal(
+            text=f"{said} {meaning.remedy.format(needs=needs)}".rstrip(),
+            fate=meaning.fate,
+            away=meaning.fate == "later",
+        )
     if status is not None:
-        return Refusal(text=f"{server} answered {status}{f' {code}' if code else ''} for the bucket {bucket}.")
-    return Refusal(text=f"{server} cannot be reached ({_cause(text)}). Check endpoint, and that it runs.")
+        said = f"{server} answered {status}{f' {code}' if code else ''} for the bucket {bucket}."
+        return Refusal(text=said, away=status >= 500)
+    return Refusal(text=f"{server} cannot be reached ({_cause(text)}). Check endpoint, and that it runs.", away=True)
 
 
 def _status(error: BaseException, text: str) -> int | None:

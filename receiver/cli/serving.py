@@ -106,7 +106,7 @@ async def _leave_engine(receiver: Runtime) -> None:
             "processes share: two that write one SQLite file hold each other up. Leave the engine inside, or set "
             "RECEIVER_DATABASE to postgresql://…"
         )
-    await receiver.check_media()
+    await receiver.check_media_to_start()
 
 
 def simulate(

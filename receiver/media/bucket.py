@@ -64,7 +64,7 @@ class BucketStore:
         self._check_seconds = check_seconds
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._checking = asyncio.Lock()
-        self._checked = float("-inf"), ""
+        self._checked: tuple[float, MediaError | None] = float("-inf"), None
         self._away = float("-inf"), ""
 
     @property
@@ -229,8 +229,8 @@ class BucketStore:
                 problem = await self._problem()
                 lasting = min(self._check_seconds, FAILED_SECONDS) if problem else self._check_seconds
                 self._checked = time.monotonic() + lasting, problem
-        if problem:
-            raise MediaError(problem)
+        if problem is not None:
+            raise MediaError(str(problem), away=problem.away)
 
     async def aclose(self) -> None:
         """Downloads nobody waits for any more end here."""
@@ -239,13 +239,13 @@ class BucketStore:
             task.cancel()
         await asyncio.gather(*coming, return_exceptions=True)
 
-    async def _problem(self) -> str:
+    async def _problem(self) -> MediaError | None:
         try:
             await self._cached(self._cache.check)
             await self._objects.probe()
         except MediaError as exc:
-            return str(exc)
-        return ""
+            return exc
+        return None
 
     async def _find(self, digest: str) -> ObjectMeta | None:
         """What lies there with that digest. Its content gives it one extension, so the first is the only one."""

@@ -131,11 +131,13 @@ class Objects:
         except TimeoutError as exc:
             raise MediaError(
                 f"The media store {self.url} cannot be used. {self._server} did not answer in full within "
-                f"{seconds:g} s (bucket {self._bucket})."
+                f"{seconds:g} s (bucket {self._bucket}).",
+                away=True,
             ) from exc
         except (BaseError, OSError) as exc:
             refusal = explain(exc, bucket=self._bucket, server=self._server, needs=_NEEDS)
-            raise MediaError(f"The media store {self.url} cannot be used. {refusal.text}") from exc
+            text = f"The media store {self.url} cannot be used. {refusal.text}"
+            raise MediaError(text, away=refusal.away) from exc
 
 
 class NotHere(Exception):

@@ -16,6 +16,7 @@ from receiver.events import Submission
 from receiver.journal.base import Journal
 from receiver.media import Store
 from receiver.runtime.standing import Standing
+from receiver.runtime.upkeep import check_to_start
 from receiver.submissions import Submissions
 from receiver.watchdog import Stall, Watchdog, within
 from receiver.web.admission import Admission
@@ -103,7 +104,7 @@ class Engine:
         Raises:
             EngineRunning: another one lives, and we may not run beside it.
             JournalError: its media store is another, or the journal cannot be used.
-            MediaError: the media store cannot be used.
+            MediaError: the media store cannot be used, and is not merely away.
         """
         if self.worker.started:
             return
@@ -120,7 +121,7 @@ class Engine:
         self._watchdog.start()
 
     async def _prepare(self, role: str) -> None:
-        await self._store.check()
+        await check_to_start(self._store.check, self._store)
         await self._journal.register(self._destinations)
         self._clock_steps.restart()
         freed = await self._dispatcher.take_over(self._dispatcher.owner)

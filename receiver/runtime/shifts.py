@@ -26,6 +26,7 @@ from receiver.errors import EngineRunning, JournalError
 from receiver.events import Submission
 from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, Journal
 from receiver.media import Store
+from receiver.runtime.upkeep import check_to_start
 from receiver.submissions import Submissions
 from receiver.watchdog import Stall
 from receiver.web.admission import Admission
@@ -304,7 +305,7 @@ class Shifts:
         self._entered = True
         self._beaten = self._clock.now()
         if not self._registered:
-            await self._store.check()
+            await check_to_start(self._store.check, self._store)
             await self._journal.register(self._destinations)
             self._registered = True
 

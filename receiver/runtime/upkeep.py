@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
+import structlog
+
 from receiver.clock import Clock
+from receiver.errors import MediaError
 from receiver.journal.base import Journal
 from receiver.media import Store, open_store
 from receiver.replay import Replay
 from receiver.retention import Keep, Retention
 from receiver.runtime.functions import FunctionHandler
 from receiver.settings import Settings
+
+log = structlog.get_logger("receiver.media")
 
 
 async def replay_of(settings: Settings, journal: Journal) -> Replay:
@@ -29,6 +36,21 @@ def retention_of(
 def store_of(settings: Settings) -> Store:
     """The media store. Raises SettingsError where its URL makes none."""
     return open_store(settings.media_place, cache=settings.media_cache_folder, cache_bytes=settings.media_cache_bytes)
+
+
+async def check_to_start(check: Callable[[], Awaitable[None]], store: Store) -> None:
+    """Check a media store before work begins. One that is merely away comes back by itself, and callbacks are kept
+    without it: that is told, and keeps nobody from starting.
+
+    Raises:
+        MediaError: somebody has to mend something.
+    """
+    try:
+        await check()
+    except MediaError as exc:
+        if not exc.away:
+            raise
+        log.error("media.away", store=store.place, problem=str(exc))
 
 
 def keep_of(settings: Settings) -> Keep:

@@ -25,7 +25,7 @@ from receiver.reconciler import Reconciler
 from receiver.replay import Replay
 from receiver.runtime.engine import DRAIN_SECONDS, Engine
 from receiver.runtime.shifts import Shifts
-from receiver.runtime.upkeep import retention_of, store_of
+from receiver.runtime.upkeep import check_to_start, retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
@@ -174,9 +174,15 @@ class Runtime:
 
     async def check_media(self) -> None:
         """Raises MediaError where the media store cannot be used, or is another than that of the engines."""
+        if self.journal.shared and not self.engine_running:
+            await self._check_same_media()
         await self.store.check()
-        if not self.journal.shared or self.engine_running:
-            return
+
+    async def check_media_to_start(self) -> None:
+        """Like `check_media`, but for a media store that is merely away."""
+        await check_to_start(self.check_media, self.store)
+
+    async def _check_same_media(self) -> None:
         mine = await self.store.identity()
         for item in await self.journal.engines():
             if item.store != mine:
