@@ -269,6 +269,7 @@ async def test_a_retry_and_a_newer_event_at_once_leave_one_last_word(store: Post
         row = submission(number)
         await one.add(row)
         await owe(one, row, "task.progressed", number, percent=15)
+        await two.change(row.id, lambda row: Change(submission=row))  # by now it knows the row, and need not ask
     works = await take(one, limit=40)
 
     async def fail(work: Any) -> None:
