@@ -32,8 +32,8 @@ from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
 from receiver.events import Callback, Submission
 from receiver.journal.base import Change
-from receiver.journal.postgres import PostgresJournal, open_postgres
-from receiver.journal.postgres.connections import check_version
+from receiver.journal.postgres import PostgresJournal, completions, open_postgres
+from receiver.journal.postgres.connections import Mark, check_version
 from receiver.journal.postgres.migrations import LOCK
 
 replace = msgspec.structs.replace
@@ -269,6 +269,7 @@ async def test_a_retry_and_a_newer_event_at_once_leave_one_last_word(store: Post
         row = submission(number)
         await one.add(row)
         await owe(one, row, "task.progressed", number, percent=15)
+        await two.change(row.id, lambda row: Change(submission=row))  # by now it knows the row, and need not ask
     works = await take(one, limit=40)
 
     async def fail(work: Any) -> None:
@@ -284,6 +285,30 @@ async def test_a_retry_and_a_newer_event_at_once_leave_one_last_word(store: Post
         assert (await status_of(one, number), await status_of(one, number + 100)) == ("cancelled", "pending")
     await one.aclose()
     await two.aclose()
+
+
+async def test_an_event_that_waits_for_a_retry_outdates_it(store: PostgresStore, journal: PostgresJournal) -> None:
+    """One process has made a delivery pending again and not committed it yet, while another adds the result, deciding
+    on the row as it knows it."""
+    row = submission(1)
+    await journal.add(row)
+    await owe(journal, row, "task.progressed", 1, percent=15)
+    (work,) = await take(journal)
+    other = await asyncpg.connect(store.url)
+    watching = await asyncpg.connect(store.url)
+    retrying = other.transaction()
+    await retrying.start()
+    again = completion(work, outcome="failed", status="pending", counts=True, due_ms=NOW + 5)
+    assert await completions.complete(other, [again], Mark("of the other", [])) == [True]
+    adding = asyncio.create_task(owe(journal, row, "task.succeeded", 2))
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    while not await watching.fetchval(waits):  # each look gives the adding its turn
+        assert not adding.done()
+    await retrying.commit()
+    await adding
+    assert [await status_of(journal, number) for number in (1, 2)] == ["cancelled", "pending"]
+    await other.close()
+    await watching.close()
 
 
 async def test_two_due_of_one_submission_are_never_claimed_by_two(store: PostgresStore) -> None:

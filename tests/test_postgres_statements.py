@@ -71,7 +71,10 @@ INDEXES = {
     "lock_destinations": {"destinations_pkey"},
     "update_destinations": {"destinations_pkey"},
     "pause_destination": {"destinations_pkey"},
-    "give_back": {"deliveries_running", "attempts_pkey"},
+    "list_strays": {"deliveries_running"},
+    "give_back": {"deliveries_pkey", "attempts_pkey"},
+    "get_due": {"deliveries_pkey"},
+    "write_unlocked": {"submissions_pkey", "deliveries_submission", "commits_pkey"},
     "accuse": {"deliveries_pkey"},
     "run_alone": {"deliveries_pkey"},
     "lock_left": {"deliveries_running", "engines_pkey"},
@@ -99,7 +102,7 @@ PLANNED = {
 WITHOUT_CONDITION = {
     ("advance_deliveries", "destinations_pkey"),
     ("update_destinations", "destinations_pkey"),
-    ("give_back", "deliveries_running"),
+    ("list_strays", "deliveries_running"),
     ("lock_left", "deliveries_running"),
     ("lock_left", "engines_pkey"),
 }

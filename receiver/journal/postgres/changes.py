@@ -8,7 +8,7 @@ kind.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,21 @@ from receiver.deliveries import Delivery
 from receiver.events import Callback, Event, Submission
 from receiver.journal.base import Change, Changed, Decide
 from receiver.journal.needed import digests
+from receiver.journal.postgres.columns import (
+    ALL,
+    CHANGING,
+    callback_rows,
+    columns,
+    event_rows,
+    full_rows,
+    heard_rows,
+    owed_rows,
+)
 from receiver.journal.postgres.connections import Mark
-from receiver.journal.postgres.driver import Connection
+from receiver.journal.postgres.driver import Connection, asyncpg
 from receiver.journal.postgres.seen import Seen
 from receiver.journal.postgres.statements import rows, run
-from receiver.journal.rows import from_row, to_json, to_row
+from receiver.journal.rows import from_row
 from receiver.journal.rules import only_heard
 
 
@@ -89,6 +99,48 @@ async def apply(db: Connection, operations: Operations, mark: Mark, seen: Seen) 
             id: (versions[id] if row == batch.before[id] else locked[0]["ours"], row) for id, row in batch.now.items()
         },
     )
+
+
+class Stale(Exception):
+    """What was decided without a lock cannot be written so: a row was changed meanwhile, or is not known, or the change
+    needs more than one statement. Nothing was written."""
+
+
+class Hopeful:
+    """A batch decided on rows as we know them, without asking the server first. It is written by one statement, which
+    fails if any of the rows has another version by now.
+
+    Raises:
+        Stale: at once, if that cannot be.
+    """
+
+    def __init__(self, operations: Operations, seen: Seen) -> None:
+        if any(isinstance(operation, Add) for operation in operations):
+            raise Stale
+        known = {id: seen.known(id) for id in sorted({_id_of(one) for one in operations if not isinstance(one, Add)})}
+        self._versions = {id: found[0] for id, found in known.items() if found is not None}
+        if len(self._versions) < len(known):
+            raise Stale
+        self._batch = _Batch({id: found[1] for id, found in known.items() if found is not None})
+        self._outcomes = [self._batch.decide(operation) for operation in operations]
+        self._batch.hope()
+
+    async def write(self, db: Connection, mark: Mark) -> Applied:
+        """Raises Stale if a row was changed, or a fact was known."""
+        values = self._batch.hopeful_values(self._versions)
+        try:
+            (found,) = await rows(db, "write_unlocked", **values, **mark.values)
+        except (asyncpg.DivisionByZeroError, asyncpg.UniqueViolationError) as exc:
+            raise Stale from exc
+        return self._applied({id: (found["ours"], row) for id, row in self._batch.now.items()})
+
+    async def written(self, db: Connection) -> Applied:
+        """It was, but the answer was lost."""
+        return self._applied({})
+
+    def _applied(self, versions: dict[str, tuple[str, Submission]]) -> Applied:
+        results = [outcome() if isinstance(outcome, _Later) else outcome for outcome in self._outcomes]
+        return Applied(results=results, news=self._batch.news(), rows=versions)
 
 
 async def _read(db: Connection, versions: Mapping[str, str], seen: Seen) -> dict[str, Submission]:
@@ -181,7 +233,40 @@ class _Batch:
         now_ms = int(time.time() * 1000)
         return any(_came_due(self.before[id], row, now_ms) for id, row in self.now.items())
 
-    # Writing
+    # Writing, without locks
+
+    def hope(self) -> None:
+        """Take all facts for new. Raises Stale where one statement is not enough."""
+        events = [event.id for one in self.altered for event in one.change.events]
+        if self.added or len(set(events)) < len(events):
+            raise Stale
+        for one in self.altered:
+            if one.change.release_ms is not None:
+                raise Stale
+            one.fresh = one.change.events
+
+    def hopeful_values(self, versions: Mapping[str, str]) -> dict[str, Any]:
+        """Parameters of the statement that writes it all."""
+        pairs = [(self.before[id], row) for id, row in self.now.items()]
+        heard = [new for old, new in pairs if only_heard(old, new)]
+        full = [(old, new) for old, new in pairs if not only_heard(old, new)]
+        needed = _needed(full)
+        facts = [event for one in self.altered for event in one.fresh]
+        changed = columns(full_rows([new for _, new in full]), CHANGING)
+        return {
+            **{f"full_{name}": column for name, column in changed.items()},
+            "full_versions": [versions[new.id] for _, new in full],
+            **heard_rows(heard),
+            "versions": [versions[row.id] for row in heard],
+            "expected": len(pairs),
+            **{f"event_{name}": column for name, column in event_rows(facts).items()},
+            **owed_rows(self._owed()),
+            **callback_rows(self.callbacks),
+            "needing": [id for id, _ in needed],
+            "needed": [digest for _, digest in needed],
+        }
+
+    # Writing what is locked
 
     async def write(self, db: Connection, mark: Mark) -> None:
         await self._add(db)
@@ -191,7 +276,7 @@ class _Batch:
         heard = [new for old, new in changed if old != new and only_heard(old, new)]
         await self._update(db, [(old, new) for old, new in changed if not only_heard(old, new)])
         if heard or owed or self.callbacks:
-            values = _heard_rows(heard) | _owed_rows(owed) | _callback_rows(self.callbacks)
+            values = heard_rows(heard) | owed_rows(owed) | callback_rows(self.callbacks)
             await run(db, "write_batch", **values, **mark.values)
         else:
             await mark.leave(db)
@@ -204,8 +289,7 @@ class _Batch:
     async def _add(self, db: Connection) -> None:
         if not self.added:
             return
-        values = [to_row(row) | {"task_status": row.task_status} for row in self.added]
-        found = await rows(db, "insert_submissions", **_columns(values, _COLUMNS))
+        found = await rows(db, "insert_submissions", **columns(full_rows(self.added), ALL))
         written = {row["id"] for row in found}
         await _need(db, [(row.id, digest) for row in self.added if row.id in written for digest in digests(row)])
         names = [row.once for row in self.added if row.id not in written]
@@ -221,7 +305,7 @@ class _Batch:
                 told.setdefault(event.id, (event, one))
         if not told:
             return
-        found = await rows(db, "insert_events", **_event_rows([event for event, _ in told.values()]))
+        found = await rows(db, "insert_events", **event_rows([event for event, _ in told.values()]))
         for id in [row["id"] for row in found]:
             event, one = told[id]
             one.fresh += (event,)
@@ -246,17 +330,20 @@ class _Batch:
     async def _update(self, db: Connection, changed: Sequence[tuple[Submission, Submission]]) -> None:
         if not changed:
             return
-        values = [to_row(new) | {"task_status": new.task_status} for _, new in changed]
-        await run(db, "update_submissions", **_columns(values, _CHANGING))
+        await run(db, "update_submissions", **columns(full_rows([new for _, new in changed]), CHANGING))
         await _need(
             db,
-            [
-                (new.id, digest)
-                for old, new in changed
-                if new.media != old.media or new.reply != old.reply
-                for digest in digests(new) - digests(old)
-            ],
+            _needed(changed),
         )
+
+
+def _needed(changed: Sequence[tuple[Submission, Submission]]) -> list[tuple[str, str]]:
+    return [
+        (new.id, digest)
+        for old, new in changed
+        if new.media != old.media or new.reply != old.reply
+        for digest in digests(new) - digests(old)
+    ]
 
 
 async def _need(db: Connection, needed: Sequence[tuple[str, str]]) -> None:
@@ -282,66 +369,3 @@ def _released(item: Delivery, submission_id: str, release_ms: int) -> Delivery:
 
 def _outdated(older: Delivery, newer: Delivery) -> Delivery:
     return msgspec.structs.replace(older, status="cancelled", finished_ms=newer.created_ms, detail=OUTDATED)
-
-
-_COLUMNS = (*Submission.__struct_fields__, "task_status")
-_CHANGING = (
-    "id", "once", "reply", "status", "outcome", "detail", "sends", "send_due_ms", "task_id", "task", "ended",
-    "deadline_ms", "poll_due_ms", "polls", "misses", "claim", "callbacks", "media", "media_problem", "media_tries",
-    "media_due_ms", "fallback_urls", "task_status",
-)  # fmt: skip
-
-
-def _columns(values: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in values] for name in names}
-
-
-def _heard_rows(heard: Sequence[Submission]) -> dict[str, list[Any]]:
-    return {
-        "heard": [row.id for row in heard],
-        "tasks": [None if row.task is None else to_json(row.task) for row in heard],
-        "task_statuses": [row.task_status for row in heard],
-        "counts": [row.callbacks for row in heard],
-        "polls_due": [row.poll_due_ms for row in heard],
-        "polls": [row.polls for row in heard],
-        "misses": [row.misses for row in heard],
-    }
-
-
-def _event_rows(events: Sequence[Event]) -> dict[str, list[Any]]:
-    return {
-        "ids": [event.id for event in events],
-        "submissions": [event.submission_id for event in events],
-        "types": [event.type for event in events],
-        "times": [event.created_ms for event in events],
-        "bodies": [to_json(event) for event in events],
-    }
-
-
-def _owed_rows(owed: Sequence[Delivery]) -> dict[str, list[Any]]:
-    """The deliveries, and whose older ones give way to the first of them."""
-    firsts = {(item.submission_id, item.destination): item for item in reversed(owed) if not item.manual}
-    return {
-        "owed": [item.id for item in owed],
-        "owed_events": [item.event_id for item in owed],
-        "owed_submissions": [item.submission_id for item in owed],
-        "owed_destinations": [item.destination for item in owed],
-        "owed_created": [item.created_ms for item in owed],
-        "owed_due": [item.due_ms for item in owed],
-        "owed_status": [item.status for item in owed],
-        "owed_details": [item.detail for item in owed],
-        "owed_finished": [item.finished_ms for item in owed],
-        "owed_manual": [item.manual for item in owed],
-        "newer_submissions": [submission_id for submission_id, _ in firsts],
-        "newer_destinations": [destination for _, destination in firsts],
-        "newer_created": [item.created_ms for item in firsts.values()],
-    }
-
-
-def _callback_rows(callbacks: Sequence[tuple[str, int, str | None, bytes]]) -> dict[str, list[Any]]:
-    return {
-        "called": [row[0] for row in callbacks],
-        "called_times": [row[1] for row in callbacks],
-        "causes": [row[2] for row in callbacks],
-        "bodies": [row[3] for row in callbacks],
-    }

@@ -68,12 +68,22 @@ async def finish(db: Connection, completions: Sequence[Completion]) -> dict[str,
     each one that the fence let through, and how that does. Each is of another delivery."""
     again = [one for one in completions if one.status == "pending"]
     if again:
-        await rows(db, "lock_owing", deliveries=[one.delivery_id for one in again])
+        await run(db, "lock_owing", deliveries=[one.delivery_id for one in again])
     done = await _end(db, completions, None)
     if again:
         ended = {one.delivery_id: one.finished_ms for one in again if one.delivery_id in done}
         await run(db, "cancel_outdated", ids=list(ended), times=list(ended.values()))
     return done
+
+
+async def give_back(db: Connection, owner: str, held: Sequence[str]) -> None:
+    """Make pending again, as if it had not been tried, what is running for an engine that does not hold it."""
+    ids = [row["id"] for row in await rows(db, "list_strays", owner=owner, held=held)]
+    if ids:
+        await run(db, "lock_owing", deliveries=ids)
+        await run(db, "give_back", owner=owner, ids=ids)
+        times = await rows(db, "get_due", ids=ids)
+        await run(db, "cancel_outdated", ids=[row["id"] for row in times], times=[row["due_ms"] for row in times])
 
 
 async def _end(db: Connection, completions: Sequence[Completion], mark: Mark | None) -> dict[str, Any]:

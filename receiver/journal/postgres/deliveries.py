@@ -135,7 +135,7 @@ class Deliveries(Plumbing):
         if owner not in self._strays or self._claiming:
             return
         held = list(self._held)
-        await self._write(lambda db: run(db, "give_back", owner=owner, held=held))
+        await self._write(lambda db: completions.give_back(db, owner, held))
         self._strays.discard(owner)
 
     async def _taken(self, claim: Marking[list[str]], *, one: bool) -> list[str]:

@@ -18,12 +18,17 @@ from receiver.journal.postgres.engines import Engines
 from receiver.journal.postgres.faults import translated
 from receiver.journal.postgres.migrations import check_schema
 from receiver.journal.postgres.migrations import migrate as run_migrations
+from receiver.journal.postgres.seen import Seen
 from receiver.journal.postgres.upkeep import Upkeep
 from receiver.journal.postgres.writer import Writer
 from receiver.journal.rows import to_row
 
 CONNECTIONS = 5
 """Connections of one process, the one that listens included."""
+
+
+DOUBT = 8
+"""So many batches lock their rows first after one that did not was in vain."""
 
 
 class PostgresJournal(Deliveries, Engines, Upkeep):
@@ -33,6 +38,7 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
 
     def __init__(self, connections: Connections, *, listen: bool) -> None:
         super().__init__(connections, listen=listen)
+        self._doubt = 0
         self._changes: Writer[changes.Operation] = Writer(self._change_all, width=2)
 
     async def aclose(self) -> None:
@@ -77,11 +83,29 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
 
     async def _change_all(self, operations: changes.Operations) -> list[Any]:
         seen = self._connections.seen
-        applied = await self._connections.transact(lambda db, mark: changes.apply(db, operations, mark, seen))
+        applied = await self._hopefully(operations, seen)
+        if applied is None:
+            applied = await self._connections.transact(lambda db, mark: changes.apply(db, operations, mark, seen))
         seen.keep(applied.rows)
         if applied.news:
             self._tell()
         return applied.results
+
+    async def _hopefully(self, operations: changes.Operations, seen: Seen) -> changes.Applied | None:
+        """Write a batch without locks, in one statement; None: that cannot be. Where other processes change the same
+        rows, it is tried now and then only."""
+        if self._doubt:
+            self._doubt -= 1
+            return None
+        try:
+            batch = changes.Hopeful(operations, seen)
+        except changes.Stale:
+            return None
+        try:
+            return await self._connections.state(batch.write, batch.written)
+        except changes.Stale:
+            self._doubt = DOUBT
+            return None
 
     async def get(self, submission_id: str) -> Submission | None:
         rows = await self._select(Submission, "get_submission", id=submission_id)

@@ -27,6 +27,10 @@ class Seen:
         known = self._rows.get(id)
         return known[1] if known is not None and known[0] == version else None
 
+    def known(self, id: str) -> tuple[str, Submission] | None:
+        """The row as we know it, and which version that is."""
+        return self._rows.get(id)
+
     def keep(self, rows: Mapping[str, tuple[str, Submission]]) -> None:
         """Remember rows as they are committed, with their versions."""
         for id, row in rows.items():

@@ -89,6 +89,79 @@ SELECT called, received_ms, cause, convert_from(body, 'UTF8')
 FROM unnest(:called::text[], :called_times::bigint[], :causes::text[], :bodies::bytea[])
     AS new (called, received_ms, cause, body);
 
+-- name: write_unlocked
+-- The same for rows that nobody has locked, with all else that most changes come down to. It fails, by a division by
+-- zero and before it writes anything else, unless every row still has the version that was decided on.
+WITH heard AS (
+    UPDATE receiver.submissions SET
+        task = new.task, task_status = new.task_status, callbacks = new.callbacks, poll_due_ms = new.poll_due_ms,
+        polls = new.polls, misses = new.misses
+    FROM unnest(
+        :heard::text[], :tasks::text[], :task_statuses::text[], :counts::bigint[], :polls_due::bigint[],
+        :polls::bigint[], :misses::bigint[], :versions::text[]
+    ) AS new (id, task, task_status, callbacks, poll_due_ms, polls, misses, version)
+    WHERE submissions.id = new.id AND submissions.xmin::text = new.version
+    RETURNING 1
+), changed AS (
+    UPDATE receiver.submissions SET
+        once = new.once, reply = new.reply, status = new.status, outcome = new.outcome, detail = new.detail,
+        sends = new.sends, send_due_ms = new.send_due_ms, task_id = new.task_id, task = new.task, ended = new.ended,
+        deadline_ms = new.deadline_ms, poll_due_ms = new.poll_due_ms, polls = new.polls, misses = new.misses,
+        claim = new.claim, callbacks = new.callbacks, media = new.media, media_problem = new.media_problem,
+        media_tries = new.media_tries, media_due_ms = new.media_due_ms, fallback_urls = new.fallback_urls,
+        task_status = new.task_status
+    FROM unnest(
+        :full_id::text[], :full_once::text[], :full_reply::text[], :full_status::text[], :full_outcome::text[],
+        :full_detail::text[], :full_sends::bigint[], :full_send_due_ms::bigint[], :full_task_id::text[],
+        :full_task::text[], :full_ended::text[], :full_deadline_ms::bigint[], :full_poll_due_ms::bigint[],
+        :full_polls::bigint[], :full_misses::bigint[], :full_claim::text[], :full_callbacks::bigint[],
+        :full_media::text[], :full_media_problem::text[], :full_media_tries::bigint[], :full_media_due_ms::bigint[],
+        :full_fallback_urls::text[], :full_task_status::text[], :full_versions::text[]
+    ) AS new (
+        id, once, reply, status, outcome, detail, sends, send_due_ms, task_id, task, ended, deadline_ms, poll_due_ms,
+        polls, misses, claim, callbacks, media, media_problem, media_tries, media_due_ms, fallback_urls, task_status,
+        version
+    ) WHERE submissions.id = new.id AND submissions.xmin::text = new.version
+    RETURNING 1
+), told AS (
+    INSERT INTO receiver.events (id, submission_id, type, created_ms, body)
+    SELECT * FROM unnest(
+        :event_ids::text[], :event_submissions::text[], :event_types::text[], :event_times::bigint[],
+        :event_bodies::text[])
+), outdated AS (
+    UPDATE receiver.deliveries SET
+        status = 'cancelled', finished_ms = newer.created_ms, detail = 'a newer event took its place'
+    FROM unnest(:newer_submissions::text[], :newer_destinations::text[], :newer_created::bigint[])
+        AS newer (submission_id, destination, created_ms)
+    WHERE deliveries.submission_id = newer.submission_id AND deliveries.destination = newer.destination
+      AND status || '' = 'pending' AND NOT manual
+), owed AS (
+    INSERT INTO receiver.deliveries (
+        id, event_id, submission_id, destination, created_ms, due_ms, status, detail, finished_ms, manual,
+        attempt, failures)
+    SELECT new.*, 0, 0 FROM unnest(
+        :owed::text[], :owed_events::text[], :owed_submissions::text[], :owed_destinations::text[],
+        :owed_created::bigint[], :owed_due::bigint[], :owed_status::text[], :owed_details::text[],
+        :owed_finished::bigint[], :owed_manual::boolean[]
+    ) AS new
+), needed AS (
+    INSERT INTO receiver.files (submission_id, digest)
+    SELECT * FROM unnest(:needing::text[], :needed::text[]) ON CONFLICT DO NOTHING
+), kept AS (
+    INSERT INTO receiver.callbacks (submission_id, received_ms, cause, body)
+    SELECT called, received_ms, cause, convert_from(body, 'UTF8')
+    FROM unnest(:called::text[], :called_times::bigint[], :causes::text[], :bodies::bytea[])
+        AS new (called, received_ms, cause, body)
+), wiped AS (
+    DELETE FROM receiver.commits WHERE mark = ANY (:needless::text[])
+), marked AS (
+    INSERT INTO receiver.commits (mark) VALUES (:mark)
+)
+-- Read first, and so are the two it counts; whatever else is to be written is written after that.
+SELECT
+    1 / ((SELECT count(*) FROM heard) + (SELECT count(*) FROM changed) = :expected)::int AS held,
+    pg_current_xact_id()::xid::text AS ours;
+
 -- name: release_deliveries
 UPDATE receiver.deliveries SET due_ms = now.ms
 FROM unnest(:ids::text[], :times::bigint[]) AS now (submission_id, ms)

@@ -88,20 +88,30 @@ LEFT JOIN receiver.submissions ON submissions.id = deliveries.submission_id
 LEFT JOIN receiver.events ON events.id = deliveries.event_id
 WHERE deliveries.id = ANY (:ids::text[]);
 
--- name: give_back
+-- name: list_strays
 -- What :owner claimed and has not heard of.
+SELECT id FROM receiver.deliveries WHERE status = 'running' AND owner = :owner AND id <> ALL (:held::text[]);
+
+-- name: get_due
+SELECT id, due_ms FROM receiver.deliveries WHERE id = ANY (:ids::text[]);
+
+-- name: give_back
 WITH back AS (
     UPDATE receiver.deliveries SET status = 'pending', attempt = attempt - 1, owner = NULL
-    WHERE status = 'running' AND owner = :owner AND id <> ALL (:held::text[])
+    WHERE id = ANY (:ids::text[]) AND status || '' = 'running' AND owner = :owner
     RETURNING id, attempt
 )
 DELETE FROM receiver.attempts USING back WHERE delivery_id = back.id AND number = back.attempt + 1;
 
 -- name: lock_owing
--- Whoever makes a delivery pending again stands in line with whoever adds a newer one.
-SELECT id FROM receiver.submissions
-WHERE id = ANY (ARRAY(SELECT submission_id FROM receiver.deliveries WHERE id = ANY (:deliveries::text[])))
-ORDER BY id FOR UPDATE;
+-- Whoever makes a delivery pending again stands in line with whoever adds a newer one, and gives the submission a new
+-- version, so that nobody does that who has not seen it.
+WITH locked AS (
+    SELECT id FROM receiver.submissions
+    WHERE id = ANY (ARRAY(SELECT submission_id FROM receiver.deliveries WHERE id = ANY (:deliveries::text[])))
+    ORDER BY id FOR UPDATE
+)
+UPDATE receiver.submissions SET misses = misses FROM locked WHERE submissions.id = locked.id;
 
 -- name: complete
 -- The fence: owner and attempt. What is returned was completed.
