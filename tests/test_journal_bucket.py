@@ -585,6 +585,19 @@ def test_the_newest_is_listed_first_and_what_is_due_first(times: list[int]) -> N
 # What it costs
 
 
+async def test_a_callback_is_one_put(place: BucketStore) -> None:
+    """Its body, the row, an event nobody has asked for: one object, one request, and nothing else on the way."""
+    async with proxied(place.endpoint) as proxy:
+        journal = await replace_endpoint(place, proxy).open()
+        row = await journal.add(submission(1, status="accepted", task_id=f"task-{submission(1).id}"))
+        proxy.requests.clear()
+        view = _task(row.id, "IN_PROGRESS", 40)
+        assert await Life().intake(journal).received(row.id, replace(view, progress=None), b"{}", None)
+        assert proxy.requests == {"PUT": 1}
+        assert len(await journal.callbacks(row.id)) == 1
+        await journal.aclose()
+
+
 async def test_what_a_task_costs(place: BucketStore, capsys: pytest.CaptureFixture[str]) -> None:
     """A typical task, called back ten times and delivered to two destinations: so many requests of each class, counted
     on the way to the store. Looks at what is due come on top, by time and not by task."""

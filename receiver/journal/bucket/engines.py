@@ -6,6 +6,7 @@ Who steps in writes first and looks then: of two that come at once, both see eac
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
 from collections.abc import Sequence
@@ -160,12 +161,13 @@ class Engines:
 
     async def _living(self, ages: dict[str, float] | None = None) -> list[_Engine]:
         ages = await self.alive() if ages is None else ages
-        living = []
-        for owner in ages:
-            found = await self._objects.get(keys.engine(owner))
-            if found is not None:
-                living.append(decode_as(_Engine, found.data.partition(b"\n")[0], keys.engine(owner)))
-        return living
+        places = [keys.engine(owner) for owner in ages]
+        found = await asyncio.gather(*map(self._objects.get, places))
+        return [
+            decode_as(_Engine, item.data.partition(b"\n")[0], place)
+            for place, item in zip(places, found, strict=True)
+            if item is not None
+        ]
 
     async def lead(self, owner: str) -> bool:
         """See `Journal.lead`."""

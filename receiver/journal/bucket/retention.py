@@ -178,7 +178,8 @@ class Retention(Plumbing):
             found += [keys.unescaped(keys.last(item.key)) for item in page]
             if len(found) >= PAGE:
                 break
-        return [Leftover(digest=digest, needed=await self._needed(digest)) for digest in found[:PAGE]]
+        needed = await asyncio.gather(*map(self._needed, found[:PAGE]))
+        return [Leftover(digest=digest, needed=item) for digest, item in zip(found, needed, strict=False)]
 
     @operation
     async def forget_leftovers(self, digests: Sequence[str]) -> None:
