@@ -337,8 +337,8 @@ async def test_confirm_within_0_trusts_a_doubly_signed_callback() -> None:
 
 async def test_one_failing_destination_keeps_no_other_and_is_told() -> None:
     """It is tried again while there is time; then the answer is an error, and the log says why."""
-    album, team, clock = Recording(), Recording(OSError("no space")), Clock(1000)
-    async with direct(album, team, clock=clock) as world:
+    album, team, clock = Recording(), Recording(OSError("no space")), Clock(100)
+    async with direct(album, team, clock=clock, budget=2000) as world:
         await world.submit()
         world.ends()
         with logged() as lines, pytest.raises(NotDelivered, match="team: no space"):
@@ -350,12 +350,12 @@ async def test_one_failing_destination_keeps_no_other_and_is_told() -> None:
 async def test_a_destination_that_asks_to_wait_is_waited_for_within_the_budget() -> None:
     """A rate limit of seconds costs nothing; one of minutes is an error."""
     album = Recording(RetryLater(5), Receipt(ref="made"))
-    async with direct(album, clock=Clock(1000)) as world:
+    async with direct(album, clock=Clock(100), budget=2000) as world:
         await world.submit()
         world.ends()
         assert await world.calls_back()
     team = Recording(RetryLater(300))
-    async with direct(team, clock=Clock(1000)) as world:
+    async with direct(team, clock=Clock(100), budget=200) as world:
         await world.submit()
         world.ends()
         with pytest.raises(NotDelivered, match="asked to wait 300 s"):
@@ -382,7 +382,7 @@ async def test_a_handler_that_hangs_ends_with_the_budget() -> None:
         await asyncio.Event().wait()
         return Receipt()
 
-    async with direct(Recording(hang), clock=Clock(100), budget=4) as world:
+    async with direct(Recording(hang), clock=Clock(100), budget=100) as world:
         await world.submit()
         world.ends()
         with pytest.raises(NotDelivered, match="took longer than"):
@@ -406,7 +406,7 @@ async def test_a_picture_that_cannot_be_had_is_told_as_everywhere() -> None:
 async def test_the_same_callback_twice_at_once_is_delivered_once_by_one_process() -> None:
     """Senders repeat the end after seconds (PROTOCOL.md §7); a chat that gets it once is luck, here it is made."""
     album, team = Recording(), Recording(OSError("down"), OSError("down"), OSError("down"), Receipt(ref="made"))
-    async with direct(album, team, clock=Clock(1000)) as world:
+    async with direct(album, team, clock=Clock(100), budget=2000) as world:
         await world.submit()
         world.ends()
         results = await asyncio.gather(world.calls_back(), world.calls_back(), return_exceptions=True)

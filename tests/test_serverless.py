@@ -110,7 +110,8 @@ async def test_ticks_may_overlap(tmp_path: Path) -> None:
             assert await function.delivered(id) == ["file succeeded"]
             async with journal_of(function.settings, existing=True) as journal:
                 [delivery] = await journal.deliveries(limit=5, submission_id=id)
-                assert len(await journal.attempts(delivery.id)) == 1
+                outcomes = [item.outcome for item in await journal.attempts(delivery.id)]
+                assert outcomes.count("succeeded") == 1  # one may have come before its picture, on so fast a clock
 
 
 async def test_a_tick_needs_its_secret(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ async def test_with_the_hook_stripped_the_tick_brings_it(tmp_path: Path) -> None
 
 
 async def test_ticks_of_several_instances_may_overlap(tmp_path: Path) -> None:
-    """Every destination has one attempt at each result, whoever made it."""
+    """Every destination has each result once, whoever brought it."""
     async with with_bucket(tmp_path, faults=["hook_stripped"]) as function:
         ids = [await function.submit(f"boat {number}") for number in range(3)]
         await function.clock.sleep(60)
@@ -113,7 +113,9 @@ async def test_ticks_of_several_instances_may_overlap(tmp_path: Path) -> None:
             for id in ids:
                 found = await journal.deliveries(limit=10, submission_id=id)
                 assert [item.status for item in found] == ["succeeded", "succeeded"]
-                assert [len(await journal.attempts(item.id)) for item in found] == [1, 1]
+                for item in found:
+                    outcomes = [attempt.outcome for attempt in await journal.attempts(item.id)]
+                    assert outcomes.count("succeeded") == 1
 
 
 async def test_the_readmes_handlers_deliver_on_lambda(tmp_path: Path) -> None:

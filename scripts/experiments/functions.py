@@ -259,7 +259,7 @@ class Killed:
             return 0
 
         with replaced(Dispatcher, "free", never):
-            return await self._kill(folder, range(12, 18))
+            return await self._kill(folder, range(11, 19))
 
     async def _kill(self, folder: Path, numbers: range) -> Outcome:
         begun = time.monotonic()
