@@ -58,7 +58,7 @@ INDEXES = {
     "update_submissions": {"submissions_pkey"},
     "release_deliveries": {"deliveries_submission"},
     "look": {"deliveries_due", "destinations_pkey"},
-    "claim": {"deliveries_due", "deliveries_running", "deliveries_pkey", "commits_pkey"},
+    "claim": {"deliveries_due", "deliveries_running", "deliveries_pkey", "commits_pkey", "destinations_pkey"},
     "claim_alone": {"deliveries_pkey", "commits_pkey"},
     "alone_due": {"deliveries_alone", "deliveries_running", "destinations_pkey"},
     "any_running": {"deliveries_running"},
@@ -175,7 +175,14 @@ def test_a_claim_looks_at_what_it_takes(databases: tuple[str, str]) -> None:
         db = await asyncpg.connect(databases[1], server_settings=SETTINGS)
         transaction = db.transaction()
         await transaction.start()
-        given = {"destination": "'place-1'", "owner": "'me'", "limit": "4", "now_ms": str(NOW + COUNT), "mark": "'m'"}
+        given = {
+            "destination": "'place-1'",
+            "owner": "'me'",
+            "limit": "4",
+            "now_ms": str(NOW + COUNT),
+            "mark": "'m'",
+            "probing": "false",
+        }
         values = [given.get(name, "'{}'") for name in SQL["claim"].names]
         await db.execute(f"PREPARE a AS {SQL['claim'].text}")
         plan = await db.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE a({', '.join(values)})")

@@ -18,9 +18,11 @@ from receiver.journal.postgres.statements import row, rows
 from receiver.journal.rows import from_row
 
 
-async def claim(db: Connection, mark: Mark, *, destination: str, owner: str, limit: int, now_ms: int) -> list[str]:
-    """Take up to `limit`, in one statement. Their ids, the longest due first."""
-    values = {"destination": destination, "owner": owner, "limit": limit, "now_ms": now_ms}
+async def claim(
+    db: Connection, mark: Mark, *, destination: str, owner: str, limit: int, now_ms: int, probing: bool = False
+) -> list[str]:
+    """Take up to `limit`, in one statement, where all is well. Their ids, the longest due first."""
+    values = {"destination": destination, "owner": owner, "limit": limit, "now_ms": now_ms, "probing": probing}
     return [found["id"] for found in await rows(db, "claim", **values, **mark.values)]
 
 
@@ -28,7 +30,9 @@ async def probe(db: Connection, mark: Mark, *, destination: str, owner: str, lim
     """The same where the destination seems to be down: asked under its lock, so that of two processes one sends the
     probe."""
     limit = await _room(db, destination, limit, now_ms)
-    return await claim(db, mark, destination=destination, owner=owner, limit=limit, now_ms=now_ms) if limit else []
+    if not limit:
+        return []
+    return await claim(db, mark, destination=destination, owner=owner, limit=limit, now_ms=now_ms, probing=True)
 
 
 async def _room(db: Connection, destination: str, limit: int, now_ms: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord
 from receiver.errors import JournalError
@@ -39,6 +40,8 @@ class Deliveries(Plumbing):
         """Deliveries that were claimed here and not completed yet."""
         self._strays: set[str] = set()
         """Owners for whom a claim may have been kept that nobody here has heard of."""
+        self._flowing: set[str] = set()
+        """Destinations whose last claim got all it asked for: there is more, so the next one need not look first."""
         self._claiming = 0
         self._gate = asyncio.Lock()
 
@@ -88,13 +91,22 @@ class Deliveries(Plumbing):
     # Claims and completions
 
     async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
+        take: Any = {"destination": destination, "owner": owner, "limit": limit, "now_ms": now_ms}
+        if destination in self._flowing:
+            works = await self._claim(owner, now_ms, partial(claims.claim, **take), one=True)
+            if len(works) < limit:
+                self._flowing.discard(destination)
+            if works:
+                return works
         (seen,) = await self._rows("look", destination=destination, now_ms=now_ms)
         if not seen["due"] or (seen["paused_until_ms"] or 0) > now_ms:
             return []
-        down = (seen["failures"] or 0) > 0
-        take = claims.probe if down else claims.claim
-        claim = partial(take, destination=destination, owner=owner, limit=limit, now_ms=now_ms)
-        return await self._claim(owner, now_ms, claim, one=not down)
+        if seen["failures"]:
+            return await self._claim(owner, now_ms, partial(claims.probe, **take), one=False)
+        works = await self._claim(owner, now_ms, partial(claims.claim, **take), one=True)
+        if len(works) == limit:
+            self._flowing.add(destination)
+        return works
 
     async def alone_due(self, destinations: Collection[str], now_ms: int) -> bool:
         return bool(await self._rows("alone_due", destinations=list(destinations), now_ms=now_ms))

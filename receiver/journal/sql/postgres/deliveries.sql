@@ -21,7 +21,8 @@ SELECT 1 FROM receiver.deliveries WHERE destination = :destination AND status = 
 
 -- name: claim
 -- Due ones that nobody else is about to take, the oldest of each submission; their attempts begin. (`IS NULL`, not `NOT
--- EXISTS`: one look by key for each; a join would go through all that runs.) A person's attempt is
+-- EXISTS`: one look by key for each; a join would go through all that runs.) A destination that is
+-- paused or fails gives nothing, unless whoever asks has looked at it under its lock (:probing). A person's attempt is
 -- what follows a replay; what follows its failure is automatic again.
 WITH due AS (
     SELECT id, submission_id FROM receiver.deliveries AS mine
@@ -30,6 +31,9 @@ WITH due AS (
           SELECT 1 FROM receiver.deliveries AS other
           WHERE other.submission_id = mine.submission_id AND other.destination = mine.destination
             AND other.status = 'running') IS NULL
+      AND (:probing::boolean OR NOT EXISTS (
+          SELECT FROM receiver.destinations
+          WHERE name = :destination AND (paused_until_ms > :now_ms OR failures > 0)))
     ORDER BY due_ms LIMIT :limit FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE receiver.deliveries SET status = 'running', attempt = attempt + 1, owner = :owner
