@@ -68,6 +68,17 @@ def to_json_bytes(value: Any) -> bytes:
         return clean_text(json.dumps(msgspec.to_builtins(value), ensure_ascii=False)).encode()
 
 
+def reader(type: type[T], columns: typing.Mapping[str, int]) -> Callable[[typing.Sequence[Any]], T]:
+    """What makes structs of rows that have their columns at these positions: quicker than `from_row` for many."""
+    plan = [(name, columns[name], read) for name, read in _readers(type)]
+
+    def read_row(row: typing.Sequence[Any]) -> T:
+        values = {name: row[at] if read is None or row[at] is None else read(row[at]) for name, at, read in plan}
+        return type(**values)
+
+    return read_row
+
+
 def from_row(type: type[T], row: typing.Mapping[str, Any]) -> T:
     """A struct from a row that has at least its columns."""
     values: dict[str, Any] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from receiver.journal.base import Work
 from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.statements import row, rows
-from receiver.journal.rows import from_row
+from receiver.journal.rows import from_row, reader
 
 
 async def claim(
@@ -64,49 +64,32 @@ async def read(db: Connection, ids: Sequence[str]) -> tuple[list[Work], list[Unr
         return [], []
     names = list(found[0].keys())
     cut = names.index("cut")
-    parts = {name: number for number, name in enumerate(names[:cut])}, _after(names, cut)
+    delivery_of = reader(Delivery, {name: at for at, name in enumerate(names) if at < cut})
+    rest = {name: at for at, name in enumerate(names) if at > cut}
+    submission_of = reader(Submission, rest)
     works, unreadable = [], []
     for record in found:
-        delivery = from_row(Delivery, _Part(record, parts[0]))
+        delivery = delivery_of(record)
         try:
-            works.append(_work(delivery, _Part(record, parts[1])))
+            works.append(_work(delivery, submission_of, {name: record[rest[name]] for name in _REST}, record))
         except (JournalError, msgspec.DecodeError) as exc:
             unreadable.append((delivery, str(exc)))
     order = {id: number for number, id in enumerate(ids)}
     return sorted(works, key=lambda work: order[work.delivery.id]), unreadable
 
 
-def _after(names: Sequence[str], cut: int) -> dict[str, int]:
-    return {name: number for number, name in enumerate(names) if number > cut}
+_REST = ("id", "event", "receipts", "parent_receipts")
+"""What else is read of a row: of the submission, and beside it."""
 
 
-class _Part(Mapping[str, Any]):
-    """The columns of one table in a row of two."""
-
-    __slots__ = ("_positions", "_record")
-
-    def __init__(self, record: Any, positions: Mapping[str, int]) -> None:
-        self._record = record
-        self._positions = positions
-
-    def __getitem__(self, name: str) -> Any:
-        return self._record[self._positions[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._positions)
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-
-def _work(delivery: Delivery, rest: Mapping[str, Any]) -> Work:
+def _work(delivery: Delivery, submission_of: Callable[[Any], Submission], rest: Mapping[str, Any], record: Any) -> Work:
     """Raises JournalError or DecodeError if something is lost or cannot be read."""
     if rest["id"] is None or rest["event"] is None:
         raise JournalError(f"Delivery {delivery.id} has lost its submission or event.")
     return Work(
         delivery=delivery,
         event=msgspec.json.decode(rest["event"], type=Event),
-        submission=from_row(Submission, rest),
+        submission=submission_of(record),
         receipts=_receipts(rest["receipts"]),
         parent=_receipts(rest["parent_receipts"]).get(delivery.destination),
     )
