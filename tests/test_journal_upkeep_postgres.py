@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
-from journals import ID, NOW, callback, finished, submission, take
+from journals import ID, NOW, callback, completion, fill, finished, submission, take
 from postgres import PostgresStore, postgres_store
 from postgres_server import Server
 
-from receiver.errors import InputError
+from receiver.errors import InputError, JournalError
 from receiver.events import Input, first_id
+from receiver.journal.base import Work
 from receiver.journal.postgres import PostgresJournal, open_postgres
+from receiver.journal.postgres.faults import is_lost, sentence
 from receiver.journal.postgres.statements import SQL
 from receiver.journal.selection import Order, Selection
 
@@ -115,6 +119,42 @@ async def test_a_replay_is_heard_by_other_processes(journal: PostgresJournal, ot
     heard.clear()
     await journal.replay(await orders_of(journal), NOW)
     await asyncio.wait_for(heard.wait(), 10)
+
+
+async def test_connections_that_the_server_ends_lose_no_word(journal: PostgresJournal, store: PostgresStore) -> None:
+    """However often it does, and in whatever moment: each error is the journal's own, so whoever waits tries again,
+    and nothing that was to be completed stays as if it ran."""
+    await fill(journal, 300)
+    works = await take(journal, limit=300)
+    stop = asyncio.Event()
+
+    async def end_them() -> None:
+        statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'receiver'"
+        while not stop.is_set():
+            await store.execute(statement)
+            await asyncio.sleep(0.01)
+
+    async def complete(work: Work) -> None:
+        while True:
+            with suppress(JournalError):
+                assert await journal.complete(completion(work))
+                return
+            await asyncio.sleep(0.05)
+
+    ending = asyncio.create_task(end_them())
+    await asyncio.gather(*(complete(work) for work in works[:200]))
+    stop.set()
+    await ending
+    await asyncio.gather(*(complete(work) for work in works[200:]))
+    assert await journal.deliveries(limit=1, status="running") == []
+
+
+def test_what_the_driver_loses_track_of_is_a_lost_connection() -> None:
+    """asyncpg raises it for a connection that the server ends in the moment in which it is to be used; it is no
+    InterfaceError, and was once taken for a fault of ours."""
+    lost = asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+    assert is_lost(lost)
+    assert sentence(lost, "db/receiver").fault == "unreachable"
 
 
 # --- the database as a whole -------------------------------------------------------------------------------------

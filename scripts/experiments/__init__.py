@@ -44,8 +44,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 )
 
 BESIDE: tuple[tuple[str, ...], ...] = (
-    ("poison-handlers", "postgres-crashes", "postgres-crowded", "postgres-slow", "postgres-poison-rows"),
-    ("postgres-kills", "postgres-cut-off", "postgres-leader"),
+    ("postgres-kills", "postgres-leader"),
+    ("postgres-cut-off", "postgres-crashes"),
+    ("poison-handlers", "postgres-crowded", "postgres-slow", "postgres-poison-rows"),
 )
 """These mostly wait, and measure nothing that others would disturb: each row runs in a process of its own beside the
 rest."""

@@ -35,7 +35,7 @@ SETTLED = 60.0
 BROKEN = 3.0
 """The same for a control: it need not get anything right."""
 KEEPER = """
-import asyncio, json, os, time
+import asyncio, json, os, random, time
 
 from receiver.deliveries import Receipt
 from receiver.handlers.base import HandlerOptions
@@ -53,7 +53,7 @@ class Plugin:
 
     async def deliver(self, attempt):
         self._note("begun", attempt)
-        await asyncio.sleep(float(os.environ.get("KEEPER_SECONDS", "0.01")))
+        await asyncio.sleep(float(os.environ.get("KEEPER_SECONDS", "0.01")) * random.uniform(0.7, 1.3))
         self._note("done", attempt)
         return Receipt(ref=attempt.event.id)
 
@@ -138,11 +138,10 @@ class Cluster:
             raise RuntimeError("There were too few callbacks for this experiment.")
 
     async def end(self, count: int) -> None:
-        """Call back with the ends of so many tasks, and with nothing else."""
+        """Call back with the ends of so many tasks at once, and with nothing else."""
         ends = (item for item in self._items if item.final)
         async with http_client(self.webs[0].url) as http:
-            for item in itertools.islice(ends, count):
-                await post(http, item, self.ledger)
+            await asyncio.gather(*(post(http, item, self.ledger) for item in itertools.islice(ends, count)))
 
     async def _client(self, chance: random.Random, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:

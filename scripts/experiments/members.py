@@ -58,17 +58,17 @@ class CutOff:
     promises = ("P3", "P4")
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
-        return await self._cut(folder, 8.0 if quick else 30.0, build="hasty" if quick else None)
+        return await self._cut(folder, 7.0 if quick else 30.0, build="hasty" if quick else None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Whoever has made an attempt may say how it ended, whatever has become of the delivery since."""
-        return await self._cut(folder, 8.0, build="hasty+unfenced")
+        return await self._cut(folder, 7.0, build="hasty+unfenced")
 
     async def _cut(self, folder: Path, seconds: float, *, build: str | None) -> Outcome:
         begun = time.monotonic()
-        async with cluster(folder, webs=1, workers=1, far=True, tasks=60, build=build, KEEPER_SECONDS="3") as place:
+        async with cluster(folder, webs=1, workers=1, far=True, tasks=80, build=build, KEEPER_SECONDS="2") as place:
             far = place.members[-1]
-            await place.end(8)
+            await place.end(14)
             held = await _held(place, far)
             place.way.cut()
             await asyncio.sleep(seconds)
@@ -94,6 +94,7 @@ class CutOff:
             )
 
 
+SOME = 3
 BELIEVED = """
 SELECT delivery_id FROM receiver.attempts
 WHERE delivery_id = ANY ($1::text[]) AND number = 1 AND outcome IS DISTINCT FROM 'failed'
@@ -107,8 +108,8 @@ def _of(place: Cluster, member: Member, what: str) -> set[str]:
 
 
 async def _held(place: Cluster, member: Member) -> set[str]:
-    """Keys of deliveries that a member is in the middle of, as soon as there are some."""
-    await _until(lambda: bool(_of(place, member, "begun") - _of(place, member, "done")), seconds=PATIENCE)
+    """Keys of deliveries that a member is in the middle of, as soon as there are some: they end one after the other."""
+    await _until(lambda: len(_of(place, member, "begun") - _of(place, member, "done")) >= SOME, seconds=PATIENCE)
     return _of(place, member, "begun") - _of(place, member, "done")
 
 

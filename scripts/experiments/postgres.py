@@ -31,15 +31,15 @@ class Crashes:
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
         """For two minutes."""
-        return await self._crash(folder, 3 if quick else 22, (1, 3) if quick else (3, 8), build=None)
+        return await self._crash(folder, 2 if quick else 22, (1, 3) if quick else (3, 8), build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Does not mind `synchronous_commit = off`."""
-        return await self._crash(folder, 3, (1, 2), build="commit-later")
+        return await self._crash(folder, 2, (1, 2), build="commit-later")
 
     async def _crash(self, folder: Path, crashes: int, pause: tuple[float, float], *, build: str | None) -> Outcome:
         begun, chance, slow = time.monotonic(), random.Random(crashes), []  # noqa: S311 - moments, no secrets
-        async with cluster(folder, webs=2, workers=1, tasks=200 * crashes, build=build) as place:
+        async with cluster(folder, webs=2, workers=1, tasks=250 * crashes, build=build) as place:
             async with place.load():
                 full = await place.warm_up()
                 for _ in range(crashes):
@@ -64,7 +64,7 @@ class Refused:
     promises = ("P2", "P7")
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
-        return await _troubled(folder, 2 if quick else 10, 2.0 if quick else 10.0, crowd, build=None)
+        return await _troubled(folder, 1 if quick else 10, 2.0 if quick else 10.0, crowd, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Acknowledges what the journal refused."""
@@ -79,7 +79,7 @@ class Slow:
     promises = ("P2", "P7")
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
-        return await _troubled(folder, 2 if quick else 10, 3.0 if quick else 12.0, hold_up, build=None)
+        return await _troubled(folder, 1 if quick else 10, 3.0 if quick else 12.0, hold_up, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Acknowledges what the journal refused."""

@@ -148,6 +148,9 @@ class Connections:
             ) from exc
         try:
             yield db
+        except asyncpg.InternalClientError:
+            db.terminate()  # the driver has lost track of what the server said last, and would never find it again
+            raise
         finally:
             with suppress(*ERRORS):
                 await self._pool.release(db)

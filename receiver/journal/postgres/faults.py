@@ -38,6 +38,7 @@ LOST = (
     TimeoutError,
     EOFError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server ended it in the moment in which it was to be used
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # restarted, stopped, starting up …
     asyncpg.IdleInTransactionSessionTimeoutError,
@@ -47,7 +48,7 @@ LOST = (
 COLLIDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 """Undone to let another transaction through; the same again succeeds."""
 
-ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, EOFError)
+ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
 """Whatever the driver raises. (TimeoutError is an OSError.)"""
 
 
