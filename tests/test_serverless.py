@@ -9,6 +9,7 @@ import pytest
 from engine import logged
 from functions import CRON, bearer, deployed
 
+from receiver import serverless
 from receiver.errors import SettingsError
 from receiver.provider import requests
 from receiver.runtime import journal_of, open_courier
@@ -160,6 +161,23 @@ async def test_without_a_journal_it_is_delivered_in_the_request(tmp_path: Path) 
         assert (row.id in page.name, '"order": "17"' in page.read_text()) == (True, True)
         assert not (tmp_path / "data").exists()
         assert (await function.tick()) == {}
+
+
+async def test_another_program_submits_with_the_key_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `open_courier`, which opens no destination: those are the function's."""
+    monkeypatch.chdir(tmp_path)
+    async with deployed(tmp_path, database="none") as function:
+        async with serverless.open_courier(
+            database="none",
+            keys="k" * 32,
+            provider_url=function.settings.provider_url,
+            provider_key="simulator",
+            public_url=function.settings.public_url,
+            to="slack://C0123",  # which would need a token
+        ) as courier:
+            row = await courier.submit(requests.imagine("a boat"), Options(to=("file",)))
+        await function.until(1)
+        assert row.id in next((tmp_path / "outputs").glob("*.json")).name
 
 
 async def test_without_a_journal_a_result_that_is_not_delivered_is_an_error(tmp_path: Path) -> None:
