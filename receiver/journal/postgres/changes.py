@@ -155,6 +155,11 @@ def _id_of(operation: Alter | Keep) -> str:
     return operation.submission_id if isinstance(operation, Alter) else operation.callback.submission_id
 
 
+def key(operation: Operation) -> str:
+    """The submission an operation is about."""
+    return operation.submission.id if isinstance(operation, Add) else _id_of(operation)
+
+
 class _Later:
     """An outcome that the write decides about."""
 

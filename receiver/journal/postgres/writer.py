@@ -17,6 +17,8 @@ Run = Callable[[Sequence[Op]], Awaitable[list[Any]]]
 """Carries out a batch in one transaction. The results in order; one that is an exception is that operation's error,
 though the batch stands. Whatever it raises undoes the batch."""
 
+_Item = tuple[Op, "asyncio.Future[Any]"]
+
 MAX_BATCH = 500
 SMALL_BATCH = 16
 """What is not worth a transaction of its own."""
@@ -31,12 +33,16 @@ class Writer(Generic[Op]):
     Args:
         run: see `Run`.
         width: batches under way at once.
+        key: what an operation is about; those about the same thing are carried out in order.
     """
 
-    def __init__(self, run: Run[Op], *, width: int = 1) -> None:
+    def __init__(self, run: Run[Op], *, width: int = 1, key: Callable[[Op], str] = lambda _: "") -> None:
         self._run = run
         self._width = width
-        self._waiting: list[tuple[Op, asyncio.Future[Any]]] = []
+        self._key = key
+        self._busy: set[str] = set()
+        self._waiting: list[_Item[Op]] = []
+        self._gathering = False
         self._turns: set[asyncio.Task[None]] = set()
 
     async def put(self, operation: Op) -> Any:
@@ -44,36 +50,62 @@ class Writer(Generic[Op]):
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._waiting.append((operation, future))
-        if len(self._waiting) == 1 and len(self._turns) < self._width:
-            loop.call_soon(self._begin, 0)
+        if not self._gathering and len(self._turns) < self._width:
+            self._gathering = True
+            loop.call_soon(self._gather, 0)
         return await future
 
-    def _begin(self, seen: int) -> None:
+    def _gather(self, seen: int) -> None:
         """What comes in one breath shares a commit: as long as each turn of the loop brings more, wait for it."""
         if seen < len(self._waiting) < MAX_BATCH:
-            asyncio.get_running_loop().call_soon(self._begin, len(self._waiting))
+            asyncio.get_running_loop().call_soon(self._gather, len(self._waiting))
             return
+        self._gathering = False
+        self._begin()
+
+    def _begin(self) -> None:
         while self._waiting and len(self._turns) < self._width:
             share = math.ceil(len(self._waiting) / (self._width - len(self._turns)))
             size = min(max(share, SMALL_BATCH), MAX_BATCH)
-            batch, self._waiting = self._waiting[:size], self._waiting[size:]
-            turn = asyncio.create_task(self._turn(batch), name="journal writer")
+            batch, self._waiting = self._take(size)
+            if not batch:
+                return
+            keys = {self._key(operation) for operation, _ in batch}
+            self._busy |= keys
+            turn = asyncio.create_task(self._turn(batch, keys), name="journal writer")
             self._turns.add(turn)
             turn.add_done_callback(self._end)
 
+    def _take(self, size: int) -> tuple[list[_Item[Op]], list[_Item[Op]]]:
+        """What goes next, and what is left. Nothing overtakes another operation on the same thing."""
+        batch: list[_Item[Op]] = []
+        left: list[_Item[Op]] = []
+        held = set(self._busy)
+        for item in self._waiting:
+            key = self._key(item[0])
+            if len(batch) < size and key not in held:
+                batch.append(item)
+            else:
+                left.append(item)
+                held.add(key)
+        return batch, left
+
     def _end(self, turn: asyncio.Task[None]) -> None:
         self._turns.discard(turn)
-        self._begin(len(self._waiting))
+        self._begin()
 
     async def aclose(self) -> None:
         """Finish what is queued. Idempotent."""
-        self._begin(len(self._waiting))
+        self._begin()
         while self._turns:
             await asyncio.wait(self._turns)
             await asyncio.sleep(0)  # whoever ended lets the next begin
 
-    async def _turn(self, batch: list[tuple[Op, asyncio.Future[Any]]]) -> None:
-        outcomes = await self._commit([operation for operation, _ in batch])
+    async def _turn(self, batch: list[_Item[Op]], keys: set[str]) -> None:
+        try:
+            outcomes = await self._commit([operation for operation, _ in batch])
+        finally:
+            self._busy -= keys
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():
                 continue  # whoever asked was cancelled; the write stands
