@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from experiments.base import Experiment, Outcome
-from experiments.stage import ROOT
 
 
 class CrashAtEachStep:
@@ -48,7 +48,7 @@ class CrashAtEachStep:
 async def _crashes(folder: Path, build: str, every: int) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "experiments.crashing", str(folder), build, str(every)]
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, env={"PYTHONPATH": str(ROOT / "scripts")}
+        *command, stdout=asyncio.subprocess.PIPE, env={"PYTHONPATH": os.pathsep.join(sys.path)}
     )
     out, _ = await process.communicate()
     if process.returncode:

@@ -14,13 +14,15 @@ from pathlib import Path
 import httpx
 
 from experiments.base import Experiment, Outcome
+from experiments.kills import BUSY, plain_start
 from experiments.plugins import plug_in
 from experiments.servers import Server, server
 from experiments.stage import Callback, Ledger, callbacks, http_client, post, rows, seed
 
 HELD_UP = 10.0
 RESTART = 5.0
-"""Seconds a restart may take on a machine that is busy with other things, too."""
+"""Seconds a restart may take on a machine that is busy with other things, too; on a busier one, `kills.BUSY` times as
+long as with nothing to recover."""
 PACE = 0.25
 """Seconds between two results."""
 FIRST = 4
@@ -111,7 +113,8 @@ class PoisonHandlers:
     async def _each(self, folder: Path, poisons: Mapping[str, float], *, build: str | None) -> Outcome:
         begun = time.monotonic()
         harms = {does: await _poisoned(folder / does, does, seconds, build) for does, seconds in poisons.items()}
-        late = [does for does, harm in harms.items() if harm.longest > HELD_UP + RESTART or not harm.attempts]
+        limit = HELD_UP + max(RESTART, BUSY * await plain_start(folder / "plain"))
+        late = [does for does, harm in harms.items() if harm.longest > limit or not harm.attempts]
         told = [
             f"{does}: {harm.attempts} attempts, {len(harm.restarts)} restarts, others held up {harm.longest:.1f} s"
             for does, harm in harms.items()
