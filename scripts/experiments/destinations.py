@@ -74,7 +74,7 @@ class DeadForADay:
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Owes every event for ever: yesterday's percentages come, too."""
-        with _never("cancel_older"), _never("cancel_if_outdated"):
+        with _never("cancel_older"), _never("cancel_known"), _never("cancel_if_outdated"):
             return await self._day(folder, 40)
 
     async def _day(self, folder: Path, tasks: int) -> Outcome:
