@@ -97,23 +97,28 @@ class Worker:
             done = await step()
         except NotNow:
             return 0
-        except ReceiverError as exc:
-            if name not in self._failing:
-                log.error("engine.step_failed", step=name, problem=str(exc))
-            self._failing.add(name)
-            return None
         except asyncio.CancelledError:
             if _stopped():
                 raise
             self._unexpected(name)  # something it waited for was cancelled, not the loop
             return None
-        except Exception:
-            self._unexpected(name)
+        except Exception as exc:
+            if _stopped():
+                raise asyncio.CancelledError from exc  # our cancellation, told in words of the step's own
+            self._failed(name, exc)
             return None
         if name in self._failing:
             self._failing.discard(name)
             log.info("engine.step_recovered", step=name)
         return done
+
+    def _failed(self, name: str, exc: Exception) -> None:
+        if not isinstance(exc, ReceiverError):
+            self._unexpected(name)
+            return
+        if name not in self._failing:
+            log.error("engine.step_failed", step=name, problem=str(exc))
+        self._failing.add(name)
 
     def _unexpected(self, name: str) -> None:
         if name not in self._failing:

@@ -155,6 +155,24 @@ async def test_stopping_cancels_a_step_under_way() -> None:
     await worker.stop()
 
 
+@pytest.mark.parametrize("error", [JournalError("The write was broken off."), OSError("broken off")])
+async def test_a_step_that_tells_its_cancellation_in_other_words_ends(error: Exception) -> None:
+    """A write that is cancelled may say that it failed. The loop does not go on for that."""
+    entered = asyncio.Event()
+
+    async def broken_off() -> int:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise error from None
+        return 0
+
+    async with working(StillClock(), step=broken_off) as worker:
+        await entered.wait()
+        await asyncio.wait_for(worker.stop(), 5)
+
+
 async def test_starting_twice_starts_one_loop() -> None:
     """A second start changes nothing, and one stop ends everything."""
     clock, step = StillClock(), Counting()

@@ -222,7 +222,7 @@ class Shifts:
     # The driver: one for all shifts of the process
 
     async def _drive(self) -> None:
-        while True:
+        while self._driver is asyncio.current_task():
             self._news.clear()
             if self._wanted:
                 await self._steps()
