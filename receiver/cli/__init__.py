@@ -11,6 +11,7 @@ import typer
 from receiver.cli import (
     describing,
     destinations,
+    doctor,
     listening,
     listings,
     making,
@@ -47,6 +48,7 @@ app.command()(pressing.seed)
 app.command()(pressing.cancel)
 app.command()(serving.serve)
 app.command()(serving.worker)
+app.command()(doctor.doctor)
 app.command()(processes.engines)
 app.command()(processes.migrate)
 app.add_typer(tasks.tasks, name="tasks")

@@ -1,0 +1,31 @@
+"""`doctor`: what Receiver stands on here, and what is wrong with it."""
+
+from __future__ import annotations
+
+import typer
+
+from receiver.cli.listings import AsJSON
+from receiver.cli.output import print_json, say
+from receiver.cli.running import run, settings_for
+from receiver.runtime.doctor import Finding, examine
+
+
+def doctor(as_json: AsJSON = False) -> None:
+    """Look at all that Receiver stands on.
+
+    Settings, provider, journal, engines, media store and destinations. Nothing is submitted or delivered. Exit status 1
+    if something is wrong.
+    """
+    settings = settings_for(quiet=True)
+
+    async def main() -> list[Finding]:
+        return [item async for item in examine(settings)]
+
+    found = run(main())
+    if as_json:
+        print_json(found)
+    else:
+        for item in found:
+            say(f"{item.verdict:8} {item.name}: {item.text}")
+    if any(item.verdict == "problem" for item in found):
+        raise typer.Exit(1)

@@ -1,0 +1,81 @@
+"""`receiver doctor`, as a real process: what is well, and what is wrong with what to do."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+import pytest
+from buckets import KEY, SECRET, shared_server
+from servers import Command, receiver, simulating
+
+from receiver.runtime import journal_of
+from receiver.runtime.doctor import examine
+from receiver.settings import Settings
+
+ENV = {"COMETAPI_KEY": "sk-simulator-0001", "RECEIVER_KEYS": "0123456789abcdef" * 4}
+
+
+def test_all_is_well(tmp_path: Path) -> None:
+    """Every piece is named, and the command changes nothing."""
+    with simulating(tmp_path) as url:
+        env = ENV | {"RECEIVER_PROVIDER_URL": url}
+        with Command("worker", folder=tmp_path, env=env) as command:
+            command.err.line("engine.started")
+            result = receiver("doctor", folder=tmp_path, env=env)
+            command.stop()
+        assert (result.code, result.err) == (0, "")
+        found = {line.split()[1].rstrip(":"): line.split()[0] for line in result.out.splitlines()}
+        assert found == {
+            "callbacks": "note",
+            "provider": "ok",
+            "journal": "ok",
+            "engines": "ok",
+            "media": "ok",
+            "destinations": "ok",
+        }
+        assert receiver("tasks", "list", "--json", folder=tmp_path, env=env).out == "[]\n"
+
+
+def test_each_fault_is_told_beside_the_others(tmp_path: Path) -> None:
+    """Nobody listens at the provider's address, there is no journal, a destination is wrong, the media folder is a
+    file: four sentences, exit status 1, and no secret."""
+    (tmp_path / "media").touch()
+    env = ENV | {
+        "RECEIVER_PROVIDER_URL": "http://127.0.0.1:9",
+        "RECEIVER_MEDIA": str(tmp_path / "media"),
+        "RECEIVER_TO": "slack://pictures?token=xoxb-s3cret&colour=red",
+    }
+    result = receiver("doctor", "--json", folder=tmp_path, env=env)
+    assert result.code == 1
+    problems = {item["name"]: item["text"] for item in json.loads(result.out) if item["verdict"] == "problem"}
+    assert set(problems) == {"provider", "journal", "media", "destinations"}
+    assert "There is no journal at" in problems["journal"]
+    assert all(text.endswith(".") for text in problems.values())
+    assert "s3cret" not in result.out + result.err
+    assert ENV["COMETAPI_KEY"] not in result.out + result.err
+
+
+async def test_a_journal_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From anywhere, as on the machine: where nothing goes on by itself that is worth a note."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    place = f"s3://journals/{secrets.token_hex(8)}?endpoint={shared_server().url}&region=us-east-1"
+    settings = Settings.model_validate(
+        {
+            "database": place,
+            "data": tmp_path,
+            "provider_url": "http://127.0.0.1:9",
+            "provider_key": "sk-nobody-0001",
+            "keys": [ENV["RECEIVER_KEYS"]],
+            "to": f"file:{tmp_path / 'outputs'}",
+        }
+    )
+    async with journal_of(settings):
+        pass
+    found = {item.name: item.verdict async for item in examine(settings)}
+    assert found["journal"] == "ok"
+    assert found["engines"] == "note"
+    assert found["media"] == "ok"
+    assert found["provider"] == "problem"
