@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord
+from receiver.deliveries import Completion
 from receiver.errors import JournalError
 from receiver.journal import rules
 from receiver.journal.base import Work
@@ -45,37 +45,12 @@ class Deliveries(Plumbing):
         self._claiming = 0
         self._gate = asyncio.Lock()
 
-    async def deliveries(
-        self,
-        *,
-        limit: int,
-        submission_id: str | None = None,
-        destination: str | None = None,
-        status: DeliveryStatus | None = None,
-    ) -> list[Delivery]:
-        name = "list_deliveries" if submission_id is None else "list_submission_deliveries"
-        filters = {"submission_id": submission_id, "destination": destination, "status": status}
-        return await self._select(Delivery, name, limit=limit, **filters)
-
-    async def delivery(self, delivery_id: str) -> Delivery | None:
-        found = await self._select(Delivery, "get_delivery", id=delivery_id)
-        return found[0] if found else None
-
-    async def attempts(self, delivery_id: str) -> list[AttemptRecord]:
-        return await self._select(AttemptRecord, "list_attempts", delivery_id=delivery_id)
-
     # Destinations
 
     async def register(self, destinations: Mapping[str, str]) -> None:
         named = dict(sorted(destinations.items()))
         values = {"names": list(named), "handlers": list(named.values())}
         await self._write(lambda db: run(db, "register_destination", **values))
-
-    async def owed_destinations(self) -> list[str]:
-        return [row["name"] for row in await self._rows("owed_destinations")]
-
-    async def destinations(self) -> list[DestinationRecord]:
-        return await self._select(DestinationRecord, "list_destinations")
 
     async def pause(self, destination: str, until_ms: int, reason: str) -> None:
         values = {"name": destination, "until_ms": until_ms, "reason": reason}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from receiver.errors import JournalError, NotFound
+from receiver.errors import JournalError
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal.base import Changed, Decide, Trouble
 from receiver.journal.postgres import changes, statements
@@ -111,40 +111,11 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
         rows = await self._select(Submission, "get_submission", id=submission_id)
         return rows[0] if rows else None
 
-    async def family(self, submission_id: str) -> list[Submission]:
-        return await self._select(Submission, "family", id=submission_id)
-
-    async def find(self, reference: str) -> Submission:
-        rows = await self._select(Submission, "find_submissions", reference=reference)
-        if not rows:
-            raise NotFound(f"There is no submission or task {reference!r} in this journal. See: receiver tasks list")
-        if len(rows) > 1 and rows[0].id != reference and rows[0].task_id != reference:
-            raise NotFound(f"More than one submission matches {reference!r}. Give more of its id.")
-        return rows[0]
-
-    async def submissions(self, *, limit: int, status: str | None = None) -> list[Submission]:
-        return await self._select(Submission, "list_submissions", limit=limit, status=status)
-
-    async def due_sends(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self._select(Submission, "due_sends", now_ms=now_ms, limit=limit)
-
-    async def due_polls(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self._select(Submission, "due_polls", now_ms=now_ms, limit=limit)
-
-    async def due_media(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self._select(Submission, "due_media", now_ms=now_ms, limit=limit)
-
-    async def overdue(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self._select(Submission, "overdue", now_ms=now_ms, limit=limit)
-
     # Callbacks and events
 
     async def callbacks(self, submission_id: str, *, limit: int | None = None) -> list[Callback]:
         found = await self._select(Callback, "last_callbacks", submission_id=submission_id, limit=limit)
         return found[::-1]
-
-    async def called_back(self, *, limit: int, created_before_ms: int) -> list[Submission]:
-        return await self._select(Submission, "called_back", limit=limit, created_before_ms=created_before_ms)
 
     async def events(
         self, *, limit: int, submission_id: str | None = None, type: EventType | None = None
@@ -160,9 +131,6 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
             return msgspec.json.decode(rows[0]["body"], type=Event) if rows else None
 
     # Troubles
-
-    async def troubles(self) -> list[Trouble]:
-        return await self._select(Trouble, "list_troubles")
 
     async def note(self, trouble: Trouble) -> None:
         await self._write(lambda db: statements.run(db, "note_trouble", **to_row(trouble)))

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from receiver.journal.listings import Listings
 from receiver.journal.postgres import statements
 from receiver.journal.postgres.connections import Connections, Operation
 from receiver.journal.postgres.waking import Waking
@@ -15,7 +16,7 @@ T = TypeVar("T")
 Row = TypeVar("Row", bound=msgspec.Struct)
 
 
-class Plumbing:
+class Plumbing(Listings):
     """A part of `PostgresJournal`. Everything here raises JournalError."""
 
     def __init__(self, connections: Connections, *, listen: bool) -> None:

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord
+from receiver.deliveries import Completion
 from receiver.disk import in_thread
-from receiver.errors import JournalError, NotFound
+from receiver.errors import JournalError
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal.base import Changed, Decide, Trouble, Work
+from receiver.journal.listings import Listings
 from receiver.journal.rows import from_row, to_json, to_row
 from receiver.journal.sqlite import operations
 from receiver.journal.sqlite.ballast import Ballast
@@ -35,7 +36,7 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 Connection = sqlite3.Connection
 
 
-class SQLiteJournal(OneEngine, Upkeep):
+class SQLiteJournal(OneEngine, Listings, Upkeep):
     """See `journal.base.Journal`. Made by `open_journal`."""
 
     def __init__(
@@ -98,40 +99,11 @@ class SQLiteJournal(OneEngine, Upkeep):
     async def get(self, submission_id: str) -> Submission | None:
         return await self._read(lambda db: operations.get(db, submission_id))
 
-    async def family(self, submission_id: str) -> list[Submission]:
-        return await self._select(Submission, "family", id=submission_id)
-
-    async def find(self, reference: str) -> Submission:
-        rows = await self._select(Submission, "find_submissions", reference=reference)
-        if not rows:
-            raise NotFound(f"There is no submission or task {reference!r} in this journal. See: receiver tasks list")
-        if len(rows) > 1 and rows[0].id != reference and rows[0].task_id != reference:
-            raise NotFound(f"More than one submission matches {reference!r}. Give more of its id.")
-        return rows[0]
-
-    async def submissions(self, *, limit: int, status: str | None = None) -> list[Submission]:
-        return await self._select(Submission, "list_submissions", limit=limit, status=status)
-
-    async def due_sends(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self._select(Submission, "due_sends", now_ms=now_ms, limit=limit)
-
-    async def due_polls(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self._select(Submission, "due_polls", now_ms=now_ms, limit=limit)
-
-    async def due_media(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self._select(Submission, "due_media", now_ms=now_ms, limit=limit)
-
-    async def overdue(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self._select(Submission, "overdue", now_ms=now_ms, limit=limit)
-
     # Callbacks and events
 
     async def callbacks(self, submission_id: str, *, limit: int | None = None) -> list[Callback]:
         found = await self._select(Callback, "last_callbacks", submission_id=submission_id, limit=limit or -1)
         return found[::-1]
-
-    async def called_back(self, *, limit: int, created_before_ms: int) -> list[Submission]:
-        return await self._select(Submission, "called_back", limit=limit, created_before_ms=created_before_ms)
 
     async def events(
         self, *, limit: int, submission_id: str | None = None, type: EventType | None = None
@@ -146,9 +118,6 @@ class SQLiteJournal(OneEngine, Upkeep):
 
     # Troubles
 
-    async def troubles(self) -> list[Trouble]:
-        return await self._select(Trouble, "list_troubles")
-
     async def note(self, trouble: Trouble) -> None:
         await self._write(lambda db: db.execute(SQL["note_trouble"], to_row(trouble)))
 
@@ -157,34 +126,9 @@ class SQLiteJournal(OneEngine, Upkeep):
 
     # Deliveries
 
-    async def deliveries(
-        self,
-        *,
-        limit: int,
-        submission_id: str | None = None,
-        destination: str | None = None,
-        status: DeliveryStatus | None = None,
-    ) -> list[Delivery]:
-        name = "list_deliveries" if submission_id is None else "list_submission_deliveries"
-        filters = {"submission_id": submission_id, "destination": destination, "status": status}
-        return await self._select(Delivery, name, limit=limit, **filters)
-
-    async def delivery(self, delivery_id: str) -> Delivery | None:
-        rows = await self._select(Delivery, "get_delivery", id=delivery_id)
-        return rows[0] if rows else None
-
-    async def attempts(self, delivery_id: str) -> list[AttemptRecord]:
-        return await self._select(AttemptRecord, "list_attempts", delivery_id=delivery_id)
-
     async def register(self, destinations: Mapping[str, str]) -> None:
         rows = [{"name": name, "handler": handler} for name, handler in destinations.items()]
         await self._write_beside(lambda db: db.executemany(SQL["register_destination"], rows))
-
-    async def owed_destinations(self) -> list[str]:
-        return [row["name"] for row in await self._rows("owed_destinations")]
-
-    async def destinations(self) -> list[DestinationRecord]:
-        return await self._select(DestinationRecord, "list_destinations")
 
     async def pause(self, destination: str, until_ms: int, reason: str) -> None:
         values = {"name": destination, "until_ms": until_ms, "reason": reason}
