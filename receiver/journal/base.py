@@ -127,6 +127,9 @@ class Journal(Protocol):
     async def aclose(self) -> None:
         """Finish what was accepted, then close. Idempotent."""
 
+    async def settle(self) -> None:
+        """Wait until what is swept up after writes has been: for those whose process is frozen afterwards."""
+
     async def check(self) -> None:
         """Raise JournalError unless a write works now."""
 

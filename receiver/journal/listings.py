@@ -27,6 +27,9 @@ class Listings(ABC):
     async def _select(self, type: type[Row], name: str, **values: Any) -> list[Row]:
         """The same as structs."""
 
+    async def settle(self) -> None:  # noqa: B027 - nothing to do is all there is to it
+        """A transaction leaves nothing to be swept up."""
+
     # Submissions
 
     async def family(self, submission_id: str) -> list[Submission]:

@@ -171,7 +171,7 @@ class Shifts:
             begun = True
         if begun:
             await self._shift(seconds)
-        await self._settle()
+        await self._journal.settle()
 
     async def tick(self, seconds: float) -> dict[str, int]:
         """Look at everything, and carry it on as `work` does. May overlap with any other shift, in any process.
@@ -184,7 +184,7 @@ class Shifts:
         await self._journal.advance(self._clock.now_ms())
         self._want(*_OVERDUE, *_DAILY)
         await self._shift(seconds)
-        await self._settle()
+        await self._journal.settle()
         return dict(self._done)
 
     async def _shift(self, seconds: float) -> None:
@@ -213,11 +213,6 @@ class Shifts:
             await self._submissions.drain(SEND_SECONDS)
             self._wanted.clear()
             self._soon.clear()
-
-    async def _settle(self) -> None:
-        """What a journal sweeps up after its writes is done, too."""
-        if (settle := getattr(self._journal, "settle", None)) is not None:
-            await settle()
 
     # The driver: one for all shifts of the process
 

@@ -77,7 +77,6 @@ class Plumbing:
         await self._rows.tidy()
 
     async def settle(self) -> None:
-        """Wait until what is swept up after writes has been: for those whose process is frozen afterwards."""
         await self._rows.tidy()
 
     async def _marked(self, status: str, *folders: str) -> AsyncIterator[Delivery]:
