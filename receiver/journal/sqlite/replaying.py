@@ -12,8 +12,7 @@ from receiver.deliveries import Delivery
 from receiver.journal.orders import fresh, outcome_of, range_of
 from receiver.journal.rows import from_row
 from receiver.journal.selection import REPLAYED, Order, Replayed, Selection
-from receiver.journal.sqlite.recent import Recent
-from receiver.journal.sqlite.staged import insert_deliveries
+from receiver.journal.sqlite.staged import delivery_row
 from receiver.journal.sqlite.statements import SQL
 
 Connection = sqlite3.Connection
@@ -85,5 +84,5 @@ def _replay(db: Connection, order: Order, now_ms: int) -> Replayed:
         db.execute(SQL["revive_delivery"], {"id": seen.delivery_id, "now_ms": now_ms})
         return seen
     delivery = fresh(order, now_ms)
-    insert_deliveries(db, Recent(), [delivery])
+    db.execute(SQL["insert_delivery"], delivery_row(delivery))
     return Replayed(order=order, outcome="new", delivery_id=delivery.id)

@@ -108,10 +108,10 @@ def insert_deliveries(db: sqlite3.Connection, recent: Recent, deliveries: Iterab
             older.append((item.created_ms, before))
     db.executemany(SQL["cancel_known"], older)
     db.executemany(SQL["cancel_older"], unknown)
-    db.executemany(SQL["insert_delivery"], map(_delivery_row, deliveries))
+    db.executemany(SQL["insert_delivery"], map(delivery_row, deliveries))
 
 
-def _delivery_row(item: Delivery) -> Row:
+def delivery_row(item: Delivery) -> Row:
     manual = 1 if item.manual else 0  # sqlite3 looks for an adapter of a bool at each binding
     return (
         item.id, item.event_id, item.submission_id, item.destination, item.created_ms, item.due_ms, manual
