@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
@@ -11,12 +12,12 @@ from receiver.runtime.options import How, to_options
 from receiver.runtime.wiring import Runtime
 
 
-class Requests:
+class Requests(ABC):
     """The requests of `Receiver`. All take `How` beside their own fields, and raise the same errors."""
 
+    @abstractmethod
     def _started(self) -> Runtime:
         """What a Receiver that has started is made of. Raises NotStarted."""
-        raise NotImplementedError
 
     async def imagine(
         self,

@@ -8,6 +8,7 @@ kind.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,11 +161,11 @@ def key(operation: Operation) -> str:
     return operation.submission.id if isinstance(operation, Add) else _id_of(operation)
 
 
-class _Later:
+class _Later(ABC):
     """An outcome that the write decides about."""
 
-    def __call__(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self) -> Any: ...
 
 
 @dataclass(slots=True)

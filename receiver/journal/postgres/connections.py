@@ -207,18 +207,18 @@ class Connections:
         return await self._repeated(lambda: self._state(operation, again))
 
     async def _repeated(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        broken = False
-        for number in itertools.count(1):
+        broken, tries = False, 0
+        while True:
+            tries += 1
             try:
                 return await attempt()
             except COLLIDED:
-                if number >= COLLISIONS:
+                if tries >= COLLISIONS:
                     raise
             except Exception as exc:
                 if self._closed or broken or not is_lost(exc):
                     raise
                 broken = True  # it had broken before, most likely: one more chance on another one
-        raise AssertionError  # pragma: no cover - the loop has no other end
 
     async def _transact(self, operation: Marking[T]) -> T:
         mark = self._mark()
