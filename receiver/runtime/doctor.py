@@ -1,5 +1,5 @@
 """What Receiver stands on here, looked at piece by piece: settings, provider, journal, engines, media store,
-destinations. Nothing is submitted, delivered or changed."""
+destinations. Nothing is submitted or delivered."""
 
 from __future__ import annotations
 
