@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from journals import FULL, ID, NOW, callback, delivery, event, fill, ids, submission
+from journals import FULL, ID, NOW, callback, delivery, event, fill, ids, owe, submission
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import EngineRunning, JournalError, JournalLocked
@@ -64,6 +64,29 @@ async def test_writes_are_on_disk_when_they_are_answered(path: Path) -> None:
     )
     await journal.aclose()
     assert (mode, level) == ("wal", 2)  # 2 is FULL
+
+
+async def test_a_row_that_cannot_be_read_is_a_sentence(path: Path) -> None:
+    """Somebody's hand, or a disk: whichever way it is looked at, the file and a remedy, and no traceback."""
+    journal = await open_journal(path)
+    row = submission(1)
+    await journal.add(row)
+    fact = await owe(journal, row, "task.succeeded", 1)
+    with connection(path) as db:
+        db.execute("UPDATE submissions SET labels = '['")
+        db.execute("UPDATE events SET body = '{}'")
+    asked = (
+        journal.get(row.id),
+        journal.find(row.id),
+        journal.submissions(limit=1),
+        journal.event(fact.id),
+        journal.events(limit=1),
+    )
+    for question in asked:
+        with pytest.raises(JournalError, match=r"holds a row that cannot be read: .*\. Restore a backup\.") as told:
+            await question
+        assert str(path) in str(told.value)
+    await journal.aclose()
 
 
 def commits(path: Path) -> int:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from receiver.errors import JournalError
 from receiver.journal import statements
 from receiver.journal.sqlite.faults import sentence
@@ -92,11 +94,13 @@ def _split(script: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def translated(path: Path, busy_seconds: float) -> Iterator[None]:
-    """SQLite's errors as sentences."""
+    """SQLite's errors as sentences; what a row holds that cannot be read is one, too."""
     try:
         yield
     except (sqlite3.Error, OSError) as exc:
         raise told(exc, path, busy_seconds) from exc
+    except msgspec.DecodeError as exc:
+        raise JournalError(f"The journal {path} holds a row that cannot be read: {exc}. Restore a backup.") from exc
 
 
 def told(exc: sqlite3.Error | OSError, path: Path, busy_seconds: float) -> JournalError:

@@ -110,11 +110,13 @@ class SQLiteJournal(OneEngine, Listings, Upkeep):
     ) -> list[Event]:
         name = "list_events" if submission_id is None else "list_submission_events"
         rows = await self._rows(name, limit=limit, submission_id=submission_id, type=type)
-        return [msgspec.json.decode(row["body"], type=Event) for row in rows]
+        with translated(self._path, self._busy_seconds):
+            return [msgspec.json.decode(row["body"], type=Event) for row in rows]
 
     async def event(self, event_id: str) -> Event | None:
         rows = await self._rows("get_event", id=event_id)
-        return msgspec.json.decode(rows[0]["body"], type=Event) if rows else None
+        with translated(self._path, self._busy_seconds):
+            return msgspec.json.decode(rows[0]["body"], type=Event) if rows else None
 
     # Troubles
 
