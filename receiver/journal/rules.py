@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from receiver.backoff import DELIVERY, DOWN_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
-from receiver.deliveries import Completion, Delivery, DestinationRecord
+from receiver.deliveries import AttemptOutcome, Completion, Delivery, DeliveryStatus, DestinationRecord
 from receiver.events import Submission
 from receiver.retry_after import LONGEST as LONGEST_ASKED
 
@@ -83,27 +83,24 @@ def _vanished(delivery: Delivery, now_ms: int) -> Completion:
 
 
 def _beside(delivery: Delivery, now_ms: int) -> Completion:
-    return Completion(
-        delivery_id=delivery.id,
-        attempt=delivery.attempt,
-        owner=delivery.owner or "",
-        outcome="interrupted",
-        status="pending",
-        finished_ms=now_ms,
-        due_ms=now_ms,
-        counts=False,
-        detail="the process ended beside another delivery that had been running at such an end before",
-    )
+    detail = "the process ended beside another delivery that had been running at such an end before"
+    return _uncounted(delivery, now_ms, outcome="interrupted", status="pending", detail=detail)
 
 
 def unreadable(delivery: Delivery, now_ms: int, detail: str) -> Completion:
     """The end of what cannot be read: it can never run, and must not hold up its destination for ever."""
+    return _uncounted(delivery, now_ms, outcome="rejected", status="dead", detail=detail)
+
+
+def _uncounted(
+    delivery: Delivery, now_ms: int, *, outcome: AttemptOutcome, status: DeliveryStatus, detail: str
+) -> Completion:
     return Completion(
         delivery_id=delivery.id,
         attempt=delivery.attempt,
         owner=delivery.owner or "",
-        outcome="rejected",
-        status="dead",
+        outcome=outcome,
+        status=status,
         finished_ms=now_ms,
         due_ms=now_ms,
         counts=False,

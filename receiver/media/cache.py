@@ -21,7 +21,7 @@ from pathlib import Path
 from receiver.disk import lies_at, lock
 from receiver.errors import MediaError
 from receiver.events import Media
-from receiver.media.draft import Draft, probe
+from receiver.media.draft import Draft, probe, write
 from receiver.media.kinds import EXTENSIONS
 from receiver.media.layout import path_in, tile_paths_in
 from receiver.media.store import IDENTITY
@@ -96,12 +96,7 @@ class Cache:
 
     def write(self, path: Path, data: bytes) -> None:
         """A tile, durable: nobody knows the digest it should have."""
-        draft = Draft(self.folder)
-        try:
-            draft.add(data)
-            draft.keep_as(path)
-        finally:
-            draft.drop()
+        write(self.folder, path, data)
         self._grown(len(data))
 
     def hold(self, media: Media, held: ExitStack) -> bool:

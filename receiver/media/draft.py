@@ -138,3 +138,17 @@ async def _blocks(chunks: AsyncIterator[bytes], source: str, max_bytes: int) -> 
 def too_large(source: str, max_bytes: int) -> MediaError:
     """The error for a file beyond the cap. Asking again cannot help."""
     return MediaError(f"What {source} holds is larger than the limit of {max_bytes:,} bytes.", permanent=True)
+
+
+def write(folder: Path, path: Path, data: bytes) -> None:
+    """A whole file in such a folder: on disk under its name, or not there. A blocking call.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = Draft(folder)
+    try:
+        draft.add(data)
+        draft.keep_as(path)
+    finally:
+        draft.drop()

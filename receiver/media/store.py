@@ -14,7 +14,7 @@ from typing import ClassVar, ParamSpec, TypeVar
 from receiver.disk import in_thread
 from receiver.errors import MediaError
 from receiver.events import Media
-from receiver.media.draft import Draft, probe, receive
+from receiver.media.draft import Draft, probe, receive, write
 from receiver.media.kinds import EXTENSIONS
 from receiver.media.layout import DIGEST, path_in, tile_paths_in
 from receiver.media.links import place
@@ -59,12 +59,7 @@ class MediaStore:
         yield tuple([await self.local(media) for media in files])
 
     def write(self, path: Path, data: bytes) -> None:
-        draft = Draft(self.folder)
-        try:
-            draft.add(data)
-            draft.keep_as(path)
-        finally:
-            draft.drop()
+        write(self.folder, path, data)
 
     async def put(self, chunks: AsyncIterator[bytes], *, url: str, index: int, max_bytes: int) -> Media:
         """File and folder are synced when this returns. The same content again replaces itself: that heals damage."""
