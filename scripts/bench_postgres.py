@@ -40,6 +40,7 @@ from pgqueuer.types import QueueExecutionMode
 from postgres_server import Server
 from procrastinate import App, PsycopgConnector
 
+from receiver.cli.running import spare_the_collector
 from receiver.deliveries import Completion, Delivery
 from receiver.events import Event, Submission, event_id, new_id
 from receiver.journal.base import Change, Work
@@ -234,6 +235,7 @@ def latencies(server: Server, options: Options) -> list[float]:
 def engine_round(server: Server, options: Options) -> dict[str, float]:
     """Deliveries claimed and completed a second, with a handler that does nothing, and the ready-made engines."""
     with on_server_core(options):
+        spare_the_collector()  # as `receiver worker` does
         found = {}
         for batch, count in ((200, 20_000), (20, 10_000), (1, 500)):
             found[f"engine_{batch}"] = run(deliveries(database(server, "engine"), batch, count))

@@ -35,6 +35,7 @@ from receiver.journal.base import Change
 from receiver.journal.postgres import PostgresJournal, completions, open_postgres
 from receiver.journal.postgres.connections import Mark, check_version
 from receiver.journal.postgres.migrations import LOCK
+from receiver.tasks import Task
 
 replace = msgspec.structs.replace
 
@@ -141,13 +142,16 @@ TABLES: dict[str, Any] = {
 }
 
 
+ADDED = {"number", "task_status", "told", "started_ms"}
+"""The order; for listings; the event that holds the task; of the attempt that runs."""
+
+
 @pytest.mark.parametrize("table", TABLES)
 async def test_every_field_has_a_column(journal: PostgresJournal, table: str) -> None:
-    """A table holds its struct, and nothing but (a number may say the order, and listings ask for the task's
-    status)."""
+    """A table holds its struct, and what the journal alone has to know."""
     asked = "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped"
     columns = {row["attname"] for row in await journal._read(lambda db: db.fetch(asked, f"receiver.{table}"))}
-    assert columns - {"number", "task_status"} == set(TABLES[table].__struct_fields__) - {"number"}
+    assert columns - ADDED == set(TABLES[table].__struct_fields__) - ADDED
 
 
 async def test_many_make_the_tables_at_once() -> None:
@@ -339,6 +343,101 @@ async def test_one_probe_at_a_time_from_all_processes(store: PostgresStore) -> N
         await journal.aclose()
 
 
+async def test_each_process_knows_what_the_other_has_added(store: PostgresStore) -> None:
+    """Three events of one submission, told by two processes in turn: the newest is owed, wherever it was told, and
+    whether or not the row itself was changed."""
+    one, two = await store.open(), await store.open()
+    row = submission(1)
+    await one.add(row)
+    tellers = [(one, 15), (one, 20), (two, 25), (one, 30), (two, 35), (two, 40), (one, 45)]
+    for number, (journal, percent) in enumerate(tellers, 1):
+        await owe(journal, row, "task.progressed", number, percent=percent)
+        statuses = [await status_of(one, earlier) for earlier in range(1, number + 1)]
+        assert statuses == ["cancelled"] * (number - 1) + ["pending"]
+    await one.aclose()
+    await two.aclose()
+
+
+# Tasks, which stand once
+
+
+STANDS = "SELECT task IS NULL AS elsewhere, told FROM receiver.submissions"
+
+
+async def stands(store: PostgresStore) -> tuple[bool, str | None]:
+    """Whether the task stands in an event, and in which."""
+    db = await asyncpg.connect(store.url)
+    row = await db.fetchrow(STANDS)
+    await db.close()
+    return row["elsewhere"], row["told"]
+
+
+def telling(row: Submission, percent: int, **fields: Any) -> Change:
+    """A callback that is news: the row and the event have one task."""
+    task = Task(id="1773", status="IN_PROGRESS", progress=percent, prompt='a "boat" \\ \u2028 \N{SAILBOAT}')
+    row = replace(row, task_id="1773", task=task, callbacks=row.callbacks + 1, **fields)
+    fact = replace(event(row, "task.progressed", percent), task=task)
+    return Change(submission=row, events=(fact,), deliveries=(delivery(fact, percent),))
+
+
+@pytest.mark.parametrize("fields", [{}, {"detail": "more than a callback changes"}], ids=["heard", "more"])
+@pytest.mark.parametrize("known", [True, False], ids=["known", "read"])
+async def test_a_task_stands_once(store: PostgresStore, known: bool, fields: dict[str, Any]) -> None:
+    """In the event that told of it; what is told of no event stands in its row. Everybody reads the same."""
+    journal, other = await store.open(), await store.open()
+    row = submission(1)
+    await journal.add(row)
+    if known:
+        await journal.change(row.id, lambda row: Change(submission=row))
+    first = await journal.change(row.id, lambda row: telling(row, 15, **fields))
+    assert first is not None
+    assert await stands(store) == (True, first.events[0].id)
+    assert await journal.get(row.id) == await other.get(row.id) == first.submission
+    (work,) = await take(journal)
+    assert (work.submission, work.event) == (first.submission, first.events[0])
+
+    later = replace(first.submission.task, progress=20)  # type: ignore[type-var]
+    second = await other.change(row.id, lambda row: Change(submission=replace(row, task=later)))
+    assert second is not None
+    assert await stands(store) == (False, None)
+    assert await journal.get(row.id) == second.submission
+    assert second.submission.task == later
+    await journal.aclose()
+    await other.aclose()
+
+
+async def test_a_delivery_of_an_earlier_event_has_the_newest_task(store: PostgresStore) -> None:
+    """The submission is as it is now, whichever event is delivered."""
+    journal = await store.open()
+    row = submission(1)
+    await journal.add(row)
+    first = await journal.change(row.id, lambda row: telling(row, 15))
+    second = await journal.change(row.id, lambda row: replace(telling(row, 20), deliveries=()))
+    assert first is not None
+    assert second is not None
+    (work,) = await take(journal)
+    assert (work.event, work.submission) == (first.events[0], second.submission)
+    await journal.aclose()
+
+
+async def test_a_task_whose_event_is_gone_is_named(store: PostgresStore) -> None:
+    """By the check; and its delivery can never run."""
+    journal = await store.open()
+    row = submission(1)
+    await journal.add(row)
+    await journal.change(row.id, lambda row: telling(row, 15))
+    told = await journal.change(row.id, lambda row: replace(telling(row, 20), deliveries=()))
+    assert told is not None
+    await store.execute(f"DELETE FROM receiver.events WHERE id = '{told.events[0].id}'")  # noqa: S608
+    (problem,) = await journal.problems()
+    assert "1 submissions have their task in an event that is gone" in problem
+    assert await take(journal) == []
+    found = await journal.delivery(delivery(told.events[0], 15).id)
+    assert found is not None
+    assert (found.status, found.detail) == ("dead", f"Delivery {found.id} has lost the event that tells of its task.")
+    await journal.aclose()
+
+
 # Broken connections
 
 
@@ -502,9 +601,10 @@ async def test_no_more_connections(store: PostgresStore) -> None:
     ):
         others.append(one)
     await journal._connections._pool.expire_connections()
-    with pytest.raises(JournalError, match="Raise max_connections") as caught:
-        await asyncio.gather(*(journal.get("x") for _ in range(9)))
-    assert caught.value.fault == "crowded"
+    found = await asyncio.gather(*(journal.get("x") for _ in range(9)), return_exceptions=True)
+    problem = next(one for one in found if isinstance(one, JournalError))
+    assert "Raise max_connections" in str(problem)
+    assert problem.fault == "crowded"
     await asyncio.gather(*(one.close() for one in others))
     await journal.check()
     await journal.aclose()

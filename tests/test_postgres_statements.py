@@ -11,11 +11,13 @@ from typing import Any
 import asyncpg
 import postgres
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from journals import NOW
 
 from receiver.journal.postgres import open_postgres
 from receiver.journal.postgres.connections import SETTINGS
-from receiver.journal.postgres.statements import SQL
+from receiver.journal.postgres.statements import SQL, array
 
 MANY = """
 INSERT INTO receiver.submissions (
@@ -41,30 +43,31 @@ INSERT INTO receiver.destinations (name, handler) SELECT 'place-' || n, 'file' F
 """
 COUNT = 6_000
 
+CLAIMED = {"deliveries_pkey", "commits_pkey", "submissions_pkey", "events_id", "deliveries_submission"}
+"""Where a claim finds what attempts need."""
 INDEXES = {
     "lock_submissions": {"submissions_pkey"},
-    "get_submission": {"submissions_pkey"},
-    "get_submissions": {"submissions_pkey"},
-    "get_once": {"submissions_once"},
-    "due_sends": {"submissions_send"},
-    "due_polls": {"submissions_poll"},
-    "due_media": {"submissions_media"},
-    "overdue": {"submissions_deadline"},
-    "called_back": {"submissions_called_back"},
+    "get_submission": {"submissions_pkey", "events_id"},
+    "get_submissions": {"submissions_pkey", "events_id"},
+    "get_once": {"submissions_once", "events_id"},
+    "due_sends": {"submissions_send", "events_id"},
+    "due_polls": {"submissions_poll", "events_id"},
+    "due_media": {"submissions_media", "events_id"},
+    "overdue": {"submissions_deadline", "events_id"},
+    "called_back": {"submissions_called_back", "events_id"},
     "last_callbacks": {"callbacks_submission"},
     "get_event": {"events_id"},
     "list_submission_events": {"events_id"},
-    "write_batch": {"submissions_pkey", "deliveries_submission", "commits_pkey"},
+    "write_batch": {"submissions_pkey", "deliveries_submission", "deliveries_pkey", "commits_pkey"},
     "update_submissions": {"submissions_pkey"},
     "release_deliveries": {"deliveries_submission"},
     "look": {"deliveries_due", "destinations_pkey"},
-    "claim": {"deliveries_due", "deliveries_running", "deliveries_pkey", "commits_pkey", "destinations_pkey"},
-    "claim_alone": {"deliveries_pkey", "commits_pkey"},
+    "claim": {"deliveries_due", "deliveries_running", "destinations_pkey", *CLAIMED},
+    "claim_alone": CLAIMED,
     "alone_due": {"deliveries_alone", "deliveries_running", "destinations_pkey"},
     "any_running": {"deliveries_running"},
-    "needs": {"deliveries_pkey", "submissions_pkey", "events_id", "deliveries_submission"},
     "lock_owing": {"submissions_pkey", "deliveries_pkey"},
-    "complete": {"deliveries_pkey", "attempts_pkey", "destinations_pkey", "commits_pkey"},
+    "complete": {"deliveries_pkey", "destinations_pkey", "commits_pkey"},
     "completed": {"attempts_pkey"},
     "cancel_outdated": {"deliveries_pkey", "deliveries_submission", "events_id"},
     "lock_destination": {"destinations_pkey"},
@@ -72,15 +75,15 @@ INDEXES = {
     "update_destinations": {"destinations_pkey"},
     "pause_destination": {"destinations_pkey"},
     "list_strays": {"deliveries_running"},
-    "give_back": {"deliveries_pkey", "attempts_pkey"},
+    "give_back": {"deliveries_pkey"},
     "get_due": {"deliveries_pkey"},
-    "write_unlocked": {"submissions_pkey", "deliveries_submission", "commits_pkey"},
+    "write_unlocked": {"submissions_pkey", "deliveries_submission", "deliveries_pkey", "commits_pkey"},
     "accuse": {"deliveries_pkey"},
     "run_alone": {"deliveries_pkey"},
     "lock_left": {"deliveries_running", "engines_pkey"},
     "end_wait": {"deliveries_due", "destinations_pkey"},
     "get_delivery": {"deliveries_pkey"},
-    "list_attempts": {"attempts_pkey"},
+    "list_attempts": {"attempts_pkey", "deliveries_pkey"},
     "list_submission_deliveries": {"deliveries_submission"},
     "advance_deliveries": {"deliveries_due", "destinations_pkey"},
     "advance_sends": {"submissions_send"},
@@ -161,6 +164,20 @@ def test_hot_statements_use_their_indexes(both: list[dict[str, list[dict[str, An
             if (name, node["Index Name"]) not in WITHOUT_CONDITION:
                 assert node.get("Index Cond"), node
         assert not [node for node in found[name] if node["Node Type"] == "Seq Scan"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))))
+def test_a_list_as_a_literal_is_the_same_list(databases: tuple[str, str], values: list[str | None]) -> None:
+    """Whatever its texts hold."""
+
+    async def read() -> Any:
+        db = await asyncpg.connect(databases[0])
+        found = await db.fetchval("SELECT $1::text::text[]", array(values))
+        await db.close()
+        return found
+
+    assert asyncio.run(read()) == values
 
 
 def test_every_statement_is_good_sql(both: list[dict[str, list[dict[str, Any]]]]) -> None:

@@ -132,7 +132,7 @@ async def until_stopped(
 ) -> None:
     """Serve until `stop` is set. If `beside` fails, so does this; its end alone stops nothing. `ending` is called when
     the servers are told to stop, and runs while they do: their times do not add up."""
-    _spare_the_collector()
+    spare_the_collector()
     serving = [asyncio.create_task(item.serve(sockets=[listener])) for item, listener in servers]
     other = [asyncio.create_task(beside)] if beside is not None else []
     stopped = asyncio.create_task(stop.wait())
@@ -150,7 +150,7 @@ async def until_stopped(
             task.result()
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """What was imported stays until the end, and a request makes hundreds of objects that are gone with it: not looking
     through the former after every 700 of the latter is worth some percent of throughput (scripts/bench)."""
     gc.collect()

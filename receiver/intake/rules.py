@@ -55,7 +55,7 @@ class Route:
             return False
         if row.destinations is not None:
             return self.destination in row.destinations
-        return self._has_labels(row) and self._has_action(row, type)
+        return (not self.labels or self._has_labels(row)) and (not self.actions or self._has_action(row, type))
 
     def _has_labels(self, row: Submission) -> bool:
         return all(name in row.labels and fnmatchcase(row.labels[name], pattern) for name, pattern in self.labels)
@@ -63,8 +63,6 @@ class Route:
     def _has_action(self, row: Submission, type: EventType) -> bool:
         """While the provider has not said what a task does, its end is told (it may be the last word there is), and
         what happens on the way is not."""
-        if not self.actions:
-            return True
         action = _action(row)
         if action is None:
             return type not in _PROGRESS
@@ -105,4 +103,4 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     def destinations(self, row: Submission, type: EventType) -> tuple[str, ...]:
         """Who is owed an event of this type of this submission."""
-        return tuple(route.destination for route in self.routes if route.owed(row, type))
+        return tuple([route.destination for route in self.routes if route.owed(row, type)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from builds.replacing import replaced
@@ -71,7 +72,7 @@ def restated(name: str, old: str, new: str) -> AbstractContextManager[None]:
     """One of the journal's statements, in part another."""
     statement = statements.SQL[name]
     assert old in statement.text, f"{name} has changed"
-    changed = statements.Statement(statement.text.replace(old, new), statement.names)
+    changed = replace(statement, text=statement.text.replace(old, new))
     return replaced(statements, "SQL", {**statements.SQL, name: changed})
 
 

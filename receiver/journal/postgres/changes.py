@@ -8,8 +8,7 @@ kind.
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +30,7 @@ from receiver.journal.postgres.columns import (
 )
 from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection, asyncpg
-from receiver.journal.postgres.seen import Seen
+from receiver.journal.postgres.seen import Known, Seen
 from receiver.journal.postgres.statements import rows, run
 from receiver.journal.rows import from_row
 from receiver.journal.rules import only_heard
@@ -60,8 +59,6 @@ class Keep:
 Operation = Add | Alter | Keep
 Operations = Sequence[Operation]
 
-OUTDATED = "a newer event took its place"
-
 
 async def check(db: Connection) -> None:
     """Write and remove a row."""
@@ -77,29 +74,22 @@ class Applied:
         results: of its operations, in order. A decision that raised is the result of its operation; nothing of that
             one was written.
         news: whether something is due now that was not.
-        rows: those that were changed, or looked at, with their versions; true once the transaction is committed.
+        known: submissions that were changed, or looked at; true once the transaction is committed.
     """
 
     results: list[Any]
     news: bool
-    rows: dict[str, tuple[str, Submission]]
+    known: Mapping[str, Known]
 
 
 async def apply(db: Connection, operations: Operations, mark: Mark, seen: Seen) -> Applied:
     """Carry them out."""
     ids = sorted({_id_of(operation) for operation in operations if not isinstance(operation, Add)})
     locked = await rows(db, "lock_submissions", ids=ids) if ids else []
-    versions = {row["id"]: row["version"] for row in locked}
-    batch = _Batch(await _read(db, versions, seen))
+    batch = _Batch(await _read(db, {row["id"]: row["version"] for row in locked}, seen))
     outcomes = [batch.decide(operation) for operation in operations]
-    await batch.write(db, mark)
-    return Applied(
-        results=[outcome() if isinstance(outcome, _Later) else outcome for outcome in outcomes],
-        news=batch.news(),
-        rows={
-            id: (versions[id] if row == batch.before[id] else locked[0]["ours"], row) for id, row in batch.now.items()
-        },
-    )
+    written = await batch.write(db, mark)
+    return batch.applied(outcomes, dict.fromkeys(written, locked[0]["ours"] if locked else ""))
 
 
 class Stale(Exception):
@@ -118,38 +108,34 @@ class Hopeful:
     def __init__(self, operations: Operations, seen: Seen) -> None:
         if any(isinstance(operation, Add) for operation in operations):
             raise Stale
-        known = {id: seen.known(id) for id in sorted({_id_of(one) for one in operations if not isinstance(one, Add)})}
-        self._versions = {id: found[0] for id, found in known.items() if found is not None}
-        if len(self._versions) < len(known):
+        ids = sorted({_id_of(one) for one in operations if not isinstance(one, Add)})
+        known = {id: found for id in ids if (found := seen.get(id)) is not None}
+        if len(known) < len(ids):
             raise Stale
-        self._batch = _Batch({id: found[1] for id, found in known.items() if found is not None})
+        self._batch = _Batch(known)
         self._outcomes = [self._batch.decide(operation) for operation in operations]
         self._batch.hope()
 
     async def write(self, db: Connection, mark: Mark) -> Applied:
         """Raises Stale if a row was changed, or a fact was known."""
-        values = self._batch.hopeful_values(self._versions)
+        values = self._batch.hopeful_values()
         try:
             (found,) = await rows(db, "write_unlocked", **values, **mark.values)
         except (asyncpg.DivisionByZeroError, asyncpg.UniqueViolationError) as exc:
             raise Stale from exc
-        return self._applied({id: (found["ours"], row) for id, row in self._batch.now.items()})
+        return self._batch.applied(self._outcomes, dict.fromkeys(self._batch.now, found["ours"]))
 
     async def written(self, db: Connection) -> Applied:
-        """It was, but the answer was lost."""
-        return self._applied({})
-
-    def _applied(self, versions: dict[str, tuple[str, Submission]]) -> Applied:
-        results = [outcome() if isinstance(outcome, _Later) else outcome for outcome in self._outcomes]
-        return Applied(results=results, news=self._batch.news(), rows=versions)
+        """It was, but the answer was lost, and with it the new version: what we know is out of date."""
+        return self._batch.applied(self._outcomes, {})
 
 
-async def _read(db: Connection, versions: Mapping[str, str], seen: Seen) -> dict[str, Submission]:
+async def _read(db: Connection, versions: Mapping[str, str], seen: Seen) -> dict[str, Known]:
     """Locked rows: those that were changed since we have seen them are read."""
-    known = {id: row for id, version in versions.items() if (row := seen.get(id, version)) is not None}
+    known = {id: one for id in versions if (one := seen.get(id)) is not None and one.version == versions[id]}
     unknown = [id for id in versions if id not in known]
     read = await rows(db, "get_submissions", ids=unknown) if unknown else []
-    return known | {row["id"]: from_row(Submission, row) for row in read}
+    return known | {row["id"]: Known(versions[row["id"]], from_row(Submission, row)) for row in read}
 
 
 def _id_of(operation: Alter | Keep) -> str:
@@ -161,11 +147,12 @@ def key(operation: Operation) -> str:
     return operation.submission.id if isinstance(operation, Add) else _id_of(operation)
 
 
-class _Later(ABC):
-    """An outcome that the write decides about."""
+class _Later:
+    """An outcome that the write decides about. (No `ABC`: to ask whether something is one would cost more than all else
+    that is done with it.)"""
 
-    @abstractmethod
-    def __call__(self) -> Any: ...
+    def __call__(self) -> Any:
+        raise NotImplementedError
 
 
 @dataclass(slots=True)
@@ -191,16 +178,18 @@ class _Altered(_Later):
 class _Batch:
     """What was decided, until it is written."""
 
-    before: dict[str, Submission]
+    known: Mapping[str, Known]
     now: dict[str, Submission] = field(init=False)
     added: list[Submission] = field(default_factory=list)
     altered: list[_Altered] = field(default_factory=list)
     callbacks: list[tuple[str, int, str | None, bytes]] = field(default_factory=list)
+    owed: Sequence[Delivery] = ()
+    """Once it is known which events are new."""
     named: dict[str, Submission] = field(default_factory=dict)
     """By name, submissions that had it before one of ours could take it."""
 
     def __post_init__(self) -> None:
-        self.now = dict(self.before)
+        self.now = {id: one.row for id, one in self.known.items()}
 
     # Deciding
 
@@ -237,7 +226,22 @@ class _Batch:
         if self.added or any(one.fresh or one.change.release_ms is not None for one in self.altered):
             return True
         now_ms = int(time.time() * 1000)
-        return any(_came_due(self.before[id], row, now_ms) for id, row in self.now.items())
+        return any(_came_due(self.known[id].row, row, now_ms) for id, row in self.now.items())
+
+    def applied(self, outcomes: Sequence[Any], versions: Mapping[str, str]) -> Applied:
+        """After the write. `versions`: the new ones, of the submissions that got one."""
+        last: dict[str, dict[str, str]] = {}
+        for item in self.owed:
+            if not item.manual:
+                last.setdefault(item.submission_id, {})[item.destination] = item.id
+        return Applied(
+            results=[outcome() if isinstance(outcome, _Later) else outcome for outcome in outcomes],
+            news=self.news(),
+            known={
+                id: Known(version, self.now[id], {**self.known[id].last, **last.get(id, {})})
+                for id, version in ({id: one.version for id, one in self.known.items()} | dict(versions)).items()
+            },
+        )
 
     # Writing, without locks
 
@@ -250,23 +254,23 @@ class _Batch:
             if one.change.release_ms is not None:
                 raise Stale
             one.fresh = one.change.events
+        self.owed = self._owed()
 
-    def hopeful_values(self, versions: Mapping[str, str]) -> dict[str, Any]:
+    def hopeful_values(self) -> dict[str, Any]:
         """Parameters of the statement that writes it all."""
-        pairs = [(self.before[id], row) for id, row in self.now.items()]
-        heard = [new for old, new in pairs if only_heard(old, new)]
-        full = [(old, new) for old, new in pairs if not only_heard(old, new)]
+        told = self._told()
+        heard, full = self._changed(set(self.now))
         needed = _needed(full)
         facts = [event for one in self.altered for event in one.fresh]
-        changed = columns(full_rows([new for _, new in full]), CHANGING)
+        changed = columns(full_rows([new for _, new in full], told), CHANGING)
         return {
             **{f"full_{name}": column for name, column in changed.items()},
-            "full_versions": [versions[new.id] for _, new in full],
-            **heard_rows(heard),
-            "versions": [versions[row.id] for row in heard],
-            "expected": len(pairs),
+            "full_versions": [self.known[new.id].version for _, new in full],
+            **heard_rows(heard, told),
+            "versions": [self.known[row.id].version for row in heard],
+            "expected": len(self.now),
             **{f"event_{name}": column for name, column in event_rows(facts).items()},
-            **owed_rows(self._owed()),
+            **owed_rows(self.owed, self.known),
             **callback_rows(self.callbacks),
             "needing": [id for id, _ in needed],
             "needed": [digest for _, digest in needed],
@@ -274,15 +278,15 @@ class _Batch:
 
     # Writing what is locked
 
-    async def write(self, db: Connection, mark: Mark) -> None:
+    async def write(self, db: Connection, mark: Mark) -> list[str]:
+        """The ids of the submissions that were written, and so have a new version."""
         await self._add(db)
         await self._write_events(db)
-        owed = self._owed()
-        changed = [(self.before[id], row) for id, row in self.now.items() if row is not self.before[id]]
-        heard = [new for old, new in changed if old != new and only_heard(old, new)]
-        await self._update(db, [(old, new) for old, new in changed if not only_heard(old, new)])
-        if heard or owed or self.callbacks:
-            values = heard_rows(heard) | owed_rows(owed) | callback_rows(self.callbacks)
+        self.owed = self._owed()
+        heard, full = self._changed({item.submission_id for item in self.owed})
+        await self._update(db, full)
+        if heard or self.owed or self.callbacks:
+            values = heard_rows(heard, self._told()) | owed_rows(self.owed, self.known) | callback_rows(self.callbacks)
             await run(db, "write_batch", **values, **mark.values)
         else:
             await mark.leave(db)
@@ -291,11 +295,26 @@ class _Batch:
         }
         if releases:
             await run(db, "release_deliveries", ids=list(releases), times=list(releases.values()))
+        return [row.id for row in heard] + [new.id for _, new in full]
+
+    def _changed(self, anyway: Set[str]) -> tuple[list[Submission], list[tuple[Submission, Submission]]]:
+        """Submissions to write: those of which something was heard only, and the others with what they were before.
+        `anyway`: write them even if they are as before, so that they get a new version."""
+        heard, full = [], []
+        for id, new in self.now.items():
+            old = self.known[id].row
+            if id not in anyway and old == new:
+                continue
+            if only_heard(old, new):
+                heard.append(new)
+            else:
+                full.append((old, new))
+        return heard, full
 
     async def _add(self, db: Connection) -> None:
         if not self.added:
             return
-        found = await rows(db, "insert_submissions", **columns(full_rows(self.added), ALL))
+        found = await rows(db, "insert_submissions", **columns(full_rows(self.added, {}), ALL))
         written = {row["id"] for row in found}
         await _need(db, [(row.id, digest) for row in self.added if row.id in written for digest in digests(row)])
         names = [row.once for row in self.added if row.id not in written]
@@ -336,11 +355,18 @@ class _Batch:
     async def _update(self, db: Connection, changed: Sequence[tuple[Submission, Submission]]) -> None:
         if not changed:
             return
-        await run(db, "update_submissions", **columns(full_rows([new for _, new in changed]), CHANGING))
-        await _need(
-            db,
-            _needed(changed),
-        )
+        values = full_rows([new for _, new in changed], self._told())
+        await run(db, "update_submissions", **columns(values, CHANGING))
+        await _need(db, _needed(changed))
+
+    def _told(self) -> dict[str, str]:
+        """By submission, the new event that holds its task as it is now."""
+        return {
+            event.submission_id: event.id
+            for one in self.altered
+            for event in one.fresh
+            if event.task is not None and event.task is self.now[event.submission_id].task
+        }
 
 
 def _needed(changed: Sequence[tuple[Submission, Submission]]) -> list[tuple[str, str]]:
@@ -374,4 +400,4 @@ def _released(item: Delivery, submission_id: str, release_ms: int) -> Delivery:
 
 
 def _outdated(older: Delivery, newer: Delivery) -> Delivery:
-    return msgspec.structs.replace(older, status="cancelled", finished_ms=newer.created_ms, detail=OUTDATED)
+    return msgspec.structs.replace(older, status="cancelled", finished_ms=newer.created_ms)

@@ -1,8 +1,9 @@
-"""Claims: take what is due, begin its attempts, and read all they need."""
+"""Claims: take what is due, begin its attempts, and read all they need, in one statement where all is well."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,17 +17,21 @@ from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.statements import row, rows
 from receiver.journal.rows import from_row, reader
+from receiver.tasks import Task
+
+Taken = Sequence[Any]
+"""Rows of deliveries that were taken, the longest due first, with what `works` makes of them."""
 
 
 async def claim(
     db: Connection, mark: Mark, *, destination: str, owner: str, limit: int, now_ms: int, probing: bool = False
-) -> list[str]:
-    """Take up to `limit`, in one statement, where all is well. Their ids, the longest due first."""
+) -> Taken:
+    """Take up to `limit`."""
     values = {"destination": destination, "owner": owner, "limit": limit, "now_ms": now_ms, "probing": probing}
-    return [found["id"] for found in await rows(db, "claim", **values, **mark.values)]
+    return await rows(db, "claim", **values, **mark.values)
 
 
-async def probe(db: Connection, mark: Mark, *, destination: str, owner: str, limit: int, now_ms: int) -> list[str]:
+async def probe(db: Connection, mark: Mark, *, destination: str, owner: str, limit: int, now_ms: int) -> Taken:
     """The same where the destination seems to be down: asked under its lock, so that of two processes one sends the
     probe."""
     limit = await _room(db, destination, limit, now_ms)
@@ -47,54 +52,70 @@ async def _room(db: Connection, destination: str, limit: int, now_ms: int) -> in
     return 0 if await row(db, "any_running", destination=destination) else min(limit, 1)
 
 
-async def claim_alone(db: Connection, mark: Mark, *, id: str, owner: str, now_ms: int) -> list[str]:
+async def claim_alone(db: Connection, mark: Mark, *, id: str, owner: str, now_ms: int) -> Taken:
     """Take this one, if it is still there."""
-    values = {"id": id, "owner": owner, "now_ms": now_ms}
-    return [found["id"] for found in await rows(db, "claim_alone", **values, **mark.values)]
+    return await rows(db, "claim_alone", id=id, owner=owner, now_ms=now_ms, **mark.values)
 
 
 Unreadable = tuple[Delivery, str]
 """A delivery that cannot run, and why."""
 
 
-async def read(db: Connection, ids: Sequence[str]) -> tuple[list[Work], list[Unreadable]]:
-    """What claimed deliveries need, in the same order; and those that lack something."""
-    found = await rows(db, "needs", ids=ids)
-    if not found:
+def works(taken: Taken) -> tuple[list[Work], list[Unreadable]]:
+    """What attempts need, in the same order; and the deliveries that lack something."""
+    if not taken:
         return [], []
-    names = list(found[0].keys())
-    cut = names.index("cut")
-    delivery_of = reader(Delivery, {name: at for at, name in enumerate(names) if at < cut})
-    rest = {name: at for at, name in enumerate(names) if at > cut}
-    submission_of = reader(Submission, rest)
-    works, unreadable = [], []
-    for record in found:
+    delivery_of, submission_of = _readers(tuple(taken[0].keys()))
+    found, unreadable = [], []
+    for record in taken:
         delivery = delivery_of(record)
         try:
-            works.append(_work(delivery, submission_of, {name: record[rest[name]] for name in _REST}, record))
+            found.append(_work(delivery, submission_of, record))
         except (JournalError, msgspec.DecodeError) as exc:
             unreadable.append((delivery, str(exc)))
-    order = {id: number for number, id in enumerate(ids)}
-    return sorted(works, key=lambda work: order[work.delivery.id]), unreadable
+    return found, unreadable
 
 
-_REST = ("id", "event", "receipts", "parent_receipts")
-"""What else is read of a row: of the submission, and beside it."""
+@functools.lru_cache(maxsize=4)
+def _readers(names: tuple[str, ...]) -> tuple[Callable[[Any], Delivery], Callable[[Any], Submission]]:
+    """Both have columns of the same names; which are whose, `cut` tells."""
+    cut = names.index("cut")
+    delivery = {name: at for at, name in enumerate(names) if at < cut}
+    return reader(Delivery, delivery), reader(Submission, {name: at for at, name in enumerate(names) if at > cut})
 
 
-def _work(delivery: Delivery, submission_of: Callable[[Any], Submission], rest: Mapping[str, Any], record: Any) -> Work:
+class _Telling(msgspec.Struct):
+    """Of an event, its task alone."""
+
+    task: Task
+
+
+_event_of = msgspec.json.Decoder(Event).decode
+_telling = msgspec.json.Decoder(_Telling).decode
+_receipt_of = msgspec.json.Decoder(Receipt).decode
+
+
+def _work(delivery: Delivery, submission_of: Callable[[Any], Submission], record: Any) -> Work:
     """Raises JournalError or DecodeError if something is lost or cannot be read."""
-    if rest["id"] is None or rest["event"] is None:
+    told, last = record["told"], record["last"]
+    if record["kind"] is None or record["event"] is None:
         raise JournalError(f"Delivery {delivery.id} has lost its submission or event.")
+    event, submission = _event_of(record["event"]), submission_of(record)
+    if told == delivery.event_id:
+        submission = msgspec.structs.replace(submission, task=event.task)
+    elif last is not None:
+        submission = msgspec.structs.replace(submission, task=_telling(last).task)
+    elif told is not None:
+        raise JournalError(f"Delivery {delivery.id} has lost the event that tells of its task.")
     return Work(
         delivery=delivery,
-        event=msgspec.json.decode(rest["event"], type=Event),
-        submission=submission_of(record),
-        receipts=_receipts(rest["receipts"]),
-        parent=_receipts(rest["parent_receipts"]).get(delivery.destination),
+        event=event,
+        submission=submission,
+        receipts=_receipts(record["receipts"]),
+        parent=_receipts(record["parent_receipts"]).get(delivery.destination),
     )
 
 
 def _receipts(found: Sequence[str]) -> dict[str, Receipt]:
-    pairs = (text.split("\n", 1) for text in found)
-    return {name: msgspec.json.decode(receipt, type=Receipt) for name, receipt in pairs}
+    """By destination, the newest: each begins with its delivery's id."""
+    return {name: _receipt_of(receipt) for _, name, receipt in (text.split("\n", 2) for text in sorted(found))}

@@ -4,6 +4,7 @@ of the destination."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from receiver.deliveries import Completion, DestinationRecord
@@ -11,7 +12,8 @@ from receiver.journal import rules
 from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.statements import rows, run
-from receiver.journal.rows import from_row, to_row
+from receiver.journal.rows import from_row, to_json, to_row
+from receiver.tasks import clean_text
 
 Ends = Sequence[tuple[str, Completion]]
 """Names of destinations, each with how an attempt there ended."""
@@ -27,7 +29,10 @@ async def succeed(db: Connection, completions: Sequence[Completion], mark: Mark)
     """Which of them the fence let through, and what their destinations should learn: see `tell`."""
     found = await _end(db, completions, mark)
     told = [one for one in completions if one.delivery_id in found]
-    news = [(found[one.delivery_id]["destination"], one) for one in told if _is_news(one, found[one.delivery_id])]
+    last: dict[str, Completion] = {}
+    for one in told:
+        last[found[one.delivery_id]["destination"]] = one  # all have succeeded, so of each destination one says it all
+    news = [(name, one) for name, one in last.items() if _is_news(one, found[one.delivery_id])]
     return [one.delivery_id in found for one in completions], news
 
 
@@ -93,18 +98,18 @@ async def _end(db: Connection, completions: Sequence[Completion], mark: Mark | N
 
 def _columns(completions: Sequence[Completion]) -> dict[str, list[Any]]:
     """In order of id, so that no two batches wait for each other."""
-    values = [to_row(one) for one in sorted(completions, key=lambda one: one.delivery_id)]
+    ends = sorted(completions, key=attrgetter("delivery_id"))
     return {
-        "ids": [row["delivery_id"] for row in values],
-        "owners": [row["owner"] for row in values],
-        "attempts": [row["attempt"] for row in values],
-        "outcomes": [row["outcome"] for row in values],
-        "statuses": [row["status"] for row in values],
-        "times": [row["finished_ms"] for row in values],
-        "dues": [row["due_ms"] for row in values],
-        "counts": [int(row["counts"]) for row in values],
-        "details": [row["detail"] for row in values],
-        "receipts": [row["receipt"] for row in values],
+        "ids": [one.delivery_id for one in ends],
+        "owners": [one.owner for one in ends],
+        "attempts": [one.attempt for one in ends],
+        "outcomes": [one.outcome for one in ends],
+        "statuses": [one.status for one in ends],
+        "times": [one.finished_ms for one in ends],
+        "dues": [one.due_ms for one in ends],
+        "counts": [int(one.counts) for one in ends],
+        "details": [None if one.detail is None else clean_text(one.detail) for one in ends],
+        "receipts": [None if one.receipt is None else to_json(one.receipt) for one in ends],
     }
 
 

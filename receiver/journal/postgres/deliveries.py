@@ -25,7 +25,7 @@ CLAIMS = 3
 """How often a claim is tried that lost a race for another delivery of the same submission."""
 
 
-async def _unheard(db: Connection) -> list[str]:
+async def _unheard(db: Connection) -> claims.Taken:
     """A claim was kept, and its answer lost."""
     raise JournalError("A claim was lost on the way. What it took is given back.", fault="uncertain")
 
@@ -94,15 +94,14 @@ class Deliveries(Plumbing):
         works = await self._claim(owner, now_ms, claim, one=True)
         return works[0] if works else None
 
-    async def _claim(self, owner: str, now_ms: int, claim: Marking[list[str]], *, one: bool) -> list[Work]:
+    async def _claim(self, owner: str, now_ms: int, claim: Marking[claims.Taken], *, one: bool) -> list[Work]:
         """Carry out a claim. Whatever it takes is either returned or given back later. `one`: it is one statement."""
         async with self._gate:
             await self._give_back(owner)
             self._claiming += 1
         try:
             with translated(self._connections.where):
-                ids = await self._taken(claim, one=one)
-                works, unreadable = await self._connections.read(lambda db: claims.read(db, ids)) if ids else ([], [])
+                works, unreadable = claims.works(await self._taken(claim, one=one))
             self._held.update(work.delivery.id for work in works)
         except BaseException:
             self._strays.add(owner)
@@ -125,7 +124,7 @@ class Deliveries(Plumbing):
         await self._write(lambda db: completions.give_back(db, owner, held))
         self._strays.discard(owner)
 
-    async def _taken(self, claim: Marking[list[str]], *, one: bool) -> list[str]:
+    async def _taken(self, claim: Marking[claims.Taken], *, one: bool) -> claims.Taken:
         for _ in range(CLAIMS):
             with suppress(asyncpg.UniqueViolationError):  # another delivery of the submission runs there by now
                 return await (self._connections.state(claim, _unheard) if one else self._connections.transact(claim))

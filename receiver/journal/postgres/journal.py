@@ -39,7 +39,7 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
     def __init__(self, connections: Connections, *, listen: bool) -> None:
         super().__init__(connections, listen=listen)
         self._doubt = 0
-        self._changes: Writer[changes.Operation] = Writer(self._change_all, width=2, key=changes.key)
+        self._changes: Writer[changes.Operation] = Writer(self._change_all, width=3, key=changes.key)
 
     async def aclose(self) -> None:
         self._connections.close_soon()
@@ -86,7 +86,7 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
         applied = await self._hopefully(operations, seen)
         if applied is None:
             applied = await self._connections.transact(lambda db, mark: changes.apply(db, operations, mark, seen))
-        seen.keep(applied.rows)
+        seen.keep(applied.known)
         if applied.news:
             self._tell()
         return applied.results

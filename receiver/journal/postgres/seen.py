@@ -8,6 +8,7 @@ we know it, whoever else writes. Numbers mean nothing on another server, so with
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from receiver.events import Submission
 
@@ -15,28 +16,39 @@ REMEMBERED = 4096
 """Rows; a few kilobytes each."""
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A submission.
+
+    Attributes:
+        row: as it is in this version.
+        last: by destination, the delivery that came last. What came before it is owed no more, or was asked for by a
+            person. Where none is named, whoever adds one has to look. (Whoever adds a delivery, or makes one pending
+            again, gives the submission a new version.)
+    """
+
+    version: str
+    row: Submission
+    last: Mapping[str, str] = field(default_factory=dict)
+
+
 class Seen:
-    """Rows by id, each with its version."""
+    """Submissions by id."""
 
     def __init__(self, limit: int = REMEMBERED) -> None:
         self._limit = limit
-        self._rows: dict[str, tuple[str, Submission]] = {}
+        self._known: dict[str, Known] = {}
 
-    def get(self, id: str, version: str) -> Submission | None:
-        """The row, if it is known in this version."""
-        known = self._rows.get(id)
-        return known[1] if known is not None and known[0] == version else None
+    def get(self, id: str) -> Known | None:
+        """The submission as we know it, and which version that is."""
+        return self._known.get(id)
 
-    def known(self, id: str) -> tuple[str, Submission] | None:
-        """The row as we know it, and which version that is."""
-        return self._rows.get(id)
-
-    def keep(self, rows: Mapping[str, tuple[str, Submission]]) -> None:
-        """Remember rows as they are committed, with their versions."""
-        for id, row in rows.items():
-            if len(self._rows) >= self._limit and id not in self._rows:
-                del self._rows[next(iter(self._rows))]  # the one that came first
-            self._rows[id] = row
+    def keep(self, known: Mapping[str, Known]) -> None:
+        """Remember submissions as they are committed."""
+        for id, one in known.items():
+            if len(self._known) >= self._limit and id not in self._known:
+                del self._known[next(iter(self._known))]  # the one that came first
+            self._known[id] = one
 
     def forget(self) -> None:
-        self._rows.clear()
+        self._known.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,30 +17,62 @@ from receiver.tasks import clean_text
 T = TypeVar("T", bound=msgspec.Struct)
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]\w*)")
+_LITERAL = re.compile(r"(?<![:\w]):([a-z_]\w*)::text::text\[\]")
 _COMMENT = re.compile(r"--[^\n]*\n?")
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with `$1`, `$2` … and the names of what they stand for."""
+    """SQL with `$1`, `$2` … and the names of what they stand for.
+
+    Attributes:
+        literals: parameters, declared `::text::text[]`, whose lists go as one text, which the server reads: a list of
+            texts costs the driver half a microsecond for each, four times as much. (Long texts go as a list: in a
+            literal each quote needs a backslash.)
+    """
 
     text: str
     names: tuple[str, ...]
+    literals: frozenset[str]
 
     def bind(self, values: Mapping[str, Any]) -> list[Any]:
         """The arguments in order. A text that holds what no database stores is cleaned, wherever it comes from."""
-        return [_clean(values[name]) for name in self.names]
+        literals = self.literals
+        return [array(values[name]) if name in literals else _clean(values[name]) for name in self.names]
 
 
 def _clean(value: Any) -> Any:
     return clean_text(value) if isinstance(value, str) else value
 
 
+def array(values: Sequence[str | int | None]) -> str:
+    """A list as the server writes it: PostgreSQL's documentation, "Array Input and Output Syntax"."""
+    if not values:
+        return "{}"
+    try:
+        text = '","'.join(values)  # type: ignore[arg-type]
+    except TypeError:
+        return "{" + ",".join([_element(value) for value in values]) + "}"
+    if "\\" in text or text.count('"') != 2 * len(values) - 2:
+        return "{" + ",".join([_element(value) for value in values]) + "}"
+    return f'{{"{text}"}}'
+
+
+def _element(value: str | int | None) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{value}"'
+    return str(value)
+
+
 def _numbered(text: str) -> Statement:
     text = _COMMENT.sub("", text)
     names = tuple(dict.fromkeys(_PARAMETER.findall(text)))
     numbers = {name: f"${number}" for number, name in enumerate(names, start=1)}
-    return Statement(_PARAMETER.sub(lambda match: numbers[match[1]], text), names)
+    literals = frozenset(_LITERAL.findall(text))
+    return Statement(_PARAMETER.sub(lambda match: numbers[match[1]], text), names, literals)
 
 
 SQL: Mapping[str, Statement] = {name: _numbered(text) for name, text in queries("postgres").items()}

@@ -82,6 +82,7 @@ async def transfer(connections: Connections, *, empty: bool) -> AsyncIterator[Tr
         yield held
         with translated(where):
             if empty:
+                await run(db, "begin_running")
                 await rows(db, "number_on")
             await transaction.commit()
             if empty:

@@ -17,7 +17,7 @@ from receiver.journal.postgres.faults import ERRORS, sentence
 log = structlog.get_logger("receiver.journal")
 
 CHANNEL = "receiver"
-PAUSE_SECONDS = 0.005
+PAUSE_SECONDS = 0.025
 """Between two words of ours: what happens meanwhile shares the next one."""
 AGAIN_SECONDS = 1.0
 """Before a listening connection that broke is replaced."""

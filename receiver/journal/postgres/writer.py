@@ -65,7 +65,7 @@ class Writer(Generic[Op]):
 
     def _begin(self) -> None:
         while self._waiting and len(self._turns) < self._width:
-            share = math.ceil(len(self._waiting) / (self._width - len(self._turns)))
+            share = math.ceil(len(self._waiting) / self._width)
             size = min(max(share, SMALL_BATCH), MAX_BATCH)
             batch, self._waiting = self._take(size)
             if not batch:

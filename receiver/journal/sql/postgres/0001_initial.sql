@@ -1,6 +1,8 @@
 -- The journal of DESIGN: submissions, callbacks, events, deliveries, attempts, destinations, and who runs them.
 -- Times are epoch milliseconds. Keys are time-ordered, so that inserts stay flat however many rows there are.
 -- All in a schema of its own: the database may hold other things. Whatever is an id is compared byte by byte ("C").
+-- A task stands once: most often in the event that told of it, which `told` names, and then `task` is NULL. Read
+-- `whole_submissions`.
 
 CREATE TABLE receiver.submissions (
     id             text COLLATE "C" PRIMARY KEY,
@@ -27,6 +29,7 @@ CREATE TABLE receiver.submissions (
     send_due_ms    bigint,
     task_id        text COLLATE "C",
     task           text,
+    told           text COLLATE "C",
     ended          text,
     deadline_ms    bigint NOT NULL,
     poll_due_ms    bigint,
@@ -80,6 +83,17 @@ CREATE TABLE receiver.events (
 
 CREATE UNIQUE INDEX events_id ON receiver.events (id);
 
+-- Submissions with what is known of their tasks. (`json`, not `jsonb`: it is cut out as it is, whatever it holds.)
+CREATE VIEW receiver.whole_submissions AS
+SELECT
+    id, kind, created_ms, prompt, request, inputs, speed, labels, user_state, parent_id, button, auto, destinations,
+    once, once_digest, reply, hooked, status, outcome, detail, sends, send_due_ms, task_id, ended, deadline_ms,
+    poll_due_ms, polls, misses, claim, callbacks, media, media_problem, media_tries, media_due_ms, fallback_urls,
+    task_status,
+    coalesce(
+        task, (SELECT (body::json -> 'task')::text FROM receiver.events WHERE events.id = submissions.told)) AS task
+FROM receiver.submissions;
+
 CREATE TABLE receiver.deliveries (
     id             text COLLATE "C" PRIMARY KEY,
     event_id       text COLLATE "C" NOT NULL,
@@ -91,6 +105,8 @@ CREATE TABLE receiver.deliveries (
     attempt        bigint NOT NULL,
     failures       bigint NOT NULL,
     owner          text COLLATE "C",
+    -- Of the attempt that runs, or ran last.
+    started_ms     bigint,
     detail         text,
     receipt        text,
     finished_ms    bigint,
@@ -106,6 +122,7 @@ CREATE INDEX deliveries_alone ON receiver.deliveries (due_ms) WHERE status = 'pe
 CREATE INDEX deliveries_dead ON receiver.deliveries (destination) WHERE status = 'dead';
 CREATE INDEX deliveries_submission ON receiver.deliveries (submission_id, destination);
 
+-- Those that have ended. One that runs stands in its delivery.
 CREATE TABLE receiver.attempts (
     delivery_id    text COLLATE "C" NOT NULL,
     number         bigint NOT NULL,
@@ -116,6 +133,18 @@ CREATE TABLE receiver.attempts (
     manual         boolean NOT NULL,
     PRIMARY KEY (delivery_id, number)
 );
+
+-- What attempts need of a submission, its task apart: `told` may name the very event that is delivered. Receipts are a
+-- delivery's id, its destination and what was reported, a line each.
+CREATE VIEW receiver.needs AS
+SELECT submissions.*,
+    ARRAY(
+        SELECT past.id || chr(10) || past.destination || chr(10) || past.receipt FROM receiver.deliveries AS past
+        WHERE past.submission_id = submissions.id AND past.receipt IS NOT NULL) AS receipts,
+    ARRAY(
+        SELECT past.id || chr(10) || past.destination || chr(10) || past.receipt FROM receiver.deliveries AS past
+        WHERE past.submission_id = submissions.parent_id AND past.receipt IS NOT NULL) AS parent_receipts
+FROM receiver.submissions;
 
 -- `failures` are those in a row. `paused_until_ms` is circuit breaker, rate limit and probe in one.
 CREATE TABLE receiver.destinations (

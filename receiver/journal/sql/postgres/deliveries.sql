@@ -21,9 +21,9 @@ SELECT 1 FROM receiver.deliveries WHERE destination = :destination AND status = 
 
 -- name: claim
 -- Due ones that nobody else is about to take, the oldest of each submission; their attempts begin. (`IS NULL`, not `NOT
--- EXISTS`: one look by key for each; a join would go through all that runs.) A destination that is
--- paused or fails gives nothing, unless whoever asks has looked at it under its lock (:probing). A person's attempt is
--- what follows a replay; what follows its failure is automatic again.
+-- EXISTS`: one look by key for each; a join would go through all that runs.) A destination that is paused or fails gives
+-- nothing, unless whoever asks has looked at it under its lock (:probing). With it comes all that attempts need: behind
+-- `cut` the submission begins, and `last` is the event that holds its task, if that is another one.
 WITH due AS (
     SELECT id, submission_id FROM receiver.deliveries AS mine
     WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms AND NOT alone
@@ -36,18 +36,20 @@ WITH due AS (
           WHERE name = :destination AND (paused_until_ms > :now_ms OR failures > 0)))
     ORDER BY due_ms LIMIT :limit FOR UPDATE SKIP LOCKED
 ), taken AS (
-    UPDATE receiver.deliveries SET status = 'running', attempt = attempt + 1, owner = :owner
+    UPDATE receiver.deliveries SET status = 'running', attempt = attempt + 1, owner = :owner, started_ms = :now_ms
     WHERE id = ANY (ARRAY(SELECT min(id) FROM due GROUP BY submission_id))
-    RETURNING id, attempt, manual, failures, due_ms
-), begun AS (
-    INSERT INTO receiver.attempts (delivery_id, number, started_ms, manual)
-    SELECT id, attempt, :now_ms, manual AND failures = 0 FROM taken
+    RETURNING *
 ), wiped AS (
-    DELETE FROM receiver.commits WHERE mark = ANY (:needless::text[])
+    DELETE FROM receiver.commits WHERE mark = ANY (:needless::text::text[])
 ), marked AS (
     INSERT INTO receiver.commits (mark) SELECT :mark WHERE EXISTS (SELECT FROM taken)
 )
-SELECT id FROM taken ORDER BY due_ms, id;
+SELECT taken.*, '' AS cut, needs.*, fact.body AS event, last.body AS last
+FROM taken
+LEFT JOIN receiver.needs ON needs.id = taken.submission_id
+LEFT JOIN receiver.events AS fact ON fact.id = taken.event_id
+LEFT JOIN receiver.events AS last ON last.id = needs.told AND last.id <> taken.event_id
+ORDER BY taken.due_ms, taken.id;
 
 -- name: alone_due
 -- The one that is next of those that run alone. Few ever have to, so their index is the one to use.
@@ -64,33 +66,19 @@ ORDER BY due_ms LIMIT 1;
 WITH due AS (
     SELECT id FROM receiver.deliveries WHERE id = :id AND status || '' = 'pending' AND alone FOR UPDATE SKIP LOCKED
 ), taken AS (
-    UPDATE receiver.deliveries SET status = 'running', attempt = attempt + 1, owner = :owner
+    UPDATE receiver.deliveries SET status = 'running', attempt = attempt + 1, owner = :owner, started_ms = :now_ms
     WHERE id = ANY (ARRAY(SELECT id FROM due))
-    RETURNING id, attempt, manual, failures
-), begun AS (
-    INSERT INTO receiver.attempts (delivery_id, number, started_ms, manual)
-    SELECT id, attempt, :now_ms, manual AND failures = 0 FROM taken
+    RETURNING *
 ), wiped AS (
     DELETE FROM receiver.commits WHERE mark = ANY (:needless::text[])
 ), marked AS (
     INSERT INTO receiver.commits (mark) SELECT :mark WHERE EXISTS (SELECT FROM taken)
 )
-SELECT id FROM taken;
-
--- name: needs
--- All that attempts need, at `cut` the submission begins. Receipts are `destination`, a line's end, and what was
--- reported; the newest last.
-SELECT deliveries.*, '' AS cut, submissions.*, events.body AS event,
-    ARRAY(
-        SELECT told.destination || chr(10) || told.receipt FROM receiver.deliveries AS told
-        WHERE told.submission_id = submissions.id AND told.receipt IS NOT NULL ORDER BY told.id || '') AS receipts,
-    ARRAY(
-        SELECT told.destination || chr(10) || told.receipt FROM receiver.deliveries AS told
-        WHERE told.submission_id = submissions.parent_id AND told.receipt IS NOT NULL ORDER BY told.id || '') AS parent_receipts
-FROM receiver.deliveries
-LEFT JOIN receiver.submissions ON submissions.id = deliveries.submission_id
-LEFT JOIN receiver.events ON events.id = deliveries.event_id
-WHERE deliveries.id = ANY (:ids::text[]);
+SELECT taken.*, '' AS cut, needs.*, fact.body AS event, last.body AS last
+FROM taken
+LEFT JOIN receiver.needs ON needs.id = taken.submission_id
+LEFT JOIN receiver.events AS fact ON fact.id = taken.event_id
+LEFT JOIN receiver.events AS last ON last.id = needs.told AND last.id <> taken.event_id;
 
 -- name: list_strays
 -- What :owner claimed and has not heard of.
@@ -100,12 +88,8 @@ SELECT id FROM receiver.deliveries WHERE status = 'running' AND owner = :owner A
 SELECT id, due_ms FROM receiver.deliveries WHERE id = ANY (:ids::text[]);
 
 -- name: give_back
-WITH back AS (
-    UPDATE receiver.deliveries SET status = 'pending', attempt = attempt - 1, owner = NULL
-    WHERE id = ANY (:ids::text[]) AND status || '' = 'running' AND owner = :owner
-    RETURNING id, attempt
-)
-DELETE FROM receiver.attempts USING back WHERE delivery_id = back.id AND number = back.attempt + 1;
+UPDATE receiver.deliveries SET status = 'pending', attempt = attempt - 1, owner = NULL
+WHERE id = ANY (:ids::text[]) AND status || '' = 'running' AND owner = :owner;
 
 -- name: lock_owing
 -- Whoever makes a delivery pending again stands in line with whoever adds a newer one, and gives the submission a new
@@ -118,7 +102,8 @@ WITH locked AS (
 UPDATE receiver.submissions SET misses = misses FROM locked WHERE submissions.id = locked.id;
 
 -- name: complete
--- The fence: owner and attempt. What is returned was completed.
+-- The fence: owner and attempt. What is returned was completed. A person's attempt is what follows a replay; what
+-- follows its failure is automatic again.
 WITH done AS (
     UPDATE receiver.deliveries SET
         status = new.status, due_ms = new.due_ms, failures = failures + new.counts, detail = new.detail, owner = NULL,
@@ -126,17 +111,19 @@ WITH done AS (
         finished_ms = CASE WHEN new.status = 'pending' THEN NULL ELSE new.finished_ms END,
         alone = new.outcome = 'interrupted' AND alone
     FROM unnest(
-        :ids::text[], :owners::text[], :attempts::bigint[], :outcomes::text[], :statuses::text[], :times::bigint[],
-        :dues::bigint[], :counts::bigint[], :details::text[], :receipts::text[]
+        :ids::text::text[], :owners::text::text[], :attempts::bigint[], :outcomes::text::text[],
+        :statuses::text::text[], :times::bigint[], :dues::bigint[], :counts::bigint[],
+        :details::text::text[], :receipts::text::text[]
     ) AS new (id, owner, attempt, outcome, status, finished_ms, due_ms, counts, detail, receipt)
     WHERE deliveries.id = new.id AND deliveries.owner = new.owner AND deliveries.attempt = new.attempt
       AND deliveries.status || '' = 'running'
-    RETURNING deliveries.id, deliveries.destination, new.attempt, new.outcome, new.finished_ms, new.detail
+    RETURNING deliveries.id, deliveries.destination, new.attempt, deliveries.started_ms, new.finished_ms, new.outcome,
+        new.detail, deliveries.manual AND deliveries.failures = new.counts AS manual
 ), ended AS (
-    UPDATE receiver.attempts SET finished_ms = done.finished_ms, outcome = done.outcome, detail = done.detail
-    FROM done WHERE delivery_id = done.id AND number = done.attempt
+    INSERT INTO receiver.attempts (delivery_id, number, started_ms, finished_ms, outcome, detail, manual)
+    SELECT id, attempt, coalesce(started_ms, finished_ms), finished_ms, outcome, detail, manual FROM done
 ), wiped AS (
-    DELETE FROM receiver.commits WHERE mark = ANY (:needless::text[])
+    DELETE FROM receiver.commits WHERE mark = ANY (:needless::text::text[])
 ), marked AS (
     INSERT INTO receiver.commits (mark) SELECT :mark::text WHERE :mark::text IS NOT NULL
 )

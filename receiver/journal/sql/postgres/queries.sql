@@ -12,10 +12,10 @@ INSERT INTO receiver.commits (mark) VALUES (:mark) ON CONFLICT DO NOTHING;
 DELETE FROM receiver.commits WHERE made < clock_timestamp() - interval '1 hour';
 
 -- name: get_submission
-SELECT * FROM receiver.submissions WHERE id = :id;
+SELECT * FROM receiver.whole_submissions WHERE id = :id;
 
 -- name: get_once
-SELECT * FROM receiver.submissions WHERE once = ANY (:names::text[]);
+SELECT * FROM receiver.whole_submissions WHERE once = ANY (:names::text[]);
 
 -- name: family
 -- Everything from the first ancestor down, oldest first.
@@ -27,32 +27,32 @@ WITH RECURSIVE
         SELECT id FROM up WHERE parent_id IS NULL OR NOT EXISTS (
             SELECT FROM receiver.submissions AS parent WHERE parent.id = up.parent_id)
         UNION SELECT child.id FROM receiver.submissions AS child JOIN down ON child.parent_id = down.id)
-SELECT * FROM receiver.submissions WHERE id IN (SELECT id FROM down) ORDER BY id;
+SELECT * FROM receiver.whole_submissions WHERE id IN (SELECT id FROM down) ORDER BY id;
 
 -- name: find_submissions
 -- By id, the start or end of an id, or task id; two rows are enough to see that it is not the only one.
-SELECT * FROM receiver.submissions
+SELECT * FROM receiver.whole_submissions
 WHERE id = :reference OR task_id = :reference
    OR (length(:reference::text) >= 6 AND (left(id, length(:reference)) = :reference
                                     OR right(id, length(:reference)) = :reference))
 ORDER BY id = :reference DESC, coalesce(task_id = :reference, false) DESC, id DESC LIMIT 2;
 
 -- name: list_submissions
-SELECT * FROM receiver.submissions
+SELECT * FROM receiver.whole_submissions
 WHERE :status::text IS NULL OR status = :status OR ended = 'task.' || :status OR task_status = upper(:status)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: due_sends
-SELECT * FROM receiver.submissions WHERE send_due_ms <= :now_ms ORDER BY send_due_ms LIMIT :limit;
+SELECT * FROM receiver.whole_submissions WHERE send_due_ms <= :now_ms ORDER BY send_due_ms LIMIT :limit;
 
 -- name: due_polls
-SELECT * FROM receiver.submissions WHERE poll_due_ms <= :now_ms ORDER BY poll_due_ms LIMIT :limit;
+SELECT * FROM receiver.whole_submissions WHERE poll_due_ms <= :now_ms ORDER BY poll_due_ms LIMIT :limit;
 
 -- name: due_media
-SELECT * FROM receiver.submissions WHERE media_due_ms <= :now_ms ORDER BY media_due_ms LIMIT :limit;
+SELECT * FROM receiver.whole_submissions WHERE media_due_ms <= :now_ms ORDER BY media_due_ms LIMIT :limit;
 
 -- name: overdue
-SELECT * FROM receiver.submissions
+SELECT * FROM receiver.whole_submissions
 WHERE deadline_ms <= :now_ms AND ended IS NULL AND status <> 'refused' ORDER BY deadline_ms LIMIT :limit;
 
 -- name: last_callbacks
@@ -61,7 +61,7 @@ FROM receiver.callbacks WHERE submission_id = :submission_id ORDER BY number DES
 
 -- name: called_back
 -- Those that callbacks should have told of: they took a URL along, and the provider has ended them.
-SELECT * FROM receiver.submissions
+SELECT * FROM receiver.whole_submissions
 WHERE hooked AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')
   AND created_ms < :created_before_ms
 ORDER BY created_ms DESC LIMIT :limit;
@@ -93,7 +93,13 @@ WHERE submission_id = :submission_id AND (:destination::text IS NULL OR destinat
 ORDER BY id || '' DESC LIMIT :limit;
 
 -- name: list_attempts
-SELECT * FROM receiver.attempts WHERE delivery_id = :delivery_id ORDER BY number;
+-- One that runs stands in its delivery.
+SELECT delivery_id, number, started_ms, finished_ms, outcome, detail, manual FROM receiver.attempts
+WHERE delivery_id = :delivery_id
+UNION ALL
+SELECT id, attempt, started_ms, NULL, NULL, NULL, manual AND failures = 0 FROM receiver.deliveries
+WHERE id = :delivery_id AND status || '' = 'running' AND started_ms IS NOT NULL
+ORDER BY number;
 
 -- name: list_troubles
 SELECT * FROM receiver.troubles ORDER BY since_ms, name;

@@ -18,6 +18,10 @@ SELECT number AS id FROM receiver.callbacks WHERE NOT EXISTS (
 SELECT DISTINCT delivery_id AS id FROM receiver.attempts WHERE NOT EXISTS (
     SELECT 1 FROM receiver.deliveries WHERE deliveries.id = attempts.delivery_id);
 
+-- name: tasks_without_event
+SELECT id FROM receiver.submissions WHERE told IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM receiver.events WHERE events.id = submissions.told);
+
 -- name: ends_without_event
 SELECT id FROM receiver.submissions WHERE ended IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM receiver.events WHERE events.id = submissions.id || '.' || submissions.ended);
