@@ -32,7 +32,7 @@ from journals import (
 from receiver.backoff import DELIVERY
 from receiver.deliveries import AttemptRecord, Receipt
 from receiver.errors import JournalError, NotFound
-from receiver.events import Submission
+from receiver.events import Media, Submission
 from receiver.journal.base import Change, Journal
 from receiver.tasks import Task
 
@@ -545,8 +545,14 @@ async def test_a_pause_holds_up_one_destination_for_its_time(journal: Journal) -
 
 
 async def test_work_brings_all_an_attempt_needs(journal: Journal) -> None:
-    """The delivery as claimed, the event, the row, this submission's receipts everywhere, and the parent's here."""
-    parent, child = submission(1), submission(2, parent_id=submission(1).id, labels={"a": "b"})
+    """The delivery as claimed, the event, how its files stand now, this submission's receipts everywhere, and the
+    parent's here."""
+    files: Any = {
+        "media": (Media(digest="d", type="image/png", size=3, extension=".png", url="u"),),
+        "media_problem": "one is missing",
+        "media_due_ms": NOW + 7,
+    }
+    parent, child = submission(1), submission(2, parent_id=submission(1).id, **files)
     for row in (parent, child):
         await journal.add(row)
     await owe(journal, parent, "task.succeeded", 1)
@@ -560,7 +566,8 @@ async def test_work_brings_all_an_attempt_needs(journal: Journal) -> None:
     fact = await owe(journal, child, "task.succeeded", 5)
     (work,) = await take(journal)
     assert (work.delivery.status, work.delivery.attempt, work.delivery.owner) == ("running", 1, OWNER)
-    assert (work.event, work.submission) == (fact, child)
+    assert work.event == fact
+    assert {name: getattr(work, name) for name in files} == files
     assert {name: receipt.ref for name, receipt in work.receipts.items()} == {"folder": "3", "screen": "4"}
     assert work.parent == Receipt(ref="1", url="u", data={"n": [1]})
 

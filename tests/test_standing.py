@@ -204,7 +204,7 @@ async def test_the_leader_frees_what_the_dead_left(tmp_path: Path) -> None:
         await one.step("lead")
         await one.step("free")
         assert one.told == ["led", "freed"]
-        delivery = await only(one.kit, work.submission.id)
+        delivery = await only(one.kit, work.delivery.submission_id)
         assert (delivery.status, delivery.failures) == ("pending", 1)
 
 
@@ -288,10 +288,11 @@ async def test_a_claim_that_outlived_its_owner_is_not_begun(tmp_path: Path) -> N
     """It was under way when the engine was taken for dead: whoever leads frees it, and nobody runs it twice."""
     async with member(tmp_path) as one:
         submission = await owed(one.kit)
-        gate, claim = asyncio.Event(), one.kit.journal.claim
+        asked, gate, claim = asyncio.Event(), asyncio.Event(), one.kit.journal.claim
 
         class Slow(Shared):
             async def claim(self, *args: Any, **more: Any) -> Any:
+                asked.set()
                 found = await claim(*args, **more)
                 await gate.wait()
                 return found
@@ -302,7 +303,7 @@ async def test_a_claim_that_outlived_its_owner_is_not_begun(tmp_path: Path) -> N
             clock=one.kit.clock, owner="old", changed=lambda: None,
         )  # fmt: skip
         claiming = asyncio.create_task(dispatcher.dispatch_once())
-        await until(lambda: dispatcher._claiming is not None)
+        await asked.wait()
         assert await dispatcher.abandon() == 0
         dispatcher.owner = "new"
         gate.set()

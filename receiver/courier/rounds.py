@@ -99,7 +99,9 @@ class Rounds:
         work = Work(
             delivery=_delivery(round.event, destination.name, number),
             event=round.event,
-            submission=round.submission,
+            media=round.submission.media,
+            media_problem=round.submission.media_problem,
+            media_due_ms=round.submission.media_due_ms,
             receipts=round.receipts,
             parent=None,
         )

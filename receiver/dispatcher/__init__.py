@@ -277,7 +277,7 @@ class Dispatcher:
             f"delivery.{completion.outcome if kept else 'refused'}",
             delivery=work.delivery.id,
             destination=work.delivery.destination,
-            submission=work.submission.id,
+            submission=work.delivery.submission_id,
             event_id=work.event.id,
             attempt=work.delivery.attempt,
             status=completion.status,

@@ -60,7 +60,6 @@ class Ending:
 
 def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) -> Attempt:
     """What the handler gets."""
-    row = work.submission
     result = work.event.type == "task.succeeded"
     media = tuple(item.media for item in files.media)
     return Attempt(
@@ -71,7 +70,7 @@ def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) 
         deadline=destination.timeout,
         media=files.media,
         media_problem=files.problem or _media_problem(work) if result and not media else None,
-        media_pending=result and row.media_due_ms is not None,
+        media_pending=result and work.media_due_ms is not None,
         previous=work.receipts.get(destination.name),
         parent=work.parent,
         receipts={name: receipt for name, receipt in work.receipts.items() if name != destination.name},
@@ -183,4 +182,4 @@ def _media_problem(work: Work) -> str | None:
     has_links = work.event.task is not None and work.event.task.result_urls
     if not has_links:
         return None
-    return work.submission.media_problem or "the picture has not been downloaded yet"
+    return work.media_problem or "the picture has not been downloaded yet"

@@ -34,7 +34,7 @@ async def bring(work: Work, store: Store) -> AsyncIterator[Files]:
     Raises:
         RetryLater: the store cannot be read now.
     """
-    media = work.submission.media if work.event.type == "task.succeeded" else ()
+    media = work.media if work.event.type == "task.succeeded" else ()
     if not media:
         yield Files()
         return

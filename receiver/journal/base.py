@@ -16,7 +16,7 @@ from typing import ClassVar, Protocol
 import msgspec
 
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord, Receipt
-from receiver.events import Callback, Event, EventType, Submission
+from receiver.events import Callback, Event, EventType, Media, Submission
 from receiver.journal.copying import NewRows, Rows
 from receiver.journal.selection import Batch, Kind, Leftover, Order, Replayed, Selection
 
@@ -57,7 +57,10 @@ class Work:
 
     delivery: Delivery
     event: Event
-    submission: Submission
+    media: tuple[Media, ...]
+    """The submission's, and so are the next two, as they are now."""
+    media_problem: str | None
+    media_due_ms: int | None
     receipts: Mapping[str, Receipt]
     """The last receipt of this submission at every destination, its own included."""
     parent: Receipt | None

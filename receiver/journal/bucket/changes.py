@@ -150,10 +150,13 @@ def work(document: Document, delivery: Delivery, parent: Mapping[str, Receipt]) 
     """What an attempt needs."""
     event = document.event(delivery.event_id)
     assert event is not None  # noqa: S101 - `claim` has looked
+    row = document.submission
     return Work(
         delivery=delivery,
         event=event,
-        submission=document.submission,
+        media=row.media,
+        media_problem=row.media_problem,
+        media_due_ms=row.media_due_ms,
         receipts=receipts(document),
         parent=parent.get(delivery.destination),
     )

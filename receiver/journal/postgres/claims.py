@@ -10,14 +10,13 @@ import msgspec
 
 from receiver.deliveries import Delivery, DestinationRecord, Receipt
 from receiver.errors import JournalError
-from receiver.events import Event, Submission
+from receiver.events import Event, Media
 from receiver.journal import rules
 from receiver.journal.base import Work
 from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.statements import row, rows
 from receiver.journal.rows import from_row, reader
-from receiver.tasks import Task
 
 Taken = Sequence[Any]
 """Rows of deliveries that were taken, the longest due first, with what `works` makes of them."""
@@ -65,54 +64,40 @@ def works(taken: Taken) -> tuple[list[Work], list[Unreadable]]:
     """What attempts need, in the same order; and the deliveries that lack something."""
     if not taken:
         return [], []
-    delivery_of, submission_of = _readers(tuple(taken[0].keys()))
+    delivery_of = _delivery_reader(tuple(taken[0].keys()))
     found, unreadable = [], []
     for record in taken:
         delivery = delivery_of(record)
         try:
-            found.append(_work(delivery, submission_of, record))
+            found.append(_work(delivery, record))
         except (JournalError, msgspec.DecodeError) as exc:
             unreadable.append((delivery, str(exc)))
     return found, unreadable
 
 
 @functools.lru_cache(maxsize=4)
-def _readers(names: tuple[str, ...]) -> tuple[Callable[[Any], Delivery], Callable[[Any], Submission]]:
-    """Both have columns of the same names; which are whose, `cut` tells."""
-    cut = names.index("cut")
-    delivery = {name: at for at, name in enumerate(names) if at < cut}
-    return reader(Delivery, delivery), reader(Submission, {name: at for at, name in enumerate(names) if at > cut})
-
-
-class _Telling(msgspec.Struct):
-    """Of an event, its task alone."""
-
-    task: Task
+def _delivery_reader(names: tuple[str, ...]) -> Callable[[Any], Delivery]:
+    return reader(Delivery, {name: at for at, name in enumerate(names)})
 
 
 _event_of = msgspec.json.Decoder(Event).decode
-_telling = msgspec.json.Decoder(_Telling).decode
+_media_of = msgspec.json.Decoder(tuple[Media, ...]).decode
 _receipt_of = msgspec.json.Decoder(Receipt).decode
 
 
-def _work(delivery: Delivery, submission_of: Callable[[Any], Submission], record: Any) -> Work:
+def _work(delivery: Delivery, record: Any) -> Work:
     """Raises JournalError or DecodeError if something is lost or cannot be read."""
-    told, last = record["told"], record["last"]
-    if record["kind"] is None or record["event"] is None:
+    if record["media"] is None or record["event"] is None:
         raise JournalError(f"Delivery {delivery.id} has lost its submission or event.")
-    event, submission = _event_of(record["event"]), submission_of(record)
-    if told == delivery.event_id:
-        submission = msgspec.structs.replace(submission, task=event.task)
-    elif last is not None:
-        submission = msgspec.structs.replace(submission, task=_telling(last).task)
-    elif told is not None:
-        raise JournalError(f"Delivery {delivery.id} has lost the event that tells of its task.")
+    parent = record["parent_receipts"]
     return Work(
         delivery=delivery,
-        event=event,
-        submission=submission,
+        event=_event_of(record["event"]),
+        media=_media_of(record["media"]),
+        media_problem=record["media_problem"],
+        media_due_ms=record["media_due_ms"],
         receipts=_receipts(record["receipts"]),
-        parent=_receipts(record["parent_receipts"]).get(delivery.destination),
+        parent=_receipts(parent).get(delivery.destination) if parent else None,
     )
 
 

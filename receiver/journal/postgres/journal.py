@@ -39,7 +39,7 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
     def __init__(self, connections: Connections, *, listen: bool) -> None:
         super().__init__(connections, listen=listen)
         self._doubt = 0
-        self._changes: Writer[changes.Operation] = Writer(self._change_all, width=3, key=changes.key)
+        self._changes: Writer[changes.Operation] = Writer(self._change_all, width=3, shares=4, key=changes.key)
 
     async def aclose(self) -> None:
         self._connections.close_soon()

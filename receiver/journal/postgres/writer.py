@@ -33,14 +33,20 @@ class Writer(Generic[Op]):
     Args:
         run: see `Run`.
         width: batches under way at once.
+        shares: into how many batches all is divided that waits or is under way. One more than there are under way: so
+            that whoever has written one finds the next.
         key: what an operation is about; those about the same thing are carried out in order.
     """
 
-    def __init__(self, run: Run[Op], *, width: int = 1, key: Callable[[Op], str] = lambda _: "") -> None:
+    def __init__(
+        self, run: Run[Op], *, width: int = 1, shares: int = 1, key: Callable[[Op], str] = lambda _: ""
+    ) -> None:
         self._run = run
+        self._shares = shares
         self._width = width
         self._key = key
         self._busy: set[str] = set()
+        self._written = 0
         self._waiting: list[_Item[Op]] = []
         self._gathering = False
         self._turns: set[asyncio.Task[None]] = set()
@@ -65,13 +71,14 @@ class Writer(Generic[Op]):
 
     def _begin(self) -> None:
         while self._waiting and len(self._turns) < self._width:
-            share = math.ceil(len(self._waiting) / self._width)
+            share = math.ceil((len(self._waiting) + self._written) / self._shares)
             size = min(max(share, SMALL_BATCH), MAX_BATCH)
             batch, self._waiting = self._take(size)
             if not batch:
                 return
             keys = {self._key(operation) for operation, _ in batch}
             self._busy |= keys
+            self._written += len(batch)
             turn = asyncio.create_task(self._turn(batch, keys), name="journal writer")
             self._turns.add(turn)
             turn.add_done_callback(self._end)
@@ -106,6 +113,7 @@ class Writer(Generic[Op]):
             outcomes = await self._commit([operation for operation, _ in batch])
         finally:
             self._busy -= keys
+            self._written -= len(batch)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():
                 continue  # whoever asked was cancelled; the write stands

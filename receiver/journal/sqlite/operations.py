@@ -146,7 +146,9 @@ def _work(db: Connection, recent: Recent, delivery: Delivery) -> Work:
     return Work(
         delivery=delivery,
         event=msgspec.json.decode(event["body"], type=Event),
-        submission=submission,
+        media=submission.media,
+        media_problem=submission.media_problem,
+        media_due_ms=submission.media_due_ms,
         receipts=_receipts(db, submission.id),
         parent=parent.get(delivery.destination),
     )

@@ -134,10 +134,9 @@ CREATE TABLE receiver.attempts (
     PRIMARY KEY (delivery_id, number)
 );
 
--- What attempts need of a submission, its task apart: `told` may name the very event that is delivered. Receipts are a
--- delivery's id, its destination and what was reported, a line each.
+-- What attempts need of a submission. Receipts are a delivery's id, its destination and what was reported, a line each.
 CREATE VIEW receiver.needs AS
-SELECT submissions.*,
+SELECT id AS submission, media, media_problem, media_due_ms,
     ARRAY(
         SELECT past.id || chr(10) || past.destination || chr(10) || past.receipt FROM receiver.deliveries AS past
         WHERE past.submission_id = submissions.id AND past.receipt IS NOT NULL) AS receipts,

@@ -22,8 +22,7 @@ SELECT 1 FROM receiver.deliveries WHERE destination = :destination AND status = 
 -- name: claim
 -- Due ones that nobody else is about to take, the oldest of each submission; their attempts begin. (`IS NULL`, not `NOT
 -- EXISTS`: one look by key for each; a join would go through all that runs.) A destination that is paused or fails gives
--- nothing, unless whoever asks has looked at it under its lock (:probing). With it comes all that attempts need: behind
--- `cut` the submission begins, and `last` is the event that holds its task, if that is another one.
+-- nothing, unless whoever asks has looked at it under its lock (:probing). With it comes all that attempts need.
 WITH due AS (
     SELECT id, submission_id FROM receiver.deliveries AS mine
     WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms AND NOT alone
@@ -44,11 +43,10 @@ WITH due AS (
 ), marked AS (
     INSERT INTO receiver.commits (mark) SELECT :mark WHERE EXISTS (SELECT FROM taken)
 )
-SELECT taken.*, '' AS cut, needs.*, fact.body AS event, last.body AS last
+SELECT taken.*, needs.*, events.body AS event
 FROM taken
-LEFT JOIN receiver.needs ON needs.id = taken.submission_id
-LEFT JOIN receiver.events AS fact ON fact.id = taken.event_id
-LEFT JOIN receiver.events AS last ON last.id = needs.told AND last.id <> taken.event_id
+LEFT JOIN receiver.needs ON submission = taken.submission_id
+LEFT JOIN receiver.events ON events.id = taken.event_id
 ORDER BY taken.due_ms, taken.id;
 
 -- name: alone_due
@@ -74,11 +72,10 @@ WITH due AS (
 ), marked AS (
     INSERT INTO receiver.commits (mark) SELECT :mark WHERE EXISTS (SELECT FROM taken)
 )
-SELECT taken.*, '' AS cut, needs.*, fact.body AS event, last.body AS last
+SELECT taken.*, needs.*, events.body AS event
 FROM taken
-LEFT JOIN receiver.needs ON needs.id = taken.submission_id
-LEFT JOIN receiver.events AS fact ON fact.id = taken.event_id
-LEFT JOIN receiver.events AS last ON last.id = needs.told AND last.id <> taken.event_id;
+LEFT JOIN receiver.needs ON submission = taken.submission_id
+LEFT JOIN receiver.events ON events.id = taken.event_id;
 
 -- name: list_strays
 -- What :owner claimed and has not heard of.
