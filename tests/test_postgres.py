@@ -444,6 +444,7 @@ async def test_a_commit_that_nobody_answered_is_looked_up(store: PostgresStore, 
     """Its connection broke in the middle: what was asked for happened once, and is answered as it was."""
     journal = await open_postgres(through(store, wire), listen=False)
     await journal.add(submission(1))
+    journal._connections.seen.forget()  # what it knows, it writes with one statement
     wire.cut_at(b"COMMIT", cut)
     changed = await journal.change(submission(1).id, _counted)
     assert changed is not None

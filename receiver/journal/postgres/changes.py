@@ -183,6 +183,8 @@ class _Batch:
     added: list[Submission] = field(default_factory=list)
     altered: list[_Altered] = field(default_factory=list)
     callbacks: list[tuple[str, int, str | None, bytes]] = field(default_factory=list)
+    fresh: dict[str, Known] = field(default_factory=dict)
+    """Submissions that were added."""
     owed: Sequence[Delivery] = ()
     """Once it is known which events are new."""
     named: dict[str, Submission] = field(default_factory=dict)
@@ -237,9 +239,10 @@ class _Batch:
         return Applied(
             results=[outcome() if isinstance(outcome, _Later) else outcome for outcome in outcomes],
             news=self.news(),
-            known={
-                id: Known(version, self.now[id], {**self.known[id].last, **last.get(id, {})})
-                for id, version in ({id: one.version for id, one in self.known.items()} | dict(versions)).items()
+            known=self.fresh
+            | {
+                id: Known(versions.get(id, one.version), self.now[id], {**one.last, **last.get(id, {})})
+                for id, one in self.known.items()
             },
         )
 
@@ -314,10 +317,13 @@ class _Batch:
     async def _add(self, db: Connection) -> None:
         if not self.added:
             return
-        found = await rows(db, "insert_submissions", **columns(full_rows(self.added, {}), ALL))
-        written = {row["id"] for row in found}
-        await _need(db, [(row.id, digest) for row in self.added if row.id in written for digest in digests(row)])
-        names = [row.once for row in self.added if row.id not in written]
+        values = full_rows(self.added, {})
+        found = await rows(db, "insert_submissions", **columns(values, ALL))
+        versions = {row["id"]: row["version"] for row in found}
+        kept = {row["id"]: from_row(Submission, row) for row in values if row["id"] in versions}
+        self.fresh = {id: Known(versions[id], row) for id, row in kept.items()}
+        await _need(db, [(id, digest) for id, row in kept.items() for digest in digests(row)])
+        names = [row.once for row in self.added if row.id not in kept]
         if names:
             taken = [from_row(Submission, row) for row in await rows(db, "get_once", names=names)]
             self.named = {row.once: row for row in taken if row.once is not None}

@@ -24,7 +24,7 @@ INSERT INTO receiver.submissions (
     :claim::text::text[], :callbacks::bigint[], :media::text[], :media_problem::text::text[],
     :media_tries::bigint[], :media_due_ms::bigint[], :fallback_urls::text::text[],
     :task_status::text::text[]
-) ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING RETURNING id;
+) ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING RETURNING id, xmin::text AS version;
 
 -- name: update_submissions
 -- What never changes after the insert (id, kind, request, labels …) is left out.
