@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """How fast Receiver is with its journal in PostgreSQL, on this machine. Run by `scripts/bench --database postgres`.
 
-usage: scripts/bench_postgres.py [--rounds N] [--seconds N] [--rows N] [--json FILE]
+usage: scripts/bench_postgres.py [--rounds N] [--seconds N] [--rows N] [--server URL] [--json FILE]
 
-The web process has one core; PostgreSQL (a server of its own, with its usual settings) and the load share the other.
-A second web process runs on that one, too, so what it adds here is the least it can add. Claims are made by one process
-on the first core; pgqueuer and procrastinate do the same on the same server, in the same rounds.
+With --server it measures on a server of yours, whose user may make databases: it makes, and removes, `web`, `engine`,
+`pgqueuer`, `procrastinate`, `latency`, `few` and `many`. Otherwise on one of its own, with its usual settings.
+
+The web process has one core; PostgreSQL and the load share the other. A second web process runs on that one, too, so
+what it adds here is the least it can add. Claims are made by one process on the first core; pgqueuer and procrastinate
+do the same on the same server, in the same rounds.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import uvloop
@@ -75,6 +79,7 @@ class Options:
     seconds: float
     rows: int
     json: Path | None
+    server: str | None
     server_core: int
     load_core: int
 
@@ -84,7 +89,7 @@ def main() -> int:
     os.sched_setaffinity(0, {options.load_core})
     figures: dict[str, list[float]] = {}
     problems: list[str] = []
-    with Server() as server:
+    with Given(options.server) if options.server else Server() as server:
         for number in range(options.rounds):
             found = {**web_round(server, options, problems), **engine_round(server, options)}
             for name, value in found.items():
@@ -105,6 +110,7 @@ def read_options() -> Options:
     parser.add_argument("--rounds", type=int, default=5, help="how often each kind runs (default 5)")
     parser.add_argument("--seconds", type=float, default=5, help="of load in each run (default 5)")
     parser.add_argument("--rows", type=int, default=MANY, help=f"deliveries of the large journal (default {MANY:,})")
+    parser.add_argument("--server", metavar="URL", help="measure there, not on a server of its own")
     parser.add_argument("--quick", action="store_true", help="two rounds of 2 s each, 200,000 rows")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there, too")
     given = parser.parse_args()
@@ -114,6 +120,7 @@ def read_options() -> Options:
         seconds=2 if given.quick else given.seconds,
         rows=200_000 if given.quick else given.rows,
         json=given.json,
+        server=given.server,
         server_core=cores[0],
         load_core=cores[-1],
     )
@@ -124,12 +131,39 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def database(server: Server, name: str) -> str:
+class Given:
+    """A server that is there, in place of one of our own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def url(self, database: str = "") -> str:
+        """Of a database of this name; of the one that was given."""
+        return urlsplit(self._url)._replace(path=f"/{database}").geturl() if database else self._url
+
+    def __enter__(self) -> Given:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for name in DATABASES:
+            asyncio.run(drop(self, name))
+
+
+DATABASES = ("web", "engine", "pgqueuer", "procrastinate", "latency", "few", "many")
+
+
+async def drop(server: Given | Server, name: str) -> None:
+    db = await asyncpg.connect(server.url())
+    await db.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await db.close()
+
+
+def database(server: Given | Server, name: str) -> str:
     """URL of a new database, and an end to what the last one has left to do."""
 
     async def make() -> None:
+        await drop(server, name)
         db = await asyncpg.connect(server.url())
-        await db.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         await db.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0")
         await db.execute("CHECKPOINT")
         await db.close()
@@ -141,7 +175,7 @@ def database(server: Server, name: str) -> str:
 # Web
 
 
-def web_round(server: Server, options: Options, problems: list[str]) -> dict[str, float]:
+def web_round(server: Given | Server, options: Options, problems: list[str]) -> dict[str, float]:
     """Callbacks a second of the bare route, of one web process and of two, each on a new database."""
     bare = web(server, options, ["bare"], problems)
     one = web(server, options, ["ingest"], problems)
@@ -149,7 +183,7 @@ def web_round(server: Server, options: Options, problems: list[str]) -> dict[str
     return {"bare": bare, "web": one, "web_ratio": one / bare, "webs": two, "webs_ratio": two / bare}
 
 
-def web(server: Server, options: Options, kinds: list[str], problems: list[str]) -> float:
+def web(server: Given | Server, options: Options, kinds: list[str], problems: list[str]) -> float:
     url = database(server, "web")
     flights = math.ceil(bench.FASTEST[kinds[0]] * options.seconds / bench.STEPS / bench.FLIGHT)
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="receiver-bench-") as name:
@@ -203,7 +237,7 @@ def missing(url: str, answers: int, results: list[dict[str, Any]]) -> list[str]:
     return [f"{answers} answers, {callbacks} callbacks, {events} events, {deliveries} deliveries, {broken} broken"]
 
 
-def latencies(server: Server, options: Options) -> list[float]:
+def latencies(server: Given | Server, options: Options) -> list[float]:
     """Milliseconds from the first byte of a terminal callback to the start of its handler, one at a time."""
     body = bench.body_template(status="SUCCESS", progress="100%", imageUrl=None, imageUrls=None)
     times = []
@@ -232,7 +266,7 @@ def latencies(server: Server, options: Options) -> list[float]:
 # Engine
 
 
-def engine_round(server: Server, options: Options) -> dict[str, float]:
+def engine_round(server: Given | Server, options: Options) -> dict[str, float]:
     """Deliveries claimed and completed a second, with a handler that does nothing, and the ready-made engines."""
     with on_server_core(options):
         spare_the_collector()  # as `receiver worker` does
@@ -391,7 +425,7 @@ FROM generate_series({first}, {last}) AS n;
 """
 
 
-def growth(server: Server, options: Options) -> dict[str, list[float]]:
+def growth(server: Given | Server, options: Options) -> dict[str, list[float]]:
     """Inserts and claims a second while few, and while many other deliveries are pending there; in turn."""
     few, many = grown(server, "few", FEW), grown(server, "many", options.rows)
     figures: dict[str, list[float]] = {}
@@ -408,7 +442,7 @@ def growth(server: Server, options: Options) -> dict[str, list[float]]:
     return figures
 
 
-def grown(server: Server, name: str, count: int) -> str:
+def grown(server: Given | Server, name: str, count: int) -> str:
     """URL of a journal with so many deliveries that are due later."""
     url = database(server, name)
 
