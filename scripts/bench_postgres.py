@@ -3,8 +3,8 @@
 
 usage: scripts/bench_postgres.py [--rounds N] [--seconds N] [--rows N] [--server URL] [--json FILE]
 
-With --server it measures on a server of yours, whose user may make databases: it makes, and removes, `web`, `engine`,
-`pgqueuer`, `procrastinate`, `latency`, `few` and `many`. Otherwise on one of its own, with its usual settings.
+With --server it measures on a server of yours, whose user may make databases: it makes some named `receiver_bench_…`,
+and removes them. Otherwise on one of its own, with its usual settings.
 
 The web process has one core; PostgreSQL and the load share the other. A second web process runs on that one, too, so
 what it adds here is the least it can add. Claims are made by one process on the first core; pgqueuer and procrastinate
@@ -36,6 +36,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import uvloop
+from msgspec.structs import replace
 from pgqueuer.db import AsyncpgPoolDriver
 from pgqueuer.models import Job
 from pgqueuer.qm import QueueManager
@@ -45,11 +46,15 @@ from postgres_server import Server
 from procrastinate import App, PsycopgConnector
 
 from receiver.cli.running import spare_the_collector
+from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
 from receiver.events import Event, Submission, event_id, new_id
+from receiver.intake import Intake
+from receiver.intake.rules import Policy, Route
 from receiver.journal.base import Change, Work
 from receiver.journal.postgres import PostgresJournal, open_postgres
-from receiver.tasks import Task
+from receiver.tasks import Task, decode_task
+from receiver.telemetry import configure
 
 ROOT = Path(__file__).resolve().parent.parent
 OWNER = "the-bench"
@@ -87,6 +92,7 @@ class Options:
 def main() -> int:
     options = read_options()
     os.sched_setaffinity(0, {options.load_core})
+    configure(level="error", format="json", secrets=[])
     figures: dict[str, list[float]] = {}
     problems: list[str] = []
     with Given(options.server) if options.server else Server() as server:
@@ -97,6 +103,8 @@ def main() -> int:
             tell(f"round {number + 1}/{options.rounds}  " + "  ".join(f"{n} {v:,.2f}" for n, v in found.items()))
         figures["latency_ms"] = latencies(server, options)
         figures |= growth(server, options)
+        whole, callbacks = run(kilobytes(database(server, "sizes")))
+        figures |= {"task_kb": [whole], "callbacks_kb": [callbacks]}
     print_table(figures)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
@@ -146,10 +154,10 @@ class Given:
 
     def __exit__(self, *failure: object) -> None:
         for name in DATABASES:
-            asyncio.run(drop(self, name))
+            asyncio.run(drop(self, f"receiver_bench_{name}"))
 
 
-DATABASES = ("web", "engine", "pgqueuer", "procrastinate", "latency", "few", "many")
+DATABASES = ("web", "engine", "pgqueuer", "procrastinate", "latency", "few", "many", "sizes")
 
 
 async def drop(server: Given | Server, name: str) -> None:
@@ -160,6 +168,8 @@ async def drop(server: Given | Server, name: str) -> None:
 
 def database(server: Given | Server, name: str) -> str:
     """URL of a new database, and an end to what the last one has left to do."""
+
+    name = f"receiver_bench_{name}"
 
     async def make() -> None:
         await drop(server, name)
@@ -469,6 +479,58 @@ async def at_size(url: str) -> tuple[float, float]:
     return inserts, claims
 
 
+# Sizes
+
+
+TASKS = 3_000
+STATUSES = ("SUBMITTED", *["IN_PROGRESS"] * 7, "SUCCESS")
+"""Of a task's nine callbacks."""
+SIZES = """
+SELECT relname AS name, pg_total_relation_size(oid)::float8 AS bytes
+FROM pg_class WHERE relnamespace = 'receiver'::regnamespace AND relkind = 'r'
+"""
+
+
+async def kilobytes(url: str) -> tuple[float, float]:
+    """What a finished task with two destinations takes, indexes included; and how much of that its callbacks."""
+    journal = await open_postgres(url, listen=False)
+    places = ("one", "two")
+    await journal.register(dict.fromkeys(places, "noop"))
+    intake = Intake(
+        journal, policy=Policy(confirm_ms=0), routes=tuple(Route(destination=name) for name in places),
+        clock=Clock(), changed=lambda row: None,
+    )  # fmt: skip
+    db = await asyncpg.connect(url)
+    await db.execute("VACUUM")
+    empty = {row["name"]: row["bytes"] for row in await db.fetch(SIZES)}
+    for start in range(0, TASKS, 100):
+        await asyncio.gather(*(live(journal, intake, number) for number in range(start, start + 100)))
+        for name in places:
+            for work in await journal.claim(name, owner=OWNER, limit=1_000, now_ms=2**50):
+                await journal.complete(done(work, int(time.time() * 1000)))
+    await db.execute("VACUUM")
+    full = {row["name"]: (row["bytes"] - empty[row["name"]]) / TASKS / 1024 for row in await db.fetch(SIZES)}
+    await db.close()
+    await journal.aclose()
+    return sum(full.values()), full["callbacks"]
+
+
+async def live(journal: PostgresJournal, intake: Intake, number: int) -> None:
+    """A task from the submit to its end, with bodies as the C# proxy sends them."""
+    row = replace(made(number, int(time.time() * 1000)), status="sending", task_id=None, task=None, ended=None)
+    await journal.add(row)
+    row = await intake.answered(row.id, (f"1773{number:012}",), "accepted")
+    for step, status in enumerate(STATUSES):
+        end = status == "SUCCESS"
+        body = json.loads((bench.PAYLOAD if end else UNDER_WAY).read_text())
+        body |= {"id": row.task_id, "status": status, "progress": f"{step * 12}%"}
+        data = json.dumps(body | ({} if end else {"buttons": []}), separators=(",", ":")).encode()
+        assert await intake.received(row.id, decode_task(data), data, None)
+
+
+UNDER_WAY = ROOT / "tests" / "payloads" / "callback_11_csharp_submitted.json"
+
+
 # What was found
 
 
@@ -480,6 +542,8 @@ def print_table(figures: dict[str, list[float]]) -> None:
         print(f"{label:34}{middle[name]:12,.0f}{ratio}")
     for name, label in ENGINES.items():
         print(f"{label:34}{middle[name]:12,.0f}")
+    whole, callbacks = middle["task_kb"], middle["callbacks_kb"]
+    print(f"\na task with nine callbacks and two destinations: {whole:.0f} KB, of them callbacks: {callbacks:.0f} KB")
     print(f"\n{'FIGURE':46}{'measured':>14}  {'target':12}")
     for text, measured, target, met in targets(middle):
         print(f"{text:46}{measured:>14}  {target:12}{'met' if met else 'not met'}")

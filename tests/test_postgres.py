@@ -344,7 +344,7 @@ async def test_one_probe_at_a_time_from_all_processes(store: PostgresStore) -> N
 
 
 async def test_each_process_knows_what_the_other_has_added(store: PostgresStore) -> None:
-    """Three events of one submission, told by two processes in turn: the newest is owed, wherever it was told, and
+    """Events of one submission, told by two processes in turn: the newest is owed, wherever it was told, and
     whether or not the row itself was changed."""
     one, two = await store.open(), await store.open()
     row = submission(1)
@@ -402,6 +402,35 @@ async def test_a_task_stands_once(store: PostgresStore, known: bool, fields: dic
     assert second.submission.task == later
     await journal.aclose()
     await other.aclose()
+
+
+async def test_nothing_a_task_says_keeps_it_from_being_read(store: PostgresStore) -> None:
+    """The server cuts nothing out of JSON with NUL in it, so such an event is not where the task stands."""
+    journal = await store.open()
+    row = submission(1, poll_due_ms=NOW)
+    await journal.add(row)
+    task = Task(id="1773", status="IN_PROGRESS", progress=15, prompt="a \\ b")
+    fact = replace(event(row, "task.progressed", 15), task=task, labels={"a": "\0"})
+    await journal.change(row.id, lambda row: Change(submission=replace(row, task=task), events=(fact,)))
+    assert await stands(store) == (False, None)
+    (found,) = await journal.due_polls(NOW, limit=9)
+    assert found.task == task
+    assert await journal.events(limit=9) == [fact]
+    await journal.aclose()
+
+
+async def test_an_attempt_that_was_written_already_ends_all_the_same(store: PostgresStore) -> None:
+    """A row that should not be there holds up nobody."""
+    journal = await store.open()
+    await fill_one(journal, 1)
+    (work,) = await take(journal)
+    await store.execute(
+        "INSERT INTO receiver.attempts (delivery_id, number, started_ms, manual) "  # noqa: S608
+        f"VALUES ('{work.delivery.id}', 1, {NOW}, false)"
+    )
+    assert await journal.complete(completion(work))
+    assert [(one.number, one.outcome) for one in await journal.attempts(work.delivery.id)] == [(1, "succeeded")]
+    await journal.aclose()
 
 
 async def test_a_task_whose_event_is_gone_is_named(store: PostgresStore) -> None:

@@ -180,6 +180,13 @@ def test_a_list_as_a_literal_is_the_same_list(databases: tuple[str, str], values
     assert asyncio.run(read()) == values
 
 
+@pytest.mark.parametrize("value", [1, ("a", "b"), b"a"])
+def test_a_list_of_something_else_is_refused(value: Any) -> None:
+    """As the driver refuses it; otherwise a column would be longer than the others."""
+    with pytest.raises(asyncpg.DataError, match="a text was expected"):
+        array(["a", value])
+
+
 def test_every_statement_is_good_sql(both: list[dict[str, list[dict[str, Any]]]]) -> None:
     """Each one was prepared, so that none waits for its day to fail."""
     assert [set(found) for found in both] == [PLANNED] * 2

@@ -27,7 +27,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         submission: the row as it shall be.
         events: new facts; one whose id is already journalled is dropped together with its deliveries.
-        deliveries: what the events owe. Each cancels older `pending` ones of its (submission, destination).
+        deliveries: what the events owe, all `pending`. Each cancels older ones of its (submission, destination).
         release_ms: make this submission's untried deliveries due now: what they waited for has come.
         cause: why the callback that led to this was not accepted, for its row.
         additions: submissions that come of it: follow-ups we start ourselves, further tasks of one answer. One whose

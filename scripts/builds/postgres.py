@@ -76,17 +76,12 @@ def restated(name: str, old: str, new: str) -> AbstractContextManager[None]:
     return replaced(statements, "SQL", {**statements.SQL, name: changed})
 
 
-_TWICE = "ON CONFLICT (delivery_id, number) DO UPDATE SET outcome = excluded.outcome"
-"""An attempt ends once: its row's key would keep out whoever says so again."""
-
-
 @contextmanager
 def unfenced() -> Iterator[None]:
     """Whoever has made an attempt may say how it ended, whatever has become of the delivery since."""
     with (
         restated("complete", "AND deliveries.owner = new.owner AND deliveries.attempt = new.attempt", ""),
         restated("complete", "AND deliveries.status || '' = 'running'", ""),
-        restated("complete", "detail, manual FROM done", f"detail, manual FROM done {_TWICE}"),
     ):
         yield
 

@@ -32,7 +32,7 @@ from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection, asyncpg
 from receiver.journal.postgres.seen import Known, Seen
 from receiver.journal.postgres.statements import rows, run
-from receiver.journal.rows import from_row
+from receiver.journal.rows import from_row, to_json
 from receiver.journal.rules import only_heard
 
 
@@ -56,6 +56,9 @@ class Keep:
     problem: Exception
 
 
+NUL = "\\u0000"
+"""In JSON. An event that holds it comes back whole, but nothing can be cut out of it by the server."""
+
 Operation = Add | Alter | Keep
 Operations = Sequence[Operation]
 
@@ -75,11 +78,13 @@ class Applied:
             one was written.
         news: whether something is due now that was not.
         known: submissions that were changed, or looked at; true once the transaction is committed.
+        added: those that are new.
     """
 
     results: list[Any]
     news: bool
     known: Mapping[str, Known]
+    added: Mapping[str, Known]
 
 
 async def apply(db: Connection, operations: Operations, mark: Mark, seen: Seen) -> Applied:
@@ -185,6 +190,7 @@ class _Batch:
     callbacks: list[tuple[str, int, str | None, bytes]] = field(default_factory=list)
     fresh: dict[str, Known] = field(default_factory=dict)
     """Submissions that were added."""
+    bodies: dict[str, str] = field(default_factory=dict)
     owed: Sequence[Delivery] = ()
     """Once it is known which events are new."""
     named: dict[str, Submission] = field(default_factory=dict)
@@ -239,8 +245,8 @@ class _Batch:
         return Applied(
             results=[outcome() if isinstance(outcome, _Later) else outcome for outcome in outcomes],
             news=self.news(),
-            known=self.fresh
-            | {
+            added=self.fresh,
+            known={
                 id: Known(versions.get(id, one.version), self.now[id], {**one.last, **last.get(id, {})})
                 for id, one in self.known.items()
             },
@@ -264,7 +270,7 @@ class _Batch:
         told = self._told()
         heard, full = self._changed(set(self.now))
         needed = _needed(full)
-        facts = [event for one in self.altered for event in one.fresh]
+        facts = [(event, self.body(event)) for one in self.altered for event in one.fresh]
         changed = columns(full_rows([new for _, new in full], told), CHANGING)
         return {
             **{f"full_{name}": column for name, column in changed.items()},
@@ -336,7 +342,8 @@ class _Batch:
                 told.setdefault(event.id, (event, one))
         if not told:
             return
-        found = await rows(db, "insert_events", **event_rows([event for event, _ in told.values()]))
+        facts = [(event, self.body(event)) for event, _ in told.values()]
+        found = await rows(db, "insert_events", **event_rows(facts))
         for id in [row["id"] for row in found]:
             event, one = told[id]
             one.fresh += (event,)
@@ -371,8 +378,16 @@ class _Batch:
             event.submission_id: event.id
             for one in self.altered
             for event in one.fresh
-            if event.task is not None and event.task is self.now[event.submission_id].task
+            if event.task is not None
+            and event.task is self.now[event.submission_id].task
+            and NUL not in self.body(event)
         }
+
+    def body(self, event: Event) -> str:
+        """An event as JSON, made once."""
+        if event.id not in self.bodies:
+            self.bodies[event.id] = to_json(event)
+        return self.bodies[event.id]
 
 
 def _needed(changed: Sequence[tuple[Submission, Submission]]) -> list[tuple[str, str]]:

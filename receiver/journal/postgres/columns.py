@@ -39,19 +39,20 @@ def heard_rows(heard: Sequence[Submission], told: Told) -> dict[str, list[Any]]:
     }
 
 
-def event_rows(events: Sequence[Event]) -> dict[str, list[Any]]:
+def event_rows(events: Sequence[tuple[Event, str]]) -> dict[str, list[Any]]:
+    """Events, each with its body."""
     return {
-        "ids": [event.id for event in events],
-        "submissions": [event.submission_id for event in events],
-        "types": [event.type for event in events],
-        "times": [event.created_ms for event in events],
-        "bodies": [to_json(event) for event in events],
+        "ids": [event.id for event, _ in events],
+        "submissions": [event.submission_id for event, _ in events],
+        "types": [event.type for event, _ in events],
+        "times": [event.created_ms for event, _ in events],
+        "bodies": [body for _, body in events],
     }
 
 
 def owed_rows(owed: Sequence[Delivery], known: Mapping[str, Known]) -> dict[str, list[Any]]:
-    """Deliveries that are pending, or gave way within the batch already; the older ones that give way to the first of
-    them; and where it has to be looked which these are."""
+    """Deliveries that are pending, or (`finished_ms`) gave way within the batch already; the older ones that give way
+    to the first of them; and where it has to be looked which these are."""
     firsts = {(item.submission_id, item.destination): item for item in reversed(owed) if not item.manual}
     older, unknown = [], []
     for item in firsts.values():

@@ -87,6 +87,7 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
         if applied is None:
             applied = await self._connections.transact(lambda db, mark: changes.apply(db, operations, mark, seen))
         seen.keep(applied.known)
+        seen.keep_new(applied.added)
         if applied.news:
             self._tell()
         return applied.results

@@ -22,8 +22,8 @@ class Known:
 
     Attributes:
         row: as it is in this version.
-        last: by destination, the delivery that came last. What came before it is owed no more, or was asked for by a
-            person. Where none is named, whoever adds one has to look. (Whoever adds a delivery, or makes one pending
+        last: by destination, the delivery that came last, those apart that a person asked for. What came before it is
+            owed no more. Where none is named, whoever adds one has to look. (Whoever adds one, or makes one pending
             again, gives the submission a new version.)
     """
 
@@ -49,6 +49,12 @@ class Seen:
             if len(self._known) >= self._limit and id not in self._known:
                 del self._known[next(iter(self._known))]  # the one that came first
             self._known[id] = one
+
+    def keep_new(self, known: Mapping[str, Known]) -> None:
+        """Remember submissions that were added, where there is room: most of those that are told of are older."""
+        for id, one in known.items():
+            if len(self._known) < self._limit:
+                self._known[id] = one
 
     def forget(self) -> None:
         self._known.clear()

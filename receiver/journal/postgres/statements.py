@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from receiver.journal.postgres.driver import Connection
+from receiver.journal.postgres.driver import Connection, asyncpg
 from receiver.journal.rows import from_row
 from receiver.journal.statements import queries
 from receiver.tasks import clean_text
@@ -45,26 +45,27 @@ def _clean(value: Any) -> Any:
     return clean_text(value) if isinstance(value, str) else value
 
 
-def array(values: Sequence[str | int | None]) -> str:
-    """A list as the server writes it: PostgreSQL's documentation, "Array Input and Output Syntax"."""
+def array(values: Sequence[str | None]) -> str:
+    """A list of texts as the server writes it: PostgreSQL's documentation, "Array Input and Output Syntax". Raises
+    DataError, as the driver does, for what is no text."""
     if not values:
         return "{}"
     try:
         text = '","'.join(values)  # type: ignore[arg-type]
-    except TypeError:
+    except TypeError:  # most likely because there are NULLs
         return "{" + ",".join([_element(value) for value in values]) + "}"
     if "\\" in text or text.count('"') != 2 * len(values) - 2:
         return "{" + ",".join([_element(value) for value in values]) + "}"
     return f'{{"{text}"}}'
 
 
-def _element(value: str | int | None) -> str:
+def _element(value: str | None) -> str:
     if value is None:
         return "NULL"
-    if isinstance(value, str):
-        value = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{value}"'
-    return str(value)
+    if not isinstance(value, str):
+        raise asyncpg.DataError(f"a text was expected, and it is of the type {type(value).__name__}")
+    value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'
 
 
 def _numbered(text: str) -> Statement:

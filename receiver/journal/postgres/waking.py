@@ -45,7 +45,8 @@ class Waking:
             self._tasks.append(asyncio.create_task(self._listen(), name="journal listener"))
 
     def tell(self) -> None:
-        """Something that is due now was committed. Other processes learn of it within milliseconds."""
+        """Something that is due now was committed. Other processes learn of it at once, or within
+        `PAUSE_SECONDS`."""
         if not self._enabled:
             return
         if not self._news.is_set():

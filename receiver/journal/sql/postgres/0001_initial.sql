@@ -83,7 +83,7 @@ CREATE TABLE receiver.events (
 
 CREATE UNIQUE INDEX events_id ON receiver.events (id);
 
--- Submissions with what is known of their tasks. (`json`, not `jsonb`: it is cut out as it is, whatever it holds.)
+-- Submissions with what is known of their tasks. (No event that `told` names has NUL in it, which cannot be read here.)
 CREATE VIEW receiver.whole_submissions AS
 SELECT
     id, kind, created_ms, prompt, request, inputs, speed, labels, user_state, parent_id, button, auto, destinations,

@@ -1,5 +1,4 @@
--- `status || ''` stands where a row is found by its key (see changes.sql), and `ORDER BY id || ''` where few rows are
--- found by another one: the planner would go through all in order of id.
+-- `status || ''` stands where a row is found by its key: see changes.sql.
 
 -- name: look
 -- What a claim has to know first, without a transaction: an idle engine asks often.
@@ -119,6 +118,8 @@ WITH done AS (
 ), ended AS (
     INSERT INTO receiver.attempts (delivery_id, number, started_ms, finished_ms, outcome, detail, manual)
     SELECT id, attempt, coalesce(started_ms, finished_ms), finished_ms, outcome, detail, manual FROM done
+    ON CONFLICT (delivery_id, number) DO UPDATE SET
+        finished_ms = excluded.finished_ms, outcome = excluded.outcome, detail = excluded.detail
 ), wiped AS (
     DELETE FROM receiver.commits WHERE mark = ANY (:needless::text::text[])
 ), marked AS (

@@ -87,6 +87,7 @@ WHERE (:destination::text IS NULL OR destination = :destination) AND (:status::t
 ORDER BY id DESC LIMIT :limit;
 
 -- name: list_submission_deliveries
+-- `|| ''`: see replay.sql.
 SELECT * FROM receiver.deliveries
 WHERE submission_id = :submission_id AND (:destination::text IS NULL OR destination = :destination)
   AND (:status::text IS NULL OR status = :status)
