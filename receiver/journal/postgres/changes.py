@@ -93,8 +93,8 @@ async def apply(db: Connection, operations: Operations, mark: Mark, seen: Seen) 
     locked = await rows(db, "lock_submissions", ids=ids) if ids else []
     batch = _Batch(await _read(db, {row["id"]: row["version"] for row in locked}, seen))
     outcomes = [batch.decide(operation) for operation in operations]
-    written = await batch.write(db, mark)
-    return batch.applied(outcomes, dict.fromkeys(written, locked[0]["ours"] if locked else ""))
+    await batch.write(db, mark)
+    return batch.applied(outcomes)
 
 
 class Stale(Exception):
@@ -123,16 +123,15 @@ class Hopeful:
 
     async def write(self, db: Connection, mark: Mark) -> Applied:
         """Raises Stale if a row was changed, or a fact was known."""
-        values = self._batch.hopeful_values()
         try:
-            (found,) = await rows(db, "write_unlocked", **values, **mark.values)
+            await self._batch.write_unlocked(db, mark)
         except (asyncpg.DivisionByZeroError, asyncpg.UniqueViolationError) as exc:
             raise Stale from exc
-        return self._batch.applied(self._outcomes, dict.fromkeys(self._batch.now, found["ours"]))
+        return self._batch.applied(self._outcomes)
 
     async def written(self, db: Connection) -> Applied:
         """It was, but the answer was lost, and with it the new version: what we know is out of date."""
-        return self._batch.applied(self._outcomes, {})
+        return self._batch.applied(self._outcomes)
 
 
 async def _read(db: Connection, versions: Mapping[str, str], seen: Seen) -> dict[str, Known]:
@@ -152,16 +151,10 @@ def key(operation: Operation) -> str:
     return operation.submission.id if isinstance(operation, Add) else _id_of(operation)
 
 
-class _Later:
-    """An outcome that the write decides about. (No `ABC`: to ask whether something is one would cost more than all else
-    that is done with it.)"""
-
-    def __call__(self) -> Any:
-        raise NotImplementedError
-
-
 @dataclass(slots=True)
-class _Added(_Later):
+class _Added:
+    """What comes of an addition, when it is written."""
+
     batch: _Batch
     submission: Submission
 
@@ -170,7 +163,9 @@ class _Added(_Later):
 
 
 @dataclass(slots=True)
-class _Altered(_Later):
+class _Altered:
+    """What comes of a change, when it is written."""
+
     batch: _Batch
     change: Change
     fresh: tuple[Event, ...] = ()
@@ -191,6 +186,8 @@ class _Batch:
     fresh: dict[str, Known] = field(default_factory=dict)
     """Submissions that were added."""
     bodies: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    """The new ones, of submissions that were written."""
     owed: Sequence[Delivery] = ()
     """Once it is known which events are new."""
     named: dict[str, Submission] = field(default_factory=dict)
@@ -236,18 +233,18 @@ class _Batch:
         now_ms = int(time.time() * 1000)
         return any(_came_due(self.known[id].row, row, now_ms) for id, row in self.now.items())
 
-    def applied(self, outcomes: Sequence[Any], versions: Mapping[str, str]) -> Applied:
-        """After the write. `versions`: the new ones, of the submissions that got one."""
+    def applied(self, outcomes: Sequence[Any]) -> Applied:
+        """After the write."""
         last: dict[str, dict[str, str]] = {}
         for item in self.owed:
             if not item.manual:
                 last.setdefault(item.submission_id, {})[item.destination] = item.id
         return Applied(
-            results=[outcome() if isinstance(outcome, _Later) else outcome for outcome in outcomes],
+            results=[outcome() if isinstance(outcome, _Added | _Altered) else outcome for outcome in outcomes],
             news=self.news(),
             added=self.fresh,
             known={
-                id: Known(versions.get(id, one.version), self.now[id], {**one.last, **last.get(id, {})})
+                id: Known(self.versions.get(id, one.version), self.now[id], {**one.last, **last.get(id, {})})
                 for id, one in self.known.items()
             },
         )
@@ -265,46 +262,47 @@ class _Batch:
             one.fresh = one.change.events
         self.owed = self._owed()
 
-    def hopeful_values(self) -> dict[str, Any]:
-        """Parameters of the statement that writes it all."""
-        told = self._told()
-        heard, full = self._changed(set(self.now))
-        needed = _needed(full)
-        facts = [(event, self.body(event)) for one in self.altered for event in one.fresh]
+    async def write_unlocked(self, db: Connection, mark: Mark) -> None:
+        """Every row, so that each is known to be as it was. Raises DivisionByZeroError and UniqueViolationError."""
+        await self._write(db, mark, set(self.now), [event for one in self.altered for event in one.fresh])
+
+    async def _write(self, db: Connection, mark: Mark, anyway: Set[str], facts: Sequence[Event]) -> None:
+        """Rows that were changed, those to be written `anyway`, and what comes with them."""
+        heard, full = self._changed(anyway)
+        if not (heard or full or self.owed or self.callbacks):
+            await mark.leave(db)
+            return
+        told, needed = self._told(), _needed(full)
         changed = columns(full_rows([new for _, new in full], told), CHANGING)
-        return {
+        values = {
             **{f"full_{name}": column for name, column in changed.items()},
             "full_versions": [self.known[new.id].version for _, new in full],
             **heard_rows(heard, told),
             "versions": [self.known[row.id].version for row in heard],
-            "expected": len(self.now),
-            **{f"event_{name}": column for name, column in event_rows(facts).items()},
+            "expected": len(heard) + len(full),
+            **{
+                f"event_{name}": column for name, column in event_rows([(one, self.body(one)) for one in facts]).items()
+            },
             **owed_rows(self.owed, self.known),
             **callback_rows(self.callbacks),
             "needing": [id for id, _ in needed],
             "needed": [digest for _, digest in needed],
         }
+        (found,) = await rows(db, "write_batch", **values, **mark.values)
+        self.versions = dict.fromkeys([row.id for row in heard] + [new.id for _, new in full], found["ours"])
 
     # Writing what is locked
 
-    async def write(self, db: Connection, mark: Mark) -> list[str]:
-        """The ids of the submissions that were written, and so have a new version."""
+    async def write(self, db: Connection, mark: Mark) -> None:
         await self._add(db)
         await self._write_events(db)
         self.owed = self._owed()
-        heard, full = self._changed({item.submission_id for item in self.owed})
-        await self._update(db, full)
-        if heard or self.owed or self.callbacks:
-            values = heard_rows(heard, self._told()) | owed_rows(self.owed, self.known) | callback_rows(self.callbacks)
-            await run(db, "write_batch", **values, **mark.values)
-        else:
-            await mark.leave(db)
+        await self._write(db, mark, {item.submission_id for item in self.owed}, [])
         releases = {
             one.change.submission.id: one.change.release_ms for one in self.altered if one.change.release_ms is not None
         }
         if releases:
             await run(db, "release_deliveries", ids=list(releases), times=list(releases.values()))
-        return [row.id for row in heard] + [new.id for _, new in full]
 
     def _changed(self, anyway: Set[str]) -> tuple[list[Submission], list[tuple[Submission, Submission]]]:
         """Submissions to write: those of which something was heard only, and the others with what they were before.
@@ -364,13 +362,6 @@ class _Batch:
             if (release := one.change.release_ms) is not None:
                 owed = [_released(item, one.change.submission.id, release) for item in owed]
         return owed
-
-    async def _update(self, db: Connection, changed: Sequence[tuple[Submission, Submission]]) -> None:
-        if not changed:
-            return
-        values = full_rows([new for _, new in changed], self._told())
-        await run(db, "update_submissions", **columns(values, CHANGING))
-        await _need(db, _needed(changed))
 
     def _told(self) -> dict[str, str]:
         """By submission, the new event that holds its task as it is now."""
