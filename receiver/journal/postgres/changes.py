@@ -280,9 +280,7 @@ class _Batch:
             **heard_rows(heard, told),
             "versions": [self.known[row.id].version for row in heard],
             "expected": len(heard) + len(full),
-            **{
-                f"event_{name}": column for name, column in event_rows([(one, self.body(one)) for one in facts]).items()
-            },
+            **event_rows([(one, self.body(one)) for one in facts]),
             **owed_rows(self.owed, self.known),
             **callback_rows(self.callbacks),
             "needing": [id for id, _ in needed],

@@ -42,11 +42,11 @@ def heard_rows(heard: Sequence[Submission], told: Told) -> dict[str, list[Any]]:
 def event_rows(events: Sequence[tuple[Event, str]]) -> dict[str, list[Any]]:
     """Events, each with its body."""
     return {
-        "ids": [event.id for event, _ in events],
-        "submissions": [event.submission_id for event, _ in events],
-        "types": [event.type for event, _ in events],
-        "times": [event.created_ms for event, _ in events],
-        "bodies": [body for _, body in events],
+        "event_ids": [event.id for event, _ in events],
+        "event_submissions": [event.submission_id for event, _ in events],
+        "event_types": [event.type for event, _ in events],
+        "event_times": [event.created_ms for event, _ in events],
+        "event_bodies": [body for _, body in events],
     }
 
 

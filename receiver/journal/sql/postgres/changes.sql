@@ -30,7 +30,8 @@ INSERT INTO receiver.submissions (
 -- The same fact twice is one event. What is returned is new.
 INSERT INTO receiver.events (id, submission_id, type, created_ms, body)
 SELECT * FROM unnest(
-    :ids::text::text[], :submissions::text::text[], :types::text::text[], :times::bigint[], :bodies::text[])
+    :event_ids::text::text[], :event_submissions::text::text[], :event_types::text::text[], :event_times::bigint[],
+    :event_bodies::text[])
 ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: write_batch
