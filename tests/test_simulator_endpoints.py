@@ -137,8 +137,9 @@ async def test_parents_that_are_not_ready(profile: str, http: int, words: str) -
 
 
 async def test_relay_is_not_ready_until_its_next_poll() -> None:
-    """The picture has been called back, and the relay still refuses to build on the task."""
-    async with running(profile="relay") as run:
+    """The picture has been called back, and the relay still refuses to build on the task. (Its poll comes soon after:
+    slowly, so that a busy machine is there before it.)"""
+    async with running(profile="relay", speed=5) as run:
         task_id = await run.task_id()
         await run.hooks.until_end()
         body = {"taskId": task_id, "action": "UPSCALE", "index": 1}
