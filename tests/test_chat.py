@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import default
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -26,7 +28,7 @@ from starlette.routing import Route
 from receiver.cli.running import address, bind
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
-from receiver.handlers.base import RetryLater
+from receiver.handlers.base import Attempt, RetryLater
 from receiver.handlers.chat import ChatHandler, ChatOptions, harmless
 from receiver.handlers.registry import build
 from receiver.settings import Destination, load
@@ -204,6 +206,19 @@ async def test_a_result_reaches_a_real_matrix_room(tmp_path: Path) -> None:
     await handler.aclose()
 
 
+class Watched(ChatHandler):
+    """Knows which of its threads are at work: one whose attempt was cancelled goes on."""
+
+    working: ClassVar[set[int]] = set()
+
+    def _notify(self, attempt: Attempt) -> tuple[bool, str]:
+        self.working.add(threading.get_ident())
+        try:
+            return super()._notify(attempt)
+        finally:
+            self.working.discard(threading.get_ident())
+
+
 async def test_the_contract_holds() -> None:
     """At least once: each attempt makes at most one post, whatever happens in between. The place is a local one that
     Apprise posts JSON to, because a mail server takes longer than the check gives a cancelled attempt."""
@@ -215,12 +230,14 @@ async def test_the_contract_holds() -> None:
         return Response()
 
     async def effects() -> Iterable[Hashable]:
+        while Watched.working:  # noqa: ASYNC110 - threads of a cancelled attempt, which tell nobody
+            await asyncio.sleep(0.005)
         return list(posts)
 
     with bind("127.0.0.1", 0) as listener:
         place = address(listener).replace("http://", "json://")
         async with served(Starlette(routes=[Route("/", take, methods=["POST"])]), listener):
-            await check_handler(ChatHandler, {"url": place}, effects=effects)
+            await check_handler(Watched, {"url": place}, effects=effects)
 
 
 def test_wrong_options_stop_the_start() -> None:
