@@ -19,6 +19,7 @@ import httpx
 import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
 
+from receiver.cli.following import until_settled
 from receiver.deliveries import Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
 from receiver.provider import requests
@@ -444,6 +445,30 @@ async def test_rows_that_another_process_frees_are_delivered_once(tmp_path: Path
             await receiver.stop_engine()
             (delivery,) = await receiver.journal.deliveries(limit=5)
             assert (delivery.status, delivery.attempt, delivery.failures) == ("succeeded", 2, 1)
+
+
+async def test_an_engine_that_vanished_is_not_what_a_destination_said(tmp_path: Path, plugins: list[Any]) -> None:
+    """Its attempt counts, but whoever waits for the result waits for the next one, which is due at once."""
+    async with provider() as origin:
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
+        clock = StillClock()
+        async with open_runtime(wanted, clock=clock) as receiver:
+            submission = await submitted(receiver)
+            await ended(receiver, submission)
+            await receiver.journal.claim("plugin", owner="vanished", limit=1, now_ms=clock.now_ms())
+            await receiver.journal.free_running("another", clock.now_ms())
+            (delivery,) = await receiver.journal.deliveries(limit=5)
+            assert (delivery.status, delivery.failures) == ("pending", 1)
+            waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
+            await until(lambda: waiting.done() or len(clock.slept) > 0)
+            assert not waiting.done()
+            await receiver.start_engine("serve")
+            await until(lambda: len(plugins[0].attempts) == 1)
+            await receiver.stop_engine()
+            clock.advance(1)
+            await waiting
+            (delivery,) = await receiver.journal.deliveries(limit=5)
+            assert delivery.status == "succeeded"
 
 
 async def test_the_engine_deletes_what_is_old(tmp_path: Path) -> None:

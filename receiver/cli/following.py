@@ -55,7 +55,10 @@ async def until_settled(runtime: Runtime, submission_id: str, show: Callable[[Su
 
 
 def _untried(delivery: Delivery) -> bool:
-    return delivery.status == "running" or (delivery.status == "pending" and delivery.failures == 0)
+    """Whether the destination has not had its say. An engine that ended during the first attempt says nothing of it:
+    the next one is due at once (`journal.rules.charge`). If that one ends an engine, too, it may well be the reason."""
+    vanished = delivery.alone and delivery.failures == 1
+    return delivery.status == "running" or (delivery.status == "pending" and (delivery.failures == 0 or vanished))
 
 
 async def _owed(runtime: Runtime, row: Submission) -> list[Delivery]:
