@@ -97,7 +97,6 @@ async def world(
                 "public_url": address(own_socket),
                 "data": folder / "data",
                 "to": f"file:{folder / 'outputs'}",
-                "deadline": 240.0,
                 **settings,
             }
         )

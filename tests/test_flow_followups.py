@@ -41,7 +41,7 @@ async def until(here: World, submission_id: str, met: Callable[[Submission], boo
 @pytest.mark.parametrize("profile", PROFILES)
 async def test_the_documented_workflow_under_every_profile(profile: str, tmp_path: Path) -> None:
     """Prompt → grid → U2 → Custom Zoom, which asks for input → video; the family lies in the folder and the journal."""
-    async with world(tmp_path, profile=profile, deadline=900.0) as here, asyncio.timeout(60):
+    async with world(tmp_path, profile=profile) as here, asyncio.timeout(60):
         parent = await grid(here)
         upscaled = await press(here, parent, "U2")
         asking = await here.receiver.submissions.follow_up(upscaled, "Custom Zoom")
@@ -69,7 +69,7 @@ async def test_the_documented_workflow_under_every_profile(profile: str, tmp_pat
 
 async def test_a_relay_without_buttons_is_told_by_change(tmp_path: Path) -> None:
     """Where no fetch ever shows a button, it is asked for a while, and then `submit/change` upscales."""
-    async with world(tmp_path, profile="java", deadline=900.0) as here, asyncio.timeout(60):
+    async with world(tmp_path, profile="java") as here, asyncio.timeout(60):
         upscaled = await press(here, await grid(here), "U2")
         assert upscaled.ended == "task.succeeded"
         assert here.simulator.endpoints.count("change") == 1
@@ -91,7 +91,7 @@ async def test_pressing_twice_costs_once(tmp_path: Path) -> None:
 
 async def test_a_reply_given_with_the_button_needs_nobody(tmp_path: Path) -> None:
     """The prompt goes out as soon as the task asks, and no destination is told that it asked."""
-    async with world(tmp_path, deadline=900.0) as here, asyncio.timeout(30):
+    async with world(tmp_path) as here, asyncio.timeout(30):
         upscaled = await press(here, await grid(here), "U1")
         zoomed = await press(here, upscaled, "Custom Zoom", prompt="wider --zoom 1.5")
         assert zoomed.ended == "task.succeeded"
@@ -221,7 +221,7 @@ async def test_every_kind_of_request_ends_in_a_file(kind: str, suffix: str, tmp_
 
 async def test_describe_all_is_one_submission_per_task(tmp_path: Path) -> None:
     """One answer names several tasks, each followed and delivered on its own."""
-    async with world(tmp_path, profile="csharp", deadline=900.0) as here, asyncio.timeout(60):
+    async with world(tmp_path, profile="csharp") as here, asyncio.timeout(60):
         source = await picture(here)
         row = await here.receiver.submissions.prepare(requests.describe(source))
         await here.receiver.submissions.send(row.id)
