@@ -55,6 +55,7 @@ class StillClock(Clock):
         self.time = time
         self.passed = 0.0
         self.slept: list[float] = []
+        self.waited: list[float] = []
         self._moved = asyncio.Event()
 
     def now(self) -> float:
@@ -80,6 +81,7 @@ class StillClock(Clock):
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
         until = self.time + seconds
+        self.waited.append(seconds)
         while not event.is_set() and self.time < until:
             waiting = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._moved.wait())]
             try:

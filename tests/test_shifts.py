@@ -14,7 +14,7 @@ from engine import Kit, Recording, destination, engine, logged, until
 
 from receiver.deliveries import Receipt
 from receiver.errors import EngineRunning, JournalError
-from receiver.handlers.base import Attempt
+from receiver.handlers.base import Attempt, RetryLater
 from receiver.journal.base import Journal
 from receiver.runtime.shifts import Shifts
 from receiver.web.admission import Admission
@@ -183,6 +183,23 @@ async def test_shifts_of_one_process_share_its_work(tmp_path: Path) -> None:
         await second
         assert not item.shifts.running
         assert [delivery.status for delivery in await item.kit.deliveries(row.id)] == ["succeeded"]
+
+
+async def test_a_shift_waits_for_all_that_was_put_off(tmp_path: Path) -> None:
+    """Each to its own time, not for the first of them alone; but for nothing that is due after its end."""
+    later = [RetryLater(seconds, "not yet") for seconds in (5, 10, 60)]
+    handler = Recording(*later, Receipt(ref="made"))
+    async with function(tmp_path, handler) as item:
+        rows = [await item.kit.succeeded() for _ in range(3)]
+        shift = asyncio.create_task(item.shifts.work(40))
+        for count in (4, 5):
+            await until(lambda: 5.0 in item.kit.clock.waited)
+            item.kit.clock.waited.clear()
+            item.kit.clock.advance(5)
+            await until(lambda count=count: len(handler.attempts) == count)  # type: ignore[misc]
+        await shift
+        statuses = [delivery.status for row in rows for delivery in await item.kit.deliveries(row.id)]
+        assert sorted(statuses) == ["pending", "succeeded", "succeeded"]
 
 
 async def test_what_runs_at_the_end_of_the_time_is_given_back(tmp_path: Path) -> None:

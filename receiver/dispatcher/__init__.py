@@ -77,8 +77,9 @@ class Dispatcher:
         self._look_at = float("-inf")
         self._failing: set[str] = set()
         self._drained = False
-        self.put_off_ms: int | None = None
-        """When the first of what was put off here is due again, until whoever asks sets it back."""
+        self.put_off: Callable[[str, int | None], None] | None = None
+        """Told the id of a delivery whose attempt has ended here, and when it is due again, if it is. For an engine
+        that cannot look again by itself; what others do with it meanwhile is not known here."""
 
     async def take_over(self, owner: str) -> int:
         """Start as another owner, so that what an engine left running is freed, be it our own former self's; where
@@ -243,8 +244,8 @@ class Dispatcher:
 
     async def _record(self, work: Work, completion: Completion, *, seconds: float) -> None:
         kept = await self._recorded(work, partial(self._journal.complete, completion))
-        if kept and completion.status == "pending":
-            self.put_off_ms = min(completion.due_ms, self.put_off_ms or completion.due_ms)
+        if kept and self.put_off is not None:
+            self.put_off(completion.delivery_id, completion.due_ms if completion.status == "pending" else None)
         self._tell(work, completion, kept=kept, seconds=seconds)
 
     def _give_up(self, destination: OpenDestination, work: Work) -> None:

@@ -82,6 +82,7 @@ class Shifts:
         self.begun = 0
         self._journal = journal
         self._dispatcher = dispatcher
+        dispatcher.put_off = self._put_off
         self._archiver = archiver
         self._submissions = submissions
         self._store = store
@@ -90,7 +91,7 @@ class Shifts:
         self._worker = Worker({**leading, "dispatch": self._dispatch}, clock=clock)
         self._wanted: set[str] = set()
         self._soon: dict[str, int] = {}
-        """When a submission that was moved here is due again, by its id."""
+        """When what was moved here is due again, by the id of the submission or the delivery."""
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._door = asyncio.Lock()
@@ -142,6 +143,11 @@ class Shifts:
         if soon:
             self._soon[row.id] = min(soon)
         self._news.set()
+
+    def _put_off(self, delivery_id: str, due_ms: int | None) -> None:
+        self._soon.pop(delivery_id, None)
+        if due_ms is not None:
+            self._soon[delivery_id] = due_ms
 
     def slot_free(self) -> None:
         """There may be something to deliver now: surely where there is much, else it is looked for once at the end."""
@@ -248,15 +254,13 @@ class Shifts:
     def _next(self) -> float | None:
         """Seconds until something that was moved here is due, if a shift lasts so long. What is due is wanted."""
         now_ms = self._clock.now_ms()
-        dues = [*self._soon.values(), *([self._dispatcher.put_off_ms] if self._dispatcher.put_off_ms else [])]
-        if not dues or not self._until:
+        if not self._soon or not self._until:
             return None
-        if min(dues) > now_ms:
-            wait = (min(dues) - now_ms) / 1000
+        first = min(self._soon.values())
+        if first > now_ms:
+            wait = (first - now_ms) / 1000
             return wait if self._clock.monotonic() + wait < max(self._until) else None
         self._soon = {id: due for id, due in self._soon.items() if due > now_ms}
-        if (self._dispatcher.put_off_ms or now_ms + 1) <= now_ms:
-            self._dispatcher.put_off_ms = None
         self._wanted.update(("reconcile", "archive", "dispatch"))
         return 0.0
 
