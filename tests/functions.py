@@ -94,7 +94,6 @@ async def deployed(
                 "data": folder / "data",
                 "to": f"file:{folder / 'outputs'}",
                 "keys": ("k" * 32,),
-                "deadline": 240.0,
                 "api_tokens": {"ci": TOKEN},
                 "cron_secret": CRON,
                 **settings,

@@ -139,7 +139,7 @@ async def test_an_unsigned_request_makes_no_work(tmp_path: Path) -> None:
 
 async def test_a_queue_that_was_full_is_tried_again_only_where_its_answer_can_be_waited_for(tmp_path: Path) -> None:
     """A request whose answer is cut off is never sent again, so it does not begin without the time for it."""
-    async with deployed(tmp_path, faults=["queue_full"], deadline=4000.0) as function:
+    async with deployed(tmp_path, faults=["queue_full"]) as function:
         id = await function.submit()
         assert (await function.row(id)).status == "prepared"
         await function.clock.sleep(60)
