@@ -71,7 +71,6 @@ class Provider:
             "keys": KEYS,
             "data": self.folder / "data",
             "to": f"file:{self.folder / 'outputs'}",
-            "deadline": 240.0,
         }
         return Settings(**(plain | other))
 
