@@ -18,7 +18,7 @@ import structlog
 from receiver.backoff import JOURNAL, wait_forever
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Receipt
-from receiver.dispatcher.attempts import Ending, OpenDestination, build, failed, pause_ms, raised, succeeded, text_of
+from receiver.dispatcher.attempts import Ending, OpenDestination, build, failed, raised, succeeded, text_of
 from receiver.dispatcher.files import Files, bring
 from receiver.dispatcher.turns import Turns
 from receiver.errors import JournalError
@@ -228,8 +228,9 @@ class Dispatcher:
             ending = Ending(error=exc, late=limit.expired(), interrupted=_interrupted())
             completion = raised(work, ending, destination.timeout, self._clock.now_ms())
             if isinstance(exc, RetryLater) and exc.pause:
-                until_ms = self._clock.now_ms() + pause_ms(exc)
-                await self._recorded(work, partial(self._journal.pause, destination.name, until_ms, text_of(exc)))
+                # Until the delivery is due, not a moment more: whoever looks then must not find it held back.
+                pause = partial(self._journal.pause, destination.name, completion.due_ms, text_of(exc))
+                await self._recorded(work, pause)
         else:
             completion = succeeded(work, receipt, self._clock.now_ms())
         await self._record(work, completion, seconds=self._clock.monotonic() - started)
