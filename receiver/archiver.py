@@ -31,6 +31,7 @@ class Archiver:
         self._store = store
         self._clock = clock
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._full = False
 
     async def archive_once(self) -> int:
         """Start the downloads that are due, never more than `AT_ONCE`. Returns how many started."""
@@ -41,7 +42,13 @@ class Archiver:
             task = asyncio.create_task(self._archive(row), name=f"archive {row.id}")
             self._running[row.id] = task
             task.add_done_callback(partial(self._ended, row.id))
+        self._full = len(self._running) >= AT_ONCE
         return len(started)
+
+    @property
+    def more(self) -> bool:
+        """Whether more may be due than there were places for, and there is a place now."""
+        return self._full and len(self._running) < AT_ONCE
 
     @property
     def running(self) -> bool:

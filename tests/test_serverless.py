@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
-from engine import logged
+from engine import StillClock, logged
 from functions import CRON, bearer, deployed
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from receiver import serverless
 from receiver.errors import SettingsError
@@ -148,6 +151,28 @@ async def test_a_queue_that_was_full_is_tried_again_only_where_its_answer_can_be
         found = await function.application.tick(1000)
         assert found["send"] == 1
         assert (await function.row(id)).sends == 2
+
+
+async def test_the_time_a_request_has_taken_counts(tmp_path: Path) -> None:
+    """What is left of it decides whether the answer to something sent could be waited for."""
+    clock, takes, sends = StillClock(), [1950, 0], []
+    async with deployed(tmp_path) as function:
+        assert (await function.http.get("/livez")).status_code == 200
+        shifts = function.application._shifts
+        assert shifts is not None
+        function.application._clock = clock
+
+        async def work(seconds: float, **other: Any) -> None:
+            sends.append(shifts.sends)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            clock.advance(takes.pop())  # the provider's time
+            await Response()(scope, receive, send)
+
+        shifts.work, function.application._app = work, app  # type: ignore[method-assign]
+        for _ in range(2):
+            assert (await function.http.post("/submissions")).status_code == 200
+        assert sends == [True, False]
 
 
 async def test_without_a_journal_it_is_delivered_in_the_request(tmp_path: Path) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from engine import Kit, Recording, destination, engine, logged, until
+from engine import PNG, Kit, Recording, StillClock, answer, destination, engine, logged, until, wire_task
 
-from receiver.deliveries import Receipt
+from receiver.deliveries import Completion, Receipt
+from receiver.dispatcher import OpenDestination
 from receiver.errors import EngineRunning, JournalError
 from receiver.handlers.base import Attempt, RetryLater
 from receiver.journal.base import Journal
@@ -26,6 +28,8 @@ class Shared:
     Attributes:
         alive: what `beat` says next; the last one repeats.
         refusal: raised by `become_engine`.
+        completing: what `complete` waits for.
+        incomplete: raised by `complete`.
         calls: methods and owners, in order.
     """
 
@@ -35,6 +39,9 @@ class Shared:
         self._journal = journal
         self.alive = [True]
         self.refusal: JournalError | None = None
+        self.completing = asyncio.Event()
+        self.completing.set()
+        self.incomplete: JournalError | None = None
         self.calls: list[tuple[str, str]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -54,7 +61,13 @@ class Shared:
 
     async def free_running(self, owner: str, now_ms: int) -> int:
         self.calls.append(("free", owner))
-        return 0
+        return await self._journal.free_running(owner, now_ms)
+
+    async def complete(self, completion: Completion) -> bool:
+        await self.completing.wait()
+        if self.incomplete is not None:
+            raise self.incomplete
+        return await self._journal.complete(completion)
 
     @property
     def said(self) -> list[str]:
@@ -72,8 +85,12 @@ class Function:
 
 
 @asynccontextmanager
-async def function(folder: Path, handler: Any) -> AsyncIterator[Function]:
-    async with engine(folder) as kit:
+async def function(
+    folder: Path, *places: Recording | OpenDestination, clock: StillClock | None = None, **leading: Any
+) -> AsyncIterator[Function]:
+    """A handler alone is the destination `main`; `leading` takes the place of a step."""
+    opened = [destination("main", place) if isinstance(place, Recording) else place for place in places]
+    async with engine(folder, clock=clock, routes=[place.name for place in opened]) as kit:
         journal = Shared(kit.journal)
         steps: list[str] = []
 
@@ -87,9 +104,14 @@ async def function(folder: Path, handler: Any) -> AsyncIterator[Function]:
         async def nothing() -> int:
             return 0
 
-        leading = {"send": nothing, "reconcile": kit.reconciler.reconcile_once, "archive": kit.archiver.archive_once}
-        leading |= {"callbacks": nothing, "purge": nothing}
-        dispatcher = kit.dispatcher(destination("main", handler), journal=journal)
+        real = {
+            "send": kit.submissions.send_once,
+            "reconcile": kit.reconciler.reconcile_once,
+            "archive": kit.archiver.archive_once,
+            "callbacks": nothing,
+            "purge": nothing,
+        }
+        dispatcher = kit.dispatcher(*opened, journal=journal)
         shifts = Shifts(
             journal=journal,  # type: ignore[arg-type] - it is one where it counts
             dispatcher=dispatcher,
@@ -97,14 +119,40 @@ async def function(folder: Path, handler: Any) -> AsyncIterator[Function]:
             submissions=kit.submissions,
             admission=Admission(None),
             store=kit.store,
-            leading={name: counted(name, step) for name, step in leading.items()},
-            destinations={"main": "recording"},
+            leading={name: counted(name, step) for name, step in (real | leading).items()},
+            destinations={place.name: "recording" for place in opened},
             clock=kit.clock,
             stalled=lambda stall: None,
         )
+        shifts.progress = False
         dispatcher._changed = shifts.slot_free  # as the runtime wires it
+        kit.intake._changed = shifts.changed
         yield Function(kit, journal, shifts, steps)
         await shifts.stop()
+
+
+async def hang(attempt: Attempt) -> Receipt:
+    await asyncio.Event().wait()
+    return Receipt()
+
+
+async def passing(kit: Kit, work: Awaitable[Any]) -> float:
+    """Let the clock go until the work has ended. Returns the seconds it took."""
+    task = asyncio.ensure_future(work)
+    began = kit.clock.passed
+    while not task.done():
+        assert kit.clock.passed - began < 200, "it does not end"
+        await asyncio.wait([task], timeout=0.01)  # what is to happen at this time takes real time
+        if not task.done():
+            kit.clock.advance(0.5)
+    await task
+    return kit.clock.passed - began
+
+
+async def left_running(kit: Kit, destination: str) -> None:
+    """As a process does that was killed while it delivered; what it did runs alone then."""
+    assert await kit.journal.claim(destination, owner="killed", limit=9, now_ms=kit.clock.now_ms())
+    assert await kit.journal.free_running("another", kit.clock.now_ms())
 
 
 async def test_a_shift_delivers_what_is_due_and_leaves_nothing_running(tmp_path: Path) -> None:
@@ -204,11 +252,6 @@ async def test_a_shift_waits_for_all_that_was_put_off(tmp_path: Path) -> None:
 
 async def test_what_runs_at_the_end_of_the_time_is_given_back(tmp_path: Path) -> None:
     """It uses up no failure, and the next shift begins it anew."""
-
-    async def hang(attempt: Attempt) -> Receipt:
-        await asyncio.Event().wait()
-        return Receipt()
-
     handler = Recording(hang, Receipt(ref="made"))
     async with function(tmp_path, handler) as item:
         row = await item.kit.succeeded()
@@ -228,3 +271,246 @@ async def test_nothing_goes_on_by_itself(tmp_path: Path) -> None:
         with pytest.raises(EngineRunning, match="works in shifts"):
             await item.shifts.start("serve")
         await item.shifts.check()
+
+
+async def test_slots_are_filled_again_beside_one_that_hangs(tmp_path: Path) -> None:
+    """Those of its own destination, and the only one of another."""
+    full, single = Recording(hang, Receipt(ref="made")), Recording()
+    places = destination("full", full, timeout=60), destination("single", single, concurrency=1)
+    async with function(tmp_path, *places) as item:
+        for _ in range(12):
+            await item.kit.succeeded()
+        await passing(item.kit, item.shifts.work(20))
+        assert len(full.attempts) == 12
+        assert len(single.attempts) == 12
+
+
+async def test_what_was_put_off_comes_beside_one_that_hangs(tmp_path: Path) -> None:
+    """A place that asks to wait for two seconds is asked again in the same shift."""
+    chat = Recording(RetryLater(2, "wait"), Receipt(ref="made"))
+    slow = destination("slow", Recording(hang), timeout=60)
+    async with function(tmp_path, destination("chat", chat), slow) as item:
+        await item.kit.succeeded()
+        await passing(item.kit, item.shifts.work(20))
+        assert len(chat.attempts) == 2
+
+
+async def test_a_claim_is_asked_about_again_beside_a_delivery_that_hangs(tmp_path: Path) -> None:
+    """The provider's answer lags behind its callback."""
+    slow = Recording(hang, Receipt(ref="made"))
+    async with function(tmp_path, destination("main", slow, timeout=60)) as item:
+        kit = item.kit
+        await kit.succeeded()
+        kit.relay.submits = [answer(1, "B")]
+        row = await kit.submit()
+        kit.relay.tasks["B"] = wire_task("B", "IN_PROGRESS")
+        first = asyncio.create_task(item.shifts.work(20))
+        await until(lambda: len(slow.attempts) == 1)
+        await kit.calls_back(row, "SUCCESS")
+        await until(lambda: "B" in kit.relay.asked)
+        kit.relay.tasks["B"] = wire_task("B", "SUCCESS")
+        await passing(kit, asyncio.gather(first, item.shifts.work(18)))
+        assert (await kit.row(row.id)).ended == "task.succeeded"
+        assert len(slow.attempts) == 2
+
+
+async def test_one_tick_brings_all_that_is_to_be_downloaded(tmp_path: Path) -> None:
+    """Left by a process that was killed, and more than may be downloaded at once."""
+    async with function(tmp_path, destination("main", Recording(), concurrency=64)) as item:
+        kit = item.kit
+        kit.intake._changed = lambda row: None
+        rows = [await kit.succeeded(imageUrl=f"{kit.origin.url}/p.png") for _ in range(12)]
+        kit.intake._changed = item.shifts.changed
+        gate = kit.origin.hanging["/p.png"] = asyncio.Event()
+        kit.origin.files["/p.png"] = PNG
+        tick = asyncio.create_task(item.shifts.tick(40))
+        await until(lambda: len(kit.origin.requests) == 8)
+        await until(lambda: not item.shifts._steps)
+        gate.set()
+        await passing(kit, tick)
+        assert all([(await kit.row(row.id)).media for row in rows])
+
+
+async def test_what_comes_while_the_last_shift_ends_is_not_forgotten(tmp_path: Path) -> None:
+    """It waits at the door, and is carried on by whoever began it."""
+    handler = Recording(hang, Receipt(ref="made"))
+    async with function(tmp_path, destination("main", handler, timeout=60)) as item:
+        kit = item.kit
+        await kit.succeeded()
+        kit.relay.submits = [answer(1, "A")]
+        row = await kit.submit()
+        kit.relay.tasks["A"] = wire_task("A", "SUCCESS")
+        first = asyncio.create_task(item.shifts.work(20))
+        await until(lambda: len(handler.attempts) == 1)
+        item.journal.completing.clear()
+        kit.clock.advance(21)
+        await until(item.shifts._door.locked)
+        before = item.shifts.begun
+        await kit.calls_back(row, "SUCCESS")
+        second = asyncio.create_task(item.shifts.work(20, begun=item.shifts.begun > before))
+        await until(lambda: bool(item.shifts._door._waiters))
+        item.journal.completing.set()
+        await passing(kit, asyncio.gather(first, second))
+        assert (await kit.row(row.id)).ended == "task.succeeded"
+        assert [delivery.status for delivery in await kit.deliveries(row.id)] == ["succeeded"]
+
+
+async def test_a_shift_does_not_wait_for_what_another_request_sends(tmp_path: Path) -> None:
+    """The provider may take more than a minute to answer."""
+    gate = asyncio.Event()
+    async with function(tmp_path, Recording()) as item:
+
+        async def wait(request: object) -> None:
+            await gate.wait()
+
+        item.kit.relay.on_submit = wait
+        other = await item.kit.prepared()
+        sending = asyncio.create_task(item.kit.submissions.send(other.id))
+        await until(lambda: len(item.kit.relay.submitted) == 1)
+        assert await passing(item.kit, item.shifts.work(20)) < 20
+        gate.set()
+        await sending
+
+
+async def test_a_send_that_hangs_holds_up_nothing_else(tmp_path: Path) -> None:
+    """What is due is delivered meanwhile."""
+    gate, handler = asyncio.Event(), Recording()
+    async with function(tmp_path, handler) as item:
+        await item.kit.succeeded()
+
+        async def wait(request: object) -> None:
+            await gate.wait()
+
+        item.kit.relay.on_submit = wait
+        await item.kit.prepared()
+        item.kit.clock.advance(31)
+        tick = asyncio.create_task(item.shifts.tick(40))
+        await until(lambda: len(item.kit.relay.submitted) == 2)
+        await until(lambda: len(handler.attempts) == 1)
+        gate.set()
+        await tick
+
+
+async def test_a_step_that_takes_long_keeps_no_sign_of_life_back(tmp_path: Path) -> None:
+    """Otherwise what runs would be given to others."""
+    handler = Recording(hang)
+
+    async def reconcile() -> int:
+        if handler.attempts:
+            await asyncio.Event().wait()
+        return 0
+
+    async with function(tmp_path, destination("main", handler, timeout=60), reconcile=reconcile) as item:
+        await item.kit.succeeded()
+        shift = asyncio.create_task(item.shifts.work(40))
+        await until(lambda: len(handler.attempts) == 1)
+        count = item.steps.count("reconcile")
+        item.shifts.changed(msgspec.structs.replace(await item.kit.submit(), poll_due_ms=1))
+        await until(lambda: item.steps.count("reconcile") > count)
+        item.journal.calls.clear()
+        await passing(item.kit, shift)
+        assert "beat" in item.journal.said
+
+
+async def test_follow_ups_by_themselves_are_sent_in_the_shift_of_the_result(tmp_path: Path) -> None:
+    """A button that was to be pressed when the grid is there."""
+    upscale = {"customId": "MJ::JOB::upsample::1::x", "label": "U1", "emoji": "", "type": 2, "style": 2}
+    async with function(tmp_path, Recording()) as item:
+        kit = item.kit
+        kit.relay.submits = [answer(1, "A")]
+        row = await kit.submit(auto=("U1",))
+        kit.relay.tasks["A"] = wire_task("A", "SUCCESS", buttons=[upscale])
+        await passing(kit, item.shifts.work(20))  # an earlier request has looked for what is overdue
+        kit.relay.submits = [answer(1, "U")]
+        before = item.shifts.begun
+        await kit.calls_back(row, "SUCCESS")
+        await passing(kit, item.shifts.work(20, begun=item.shifts.begun > before))
+        assert (await kit.row(row.id)).ended == "task.succeeded"
+        assert len(kit.relay.submitted) == 2
+
+
+async def test_what_waits_for_one_that_runs_alone_has_its_turn(tmp_path: Path) -> None:
+    """In the same tick, though what ran alone first took longer than others wait for it."""
+    clock = StillClock()
+
+    async def slow(attempt: Attempt) -> Receipt:
+        await clock.sleep(11)
+        return Receipt(ref="made")
+
+    handler = Recording(slow, Receipt(ref="made"))
+    async with function(tmp_path, destination("main", handler, timeout=60), clock=clock) as item:
+        for _ in range(2):
+            await item.kit.succeeded()
+        await left_running(item.kit, "main")
+        await passing(item.kit, item.shifts.tick(40))
+        assert len(handler.attempts) == 2
+
+
+async def test_one_that_hangs_alone_starves_nobody(tmp_path: Path) -> None:
+    """Where each tick is a process of its own."""
+    bad, good, clock = Recording(hang), Recording(), StillClock()
+    for number in range(2):
+        async with function(
+            tmp_path, destination("bad", bad, timeout=60), destination("good", good), clock=clock
+        ) as item:
+            if number == 0:
+                await item.kit.succeeded()
+                await left_running(item.kit, "bad")
+            await passing(item.kit, item.shifts.tick(40))
+            clock.advance(300)
+    assert len(good.attempts) == 1
+
+
+async def test_what_could_not_be_given_back_is_freed(tmp_path: Path) -> None:
+    """The process lives on, and takes another name, so that what stands under the last one counts as left behind."""
+    handler = Recording(hang, Receipt(ref="made"))
+    async with function(tmp_path, destination("main", handler, timeout=60)) as item:
+        row = await item.kit.succeeded()
+        shift = asyncio.create_task(item.shifts.work(20))
+        await until(lambda: len(handler.attempts) == 1)
+        item.journal.incomplete = JournalError("The store is down.")
+        await passing(item.kit, shift)
+        item.journal.incomplete = None
+        for _ in range(30):
+            item.kit.clock.advance(3)
+            await item.shifts.tick(20)
+        [delivery] = await item.kit.deliveries(row.id)
+        assert delivery.status == "succeeded"
+
+
+async def test_a_shift_waits_for_nothing_that_is_due_after_its_end(tmp_path: Path) -> None:
+    """Though a longer one beside it does."""
+    handler = Recording(RetryLater(30, "later"), Receipt(ref="made"))
+    async with function(tmp_path, handler) as item:
+        await item.kit.succeeded()
+        tick = asyncio.create_task(item.shifts.tick(40))
+        await until(lambda: 30.0 in item.kit.clock.waited)
+        assert await passing(item.kit, item.shifts.work(20)) < 20
+        await passing(item.kit, tick)
+        assert len(handler.attempts) == 2
+
+
+async def test_a_handler_that_cannot_be_stopped_makes_no_shift_longer(tmp_path: Path) -> None:
+    """Its delivery has been given up, and nothing is owed."""
+    stop = asyncio.Event()
+
+    async def leak(attempt: Attempt) -> Receipt:
+        while not stop.is_set():
+            try:
+                await stop.wait()
+            except asyncio.CancelledError:
+                continue
+        return Receipt()
+
+    handler = Recording(leak, Receipt(ref="made"))
+    async with function(tmp_path, destination("main", handler, timeout=0.1)) as item:
+        item.shifts._dispatcher._patience = 0.1
+        row = await item.kit.succeeded()
+        shift = asyncio.create_task(item.shifts.work(3600))
+        try:
+            await until(lambda: any(2 < wait < 20 for wait in item.kit.clock.waited))  # nothing runs, for all it knows
+            await passing(item.kit, shift)
+            [delivery] = await item.kit.deliveries(row.id)
+            assert (delivery.status, delivery.failures) == ("succeeded", 1)
+        finally:
+            stop.set()

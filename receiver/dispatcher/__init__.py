@@ -76,7 +76,12 @@ class Dispatcher:
         self._alone: asyncio.Task[None] | None = None
         self._look_at = float("-inf")
         self._failing: set[str] = set()
+        self._full: set[str] = set()
+        """Destinations that were short of slots when last claimed for."""
         self._drained = False
+        self.turning = False
+        """Whether something that runs alone had a part in the last look: then the next one may come to something else,
+        although nothing has changed but the time."""
         self.put_off: Callable[[str, int | None], None] | None = None
         """Told the id of a delivery whose attempt has ended here, and when it is due again, if it is. For an engine
         that cannot look again by itself; what others do with it meanwhile is not known here."""
@@ -116,7 +121,10 @@ class Dispatcher:
 
     async def _dispatch(self) -> int:
         running = self._alone is not None and not self._alone.done()
-        if self._turns.others_wait(due=not running and await self._alone_due(), running=running):
+        due = not running and await self._alone_due()
+        wait = self._turns.others_wait(due=due, running=running)
+        self.turning = wait or due or running
+        if wait:
             return 0 if running else await self._claim_alone()
         destinations = list(self._destinations.values())
         results = await asyncio.gather(*map(self._claim, destinations), return_exceptions=True)
@@ -152,6 +160,7 @@ class Dispatcher:
     async def _claim(self, destination: OpenDestination) -> int:
         free = destination.concurrency - len(self._running[destination.name])
         if free <= 0:
+            self._full.add(destination.name)
             return 0
         owner, now_ms = self.owner, self._clock.now_ms()
         claimed = await self._journal.claim(destination.name, owner=owner, limit=free, now_ms=now_ms)
@@ -159,6 +168,7 @@ class Dispatcher:
             return 0  # taken for dead while it was under way: whoever leads frees them
         for work in claimed:
             self._start(destination, work)
+        (self._full.add if len(claimed) == free else self._full.discard)(destination.name)
         return len(claimed)
 
     def _tell_failing(self, errors: Mapping[str, BaseException]) -> None:
@@ -167,6 +177,11 @@ class Dispatcher:
         for name in self._failing - errors.keys():
             log.info("destination.claim_recovered", destination=name)
         self._failing = set(errors)
+
+    @property
+    def more(self) -> bool:
+        """Whether more may be due than there were slots for."""
+        return bool(self._full)
 
     def running(self) -> list[str]:
         """The ids of the deliveries that are running."""
@@ -178,10 +193,12 @@ class Dispatcher:
         while running := [task for tasks in self._running.values() for task in tasks]:
             await asyncio.wait(running)
 
-    async def drain(self, grace: float) -> None:
+    async def drain(self, grace: float) -> int:
         """Let what runs finish for `grace` seconds, then interrupt it; an interrupted attempt uses up nothing.
 
-        One that does not end even so is left behind: the next engine frees its delivery, and counts a failure.
+        Returns:
+            How many were left behind: they did not end, or their end could not be written down. The next engine frees
+            such a delivery, and counts a failure.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + grace
@@ -191,6 +208,7 @@ class Dispatcher:
         if running:
             _, late = await asyncio.wait(running, timeout=max(until - loop.time(), 0))
             await self._interrupt(late)
+        return sum(not task.done() or task.cancelled() or task.exception() is not None for task in running)
 
     async def _interrupt(self, late: set[asyncio.Task[None]]) -> None:
         self._drained = True
@@ -236,8 +254,8 @@ class Dispatcher:
         await self._record(work, completion, seconds=self._clock.monotonic() - started)
 
     async def _deliver(self, destination: OpenDestination, work: Work, files: Files) -> Receipt:
-        loop = asyncio.get_running_loop()
-        stuck = loop.call_later(destination.timeout + self._patience, self._give_up, destination, work)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        stuck = loop.call_later(destination.timeout + self._patience, self._give_up, destination, work, task)
         try:
             return await destination.handler.deliver(build(destination, work, files, self._tiles))
         finally:
@@ -249,10 +267,12 @@ class Dispatcher:
             self.put_off(completion.delivery_id, completion.due_ms if completion.status == "pending" else None)
         self._tell(work, completion, kept=kept, seconds=seconds)
 
-    def _give_up(self, destination: OpenDestination, work: Work) -> None:
+    def _give_up(self, destination: OpenDestination, work: Work, task: asyncio.Task[None] | None) -> None:
         """The handler swallows its cancellation. What it still does is refused by the fence; its slot stays taken until
-        it ends, so that one that leaks cannot leak without end."""
+        it ends, so that one that leaks cannot leak without end; but the delivery runs no more."""
         log.error("delivery.stuck", delivery=work.delivery.id, destination=destination.name)
+        if task is not None:
+            task.set_name(f"stuck {work.delivery.id}")
         detail = (
             f"the attempt took longer than {destination.timeout:g} s, and its handler ignores that it was cancelled"
         )

@@ -7,26 +7,25 @@
 Shifts of one process share its work, shifts of several processes may overlap, and each may be killed at any point: what
 is due lies in the journal, and what a killed one ran is freed when it has given no sign of life for `DEAD_SECONDS`.
 There are no loops, no watchdog and no leader: the journal lets steps run in several processes at once, it is only
-dearer.
+dearer. Within a process they run side by side, each once at a time, so that one that hangs holds up nothing but itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import structlog
 
 from receiver.archiver import Archiver
 from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher
-from receiver.errors import EngineRunning, JournalError
+from receiver.errors import EngineRunning
 from receiver.events import Submission
-from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, Journal
+from receiver.journal.base import Journal
 from receiver.media import Store
-from receiver.runtime.upkeep import check_to_start
+from receiver.runtime.presence import ROLE, Presence
 from receiver.submissions import Submissions
 from receiver.watchdog import Stall
 from receiver.web.admission import Admission
@@ -34,8 +33,6 @@ from receiver.worker import Step, Worker
 
 log = structlog.get_logger("receiver.shifts")
 
-ROLE = "function"
-"""What other processes are told about who this is."""
 LOOK_SECONDS = 30.0
 """How often a process that is asked looks for what is overdue."""
 FREE_SECONDS = 60.0
@@ -46,6 +43,10 @@ SEND_SECONDS = 600.0
 """More than any request to the provider may take."""
 MUCH = 4
 """Of a step: then there may be more, and it is repeated. Each look costs requests where a bucket keeps the journal."""
+TURN_MS = 1000
+"""Between looks at whose turn it is, while something runs alone."""
+_TURN = "turn"
+"""In the place of an id."""
 _OVERDUE = ("send", "reconcile", "archive", "dispatch")
 _DAILY = ("callbacks", "purge")
 
@@ -85,26 +86,26 @@ class Shifts:
         dispatcher.put_off = self._put_off
         self._archiver = archiver
         self._submissions = submissions
-        self._store = store
-        self._destinations = destinations
         self._clock = clock
+        self._presence = Presence(
+            journal=journal, dispatcher=dispatcher, store=store, destinations=destinations, clock=clock
+        )
         self._worker = Worker({**leading, "dispatch": self._dispatch}, clock=clock)
         self._wanted: set[str] = set()
+        self._steps: dict[str, asyncio.Task[None]] = {}
+        """Those that run, by name."""
         self._soon: dict[str, int] = {}
-        """When what was moved here is due again, by the id of the submission or the delivery."""
+        """When what was moved here is due again, by the id of the submission or the delivery; `_TURN` is nobody's."""
         self._news = asyncio.Event()
-        self._idle = asyncio.Event()
         self._door = asyncio.Lock()
         """Whoever begins a shift waits for the rest of the last one."""
-        self._until: list[float] = []
-        """When each shift under way ends, on the clock's `monotonic`."""
+        self._shifts: dict[asyncio.Event, float] = {}
+        """Those under way: what tells each that it is over → when its time is, on the clock's `monotonic`."""
         self._driver: asyncio.Task[None] | None = None
-        self._entered = self._registered = False
-        self._beaten = self._looked = self._freed = float("-inf")
+        self._looked = self._freed = float("-inf")
         self._ended = False
         """Whether a delivery has ended since the last look for more."""
         self._done: dict[str, int] = {}
-        self._done_last: dict[str, int] = {}
 
     # What `Runtime` asks of an engine
 
@@ -124,12 +125,7 @@ class Shifts:
         """End what is under way, and leave the engines; where the journal is out of reach, they learn it from our
         silence. Idempotent."""
         await self._rest()
-        if self._entered:
-            self._entered = False
-            try:
-                await self._journal.resign(self._dispatcher.owner)
-            except JournalError as exc:
-                log.warning("shift.not_resigned", owner=self._dispatcher.owner, problem=str(exc))
+        await self._presence.leave()
 
     def changed(self, row: Submission) -> None:
         """What of the row is due now is wanted in this shift, and what will be soon is waited for."""
@@ -138,7 +134,10 @@ class Shifts:
         self._want(*(name for name, due in dues.items() if due is not None and due <= now_ms))
         if row.media_due_ms is None and (self.progress or row.last_word is not None):
             self._want("dispatch")  # what waits for a download is not due before
-        soon = [due for due in (row.poll_due_ms if row.claim else None, row.media_due_ms) if due is not None]
+        if row.auto and row.ended == "task.succeeded":
+            self._want("send")  # its follow-ups
+        later = (row.poll_due_ms if row.claim else None, row.media_due_ms)
+        soon = [due for due in later if due is not None and due > now_ms]
         self._soon.pop(row.id, None)
         if soon:
             self._soon[row.id] = min(soon)
@@ -150,9 +149,10 @@ class Shifts:
             self._soon[delivery_id] = due_ms
 
     def slot_free(self) -> None:
-        """There may be something to deliver now: surely where there is much, else it is looked for once at the end."""
+        """There may be something to deliver now: where slots were what it lacked, else it is looked for once at the
+        end."""
         self._ended = True
-        if self._done_last.get("dispatch", 0) >= MUCH:
+        if self._dispatcher.more:
             self._want("dispatch")
         self._news.set()
 
@@ -194,135 +194,109 @@ class Shifts:
         return dict(self._done)
 
     async def _shift(self, seconds: float) -> None:
+        over = asyncio.Event()
+        late = self._door.locked()
         async with self._door:
-            until = self._clock.monotonic() + seconds
-            self._until.append(until)
-            self._idle.clear()
+            if late and self._driver is None:
+                self._wanted.update(_OVERDUE)  # the end of the last shift may have taken what we have begun
+            self._shifts[over] = self._clock.monotonic() + seconds
             self._news.set()
             self._driver = self._driver or asyncio.create_task(self._drive(), name="shift")
         try:
-            await self._clock.wait(self._idle, seconds)
+            await self._clock.wait(over, seconds)
         finally:
-            self._until.remove(until)
+            del self._shifts[over]
             await self._rest()
 
     async def _rest(self) -> None:
         """Nothing goes on after the last answer. A request to the provider is worth its answer: that is waited for."""
         async with self._door:
-            if self._until or self._driver is None:
+            if self._shifts or self._driver is None:
                 return
             driver, self._driver = self._driver, None
-            driver.cancel()
-            await asyncio.wait([driver])
+            sending = "send" in self._steps
+            ending = [driver, *self._steps.values()]
+            for task in ending:
+                task.cancel()
+            await asyncio.wait(ending)
             await self._archiver.stop()
-            await self._dispatcher.drain(0)
-            await self._submissions.drain(SEND_SECONDS)
+            if await self._dispatcher.drain(0):
+                self._presence.doubt()
             self._wanted.clear()
             self._soon.clear()
+        if sending:  # with the door open: whoever comes need not wait for it
+            await self._submissions.drain(SEND_SECONDS)
 
     # The driver: one for all shifts of the process
 
     async def _drive(self) -> None:
         while self._driver is asyncio.current_task():
             self._news.clear()
-            if self._wanted:
-                await self._steps()
-            elif self._dispatcher.running() or self._archiver.running:
-                await self._beat_if_possible()
-                await self._clock.wait(self._news, PAUSE)
+            self._begin()
+            if self._steps or self._dispatcher.running() or self._archiver.running:
+                if self._dispatcher.running():
+                    await self._presence.show()
+                if self._next() != 0.0:
+                    await self._clock.wait(self._news, PAUSE)
             elif self._ended:
                 self._ended = False
                 self._wanted.add("dispatch")
             elif (wait := self._next()) is not None:
+                self._release(wait)
                 await self._clock.wait(self._news, wait)
             else:
-                self._idle.set()
+                self._release(float("inf"))
                 await self._news.wait()
 
-    async def _steps(self) -> None:
-        names = [name for name in (*_OVERDUE, *_DAILY) if name in self._wanted]
-        self._wanted.clear()
-        for name in names:
-            if name == "send" and not self.sends:
-                continue
-            found = self._done_last[name] = await self._worker.once(name)
-            if found:
-                self._done[name] = self._done.get(name, 0) + found
-            if found >= MUCH:
-                self._wanted.add(name)
+    def _begin(self) -> None:
+        """Start the steps that are wanted; one that runs already is wanted still."""
+        if self._archiver.more:
+            self._wanted.add("archive")
+        for name in [name for name in (*_OVERDUE, *_DAILY) if name in self._wanted and name not in self._steps]:
+            self._wanted.discard(name)
+            if name != "send" or self.sends:
+                self._steps[name] = asyncio.create_task(self._step(name), name=f"shift {name}")
+                self._steps[name].add_done_callback(partial(self._stepped, name))
+
+    def _stepped(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._steps[name]
+        self._news.set()
+
+    async def _step(self, name: str) -> None:
+        found = await self._worker.once(name)
+        if found:
+            self._done[name] = self._done.get(name, 0) + found
+        if found >= MUCH:
+            self._wanted.add(name)
+
+    def _release(self, wait: float) -> None:
+        """Nothing is due for so many seconds: let the shifts go that end before that."""
+        due = self._clock.monotonic() + wait
+        for over, until in self._shifts.items():
+            if until <= due:
+                over.set()
 
     def _next(self) -> float | None:
         """Seconds until something that was moved here is due, if a shift lasts so long. What is due is wanted."""
         now_ms = self._clock.now_ms()
-        if not self._soon or not self._until:
+        if not self._soon or not self._shifts:
             return None
         first = min(self._soon.values())
         if first > now_ms:
             wait = (first - now_ms) / 1000
-            return wait if self._clock.monotonic() + wait < max(self._until) else None
+            return wait if self._clock.monotonic() + wait < max(self._shifts.values()) else None
         self._soon = {id: due for id, due in self._soon.items() if due > now_ms}
         self._wanted.update(("reconcile", "archive", "dispatch"))
         return 0.0
 
     async def _dispatch(self) -> int:
-        if not await self._lives():
+        if not await self._presence.sure():
             return 0
         now = self._clock.now()
         if not 0 <= now - self._freed < FREE_SECONDS:
             self._freed = now
             if freed := await self._dispatcher.free():
                 log.warning("shift.freed", deliveries=freed)
-        return await self._dispatcher.dispatch_once()
-
-    # Signs of life
-
-    async def _lives(self) -> bool:
-        """Whether what we claim is ours. Said before anything is claimed, because a process may have been put to sleep
-        for hours between two shifts."""
-        try:
-            if self._entered and self._journal.shared and self._slept() and not self._dispatcher.running():
-                self._entered = False
-                await self._journal.resign(self._dispatcher.owner)
-            if self._entered:
-                await self._beat()
-            else:
-                await self._enter()
-        except EngineRunning as exc:
-            log.info("shift.left_to_engine", holder=exc.holder)
-            return False
-        return True
-
-    def _slept(self) -> bool:
-        """Whether we may have been taken for dead since the last sign of life: only a new name is surely ours then. By
-        the wall clock: the one that only goes forward may stand still while a process is put to sleep."""
-        return not 0 <= self._clock.now() - self._beaten < DEAD_SECONDS / 2
-
-    async def _enter(self) -> None:
-        owner = f"{ROLE}-{os.getpid()}-{secrets.token_hex(4)}"
-        await self._journal.become_engine(ROLE, owner, store=await self._store.identity())
-        self._dispatcher.owner = owner
-        self._entered = True
-        self._beaten = self._clock.now()
-        if not self._registered:
-            await check_to_start(self._store.check, self._store)
-            await self._journal.register(self._destinations)
-            self._registered = True
-
-    async def _beat_if_possible(self) -> None:
-        """What runs goes on: if we are taken for dead meanwhile, the journal refuses what it comes to."""
-        try:
-            await self._beat()
-        except JournalError as exc:
-            log.warning("shift.no_sign_of_life", problem=str(exc))
-
-    async def _beat(self) -> None:
-        now = self._clock.now()
-        if not self._entered or 0 <= now - self._beaten < BEAT_SECONDS:
-            return
-        if await self._journal.beat(self._dispatcher.owner):
-            self._beaten = now
-            return
-        self._entered = False
-        dropped = await self._dispatcher.abandon()
-        log.warning("shift.taken_for_dead", owner=self._dispatcher.owner, dropped=dropped)
-        await self._enter()
+        found = await self._dispatcher.dispatch_once()
+        self._put_off(_TURN, self._clock.now_ms() + TURN_MS if self._dispatcher.turning else None)
+        return found

@@ -58,7 +58,7 @@ class Application:
         self, settings: Settings, *, budget: float = BUDGET, limit: float = LIMIT, clock: Clock | None = None
     ) -> None:
         self._settings = settings
-        self._clock = clock
+        self._clock = clock or Clock()
         self._budget = budget
         self._limit = limit
         self._stack = AsyncExitStack()
@@ -153,12 +153,13 @@ class Application:
         async def keep(message: Message) -> None:
             kept.append(message)
 
-        before = shifts.begun
+        before, came = shifts.begun, self._clock.monotonic()
         await app(scope, receive, keep)
         good = any(message.get("status", 500) < 300 for message in kept)
         begun = shifts.begun > before
+        left = _limit(scope, self._limit - (self._clock.monotonic() - came))
         try:
-            await shifts.work(self._seconds(_limit(scope, self._limit), self._budget), begun=begun, look=good)
+            await shifts.work(self._seconds(left, self._budget), begun=begun, look=good)
         except JournalError as exc:
             log.error("shift.failed", problem=str(exc))  # what was answered stands in the journal all the same
         for message in kept:
