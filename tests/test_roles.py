@@ -1,5 +1,6 @@
 """Many processes on one PostgreSQL: `serve` without an engine, `worker`, what they refuse, and what they do when others
-die. One house of real processes, from its building to its last engine's end: the tests follow its days in order."""
+die. One house of real processes, from its building to its last engine's end: the tests follow its days in order, and
+each can do without those before it."""
 
 from __future__ import annotations
 
@@ -165,15 +166,14 @@ def test_a_leader_that_stops_gives_way_at_once(house: House) -> None:
     leader = house.leader()
     house.workers.remove(leader)
     assert leader.stop().code == 0
-    (other,) = house.workers
-    assert until(lambda: house.engines()[0].leads) < LEASE_SECONDS / 2
-    assert house.leader() is other
+    assert until(lambda: any(item.leads for item in house.engines())) < LEASE_SECONDS / 2
+    assert house.leader() in house.workers
 
 
 def test_without_any_engine_callbacks_are_still_taken(house: House) -> None:
     """The web is ready, and says what is missing; `submit --wait` is the engine itself then."""
-    (last,) = house.workers
-    assert last.stop().code == 0
+    for worker in house.workers:
+        assert worker.stop().code == 0
     status, said = house.readyz(house.webs[1][1])
     assert (status, said["ready"]) == (200, True)
     assert said["engines"].startswith("No engine lives: callbacks are kept, but nothing is polled or delivered")
