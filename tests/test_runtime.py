@@ -19,8 +19,8 @@ import httpx
 import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
 
-from receiver.cli.following import until_settled
-from receiver.deliveries import Receipt
+from receiver.cli.following import report, until_settled
+from receiver.deliveries import AttemptOutcome, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
 from receiver.provider import requests
 from receiver.runtime import Runtime, journal_of, open_runtime
@@ -112,6 +112,21 @@ async def ended(receiver: Runtime, submission_id: str) -> None:
     row = await receiver.journal.get(submission_id)
     assert row is not None
     await receiver.intake.polled(submission_id, Task(id=row.task_id or "", status="FAILURE"))
+
+
+def completion(delivery: Delivery, outcome: AttemptOutcome, now_ms: int, *, counts: bool) -> Completion:
+    """An attempt's end after which the delivery is owed again, in 5 s."""
+    return Completion(
+        delivery_id=delivery.id,
+        attempt=delivery.attempt,
+        owner=delivery.owner or "",
+        outcome=outcome,
+        status="pending",
+        finished_ms=now_ms,
+        due_ms=now_ms + 5000,
+        counts=counts,
+        detail="no route",
+    )
 
 
 # --- opening -----------------------------------------------------------------------------------------------------
@@ -469,6 +484,63 @@ async def test_an_engine_that_vanished_is_not_what_a_destination_said(tmp_path: 
             await waiting
             (delivery,) = await receiver.journal.deliveries(limit=5)
             assert delivery.status == "succeeded"
+
+
+async def test_a_late_success_is_what_whoever_waits_is_told(tmp_path: Path, plugins: list[Any]) -> None:
+    """It takes the failure's place while the failure is still owed: waiting goes on, until the success has arrived."""
+    async with provider() as origin:
+        clock = StillClock()
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
+        async with open_runtime(wanted, clock=clock) as receiver:
+            submission = await submitted(receiver)
+            await ended(receiver, submission)
+            waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
+            await until(lambda: waiting.done() or len(clock.slept) > 0)
+            assert not waiting.done()
+            await receiver.intake.polled(submission, Task(id="17", status="SUCCESS"))
+            await receiver.start_engine("serve")
+            await until(lambda: len(plugins[0].attempts) == 1)
+            await receiver.stop_engine()
+            clock.advance(1)
+            row, deliveries = await waiting
+            assert row.ended == "task.succeeded"
+            assert [item.event_id for item in deliveries] == [f"{submission}.task.succeeded"]
+            assert [item.status for item in deliveries] == ["succeeded"]
+
+
+async def test_whoever_waits_waits_for_every_destination(tmp_path: Path, plugins: list[Any]) -> None:
+    """However many there are."""
+    async with provider() as origin:
+        clock = StillClock()
+        tables = {f"plugin{number:03}": {"handler": "plugin"} for number in range(120)}
+        wanted = settings(tmp_path, provider_url=origin.url, to="", destinations=tables)
+        async with open_runtime(wanted, clock=clock) as receiver:
+            submission = await submitted(receiver)
+            await ended(receiver, submission)
+            await receiver.start_engine("serve")
+            await until(lambda: sum(len(plugin.attempts) for plugin in plugins) == len(tables))
+            await receiver.stop_engine()
+            _, deliveries = await until_settled(receiver, submission, lambda row: None)
+            assert [item.destination for item in deliveries] == sorted(tables)
+
+
+async def test_a_retry_that_begins_as_the_end_is_told_hides_nothing(
+    tmp_path: Path, plugins: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is told is what was waited for: the first try failed, whatever runs now."""
+    async with provider() as origin:
+        clock = StillClock()
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
+        async with open_runtime(wanted, clock=clock) as receiver:
+            submission = await submitted(receiver)
+            await receiver.intake.polled(submission, Task(id="17", status="SUCCESS"))
+            (work,) = await receiver.journal.claim("plugin", owner="one", limit=1, now_ms=clock.now_ms())
+            await receiver.journal.complete(completion(work.delivery, "failed", clock.now_ms(), counts=True))
+            settled = await until_settled(receiver, submission, lambda row: None)
+            clock.advance(6)
+            assert len(await receiver.journal.claim("plugin", owner="one", limit=1, now_ms=clock.now_ms())) == 1
+            assert report(*settled, as_json=False) == 1
+            assert "did not reach plugin: no route. `receiver serve` goes on trying." in capsys.readouterr().err
 
 
 async def test_the_engine_deletes_what_is_old(tmp_path: Path) -> None:

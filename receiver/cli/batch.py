@@ -70,8 +70,8 @@ async def _submit(runtime: Runtime, request: Request, options: Options, *, as_js
     try:
         row = await runtime.submissions.prepare(request, options)
         row = await send(runtime, row, wait=True)
-        row = await until_settled(runtime, row.id, lambda row: None)
-        return await report(runtime, row, as_json=as_json)
+        row, deliveries = await until_settled(runtime, row.id, lambda row: None)
+        return report(row, deliveries, as_json=as_json)
     except ReceiverError as exc:
         note(f"Error: {request.prompt}: {exc}")
         return 1

@@ -40,18 +40,40 @@ async def follow(runtime: Runtime, submission_id: str, *, as_json: bool) -> int:
             waiting.cancel()
             engine.cancel()
             await asyncio.gather(waiting, engine, return_exceptions=True)
-    return await report(runtime, waiting.result(), as_json=as_json)
+    row, deliveries = waiting.result()
+    return report(row, deliveries, as_json=as_json)
 
 
-async def until_settled(runtime: Runtime, submission_id: str, show: Callable[[Submission], None]) -> Submission:
-    """Until there is a last word, and every destination has had its first try at it; `show` sees each change."""
+async def until_settled(
+    runtime: Runtime, submission_id: str, show: Callable[[Submission], None]
+) -> tuple[Submission, list[Delivery]]:
+    """Until there is a last word, and every destination has had its first try at it; `show` sees each change.
+
+    Returns:
+        The submission, and the deliveries of its last word as they were when that was so: a retry may begin any time.
+    """
     async for row in runtime.watch(submission_id):
         show(row)
-        if row.status == "refused" or row.last_word is not None:
-            break
-    while any(_untried(delivery) for delivery in await _owed(runtime, row)):
+        if row.status != "refused" and row.last_word is None:
+            continue
+        deliveries = await _tried(runtime, row)
+        now = await runtime.journal.get(submission_id)
+        if now is None or now.last_word == row.last_word:  # else a success has taken a failure's place meanwhile
+            return row, deliveries
+    raise AssertionError("a watch ends only when its caller leaves")
+
+
+async def _tried(runtime: Runtime, row: Submission) -> list[Delivery]:
+    """The deliveries of the submission's last word, once none is untried, in the order of their destinations."""
+    type = row.last_word
+    event = await runtime.journal.event(event_id(row.id, type)) if type is not None else None
+    if event is None:
+        return []
+    while True:
+        deliveries = await runtime.journal.event_deliveries(event)
+        if not any(_untried(delivery) for delivery in deliveries):
+            return sorted(deliveries, key=lambda item: item.destination)
         await runtime.clock.sleep(_LOOK)
-    return row
 
 
 def _untried(delivery: Delivery) -> bool:
@@ -61,18 +83,8 @@ def _untried(delivery: Delivery) -> bool:
     return delivery.status == "running" or (delivery.status == "pending" and (delivery.failures == 0 or vanished))
 
 
-async def _owed(runtime: Runtime, row: Submission) -> list[Delivery]:
-    """The deliveries of the submission's last word, in the order of their destinations."""
-    type = row.last_word
-    if type is None:
-        return []
-    deliveries = await runtime.journal.deliveries(limit=100, submission_id=row.id)
-    last = event_id(row.id, type)
-    return sorted((item for item in deliveries if item.event_id == last), key=lambda item: item.destination)
-
-
-async def report(runtime: Runtime, row: Submission, *, as_json: bool) -> int:
-    deliveries = await _owed(runtime, row)
+def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int:
+    """Print what came of it; returns the exit status."""
     type = row.last_word
     status = ERROR if type is None else _EXITS[type]
     if status == SUCCEEDED and any(item.status != "succeeded" for item in deliveries):
