@@ -486,6 +486,30 @@ async def test_an_engine_that_vanished_is_not_what_a_destination_said(tmp_path: 
             assert delivery.status == "succeeded"
 
 
+@pytest.mark.parametrize(("outcome", "settled"), [("postponed", False), ("interrupted", False), ("failed", True)])
+async def test_a_destination_that_asks_to_wait_after_an_engine_vanished_still_has_to_speak(
+    tmp_path: Path, plugins: list[Any], outcome: AttemptOutcome, *, settled: bool
+) -> None:
+    """The failure on record is the engine's. Another engine's stop says nothing of the destination either."""
+    async with provider() as origin:
+        clock = StillClock()
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
+        async with open_runtime(wanted, clock=clock) as receiver:
+            submission = await submitted(receiver)
+            await ended(receiver, submission)
+            await receiver.journal.claim("plugin", owner="vanished", limit=1, now_ms=clock.now_ms())
+            await receiver.journal.free_running("another", clock.now_ms())
+            work = await receiver.journal.claim_alone(["plugin"], owner="second", now_ms=clock.now_ms())
+            assert work is not None
+            end = completion(work.delivery, outcome, clock.now_ms(), counts=outcome == "failed")
+            assert await receiver.journal.complete(end)
+            waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
+            await until(lambda: waiting.done() or len(clock.slept) > 0)
+            assert waiting.done() == settled
+            waiting.cancel()
+            await asyncio.wait([waiting])
+
+
 async def test_a_late_success_is_what_whoever_waits_is_told(tmp_path: Path, plugins: list[Any]) -> None:
     """It takes the failure's place while the failure is still owed: waiting goes on, until the success has arrived."""
     async with provider() as origin:

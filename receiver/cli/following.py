@@ -71,16 +71,21 @@ async def _tried(runtime: Runtime, row: Submission) -> list[Delivery]:
         return []
     while True:
         deliveries = await runtime.journal.event_deliveries(event)
-        if not any(_untried(delivery) for delivery in deliveries):
+        if not any([await _untried(runtime, delivery) for delivery in deliveries]):
             return sorted(deliveries, key=lambda item: item.destination)
         await runtime.clock.sleep(_LOOK)
 
 
-def _untried(delivery: Delivery) -> bool:
+async def _untried(runtime: Runtime, delivery: Delivery) -> bool:
     """Whether the destination has not had its say. An engine that ended during the first attempt says nothing of it:
-    the next one is due at once (`journal.rules.charge`). If that one ends an engine, too, it may well be the reason."""
-    vanished = delivery.alone and delivery.failures == 1
-    return delivery.status == "running" or (delivery.status == "pending" and (delivery.failures == 0 or vanished))
+    the next one is due at once (`journal.rules.charge`). If that one ends an engine, too, it may well be the reason;
+    if the destination only asked to wait then, or we were stopped, it still has to speak."""
+    if delivery.status != "pending" or delivery.failures != 1:
+        return delivery.status == "running" or (delivery.status == "pending" and delivery.failures == 0)
+    if delivery.alone or delivery.attempt == 1:
+        return delivery.alone
+    last = (await runtime.journal.attempts(delivery.id))[-1:]
+    return any(attempt.outcome in ("postponed", "interrupted") for attempt in last)
 
 
 def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int:
