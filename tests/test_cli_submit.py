@@ -227,6 +227,26 @@ async def test_unwritable_folder(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT status FROM deliveries") == [("pending",)]
 
 
+async def test_what_was_brought_anew_has_arrived(tmp_path: Path) -> None:
+    """A delivery is dead, a person makes another of it (`--as-new`), and that one arrives: so has the result."""
+    script = tmp_path / "publish"
+    script.write_text("#!/bin/sh\ncat >/dev/null\nexit 65\n")
+    script.chmod(0o755)
+    async with provider() as (_, env):
+        env["RECEIVER_TO"] = "command:./publish"
+        first = await run("submit", "a boat", "--wait", folder=tmp_path, env=env)
+        assert first.code == 1, first
+        assert "It is not tried again." in first.err
+        script.write_text("#!/bin/sh\ncat >/dev/null\n")
+        ((submission, _, _),) = rows(tmp_path)
+        ((dead,),) = rows(tmp_path, "SELECT id FROM deliveries")
+        assert (await run("deliveries", "replay", dead, "--as-new", folder=tmp_path, env=env)).code == 0
+        waited = await run("wait", submission, folder=tmp_path, env=env)
+    assert rows(tmp_path, "SELECT status FROM deliveries ORDER BY id") == [("dead",), ("succeeded",)]
+    assert waited.code == 0, waited
+    assert "did not reach" not in waited.err
+
+
 async def test_locked_database(tmp_path: Path) -> None:
     """A journal that another program holds is an error after 10 s, before anything was sent or kept."""
     async with provider() as (simulator, env):

@@ -92,13 +92,20 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int
     """Print what came of it; returns the exit status."""
     type = row.last_word
     status = ERROR if type is None else _EXITS[type]
-    if status == SUCCEEDED and any(item.status != "succeeded" for item in deliveries):
+    if status == SUCCEEDED and _missed(deliveries):
         status = ERROR
     if as_json:
         print_json(_record(row, deliveries))
     else:
         _tell(row, deliveries)
     return status
+
+
+def _missed(deliveries: list[Delivery]) -> list[Delivery]:
+    """Those that have not reached their destination, also by no other delivery, as a person makes of one that is dead
+    (`deliveries replay --as-new`)."""
+    reached = {item.destination for item in deliveries if item.status == "succeeded"}
+    return [item for item in deliveries if item.destination not in reached]
 
 
 def _record(row: Submission, deliveries: list[Delivery]) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def _tell(row: Submission, deliveries: list[Delivery]) -> None:
     """Problems on standard error; what was made on standard output, paths last."""
     if row.last_word != "task.succeeded":
         note(_sentence(row))
-    for item in deliveries:
+    for item in _missed(deliveries):
         if item.status in ("pending", "dead"):
             note(f"Error: {_problem(item)}")
     if row.task is not None and row.ended == "task.succeeded":
