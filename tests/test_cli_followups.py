@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from test_cli_submit import assert_error, files, provider, run, saved
+from test_cli_submit import assert_error, files, provider, rows, run, saved
 
 
 async def test_from_a_prompt_to_a_family(tmp_path: Path) -> None:
@@ -62,6 +62,46 @@ async def test_follow_ups_by_themselves(tmp_path: Path) -> None:
         result = await run("submit", "a boat", "--auto", "U1,U3", "--wait", folder=tmp_path, env=env)
     assert result.code == 0, result
     assert [Path(line).name.split("_")[1] for line in result.out.splitlines()] == ["boat", "boat-u1", "boat-u3"]
+
+
+async def test_many_prompts_with_follow_ups(tmp_path: Path) -> None:
+    """`--file` stays for what `--auto` starts, too: nothing is left unsent."""
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    async with provider() as (_, env):
+        result = await run("submit", "--file", "prompts.txt", "--auto", "U1", folder=tmp_path, env=env)
+    assert result.code == 0, result
+    assert [end for _, _, end in rows(tmp_path)] == ["task.succeeded"] * 4
+    assert sorted(Path(line).name.split("_")[1] for line in result.out.splitlines()) == [
+        "cat", "cat-u1", "dog", "dog-u1",
+    ]  # fmt: skip
+    assert result.err.endswith("2 of 2 succeeded.\n")
+
+
+async def test_follow_ups_where_a_destination_fails(tmp_path: Path) -> None:
+    """The task has succeeded, so its buttons are pressed; that a destination has no result stays an error."""
+    (tmp_path / "taken").touch()
+    async with provider() as (_, env):
+        env |= {"RECEIVER_TO": "file:./outputs", "RECEIVER_DESTINATIONS__BAD__URL": "file:./taken/outputs"}
+        result = await run("submit", "a boat", "--auto", "U1", "--wait", folder=tmp_path, env=env)
+    assert result.code == 1, result
+    assert [row[1:] for row in rows(tmp_path)] == [("accepted", "task.succeeded")] * 2
+    assert [Path(line).name.split("_")[1] for line in result.out.splitlines()] == ["boat", "boat-u1"]
+    assert result.err.count("did not reach bad") == 2
+
+
+async def test_what_a_person_pressed_is_no_part_of_the_result(tmp_path: Path) -> None:
+    """`wait` tells of the task and of what it started by itself, also where that was refused; not of other presses."""
+    async with provider() as (_, env):
+        made = await run("submit", "a boat", "--auto", "U1", "--wait", folder=tmp_path, env=env)
+        (id, _, _), _ = rows(tmp_path)
+        assert made.code == 0, made
+        for button in ("V1", "V2"):
+            assert (await run("action", id, button, folder=tmp_path, env=env)).code == 0
+        rows(tmp_path, "UPDATE submissions SET status = 'refused', once = NULL, ended = NULL WHERE button = 'V1'")
+        rows(tmp_path, "UPDATE submissions SET ended = 'task.failed' WHERE button = 'V2'")
+        assert (await run("wait", id, folder=tmp_path, env=env)).code == 0
+        rows(tmp_path, "UPDATE submissions SET status = 'refused', once = NULL, ended = NULL WHERE button = 'U1'")
+        assert (await run("wait", id, folder=tmp_path, env=env)).code == 1
 
 
 async def test_texts_are_printed(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import typer
 
-from receiver.cli.following import SUCCEEDED, report, until_settled
+from receiver.cli.following import SUCCEEDED, follow_all, report, until_settled
 from receiver.cli.output import note
 from receiver.cli.running import first_end, run, settings_for
 from receiver.cli.session import INTERRUPTED, send
 from receiver.errors import InputError, ReceiverError
+from receiver.events import Submission
 from receiver.provider import Request
 from receiver.runtime import Runtime, open_runtime
 from receiver.submissions import Options
@@ -67,11 +68,14 @@ async def _submit_all(requests: list[Request], options: Options, *, jobs: int, a
 
 
 async def _submit(runtime: Runtime, request: Request, options: Options, *, as_json: bool) -> int:
+    async def follow_one(id: str) -> tuple[Submission, int]:
+        row, deliveries = await until_settled(runtime, id, lambda row: None)
+        return row, report(row, deliveries, as_json=as_json)
+
     try:
         row = await runtime.submissions.prepare(request, options)
         row = await send(runtime, row, wait=True)
-        row, deliveries = await until_settled(runtime, row.id, lambda row: None)
-        return report(row, deliveries, as_json=as_json)
+        return await follow_all(runtime, row.id, follow_one)
     except ReceiverError as exc:
         note(f"Error: {request.prompt}: {exc}")
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from receiver.cli.output import note, one_line, print_json, say
@@ -11,6 +11,7 @@ from receiver.cli.progress import Progress
 from receiver.cli.running import first_end
 from receiver.deliveries import Delivery
 from receiver.events import EventType, Submission, event_id
+from receiver.followups import once_name
 from receiver.runtime import Runtime
 
 SUCCEEDED, ERROR, FAILED, INPUT_REQUIRED, LOST = 0, 1, 3, 4, 5
@@ -26,8 +27,12 @@ _LOOK = 0.1
 """Seconds between looks at the last deliveries."""
 
 
-async def follow(runtime: Runtime, submission_id: str, *, as_json: bool) -> int:
-    """Show progress until the result has reached every destination; returns the exit status.
+Follow = Callable[[str], Awaitable[tuple[Submission, int]]]
+"""Follows one submission, by its id, to its end; gives the submission as it is then, and the exit status."""
+
+
+async def follow(runtime: Runtime, submission_id: str, *, as_json: bool) -> tuple[Submission, int]:
+    """Show progress until the result has reached every destination, and say what came of it.
 
     Runs the engine if no other process does, and takes over when that one stops.
     """
@@ -41,7 +46,30 @@ async def follow(runtime: Runtime, submission_id: str, *, as_json: bool) -> int:
             engine.cancel()
             await asyncio.gather(waiting, engine, return_exceptions=True)
     row, deliveries = waiting.result()
-    return report(row, deliveries, as_json=as_json)
+    return row, report(row, deliveries, as_json=as_json)
+
+
+async def follow_all(runtime: Runtime, submission_id: str, follow_one: Follow) -> int:
+    """Follow a submission, and then what it starts by itself; returns the worst exit status."""
+    row, status = await follow_one(submission_id)
+    for child in await _started_by(runtime, row):
+        _, other = await follow_one(child.id)
+        status = max(status, other)
+    return status
+
+
+async def _started_by(runtime: Runtime, row: Submission) -> list[Submission]:
+    """The presses that a submission made by itself once it had succeeded, whether or not a destination has its result.
+    A press that was refused has no name any more (`once`); it is known by its being the first of its button."""
+    if row.last_word != "task.succeeded" or not row.auto:
+        return []
+    names = {once_name(row.id, button) for button in row.auto}
+    found: dict[str, Submission] = {}
+    for child in await runtime.journal.family(row.id):
+        name = once_name(row.id, child.button or "")
+        if child.parent_id == row.id and name in names and (name not in found or child.once == name):
+            found[name] = child
+    return list(found.values())
 
 
 async def until_settled(

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from receiver.cli.direct import send_directly
-from receiver.cli.following import SUCCEEDED, follow
+from receiver.cli.following import SUCCEEDED, follow, follow_all
 from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
 from receiver.errors import Ambiguous, Refused
@@ -90,13 +90,12 @@ class Session:
 
     async def _follow(self, runtime: Runtime, row: Submission) -> int:
         """To its end, and to the end of what it starts by itself."""
-        status = await follow(runtime, row.id, as_json=self._as_json)
-        if status == SUCCEEDED and row.auto:
-            children = [child for child in await runtime.journal.family(row.id) if child.parent_id == row.id]
-            for child in children:
-                self._resume = child.id
-                status = max(status, await follow(runtime, child.id, as_json=self._as_json))
-        return status
+
+        async def follow_one(id: str) -> tuple[Submission, int]:
+            self._resume = id
+            return await follow(runtime, id, as_json=self._as_json)
+
+        return await follow_all(runtime, row.id, follow_one)
 
     def _tell(self, row: Submission, done: str) -> None:
         if self._as_json:
