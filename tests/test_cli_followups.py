@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from test_cli_submit import assert_error, files, provider, rows, run, saved
+from servers import serving
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from test_cli_submit import assert_error, environment, files, provider, rows, run, saved
+
+from receiver.simulator import Simulator
 
 
 async def test_from_a_prompt_to_a_family(tmp_path: Path) -> None:
@@ -43,6 +50,95 @@ async def test_from_a_prompt_to_a_family(tmp_path: Path) -> None:
     ]
     made_by = [each["made_by"] for each in json.loads(listed.out)["family"]]
     assert made_by == ["imagine", "U2", "custom zoom", "animate low"]
+
+
+class Front:
+    """Before a simulated provider: answers the next request to a path itself. `instead` holds, by the path's end, the
+    answers, and whether the provider has the request nevertheless."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.instead: dict[str, tuple[Response, bool]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer, passed = self.instead.pop(scope.get("path", "").rpartition("/")[2], (None, True))
+        if answer is None:
+            await self._app(scope, receive, send)
+            return
+        if passed:
+            await self._app(scope, receive, _unheard)
+        await answer(scope, receive, send)
+
+
+async def _unheard(message: Message) -> None:
+    """Where an answer goes that is lost."""
+
+
+@asynccontextmanager
+async def fronted() -> AsyncIterator[tuple[Front, dict[str, str]]]:
+    front = Front(Simulator(speed=100).app)
+    async with serving(front) as url:
+        yield front, environment(url)
+
+
+BUSY = JSONResponse({"code": 23, "description": "The queue is full.", "result": None, "properties": {}})
+LOST = Response("<html>502</html>", status_code=502, media_type="text/html")
+
+
+async def asking(folder: Path, env: dict[str, str]) -> str:
+    """The id of a submission that asks for input."""
+    found = {"submission": ""}
+    for arguments in (("submit", "a boat"), ("action", "", "U2"), ("action", "", "custom zoom")):
+        words = [word or found["submission"] for word in arguments]
+        found = json.loads((await run(*words, "--wait", "--json", folder=folder, env=env)).out)
+    return found["submission"]
+
+
+async def test_a_reply_to_a_busy_provider_is_kept(tmp_path: Path) -> None:
+    """That is no error, and said; it goes out again when its time has come."""
+    async with fronted() as (front, env):
+        id = await asking(tmp_path, env)
+        front.instead["modal"] = (BUSY, False)
+        replied = await run("modal", id, "--prompt", "wider --zoom 1.5", folder=tmp_path, env=env)
+        assert (replied.code, replied.out) == (0, ""), replied
+        assert f"The reply to {id} is kept and sent again by" in replied.err
+        rows(tmp_path, "UPDATE submissions SET send_due_ms = 1")  # half a minute later
+        waited = await run("wait", id, folder=tmp_path, env=env)
+    assert waited.code == 0, waited
+    assert saved(waited.last_line)
+
+
+async def test_whoever_waits_is_told_what_becomes_of_a_reply(tmp_path: Path) -> None:
+    """Its answer was lost, and the provider has it: the command stays for the result."""
+    async with fronted() as (front, env):
+        id = await asking(tmp_path, env)
+        front.instead["modal"] = (LOST, True)
+        result = await run("modal", id, "--prompt", "wider --zoom 1.5", "--wait", folder=tmp_path, env=env)
+    assert result.code == 0, result
+    assert saved(result.last_line)
+
+
+async def test_a_reply_whose_answer_was_lost(tmp_path: Path) -> None:
+    """Whoever does not wait is told where to look."""
+    async with fronted() as (front, env):
+        id = await asking(tmp_path, env)
+        front.instead["modal"] = (LOST, False)
+        result = await run("modal", id, "--prompt", "wider --zoom 1.5", folder=tmp_path, env=env)
+    assert_error(result, f"See: receiver tasks show {id}")
+
+
+async def test_a_press_whose_answer_was_lost(tmp_path: Path) -> None:
+    """Pressed again it is not sent again; what is known of it is said."""
+    async with fronted() as (front, env):
+        env["RECEIVER_PUBLIC_URL"] = "http://127.0.0.1:9"  # a callback might still tell
+        grid = json.loads((await run("submit", "a boat", "--wait", "--json", folder=tmp_path, env=env)).out)
+        front.instead["action"] = (LOST, False)
+        assert (await run("action", grid["submission"], "U2", folder=tmp_path, env=env)).code == 1
+        again = await run("action", grid["submission"], "U2", folder=tmp_path, env=env)
+    _, (id, status, _) = rows(tmp_path)
+    assert (again.code, status) == (0, "unknown")
+    assert again.out.startswith(f"Submission {id}: unknown. ")
+    assert again.out.endswith(f". See: receiver tasks show {id}\n")
 
 
 async def test_many_prompts_a_few_at_a_time(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from receiver.cli.direct import send_directly
 from receiver.cli.following import SUCCEEDED, follow, follow_all
 from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
-from receiver.errors import Ambiguous, Refused
+from receiver.errors import Ambiguous, MediaError, Refused, Unreachable
 from receiver.events import Submission
 from receiver.provider import Request
 from receiver.runtime import Runtime, open_runtime
@@ -76,10 +76,11 @@ class Session:
         async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
             row = await prepare(runtime)
             self._resume = row.id
-            row = await runtime.submissions.send_reply(row.id)
+            row = await _send_reply(runtime, row, wait=wait)
             if wait:
                 return await self._follow(runtime, row)
-        self._tell(row, "Replied to")
+        if self._as_json or not _is_kept(row):
+            self._tell(row, "Replied to")
         return SUCCEEDED
 
     async def _wait(self, find: Prepare) -> int:
@@ -102,6 +103,9 @@ class Session:
             print_json({"submission": row.id, "task": row.task_id, "status": row.status, "detail": row.detail})
         elif row.status == "accepted":
             say(f"{done} {row.id}, task {row.task_id}. Follow it with: receiver wait {row.id}")
+        elif row.standing != "prepared":  # of what is kept `send` has told
+            reason = f" {row.reason}" if row.reason else ""
+            say(f"Submission {row.id}: {row.standing}.{reason} See: receiver tasks show {row.id}")
 
 
 async def send(runtime: Runtime, row: Submission, *, wait: bool) -> Submission:
@@ -112,11 +116,32 @@ async def send(runtime: Runtime, row: Submission, *, wait: bool) -> Submission:
     except Refused as exc:
         if not exc.retry:
             raise
-        note(
-            f"{exc} Submission {row.id} is kept and sent again by `receiver serve`, `receiver worker` "
-            f"or `receiver wait {row.id}`."
-        )
+        _note_kept(row, exc, f"Submission {row.id}")
     except Ambiguous as exc:
         if not wait:
             raise Ambiguous(f"{exc} See: receiver tasks show {row.id}") from exc
     return await runtime.journal.find(row.id)
+
+
+async def _send_reply(runtime: Runtime, row: Submission, *, wait: bool) -> Submission:
+    """Send the reply now, as `send` does a submission. One that never arrived is kept, too."""
+    try:
+        return await runtime.submissions.send_reply(row.id)
+    except (Refused, Unreachable, MediaError) as exc:
+        after = await runtime.journal.find(row.id)
+        if not _is_kept(after):
+            raise
+        _note_kept(row, exc, f"The reply to {row.id}")
+        return after
+    except Ambiguous as exc:
+        if not wait:
+            raise Ambiguous(f"{exc} See: receiver tasks show {row.id}") from exc
+    return await runtime.journal.find(row.id)
+
+
+def _is_kept(row: Submission) -> bool:
+    return row.reply is not None and row.reply.status == "waiting"
+
+
+def _note_kept(row: Submission, problem: Exception, what: str) -> None:
+    note(f"{problem} {what} is kept and sent again by `receiver serve`, `receiver worker` or `receiver wait {row.id}`.")
