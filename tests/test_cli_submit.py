@@ -306,6 +306,54 @@ async def test_interrupt_and_resume(tmp_path: Path) -> None:
     assert len(simulator.submits) == 1
 
 
+LINGERING = """
+import asyncio, sys
+from receiver.deliveries import Receipt
+from receiver.handlers.base import HandlerOptions
+
+class Lingering:
+    name, summary, schemes = "lingering", "For tests.", ("lingering",)
+    class Options(HandlerOptions):
+        pass
+
+    @staticmethod
+    def options_from_url(url):
+        return {}
+
+    def __init__(self, options):
+        pass
+
+    async def deliver(self, attempt):
+        return Receipt(ref="there")
+
+    async def aclose(self):
+        print("closing", file=sys.stderr, flush=True)
+        await asyncio.Event().wait()
+"""
+
+
+async def test_interrupted_after_the_result(tmp_path: Path) -> None:
+    """The result was told, and only the end takes its time: Ctrl-C makes it short, and changes no exit status."""
+    info = tmp_path / "site" / "receiver_lingering-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: receiver-lingering\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[receiver.handlers]\nlingering = receiver_lingering:Lingering\n")
+    (info.parent / "receiver_lingering.py").write_text(LINGERING)
+    async with provider() as (_, env):
+        env |= {"RECEIVER_TO": "lingering:here", "PYTHONPATH": str(info.parent)}
+
+        def interrupted() -> Result:
+            with Command("submit", "a boat", "--wait", folder=tmp_path, env=env) as command:
+                command.err.line("closing")
+                command.send_signal(signal.SIGINT)
+                return command.wait(10)
+
+        result = await asyncio.to_thread(interrupted)
+    assert result.code == 0, result
+    assert result.out == "there\n"
+    assert "Interrupted" not in result.err
+
+
 async def test_wait_again(tmp_path: Path) -> None:
     """Waiting for what has ended tells the end again; an unknown or short id is an error."""
     async with provider() as (_, env):

@@ -29,6 +29,7 @@ class Session:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._resume: str | None = None
+        self._status: int | None = None  # once all is told: what is left is to let deliveries of others finish
 
     def submit(self, prepare: Prepare, *, wait: bool) -> None:
         """Journal what `prepare` makes, send it, and stay for the result if `wait`."""
@@ -54,9 +55,10 @@ class Session:
         try:
             status = run(main)
         except KeyboardInterrupt:
-            if self._resume:
+            status = INTERRUPTED if self._status is None else self._status
+            if self._status is None and self._resume:
                 note(f"Interrupted; the task goes on. Resume with: receiver wait {self._resume}")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(status) from None
         if status:
             raise typer.Exit(status)
 
@@ -96,7 +98,8 @@ class Session:
             self._resume = id
             return await follow(runtime, id, as_json=self._as_json)
 
-        return await follow_all(runtime, row.id, follow_one)
+        self._status = await follow_all(runtime, row.id, follow_one)
+        return self._status
 
     def _tell(self, row: Submission, done: str) -> None:
         if self._as_json:
