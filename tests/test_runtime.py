@@ -510,6 +510,28 @@ async def test_a_destination_that_asks_to_wait_after_an_engine_vanished_still_ha
             await asyncio.wait([waiting])
 
 
+@pytest.mark.parametrize(("seconds", "times"), [(60, 1), (5, 0)])
+async def test_whoever_waits_for_a_paused_destination_is_told_why(
+    tmp_path: Path, plugins: list[Any], capsys: pytest.CaptureFixture[str], seconds: int, times: int
+) -> None:
+    """Once, and only where it takes long."""
+    async with provider() as origin:
+        clock = StillClock()
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
+        async with open_runtime(wanted, clock=clock) as receiver:
+            submission = await submitted(receiver)
+            await receiver.journal.register({"plugin": "plugin"})
+            await receiver.journal.pause("plugin", clock.now_ms() + seconds * 1000, "nobody wants these events")
+            await ended(receiver, submission)
+            waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
+            for looks in (1, 2, 3):
+                await until(lambda looks=looks: len(clock.slept) == looks)  # type: ignore[misc]
+                clock.advance(0.1)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        assert capsys.readouterr().err.count(" UTC: nobody wants these events\n") == times
+
+
 async def test_a_late_success_is_what_whoever_waits_is_told(tmp_path: Path, plugins: list[Any]) -> None:
     """It takes the failure's place while the failure is still owed: waiting goes on, until the success has arrived."""
     async with provider() as origin:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from receiver.cli.output import note, one_line, print_json, say
+from receiver.cli.output import note, one_line, print_json, say, when
 from receiver.cli.progress import Progress
 from receiver.cli.running import first_end
 from receiver.deliveries import Delivery
@@ -25,6 +25,8 @@ _EXITS: dict[EventType, int] = {
 }
 _LOOK = 0.1
 """Seconds between looks at the last deliveries."""
+_LONG_MS = 10_000
+"""A destination that is paused for longer than that keeps whoever waits for it so long that they are told why."""
 
 
 Follow = Callable[[str], Awaitable[tuple[Submission, int]]]
@@ -97,11 +99,23 @@ async def _tried(runtime: Runtime, row: Submission) -> list[Delivery]:
     event = await runtime.journal.event(event_id(row.id, type)) if type is not None else None
     if event is None:
         return []
+    told: set[str] = set()
     while True:
         deliveries = await runtime.journal.event_deliveries(event)
-        if not any([await _untried(runtime, delivery) for delivery in deliveries]):
+        waiting = {item.destination for item in deliveries if await _untried(runtime, item)}
+        if not waiting:
             return sorted(deliveries, key=lambda item: item.destination)
+        told |= {name for name in waiting - told if await _tell_pause(runtime, name)}
         await runtime.clock.sleep(_LOOK)
+
+
+async def _tell_pause(runtime: Runtime, name: str) -> bool:
+    """Say what is waited for where that takes long; False: it does not."""
+    until_ms, reason = await runtime.journal.pause_of(name) or (0, "")
+    long = until_ms - runtime.clock.now_ms() > _LONG_MS
+    if long:
+        note(f"{name} gets nothing until {when(until_ms)} UTC: {one_line(reason)}")
+    return long
 
 
 async def _untried(runtime: Runtime, delivery: Delivery) -> bool:
