@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -352,6 +353,29 @@ async def test_interrupted_after_the_result(tmp_path: Path) -> None:
     assert result.code == 0, result
     assert result.out == "there\n"
     assert "Interrupted" not in result.err
+
+
+async def test_an_impatient_interrupt(tmp_path: Path) -> None:
+    """Ctrl-C again while a delivery is let finish: it ends within seconds, and the delivery is as if never tried."""
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\ntouch started\nexec sleep 50\n")
+    slow.chmod(0o755)
+    async with provider(speed=20) as (_, env):
+        env["RECEIVER_TO"] = "command:./slow"
+
+        def interrupted() -> Result:
+            with Command("submit", "a boat", "--wait", folder=tmp_path, env=env) as command:
+                while not (tmp_path / "started").exists():
+                    time.sleep(0.05)
+                command.send_signal(signal.SIGINT)
+                time.sleep(0.5)  # nothing outside shows that it drains
+                command.send_signal(signal.SIGINT)
+                return command.wait(10)
+
+        result = await asyncio.to_thread(interrupted)
+    assert result.code == 130
+    assert "is closed" not in result.err
+    assert rows(tmp_path, "SELECT status, failures FROM deliveries") == [("pending", 0)]
 
 
 async def test_wait_again(tmp_path: Path) -> None:

@@ -375,6 +375,82 @@ async def test_draining_interrupts_what_is_late(tmp_path: Path) -> None:
         assert (again.attempts[0].number, again.attempts[0].idempotency_key) == (2, delivery.id)
 
 
+@pytest.mark.parametrize("claiming", [True, False])
+async def test_draining_that_is_cancelled_interrupts_what_runs(tmp_path: Path, *, claiming: bool) -> None:
+    """A person presses Ctrl-C again: that is no reason to leave a row `running`, or to try for ever to record it."""
+
+    async def away(*args: Any) -> bool:
+        return await asyncio.Event().wait()
+
+    async with engine(tmp_path) as kit:
+        journal: Any = kit.journal
+        submission = await owed(kit)
+        dispatcher = kit.dispatcher(destination("main", Hanging()))
+        await dispatcher.dispatch_once()
+        if claiming:
+            journal.alone_due = away
+            kit.clock.advance(LOOK_SECONDS)
+            step = asyncio.create_task(dispatcher.dispatch_once())
+            await asyncio.sleep(0)
+            step.cancel()
+        draining = asyncio.create_task(dispatcher.drain(60))
+        await asyncio.sleep(0)
+        draining.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await draining
+        delivery = await only(kit, submission)
+        assert (delivery.status, delivery.failures) == ("pending", 0)
+        assert await outcomes(kit, delivery) == ["interrupted"]
+
+
+async def test_an_attempt_that_is_being_interrupted_is_not_interrupted_again(tmp_path: Path) -> None:
+    """The end of an event loop cancels all tasks, draining among them: it leaves clean-up and record their second."""
+    cut, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def tidy(attempt: Attempt) -> Receipt:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cut.set()
+            await cleaned.wait()
+        raise AssertionError
+
+    async with engine(tmp_path) as kit:
+        submission = await owed(kit)
+        dispatcher = kit.dispatcher(destination("main", Recording(tidy)))
+        await dispatcher.dispatch_once()
+        draining = asyncio.create_task(dispatcher.drain(60))
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await cut.wait()
+        await asyncio.sleep(0)
+        cleaned.set()
+        with pytest.raises(asyncio.CancelledError):
+            await draining
+        assert await outcomes(kit, await only(kit, submission)) == ["interrupted"]
+
+
+async def test_draining_says_how_many_it_has_left_behind(tmp_path: Path) -> None:
+    """Whoever goes on afterwards must know whether the rows of this owner are at rest."""
+    go = asyncio.Event()
+
+    async def deaf(attempt: Attempt) -> Receipt:
+        while not go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await go.wait()
+        return Receipt()
+
+    async with engine(tmp_path, routes=("deaf", "well")) as kit:
+        await owed(kit)
+        dispatcher = kit.dispatcher(destination("deaf", Recording(deaf)), destination("well", Hanging()))
+        await dispatcher.dispatch_once()
+        assert await dispatcher.drain(0.01) == 1
+        go.set()
+        await dispatcher.settle()
+        assert await dispatcher.drain(0.01) == 0
+
+
 async def test_an_error_made_of_our_interruption_is_free(tmp_path: Path) -> None:
     """A handler that turns the cancellation into an error of its own pays nothing for our shutdown."""
 

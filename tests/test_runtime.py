@@ -292,6 +292,27 @@ async def test_stopping_lets_a_delivery_finish(tmp_path: Path, plugins: list[Any
             await other.start_engine("worker")
 
 
+@pytest.mark.parametrize("turns", range(1, 6))
+async def test_stopping_that_is_cancelled_gives_deliveries_back(tmp_path: Path, plugins: list[Any], turns: int) -> None:
+    """A second Ctrl-C, wherever it finds us: the delivery is due again at once, and nobody is charged a failure."""
+    async with provider() as origin:
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:gated")
+        async with open_runtime(wanted) as receiver, open_runtime(wanted) as other:
+            submission = await submitted(receiver)
+            await ended(receiver, submission)
+            receiver.start_engine_beside("python")
+            await until(lambda: len(plugins[0].attempts) == 1)
+            stopping = asyncio.create_task(receiver.stop_engine())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            stopping.cancel()
+            await asyncio.wait([stopping])
+            (delivery,) = await receiver.journal.deliveries(limit=5)
+            assert (delivery.status, delivery.failures) == ("pending", 0)
+            await receiver.stop_engine()
+            await other.start_engine("worker")
+
+
 async def test_closing_waits_for_an_answer_under_way(tmp_path: Path) -> None:
     """Interrupted in the middle of a submit, a command still keeps the answer it has paid for."""
     async with provider() as origin:

@@ -102,7 +102,7 @@ class Dispatcher:
     async def abandon(self) -> int:
         """Drop what runs: others have it, and the journal takes our word on it no more. Returns how many. The owner is
         to be another afterwards."""
-        running = {task for tasks in self._running.values() for task in tasks}
+        running = self._tasks()
         self.owner = ""
         await self._interrupt(running)
         return len(running)
@@ -185,16 +185,17 @@ class Dispatcher:
 
     def running(self) -> list[str]:
         """The ids of the deliveries that are running."""
-        names = [task.get_name() for tasks in self._running.values() for task in tasks]
+        names = [task.get_name() for task in self._tasks()]
         return [name.removeprefix("delivery ") for name in names if name.startswith("delivery ")]
 
     async def settle(self) -> None:
         """Wait until nothing runs."""
-        while running := [task for tasks in self._running.values() for task in tasks]:
+        while running := self._tasks():
             await asyncio.wait(running)
 
     async def drain(self, grace: float) -> int:
-        """Let what runs finish for `grace` seconds, then interrupt it; an interrupted attempt uses up nothing.
+        """Let what runs finish for `grace` seconds, then interrupt it; an interrupted attempt uses up nothing. To cancel
+        this is to have no more patience.
 
         Returns:
             How many were left behind: they did not end, or their end could not be written down. The next engine frees
@@ -202,18 +203,29 @@ class Dispatcher:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + grace
-        if self._claiming is not None and not self._claiming.done():
-            await asyncio.wait([self._claiming], timeout=max(grace, CLAIM_SECONDS))
-        running = [task for tasks in self._running.values() for task in tasks]
-        if running:
-            _, late = await asyncio.wait(running, timeout=max(until - loop.time(), 0))
-            await self._interrupt(late)
+        running: set[asyncio.Task[None]] = set()
+        try:
+            await self._claimed(max(grace, CLAIM_SECONDS))
+            if running := self._tasks():
+                await asyncio.wait(running, timeout=max(until - loop.time(), 0))
+        finally:  # while the journal is open, and what was claimed meanwhile, too: nobody else would end it
+            await self._claimed(CLAIM_SECONDS)
+            running |= self._tasks()
+            await self._interrupt(self._tasks())
         return sum(not task.done() or task.cancelled() or task.exception() is not None for task in running)
+
+    async def _claimed(self, seconds: float) -> None:
+        if self._claiming is not None and not self._claiming.done():
+            await asyncio.wait([self._claiming], timeout=seconds)
+
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return {task for tasks in self._running.values() for task in tasks}
 
     async def _interrupt(self, late: set[asyncio.Task[None]]) -> None:
         self._drained = True
         for task in late:
-            task.cancel()
+            if not task.cancelling():  # or its clean-up, or the record of its end, would be cut short
+                task.cancel()
         _, stuck = await asyncio.wait(late, timeout=CANCEL_SECONDS) if late else (set(), set())
         for task in stuck:
             log.error("delivery.stuck", attempt=task.get_name())
@@ -287,7 +299,7 @@ class Dispatcher:
             try:
                 return await write()
             except JournalError as exc:
-                if self._drained:
+                if self._drained or exc.fault == "closed":  # then it never works again
                     raise
                 failures += 1
                 level = log.error if failures == 1 else log.debug

@@ -139,13 +139,26 @@ class Engine:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
-        if self.worker.started:
+        try:
+            if self.worker.started:
+                await self._finish()
+        finally:
+            self._watchdog.stop()
+            await self.standing.leave()
+
+    async def _finish(self) -> None:
+        """Whoever is cancelled here, because a person has no more patience, still gives back what runs: it would stay
+        `running`, and the next engine would count a failure."""
+        try:
             await self.worker.stop()
             await self._archiver.stop()
-            await asyncio.gather(self._dispatcher.drain(DRAIN_SECONDS), self._submissions.drain(DRAIN_SECONDS))
-            log.info("engine.stopped")
-        self._watchdog.stop()
-        await self.standing.leave()
+        finally:
+            drains = self._dispatcher.drain(DRAIN_SECONDS), self._submissions.drain(DRAIN_SECONDS)
+            # One that is cancelled does not end the wait for the other.
+            for result in await asyncio.gather(*drains, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
+        log.info("engine.stopped")
 
     # What wakes it
 

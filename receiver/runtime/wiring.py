@@ -256,10 +256,12 @@ class Runtime:
 
     async def stop_engine(self) -> None:
         """Stop taking work, let what runs finish for a while, give way to others. Idempotent."""
-        if self._becoming is not None:
-            self._becoming.cancel()
-            await asyncio.wait([self._becoming])
-        await self.engine.stop()
+        try:
+            if self._becoming is not None:
+                self._becoming.cancel()
+                await asyncio.wait([self._becoming])
+        finally:
+            await self.engine.stop()
 
     # What happens
 
