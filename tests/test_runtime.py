@@ -129,6 +129,15 @@ def completion(delivery: Delivery, outcome: AttemptOutcome, now_ms: int, *, coun
     )
 
 
+def failing(error: Exception) -> Any:
+    """A method of a journal that is in no state for it."""
+
+    async def method(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return method
+
+
 # --- opening -----------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +242,64 @@ async def test_a_waiting_engine_takes_over(tmp_path: Path) -> None:
             await waiting
         assert two.engine_running
         assert [line["event"] for line in lines].count("engine.waiting") == 1
+
+
+@pytest.mark.parametrize("role", ["python", "submit --wait"])
+async def test_a_waiting_engine_survives_a_journal_that_is_away(tmp_path: Path, role: str) -> None:
+    """The disk fills up just when it may take over: that is told once, and it is the engine as soon as that is over.
+    One that only waits for a result gives up after a minute, one that stays never does."""
+    clock = StillClock()
+    async with open_runtime(settings(tmp_path)) as one, open_runtime(settings(tmp_path), clock=clock) as two:
+        journal: Any = two.journal
+        register, full = journal.register, JournalError("The disk is full.", fault="full")
+        journal.register = failing(full)
+        await one.start_engine("serve")
+        with logged() as lines:
+            waiting = asyncio.create_task(two.start_engine_when_free(role))
+            await until(lambda: len(clock.slept) == 1)
+            await one.stop_engine()
+            for seconds in (1, 30, 29, 1):
+                slept = len(clock.slept)
+                clock.advance(seconds)
+                await until(lambda slept=slept: waiting.done() or len(clock.slept) > slept)  # type: ignore[misc]
+                assert waiting.done() == (seconds == 1 and clock.passed > 60 and role != "python")
+            if role != "python":
+                with pytest.raises(JournalError, match="full"):
+                    await waiting
+                await one.start_engine("worker")  # nothing of us keeps others away
+                return
+            journal.register = register
+            clock.advance(1)
+            await waiting
+        assert two.engine_running
+        assert [line["event"] for line in lines].count("journal.away") == 1
+
+
+async def test_an_engine_that_starts_beside_is_one_in_the_end(tmp_path: Path, plugins: list[Any]) -> None:
+    """A failure in the moment in which it takes over is not the end of it: it delivers what comes later."""
+    async with provider() as origin:
+        clock = StillClock()
+        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
+        async with open_runtime(wanted, clock=clock) as receiver:
+            journal: Any = receiver.journal
+            register = journal.register
+            journal.register = failing(JournalError("Restarting.", fault="unreachable"))
+            receiver.start_engine_beside("python")
+            await until(lambda: len(clock.slept) == 1)
+            journal.register = register
+            clock.advance(1)
+            await ended(receiver, await submitted(receiver))
+            await until(lambda: len(plugins[0].attempts) == 1)
+
+
+@pytest.mark.parametrize("fault", ["", "newer", "closed", "damaged", "denied"])
+async def test_what_somebody_has_to_mend_is_not_waited_for(tmp_path: Path, fault: str) -> None:
+    """Another media store than the others', a journal of a newer version: the engine's start fails at once."""
+    async with open_runtime(settings(tmp_path)) as receiver:
+        journal: Any = receiver.journal
+        journal.become_engine = failing(JournalError("Mend this.", fault=fault))
+        with pytest.raises(JournalError, match="Mend"):
+            await receiver.start_engine_when_free("python")
 
 
 async def test_an_engine_may_refuse_to_wait_for_its_like(tmp_path: Path) -> None:

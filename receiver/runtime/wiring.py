@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from functools import cached_property
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import cached_property, partial
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -14,10 +15,10 @@ from receiver.archiver import Archiver
 from receiver.callback_health import CallbackHealth
 from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher, OpenDestination
-from receiver.errors import EngineRunning, EngineStopped, MediaError, NotFound, ReceiverError
+from receiver.errors import EngineRunning, EngineStopped, JournalError, MediaError, NotFound, ReceiverError
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
-from receiver.journal.base import Journal
+from receiver.journal.base import LASTING_ROLES, Journal
 from receiver.media import Fetcher
 from receiver.provider import Provider
 from receiver.provider_health import ProviderHealth
@@ -42,6 +43,13 @@ log = structlog.get_logger("receiver.engine")
 
 WATCH_SECONDS = 0.5
 """Another process may move what we watch, so we look that often."""
+PATIENCE_SECONDS = 60.0
+"""How long the journal may be away before whoever waits is told: a server is restarted, or a disk cleared, in less."""
+
+_PASSING = frozenset({"crowded", "full", "io", "locked", "readonly", "uncertain", "unopened", "unreachable"})
+"""Faults that may be over without us. A server only reads while it takes over from another."""
+
+T = TypeVar("T")
 
 
 class Runtime:
@@ -226,12 +234,18 @@ class Runtime:
         await self.engine.start(role)
 
     async def start_engine_when_free(self, role: str, *, unless: frozenset[str] = frozenset()) -> None:
-        """Become an engine as soon as no other process keeps us from it. Raises EngineRunning when one of `unless`
-        does."""
+        """Become an engine as soon as no other process keeps us from it, and the journal can be used: one that is to
+        go on for years waits for that without end.
+
+        Raises:
+            EngineRunning: one of `unless` keeps us from it.
+            ReceiverError: somebody has to mend something.
+        """
         told = False
+        seconds = float("inf") if role in LASTING_ROLES else PATIENCE_SECONDS
         while True:
             try:
-                await self.start_engine(role)
+                await self.patiently(partial(self.start_engine, role), seconds=seconds)
             except EngineRunning as exc:
                 if exc.holder in unless:
                     raise
@@ -264,6 +278,26 @@ class Runtime:
             await self.engine.stop()
 
     # What happens
+
+    async def patiently(self, call: Callable[[], Awaitable[T]], *, seconds: float = PATIENCE_SECONDS) -> T:
+        """What `call` gives, for those who wait anyway: while the journal is away for a moment, call again.
+
+        Raises:
+            JournalError: it was away for `seconds`, or somebody has to mend something.
+        """
+        until: float | None = None
+        while True:
+            try:
+                return await call()
+            except ReceiverError as exc:
+                if not _passes(exc):
+                    raise
+                if until is None:
+                    log.warning("journal.away", problem=str(exc))
+                    until = self.clock.monotonic() + seconds
+                elif self.clock.monotonic() >= until:
+                    raise
+            await self.clock.sleep(TICK)
 
     async def watch(self, submission_id: str) -> AsyncGenerator[Submission, None]:
         """The submission now, and again after each change, until the caller leaves.
@@ -326,6 +360,11 @@ def fetcher_of(settings: Settings) -> Fetcher:
 def _unexpected(failure: BaseException) -> BaseException | None:
     """What needs a traceback in the log: errors of ours are sentences already."""
     return None if isinstance(failure, ReceiverError) else failure
+
+
+def _passes(exc: ReceiverError) -> bool:
+    """Whether what went wrong may be over without anybody's doing, or without a new start."""
+    return isinstance(exc, JournalError) and exc.fault in _PASSING
 
 
 def _kind(item: OpenDestination) -> str:
