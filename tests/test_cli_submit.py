@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import postgres
 import pytest
 from servers import Command, Result, free_port, receiver, serving, serving_receiver, simulating
 
@@ -376,6 +377,25 @@ async def test_an_impatient_interrupt(tmp_path: Path) -> None:
     assert result.code == 130
     assert "is closed" not in result.err
     assert rows(tmp_path, "SELECT status, failures FROM deliveries") == [("pending", 0)]
+
+
+async def test_a_database_that_is_restarted(tmp_path: Path) -> None:
+    """Whoever waits for a result is its engine, and goes on when the database is there again."""
+    server = postgres.own_server()
+    url = await postgres.new_database("waiting", server=server)
+    async with provider(speed=5) as (simulator, env):
+        env |= {"DATABASE_URL": url, "RECEIVER_KEYS": "k" * 64}
+
+        def restarted() -> Result:
+            with Command("submit", "a boat", "--wait", folder=tmp_path, env=env) as command:
+                command.err.line("Accepted")
+                server.restart("immediate")
+                return command.wait(60)
+
+        result = await asyncio.to_thread(restarted)
+    assert result.code == 0, result
+    assert saved(str(tmp_path / result.last_line))
+    assert len(simulator.submits) == 1
 
 
 async def test_wait_again(tmp_path: Path) -> None:

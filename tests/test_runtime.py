@@ -436,6 +436,36 @@ async def test_watching_sees_what_another_process_changes(tmp_path: Path) -> Non
             assert (await upcoming).status in ("sending", "refused")
 
 
+async def test_watching_bears_a_journal_that_is_away(tmp_path: Path) -> None:
+    """A server that is restarted: whoever waits learns nothing of it for a minute. Then, or at once where somebody has
+    to mend something, it is raised."""
+    clock = StillClock()
+    away = JournalError("The journal cannot be reached.", fault="unreachable")
+    async with provider() as origin, open_runtime(settings(tmp_path, provider_url=origin.url), clock=clock) as receiver:
+        journal: Any = receiver.journal
+        submission = await submitted(receiver)
+        async with aclosing(receiver.watch(submission)) as seen:
+            assert (await anext(seen)).ended is None
+            await ended(receiver, submission)
+            get, journal.get = journal.get, failing(away)
+            with logged() as lines:
+                changed = asyncio.ensure_future(anext(seen))
+                for seconds in range(1, 60):
+                    await until(lambda seconds=seconds: len(clock.slept) == seconds)  # type: ignore[misc]
+                    clock.advance(1)
+                journal.get = get
+                assert (await changed).ended == "task.failed"
+            assert [line["event"] for line in lines] == ["journal.away"]
+        for error, seconds in ((away, 60), (JournalError("It is closed.", fault="closed"), 0)):
+            journal.get, slept = failing(error), len(clock.slept)
+            watching = asyncio.ensure_future(anext(receiver.watch(submission)))
+            for count in range(1, seconds + 1):
+                await until(lambda wanted=slept + count: len(clock.slept) == wanted)  # type: ignore[misc]
+                clock.advance(1)
+            with pytest.raises(JournalError, match=str(error)):
+                await watching
+
+
 async def test_watching_nothing_is_told(tmp_path: Path) -> None:
     """An id that is not there raises NotFound instead of waiting for ever."""
     async with open_runtime(settings(tmp_path)) as receiver:

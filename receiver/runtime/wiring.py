@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -245,7 +245,7 @@ class Runtime:
         seconds = float("inf") if role in LASTING_ROLES else PATIENCE_SECONDS
         while True:
             try:
-                await self.patiently(partial(self.start_engine, role), seconds=seconds)
+                await self.patiently(lambda: self.start_engine(role), seconds=seconds)
             except EngineRunning as exc:
                 if exc.holder in unless:
                     raise
@@ -300,10 +300,12 @@ class Runtime:
             await self.clock.sleep(TICK)
 
     async def watch(self, submission_id: str) -> AsyncGenerator[Submission, None]:
-        """The submission now, and again after each change, until the caller leaves.
+        """The submission now, and again after each change, until the caller leaves. A journal that is away for a moment
+        ends nothing: see `patiently`.
 
         Raises:
             NotFound: there is no such submission.
+            JournalError: it cannot be read; for a minute, where that may pass.
             ReceiverError: the engine, which was to start beside, could not.
         """
         last: Submission | None = None
@@ -311,7 +313,7 @@ class Runtime:
             self._news.clear()
             if self._failure is not None:
                 raise self._failure
-            row = await self.journal.get(submission_id)
+            row = await self.patiently(lambda: self.journal.get(submission_id))
             if row is None:
                 raise NotFound(f"There is no submission {submission_id} in this journal.")
             if row != last:
