@@ -67,7 +67,7 @@ async def _started_by(runtime: Runtime, row: Submission) -> list[Submission]:
         return []
     names = {once_name(row.id, button) for button in row.auto}
     found: dict[str, Submission] = {}
-    for child in await runtime.journal.family(row.id):
+    for child in await runtime.patiently(lambda: runtime.journal.family(row.id)):
         name = once_name(row.id, child.button or "")
         if child.parent_id == row.id and name in names and (name not in found or child.once == name):
             found[name] = child
@@ -87,7 +87,7 @@ async def until_settled(
         if row.status != "refused" and row.last_word is None:
             continue
         deliveries = await _tried(runtime, row)
-        now = await runtime.journal.get(submission_id)
+        now = await runtime.patiently(lambda: runtime.journal.get(submission_id))
         if now is None or now.last_word == row.last_word:  # else a success has taken a failure's place meanwhile
             return row, deliveries
     raise AssertionError("a watch ends only when its caller leaves")
@@ -96,16 +96,23 @@ async def until_settled(
 async def _tried(runtime: Runtime, row: Submission) -> list[Delivery]:
     """The deliveries of the submission's last word, once none is untried, in the order of their destinations."""
     type = row.last_word
-    event = await runtime.journal.event(event_id(row.id, type)) if type is not None else None
+    if type is None:
+        return []
+    event = await runtime.patiently(lambda: runtime.journal.event(event_id(row.id, type)))
     if event is None:
         return []
     told: set[str] = set()
-    while True:
+
+    async def look() -> tuple[list[Delivery], set[str]]:
         deliveries = await runtime.journal.event_deliveries(event)
         waiting = {item.destination for item in deliveries if await _untried(runtime, item)}
+        told.update([name for name in waiting - told if await _tell_pause(runtime, name)])
+        return deliveries, waiting
+
+    while True:
+        deliveries, waiting = await runtime.patiently(look)
         if not waiting:
             return sorted(deliveries, key=lambda item: item.destination)
-        told |= {name for name in waiting - told if await _tell_pause(runtime, name)}
         await runtime.clock.sleep(_LOOK)
 
 

@@ -194,8 +194,8 @@ class Dispatcher:
             await asyncio.wait(running)
 
     async def drain(self, grace: float) -> int:
-        """Let what runs finish for `grace` seconds, or until this is cancelled, then interrupt it; an interrupted attempt
-        uses up nothing.
+        """Let what runs finish for `grace` seconds, or until this is cancelled, and interrupt it then; an interrupted
+        attempt uses up nothing.
 
         Returns:
             How many were left behind: they did not end, or their end could not be written down. The next engine frees

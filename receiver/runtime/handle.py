@@ -235,7 +235,8 @@ class TaskHandle:
         if type is None:
             text = row.detail or "The provider refused the request."
             raise Refused(text, outcome=row.outcome or "refused", retry=False)
-        event = await self._runtime().journal.event(event_id(row.id, type))
+        runtime = self._runtime()
+        event = await runtime.patiently(lambda: runtime.journal.event(event_id(row.id, type)))
         if event is None:
             raise JournalError(f"The journal says that submission {row.id} has ended, but holds no event of that.")
         if type in _NO_RESULTS:
@@ -246,7 +247,8 @@ class TaskHandle:
 
     async def _fresh(self, seen: set[str]) -> list[Event]:
         """What has been journalled since, in order."""
-        events = await self._runtime().journal.events(limit=MOST_EVENTS, submission_id=self.id)
+        runtime = self._runtime()
+        events = await runtime.patiently(lambda: runtime.journal.events(limit=MOST_EVENTS, submission_id=self.id))
         fresh = [event for event in reversed(events) if event.id not in seen]
         seen.update(event.id for event in fresh)
         return fresh
