@@ -15,7 +15,7 @@ from receiver.archiver import Archiver
 from receiver.callback_health import CallbackHealth
 from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher, OpenDestination
-from receiver.errors import EngineRunning, EngineStopped, JournalError, MediaError, NotFound, ReceiverError
+from receiver.errors import EngineRunning, EngineStopped, MediaError, NotFound, ReceiverError
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
 from receiver.journal.base import LASTING_ROLES, Journal
@@ -24,7 +24,9 @@ from receiver.provider import Provider
 from receiver.provider_health import ProviderHealth
 from receiver.reconciler import Reconciler
 from receiver.replay import Replay
+from receiver.runtime import patience
 from receiver.runtime.engine import DRAIN_SECONDS, Engine
+from receiver.runtime.patience import patiently
 from receiver.runtime.shifts import Shifts
 from receiver.runtime.upkeep import check_to_start, retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
@@ -43,11 +45,6 @@ log = structlog.get_logger("receiver.engine")
 
 WATCH_SECONDS = 0.5
 """Another process may move what we watch, so we look that often."""
-PATIENCE_SECONDS = 60.0
-"""How long the journal may be away before whoever waits is told: a server is restarted, or a disk cleared, in less."""
-
-_PASSING = frozenset({"crowded", "full", "io", "locked", "readonly", "uncertain", "unopened", "unreachable"})
-"""Faults that may be over without us. A server only reads while it takes over from another."""
 
 T = TypeVar("T")
 
@@ -242,10 +239,10 @@ class Runtime:
             ReceiverError: somebody has to mend something.
         """
         told = False
-        seconds = float("inf") if role in LASTING_ROLES else PATIENCE_SECONDS
+        seconds = float("inf") if role in LASTING_ROLES else patience.SECONDS
         while True:
             try:
-                await self.patiently(lambda: self.start_engine(role), seconds=seconds)
+                await patiently(lambda: self.start_engine(role), clock=self.clock, seconds=seconds)
             except EngineRunning as exc:
                 if exc.holder in unless:
                     raise
@@ -279,25 +276,9 @@ class Runtime:
 
     # What happens
 
-    async def patiently(self, call: Callable[[], Awaitable[T]], *, seconds: float = PATIENCE_SECONDS) -> T:
-        """What `call` gives, for those who wait anyway: while the journal is away for a moment, call again.
-
-        Raises:
-            JournalError: it was away for `seconds`, or somebody has to mend something.
-        """
-        until: float | None = None
-        while True:
-            try:
-                return await call()
-            except ReceiverError as exc:
-                if not _passes(exc):
-                    raise
-                if until is None:
-                    log.warning("journal.away", problem=str(exc))
-                    until = self.clock.monotonic() + seconds
-                elif self.clock.monotonic() >= until:
-                    raise
-            await self.clock.sleep(TICK)
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What `call` gives, also where the journal is away for a moment: see `runtime.patience`."""
+        return await patiently(call, clock=self.clock)
 
     async def watch(self, submission_id: str) -> AsyncGenerator[Submission, None]:
         """The submission now, and again after each change, until the caller leaves. A journal that is away for a moment
@@ -362,11 +343,6 @@ def fetcher_of(settings: Settings) -> Fetcher:
 def _unexpected(failure: BaseException) -> BaseException | None:
     """What needs a traceback in the log: errors of ours are sentences already."""
     return None if isinstance(failure, ReceiverError) else failure
-
-
-def _passes(exc: ReceiverError) -> bool:
-    """Whether what went wrong may be over without anybody's doing, or without a new start."""
-    return isinstance(exc, JournalError) and exc.fault in _PASSING
 
 
 def _kind(item: OpenDestination) -> str:
