@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from servers import serving
+from servers import Result, serving
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from test_cli_submit import assert_error, environment, files, provider, rows, run, saved
@@ -94,14 +94,21 @@ async def asking(folder: Path, env: dict[str, str]) -> str:
     return found["submission"]
 
 
+async def replied(
+    folder: Path, env: dict[str, str], front: Front, instead: tuple[Response, bool], *options: str
+) -> tuple[str, Result]:
+    """What a reply comes to that the provider answers so, and the id of the submission that asked for it."""
+    id = await asking(folder, env)
+    front.instead["modal"] = instead
+    return id, await run("modal", id, "--prompt", "wider --zoom 1.5", *options, folder=folder, env=env)
+
+
 async def test_a_reply_to_a_busy_provider_is_kept(tmp_path: Path) -> None:
     """That is no error, and said; it goes out again when its time has come."""
     async with fronted() as (front, env):
-        id = await asking(tmp_path, env)
-        front.instead["modal"] = (BUSY, False)
-        replied = await run("modal", id, "--prompt", "wider --zoom 1.5", folder=tmp_path, env=env)
-        assert (replied.code, replied.out) == (0, ""), replied
-        assert f"The reply to {id} is kept and sent again by" in replied.err
+        id, result = await replied(tmp_path, env, front, (BUSY, False))
+        assert (result.code, result.out) == (0, ""), result
+        assert f"The reply to {id} is kept and sent again by" in result.err
         rows(tmp_path, "UPDATE submissions SET send_due_ms = 1")  # half a minute later
         waited = await run("wait", id, folder=tmp_path, env=env)
     assert waited.code == 0, waited
@@ -111,9 +118,7 @@ async def test_a_reply_to_a_busy_provider_is_kept(tmp_path: Path) -> None:
 async def test_whoever_waits_is_told_what_becomes_of_a_reply(tmp_path: Path) -> None:
     """Its answer was lost, and the provider has it: the command stays for the result."""
     async with fronted() as (front, env):
-        id = await asking(tmp_path, env)
-        front.instead["modal"] = (LOST, True)
-        result = await run("modal", id, "--prompt", "wider --zoom 1.5", "--wait", folder=tmp_path, env=env)
+        _, result = await replied(tmp_path, env, front, (LOST, True), "--wait")
     assert result.code == 0, result
     assert saved(result.last_line)
 
@@ -121,9 +126,7 @@ async def test_whoever_waits_is_told_what_becomes_of_a_reply(tmp_path: Path) -> 
 async def test_a_reply_whose_answer_was_lost(tmp_path: Path) -> None:
     """Whoever does not wait is told where to look."""
     async with fronted() as (front, env):
-        id = await asking(tmp_path, env)
-        front.instead["modal"] = (LOST, False)
-        result = await run("modal", id, "--prompt", "wider --zoom 1.5", folder=tmp_path, env=env)
+        id, result = await replied(tmp_path, env, front, (LOST, False))
     assert_error(result, f"See: receiver tasks show {id}")
 
 

@@ -107,6 +107,12 @@ async def submitted(receiver: Runtime) -> str:
     return (await receiver.submissions.send(row.id)).id
 
 
+async def vanished(receiver: Runtime, clock: StillClock) -> None:
+    """An engine ends in the middle of the attempt at what is owed."""
+    await receiver.journal.claim("plugin", owner="vanished", limit=1, now_ms=clock.now_ms())
+    await receiver.journal.free_running("another", clock.now_ms())
+
+
 async def ended(receiver: Runtime, submission_id: str) -> None:
     """End it by a result without a picture, so that one event is owed."""
     row = await receiver.journal.get(submission_id)
@@ -588,8 +594,7 @@ async def test_an_engine_that_vanished_is_not_what_a_destination_said(tmp_path: 
         async with open_runtime(wanted, clock=clock) as receiver:
             submission = await submitted(receiver)
             await ended(receiver, submission)
-            await receiver.journal.claim("plugin", owner="vanished", limit=1, now_ms=clock.now_ms())
-            await receiver.journal.free_running("another", clock.now_ms())
+            await vanished(receiver, clock)
             (delivery,) = await receiver.journal.deliveries(limit=5)
             assert (delivery.status, delivery.failures) == ("pending", 1)
             waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
@@ -615,8 +620,7 @@ async def test_a_destination_that_asks_to_wait_after_an_engine_vanished_still_ha
         async with open_runtime(wanted, clock=clock) as receiver:
             submission = await submitted(receiver)
             await ended(receiver, submission)
-            await receiver.journal.claim("plugin", owner="vanished", limit=1, now_ms=clock.now_ms())
-            await receiver.journal.free_running("another", clock.now_ms())
+            await vanished(receiver, clock)
             work = await receiver.journal.claim_alone(["plugin"], owner="second", now_ms=clock.now_ms())
             assert work is not None
             end = completion(work.delivery, outcome, clock.now_ms(), counts=outcome == "failed")

@@ -149,6 +149,17 @@ async def passing(kit: Kit, work: Awaitable[Any]) -> float:
     return kit.clock.passed - began
 
 
+def hold_submits(kit: Kit) -> asyncio.Event:
+    """The provider answers no submit until what is returned is set."""
+    gate = asyncio.Event()
+
+    async def wait(request: object) -> None:
+        await gate.wait()
+
+    kit.relay.on_submit = wait
+    return gate
+
+
 async def left_running(kit: Kit, destination: str) -> None:
     """As a process does that was killed while it delivered; what it did runs alone then."""
     assert await kit.journal.claim(destination, owner="killed", limit=9, now_ms=kit.clock.now_ms())
@@ -357,13 +368,8 @@ async def test_what_comes_while_the_last_shift_ends_is_not_forgotten(tmp_path: P
 
 async def test_a_shift_does_not_wait_for_what_another_request_sends(tmp_path: Path) -> None:
     """The provider may take more than a minute to answer."""
-    gate = asyncio.Event()
     async with function(tmp_path, Recording()) as item:
-
-        async def wait(request: object) -> None:
-            await gate.wait()
-
-        item.kit.relay.on_submit = wait
+        gate = hold_submits(item.kit)
         other = await item.kit.prepared()
         sending = asyncio.create_task(item.kit.submissions.send(other.id))
         await until(lambda: len(item.kit.relay.submitted) == 1)
@@ -374,14 +380,10 @@ async def test_a_shift_does_not_wait_for_what_another_request_sends(tmp_path: Pa
 
 async def test_a_send_that_hangs_holds_up_nothing_else(tmp_path: Path) -> None:
     """What is due is delivered meanwhile."""
-    gate, handler = asyncio.Event(), Recording()
+    handler = Recording()
     async with function(tmp_path, handler) as item:
         await item.kit.succeeded()
-
-        async def wait(request: object) -> None:
-            await gate.wait()
-
-        item.kit.relay.on_submit = wait
+        gate = hold_submits(item.kit)
         await item.kit.prepared()
         item.kit.clock.advance(31)
         tick = asyncio.create_task(item.shifts.tick(40))

@@ -129,10 +129,12 @@ async def _untried(runtime: Runtime, delivery: Delivery) -> bool:
     """Whether the destination has not had its say. An engine that ended during the first attempt says nothing of it:
     the next one is due at once (`journal.rules.charge`). If that one ends an engine, too, it may well be the reason;
     if the destination only asked to wait then, or we were stopped, it still has to speak."""
-    if delivery.status != "pending" or delivery.failures != 1:
-        return delivery.status == "running" or (delivery.status == "pending" and delivery.failures == 0)
-    if delivery.alone or delivery.attempt == 1:
-        return delivery.alone
+    if delivery.status == "running":
+        return True
+    if delivery.status != "pending" or delivery.failures > 1:
+        return False
+    if delivery.failures == 0 or delivery.alone:
+        return True
     last = (await runtime.journal.attempts(delivery.id))[-1:]
     return any(attempt.outcome in ("postponed", "interrupted") for attempt in last)
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 
 from receiver.clock import Clock
-from receiver.errors import JournalError, ReceiverError
+from receiver.errors import JournalError
 from receiver.worker import TICK
 
 log = structlog.get_logger("receiver.engine")
@@ -32,8 +32,8 @@ async def patiently(call: Callable[[], Awaitable[T]], *, clock: Clock, seconds: 
     while True:
         try:
             return await call()
-        except ReceiverError as exc:
-            if not _passes(exc):
+        except JournalError as exc:
+            if exc.fault not in _PASSING:
                 raise
             if until is None:
                 log.warning("journal.away", problem=str(exc))
@@ -41,8 +41,3 @@ async def patiently(call: Callable[[], Awaitable[T]], *, clock: Clock, seconds: 
             elif clock.monotonic() >= until:
                 raise
         await clock.sleep(TICK)
-
-
-def _passes(exc: ReceiverError) -> bool:
-    """Whether what went wrong may be over without anybody's doing, or without a new start."""
-    return isinstance(exc, JournalError) and exc.fault in _PASSING

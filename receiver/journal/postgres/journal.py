@@ -18,6 +18,16 @@ from receiver.journal.postgres.engines import Engines
 from receiver.journal.postgres.faults import translated
 from receiver.journal.postgres.migrations import check_schema
 from receiver.journal.postgres.migrations import migrate as run_migrations
+from receiver.journal.postgres.operations import (
+    Add,
+    Alter,
+    Applied,
+    Keep,
+    Operation,
+    Operations,
+    Stale,
+    submission_of,
+)
 from receiver.journal.postgres.seen import Seen
 from receiver.journal.postgres.upkeep import Upkeep
 from receiver.journal.postgres.writer import Writer
@@ -39,7 +49,7 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
     def __init__(self, connections: Connections, *, listen: bool) -> None:
         super().__init__(connections, listen=listen)
         self._doubt = 0
-        self._changes: Writer[changes.Operation] = Writer(self._change_all, width=3, shares=4, key=changes.key)
+        self._changes: Writer[Operation] = Writer(self._change_all, width=3, shares=4, key=submission_of)
 
     async def aclose(self) -> None:
         self._connections.close_soon()
@@ -62,10 +72,10 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
     # Submissions
 
     async def add(self, submission: Submission) -> Submission:
-        return await self._put(changes.Add(submission))  # type: ignore[no-any-return]
+        return await self._put(Add(submission))  # type: ignore[no-any-return]
 
     async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
-        operation = changes.Alter(submission_id, decide, callback)
+        operation = Alter(submission_id, decide, callback)
         if callback is None:
             return await self._put(operation)  # type: ignore[no-any-return]
         try:
@@ -74,14 +84,14 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
             if isinstance(exc, JournalError) and exc.fault:
                 raise  # the store cannot keep anything now
             problem = exc
-        return await self._put(changes.Keep(callback, problem))  # type: ignore[no-any-return]
+        return await self._put(Keep(callback, problem))  # type: ignore[no-any-return]
 
-    async def _put(self, operation: changes.Operation) -> Any:
+    async def _put(self, operation: Operation) -> Any:
         self._connections.check_open()
         with translated(self._connections.where):
             return await self._changes.put(operation)
 
-    async def _change_all(self, operations: changes.Operations) -> list[Any]:
+    async def _change_all(self, operations: Operations) -> list[Any]:
         seen = self._connections.seen
         applied = await self._hopefully(operations, seen)
         if applied is None:
@@ -92,7 +102,7 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
             self._tell()
         return applied.results
 
-    async def _hopefully(self, operations: changes.Operations, seen: Seen) -> changes.Applied | None:
+    async def _hopefully(self, operations: Operations, seen: Seen) -> Applied | None:
         """Write a batch without locks, in one statement; None: that cannot be. Where other processes change the same
         rows, it is tried now and then only."""
         if self._doubt:
@@ -100,11 +110,11 @@ class PostgresJournal(Deliveries, Engines, Upkeep):
             return None
         try:
             batch = changes.Hopeful(operations, seen)
-        except changes.Stale:
+        except Stale:
             return None
         try:
             return await self._connections.state(batch.write, batch.written)
-        except changes.Stale:
+        except Stale:
             self._doubt = DOUBT
             return None
 
