@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 from flows import PROMPT, SPEED, served
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.cli.running import address, bind
 from receiver.clock import Clock
@@ -34,6 +35,7 @@ class Deployed:
     outputs: Path
     clock: Clock
     http: httpx.AsyncClient
+    requests: Requests
 
     async def submit(self, prompt: str = PROMPT, **other: Any) -> str:
         """`POST /submissions`; the id."""
@@ -61,10 +63,30 @@ class Deployed:
         return sorted(path.suffix for path in (self.outputs.parent / name).glob("*"))
 
     async def until(self, count: int) -> None:
-        """Until so many results lie in the folder, each with its JSON, which comes last."""
+        """Until so many results lie in the folder, each with its JSON, which comes last, and no request is open.
+
+        The folder alone says too little: the request that filled it may still be delivering elsewhere.
+        """
         async with asyncio.timeout(20):
-            while self.pictures().count(".json") < count:  # noqa: ASYNC110 - another process's folder
+            while self.pictures().count(".json") < count or self.requests.open:  # noqa: ASYNC110 - another process's folder
                 await asyncio.sleep(0.01)
+
+
+class Requests:
+    """Counts what the function has been asked and has not yet answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        self.open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.open -= 1
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -100,9 +122,10 @@ async def deployed(
             }
         )
         application = Application(chosen, budget=budget, limit=limit, clock=clock)
+        asked = Requests(application)
         async with (
             served(simulator.app, provider),
-            served(application, own),
+            served(asked, own),
             httpx.AsyncClient(base_url=address(own), timeout=30) as http,
         ):
-            yield Deployed(simulator, application, chosen, folder / "outputs", clock, http)
+            yield Deployed(simulator, application, chosen, folder / "outputs", clock, http, asked)
