@@ -125,7 +125,8 @@ async def test_from_a_prompt_to_a_grid_an_upscale_a_zoom_and_a_video(tmp_path: P
 
 async def test_events_come_in_order_to_the_last_word(tmp_path: Path) -> None:
     """Every journalled event once, from the first, also for who comes when all is over."""
-    async with provider(tmp_path) as world:
+    slow = SPEED / 5  # so that a busy machine looks at least once before the task ends
+    async with provider(tmp_path, speed=slow) as world:
         receiver = world.receiver()
 
         @receiver.on("task.progressed", name="progress")
@@ -144,7 +145,8 @@ async def test_events_come_in_order_to_the_last_word(tmp_path: Path) -> None:
 
 async def test_a_success_that_supersedes_comes_while_the_caller_stays(tmp_path: Path) -> None:
     """`events` ends at a failure, unless a success came before the caller asked on; `result` gives it then."""
-    async with provider(tmp_path, faults=["false_failure"]) as world, world.receiver() as receiver:
+    slow = SPEED / 10  # the failure lasts for 30 seconds, within which all of this must have seen it
+    async with provider(tmp_path, faults=["false_failure"], speed=slow) as world, world.receiver() as receiver:
         task = await receiver.imagine(PROMPT)
         with pytest.raises(TaskFailed, match=f"Task {task.task_id} failed: ") as failed:
             await task.result(LONG)

@@ -113,9 +113,8 @@ async def test_from_a_prompt_to_a_zoom(tmp_path: Path) -> None:
         assert response.status_code == 201
         grid = conforms(response.json(), "SubmissionRecord")
         assert response.headers["location"] == f"/submissions/{grid['id']}"
-        assert (grid["kind"], grid["status"], grid["labels"], grid["state"]) == (
-            "imagine", "accepted", {"order": "7"}, "mine",
-        )  # fmt: skip
+        assert (grid["kind"], grid["labels"], grid["state"]) == ("imagine", {"order": "7"}, "mine")
+        assert grid["status"] in ("accepted", "in_progress"), "callbacks may be faster than the answer"
 
         told = await stream(client, grid["id"])
         assert [type for type, _ in told] == ["task.accepted", "task.succeeded"]
