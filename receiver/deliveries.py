@@ -22,8 +22,9 @@ from typing import Any, Literal
 import msgspec
 
 DeliveryStatus = Literal["pending", "running", "succeeded", "dead", "cancelled"]
-AttemptOutcome = Literal["succeeded", "failed", "rejected", "postponed", "interrupted"]
-"""`postponed` and `interrupted` use up no attempt: the handler asked to wait, or we were shut down."""
+AttemptOutcome = Literal["succeeded", "failed", "rejected", "postponed", "interrupted", "vanished"]
+"""`postponed` and `interrupted` use up no attempt: the handler asked to wait, or we were shut down. `vanished` counts
+like `failed`, for the attempt may be what ended its engine, but the destination has said nothing."""
 
 DELIVERY_STATUSES: tuple[DeliveryStatus, ...] = ("pending", "running", "succeeded", "dead", "cancelled")
 

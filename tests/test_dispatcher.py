@@ -638,7 +638,7 @@ async def test_the_fence_refuses_who_was_taken_over(tmp_path: Path) -> None:
         assert [line["event"] for line in lines] == ["delivery.refused"]
         delivery = await only(kit, submission)
         assert (delivery.status, delivery.receipt) == ("succeeded", Receipt(ref="by the second"))
-        assert await outcomes(kit, delivery) == ["failed", "succeeded"]
+        assert await outcomes(kit, delivery) == ["vanished", "succeeded"]
 
 
 async def test_the_fence_counts_attempts_too(tmp_path: Path) -> None:

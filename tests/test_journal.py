@@ -700,7 +700,7 @@ async def test_a_vanished_engine_costs_a_failure(journal: Journal) -> None:
     assert (freed.status, freed.failures, freed.due_ms, freed.owner) == ("pending", 1, NOW + 9, None)
     assert await status_of(journal, int(ours.delivery.id[10:])) == "running"
     (record,) = await journal.attempts(theirs.delivery.id)
-    assert (record.outcome, record.detail) == ("failed", "the process ended while the attempt ran")
+    assert (record.outcome, record.detail) == ("vanished", "the process ended while the attempt ran")
     assert not await journal.complete(completion(theirs))
     assert await journal.free_running(OWNER, NOW + 9) == 0
     again = await take_alone(journal, 9)

@@ -248,7 +248,7 @@ async def test_taken_for_dead_it_drops_what_runs_and_goes_on_as_another(tmp_path
             (before, 1)
         ]
         delivery = await only(one.kit, submission)
-        assert (delivery.status, delivery.failures, await outcomes(one.kit, delivery)) == ("pending", 1, ["failed"])
+        assert (delivery.status, delivery.failures, await outcomes(one.kit, delivery)) == ("pending", 1, ["vanished"])
         assert one.standing.lives
         assert one.dispatcher.owner not in {"", before}
         assert one.journal.entered[-1][1] == one.dispatcher.owner

@@ -130,8 +130,10 @@ def test_a_delivery_made_by_a_replay() -> None:
 
 def test_outcomes_are_explained_once() -> None:
     """Those a stranger would not know."""
-    item = story(FAILED, FAILED, attempt(3, "interrupted"), attempt(4, "postponed"), attempt(5, "succeeded"))
-    assert [outcome for outcome, _ in meanings(item)] == ["failed", "interrupted", "postponed"]
+    ends = ("interrupted", "postponed", "vanished", "succeeded")
+    others = [attempt(number, outcome) for number, outcome in enumerate(ends, start=3)]
+    item = story(FAILED, FAILED, *others)
+    assert [outcome for outcome, _ in meanings(item)] == ["failed", "interrupted", "postponed", "vanished"]
 
 
 @pytest.mark.parametrize(

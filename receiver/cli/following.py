@@ -126,17 +126,14 @@ async def _tell_pause(runtime: Runtime, name: str) -> bool:
 
 
 async def _untried(runtime: Runtime, delivery: Delivery) -> bool:
-    """Whether the destination has not had its say. An engine that ended during the first attempt says nothing of it:
-    the next one is due at once (`journal.rules.charge`). If that one ends an engine, too, it may well be the reason;
-    if the destination only asked to wait then, or we were stopped, it still has to speak."""
-    if delivery.status == "running":
-        return True
-    if delivery.status != "pending" or delivery.failures > 1:
-        return False
-    if delivery.failures == 0 or delivery.alone:
-        return True
-    last = (await runtime.journal.attempts(delivery.id))[-1:]
-    return any(attempt.outcome in ("postponed", "interrupted") for attempt in last)
+    """Whether the destination has not had its say. An attempt that vanished with its engine says nothing of it, and
+    the next one is due at once (`journal.rules.charge`); a second one that vanishes may well be the reason."""
+    if delivery.status != "pending":
+        return delivery.status == "running"
+    if delivery.failures != 1:
+        return delivery.failures == 0
+    counted = [item for item in await runtime.journal.attempts(delivery.id) if item.outcome in ("failed", "vanished")]
+    return any(item.outcome == "vanished" for item in counted[-1:])
 
 
 def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int:

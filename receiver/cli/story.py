@@ -23,6 +23,7 @@ _MEANING: dict[AttemptOutcome, str] = {
     "rejected": "the destination refused it for good; it is not tried again by itself",
     "postponed": "the destination asked to be tried later; does not count towards giving up",
     "interrupted": "Receiver was stopped meanwhile; does not count towards giving up",
+    "vanished": "Receiver's process ended without a word; counts towards giving up, for this may be the reason",
 }
 
 TRIES = len(DELIVERY) + 1

@@ -14,7 +14,7 @@ from receiver.retry_after import LONGEST as LONGEST_ASKED
 
 def speaks(completion: Completion) -> bool:
     """Whether an end says something of its destination. That it asks to wait, or that we were stopped, says nothing."""
-    return completion.outcome in ("succeeded", "failed", "rejected")
+    return completion.outcome not in ("postponed", "interrupted")
 
 
 def failed(found: DestinationRecord, completion: Completion) -> DestinationRecord:
@@ -73,7 +73,7 @@ def _vanished(delivery: Delivery, now_ms: int) -> Completion:
         delivery_id=delivery.id,
         attempt=delivery.attempt,
         owner=delivery.owner or "",
-        outcome="failed",
+        outcome="vanished",
         status="dead" if used_up else "pending",
         finished_ms=now_ms,
         due_ms=now_ms + int(seconds * 1000),
