@@ -78,7 +78,7 @@ async def serving(behave: Behaviour, *, ask_timeout: float = 0.5, seed_timeout: 
         base_url=base_url,
         key=KEY,
         clock=StillClock(),
-        submit_timeout=0.5,
+        submit_timeout=4.0,  # a quarter of it is for connecting, and a submit that did not connect is not ambiguous
         ask_timeout=ask_timeout,
         seed_timeout=seed_timeout,
     )
