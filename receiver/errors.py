@@ -154,8 +154,8 @@ class MediaError(ReceiverError):
 class JournalError(ReceiverError):
     """The journal cannot be read or written. Nothing of the failed call was kept.
 
-    `fault` names why where that is known, for those who must not learn the path in the text: `closed`, `damaged`,
-    `full`, `io`, `locked`, `newer`, `readonly`, `replaced`; else "".
+    `fault` names why where that is known, for those who must not learn the path in the text (`web.health`) and for
+    those who wait (`runtime.patience`); else "".
     """
 
     def __init__(self, text: str, *, fault: str = "") -> None:

@@ -157,6 +157,14 @@ def test_what_the_driver_loses_track_of_is_a_lost_connection() -> None:
     assert sentence(lost, "db/receiver").fault == "unreachable"
 
 
+def test_a_servers_disk_that_fails_is_no_fault_of_what_is_written() -> None:
+    """Whoever waits goes on waiting, and the provider is told to come again."""
+    told = sentence(asyncpg.PostgresIOError("could not write block 7: Input/output error"), "db/receiver")
+    assert told.fault == "io"
+    assert "could not write block 7" in str(told)
+    assert "Look at the server's disk and its log." in str(told)
+
+
 # --- the database as a whole -------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import asyncpg
+import pytest
+
 from receiver.journal.postgres.writer import Writer
 
 
@@ -101,3 +104,21 @@ async def test_nothing_overtakes_another_about_the_same() -> None:
     lanes.let_go(1)
     lanes.let_go(2)
     assert await asyncio.gather(*waiting) == ["a1", "b1", "a2", "c1"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "times"),
+    [(asyncpg.PostgresIOError("a disk fails"), 1), (asyncpg.DataError("a value is wrong"), 7)],
+)
+async def test_only_what_one_of_them_may_be_guilty_of_is_tried_in_halves(problem: Exception, times: int) -> None:
+    """Four in a batch, all of which fail: halves of a batch that met a broken disk would meet it, too."""
+    sizes: list[int] = []
+
+    async def fail(batch: Sequence[str]) -> list[str]:
+        sizes.append(len(batch))
+        raise problem
+
+    writer: Writer[str] = Writer(fail)
+    outcomes = await asyncio.gather(*put(writer, names(4)), return_exceptions=True)
+    assert outcomes == [problem] * 4
+    assert len(sizes) == times

@@ -27,6 +27,7 @@ _REMEDIES: Mapping[str, tuple[str, str]] = {
     "53300": ("crowded", "Raise max_connections, or run fewer processes or connections. " + _AGAIN),
     "57014": ("locked", "Look for what holds it up in pg_stat_activity, and try again."),
     "55P03": ("locked", "Look for what holds it up in pg_locks, and try again."),
+    "58030": ("io", "Look at the server's disk and its log. Receiver goes on by itself once the disk works."),
     "42P01": ("missing", "Its tables are not there: run `receiver migrate`."),
     "3F000": ("missing", "Its tables are not there: run `receiver migrate`."),
 }

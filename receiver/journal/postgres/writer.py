@@ -134,6 +134,7 @@ class Writer(Generic[Op]):
 
 _NOBODYS = (
     asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresIOError,
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
     asyncpg.InsufficientPrivilegeError,
