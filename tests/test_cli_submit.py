@@ -356,6 +356,27 @@ async def test_interrupted_after_the_result(tmp_path: Path) -> None:
     assert "Interrupted" not in result.err
 
 
+async def test_a_journal_that_fails_while_one_waits(tmp_path: Path) -> None:
+    """The error is a sentence, and names the command that resumes once the journal is mended; that one does."""
+    async with provider(speed=20) as (_, env):
+
+        def failed() -> Result:
+            with Command("submit", "a boat", "--wait", folder=tmp_path, env=env) as command:
+                command.err.line("Accepted")
+                rows(tmp_path, "ALTER TABLE submissions RENAME TO elsewhere")
+                return command.wait(10)
+
+        result = await asyncio.to_thread(failed)
+        rows(tmp_path, "ALTER TABLE elsewhere RENAME TO submissions")
+        ((submission, *_),) = rows(tmp_path)
+        assert result.code == 1
+        last = result.err.splitlines()[-1]
+        assert last.startswith("Error: The journal ")
+        assert last.endswith(f"no such table: submissions. Resume with: receiver wait {submission}")
+        assert "Traceback" not in result.err
+        assert (await run("wait", submission, folder=tmp_path, env=env)).code == 0
+
+
 async def test_an_impatient_interrupt(tmp_path: Path) -> None:
     """Ctrl-C again while a delivery is let finish: it ends within seconds, and the delivery is as if never tried."""
     slow = tmp_path / "slow"

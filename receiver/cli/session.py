@@ -11,7 +11,7 @@ from receiver.cli.direct import send_directly
 from receiver.cli.following import SUCCEEDED, follow, follow_all
 from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
-from receiver.errors import Ambiguous, MediaError, Refused, Unreachable
+from receiver.errors import Ambiguous, JournalError, MediaError, Refused, Unreachable
 from receiver.events import Submission
 from receiver.provider import Request
 from receiver.runtime import Runtime, open_runtime
@@ -59,6 +59,10 @@ class Session:
             if self._status is None and self._resume:
                 note(f"Interrupted; the task goes on. Resume with: receiver wait {self._resume}")
             raise typer.Exit(status) from None
+        except JournalError as exc:
+            if self._status is not None or self._resume is None:
+                raise
+            raise JournalError(f"{exc} Resume with: receiver wait {self._resume}", fault=exc.fault) from exc
         if status:
             raise typer.Exit(status)
 
