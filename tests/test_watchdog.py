@@ -164,7 +164,7 @@ def test_a_loop_of_python_is_ended_too() -> None:
 
 def test_last_words_that_nobody_reads_hold_up_nothing() -> None:
     """A full pipe may be the very reason: the process ends all the same."""
-    with process("sys.stderr.write('x' * 10_000_000)") as running:
+    with process("while True: sys.stderr.write('x' * 10_000_000)") as running:
         assert running.wait(20) == EXIT_STATUS
 
 
