@@ -334,18 +334,20 @@ class Lingering:
 """
 
 
-async def test_interrupted_after_the_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command_line", [["a boat", "--wait"], ["--file", "prompts.txt"]])
+async def test_interrupted_after_the_result(tmp_path: Path, command_line: list[str]) -> None:
     """The result was told, and only the end takes its time: Ctrl-C makes it short, and changes no exit status."""
     info = tmp_path / "site" / "receiver_lingering-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: receiver-lingering\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[receiver.handlers]\nlingering = receiver_lingering:Lingering\n")
     (info.parent / "receiver_lingering.py").write_text(LINGERING)
+    (tmp_path / "prompts.txt").write_text("a boat\n")
     async with provider() as (_, env):
         env |= {"RECEIVER_TO": "lingering:here", "PYTHONPATH": str(info.parent)}
 
         def interrupted() -> Result:
-            with Command("submit", "a boat", "--wait", folder=tmp_path, env=env) as command:
+            with Command("submit", *command_line, folder=tmp_path, env=env) as command:
                 command.err.line("closing")
                 command.send_signal(signal.SIGINT)
                 return command.wait(10)

@@ -34,18 +34,23 @@ def read_prompts(file: str) -> list[str]:
 
 def submit_all(requests: list[Request], options: Options, *, jobs: int, as_json: bool) -> None:
     """Submit each and stay for its result, at most `jobs` under way. The exit status is the worst of all."""
+    statuses: list[int] = []
     try:
-        statuses = run(_submit_all(requests, options, jobs=jobs, as_json=as_json))
+        run(_submit_all(requests, options, statuses, jobs=jobs, as_json=as_json))
     except KeyboardInterrupt:
-        note("Interrupted; what was submitted goes on. See: receiver tasks list")
-        raise typer.Exit(INTERRUPTED) from None
+        if not statuses:
+            note("Interrupted; what was submitted goes on. See: receiver tasks list")
+            raise typer.Exit(INTERRUPTED) from None
     failed = sum(status != SUCCEEDED for status in statuses)
     note(f"{len(statuses) - failed} of {len(statuses)} succeeded.")
     if failed:
         raise typer.Exit(max(statuses))
 
 
-async def _submit_all(requests: list[Request], options: Options, *, jobs: int, as_json: bool) -> list[int]:
+async def _submit_all(
+    requests: list[Request], options: Options, statuses: list[int], *, jobs: int, as_json: bool
+) -> None:
+    """Fills `statuses` once all is told: what is left then is to let deliveries of others finish."""
     gate = asyncio.Semaphore(jobs)
     async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
         engine = asyncio.create_task(runtime.start_engine_when_free("submit --file"))
@@ -64,7 +69,7 @@ async def _submit_all(requests: list[Request], options: Options, *, jobs: int, a
             engine.cancel()
             everything.cancel()
             await asyncio.gather(engine, everything, return_exceptions=True)
-        return everything.result()
+        statuses += everything.result()
 
 
 async def _submit(runtime: Runtime, request: Request, options: Options, *, as_json: bool) -> int:
