@@ -97,7 +97,7 @@ class CutOff:
 SOME = 3
 BELIEVED = """
 SELECT delivery_id FROM receiver.attempts
-WHERE delivery_id = ANY ($1::text[]) AND number = 1 AND outcome IS DISTINCT FROM 'failed'
+WHERE delivery_id = ANY ($1::text[]) AND number = 1 AND outcome IS DISTINCT FROM 'vanished'
 """
 """Of these, those whose first attempt does not count as the one that vanished."""
 
