@@ -111,7 +111,7 @@ async def test_trouble_of_the_account_is_left_alone_and_told_once(tmp_path: Path
     it is over, and in between the journal tells everybody."""
     behave, seconds, words = BACKS_OFF[name]
     server = Switch(behave)
-    patience = 0.2 if behave in (hang, trickle) else 30
+    patience = 2 if behave in (hang, trickle) else 30  # a quarter of it is for connecting
     async with serving(server, ask_timeout=patience) as provider, engine(tmp_path, provider=provider) as kit:
         row = await running(kit)
         with logged() as lines:

@@ -142,7 +142,7 @@ async def passing(kit: Kit, work: Awaitable[Any]) -> float:
     began = kit.clock.passed
     while not task.done():
         assert kit.clock.passed - began < 200, "it does not end"
-        await asyncio.wait([task], timeout=0.01)  # what is to happen at this time takes real time
+        await asyncio.wait([task], timeout=0.05)  # what is to happen at this time takes real time
         if not task.done():
             kit.clock.advance(0.5)
     await task
