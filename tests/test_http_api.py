@@ -15,7 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from engine import JPEG, PNG, Faulty
-from flows import World, world
+from flows import SPEED, World, world
 from jsonschema import Draft202012Validator
 from servers import exchange, free_port, serving
 from structlog.testing import capture_logs
@@ -333,7 +333,8 @@ async def test_a_task_of_somebody_else_is_taken_over(tmp_path: Path) -> None:
 
 async def test_a_running_task_is_cancelled(tmp_path: Path) -> None:
     """202, and an event tells what became of it; what has ended cannot be cancelled."""
-    async with door(tmp_path) as (_, client):
+    slow = SPEED / 10  # so that it runs long enough to be cancelled
+    async with door(tmp_path, speed=slow) as (_, client):
         id = (await client.post("/submissions", json=PROMPT)).json()["id"]
         assert (await client.post(f"/submissions/{id}/cancel")).status_code == 202
         assert [type for type, _ in await stream(client, id)][-1] == "task.failed"
