@@ -35,6 +35,8 @@ SECRET, OTHER = "n8n-secret-0123456789", "reporting-secret-0123"
 TOKENS = {"n8n": SECRET, "reporting": OTHER}
 STREAM = {"Accept": "text/event-stream"}
 PROMPT = {"prompt": "a paper boat --v 6.1"}
+SLOW = SPEED / 10
+"""For what is to happen while a task runs, on a busy machine, too."""
 
 
 def data_uri(data: bytes, type: str = "image/png") -> str:
@@ -333,8 +335,7 @@ async def test_a_task_of_somebody_else_is_taken_over(tmp_path: Path) -> None:
 
 async def test_a_running_task_is_cancelled(tmp_path: Path) -> None:
     """202, and an event tells what became of it; what has ended cannot be cancelled."""
-    slow = SPEED / 10  # so that it runs long enough to be cancelled
-    async with door(tmp_path, speed=slow) as (_, client):
+    async with door(tmp_path, speed=SLOW) as (_, client):
         id = (await client.post("/submissions", json=PROMPT)).json()["id"]
         assert (await client.post(f"/submissions/{id}/cancel")).status_code == 202
         assert [type for type, _ in await stream(client, id)][-1] == "task.failed"
@@ -759,7 +760,7 @@ async def test_a_file_is_sent_so_that_it_can_do_no_harm(tmp_path: Path) -> None:
 
 async def test_a_file_on_its_way_is_worth_waiting_for(tmp_path: Path) -> None:
     """404 with Retry-After while it is downloaded, or before there is any."""
-    async with door(tmp_path) as (_, client):
+    async with door(tmp_path, speed=SLOW) as (_, client):
         id = (await client.post("/submissions", json=PROMPT)).json()["id"]
         problem(await client.get(f"/submissions/{id}/media/0"), 404)
 
