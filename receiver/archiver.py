@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from receiver.clock import Clock
-from receiver.errors import MediaError
+from receiver.errors import JournalError, MediaError
 from receiver.events import Media, Submission
 from receiver.intake import Intake
 from receiver.journal.base import Journal
@@ -73,7 +73,10 @@ class Archiver:
 
     def _ended(self, submission_id: str, task: asyncio.Task[None]) -> None:
         del self._running[submission_id]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, JournalError):
+            log.warning("media.unrecorded", submission=submission_id, problem=str(error))  # it is still due
+        elif error is not None:
             log.error("media.unrecorded", submission=submission_id, exc_info=error)
 
     async def _archive(self, row: Submission) -> None:

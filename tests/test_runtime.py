@@ -24,6 +24,7 @@ from receiver.deliveries import AttemptOutcome, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
 from receiver.provider import requests
 from receiver.runtime import Runtime, journal_of, open_runtime
+from receiver.runtime.patience import Patience
 from receiver.settings import Settings
 from receiver.tasks import Task
 
@@ -279,6 +280,32 @@ async def test_a_waiting_engine_survives_a_journal_that_is_away(tmp_path: Path, 
             await waiting
         assert two.engine_running
         assert [line["event"] for line in lines].count("journal.away") == 1
+
+
+async def test_an_outage_is_told_once_to_all_who_wait() -> None:
+    """Thirty prompts of one command wait for the same database; the next outage is told anew."""
+    clock = StillClock()
+    patiently = Patience(clock)
+    away = JournalError("Nothing listens there.", fault="unreachable")
+
+    async def outage() -> list[str]:
+        problem: JournalError | None = away
+
+        async def call() -> int:
+            if problem is not None:
+                raise problem
+            return 17
+
+        slept = len(clock.slept)
+        with logged() as lines:
+            waiting = [asyncio.create_task(patiently(call)) for _ in range(3)]
+            await until(lambda: len(clock.slept) == slept + 3)
+            problem = None
+            clock.advance(1)
+            assert await asyncio.gather(*waiting) == [17] * 3
+        return [line["event"] for line in lines]
+
+    assert await outage() == await outage() == ["journal.away"]
 
 
 async def test_an_engine_that_starts_beside_is_one_in_the_end(tmp_path: Path, plugins: list[Any]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import typer
 
-from receiver.cli.following import SUCCEEDED, follow_all, report, until_settled
+from receiver.cli.following import ERROR, SUCCEEDED, follow_all, report, until_settled
 from receiver.cli.output import note
 from receiver.cli.running import first_end, run, settings_for
 from receiver.cli.session import INTERRUPTED, send
-from receiver.errors import InputError, ReceiverError
+from receiver.errors import InputError, JournalError, ReceiverError
 from receiver.events import Submission
 from receiver.provider import Request
 from receiver.runtime import Runtime, open_runtime
@@ -77,10 +77,19 @@ async def _submit(runtime: Runtime, request: Request, options: Options, *, as_js
         row, deliveries = await until_settled(runtime, id, lambda row: None)
         return row, report(row, deliveries, as_json=as_json)
 
+    row: Submission | None = None
     try:
         row = await runtime.submissions.prepare(request, options)
         row = await send(runtime, row, wait=True)
         return await follow_all(runtime, row.id, follow_one)
     except ReceiverError as exc:
-        note(f"Error: {request.prompt}: {exc}")
-        return 1
+        note(f"Error: {request.prompt}: {exc}{_then(row, exc)}")
+        return ERROR
+
+
+def _then(row: Submission | None, problem: ReceiverError) -> str:
+    """Whoever submits the rest of a file again must know which of its prompts are paid for, or will be."""
+    if row is None:
+        uncertain = isinstance(problem, JournalError) and problem.fault == "uncertain"
+        return "" if uncertain else " It was not submitted."
+    return f" Resume with: receiver wait {row.id}" if isinstance(problem, JournalError) else ""

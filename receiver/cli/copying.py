@@ -26,7 +26,7 @@ def copy(
 
     Stop every process that uses either of them first; it is refused while an engine runs. What is owed stays owed under
     the same idempotency keys. The old journal stays as it is. A copy that was interrupted has left nothing: start it
-    again.
+    again. If that says that the new journal holds something, the copy was whole.
     """
     settings = settings_for(quiet=True)
     copied = run(copy_journal(settings, source, target, _tell))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from receiver.errors import EngineRunning, InputError
 from receiver.events import new_id
-from receiver.journal.base import BEAT_SECONDS, Journal
+from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, Journal
 from receiver.journal.copying import RowKind, Tally, copy
 from receiver.runtime.journals import journal_of
 from receiver.settings import Settings
@@ -48,12 +48,14 @@ async def copy_journal(
         JournalError: one of them cannot be used, or the copy differs; then nothing of it was kept.
     """
     there, here = (_naming(settings, url) for url in (source, target))
+    if "none" in (there.database_kind, here.database_kind):
+        raise InputError("`none` keeps no journal: there is nothing to copy from or to.")
     if there.database_shown == here.database_shown:
         raise InputError(f"A journal is not copied onto itself: {there.database_shown}.")
     async with (
         journal_of(there, existing=True) as origin,
+        _alone(origin, there.database_shown),  # before the target is made
         journal_of(here, migrate=True) as copied,
-        _alone(origin, there.database_shown),
         _alone(copied, here.database_shown),
     ):
         rows = await copy(origin, copied, told)
@@ -80,7 +82,7 @@ async def _alone(journal: Journal, shown: str) -> AsyncIterator[None]:
     except EngineRunning as exc:
         raise EngineRunning(
             f"An engine runs on {shown}: `receiver {exc.holder}`. Stop it, and every other process that uses this "
-            "journal, and copy then.",
+            f"journal, and copy then. (Elsewhere than in a file, one that was killed counts for {DEAD_SECONDS:g} s.)",
             holder=exc.holder,
         ) from exc
     beating = asyncio.create_task(_beat(journal, owner))

@@ -22,22 +22,37 @@ _PASSING = frozenset({"crowded", "full", "io", "locked", "readonly", "uncertain"
 T = TypeVar("T")
 
 
-async def patiently(call: Callable[[], Awaitable[T]], *, clock: Clock, seconds: float = SECONDS) -> T:
-    """What `call` gives; while the journal is away, call again.
+class Patience:
+    """What all who wait in one process have of it together: that the journal is away is told once for all of them."""
 
-    Raises:
-        JournalError: it was away for `seconds`, or somebody has to mend something.
-    """
-    until: float | None = None
-    while True:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._bearing = 0
+
+    async def __call__(self, call: Callable[[], Awaitable[T]], *, seconds: float = SECONDS) -> T:
+        """What `call` gives; while the journal is away, call again.
+
+        Raises:
+            JournalError: it was away for `seconds`, or somebody has to mend something.
+        """
         try:
             return await call()
         except JournalError as exc:
             if exc.fault not in _PASSING:
                 raise
-            if until is None:
+            if not self._bearing:
                 log.warning("journal.away", problem=str(exc))
-                until = clock.monotonic() + seconds
-            elif clock.monotonic() >= until:
-                raise
-        await clock.sleep(TICK)
+        self._bearing += 1
+        try:
+            return await self._again(call, self._clock.monotonic() + seconds)
+        finally:
+            self._bearing -= 1
+
+    async def _again(self, call: Callable[[], Awaitable[T]], until: float) -> T:
+        while True:
+            await self._clock.sleep(TICK)
+            try:
+                return await call()
+            except JournalError as exc:
+                if exc.fault not in _PASSING or self._clock.monotonic() >= until:
+                    raise

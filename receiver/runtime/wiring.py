@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import cached_property
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ from receiver.reconciler import Reconciler
 from receiver.replay import Replay
 from receiver.runtime import patience
 from receiver.runtime.engine import DRAIN_SECONDS, Engine
-from receiver.runtime.patience import patiently
+from receiver.runtime.patience import Patience
 from receiver.runtime.shifts import Shifts
 from receiver.runtime.upkeep import check_to_start, retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
@@ -68,6 +68,7 @@ class Runtime:
     ) -> None:
         self.journal = journal
         self.clock = clock
+        self.patiently = Patience(clock)
         self._settings = settings
         self._news = asyncio.Event()
         self._becoming: asyncio.Task[None] | None = None
@@ -242,7 +243,7 @@ class Runtime:
         seconds = float("inf") if role in LASTING_ROLES else patience.SECONDS
         while True:
             try:
-                await patiently(lambda: self.start_engine(role), clock=self.clock, seconds=seconds)
+                await self.patiently(lambda: self.start_engine(role), seconds=seconds)
             except EngineRunning as exc:
                 if exc.holder in unless:
                     raise
@@ -275,10 +276,6 @@ class Runtime:
             await self.engine.stop()
 
     # What happens
-
-    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What `call` gives, also where the journal is away for a moment: see `runtime.patience`."""
-        return await patiently(call, clock=self.clock)
 
     async def watch(self, submission_id: str) -> AsyncGenerator[Submission, None]:
         """The submission now, and again after each change, until the caller leaves. A journal that is away for a moment

@@ -10,7 +10,7 @@ import msgspec
 from receiver.errors import JournalError
 from receiver.journal.postgres.driver import asyncpg
 
-_AGAIN = "Receiver goes on by itself once it can be reached."
+_AGAIN = "A `serve` or `worker` that runs goes on by itself once that works."
 _REMEDIES: Mapping[str, tuple[str, str]] = {
     "08P01": (
         "pooler",
@@ -27,7 +27,10 @@ _REMEDIES: Mapping[str, tuple[str, str]] = {
     "53300": ("crowded", "Raise max_connections, or run fewer processes or connections. " + _AGAIN),
     "57014": ("locked", "Look for what holds it up in pg_stat_activity, and try again."),
     "55P03": ("locked", "Look for what holds it up in pg_locks, and try again."),
-    "58030": ("io", "Look at the server's disk and its log. Receiver goes on by itself once the disk works."),
+    "58030": (
+        "io",
+        "Look at the server's disk and its log. " + _AGAIN,
+    ),
     "42P01": ("missing", "Its tables are not there: run `receiver migrate`."),
     "3F000": ("missing", "Its tables are not there: run `receiver migrate`."),
 }
@@ -81,7 +84,7 @@ def sentence(exc: BaseException, where: str) -> JournalError:
         return JournalError(f"The journal at {where} cannot keep a value: {exc}.")
     if isinstance(exc, TimeoutError):
         return JournalError(f"The journal at {where} does not answer in time. {_AGAIN}", fault="unreachable")
-    if isinstance(exc, ConnectionRefusedError):
+    if isinstance(exc, (ConnectionRefusedError, FileNotFoundError)):  # no port, or no socket
         said = "nothing listens there"
     elif isinstance(exc, OSError):
         said = exc.strerror or type(exc).__name__
