@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+
+from ports import free_port
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about a folder for sockets, which we do not use
@@ -34,7 +35,7 @@ class Server:
         with _alone():
             self._made = PostgresServer(self.folder / "data", cleanup_mode=None, postgres_version=VERSION)
             self._made.ensure_pgdata_inited()
-        self.port = _free_port()
+        self.port = free_port()
         self._settings = {"max_connections": "100", "shared_buffers": "128MB", **settings}
         self._write_access()
         self.start()
@@ -88,9 +89,3 @@ def _alone() -> Iterator[None]:
     with (Path(tempfile.gettempdir()) / "receiver-pg.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -6,19 +6,19 @@ import asyncio
 import atexit
 import json
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 from obstore.store import S3Store
+from ports import free_ports
 
 COMMAND = Path(sys.executable).with_name("weed")
 KEY, SECRET = "AKIARECEIVER", "s3cret-of-the-receiver"
@@ -38,20 +38,13 @@ _IDENTITIES = {
 _PORTS = tuple(f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc"))
 
 
-def _free_ports(count: int) -> list[int]:
-    """All different: each is held until the last is found."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [item.getsockname()[1] for item in sockets]
-
-
 class Buckets:
     """The server. `start` after `kill` finds what it had."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         # Every port by name: some defaults are taken on many machines.
-        self._ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ("127.0.0.1", self._ports["s3.port"])
         self.url = f"http://127.0.0.1:{self._ports['s3.port']}"

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from servers import PATIENCE, free_port
+from ports import free_port
+from servers import PATIENCE
 
 SECRET = "shared-by-the-tests-alone"
 PASSWORD = "the-password-of-boats"

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from servers import free_port
+from ports import free_port
 
 PACKAGES = ("pgbouncer", "libevent-2.1-7", "libc-ares2")
 CACHE = Path(tempfile.gettempdir()) / "receiver-pgbouncer"

@@ -185,11 +185,5 @@ def serving_receiver(folder: Path, env: Mapping[str, str]) -> Iterator[tuple[Com
         yield command, _url(command.out.line("http://"))
 
 
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def _url(line: str) -> str:
     return next(word.rstrip(".;") for word in line.split() if word.startswith("http://"))

@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import postgres
 import pytest
-from servers import Command, Result, free_port, receiver, serving, serving_receiver, simulating
+from ports import free_port
+from servers import Command, Result, receiver, serving, serving_receiver, simulating
 
 from receiver.simulator import Simulator
 

@@ -17,7 +17,8 @@ import pytest_asyncio
 from engine import JPEG, PNG, Faulty
 from flows import SPEED, World, world
 from jsonschema import Draft202012Validator
-from servers import exchange, free_port, serving
+from ports import free_port
+from servers import exchange, serving
 from structlog.testing import capture_logs
 
 from receiver.provider.requests import imagine

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import trustme
 from engine import Kit, engine, logged, wire_task
-from servers import free_port
+from ports import free_port
 from test_provider import BROKEN, Behaviour, hang, says, serving, trickle
 
 from receiver.clock import Clock

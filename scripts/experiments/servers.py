@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from ports import free_port
 from starlette.types import ASGIApp
 
 from experiments.stage import HOUR, KEY, PATIENCE, ROOT, http_client
@@ -44,11 +45,6 @@ def environment(folder: Path, port: int, **more: str) -> dict[str, str]:
         "RECEIVER_LOG_LEVEL": "warning",
         **more,
     }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Server:
