@@ -538,10 +538,15 @@ def test_with_postgresql_the_disk_may_vanish(environ: dict[str, str], command: s
     environ = {**environ, "DATABASE_URL": "postgres://u@h/d"}
     with pytest.raises(SettingsError) as caught:
         check_platform(load(environ, tmp_path))
-    keys, media = str(caught.value).splitlines()
+    keys, media, destination = str(caught.value).splitlines()
     assert command in keys
     assert media.startswith("RECEIVER_MEDIA: archived pictures would lie in the folder .receiver/media, and files on ")
-    check_platform(load({**environ, "RECEIVER_KEYS": KEY, "RECEIVER_MEDIA": "s3://acme/mj"}, tmp_path))
+    assert destination.startswith(
+        "RECEIVER_TO: no destination is named, so results would be saved in the folder outputs"
+    )
+    environ |= {"RECEIVER_KEYS": KEY, "RECEIVER_MEDIA": "s3://acme/mj"}
+    check_platform(load({**environ, "RECEIVER_TO": "s3://acme/results"}, tmp_path))
+    check_platform(load(environ, tmp_path), functions=True)
 
 
 def test_an_ordinary_machine_may_start() -> None:

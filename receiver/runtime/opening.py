@@ -53,7 +53,8 @@ async def open_runtime(
         SettingsError: a setting is missing, wrong or unsafe.
         JournalError: the journal cannot be opened.
     """
-    check_platform(settings)
+    functions = tuple(functions)
+    check_platform(settings, functions=bool(functions))
     learn([*settings.secret_values(), require_provider_key(settings), *ensure_keys(settings)])
     async with AsyncExitStack() as stack:
         destinations: dict[str, OpenDestination] = {}

@@ -67,12 +67,16 @@ def ephemeral_platform(settings: Settings) -> Platform | None:
     return next((platform for platform in PLATFORMS if platform.sign in settings.platform_variables), None)
 
 
-def check_platform(settings: Settings) -> None:
+def check_platform(settings: Settings, *, functions: bool = False) -> None:
     """Stop the start where the disk vanishes and what must last would lie on it.
 
+    Args:
+        settings: as loaded.
+        functions: results go to functions of the program, too.
+
     Raises:
-        SettingsError: no keys are set, or the journal is a file, or the media store a folder beside a journal that is
-            elsewhere; says which commands to type.
+        SettingsError: no keys are set, or the journal is a file, or beside a journal that is elsewhere the media store
+            is a folder, or nothing is named where results go; says which commands to type.
     """
     platform = ephemeral_platform(settings)
     if platform is None:
@@ -80,8 +84,11 @@ def check_platform(settings: Settings) -> None:
     problems = [] if settings.keys else [keys_problem(settings, platform)]
     if settings.database_kind == "sqlite":
         problems.append(_database_problem(settings, platform))
-    elif settings.database_kind == "postgres" and "://" not in settings.media_place:
-        problems.append(_media_problem(settings, platform))
+    else:
+        if settings.database_kind == "postgres" and "://" not in settings.media_place:
+            problems.append(_media_problem(settings, platform))
+        if not (settings.to or settings.destinations or functions):
+            problems.append(_destination_problem(platform))
     if problems:
         raise SettingsError("\n".join(problems))
 
@@ -103,6 +110,15 @@ def _media_problem(settings: Settings, platform: Platform) -> str:
         f"RECEIVER_MEDIA: archived pictures would lie in the folder {settings.media_place}, and files on "
         f"{platform.title} vanish at the next restart and are seen by no other process. "
         "Set it to a bucket: RECEIVER_MEDIA=s3://BUCKET/FOLDER, or gs:// or az://"
+    )
+
+
+def _destination_problem(platform: Platform) -> str:
+    """That what is delivered would vanish, in a place that nobody has chosen."""
+    return (
+        "RECEIVER_TO: no destination is named, so results would be saved in the folder outputs, and files on "
+        f"{platform.title} vanish at the next restart. "
+        "Name one that lasts, for instance RECEIVER_TO=s3://BUCKET/FOLDER, or slack://CHANNEL"
     )
 
 
