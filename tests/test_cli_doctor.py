@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from pathlib import Path
 
 import pytest
 from buckets import KEY, SECRET, shared_server
+from postgres import new_database
 from servers import Command, receiver, simulating
 
 from receiver.runtime import journal_of
@@ -29,6 +31,7 @@ def test_all_is_well(tmp_path: Path) -> None:
         found = {line.split()[1].rstrip(":"): line.split()[0] for line in result.out.splitlines()}
         assert found == {
             "callbacks": "note",
+            "keys": "ok",
             "provider": "ok",
             "journal": "ok",
             "engines": "ok",
@@ -79,3 +82,25 @@ async def test_a_journal_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["engines"] == "note"
     assert found["media"] == "ok"
     assert found["provider"] == "problem"
+
+
+def test_what_keeps_others_from_starting_is_told(tmp_path: Path) -> None:
+    """On a journal of several machines: a key that is too short, a media store that is not the engines', and that no
+    place is named that all of them share."""
+    env = ENV | {"DATABASE_URL": asyncio.run(new_database("doctor"))}
+    (tmp_path / "other").mkdir()
+    with simulating(tmp_path) as url:
+        env["RECEIVER_PROVIDER_URL"] = url
+        with Command("worker", folder=tmp_path, env=env) as command:
+            command.err.line("engine.started")
+            there = receiver("doctor", "--json", folder=tmp_path, env=env)
+            elsewhere = receiver("doctor", "--json", folder=tmp_path / "other", env=env | {"RECEIVER_KEYS": "short"})
+            command.stop()
+    assert there.code == 0
+    notes = [item for item in json.loads(there.out) if item["name"] == "destinations" and item["verdict"] == "note"]
+    assert "outputs on its own machine" in notes[0]["text"]
+    assert elsewhere.code == 1
+    problems = {item["name"]: item["text"] for item in json.loads(elsewhere.out) if item["verdict"] == "problem"}
+    assert set(problems) == {"keys", "media"}
+    assert "has 5 bytes and needs 32" in problems["keys"]
+    assert "is another than that of `receiver worker`" in problems["media"]

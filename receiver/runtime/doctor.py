@@ -10,13 +10,13 @@ import msgspec
 
 from receiver.clock import Clock
 from receiver.dispatcher import OpenDestination
-from receiver.errors import ReceiverError
+from receiver.errors import MediaError, ReceiverError
 from receiver.journal.base import Journal
 from receiver.provider import Provider
 from receiver.runtime.journals import journal_of
 from receiver.runtime.opening import check_links, close_all, open_all
-from receiver.runtime.upkeep import store_of
-from receiver.settings import Settings, check_platform, require_provider_key
+from receiver.runtime.upkeep import check_same_store, store_of
+from receiver.settings import Settings, check_platform, ensure_keys, require_provider_key
 
 Verdict = Literal["ok", "note", "problem"]
 
@@ -49,9 +49,16 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 async def _platform(settings: Settings) -> list[Finding]:
     check_platform(settings)
     if settings.public_url:
-        return [_ok("callbacks", f"they are to come to {settings.public_url}")]
+        return [_ok("callbacks", f"they are to come to {settings.public_url}, which is not tried from here")]
     text = "RECEIVER_PUBLIC_URL is not set, so nothing calls back and results are polled"
     return [Finding(name="callbacks", verdict="note", text=text)]
+
+
+async def _keys(settings: Settings) -> list[Finding]:
+    if settings.database_kind == "sqlite" and not settings.keys and not (settings.data / "keys").exists():
+        return []  # the first start makes one
+    ensure_keys(settings)
+    return [_ok("keys", "they can be used; all processes on one journal need the same")]
 
 
 async def _provider(settings: Settings) -> list[Finding]:
@@ -75,6 +82,7 @@ async def _journal(settings: Settings) -> list[Finding]:
         return [
             _ok("journal", f"{settings.database_shown} can be written"),
             *await _engines(journal),
+            *await _same_store(settings, journal),
             *await _standings(journal),
             *[Finding(name=item.name, verdict="problem", text=item.text) for item in await journal.troubles()],
         ]
@@ -87,6 +95,19 @@ async def _engines(journal: Journal) -> list[Finding]:
         return [_ok("engines", f"{len(found)} live: {roles}")]
     text = "none lives here: nothing is polled or delivered until one starts, or a function is called"
     return [Finding(name="engines", verdict="note", text=text)]
+
+
+async def _same_store(settings: Settings, journal: Journal) -> list[Finding]:
+    if not journal.shared:
+        return []
+    store = store_of(settings)
+    try:
+        await check_same_store(journal, store)
+    except MediaError as exc:
+        return [Finding(name="media", verdict="problem", text=str(exc))]
+    finally:
+        await store.aclose()
+    return []
 
 
 async def _standings(journal: Journal) -> list[Finding]:
@@ -119,7 +140,11 @@ async def _destinations(settings: Settings) -> list[Finding]:
     finally:
         await close_all(opened)
     names = ", ".join(opened)
-    return [_ok("destinations", f"{names}; to send a sample: receiver destinations test NAME")]
+    found = [_ok("destinations", f"{names}; to send a sample: receiver destinations test NAME")]
+    if settings.database_kind != "sqlite" and not (settings.to or settings.destinations):
+        text = "none is named, so each engine saves results into the folder outputs on its own machine"
+        found.append(Finding(name="destinations", verdict="note", text=text))
+    return found
 
 
 def _ok(name: str, text: str) -> Finding:
@@ -128,6 +153,7 @@ def _ok(name: str, text: str) -> Finding:
 
 _LOOKS: dict[str, Look] = {
     "platform": _platform,
+    "keys": _keys,
     "provider": _provider,
     "journal": _journal,
     "media": _media,

@@ -53,6 +53,22 @@ async def check_to_start(check: Callable[[], Awaitable[None]], store: Store) -> 
         log.error("media.away", store=store.place, problem=str(exc))
 
 
+async def check_same_store(journal: Journal, store: Store) -> None:
+    """Check that the engines of a journal that several processes share have this media store.
+
+    Raises:
+        MediaError: one has another.
+    """
+    mine = await store.identity()
+    for item in await journal.engines():
+        if item.store not in ("", mine):  # a copy or a compaction has none
+            raise MediaError(
+                f"The media store here, {store.place} ({mine}), is another than that of `receiver {item.role}` on "
+                f"{item.host} ({item.store}): neither would find the other's pictures. Give all of them the same one "
+                "with RECEIVER_MEDIA: a bucket, or one folder that all of them see."
+            )
+
+
 def keep_of(settings: Settings) -> Keep:
     """The ages of the settings."""
     return Keep(callbacks=settings.keep_callbacks, media=settings.keep_media, submissions=settings.keep_submissions)

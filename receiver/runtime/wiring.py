@@ -15,7 +15,7 @@ from receiver.archiver import Archiver
 from receiver.callback_health import CallbackHealth
 from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher, OpenDestination
-from receiver.errors import EngineRunning, EngineStopped, MediaError, NotFound, ReceiverError
+from receiver.errors import EngineRunning, EngineStopped, NotFound, ReceiverError
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
 from receiver.journal.base import LASTING_ROLES, Journal
@@ -28,7 +28,7 @@ from receiver.runtime import patience
 from receiver.runtime.engine import DRAIN_SECONDS, Engine
 from receiver.runtime.patience import Patience
 from receiver.runtime.shifts import Shifts
-from receiver.runtime.upkeep import check_to_start, retention_of, store_of
+from receiver.runtime.upkeep import check_same_store, check_to_start, retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
@@ -181,22 +181,12 @@ class Runtime:
     async def check_media(self) -> None:
         """Raises MediaError where the media store cannot be used, or is another than that of the engines."""
         if self.journal.shared and not self.engine_running:
-            await self._check_same_media()
+            await check_same_store(self.journal, self.store)
         await self.store.check()
 
     async def check_media_to_start(self) -> None:
         """Like `check_media`, but for a media store that is merely away."""
         await check_to_start(self.check_media, self.store)
-
-    async def _check_same_media(self) -> None:
-        mine = await self.store.identity()
-        for item in await self.journal.engines():
-            if item.store != mine:
-                raise MediaError(
-                    f"The media store here, {self.store.place} ({mine}), is another than that of `receiver "
-                    f"{item.role}` on {item.host} ({item.store}): neither would find the other's pictures. Give all of "
-                    "them the same one with RECEIVER_MEDIA: a bucket, or one folder that all of them see."
-                )
 
     async def _check_engines(self) -> None:
         if not await self.journal.engines():
