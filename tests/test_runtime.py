@@ -19,6 +19,7 @@ import httpx
 import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
 
+from receiver.cli.batch import submit_one
 from receiver.cli.following import report, until_settled
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
@@ -26,6 +27,7 @@ from receiver.provider import requests
 from receiver.runtime import Runtime, journal_of, open_runtime
 from receiver.runtime.patience import Patience
 from receiver.settings import Settings
+from receiver.submissions import Options
 from receiver.tasks import Task
 
 PLUGIN = """
@@ -737,6 +739,25 @@ async def test_a_retry_that_begins_as_the_end_is_told_hides_nothing(
             assert report(*settled, as_json=False) == 1
             told = "did not reach plugin: no route. `receiver serve` or `worker` goes on trying."
             assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "words"),
+    [
+        ("get", "closed", " Resume with: receiver wait {}"),
+        ("add", "closed", " It was not submitted."),
+        ("add", "uncertain", ""),  # it may have been
+    ],
+)
+async def test_who_submits_a_file_is_told_what_was_submitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, fault: str, words: str
+) -> None:
+    """Of each prompt whose result could not be waited for: who submits the rest again pays for nothing twice."""
+    async with provider() as origin, open_runtime(settings(tmp_path, provider_url=origin.url)) as receiver:
+        setattr(receiver.journal, method, failing(JournalError("The disk is gone.", fault=fault)))
+        assert await submit_one(receiver, requests.imagine("a boat"), Options(), as_json=False) == 1
+        found = [row.id for row in await receiver.journal.submissions(limit=5)]
+        assert capsys.readouterr().err == f"Error: a boat: The disk is gone.{words.format(*found)}\n"
 
 
 async def test_the_engine_deletes_what_is_old(tmp_path: Path) -> None:

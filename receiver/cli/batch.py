@@ -57,7 +57,7 @@ async def _submit_all(
 
         async def one(request: Request) -> int:
             async with gate:
-                return await _submit(runtime, request, options, as_json=as_json)
+                return await submit_one(runtime, request, options, as_json=as_json)
 
         async def all_of_them() -> list[int]:
             return await asyncio.gather(*(one(request) for request in requests))
@@ -72,7 +72,9 @@ async def _submit_all(
         statuses += everything.result()
 
 
-async def _submit(runtime: Runtime, request: Request, options: Options, *, as_json: bool) -> int:
+async def submit_one(runtime: Runtime, request: Request, options: Options, *, as_json: bool) -> int:
+    """Submit one of many, stay for its result, and tell it or the error; returns the exit status."""
+
     async def follow_one(id: str) -> tuple[Submission, int]:
         row, deliveries = await until_settled(runtime, id, lambda row: None)
         return row, report(row, deliveries, as_json=as_json)
