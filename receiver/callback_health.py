@@ -110,8 +110,9 @@ class CallbackHealth:
         if verdict == "missing":
             return (
                 f"None of the last {SAMPLE} submissions that took a callback URL along was called back. Either the "
-                f"relay strips the URL, as many do, or {self._public_url} cannot be reached from outside. {meanwhile} "
-                f"Open {self._public_url}/livez from another network; if it answers, ask the provider to pass "
+                f"relay strips the URL, as many do, or {self._public_url} cannot be reached from outside, or what "
+                f"listens there has other RECEIVER_KEYS and believes none. {meanwhile} Open {self._public_url}/livez "
+                "from another network; if it answers and all processes have the same keys, ask the provider to pass "
                 "`notifyHook` on, or unset RECEIVER_PUBLIC_URL."
             )
         return (
