@@ -24,6 +24,7 @@ from journals import (
     status_of,
     submission,
     take,
+    take_alone,
 )  # fmt: skip
 from postgres import PostgresStore
 from proxies import Cut, Proxy, proxy
@@ -31,7 +32,7 @@ from proxies import Cut, Proxy, proxy
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
 from receiver.events import Callback, Submission
-from receiver.journal.base import Change
+from receiver.journal.base import Change, Work
 from receiver.journal.postgres import PostgresJournal, completions, open_postgres
 from receiver.journal.postgres.connections import Mark, check_version
 from receiver.journal.postgres.migrations import LOCK
@@ -515,6 +516,28 @@ async def test_a_claim_whose_answer_was_lost_is_given_back(store: PostgresStore,
     for work in works:
         assert await journal.complete(completion(work))
         assert len(await journal.attempts(work.delivery.id)) == 1
+    await journal.aclose()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_the_last_claim_is_given_back_by_who_finds_nothing_due(
+    store: PostgresStore, wire: Proxy, alone: bool
+) -> None:
+    """An engine that goes on looking delivers it, also where nothing else ever comes due."""
+    journal = await open_postgres(through(store, wire), listen=False)
+    await fill(journal, 1)
+    await store.execute("UPDATE receiver.deliveries SET alone = $1", alone)
+
+    async def look() -> list[Work]:
+        if not alone:
+            return await take(journal)
+        work = await take_alone(journal)
+        return [] if work is None else [work]
+
+    wire.cut_at(OWNER.encode(), "after")
+    with pytest.raises(JournalError):
+        await look()
+    assert [work.delivery.attempt for _ in range(3) for work in await look()] == [1]
     await journal.aclose()
 
 

@@ -67,6 +67,7 @@ class Deliveries(Plumbing):
 
     async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
         take: Any = {"destination": destination, "owner": owner, "limit": limit, "now_ms": now_ms}
+        await self.give_back(owner)
         if destination in self._flowing:
             works = await self._claim(owner, now_ms, partial(claims.claim, **take), one=True)
             if len(works) < limit:
@@ -87,6 +88,7 @@ class Deliveries(Plumbing):
         return bool(await self._rows("alone_due", destinations=list(destinations), now_ms=now_ms))
 
     async def claim_alone(self, destinations: Collection[str], *, owner: str, now_ms: int) -> Work | None:
+        await self.give_back(owner)
         due = await self._rows("alone_due", destinations=list(destinations), now_ms=now_ms)
         if not due:
             return None
@@ -97,7 +99,6 @@ class Deliveries(Plumbing):
     async def _claim(self, owner: str, now_ms: int, claim: Marking[claims.Taken], *, one: bool) -> list[Work]:
         """Carry out a claim. Whatever it takes is either returned or given back later. `one`: it is one statement."""
         async with self._gate:
-            await self._give_back(owner)
             self._claiming += 1
         try:
             with translated(self._connections.where):
@@ -115,14 +116,11 @@ class Deliveries(Plumbing):
     async def give_back(self, owner: str) -> None:
         """Make pending again what was claimed for an engine that has not heard of it; as if it had not been tried."""
         async with self._gate:
-            await self._give_back(owner)
-
-    async def _give_back(self, owner: str) -> None:
-        if owner not in self._strays or self._claiming:
-            return
-        held = list(self._held)
-        await self._write(lambda db: completions.give_back(db, owner, held))
-        self._strays.discard(owner)
+            if owner not in self._strays or self._claiming:
+                return
+            held = list(self._held)
+            await self._write(lambda db: completions.give_back(db, owner, held))
+            self._strays.discard(owner)
 
     async def _taken(self, claim: Marking[claims.Taken], *, one: bool) -> claims.Taken:
         for _ in range(CLAIMS):
