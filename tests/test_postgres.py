@@ -331,6 +331,29 @@ async def test_two_due_of_one_submission_are_never_claimed_by_two(store: Postgre
     await two.aclose()
 
 
+async def test_what_was_claimed_beside_something_unreadable_is_not_stuck(
+    store: PostgresStore, journal: PostgresJournal
+) -> None:
+    """One of two has lost its event, and the server's disk is full when that is to be written down: both are given
+    back, and claimed again when there is room."""
+    await fill(journal, 2)
+    await store.lose_event(event(submission(1)).id)
+    await store.execute(
+        """CREATE FUNCTION receiver.full_disk() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$;
+        CREATE TRIGGER full_disk BEFORE INSERT ON receiver.attempts EXECUTE FUNCTION receiver.full_disk()"""
+    )
+    try:
+        with pytest.raises(JournalError) as caught:
+            await take(journal)
+    finally:
+        await store.execute("DROP FUNCTION receiver.full_disk() CASCADE")
+    assert caught.value.fault == "full"
+    (work,) = await take(journal)
+    assert (work.delivery.id, work.delivery.attempt) == (delivery(event(submission(2)), 2).id, 1)
+    assert await status_of(journal, 1) == "dead"
+
+
 async def test_one_probe_at_a_time_from_all_processes(store: PostgresStore) -> None:
     """A destination that is down gets one delivery, whoever asks."""
     journals = [await store.open() for _ in range(3)]

@@ -97,20 +97,21 @@ class Deliveries(Plumbing):
         return works[0] if works else None
 
     async def _claim(self, owner: str, now_ms: int, claim: Marking[claims.Taken], *, one: bool) -> list[Work]:
-        """Carry out a claim. Whatever it takes is either returned or given back later. `one`: it is one statement."""
+        """Carry out a claim. Whatever it takes is either returned or given back later, or ended, where it cannot be
+        read. `one`: it is one statement."""
         async with self._gate:
             self._claiming += 1
         try:
             with translated(self._connections.where):
                 works, unreadable = claims.works(await self._taken(claim, one=one))
+            for delivery, problem in unreadable:
+                await self.complete(rules.unreadable(delivery, now_ms, problem))
             self._held.update(work.delivery.id for work in works)
         except BaseException:
             self._strays.add(owner)
             raise
         finally:
             self._claiming -= 1
-        for delivery, problem in unreadable:
-            await self.complete(rules.unreadable(delivery, now_ms, problem))
         return works
 
     async def give_back(self, owner: str) -> None:
