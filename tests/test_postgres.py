@@ -564,6 +564,25 @@ async def test_the_last_claim_is_given_back_by_who_finds_nothing_due(
     await journal.aclose()
 
 
+async def test_a_lost_claim_of_what_was_held_under_an_old_name_is_given_back(store: PostgresStore, wire: Proxy) -> None:
+    """An engine was taken for dead while it claimed something, and drops that: when it claims the same again under its
+    new name, and does not hear of it, nobody takes it for what runs."""
+    journal = await open_postgres(through(store, wire), listen=False)
+    await fill(journal, 1)
+    await journal.become_engine("worker", "the old name", store="s")
+    assert len(await take(journal, owner="the old name")) == 1
+    await store.execute("DELETE FROM receiver.engines")
+    await journal.become_engine("worker", "the new name", store="s")
+    assert await journal.free_running("the new name", NOW) == 1
+    wire.cut_at(b"the new name", "after")
+    with pytest.raises(JournalError):
+        await take_alone(journal, owner="the new name")
+    work = await take_alone(journal, owner="the new name")
+    assert work is not None
+    assert (work.delivery.attempt, await journal.complete(completion(work))) == (2, True)
+    await journal.aclose()
+
+
 @pytest.mark.parametrize("cut", ["before", "after"])
 async def test_a_completion_whose_answer_was_lost_is_kept_once(store: PostgresStore, wire: Proxy, cut: Cut) -> None:
     """Whoever asked hears that it was kept, and a stranger's is refused as ever."""

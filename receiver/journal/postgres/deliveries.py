@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,8 +37,9 @@ class Deliveries(Plumbing):
     def __init__(self, connections: Connections, *, listen: bool) -> None:
         super().__init__(connections, listen=listen)
         self._completions: Writer[Completion] = Writer(self._complete_all)
-        self._held: set[str] = set()
-        """Deliveries that were claimed here and not completed yet."""
+        self._held: defaultdict[str, set[str]] = defaultdict(set)
+        """By owner, deliveries that were claimed here and not completed yet. Whoever was taken for dead completes
+        nothing: what it held is no reason to keep what its successor claims of the same."""
         self._strays: set[str] = set()
         """Owners for whom a claim may have been kept that nobody here has heard of."""
         self._flowing: set[str] = set()
@@ -106,7 +108,7 @@ class Deliveries(Plumbing):
                 works, unreadable = claims.works(await self._taken(claim, one=one))
             for delivery, problem in unreadable:
                 await self.complete(rules.unreadable(delivery, now_ms, problem))
-            self._held.update(work.delivery.id for work in works)
+            self._held[owner].update(work.delivery.id for work in works)
         except BaseException:
             self._strays.add(owner)
             raise
@@ -119,7 +121,7 @@ class Deliveries(Plumbing):
         async with self._gate:
             if owner not in self._strays or self._claiming:
                 return
-            held = list(self._held)
+            held = list(self._held[owner])
             await self._write(lambda db: completions.give_back(db, owner, held))
             self._strays.discard(owner)
 
@@ -133,7 +135,7 @@ class Deliveries(Plumbing):
         self._connections.check_open()
         with translated(self._connections.where):
             kept = await self._completions.put(completion)
-        self._held.discard(completion.delivery_id)
+        self._held[completion.owner].discard(completion.delivery_id)
         return bool(kept)
 
     async def _complete_all(self, all: Sequence[Completion]) -> list[bool]:
