@@ -33,7 +33,7 @@ from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
 from receiver.events import Callback, Submission
 from receiver.journal.base import Change, Work
-from receiver.journal.postgres import PostgresJournal, completions, open_postgres
+from receiver.journal.postgres import PostgresJournal, batch, completions, open_postgres, statements
 from receiver.journal.postgres.connections import Mark, check_version
 from receiver.journal.postgres.migrations import LOCK
 from receiver.tasks import Task
@@ -402,6 +402,38 @@ def telling(row: Submission, percent: int, **fields: Any) -> Change:
     row = replace(row, task_id="1773", task=task, callbacks=row.callbacks + 1, **fields)
     fact = replace(event(row, "task.progressed", percent), task=task)
     return Change(submission=row, events=(fact,), deliveries=(delivery(fact, percent),))
+
+
+async def test_a_name_that_comes_free_meanwhile_is_taken(
+    store: PostgresStore, journal: PostgresJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the insert, which finds it taken, and the look for who has it, that one is refused and gives it up: what
+    `add` answers is in the journal all the same, and so is what was added with it."""
+    other = await store.open()
+    await other.add(submission(1, once="order 7"))
+    asked = 0
+
+    async def rows(db: Any, name: str, /, **values: Any) -> Any:
+        nonlocal asked
+        if name == "get_once":
+            asked += 1
+            await other.change(
+                submission(1).id, lambda row: Change(submission=replace(row, status="refused", once=None))
+            )
+        return await statements.rows(db, name, **values)
+
+    monkeypatch.setattr(batch, "rows", rows)
+    two, three, four = await asyncio.gather(
+        journal.add(submission(2, once="order 7")),
+        journal.add(submission(3)),
+        journal.add(submission(4, once="order 7")),
+    )
+    assert (two.id, three.id, four.id) == (submission(2).id, submission(3).id, submission(2).id)
+    for row in (two, three):
+        assert await journal.get(row.id) == row
+    assert await journal.get(submission(4).id) is None
+    assert asked == 2
+    await other.aclose()
 
 
 @pytest.mark.parametrize("fields", [{}, {"detail": "more than a callback changes"}], ids=["heard", "more"])

@@ -202,18 +202,18 @@ class Batch:
         return heard, full
 
     async def _add(self, db: Connection) -> None:
-        if not self.added:
-            return
-        values = full_rows(self.added, {})
-        found = await rows(db, "insert_submissions", **columns(values, ALL))
-        versions = {row["id"]: row["version"] for row in found}
-        kept = {row["id"]: from_row(Submission, row) for row in values if row["id"] in versions}
-        self.fresh = {id: Known(versions[id], row) for id, row in kept.items()}
-        await _need(db, [(id, digest) for id, row in kept.items() for digest in digests(row)])
-        names = [row.once for row in self.added if row.id not in kept]
-        if names:
-            taken = [from_row(Submission, row) for row in await rows(db, "get_once", names=names)]
-            self.named = {row.once: row for row in taken if row.once is not None}
+        left = full_rows(self.added, {})
+        while left:
+            found = await rows(db, "insert_submissions", **columns(left, ALL))
+            versions = {row["id"]: row["version"] for row in found}
+            kept = {row["id"]: from_row(Submission, row) for row in left if row["id"] in versions}
+            self.fresh |= {id: Known(versions[id], row) for id, row in kept.items()}
+            await _need(db, [(id, digest) for id, row in kept.items() for digest in digests(row)])
+            left = [row for row in left if row["id"] not in kept]
+            if left:
+                taken = await rows(db, "get_once", names=[row["once"] for row in left])
+                self.named |= {row["once"]: from_row(Submission, row) for row in taken}
+                left = [row for row in left if row["once"] not in self.named]  # those have just come free
 
     async def _write_events(self, db: Connection) -> None:
         """Learn which events are new. The first of this batch that tells a fact has told it."""
