@@ -62,6 +62,17 @@ async def test_who_only_steps_in_finds_the_others(store: PostgresStore, journal:
     assert [one.owner for one in await journal.engines()] == ["b"]
 
 
+@pytest.mark.parametrize("role", ["serve", "worker"])
+async def test_whoever_starts_beside_a_compaction_is_told_of_it(journal: PostgresJournal, role: str) -> None:
+    """It waits for its end, as beside any other that runs alone; that it names no place for pictures is no quarrel."""
+    await journal.become_engine("journal compact", "compact-1", store="")
+    with pytest.raises(EngineRunning, match="`receiver journal compact` on ") as caught:
+        await journal.become_engine(role, "a", store="s")
+    assert caught.value.holder == "journal compact"
+    await journal.resign("compact-1")
+    await journal.become_engine(role, "a", store="s")
+
+
 async def test_two_that_step_in_at_once_are_one(store: PostgresStore) -> None:
     """Whoever comes second, be it by a millisecond, is refused."""
     journals = [await store.open() for _ in range(4)]

@@ -31,9 +31,9 @@ class Engines(Plumbing):
         async def enter(db: Connection) -> None:
             await rows(db, "lock_engines")
             living = [one for one in await _living(db) if one.owner != owner]
-            if living and role not in LASTING_ROLES:
-                raise self._running(living[0])
             for one in living:
+                if role not in LASTING_ROLES or _is_alone(one):
+                    raise self._running(one)
                 if one.store != store:
                     raise self._other_store(one, store)
             await run(db, "enter", **mine)
@@ -78,6 +78,11 @@ class Engines(Plumbing):
         if not (await self._rows("any_left", **who))[0]["any_left"]:
             return 0
         return await self._write(lambda db: _free(db, owner, now_ms))
+
+
+def _is_alone(one: EngineRecord) -> bool:
+    """Whether it suffers no other, and so names no place for pictures: a compaction, or a copy."""
+    return one.role not in LASTING_ROLES and not one.store
 
 
 async def _living(db: Connection) -> list[EngineRecord]:
