@@ -128,6 +128,29 @@ async def test_one_leads_until_it_is_late(store: PostgresStore, journal: Postgre
     assert await journal.lead("a")
 
 
+async def test_a_clock_that_is_set_back_leaves_no_dead_leader(store: PostgresStore, journal: PostgresJournal) -> None:
+    """The database's, by an hour, and the leader died: another one leads at once, and nobody counts the dead one among
+    the living until the old time comes round."""
+    await journal.become_engine("worker", "a", store="s")
+    assert await journal.lead("a")
+    await pass_time(store, -3600)
+    await journal.become_engine("worker", "b", store="s")
+    assert await journal.lead("b")
+    assert [(one.owner, one.leads) for one in await journal.engines()] == [("b", True)]
+
+
+async def test_a_clock_that_is_set_back_a_little_makes_no_second_leader(
+    store: PostgresStore, journal: PostgresJournal
+) -> None:
+    """It is adjusted all the time."""
+    await journal.become_engine("worker", "a", store="s")
+    await journal.become_engine("worker", "b", store="s")
+    assert await journal.lead("a")
+    await pass_time(store, -1)
+    assert not await journal.lead("b")
+    assert await journal.lead("a")
+
+
 async def test_many_that_would_lead_are_one(store: PostgresStore) -> None:
     """All ask in the same moment; one is told yes."""
     journals = [await store.open() for _ in range(5)]

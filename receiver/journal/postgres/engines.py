@@ -58,7 +58,7 @@ class Engines(Plumbing):
         return await self._write(lambda db: run(db, "beat", owner=owner)) == 1
 
     async def lead(self, owner: str) -> bool:
-        found = await self._rows("who_leads")
+        found = await self._rows("who_leads", lease_seconds=LEASE_SECONDS)
         if found and found[0]["owner"] != owner:
             return False
         return await self._write(lambda db: run(db, "lead", owner=owner, lease_seconds=LEASE_SECONDS)) == 1
@@ -86,7 +86,8 @@ def _is_alone(one: EngineRecord) -> bool:
 
 
 async def _living(db: Connection) -> list[EngineRecord]:
-    return await select(db, EngineRecord, "list_engines", dead_seconds=DEAD_SECONDS)
+    seconds = {"dead_seconds": DEAD_SECONDS, "lease_seconds": LEASE_SECONDS}
+    return await select(db, EngineRecord, "list_engines", **seconds)
 
 
 async def _free(db: Connection, owner: str, now_ms: int) -> int:

@@ -7,8 +7,11 @@ SELECT owner, role, host, version, store,
     extract(epoch FROM clock_timestamp() - beat)::float8 AS seconds,
     EXISTS (
         SELECT FROM receiver.leases
-        WHERE leases.owner = engines.owner AND name = 'leader' AND expires > clock_timestamp()) AS leads
-FROM receiver.engines WHERE beat > clock_timestamp() - :dead_seconds::float8 * interval '1 second'
+        WHERE leases.owner = engines.owner AND name = 'leader' AND expires > clock_timestamp()
+          AND expires < clock_timestamp() + :lease_seconds::float8 * interval '2 seconds') AS leads
+FROM receiver.engines
+WHERE beat BETWEEN clock_timestamp() - :dead_seconds::float8 * interval '1 second'
+    AND clock_timestamp() + :dead_seconds::float8 * interval '1 second'
 ORDER BY leads DESC, started, owner;
 
 -- name: enter
@@ -25,13 +28,18 @@ UPDATE receiver.engines SET beat = clock_timestamp() WHERE owner = :owner;
 DELETE FROM receiver.engines WHERE owner = :owner;
 
 -- name: who_leads
-SELECT owner FROM receiver.leases WHERE name = 'leader' AND expires > clock_timestamp();
+-- A lease that ends much later than any may was taken before the clock was set back: its holder has taken another one
+-- since, or is dead.
+SELECT owner FROM receiver.leases
+WHERE name = 'leader' AND expires > clock_timestamp()
+  AND expires < clock_timestamp() + :lease_seconds::float8 * interval '2 seconds';
 
 -- name: lead
 INSERT INTO receiver.leases (name, owner, expires)
 VALUES ('leader', :owner, clock_timestamp() + :lease_seconds::float8 * interval '1 second')
 ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, expires = excluded.expires
-WHERE leases.owner = excluded.owner OR leases.expires < clock_timestamp();
+WHERE leases.owner = excluded.owner OR leases.expires < clock_timestamp()
+  OR leases.expires > clock_timestamp() + :lease_seconds::float8 * interval '2 seconds';
 
 -- name: lead_no_more
 DELETE FROM receiver.leases WHERE name = 'leader' AND owner = :owner;
