@@ -18,6 +18,7 @@ from postgres import PostgresStore
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal.base import DEAD_SECONDS, LEASE_SECONDS
 from receiver.journal.postgres import PostgresJournal
+from receiver.journal.postgres.engines import TRUCE_SECONDS
 
 
 @pytest.fixture
@@ -181,6 +182,41 @@ async def test_what_the_dead_ran_is_freed_and_what_the_living_run_is_not(
     assert not await journal.beat("dead")
     assert await journal.complete(completion(ours))
     await other.aclose()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_a_database_clock_that_is_set_frees_nothing_of_the_living(
+    store: PostgresStore, journal: PostgresJournal, hours: int
+) -> None:
+    """As after a failover: all seem dead at once. Nobody is buried before each of them, which may be just about to,
+    has had its turn to give a sign of life; whoever gave none is."""
+    for owner in ("leader", "alive", "dead"):
+        await journal.become_engine("worker", owner, store="s")
+    await fill(journal, 2)
+    (ours,) = await take(journal, limit=1, owner="alive")
+    (theirs,) = await take(journal, limit=1, owner="dead")
+    await pass_time(store, hours * 3600)
+    assert await journal.free_running("leader", NOW) == 0
+    assert await journal.beat("leader")
+    assert await journal.free_running("leader", NOW) == 0
+    assert await journal.beat("alive")
+    await store.execute("UPDATE receiver.leases SET expires = expires - $1 * interval '1 second'", TRUCE_SECONDS)
+    assert await journal.free_running("leader", NOW) == 1
+    assert await journal.complete(completion(ours))
+    assert not await journal.complete(completion(theirs))
+    assert not await journal.beat("dead")
+
+
+async def test_a_truce_is_over_when_the_clock_is_set_back(store: PostgresStore, journal: PostgresJournal) -> None:
+    """The dead are not left alone until the old time comes round."""
+    await journal.become_engine("worker", "a", store="s")
+    await journal.become_engine("worker", "dead", store="s")
+    await fill(journal, 1)
+    await take(journal, owner="dead")
+    await pass_time(store, 3600)
+    assert await journal.beat("a")
+    await store.execute("UPDATE receiver.leases SET expires = expires + interval '1 hour'")
+    assert await journal.free_running("a", NOW) == 1
 
 
 async def test_what_an_engine_left_by_resigning_is_freed(journal: PostgresJournal) -> None:

@@ -8,12 +8,18 @@ from importlib.metadata import version
 from receiver.deliveries import Delivery
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal import rules
-from receiver.journal.base import DEAD_SECONDS, LASTING_ROLES, LEASE_SECONDS, EngineRecord
+from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, LASTING_ROLES, LEASE_SECONDS, EngineRecord
 from receiver.journal.postgres import completions
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.plumbing import Plumbing
 from receiver.journal.postgres.statements import rows, run, select
 from receiver.journal.rows import from_row
+
+TRUCE_SECONDS = 2 * BEAT_SECONDS
+"""How long nobody is buried after a sign of life that was late, so that each other engine can give one."""
+LATE_SECONDS = DEAD_SECONDS - TRUCE_SECONDS
+"""Between two signs of life, by the database's clock. Where it was set so that any engine seems dead, all are late."""
+_TRUCE = {"late_seconds": LATE_SECONDS, "truce_seconds": TRUCE_SECONDS}
 
 
 class Engines(Plumbing):
@@ -55,7 +61,7 @@ class Engines(Plumbing):
         )
 
     async def beat(self, owner: str) -> bool:
-        return await self._write(lambda db: run(db, "beat", owner=owner)) == 1
+        return await self._write(lambda db: run(db, "beat", owner=owner, **_TRUCE)) == 1
 
     async def lead(self, owner: str) -> bool:
         found = await self._rows("who_leads", lease_seconds=LEASE_SECONDS)
@@ -91,7 +97,7 @@ async def _living(db: Connection) -> list[EngineRecord]:
 
 
 async def _free(db: Connection, owner: str, now_ms: int) -> int:
-    await run(db, "bury_engines", owner=owner, dead_seconds=DEAD_SECONDS)
+    await run(db, "bury_engines", owner=owner, dead_seconds=DEAD_SECONDS, **_TRUCE)
     left = [from_row(Delivery, found) for found in await rows(db, "lock_left", owner=owner)]
     if left:
         await completions.finish(db, rules.charge(left, now_ms))

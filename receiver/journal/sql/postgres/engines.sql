@@ -20,8 +20,17 @@ VALUES (:owner, :role, :host, :version, :store)
 ON CONFLICT (owner) DO UPDATE SET role = excluded.role, store = excluded.store, beat = clock_timestamp();
 
 -- name: beat
--- Whoever has not been buried yet lives on: what it runs has not been freed. (A database that was away for long makes all
--- silent at once.)
+-- Whoever has not been buried yet lives on: what it runs has not been freed. A database that was away for long, or whose
+-- clock was set, makes all seem dead at once: who notices that by its own last sign calls a truce, in which nobody is
+-- buried and each has its turn.
+WITH truce AS (
+    INSERT INTO receiver.leases (name, owner, expires)
+    SELECT 'truce', owner, clock_timestamp() + :truce_seconds::float8 * interval '1 second' FROM receiver.engines
+    WHERE owner = :owner
+      AND beat NOT BETWEEN clock_timestamp() - :late_seconds::float8 * interval '1 second'
+        AND clock_timestamp() + :late_seconds::float8 * interval '1 second'
+    ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, expires = excluded.expires
+)
 UPDATE receiver.engines SET beat = clock_timestamp() WHERE owner = :owner;
 
 -- name: leave
@@ -46,8 +55,21 @@ DELETE FROM receiver.leases WHERE name = 'leader' AND owner = :owner;
 
 -- name: bury_engines
 -- Those that are taken for dead; none of them can beat any more. A beat that is under way is waited for, and counts.
+-- Not in a truce, nor where one will be called as soon as :owner beats. (One that ends much later than any may was called
+-- before the clock was set back.)
 DELETE FROM receiver.engines
-WHERE beat < clock_timestamp() - :dead_seconds::float8 * interval '1 second' AND owner <> :owner;
+WHERE owner <> :owner
+  AND beat NOT BETWEEN clock_timestamp() - :dead_seconds::float8 * interval '1 second'
+    AND clock_timestamp() + :dead_seconds::float8 * interval '1 second'
+  AND NOT EXISTS (
+      SELECT FROM receiver.engines AS mine
+      WHERE mine.owner = :owner
+        AND mine.beat NOT BETWEEN clock_timestamp() - :late_seconds::float8 * interval '1 second'
+          AND clock_timestamp() + :late_seconds::float8 * interval '1 second')
+  AND NOT EXISTS (
+      SELECT FROM receiver.leases
+      WHERE name = 'truce' AND expires > clock_timestamp()
+        AND expires < clock_timestamp() + :truce_seconds::float8 * interval '2 seconds');
 
 -- name: lock_left
 -- What runs for nobody. One look at running rows only.
@@ -61,7 +83,9 @@ ORDER BY id || '' FOR UPDATE;
 SELECT
     EXISTS (
         SELECT FROM receiver.engines
-        WHERE beat < clock_timestamp() - :dead_seconds::float8 * interval '1 second' AND owner <> :owner)
+        WHERE owner <> :owner
+          AND beat NOT BETWEEN clock_timestamp() - :dead_seconds::float8 * interval '1 second'
+            AND clock_timestamp() + :dead_seconds::float8 * interval '1 second')
     OR EXISTS (
         SELECT FROM receiver.deliveries
         WHERE status = 'running' AND owner <> :owner
