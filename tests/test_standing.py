@@ -127,6 +127,32 @@ async def test_without_a_sign_of_life_it_claims_no_more(tmp_path: Path) -> None:
         assert one.standing.lives
 
 
+async def test_an_engine_that_was_asleep_claims_nothing_before_its_next_sign_of_life(tmp_path: Path) -> None:
+    """A machine was suspended for longer than engines may be silent, and its clock that only goes forward stood still
+    meanwhile: others may have taken it for dead, and another one may lead."""
+    async with member(tmp_path) as one:
+        await one.step("beat")
+        await one.step("lead")
+        one.kit.clock.step(LEASE_SECONDS)
+        assert (one.standing.lives, one.standing.leads) == (True, False)
+        one.kit.clock.step(DEAD_SECONDS - LEASE_SECONDS)
+        assert (one.standing.lives, one.standing.leads) == (False, False)
+        one.kit.clock.advance(BEAT_SECONDS)
+        await one.step("beat")
+        await one.step("lead")
+        assert (one.standing.lives, one.standing.leads) == (True, True)
+
+
+async def test_a_wall_clock_that_is_set_back_takes_no_lead_away(tmp_path: Path) -> None:
+    """Nor does it prolong any: the leader has to mend what waits for a time."""
+    async with member(tmp_path) as one:
+        await one.step("lead")
+        one.kit.clock.step(-3600)
+        assert (one.standing.lives, one.standing.leads) == (True, True)
+        one.kit.clock.advance(DEAD_SECONDS)
+        assert (one.standing.lives, one.standing.leads) == (False, False)
+
+
 async def test_signs_of_life_are_given_in_time_and_not_oftener(tmp_path: Path) -> None:
     """However often the loop looks; one that failed is given again at the next look."""
     async with member(tmp_path) as one:

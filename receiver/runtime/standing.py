@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import structlog
 
@@ -22,6 +23,19 @@ GAP_SECONDS = 2 * BEAT_SECONDS
 RESIGN_SECONDS = 2.0
 """How long the journal may take to let an engine go: whoever stops us has no more patience."""
 _NEVER, _ALWAYS = float("-inf"), float("inf")
+
+
+class _Time(NamedTuple):
+    """By both clocks: the one that only goes forward stands still while a machine is suspended."""
+
+    forward: float
+    wall: float
+
+    def after(self, seconds: float) -> _Time:
+        return _Time(self.forward + seconds, self.wall + seconds)
+
+
+_LONG_AGO = _Time(_NEVER, _NEVER)
 
 
 class Standing:
@@ -48,17 +62,26 @@ class Standing:
         self._freed = freed
         self._role = self._store = ""
         self._entered = False
-        self._lives_until = self._leads_until = self._renew_at = self._heard_at = self._heard_since = _NEVER
+        self._lives_until = self._leads_until = _LONG_AGO
+        self._renew_at = self._heard_at = self._heard_since = _NEVER
 
     @property
     def lives(self) -> bool:
         """Whether nobody can have taken us for dead yet, so that what we claim is ours."""
-        return self._clock.monotonic() < self._lives_until
+        return self._is_before(self._lives_until)
 
     @property
     def leads(self) -> bool:
         """Whether nobody else can lead now."""
-        return self._clock.monotonic() < self._leads_until
+        return self._is_before(self._leads_until)
+
+    def _now(self) -> _Time:
+        return _Time(self._clock.monotonic(), self._clock.now())
+
+    def _is_before(self, until: _Time) -> bool:
+        """By both clocks. A wall clock that was set back takes nothing away: the leader has to mend what that did."""
+        now = self._now()
+        return now.forward < until.forward and now.wall < until.wall
 
     def steps(self) -> dict[str, Step]:
         """What is to be repeated as long as others may run beside us."""
@@ -74,13 +97,13 @@ class Standing:
 
     async def _enter(self) -> None:
         owner = f"{os.getpid()}-{secrets.token_hex(4)}"
-        asked = self._clock.monotonic()
+        asked = self._now()
         await self._journal.become_engine(self._role, owner, store=self._store)
         self._dispatcher.owner = owner
         self._entered = True
-        self._heard(asked)
-        self._lives_until = asked + DEAD_SECONDS if self._journal.shared else _ALWAYS
-        self._leads_until = _NEVER if self._journal.shared else _ALWAYS
+        self._heard(asked.forward)
+        self._lives_until = asked.after(DEAD_SECONDS if self._journal.shared else _ALWAYS)
+        self._leads_until = _LONG_AGO if self._journal.shared else asked.after(_ALWAYS)
 
     async def leave(self) -> None:
         """Give way to others. Where the journal is out of reach, they learn it from our silence. Idempotent."""
@@ -96,13 +119,14 @@ class Standing:
 
     def _gone(self) -> None:
         self._entered = False
-        self._lives_until = self._leads_until = self._renew_at = _NEVER
+        self._lives_until = self._leads_until = _LONG_AGO
+        self._renew_at = _NEVER
 
     async def _beat(self) -> None:
-        asked = self._clock.monotonic()
+        asked = self._now()
         if self._entered and await self._journal.beat(self._dispatcher.owner):
-            self._lives_until = asked + DEAD_SECONDS
-            self._heard(asked)
+            self._lives_until = asked.after(DEAD_SECONDS)
+            self._heard(asked.forward)
             return
         if self._entered:
             owner = self._dispatcher.owner
@@ -119,14 +143,14 @@ class Standing:
         self._heard_at = at
 
     async def _lead(self) -> int:
-        asked = self._clock.monotonic()
-        if not self.lives or asked < self._renew_at:
+        asked = self._now()
+        if not self.lives or asked.forward < self._renew_at:
             return 0
         led = self.leads
         if not await self._journal.lead(self._dispatcher.owner):
-            self._leads_until = self._renew_at = _NEVER
+            self._leads_until, self._renew_at = _LONG_AGO, _NEVER
             return 0
-        self._leads_until, self._renew_at = asked + LEASE_SECONDS, asked + BEAT_SECONDS
+        self._leads_until, self._renew_at = asked.after(LEASE_SECONDS), asked.forward + BEAT_SECONDS
         if not led:
             log.info("engine.leads", owner=self._dispatcher.owner)
             self._led()
