@@ -67,11 +67,11 @@ def works(taken: Taken) -> tuple[list[Work], list[Unreadable]]:
     delivery_of = _delivery_reader(tuple(taken[0].keys()))
     found, unreadable = [], []
     for record in taken:
-        delivery = delivery_of(record)
         try:
-            found.append(_work(delivery, record))
+            found.append(_work(delivery_of(record), record))
         except (JournalError, msgspec.DecodeError) as exc:
-            unreadable.append((delivery, str(exc)))
+            bare = from_row(Delivery, {**record, "receipt": None})  # what cannot be read may be its own
+            unreadable.append((bare, str(exc)))
     return found, unreadable
 
 
