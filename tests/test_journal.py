@@ -136,6 +136,16 @@ async def test_finding_one_submission(journal: Journal, reference: str, found: s
         assert (await journal.find(reference)).id == found
 
 
+async def test_finding_by_what_is_whole(journal: Journal) -> None:
+    """Where whoever asks means no part of an id, its start and its end are nobody's."""
+    await journal.add(submission(id=FIRST, task_id="task-a"))
+    assert (await journal.find(FIRST, whole=True)).id == FIRST
+    assert (await journal.find("task-a", whole=True)).id == FIRST
+    for part in (FIRST[:12], FIRST[-6:], "task", ""):
+        with pytest.raises(NotFound):
+            await journal.find(part, whole=True)
+
+
 async def test_an_exact_match_beats_the_start_of_another(journal: Journal) -> None:
     """A task id that is also how a newer submission's id starts is no doubt."""
     await journal.add(submission(id="A", task_id="123456"))

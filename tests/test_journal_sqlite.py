@@ -19,7 +19,7 @@ import pytest
 from journals import FULL, ID, NOW, callback, delivery, event, fill, ids, owe, submission
 
 from receiver.deliveries import AttemptRecord, Delivery
-from receiver.errors import EngineRunning, JournalError, JournalLocked
+from receiver.errors import EngineRunning, JournalError, JournalLocked, NotFound
 from receiver.events import Callback, Submission
 from receiver.journal.rows import to_row
 from receiver.journal.sqlite import health, open_journal, operations, staged
@@ -239,8 +239,8 @@ async def test_a_full_disk_is_noticed_and_survived(path: Path) -> None:
 HOT = (
     "alone_due", "claim_one", "run_alone", "get_destination", "destination_of", "any_running", "pause_destination",
     "destination_succeeded", "destination_failed", "advance_deliveries", "advance_sends", "advance_polls",
-    "advance_media", "advance_deadlines", "get_submission", "update_submission", "due_sends",
-    "due_polls", "due_media", "overdue", "last_callbacks", "called_back",
+    "advance_media", "advance_deadlines", "get_submission", "find_by_task", "update_submission",
+    "due_sends", "due_polls", "due_media", "overdue", "last_callbacks", "called_back",
     "get_event", "cancel_older", "release_deliveries", "any_due", "claim", "unclaim", "complete", "cancel_if_outdated",
     "finish_attempt", "list_receipts", "get_delivery", "list_attempts", "list_submission_events",
     "list_submission_deliveries",
@@ -291,6 +291,26 @@ def test_hot_statements_use_an_index(many: tuple[Path, Path], statement: str) ->
             steps = plan(db, statement)
         assert steps
         assert not [step for step in steps if step.startswith("SCAN") and step not in NO_TABLES], steps
+
+
+async def test_finding_what_is_whole_is_hot(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submission is looked up by its id, or its task's, with every request: that reads no others."""
+    journal = await open_journal(path)
+    await journal.add(submission(1, task_id="task-1"))
+    select, asked = journal._select, []
+
+    async def noting(type: type[Any], name: str, **values: Any) -> list[Any]:
+        asked.append(name)
+        return await select(type, name, **values)
+
+    monkeypatch.setattr(journal, "_select", noting)
+    for reference in (submission(1).id, "task-1"):
+        await journal.find(reference)
+    with pytest.raises(NotFound):
+        await journal.find("somebody else's", whole=True)
+    await journal.aclose()
+    assert asked
+    assert set(asked) <= set(HOT)
 
 
 @pytest.mark.parametrize(

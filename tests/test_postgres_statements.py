@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from journals import NOW
 
+from receiver.errors import NotFound
 from receiver.journal.postgres import open_postgres
 from receiver.journal.postgres.connections import SETTINGS
 from receiver.journal.postgres.statements import SQL, array
@@ -49,6 +50,7 @@ INDEXES = {
     "lock_submissions": {"submissions_pkey"},
     "get_submission": {"submissions_pkey", "events_id"},
     "get_submissions": {"submissions_pkey", "events_id"},
+    "find_by_task": {"submissions_task", "events_id"},
     "get_once": {"submissions_once", "events_id"},
     "due_sends": {"submissions_send", "events_id"},
     "due_polls": {"submissions_poll", "events_id"},
@@ -188,6 +190,25 @@ def test_a_list_of_something_else_is_refused(value: Any) -> None:
 def test_every_statement_is_good_sql(both: list[dict[str, list[dict[str, Any]]]]) -> None:
     """Each one was prepared, so that none waits for its day to fail."""
     assert [set(found) for found in both] == [PLANNED] * 2
+
+
+async def test_finding_what_is_whole_is_hot(databases: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submission is looked up by its id, or its task's, with every request: that reads no others."""
+    journal = await open_postgres(databases[1], listen=False)
+    select, asked = journal._select, []
+
+    async def noting(type: type[Any], name: str, **values: Any) -> list[Any]:
+        asked.append(name)
+        return await select(type, name, **values)
+
+    monkeypatch.setattr(journal, "_select", noting)
+    for reference in ("s7", "t7"):
+        assert (await journal.find(reference)).id == "s7"
+    with pytest.raises(NotFound):
+        await journal.find("somebody else's", whole=True)
+    await journal.aclose()
+    assert asked
+    assert set(asked) <= set(INDEXES)
 
 
 def test_a_claim_looks_at_what_it_takes(databases: tuple[str, str]) -> None:

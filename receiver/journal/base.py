@@ -202,8 +202,15 @@ class Journal(Protocol):
     async def family(self, submission_id: str) -> list[Submission]:
         """The submission with all that came before and after it, follow-up by follow-up, oldest first."""
 
-    async def find(self, reference: str) -> Submission:
-        """By submission id, the only id that starts or ends so (6 characters or more), or task id. Raises NotFound."""
+    async def find(self, reference: str, *, whole: bool = False) -> Submission:
+        """By submission id, task id, or the only id that starts or ends so (6 characters or more).
+
+        Args:
+            whole: not by a part of an id, for which all ids are read.
+
+        Raises:
+            NotFound: there is none, or more than one.
+        """
 
     async def submissions(self, *, limit: int, status: str | None = None) -> list[Submission]:
         """The newest first. `status` is a submission status, a task status, or the last part of an end's type."""

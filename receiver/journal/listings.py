@@ -35,11 +35,15 @@ class Listings(ABC):
     async def family(self, submission_id: str) -> list[Submission]:
         return await self._select(Submission, "family", id=submission_id)
 
-    async def find(self, reference: str) -> Submission:
-        rows = await self._select(Submission, "find_submissions", reference=reference)
+    async def find(self, reference: str, *, whole: bool = False) -> Submission:
+        # One by one, because an index leads to the first two, and none to a part of an id.
+        rows = await self._select(Submission, "get_submission", id=reference)
+        rows = rows or await self._select(Submission, "find_by_task", task_id=reference)
+        if not rows and not whole:
+            rows = await self._select(Submission, "find_by_part", part=reference)
         if not rows:
             raise NotFound(f"There is no submission or task {reference!r} in this journal. See: receiver tasks list")
-        if len(rows) > 1 and rows[0].id != reference and rows[0].task_id != reference:
+        if len(rows) > 1:
             raise NotFound(f"More than one submission matches {reference!r}. Give more of its id.")
         return rows[0]
 

@@ -86,13 +86,13 @@ class BucketJournal(Standing, Deliveries, Destinations, Retention, Upkeep):
         return await self._queries.family(submission_id)
 
     @operation
-    async def find(self, reference: str) -> Submission:
+    async def find(self, reference: str, *, whole: bool = False) -> Submission:
         document = await self._rows.get(reference) if reference else None
         if document is not None:
             return document.submission
         if reference and (row := await self._queries.by_task(reference)) is not None:
             return row
-        ids = await self._queries.by_part(reference) if len(reference) >= PART else []
+        ids = await self._queries.by_part(reference) if len(reference) >= PART and not whole else []
         if len(ids) > 1:
             raise NotFound(f"More than one submission matches {reference!r}. Give more of its id.")
         document = await self._rows.get(ids[0]) if ids else None

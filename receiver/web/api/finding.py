@@ -18,18 +18,10 @@ async def find(journal: Journal, request: Request) -> Submission:
     Raises:
         Problem: 404.
     """
-    reference = request.path_params["id"]
     try:
-        row = await journal.find(reference)
+        return await journal.find(request.path_params["id"], whole=True)
     except NotFound as exc:
-        raise _unknown() from exc
-    if reference not in (row.id, row.task_id):
-        raise _unknown()
-    return row
-
-
-def _unknown() -> Problem:
-    return Problem(404, "There is no submission with that id, nor one whose task has it.")
+        raise Problem(404, "There is no submission with that id, nor one whose task has it.") from exc
 
 
 def query(request: Request, known: Collection[str]) -> dict[str, str]:

@@ -29,13 +29,15 @@ WITH RECURSIVE
         UNION SELECT child.id FROM receiver.submissions AS child JOIN down ON child.parent_id = down.id)
 SELECT * FROM receiver.whole_submissions WHERE id IN (SELECT id FROM down) ORDER BY id;
 
--- name: find_submissions
--- By id, the start or end of an id, or task id; two rows are enough to see that it is not the only one.
+-- name: find_by_task
+-- The newest one that has it. `|| ''`: see replay.sql.
+SELECT * FROM receiver.whole_submissions WHERE task_id = :task_id ORDER BY id || '' DESC LIMIT 1;
+
+-- name: find_by_part
+-- By the start or end of an id, which reads all of them; two rows are enough to see that it is not the only one.
 SELECT * FROM receiver.whole_submissions
-WHERE id = :reference OR task_id = :reference
-   OR (length(:reference::text) >= 6 AND (left(id, length(:reference)) = :reference
-                                    OR right(id, length(:reference)) = :reference))
-ORDER BY id = :reference DESC, coalesce(task_id = :reference, false) DESC, id DESC LIMIT 2;
+WHERE length(:part::text) >= 6 AND (left(id, length(:part)) = :part OR right(id, length(:part)) = :part)
+ORDER BY id DESC LIMIT 2;
 
 -- name: list_submissions
 SELECT * FROM receiver.whole_submissions

@@ -45,13 +45,15 @@ WHERE id = ?;
 -- name: get_submission
 SELECT * FROM whole_submissions WHERE id = :id;
 
--- name: find_submissions
--- By id, the start or end of an id, or task id; two rows are enough to see that it is not the only one.
+-- name: find_by_task
+-- The newest one that has it.
+SELECT * FROM whole_submissions WHERE task_id = :task_id ORDER BY id DESC LIMIT 1;
+
+-- name: find_by_part
+-- By the start or end of an id, which reads all of them; two rows are enough to see that it is not the only one.
 SELECT * FROM whole_submissions
-WHERE id = :reference OR task_id = :reference
-   OR (length(:reference) >= 6 AND (substr(id, 1, length(:reference)) = :reference
-                                    OR substr(id, -length(:reference)) = :reference))
-ORDER BY id = :reference DESC, coalesce(task_id = :reference, 0) DESC, id DESC LIMIT 2;
+WHERE length(:part) >= 6 AND (substr(id, 1, length(:part)) = :part OR substr(id, -length(:part)) = :part)
+ORDER BY id DESC LIMIT 2;
 
 -- name: list_submissions
 SELECT * FROM whole_submissions
