@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ class Shared:
     Attributes:
         alive: what `beat` says next; the last one repeats.
         refusal: raised by `become_engine`.
+        unregistered: raised by `register`.
         completing: what `complete` waits for.
         incomplete: raised by `complete`.
         calls: methods and owners, in order.
@@ -39,6 +40,7 @@ class Shared:
         self._journal = journal
         self.alive = [True]
         self.refusal: JournalError | None = None
+        self.unregistered: JournalError | None = None
         self.completing = asyncio.Event()
         self.completing.set()
         self.incomplete: JournalError | None = None
@@ -51,6 +53,11 @@ class Shared:
         if self.refusal is not None:
             raise self.refusal
         self.calls.append(("enter", owner))
+
+    async def register(self, destinations: Mapping[str, str]) -> None:
+        if self.unregistered is not None:
+            raise self.unregistered
+        await self._journal.register(destinations)
 
     async def beat(self, owner: str) -> bool:
         self.calls.append(("beat", owner))
@@ -207,6 +214,24 @@ async def test_one_that_was_taken_for_dead_goes_on_under_a_new_name(tmp_path: Pa
             await item.shifts.tick(20)
         assert item.journal.said.count("enter") == 2
         assert "shift.taken_for_dead" in [line["event"] for line in lines]
+
+
+async def test_a_start_that_failed_halfway_is_completed_by_the_next_shift(tmp_path: Path) -> None:
+    """The journal was away for a moment after it had been entered. Of a destination that it does not know, pauses and
+    failures are kept nowhere."""
+    handler = Recording()
+    async with function(tmp_path, handler) as item:
+        await item.kit.journal.register({"main": "file"})  # what it was before this process
+        await item.kit.succeeded()
+        item.journal.unregistered = JournalError("The journal does not answer in time.", fault="unreachable")
+        await item.shifts.tick(20)
+        assert handler.attempts == []
+        item.journal.unregistered = None
+        item.kit.clock.advance(1)
+        await item.shifts.tick(20)
+        assert len(handler.attempts) == 1
+        assert item.journal.said.count("enter") == 1
+        assert await item.kit.journal.registered() == {"main": "recording"}
 
 
 async def test_an_engine_that_lives_and_suffers_no_other_is_left_the_work(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ class Presence:
                     await self._beat()
                 else:
                     await self._enter()
+                if not self._registered:  # also where an earlier start came no further than its entering
+                    await self._register()
             except EngineRunning as exc:
                 log.info("shift.left_to_engine", holder=exc.holder)
                 return False
@@ -101,10 +103,11 @@ class Presence:
         self._dispatcher.owner = owner
         self._entered = True
         self._beaten = self._clock.now()
-        if not self._registered:
-            await check_to_start(self._store.check, self._store)
-            await self._journal.register(self._destinations)
-            self._registered = True
+
+    async def _register(self) -> None:
+        await check_to_start(self._store.check, self._store)
+        await self._journal.register(self._destinations)
+        self._registered = True
 
     async def _beat(self) -> None:
         now = self._clock.now()
