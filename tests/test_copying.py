@@ -29,9 +29,11 @@ from journals import (
 from receiver.deliveries import Receipt
 from receiver.errors import InputError, JournalError
 from receiver.events import Input
+from receiver.journal import beating
 from receiver.journal.base import Journal, Trouble
 from receiver.journal.copying import PAGE, ROW_KINDS, Kept, NewRows, RowKind, copy, tally
 from receiver.journal.selection import Selection
+from receiver.runtime import copying
 
 LATER = NOW + 3_600_000
 DESTINATIONS = {"folder": "file", "chat": "slack", "hook": "webhook"}
@@ -246,3 +248,55 @@ async def test_nobody_writes_meanwhile(pair: tuple[Store, Store], source: Journa
     await writing
     assert len(await source.submissions(limit=10)) == 1
     await other.aclose()
+
+
+class Elsewhere:
+    """A journal on a server, and what it answers to signs of life.
+
+    Attributes:
+        answers: to the next ones; the last one repeats.
+        resigned: whether it was left.
+    """
+
+    def __init__(self, *answers: bool | JournalError) -> None:
+        self.answers = list(answers)
+        self.resigned = False
+
+    async def become_engine(self, role: str, owner: str, *, store: str) -> None: ...
+
+    async def resign(self, owner: str) -> None:
+        self.resigned = True
+
+    async def beat(self, owner: str) -> bool:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, JournalError):
+            raise answer
+        return answer
+
+
+async def test_signs_of_life_go_on_after_one_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that was away for a moment does not take the copy for dead, so that no engine begins beside it."""
+    monkeypatch.setattr(beating, "BEAT_SECONDS", 0.01)
+    away = JournalError("The journal does not answer in time.", fault="unreachable")
+    journal = Elsewhere(away, away, True, True)
+    async with asyncio.timeout(10), copying._alone(journal, "there"):  # type: ignore[arg-type]
+        while len(journal.answers) > 1:  # noqa: ASYNC110 - it sets no event
+            await asyncio.sleep(0.01)
+    assert journal.resigned
+
+
+async def test_a_copy_that_was_taken_for_dead_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine may have begun on that journal: what it does from now on would be missing in the copy."""
+    monkeypatch.setattr(beating, "BEAT_SECONDS", 0.01)
+    journal = Elsewhere(True, False)
+    with pytest.raises(JournalError, match="Broken off: there had no sign of life"):
+        async with asyncio.timeout(10), copying._alone(journal, "there"):  # type: ignore[arg-type]
+            await asyncio.Event().wait()
+    assert journal.resigned
+
+
+async def test_what_fails_in_time_is_no_lack_of_life() -> None:
+    """What a copy fails by is told as it is."""
+    with pytest.raises(TimeoutError, match="the disk"):
+        async with copying._alone(Elsewhere(True), "there"):  # type: ignore[arg-type]
+            raise TimeoutError("the disk")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from postgres_server import Server
 
 from receiver.errors import InputError, JournalError
 from receiver.events import Input, first_id
+from receiver.journal import beating
 from receiver.journal.base import Work
 from receiver.journal.postgres import PostgresJournal, open_postgres
 from receiver.journal.postgres.faults import is_lost, sentence
@@ -189,6 +190,44 @@ async def test_compacting_gives_space_back(journal: PostgresJournal, other: Post
     assert sizes[1] < sizes[0] / 3
     assert len(await journal.submissions(limit=100)) == 10
     assert await journal.engines() == []
+
+
+@asynccontextmanager
+async def compacting(
+    journal: PostgresJournal, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[asyncio.Task[Any]]:
+    """It has to wait for a table, and its signs of life are frequent."""
+    monkeypatch.setattr(beating, "BEAT_SECONDS", 0.01)
+    db = await asyncpg.connect(store.url)
+    async with asyncio.timeout(20), db.transaction():
+        await db.execute("LOCK TABLE receiver.leftovers")
+        task = asyncio.create_task(journal.compact())
+        while not await journal.engines():  # noqa: ASYNC110 - the journal has no event of its own
+            await asyncio.sleep(0.01)
+        yield task
+    await db.close()
+
+
+async def test_compacting_shows_signs_of_life(
+    journal: PostgresJournal, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes, no engine begins meanwhile."""
+    async with compacting(journal, store, monkeypatch) as task:
+        await store.execute("UPDATE receiver.engines SET beat = beat - interval '1 hour'")
+        while not await journal.engines():  # noqa: ASYNC110 - the journal has no event of its own
+            await asyncio.sleep(0.01)
+    assert await task is not None
+    assert await journal.engines() == []
+
+
+async def test_compacting_that_was_taken_for_dead_is_broken_off(
+    journal: PostgresJournal, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine may have begun, and would wait for the tables."""
+    async with compacting(journal, store, monkeypatch) as task:
+        await store.execute("DELETE FROM receiver.engines")
+        with pytest.raises(JournalError, match="Broken off"):
+            await task
 
 
 async def test_what_is_erased_is_cleaned_up_at_once(journal: PostgresJournal, store: PostgresStore) -> None:

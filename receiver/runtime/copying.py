@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from receiver.errors import EngineRunning, InputError
 from receiver.events import new_id
-from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, Journal
+from receiver.journal.base import DEAD_SECONDS, Journal
+from receiver.journal.beating import beating
 from receiver.journal.copying import RowKind, Tally, copy
 from receiver.runtime.journals import journal_of
 from receiver.settings import Settings
@@ -45,7 +45,8 @@ async def copy_journal(
     Raises:
         InputError: one of them is no database, they are the same, or the target holds something.
         EngineRunning: an engine runs on one of them.
-        JournalError: one of them cannot be used, or the copy differs; then nothing of it was kept.
+        JournalError: one of them cannot be used, the copy was taken for dead there, or it differs; then nothing of it
+            was kept.
     """
     there, here = (_naming(settings, url) for url in (source, target))
     if "none" in (there.database_kind, here.database_kind):
@@ -85,16 +86,8 @@ async def _alone(journal: Journal, shown: str) -> AsyncIterator[None]:
             f"journal, and copy then. (Elsewhere than in a file, one that was killed counts for {DEAD_SECONDS:g} s.)",
             holder=exc.holder,
         ) from exc
-    beating = asyncio.create_task(_beat(journal, owner))
     try:
-        yield
+        async with beating(journal, owner, shown):
+            yield
     finally:
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
         await journal.resign(owner)
-
-
-async def _beat(journal: Journal, owner: str) -> None:
-    while True:
-        await asyncio.sleep(BEAT_SECONDS)
-        await journal.beat(owner)

@@ -11,6 +11,7 @@ from pathlib import Path
 from receiver.deliveries import Delivery
 from receiver.errors import EngineRunning, InputError
 from receiver.events import Event, new_id
+from receiver.journal.beating import beating
 from receiver.journal.copying import NewRows, Rows
 from receiver.journal.postgres import replaying, retention, soundness
 from receiver.journal.postgres.driver import Connection
@@ -100,14 +101,15 @@ class Upkeep(Plumbing, ABC):
         return transfer(self._connections, empty=True)
 
     async def compact(self) -> tuple[int, int] | None:
-        """`VACUUM FULL` of our tables: each is locked, also for reading, while it is written anew."""
+        """`VACUUM FULL` of our tables: each is locked, also for reading, while it is written anew. No engine begins
+        meanwhile, however long that takes."""
         owner = f"compact-{new_id(0)}"
         try:
             await self.become_engine("journal compact", owner, store="")
         except EngineRunning:
             return None
         try:
-            async with self._lone() as db:
+            async with beating(self, owner, self._connections.where), self._lone() as db:
                 before = (await rows(db, "bytes_used"))[0]["bytes"]
                 await db.execute(SQL["vacuum_full"].text, timeout=soundness.LONG_SECONDS)
                 return before, (await rows(db, "bytes_used"))[0]["bytes"]
@@ -140,6 +142,10 @@ class Upkeep(Plumbing, ABC):
 
     @abstractmethod
     async def become_engine(self, role: str, owner: str, *, store: str) -> None:
+        """See `journal.base.Journal`."""
+
+    @abstractmethod
+    async def beat(self, owner: str) -> bool:
         """See `journal.base.Journal`."""
 
     @abstractmethod
