@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from journals import NOW, OWNER, SQLiteStore, Store, fill, finished, sqlite_store, submission, take
+from journals import ID, NOW, OWNER, SQLiteStore, Store, callback, fill, finished, sqlite_store, submission, take
 from postgres import PostgresStore, postgres_store
 
 from receiver.events import Input, Media, Reply, Submission
 from receiver.journal.base import Change, Journal
 from receiver.journal.selection import Batch
+
+DAY_MS = 86_400_000
 
 
 @pytest.fixture(params=[sqlite_store, postgres_store])
@@ -98,6 +101,26 @@ async def test_files_are_noted_as_they_come(tables: SQLiteStore | PostgresStore)
     await journal.forget_leftovers(["b" * 64, "c" * 64])
     assert [item.digest[0] for item in await journal.leftovers("b" * 64)] == ["d"]
     await journal.aclose()
+
+
+@pytest.mark.parametrize("ahead", [200, 450])
+async def test_callbacks_of_a_clock_that_went_ahead_hold_up_no_others(journal: Journal, ahead: int) -> None:
+    """Pages of them came before the clock was set: what came afterwards goes in its time, and they go in theirs."""
+    await journal.add(submission(1))
+    numbers = [365 * DAY_MS + number for number in range(ahead)], range(ahead, 500)
+    for some in numbers:
+        await asyncio.gather(*(journal.change(ID, lambda row: None, callback(number)) for number in some))
+    assert len(await old_callbacks(journal, NOW)) == 0
+    assert len(await old_callbacks(journal, NOW + DAY_MS)) == 500 - ahead
+    assert len(await old_callbacks(journal, NOW + 366 * DAY_MS)) == 500
+
+
+async def old_callbacks(journal: Journal, before_ms: int) -> list[str]:
+    """All pages of them."""
+    keys: list[str] = []
+    while page := await journal.old("callbacks", before_ms, keys[-1] if keys else ""):
+        keys += page
+    return keys
 
 
 async def test_a_step_is_short(journal: Journal) -> None:

@@ -277,6 +277,7 @@ PLANS = {
     "settled_before": "submissions_pkey",
     "with_files_before": "files_pkey",
     "callbacks_after": "callbacks_pkey",
+    "newest_callback": "callbacks_pkey",
     "delete_numbered_callbacks": "callbacks_pkey",
     "delete_callbacks": "callbacks_submission",
     "delete_attempts": "attempts_pkey",

@@ -170,6 +170,7 @@ UPKEEP = {
     "settled_before": "(id>? AND id<?)",
     "with_files_before": "PRIMARY KEY (submission_id>? AND submission_id<?)",
     "callbacks_after": "INTEGER PRIMARY KEY (rowid>?)",
+    "newest_callback": "INTEGER PRIMARY KEY (rowid=?)",
     "delete_callback": "INTEGER PRIMARY KEY (rowid=?)",
     "delete_callbacks": "callbacks_submission (submission_id=?)",
     "delete_attempts": "PRIMARY KEY (delivery_id=?)",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from receiver.deliveries import Delivery
 from receiver.events import first_id
 from receiver.journal.postgres.driver import Connection
-from receiver.journal.postgres.statements import rows, run, select
+from receiver.journal.postgres.statements import row, rows, run, select
 from receiver.journal.selection import Batch, Kind, Leftover
 
 PAGE = 200
@@ -21,10 +21,23 @@ PAGE = 200
 async def old(db: Connection, kind: Kind, before_ms: int, after: str) -> list[str]:
     """Keys of what is older and may go, a page after the key `after` in order of age. Reads only."""
     if kind == "callbacks":
-        found = await rows(db, "callbacks_after", after=int(after or 0), limit=PAGE)
-        return [str(row["number"]) for row in found if row["received_ms"] < before_ms]
+        return await _old_callbacks(db, before_ms, int(after or 0))
     statement = "settled_before" if kind == "submissions" else "with_files_before"
-    return [row["id"] for row in await rows(db, statement, after=after, before=first_id(before_ms), limit=PAGE)]
+    return [one["id"] for one in await rows(db, statement, after=after, before=first_id(before_ms), limit=PAGE)]
+
+
+async def _old_callbacks(db: Connection, before_ms: int, after: int) -> list[str]:
+    """They are numbered as they came, so that behind a page without an old one there is none: unless a clock that went
+    ahead has dated all of it later than what came last."""
+    while page := await rows(db, "callbacks_after", after=after, limit=PAGE):
+        old = [str(one["number"]) for one in page if one["received_ms"] < before_ms]
+        if old:
+            return old
+        newest = await row(db, "newest_callback")
+        if newest is None or min(one["received_ms"] for one in page) <= newest["received_ms"]:
+            break
+        after = page[-1]["number"]
+    return []
 
 
 async def delete(db: Connection, kind: Kind, keys: Sequence[str], problem: str) -> Batch:

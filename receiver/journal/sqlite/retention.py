@@ -27,12 +27,25 @@ PAGE = 200
 def old(db: Connection, kind: Kind, before_ms: int, after: str) -> list[str]:
     """Keys of what is older and may go, a page after the key `after` in order of age. Reads only."""
     if kind == "callbacks":
-        rows = db.execute(SQL["callbacks_after"], {"after": int(after or 0), "limit": PAGE}).fetchall()
-        return [str(row["number"]) for row in rows if row["received_ms"] < before_ms]
+        return _old_callbacks(db, before_ms, int(after or 0))
     values = {"after": after, "before": first_id(before_ms), "limit": PAGE}
     if kind == "submissions":
         return [row["id"] for row in db.execute(SQL["settled_before"], values)]
     return [row["id"] for row in db.execute(SQL["with_files_before"], values)]
+
+
+def _old_callbacks(db: Connection, before_ms: int, after: int) -> list[str]:
+    """They are numbered as they came, so that behind a page without an old one there is none: unless a clock that went
+    ahead has dated all of it later than what came last."""
+    while page := db.execute(SQL["callbacks_after"], {"after": after, "limit": PAGE}).fetchall():
+        old = [str(row["number"]) for row in page if row["received_ms"] < before_ms]
+        if old:
+            return old
+        newest = db.execute(SQL["newest_callback"]).fetchone()
+        if newest is None or min(row["received_ms"] for row in page) <= newest["received_ms"]:
+            break
+        after = page[-1]["number"]
+    return []
 
 
 def delete(db: Connection, keys: Sequence[str], one: Delete) -> Batch:

@@ -33,6 +33,9 @@ ORDER BY submission_id LIMIT :limit;
 -- Callbacks are numbered as they came, so the oldest stand first.
 SELECT number, received_ms FROM receiver.callbacks WHERE number > :after ORDER BY number LIMIT :limit;
 
+-- name: newest_callback
+SELECT received_ms FROM receiver.callbacks WHERE number = (SELECT max(number) FROM receiver.callbacks);
+
 -- name: delete_numbered_callbacks
 DELETE FROM receiver.callbacks WHERE number = ANY(:numbers::bigint[]);
 

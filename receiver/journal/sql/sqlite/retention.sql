@@ -32,6 +32,9 @@ ORDER BY submission_id LIMIT :limit;
 -- Callbacks are numbered as they came, so the oldest stand first.
 SELECT number, received_ms FROM callbacks WHERE number > :after ORDER BY number LIMIT :limit;
 
+-- name: newest_callback
+SELECT received_ms FROM callbacks WHERE number = (SELECT max(number) FROM callbacks);
+
 -- name: delete_callback
 DELETE FROM callbacks WHERE number = :number;
 
