@@ -91,7 +91,7 @@ async def test_not_beside_an_engine(library: Library, url: str) -> None:
         (SQLITE, "mysql://me:secret@there/db", "mysql:… is no database"),
         (SQLITE, SQLITE, "A journal is not copied onto itself"),
         ("sqlite:nothing.db", "sqlite:other.db", "There is no journal at nothing.db yet"),
-        (SQLITE, "none", "RECEIVER_DATABASE is none"),
+        (SQLITE, "none", "`none` keeps no journal: there is nothing to copy from or to"),
     ],
 )
 async def test_what_is_no_journal(library: Library, source: str, target: str, words: str) -> None:
