@@ -300,3 +300,17 @@ async def test_what_fails_in_time_is_no_lack_of_life() -> None:
     with pytest.raises(TimeoutError, match="the disk"):
         async with copying._alone(Elsewhere(True), "there"):  # type: ignore[arg-type]
             raise TimeoutError("the disk")
+
+
+async def test_a_copy_is_whole_though_the_journal_cannot_be_left() -> None:
+    """It is out of reach when all has been done: others learn from our silence that we are gone."""
+
+    class Unreachable(Elsewhere):
+        async def resign(self, owner: str) -> None:
+            self.resigned = True
+            raise JournalError("The journal does not answer in time.", fault="unreachable")
+
+    journal = Unreachable(True)
+    async with copying._alone(journal, "there"):  # type: ignore[arg-type]
+        pass
+    assert journal.resigned

@@ -33,6 +33,7 @@ from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
 from receiver.events import Callback, Submission
 from receiver.journal.base import Change, Work
+from receiver.journal.copying import Kept
 from receiver.journal.postgres import PostgresJournal, batch, completions, open_postgres, statements
 from receiver.journal.postgres.connections import Mark, check_version
 from receiver.journal.postgres.migrations import LOCK
@@ -553,6 +554,17 @@ async def test_a_commit_that_nobody_answered_is_looked_up(store: PostgresStore, 
     assert kept.callbacks == 1
     assert len(await journal.submissions(limit=9)) == 2
     assert len(await journal.deliveries(limit=9)) == 1
+    await journal.aclose()
+
+
+async def test_a_copy_that_was_committed_is_whole(store: PostgresStore, wire: Proxy) -> None:
+    """The connection breaks while the server counts what came, which it does by itself, too: that is no failure."""
+    journal = await open_postgres(through(store, wire), listen=False)
+    wire.cut_at(b"ANALYZE", "before")
+    async with journal.filling() as rows:
+        await rows.put("submissions", [Kept((submission(1).id,), submission(1))])
+    assert wire.cuts == 1
+    assert await journal.get(submission(1).id) is not None
     await journal.aclose()
 
 

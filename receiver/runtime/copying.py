@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from receiver.errors import EngineRunning, InputError
+from receiver.errors import EngineRunning, InputError, JournalError
 from receiver.events import new_id
 from receiver.journal.base import DEAD_SECONDS, Journal
 from receiver.journal.beating import beating
@@ -90,4 +90,5 @@ async def _alone(journal: Journal, shown: str) -> AsyncIterator[None]:
         async with beating(journal, owner, shown):
             yield
     finally:
-        await journal.resign(owner)
+        with suppress(JournalError):  # where it is out of reach, the others learn it from our silence
+            await journal.resign(owner)

@@ -10,8 +10,8 @@ from receiver.errors import InputError
 from receiver.events import Submission
 from receiver.journal.copying import STANDING, Kept, Key, RowKind
 from receiver.journal.postgres.connections import Connections
-from receiver.journal.postgres.driver import Connection, asyncpg
-from receiver.journal.postgres.faults import translated
+from receiver.journal.postgres.driver import Connection
+from receiver.journal.postgres.faults import ERRORS, translated
 from receiver.journal.postgres.statements import SQL, rows, run
 from receiver.journal.tables import TABLES
 
@@ -85,8 +85,9 @@ async def transfer(connections: Connections, *, empty: bool) -> AsyncIterator[Tr
                 await run(db, "begin_running")
                 await rows(db, "number_on")
             await transaction.commit()
-            if empty:
+        if empty:
+            with suppress(*ERRORS):  # all is kept, and the server counts it by itself in time
                 await db.execute(SQL["analyze_copied"].text)
     finally:
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*ERRORS):
             await db.close()
