@@ -12,7 +12,8 @@ Cut = Literal["before", "after"]
 
 class Proxy:
     """Forwards everything, until a client's message holds the words of `cut_at`: then that connection is closed,
-    `before` the message reaches the server or `after` the server has answered it, and the client hears nothing.
+    `before` the message reaches the server or `after` the server has answered it, and the client hears nothing. Several
+    cuts come one after the other.
 
     `hold` makes a black hole: connections stand, and nothing passes any more.
     """
@@ -20,8 +21,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._target = port
         self.port = 0
-        self._words = b""
-        self._cut: Cut | None = None
+        self._planned: list[tuple[bytes, Cut]] = []
         self._open = asyncio.Event()
         self._open.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -29,7 +29,7 @@ class Proxy:
 
     def cut_at(self, words: bytes, cut: Cut) -> None:
         """The next message with these words is the last one of its connection."""
-        self._words, self._cut = words, cut
+        self._planned.append((words, cut))
 
     def hold(self) -> None:
         self._open.clear()
@@ -57,8 +57,8 @@ class Proxy:
         with suppress(OSError):
             while data := await reader.read(65536):
                 await self._open.wait()
-                if self._cut is not None and self._words in data:
-                    cut, self._cut = self._cut, None
+                if self._planned and self._planned[0][0] in data:
+                    _, cut = self._planned.pop(0)
                     self.cuts += 1
                     if cut == "before":
                         return

@@ -15,6 +15,7 @@ import pytest
 from journals import (
     NOW,
     OWNER,
+    callback,
     completion,
     delivery,
     event,
@@ -37,6 +38,7 @@ from receiver.journal.copying import Kept
 from receiver.journal.postgres import PostgresJournal, batch, completions, open_postgres, statements
 from receiver.journal.postgres.connections import Mark, check_version
 from receiver.journal.postgres.migrations import LOCK
+from receiver.journal.postgres.statements import run
 from receiver.tasks import Task
 
 replace = msgspec.structs.replace
@@ -575,6 +577,50 @@ def _counted(row: Submission) -> Change:
 
 def replace_row(change: Change, **fields: Any) -> Change:
     return replace(change, submission=replace(change.submission, **fields))
+
+
+@pytest.mark.parametrize("asked", ["before", "after"])
+async def test_a_lost_answer_about_a_lost_commit_is_no_commit(store: PostgresStore, wire: Proxy, asked: Cut) -> None:
+    """A connection breaks before COMMIT reaches the server, and the next one over the question whether it happened:
+    our own mark is not taken for the transaction's, and what is acknowledged is kept."""
+    journal = await open_postgres(through(store, wire), listen=False)
+    await journal.add(submission(1))
+    wire.cut_at(b"COMMIT", "before")
+    wire.cut_at(journal._connections.process.encode(), asked)
+    await journal.add(submission(2))
+    assert wire.cuts == 2
+    assert await journal.get(submission(2).id) == submission(2)
+    await journal.aclose()
+
+
+async def test_a_lost_answer_about_a_lost_statement_is_no_commit(store: PostgresStore, wire: Proxy) -> None:
+    """The same for a callback of a submission that is known, which is one statement."""
+    journal = await open_postgres(through(store, wire), listen=False)
+    await journal.add(submission(1))
+    await journal.change(submission(1).id, _heard, callback(1))
+    wire.cut_at(b'{"number":7777}', "before")
+    wire.cut_at(journal._connections.process.encode(), "after")
+    await journal.change(submission(1).id, _heard, callback(7777))
+    assert wire.cuts == 2
+    assert [one.body for one in await journal.callbacks(submission(1).id)] == [b'{"number":1}', b'{"number":7777}']
+    await journal.aclose()
+
+
+def _heard(row: Submission) -> Change:
+    return Change(submission=replace(row, callbacks=row.callbacks + 1))
+
+
+async def test_the_marks_of_questions_are_wiped_off_by_age(store: PostgresStore, wire: Proxy) -> None:
+    """They keep a transaction from being committed later, for an hour and not for ever."""
+    journal = await open_postgres(through(store, wire), listen=False)
+    wire.cut_at(b"COMMIT", "before")
+    await journal.add(submission(1))
+    ahead = "SELECT count(*) FROM receiver.commits WHERE made > now() + interval '500 years'"
+    for age, left in (("59 minutes", 1), ("2 minutes", 0)):
+        await store.execute(f"UPDATE receiver.commits SET made = made - interval '{age}'")  # noqa: S608
+        await journal._read(lambda db: run(db, "wipe_marks"))
+        assert await journal._read(lambda db: db.fetchval(ahead)) == left
+    await journal.aclose()
 
 
 @pytest.mark.parametrize("cut", ["before", "after"])

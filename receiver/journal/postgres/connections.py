@@ -2,7 +2,8 @@
 
 A connection can break while its COMMIT is under way: then nobody has said whether it happened. So each transaction
 leaves a mark of its own (a row in `commits`), and after a broken COMMIT another connection tries to leave the same
-mark: if it is there, the transaction was committed; if not, it never can be any more, because the mark is taken.
+mark: if it is there, the transaction was committed; if not, it never can be any more, because the mark is taken. (Who
+asks leaves one that can be told from the transaction's: the answer may be lost as well, and then it is asked again.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from receiver.errors import JournalError
 from receiver.journal.postgres.driver import Connection, asyncpg
 from receiver.journal.postgres.faults import COLLIDED, ERRORS, is_lost, place, translated
 from receiver.journal.postgres.seen import Seen
-from receiver.journal.postgres.statements import SQL, run
+from receiver.journal.postgres.statements import rows, run
 
 T = TypeVar("T")
 Operation = Callable[[Connection], Awaitable[T]]
@@ -172,15 +173,18 @@ class Connections:
             return await self._read(operation)
 
     async def _read(self, operation: Operation[T]) -> T:
+        """Run what may happen twice. What it writes, too, is committed when this returns."""
         async with self.acquire() as db:
             if self._options.statements:
                 return await operation(db)
             await db.execute(self._begin)  # behind a pooler, a statement and its plan may meet in a transaction only
             try:
-                return await operation(db)
-            finally:
-                with suppress(*ERRORS):
-                    await db.execute("ROLLBACK")
+                result = await operation(db)
+            except BaseException as exc:
+                await _undo(db, exc)
+                raise
+            await db.execute("COMMIT")
+            return result
 
     async def write(self, operation: Operation[T]) -> T:
         """Run in a transaction of its own, committed when this returns; whatever it raises, nothing was kept. It may
@@ -267,11 +271,16 @@ class Connections:
 
     async def _committed(self, mark: str) -> bool:
         """Whether the transaction with that mark was committed. If not, it never will be."""
+
+        async def claim(db: Connection) -> bool:
+            [found] = await rows(db, "claim_mark", mark=mark)
+            return bool(found["kept"])
+
         until = asyncio.get_running_loop().time() + self._options.answer_seconds
         while True:
             try:
-                async with asyncio.timeout_at(until), self.acquire() as db:
-                    return bool(await db.execute(SQL["claim_mark"].text, mark) == "INSERT 0 0")
+                async with asyncio.timeout_at(until):
+                    return await self._read(claim)
             except (*ERRORS, JournalError) as exc:
                 if asyncio.get_running_loop().time() >= until:
                     raise JournalError(

@@ -4,12 +4,18 @@ WITH needless AS (DELETE FROM receiver.commits WHERE mark = ANY (:needless::text
 INSERT INTO receiver.commits (mark) VALUES (:mark);
 
 -- name: claim_mark
--- It waits for the transaction that has left the mark, as long as that is under way.
-INSERT INTO receiver.commits (mark) VALUES (:mark) ON CONFLICT DO NOTHING;
+-- It waits for the transaction that has left the mark, as long as that is under way. Ours is dated a thousand years
+-- ahead: an answer may be lost, and whoever asks again must not take the first question's mark for the transaction's.
+INSERT INTO receiver.commits (mark, made) VALUES (:mark, clock_timestamp() + interval '1000 years')
+ON CONFLICT (mark) DO UPDATE SET mark = excluded.mark
+RETURNING commits.made < clock_timestamp() + interval '500 years' AS kept;
 
 -- name: wipe_marks
--- Of processes that are no more. A transaction is asked after for some seconds, not for an hour.
-DELETE FROM receiver.commits WHERE made < clock_timestamp() - interval '1 hour';
+-- Of processes that are no more. A transaction is asked after for some seconds, not for an hour. (See `claim_mark`.)
+DELETE FROM receiver.commits
+WHERE made < clock_timestamp() - interval '1 hour'
+   OR (made > clock_timestamp() + interval '500 years'
+       AND made < clock_timestamp() + interval '1000 years' - interval '1 hour');
 
 -- name: get_submission
 SELECT * FROM receiver.whole_submissions WHERE id = :id;
