@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import nullcontext
+from urllib.parse import urlsplit
 
 import msgspec
 import postgres
 import pytest
 from journals import ID, NOW, callback, completion, fill, owe, submission, take
 from poolers import pooler
+from proxies import proxy
 
 from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.base import Change
-from receiver.journal.postgres import PostgresJournal, open_postgres
+from receiver.journal.postgres import PostgresJournal, connections, open_postgres
 from receiver.journal.selection import Order
 
 pytestmark = pytest.mark.debian
@@ -75,6 +78,39 @@ async def test_poison_fails_alone_behind_a_pooler(pooled: str) -> None:
     results = await asyncio.gather(*(journal.add(row) for row in rows), return_exceptions=True)
     assert [isinstance(result, JournalError) for result in results] == [number == 3 for number in range(9)]
     await journal.aclose()
+
+
+@pytest.mark.parametrize("pooling", [False, True])
+async def test_whoever_is_cut_off_in_a_transaction_holds_its_rows_not_for_long(
+    pooling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A black hole between a process and PostgreSQL, or the pooler before it: others go on with its rows soon."""
+    for settings in (connections.LOCAL, connections.SETTINGS):
+        assert settings["idle_in_transaction_session_timeout"] == "10s"
+        monkeypatch.setitem(settings, "idle_in_transaction_session_timeout", "1s")
+    url = await postgres.new_database("cutoff")
+    with pooler(url) if pooling else nullcontext(url) as reached:
+        parts = urlsplit(reached)
+        assert parts.port is not None
+        async with proxy(parts.port) as wire:
+            other = await open_postgres(reached, listen=False, statements=not pooling)
+            await other.add(submission(1))
+            through = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{wire.port}").geturl()
+            cut = await open_postgres(through, listen=False, statements=not pooling)
+            locked = asyncio.Event()
+
+            def decide(row: Submission) -> Change:
+                if not locked.is_set():
+                    wire.hold()
+                locked.set()
+                return Change(submission=row, additions=(submission(2),))
+
+            hanging = asyncio.create_task(cut.change(submission(1).id, decide))
+            await locked.wait()
+            assert await asyncio.wait_for(other.change(submission(1).id, _count), 10)
+            wire.release()
+            assert await hanging
+            await asyncio.gather(cut.aclose(), other.aclose())
 
 
 async def test_a_pooler_is_told_from_a_server(pooled: str) -> None:

@@ -59,12 +59,17 @@ PLANS = dict.fromkeys(
 """Each of our statements has an index to use, always, and takes from it in order no more than it needs. The planner
 would like to do otherwise where tables are empty or seem so, and it keeps its plans when they have grown."""
 
-SETTINGS = {
-    "application_name": "receiver",
+LOCAL = {
     **PLANS,
-    "plan_cache_mode": "force_generic_plan",
     # A process that is cut off from the server in the middle of a transaction holds its rows no longer than this.
     "idle_in_transaction_session_timeout": "10s",
+}
+"""What a transaction needs, also behind a pooler."""
+
+SETTINGS = {
+    "application_name": "receiver",
+    **LOCAL,
+    "plan_cache_mode": "force_generic_plan",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
@@ -115,7 +120,7 @@ class Connections:
         """A name nobody else has."""
         self._numbers = itertools.count(1)
         self._done: list[str] = []
-        local = "".join(f"; SET LOCAL {name} = {value}" for name, value in PLANS.items())
+        local = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in LOCAL.items())
         self._begin = "BEGIN" if options.statements else f"BEGIN{local}"
         self._closing = False
         self._closed = False
