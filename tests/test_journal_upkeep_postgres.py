@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from journals import ID, NOW, callback, completion, fill, finished, submission, take
 from postgres import PostgresStore, postgres_store
 from postgres_server import Server
 
 from receiver.errors import InputError, JournalError
-from receiver.events import Input, first_id
+from receiver.events import Input, Submission, first_id
 from receiver.journal import beating
-from receiver.journal.base import Work
+from receiver.journal.base import Change, Work
 from receiver.journal.postgres import PostgresJournal, open_postgres
+from receiver.journal.postgres.connections import WIPE_SECONDS
 from receiver.journal.postgres.faults import is_lost, sentence
 from receiver.journal.postgres.statements import SQL
 from receiver.journal.selection import Order, Selection
@@ -249,6 +251,44 @@ async def test_a_server_that_forgets_is_told_of() -> None:
         [problem] = await opened.problems()
         await opened.aclose()
     assert "fsync = off" in problem
+
+
+# --- marks of transactions ---------------------------------------------------------------------------------------
+
+
+async def marks(journal: PostgresJournal, which: str = "true") -> int:
+    """How many there are of a kind."""
+    counted = f"SELECT count(*) FROM receiver.commits WHERE {which}"  # noqa: S608
+    return int(await journal._read(lambda db: db.fetchval(counted)))
+
+
+async def test_marks_of_short_processes_do_not_pile_up(store: PostgresStore, journal: PostgresJournal) -> None:
+    """Each command leaves its last ones. The first write of any process wipes off those that are old, and so does one
+    each hour after it."""
+    for hour in range(3):
+        for _ in range(3):
+            command = await store.open()
+            await command.register({"folder": "file"})
+            await command.aclose()
+        await store.execute("UPDATE receiver.commits SET made = made - interval '2 hours'")
+        journal._connections._wipe_at -= WIPE_SECONDS * bool(hour)
+        await journal.check()
+        assert await marks(journal, "made < now() - interval '1 hour'") == 0
+        assert await marks(journal) == 1
+
+
+async def test_contention_leaves_no_marks(journal: PostgresJournal, other: PostgresJournal) -> None:
+    """A batch that was written in vain, because another process was there first, forgets no mark that it was to wipe
+    off."""
+
+    def heard(row: Submission) -> Change:
+        return Change(submission=msgspec.structs.replace(row, callbacks=row.callbacks + 1))
+
+    await journal.add(submission(1))
+    for _ in range(100):
+        await journal.change(ID, heard)
+        await other.change(ID, heard)
+    assert await marks(journal) <= 4
 
 
 # --- plans -------------------------------------------------------------------------------------------------------

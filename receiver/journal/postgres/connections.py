@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,6 +50,9 @@ CONNECT_SECONDS = 5.0
 
 COLLISIONS = 5
 """How often a transaction is tried that the server undid to let another one through."""
+
+WIPE_SECONDS = 3600.0
+"""How often a process wipes off old marks, beside what it writes anyway; its first write does, too."""
 
 OLDEST_SERVER = 14
 
@@ -120,6 +123,7 @@ class Connections:
         """A name nobody else has."""
         self._numbers = itertools.count(1)
         self._done: list[str] = []
+        self._wipe_at = 0.0
         local = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in LOCAL.items())
         self._begin = "BEGIN" if options.statements else f"BEGIN{local}"
         self._closing = False
@@ -197,11 +201,19 @@ class Connections:
 
         async def marking(db: Connection, mark: Mark) -> T:
             result = await operation(db)
+            await self._wipe(db)
             await mark.leave(db)
             return result
 
         with translated(self.where):
             return await self.transact(marking)
+
+    async def _wipe(self, db: Connection) -> None:
+        """Now and then, wipe off the marks of processes that are no more: each leaves its last ones."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._wipe_at:
+            self._wipe_at = now + WIPE_SECONDS
+            await run(db, "wipe_marks")
 
     async def transact(self, operation: Marking[T]) -> T:
         """The same for an operation that leaves the mark itself, and with the driver's errors as they are."""
@@ -230,49 +242,52 @@ class Connections:
                 broken = True  # it had broken before, most likely: one more chance on another one
 
     async def _transact(self, operation: Marking[T]) -> T:
-        mark = self._mark()
-        async with self.acquire() as db:
-            await db.execute(self._begin)
-            try:
-                result = await operation(db, mark)
-            except BaseException as exc:
-                await _undo(db, exc)
-                raise
-            try:
-                await db.execute("COMMIT")
-            except Exception as exc:
-                if not is_lost(exc):
+        with self._mark() as mark:
+            async with self.acquire() as db:
+                await db.execute(self._begin)
+                try:
+                    result = await operation(db, mark)
+                except BaseException as exc:
+                    await _undo(db, exc)
                     raise
-                problem = exc
-            else:
-                self._done.append(mark.mark)
+                try:
+                    await db.execute("COMMIT")
+                except Exception as exc:
+                    if not is_lost(exc):
+                        raise
+                    problem = exc
+                else:
+                    return result
+            if await self._committed(mark.mark):
                 return result
-        if await self._committed(mark.mark):
-            return result
-        raise problem
+            raise problem
 
     async def _state(self, operation: Marking[T], again: Operation[T]) -> T:
         if not self._options.statements:  # behind a pooler, a statement and its plan may meet in a transaction only
             return await self._transact(operation)
-        mark = self._mark()
-        async with self.acquire() as db:
-            try:
-                result = await operation(db, mark)
-            except Exception as exc:
-                if not is_lost(exc):
-                    raise
-                problem = exc
-            else:
-                self._done.append(mark.mark)
-                return result
-        if await self._committed(mark.mark):
-            return await self._read(again)
-        raise problem
+        with self._mark() as mark:
+            async with self.acquire() as db:
+                try:
+                    return await operation(db, mark)
+                except Exception as exc:
+                    if not is_lost(exc):
+                        raise
+                    problem = exc
+            if not await self._committed(mark.mark):
+                raise problem
+        return await self._read(again)
 
-    def _mark(self) -> Mark:
-        """A new one. (Undone, those that it should have wiped off stay; they are removed by age.)"""
+    @contextmanager
+    def _mark(self) -> Iterator[Mark]:
+        """A new one. Those that it was to wipe off wait for the next one where its transaction was undone."""
         needless, self._done = self._done, []
-        return Mark(f"{self.process}.{next(self._numbers)}", needless)
+        mark = Mark(f"{self.process}.{next(self._numbers)}", needless)
+        try:
+            yield mark
+        except BaseException:
+            self._done += needless
+            raise
+        self._done.append(mark.mark)
 
     async def _committed(self, mark: str) -> bool:
         """Whether the transaction with that mark was committed. If not, it never will be."""
