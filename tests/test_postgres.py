@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
+import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +16,7 @@ import asyncpg
 import msgspec
 import postgres
 import pytest
+import trustme
 from journals import (
     NOW,
     OWNER,
@@ -36,6 +41,7 @@ from receiver.events import Callback, Submission
 from receiver.journal.base import Change, Work
 from receiver.journal.copying import Kept
 from receiver.journal.postgres import PostgresJournal, batch, completions, open_postgres, statements
+from receiver.journal.postgres.address import understood
 from receiver.journal.postgres.connections import Mark, check_version
 from receiver.journal.postgres.migrations import LOCK
 from receiver.journal.postgres.statements import run
@@ -95,6 +101,75 @@ async def test_a_wrong_password(store: PostgresStore) -> None:
 async def test_an_address_that_is_none(url: str) -> None:
     """The sentence shows what one looks like."""
     assert "postgresql://user:password@host:5432/name" in await refused(url)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "channel_binding=prefer",
+        "connect_timeout=5",
+        "keepalives=1&keepalives_idle=30&gssencmode=prefer",
+        "application_name=other&client_encoding=latin1&load_balance_hosts=disable",
+        "target_session_attrs=any&connect_timeout=0",
+    ],
+)
+async def test_any_parameter_that_libpq_knows(store: PostgresStore, query: str) -> None:
+    """What the driver does not know of libpq's own side is left out. (The URL that Neon hands out ends in
+    `?sslmode=require&channel_binding=require`.)"""
+    journal = await open_postgres(f"{store.url}?{query}")
+    await journal.add(submission(1, prompt="a \N{SAILBOAT}"))
+    await journal.aclose()
+
+
+def test_an_address_keeps_what_the_driver_knows() -> None:
+    """As it was written, and the time that a connection may take is told apart."""
+    base = "postgresql://u:p%3Fw@one:1,two:2/name"
+    assert understood(base) == (base, None)
+    assert understood(f"{base}?gssencmode=disable") == (base, None)
+    asked = "options=-c%20work_mem%3D8MB&sslmode=require"
+    assert understood(f"{base}?keepalives=0&{asked}&connect_timeout=7") == (f"{base}?{asked}", 7.0)
+
+
+async def test_a_check_that_cannot_be_made_is_no_start(store: PostgresStore) -> None:
+    """It is named."""
+    assert '"require_auth"' in await refused(f"{store.url}?require_auth=scram-sha-256")
+
+
+async def test_a_certificate_that_is_not_there_is_named(
+    store: PostgresStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address is right, and something else is missing: the default one, or the one it names."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    said = await refused(f"{store.url}?sslmode=verify-full")
+    assert f'root certificate file "{tmp_path}/.postgresql/root.crt" does not exist' in said
+    said = await refused(f"{store.url}?sslmode=verify-full&sslrootcert={tmp_path}/other.crt")
+    assert f"names a file with sslrootcert that is not there: {tmp_path}/other.crt" in said
+
+
+async def test_a_server_without_tls_that_is_asked_for_it(store: PostgresStore) -> None:
+    """And a way to ask that is none."""
+    assert "its server does not offer it" in await refused(f"{store.url}?sslmode=require")
+    assert "`sslmode` parameter must be one of: disable, allow," in await refused(f"{store.url}?sslmode=always")
+
+
+async def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    """The reason is told, and what to name."""
+    known, context = tmp_path / "root.crt", ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().cert_pem.write_to_path(known)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)
+        writer.write(b"S")  # TLS from here on
+        with suppress(OSError):
+            await writer.start_tls(context)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    said = await refused(f"postgresql://u:{PASSWORD}@127.0.0.1:{port}/db?sslmode=verify-full&sslrootcert={known}")
+    assert re.search(r"cannot be trusted: .*certificate.*\. Name the certificate that signed its server's", said)
+    server.close()
 
 
 async def test_a_server_that_keeps_nothing_is_refused() -> None:

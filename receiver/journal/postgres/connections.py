@@ -13,12 +13,13 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from receiver.errors import JournalError
+from receiver.journal.postgres.address import understood
 from receiver.journal.postgres.driver import Connection, asyncpg
-from receiver.journal.postgres.faults import COLLIDED, ERRORS, is_lost, place, translated
+from receiver.journal.postgres.faults import COLLIDED, ERRORS, is_lost, misconfigured, place, translated
 from receiver.journal.postgres.seen import Seen
 from receiver.journal.postgres.statements import rows, run
 
@@ -46,7 +47,7 @@ Marking = Callable[[Connection, Mark], Awaitable[T]]
 """An operation that leaves the mark itself, with a statement it makes anyway."""
 
 CONNECT_SECONDS = 5.0
-"""How long a new connection may take."""
+"""How long a new connection may take where the address does not say (`connect_timeout`)."""
 
 COLLISIONS = 5
 """How often a transaction is tried that the server undid to let another one through."""
@@ -86,6 +87,7 @@ class Options:
     Attributes:
         connections: at most.
         statements: let the server keep prepared statements, and give it our settings.
+        connect_seconds: how long a new connection may take.
         busy_seconds: how long to wait for one of our connections while all are busy.
         answer_seconds: how long one statement may take; and how long we ask whether a transaction was committed whose
             connection broke.
@@ -93,13 +95,14 @@ class Options:
 
     connections: int
     statements: bool = True
+    connect_seconds: float = CONNECT_SECONDS
     busy_seconds: float = 10.0
     answer_seconds: float = 30.0
 
     @property
     def asked(self) -> dict[str, Any]:
         """Of the driver. Transaction poolers take no settings, and give each transaction another server connection."""
-        times = {"timeout": min(CONNECT_SECONDS, self.answer_seconds), "command_timeout": self.answer_seconds}
+        times = {"timeout": min(self.connect_seconds, self.answer_seconds), "command_timeout": self.answer_seconds}
         return times | ({"server_settings": SETTINGS} if self.statements else {"statement_cache_size": 0})
 
 
@@ -334,15 +337,18 @@ async def connect(url: str, options: Options) -> Connections:
     Raises:
         JournalError: it cannot be reached, does not let us in, is too old, or does not keep what it has committed.
     """
-    with translated(place(url)):
+    where = place(url)
+    with translated(where):
         try:
+            url, seconds = understood(url)
+            options = replace(options, connect_seconds=seconds or options.connect_seconds)
             db = await _connect(url, options)
         except (ValueError, asyncpg.ClientConfigurationError) as exc:
-            raise JournalError(
-                "RECEIVER_DATABASE is no address of a PostgreSQL database: postgresql://user:password@host:5432/name"
-            ) from exc
+            if isinstance(exc, OSError):  # a certificate that is not trusted is both
+                raise
+            raise misconfigured(exc, where) from exc
         try:
-            await _check(db, place(url))
+            await _check(db, where)
         finally:
             await db.close()
         seen = Seen()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -72,6 +73,23 @@ def place(url: str) -> str:
     return f"{parts.hostname or 'local'}{port}/{parts.path.strip('/') or parts.username or ''}"
 
 
+_TLS = ("root certificate file", "`ssl", "direct TLS", "No such TLS", "Unsupported TLS")
+"""How the driver begins what it says of TLS before it connects; nothing else of the URL stands in it."""
+
+
+def misconfigured(exc: Exception, where: str) -> JournalError:
+    """The error to raise for an address that the driver makes nothing of."""
+    said = str(exc).partition("\n")[0]
+    if said.startswith(_TLS):
+        return JournalError(
+            f"The journal at {where} cannot be reached as RECEIVER_DATABASE asks for it: {said}. See sslmode and "
+            "sslrootcert (a certificate to check the server's with) in it."
+        )
+    return JournalError(
+        "RECEIVER_DATABASE is no address of a PostgreSQL database: postgresql://user:password@host:5432/name"
+    )
+
+
 def sentence(exc: BaseException, where: str) -> JournalError:
     """The error to raise for one of the driver's. What the server says holds no password; what the driver says of a
     URL might, so it is not repeated."""
@@ -84,6 +102,18 @@ def sentence(exc: BaseException, where: str) -> JournalError:
         return JournalError(f"The journal at {where} cannot keep a value: {exc}.")
     if isinstance(exc, TimeoutError):
         return JournalError(f"The journal at {where} does not answer in time. {_AGAIN}", fault="unreachable")
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return JournalError(
+            f"The journal at {where} cannot be trusted: {exc.verify_message.rstrip('.')}. Name the certificate that "
+            "signed its server's in RECEIVER_DATABASE (sslrootcert), or its host as the certificate has it.",
+            fault="denied",
+        )
+    if isinstance(exc, ConnectionError) and "rejected SSL upgrade" in str(exc):
+        return JournalError(
+            f"The journal at {where} cannot be reached with TLS, which sslmode in RECEIVER_DATABASE asks for: its "
+            "server does not offer it.",
+            fault="denied",
+        )
     if isinstance(exc, (ConnectionRefusedError, FileNotFoundError)):  # no port, or no socket
         said = "nothing listens there"
     elif isinstance(exc, OSError):

@@ -163,7 +163,7 @@ async def open_postgres(
     """Connect, and bring the tables up to date.
 
     Args:
-        url: `postgresql://user:password@host:port/database`, with any parameter libpq knows.
+        url: `postgresql://user:password@host:port/database`, with any parameter libpq knows; see `address`.
         connections: of this process at most, the one that listens included.
         listen: hear from other processes what is due. False where a transaction pooler stands before the server.
         statements: let the server keep prepared statements, and give it our settings. False as above.
