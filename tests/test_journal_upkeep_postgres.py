@@ -124,6 +124,18 @@ async def test_a_replay_is_heard_by_other_processes(journal: PostgresJournal, ot
     await asyncio.wait_for(heard.wait(), 10)
 
 
+async def test_word_goes_round_without_prepared_statements(store: PostgresStore, other: PostgresJournal) -> None:
+    """Also of what is due at once in a process that does without them, as it may behind any pooler."""
+    teller = await open_postgres(store.url, statements=False)
+    heard = asyncio.Event()
+    other.listen(heard.set)
+    await asyncio.wait_for(heard.wait(), 10)  # as soon as it listens: something may have been said before
+    heard.clear()
+    await teller.add(submission(1, send_due_ms=1))
+    await asyncio.wait_for(heard.wait(), 10)
+    await teller.aclose()
+
+
 async def test_connections_that_the_server_ends_lose_no_word(journal: PostgresJournal, store: PostgresStore) -> None:
     """However often it does, and in whatever moment: each error is the journal's own, so whoever waits tries again,
     and nothing that was to be completed stays as if it ran."""

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from urllib.parse import urlsplit
 
 import msgspec
+import poolers
 import postgres
 import pytest
 from journals import ID, NOW, callback, completion, fill, owe, submission, take
@@ -113,7 +114,25 @@ async def test_whoever_is_cut_off_in_a_transaction_holds_its_rows_not_for_long(
             await asyncio.gather(cut.aclose(), other.aclose())
 
 
+async def test_a_pooler_in_session_mode_works_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no settings at the start of a connection: each one is given them afterwards, and hears from others."""
+    config = poolers.CONFIG.replace("pool_mode = transaction", "pool_mode = session").replace("size = 3", "size = 20")
+    monkeypatch.setattr(poolers, "CONFIG", config)
+    with pooler(await postgres.new_database("session")) as url:
+        one, two = await open_postgres(url), await open_postgres(url)
+        for name, value in connections.PLANS.items():
+            assert await one._read(lambda db, name=name: db.fetchval("SELECT current_setting($1)", name)) == value
+        heard = asyncio.Event()
+        one.listen(heard.set)
+        await asyncio.wait_for(heard.wait(), 10)  # as soon as it listens: something may have been said before
+        heard.clear()
+        await two.add(submission(1, send_due_ms=1))
+        await asyncio.wait_for(heard.wait(), 10)
+        await two.aclose()
+        await one.aclose()
+
+
 async def test_a_pooler_is_told_from_a_server(pooled: str) -> None:
-    """Without the settings for one, the start is refused, and the settings are named."""
+    """In transaction mode, without the settings for one, the start is refused, and the settings are named."""
     with pytest.raises(JournalError, match="RECEIVER_DATABASE_STATEMENTS=false"):
         await open_postgres(pooled)

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -55,6 +55,9 @@ COLLISIONS = 5
 WIPE_SECONDS = 3600.0
 """How often a process wipes off old marks, beside what it writes anyway; its first write does, too."""
 
+PROBES = 5
+"""How often each of two connections is asked which of the server's it has."""
+
 OLDEST_SERVER = 14
 
 PLANS = dict.fromkeys(
@@ -87,6 +90,7 @@ class Options:
     Attributes:
         connections: at most.
         statements: let the server keep prepared statements, and give it our settings.
+        pooled: a pooler in session mode stands before it, which takes no settings at the start of a connection.
         connect_seconds: how long a new connection may take.
         busy_seconds: how long to wait for one of our connections while all are busy.
         answer_seconds: how long one statement may take; and how long we ask whether a transaction was committed whose
@@ -95,6 +99,7 @@ class Options:
 
     connections: int
     statements: bool = True
+    pooled: bool = False
     connect_seconds: float = CONNECT_SECONDS
     busy_seconds: float = 10.0
     answer_seconds: float = 30.0
@@ -103,7 +108,14 @@ class Options:
     def asked(self) -> dict[str, Any]:
         """Of the driver. Transaction poolers take no settings, and give each transaction another server connection."""
         times = {"timeout": min(self.connect_seconds, self.answer_seconds), "command_timeout": self.answer_seconds}
-        return times | ({"server_settings": SETTINGS} if self.statements else {"statement_cache_size": 0})
+        if not self.statements:
+            return times | {"statement_cache_size": 0}
+        return times if self.pooled else times | {"server_settings": SETTINGS}
+
+    async def set_up(self, db: Connection) -> None:
+        """What a new connection has not been told yet."""
+        if self.statements and self.pooled:
+            await db.execute(";".join(f"SET {name} = '{value}'" for name, value in SETTINGS.items()))
 
 
 class _Bare(Connection):  # type: ignore[misc]
@@ -174,7 +186,7 @@ class Connections:
             raise JournalError(f"The journal at {self.where} is closed.", fault="closed")
 
     async def read(self, operation: Operation[T]) -> T:
-        """Run what only reads. A connection that turns out to be broken is replaced once."""
+        """Run what only reads, or may happen twice. A connection that turns out to be broken is replaced once."""
         self.check_open()
         with translated(self.where):
             try:
@@ -185,7 +197,7 @@ class Connections:
             return await self._read(operation)
 
     async def _read(self, operation: Operation[T]) -> T:
-        """Run what may happen twice. What it writes, too, is committed when this returns."""
+        """What it does is committed when this returns, so that others hear what it tells them."""
         async with self.acquire() as db:
             if self._options.statements:
                 return await operation(db)
@@ -328,7 +340,42 @@ async def _undo(db: Connection, exc: BaseException) -> None:
 
 
 async def _connect(url: str, options: Options) -> Connection:
-    return await asyncpg.connect(url, **options.asked)
+    db = await asyncpg.connect(url, **options.asked)
+    try:
+        await options.set_up(db)
+    except BaseException:
+        db.terminate()
+        raise
+    return db
+
+
+async def _first(url: str, options: Options) -> tuple[Connection, Options]:
+    """A connection, and how to make the others."""
+    try:
+        return await _connect(url, options), options
+    except asyncpg.ProtocolViolationError:  # a pooler refuses our settings
+        if not options.statements or not await _keeps_sessions(url, options):
+            raise
+    options = replace(options, pooled=True)
+    return await _connect(url, options), options
+
+
+async def _keeps_sessions(url: str, options: Options) -> bool:
+    """Whether a pooler gives each connection one of the server's for as long as it lasts. Otherwise two in turn get the
+    same one, the one that came free last; or, in a crowd, one gets another each time."""
+    bare = replace(options, statements=False)
+    found: tuple[set[int], set[int]] = (set(), set())
+    async with AsyncExitStack() as stack:
+        pair = []
+        for _ in found:
+            pair.append(await _connect(url, bare))
+            stack.push_async_callback(pair[-1].close)
+        for _ in range(PROBES):
+            for db, pids in zip(pair, found, strict=True):
+                async with db.transaction():
+                    pids.add(await db.fetchval("SELECT pg_backend_pid()"))
+    one, other = found
+    return len(one) == len(other) == 1 and one != other
 
 
 async def connect(url: str, options: Options) -> Connections:
@@ -342,7 +389,7 @@ async def connect(url: str, options: Options) -> Connections:
         try:
             url, seconds = understood(url)
             options = replace(options, connect_seconds=seconds or options.connect_seconds)
-            db = await _connect(url, options)
+            db, options = await _first(url, options)
         except (ValueError, asyncpg.ClientConfigurationError) as exc:
             if isinstance(exc, OSError):  # a certificate that is not trusted is both
                 raise
@@ -353,12 +400,13 @@ async def connect(url: str, options: Options) -> Connections:
             await db.close()
         seen = Seen()
 
-        async def forget(db: Connection) -> None:
+        async def begin(db: Connection) -> None:
             seen.forget()
+            await options.set_up(db)
 
         pool = await asyncpg.create_pool(
             url,
-            init=forget,
+            init=begin,
             min_size=0,
             max_size=options.connections,
             connection_class=_Bare,
