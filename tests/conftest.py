@@ -9,7 +9,8 @@ import postgres
 import pytest
 from buckets import Buckets
 from hypothesis import HealthCheck, settings
-from journals import STORES, Store
+from journals import STORES, SQLiteStore, Store
+from postgres import PostgresStore
 
 from receiver.journal.base import Journal
 
@@ -30,6 +31,13 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     """An empty store; the test runs on each kind."""
     async with STORES[request.param](tmp_path) as made:
         yield made
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def tables(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SQLiteStore | PostgresStore]:
+    """An empty store that speaks SQL; a bucket's own tests say what can be wrong with that."""
+    async with STORES[request.param](tmp_path) as made:
+        yield made  # type: ignore[misc]
 
 
 @pytest.fixture

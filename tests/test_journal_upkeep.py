@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
-from journals import ID, NOW, OWNER, SQLiteStore, Store, callback, fill, finished, sqlite_store, submission, take
-from postgres import PostgresStore, postgres_store
+from journals import ID, NOW, OWNER, SQLiteStore, Store, callback, fill, finished, submission, take
+from postgres import PostgresStore
 
 from receiver.events import Input, Media, Reply, Submission
 from receiver.journal.base import Change, Journal
 from receiver.journal.selection import Batch
 
 DAY_MS = 86_400_000
-
-
-@pytest.fixture(params=[sqlite_store, postgres_store])
-async def tables(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SQLiteStore | PostgresStore]:
-    """A store that speaks SQL; a bucket's own tests say what can be wrong with that."""
-    async with request.param(tmp_path) as made:
-        yield made
 
 
 async def test_a_sound_journal_has_no_problems(journal: Journal) -> None:

@@ -432,17 +432,6 @@ async def test_what_was_claimed_beside_something_unreadable_is_not_stuck(
     assert await status_of(journal, 1) == "dead"
 
 
-async def test_a_delivery_whose_own_receipt_cannot_be_read_holds_up_nobody(
-    store: PostgresStore, journal: PostgresJournal
-) -> None:
-    """Nothing but its row is needed to end it."""
-    await fill(journal, 2)
-    spoilt = delivery(event(submission(1)), 1).id
-    await store.execute("UPDATE receiver.deliveries SET receipt = '{' WHERE id = $1", spoilt)
-    assert [work.delivery.submission_id for work in await take(journal)] == [submission(2).id]
-    assert [attempt.outcome for attempt in await journal.attempts(spoilt)] == ["rejected"]
-
-
 async def test_one_probe_at_a_time_from_all_processes(store: PostgresStore) -> None:
     """A destination that is down gets one delivery, whoever asks."""
     journals = [await store.open() for _ in range(3)]

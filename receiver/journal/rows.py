@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from receiver.deliveries import Delivery
 from receiver.tasks import clean_text
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -92,3 +93,11 @@ def from_row(type: type[T], row: typing.Mapping[str, Any]) -> T:
         value = row[name]
         values[name] = value if read is None or value is None else read(value)
     return type(**values)
+
+
+def delivery_from_row(row: typing.Mapping[str, Any]) -> Delivery:
+    """The same for a delivery, and without its receipt where that cannot be read: it can be ended all the same."""
+    try:
+        return from_row(Delivery, row)
+    except msgspec.DecodeError:
+        return from_row(Delivery, {**row, "receipt": None})

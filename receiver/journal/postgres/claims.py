@@ -16,7 +16,7 @@ from receiver.journal.base import Work
 from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.statements import row, rows
-from receiver.journal.rows import from_row, reader
+from receiver.journal.rows import delivery_from_row, from_row, reader
 
 Taken = Sequence[Any]
 """Rows of deliveries that were taken, the longest due first, with what `works` makes of them."""
@@ -70,8 +70,7 @@ def works(taken: Taken) -> tuple[list[Work], list[Unreadable]]:
         try:
             found.append(_work(delivery_of(record), record))
         except (JournalError, msgspec.DecodeError) as exc:
-            bare = from_row(Delivery, {**record, "receipt": None})  # what cannot be read may be its own
-            unreadable.append((bare, str(exc)))
+            unreadable.append((delivery_from_row(record), str(exc)))
     return found, unreadable
 
 

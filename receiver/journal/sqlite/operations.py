@@ -13,7 +13,7 @@ from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
 from receiver.journal import needed, rules
 from receiver.journal.base import Change, Changed, Decide, Work
-from receiver.journal.rows import from_row, to_row
+from receiver.journal.rows import delivery_from_row, from_row, to_row
 from receiver.journal.sqlite import health
 from receiver.journal.sqlite.recent import Recent
 from receiver.journal.sqlite.staged import Staged, callback_row, event_row, heard_row, insert_deliveries
@@ -103,7 +103,7 @@ def any_due(db: Connection, values: dict[str, Any]) -> bool:
 
 def claim(db: Connection, recent: Recent, values: dict[str, Any]) -> list[Work]:
     values = {**values, "limit": health.room(db, values)}
-    claimed = [from_row(Delivery, row) for row in db.execute(SQL["claim"], values).fetchall()]
+    claimed = [delivery_from_row(row) for row in db.execute(SQL["claim"], values).fetchall()]
     return _begin(db, recent, _one_each(db, claimed), values["now_ms"])
 
 
@@ -112,7 +112,7 @@ def claim_alone(db: Connection, recent: Recent, values: dict[str, Any]) -> Work 
     if due is None:
         return None
     claimed = db.execute(SQL["claim_one"], {**values, "id": due["id"]}).fetchall()
-    works = _begin(db, recent, [from_row(Delivery, row) for row in claimed], values["now_ms"])
+    works = _begin(db, recent, [delivery_from_row(row) for row in claimed], values["now_ms"])
     return works[0] if works else None
 
 
