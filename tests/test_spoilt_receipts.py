@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from journals import NOW, SQLiteStore, delivery, event, fill, submission, take, take_alone
+from journals import NOW, SQLiteStore, completion, delivery, event, fill, submission, take, take_alone
 from postgres import PostgresStore
 
 from receiver.journal.base import Journal
+from receiver.journal.selection import Order, Selection
 
 SPOILT = delivery(event(submission(1)), 1).id
 
@@ -41,3 +42,43 @@ async def test_it_is_dead_when_it_is_claimed_alone(tables: SQLiteStore | Postgre
     works = [await take_alone(journal, 3_600_000) for _ in range(3)]
     assert [work.delivery.submission_id for work in works if work is not None] == [submission(2).id]
     assert [attempt.outcome for attempt in await journal.attempts(SPOILT)] == ["vanished", "rejected"]
+
+
+async def test_it_is_listed_without_it(tables: SQLiteStore | PostgresStore, journal: Journal) -> None:
+    """Whoever looks for what is wrong sees it, and all beside it."""
+    await spoil(tables)
+    found = await journal.deliveries(limit=9)
+    assert [(item.submission_id, item.receipt) for item in found] == [(submission(n).id, None) for n in (2, 1)]
+    assert await journal.delivery(SPOILT) == found[1]
+    assert await journal.deliveries(limit=9, submission_id=submission(1).id) == found[1:]
+    assert await journal.owed(submission(1).id) == found[1:]
+
+
+async def test_it_is_replayed_beside_others(tables: SQLiteStore | PostgresStore, journal: Journal) -> None:
+    """It ends as it did, and the others run."""
+    works = await take(journal)
+    for work in works:
+        await journal.complete(completion(work, outcome="rejected", status="dead"))
+    await spoil(tables)
+    found = await journal.select_deliveries(Selection(status="dead"), after="", limit=9)
+    assert [item.id for item in found] == [work.delivery.id for work in works]
+    assert await journal.event_deliveries(event(submission(1))) == found[:1]
+    orders = [
+        Order(
+            event_id=item.event_id,
+            submission_id=item.submission_id,
+            destination=item.destination,
+            delivery_id=item.id,
+        )
+        for item in found
+    ]
+    assert [item.outcome for item in await journal.foresee(orders, NOW)] == ["again", "again"]
+    assert [item.outcome for item in await journal.replay(orders, NOW)] == ["again", "again"]
+    assert [work.delivery.submission_id for work in await take(journal)] == [submission(2).id]
+
+
+async def test_what_runs_with_it_is_freed(tables: SQLiteStore | PostgresStore, journal: Journal) -> None:
+    """All that a dead engine left."""
+    await take(journal)
+    await spoil(tables)
+    assert await journal.free_running("", NOW) == 2

@@ -12,6 +12,7 @@ from receiver.deliveries import AttemptRecord, Delivery, DeliveryStatus, Destina
 from receiver.errors import NotFound
 from receiver.events import Submission
 from receiver.journal.base import Trouble
+from receiver.journal.rows import delivery_from_row
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 
@@ -80,11 +81,11 @@ class Listings(ABC):
     ) -> list[Delivery]:
         name = "list_deliveries" if submission_id is None else "list_submission_deliveries"
         filters = {"submission_id": submission_id, "destination": destination, "status": status}
-        return await self._select(Delivery, name, limit=limit, **filters)
+        return [delivery_from_row(row) for row in await self._rows(name, limit=limit, **filters)]
 
     async def delivery(self, delivery_id: str) -> Delivery | None:
-        rows = await self._select(Delivery, "get_delivery", id=delivery_id)
-        return rows[0] if rows else None
+        rows = await self._rows("get_delivery", id=delivery_id)
+        return delivery_from_row(rows[0]) if rows else None
 
     async def attempts(self, delivery_id: str) -> list[AttemptRecord]:
         return await self._select(AttemptRecord, "list_attempts", delivery_id=delivery_id)

@@ -96,7 +96,8 @@ def from_row(type: type[T], row: typing.Mapping[str, Any]) -> T:
 
 
 def delivery_from_row(row: typing.Mapping[str, Any]) -> Delivery:
-    """The same for a delivery, and without its receipt where that cannot be read: it can be ended all the same."""
+    """The same for a delivery, and without its receipt where that cannot be read: it can be listed, freed and ended all
+    the same."""
     try:
         return from_row(Delivery, row)
     except msgspec.DecodeError:

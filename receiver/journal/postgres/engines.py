@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from importlib.metadata import version
 
-from receiver.deliveries import Delivery
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal import rules
 from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, LASTING_ROLES, LEASE_SECONDS, EngineRecord
@@ -13,7 +12,7 @@ from receiver.journal.postgres import completions
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.plumbing import Plumbing
 from receiver.journal.postgres.statements import rows, run, select
-from receiver.journal.rows import from_row
+from receiver.journal.rows import delivery_from_row
 
 TRUCE_SECONDS = 2 * BEAT_SECONDS
 """How long nobody is buried after a sign of life that was late, so that each other engine can give one."""
@@ -98,7 +97,7 @@ async def _living(db: Connection) -> list[EngineRecord]:
 
 async def _free(db: Connection, owner: str, now_ms: int) -> int:
     await run(db, "bury_engines", owner=owner, dead_seconds=DEAD_SECONDS, **_TRUCE)
-    left = [from_row(Delivery, found) for found in await rows(db, "lock_left", owner=owner)]
+    left = [delivery_from_row(found) for found in await rows(db, "lock_left", owner=owner)]
     if left:
         await completions.finish(db, rules.charge(left, now_ms))
         await run(db, "run_alone", ids=[delivery.id for delivery in left])

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from receiver.deliveries import Delivery
 from receiver.journal.orders import Plan, plan, range_of
 from receiver.journal.postgres.driver import Connection
-from receiver.journal.postgres.statements import rows, run, select
+from receiver.journal.postgres.statements import rows, run
+from receiver.journal.rows import delivery_from_row
 from receiver.journal.selection import Order, Replayed, Selection
 
 
@@ -18,9 +19,8 @@ async def select_deliveries(db: Connection, selection: Selection, after: str, li
     """A page of the selection, in order of id, which is the order of time."""
     statement = "select_deliveries" if selection.submission_id is None else "select_submission_deliveries"
     after, until = range_of(selection, after)
-    return await select(
+    found = await rows(
         db,
-        Delivery,
         statement,
         submission_id=selection.submission_id,
         destination=selection.destination,
@@ -29,6 +29,7 @@ async def select_deliveries(db: Connection, selection: Selection, after: str, li
         until=until,
         limit=limit,
     )
+    return [delivery_from_row(row) for row in found]
 
 
 async def select_events(db: Connection, selection: Selection, after: int, limit: int) -> list[tuple[int, str]]:
@@ -49,7 +50,8 @@ async def select_events(db: Connection, selection: Selection, after: int, limit:
 
 async def event_deliveries(db: Connection, event_id: str, submission_id: str) -> list[Delivery]:
     """What one event is or was owed, the newest first."""
-    return await select(db, Delivery, "event_deliveries", event_id=event_id, submission_id=submission_id)
+    found = await rows(db, "event_deliveries", event_id=event_id, submission_id=submission_id)
+    return [delivery_from_row(row) for row in found]
 
 
 async def foresee(db: Connection, orders: Sequence[Order], now_ms: int) -> list[Replayed]:
@@ -94,5 +96,5 @@ async def _plan(db: Connection, orders: Sequence[Order], now_ms: int, looked_up:
         event_ids=[order.event_id for order in orders],
         destinations=[order.destination for order in orders],
     )
-    found = await select(db, Delivery, looked_up, ids=sorted({*meant, *(row["id"] for row in newest)}))
-    return plan(orders, found, {row["id"] for row in events}, now_ms)
+    found = await rows(db, looked_up, ids=sorted({*meant, *(row["id"] for row in newest)}))
+    return plan(orders, map(delivery_from_row, found), {row["id"] for row in events}, now_ms)

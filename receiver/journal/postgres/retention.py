@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from receiver.deliveries import Delivery
 from receiver.events import first_id
 from receiver.journal.postgres.driver import Connection
-from receiver.journal.postgres.statements import row, rows, run, select
+from receiver.journal.postgres.statements import row, rows, run
+from receiver.journal.rows import delivery_from_row
 from receiver.journal.selection import Batch, Kind, Leftover
 
 PAGE = 200
@@ -92,7 +93,7 @@ async def _leave_files(db: Connection, ids: Sequence[str]) -> int:
 
 async def owed(db: Connection, submission_id: str) -> list[Delivery]:
     """Deliveries of a submission that are pending or running."""
-    return await select(db, Delivery, "list_owed", id=submission_id)
+    return [delivery_from_row(found) for found in await rows(db, "list_owed", id=submission_id)]
 
 
 async def children(db: Connection, submission_id: str) -> list[str]:

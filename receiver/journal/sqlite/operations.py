@@ -176,7 +176,7 @@ def _finish(db: Connection, completion: Completion) -> bool:
 
 
 def free_running(db: Connection, owner: str, now_ms: int) -> int:
-    left = [from_row(Delivery, row) for row in db.execute(SQL["list_running"], {"owner": owner}).fetchall()]
+    left = [delivery_from_row(row) for row in db.execute(SQL["list_running"], {"owner": owner}).fetchall()]
     for completion in rules.charge(left, now_ms):
         _finish(db, completion)
         db.execute(SQL["run_alone"], {"id": completion.delivery_id})

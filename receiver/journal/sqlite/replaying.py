@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from receiver.deliveries import Delivery
 from receiver.journal.orders import fresh, outcome_of, range_of
-from receiver.journal.rows import from_row
+from receiver.journal.rows import delivery_from_row
 from receiver.journal.selection import REPLAYED, Order, Replayed, Selection
 from receiver.journal.sqlite.staged import delivery_row
 from receiver.journal.sqlite.statements import SQL
@@ -30,7 +30,7 @@ def select_deliveries(db: Connection, selection: Selection, after: str, limit: i
         "until": until,
         "limit": limit,
     }
-    return [from_row(Delivery, row) for row in db.execute(SQL[statement], values)]
+    return [delivery_from_row(row) for row in db.execute(SQL[statement], values)]
 
 
 def select_events(db: Connection, selection: Selection, after: int, limit: int) -> list[sqlite3.Row]:
@@ -50,7 +50,7 @@ def select_events(db: Connection, selection: Selection, after: int, limit: int) 
 def event_deliveries(db: Connection, event_id: str, submission_id: str, destination: str | None) -> list[Delivery]:
     """What one event is or was owed, the newest first."""
     values = {"event_id": event_id, "submission_id": submission_id, "destination": destination}
-    return [from_row(Delivery, row) for row in db.execute(SQL["event_deliveries"], values)]
+    return [delivery_from_row(row) for row in db.execute(SQL["event_deliveries"], values)]
 
 
 def foresee(db: Connection, orders: Sequence[Order], now_ms: int) -> list[Replayed]:
@@ -71,7 +71,7 @@ def _foresee(db: Connection, order: Order, now_ms: int) -> Replayed:
 def _existing(db: Connection, order: Order) -> Delivery | None:
     if order.delivery_id is not None:
         row = db.execute(SQL["get_delivery"], {"id": order.delivery_id}).fetchone()
-        return None if row is None else from_row(Delivery, row)
+        return None if row is None else delivery_from_row(row)
     found = event_deliveries(db, order.event_id, order.submission_id, order.destination)
     return found[0] if found else None
 

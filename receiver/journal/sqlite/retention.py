@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from receiver.deliveries import Delivery
 from receiver.events import first_id
-from receiver.journal.rows import from_row
+from receiver.journal.rows import delivery_from_row
 from receiver.journal.selection import Batch, Kind, Leftover
 from receiver.journal.sqlite.statements import SQL
 
@@ -118,7 +118,7 @@ def erase(db: Connection, submission_id: str, *, force: bool) -> Mapping[str, in
 
 def owed(db: Connection, submission_id: str) -> list[Delivery]:
     """Deliveries of a submission that are pending or running."""
-    return [from_row(Delivery, row) for row in db.execute(SQL["list_owed"], {"id": submission_id})]
+    return [delivery_from_row(row) for row in db.execute(SQL["list_owed"], {"id": submission_id})]
 
 
 def children(db: Connection, submission_id: str) -> list[str]:
