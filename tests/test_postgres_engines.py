@@ -219,6 +219,18 @@ async def test_a_truce_is_over_when_the_clock_is_set_back(store: PostgresStore, 
     assert await journal.free_running("a", NOW) == 1
 
 
+async def test_what_is_abandoned_is_told_of_after_the_clock_was_set_back(
+    store: PostgresStore, journal: PostgresJournal
+) -> None:
+    """A sign of life from the time to come is nobody's who would free it."""
+    await journal.become_engine("worker", "dead", store="s")
+    await fill(journal, 1)
+    await take(journal, owner="dead")
+    assert await journal.problems() == []
+    await pass_time(store, -3600)
+    assert ["1 deliveries were under way" in problem for problem in await journal.problems()] == [True]
+
+
 async def test_what_an_engine_left_by_resigning_is_freed(journal: PostgresJournal) -> None:
     """It had said goodbye, so nobody waits for its time to be over."""
     await journal.become_engine("worker", "a", store="s")

@@ -35,7 +35,9 @@ WHERE attempts.outcome IS NULL AND deliveries.status <> 'running';
 -- Running under an engine that is dead, while no other lives that would free them.
 SELECT id FROM receiver.deliveries
 WHERE status = 'running' AND NOT EXISTS (
-    SELECT 1 FROM receiver.engines WHERE beat > clock_timestamp() - make_interval(secs => :dead_seconds));
+    SELECT 1 FROM receiver.engines
+    WHERE beat BETWEEN clock_timestamp() - make_interval(secs => :dead_seconds)
+        AND clock_timestamp() + make_interval(secs => :dead_seconds));
 
 -- name: needed_files
 SELECT DISTINCT digest FROM receiver.files WHERE digest > :after ORDER BY digest LIMIT :limit;
