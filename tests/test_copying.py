@@ -25,6 +25,7 @@ from journals import (
     submission,
     take,
 )
+from postgres import postgres_store
 
 from receiver.deliveries import Receipt
 from receiver.errors import InputError, JournalError
@@ -293,6 +294,28 @@ async def test_a_copy_that_was_taken_for_dead_is_broken_off(monkeypatch: pytest.
         async with asyncio.timeout(10), copying._alone(journal, "there"):  # type: ignore[arg-type]
             await asyncio.Event().wait()
     assert journal.resigned
+
+
+async def test_a_copy_asks_whether_it_lives_before_it_is_kept(source: Journal, target: Journal) -> None:
+    """Signs of life may have failed for long, and the next one is not due before the end."""
+    await half_way(source)
+    async with copying._alone(Elsewhere(False), "there") as sure:  # type: ignore[arg-type]
+        with pytest.raises(JournalError, match="Broken off: there had no sign of life"):
+            await copy(source, target, sure=sure)
+    assert await target.submissions(limit=10) == []
+
+
+async def test_a_copy_beside_which_an_engine_began_is_not_kept(tmp_path: Path) -> None:
+    """It came while signs of life failed, and has not buried the copy yet."""
+    async with postgres_store(tmp_path) as store:
+        journal = await store.open()
+        async with copying._alone(journal, "there") as sure:
+            await sure()
+            await store.execute("UPDATE receiver.engines SET beat = beat - interval '1 hour'")
+            await journal.become_engine("worker", "a", store="s")
+            with pytest.raises(JournalError, match="Broken off: there had no sign of life"):
+                await sure()
+        await journal.aclose()
 
 
 async def test_what_fails_in_time_is_no_lack_of_life() -> None:

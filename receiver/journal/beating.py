@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
 
 from receiver.errors import JournalError
-from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS
+from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, EngineRecord
 
 log = structlog.get_logger("receiver.journal")
 
@@ -20,32 +20,47 @@ class Beating(Protocol):
 
     async def beat(self, owner: str) -> bool: ...
 
+    async def engines(self) -> list[EngineRecord]: ...
+
 
 @asynccontextmanager
-async def beating(journal: Beating, owner: str, shown: str) -> AsyncIterator[None]:
+async def beating(journal: Beating, owner: str, shown: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Give signs of life until the end of the block.
 
     Args:
         shown: the journal, as it can be shown.
 
+    Yields:
+        What gives one at once, and raises JournalError where we were taken for dead, or the journal cannot be asked.
+
     Raises:
         JournalError: we were taken for dead; the block was broken off.
     """
+
+    async def sure() -> None:
+        # Whoever began while we seemed dead may not have buried us yet: then we can beat, and are two.
+        if not await journal.beat(owner) or any(one.owner != owner for one in await journal.engines()):
+            raise _broken_off(shown)
+
     try:
         async with asyncio.timeout(None) as life:
             signs = asyncio.create_task(_beat(journal, owner, life))
             try:
-                yield
+                yield sure
             finally:
                 signs.cancel()
                 await asyncio.gather(signs, return_exceptions=True)
     except TimeoutError as exc:
         if not life.expired():
             raise
-        raise JournalError(
-            f"Broken off: {shown} had no sign of life from this command for {DEAD_SECONDS:g} s, so that an engine may "
-            "have begun there. Stop every process that uses this journal, and run the command again."
-        ) from exc
+        raise _broken_off(shown) from exc
+
+
+def _broken_off(shown: str) -> JournalError:
+    return JournalError(
+        f"Broken off: {shown} had no sign of life from this command for {DEAD_SECONDS:g} s, so that an engine may "
+        "have begun there. Stop every process that uses this journal, and run the command again."
+    )
 
 
 async def _beat(journal: Beating, owner: str, life: asyncio.Timeout) -> None:

@@ -7,7 +7,7 @@ pauses, attempts and the order in which callbacks and facts came stay as they we
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, get_args
@@ -96,12 +96,17 @@ class Tally:
 
 
 async def copy(
-    source: Copyable, target: Copyable, told: Callable[[RowKind, int], None] = lambda kind, count: None
+    source: Copyable,
+    target: Copyable,
+    told: Callable[[RowKind, int], None] = lambda kind, count: None,
+    *,
+    sure: Callable[[], Awaitable[None]] | None = None,
 ) -> Mapping[RowKind, Tally]:
     """Copy everything from one to the other. The source is held still meanwhile; the target has all of it or nothing.
 
     Args:
         told: called with each kind and how many of it were copied so far.
+        sure: called before anything is kept; what it raises breaks the copy off.
 
     Returns:
         What there was of each kind: the same on both sides, because both were read again and compared.
@@ -119,6 +124,8 @@ async def copy(
                     f"The copy differs from the original: {found.count:,} {kind} in place of {copied[kind].count:,}, "
                     "or not the same ones. Nothing of it was kept. Please report this."
                 )
+        if sure is not None:
+            await sure()
     return copied
 
 

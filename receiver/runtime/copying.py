@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -55,11 +55,16 @@ async def copy_journal(
         raise InputError(f"A journal is not copied onto itself: {there.database_shown}.")
     async with (
         journal_of(there, existing=True) as origin,
-        _alone(origin, there.database_shown),  # before the target is made
+        _alone(origin, there.database_shown) as sure_there,  # before the target is made
         journal_of(here, migrate=True) as copied,
-        _alone(copied, here.database_shown),
+        _alone(copied, here.database_shown) as sure_here,
     ):
-        rows = await copy(origin, copied, told)
+
+        async def sure() -> None:
+            await sure_there()
+            await sure_here()
+
+        rows = await copy(origin, copied, told, sure=sure)
     return Copied(source=there.database_shown, target=here.database_shown, rows=rows)
 
 
@@ -75,8 +80,8 @@ def _naming(settings: Settings, url: str) -> Settings:
 
 
 @asynccontextmanager
-async def _alone(journal: Journal, shown: str) -> AsyncIterator[None]:
-    """Be the engine meanwhile, so that no other begins."""
+async def _alone(journal: Journal, shown: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Be the engine meanwhile, so that no other begins; yields what `beating` does."""
     owner = f"copy-{new_id(0)}"
     try:
         await journal.become_engine(ROLE, owner, store="")
@@ -87,8 +92,8 @@ async def _alone(journal: Journal, shown: str) -> AsyncIterator[None]:
             holder=exc.holder,
         ) from exc
     try:
-        async with beating(journal, owner, shown):
-            yield
+        async with beating(journal, owner, shown) as sure:
+            yield sure
     finally:
         with suppress(JournalError):  # where it is out of reach, the others learn it from our silence
             await journal.resign(owner)
