@@ -544,6 +544,21 @@ async def test_engines_see_each_other(place: BucketStore) -> None:
         await journal.aclose()
 
 
+@pytest.mark.parametrize("role", ["serve", "worker"])
+async def test_whoever_starts_beside_a_copy_is_told_of_it(place: BucketStore, role: str) -> None:
+    """A copy is the engine until it is told that no bucket can be copied, and longer where it is killed then. Whoever
+    starts waits for its end; that it names no place for pictures is no quarrel."""
+    one, two = [await place.open() for _ in range(2)]
+    await one.become_engine("journal copy", "copy-1", store="")
+    with pytest.raises(EngineRunning, match="`receiver journal copy` on ") as caught:
+        await two.become_engine(role, "a", store="s")
+    assert caught.value.holder == "journal copy"
+    await one.resign("copy-1")
+    await two.become_engine(role, "a", store="s")
+    for journal in (one, two):
+        await journal.aclose()
+
+
 async def test_who_is_taken_for_dead_learns_of_it(place: BucketStore) -> None:
     """An engine without a sign of life loses what it ran, and its lead; when it wakes it is told."""
     one, two = [await place.open(look_seconds=0) for _ in range(2)]

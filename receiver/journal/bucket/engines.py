@@ -71,13 +71,13 @@ class Engines:
             raise
 
     def _check(self, role: str, store: str, others: list[_Engine]) -> None:
-        if others and role not in LASTING_ROLES:
-            raise EngineRunning(
-                f"`receiver {others[0].role}` on {others[0].host} already is an engine of {self._place}. "
-                "Stop it first, or leave the work to it.",
-                holder=others[0].role,
-            )
         for item in others:
+            if role not in LASTING_ROLES or _is_alone(item):
+                raise EngineRunning(
+                    f"`receiver {item.role}` on {item.host} already is an engine of {self._place}. "
+                    "Stop it first, or leave the work to it.",
+                    holder=item.role,
+                )
             if item.store != store:
                 raise JournalError(
                     f"`receiver {item.role}` on {item.host} is an engine of {self._place} with another media store "
@@ -206,6 +206,11 @@ class Engines:
                 raise JournalError("The bucket does not hold what was just put into it. Look who deletes there.")
             self._told_ms, passed = (found.modified_ms, Moment.now()), 0.0
         return self._told_ms[0] + int(passed * 1000)
+
+
+def _is_alone(item: _Engine) -> bool:
+    """Whether it suffers no other, and so names no place for pictures: a copy."""
+    return item.role not in LASTING_ROLES and not item.store
 
 
 def _within(at: Moment, seconds: float) -> bool:
