@@ -42,7 +42,8 @@ from receiver.journal.base import Change, Work
 from receiver.journal.copying import Kept
 from receiver.journal.postgres import PostgresJournal, batch, completions, open_postgres, statements
 from receiver.journal.postgres.address import understood
-from receiver.journal.postgres.connections import Mark, check_version
+from receiver.journal.postgres.connecting import check_version
+from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.migrations import LOCK
 from receiver.journal.postgres.statements import run
 from receiver.tasks import Task

@@ -19,7 +19,7 @@ from proxies import proxy
 from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.base import Change
-from receiver.journal.postgres import PostgresJournal, connections, open_postgres
+from receiver.journal.postgres import PostgresJournal, connecting, open_postgres
 from receiver.journal.selection import Order
 
 pytestmark = pytest.mark.debian
@@ -86,7 +86,7 @@ async def test_whoever_is_cut_off_in_a_transaction_holds_its_rows_not_for_long(
     pooling: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A black hole between a process and PostgreSQL, or the pooler before it: others go on with its rows soon."""
-    for settings in (connections.LOCAL, connections.SETTINGS):
+    for settings in (connecting.LOCAL, connecting.SETTINGS):
         assert settings["idle_in_transaction_session_timeout"] == "10s"
         monkeypatch.setitem(settings, "idle_in_transaction_session_timeout", "1s")
     url = await postgres.new_database("cutoff")
@@ -120,7 +120,7 @@ async def test_a_pooler_in_session_mode_works_as_it_is(monkeypatch: pytest.Monke
     monkeypatch.setattr(poolers, "CONFIG", config)
     with pooler(await postgres.new_database("session")) as url:
         one, two = await open_postgres(url), await open_postgres(url)
-        for name, value in connections.PLANS.items():
+        for name, value in connecting.PLANS.items():
             assert await one._read(lambda db, name=name: db.fetchval("SELECT current_setting($1)", name)) == value
         heard = asyncio.Event()
         one.listen(heard.set)

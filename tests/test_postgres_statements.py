@@ -17,7 +17,7 @@ from journals import NOW
 
 from receiver.errors import NotFound
 from receiver.journal.postgres import open_postgres
-from receiver.journal.postgres.connections import SETTINGS
+from receiver.journal.postgres.connecting import SETTINGS
 from receiver.journal.postgres.statements import SQL, array
 
 MANY = """

@@ -11,7 +11,7 @@ from typing import Any
 from builds.replacing import replaced
 from receiver.events import Callback, Submission
 from receiver.journal.base import Changed, Decide
-from receiver.journal.postgres import PostgresJournal, connections, engines, statements
+from receiver.journal.postgres import PostgresJournal, connecting, connections, engines, statements
 from receiver.journal.postgres.writer import Writer
 from receiver.runtime import standing
 
@@ -33,12 +33,12 @@ def hasty() -> Iterator[None]:
 @contextmanager
 def commit_later() -> Iterator[None]:
     """Does not mind a server that answers before anything is on disk."""
-    careless = {**connections.SETTINGS, "synchronous_commit": "off"}
+    careless = {**connecting.SETTINGS, "synchronous_commit": "off"}
 
     async def nothing(*values: Any) -> None:
         return
 
-    with replaced(connections, "SETTINGS", careless), replaced(connections, "_check", nothing):
+    with replaced(connecting, "SETTINGS", careless), replaced(connections, "check_server", nothing):
         yield
 
 

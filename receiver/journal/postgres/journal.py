@@ -12,7 +12,8 @@ from receiver.errors import JournalError
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal.base import Changed, Decide, Trouble
 from receiver.journal.postgres import changes, statements
-from receiver.journal.postgres.connections import Connections, Options, connect
+from receiver.journal.postgres.connecting import Options
+from receiver.journal.postgres.connections import Connections, open_connections
 from receiver.journal.postgres.deliveries import Deliveries
 from receiver.journal.postgres.engines import Engines
 from receiver.journal.postgres.faults import translated
@@ -182,7 +183,7 @@ async def open_postgres(
         busy_seconds=busy_seconds,
         answer_seconds=answer_seconds,
     )
-    opened = await connect(url, options)
+    opened = await open_connections(url, options)
     try:
         if migrate:
             await run_migrations(opened)
