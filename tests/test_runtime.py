@@ -110,6 +110,16 @@ async def submitted(receiver: Runtime) -> str:
     return (await receiver.submissions.send(row.id)).id
 
 
+@asynccontextmanager
+async def taken(folder: Path) -> AsyncIterator[tuple[Runtime, str, StillClock]]:
+    """A Receiver that delivers to a plug-in, a submission whose task the provider has taken, and the clock."""
+    async with provider() as origin:
+        clock = StillClock()
+        wanted = settings(folder, provider_url=origin.url, to="plugin:well")
+        async with open_runtime(wanted, clock=clock) as receiver:
+            yield receiver, await submitted(receiver), clock
+
+
 async def vanished(receiver: Runtime, clock: StillClock) -> None:
     """An engine ends in the middle of the attempt at what is owed."""
     await receiver.journal.claim("plugin", owner="vanished", limit=1, now_ms=clock.now_ms())
@@ -359,18 +369,14 @@ async def test_an_engine_that_cannot_start_gives_the_lock_back(tmp_path: Path) -
 
 async def test_a_restarted_engine_frees_what_it_left_running(tmp_path: Path, plugins: list[Any]) -> None:
     """The same process stops and starts again: a row it could not record is freed like a stranger's, and delivered."""
-    async with provider() as origin:
-        clock = StillClock()
-        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        async with open_runtime(wanted, clock=clock) as receiver:
-            submission = await submitted(receiver)
-            await receiver.start_engine("serve")
-            await receiver.stop_engine()
-            await ended(receiver, submission)  # nobody is there to claim it but the engine that has stopped:
-            owner = receiver.dispatcher.owner
-            await receiver.journal.claim("plugin", owner=owner, limit=1, now_ms=clock.now_ms())
-            await receiver.start_engine("serve")
-            await until(lambda: len(plugins[0].attempts) == 1)
+    async with taken(tmp_path) as (receiver, submission, clock):
+        await receiver.start_engine("serve")
+        await receiver.stop_engine()
+        await ended(receiver, submission)  # nobody is there to claim it but the engine that has stopped:
+        owner = receiver.dispatcher.owner
+        await receiver.journal.claim("plugin", owner=owner, limit=1, now_ms=clock.now_ms())
+        await receiver.start_engine("serve")
+        await until(lambda: len(plugins[0].attempts) == 1)
 
 
 async def test_stopping_lets_a_delivery_finish(tmp_path: Path, plugins: list[Any]) -> None:
@@ -589,53 +595,43 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 async def test_a_change_of_ours_wakes_the_engine(tmp_path: Path, plugins: list[Any]) -> None:
     """What is owed is delivered at once: the clock stands still, so only the wake can have done it."""
-    async with provider() as origin:
-        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        async with open_runtime(wanted, clock=StillClock()) as receiver:
-            submission = await submitted(receiver)
-            await receiver.start_engine("serve")
-            await ended(receiver, submission)
-            await until(lambda: len(plugins[0].attempts) == 1)
-            assert plugins[0].attempts[0].event.type == "task.failed"
+    async with taken(tmp_path) as (receiver, submission, _):
+        await receiver.start_engine("serve")
+        await ended(receiver, submission)
+        await until(lambda: len(plugins[0].attempts) == 1)
+        assert plugins[0].attempts[0].event.type == "task.failed"
 
 
 async def test_rows_that_another_process_frees_are_delivered_once(tmp_path: Path, plugins: list[Any]) -> None:
     """An engine that vanished left a row running: the next one delivers it, and counts the attempt that vanished."""
-    async with provider() as origin:
-        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        async with open_runtime(wanted, clock=StillClock()) as receiver:
-            submission = await submitted(receiver)
-            await ended(receiver, submission)
-            await receiver.journal.claim("plugin", owner="vanished", limit=1, now_ms=receiver.clock.now_ms())
-            assert (await receiver.journal.deliveries(limit=5))[0].status == "running"
-            await receiver.start_engine("serve")
-            await until(lambda: len(plugins[0].attempts) == 1)
-            await receiver.stop_engine()
-            (delivery,) = await receiver.journal.deliveries(limit=5)
-            assert (delivery.status, delivery.attempt, delivery.failures) == ("succeeded", 2, 1)
+    async with taken(tmp_path) as (receiver, submission, _):
+        await ended(receiver, submission)
+        await receiver.journal.claim("plugin", owner="vanished", limit=1, now_ms=receiver.clock.now_ms())
+        assert (await receiver.journal.deliveries(limit=5))[0].status == "running"
+        await receiver.start_engine("serve")
+        await until(lambda: len(plugins[0].attempts) == 1)
+        await receiver.stop_engine()
+        (delivery,) = await receiver.journal.deliveries(limit=5)
+        assert (delivery.status, delivery.attempt, delivery.failures) == ("succeeded", 2, 1)
 
 
 async def test_an_engine_that_vanished_is_not_what_a_destination_said(tmp_path: Path, plugins: list[Any]) -> None:
     """Its attempt counts, but whoever waits for the result waits for the next one, which is due at once."""
-    async with provider() as origin:
-        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        clock = StillClock()
-        async with open_runtime(wanted, clock=clock) as receiver:
-            submission = await submitted(receiver)
-            await ended(receiver, submission)
-            await vanished(receiver, clock)
-            (delivery,) = await receiver.journal.deliveries(limit=5)
-            assert (delivery.status, delivery.failures) == ("pending", 1)
-            waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
-            await until(lambda: waiting.done() or len(clock.slept) > 0)
-            assert not waiting.done()
-            await receiver.start_engine("serve")
-            await until(lambda: len(plugins[0].attempts) == 1)
-            await receiver.stop_engine()
-            clock.advance(1)
-            await waiting
-            (delivery,) = await receiver.journal.deliveries(limit=5)
-            assert delivery.status == "succeeded"
+    async with taken(tmp_path) as (receiver, submission, clock):
+        await ended(receiver, submission)
+        await vanished(receiver, clock)
+        (delivery,) = await receiver.journal.deliveries(limit=5)
+        assert (delivery.status, delivery.failures) == ("pending", 1)
+        waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
+        await until(lambda: waiting.done() or len(clock.slept) > 0)
+        assert not waiting.done()
+        await receiver.start_engine("serve")
+        await until(lambda: len(plugins[0].attempts) == 1)
+        await receiver.stop_engine()
+        clock.advance(1)
+        await waiting
+        (delivery,) = await receiver.journal.deliveries(limit=5)
+        assert delivery.status == "succeeded"
 
 
 @pytest.mark.parametrize(("outcome", "settled"), [("postponed", False), ("interrupted", False), ("failed", True)])
@@ -643,22 +639,18 @@ async def test_a_destination_that_asks_to_wait_after_an_engine_vanished_still_ha
     tmp_path: Path, plugins: list[Any], outcome: AttemptOutcome, *, settled: bool
 ) -> None:
     """The failure on record is the engine's. Another engine's stop says nothing of the destination either."""
-    async with provider() as origin:
-        clock = StillClock()
-        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        async with open_runtime(wanted, clock=clock) as receiver:
-            submission = await submitted(receiver)
-            await ended(receiver, submission)
-            await vanished(receiver, clock)
-            work = await receiver.journal.claim_alone(["plugin"], owner="second", now_ms=clock.now_ms())
-            assert work is not None
-            end = completion(work.delivery, outcome, clock.now_ms(), counts=outcome == "failed")
-            assert await receiver.journal.complete(end)
-            waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
-            await until(lambda: waiting.done() or len(clock.slept) > 0)
-            assert waiting.done() == settled
-            waiting.cancel()
-            await asyncio.wait([waiting])
+    async with taken(tmp_path) as (receiver, submission, clock):
+        await ended(receiver, submission)
+        await vanished(receiver, clock)
+        work = await receiver.journal.claim_alone(["plugin"], owner="second", now_ms=clock.now_ms())
+        assert work is not None
+        end = completion(work.delivery, outcome, clock.now_ms(), counts=outcome == "failed")
+        assert await receiver.journal.complete(end)
+        waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
+        await until(lambda: waiting.done() or len(clock.slept) > 0)
+        assert waiting.done() == settled
+        waiting.cancel()
+        await asyncio.wait([waiting])
 
 
 @pytest.mark.parametrize(("seconds", "times"), [(60, 1), (5, 0)])
@@ -666,43 +658,35 @@ async def test_whoever_waits_for_a_paused_destination_is_told_why(
     tmp_path: Path, plugins: list[Any], capsys: pytest.CaptureFixture[str], seconds: int, times: int
 ) -> None:
     """Once, and only where it takes long."""
-    async with provider() as origin:
-        clock = StillClock()
-        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        async with open_runtime(wanted, clock=clock) as receiver:
-            submission = await submitted(receiver)
-            await receiver.journal.register({"plugin": "plugin"})
-            await receiver.journal.pause("plugin", clock.now_ms() + seconds * 1000, "nobody wants these events")
-            await ended(receiver, submission)
-            waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
-            for looks in (1, 2, 3):
-                await until(lambda looks=looks: len(clock.slept) == looks)  # type: ignore[misc]
-                clock.advance(0.1)
-            waiting.cancel()
-            await asyncio.wait([waiting])
+    async with taken(tmp_path) as (receiver, submission, clock):
+        await receiver.journal.register({"plugin": "plugin"})
+        await receiver.journal.pause("plugin", clock.now_ms() + seconds * 1000, "nobody wants these events")
+        await ended(receiver, submission)
+        waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
+        for looks in (1, 2, 3):
+            await until(lambda looks=looks: len(clock.slept) == looks)  # type: ignore[misc]
+            clock.advance(0.1)
+        waiting.cancel()
+        await asyncio.wait([waiting])
         assert capsys.readouterr().err.count(" UTC: nobody wants these events\n") == times
 
 
 async def test_a_late_success_is_what_whoever_waits_is_told(tmp_path: Path, plugins: list[Any]) -> None:
     """It takes the failure's place while the failure is still owed: waiting goes on, until the success has arrived."""
-    async with provider() as origin:
-        clock = StillClock()
-        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        async with open_runtime(wanted, clock=clock) as receiver:
-            submission = await submitted(receiver)
-            await ended(receiver, submission)
-            waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
-            await until(lambda: waiting.done() or len(clock.slept) > 0)
-            assert not waiting.done()
-            await receiver.intake.polled(submission, Task(id="17", status="SUCCESS"))
-            await receiver.start_engine("serve")
-            await until(lambda: len(plugins[0].attempts) == 1)
-            await receiver.stop_engine()
-            clock.advance(1)
-            row, deliveries = await waiting
-            assert row.ended == "task.succeeded"
-            assert [item.event_id for item in deliveries] == [f"{submission}.task.succeeded"]
-            assert [item.status for item in deliveries] == ["succeeded"]
+    async with taken(tmp_path) as (receiver, submission, clock):
+        await ended(receiver, submission)
+        waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
+        await until(lambda: waiting.done() or len(clock.slept) > 0)
+        assert not waiting.done()
+        await receiver.intake.polled(submission, Task(id="17", status="SUCCESS"))
+        await receiver.start_engine("serve")
+        await until(lambda: len(plugins[0].attempts) == 1)
+        await receiver.stop_engine()
+        clock.advance(1)
+        row, deliveries = await waiting
+        assert row.ended == "task.succeeded"
+        assert [item.event_id for item in deliveries] == [f"{submission}.task.succeeded"]
+        assert [item.status for item in deliveries] == ["succeeded"]
 
 
 async def test_whoever_waits_waits_for_every_destination(tmp_path: Path, plugins: list[Any]) -> None:
@@ -725,20 +709,16 @@ async def test_a_retry_that_begins_as_the_end_is_told_hides_nothing(
     tmp_path: Path, plugins: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is told is what was waited for: the first try failed, whatever runs now."""
-    async with provider() as origin:
-        clock = StillClock()
-        wanted = settings(tmp_path, provider_url=origin.url, to="plugin:well")
-        async with open_runtime(wanted, clock=clock) as receiver:
-            submission = await submitted(receiver)
-            await receiver.intake.polled(submission, Task(id="17", status="SUCCESS"))
-            (work,) = await receiver.journal.claim("plugin", owner="one", limit=1, now_ms=clock.now_ms())
-            await receiver.journal.complete(completion(work.delivery, "failed", clock.now_ms(), counts=True))
-            settled = await until_settled(receiver, submission, lambda row: None)
-            clock.advance(6)
-            assert len(await receiver.journal.claim("plugin", owner="one", limit=1, now_ms=clock.now_ms())) == 1
-            assert report(*settled, as_json=False) == 1
-            told = "did not reach plugin: no route. `receiver serve` or `worker` goes on trying."
-            assert told in capsys.readouterr().err
+    async with taken(tmp_path) as (receiver, submission, clock):
+        await receiver.intake.polled(submission, Task(id="17", status="SUCCESS"))
+        (work,) = await receiver.journal.claim("plugin", owner="one", limit=1, now_ms=clock.now_ms())
+        await receiver.journal.complete(completion(work.delivery, "failed", clock.now_ms(), counts=True))
+        settled = await until_settled(receiver, submission, lambda row: None)
+        clock.advance(6)
+        assert len(await receiver.journal.claim("plugin", owner="one", limit=1, now_ms=clock.now_ms())) == 1
+        assert report(*settled, as_json=False) == 1
+        told = "did not reach plugin: no route. `receiver serve` or `worker` goes on trying."
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
