@@ -9,6 +9,7 @@ import msgspec
 from receiver.backoff import DELIVERY, DOWN_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, DeliveryStatus, DestinationRecord
 from receiver.events import Submission
+from receiver.journal.base import LASTING_ROLES
 from receiver.retry_after import LONGEST as LONGEST_ASKED
 
 
@@ -52,6 +53,11 @@ def succeeded(found: DestinationRecord, now_ms: int) -> DestinationRecord:
 def is_down(found: DestinationRecord) -> bool:
     """Whether a destination gets one delivery at a time, as a probe."""
     return found.failures >= DOWN_AFTER
+
+
+def runs_alone(role: str, store: str) -> bool:
+    """Whether an engine suffers no other, and so names no place for pictures: a copy, or a compaction."""
+    return role not in LASTING_ROLES and not store
 
 
 def charge(left: Sequence[Delivery], now_ms: int) -> list[Completion]:

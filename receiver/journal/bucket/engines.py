@@ -15,6 +15,7 @@ from importlib.metadata import version
 import msgspec
 
 from receiver.errors import EngineRunning, JournalError
+from receiver.journal import rules
 from receiver.journal.base import DEAD_SECONDS, LASTING_ROLES, LEASE_SECONDS, EngineRecord
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.document import decode_as
@@ -72,7 +73,7 @@ class Engines:
 
     def _check(self, role: str, store: str, others: list[_Engine]) -> None:
         for item in others:
-            if role not in LASTING_ROLES or _is_alone(item):
+            if role not in LASTING_ROLES or rules.runs_alone(item.role, item.store):
                 raise EngineRunning(
                     f"`receiver {item.role}` on {item.host} already is an engine of {self._place}. "
                     "Stop it first, or leave the work to it.",
@@ -206,11 +207,6 @@ class Engines:
                 raise JournalError("The bucket does not hold what was just put into it. Look who deletes there.")
             self._told_ms, passed = (found.modified_ms, Moment.now()), 0.0
         return self._told_ms[0] + int(passed * 1000)
-
-
-def _is_alone(item: _Engine) -> bool:
-    """Whether it suffers no other, and so names no place for pictures: a copy."""
-    return item.role not in LASTING_ROLES and not item.store
 
 
 def _within(at: Moment, seconds: float) -> bool:

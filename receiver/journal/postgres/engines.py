@@ -37,7 +37,7 @@ class Engines(Plumbing):
             await rows(db, "lock_engines")
             living = [one for one in await _living(db) if one.owner != owner]
             for one in living:
-                if role not in LASTING_ROLES or _is_alone(one):
+                if role not in LASTING_ROLES or rules.runs_alone(one.role, one.store):
                     raise self._running(one)
                 if one.store != store:
                     raise self._other_store(one, store)
@@ -85,11 +85,6 @@ class Engines(Plumbing):
         return await self._write(lambda db: _free(db, owner, now_ms))
 
 
-def _is_alone(one: EngineRecord) -> bool:
-    """Whether it suffers no other, and so names no place for pictures: a compaction, or a copy."""
-    return one.role not in LASTING_ROLES and not one.store
-
-
 async def _living(db: Connection) -> list[EngineRecord]:
     seconds = {"dead_seconds": DEAD_SECONDS, "lease_seconds": LEASE_SECONDS}
     return await select(db, EngineRecord, "list_engines", **seconds)
@@ -101,5 +96,4 @@ async def _free(db: Connection, owner: str, now_ms: int) -> int:
     if left:
         await completions.finish(db, rules.charge(left, now_ms))
         await run(db, "run_alone", ids=[delivery.id for delivery in left])
-        await run(db, "wipe_marks")
     return len(left)
