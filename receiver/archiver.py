@@ -12,7 +12,7 @@ from receiver.clock import Clock
 from receiver.errors import JournalError, MediaError
 from receiver.events import Media, Submission
 from receiver.intake import Intake
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.media import Fetcher, Store
 
 log = structlog.get_logger("receiver.archiver")

@@ -20,7 +20,7 @@ import structlog
 
 from receiver.clock import Clock
 from receiver.errors import PayloadError
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.tasks import decode_json, read_task
 from receiver.troubles import Troubles
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import structlog
 
 from receiver.clock import Clock
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 
 log = structlog.get_logger("receiver.engine")
 

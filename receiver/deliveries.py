@@ -53,8 +53,6 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
         owner: the engine that runs it.
         manual: a person asked for it, so it is no part of the last word: newer events leave it alone, and it leaves
             other deliveries alone.
-        alone: it was running when an engine vanished, and may be the reason: nothing runs beside it until it has ended
-            an attempt by itself.
     """
 
     id: str
@@ -71,7 +69,6 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     receipt: Receipt | None = None
     finished_ms: int | None = None
     manual: bool = False
-    alone: bool = False
 
     @property
     def idempotency_key(self) -> str:

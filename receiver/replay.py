@@ -14,7 +14,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.errors import InputError, NotFound
 from receiver.events import EVENT_TYPES, EventType
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.selection import Order, Replayed, Selection
 
 log = structlog.get_logger("receiver.replay")

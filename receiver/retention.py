@@ -12,7 +12,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.errors import InputError, MediaError
 from receiver.events import Submission
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.selection import KINDS, Kind
 from receiver.media import Store
 

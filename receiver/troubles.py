@@ -6,7 +6,7 @@ It stands in the journal too, so that other processes can show it and a restart 
 from __future__ import annotations
 
 from receiver.clock import Clock
-from receiver.journal.base import Journal, Trouble
+from receiver.journal import Journal, Trouble
 
 
 class Troubles:

@@ -26,7 +26,7 @@ from receiver.cli.running import run
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.events import Event, Media, Submission, event_id, new_id
-from receiver.journal.base import Change
+from receiver.journal import Change
 from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Destination, Settings
 from receiver.tasks import Task

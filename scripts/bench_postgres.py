@@ -51,7 +51,7 @@ from receiver.deliveries import Completion, Delivery
 from receiver.events import Event, Submission, event_id, new_id
 from receiver.intake import Intake
 from receiver.intake.rules import Policy, Route
-from receiver.journal.base import Change, Work
+from receiver.journal import Change, Work
 from receiver.journal.postgres import PostgresJournal, open_postgres
 from receiver.tasks import Task, decode_task
 from receiver.telemetry import configure

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from journals import STORES, SQLiteStore, Store
 from postgres import PostgresStore
 
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 
 # How long an example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -25,7 +25,7 @@ from receiver.errors import JournalError
 from receiver.events import Event, Submission
 from receiver.handlers.base import Attempt
 from receiver.intake import Intake, Policy, Route
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore, Store
 from receiver.provider import Provider, requests

@@ -15,7 +15,7 @@ from receiver.cli.running import address, bind, server
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Event, Submission
-from receiver.journal.base import Trouble
+from receiver.journal import Trouble
 from receiver.provider import requests
 from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Settings

@@ -21,7 +21,7 @@ from receiver.buckets.opening import open_bucket as open_store
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
 from receiver.events import Callback, Claim, Event, EventType, Input, Media, Reply, Submission, event_id
-from receiver.journal.base import Change, Journal, Work
+from receiver.journal import Change, Journal, Work
 from receiver.journal.bucket import BucketJournal, keys, over
 from receiver.journal.bucket.document import decode, encode
 from receiver.journal.bucket.objects import BucketObjects

@@ -23,7 +23,7 @@ from receiver.errors import ProviderError, TokenError
 from receiver.events import EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater
 from receiver.intake import Intake, Policy, Route
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore
 from receiver.provider import Provider, requests

@@ -13,7 +13,7 @@ import pytest
 from journals import completion, owe, submission
 from servers import Result, receiver
 
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 
 ENV = {"RECEIVER_TO": "file:./outputs"}

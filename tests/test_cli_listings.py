@@ -17,7 +17,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Completion, Receipt
 from receiver.events import Submission, new_id
 from receiver.intake import Intake, Policy, Route
-from receiver.journal.base import Trouble
+from receiver.journal import Trouble
 from receiver.journal.sqlite import open_journal
 from receiver.tasks import Button, Task
 

@@ -9,7 +9,7 @@ from journals import NOW, completion, fill, owe, submission, take
 
 from receiver.backoff import DELIVERY, DOWN_AFTER, PAUSE, pause
 from receiver.deliveries import DestinationRecord
-from receiver.journal.base import Journal, Work
+from receiver.journal import Journal, Work
 
 HOUR = 3_600_000
 

@@ -19,7 +19,7 @@ from receiver.deliveries import Delivery
 from receiver.errors import Refused
 from receiver.events import EVENT_TYPES, TERMINAL_TYPES, Claim, Event, EventType, Media, Submission
 from receiver.intake import Policy, Route, Rules, decisions, hints
-from receiver.journal.base import Change
+from receiver.journal import Change
 from receiver.tasks import Button, Task
 
 FOLDER, SCREEN = Route(destination="folder"), Route(destination="screen", progress=True)

@@ -33,7 +33,7 @@ from receiver.backoff import DELIVERY
 from receiver.deliveries import AttemptRecord, Receipt
 from receiver.errors import JournalError, NotFound
 from receiver.events import Media, Submission
-from receiver.journal.base import Change, Journal
+from receiver.journal import Change, Journal
 from receiver.tasks import Task
 
 replace = msgspec.structs.replace

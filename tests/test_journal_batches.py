@@ -14,7 +14,7 @@ import pytest
 from journals import NOW, OWNER, TASK_ID, Store, callback, delivery, event, submission
 
 from receiver.events import Callback, Submission
-from receiver.journal.base import Change, Journal
+from receiver.journal import Change, Journal
 from receiver.journal.sqlite import open_journal
 from receiver.tasks import Task
 

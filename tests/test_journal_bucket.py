@@ -35,7 +35,7 @@ from receiver.deliveries import Receipt
 from receiver.errors import EngineRunning, InputError, JournalError, ReceiverError
 from receiver.events import Event, Media, Submission, first_id
 from receiver.intake import Intake, Policy, Route
-from receiver.journal.base import Change, Journal
+from receiver.journal import Change, Journal
 from receiver.journal.bucket import BucketJournal, keys, over
 from receiver.journal.bucket.rows import LARGE
 from receiver.tasks import Button, Task

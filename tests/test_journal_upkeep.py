@@ -11,7 +11,7 @@ from journals import ID, NOW, OWNER, SQLiteStore, Store, callback, fill, finishe
 from postgres import PostgresStore
 
 from receiver.events import Input, Media, Reply, Submission
-from receiver.journal.base import Change, Journal
+from receiver.journal import Change, Journal
 from receiver.journal.selection import Batch
 
 DAY_MS = 86_400_000

@@ -17,7 +17,7 @@ from journals import ID, SQLiteStore, delivery, event, finished, owing, submissi
 
 from receiver.errors import InputError, JournalError
 from receiver.events import Submission
-from receiver.journal.base import Change
+from receiver.journal import Change
 from receiver.journal.sqlite import SQLiteJournal, open_journal
 from receiver.journal.sqlite.statements import SQL
 

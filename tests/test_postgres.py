@@ -38,7 +38,7 @@ from proxies import Cut, Proxy, proxy
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
 from receiver.events import Callback, Submission
-from receiver.journal.base import Change, Work
+from receiver.journal import Change, Work
 from receiver.journal.copying import Kept
 from receiver.journal.postgres import PostgresJournal, batch, completions, open_postgres, statements
 from receiver.journal.postgres.address import understood

@@ -16,7 +16,7 @@ from journals import NOW, completion, fill, owe, status_of, submission, take
 from postgres import PostgresStore
 
 from receiver.errors import EngineRunning, JournalError
-from receiver.journal.base import DEAD_SECONDS, LEASE_SECONDS
+from receiver.journal import DEAD_SECONDS, LEASE_SECONDS
 from receiver.journal.postgres import PostgresJournal
 from receiver.journal.postgres.engines import TRUCE_SECONDS
 

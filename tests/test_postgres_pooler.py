@@ -18,7 +18,7 @@ from proxies import proxy
 
 from receiver.errors import JournalError
 from receiver.events import Submission
-from receiver.journal.base import Change
+from receiver.journal import Change
 from receiver.journal.postgres import PostgresJournal, connecting, open_postgres
 from receiver.journal.selection import Order
 

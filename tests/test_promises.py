@@ -31,7 +31,7 @@ from promises import RANKS, Process, Seam, World
 
 from receiver.deliveries import Completion
 from receiver.events import Callback, Event, Submission
-from receiver.journal.base import Change, Changed, Decide
+from receiver.journal import Change, Changed, Decide
 
 EXAMPLES = int(os.environ.get("RECEIVER_PROMISES", "30"))
 PROFILE = settings(

@@ -19,7 +19,7 @@ from postgres import new_database
 from servers import Command, Result, receiver, simulating
 
 from receiver import Event, Receiver
-from receiver.journal.base import LEASE_SECONDS, EngineRecord
+from receiver.journal import LEASE_SECONDS, EngineRecord
 from receiver.journal.postgres import open_postgres
 from receiver.testing.serving import simulated
 

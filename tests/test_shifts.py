@@ -17,7 +17,7 @@ from receiver.deliveries import Completion, Receipt
 from receiver.dispatcher import OpenDestination
 from receiver.errors import EngineRunning, JournalError
 from receiver.handlers.base import Attempt, RetryLater
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.runtime.shifts import Shifts
 from receiver.web.admission import Admission
 

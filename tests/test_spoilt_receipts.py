@@ -8,7 +8,7 @@ import pytest
 from journals import NOW, SQLiteStore, completion, delivery, event, fill, submission, take, take_alone
 from postgres import PostgresStore
 
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.selection import Order, Selection
 
 SPOILT = delivery(event(submission(1)), 1).id

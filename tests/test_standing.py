@@ -18,7 +18,7 @@ from test_dispatcher import Hanging, only, outcomes, owed
 
 from receiver.dispatcher import Dispatcher
 from receiver.errors import EngineRunning, JournalError
-from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, LEASE_SECONDS, Journal
+from receiver.journal import BEAT_SECONDS, DEAD_SECONDS, LEASE_SECONDS, Journal
 from receiver.runtime.standing import GAP_SECONDS, Standing
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from journals import NOW, SetClock
 
-from receiver.journal.base import Journal, Trouble
+from receiver.journal import Journal, Trouble
 from receiver.journal.sqlite import open_journal
 from receiver.troubles import Troubles
 

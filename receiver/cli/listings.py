@@ -14,7 +14,7 @@ from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, Delivery
 from receiver.errors import InputError, NotFound
 from receiver.events import EVENT_TYPES, Event
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.runtime import journal_of
 
 T = TypeVar("T")

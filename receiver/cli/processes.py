@@ -5,7 +5,7 @@ from __future__ import annotations
 from receiver.cli.listings import AsJSON
 from receiver.cli.output import note, print_json, print_table, say
 from receiver.cli.running import run, settings_for
-from receiver.journal.base import EngineRecord
+from receiver.journal import EngineRecord
 from receiver.runtime import journal_of
 
 COLUMNS = ("ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST SIGN", "MEDIA STORE")

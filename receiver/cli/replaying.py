@@ -17,7 +17,7 @@ from receiver.cli.running import run, settings_for
 from receiver.deliveries import DELIVERY_STATUSES
 from receiver.errors import InputError
 from receiver.events import EVENT_TYPES
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.selection import REPLAYED, Order, Replayed, ReplayOutcome, Selection
 from receiver.replay import Replay
 from receiver.runtime import journal_of, replay_of

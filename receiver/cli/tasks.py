@@ -13,7 +13,7 @@ from receiver.cli.output import ago, note, one_line, print_json, print_table, sa
 from receiver.cli.progress import describe
 from receiver.deliveries import Delivery
 from receiver.events import Event, Submission
-from receiver.journal.base import Journal, Trouble
+from receiver.journal import Journal, Trouble
 
 tasks = typer.Typer(no_args_is_help=True, help="Submissions and what became of them.")
 

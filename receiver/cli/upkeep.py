@@ -14,7 +14,7 @@ from receiver.cli.options import AsJSON, Reference, duration
 from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
 from receiver.errors import JournalError, MediaError
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.media import Store
 from receiver.retention import Erased, Keep
 from receiver.runtime import journal_of, keep_of, retention_of, store_of

@@ -13,7 +13,7 @@ from receiver.events import Claim, Media, Submission
 from receiver.intake import Policy, Route, Rules
 from receiver.intake.decisions import polled
 from receiver.intake.facts import observe, replace
-from receiver.journal.base import Change
+from receiver.journal import Change
 from receiver.media import Fetcher, Store
 from receiver.provider import Provider
 from receiver.tags import Tag

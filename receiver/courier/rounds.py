@@ -16,7 +16,7 @@ from receiver.dispatcher.attempts import build, pause_ms, text_of
 from receiver.dispatcher.files import bring
 from receiver.events import Event, Submission
 from receiver.handlers.base import Rejected, RetryLater
-from receiver.journal.base import Work
+from receiver.journal import Work
 from receiver.media import Store, Tiles
 
 log = structlog.get_logger("receiver.courier")

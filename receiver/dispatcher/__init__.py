@@ -23,7 +23,7 @@ from receiver.dispatcher.files import Files, bring
 from receiver.dispatcher.turns import Turns
 from receiver.errors import JournalError
 from receiver.handlers.base import RetryLater
-from receiver.journal.base import Journal, Work
+from receiver.journal import Journal, Work
 from receiver.media import Store, Tiles
 
 __all__ = ["LOOK_SECONDS", "PATIENCE", "Dispatcher", "OpenDestination"]

@@ -16,7 +16,7 @@ from receiver.deliveries import AttemptOutcome, Completion, DeliveryStatus, Rece
 from receiver.dispatcher.files import Files
 from receiver.events import Event, Media
 from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, StoredMedia, no_tiles
-from receiver.journal.base import Work
+from receiver.journal import Work
 from receiver.media import Tiles
 from receiver.tasks import clean_text, is_grid
 from receiver.telemetry import redact

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from receiver.backoff import STORE, wait_forever
 from receiver.errors import MediaError
 from receiver.handlers.base import RetryLater, StoredMedia
-from receiver.journal.base import Work
+from receiver.journal import Work
 from receiver.media import Store
 
 BRING_SECONDS = 60.0

@@ -13,7 +13,7 @@ from receiver.errors import NotFound, Refused
 from receiver.events import Callback, Media, Reply, Submission
 from receiver.intake import decisions, hints
 from receiver.intake.rules import Policy, Route, Rules
-from receiver.journal.base import Change, Changed, Journal
+from receiver.journal import Change, Changed, Journal
 from receiver.tasks import Task
 
 __all__ = ["Intake", "Policy", "Route", "Rules"]

@@ -22,7 +22,7 @@ from receiver.events import Claim, Media, Reply, ReplyStatus, Submission, new_id
 from receiver.intake.facts import ask_for_input, bind, lose, next_poll, observe, replace, supersedable
 from receiver.intake.hints import seeks_task
 from receiver.intake.rules import Rules
-from receiver.journal.base import Change
+from receiver.journal import Change
 from receiver.tasks import Task, event_type
 
 GRACE_MS = 30_000

@@ -9,7 +9,7 @@ from receiver.deliveries import Delivery
 from receiver.events import PROVISIONAL_TYPES, Event, EventType, Media, Source, Submission, event_id, new_id
 from receiver.followups import follow_up
 from receiver.intake.rules import Rules
-from receiver.journal.base import Change
+from receiver.journal import Change
 from receiver.tasks import Task, event_type, merge
 
 replace = msgspec.structs.replace

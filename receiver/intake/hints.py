@@ -10,7 +10,7 @@ from __future__ import annotations
 from receiver.events import Submission
 from receiver.intake.facts import observe, replace
 from receiver.intake.rules import Rules
-from receiver.journal.base import Change
+from receiver.journal import Change
 from receiver.tasks import Task
 
 SEEK: tuple[float, ...] = (5, 15, 15, 30, 60, 120, 300)

@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from receiver.errors import JournalError
-from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, EngineRecord
+from receiver.journal import BEAT_SECONDS, DEAD_SECONDS, EngineRecord
 
 log = structlog.get_logger("receiver.journal")
 

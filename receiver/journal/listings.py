@@ -11,7 +11,7 @@ import msgspec
 from receiver.deliveries import AttemptRecord, Delivery, DeliveryStatus, DestinationRecord
 from receiver.errors import NotFound
 from receiver.events import Submission
-from receiver.journal.base import Trouble
+from receiver.journal import Trouble
 from receiver.journal.rows import delivery_from_row
 
 Row = TypeVar("Row", bound=msgspec.Struct)

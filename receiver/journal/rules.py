@@ -9,7 +9,7 @@ import msgspec
 from receiver.backoff import DELIVERY, DOWN_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, DeliveryStatus, DestinationRecord
 from receiver.events import Submission
-from receiver.journal.base import LASTING_ROLES
+from receiver.journal import LASTING_ROLES
 from receiver.retry_after import LONGEST as LONGEST_ASKED
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from receiver.deliveries import AttemptRecord, Delivery, DestinationRecord
 from receiver.events import Callback, Event, Submission
-from receiver.journal.base import Trouble
+from receiver.journal import Trouble
 from receiver.journal.copying import Kept, Key, LeftFile, NeededFile, RowKind
 from receiver.journal.rows import from_row, to_json, to_row
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from receiver.errors import EngineRunning, InputError, JournalError
 from receiver.events import new_id
-from receiver.journal.base import DEAD_SECONDS, Journal
+from receiver.journal import DEAD_SECONDS, Journal
 from receiver.journal.beating import beating
 from receiver.journal.copying import RowKind, Tally, copy
 from receiver.runtime.journals import journal_of

@@ -11,7 +11,7 @@ import msgspec
 from receiver.clock import Clock
 from receiver.dispatcher import OpenDestination
 from receiver.errors import MediaError, ReceiverError
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.provider import Provider
 from receiver.runtime.journals import journal_of
 from receiver.runtime.opening import check_links, close_all, open_all

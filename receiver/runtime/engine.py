@@ -13,7 +13,7 @@ from receiver.clock_steps import ClockSteps
 from receiver.dispatcher import Dispatcher
 from receiver.errors import JournalError
 from receiver.events import Submission
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.media import Store
 from receiver.runtime.standing import Standing
 from receiver.runtime.upkeep import check_to_start

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from receiver.errors import JournalError, SettingsError
 from receiver.extras import require
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.settings import Settings
 

@@ -16,7 +16,7 @@ import structlog
 from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher
 from receiver.errors import EngineRunning, JournalError
-from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, Journal
+from receiver.journal import BEAT_SECONDS, DEAD_SECONDS, Journal
 from receiver.media import Store
 from receiver.runtime.upkeep import check_to_start
 

@@ -14,7 +14,7 @@ from receiver.clock import Clock
 from receiver.deliveries import DeliveryStatus
 from receiver.errors import NotStarted, PayloadError
 from receiver.events import EventType
-from receiver.journal.base import Trouble
+from receiver.journal import Trouble
 from receiver.journal.selection import Replayed, Selection
 from receiver.runtime.functions import Function, OnEvent, check_function, check_registration
 from receiver.runtime.handle import TaskHandle

@@ -23,7 +23,7 @@ from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher
 from receiver.errors import EngineRunning
 from receiver.events import Submission
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.media import Store
 from receiver.runtime.presence import ROLE, Presence
 from receiver.submissions import Submissions

@@ -13,7 +13,7 @@ import structlog
 from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher
 from receiver.errors import JournalError
-from receiver.journal.base import BEAT_SECONDS, DEAD_SECONDS, LEASE_SECONDS, Journal
+from receiver.journal import BEAT_SECONDS, DEAD_SECONDS, LEASE_SECONDS, Journal
 from receiver.worker import Step
 
 log = structlog.get_logger("receiver.engine")

@@ -8,7 +8,7 @@ import structlog
 
 from receiver.clock import Clock
 from receiver.errors import MediaError
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.media import Store, open_store
 from receiver.replay import Replay
 from receiver.retention import Keep, Retention

@@ -18,7 +18,7 @@ from receiver.dispatcher import Dispatcher, OpenDestination
 from receiver.errors import EngineRunning, EngineStopped, NotFound, ReceiverError
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
-from receiver.journal.base import LASTING_ROLES, Journal
+from receiver.journal import LASTING_ROLES, Journal
 from receiver.media import Fetcher
 from receiver.provider import Provider
 from receiver.provider_health import ProviderHealth

@@ -18,7 +18,7 @@ from receiver.inputs import data_uri, read_mask, read_picture
 from receiver.intake import Intake
 from receiver.intake.decisions import GRACE_MS
 from receiver.intake.facts import replace
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.media import Store
 from receiver.provider import PictureField, Provider, Request, check_task_id, requests, with_pictures
 from receiver.submissions.addresses import Addresses

@@ -10,7 +10,7 @@ from receiver.events import Reply, Submission
 from receiver.inputs import data_uri
 from receiver.intake import Intake
 from receiver.intake.facts import replace
-from receiver.journal.base import Change, Journal
+from receiver.journal import Change, Journal
 from receiver.media import Store
 from receiver.provider import Provider, with_pictures
 from receiver.submissions.sending import Sending

@@ -10,7 +10,7 @@ from typing import Any
 
 from builds.replacing import replaced
 from receiver.events import Callback, Submission
-from receiver.journal.base import Changed, Decide
+from receiver.journal import Changed, Decide
 from receiver.journal.postgres import PostgresJournal, connecting, connections, engines, statements
 from receiver.journal.postgres.writer import Writer
 from receiver.runtime import standing

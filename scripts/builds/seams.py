@@ -17,7 +17,7 @@ from receiver.clock_steps import ClockSteps
 from receiver.dispatcher import Dispatcher
 from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
-from receiver.journal.base import Work
+from receiver.journal import Work
 from receiver.journal.sqlite import SQLiteJournal
 from receiver.provider import Accepted, Provider
 from receiver.runtime import opening

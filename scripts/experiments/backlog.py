@@ -12,7 +12,7 @@ from experiments.witnesses import view
 from receiver.clock import Clock
 from receiver.deliveries import Completion
 from receiver.intake import Intake, Policy, Route
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 
 DESTINATIONS = ("one", "two")

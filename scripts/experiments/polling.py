@@ -20,7 +20,7 @@ from receiver.errors import Ambiguous, Refused
 from receiver.events import Submission
 from receiver.intake import decisions
 from receiver.intake.rules import Rules
-from receiver.journal.base import Change
+from receiver.journal import Change
 from receiver.provider import requests
 from receiver.reconciler import Reconciler
 from receiver.runtime import Runtime

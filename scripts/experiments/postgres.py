@@ -17,7 +17,7 @@ from experiments.cluster import BROKEN, SETTLED, Cluster, cluster, late, said
 from experiments.databases import database
 from experiments.stage import Target, sow
 from receiver.events import Callback, Submission
-from receiver.journal.base import Change, Changed
+from receiver.journal import Change, Changed
 from receiver.journal.postgres import PostgresJournal, open_postgres
 from receiver.journal.postgres.driver import asyncpg
 

@@ -17,7 +17,7 @@ from experiments.plugins import plug_in
 from experiments.servers import server
 from experiments.stage import accepted, rows
 from experiments.witnesses import view
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 
 GROWTH = 50.0

@@ -19,7 +19,7 @@ import httpx
 
 from receiver.clock import Clock
 from receiver.events import Submission, new_id
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.tokens import Tokens
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from receiver.deliveries import Receipt
 from receiver.events import EVENT_TYPES, Event
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.journal.sqlite.statements import SQL as SQL  # noqa: PLC0414 - for those who restate one
 from receiver.runtime.functions import Function
 from receiver.tasks import Task

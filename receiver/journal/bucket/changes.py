@@ -11,7 +11,7 @@ from receiver.deliveries import AttemptRecord, Completion, Delivery, Receipt
 from receiver.errors import JournalError
 from receiver.events import Callback, Event
 from receiver.journal import rules
-from receiver.journal.base import Change, Changed, Decide, Work
+from receiver.journal import Change, Changed, Decide, Work
 from receiver.journal.bucket.document import Document, Fact, KeptCallback, number_after, replace
 from receiver.tasks import clean_text
 

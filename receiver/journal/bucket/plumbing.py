@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from receiver.deliveries import Delivery, DestinationRecord
 from receiver.errors import JournalError
 from receiver.events import Submission
-from receiver.journal.base import Trouble
+from receiver.journal import Trouble
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.agenda import Agenda
 from receiver.journal.bucket.cells import Cell

@@ -12,7 +12,7 @@ import msgspec
 
 from receiver.deliveries import Delivery
 from receiver.events import Callback, Event, Submission
-from receiver.journal.base import Change, Changed
+from receiver.journal import Change, Changed
 from receiver.journal.needed import digests
 from receiver.journal.postgres.columns import (
     ALL,

@@ -12,7 +12,7 @@ from receiver.deliveries import Delivery, DestinationRecord, Receipt
 from receiver.errors import JournalError
 from receiver.events import Event, Media
 from receiver.journal import rules
-from receiver.journal.base import Work
+from receiver.journal import Work
 from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.statements import row, rows

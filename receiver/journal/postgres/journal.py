@@ -10,7 +10,7 @@ import msgspec
 
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, EventType, Submission
-from receiver.journal.base import Changed, Decide, Trouble
+from receiver.journal import Changed, Decide, Trouble
 from receiver.journal.postgres import changes, statements
 from receiver.journal.postgres.connecting import Options
 from receiver.journal.postgres.connections import Connections, open_connections

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from receiver.events import Callback, Submission
-from receiver.journal.base import Decide
+from receiver.journal import Decide
 from receiver.journal.postgres.seen import Known
 
 

@@ -3,7 +3,7 @@ committed. Whether the server's own files are whole is its own business (checksu
 
 from __future__ import annotations
 
-from receiver.journal.base import DEAD_SECONDS
+from receiver.journal import DEAD_SECONDS
 from receiver.journal.contradictions import CONTRADICTIONS, sentences
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.statements import SQL, rows

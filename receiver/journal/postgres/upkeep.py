@@ -11,7 +11,7 @@ from pathlib import Path
 from receiver.deliveries import Delivery
 from receiver.errors import EngineRunning, InputError
 from receiver.events import Event, new_id
-from receiver.journal.base import EngineRecord
+from receiver.journal import EngineRecord
 from receiver.journal.beating import beating
 from receiver.journal.copying import NewRows, Rows
 from receiver.journal.postgres import replaying, retention, soundness

@@ -16,7 +16,7 @@ from receiver.deliveries import Completion
 from receiver.disk import in_thread
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, EventType, Submission
-from receiver.journal.base import Changed, Decide, Trouble, Work
+from receiver.journal import Changed, Decide, Trouble, Work
 from receiver.journal.listings import Listings
 from receiver.journal.rows import from_row, to_json, to_row
 from receiver.journal.sqlite import operations

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from receiver.errors import EngineRunning, JournalError
-from receiver.journal.base import EngineRecord
+from receiver.journal import EngineRecord
 
 
 class EngineLock:

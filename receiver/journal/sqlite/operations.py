@@ -12,7 +12,7 @@ from receiver.deliveries import Completion, Delivery, Receipt
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
 from receiver.journal import needed, rules
-from receiver.journal.base import Change, Changed, Decide, Work
+from receiver.journal import Change, Changed, Decide, Work
 from receiver.journal.rows import delivery_from_row, from_row, to_row
 from receiver.journal.sqlite import health
 from receiver.journal.sqlite.recent import Recent

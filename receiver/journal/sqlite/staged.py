@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from receiver.deliveries import Delivery
 from receiver.events import Callback, Event, Submission
-from receiver.journal.base import Change
+from receiver.journal import Change
 from receiver.journal.rows import to_json_bytes
 from receiver.journal.rules import only_heard
 from receiver.journal.sqlite.recent import Recent

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.clock import Clock
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.submissions import Submissions

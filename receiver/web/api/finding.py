@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from receiver.errors import NotFound
 from receiver.events import Submission
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.web.problems import Problem
 
 

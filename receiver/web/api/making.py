@@ -16,7 +16,7 @@ from starlette.responses import Response
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, NotJSON, Refused, Unreachable
 from receiver.events import Submission, new_id
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.tasks import decode_json

@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response
 
 from receiver.errors import MediaError
 from receiver.events import Media
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.web.api.answers import RETRY, json

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.errors import ReceiverError
 from receiver.events import Event, Submission
-from receiver.journal.base import Journal
+from receiver.journal import Journal
 
 log = structlog.get_logger("receiver.api")
 

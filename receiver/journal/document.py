@@ -1,0 +1,210 @@
+"""The working set of one submission, and the values that callers exchange with the journal.
+
+A document is all that a rule may look at: the submission, its open deliveries with their events, and for each
+destination the newest event and receipt. It is no history. What a rule adds (events, callbacks, ended attempts and
+deliveries) is in the fields `new_…` and `closed`, until a store has written it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from receiver.deliveries import AttemptRecord, Delivery, Receipt
+from receiver.events import Callback, Event, Media, Submission
+
+T = TypeVar("T")
+
+replace = msgspec.structs.replace
+
+
+class LastReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """The receipt of a destination's newest delivery that has one."""
+
+    delivery_id: str
+    receipt: Receipt
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """One submission with what its rules need.
+
+    Attributes:
+        submission: the row.
+        version: increases by one with each write. 0 is a document that was never written.
+        known: names of all journalled events, in the order in which they became known. A name is the event id without
+            the submission's id (see `event_name`).
+        deliveries: those that are pending or running.
+        events: the events of these deliveries. One is missing only where the journal has lost it.
+        attempts: the attempts of running deliveries.
+        newest: by destination, the name of the newest event that is or was owed there automatically.
+        receipts: by destination, the receipt of the newest delivery.
+        new_events, new_callbacks: facts that this transaction adds.
+        new_attempts: attempts that have ended in this transaction.
+        closed: deliveries that are no longer open, as of this transaction.
+        additions: submissions that come of this transaction. One whose name (`once`) is taken is dropped.
+    """
+
+    submission: Submission
+    version: int = 0
+    known: tuple[str, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+    events: tuple[Event, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
+    newest: dict[str, str] = {}
+    receipts: dict[str, LastReceipt] = {}
+    new_events: tuple[Event, ...] = ()
+    new_callbacks: tuple[Callback, ...] = ()
+    new_attempts: tuple[AttemptRecord, ...] = ()
+    closed: tuple[Delivery, ...] = ()
+    additions: tuple[Submission, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.submission.id
+
+    def delivery(self, id: str) -> Delivery | None:
+        """Return the open delivery of that id."""
+        return next((item for item in self.deliveries if item.id == id), None)
+
+    def event(self, id: str) -> Event | None:
+        """Return the event of an open delivery."""
+        return next((item for item in self.events if item.id == id), None)
+
+    def is_busy(self, destination: str) -> bool:
+        """Return True while a delivery to this destination runs. There are never two at once."""
+        return any(item.status == "running" and item.destination == destination for item in self.deliveries)
+
+    def written(self) -> Document:
+        """Return the document as it is after a commit: one version later, without the rows that were added."""
+        return replace(
+            self,
+            version=self.version + 1,
+            new_events=(),
+            new_callbacks=(),
+            new_attempts=(),
+            closed=(),
+            additions=(),
+        )
+
+
+Transition = Callable[[Document], tuple[Document, T]]
+"""A rule: pure and quick, because it runs inside a transaction, and perhaps more than once. One that returns the very
+same document writes nothing."""
+
+
+def event_name(event_id: str, submission_id: str) -> str:
+    """Return the part of an event id that tells it from the submission's other events, e.g. `task.progressed.46`."""
+    return event_id.removeprefix(f"{submission_id}.")
+
+
+def file_digests(row: Submission) -> frozenset[str]:
+    """Return the digests of all files that a submission needs of the media store: pictures of its request, the mask of
+    its reply, its results."""
+    mask = row.reply.mask if row.reply is not None else None
+    return frozenset(item.digest for item in (*row.inputs, *row.media, *((mask,) if mask is not None else ())))
+
+
+# When something is to be done
+
+
+def open_deadline(row: Submission) -> int | None:
+    """Return the deadline in epoch milliseconds while it counts; None after an end or a refusal."""
+    return row.deadline_ms if row.ended is None and row.status != "refused" else None
+
+
+DUE_FIELDS: Mapping[str, Callable[[Submission], int | None]] = {
+    "send": lambda row: row.send_due_ms,
+    "poll": lambda row: row.poll_due_ms,
+    "media": lambda row: row.media_due_ms,
+    "deadline": open_deadline,
+}
+"""By kind of work, the time in epoch milliseconds from which on it is due; None: never."""
+
+
+def is_settled(document: Document) -> bool:
+    """Return True if nothing of a submission is owed or under way, so that it may be deleted."""
+    row = document.submission
+    waits = (row.send_due_ms, row.poll_due_ms, row.media_due_ms, row.claim)
+    ended = row.ended is not None or row.status == "refused"
+    return ended and all(item is None for item in waits) and not document.additions and not document.deliveries
+
+
+def search_status(row: Submission, status: str) -> bool:
+    """Return True if a submission has this status: of the submission, of its task, or the last part of its end."""
+    return row.status == status or row.ended == f"task.{status}" or row.task_status == status.upper()
+
+
+# What callers of the journal exchange with it
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a decision.
+
+    Attributes:
+        submission: the row afterwards.
+        events: new facts. One whose id is already journalled is dropped together with its deliveries.
+        deliveries: what the events owe, all `pending`. Each cancels older ones of its (submission, destination).
+        release_ms: make this submission's untried deliveries due now, because what they waited for has come.
+        cause: why the callback that led to this was not accepted, for its row.
+        additions: submissions that come of it: follow-ups we start ourselves, further tasks of one answer. One whose
+            name (`once`) is taken is dropped.
+    """
+
+    submission: Submission
+    events: tuple[Event, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+    release_ms: int | None = None
+    cause: str | None = None
+    additions: tuple[Submission, ...] = ()
+
+
+Decide = Callable[[Submission], Change | None]
+"""Pure and quick: it runs inside the transaction. None changes nothing."""
+
+
+class Changed(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a change: the row afterwards, and the events that were new.
+
+    Attributes:
+        problem: why deciding failed although the callback itself was kept.
+    """
+
+    submission: Submission
+    events: tuple[Event, ...] = ()
+    problem: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A claimed delivery with all that its attempt needs.
+
+    Attributes:
+        media, media_problem, media_due_ms: the submission's, as they are now.
+        receipts: the last receipt of this submission at every destination, its own included.
+        parent: the last receipt of the parent submission at this destination.
+    """
+
+    delivery: Delivery
+    event: Event
+    media: tuple[Media, ...]
+    media_problem: str | None
+    media_due_ms: int | None
+    receipts: Mapping[str, Receipt]
+    parent: Receipt | None
+
+
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """Something outside that does not work and that the operator should see to. No result is lost by it.
+
+    Attributes:
+        name: what it is about: `provider`, `callbacks`.
+        since_ms: when it began, in epoch milliseconds.
+        text: sentences: what happened, what Receiver does meanwhile, what to do.
+    """
+
+    name: str
+    since_ms: int
+    text: str

@@ -1,0 +1,475 @@
+"""Every rule of the journal, as pure functions on a document or a destination's record.
+
+Stores load and write documents. They know none of this. A transition takes a document and gives the document as it is
+afterwards, with a result for the caller; the same document means that nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal
+
+from receiver.backoff import DELIVERY, DOWN_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
+from receiver.deliveries import AttemptRecord, Completion, Delivery, DestinationRecord
+from receiver.errors import JournalError
+from receiver.events import Callback, Event, new_id
+from receiver.journal.document import Change, Changed, Decide, Document, LastReceipt, event_name, is_settled, replace
+from receiver.journal.selection import REPLAYED, Order, Replayed, ReplayOutcome
+from receiver.retry_after import LONGEST as LONGEST_ASKED
+from receiver.tasks import clean_text
+
+OUTDATED = "a newer event took its place"
+VANISHED = "the process ended while the attempt ran"
+
+# Submissions, callbacks, events
+
+
+def change(document: Document, decide: Decide, callback: Callback | None) -> tuple[Document, Changed]:
+    """Decide on the row and apply the outcome. A callback is kept even where deciding fails.
+
+    Raises:
+        JournalError: a delivery's id is taken, and there is no callback to keep.
+        Exception: `decide` failed, and there is no callback to keep.
+    """
+    row = document.submission
+    if callback is None:
+        return _apply(document, decide(row))
+    try:
+        outcome = decide(row)
+        after, changed = _apply(document, outcome)
+    except Exception as exc:
+        return keep_callback(document, callback, "error"), Changed(submission=row, problem=exc)
+    return keep_callback(after, callback, outcome.cause if outcome is not None else callback.cause), changed
+
+
+def keep_callback(document: Document, callback: Callback, cause: str | None) -> Document:
+    """Add a callback with the cause for which it was not accepted (None: it was)."""
+    kept = callback if callback.cause == cause else replace(callback, cause=cause)
+    return replace(document, new_callbacks=(*document.new_callbacks, kept))
+
+
+def _apply(document: Document, outcome: Change | None) -> tuple[Document, Changed]:
+    if outcome is None:
+        return document, Changed(submission=document.submission)
+    fresh = []
+    for event in outcome.events:
+        name = event_name(event.id, document.id)
+        if name in document.known:
+            continue  # the same fact twice is one event
+        fresh.append(event)
+        document = replace(
+            document, known=(*document.known, name), new_events=(*document.new_events, event)
+        )  # fmt: skip
+        owed = [item for item in outcome.deliveries if item.event_id == event.id]
+        document = owe(document, event, owed)
+    if outcome.release_ms is not None:
+        document = _map_deliveries(document, lambda item: _released(item, outcome.release_ms or 0))
+    document = replace(
+        document, submission=outcome.submission, additions=(*document.additions, *outcome.additions)
+    )  # fmt: skip
+    return document, Changed(submission=outcome.submission, events=tuple(fresh))
+
+
+def owe(document: Document, event: Event, deliveries: Sequence[Delivery]) -> Document:
+    """Add new deliveries of one event. A newer event cancels older pending deliveries to the same destination.
+
+    Deliveries that a person asked for (`manual`) neither cancel nor are cancelled.
+
+    Raises:
+        JournalError: an id is taken.
+    """
+    if not deliveries:
+        return document
+    open_ = {item.id: item for item in document.deliveries}
+    newest = dict(document.newest)
+    closed: list[Delivery] = []
+    for new in deliveries:
+        if new.id in open_:
+            raise JournalError(f"There already is a delivery {new.id}. Nothing of the change was kept (UNIQUE id).")
+        if not new.manual:
+            for item in list(open_.values()):
+                if item.destination == new.destination and item.status == "pending" and not item.manual:
+                    closed.append(_outdated(item, new.created_ms))
+                    del open_[item.id]
+            newest[new.destination] = event_name(event.id, document.id)
+        open_[new.id] = replace(new, status="pending", attempt=0, failures=0)
+    return _with_open(
+        replace(document, newest=newest, events=(*document.events, event), closed=(*document.closed, *closed)),
+        tuple(open_.values()),
+    )
+
+
+def _with_open(document: Document, deliveries: tuple[Delivery, ...]) -> Document:
+    """Set the open deliveries, and keep no more events and attempts than they need."""
+    needed = {item.event_id for item in deliveries}
+    running = {item.id for item in deliveries if item.status == "running"}
+    return replace(
+        document,
+        deliveries=deliveries,
+        events=tuple({item.id: item for item in document.events if item.id in needed}.values()),
+        attempts=tuple(item for item in document.attempts if item.delivery_id in running),
+    )
+
+
+def _map_deliveries(document: Document, change: Callable[[Delivery], Delivery]) -> Document:
+    after = tuple(change(item) for item in document.deliveries)
+    same = all(new is old for new, old in zip(after, document.deliveries, strict=True))
+    return document if same else replace(document, deliveries=after)
+
+
+def _outdated(item: Delivery, now_ms: int) -> Delivery:
+    return replace(item, status="cancelled", finished_ms=now_ms, detail=OUTDATED)
+
+
+def _released(item: Delivery, now_ms: int) -> Delivery:
+    waits = item.status == "pending" and item.attempt == 0 and item.due_ms > now_ms
+    return replace(item, due_ms=now_ms) if waits else item
+
+
+# Claims and completions
+
+
+def claim(document: Document, destination: str, owner: str, now_ms: int) -> tuple[Document, Delivery | None]:
+    """Start the oldest due delivery to a destination. None: nothing is due there, or one already runs.
+
+    A delivery whose event was lost can never run. It is dead at once, so that it holds up no other.
+    """
+    if document.is_busy(destination):
+        return document, None
+    due = (
+        item
+        for item in document.deliveries
+        if item.destination == destination and item.status == "pending" and item.due_ms <= now_ms
+    )
+    found = min(due, key=lambda item: item.id, default=None)
+    if found is None:
+        return document, None
+    taken = replace(found, status="running", attempt=found.attempt + 1, owner=owner)
+    attempt = AttemptRecord(
+        delivery_id=found.id, number=taken.attempt, started_ms=now_ms, manual=found.manual and found.failures == 0
+    )
+    running = _map_deliveries(document, lambda item: taken if item.id == found.id else item)
+    running = replace(running, attempts=(*running.attempts, attempt))
+    if document.event(found.event_id) is not None:
+        return running, taken
+    lost = Completion(
+        delivery_id=taken.id,
+        attempt=taken.attempt,
+        owner=owner,
+        outcome="rejected",
+        status="dead",
+        finished_ms=now_ms,
+        due_ms=now_ms,
+        counts=False,
+        detail=f"Delivery {taken.id} has lost its submission or event.",
+    )
+    return complete(running, lost)[0], None
+
+
+def complete(document: Document, completion: Completion) -> tuple[Document, bool]:
+    """Record the end of an attempt. False: another owner or attempt has taken over, and nothing changes."""
+    found = document.delivery(completion.delivery_id)
+    if found is None or (found.status, found.owner, found.attempt) != (
+        "running", completion.owner, completion.attempt,
+    ):  # fmt: skip
+        return document, False
+    detail = None if completion.detail is None else clean_text(completion.detail)
+    pending = completion.status == "pending"
+    ended = replace(
+        found,
+        status=completion.status,
+        due_ms=completion.due_ms,
+        failures=found.failures + completion.counts,
+        detail=detail,
+        owner=None,
+        receipt=completion.receipt or found.receipt,
+        finished_ms=None if pending else completion.finished_ms,
+    )
+    if pending and not ended.manual and _has_newer(document, ended):
+        ended = _outdated(ended, completion.finished_ms)
+    started = next((item for item in document.attempts if item.delivery_id == found.id), None)
+    attempt = started or AttemptRecord(
+        delivery_id=found.id, number=completion.attempt, started_ms=completion.finished_ms
+    )
+    attempt = replace(attempt, finished_ms=completion.finished_ms, outcome=completion.outcome, detail=detail)
+    is_open = ended.status == "pending"
+    others = tuple(item for item in document.deliveries if item.id != found.id)
+    document = replace(
+        document,
+        new_attempts=(*document.new_attempts, attempt),
+        closed=document.closed if is_open else (*document.closed, ended),
+        receipts=_with_receipt(document.receipts, ended) if completion.receipt is not None else document.receipts,
+    )
+    return _with_open(document, (*others, ended) if is_open else others), True
+
+
+def _has_newer(document: Document, item: Delivery) -> bool:
+    """Return True if a later event is owed there. Later is what became known later: ids follow the wall clock, which
+    may have been set back since."""
+    newest = document.newest.get(item.destination)
+    name = event_name(item.event_id, document.id)
+    if newest is None or newest not in document.known:
+        return False
+    return name not in document.known or document.known.index(newest) > document.known.index(name)
+
+
+def _with_receipt(receipts: Mapping[str, LastReceipt], item: Delivery) -> dict[str, LastReceipt]:
+    last = receipts.get(item.destination)
+    if item.receipt is None or (last is not None and last.delivery_id > item.id):
+        return dict(receipts)
+    return {**receipts, item.destination: LastReceipt(delivery_id=item.id, receipt=item.receipt)}
+
+
+def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int) -> tuple[Document, int]:
+    """End the running attempts of engines that are gone. Each counts as a failure and is retried with backoff, because
+    it may be what ended its engine. Return how many there were."""
+    left = [item for item in document.deliveries if item.status == "running" and lost(item)]
+    for item in left:
+        document, _ = complete(document, _vanished(item, now_ms))
+    return document, len(left)
+
+
+def _vanished(delivery: Delivery, now_ms: int) -> Completion:
+    """The first vanished attempt is due again at once: it may only have shared its engine with the culprit."""
+    failures = delivery.failures + 1
+    seconds = 0.0 if failures == 1 else wait(DELIVERY, failures - 1)
+    return Completion(
+        delivery_id=delivery.id,
+        attempt=delivery.attempt,
+        owner=delivery.owner or "",
+        outcome="vanished",
+        status="pending" if failures <= len(DELIVERY) else "dead",
+        finished_ms=now_ms,
+        due_ms=now_ms + int((seconds or 0.0) * 1000),
+        counts=True,
+        detail=VANISHED if failures <= len(DELIVERY) else f"{VANISHED}; the retries are used up",
+    )
+
+
+# Destinations
+
+
+def speaks(completion: Completion) -> bool:
+    """Return True if the end of an attempt says something about its destination. A request to wait, our own shutdown
+    or crash says nothing."""
+    return completion.outcome not in ("postponed", "interrupted", "vanished")
+
+
+SUCCESS_MS = 60_000
+"""Precision of `last_success_ms`: a success is written down at most once a minute while all goes well."""
+
+
+def noted(record: DestinationRecord, completion: Completion) -> DestinationRecord:
+    """Return a destination's record after an attempt: failures in a row pause it, a success ends a pause that is over.
+
+    A rejection is about one delivery. A failure during a pause began before the pause. Neither makes it longer.
+    """
+    now_ms = completion.finished_ms
+    if completion.outcome == "succeeded":
+        over = record.paused_until_ms is not None and not record.paused(now_ms)
+        if not record.failures and not over and abs((record.last_success_ms or 0) - now_ms) < SUCCESS_MS:
+            return record
+        if not record.paused(now_ms):
+            record = replace(record, paused_until_ms=None, paused_reason=None)
+        return replace(record, failures=0, last_success_ms=now_ms)
+    told = replace(record, last_error_ms=now_ms, last_error=completion.detail)
+    if not completion.counts or record.paused(now_ms):
+        return told
+    failures = record.failures + 1
+    seconds = pause(failures)
+    if seconds is None:
+        return replace(told, failures=failures)
+    return replace(
+        told,
+        failures=failures,
+        paused_until_ms=now_ms + int(seconds * 1000),
+        paused_reason=f"{failures} attempts in a row have failed, the last one with: {completion.detail}",
+    )
+
+
+def paused(record: DestinationRecord, until_ms: int, reason: str) -> DestinationRecord:
+    """Return the record with a pause. Of two pauses the longer one counts."""
+    if (record.paused_until_ms or 0) >= until_ms:
+        return record
+    return replace(record, paused_until_ms=until_ms, paused_reason=reason)
+
+
+def resumed(record: DestinationRecord) -> DestinationRecord:
+    """Return the record without a pause and without failures."""
+    return replace(record, failures=0, paused_until_ms=None, paused_reason=None)
+
+
+def is_down(record: DestinationRecord) -> bool:
+    """Return True if a destination gets one delivery at a time, as a probe."""
+    return record.failures >= DOWN_AFTER
+
+
+def end_wait(document: Document, destination: str, until_ms: int) -> Document:
+    """Make due what was to wait as long as a pause that a person ends."""
+    return _map_deliveries(
+        document,
+        lambda item: (
+            replace(item, due_ms=item.created_ms)
+            if item.destination == destination
+            and item.status == "pending"
+            and item.created_ms < item.due_ms <= until_ms
+            else item
+        ),
+    )
+
+
+# The clock
+
+LONGEST_MS: Mapping[str, int] = {
+    "send_due_ms": int(LONGEST_ASKED * 1000),
+    "poll_due_ms": int(max(PROVISIONAL) * MOST * 1000),
+    "media_due_ms": int(max(MEDIA) * MOST * 1000),
+    "deadline_ms": 365 * 86_400_000,
+    "delivery": int(max(DELIVERY) * MOST * 1000),
+    "pause": int(max(DELIVERY) * 1000),
+}
+"""The longest wait of each kind in milliseconds. What is due later was written by a clock that was ahead."""
+
+
+def clamped(due_ms: int | None, kind: str, now_ms: int) -> int | None:
+    """Return a due time that is no further away than the longest wait of its kind."""
+    return None if due_ms is None else min(due_ms, now_ms + LONGEST_MS[kind])
+
+
+def clamp(document: Document, now_ms: int) -> tuple[Document, bool]:
+    """Bring due times that a wrong clock wrote back into reach. Return True if there were any."""
+    row = document.submission
+    fields = ["send_due_ms", "poll_due_ms", "media_due_ms"]
+    if row.ended is None and row.status != "refused":
+        fields.append("deadline_ms")
+    moved = {
+        field: due for field in fields if (due := clamped(getattr(row, field), field, now_ms)) != getattr(row, field)
+    }
+    after = replace(document, submission=replace(row, **moved)) if moved else document
+    reach = now_ms + LONGEST_MS["delivery"]
+    after = _map_deliveries(
+        after, lambda item: replace(item, due_ms=reach) if item.status == "pending" and item.due_ms > reach else item
+    )
+    return after, after is not document
+
+
+# Replay
+
+
+def outcome_of(order: Order, found: Delivery | None, now_ms: int, *, event: bool) -> Replayed:
+    """Return what an order comes to.
+
+    Args:
+        order: one event to be brought to one destination again.
+        found: the delivery it means, if there is one.
+        now_ms: epoch milliseconds.
+        event: True if its event still exists.
+    """
+    if not event:
+        return Replayed(order=order, outcome="gone", delivery_id=order.delivery_id)
+    if found is None or order.as_new:
+        return Replayed(order=order, outcome="new", delivery_id=None)
+    outcome: ReplayOutcome = "again"
+    if found.status == "running":
+        outcome = "running"
+    elif found.status == "pending":
+        # One that was never tried may wait for its picture: its first attempt is still to come.
+        outcome = "sooner" if found.attempt and found.due_ms > now_ms else "owed"
+    return Replayed(order=order, outcome=outcome, delivery_id=found.id, was=found.status)
+
+
+def replay(
+    document: Document, orders: Sequence[Order], found: Mapping[str, Delivery], events: Mapping[str, Event], now_ms: int
+) -> tuple[Document, list[Replayed]]:
+    """Make what is ordered owed and due now, one order after the other. What is owed already stays as it is.
+
+    A delivery keeps its id, which is its idempotency key, and its attempts. Its failures start afresh.
+
+    Args:
+        document: of the submission.
+        orders: for this submission.
+        found: its deliveries that the orders may mean, by id, as they were before. Open ones are taken from the
+            document.
+        events: its events that the orders name, by id.
+        now_ms: epoch milliseconds.
+    """
+    known = {**found, **{item.id: item for item in document.deliveries}}
+    results = []
+    for order in orders:
+        if order.delivery_id is not None:
+            meant = known.get(order.delivery_id)
+        else:
+            there = [
+                item
+                for item in known.values()
+                if item.event_id == order.event_id and item.destination == order.destination
+            ]
+            meant = max(there, key=lambda item: item.id, default=None)
+        event = events.get(order.event_id)
+        seen = outcome_of(order, meant, now_ms, event=event is not None)
+        if event is not None and seen.outcome in REPLAYED:
+            if seen.outcome == "new" or meant is None:
+                again = Delivery(
+                    id=new_id(now_ms), event_id=order.event_id, submission_id=order.submission_id,
+                    destination=order.destination, created_ms=now_ms, due_ms=now_ms, manual=True,
+                )  # fmt: skip
+                seen = Replayed(order=order, outcome="new", delivery_id=again.id)
+            else:
+                again = replace(
+                    meant, status="pending", due_ms=now_ms, failures=0, manual=True, owner=None, detail=None,
+                    finished_ms=None,
+                )  # fmt: skip
+            known[again.id] = again
+            others = tuple(item for item in document.deliveries if item.id != again.id)
+            document = _with_open(replace(document, events=(*document.events, event)), (*others, again))
+        results.append(seen)
+    return document, results
+
+
+# Deleting
+
+
+def drop_media(document: Document, problem: str) -> Document | None:
+    """Take a result's files away from a settled submission. None: something of it is owed or under way."""
+    if not is_settled(document):
+        return None
+    row = document.submission
+    return replace(document, submission=replace(row, media=(), media_problem=problem)) if row.media else document
+
+
+# Contradictions: what must never be in a journal
+
+Contradiction = Literal[
+    "deliveries_without_event",
+    "deliveries_without_submission",
+    "events_without_submission",
+    "callbacks_without_submission",
+    "attempts_without_delivery",
+    "ends_without_event",
+    "unfinished_attempts",
+]
+
+CONTRADICTIONS: Mapping[Contradiction, tuple[str, str]] = {
+    "deliveries_without_event": ("deliveries", "have no event, so nothing can be delivered"),
+    "deliveries_without_submission": ("deliveries", "belong to no submission"),
+    "events_without_submission": ("events", "belong to no submission"),
+    "callbacks_without_submission": ("callbacks", "belong to no submission"),
+    "attempts_without_delivery": ("deliveries", "have attempts but do not exist themselves"),
+    "ends_without_event": ("submissions", "have ended without an event that says so, so their results reach nobody"),
+    "unfinished_attempts": ("deliveries", "do not run, but have an attempt without an end"),
+}
+"""By kind: what the ids are ids of, and what is wrong with them."""
+
+_MAX_NAMED = 3
+
+
+def contradiction_sentences(found: Mapping[Contradiction, Collection[str]]) -> list[str]:
+    """Return one sentence for each kind of contradiction that was found, with up to three examples."""
+    sentences = []
+    for kind, ids in found.items():
+        if ids:
+            noun, text = CONTRADICTIONS[kind]
+            named = sorted(ids)[:_MAX_NAMED]
+            more = f" and {len(ids) - _MAX_NAMED:,} more" if len(ids) > _MAX_NAMED else ""
+            sentences.append(f"{len(ids):,} {noun} {text}: {', '.join(named)}{more}. Please report this.")
+    return sentences
