@@ -42,7 +42,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         newest: by destination, the name of the newest event that is or was owed there automatically.
         receipts: by destination, the receipt of the newest delivery.
         new_events, new_callbacks: facts that this transaction adds.
-        new_attempts: attempts that have ended in this transaction.
+        new_attempts: attempts that this transaction has started or ended. A later one replaces an earlier one of the
+            same number.
         closed: deliveries that are no longer open, as of this transaction.
         additions: submissions that come of this transaction. One whose name (`once`) is taken is dropped.
     """

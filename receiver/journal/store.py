@@ -27,8 +27,9 @@ RowKind = Literal["submissions", "callbacks", "events", "deliveries", "attempts"
 ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
 
 Key = tuple[str | int, ...]
-"""What rows of a kind are sorted by: `(id,)` of submissions and deliveries, `(number,)` of callbacks and events in the
-order in which they came, `(delivery_id, number)` of attempts, `(submission_id, digest)`, `(digest,)`, `(key,)`."""
+"""The sort key of a row: `(id,)` of submissions and deliveries, `(number,)` of callbacks and events in the order in
+which they came (a bucket adds the submission's id), `(delivery_id, number)` of attempts, `(submission_id, digest)`,
+`(digest,)`, `(key,)`. To everybody but its store a key is opaque."""
 
 
 class NeededFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +86,7 @@ class Filter:
         since_ms, until_ms: made at or after the one, and before the other, in epoch milliseconds. Submissions and
             deliveries are told by their id, events by `created_ms`, callbacks by `received_ms`.
         called_back: accepted submissions that took a callback URL along and that the provider has ended.
+        due_after_ms: submissions to be sent, polled or downloaded later than this, or pending deliveries due later.
         settled: submissions that have ended or were refused and have nothing to be sent, polled, downloaded or
             confirmed. Open deliveries are not looked at.
         with_files: submissions that need files of the media store.
@@ -105,6 +107,7 @@ class Filter:
     words: tuple[str, ...] = ()
     since_ms: int | None = None
     until_ms: int | None = None
+    due_after_ms: int | None = None
     called_back: bool = False
     settled: bool = False
     with_files: bool = False
@@ -124,6 +127,8 @@ def fits_submission(row: Submission, wanted: Filter) -> bool:
         not wanted.kinds or row.kind in wanted.kinds,
         all(row.labels.get(name) == value for name, value in wanted.labels),
         all(word.casefold() in row.prompt.casefold() for word in wanted.words),
+        wanted.due_after_ms is None
+        or any((due or 0) > wanted.due_after_ms for due in (row.send_due_ms, row.poll_due_ms, row.media_due_ms)),
         not wanted.called_back
         or (row.hooked and row.status == "accepted" and row.ended in ("task.succeeded", "task.failed")),
         not wanted.settled
@@ -265,8 +270,9 @@ class Store(Protocol):
             JournalError: the store cannot answer this without reading everything, and says so.
         """
 
-    async def counts(self) -> Counts:
-        """Count submissions by display status, and deliveries by destination and status."""
+    async def counts(self, *, submissions: bool = False) -> Counts:
+        """Count deliveries by destination and status, and submissions by display status if asked to: in a bucket that
+        reads every submission."""
 
     # Shared values
 

@@ -149,7 +149,9 @@ def claim(document: Document, destination: str, owner: str, now_ms: int) -> tupl
         delivery_id=found.id, number=taken.attempt, started_ms=now_ms, manual=found.manual and found.failures == 0
     )
     running = _map_deliveries(document, lambda item: taken if item.id == found.id else item)
-    running = replace(running, attempts=(*running.attempts, attempt))
+    running = replace(
+        running, attempts=(*running.attempts, attempt), new_attempts=(*running.new_attempts, attempt)
+    )  # fmt: skip
     if document.event(found.event_id) is not None:
         return running, taken
     lost = Completion(
@@ -324,7 +326,6 @@ LONGEST_MS: Mapping[str, int] = {
     "send_due_ms": int(LONGEST_ASKED * 1000),
     "poll_due_ms": int(max(PROVISIONAL) * MOST * 1000),
     "media_due_ms": int(max(MEDIA) * MOST * 1000),
-    "deadline_ms": 365 * 86_400_000,
     "delivery": int(max(DELIVERY) * MOST * 1000),
     "pause": int(max(DELIVERY) * 1000),
 }
@@ -339,11 +340,10 @@ def clamped(due_ms: int | None, kind: str, now_ms: int) -> int | None:
 def clamp(document: Document, now_ms: int) -> tuple[Document, bool]:
     """Bring due times that a wrong clock wrote back into reach. Return True if there were any."""
     row = document.submission
-    fields = ["send_due_ms", "poll_due_ms", "media_due_ms"]
-    if row.ended is None and row.status != "refused":
-        fields.append("deadline_ms")
     moved = {
-        field: due for field in fields if (due := clamped(getattr(row, field), field, now_ms)) != getattr(row, field)
+        field: due
+        for field in ("send_due_ms", "poll_due_ms", "media_due_ms")
+        if (due := clamped(getattr(row, field), field, now_ms)) != getattr(row, field)
     }
     after = replace(document, submission=replace(row, **moved)) if moved else document
     reach = now_ms + LONGEST_MS["delivery"]

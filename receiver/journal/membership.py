@@ -1,0 +1,298 @@
+"""The engines of one journal: which are members, which one leads, which have expired.
+
+Where several engines may run, each member has a record with a counter that it increases every few seconds. Each
+observer notes, on its own monotonic clock, when it last saw a counter change. A record that has not changed for
+`EXPIRE_SECONDS` expires: any member deletes it, by compare-and-swap, so that a late heartbeat and the deletion cannot
+both succeed. The leader is a member whose name is in the value `leader`. It leads until its record is gone.
+
+No clock is compared with another machine's. A leader's death may take 30 s until its deliveries are free.
+A SQLite file has one engine, which holds a lock file instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Protocol
+
+import msgspec
+
+from receiver.errors import EngineRunning, JournalError
+from receiver.journal.store import SharedValue, Store
+
+LASTING_ROLES = frozenset({"serve", "worker", "python", "function"})
+"""Roles of engines that run beside others. An engine with another role starts only where no other runs."""
+HEARTBEAT_SECONDS = 4.0
+EXPIRE_SECONDS = 15.0
+"""An engine without a heartbeat for so long has expired, and its running deliveries are freed."""
+_MEMBERS = "members/"
+_LEADER = "leader"
+
+
+class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine.
+
+    Attributes:
+        owner: signs its claims.
+        role: its command: `serve`, `worker`, `submit --wait` …
+        host: the machine.
+        version: of Receiver.
+        store: identity of its media store; "" for a copy or a compaction, which runs alone.
+        seconds: since its last heartbeat by its own clock; 0 where a lock is the sign.
+        leads: True if it alone sends, reconciles and archives.
+    """
+
+    owner: str
+    role: str
+    host: str
+    version: str
+    store: str
+    seconds: float
+    leads: bool
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of an engine. `at_ms` is a hint for people: nothing expires by it."""
+
+    owner: str
+    role: str
+    host: str
+    version: str
+    store: str
+    counter: int = 0
+    at_ms: int = 0
+
+
+class Membership(Protocol):
+    """See `SharedMembership`."""
+
+    async def join(self, role: str, owner: str, *, store: str) -> None: ...
+
+    async def heartbeat(self, owner: str) -> bool: ...
+
+    async def lead(self, owner: str) -> bool: ...
+
+    async def leave(self, owner: str) -> None: ...
+
+    async def expire(self, owner: str) -> list[str]: ...
+
+    async def owners(self) -> frozenset[str]: ...
+
+    async def engines(self) -> list[EngineRecord]: ...
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The version of a record, and the monotonic second at which we first saw it."""
+
+    version: str
+    at: float
+
+
+class SharedMembership:
+    """Membership on shared values, for a store on which several engines may run."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.heartbeat_seconds, self.expire_seconds = HEARTBEAT_SECONDS, EXPIRE_SECONDS
+        self._mine: dict[str, tuple[Member, str]] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._observed_at: float | None = None
+
+    async def join(self, role: str, owner: str, *, store: str) -> None:
+        """Become a member.
+
+        Args:
+            role: one that is not in `LASTING_ROLES` joins only where no other engine runs.
+            owner: signs this engine's claims; new for each start.
+            store: identity of its media store.
+
+        Raises:
+            EngineRunning: another engine runs, and the two may not run together.
+            JournalError: an engine with another media store runs, so neither would find the other's pictures.
+        """
+        member = Member(owner=owner, role=role, host=platform.node(), version=version("imagine-receiver"), store=store)
+        # Write our record before listing others, so that two starters always see each other.
+        await self._write(member, None)
+        try:
+            await self._wait_for_expired(member)
+        except BaseException:
+            await self.leave(owner)
+            raise
+
+    async def _wait_for_expired(self, member: Member) -> None:
+        """Return when no engine runs that keeps us from joining. One that shows no heartbeat is waited for until it
+        has expired."""
+        while True:
+            await self._observe()
+            others = [item for item, _ in (await self._members()).values() if item.owner not in self._mine]
+            problems = [(item, problem) for item in others if (problem := self._conflict(member, item)) is not None]
+            if not problems:
+                return
+            for item, problem in problems:
+                if self._fresh(item):
+                    raise problem
+            await self.heartbeat(member.owner)
+            await self.expire(member.owner)
+            await asyncio.sleep(self.heartbeat_seconds / 4)
+
+    def _conflict(self, mine: Member, other: Member) -> Exception | None:
+        alone = other.role not in LASTING_ROLES and not other.store
+        if mine.role not in LASTING_ROLES or alone:
+            return EngineRunning(
+                f"`receiver {other.role}` on {other.host} already is an engine of {self._store.place}. "
+                "Stop it first, or leave the work to it.",
+                holder=other.role,
+            )
+        if other.store != mine.store:
+            return JournalError(
+                f"`receiver {other.role}` on {other.host} is an engine of {self._store.place} with another media store "
+                f"({other.store}, ours is {mine.store}): neither would find the other's pictures. Set the same "
+                "RECEIVER_MEDIA for both."
+            )
+        return None
+
+    async def heartbeat(self, owner: str) -> bool:
+        """Increase our counter. False: our record has expired, and our running deliveries belong to others."""
+        found = self._mine.get(owner)
+        if found is None:
+            return False
+        member, version = found
+        if await self._write(msgspec.structs.replace(member, counter=member.counter + 1), version):
+            return True
+        del self._mine[owner]
+        return False
+
+    async def _write(self, member: Member, version: str | None) -> bool:
+        member = msgspec.structs.replace(member, at_ms=int(time.time() * 1000))
+        written = await self._store.swap(_key(member.owner), msgspec.json.encode(member), version)
+        if written is None:
+            return False
+        self._mine[member.owner] = member, written
+        return True
+
+    async def lead(self, owner: str) -> bool:
+        """Lead if no other member does. True: `owner` leads until its own record expires."""
+        leader = (await self._store.values(_LEADER)).get(_LEADER)
+        holder = leader.data.decode() if leader is not None else ""
+        if holder == owner:
+            return True
+        if holder and _key(holder) in await self._store.values(_MEMBERS):
+            return False
+        return await self._store.swap(_LEADER, owner.encode(), leader.version if leader else None) is not None
+
+    async def leave(self, owner: str) -> None:
+        """End the membership, and stop leading. Idempotent."""
+        mine = self._mine.pop(owner, None)
+        if mine is not None:
+            await self._store.swap(_key(owner), None, mine[1])
+
+    async def expire(self, owner: str) -> list[str]:
+        """Observe the others, and delete records that have not changed for `expire_seconds`. Return their owners."""
+        await self._observe()
+        now, gone = time.monotonic(), []
+        for key, seen in list(self._seen.items()):
+            name = key.removeprefix(_MEMBERS)
+            if name != owner and now - seen.at >= self.expire_seconds:
+                if await self._store.swap(key, None, seen.version) is not None:
+                    gone.append(name)
+                self._seen.pop(key, None)
+        return gone
+
+    async def _observe(self) -> None:
+        now = time.monotonic()
+        if self._observed_at is None or now - self._observed_at > self.expire_seconds / 2:
+            # We were away, or the store was: then no other could show a heartbeat either. Start counting again.
+            self._seen.clear()
+        self._observed_at = now
+        found = await self._store.values(_MEMBERS)
+        for key, item in found.items():
+            if key not in self._seen or self._seen[key].version != item.version:
+                self._seen[key] = _Seen(item.version, now)
+        for key in self._seen.keys() - found.keys():
+            del self._seen[key]
+
+    async def _members(self) -> dict[str, tuple[Member, SharedValue]]:
+        found = await self._store.values(_MEMBERS)
+        return {key: (msgspec.json.decode(item.data, type=Member), item) for key, item in found.items()}
+
+    async def owners(self) -> frozenset[str]:
+        """Return the owners whose records have not been deleted."""
+        return frozenset(key.removeprefix(_MEMBERS) for key in await self._store.values(_MEMBERS))
+
+    async def engines(self) -> list[EngineRecord]:
+        """Return the engines that have shown a heartbeat lately, the leader first."""
+        leader = (await self._store.values(_LEADER)).get(_LEADER)
+        holder = leader.data.decode() if leader is not None else ""
+        now_ms = time.time() * 1000
+        records = [
+            EngineRecord(
+                owner=item.owner, role=item.role, host=item.host, version=item.version, store=item.store,
+                seconds=max(0.0, (now_ms - item.at_ms) / 1000), leads=item.owner == holder,
+            )
+            for item, _ in (await self._members()).values()
+            if self._fresh(item)
+        ]  # fmt: skip
+        return sorted(records, key=lambda item: (not item.leads, item.seconds, item.owner))
+
+    def _fresh(self, member: Member) -> bool:
+        """Return True if a record's own time is recent. Only a hint: clocks may differ."""
+        return abs(time.time() * 1000 - member.at_ms) < self.expire_seconds * 1000
+
+
+class EngineLock(Protocol):
+    """The lock file of a store that one engine at a time may use."""
+
+    def acquire(self, role: str, *, owner: str = "", store: str = "") -> None:
+        """Raise EngineRunning, with the holder's role, where another process holds it."""
+
+    def release(self) -> None:
+        """Idempotent."""
+
+    def holder(self) -> EngineRecord | None:
+        """Return the engine that holds it now."""
+
+
+class SingleMembership:
+    """Membership by a lock file: the one engine leads, and never expires."""
+
+    def __init__(self, lock: EngineLock) -> None:
+        self._lock = lock
+        self._owner = ""
+
+    async def join(self, role: str, owner: str, *, store: str) -> None:
+        self._lock.acquire(role, owner=owner, store=store)
+        self._owner = owner
+
+    async def heartbeat(self, owner: str) -> bool:
+        return True
+
+    async def lead(self, owner: str) -> bool:
+        return True
+
+    async def leave(self, owner: str) -> None:
+        self._lock.release()
+
+    async def expire(self, owner: str) -> list[str]:
+        return []
+
+    async def owners(self) -> frozenset[str]:
+        holder = self._lock.holder()
+        return frozenset([holder.owner]) if holder is not None else frozenset()
+
+    async def engines(self) -> list[EngineRecord]:
+        holder = self._lock.holder()
+        return [] if holder is None else [holder]
+
+
+def membership_of(store: Store) -> Membership:
+    """Return the membership that suits a store."""
+    lock: EngineLock | None = getattr(store, "engine_lock", None)
+    return SharedMembership(store) if lock is None else SingleMembership(lock)
+
+
+def _key(owner: str) -> str:
+    return f"{_MEMBERS}{owner}"

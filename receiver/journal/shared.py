@@ -1,0 +1,84 @@
+"""Small values that all processes of a journal share, changed by compare-and-swap."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from receiver.errors import JournalError
+from receiver.journal.store import Store
+
+T = TypeVar("T")
+
+TRIES = 20
+"""How often a change is tried again because another process was faster."""
+
+
+class Shared(Generic[T]):
+    """One shared value of a type that msgspec knows.
+
+    Args:
+        store: where it is kept.
+        key: its key in the store.
+        type: for msgspec.
+        empty: the value where none was written yet.
+    """
+
+    def __init__(self, store: Store, key: str, type: Any, empty: T) -> None:
+        self._store = store
+        self._key = key
+        self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(type)
+        self._empty = empty
+        self._value = empty
+        self._version: str | None = None
+        self._read_at: float | None = None
+        self._writing = asyncio.Lock()
+
+    async def read(self, max_age: float = 0.0) -> T:
+        """Return the value, as it was at most `max_age` seconds ago."""
+        if self._read_at is None or max_age <= 0 or time.monotonic() - self._read_at >= max_age:
+            await self._load()
+        return self._value
+
+    async def update(self, change: Callable[[T], T]) -> T:
+        """Change the value and return it. A change that returns an equal value writes nothing.
+
+        Raises:
+            JournalError: too many processes change it at once, or the store failed.
+        """
+        async with self._writing:
+            for attempt in range(TRIES):
+                await self._load()
+                value = change(self._value)
+                if value == self._value:
+                    return value
+                version = await self._store.swap(self._key, msgspec.json.encode(value), self._version)
+                if version is not None:
+                    self._value, self._version, self._read_at = value, version, time.monotonic()
+                    return value
+                await asyncio.sleep(jitter(attempt))
+        raise JournalError(f"Too many processes change {self._key} of the journal at once. Try again.", fault="locked")
+
+    async def _load(self) -> None:
+        found = (await self._store.values(self._key)).get(self._key)
+        self._read_at = time.monotonic()
+        if found is None:
+            self._value, self._version = self._empty, None
+        elif found.version != self._version:
+            try:
+                self._value, self._version = self._decoder.decode(found.data), found.version
+            except msgspec.DecodeError as exc:
+                raise JournalError(
+                    f"The journal's value {self._key} cannot be read ({exc}). Restore a backup, or delete it.",
+                    fault="damaged",
+                ) from exc
+
+
+def jitter(attempt: int) -> float:
+    """Return the seconds to wait before the next try, so that processes that met once do not meet again."""
+    return random.random() * 0.01 * 2.0 ** min(attempt, 6)  # noqa: S311 - no secret
