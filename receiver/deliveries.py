@@ -93,6 +93,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended and what becomes of its delivery."""
 
     delivery_id: str
+    submission_id: str
     attempt: int
     owner: str
     outcome: AttemptOutcome

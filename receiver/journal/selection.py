@@ -8,6 +8,7 @@ from typing import Literal
 
 from receiver.deliveries import DeliveryStatus
 from receiver.events import EventType
+from receiver.journal.store import Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ class Batch:
     """
 
     removed: Mapping[str, int] = field(default_factory=dict)
-    after: str | None = None
+    after: Key | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,6 +156,7 @@ def claim(document: Document, destination: str, owner: str, now_ms: int) -> tupl
         return running, taken
     lost = Completion(
         delivery_id=taken.id,
+        submission_id=taken.submission_id,
         attempt=taken.attempt,
         owner=owner,
         outcome="rejected",
@@ -237,6 +238,7 @@ def _vanished(delivery: Delivery, now_ms: int) -> Completion:
     seconds = 0.0 if failures == 1 else wait(DELIVERY, failures - 1)
     return Completion(
         delivery_id=delivery.id,
+        submission_id=delivery.submission_id,
         attempt=delivery.attempt,
         owner=delivery.owner or "",
         outcome="vanished",

@@ -1,0 +1,670 @@
+"""The journal: durable submissions, callbacks, events and deliveries, with the rules of `transitions` on any store."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord
+from receiver.errors import JournalError, NotFound
+from receiver.events import Callback, Event, EventType, Submission
+from receiver.journal import transitions
+from receiver.journal.document import Changed, Decide, Document, Trouble, Work, is_settled, replace
+from receiver.journal.membership import EngineRecord, membership_of
+from receiver.journal.selection import Batch, Kind, Leftover, Order, Replayed, Selection
+from receiver.journal.shared import Shared
+from receiver.journal.store import Counts, DueKind, Filter, Key, LeftFile, RowKind, Store, StoredRow, pages
+
+T = TypeVar("T")
+
+PART = 6
+"""Characters of an id by which a submission can be found."""
+PAGE = 200
+STEP = 50
+"""Submissions that one step of a purge deletes."""
+HEALTH_SECONDS = 0.5
+"""A claim knows pauses of other processes at most so much later."""
+
+
+class Journal:
+    """All that Receiver remembers.
+
+    Every method raises JournalError when the store cannot be read or written. Times are epoch milliseconds. A method
+    that writes returns only after the commit is on disk.
+
+    Args:
+        store: where it is kept.
+
+    Attributes:
+        membership: the engines of this journal.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.membership = membership_of(store)
+        self._destinations: Shared[dict[str, DestinationRecord]] = Shared(
+            store, "destinations", dict[str, DestinationRecord], {}
+        )
+        self._troubles: Shared[dict[str, Trouble]] = Shared(store, "troubles", dict[str, Trouble], {})
+
+    @property
+    def shared(self) -> bool:
+        """True if several engines may run on it at once: every one dispatches, one leads."""
+        return self.store.shared
+
+    async def aclose(self) -> None:
+        """Finish what was accepted, then close. Idempotent."""
+        await self.store.aclose()
+
+    async def settle(self) -> None:
+        """Wait until what is swept up after writes has been, for a process that is frozen afterwards."""
+        await self.store.settle()
+
+    async def check(self) -> None:
+        """Raise JournalError unless a write works now."""
+        await self.store.check()
+
+    async def check_space(self) -> None:
+        """Raise JournalError where the disk is full, or nearly."""
+        await self.store.check(space=True)
+
+    def subscribe(self, changed: Callable[[frozenset[str] | None], None]) -> None:
+        """See `Store.subscribe`."""
+        self.store.subscribe(changed)
+
+    async def counts(self, *, submissions: bool = False) -> Counts:
+        """See `Store.counts`."""
+        return await self.store.counts(submissions=submissions)
+
+    # Submissions
+
+    async def add(self, submission: Submission) -> Submission:
+        """Journal a new submission. If its name (`once`) is taken, nothing is written and the one that has it is
+        returned."""
+        return await self.store.create(submission)
+
+    async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
+        """Decide on the current row and write the outcome, in one transaction. None: no such submission.
+
+        A callback is kept whatever becomes of it: if deciding fails, the problem is returned, not raised.
+        """
+
+        def transition(document: Document) -> tuple[Document, Changed]:
+            return transitions.change(document, decide, callback)
+
+        try:
+            return await self.store.update(submission_id, transition)
+        except JournalError as exc:
+            if callback is None or exc.fault:
+                raise  # without a fault, the outcome itself cannot be written
+            problem = exc
+
+        def kept(document: Document) -> tuple[Document, Changed]:
+            after = transitions.keep_callback(document, callback, "error")
+            return after, Changed(submission=document.submission, problem=problem)
+
+        return await self.store.update(submission_id, kept)
+
+    async def get(self, submission_id: str) -> Submission | None:
+        document = (await self.store.load([submission_id])).get(submission_id)
+        return None if document is None else document.submission
+
+    async def family(self, submission_id: str) -> list[Submission]:
+        """Return the submission with all its ancestors and follow-ups, oldest first."""
+        top = await self.get(submission_id)
+        if top is None:
+            return []
+        seen = {top.id}
+        while top.parent_id is not None and top.parent_id not in seen:
+            above = await self.get(top.parent_id)
+            if above is None:
+                break
+            seen.add(above.id)
+            top = above
+        found, waiting = {top.id: top}, [top.id]
+        while waiting:
+            below = await self._submissions(Filter(parent_id=waiting.pop()), limit=1000)
+            waiting += [row.id for row in below if row.id not in found]
+            found |= {row.id: row for row in below}
+        return sorted(found.values(), key=lambda row: row.id)
+
+    async def find(self, reference: str, *, whole: bool = False) -> Submission:
+        """Find a submission by its id, its task id, or the start or end of its id (6 characters or more).
+
+        Args:
+            reference: as a person gave it.
+            whole: not by a part of an id, for which all ids are read.
+
+        Raises:
+            NotFound: there is none, or more than one.
+        """
+        found = await self.get(reference) if reference else None
+        if found is not None:
+            return found
+        rows = await self._submissions(Filter(task_id=reference), limit=1) if reference else []
+        if not rows and len(reference) >= PART and not whole:
+            rows = await self._submissions(Filter(part=reference), limit=2)
+        if not rows:
+            raise NotFound(f"There is no submission or task {reference!r} in this journal. See: receiver tasks list")
+        if len(rows) > 1:
+            raise NotFound(f"More than one submission matches {reference!r}. Give more of its id.")
+        return rows[0]
+
+    async def submissions(self, *, limit: int, status: str | None = None) -> list[Submission]:
+        """Return the newest first. `status` is a submission status, a task status, or the last part of an end."""
+        return await self._submissions(Filter(statuses=(status,) if status is not None else ()), limit=limit)
+
+    async def called_back(self, *, limit: int, created_before_ms: int) -> list[Submission]:
+        """Return the newest submissions that took a callback URL along and that the provider has ended."""
+        return await self._submissions(Filter(called_back=True, until_ms=created_before_ms), limit=limit)
+
+    async def due_sends(self, now_ms: int, limit: int) -> list[Submission]:
+        """Return `prepared` and `sending` rows whose `send_due_ms` has come."""
+        return await self._due("send", now_ms, limit)
+
+    async def due_polls(self, now_ms: int, limit: int) -> list[Submission]:
+        return await self._due("poll", now_ms, limit)
+
+    async def due_media(self, now_ms: int, limit: int) -> list[Submission]:
+        return await self._due("media", now_ms, limit)
+
+    async def overdue(self, now_ms: int, limit: int) -> list[Submission]:
+        """Return submissions that have not ended and are past their deadline."""
+        return await self._due("deadline", now_ms, limit)
+
+    async def _due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
+        return await self.store.due(kind, now_ms, limit)
+
+    async def _submissions(self, wanted: Filter, *, limit: int) -> list[Submission]:
+        return await self._newest("submissions", wanted, Submission, limit)
+
+    async def _newest(self, kind: RowKind, wanted: Filter, type: type[T], limit: int) -> list[T]:
+        page = await self.store.page(kind, wanted, limit=limit, newest_first=True)
+        return [row.record for row in page if isinstance(row.record, type)]
+
+    async def page(
+        self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = True
+    ) -> list[StoredRow]:
+        """Return a page of rows for a listing: see `Store.page`."""
+        return await self.store.page(kind, wanted, after=after, limit=limit, newest_first=newest_first)
+
+    # Callbacks and events
+
+    async def callbacks(self, submission_id: str, *, limit: int | None = None) -> list[Callback]:
+        """Return callbacks in order of arrival; with a `limit` the last ones only."""
+        wanted = Filter(submission_id=submission_id)
+        if limit is not None:
+            return (await self._newest("callbacks", wanted, Callback, limit))[::-1]
+        return [
+            row.record async for row in pages(self.store, "callbacks", wanted) if isinstance(row.record, Callback)
+        ]  # fmt: skip
+
+    async def events(
+        self, *, limit: int, submission_id: str | None = None, type: EventType | None = None
+    ) -> list[Event]:
+        """Return the newest first."""
+        wanted = Filter(submission_id=submission_id, types=(type,) if type is not None else ())
+        return await self._newest("events", wanted, Event, limit)
+
+    async def event(self, event_id: str) -> Event | None:
+        found = await self._newest("events", Filter(ids=(event_id,)), Event, 1)
+        return found[0] if found else None
+
+    # Deliveries
+
+    async def deliveries(
+        self,
+        *,
+        limit: int,
+        submission_id: str | None = None,
+        destination: str | None = None,
+        status: DeliveryStatus | None = None,
+    ) -> list[Delivery]:
+        """Return the newest first."""
+        wanted = Filter(
+            submission_id=submission_id, destination=destination, statuses=(status,) if status is not None else ()
+        )
+        return await self._newest("deliveries", wanted, Delivery, limit)
+
+    async def delivery(self, delivery_id: str) -> Delivery | None:
+        found = await self._newest("deliveries", Filter(ids=(delivery_id,)), Delivery, 1)
+        return found[0] if found else None
+
+    async def attempts(self, delivery_id: str) -> list[AttemptRecord]:
+        wanted = Filter(delivery_id=delivery_id)
+        return [
+            row.record async for row in pages(self.store, "attempts", wanted) if isinstance(row.record, AttemptRecord)
+        ]
+
+    async def owed(self, submission_id: str) -> list[Delivery]:
+        """Return deliveries of a submission that are pending or running, oldest first."""
+        document = (await self.store.load([submission_id])).get(submission_id)
+        return sorted(document.deliveries, key=lambda item: item.id) if document is not None else []
+
+    async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
+        """Start up to `limit` due deliveries of one destination, never two of one submission at once.
+
+        While the destination is paused, nothing starts. While it is down, one starts if nothing else runs there (a
+        probe). A claim stands until it is completed or its engine has expired.
+        """
+        room = await self._room(destination, limit, now_ms)
+        if room <= 0:
+            return []
+
+        def transition(document: Document) -> tuple[Document, tuple[Document, Delivery] | None]:
+            after, taken = transitions.claim(document, destination, owner, now_ms)
+            return after, None if taken is None else (after, taken)
+
+        claimed = await self.store.claim(destination, now_ms, room, transition)
+        parents = {id for document, _ in claimed if (id := document.submission.parent_id) is not None}
+        loaded = await self.store.load(sorted(parents)) if parents else {}
+        return [_work(document, taken, loaded.get(document.submission.parent_id or "")) for document, taken in claimed]
+
+    async def _room(self, destination: str, limit: int, now_ms: int) -> int:
+        """Return how many deliveries may start there now."""
+        known = await self._destinations.read(max(self.store.cache_seconds, HEALTH_SECONDS))
+        record = known.get(destination)
+        if record is None:
+            return limit
+        if record.paused(now_ms):
+            return 0
+        if not transitions.is_down(record):
+            return limit
+        running = Filter(destination=destination, statuses=("running",))
+        return 0 if await self.store.page("deliveries", running, limit=1) else min(limit, 1)
+
+    async def complete(self, completion: Completion) -> bool:
+        """Record the end of an attempt, and what that says about its destination: failures in a row pause it.
+
+        False: another owner or attempt has taken over, and nothing was written.
+        """
+        submission_id = completion.submission_id
+
+        def transition(document: Document) -> tuple[Document, str | None]:
+            found = document.delivery(completion.delivery_id)
+            after, done = transitions.complete(document, completion)
+            return after, found.destination if found is not None and done else None
+
+        destination = await self.store.update(submission_id, transition)
+        if destination is None:
+            return False
+        if transitions.speaks(completion):
+            await self._note_health(destination, completion)
+        return True
+
+    async def _note_health(self, destination: str, completion: Completion) -> None:
+        def noted(known: dict[str, DestinationRecord]) -> dict[str, DestinationRecord]:
+            record = known.get(destination)
+            return known if record is None else {**known, destination: transitions.noted(record, completion)}
+
+        known = await self._destinations.read(max(self.store.cache_seconds, 1.0))
+        if noted(known) != known:
+            try:
+                await self._destinations.update(noted)
+            except JournalError:
+                return  # the attempt itself is recorded; the next one notes it again
+
+    async def free_running(
+        self, owner: str, now_ms: int, owners: Callable[[], Awaitable[Collection[str]]] | None = None
+    ) -> int:
+        """End attempts that engines which are gone have left running. Each counts as a failure and is retried.
+
+        Args:
+            owner: our own, which is left alone.
+            now_ms: epoch milliseconds.
+            owners: returns the engines that are alive; asked after the running deliveries are known, because an engine
+                joins before it claims.
+
+        Returns:
+            The number of deliveries that were freed.
+        """
+        running = [
+            row.record
+            async for row in pages(self.store, "deliveries", Filter(statuses=("running",)))
+            if isinstance(row.record, Delivery)
+        ]
+        alive = {owner, *(await (owners or self._no_owners)())} if running else set()
+
+        def lost(item: Delivery) -> bool:
+            return item.owner not in alive
+
+        ids = sorted({item.submission_id for item in running if lost(item)})
+        freed = await asyncio.gather(
+            *(self.store.update(id, lambda document: transitions.free(document, lost, now_ms)) for id in ids)
+        )
+        return sum(count or 0 for count in freed)
+
+    async def _no_owners(self) -> frozenset[str]:
+        return frozenset()
+
+    async def clamp(self, now_ms: int) -> int:
+        """Bring due times that a wrong clock wrote back into reach. Return the number of submissions changed."""
+        reach = transitions.LONGEST_MS
+        rows = Filter(due_after_ms=now_ms + reach["poll_due_ms"])
+        owed = Filter(statuses=("pending",), due_after_ms=now_ms + reach["delivery"])
+        ids = {row.key[0] async for row in pages(self.store, "submissions", rows)}
+        ids |= {
+            row.record.submission_id
+            async for row in pages(self.store, "deliveries", owed)
+            if isinstance(row.record, Delivery)
+        }
+        moved = await asyncio.gather(
+            *(
+                self.store.update(str(id), lambda document: transitions.clamp(document, now_ms))
+                for id in sorted(map(str, ids))
+            )
+        )
+
+        def clamped(known: dict[str, DestinationRecord]) -> dict[str, DestinationRecord]:
+            return {
+                name: replace(record, paused_until_ms=transitions.clamped(record.paused_until_ms, "pause", now_ms))
+                for name, record in known.items()
+            }
+
+        await self._destinations.update(clamped)
+        return sum(bool(item) for item in moved)
+
+    # Destinations
+
+    async def register(self, destinations: Mapping[str, str]) -> None:
+        """Keep a record of each configured destination (name → handler name)."""
+
+        def registered(known: dict[str, DestinationRecord]) -> dict[str, DestinationRecord]:
+            made = {
+                name: replace(known[name], handler=handler)
+                if name in known
+                else DestinationRecord(name=name, handler=handler)
+                for name, handler in destinations.items()
+            }
+            return known | made
+
+        await self._destinations.update(registered)
+
+    async def registered(self) -> dict[str, str]:
+        """Return the destinations that engines were started with: name → handler."""
+        return {name: record.handler for name, record in (await self._destinations.read()).items()}
+
+    async def destinations(self) -> list[DestinationRecord]:
+        """Return all that were ever registered, by name, with their counts."""
+        known, counts = await self._destinations.read(), (await self.store.counts()).destinations
+        return [
+            replace(record, pending=count.pending, dead=count.dead) if (count := counts.get(name)) else record
+            for name, record in sorted(known.items())
+        ]
+
+    async def owed_destinations(self) -> list[str]:
+        """Return the names of registered destinations with pending deliveries."""
+        names = sorted(await self._destinations.read())
+        found = await asyncio.gather(
+            *(self.store.page("deliveries", Filter(destination=name, statuses=("pending",)), limit=1) for name in names)
+        )
+        return [name for name, page in zip(names, found, strict=True) if page]
+
+    async def pause_of(self, destination: str) -> tuple[int, str] | None:
+        """Return until when a destination gets nothing, or got nothing lately, and why."""
+        record = (await self._destinations.read()).get(destination)
+        if record is None or record.paused_until_ms is None:
+            return None
+        return record.paused_until_ms, record.paused_reason or ""
+
+    async def pause(self, destination: str, until_ms: int, reason: str) -> None:
+        """Claim nothing for a destination until then. Of two pauses the longer one counts."""
+        await self._destinations.update(
+            lambda known: (
+                {**known, destination: transitions.paused(known[destination], until_ms, reason)}
+                if destination in known
+                else known
+            )
+        )
+
+    async def resume(self, destination: str) -> bool:
+        """End a destination's pause, make due what waits for no longer than that, and forget its failures. False: it
+        was never registered."""
+        record = (await self._destinations.read()).get(destination)
+        if record is None:
+            return False
+        until_ms = record.paused_until_ms
+        if until_ms is not None:
+            wanted = Filter(destination=destination, statuses=("pending",), due_after_ms=0)
+            waiting = {
+                row.record.submission_id
+                async for row in pages(self.store, "deliveries", wanted)
+                if isinstance(row.record, Delivery) and row.record.created_ms < row.record.due_ms <= until_ms
+            }
+            await asyncio.gather(
+                *(
+                    self.store.update(
+                        id, lambda document: (transitions.end_wait(document, destination, until_ms), None)
+                    )
+                    for id in sorted(waiting)
+                )
+            )
+        await self._destinations.update(
+            lambda known: (
+                {**known, destination: transitions.resumed(known[destination])} if destination in known else known
+            )
+        )
+        return True
+
+    # Troubles
+
+    async def troubles(self) -> list[Trouble]:
+        """Return what the operator should know now, oldest first."""
+        return sorted((await self._troubles.read()).values(), key=lambda item: (item.since_ms, item.name))
+
+    async def note(self, trouble: Trouble) -> None:
+        """Journal a trouble. One of that name keeps its beginning, and takes the new text."""
+
+        def noted(known: dict[str, Trouble]) -> dict[str, Trouble]:
+            old = known.get(trouble.name)
+            return {**known, trouble.name: trouble if old is None else replace(old, text=trouble.text)}
+
+        await self._troubles.update(noted)
+
+    async def clear(self, name: str) -> None:
+        """Forget a trouble that is over."""
+        await self._troubles.update(lambda known: {key: item for key, item in known.items() if key != name})
+
+    # Replay
+
+    async def select_deliveries(self, selection: Selection, *, after: str, limit: int) -> list[Delivery]:
+        """Return a page of deliveries that fit, the oldest first, beginning after the delivery id `after`."""
+        wanted = Filter(
+            submission_id=selection.submission_id,
+            destination=selection.destination,
+            statuses=(selection.status,) if selection.status is not None else (),
+            since_ms=selection.since_ms,
+            until_ms=selection.until_ms,
+        )
+        page = await self.store.page("deliveries", wanted, after=(after,) if after else None, limit=limit)
+        return [row.record for row in page if isinstance(row.record, Delivery)]
+
+    async def select_events(self, selection: Selection, *, after: Key | None, limit: int) -> list[tuple[Key, Event]]:
+        """Return a page of events that fit, in the order in which they became known, beginning after `after`."""
+        wanted = Filter(
+            submission_id=selection.submission_id,
+            types=(selection.type,) if selection.type is not None else (),
+            since_ms=selection.since_ms,
+            until_ms=selection.until_ms,
+        )
+        page = await self.store.page("events", wanted, after=after, limit=limit)
+        return [(row.key, row.record) for row in page if isinstance(row.record, Event)]
+
+    async def event_deliveries(self, event: Event) -> list[Delivery]:
+        """Return what an event is or was owed, the newest first."""
+        found = await self._newest("deliveries", Filter(submission_id=event.submission_id), Delivery, 10_000)
+        return [item for item in found if item.event_id == event.id]
+
+    async def foresee(self, orders: Sequence[Order], now_ms: int) -> list[Replayed]:
+        """Return what `replay` would do now. Writes nothing."""
+        documents, found, events = await self._replayed(orders)
+        foreseen = []
+        for order in orders:
+            document = documents.get(order.submission_id)
+            if document is None:
+                foreseen.append(transitions.outcome_of(order, None, now_ms, event=False))
+                continue
+            _, (seen,) = transitions.replay(document, [order], found, events, now_ms)
+            # The id of a new delivery is made again when it is carried out.
+            foreseen.append(dataclasses.replace(seen, delivery_id=None) if seen.outcome == "new" else seen)
+        return foreseen
+
+    async def replay(self, orders: Sequence[Order], now_ms: int) -> list[Replayed]:
+        """Make what is ordered owed, due now, in one transaction for each submission. What is owed already stays."""
+        documents, found, events = await self._replayed(orders)
+        by_id: dict[str, list[int]] = defaultdict(list)
+        for number, order in enumerate(orders):
+            by_id[order.submission_id].append(number)
+        done: dict[int, Replayed] = {}
+
+        async def carry_out(id: str, numbers: list[int]) -> None:
+            mine = [orders[number] for number in numbers]
+            before, rows, facts = documents.get(id), found, events
+            while before is not None:
+                version, (known, told) = before.version, (rows, facts)
+
+                def transition(
+                    document: Document,
+                    version: int = version,
+                    known: Mapping[str, Delivery] = known,
+                    told: Mapping[str, Event] = told,
+                ) -> tuple[Document, list[Replayed] | None]:
+                    if document.version != version:
+                        return document, None  # what was read beforehand may be outdated
+                    return transitions.replay(document, mine, known, told, now_ms)
+
+                results = await self.store.update(id, transition)
+                if results is not None:
+                    done.update(zip(numbers, results, strict=True))
+                    return
+                again, rows, facts = await self._replayed(mine)
+                before = again.get(id)
+            gone = [transitions.outcome_of(order, None, now_ms, event=False) for order in mine]
+            done.update(zip(numbers, gone, strict=True))
+
+        await asyncio.gather(*(carry_out(id, numbers) for id, numbers in by_id.items()))
+        return [done[number] for number in range(len(orders))]
+
+    async def _replayed(
+        self, orders: Sequence[Order]
+    ) -> tuple[dict[str, Document], dict[str, Delivery], dict[str, Event]]:
+        """Read what orders are about: documents, and the deliveries and events that are no longer in them."""
+        documents = await self.store.load(sorted({order.submission_id for order in orders}))
+        named = tuple(sorted({order.delivery_id for order in orders if order.delivery_id is not None}))
+        events = tuple(sorted({order.event_id for order in orders}))
+        unnamed = sorted({order.submission_id for order in orders if order.delivery_id is None})
+        reads = [Filter(submission_id=id) for id in unnamed] + ([Filter(ids=named)] if named else [])
+        rows = [row for wanted in reads async for row in pages(self.store, "deliveries", wanted)]
+        facts = [row async for row in pages(self.store, "events", Filter(ids=events))]
+        return (
+            documents,
+            {row.record.id: row.record for row in rows if isinstance(row.record, Delivery)},
+            {row.record.id: row.record for row in facts if isinstance(row.record, Event)},
+        )
+
+    # Deleting: never what is still owed, unless a person insists
+
+    async def old(self, kind: Kind, before_ms: int, after: Key | None) -> list[Key]:
+        """Return a page of keys, beginning after the key `after`, of what is older than `before_ms` and may go."""
+        if kind == "callbacks":
+            page = await self.store.page("callbacks", Filter(until_ms=before_ms), after=after, limit=PAGE)
+        else:
+            wanted = Filter(until_ms=before_ms, settled=True, with_files=kind == "media")
+            page = await self.store.page("submissions", wanted, after=after, limit=PAGE)
+        return [row.key for row in page]
+
+    async def delete(self, kind: Kind, keys: Sequence[Key], *, problem: str) -> Batch:
+        """Delete the first of the keys, as many as one step allows. What is owed again by now stays.
+
+        Args:
+            kind: what the keys are keys of.
+            keys: from `old`.
+            problem: the sentence that handlers get about files that are gone.
+        """
+        if not keys:
+            return Batch()
+        removed: Counter[str] = Counter()
+        if kind == "callbacks":
+            removed["callbacks"] += await self.store.forget("callbacks", keys)
+            return Batch(removed=removed, after=keys[-1])
+        some = keys[:STEP]
+        if kind == "media":
+            steps = [
+                self.store.remove(
+                    str(key[0]), lambda document: transitions.drop_media(document, problem), files_only=True
+                )
+                for key in some
+            ]
+        else:
+            steps = [self.store.remove(str(key[0]), _if_settled) for key in some]
+        for counts in await asyncio.gather(*steps):
+            removed.update(counts or {})
+        return Batch(removed=removed, after=some[-1])
+
+    async def children(self, submission_id: str) -> list[str]:
+        """Return the ids of its follow-ups."""
+        return sorted(row.id for row in await self._submissions(Filter(parent_id=submission_id), limit=1000))
+
+    async def erase(self, submission_id: str, *, force: bool) -> Mapping[str, int] | None:
+        """Delete a submission with all its rows and return how many of each kind. None: something is owed or under
+        way, and without `force` nothing was deleted."""
+        return await self.store.remove(submission_id, (lambda document: document) if force else _if_settled)
+
+    async def leftovers(self, after: str) -> list[Leftover]:
+        """Return a page of the files that deleted submissions had, in order of digest."""
+        page = await self.store.page("leftovers", Filter(), after=(after,) if after else None, limit=PAGE)
+        return [
+            Leftover(digest=row.record.digest, needed=row.record.needed)
+            for row in page
+            if isinstance(row.record, LeftFile)
+        ]
+
+    async def forget_leftovers(self, digests: Sequence[str]) -> None:
+        """Forget files that have been removed, or are needed again."""
+        if digests:
+            await self.store.forget("leftovers", [(digest,) for digest in digests])
+
+    # The store as a whole
+
+    async def engines(self) -> list[EngineRecord]:
+        """Return the engines that run, the leader first."""
+        return await self.membership.engines()
+
+    async def problems(self) -> list[str]:
+        """Read everything and return what is wrong, as sentences."""
+        return await self.store.problems(frozenset(item.owner for item in await self.engines()))
+
+    async def back_up(self, target: Path) -> int:
+        """See `Store.back_up`."""
+        return await self.store.back_up(target)
+
+    async def compact(self) -> tuple[int, int] | None:
+        """See `Store.compact`."""
+        return await self.store.compact()
+
+    async def scrub(self, words: str) -> str | None:
+        """See `Store.scrub`."""
+        return await self.store.scrub(words)
+
+
+def _if_settled(document: Document) -> Document | None:
+    return document if is_settled(document) else None
+
+
+def _work(document: Document, delivery: Delivery, parent: Document | None) -> Work:
+    row, event = document.submission, document.event(delivery.event_id)
+    assert event is not None  # noqa: S101 - `transitions.claim` starts nothing without its event
+    above = parent.receipts.get(delivery.destination) if parent is not None else None
+    return Work(
+        delivery=delivery,
+        event=event,
+        media=row.media,
+        media_problem=row.media_problem,
+        media_due_ms=row.media_due_ms,
+        receipts={name: last.receipt for name, last in document.receipts.items()},
+        parent=above.receipt if above is not None else None,
+    )
