@@ -1,4 +1,4 @@
-"""The engine: sends, reconciles, archives and delivers what is due, for ever (`start`) or until idle (`run_until_idle`).
+"""The engine: sends, reconciles, archives and delivers what is due: for ever (`start`), or until idle.
 
 Every engine of a journal dispatches. Its leader does all else. Where one engine alone may run, it leads.
 """
@@ -369,8 +369,7 @@ class Engine:
         await self._journal.settle()
 
     async def run_everything(self, seconds: float) -> dict[str, int]:
-        """Look at all that is due, whatever left it, and carry it on as `run_until_idle` does. Return how much each step
-        found to do."""
+        """Look at all that is due, and carry it on as `run_until_idle` does. Return how much each step found to do."""
         self._done = {}
         self._looked_at, self._freed_at = self._clock.now(), float("-inf")
         await self._journal.clamp(self._clock.now_ms())
@@ -472,8 +471,9 @@ class Engine:
             except EngineRunning as exc:
                 log.info("engine.left_to_other", holder=exc.holder)
                 return False
-            await self._journal.membership.expire(self._dispatcher.owner)
-            await self._free(at_once=False)
+            if not 0 <= self._clock.now() - self._freed_at < FREE_SECONDS:
+                await self._journal.membership.expire(self._dispatcher.owner)
+                await self._free(at_once=True)
         return True
 
     async def _show_heartbeat_if_due(self) -> None:
