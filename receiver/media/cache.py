@@ -21,10 +21,7 @@ from pathlib import Path
 from receiver.disk import lies_at, lock
 from receiver.errors import MediaError
 from receiver.events import Media
-from receiver.media.draft import Draft, probe, write
-from receiver.media.kinds import EXTENSIONS
-from receiver.media.layout import path_in, tile_paths_in
-from receiver.media.store import IDENTITY
+from receiver.media.files import EXTENSIONS, IDENTITY, Draft, path_in, probe, tile_paths_in, write
 
 KEEP_SECONDS = 24 * 3600.0
 """What nobody has used for so long goes, however much room there is: its submission may have been erased."""

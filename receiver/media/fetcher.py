@@ -19,10 +19,9 @@ import httpcore
 
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
-from receiver.media.addresses import Resolve, is_public, resolve
-from receiver.media.base import Store
-from receiver.media.draft import too_large
-from receiver.media.links import Link, Origin, read_link
+from receiver.media.files import too_large
+from receiver.media.links import Link, Origin, Resolve, is_public, read_link, resolve
+from receiver.media.store import Store
 
 SETTING = "RECEIVER_MEDIA_HOSTS"
 USER_AGENT = "imagine-receiver"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from receiver.disk import in_thread
 from receiver.errors import MediaError
 from receiver.events import Media
-from receiver.media.base import Store
+from receiver.media.store import Store
 
 if TYPE_CHECKING:
     from PIL import Image
