@@ -24,8 +24,8 @@ from receiver.bucket import BucketOptions
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
 from receiver.media import Fetcher, MediaStore, Store, Tiles, open_store
-from receiver.media.bucket_store import WHOLE, BucketStore
 from receiver.media.cache import Cache
+from receiver.media.store import WHOLE, BucketStore
 from receiver.runtime import open_runtime
 from receiver.settings import Settings
 

@@ -121,7 +121,7 @@ class Bucket:
         self._transfer_seconds = seconds if transfer_seconds is None else transfer_seconds
         self._needs = needs
         try:
-            self._store = _STORES[options.service](options, folder or None)
+            self._store = _open(options, folder or None)
         except BaseError as exc:
             cause = str(exc).partition("\n")[0]
             raise SettingsError(f"The bucket {options.bucket} cannot be used: {cause}") from exc
@@ -303,58 +303,38 @@ def _check_bucket(error: BaseException) -> None:
         raise error
 
 
-def _s3(options: BucketOptions, prefix: str | None) -> S3Store:
-    config: dict[str, Any] = {}
-    if options.access_key is not None and options.secret_key is not None:
+def _open(options: BucketOptions, prefix: str | None) -> S3Store | GCSStore | AzureStore:
+    endpoint, config = options.endpoint, dict[str, Any]()
+    client: ClientConfig = {
+        "allow_http": any(url.startswith("http://") for url in (endpoint or "", *environment_endpoints())),
+        "connect_timeout": timedelta(seconds=5),
+        "timeout": timedelta(minutes=10),  # our own limits are shorter, unlike obstore's 30 s
+        "user_agent": "imagine-receiver",
+    }
+    if options.service == "gs":
+        if options.service_account is not None:
+            config["service_account"] = str(options.service_account.expanduser())
+        if endpoint is not None:
+            config["base_url"] = endpoint
+        return GCSStore(options.bucket, prefix=prefix, client_options=client, retry_config=_RETRY, **config)
+    if endpoint is not None:
+        config["endpoint"] = endpoint
+    if options.service == "az":
+        if options.account is not None:
+            config["account_name"] = options.account
+        if options.access_key is not None:
+            config["account_key"] = options.access_key.get_secret_value()
+        return AzureStore(options.bucket, prefix=prefix, client_options=client, retry_config=_RETRY, **config)
+    if endpoint is not None and options.addressing == "virtual":
+        config["endpoint"] = endpoint.replace("://", f"://{options.bucket}.", 1)  # obstore wants the bucket in the host
+    config["virtual_hosted_style_request"] = options.addressing == "virtual"
+    if options.access_key is None or options.secret_key is None:
+        config |= read_profile(options.profile)
+    else:
         config["access_key_id"] = options.access_key.get_secret_value()
         config["secret_access_key"] = options.secret_key.get_secret_value()
         if options.session_token is not None:
             config["session_token"] = options.session_token.get_secret_value()
-    else:
-        config |= read_profile(options.profile)
     if options.region is not None:
         config["region"] = options.region
-    virtual = options.addressing == "virtual"
-    if options.endpoint is not None:
-        scheme, _, host = options.endpoint.partition("://")
-        # obstore wants the bucket in the endpoint's host unless it is in the path.
-        config["endpoint"] = f"{scheme}://{options.bucket}.{host}" if virtual else options.endpoint
-    config["virtual_hosted_style_request"] = virtual
-    return S3Store(options.bucket, prefix=prefix, client_options=_client(options), retry_config=_RETRY, **config)
-
-
-def _gs(options: BucketOptions, prefix: str | None) -> GCSStore:
-    config: dict[str, Any] = {}
-    if options.service_account is not None:
-        config["service_account"] = str(options.service_account.expanduser())
-    if options.endpoint is not None:
-        config["base_url"] = options.endpoint
-    return GCSStore(options.bucket, prefix=prefix, client_options=_client(options), retry_config=_RETRY, **config)
-
-
-def _az(options: BucketOptions, prefix: str | None) -> AzureStore:
-    config: dict[str, Any] = {}
-    if options.account is not None:
-        config["account_name"] = options.account
-    if options.access_key is not None:
-        config["account_key"] = options.access_key.get_secret_value()
-    if options.endpoint is not None:
-        config["endpoint"] = options.endpoint
-    return AzureStore(options.bucket, prefix=prefix, client_options=_client(options), retry_config=_RETRY, **config)
-
-
-_STORES: dict[str, Callable[[BucketOptions, str | None], S3Store | GCSStore | AzureStore]] = {
-    "s3": _s3,
-    "gs": _gs,
-    "az": _az,
-}
-
-
-def _client(options: BucketOptions) -> ClientConfig:
-    """Return the HTTP settings: our own time limits instead of obstore's 30 s, and http only if the operator asked."""
-    return {
-        "allow_http": any(url.startswith("http://") for url in (options.endpoint or "", *environment_endpoints())),
-        "connect_timeout": timedelta(seconds=5),
-        "timeout": timedelta(minutes=10),
-        "user_agent": "imagine-receiver",
-    }
+    return S3Store(options.bucket, prefix=prefix, client_options=client, retry_config=_RETRY, **config)

@@ -48,35 +48,23 @@ _KEY = _Meaning("does not take such a key", "Set another path, then replay the d
 _TOO_LARGE = _Meaning("finds the file too large", "Leave it in the archive, or raise the store's limit.", "never")
 _FULL = _Meaning("is full", "Raise its quota, or make room.")
 _UNKNOWN_REQUEST = _Meaning("does not know what was asked", "If it knows no If-None-Match, set conditional = false.")
-_CODES: dict[str, _Meaning] = {
-    "SignatureDoesNotMatch": _CREDENTIALS,
-    "InvalidAccessKeyId": _CREDENTIALS,
-    "InvalidToken": _CREDENTIALS,
-    "InvalidSecurity": _CREDENTIALS,
-    "AuthenticationFailed": _CREDENTIALS,
-    "ExpiredToken": _Meaning("says that these credentials have expired", "Renew them."),
-    "RequestTimeTooSkewed": _Meaning("finds this machine's clock wrong", "Set the clock."),
-    "AccessDenied": _RIGHTS,
-    "AllAccessDisabled": _RIGHTS,
-    "AuthorizationPermissionMismatch": _RIGHTS,
-    "NoSuchBucket": _NO_BUCKET,
-    "ContainerNotFound": _NO_BUCKET,
-    "PermanentRedirect": _REGION,
-    "AuthorizationHeaderMalformed": _REGION,
-    "IllegalLocationConstraintException": _REGION,
-    "SlowDown": _BUSY,
-    "ServiceUnavailable": _BUSY,
-    "TooManyRequests": _BUSY,
-    "ErrTooManyRequest": _BUSY,
-    "ErrRequestBytesExceed": _BUSY,
-    "RequestLimitExceeded": _BUSY,
-    "ServerBusy": _BUSY,
-    "EntityTooLarge": _TOO_LARGE,
-    "KeyTooLongError": _KEY,
-    "InvalidObjectName": _KEY,
-    "InvalidResourceName": _KEY,
-    "QuotaExceeded": _FULL,
-    "NotImplemented": _UNKNOWN_REQUEST,
+_CODES = {
+    code: meaning
+    for codes, meaning in (
+        ("SignatureDoesNotMatch InvalidAccessKeyId InvalidToken InvalidSecurity AuthenticationFailed", _CREDENTIALS),
+        ("ExpiredToken", _Meaning("says that these credentials have expired", "Renew them.")),
+        ("RequestTimeTooSkewed", _Meaning("finds this machine's clock wrong", "Set the clock.")),
+        ("AccessDenied AllAccessDisabled AuthorizationPermissionMismatch", _RIGHTS),
+        ("NoSuchBucket ContainerNotFound", _NO_BUCKET),
+        ("PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException", _REGION),
+        ("SlowDown ServiceUnavailable TooManyRequests RequestLimitExceeded ServerBusy", _BUSY),
+        ("ErrTooManyRequest ErrRequestBytesExceed", _BUSY),  # SeaweedFS
+        ("EntityTooLarge", _TOO_LARGE),
+        ("KeyTooLongError InvalidObjectName InvalidResourceName", _KEY),
+        ("QuotaExceeded", _FULL),
+        ("NotImplemented", _UNKNOWN_REQUEST),
+    )
+    for code in codes.split()
 }
 _STATUSES: dict[int, _Meaning] = {
     400: _Meaning("found the request wrong", "Check endpoint, region and addressing."),
@@ -108,6 +96,14 @@ _CAUSES = (
     ("TimedOut", "it does not answer"),
     ("timed out", "it does not answer"),
 )
+_GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS, or service_account, to the file of a service account"
+_LOGINS = (
+    ("metadata.google.internal", _GOOGLE),
+    ("computeMetadata", _GOOGLE),
+    ("/identity/oauth2/token", "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or account and access_key"),
+    ("", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key and secret_key"),
+)
+"""Names of the credentials, by the address that obstore asked last: each service has its own path."""
 _METADATA = ("169.254.169.254", "fd00:ec2::254", "metadata.google.internal", "169.254.170.2")
 
 
@@ -124,7 +120,7 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
     if any(address in text for address in _METADATA):
         return BucketError(
             f"There are no credentials for the bucket {bucket}: neither options nor environment nor a profile "
-            f"have any, and this machine has no role. {_login(text)}"
+            f"have any, and this machine has no role. Set {next(names for sign, names in _LOGINS if sign in text)}."
         )
     match = _STATUS.search(text)
     status = int(match[1]) if match else _KIND_STATUSES.get(type(error).__name__)
@@ -140,12 +136,3 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
         return BucketError(sentence, away=status >= 500)
     cause = next((words for sign, words in _CAUSES if sign in text), "the request failed")
     return BucketError(f"{server} cannot be reached ({cause}). Check endpoint, and that it runs.", away=True)
-
-
-def _login(text: str) -> str:
-    """Return what to set, by the address that obstore asked last: each service has its own path."""
-    if "computeMetadata" in text or "metadata.google.internal" in text:
-        return "Set GOOGLE_APPLICATION_CREDENTIALS, or service_account, to the file of a service account."
-    if "/identity/oauth2/token" in text:
-        return "Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or account and access_key."
-    return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key and secret_key."

@@ -35,24 +35,14 @@ _NOT_PUBLIC_4 = tuple(
     IPv4Network(text)
     for text in (
         "0.0.0.0/8",  # "this network"; connecting to 0.0.0.0 reaches the own machine
-        "10.0.0.0/8",
+        *("10.0.0.0/8", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
         "100.64.0.0/10",  # carrier-grade NAT; Alibaba's metadata service is 100.100.100.200
-        "127.0.0.0/8",
         "168.63.129.16/32",  # Azure's own services inside each virtual machine
         "169.254.0.0/16",  # link-local; 169.254.169.254 is the metadata service of most clouds
-        "172.16.0.0/12",
         "192.0.0.0/24",  # IETF; Oracle's metadata service is 192.0.0.192
-        "192.0.2.0/24",
-        "192.31.196.0/24",
-        "192.52.193.0/24",
         "192.88.99.0/24",  # 6to4 relays
-        "192.168.0.0/16",
-        "192.175.48.0/24",
-        "198.18.0.0/15",
-        "198.51.100.0/24",
-        "203.0.113.0/24",
-        "224.0.0.0/4",
-        "240.0.0.0/4",
+        *("192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.175.48.0/24", "198.18.0.0/15"),
+        *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
     )
 )
 # Only 2000::/3 is handed out as global unicast (RFC 4291 §2.4). That leaves out ::1, mapped and compatible IPv4,
