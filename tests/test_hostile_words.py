@@ -25,7 +25,7 @@ from receiver.handlers.discord import payload_of
 from receiver.handlers.file import FileHandler
 from receiver.handlers.posts import post_of
 from receiver.handlers.provenance import chunks
-from receiver.handlers.s3.keys import fill
+from receiver.handlers.s3 import fill
 from receiver.handlers.signing import new_secret, signed_headers
 from receiver.handlers.slack.blocks import detail_blocks, fallback, linked_picture, post_blocks, uploaded
 from receiver.tasks import Button, Task

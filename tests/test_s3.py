@@ -18,17 +18,13 @@ from flows import world
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.buckets.profile import read_profile
+from receiver.bucket.options import read_profile
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError, SettingsError
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.pieces import ArchiveError
 from receiver.handlers.registry import build, describe_handlers
-from receiver.handlers.s3 import S3Handler
-from receiver.handlers.s3.answers import StoreError
-from receiver.handlers.s3.handler import WHOLE
-from receiver.handlers.s3.keys import check_template, fill
-from receiver.handlers.s3.options import S3Options
+from receiver.handlers.s3 import WHOLE, S3Handler, S3Options, StoreError, check_template, fill
 from receiver.media import MediaStore, Tiles
 from receiver.settings import Destination
 from receiver.settings.kinds import show_url
@@ -626,7 +622,7 @@ async def test_addresses_of_every_style(options: dict[str, Any], link: str) -> N
     """Path style, virtual host, own endpoint, Azure: shown by the link each signs, without any network."""
     keys = {} if options.get("service") == "az" else {"access_key": "AKIA", "secret_key": "x" * 8}
     handler = handler_of({**keys, **options, "link_for": "1h"})
-    signed = await handler._place.link(f"{STEM}.png")
+    signed = await handler._link(f"{STEM}.png")
     assert signed is not None
     assert signed.startswith(link)
 

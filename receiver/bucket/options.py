@@ -1,8 +1,11 @@
-"""Which bucket, and how to get in: the options of everything that uses one, and the URLs that stand for them."""
+"""Options of a bucket, URLs for them, and AWS profiles."""
 
 from __future__ import annotations
 
+import configparser
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -15,7 +18,13 @@ from receiver.settings.kinds import check_origin_url
 Service = Literal["s3", "gs", "az"]
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")
 _FOLDER = re.compile(r"(?:(?!\.+(?:/|\Z))[A-Za-z0-9_.=!~-]+(?:/|\Z))*\Z")
-"""A path of what every store, browser and shell takes as it is; no `.` or `..` in it."""
+"""A path of characters that no store, browser or shell changes, without `.` and `..`."""
+_SERVERS = {"s3": "The object store", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+_PROFILE_KEYS = {
+    "aws_access_key_id": "access_key_id",
+    "aws_secret_access_key": "secret_access_key",
+    "aws_session_token": "session_token",
+}
 _IN_URL = frozenset({"endpoint", "region", "addressing", "profile", "account", "service_account"})
 
 
@@ -26,7 +35,7 @@ def _check_bucket(value: str) -> str:
 
 
 class BucketOptions(BaseModel):
-    """A bucket and the way to it. Secrets may stay out of it: then the environment has them, or a profile, a role."""
+    """A bucket and its credentials. Credentials left out come from the environment, a profile or the machine's role."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -74,15 +83,14 @@ class BucketOptions(BaseModel):
 
 
 def read_url(url: str) -> tuple[BucketOptions, str]:
-    """A bucket and the folder in it, without slashes at its ends, from `s3://BUCKET/FOLDER?endpoint=https://…`; also
-    with `gs` and `az`.
+    """Return bucket and folder of `s3://BUCKET/FOLDER?endpoint=https://…`, also with `gs` and `az`.
 
-    The query may hold endpoint, region, addressing, profile, account and service_account. Secrets stay in the
-    environment, or where the profile or the machine has them.
+    The folder has no slashes at its ends. The query may hold endpoint, region, addressing, profile, account and
+    service_account, but no secrets.
 
     Raises:
-        SettingsError: it is none, holds a secret, or what we do not know. The text begins with a small letter, so that
-            the setting's name can stand before it.
+        SettingsError: no such URL, a secret in it, or an unknown option. The text begins with a small letter, so that
+            the name of the setting can precede it.
     """
     try:
         parts = urlsplit(url)
@@ -107,3 +115,59 @@ def read_url(url: str) -> tuple[BucketOptions, str]:
         where = ".".join(map(str, first["loc"])) or "it"
         raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from exc
     return options, folder
+
+
+def server_of(options: BucketOptions) -> str:
+    """Return the name of the other side, as the subject of a sentence."""
+    return f"The server {urlsplit(options.endpoint).netloc}" if options.endpoint else _SERVERS[options.service]
+
+
+def endpoint_of(options: BucketOptions) -> str | None:
+    """Return the server's URL from the options or the environment, or None if it is the service's own."""
+    if options.endpoint is not None or options.service != "s3":
+        return options.endpoint
+    return next(filter(None, environment_endpoints()), None)
+
+
+def environment_endpoints() -> list[str]:
+    """Return the values that obstore itself takes for an endpoint; "" for a variable that is not set."""
+    return [os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")]
+
+
+def read_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return keys and region of a profile in `~/.aws`, by obstore's names. obstore knows the rest of AWS's chain.
+
+    Empty if the environment has keys or there is no profile.
+
+    Args:
+        name: a profile that must exist; None for AWS_PROFILE, or for `default` if that exists.
+        environ: the environment.
+
+    Raises:
+        SettingsError: the profile is missing, or gets its keys in a way that needs AWS's own tools.
+    """
+    asked = name or environ.get("AWS_PROFILE")
+    if name is None and "AWS_ACCESS_KEY_ID" in environ:
+        return {}
+    keys_file = Path(environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
+    config_file = Path(environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser()
+    wanted = asked or "default"
+    found = _section(keys_file, wanted) | _section(config_file, wanted if wanted == "default" else f"profile {wanted}")
+    if asked and not found:
+        raise SettingsError(f"There is no profile {asked} in {keys_file} or {config_file}.")
+    keys = {ours: found[theirs] for theirs, ours in _PROFILE_KEYS.items() if theirs in found}
+    if asked and "access_key_id" not in keys:
+        raise SettingsError(
+            f"The profile {asked} holds no access key. Keys by SSO, a role or a program come from AWS's own tools: "
+            f'run eval "$(aws configure export-credentials --profile {asked} --format env)" first.'
+        )
+    return keys | ({"region": found["region"]} if "region" in found else {})
+
+
+def _section(file: Path, name: str) -> dict[str, str]:
+    parser = configparser.ConfigParser(interpolation=None, strict=False, default_section="\0")
+    try:
+        parser.read(file, encoding="utf-8")
+    except (OSError, UnicodeError, configparser.Error) as exc:
+        raise SettingsError(f"{file} cannot be read ({type(exc).__name__}).") from exc
+    return dict(parser[name]) if parser.has_section(name) else {}
