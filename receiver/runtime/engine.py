@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import structlog
 
@@ -11,14 +11,13 @@ from receiver.archiver import Archiver
 from receiver.clock import Clock
 from receiver.clock_steps import ClockSteps
 from receiver.dispatcher import Dispatcher
-from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.base import Journal
 from receiver.media import Store
 from receiver.runtime.standing import Standing
 from receiver.runtime.upkeep import check_to_start
 from receiver.submissions import Submissions
-from receiver.watchdog import Stall, Watchdog, within
+from receiver.watchdog import Watchdog
 from receiver.web.admission import Admission
 from receiver.worker import NotNow, Step, Worker
 
@@ -26,8 +25,6 @@ log = structlog.get_logger("receiver.engine")
 
 DRAIN_SECONDS = 4.0
 """How long running attempts may go on after the engine was told to stop."""
-ACCUSE_SECONDS = 1.0
-"""How long the journal may take to keep which delivery our loop stands still in."""
 MANY_CALLBACKS = 24
 REST_SECONDS = 0.15
 """How long the engine begins nothing new while so many callbacks wait to be written down."""
@@ -41,7 +38,7 @@ class Engine:
     Args:
         leading: the leader's steps, by name.
         destinations: what this engine delivers to: name → handler.
-        stalled: what to do when the event loop stands still.
+        exit_on_stall: whether the process ends when the event loop stands still.
 
     Attributes:
         worker: its loops.
@@ -60,7 +57,7 @@ class Engine:
         leading: Mapping[str, Step],
         destinations: Mapping[str, str],
         clock: Clock,
-        stalled: Callable[[Stall], None],
+        exit_on_stall: bool,
     ) -> None:
         self._journal = journal
         self._dispatcher = dispatcher
@@ -70,7 +67,6 @@ class Engine:
         self._store = store
         self._destinations = destinations
         self._clock = clock
-        self._on_stall = stalled
         self._clock_steps = ClockSteps(journal=journal, clock=clock)
         self.standing = Standing(
             journal=journal, dispatcher=dispatcher, clock=clock, led=self._led, freed=self.slot_free
@@ -85,7 +81,8 @@ class Engine:
             },
             clock=clock,
         )
-        self._watchdog = Watchdog(stalled=self._stalled, running=dispatcher.running)
+        self._watchdog = Watchdog(exit=exit_on_stall)
+        self._watching: asyncio.Task[None] | None = None
         self._soon: asyncio.TimerHandle | None = None
         self._listens = False
 
@@ -118,7 +115,7 @@ class Engine:
             self._journal.listen(self._woken)
             self._listens = True
         self.worker.start()
-        self._watchdog.start()
+        self._watching = asyncio.create_task(self._watchdog.run(), name="watchdog")
 
     async def _prepare(self, role: str) -> None:
         await check_to_start(self._store.check, self._store)
@@ -143,7 +140,9 @@ class Engine:
             if self.worker.started:
                 await self._finish()
         finally:
-            self._watchdog.stop()
+            if self._watching is not None:
+                self._watching.cancel()
+                self._watching = None
             await self.standing.leave()
 
     async def _finish(self) -> None:
@@ -210,17 +209,3 @@ class Engine:
         if self._admission.waiting >= MANY_CALLBACKS:
             await self._clock.sleep(REST_SECONDS)
         return await self._dispatcher.dispatch_once()
-
-    # Its end, where a handler holds up everything
-
-    def _stalled(self, stall: Stall) -> None:
-        """In the watchdog's thread: first who it was, for the engine after us."""
-        if (delivery := stall.delivery) is not None:
-            within(ACCUSE_SECONDS, lambda: self._accuse(delivery))
-        self._on_stall(stall)
-
-    def _accuse(self, delivery: str) -> None:
-        try:
-            self._journal.accuse(delivery)
-        except JournalError as exc:
-            log.error("delivery.not_accused", delivery=delivery, problem=str(exc))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -22,7 +22,6 @@ from receiver.runtime.shifts import Shifts
 from receiver.runtime.wiring import Runtime
 from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
 from receiver.telemetry import learn
-from receiver.watchdog import Stall, tell
 
 log = structlog.get_logger("receiver.engine")
 
@@ -36,7 +35,7 @@ async def open_runtime(
     *,
     clock: Clock | None = None,
     functions: Iterable[Function] = (),
-    stalled: Callable[[Stall], None] = tell,
+    exit_on_stall: bool = False,
     engine: type[Engine] | type[Shifts] = Engine,
 ) -> AsyncIterator[Runtime]:
     """A Runtime on its journal, closed at the end of the block.
@@ -45,8 +44,8 @@ async def open_runtime(
         settings: as loaded.
         clock: the time; a real one if None.
         functions: destinations registered in code, beside those of the settings.
-        stalled: what to do when the event loop stands still while we are the engine: log it, or, where the process is
-            ours, `watchdog.end_process`.
+        exit_on_stall: end the process when the event loop stands still while we are the engine. Only for a process
+            that is ours.
         engine: `Shifts` for a process that lives only while it answers.
 
     Raises:
@@ -68,7 +67,7 @@ async def open_runtime(
             destinations=destinations,
             routes=routes,
             clock=clock or Clock(),
-            stalled=stalled,
+            exit_on_stall=exit_on_stall,
             engine=engine,
         )
         stack.push_async_callback(runtime.aclose)

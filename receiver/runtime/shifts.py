@@ -13,7 +13,7 @@ dearer. Within a process they run side by side, each once at a time, so that one
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import structlog
@@ -27,7 +27,6 @@ from receiver.journal.base import Journal
 from receiver.media import Store
 from receiver.runtime.presence import ROLE, Presence
 from receiver.submissions import Submissions
-from receiver.watchdog import Stall
 from receiver.web.admission import Admission
 from receiver.worker import Step, Worker
 
@@ -57,7 +56,7 @@ class Shifts:
     Args:
         leading: steps by name.
         destinations: what this process delivers to: name → handler.
-        admission, stalled: an engine's; without use here.
+        admission, exit_on_stall: an engine's; without use here.
 
     Attributes:
         progress: whether a destination wants to know what happens on the way.
@@ -77,7 +76,7 @@ class Shifts:
         leading: Mapping[str, Step],
         destinations: Mapping[str, str],
         clock: Clock,
-        stalled: Callable[[Stall], None],
+        exit_on_stall: bool,
     ) -> None:
         self.progress = self.sends = True
         self.begun = 0

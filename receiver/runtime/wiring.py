@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from functools import cached_property
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -33,7 +33,6 @@ from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
 from receiver.troubles import Troubles
-from receiver.watchdog import Stall
 from receiver.web.admission import Admission
 from receiver.web.api import Api
 from receiver.web.app import create_app
@@ -63,7 +62,7 @@ class Runtime:
         destinations: Mapping[str, OpenDestination],
         routes: tuple[Route, ...],
         clock: Clock,
-        stalled: Callable[[Stall], None],
+        exit_on_stall: bool,
         engine: type[Engine] | type[Shifts] = Engine,
     ) -> None:
         self.journal = journal
@@ -95,7 +94,7 @@ class Runtime:
             changed=self._slot_free,
         )
         self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._slot_free)
-        self.engine = self._make_engine(engine, destinations, stalled)
+        self.engine = self._make_engine(engine, destinations, exit_on_stall)
 
     def _submissions(self, destinations: Mapping[str, OpenDestination]) -> Submissions:
         return Submissions(
@@ -115,7 +114,7 @@ class Runtime:
         self,
         engine: type[Engine] | type[Shifts],
         destinations: Mapping[str, OpenDestination],
-        stalled: Callable[[Stall], None],
+        exit_on_stall: bool,
     ) -> Engine | Shifts:
         archiver = Archiver(
             journal=self.journal, intake=self.intake, fetcher=self.fetcher, store=self.store, clock=self.clock
@@ -130,7 +129,7 @@ class Runtime:
             leading=self._leading(archiver),
             destinations={name: _kind(item) for name, item in destinations.items()},
             clock=self.clock,
-            stalled=stalled,
+            exit_on_stall=exit_on_stall,
         )
 
     def _leading(self, archiver: Archiver) -> dict[str, Step]:
