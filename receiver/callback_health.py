@@ -22,7 +22,7 @@ from receiver.clock import Clock
 from receiver.errors import PayloadError
 from receiver.journal import Journal
 from receiver.tasks import decode_json, read_task
-from receiver.troubles import Troubles
+from receiver.health import Troubles
 
 log = structlog.get_logger("receiver.callbacks")
 

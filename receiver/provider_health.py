@@ -7,7 +7,7 @@ import structlog
 from receiver.backoff import PROVIDER, wait_forever
 from receiver.clock import Clock
 from receiver.errors import ProviderError, Refused
-from receiver.troubles import Troubles
+from receiver.health import Troubles
 
 log = structlog.get_logger("receiver.provider")
 

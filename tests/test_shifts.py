@@ -129,7 +129,7 @@ async def function(
             leading={name: counted(name, step) for name, step in (real | leading).items()},
             destinations={place.name: "recording" for place in opened},
             clock=kit.clock,
-            stalled=lambda stall: None,
+            exit_on_stall=False,
         )
         shifts.progress = False
         dispatcher._changed = shifts.slot_free  # as the runtime wires it

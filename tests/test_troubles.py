@@ -10,7 +10,7 @@ from journals import NOW, SetClock
 
 from receiver.journal import Journal, Trouble
 from receiver.journal.sqlite import open_journal
-from receiver.troubles import Troubles
+from receiver.health import Troubles
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from receiver.events import Submission
 from receiver.provider import Request
 from receiver.runtime import Runtime, open_runtime
 from receiver.submissions import Options
-from receiver.watchdog import end_process
 
 
 def read_prompts(file: str) -> list[str]:
@@ -52,7 +51,7 @@ async def _submit_all(
 ) -> None:
     """Fills `statuses` once all is told: what is left then is to let deliveries of others finish."""
     gate = asyncio.Semaphore(jobs)
-    async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
+    async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
         engine = asyncio.create_task(runtime.start_engine_when_free("submit --file"))
 
         async def one(request: Request) -> int:

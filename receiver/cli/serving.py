@@ -15,7 +15,6 @@ from receiver.errors import EngineRunning, InputError, SettingsError
 from receiver.memory import return_large_blocks
 from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Settings
-from receiver.watchdog import end_process
 
 ENGINES = frozenset({"serve", "worker"})
 """Roles that hold the engine for long; one that finds another of them refuses to start."""
@@ -48,7 +47,7 @@ def serve(host: Host = None, port: Port = None, engine: Engine = None) -> None:
 
 async def _serve(settings: Settings) -> None:
     with stop_signal() as stop:
-        async with open_runtime(settings, stalled=end_process) as receiver:
+        async with open_runtime(settings, exit_on_stall=True) as receiver:
             with bind(settings.bind_host, settings.port) as listener:
                 rest = await (_start_engine(receiver, "serve") if settings.engine else _leave_engine(receiver))
                 say(f"Receiver listens on {address(listener)}{_callbacks_note(settings)}")
@@ -70,7 +69,7 @@ def worker() -> None:
 
 async def _worker(settings: Settings) -> None:
     with stop_signal() as stop:
-        async with open_runtime(settings, stalled=end_process) as receiver:
+        async with open_runtime(settings, exit_on_stall=True) as receiver:
             await until_stopped(stop, beside=turning(receiver, await _start_engine(receiver, "worker")))
 
 

@@ -16,7 +16,6 @@ from receiver.events import Submission
 from receiver.provider import Request
 from receiver.runtime import Runtime, open_runtime
 from receiver.submissions import Options
-from receiver.watchdog import end_process
 
 INTERRUPTED = 130
 
@@ -67,7 +66,7 @@ class Session:
             raise typer.Exit(status)
 
     async def _submit(self, prepare: Prepare, *, wait: bool) -> int:
-        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
+        async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
             row = await prepare(runtime)
             self._resume = row.id
             fresh = row.status == "prepared"
@@ -79,7 +78,7 @@ class Session:
         return SUCCEEDED
 
     async def _reply(self, prepare: Prepare, *, wait: bool) -> int:
-        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
+        async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
             row = await prepare(runtime)
             self._resume = row.id
             row = await _send_reply(runtime, row, wait=wait)
@@ -90,7 +89,7 @@ class Session:
         return SUCCEEDED
 
     async def _wait(self, find: Prepare) -> int:
-        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
+        async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
             row = await find(runtime)
             self._resume = row.id
             return await self._follow(runtime, row)

@@ -34,7 +34,7 @@ from receiver.events import Media, Submission
 from receiver.intake import Intake, Policy
 from receiver.journal import Journal
 from receiver.provider import Provider
-from receiver.provider_health import ProviderHealth
+from receiver.health import ProviderHealth
 from receiver.tasks import Task, decode_json, read_task
 from receiver.tokens import Tokens
 

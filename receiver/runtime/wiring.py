@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.applications import Starlette
 
-from receiver.callback_health import CallbackHealth
+from receiver.health import CallbackHealth
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.dispatcher import Dispatcher, OpenDestination
@@ -25,7 +25,7 @@ from receiver.intake import Intake, Policy, Route
 from receiver.journal import LASTING_ROLES, Journal
 from receiver.media import Fetcher
 from receiver.provider import Provider
-from receiver.provider_health import ProviderHealth
+from receiver.health import ProviderHealth
 from receiver.replay import Replay
 from receiver.runtime import patience
 from receiver.runtime.patience import Patience
@@ -33,7 +33,7 @@ from receiver.runtime.upkeep import check_same_store, check_to_start, retention_
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
-from receiver.troubles import Troubles
+from receiver.health import Troubles
 from receiver.web.admission import Admission
 from receiver.web.api import Api
 from receiver.web.app import create_app

@@ -126,10 +126,10 @@ def greedy() -> AbstractContextManager[None]:
 def unwatched() -> AbstractContextManager[None]:
     """Nobody looks whether the event loop still turns."""
 
-    def nothing(self: Watchdog) -> None:
+    async def nothing(self: Watchdog) -> None:
         return
 
-    return replaced(Watchdog, "start", nothing)
+    return replaced(Watchdog, "run", nothing)
 
 
 def set_clock() -> AbstractContextManager[None]:
