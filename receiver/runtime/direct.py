@@ -76,7 +76,7 @@ def courier_app(courier: Courier, *, seconds: float) -> Starlette:
         courier: takes the callbacks.
         seconds: how long one may take in all; then it is answered 503.
     """
-    admission = Admission(None, most=AT_ONCE, patience=seconds, kept="It may have been delivered in part.")
+    admission = Admission(None, most=AT_ONCE, max_wait=seconds, kept="It may have been delivered in part.")
     return create_app(
         callbacks=Callbacks(intake=courier, tokens=courier.tokens, admission=admission), readyz=Readyz({})
     )

@@ -1,6 +1,6 @@
-"""AWS Lambda: two handlers on one event loop that stays warm from one invocation to the next.
+"""AWS Lambda: two handlers on one event loop, which stays open from one invocation to the next.
 
-Mangum turns a function URL's or API Gateway's event into a request of the application, and its answer back.
+Mangum translates the event of a function URL or API Gateway into an ASGI request, and the answer back.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from receiver.extras import require
 from receiver.serverless.application import asgi
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
-"""What Lambda calls: (event, context) → answer."""
+"""A Lambda handler: (event, context) → answer."""
 
 _TEXT = ["application/json", "application/problem+json", "text/plain"]
-"""Media types of ours that need no Base64."""
+"""Our media types that need no Base64."""
 
 
 def aws(*, budget: float = BUDGET, **settings: Any) -> tuple[Handler, Handler]:
-    """The handlers of a function URL (or API Gateway, or a load balancer) and of a schedule::
+    """Return the handlers of a function URL (or API Gateway, or a load balancer) and of a schedule::
 
         http, tick = aws(database="s3://acme/.receiver", to=["s3://acme/pictures"])
 
-    Both may be handlers of one function or of two. How long an invocation may take is read from its context; give it
-    at least 100 s more than `budget`, or nothing is sent again by itself.
+    Both may be handlers of one function or of two. The time limit is read from the context of each invocation. Set it
+    to at least 100 s more than `budget`, or nothing is sent again automatically.
 
     Args:
         budget: seconds a callback may be held to deliver what it brings.
-        settings: single settings over those that are read from the environment and `receiver.toml`.
+        settings: single settings, which override the environment and `receiver.toml`.
 
     Raises:
         SettingsError: a setting is wrong, or the extra `aws` is not installed.
@@ -39,9 +39,9 @@ def aws(*, budget: float = BUDGET, **settings: Any) -> tuple[Handler, Handler]:
     require("mangum", extra="aws", why="AWS Lambda")
     from mangum import Mangum  # noqa: PLC0415 - an optional extra
 
-    logging.getLogger("mangum").setLevel(logging.WARNING)  # it tells paths, which hold tokens
+    logging.getLogger("mangum").setLevel(logging.WARNING)  # it logs paths, which hold tokens
     loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)  # it asks for one
+    asyncio.set_event_loop(loop)  # Mangum asks for one
     application = asgi(budget=budget, **settings)
     adapter = Mangum(application, lifespan="off", text_mime_types=_TEXT)
 

@@ -1,4 +1,4 @@
-"""A submission's events as they happen: server-sent events (WHATWG HTML §9.2)."""
+"""Events of a submission as a stream of server-sent events (WHATWG HTML §9.2)."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ log = structlog.get_logger("receiver.api")
 T = TypeVar("T")
 
 Watch = Callable[[str], AsyncGenerator[Submission, None]]
-"""Gives a submission now, and again after each change."""
+"""Yields a submission now, and again after each change."""
 
 MAX_EVENTS = 1000
-"""One submission has about a hundred at most: a percentage each."""
+"""A submission has about a hundred at most: one for each percent of progress."""
 HEARTBEAT = 15.0
-"""Seconds without news after which a comment says that we are there; proxies cut silent connections after a minute."""
+"""Seconds of silence after which a comment is sent. Proxies cut silent connections after a minute."""
 _HEADERS = {"Cache-Control": "no-store", "Vary": "Accept", "X-Accel-Buffering": "no"}
 
 
 class Streaming:
-    """Streams events.
+    """Answers with streams of events.
 
     Args:
-        journal: where they stand.
-        watch: wakes us when something has changed.
-        heartbeat: seconds.
+        journal: holds the events.
+        watch: yields after each change of a submission.
+        heartbeat: seconds of silence after which a comment is sent.
     """
 
     def __init__(self, journal: Journal, watch: Watch, *, heartbeat: float = HEARTBEAT) -> None:
@@ -45,7 +45,7 @@ class Streaming:
         self._heartbeat = heartbeat
 
     async def answer(self, row: Submission, last_id: str | None) -> Response:
-        """The events after `last_id`, until nothing more comes. 204 if nothing will: a browser then stops asking."""
+        """Stream the events after `last_id` until none can follow. If none can, 204 tells a browser to stop asking."""
         if last_id is not None and _over(row) and not await self._after(row.id, last_id):
             return Response(status_code=204, headers=_HEADERS)
         return _Stream(self._lines(row.id, last_id), headers=_HEADERS, media_type="text/event-stream")
@@ -59,21 +59,22 @@ class Streaming:
                         continue
                     for event in await self._after(submission_id, last_id):
                         last_id = event.id
-                        yield _message(event)
+                        lines = event.id.encode(), event.type.encode(), msgspec.json.encode(event)
+                        yield b"id: %b\nevent: %b\ndata: %b\n\n" % lines
                     if _over(row):
                         return
-        except ReceiverError as exc:  # the answer has begun, so all we can do is end it: whoever listens comes again
+        except ReceiverError as exc:  # the answer has begun, so it can only end, and the client reconnects
             log.error("stream.broken_off", submission=submission_id, problem=str(exc))
 
     async def _after(self, submission_id: str, last_id: str | None) -> list[Event]:
-        """An id we do not know is no reason to keep anything back."""
+        """Return the events after that one, or all if its id is unknown."""
         events = await all_events(self._journal, submission_id)
-        told = next((number for number, event in enumerate(events, 1) if event.id == last_id), 0)
-        return events[told:]
+        seen = next((number for number, event in enumerate(events, 1) if event.id == last_id), 0)
+        return events[seen:]
 
 
 class _Stream(StreamingResponse):
-    """A stream that the server's stop ends like any other, instead of breaking it."""
+    """A stream that ends in order when the server stops."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -83,12 +84,12 @@ class _Stream(StreamingResponse):
 
 
 async def all_events(journal: Journal, submission_id: str) -> list[Event]:
-    """In the order they became known."""
+    """Return the events of a submission, the oldest first."""
     return (await journal.events(limit=MAX_EVENTS, submission_id=submission_id))[::-1]
 
 
 async def with_pauses(items: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
-    """What `items` yields, and None whenever nothing came for so long. It closes `items`."""
+    """Yield the items, and None after each silence of so many seconds. Close `items` at the end."""
     coming: asyncio.Future[T] | None = None
     try:
         while True:
@@ -105,16 +106,11 @@ async def with_pauses(items: AsyncGenerator[T, None], seconds: float) -> AsyncGe
             yield item
     finally:
         if coming is not None:
-            coming.cancel()  # which ends `items`, too
+            coming.cancel()  # ends `items`, too
         else:
             await items.aclose()
 
 
 def _over(row: Submission) -> bool:
-    """Whether the last word is spoken, and the files it speaks of lie here."""
+    """Return True if no event can follow, and the files are archived."""
     return row.status == "refused" or (row.ended is not None and row.media_due_ms is None)
-
-
-def _message(event: Event) -> bytes:
-    data = msgspec.json.encode(event)
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (event.id.encode(), event.type.encode(), data)
