@@ -11,7 +11,6 @@ async with open_courier(database="none", public_url="https://…") as courier:
     await courier.submit(requests.imagine("a paper boat --v 6.1"))
 """
 
-from receiver.serverless.application import Application, asgi, open_courier
-from receiver.serverless.aws import aws
+from receiver.serverless.application import Application, asgi, aws, open_courier
 
 __all__ = ["Application", "asgi", "aws", "open_courier"]

@@ -1,11 +1,12 @@
-"""The ASGI application of a function: what a request begins is carried on before its answer is sent."""
+"""The application of a function, for ASGI and AWS: what a request begins is carried on before its answer is sent."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import tempfile
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from receiver import runtime
 from receiver.clock import Clock
 from receiver.courier import BUDGET, Courier
 from receiver.errors import JournalError, ReceiverError, SettingsError
+from receiver.extras import require
 from receiver.runtime import Shifts
 from receiver.settings import Settings, load
 from receiver.telemetry import configure, learn, use_logging
@@ -31,6 +33,11 @@ LIMIT = 120.0
 SPARE = 5.0
 """Seconds of the limit that are kept for opening and closing."""
 TICK = "/tick"
+
+Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
+"""A Lambda handler: (event, context) → answer."""
+_TEXT = ["application/json", "application/problem+json", "text/plain"]
+"""Our media types that need no Base64 on AWS."""
 
 
 def asgi(*, budget: float = BUDGET, limit: float = LIMIT, **settings: Any) -> Application:
@@ -59,6 +66,43 @@ def asgi(*, budget: float = BUDGET, limit: float = LIMIT, **settings: Any) -> Ap
         )
     learn(found.secret_values())
     return Application(found, budget=budget, limit=limit)
+
+
+def aws(*, budget: float = BUDGET, **settings: Any) -> tuple[Handler, Handler]:
+    """Return the handlers of a function URL (or API Gateway, or a load balancer) and of a schedule::
+
+        http, tick = aws(database="s3://acme/.receiver", to=["s3://acme/pictures"])
+
+    Both may be handlers of one function or of two, and share an event loop that stays open between invocations. The
+    time limit is read from the context of each invocation. Set it to at least 100 s more than `budget`, or nothing is
+    sent again automatically.
+
+    Args:
+        budget: seconds a callback may be held to deliver what it brings.
+        settings: single settings, which override the environment and `receiver.toml`.
+
+    Raises:
+        SettingsError: a setting is wrong, or the extra `aws` is not installed.
+    """
+    require("mangum", extra="aws", why="AWS Lambda")
+    from mangum import Mangum  # noqa: PLC0415 - an optional extra
+
+    logging.getLogger("mangum").setLevel(logging.WARNING)  # it logs paths, which hold tokens
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)  # Mangum asks for one
+    application = asgi(budget=budget, **settings)
+    adapter = Mangum(application, lifespan="off", text_mime_types=_TEXT)
+
+    def http(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        asyncio.set_event_loop(loop)
+        return adapter(event, context)
+
+    def tick(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        asyncio.set_event_loop(loop)
+        limit = context.get_remaining_time_in_millis() / 1000
+        return dict(loop.run_until_complete(application.tick(limit)))
+
+    return http, tick
 
 
 @asynccontextmanager

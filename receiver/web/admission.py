@@ -16,7 +16,6 @@ import asyncio
 import types
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, cast
 
 import structlog
@@ -161,7 +160,7 @@ class Admission:
         self._most_bytes = most_bytes
         self._max_wait = max_wait
         self._kept = kept
-        self._waiting: dict[Slot, None] = {}
+        self._slots: dict[Slot, None] = {}
         """The oldest first."""
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -178,20 +177,20 @@ class Admission:
     @property
     def waiting(self) -> int:
         """Number of requests that wait."""
-        return len(self._waiting)
+        return len(self._slots)
 
     def enter(self, size: int) -> Slot:
-        """Return a slot for a body of this size, a context manager for the wait.
+        """Return a slot for a body of this size, a context manager for the wait of the current task.
 
         Raises:
             Problem: 503, at once.
         """
         self.check()
-        if len(self._waiting) >= self._most or self._bytes + size > self._most_bytes:
+        if len(self._slots) >= self._most or self._bytes + size > self._most_bytes:
             self.refused += 1
             raise Problem(503, "Receiver is overloaded. Send it again.", RETRY, cause="overload")
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        return Slot(self, size, loop)
+        return Slot(self, size, asyncio.current_task(loop), loop.time())
 
     def check(self) -> None:
         """Raise Problem (503) while no request is admitted."""
@@ -206,33 +205,34 @@ class Admission:
             await asyncio.wait([self._probing])
             self._probing = None
 
-    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweep = loop.call_later(self._max_wait / _SWEEPS, self._end_late, loop)
+    def _sweep_later(self) -> None:
+        assert self._loop is not None  # noqa: S101 - set by the first request
+        self._sweep = self._loop.call_later(self._max_wait / _SWEEPS, self._give_up_late, self._loop)
 
-    def _end_late(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _give_up_late(self, loop: asyncio.AbstractEventLoop) -> None:
         latest = loop.time() - self._max_wait
-        for slot in self._waiting:
+        for slot in self._slots:
             if slot.since > latest:
                 break
-            if slot.late:
+            if slot.late or slot.task is None:
                 continue
             if self._probe is not None and self._probing is None:
-                log.error("admission.shut", waiting=len(self._waiting), bytes=self._bytes, seconds=self._max_wait)
+                log.error("admission.shut", waiting=self.waiting, bytes=self._bytes, seconds=self._max_wait)
                 self._probing = loop.create_task(self._reopen(self._probe), name="admission probe")
-            slot.give_up()
+            slot.late = True
+            slot.task.cancel()
         self._sweep = None
-        if self._waiting:
-            self._sweep_later(loop)
+        if self._slots:
+            self._sweep_later()
 
     async def _reopen(self, probe: Callable[[], Awaitable[None]]) -> None:
         """Admit requests again after a write. It queues behind all that was given up, which by then takes no memory."""
         while True:
             try:
                 await probe()
+                break
             except JournalError:
                 await asyncio.sleep(PROBE_SECONDS)
-            else:
-                break
         self._probing = None
         log.info("admission.open", refused=self.refused)
 
@@ -240,41 +240,31 @@ class Admission:
 class Slot:
     """One request that waits. Cancelling its task, by `Admission` or by the server's stop, becomes a 503."""
 
-    __slots__ = ("_admission", "_task", "late", "loop", "since", "size")
+    __slots__ = ("_admission", "late", "since", "size", "task")
 
-    def __init__(self, admission: Admission, size: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, admission: Admission, size: int, task: asyncio.Task[Any] | None, since: float) -> None:
         self._admission = admission
-        self._task: asyncio.Task[object] | None = None
         self.size = size
+        self.task = task
+        self.since = since
         self.late = False
-        self.loop = loop
-        self.since = loop.time()
 
     def __enter__(self) -> None:
-        self._task = asyncio.current_task(self.loop)
         admission = self._admission
-        admission._waiting[self] = None
+        admission._slots[self] = None
         admission._bytes += self.size
         if admission._sweep is None:
-            admission._sweep_later(self.loop)
+            admission._sweep_later()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         admission = self._admission
-        del admission._waiting[self]
+        del admission._slots[self]
         admission._bytes -= self.size
         if kind is not asyncio.CancelledError:
             return
-        if self.late and self._task is not None:
-            self._task.uncancel()
+        if self.late and self.task is not None:
+            self.task.uncancel()
             detail = f"Receiver could not write within {admission._max_wait:g} s. {admission._kept}"
             raise Problem(503, detail, RETRY, cause="journal stalled") from error
         detail = f"Receiver is stopping. {admission._kept}"
         raise Problem(503, detail, {**RETRY, "Connection": "close"}, cause="stopping") from error
-
-    def give_up(self) -> None:
-        """End the wait."""
-        self.late = True
-        if self._task is not None:
-            self._task.cancel()

@@ -15,7 +15,7 @@ from receiver.provider import Provider
 from receiver.web.admission import RETRY
 from receiver.web.api.records import STATUSES, Seed, submission_record
 from receiver.web.api.responses import json
-from receiver.web.api.streaming import Streaming, all_events
+from receiver.web.api.streaming import Watch, all_events, stream_events
 from receiver.web.problems import Problem
 
 MAX_LIST = 200
@@ -31,11 +31,12 @@ _FILE_HEADERS = {
 class ReadRoutes:
     """The endpoints that change nothing."""
 
-    def __init__(self, *, journal: Journal, provider: Provider, store: Store, streaming: Streaming) -> None:
+    def __init__(self, *, journal: Journal, provider: Provider, store: Store, watch: Watch, heartbeat: float) -> None:
         self._journal = journal
         self._provider = provider
         self._store = store
-        self._streaming = streaming
+        self._watch = watch
+        self._heartbeat = heartbeat
 
     async def list(self, request: Request, caller: str) -> Response:
         """`GET /submissions`: the newest first."""
@@ -61,7 +62,8 @@ class ReadRoutes:
         """`GET /submissions/{id}/events`: a list, or a stream if the caller accepts one."""
         row = await find(self._journal, request)
         if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
-            return await self._streaming.answer(row, request.headers.get("last-event-id"))
+            last_id = request.headers.get("last-event-id")
+            return await stream_events(self._journal, self._watch, row, last_id, heartbeat=self._heartbeat)
         return json(await all_events(self._journal, row.id), headers={"Vary": "Accept"})
 
     async def media(self, request: Request, caller: str) -> Response:

@@ -30,47 +30,47 @@ HEARTBEAT = 15.0
 _HEADERS = {"Cache-Control": "no-store", "Vary": "Accept", "X-Accel-Buffering": "no"}
 
 
-class Streaming:
-    """Answers with streams of events.
+async def stream_events(
+    journal: Journal, watch: Watch, row: Submission, last_id: str | None, *, heartbeat: float
+) -> Response:
+    """Return a stream of the events after `last_id` until none can follow. If none can, 204 tells a browser to stop.
 
     Args:
         journal: holds the events.
         watch: yields after each change of a submission.
+        row: the submission.
+        last_id: id of the last event the client has seen. An unknown one holds nothing back.
         heartbeat: seconds of silence after which a comment is sent.
     """
+    if last_id is not None and _over(row) and not await _events_after(journal, row.id, last_id):
+        return Response(status_code=204, headers=_HEADERS)
+    lines = _lines(journal, with_pauses(watch(row.id), heartbeat), row.id, last_id)
+    return _Stream(lines, headers=_HEADERS, media_type="text/event-stream")
 
-    def __init__(self, journal: Journal, watch: Watch, *, heartbeat: float = HEARTBEAT) -> None:
-        self._journal = journal
-        self._watch = watch
-        self._heartbeat = heartbeat
 
-    async def answer(self, row: Submission, last_id: str | None) -> Response:
-        """Stream the events after `last_id` until none can follow. If none can, 204 tells a browser to stop asking."""
-        if last_id is not None and _over(row) and not await self._after(row.id, last_id):
-            return Response(status_code=204, headers=_HEADERS)
-        return _Stream(self._lines(row.id, last_id), headers=_HEADERS, media_type="text/event-stream")
+async def _lines(
+    journal: Journal, rows: AsyncGenerator[Submission | None, None], submission_id: str, last_id: str | None
+) -> AsyncIterator[bytes]:
+    try:
+        async with aclosing(rows):
+            async for row in rows:
+                if row is None:
+                    yield b": nothing new\n\n"
+                    continue
+                for event in await _events_after(journal, submission_id, last_id):
+                    last_id = event.id
+                    fields = event.id.encode(), event.type.encode(), msgspec.json.encode(event)
+                    yield b"id: %b\nevent: %b\ndata: %b\n\n" % fields
+                if _over(row):
+                    return
+    except ReceiverError as exc:  # the answer has begun, so it can only end, and the client reconnects
+        log.error("stream.broken_off", submission=submission_id, problem=str(exc))
 
-    async def _lines(self, submission_id: str, last_id: str | None) -> AsyncIterator[bytes]:
-        try:
-            async with aclosing(with_pauses(self._watch(submission_id), self._heartbeat)) as changes:
-                async for row in changes:
-                    if row is None:
-                        yield b": nothing new\n\n"
-                        continue
-                    for event in await self._after(submission_id, last_id):
-                        last_id = event.id
-                        lines = event.id.encode(), event.type.encode(), msgspec.json.encode(event)
-                        yield b"id: %b\nevent: %b\ndata: %b\n\n" % lines
-                    if _over(row):
-                        return
-        except ReceiverError as exc:  # the answer has begun, so it can only end, and the client reconnects
-            log.error("stream.broken_off", submission=submission_id, problem=str(exc))
 
-    async def _after(self, submission_id: str, last_id: str | None) -> list[Event]:
-        """Return the events after that one, or all if its id is unknown."""
-        events = await all_events(self._journal, submission_id)
-        seen = next((number for number, event in enumerate(events, 1) if event.id == last_id), 0)
-        return events[seen:]
+async def _events_after(journal: Journal, submission_id: str, last_id: str | None) -> list[Event]:
+    events = await all_events(journal, submission_id)
+    seen = next((number for number, event in enumerate(events, 1) if event.id == last_id), 0)
+    return events[seen:]
 
 
 class _Stream(StreamingResponse):
