@@ -8,16 +8,17 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from receiver.cli.output import note, one_line, print_json, say
 from receiver.cli.running import address, bind, run, server, settings_for, stop_signal, until_stopped
 from receiver.errors import InputError
-from receiver.web.bodies import Bodies, Gone
+from receiver.web.admission import Bodies
 from receiver.web.problems import Problem, problem
 
-BODIES = Bodies(name="Webhooks", limit=64 * 2**20, linger=128 * 2**20, seconds=60.0)
+BODIES = Bodies(name="Webhooks", limit=64 * 2**20, seconds=60.0)
 REMEMBERED = 10_000
 """Ids of webhooks that are known again."""
 
@@ -87,7 +88,7 @@ class Listener:
             response = await self._take(scope, receive)
         except Problem as exc:
             response = problem(exc)
-        except Gone:
+        except ClientDisconnect:
             return
         await response(scope, receive, send)
 

@@ -24,7 +24,7 @@ from receiver.handlers.base import RetryLater
 from receiver.journal import Journal, Work
 from receiver.media import Store, Tiles
 
-log = structlog.get_logger("receiver.dispatcher")
+log = structlog.get_logger("receiver.engine.dispatcher")
 
 CANCEL_SECONDS = 1.0
 """How long an interrupted attempt may take to end."""
