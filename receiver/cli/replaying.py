@@ -19,7 +19,7 @@ from receiver.errors import InputError
 from receiver.events import EVENT_TYPES
 from receiver.journal.base import Journal
 from receiver.journal.selection import REPLAYED, Order, Replayed, ReplayOutcome, Selection
-from receiver.replay import Replay
+from receiver.maintenance.replay import Replay
 from receiver.runtime import journal_of, replay_of
 
 LARGE = 50

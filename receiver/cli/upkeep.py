@@ -15,8 +15,8 @@ from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
 from receiver.errors import JournalError, MediaError
 from receiver.journal.base import Journal
+from receiver.maintenance.retention import Erased, Keep
 from receiver.media import Store
-from receiver.retention import Erased, Keep
 from receiver.runtime import journal_of, keep_of, retention_of, store_of
 
 journal = typer.Typer(no_args_is_help=True, help="The journal itself: check, back up, copy, compact.")

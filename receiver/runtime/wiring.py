@@ -19,11 +19,11 @@ from receiver.errors import EngineRunning, EngineStopped, NotFound, ReceiverErro
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
 from receiver.journal.base import LASTING_ROLES, Journal
+from receiver.maintenance.replay import Replay
 from receiver.media import Fetcher
 from receiver.provider import Provider
 from receiver.provider_health import ProviderHealth
 from receiver.reconciler import Reconciler
-from receiver.replay import Replay
 from receiver.runtime import patience
 from receiver.runtime.engine import DRAIN_SECONDS, Engine
 from receiver.runtime.patience import Patience
