@@ -13,7 +13,7 @@ from receiver.journal.beating import beating
 from receiver.journal.copying import RowKind, Tally, copy
 from receiver.runtime.journals import journal_of
 from receiver.settings import Settings
-from receiver.settings.databases import check_database, database_secrets
+from receiver.settings.kinds import check_database, database_secrets
 from receiver.telemetry import learn
 
 ROLE = "journal copy"
