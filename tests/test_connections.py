@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from receiver.cli.running import server
+from receiver.cli.process import server
 from receiver.web.connections import KEEP_ALIVE_SECONDS, MAX_AHEAD, Connection, Crowd, bounded
 from receiver.web.health import livez
 
