@@ -19,8 +19,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from receiver.cli.running import server
-from receiver.web.connections import KEEP_ALIVE_SECONDS, MAX_PIPELINED, Connection, ConnectionLimit, bounded
+from receiver.cli.process import server
+from receiver.web.connections import KEEP_ALIVE_SECONDS, MAX_AHEAD, Connection, Crowd, bounded
 from receiver.web.health import livez
 
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -19,8 +19,8 @@ import httpx
 import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
 
-from receiver.cli.batch import submit_one
-from receiver.cli.following import report, until_settled
+from receiver.cli.session import report, until_settled
+from receiver.cli.submit import submit_one
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
 from receiver.provider import requests

@@ -17,7 +17,7 @@ from receiver.journal.store import RowKind
 from receiver.journal.transfer import Tally, copy
 from receiver.runtime.journals import journal_of
 from receiver.settings import Settings
-from receiver.settings.databases import check_database, database_secrets
+from receiver.settings.kinds import check_database, database_secrets
 from receiver.telemetry import learn
 
 log = structlog.get_logger("receiver.journal")

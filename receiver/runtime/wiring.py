@@ -23,10 +23,11 @@ from receiver.errors import EngineRunning, EngineStopped, NotFound, ReceiverErro
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import LASTING_ROLES, Journal
+from receiver.maintenance.replay import Replay
 from receiver.media import Fetcher
 from receiver.provider import Provider
-from receiver.health import ProviderHealth
-from receiver.replay import Replay
+from receiver.provider_health import ProviderHealth
+from receiver.engine.reconciler import Reconciler
 from receiver.runtime import patience
 from receiver.runtime.patience import Patience
 from receiver.runtime.upkeep import check_same_store, check_to_start, retention_of, store_of

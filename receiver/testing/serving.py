@@ -97,7 +97,7 @@ def simulating(
 def _listener() -> Iterator[socket.socket]:
     # Listening from the start: whoever connects before the server is up waits instead of being refused.
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # Answers come at once, also on asyncio's own loop: see `receiver.cli.running.bind`.
+        # Answers come at once, also on asyncio's own loop: see `receiver.cli.process.bind`.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield listener
 

@@ -1,4 +1,7 @@
-"""Retention: delete what is old, in short steps and never what is still owed; and erase what a person wants gone."""
+"""Retention: delete old rows and files in short steps, and erase one submission on request.
+
+Rows of outstanding deliveries and running tasks are never deleted by age.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from dataclasses import dataclass, field
 import structlog
 
 from receiver.clock import Clock
-from receiver.deliveries import Delivery
 from receiver.errors import InputError, MediaError
 from receiver.events import Submission
 from receiver.journal import Journal
@@ -20,38 +22,38 @@ log = structlog.get_logger("receiver.retention")
 
 SWEEP_SECONDS = 24 * 3600.0
 FIRST_SWEEP_SECONDS = 60.0
-"""After the start, which has better things to do."""
+"""Delay after the start, which is busy enough."""
 AGAIN_SECONDS = 3600.0
-"""After one that failed or was cut off."""
+"""Delay after a sweep that failed or was interrupted."""
 PAUSE_SECONDS = 0.1
-"""Between two steps: longer than another process that waits for the write lock sleeps between two tries."""
+"""Pause between steps, longer than a process that waits for the write lock sleeps between tries."""
 FRESH_SECONDS = 60.0
-"""A file younger than that may belong to a submission that is being journalled right now."""
+"""Age below which a file may belong to a submission that is being journalled right now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """How many seconds each kind is kept; 0: for ever."""
+    """Seconds to keep each kind. 0 means forever."""
 
     callbacks: float
     media: float
     submissions: float
 
     def seconds(self, kind: Kind) -> float:
-        """Of one kind."""
+        """Return the seconds for one kind."""
         return {"callbacks": self.callbacks, "media": self.media, "submissions": self.submissions}[kind]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
-    """What went with an erased submission.
+    """Result of erasing a submission.
 
     Attributes:
-        removed: rows of each kind, and files.
-        waiting: files that are too young to be removed yet; the next purge does.
-        problem: why files could not be removed: the media store is out of reach. The next purge tries again.
-        children: follow-ups that are still there, with a prompt of their own, often the same.
-        traces: a sentence about where the prompt may still stand in the journal; None: nowhere.
+        removed: number of rows of each kind, and of files.
+        waiting: files too young to remove. The next purge removes them.
+        problem: reason why files were not removed: the media store is out of reach. The next purge tries again.
+        children: ids of follow-ups that remain, each with its own prompt, often the same.
+        traces: a sentence about where the journal may still hold the prompt, or None.
     """
 
     submission: Submission
@@ -63,10 +65,10 @@ class Erased:
 
 
 class Retention:
-    """Deletes by age and by request.
+    """Deletes by age and on request.
 
     Args:
-        keep: the ages by the settings, for `sweep_once`.
+        keep: ages from the settings, for `sweep_once`.
     """
 
     def __init__(self, *, journal: Journal, store: Store, clock: Clock, keep: Keep) -> None:
@@ -78,7 +80,7 @@ class Retention:
         self._swept: float | None = None
 
     async def sweep_once(self) -> int:
-        """The engine's step: once a day, delete what is too old by the settings. Returns 0: it waits for its day."""
+        """Delete by the ages of the settings, once a day. Return 0, so that the worker waits its full interval."""
         now = self._clock.now()
         since, wait = (self._started, FIRST_SWEEP_SECONDS) if self._swept is None else (self._swept, SWEEP_SECONDS)
         if not 0 <= now - since < wait:  # also when the clock was set back
@@ -90,7 +92,7 @@ class Retention:
         return 0
 
     async def purge(self, keep: Keep) -> dict[str, int]:
-        """Delete what is older, step by step with pauses, so that nobody else waits. Returns how many of each kind."""
+        """Delete everything older, in steps with pauses so that other writers get in. Return the count of each kind."""
         removed: Counter[str] = Counter()
         for kind in KINDS:
             async for page in self._old(kind, keep):
@@ -99,7 +101,7 @@ class Retention:
         return dict(removed)
 
     async def foresee(self, keep: Keep) -> dict[str, int]:
-        """How many callbacks, submissions with files, and submissions `purge` would look at now. Writes nothing."""
+        """Count the callbacks, submissions with files, and submissions that `purge` would visit. Writes nothing."""
         counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         for kind in KINDS:
             async for page in self._old(kind, keep):
@@ -114,8 +116,7 @@ class Retention:
             after = page[-1]
 
     async def _delete(self, kind: Kind, page: list[str], keep: Keep) -> Counter[str]:
-        days = keep.seconds(kind) / 86400
-        problem = f"the archived file was removed after {days:g} days"
+        problem = f"the archived file was removed after {keep.seconds(kind) / 86400:g} days"
         removed: Counter[str] = Counter()
         left = page
         while left:
@@ -126,20 +127,21 @@ class Retention:
         return removed
 
     async def erase(self, row: Submission, *, force: bool) -> Erased:
-        """Delete one submission: callbacks, events, deliveries, attempts, and files nobody else needs. Where it stood
-        is overwritten as far as the journal's database can do that.
+        """Delete one submission with its callbacks, events, deliveries, attempts and unshared files.
+
+        The freed space is overwritten as far as the journal's database can do that.
 
         Raises:
-            InputError: something of it is owed or under way, and `force` was not given.
+            InputError: a delivery is outstanding or the task is under way, and `force` was not given.
         """
         children = await self._journal.children(row.id)
         removed = await self._journal.erase(row.id, force=force)
         if removed is None:
-            raise InputError(_still_owed(row, await self._journal.owed(row.id)))
+            raise InputError(await self._why_not_erased(row))
         waiting, problem = 0, None
         try:
             waiting = await self._clear_away()
-        except MediaError as exc:  # the journal's traces go all the same: nobody could ask for that a second time
+        except MediaError as exc:  # still scrub the journal: the submission is gone, so a second erase cannot
             problem = str(exc)
         traces = await self._journal.scrub(row.prompt)
         log.info("submission.erased", submission=row.id, **removed)
@@ -153,7 +155,7 @@ class Retention:
         )
 
     async def _clear_away(self) -> int:
-        """Remove files that deleted submissions had. Returns how many are too young to go yet."""
+        """Remove files of deleted submissions. Return the number of files still too young."""
         after, waiting = "", 0
         while page := await self._journal.leftovers(after):
             done = []
@@ -165,14 +167,14 @@ class Retention:
             after = page[-1].digest
         return waiting
 
-
-def _still_owed(row: Submission, owed: list[Delivery]) -> str:
-    """Why it is not erased, and what to do."""
-    if owed:
-        names = ", ".join(sorted({item.destination for item in owed}))
-        what = f"{len(owed)} of its deliveries are still owed (to {names})"
-        remedy = f"Wait for them (receiver wait {row.id})"
-    else:
-        what = f"its task is under way or may still change (status {row.standing})"
-        remedy = f"Wait for its end (receiver wait {row.id}), or ask the provider to stop it (receiver cancel {row.id})"
-    return f"Submission {row.id} is not erased: {what}. {remedy}, or give up on it with --force."
+    async def _why_not_erased(self, row: Submission) -> str:
+        if owed := await self._journal.owed(row.id):
+            names = ", ".join(sorted({item.destination for item in owed}))
+            what = f"{len(owed)} of its deliveries are still owed (to {names})"
+            remedy = f"Wait for them (receiver wait {row.id})"
+        else:
+            what = f"its task is under way or may still change (status {row.standing})"
+            remedy = (
+                f"Wait for its end (receiver wait {row.id}), or ask the provider to stop it (receiver cancel {row.id})"
+            )
+        return f"Submission {row.id} is not erased: {what}. {remedy}, or give up on it with --force."

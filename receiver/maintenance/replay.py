@@ -1,7 +1,7 @@
-"""Replay: bring events to destinations again, because a person says so.
+"""Replay: deliver events again because a person asks for it.
 
-A delivery that is replayed keeps its id, which is its idempotency key, so that a destination that remembers keys drops
-what it has; `as_new` makes a new delivery. Nothing is sent here: what is owed, the engine delivers.
+A replayed delivery keeps its id, which is its idempotency key, so a destination that remembers keys drops the repeat.
+`as_new` makes a new delivery. Nothing is sent here: the engine delivers what is outstanding.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ log = structlog.get_logger("receiver.replay")
 PAGE = 200
 """Orders in one transaction, and rows read at once."""
 MAX_ORDERS = 100_000
-"""At once: they are held in memory."""
+"""Orders of one replay: they are held in memory."""
 DECISIVE: tuple[EventType, ...] = tuple(
     type for type in EVENT_TYPES if type not in ("task.accepted", "task.progressed")
 )
-"""What goes to another destination unless a type or an event is named: the same as goes anywhere by itself."""
+"""Types that go to another destination unless a type or an event is named, as in automatic delivery."""
 
 
 class Replay:
     """Plans and carries out replays on a journal.
 
     Args:
-        destinations: names of those there are now.
-        changed: called when something is owed anew, so that an engine in this process looks at once.
+        destinations: names of the destinations in the settings.
+        changed: called when deliveries became due, so that an engine in this process looks at once.
     """
 
     def __init__(
@@ -51,24 +51,24 @@ class Replay:
         self._changed = changed
 
     async def of_deliveries(self, selection: Selection, *, to: str | None = None, as_new: bool = False) -> list[Order]:
-        """What a replay of these deliveries comes to. Each goes where it went before, or to `to`.
+        """Return the orders that replay the selected deliveries, each to its own destination or to `to`.
 
         Raises:
-            InputError: nothing was selected, more than can be done at once was, or a destination is not there.
-            NotFound: there is no delivery with one of the ids.
+            InputError: nothing is selected, too much is selected, or a destination does not exist.
+            NotFound: no delivery has one of the ids.
         """
         self._check(selection, to, Selection(ids=selection.ids))
         orders = []
         async for delivery in self._deliveries(selection):
             orders.append(_order(delivery, to or delivery.destination, as_new))
-            self._bound(orders)
+            _check_size(orders)
         return self._distinct(orders)
 
     async def of_events(self, selection: Selection, *, to: str | None = None, as_new: bool = False) -> list[Order]:
-        """What a replay of these events comes to: each of their deliveries once more, or all to `to`.
+        """Return the orders that replay the selected events: each of their deliveries, or one delivery each to `to`.
 
-        Without a type and without ids, only decisive events go to `to`. Raises as `of_deliveries`; also InputError
-        when no delivery was ever owed of them.
+        Without a type and without ids, only decisive events go to `to`. Raises as `of_deliveries`, and InputError if
+        no selected event ever had a delivery.
         """
         self._check(selection, to, Selection(ids=selection.ids, destination=selection.destination))
         orders: list[Order] = []
@@ -76,18 +76,18 @@ class Replay:
         async for event_id in self._events(selection):
             found += 1
             orders += await self._of_event(event_id, selection, to, as_new)
-            self._bound(orders)
+            _check_size(orders)
         if found and not orders and to is None:
             raise InputError("None of these events was owed to a destination. Name one with --to.")
         return self._distinct(orders)
 
     async def foresee(self, orders: Sequence[Order]) -> list[Replayed]:
-        """What carrying them out would do now. Writes nothing."""
+        """Return the result that `carry_out` would have now. Writes nothing."""
         now_ms = self._clock.now_ms()
         return [seen for page in _pages(orders) for seen in await self._journal.foresee(page, now_ms)]
 
     async def carry_out(self, orders: Sequence[Order]) -> list[Replayed]:
-        """Make them owed, in short transactions; each order is on disk when this returns."""
+        """Make the deliveries due, in short transactions. Every order is on disk when this returns."""
         done: list[Replayed] = []
         for page in _pages(orders):
             done += await self._journal.replay(page, self._clock.now_ms())
@@ -99,16 +99,21 @@ class Replay:
 
     async def _of_event(self, event_id: str, selection: Selection, to: str | None, as_new: bool) -> list[Order]:
         narrowed = selection.destination is not None
-        before = await self._again(event_id, selection.destination, as_new) if narrowed or to is None else []
+        newest: dict[str, Delivery] = {}  # by destination
+        event = await self._journal.event(event_id) if narrowed or to is None else None
+        for delivery in [] if event is None else await self._journal.event_deliveries(event):
+            if selection.destination in (None, delivery.destination):
+                newest.setdefault(delivery.destination, delivery)
         if to is None:
-            return before
+            return [_order(delivery, name, as_new) for name, delivery in newest.items()]
         named = selection.ids or selection.type or event_id.partition(".")[2] in DECISIVE
-        if not named or (narrowed and not before):
+        if not named or (narrowed and not newest):
             return []
         return [Order(event_id=event_id, submission_id=event_id.partition(".")[0], destination=to, as_new=as_new)]
 
     def _check(self, selection: Selection, to: str | None, by_ids: Selection) -> None:
-        """`by_ids` is what may be given beside ids: the rest would narrow what was named one by one."""
+        """Raise InputError unless the selection is by ids or by conditions. `by_ids` is what ids may be combined with:
+        other conditions would narrow what was named one by one."""
         if selection.ids and selection != by_ids:
             raise InputError("Give either ids or what to select by, not both.")
         if selection.empty:
@@ -127,18 +132,11 @@ class Replay:
             )
 
     def _distinct(self, orders: list[Order]) -> list[Order]:
-        """Each once: two deliveries of one event go to another destination as one."""
+        """Drop repeats: two deliveries of one event go to another destination as one."""
         distinct = list(dict.fromkeys(orders))
         for name in {order.destination for order in distinct}:
             self._check_destination(name, "replay to another one with --to")
         return distinct
-
-    @staticmethod
-    def _bound(orders: list[Order]) -> None:
-        if len(orders) > MAX_ORDERS:
-            raise InputError(
-                f"That is more than {MAX_ORDERS:,} deliveries at once. Replay them in parts, with --since and --until."
-            )
 
     async def _deliveries(self, selection: Selection) -> AsyncIterator[Delivery]:
         for id in selection.ids:
@@ -169,15 +167,12 @@ class Replay:
                 return
             after = page[-1][0]
 
-    async def _again(self, event_id: str, destination: str | None, as_new: bool) -> list[Order]:
-        """The newest delivery of the event at each destination."""
-        event = await self._journal.event(event_id)
-        owed = [] if event is None else await self._journal.event_deliveries(event)
-        newest: dict[str, Delivery] = {}
-        for delivery in owed:
-            if destination in (None, delivery.destination):
-                newest.setdefault(delivery.destination, delivery)
-        return [_order(delivery, name, as_new) for name, delivery in newest.items()]
+
+def _check_size(orders: list[Order]) -> None:
+    if len(orders) > MAX_ORDERS:
+        raise InputError(
+            f"That is more than {MAX_ORDERS:,} deliveries at once. Replay them in parts, with --since and --until."
+        )
 
 
 def _order(delivery: Delivery, destination: str, as_new: bool) -> Order:
