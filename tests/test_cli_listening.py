@@ -13,7 +13,7 @@ import pytest
 from servers import Command, Result, receiver
 
 from receiver.cli.listening import REMEMBERED, Listener
-from receiver.handlers.signing import new_secret
+from receiver.handlers.webhook import new_secret
 
 
 @contextmanager

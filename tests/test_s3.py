@@ -22,8 +22,8 @@ from receiver.buckets.profile import read_profile
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError, SettingsError
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
-from receiver.handlers.pieces import ArchiveError
 from receiver.handlers.registry import build, describe_handlers
+from receiver.handlers.result_files import ArchiveError
 from receiver.handlers.s3 import S3Handler
 from receiver.handlers.s3.answers import StoreError
 from receiver.handlers.s3.handler import WHOLE

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp
 
 from receiver.cli.output import say
 from receiver.cli.running import address, bind, run, server, settings_for, stop_signal, until_stopped
+from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError
-from receiver.memory import return_large_blocks
 from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Settings
 

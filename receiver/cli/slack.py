@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from receiver.cli.output import note, print_json
-from receiver.handlers.slack.manifest import SCOPES, manifest
+from receiver.handlers.slack.api import SCOPES, manifest
 
 slack = typer.Typer(no_args_is_help=True, help="What it takes to post into Slack.")
 

@@ -16,9 +16,8 @@ from receiver.intake.facts import observe, replace
 from receiver.journal.base import Change
 from receiver.media import Fetcher, Store
 from receiver.provider import Provider
-from receiver.tags import Tag
 from receiver.tasks import Task
-from receiver.tokens import Tokens
+from receiver.tokens import Tag, Tokens
 
 log = structlog.get_logger("receiver.courier")
 

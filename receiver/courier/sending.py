@@ -12,8 +12,7 @@ from receiver.intake.facts import replace
 from receiver.provider import PictureField, Provider, Request, with_pictures
 from receiver.submissions import Options
 from receiver.submissions.addresses import Addresses
-from receiver.tags import Tag, write_tag
-from receiver.tokens import Tokens
+from receiver.tokens import Tag, Tokens, write_tag
 
 log = structlog.get_logger("receiver.courier")
 

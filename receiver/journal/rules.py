@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from receiver.backoff import DELIVERY, DOWN_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
+from receiver.backoff import LONGEST_RETRY_AFTER as LONGEST_ASKED
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, DeliveryStatus, DestinationRecord
 from receiver.events import Submission
 from receiver.journal.base import LASTING_ROLES
-from receiver.retry_after import LONGEST as LONGEST_ASKED
 
 
 def speaks(completion: Completion) -> bool:

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 from receiver.buckets import read_url
-from receiver.errors import SettingsError
-from receiver.extras import require
+from receiver.errors import SettingsError, require
 from receiver.media.base import Store
 from receiver.media.cache import Cache
 from receiver.media.store import MediaStore

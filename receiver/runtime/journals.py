@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from receiver.errors import JournalError, SettingsError
-from receiver.extras import require
+from receiver.errors import JournalError, SettingsError, require
 from receiver.journal.base import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.settings import Settings

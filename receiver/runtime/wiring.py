@@ -12,16 +12,15 @@ import structlog
 from starlette.applications import Starlette
 
 from receiver.archiver import Archiver
-from receiver.callback_health import CallbackHealth
 from receiver.clock import Clock
 from receiver.dispatcher import Dispatcher, OpenDestination
 from receiver.errors import EngineRunning, EngineStopped, NotFound, ReceiverError
 from receiver.events import Submission
+from receiver.health import CallbackHealth, ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal.base import LASTING_ROLES, Journal
 from receiver.media import Fetcher
 from receiver.provider import Provider
-from receiver.provider_health import ProviderHealth
 from receiver.reconciler import Reconciler
 from receiver.replay import Replay
 from receiver.runtime import patience
@@ -32,7 +31,6 @@ from receiver.runtime.upkeep import check_same_store, check_to_start, retention_
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
-from receiver.troubles import Troubles
 from receiver.web.admission import Admission
 from receiver.web.api import Api
 from receiver.web.app import create_app

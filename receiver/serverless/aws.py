@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from receiver.courier import BUDGET
-from receiver.extras import require
+from receiver.errors import require
 from receiver.serverless.application import asgi
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]

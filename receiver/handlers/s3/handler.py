@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
-from receiver.extras import require
+from receiver.errors import require
 from receiver.handlers.base import Attempt, Guarantee, Rejected, RetryLater
-from receiver.handlers.pieces import Piece, Pieces, gather
-from receiver.handlers.record import RECORDED, as_json, record
+from receiver.handlers.result_files import ResultFile, ResultFiles, gather
 from receiver.handlers.s3.answers import StoreError
 from receiver.handlers.s3.keys import fill
 from receiver.handlers.s3.options import S3Options, options_from_url
+from receiver.handlers.sidecar import SIDECAR_EVENTS, sidecar
 
 PENDING_SECONDS = 15.0
 """How long to wait for a picture that is still being downloaded."""
@@ -63,15 +63,17 @@ class S3Handler:
             StoreError: the store refuses or cannot be reached; the text names the remedy.
         """
         event = attempt.event
-        if event.type not in RECORDED:
+        if event.type not in SIDECAR_EVENTS:
             return Receipt()
         succeeded = event.type == "task.succeeded"
         if succeeded and not attempt.media and attempt.media_pending:
             raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
-        found = await gather(attempt, tiles=self._options.tiles, embed=self._options.embed) if succeeded else Pieces()
-        named = [(self._key(attempt, piece.mark, piece.stored.media.extension[1:]), piece) for piece in found.pieces]
+        found = (
+            await gather(attempt, tiles=self._options.tiles, embed=self._options.embed) if succeeded else ResultFiles()
+        )
+        named = [(self._key(attempt, piece.mark, piece.stored.media.extension[1:]), piece) for piece in found.files]
         files = [await self._put(key, piece, attempt) for key, piece in named]
-        page = await self._put_record(attempt, as_json(record(attempt, named, found.problem)))
+        page = await self._put_record(attempt, sidecar(attempt, named, found.problem))
         if succeeded and not attempt.media and attempt.media_problem:
             raise Rejected(f"Only {page['url']} was put, without the picture. {attempt.media_problem}")
         first = files[0] if files else page
@@ -83,7 +85,7 @@ class S3Handler:
     def _key(self, attempt: Attempt, mark: str, ext: str) -> str:
         return fill(self._options.path, attempt.event, mark=mark, ext=ext)
 
-    async def _put(self, key: str, piece: Piece, attempt: Attempt) -> dict[str, Any]:
+    async def _put(self, key: str, piece: ResultFile, attempt: Attempt) -> dict[str, Any]:
         attributes = {
             "Content-Type": piece.stored.media.type,
             DIGEST: piece.digest,
@@ -96,7 +98,7 @@ class S3Handler:
         told = {"tile": f"U{piece.stored.tile}"} if piece.stored.tile else {}
         return {**await self._named(key, etag), "sha256": piece.digest, **told}
 
-    async def _put_whole(self, key: str, piece: Piece, attributes: dict[str, str]) -> str:
+    async def _put_whole(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
         create = self._options.conditional
         if not create and (etag := await self._there(key, piece)) is not None:
             return etag
@@ -108,14 +110,14 @@ class S3Handler:
                 return etag
             raise StoreError(f"{self._place.url(key)} was there and is gone: somebody else writes there.") from None
 
-    async def _put_large(self, key: str, piece: Piece, attributes: dict[str, str]) -> str:
+    async def _put_large(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
         """Parts cannot be put conditionally everywhere, so look first; in between, our own bytes replace themselves."""
         if (etag := await self._there(key, piece)) is not None:
             return etag
         await in_thread(lambda: [None for _ in piece.blocks()])  # a damaged file is found before its first part leaves
         return await self._place.put_large(key, piece.blocks(), attributes)
 
-    async def _there(self, key: str, piece: Piece) -> str | None:
+    async def _there(self, key: str, piece: ResultFile) -> str | None:
         """The ETag if this very piece lies under the key; None if nothing does. Raises Rejected for something else."""
         found = await self._place.find(key)
         if found is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from ulid import ULID
 
 from receiver.events import Event
-from receiver.handlers.names import joined, plain_words, slug
+from receiver.handlers.result_files import joined, plain_words, slug
 
 FIELDS = ("date", "year", "month", "day", "slug", "id", "kind", "tile", "ext")
 NEEDED = ("id", "tile", "ext")
