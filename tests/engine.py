@@ -24,17 +24,16 @@ from receiver.engine.dispatcher import PATIENCE, Dispatcher, OpenDestination
 from receiver.errors import JournalError
 from receiver.events import Event, Submission
 from receiver.handlers.base import Attempt
+from receiver.health import ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore, Store
 from receiver.provider import Provider, requests
-from receiver.health import ProviderHealth
 from receiver.engine.reconciler import Reconciler
 from receiver.submissions import Options, Submissions
 from receiver.tasks import Task
 from receiver.tokens import Tokens
-from receiver.health import Troubles
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(600)

@@ -22,16 +22,15 @@ from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import ProviderError, TokenError
 from receiver.events import EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater
+from receiver.health import ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore
 from receiver.provider import Provider, requests
-from receiver.health import ProviderHealth
 from receiver.engine.reconciler import Reconciler
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
-from receiver.health import Troubles
 from receiver.verification import unwrap
 
 POLICY = Policy(confirm_ms=30_000, poll_ms=15_000, deadline_ms=DEADLINE * 1000)

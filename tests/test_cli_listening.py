@@ -12,8 +12,8 @@ import httpx
 import pytest
 from servers import Command, Result, receiver
 
-from receiver.cli.listen import REMEMBERED, Listener
-from receiver.handlers.signing import new_secret
+from receiver.cli.listening import REMEMBERED, Listener
+from receiver.handlers.webhook import new_secret
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from test_provider import BROKEN, Behaviour, hang, says, serving, trickle
 
 from receiver.clock import Clock
 from receiver.events import Submission
-from receiver.provider import Provider
 from receiver.health import IN_VAIN
+from receiver.provider import Provider
 from receiver.engine.reconciler import FETCHES
 
 NOON = 1_800_000_000

@@ -39,7 +39,7 @@ def listen(
 ) -> None:
     """Print and verify what a webhook destination sends."""
     try:
-        from receiver.handlers.signing import check_secret, new_secret, verify  # noqa: PLC0415 - an extra
+        from receiver.handlers.webhook import check_secret, new_secret, verify  # noqa: PLC0415 - an extra
     except ImportError as exc:
         raise InputError('`receiver listen` needs: pip install "imagine-receiver[webhook]"') from exc
     try:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from receiver.cli.output import say
-from receiver.cli.process import address, bind, run, server, settings_for, stop_signal, until_stopped
+from receiver.cli.running import address, bind, run, server, settings_for, stop_signal, until_stopped
+from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError
-from receiver.memory import return_large_blocks
 from receiver.runtime import Runtime, open_runtime
 from receiver.watchdog import end_process
 

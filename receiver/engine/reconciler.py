@@ -31,10 +31,10 @@ from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.errors import MediaError, NotFound, PayloadError, ProviderError, Refused, TokenError, Unreadable
 from receiver.events import Media, Submission
+from receiver.health import ProviderHealth
 from receiver.intake import Intake, Policy
 from receiver.journal import Journal
 from receiver.provider import Provider
-from receiver.health import ProviderHealth
 from receiver.tasks import Task, decode_json, read_task
 from receiver.tokens import Tokens
 

@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from receiver.errors import JournalError, SettingsError
-from receiver.extras import require
-from receiver.journal import Journal, sqlite
-from receiver.journal.store import Store
+from receiver.errors import JournalError, SettingsError, require
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_journal
 from receiver.settings import Settings
 
 

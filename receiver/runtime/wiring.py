@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.applications import Starlette
 
-from receiver.health import CallbackHealth
+from receiver.engine.archiver import Archiver
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.dispatcher import Dispatcher, OpenDestination
@@ -21,20 +21,20 @@ from receiver.engine.loops import TICK, Step
 from receiver.engine.reconciler import Reconciler
 from receiver.errors import EngineRunning, EngineStopped, NotFound, ReceiverError
 from receiver.events import Submission
+from receiver.health import CallbackHealth, ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import LASTING_ROLES, Journal
 from receiver.maintenance.replay import Replay
 from receiver.media import Fetcher
 from receiver.provider import Provider
-from receiver.provider_health import ProviderHealth
 from receiver.engine.reconciler import Reconciler
+from receiver.replay import Replay
 from receiver.runtime import patience
 from receiver.runtime.patience import Patience
 from receiver.runtime.upkeep import check_same_store, check_to_start, retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
-from receiver.health import Troubles
 from receiver.web.admission import Admission
 from receiver.web.api import Api
 from receiver.web.app import create_app
