@@ -17,10 +17,10 @@ import httpx
 import journals
 import structlog
 
-from receiver.archiver import Archiver
+from receiver.engine.archiver import Archiver
 from receiver.clock import Clock
 from receiver.deliveries import Delivery, Receipt
-from receiver.dispatcher import PATIENCE, Dispatcher, OpenDestination
+from receiver.engine.dispatcher import PATIENCE, Dispatcher, OpenDestination
 from receiver.errors import JournalError
 from receiver.events import Event, Submission
 from receiver.handlers.base import Attempt
@@ -30,7 +30,7 @@ from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore, Store
 from receiver.provider import Provider, requests
 from receiver.provider_health import ProviderHealth
-from receiver.reconciler import Reconciler
+from receiver.engine.reconciler import Reconciler
 from receiver.submissions import Options, Submissions
 from receiver.tasks import Task
 from receiver.tokens import Tokens

@@ -22,7 +22,7 @@ from receiver.clock import Clock
 from receiver.events import Submission
 from receiver.provider import Provider
 from receiver.provider_health import IN_VAIN
-from receiver.reconciler import FETCHES
+from receiver.engine.reconciler import FETCHES
 
 NOON = 1_800_000_000
 OTHER = wire_task("other", "SUCCESS", imageUrl="https://cdn.test/a.png")

@@ -14,7 +14,7 @@ import pytest
 from engine import PNG, Kit, Recording, StillClock, answer, destination, engine, logged, until, wire_task
 
 from receiver.deliveries import Completion, Receipt
-from receiver.dispatcher import OpenDestination
+from receiver.engine.attempts import OpenDestination
 from receiver.errors import EngineRunning, JournalError
 from receiver.handlers.base import Attempt, RetryLater
 from receiver.journal import Journal

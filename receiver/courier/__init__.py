@@ -26,7 +26,7 @@ from receiver.courier.confirming import Confirming
 from receiver.courier.rounds import Round, Rounds
 from receiver.courier.sending import Sending
 from receiver.deliveries import Receipt
-from receiver.dispatcher import OpenDestination
+from receiver.engine.attempts import OpenDestination
 from receiver.errors import MediaError, NotDelivered
 from receiver.events import Event, Media, Submission
 from receiver.intake import Policy, Route

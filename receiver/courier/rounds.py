@@ -11,9 +11,9 @@ import structlog
 
 from receiver.clock import Clock
 from receiver.deliveries import Delivery, Receipt
-from receiver.dispatcher import OpenDestination
-from receiver.dispatcher.attempts import build, pause_ms, text_of
-from receiver.dispatcher.files import bring
+from receiver.engine.attempts import OpenDestination
+from receiver.engine.attempts import build, pause_ms, text_of
+from receiver.engine.attempts import bring
 from receiver.events import Event, Submission
 from receiver.handlers.base import Rejected, RetryLater
 from receiver.journal import Work

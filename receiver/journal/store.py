@@ -54,7 +54,7 @@ class SharedValue(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
 
 
-Record = Submission | Callback | Event | Delivery | AttemptRecord | NeededFile | LeftFile | SharedValue
+Record = Submission | Callback | Event | Delivery | AttemptRecord | NeededFile | LeftFile | SharedValue | Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,11 @@ class Counts:
 
 
 class Rows(Protocol):
-    """All rows of a store, standing still while a copy is made."""
+    """All rows of a store, standing still while a copy is made.
+
+    Here the rows of `submissions` are documents without deliveries, events and attempts, because the working set is no
+    row of its own.
+    """
 
     async def page(self, kind: RowKind, after: Key | None, limit: int) -> list[StoredRow]:
         """Return the next rows in order of key, where text is compared byte by byte. None: from the first on."""

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 
 from receiver.clock import Clock
 from receiver.courier import BUDGET, Courier
-from receiver.dispatcher import OpenDestination
+from receiver.engine.attempts import OpenDestination
 from receiver.errors import SettingsError
 from receiver.provider import Provider
 from receiver.runtime.opening import check_links, close_all, open_all

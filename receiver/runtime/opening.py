@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from receiver.clock import Clock
-from receiver.dispatcher import OpenDestination
+from receiver.engine.attempts import OpenDestination
 from receiver.errors import SettingsError
 from receiver.handlers import registry
 from receiver.handlers.base import Handler
 from receiver.intake import Route
-from receiver.runtime.engine import Engine
+from receiver.engine.engine import Engine
 from receiver.runtime.functions import Function
 from receiver.runtime.journals import journal_of
 from receiver.runtime.routing import route_of

@@ -9,7 +9,7 @@ import structlog
 
 from receiver.clock import Clock
 from receiver.errors import JournalError
-from receiver.worker import TICK
+from receiver.engine.loops import TICK
 
 log = structlog.get_logger("receiver.engine")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from receiver.clock import Clock
 from receiver.deliveries import Receipt
-from receiver.dispatcher.attempts import tiles_of
+from receiver.engine.attempts import tiles_of
 from receiver.errors import NotDelivered, NotFound
 from receiver.events import EventType
 from receiver.handlers import registry

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.applications import Starlette
 
-from receiver.archiver import Archiver
+from receiver.engine.archiver import Archiver
 from receiver.callback_health import CallbackHealth
 from receiver.clock import Clock
-from receiver.dispatcher import Dispatcher, OpenDestination
+from receiver.engine.dispatcher import Dispatcher, OpenDestination
 from receiver.errors import EngineRunning, EngineStopped, NotFound, ReceiverError
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
@@ -22,10 +22,10 @@ from receiver.journal import LASTING_ROLES, Journal
 from receiver.media import Fetcher
 from receiver.provider import Provider
 from receiver.provider_health import ProviderHealth
-from receiver.reconciler import Reconciler
+from receiver.engine.reconciler import Reconciler
 from receiver.replay import Replay
 from receiver.runtime import patience
-from receiver.runtime.engine import DRAIN_SECONDS, Engine
+from receiver.engine.engine import DRAIN_SECONDS, Engine
 from receiver.runtime.patience import Patience
 from receiver.runtime.shifts import Shifts
 from receiver.runtime.upkeep import check_same_store, check_to_start, retention_of, store_of
@@ -39,7 +39,7 @@ from receiver.web.api import Api
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
 from receiver.web.health import Readyz
-from receiver.worker import TICK, Step
+from receiver.engine.loops import TICK, Step
 
 log = structlog.get_logger("receiver.engine")
 

@@ -14,7 +14,7 @@ from builds import postgres
 from builds.clocks import SetClock
 from builds.replacing import replaced
 from receiver.clock_steps import ClockSteps
-from receiver.dispatcher import Dispatcher
+from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
 from receiver.journal import Work

@@ -32,7 +32,7 @@ from experiments.base import Experiment, Outcome
 from experiments.servers import served
 from experiments.stage import KEY as SIGNING_KEY
 from receiver.clock import Clock
-from receiver.dispatcher import Dispatcher
+from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import JournalError
 from receiver.journal.bucket import engines, opening
 from receiver.journal.bucket.objects import BucketObjects, Found, Tag

@@ -10,7 +10,7 @@ import structlog
 from receiver.clock import Clock
 from receiver.errors import EngineStopped, ReceiverError
 
-log = structlog.get_logger("receiver.worker")
+log = structlog.get_logger("receiver.engine")
 
 TICK = 1.0
 """Seconds between looks at the journal when nothing wakes us: other processes write it too, and due times come."""
@@ -25,7 +25,7 @@ class NotNow(Exception):
     """Raised by a step that is not to run now. It is neither a failure nor the end of one."""
 
 
-class Worker:
+class Loops:
     """Runs steps side by side until stopped. A step that fails is logged and tried again after a tick."""
 
     def __init__(self, steps: dict[str, Step], *, clock: Clock) -> None:

@@ -10,7 +10,7 @@ import pytest
 from engine import StillClock, logged, until
 
 from receiver.errors import JournalError
-from receiver.worker import TICK, NotNow, Step, Worker
+from receiver.engine.loops import TICK, NotNow, Step, Loops
 
 
 class Counting:
@@ -29,8 +29,8 @@ class Counting:
 
 
 @asynccontextmanager
-async def working(clock: StillClock, **steps: Step) -> AsyncIterator[Worker]:
-    worker = Worker(steps, clock=clock)
+async def working(clock: StillClock, **steps: Step) -> AsyncIterator[Loops]:
+    worker = Loops(steps, clock=clock)
     worker.start()
     try:
         yield worker
@@ -80,7 +80,7 @@ async def test_waking_runs_the_named_steps_at_once() -> None:
 async def test_news_during_a_step_is_not_lost() -> None:
     """A wake that comes while the step is looking makes it look once more."""
     runs: list[int] = []
-    workers: list[Worker] = []
+    workers: list[Loops] = []
 
     async def step() -> int:
         runs.append(1)
@@ -88,7 +88,7 @@ async def test_news_during_a_step_is_not_lost() -> None:
             workers[0].wake("step")
         return 0
 
-    workers.append(Worker({"step": step}, clock=StillClock()))
+    workers.append(Loops({"step": step}, clock=StillClock()))
     workers[0].start()
     await until(lambda: len(runs) == 2)
     await workers[0].stop()
@@ -144,7 +144,7 @@ async def test_stopping_cancels_a_step_under_way() -> None:
             ended.set()
         return 0
 
-    worker = Worker({"endless": endless, "idle": Counting()}, clock=StillClock())
+    worker = Loops({"endless": endless, "idle": Counting()}, clock=StillClock())
     assert not worker.started
     worker.start()
     await entered.wait()
@@ -176,7 +176,7 @@ async def test_a_step_that_tells_its_cancellation_in_other_words_ends(error: Exc
 async def test_starting_twice_starts_one_loop() -> None:
     """A second start changes nothing, and one stop ends everything."""
     clock, step = StillClock(), Counting()
-    worker = Worker({"step": step}, clock=clock)
+    worker = Loops({"step": step}, clock=clock)
     worker.start()
     worker.start()
     await turned()
@@ -188,7 +188,7 @@ async def test_starting_twice_starts_one_loop() -> None:
 async def test_a_stopped_worker_starts_again() -> None:
     """An engine may give way and come back."""
     step = Counting()
-    worker = Worker({"step": step}, clock=StillClock())
+    worker = Loops({"step": step}, clock=StillClock())
     for runs in (1, 2):
         worker.start()
         await until(lambda runs=runs: step.runs == runs)  # type: ignore[misc]

@@ -1,27 +1,31 @@
-"""One attempt: what a handler is given, and what becomes of its delivery however it ends. Nothing is written here."""
+"""One attempt: the files and values that a handler gets, and the completion that follows from how it ended.
+
+Nothing is written here.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import msgspec
 import structlog
 
-from receiver.backoff import DELIVERY, wait
+from receiver.backoff import DELIVERY, STORE, wait, wait_forever
 from receiver.deliveries import AttemptOutcome, Completion, DeliveryStatus, Receipt
-from receiver.dispatcher.files import Files
+from receiver.errors import MediaError
 from receiver.events import Event, Media
 from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, StoredMedia, no_tiles
 from receiver.journal import Work
-from receiver.media import Tiles
+from receiver.media import Store, Tiles
 from receiver.tasks import clean_text, is_grid
 from receiver.telemetry import redact
 
-log = structlog.get_logger("receiver.dispatcher")
+log = structlog.get_logger("receiver.engine.dispatcher")
 
 MAX_DETAIL = 500
 """Characters of an error kept with an attempt."""
@@ -56,6 +60,51 @@ class Ending:
     error: BaseException
     late: bool
     interrupted: bool
+
+
+BRING_SECONDS = 60.0
+"""How long an attempt waits for its files. What is still coming then goes on coming, and the next attempt finds it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """What a handler may read. `problem` says why there is nothing although the journal knows of files."""
+
+    media: tuple[StoredMedia, ...] = ()
+    problem: str | None = None
+
+
+@asynccontextmanager
+async def bring(work: Work, store: Store) -> AsyncIterator[Files]:
+    """The files of a result. What the store has no more is no reason to keep back the rest.
+
+    It has time of its own: a handler gets all of its deadline, and a store that is down is no failure of a destination.
+
+    Raises:
+        RetryLater: the store cannot be read now.
+    """
+    media = work.media if work.event.type == "task.succeeded" else ()
+    if not media:
+        yield Files()
+        return
+    async with AsyncExitStack() as held:
+        try:
+            async with asyncio.timeout(BRING_SECONDS):
+                paths = await held.enter_async_context(store.holding(media))
+            found = zip(media, paths, strict=True)
+            files = Files(media=tuple(StoredMedia(media=item, path=path) for item, path in found))
+        except TimeoutError as exc:
+            raise _later(work, f"The files have not come from {store.place} within {BRING_SECONDS:g} s.") from exc
+        except MediaError as exc:
+            if not exc.permanent:
+                raise _later(work, str(exc)) from exc
+            files = Files(problem=str(exc))
+        yield files
+
+
+def _later(work: Work, problem: str) -> RetryLater:
+    """Longer each time it was put off."""
+    return RetryLater(wait_forever(STORE, work.delivery.attempt - work.delivery.failures), problem)
 
 
 def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) -> Attempt:
@@ -156,6 +205,7 @@ def _completion(
 ) -> Completion:
     return Completion(
         delivery_id=work.delivery.id,
+        submission_id=work.delivery.submission_id,
         attempt=work.delivery.attempt,
         owner=work.delivery.owner or "",
         outcome=outcome,

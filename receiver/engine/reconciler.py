@@ -27,8 +27,8 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 
 import structlog
 
-from receiver.archiver import Archiver
 from receiver.clock import Clock
+from receiver.engine.archiver import Archiver
 from receiver.errors import MediaError, NotFound, PayloadError, ProviderError, Refused, TokenError, Unreadable
 from receiver.events import Media, Submission
 from receiver.intake import Intake, Policy
@@ -38,7 +38,7 @@ from receiver.provider_health import ProviderHealth
 from receiver.tasks import Task, decode_json, read_task
 from receiver.tokens import Tokens
 
-log = structlog.get_logger("receiver.reconciler")
+log = structlog.get_logger("receiver.engine.reconciler")
 
 BATCH = 50
 FETCHES = 8

@@ -15,7 +15,7 @@ from receiver.intake import Intake
 from receiver.journal import Journal
 from receiver.media import Fetcher, Store
 
-log = structlog.get_logger("receiver.archiver")
+log = structlog.get_logger("receiver.engine.archiver")
 
 AT_ONCE = 8
 """Results downloaded at once. One that hangs keeps its place until its time-out, and nobody else's."""
