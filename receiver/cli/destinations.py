@@ -14,7 +14,7 @@ from receiver.clock import Clock
 from receiver.deliveries import DestinationRecord
 from receiver.errors import InputError, NotFound
 from receiver.events import EVENT_TYPES
-from receiver.handlers.slack.manifest import SCOPES, manifest
+from receiver.handlers.slack.api import SCOPES, manifest
 from receiver.journal import Journal
 from receiver.runtime import find_destination, try_destination
 

@@ -13,14 +13,14 @@ from receiver.cli.output import note, one_line, print_json, say, when
 from receiver.cli.process import first_end, run, settings_for
 from receiver.cli.progress import Progress
 from receiver.clock import Clock
-from receiver.courier import Courier
 from receiver.deliveries import Delivery
 from receiver.errors import Ambiguous, JournalError, MediaError, ProviderError, Refused, Unreachable
 from receiver.events import EventType, Submission, event_id
 from receiver.followups import once_name
 from receiver.intake.facts import replace
 from receiver.provider import Request
-from receiver.runtime import Runtime, open_courier, open_runtime
+from receiver.runtime import Runtime, open_runtime, open_stateless_submit
+from receiver.runtime.stateless import StatelessSubmit
 from receiver.settings import Settings
 from receiver.submissions import Options
 from receiver.tasks import Task
@@ -361,8 +361,8 @@ async def send_directly(settings: Settings, request: Request, options: Options, 
     The endpoint that the provider calls delivers the result, not this process.
     """
     clock = Clock()
-    async with open_courier(settings, receives=False, clock=clock) as courier:
-        row = await courier.submit(request, options)
+    async with open_stateless_submit(settings, clock=clock) as stateless:
+        row = await stateless.submit(request, options)
         if not wait:
             if as_json:
                 print_json({"submission": row.id, "task": row.task_id, "status": row.status, "detail": None})
@@ -371,13 +371,13 @@ async def send_directly(settings: Settings, request: Request, options: Options, 
                 say(f"Submitted {row.id}, task {row.task_id}. {kept}")
             return SUCCEEDED
         with Progress(clock, quiet=as_json) as progress:
-            task = await _poll_until_end(courier, row, settings, clock, progress)
+            task = await _poll_until_end(stateless, row, settings, clock, progress)
     _report_directly(row, task, as_json=as_json)
     return LOST if task is None else _TASK_EXITS[task.status]
 
 
 async def _poll_until_end(
-    courier: Courier, row: Submission, settings: Settings, clock: Clock, progress: Progress
+    stateless: StatelessSubmit, row: Submission, settings: Settings, clock: Clock, progress: Progress
 ) -> Task | None:
     """Return the task as it ended, or None at the deadline."""
     progress.show(row)
@@ -385,7 +385,7 @@ async def _poll_until_end(
     while clock.now() < until:
         await clock.sleep(settings.poll_interval)
         try:
-            task = await courier.ask(row.task_id or "")
+            task = await stateless.ask(row.task_id or "")
         except ProviderError as exc:
             note(str(exc))
             continue

@@ -19,13 +19,11 @@ from ulid import ULID
 from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, open_bucket
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
-from receiver.errors import SettingsError
+from receiver.errors import SettingsError, require
 from receiver.events import Event
-from receiver.extras import require
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.names import joined, plain_words, slug
-from receiver.handlers.pieces import Piece, Pieces, gather
-from receiver.handlers.record import RECORDED, as_json, record
+from receiver.handlers.result_files import ResultFile, ResultFiles, gather, joined, plain_words, slug
+from receiver.handlers.sidecar import SIDECAR_EVENTS, sidecar
 from receiver.settings.kinds import Seconds, check_origin_url
 
 TRANSFER_SECONDS = 600.0
@@ -219,16 +217,16 @@ class S3Handler:
             StoreError: the store refuses or cannot be reached; the text names the remedy.
         """
         event = attempt.event
-        if event.type not in RECORDED:
+        if event.type not in SIDECAR_EVENTS:
             return Receipt()
         succeeded = event.type == "task.succeeded"
         if succeeded and not attempt.media and attempt.media_pending:
             raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
-        found = await gather(attempt, tiles=self._options.tiles, embed=self._options.embed) if succeeded else Pieces()
-        named = [(self._key(attempt, piece.mark, piece.stored.media.extension[1:]), piece) for piece in found.pieces]
+        found = await gather(attempt, tiles=self._options.tiles, embed=self._options.embed) if succeeded else ResultFiles()
+        named = [(self._key(attempt, piece.mark, piece.stored.media.extension[1:]), piece) for piece in found.files]
         try:
             files = [await self._put_file(key, piece, attempt) for key, piece in named]
-            page = await self._put_record(attempt, as_json(record(attempt, named, found.problem)))
+            page = await self._put_sidecar(attempt, sidecar(attempt, named, found.problem))
         except BucketError as exc:
             if exc.fate == "later":  # a busy store is busy for every delivery
                 raise RetryLater(BUSY_SECONDS, str(exc), pause=True) from exc
@@ -244,7 +242,7 @@ class S3Handler:
     def _key(self, attempt: Attempt, mark: str, ext: str) -> str:
         return fill(self._options.path, attempt.event, mark=mark, ext=ext)
 
-    async def _put_file(self, key: str, piece: Piece, attempt: Attempt) -> dict[str, Any]:
+    async def _put_file(self, key: str, piece: ResultFile, attempt: Attempt) -> dict[str, Any]:
         attributes = {
             "Content-Type": piece.stored.media.type,
             DIGEST: piece.digest,
@@ -257,7 +255,7 @@ class S3Handler:
         tile = {"tile": f"U{piece.stored.tile}"} if piece.stored.tile else {}
         return {**await self._described(key, etag), "sha256": piece.digest, **tile}
 
-    async def _put_whole(self, key: str, piece: Piece, attributes: dict[str, str]) -> str:
+    async def _put_whole(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
         conditional = self._options.conditional
         if not conditional and (etag := await self._ours(key, piece)) is not None:
             return etag
@@ -269,14 +267,14 @@ class S3Handler:
                 return etag
             raise StoreError(f"{self._url(key)} was there and is gone: another program writes there.") from None
 
-    async def _put_large(self, key: str, piece: Piece, attributes: dict[str, str]) -> str:
+    async def _put_large(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
         """Look first, because parts cannot be put conditionally on every store. A concurrent put writes the same."""
         if (etag := await self._ours(key, piece)) is not None:
             return etag
         await in_thread(lambda: [None for _ in piece.blocks()])  # find a damaged file before its first part leaves
         return str(await self._bucket.upload(key, piece.blocks(), attributes))
 
-    async def _ours(self, key: str, piece: Piece) -> str | None:
+    async def _ours(self, key: str, piece: ResultFile) -> str | None:
         """Return the ETag of this very piece, or None if the key is free. Raise Rejected for another object."""
         found = await self._bucket.head(key)
         if found is None:
@@ -300,7 +298,7 @@ class S3Handler:
         await self._bucket.download(key, add)
         return sha256.hexdigest()
 
-    async def _put_record(self, attempt: Attempt, data: bytes) -> dict[str, Any]:
+    async def _put_sidecar(self, attempt: Attempt, data: bytes) -> dict[str, Any]:
         """Put the JSON under a name with its event, so that a later event replaces nothing. A retry puts the same."""
         key = self._key(attempt, "", f"{attempt.event.type}.json")
         attributes = {"Content-Type": "application/json", "Cache-Control": "no-cache"}

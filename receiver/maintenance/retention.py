@@ -16,6 +16,7 @@ from receiver.errors import InputError, MediaError
 from receiver.events import Submission
 from receiver.journal import Journal
 from receiver.journal.selection import KINDS, Kind
+from receiver.journal.store import Key
 from receiver.media import Store
 
 log = structlog.get_logger("receiver.retention")
@@ -108,14 +109,15 @@ class Retention:
                 counts[kind] += len(page)
         return dict(counts)
 
-    async def _old(self, kind: Kind, keep: Keep) -> AsyncIterator[list[str]]:
-        seconds, after = keep.seconds(kind), ""
+    async def _old(self, kind: Kind, keep: Keep) -> AsyncIterator[list[Key]]:
+        seconds = keep.seconds(kind)
+        after: Key | None = None
         before_ms = self._clock.now_ms() - int(seconds * 1000)
         while seconds and (page := await self._journal.old(kind, before_ms, after)):
             yield page
             after = page[-1]
 
-    async def _delete(self, kind: Kind, page: list[str], keep: Keep) -> Counter[str]:
+    async def _delete(self, kind: Kind, page: list[Key], keep: Keep) -> Counter[str]:
         problem = f"the archived file was removed after {keep.seconds(kind) / 86400:g} days"
         removed: Counter[str] = Counter()
         left = page

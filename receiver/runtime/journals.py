@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from receiver.errors import JournalError, SettingsError, require
-from receiver.journal import Journal
-from receiver.journal.sqlite import open_journal
+from receiver.journal import Journal, sqlite
+from receiver.journal.store import Store
 from receiver.settings import Settings
 
 

@@ -39,10 +39,9 @@ from receiver.runtime.wiring import Runtime
 from receiver.settings import Settings, require_provider_key
 from receiver.submissions import Options
 from receiver.submissions.addresses import Addresses
-from receiver.tags import Tag, write_tag
 from receiver.tasks import Task
 from receiver.telemetry import learn
-from receiver.tokens import Tokens
+from receiver.tokens import Tag, Tokens, write_tag
 from receiver.web.admission import Admission
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.applications import Starlette
 
-from receiver.engine.archiver import Archiver
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.dispatcher import Dispatcher, OpenDestination
@@ -27,8 +26,6 @@ from receiver.journal import LASTING_ROLES, Journal
 from receiver.maintenance.replay import Replay
 from receiver.media import Fetcher
 from receiver.provider import Provider
-from receiver.engine.reconciler import Reconciler
-from receiver.replay import Replay
 from receiver.runtime import patience
 from receiver.runtime.patience import Patience
 from receiver.runtime.upkeep import check_same_store, check_to_start, retention_of, store_of

@@ -6,11 +6,11 @@ app = asgi(database="s3://acme/.receiver", to=["s3://acme/pictures"])
 from receiver.serverless import aws                        AWS Lambda
 http, tick = aws(database="s3://acme/.receiver", to=["s3://acme/pictures"])
 
-from receiver.serverless import open_courier               submit without a journal
-async with open_courier(database="none", public_url="https://…") as courier:
-    await courier.submit(requests.imagine("a paper boat --v 6.1"))
+from receiver.serverless import open_stateless               submit without a journal
+async with open_stateless(database="none", public_url="https://…") as stateless:
+    await stateless.submit(requests.imagine("a paper boat --v 6.1"))
 """
 
-from receiver.serverless.application import Application, asgi, aws, open_courier
+from receiver.serverless.application import Application, asgi, aws, open_stateless
 
-__all__ = ["Application", "asgi", "aws", "open_courier"]
+__all__ = ["Application", "asgi", "aws", "open_stateless"]

@@ -18,10 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver import runtime
 from receiver.clock import Clock
-from receiver.courier import BUDGET, Courier
-from receiver.errors import JournalError, ReceiverError, SettingsError
-from receiver.extras import require
-from receiver.runtime import Shifts
+from receiver.engine.engine import Engine
+from receiver.errors import JournalError, ReceiverError, SettingsError, require
+from receiver.runtime.stateless import BUDGET, StatelessSubmit
 from receiver.settings import Settings, load
 from receiver.telemetry import configure, learn, use_logging
 from receiver.web.problems import Problem, problem
@@ -106,8 +105,8 @@ def aws(*, budget: float = BUDGET, **settings: Any) -> tuple[Handler, Handler]:
 
 
 @asynccontextmanager
-async def open_courier(**settings: Any) -> AsyncIterator[Courier]:
-    """Open a courier for programs that submit without a journal. The endpoint receives the results.
+async def open_stateless(**settings: Any) -> AsyncIterator[StatelessSubmit]:
+    """Open what submits without a journal. The endpoint receives the results.
 
     Args:
         settings: single settings, which override the environment and `receiver.toml`.
@@ -116,8 +115,8 @@ async def open_courier(**settings: Any) -> AsyncIterator[Courier]:
         SettingsError: a setting is missing, wrong, or needs a journal.
     """
     use_logging()
-    async with runtime.open_courier(load(overrides=settings), receives=False) as courier:
-        yield courier
+    async with runtime.open_stateless_submit(load(overrides=settings)) as stateless:
+        yield stateless
 
 
 class Application:
@@ -136,7 +135,7 @@ class Application:
         self._limit = limit
         self._stack = AsyncExitStack()
         self._app: ASGIApp | None = None
-        self._shifts: Shifts | None = None
+        self._engine: Engine | None = None
         self._opening = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,10 +155,10 @@ class Application:
             scope = {**scope, "headers": [(name, text) for name, text in scope["headers"] if name != b"accept"]}
         if scope["path"] == TICK:
             await (await self._answer_tick(scope))(scope, receive, send)
-        elif self._shifts is None or scope["method"] != "POST":
+        elif self._engine is None or scope["method"] != "POST":
             await app(scope, receive, send)
         else:
-            await self._answer_after_work(self._shifts, app, scope, receive, send)
+            await self._answer_after_work(self._engine, app, scope, receive, send)
 
     async def tick(self, limit: float | None = None) -> dict[str, int]:
         """Carry on everything that is due, also what other processes began.
@@ -174,9 +173,9 @@ class Application:
             ReceiverError: Receiver cannot be opened, or the journal cannot be used.
         """
         await self._open()
-        if self._shifts is None:
+        if self._engine is None:
             return {}
-        found = await self._shifts.tick(self._seconds(limit or self._limit, None))
+        found = await self._engine.run_everything(self._seconds(limit or self._limit, None))
         log.info("tick.done", **found)
         return found
 
@@ -191,17 +190,16 @@ class Application:
             if self._app is not None:
                 return self._app
             if settings.database_kind == "none":
-                courier = await self._stack.enter_async_context(
-                    runtime.open_courier(settings, budget=self._budget, clock=self._clock)
+                stateless = await self._stack.enter_async_context(
+                    runtime.open_stateless_receive(settings, budget=self._budget, clock=self._clock)
                 )
-                self._app = runtime.courier_app(courier, seconds=self._limit)
+                self._app = runtime.stateless_app(stateless, seconds=self._limit)
                 return self._app
             opened = await self._stack.enter_async_context(
-                runtime.open_runtime(settings, engine=Shifts, clock=self._clock)
+                runtime.open_runtime(settings, function=True, clock=self._clock)
             )
-            assert isinstance(opened.engine, Shifts)  # noqa: S101 - requested above
-            self._shifts = opened.engine
-            self._shifts.progress = any(
+            self._engine = opened.engine
+            self._engine.progress = any(
                 item.progress or {"task.accepted", "task.progressed"} & set(item.events)
                 for item in settings.resolved_destinations()
             )
@@ -222,7 +220,7 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer_after_work(
-        self, shifts: Shifts, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+        self, engine: Engine, app: ASGIApp, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Hold the answer until what the request began is done, or its time is over."""
         answer: list[Message] = []
@@ -230,24 +228,24 @@ class Application:
         async def hold(message: Message) -> None:
             answer.append(message)
 
-        before, came = shifts.begun, self._clock.monotonic()
+        before, came = engine.begun, self._clock.monotonic()
         await app(scope, receive, hold)
         good = any(message.get("status", 500) < 300 for message in answer)
-        begun = shifts.begun > before
+        begun = engine.begun > before
         left = _limit(scope, self._limit - (self._clock.monotonic() - came))
         try:
-            await shifts.work(self._seconds(left, self._budget), begun=begun, look=good)
+            await engine.run_until_idle(self._seconds(left, self._budget), begun=begun, look=good)
         except JournalError as exc:
-            log.error("shift.failed", problem=str(exc))  # what was answered is in the journal all the same
+            log.error("run.failed", problem=str(exc))  # what was answered is in the journal all the same
         for message in answer:
             await send(message)
 
     def _seconds(self, limit: float, budget: float | None) -> float:
         """Return how long the work may last. It may send something only if there is time for the answer to that."""
-        assert self._shifts is not None  # noqa: S101 - both callers have checked it
+        assert self._engine is not None  # noqa: S101 - both callers have checked it
         most = limit - SPARE - self._settings.submit_timeout
-        self._shifts.sends = most >= min(budget or SPARE, SPARE)
-        if not self._shifts.sends:
+        self._engine.sends = most >= min(budget or SPARE, SPARE)
+        if not self._engine.sends:
             most = limit - SPARE
         return max(most if budget is None else min(most, budget), 1.0)
 

@@ -11,8 +11,7 @@ import msgspec
 from receiver.deliveries import Delivery, DestinationRecord, Receipt
 from receiver.errors import JournalError
 from receiver.events import Event, Media
-from receiver.journal import rules
-from receiver.journal import Work
+from receiver.journal import Work, rules
 from receiver.journal.postgres.connections import Mark
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.statements import row, rows

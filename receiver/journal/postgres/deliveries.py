@@ -12,8 +12,7 @@ from typing import Any
 
 from receiver.deliveries import Completion
 from receiver.errors import JournalError
-from receiver.journal import rules
-from receiver.journal import Work
+from receiver.journal import Work, rules
 from receiver.journal.postgres import claims, completions
 from receiver.journal.postgres.connections import Connections, Marking
 from receiver.journal.postgres.driver import Connection, asyncpg

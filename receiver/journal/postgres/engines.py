@@ -6,8 +6,7 @@ import socket
 from importlib.metadata import version
 
 from receiver.errors import EngineRunning, JournalError
-from receiver.journal import rules
-from receiver.journal import BEAT_SECONDS, DEAD_SECONDS, LASTING_ROLES, LEASE_SECONDS, EngineRecord
+from receiver.journal import BEAT_SECONDS, DEAD_SECONDS, LASTING_ROLES, LEASE_SECONDS, EngineRecord, rules
 from receiver.journal.postgres import completions
 from receiver.journal.postgres.driver import Connection
 from receiver.journal.postgres.plumbing import Plumbing
