@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from receiver.events import Event, Submission
     from receiver.handlers.base import Rejected, RetryLater
-    from receiver.journal.base import Trouble
+    from receiver.journal import Trouble
     from receiver.runtime import Receiver, TaskHandle
     from receiver.settings import Settings
     from receiver.tasks import Task

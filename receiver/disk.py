@@ -1,8 +1,9 @@
-"""Files that must outlive a power cut, written off the event loop."""
+"""Files that survive a power cut, work in threads, and memory that goes back to the system."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import fcntl
 import os
@@ -15,13 +16,18 @@ from typing import BinaryIO, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""Errors of a file system without locks, which must do with one engine at a time."""
+LARGE = 1024 * 1024
+"""Bytes from which on a block of memory goes back to the system as soon as it is freed."""
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run in a thread; when cancelled, end only after the thread has.
+    """Run a function in a thread. A cancelled call ends only after the thread has.
 
-    A thread cannot be stopped: one that goes on unseen could make again what a cleaning-up has removed, or overwrite
-    what came after it. A plain future, not `asyncio.to_thread`: at its end a loop cancels every task, and then we would
-    wait no longer.
+    A thread cannot be stopped, and an unseen one could write again what a clean-up has removed. The call is a plain
+    future, not `asyncio.to_thread`, because a loop cancels every task at its end.
     """
     call = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
     try:
@@ -34,7 +40,7 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and its parents, each entry synced: a folder that a power cut removes takes its files along."""
+    """Make `folder` and its parents, and sync each entry, so that a power cut removes none with its files."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -42,7 +48,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on disk: what was made or renamed in it stays."""
+    """Put a folder's entries on disk, so that a power cut does not undo what was made or renamed in it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -52,19 +58,19 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def own_draft(path: Path) -> Iterator[BinaryIO]:
-    """A new file at `path` that is ours alone, to be renamed when it is complete; without that it is gone at the end.
+    """Open a new file at `path` for us alone. Rename it when it is complete, else it is removed at the end.
 
-    What a killed process left there is removed: its lock has ended with it. A symlink is never followed.
+    A file that a killed process left there is removed. A symlink is never followed.
 
     Raises:
-        BlockingIOError: somebody else is writing there now.
+        BlockingIOError: another writer is at work there now.
     """
     _clear(path)
     with path.open("xb") as file:
         lock(file.fileno())
         try:
             if not lies_at(path, file.fileno()):  # cleared away before we had the lock
-                raise BlockingIOError(errno.EWOULDBLOCK, "somebody else writes there", str(path))
+                raise BlockingIOError(errno.EWOULDBLOCK, "another writer is at work there", str(path))
             yield file
         finally:
             if lies_at(path, file.fileno()):
@@ -90,15 +96,11 @@ def _clear(path: Path) -> None:
         os.close(descriptor)
 
 
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
-"""A file system without locks; there, one engine at a time has to be enough."""
-
-
 def lock(descriptor: int, *, shared: bool = False) -> None:
-    """Lock an open file until it is closed, against all processes; several may hold it `shared`.
+    """Lock an open file against all processes until it is closed. Several may hold it `shared`.
 
     Raises:
-        BlockingIOError: somebody else has locked it.
+        BlockingIOError: it is locked already.
     """
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -108,8 +110,20 @@ def lock(descriptor: int, *, shared: bool = False) -> None:
 
 
 def lies_at(path: Path, descriptor: int) -> bool:
-    """Whether the open file is still the one under that name."""
+    """Return True if the open file is still the one under that name."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
+        return False
+
+
+def return_large_blocks() -> bool:
+    """Make the C library return each large block of memory when it is freed. Return True if it can.
+
+    glibc begins with this, but raises its threshold to the largest freed block, up to 32 MiB (mallopt(3)). Then each
+    thread that has seen a picture keeps that much. A threshold that is set stays. Other C libraries lack the call.
+    """
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE))
+    except (AttributeError, OSError):
         return False

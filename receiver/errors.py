@@ -29,6 +29,7 @@ ReceiverError
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -184,3 +185,18 @@ class EngineStopped(ReceiverError):
 
 class NotFound(ReceiverError):
     """No submission, event or delivery with that id."""
+
+
+def require(module: str, *, extra: str, why: str) -> None:
+    """Check that an optional extra is installed.
+
+    Args:
+        module: a module of the extra, for instance `PIL`.
+        extra: its name in `imagine-receiver[…]`.
+        why: the feature that needs it, as the beginning of a sentence, for instance `The option tiles`.
+
+    Raises:
+        SettingsError: it is missing. The text says how to get it.
+    """
+    if find_spec(module) is None:
+        raise SettingsError(f'{why} needs more than the core: pip install "imagine-receiver[{extra}]"')

@@ -12,6 +12,7 @@ Status of a submission (who moves in → who moves out; what a crash does):
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import threading
 from functools import lru_cache
@@ -81,6 +82,13 @@ def _beginning(high: int) -> str:
 def first_id(ms: int) -> str:
     """The smallest id `new_id` could have made at that time, so that ids can be compared with a time."""
     return str(ULID.from_int(max(ms, 0) << 80))
+
+
+def steady_id(event_id: str, destination: str) -> str:
+    """Return a delivery id that depends on nothing but the event and the destination: for processes without a lasting
+    journal, so that a destination that remembers idempotency keys drops repeats."""
+    digest = hashlib.sha256(f"{event_id}.{destination}".encode()).digest()
+    return str(ULID.from_int(ULID.from_str(event_id[:26]).milliseconds << 80 | int.from_bytes(digest[:10], "big")))
 
 
 def event_id(submission_id: str, type: EventType, percent: int | None = None) -> str:

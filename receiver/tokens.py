@@ -1,36 +1,103 @@
-"""The two signed tokens a submission carries: one in the callback URL's path, one in `state`.
+"""Signed tokens of a submission: one in the callback URL's path, one in `state`.
 
-Both hold only the submission id, each under its own salt, so that neither can stand in for the other. Where there is
-no journal, `state` holds more behind the id (see `receiver.tags`).
-A token proves that *we* issued it, not that the provider is calling: both travel in clear to the relay, and
-the upstream echoes the hook in its bodies (PROTOCOL.md §7). Token strings are malleable; key nothing on them.
+Both hold only the submission id, each with its own salt, so that neither can replace the other. Without a journal,
+`state` holds more behind the id (`Tag`).
+A token proves that *we* issued it, not that the provider is calling: both travel in clear to the relay, and the
+upstream echoes the hook in its bodies (PROTOCOL.md §7). Token strings are malleable, so use none as a key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import itsdangerous
 
 from receiver.clock import Clock
-from receiver.errors import SettingsError, TokenError
-from receiver.tags import Tag, read_tag
+from receiver.errors import InputError, SettingsError, TokenError
 
 MIN_KEY_BYTES = 32
 MAX_STATE = 128
-"""Characters; the upstream refuses a `state` above 255 (PROTOCOL.md §2)."""
+"""Characters. The upstream refuses a `state` above 255 (PROTOCOL.md §2)."""
 MAX_TAGGED_STATE = 255
-"""Characters of one that carries a tag."""
+"""Characters of a `state` with a tag."""
+MAX_TAG = 200
+"""Characters of a tag. Its signature adds 51."""
 MAX_CALLBACK_URL = 512
 FUTURE_TOLERANCE = 60.0
-"""Seconds a token may come from the future: itsdangerous allows none, and a clock 5 s behind would refuse all."""
+"""Seconds a token may come from the future. itsdangerous allows none, and a clock 5 s behind would refuse all."""
 
 _REMEMBERED = 4096
-"""Verified tokens kept of each kind: a task calls back about ten times, and looking costs a thirtieth of verifying."""
+"""Cache size for verified tokens of each kind. A task calls back about ten times."""
 _ALPHABET = re.compile(r"[A-Za-z0-9._~-]{1,255}\Z")
+_SUBMISSION_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}\Z")
+_ESCAPE = re.compile(r"~([0-9a-f]{2})")
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tag:
+    """Content of a `state` where no journal keeps it: the submission's id, its destinations and its labels.
+
+        01J…                                every destination, no labels: the content of any other `state`
+        01J….album.team                     two destinations
+        01J…..order.17                      every destination, the label order = 17
+        01J….album..order.17.client.Pyle    both
+
+    It is plain text. The relay, the upstream and any reader of the task can read it, and the signature only prevents
+    changes. Characters other than letters, digits, `-` and `_` are written as `~` and two hex digits for each byte in
+    UTF-8, so that it consists of characters that survive (PROTOCOL.md §7).
+
+    Attributes:
+        destinations: names. None for all destinations of the process that reads it.
+    """
+
+    submission_id: str
+    destinations: tuple[str, ...] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_tag(tag: Tag) -> str:
+    """Return the tag as text.
+
+    Raises:
+        InputError: it has more than `MAX_TAG` characters.
+    """
+    labels = [part for pair in tag.labels.items() for part in pair]
+    parts = [tag.submission_id, *(tag.destinations or ()), *(["", *labels] if labels else ())]
+    text = ".".join(_escape(part) for part in parts)
+    if len(text) > MAX_TAG:
+        raise InputError(
+            f"Without a journal the names of destinations and the labels travel in `state`, and have {MAX_TAG - 26} "
+            f"characters there; these take {len(text) - 26} (one for each separator, three for each byte that is no "
+            "letter, digit, - or _). Shorten them, or keep a journal in a bucket."
+        )
+    return text
+
+
+def read_tag(text: str) -> Tag:
+    """Return the tag in a text that was signed. Raise ValueError if it is none."""
+    submission_id, *rest = (_unescape(part) for part in text.split("."))
+    if not _SUBMISSION_ID.match(submission_id):
+        raise ValueError("it does not begin with a submission's id")
+    end = rest.index("") if "" in rest else len(rest)
+    names, pairs = rest[:end], rest[end + 1 :]
+    if len(pairs) % 2:
+        raise ValueError("a label has no value")
+    labels = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    return Tag(submission_id=submission_id, destinations=tuple(names) or None, labels=labels)
+
+
+def _escape(text: str) -> str:
+    return "".join(char if char in _PLAIN else "".join(f"~{byte:02x}" for byte in char.encode()) for char in text)
+
+
+def _unescape(text: str) -> str:
+    raw = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+    return raw.encode("latin-1").decode()
 
 
 class _Signer(itsdangerous.TimestampSigner):
@@ -42,7 +109,7 @@ class _Signer(itsdangerous.TimestampSigner):
         return int(self._clock.now())
 
     def read(self, token: str) -> tuple[str, float]:
-        """What was signed, and when in epoch seconds, whatever its age. Raises TokenError."""
+        """Return the signed text and its time in epoch seconds, at any age. Raise TokenError."""
         if not _ALPHABET.match(token):
             raise TokenError("malformed")
         try:
@@ -52,7 +119,7 @@ class _Signer(itsdangerous.TimestampSigner):
         return value.decode(), signed_at.timestamp()
 
     def read_id(self, token: str) -> tuple[str, float]:
-        """As `read`, without what stands behind the submission id."""
+        """Return as `read`, but only the submission id of a tag."""
         text, signed_at = self.read(token)
         return text.partition(".")[0], signed_at
 
@@ -61,7 +128,7 @@ _Read = Callable[[str], tuple[str, float]]
 
 
 class Tokens:
-    """Mints and verifies both tokens. `keys` is newest last: the last signs, all verify.
+    """Mints and verifies both tokens. `keys` has the newest last: the last one signs, all verify.
 
     Raises:
         SettingsError: no key, or one shorter than 32 bytes.
@@ -77,30 +144,30 @@ class Tokens:
             )
         self._url = _Signer(keys, "receiver.url", clock)
         self._state = _Signer(keys, "receiver.state", clock)
-        # Good ones only: what raises is not remembered, and nobody without a key can fill this.
+        # A token that raises is not kept, so only a holder of a key can fill the cache.
         self._verified_url: _Read = lru_cache(_REMEMBERED)(self._url.read)
         self._verified_state: _Read = lru_cache(_REMEMBERED)(self._state.read_id)
         self._max_age = max_age
         self._clock = clock
 
     def url_token(self, submission_id: str) -> str:
-        """The token for the callback URL's path."""
+        """Return the token for the callback URL's path."""
         return self._url.sign(submission_id).decode()
 
     def state_token(self, text: str) -> str:
-        """The token sent as `state`: of a submission id at most 128 characters, of a tag at most 255."""
+        """Return the token for `state`: at most 128 characters for a submission id, 255 for a tag."""
         return self._state.sign(text).decode()
 
     def read_url_token(self, token: str) -> str:
-        """The submission id in a URL token. Raises TokenError."""
+        """Return the submission id in a URL token. Raise TokenError."""
         return self._fresh(*self._verified_url(token))
 
     def read_state_token(self, token: str) -> str:
-        """The submission id in a state token. Raises TokenError."""
+        """Return the submission id in a state token. Raise TokenError."""
         return self._fresh(*self._verified_state(token))
 
     def read_tag(self, token: str) -> Tag:
-        """All that a state token carries. Raises TokenError."""
+        """Return the whole content of a state token. Raise TokenError."""
         text, signed_at = self._state.read(token)
         try:
             return read_tag(self._fresh(text, signed_at))

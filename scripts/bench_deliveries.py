@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 from bench_server import HOUR, KEY, plug_in, submissions, tell
 
-from receiver.cli.running import run
+from receiver.cli.process import run
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.events import Event, Media, Submission, event_id, new_id

@@ -27,7 +27,7 @@ from typing import Any
 import uvicorn
 from standardwebhooks import Webhook
 
-from receiver.cli.running import address, bind, run
+from receiver.cli.process import address, bind, run
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.cli.running import bind, run, server, stop_signal, until_stopped
+from receiver.cli.process import bind, run, server, stop_signal, until_stopped
 from receiver.clock import Clock
 from receiver.deliveries import Receipt
 from receiver.events import Submission, new_id

@@ -17,24 +17,23 @@ import httpx
 import journals
 import structlog
 
-from receiver.archiver import Archiver
+from receiver.engine.archiver import Archiver
 from receiver.clock import Clock
 from receiver.deliveries import Delivery, Receipt
-from receiver.dispatcher import PATIENCE, Dispatcher, OpenDestination
+from receiver.engine.dispatcher import PATIENCE, Dispatcher, OpenDestination
 from receiver.errors import JournalError
 from receiver.events import Event, Submission
 from receiver.handlers.base import Attempt
+from receiver.health import ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore, Store
 from receiver.provider import Provider, requests
-from receiver.provider_health import ProviderHealth
-from receiver.reconciler import Reconciler
+from receiver.engine.reconciler import Reconciler
 from receiver.submissions import Options, Submissions
 from receiver.tasks import Task
 from receiver.tokens import Tokens
-from receiver.troubles import Troubles
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(600)

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from receiver.cli.running import address, bind, server
+from receiver.cli.process import address, bind, server
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Event, Submission

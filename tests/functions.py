@@ -13,7 +13,7 @@ import httpx
 from flows import PROMPT, SPEED, served
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from receiver.cli.running import address, bind
+from receiver.cli.process import address, bind
 from receiver.clock import Clock
 from receiver.events import Submission
 from receiver.runtime import journal_of

@@ -16,15 +16,15 @@ from buckets import KEY, SECRET, shared_server
 from postgres import postgres_store
 from pydantic import SecretStr
 
-from receiver.buckets import read_url
-from receiver.buckets.opening import open_bucket as open_store
+from receiver.bucket import read_url
+from receiver.bucket.client import Bucket
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
 from receiver.events import Callback, Claim, Event, EventType, Input, Media, Reply, Submission, event_id
 from receiver.journal import Change, Journal, Work
 from receiver.journal.bucket import BucketJournal, keys, over
 from receiver.journal.bucket.document import decode, encode
-from receiver.journal.bucket.objects import BucketObjects
+from receiver.journal.bucket.objects import NEEDS, REQUEST_SECONDS, BucketObjects
 from receiver.journal.sqlite import open_journal
 from receiver.tasks import Button, Task
 
@@ -268,8 +268,7 @@ class BucketStore:
     def objects(self) -> BucketObjects:
         options, folder = read_url(self.url)
         keys = {"access_key": SecretStr(KEY), "secret_key": SecretStr(SECRET)}
-        store = open_store(options.model_copy(update=keys), folder)
-        return BucketObjects(store, bucket=self.bucket, server="The object store")
+        return BucketObjects(Bucket(options.model_copy(update=keys), folder, seconds=REQUEST_SECONDS, needs=NEEDS))
 
     async def open(self, *, look_seconds: float = 5.0) -> BucketJournal:
         return await over(self.objects(), place=f"s3://{self.bucket}/{self.folder}", look_seconds=look_seconds)

@@ -15,23 +15,22 @@ from typing import Any
 import httpx
 from engine import DEADLINE, KEYS, PUBLIC_URL, TLS, StillClock, answer, destination, wire_task
 
-from receiver.archiver import Archiver
+from receiver.engine.archiver import Archiver
 from receiver.clock_steps import ClockSteps
 from receiver.deliveries import Receipt
-from receiver.dispatcher import Dispatcher
+from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import ProviderError, TokenError
 from receiver.events import EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater
+from receiver.health import ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore
 from receiver.provider import Provider, requests
-from receiver.provider_health import ProviderHealth
-from receiver.reconciler import Reconciler
+from receiver.engine.reconciler import Reconciler
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
-from receiver.troubles import Troubles
 from receiver.verification import unwrap
 
 POLICY = Policy(confirm_ms=30_000, poll_ms=15_000, deadline_ms=DEADLINE * 1000)

@@ -23,7 +23,7 @@ class Cut(BucketObjects):
     """Objects of a process that ends before its `writes`-th write: from then on nothing reaches the store any more."""
 
     def __init__(self, objects: BucketObjects, writes: int) -> None:
-        super().__init__(objects._store, bucket=objects._bucket, server=objects._server)
+        super().__init__(objects.bucket)
         self.left = writes
         self.done: list[str] = []
 

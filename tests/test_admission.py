@@ -77,7 +77,7 @@ async def test_beyond_the_bounds_is_refused_at_once(store: Store, bounds: dict[s
 
 async def test_a_wait_has_an_end_and_shuts_the_door(store: Store) -> None:
     """Whoever waits too long hears 503; then all who come hear it at once, until a write works."""
-    admission = Admission(store.write, patience=0.1)
+    admission = Admission(store.write, max_wait=0.1)
     with capture_logs() as lines:
         first = start(admission, store, 2)
         assert await settled(*first) == ["503 journal stalled"] * 2
@@ -94,7 +94,7 @@ async def test_a_wait_has_an_end_and_shuts_the_door(store: Store) -> None:
 
 async def test_who_came_later_waits_on(store: Store) -> None:
     """One that has not waited too long yet is still served after the door was shut."""
-    admission = Admission(store.write, patience=0.4)
+    admission = Admission(store.write, max_wait=0.4)
     late = start(admission, store, 1)
     await asyncio.sleep(0.3)
     young = start(admission, store, 1)
@@ -114,7 +114,7 @@ async def test_a_stop_is_a_503(store: Store) -> None:
 
 async def test_without_a_probe_nothing_is_shut(store: Store) -> None:
     """Where others than the journal are waited for, a late one is its own affair."""
-    admission = Admission(None, patience=0.05)
+    admission = Admission(None, max_wait=0.05)
     assert await settled(*start(admission, store, 1)) == ["503 journal stalled"]
     store.works.set()
     assert await wait_in(admission, store) == "kept"
@@ -122,7 +122,7 @@ async def test_without_a_probe_nothing_is_shut(store: Store) -> None:
 
 async def test_closing_ends_the_probe(store: Store) -> None:
     """Nothing is left running."""
-    admission = Admission(store.write, patience=0.05)
+    admission = Admission(store.write, max_wait=0.05)
     await settled(*start(admission, store, 1))
     assert admission.shut
     await admission.aclose()
@@ -168,7 +168,7 @@ async def test_overload_while_the_journal_is_locked(tmp_path: Path) -> None:
 async def test_a_late_commit_stands(tmp_path: Path) -> None:
     """A callback that waited too long hears 503, although it may be kept when the journal moves again: never 2xx
     without a row, but perhaps a row without 2xx. Then the door opens by itself."""
-    async with opened(tmp_path, policy=Policy(), patience=0.3) as door:
+    async with opened(tmp_path, policy=Policy(), max_wait=0.3) as door:
         row = await door.submission()
         with locked(door.file) as other:
             late = await door.post(path(row), body(row))

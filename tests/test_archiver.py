@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from engine import JPEG, PNG, Kit, Recording, destination, engine, logged, until
 
-from receiver.archiver import AT_ONCE
+from receiver.engine.archiver import AT_ONCE
 from receiver.backoff import MEDIA
 from receiver.errors import MediaError
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from receiver.events import EVENT_TYPES, Event, EventType
 from receiver.handlers.base import Attempt
-from receiver.media.kinds import sniff
+from receiver.media import sniff
 from receiver.tasks import event_type
 from receiver.testing import make_attempt, make_event, make_media
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.buckets import BucketOptions, read_url
-from receiver.buckets.opening import endpoint_of, server_of
+from receiver.bucket import BucketOptions, read_url
+from receiver.bucket.options import endpoint_of, server_of
 from receiver.errors import SettingsError
 
 

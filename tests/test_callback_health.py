@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from engine import PUBLIC_URL, Kit, engine, logged, wire_task
 
-from receiver.callback_health import SAMPLE, SETTLED_SECONDS, CallbackHealth
 from receiver.events import Submission
+from receiver.health import SAMPLE, SETTLED_SECONDS, CallbackHealth, Troubles
 from receiver.tasks import Task
-from receiver.troubles import Troubles
 
 
 def health_of(kit: Kit, public_url: str | None = PUBLIC_URL) -> CallbackHealth:

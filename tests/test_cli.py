@@ -20,7 +20,7 @@ from servers import COMMAND, PATIENCE, environment, receiver, simulating
 from typer.testing import CliRunner
 
 from receiver.cli import app
-from receiver.cli.running import bind
+from receiver.cli.process import bind
 from receiver.errors import ReceiverError
 from receiver.simulator import FAULTS, PROFILES
 

@@ -70,7 +70,7 @@ def test_list(house: tuple[Path, int]) -> None:
     assert remarks == [
         f"hook is paused until {when} UTC: 5 attempts in a row have failed, the last one with: connection [red]refused",
         "End the pause now with: receiver destinations resume hook",
-        "hook is not in the settings: what is owed to it waits until it is.",
+        "hook is not in the settings: its deliveries wait until it is.",
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 from servers import Command, Result, receiver
 
 from receiver.cli.listening import REMEMBERED, Listener
-from receiver.handlers.signing import new_secret
+from receiver.handlers.webhook import new_secret
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def test_bad_input(tmp_path: Path) -> None:
 def test_ids_are_known_again(count: int) -> None:
     """The newest ones; memory does not grow with them."""
     listener = Listener(lambda headers, body: None, None, lambda *shown: None)  # type: ignore[arg-type]
-    assert not any(listener._again(str(number)) for number in range(count))
-    assert listener._again(str(count - 1))
+    assert not any(listener.repeats(str(number)) for number in range(count))
+    assert listener.repeats(str(count - 1))
     assert len(listener._seen) <= REMEMBERED
-    assert not listener._again("0") or count == 1
+    assert not listener.repeats("0") or count == 1

@@ -11,7 +11,7 @@ import pytest
 from engine import StillClock, until
 from servers import Command, receiver
 
-from receiver.cli.serving import LOOK_SECONDS, turning
+from receiver.cli.serve import LOOK_SECONDS, check_engine
 from receiver.errors import EngineStopped
 from receiver.runtime import open_runtime
 from receiver.settings import Settings
@@ -37,7 +37,7 @@ def test_who_is_the_engine_of_a_file(tmp_path: Path) -> None:
     result = receiver("engines", folder=tmp_path, env=ENV)
     assert (result.code, result.out) == (0, "")
     assert result.err == (
-        "No engine lives: nothing is polled or delivered until one starts (receiver serve, or receiver worker).\n"
+        "No engine runs: nothing is polled or delivered until one starts (receiver serve, or receiver worker).\n"
     )
 
 
@@ -69,7 +69,7 @@ async def test_a_worker_whose_engine_has_stopped_ends(tmp_path: Path) -> None:
     )
     async with open_runtime(settings, clock=clock) as runtime:
         await runtime.start_engine("worker")
-        staying = asyncio.create_task(turning(runtime, None))
+        staying = asyncio.create_task(check_engine(runtime, None))
         await until(lambda: LOOK_SECONDS in clock.slept)
         clock.advance(LOOK_SECONDS)
         await until(lambda: clock.slept.count(LOOK_SECONDS) == 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from servers import receiver
 
-from receiver.handlers.slack.manifest import SCOPES
+from receiver.handlers.slack.api import SCOPES
 
 
 def test_the_manifest_is_json_and_its_use_is_told(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from receiver.deliveries import Receipt
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
 from receiver.handlers.file import FileHandler
 from receiver.testing import HandlerBroken, check_handler
-from receiver.testing.rules import RULES
+from receiver.testing.contract import RULES
 
 DECISIVE = {"task.succeeded", "task.failed", "task.lost", "task.input_required"}
 

@@ -40,9 +40,8 @@ from receiver.intake import Policy, Route
 from receiver.media import Fetcher
 from receiver.provider import Provider, requests
 from receiver.submissions import Options
-from receiver.tags import Tag
 from receiver.tasks import decode_task
-from receiver.tokens import Tokens
+from receiver.tokens import Tag, Tokens
 from receiver.verification import trust
 
 TASK = "17"

@@ -12,8 +12,8 @@ from engine import JPEG, PNG, Kit, Recording, answer, destination, engine, logge
 
 from receiver.backoff import DELIVERY, DOWN_AFTER
 from receiver.deliveries import Completion, Delivery, Receipt
-from receiver.dispatcher import LOOK_SECONDS
-from receiver.dispatcher.turns import HOLD_SECONDS, QUIET_SECONDS
+from receiver.engine.dispatcher import LOOK_SECONDS
+from receiver.engine.dispatcher.turns import HOLD_SECONDS, QUIET_SECONDS
 from receiver.handlers.base import Attempt, Rejected, RetryLater
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.errors import SettingsError
-from receiver.extras import require
+from receiver.errors import SettingsError, require
 
 
 def test_what_is_missing_says_how_to_get_it() -> None:

@@ -23,8 +23,7 @@ from receiver.errors import MediaError, SettingsError
 from receiver.events import Event, EventType, Media
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.file import FileHandler, file_stem
-from receiver.handlers.names import slug
-from receiver.handlers.provenance import parameters
+from receiver.handlers.result_files import parameters, slug
 from receiver.tasks import Button, Task
 
 ID = "01JD7K0000ABCDEFGHJKMNPQRS"  # 2024-11-21T14:46:06.080Z

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from servers import Command, receiver, simulating
 
-from receiver.handlers.signing import new_secret
+from receiver.handlers.webhook import new_secret
 
 TOML = """
 [destinations.hook]

@@ -40,7 +40,7 @@ async def running(journal: SQLiteJournal, checks: dict[str, Check]) -> AsyncIter
     intake = Intake(journal, policy=Policy(), routes=(), clock=clock, changed=lambda row: None)
     tokens = Tokens(["k" * 32], max_age=60, clock=clock)
     callbacks = Callbacks(intake=intake, tokens=tokens, admission=Admission(journal.check))
-    app = create_app(callbacks=callbacks, readyz=Readyz(checks, patience=0.3))
+    app = create_app(callbacks=callbacks, readyz=Readyz(checks, timeout=0.3))
     async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
         yield client
 

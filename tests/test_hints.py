@@ -13,7 +13,7 @@ from engine import Answer, Kit, engine, wire_task
 from receiver.errors import Ambiguous
 from receiver.events import Submission
 from receiver.intake.hints import SEEK
-from receiver.reconciler import HINTS
+from receiver.engine.reconciler import HINTS
 from receiver.tasks import Task
 
 

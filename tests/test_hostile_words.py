@@ -24,10 +24,10 @@ from receiver.handlers.command import INHERITED, CommandHandler
 from receiver.handlers.discord import payload_of
 from receiver.handlers.file import FileHandler
 from receiver.handlers.posts import post_of
-from receiver.handlers.provenance import chunks
+from receiver.handlers.result_files import provenance
 from receiver.handlers.s3.keys import fill
-from receiver.handlers.signing import new_secret, signed_headers
 from receiver.handlers.slack.blocks import detail_blocks, fallback, linked_picture, post_blocks, uploaded
+from receiver.handlers.webhook import new_secret, signed_headers
 from receiver.tasks import Button, Task
 from receiver.testing import make_attempt, make_event, make_media
 
@@ -98,7 +98,7 @@ def test_a_bucket_gets_plain_keys(event: Event, mark: str) -> None:
 @given(events())
 def test_a_picture_gets_whole_chunks(event: Event) -> None:
     """Provenance is iTXt chunks, each as long as it says: no word ends one early."""
-    data, found = chunks(event, 0), []
+    data, found = provenance(event, 0), []
     while data:
         length = int.from_bytes(data[:4], "big")
         found.append(data[4:8])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from receiver.handlers import jpeg
+from receiver.handlers import posts
 
 
 def saved(path: Path, picture: Image.Image) -> Path:
@@ -20,7 +20,7 @@ def test_quality_goes_first_then_size(tmp_path: Path) -> None:
     path = saved(tmp_path / "noise.png", Image.effect_noise((1200, 800), 90).convert("RGBA"))
     sizes = []
     for limit in (2_000_000, 450_000):
-        data = jpeg.smaller(path, limit)
+        data = posts.smaller(path, limit)
         assert data is not None
         assert len(data) <= limit
         sizes.append(Image.open(io.BytesIO(data)).size)
@@ -35,5 +35,5 @@ def test_nothing_where_nothing_can_be_done(tmp_path: Path) -> None:
     text = tmp_path / "text.png"
     text.write_text("no picture")
     huge = saved(tmp_path / "huge.png", Image.new("1", (9000, 9000)))
-    assert jpeg.smaller(path, 100) is None
-    assert [jpeg.smaller(found, 10_000_000) for found in (broken, text, huge)] == [None, None, None]
+    assert posts.smaller(path, 100) is None
+    assert [posts.smaller(found, 10_000_000) for found in (broken, text, huge)] == [None, None, None]

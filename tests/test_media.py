@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from receiver.errors import MediaError, SettingsError
 from receiver.media import Fetcher, MediaStore, is_public, sniff
-from receiver.media.addresses import Resolve, resolve
+from receiver.media.links import Resolve, resolve
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 MP4 = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41" + bytes(600)

@@ -20,17 +20,16 @@ from engine import PNG, Recording, destination, engine, logged, until
 from flows import world
 from servers import Result, receiver, serving
 
-from receiver.buckets import BucketOptions
-from receiver.buckets.opening import PART
+from receiver.bucket import BucketOptions
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
 from receiver.media import Fetcher, MediaStore, Store, Tiles, open_store
-from receiver.media.bucket import BucketStore
 from receiver.media.cache import Cache
+from receiver.media.store import WHOLE, BucketStore
 from receiver.runtime import open_runtime
 from receiver.settings import Settings
 
-LARGE = PNG + bytes(range(256)) * (PART // 256 + 1000)
+LARGE = PNG + bytes(range(256)) * (WHOLE // 256 + 1000)
 """Goes in parts."""
 Making = Callable[..., BucketStore]
 

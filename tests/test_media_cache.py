@@ -18,6 +18,7 @@ from receiver.errors import MediaError
 from receiver.events import Media
 from receiver.media import MediaStore
 from receiver.media.cache import KEEP_SECONDS, SPARE_SECONDS, Cache
+from receiver.media.files import Draft
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def content(number: int, size: int = 10_000) -> bytes:
 
 def keep(cache: Cache, data: bytes, *, unused: float = 0.0) -> Media:
     """Takes it in, as if it had been used so many seconds ago."""
-    media, draft = media_of(data), cache.draft()
+    media, draft = media_of(data), Draft(cache.folder, durable=False)
     draft.add(data)
     cache.keep(draft, media)
     draft.drop()

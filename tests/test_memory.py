@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import sys, threading
-from receiver.memory import return_large_blocks
+from receiver.disk import return_large_blocks
 
 SIZE = 12_000_000
 meeting, lasting = threading.Barrier(6), []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from journals import NOW, submission
 from servers import Command
 from test_journal import owe
@@ -88,35 +89,23 @@ def run(folder: Path) -> tuple[int, str]:
     return result.code, result.err
 
 
-def test_a_handler_that_ends_the_process(tmp_path: Path) -> None:
-    """It costs the poison a failure each time, and the company of the first time one; the second worker delivers all
-    the rest or dies alone, the third delivers what is left."""
-    prepare(tmp_path, "exit")
-    assert run(tmp_path)[0] == 3
-    assert run(tmp_path)[0] == 3
+@pytest.mark.parametrize(("way", "status"), [("exit", 3), ("loop", 1)])
+def test_a_handler_that_ends_the_process(tmp_path: Path, way: str, status: int) -> None:
+    """By itself, or by a loop that the watchdog ends. It costs the poison a failure each time, and the company of the
+    first time one. The second worker delivers all the rest or ends in the poison alone, the third delivers what is
+    left."""
+    prepare(tmp_path, way)
+    code, err = run(tmp_path)
+    assert code == status
+    if way == "loop":
+        assert "Timeout (0:00:10)!" in err
+        assert "receiver_poison.py" in err
+    assert run(tmp_path)[0] == status
     suspects = deliveries(tmp_path)
     assert (suspects[POISON].status, suspects[POISON].failures, suspects[POISON].attempt) == ("running", 1, 2)
-    assert run(tmp_path)[0] == 3
+    assert run(tmp_path)[0] == status
     found = deliveries(tmp_path)
     poison = found.pop(POISON)
     assert (poison.status, poison.failures, poison.attempt) == ("running", 2, 3)
     assert {item.status for item in found.values()} == {"succeeded"}
     assert all(item.failures <= 1 and item.attempt <= 2 for item in found.values())
-
-
-def test_a_handler_that_never_gives_the_loop_back(tmp_path: Path) -> None:
-    """The watchdog ends the worker after ten seconds and says which delivery it was. That one is charged, nobody else;
-    the next worker delivers all the rest before it dares to try it again."""
-    prepare(tmp_path, "loop")
-    code, err = run(tmp_path)
-    assert code == 70
-    assert f"while delivery 01KKGM7NK2{POISON:016d} was running" in err
-    assert "receiver_poison.py" in err
-    with Command("worker", folder=tmp_path, env=ENV) as command:
-        command.err.line("engine.started")
-        for _ in range(len([item for number, item in deliveries(tmp_path).items() if number != POISON])):
-            command.err.line("delivery.succeeded")
-        found = deliveries(tmp_path)
-    poison = found.pop(POISON)
-    assert (poison.status, poison.failures, poison.attempt, poison.alone) == ("pending", 1, 1, True)
-    assert {(item.status, item.failures) for item in found.values()} == {("succeeded", 0)}

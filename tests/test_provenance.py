@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from receiver.handlers.base import StoredMedia
-from receiver.handlers.pieces import ArchiveError, gather
-from receiver.handlers.provenance import chunks, parameters
+from receiver.handlers.result_files import ArchiveError, gather, parameters, provenance
 
 PICTURE = grid_picture()
 CUT_AT = 33
@@ -30,7 +29,7 @@ def read(data: bytes) -> Image.Image:
 async def test_a_png_says_where_it_comes_from(tmp_path: Path) -> None:
     """Prompt, parameters, task and submission, for people and for programs; pixels and archive stay as they are."""
     item = stored(tmp_path, PICTURE)
-    (piece,) = (await gather(attempt_of(EVENT, item), tiles=False, embed=True)).pieces
+    (piece,) = (await gather(attempt_of(EVENT, item), tiles=False, embed=True)).files
     data = b"".join(piece.blocks())
     with read(data) as image, read(PICTURE) as original:
         assert image.tobytes() == original.tobytes()
@@ -79,7 +78,7 @@ async def test_a_tile_says_which_it_is(tmp_path: Path) -> None:
 )
 async def test_what_is_no_png_passes_as_it_is(tmp_path: Path, content: bytes, about: dict[str, str]) -> None:
     """Other kinds, and a PNG whose header is not where it belongs, are not written into."""
-    (piece,) = (await gather(attempt_of(EVENT, stored(tmp_path, content, **about)), tiles=False, embed=True)).pieces
+    (piece,) = (await gather(attempt_of(EVENT, stored(tmp_path, content, **about)), tiles=False, embed=True)).files
     assert (b"".join(piece.blocks()), piece.made) == (content, False)
 
 
@@ -95,8 +94,8 @@ async def test_a_damaged_picture_gets_no_provenance(tmp_path: Path) -> None:
 def test_any_prompt_makes_sound_chunks(prompt: str) -> None:
     """Every character a prompt can hold, NUL and lone surrogates too: the file stays a PNG, with its text."""
     event = event_of("task.succeeded", prompt=prompt)
-    insert = chunks(event, 2)
-    assert insert == chunks(event, 2)
+    insert = provenance(event, 2)
+    assert insert == provenance(event, 2)
     with read(PICTURE[:CUT_AT] + insert + PICTURE[CUT_AT:]) as image:
         said = image.text  # type: ignore[attr-defined]
     assert said.get("Description", "") == prompt.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

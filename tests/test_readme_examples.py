@@ -13,7 +13,7 @@ import pytest
 from flows import served
 from starlette.types import ASGIApp
 
-from receiver.cli.running import address, bind
+from receiver.cli.process import address, bind
 from receiver.testing import Simulated, simulating
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

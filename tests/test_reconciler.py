@@ -15,7 +15,7 @@ from receiver.backoff import PROVISIONAL
 from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.intake import Policy
-from receiver.reconciler import BATCH
+from receiver.engine.reconciler import BATCH
 
 DOWN = httpx.ConnectError("connection refused")
 HTML = httpx.Response(502, text="<html>bad gateway</html>")

@@ -13,7 +13,7 @@ from receiver.errors import InputError, NotFound
 from receiver.events import Submission, first_id
 from receiver.handlers.base import Rejected
 from receiver.journal.selection import Order, Selection
-from receiver.replay import Replay
+from receiver.maintenance.replay import Replay
 
 PICTURE = "/1.png"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver.backoff import LONGEST_RETRY_AFTER, retry_after
 from receiver.handlers.base import RetryLater
-from receiver.retry_after import LONGEST, retry_after
 
 NOW = 1795348800.0
 """Sun, 22 Nov 2026 12:00:00 GMT."""
@@ -46,7 +46,7 @@ def test_every_form_of_a_date_means_gmt(text: str) -> None:
 def test_nonsense_is_none_or_a_wait_in_bounds(text: str, date: str) -> None:
     """No header makes us fail, wait for ever, or wait less than nothing."""
     seconds = retry_after({"retry-after": text, "date": date}, NOW)
-    assert seconds is None or 0 <= seconds <= LONGEST
+    assert seconds is None or 0 <= seconds <= LONGEST_RETRY_AFTER
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ import httpx
 import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
 
-from receiver.cli.batch import submit_one
-from receiver.cli.following import report, until_settled
+from receiver.cli.session import report, until_settled
+from receiver.cli.submit import submit_one
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
 from receiver.provider import requests
@@ -373,7 +373,7 @@ async def test_a_restarted_engine_frees_what_it_left_running(tmp_path: Path, plu
         await receiver.start_engine("serve")
         await receiver.stop_engine()
         await ended(receiver, submission)  # nobody is there to claim it but the engine that has stopped:
-        owner = receiver.dispatcher.owner
+        owner = receiver.engine.dispatcher.owner
         await receiver.journal.claim("plugin", owner=owner, limit=1, now_ms=clock.now_ms())
         await receiver.start_engine("serve")
         await until(lambda: len(plugins[0].attempts) == 1)

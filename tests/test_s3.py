@@ -18,12 +18,12 @@ from flows import world
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.buckets.profile import read_profile
+from receiver.bucket.options import read_profile
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError, SettingsError
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
-from receiver.handlers.pieces import ArchiveError
 from receiver.handlers.registry import build, describe_handlers
+from receiver.handlers.result_files import ArchiveError
 from receiver.handlers.s3 import S3Handler
 from receiver.handlers.s3.answers import StoreError
 from receiver.handlers.s3.handler import WHOLE
@@ -626,7 +626,7 @@ async def test_addresses_of_every_style(options: dict[str, Any], link: str) -> N
     """Path style, virtual host, own endpoint, Azure: shown by the link each signs, without any network."""
     keys = {} if options.get("service") == "az" else {"access_key": "AKIA", "secret_key": "x" * 8}
     handler = handler_of({**keys, **options, "link_for": "1h"})
-    signed = await handler._place.link(f"{STEM}.png")
+    signed = await handler._link(f"{STEM}.png")
     assert signed is not None
     assert signed.startswith(link)
 

@@ -21,8 +21,7 @@ from receiver.settings import (
     require_provider_key,
     show,
 )
-from receiver.settings.databases import sqlite_path
-from receiver.settings.kinds import show_seconds, show_size, show_url
+from receiver.settings.kinds import show_seconds, show_size, show_url, sqlite_path
 
 KEY = "k" * 32
 
@@ -198,7 +197,7 @@ WRONG = [
     ({"RECEIVER_API_TOKENS": "S3:s3cret-0123456789"}, "the name of entry 1 is not made of a-z, 0-9, - and _"),
     ({"RECEIVER_API_TOKENS": "a:s3cret"}, "the secret of entry 1 does not have 16 to 200 letters"),
     ({"RECEIVER_API_TOKENS": "a:s3cret-0123456789 b:s3cret-0123456789"}, "two names have the same secret"),
-    ({"RECEIVER_API_TOKENS": "a:s3cret-0123456789 a:s3cret-9876543210"}, "a name stands in it twice"),
+    ({"RECEIVER_API_TOKENS": "a:s3cret-0123456789 a:s3cret-9876543210"}, "a name is in it twice"),
     ({"RECEIVER_CONFIG": "[api_tokens]\na = 5"}, "api_tokens in RECEIVER_CONFIG is wrong: it is no text"),
     ({"RECEIVER_CONFIG": "deadline = nan"}, "deadline in RECEIVER_CONFIG is wrong: it is longer than a year"),
     ({"RECEIVER_CONFIG": "deadline = true"}, "deadline in RECEIVER_CONFIG is wrong: it is not a length of time"),
@@ -540,7 +539,7 @@ def test_with_postgresql_the_disk_may_vanish(environ: dict[str, str], command: s
         check_platform(load(environ, tmp_path))
     keys, media, destination = str(caught.value).splitlines()
     assert command in keys
-    assert media.startswith("RECEIVER_MEDIA: archived pictures would lie in the folder .receiver/media, and files on ")
+    assert media.startswith("RECEIVER_MEDIA: archived pictures would be in the folder .receiver/media, and files on ")
     assert destination.startswith(
         "RECEIVER_TO: no destination is named, so results would be saved in the folder outputs"
     )

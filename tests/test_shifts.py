@@ -14,7 +14,7 @@ import pytest
 from engine import PNG, Kit, Recording, StillClock, answer, destination, engine, logged, until, wire_task
 
 from receiver.deliveries import Completion, Receipt
-from receiver.dispatcher import OpenDestination
+from receiver.engine.attempts import OpenDestination
 from receiver.errors import EngineRunning, JournalError
 from receiver.handlers.base import Attempt, RetryLater
 from receiver.journal import Journal
@@ -129,7 +129,7 @@ async def function(
             leading={name: counted(name, step) for name, step in (real | leading).items()},
             destinations={place.name: "recording" for place in opened},
             clock=kit.clock,
-            stalled=lambda stall: None,
+            exit_on_stall=False,
         )
         shifts.progress = False
         dispatcher._changed = shifts.slot_free  # as the runtime wires it

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook
 
-from receiver.handlers.signing import check_secret, new_secret, signed_headers, verify
+from receiver.handlers.webhook import check_secret, new_secret, signed_headers, verify
 
 VECTOR = json.loads((Path(__file__).parent / "vectors/standard-webhooks.json").read_text())
 BODY = '{"prompt": "ein Papierboot auf ruhigem Wasser, 紙の船"}'.encode()

@@ -23,8 +23,7 @@ from receiver.handlers.base import Rejected, RetryLater, StoredMedia
 from receiver.handlers.posts import LINK_TRIES
 from receiver.handlers.registry import build
 from receiver.handlers.slack import SlackHandler, SlackOptions
-from receiver.handlers.slack.api import REMEDIES, SlackError, UnknownFile
-from receiver.handlers.slack.manifest import SCOPES, manifest
+from receiver.handlers.slack.api import REMEDIES, SCOPES, SlackError, UnknownFile, manifest
 from receiver.runtime import open_runtime
 from receiver.settings import Destination, Settings, load
 from receiver.testing import check_handler, make_attempt, make_media

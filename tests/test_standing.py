@@ -16,7 +16,7 @@ import pytest
 from engine import Kit, destination, engine, logged, until
 from test_dispatcher import Hanging, only, outcomes, owed
 
-from receiver.dispatcher import Dispatcher
+from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal import BEAT_SECONDS, DEAD_SECONDS, LEASE_SECONDS, Journal
 from receiver.runtime.standing import GAP_SECONDS, Standing

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from journals import NOW, delivery, event, submission
 
-from receiver.cli.story import TRIES, Story, meanings, next_steps, rows, told
+from receiver.cli.deliveries import TRIES, Story
 from receiver.deliveries import AttemptRecord, Delivery, Receipt
 
 ROW = submission(1)
@@ -34,7 +34,7 @@ def story(*attempts: AttemptRecord, **fields: Any) -> Story:
 
 
 def status(item: Story) -> str:
-    return dict(told(item))["status"]
+    return dict(item.lines())["status"]
 
 
 FAILED = attempt(1, "failed", "connection refused")
@@ -92,17 +92,14 @@ def test_every_status_in_words(item: Story, words: str) -> None:
 
 def test_what_it_was_about() -> None:
     """The event in words, the prompt, the destination, the receipt, the files, and the reason where it went wrong."""
-    lines = dict(
-        told(
-            story(
-                attempt(1, "rejected", "no such folder"),
-                status="dead",
-                detail="no such folder",
-                receipt=Receipt(ref="/out/1.png", url="https://example.test/1"),
-                submission=msgspec.structs.replace(ROW, media_problem="the link was dead"),
-            )
-        )
+    item = story(
+        attempt(1, "rejected", "no such folder"),
+        status="dead",
+        detail="no such folder",
+        receipt=Receipt(ref="/out/1.png", url="https://example.test/1"),
+        submission=msgspec.structs.replace(ROW, media_problem="the link was dead"),
     )
+    lines = dict(item.lines())
     assert lines["event"] == f"{FACT.id}: the task succeeded, 2026-03-12 11:29:02 UTC"
     assert lines["prompt"] == "a paper boat"
     assert lines["destination"] == "folder"
@@ -114,7 +111,7 @@ def test_what_it_was_about() -> None:
 def test_a_persons_attempts_are_told_apart() -> None:
     """And one still running has neither end nor outcome."""
     item = story(FAILED, attempt(2, "succeeded", manual=True), attempt(3, None))
-    assert [(row[0], row[1], row[3], row[4]) for row in rows(item)] == [
+    assert [(row[0], row[1], row[3], row[4]) for row in item.rows()] == [
         ("1", "Receiver", "1.500", "failed"),
         ("2", "a person", "1.500", "succeeded"),
         ("3", "Receiver", "", "running"),
@@ -123,9 +120,9 @@ def test_a_persons_attempts_are_told_apart() -> None:
 
 def test_a_delivery_made_by_a_replay() -> None:
     """It says so, and one that was only replayed does not."""
-    born = dict(told(story(manual=True)))
+    born = dict(story(manual=True).lines())
     assert born["owed since"].endswith(", by a replay")
-    assert dict(told(story(FAILED, manual=True)))["owed since"].endswith(" UTC")
+    assert dict(story(FAILED, manual=True).lines())["owed since"].endswith(" UTC")
 
 
 def test_outcomes_are_explained_once() -> None:
@@ -133,7 +130,7 @@ def test_outcomes_are_explained_once() -> None:
     ends = ("interrupted", "postponed", "vanished", "succeeded")
     others = [attempt(number, outcome) for number, outcome in enumerate(ends, start=3)]
     item = story(FAILED, FAILED, *others)
-    assert [outcome for outcome, _ in meanings(item)] == ["failed", "interrupted", "postponed", "vanished"]
+    assert [outcome for outcome, _ in item.meanings()] == ["failed", "interrupted", "postponed", "vanished"]
 
 
 @pytest.mark.parametrize(
@@ -154,11 +151,11 @@ def test_outcomes_are_explained_once() -> None:
 )
 def test_what_to_do_next(item: Story, command: str) -> None:
     """A command that can be copied."""
-    assert any(command in step for step in next_steps(item)), next_steps(item)
+    assert any(command in step for step in item.next_steps()), item.next_steps()
 
 
 def test_of_a_deleted_event_little_is_left_to_do() -> None:
     """It cannot be replayed."""
     item = story(status="dead", event=None, submission=None)
-    assert "it has been deleted" in dict(told(item))["event"]
-    assert next_steps(item) == []
+    assert "it has been deleted" in dict(item.lines())["event"]
+    assert item.next_steps() == []

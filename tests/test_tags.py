@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from journals import ID, SetClock
 
 from receiver.errors import InputError, TokenError
-from receiver.tags import LONGEST, Tag, read_tag, write_tag
-from receiver.tokens import MAX_TAGGED_STATE, Tokens
+from receiver.tokens import MAX_TAG, MAX_TAGGED_STATE, Tag, Tokens, read_tag, write_tag
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -54,11 +53,11 @@ def test_every_tag_comes_back_or_is_refused(names: list[str], labels: dict[str, 
 
 def test_the_longest_tag_fits_into_a_state() -> None:
     """200 characters and the signature are what the upstream takes; one more is refused before anything is sent."""
-    longest = Tag(submission_id=ID, labels={"a": "x" * (LONGEST - 26 - 4)})
-    assert len(write_tag(longest)) == LONGEST
+    longest = Tag(submission_id=ID, labels={"a": "x" * (MAX_TAG - 26 - 4)})
+    assert len(write_tag(longest)) == MAX_TAG
     assert len(signed(write_tag(longest))) <= MAX_TAGGED_STATE
     with pytest.raises(InputError, match="have 174 characters there; these take 175"):
-        write_tag(Tag(submission_id=ID, labels={"a": "x" * (LONGEST - 26 - 3)}))
+        write_tag(Tag(submission_id=ID, labels={"a": "x" * (MAX_TAG - 26 - 3)}))
 
 
 @pytest.mark.parametrize("text", ["", "x", ID + "..a", ID + "..a.b.c", ID + ".~ff", "I" * 26])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from journals import NOW, SetClock
 
+from receiver.health import Troubles
 from receiver.journal import Journal, Trouble
 from receiver.journal.sqlite import open_journal
-from receiver.troubles import Troubles
 
 
 @pytest.fixture

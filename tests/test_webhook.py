@@ -22,8 +22,7 @@ from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
 from receiver.handlers.base import Attempt, RetryLater
 from receiver.handlers.registry import build
-from receiver.handlers.signing import new_secret
-from receiver.handlers.webhook import GONE_SECONDS, WebhookFailed, WebhookHandler
+from receiver.handlers.webhook import GONE_SECONDS, WebhookFailed, WebhookHandler, new_secret
 from receiver.settings import Destination
 from receiver.testing import check_handler, make_attempt
 
@@ -313,7 +312,7 @@ async def test_gone_pauses_the_destination_until_a_person_ends_it(tmp_path: Path
         await dispatcher.settle()
         (row,) = await kit.journal.destinations()
         assert row.paused(kit.clock.now_ms())
-        assert "answered 410: nobody wants these events any more, so the destination is paused." in str(
+        assert "answered 410: it wants no more events, so the destination is paused." in str(
             row.paused_reason
         )
         assert str(row.paused_reason).endswith("receiver destinations resume main")

@@ -9,20 +9,17 @@ from typing import Annotated
 import typer
 
 from receiver.cli import (
+    deliveries,
     describing,
     destinations,
     doctor,
-    listening,
-    listings,
+    journal,
+    listen,
     making,
     pressing,
-    processes,
-    replaying,
-    serving,
-    slack,
-    submitting,
+    serve,
+    submit,
     tasks,
-    upkeep,
 )
 from receiver.cli.output import note
 from receiver.errors import ReceiverError
@@ -30,47 +27,55 @@ from receiver.telemetry import redact
 
 __all__ = ["app", "main"]
 
-# Without Rich's markup: it would swallow what stands in brackets, such as [env: RECEIVER_PORT].
+# Without Rich's markup, which would swallow text in brackets, such as [env: RECEIVER_PORT].
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command()(submitting.submit)
-app.command()(submitting.wait)
-app.command()(pressing.action)
-app.command()(pressing.modal)
-app.command()(submitting.watch)
-app.command()(making.blend)
-app.command()(making.describe)
-app.command()(making.shorten)
-app.command()(making.video)
-app.command()(making.edits)
-app.command()(making.swap)
-app.command()(making.upload)
-app.command()(pressing.seed)
-app.command()(pressing.cancel)
-app.command()(serving.serve)
-app.command()(serving.worker)
-app.command()(doctor.doctor)
-app.command()(processes.engines)
-app.command()(processes.migrate)
-app.add_typer(tasks.tasks, name="tasks")
-app.add_typer(listings.events, name="events")
-listings.events.command("replay")(replaying.replay_events)
-listings.deliveries.command("replay")(replaying.replay_deliveries)
-app.add_typer(listings.deliveries, name="deliveries")
-app.add_typer(destinations.destinations, name="destinations")
-app.add_typer(upkeep.journal, name="journal")
-app.add_typer(slack.slack, name="slack")
-app.command()(upkeep.purge)
-app.command()(upkeep.erase)
-app.command()(describing.handlers)
-app.command()(describing.settings)
-app.command()(describing.inspect)
-app.command()(serving.simulate)
-app.command()(listening.listen)
+for command in (
+    submit.submit,
+    submit.wait,
+    pressing.action,
+    pressing.modal,
+    submit.watch,
+    making.blend,
+    making.describe,
+    making.shorten,
+    making.video,
+    making.edits,
+    making.swap,
+    making.upload,
+    pressing.seed,
+    pressing.cancel,
+    serve.serve,
+    serve.worker,
+    doctor.doctor,
+    journal.engines,
+    journal.migrate,
+    journal.purge,
+    journal.erase,
+    describing.handlers,
+    describing.settings,
+    describing.inspect,
+    serve.simulate,
+    listen.listen,
+):
+    app.command()(command)
+for name, group in {
+    "tasks": tasks.tasks,
+    "events": deliveries.events,
+    "deliveries": deliveries.deliveries,
+    "destinations": destinations.destinations,
+    "journal": journal.journal,
+    "slack": destinations.slack,
+}.items():
+    app.add_typer(group, name=name)
+
+
+_chosen = {"traceback": False}
+"""Values of the options before the command. An error ends the command's context, which would hold them otherwise."""
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"imagine-receiver {version('imagine-receiver')}")  # noqa: T201 - it is what was asked for
+        print(f"imagine-receiver {version('imagine-receiver')}")  # noqa: T201 - the output of --version
         raise typer.Exit
 
 
@@ -82,24 +87,15 @@ def _options(
     ] = False,
 ) -> None:
     """Submit Midjourney tasks through CometAPI, and bring every result to every place you named."""
-    _shown.traceback = verbose
-
-
-class _Shown:
-    """What `-v` asked for; the error it is about ends the command, and with it the command's context."""
-
-    traceback = False
-
-
-_shown = _Shown()
+    _chosen["traceback"] = verbose
 
 
 def main() -> None:
-    """Run the command. An error is a sentence on standard error and exit status 1; `-v` adds the traceback."""
+    """Run the command. An error is a sentence on standard error and exit status 1, and `-v` adds the traceback."""
     try:
         app()
     except ReceiverError as exc:
-        if _shown.traceback:
+        if _chosen["traceback"]:
             note(redact(traceback.format_exc()))
         note(f"Error: {redact(str(exc))}")
         raise SystemExit(1) from None

@@ -12,7 +12,7 @@ import typer
 from receiver import provider
 from receiver import settings as settings_room
 from receiver.cli.output import print_json, print_table, say
-from receiver.cli.running import settings_for
+from receiver.cli.process import settings_for
 from receiver.errors import InputError
 from receiver.handlers.registry import describe_handlers
 

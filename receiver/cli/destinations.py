@@ -1,52 +1,74 @@
-"""`destinations`: how they do, and letting a paused one go on."""
+"""`destinations`: list, test and resume them. `slack`: what Slack needs for one."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
-from receiver.cli.listings import AsJSON, ask
+from receiver.cli.options import AsJSON
 from receiver.cli.output import ago, note, one_line, print_json, print_table, say, when
-from receiver.cli.running import run, settings_for
+from receiver.cli.process import on_journal, run, settings_for
 from receiver.clock import Clock
 from receiver.deliveries import DestinationRecord
 from receiver.errors import InputError, NotFound
 from receiver.events import EVENT_TYPES
+from receiver.handlers.slack.api import SCOPES, manifest
 from receiver.journal import Journal
 from receiver.runtime import find_destination, try_destination
 
 COLUMNS = ("DESTINATION", "HANDLER", "STATUS", "PENDING", "DEAD", "LAST SUCCESS", "LAST ERROR")
 
-destinations = typer.Typer(no_args_is_help=True, help="Places results are delivered to, and how they do.")
+destinations = typer.Typer(no_args_is_help=True, help="List, test and resume destinations.")
+slack = typer.Typer(no_args_is_help=True, help="Prepare Slack to be a destination.")
 
 
 @destinations.command("list")
 def list_destinations(as_json: AsJSON = False) -> None:
-    """Every destination an engine has known: what is owed to it, and whether it works. A paused one says why and
-    until when."""
+    """List every destination an engine has known, with its deliveries and status. A paused one says why and until
+    when."""
     now_ms = Clock().now_ms()
-    found = ask(lambda journal: journal.destinations())
+    found = on_journal(lambda journal: journal.destinations())
     if as_json:
-        print_json([_as_json(item, now_ms) for item in found])
-    elif not found:
+        print_json(
+            [{"name": item.name, "status": item.standing(now_ms), **msgspec.to_builtins(item)} for item in found]
+        )
+        return
+    if not found:
         note("No destinations: no engine has run on this journal yet.")
-    else:
-        print_table(COLUMNS, [_row(item, now_ms) for item in found])
-        for text in _remarks(found, now_ms):
-            say(text)
+        return
+    rows = [
+        (
+            item.name,
+            item.handler,
+            item.standing(now_ms),
+            str(item.pending),
+            str(item.dead),
+            when(item.last_success_ms),
+            f"{ago(item.last_error_ms)} ago: {item.last_error}" if item.last_error_ms is not None else "",
+        )
+        for item in found
+    ]
+    print_table(COLUMNS, rows)
+    configured = {item.name for item in settings_for(quiet=True).resolved_destinations()}
+    for item in found:
+        if item.paused(now_ms):
+            say(f"{item.name} is paused until {when(item.paused_until_ms)} UTC: {item.paused_reason}")
+            say(f"End the pause now with: receiver destinations resume {item.name}")
+        if item.pending and item.name not in configured and item.handler != "function":
+            say(f"{item.name} is not in the settings: its deliveries wait until it is.")
 
 
 @destinations.command("resume")
 def resume_destination(name: Annotated[str, typer.Argument(help="The destination's name.")]) -> None:
-    """End a destination's pause now, and forget its failures: everything that is due is delivered again."""
+    """End a destination's pause now, and forget its failures: all due deliveries are attempted again."""
 
-    async def question(journal: Journal) -> DestinationRecord | None:
+    async def resume(journal: Journal) -> DestinationRecord | None:
         found = next((item for item in await journal.destinations() if item.name == name), None)
         return found if await journal.resume(name) else None
 
-    found = ask(question)
+    found = on_journal(resume)
     if found is None:
         raise NotFound(f"There is no destination {name!r} in this journal. See: receiver destinations list")
     paused = found.standing(Clock().now_ms()) == "paused"
@@ -54,13 +76,13 @@ def resume_destination(name: Annotated[str, typer.Argument(help="The destination
 
 
 @destinations.command("test")
-def try_out(
+def send_sample(
     name: Annotated[str, typer.Argument(help="The destination's name.")],
     type: Annotated[str, typer.Option("--type", help="Which type of event to send.")] = "task.succeeded",
     as_json: AsJSON = False,
 ) -> None:
     """Send one sample, marked as such and with a small picture, through a destination's real handler, and print its
-    receipt or the reason. What it goes by is the settings alone: nothing of it is journalled."""
+    receipt or the reason. Only the settings are read, and nothing is journalled."""
     settings = settings_for(quiet=True)
     item = find_destination(settings, name)
     if type not in EVENT_TYPES:
@@ -76,31 +98,18 @@ def try_out(
             say(f"{what}  {one_line(text)}")
 
 
-def _as_json(item: DestinationRecord, now_ms: int) -> dict[str, Any]:
-    fields: dict[str, Any] = msgspec.to_builtins(item)
-    return {"name": fields.pop("name"), "status": item.standing(now_ms), **fields}
+@slack.callback()
+def _group() -> None:
+    """Keep `slack` a group although it has one command: its name says what the manifest is for."""
 
 
-def _row(item: DestinationRecord, now_ms: int) -> tuple[str, ...]:
-    return (
-        item.name,
-        item.handler,
-        item.standing(now_ms),
-        str(item.pending),
-        str(item.dead),
-        when(item.last_success_ms),
-        f"{ago(item.last_error_ms)} ago: {item.last_error}" if item.last_error_ms is not None else "",
-    )
-
-
-def _remarks(found: list[DestinationRecord], now_ms: int) -> list[str]:
-    """What a row has no room for."""
-    configured = {item.name for item in settings_for(quiet=True).resolved_destinations()}
-    remarks = []
-    for item in found:
-        if item.paused(now_ms):
-            remarks.append(f"{item.name} is paused until {when(item.paused_until_ms)} UTC: {item.paused_reason}")
-            remarks.append(f"End the pause now with: receiver destinations resume {item.name}")
-        if item.pending and item.name not in configured and item.handler != "function":
-            remarks.append(f"{item.name} is not in the settings: what is owed to it waits until it is.")
-    return remarks
+@slack.command("manifest")
+def print_manifest(
+    name: Annotated[str, typer.Option(help="What the app and its bot are called.")] = "Receiver",
+) -> None:
+    """Print the manifest of the Slack app whose bot posts: paste it, install the app, take its bot token."""
+    print_json(manifest(name))
+    note("Paste this at https://api.slack.com/apps?new_app=1 (From a manifest), then install the app to the workspace.")
+    note("Set SLACK_BOT_TOKEN to the Bot User OAuth Token from its page OAuth & Permissions. The bot may:")
+    for scope, purpose in SCOPES.items():
+        note(f"  {scope}: {purpose}")

@@ -1,17 +1,17 @@
-"""`doctor`: what Receiver stands on here, and what is wrong with it."""
+"""`doctor`: check everything that Receiver depends on."""
 
 from __future__ import annotations
 
 import typer
 
-from receiver.cli.listings import AsJSON
+from receiver.cli.options import AsJSON
 from receiver.cli.output import print_json, say
-from receiver.cli.running import run, settings_for
+from receiver.cli.process import run, settings_for
 from receiver.runtime.doctor import Finding, examine
 
 
 def doctor(as_json: AsJSON = False) -> None:
-    """Look at all that Receiver stands on.
+    """Check everything that Receiver depends on.
 
     Settings, provider, journal, engines, media store and destinations. Nothing is submitted or delivered. Exit status 1
     if something is wrong.

@@ -9,7 +9,7 @@ import typer
 from receiver.cli.options import AsJSON, Bot, Filter, Label, Speed, State, To, Wait, bot_type, options
 from receiver.cli.options import account_filter as read_filter
 from receiver.cli.output import print_json, say
-from receiver.cli.running import run, settings_for
+from receiver.cli.process import run, settings_for
 from receiver.cli.session import Session
 from receiver.provider import Request, requests
 from receiver.runtime import open_runtime

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -18,10 +18,14 @@ from receiver.provider import SPEEDS
 from receiver.settings.kinds import parse_keep
 from receiver.submissions import Options
 
+C = TypeVar("C", bound=str)
+
 BOTS = {"midjourney": "MID_JOURNEY", "niji": "NIJI_JOURNEY"}
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Reference = Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")]
+Limit = Annotated[int, typer.Option(help="How many at most, the newest first.", min=1)]
+OfSubmission = Annotated[str | None, typer.Option("--task", help="Of one submission or task.", show_default=False)]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the result has reached every destination.")]
 Speed = Annotated[str | None, typer.Option(help=f"{', '.join(SPEEDS)}.", show_default=False)]
 Bot = Annotated[str | None, typer.Option(help=f"{' or '.join(BOTS)}.", show_default=False)]
@@ -35,7 +39,7 @@ To = Annotated[
 ]
 Auto = Annotated[
     str | None,
-    typer.Option(help="Buttons to press by itself when it has succeeded, once: U1,U3.", show_default=False),
+    typer.Option(help="Buttons to press once after success: U1,U3.", show_default=False),
 ]
 Filter = Annotated[
     str | None, typer.Option(help='The provider\'s accountFilter, as JSON: {"modes": ["FAST"]}.', show_default=False)
@@ -43,8 +47,16 @@ Filter = Annotated[
 
 
 def spreading(group: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command that takes each field of a dataclass as an option, and gets them as its last argument."""
-    shared = _parameters(group, {field.name: field.default for field in dataclasses.fields(group)})
+    """Turn each field of a dataclass into an option of the command, which gets the dataclass as its last argument."""
+
+    def parameters(of: Callable[..., Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
+        hints = get_type_hints(of, include_extras=True)
+        return [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+            for name, default in defaults.items()
+        ]
+
+    shared = parameters(group, {field.name: field.default for field in dataclasses.fields(group)})
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         defaults = {name: item.default for name, item in inspect.signature(command).parameters.items()}
@@ -55,21 +67,12 @@ def spreading(group: type) -> Callable[[Callable[..., None]], Callable[..., None
             asked = group(**{item.name: given.pop(item.name) for item in shared})
             command(**given, **{last: asked})
 
-        parameters = [*_parameters(command, defaults), *shared]
-        # What typer reads: the one and the other.
-        vars(spread)["__signature__"] = inspect.Signature(parameters)
-        spread.__annotations__ = {item.name: item.annotation for item in parameters}
+        merged = [*parameters(command, defaults), *shared]
+        vars(spread)["__signature__"] = inspect.Signature(merged)  # typer reads this and the annotations
+        spread.__annotations__ = {item.name: item.annotation for item in merged}
         return spread
 
     return decorate
-
-
-def _parameters(of: Callable[..., Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
-    hints = get_type_hints(of, include_extras=True)
-    return [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
-        for name, default in defaults.items()
-    ]
 
 
 def options(
@@ -80,10 +83,14 @@ def options(
     to: list[str] | None = None,
     auto: str | None = None,
 ) -> Options:
-    """The options of a submission from a command's."""
+    """Return the options of a submission from those of a command."""
+    labels = [text.partition("=") for text in label or ()]
+    for name, equals, _ in labels:
+        if not equals:
+            raise InputError(f"--label takes name=value, not {name!r}.")
     return Options(
         speed=speed,
-        labels=dict(_label(text) for text in label or ()),
+        labels={name: value for name, _, value in labels},
         state=state,
         to=tuple(to) if to else None,
         auto=tuple(button for button in (auto or "").split(",") if button.strip()),
@@ -91,19 +98,19 @@ def options(
 
 
 def bot_type(name: str | None) -> str | None:
-    """The protocol's name of a bot."""
+    """Return the protocol's name of a bot."""
     if name is not None and name not in BOTS:
         raise InputError(f"--bot is {' or '.join(BOTS)}, not {name!r}.")
     return None if name is None else BOTS[name]
 
 
 def text_or_stdin(text: str) -> str:
-    """The text, or what standard input holds for `-`."""
+    """Return the text, or standard input for `-`."""
     return text if text != "-" else sys.stdin.buffer.read().decode(errors="surrogateescape")
 
 
 def account_filter(text: str | None) -> dict[str, Any] | None:
-    """The accountFilter from JSON."""
+    """Parse the accountFilter from JSON."""
     if text is None:
         return None
     try:
@@ -115,8 +122,16 @@ def account_filter(text: str | None) -> dict[str, Any] | None:
     return value
 
 
+def choice(option: str, value: str | None, choices: Sequence[C]) -> C | None:
+    """Return the choice with this value, or None for None. Raise InputError for another value."""
+    found = next((item for item in choices if item == value), None)
+    if found is None and value is not None:
+        raise InputError(f"{option} is one of {', '.join(choices)}, not {value!r}.")
+    return found
+
+
 def duration(option: str, text: str) -> float:
-    """Seconds from a text like `2h` or `30d`."""
+    """Return seconds from a text like `2h` or `30d`."""
     seconds = _seconds(text)
     if not seconds:
         raise InputError(f"{option} takes a length of time, for instance 30m, 2h or 30d, not {text!r}.")
@@ -131,7 +146,7 @@ def _seconds(text: str) -> float | None:
 
 
 def moment(option: str, text: str | None, now: float) -> int | None:
-    """Epoch milliseconds from an ISO time (UTC where it names no zone), or from how long ago it is."""
+    """Return epoch milliseconds from an ISO time (UTC unless it names a zone), or from a length of time ago."""
     if text is None:
         return None
     try:
@@ -144,10 +159,3 @@ def moment(option: str, text: str | None, now: float) -> int | None:
             ) from None
         return int((now - ago) * 1000)
     return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def _label(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--label takes name=value, not {text!r}.")
-    return name, value

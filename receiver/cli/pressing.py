@@ -9,7 +9,7 @@ import typer
 
 from receiver.cli.options import AsJSON, Auto, Label, Reference, Speed, State, To, Wait, options
 from receiver.cli.output import note, print_json, say
-from receiver.cli.running import run, settings_for
+from receiver.cli.process import run, settings_for
 from receiver.cli.session import Session
 from receiver.errors import InputError
 from receiver.events import Submission

@@ -1,7 +1,11 @@
-"""The live view of one submission: a bar on a terminal, a line per change elsewhere."""
+"""Live view of one submission: a bar with a forecast on a terminal, a line per change elsewhere.
+
+The provider's view moves every 15 s (PROTOCOL.md §9), so the bar moves on a forecast between two updates.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -10,14 +14,22 @@ from rich.progress import BarColumn, SpinnerColumn, Task, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from receiver.cli.forecast import Forecast
 from receiver.cli.output import err, note
 from receiver.clock import Clock
 from receiver.events import Submission
 
+USUAL_SECONDS = {"turbo": 30.0, "fast": 60.0, "relax": 180.0}
+"""From submit to picture, before the first update (PROTOCOL.md §9: turbo 10–40 s, fast 30–100 s, relax 90–300 s)."""
+_CEILING = 0.97
+"""Largest share that a forecast reaches by itself."""
+_LAST = 0.99
+"""Largest share shown, even at the provider's 100 %: some tasks stay there forever (PROTOCOL.md §6)."""
+_LONGEST, _SHORTEST = 40, 8
+_BESIDE = len("⠋  ") + len(" about 99 min left")
+
 
 class Progress:
-    """Shows a submission while it is under way, on standard error. `quiet` shows nothing."""
+    """Shows a submission on standard error while it is under way. `quiet` shows nothing."""
 
     def __init__(self, clock: Clock, *, quiet: bool) -> None:
         self._clock = clock
@@ -29,7 +41,7 @@ class Progress:
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            _CreepingBar(self),
+            _ForecastBar(self),
             console=err,
             transient=True,
             disable=not self._live,
@@ -46,33 +58,32 @@ class Progress:
         self._bar.stop()
 
     def show(self, row: Submission) -> None:
-        """Take the row as it is now."""
+        """Show the row as it is now."""
         percent = row.task.progress if row.task else None
         now = self._clock.now()
         if self._forecast is None or percent != self._forecast.percent:
             shown = self._forecast.fraction(now) if self._forecast else 0.0
             self._forecast = Forecast(
-                started=row.created_ms / 1000, percent=percent, heard=now, speed=row.speed, shown=shown
+                started=row.created_ms / 1000, percent=percent, updated=now, speed=row.speed, shown=shown
             )
         self._drawing = row.status == "accepted" and row.ended is None
         text = describe(row)
         self._bar.update(self._line, description=text)
-        told = row.ended in (None, "task.succeeded")  # of another end the command says more itself
-        if told and not self._quiet and not self._live and text != self._last:
+        shows = row.ended in (None, "task.succeeded")  # the command reports other ends itself
+        if shows and not self._quiet and not self._live and text != self._last:
             note(text)
         self._last = text
 
     def guess(self) -> tuple[float, str]:
-        """(share done, what is left) at this moment."""
+        """Return the share done and the time left, at this moment."""
         now = self._clock.now()
         if self._forecast is None:
             return 0.0, ""
         return self._forecast.fraction(now), self._forecast.left(now) if self._drawing else ""
 
 
-class _CreepingBar(BarColumn):
-    """A bar that is drawn where the forecast is at the moment of drawing, not where the last word was, and as long as
-    the line has room for it: one that wraps leaves its upper half behind."""
+class _ForecastBar(BarColumn):
+    """Bar drawn at the forecast of the moment of drawing, if the line has room. A line that wraps leaves traces."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(bar_width=_LONGEST)
@@ -87,12 +98,8 @@ class _CreepingBar(BarColumn):
         return Text.assemble(("━" * full, "cyan"), ("━" * (width - full), "bright_black"), f" {left}")
 
 
-_LONGEST, _SHORTEST = 40, 8
-_BESIDE = len("⠋  ") + len(" about 99 min left")
-
-
 def describe(row: Submission) -> str:
-    """Where a submission stands, in a few words."""
+    """Return the state of a submission in a few words."""
     if row.ended is not None:
         return "Saving the result" if row.ended == "task.succeeded" else row.ended.removeprefix("task.").capitalize()
     if row.status == "prepared":
@@ -105,3 +112,49 @@ def describe(row: Submission) -> str:
     if row.task_status == "IN_PROGRESS":
         return f"Drawing {percent} %" if percent is not None else "Drawing"
     return "Asks for input" if row.task_status == "MODAL" else "Accepted, waiting to start"
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Pure forecast of a task's progress and end, from the provider's last update.
+
+    Attributes:
+        started: time of the submission, in seconds.
+        percent: progress at the last update, or None.
+        updated: time of the last update.
+        speed: mode of the submission.
+        shown: share shown at the last update. The forecast never goes back behind it.
+    """
+
+    started: float
+    percent: int | None
+    updated: float
+    speed: str | None = None
+    shown: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds from start to end."""
+        usual = USUAL_SECONDS.get(self.speed or "fast", USUAL_SECONDS["fast"])
+        if not self.percent:
+            return max(usual, (self.updated - self.started) * 1.25)
+        measured = (self.updated - self.started) / (self.percent / 100)
+        trust = min(self.percent / 50, 1.0)
+        return trust * measured + (1 - trust) * max(usual, self.updated - self.started)
+
+    def fraction(self, now: float) -> float:
+        """Return the share done, 0–0.99: at least the last update and what was shown, then on to the expected end."""
+        total, elapsed = self.total, self.updated - self.started
+        reached = max(self.shown, (self.percent or 0) / 100, min(elapsed / total, _CEILING) if total > 0 else 0.0)
+        rest = total - elapsed
+        crept = min((now - self.updated) / rest, 1.0) if rest > 0 else 1.0
+        return min(max(reached, min(reached + (1 - reached) * max(crept, 0.0), _CEILING)), _LAST)
+
+    def left(self, now: float) -> str:
+        """Return the time left for people, as `about 25 s left`, in steps that do not flicker."""
+        seconds = self.started + self.total - now
+        if seconds < 5:
+            return "any moment now"
+        if seconds < 90:
+            return f"about {round(seconds / 5) * 5} s left"
+        return f"about {round(seconds / 60)} min left"

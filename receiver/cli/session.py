@@ -1,57 +1,114 @@
-"""One command that submits or waits: what it does, what it prints, and what it says when a person interrupts it."""
+"""One command that submits, replies or waits: run it, follow the result, and report the end or an interruption."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
 
 import typer
 
-from receiver.cli.direct import send_directly
-from receiver.cli.following import SUCCEEDED, follow, follow_all
-from receiver.cli.output import note, print_json, say
-from receiver.cli.running import run, settings_for
-from receiver.errors import Ambiguous, JournalError, MediaError, Refused, Unreachable
-from receiver.events import Submission
+from receiver.cli.output import note, one_line, print_json, say, when
+from receiver.cli.process import first_end, run, settings_for
+from receiver.cli.progress import Progress
+from receiver.clock import Clock
+from receiver.deliveries import Delivery
+from receiver.errors import Ambiguous, JournalError, MediaError, ProviderError, Refused, Unreachable
+from receiver.events import EventType, Submission, event_id
+from receiver.followups import once_name
+from receiver.intake.facts import replace
 from receiver.provider import Request
-from receiver.runtime import Runtime, open_runtime
+from receiver.runtime import Runtime, open_runtime, open_stateless_submit
+from receiver.runtime.stateless import StatelessSubmit
+from receiver.settings import Settings
 from receiver.submissions import Options
+from receiver.tasks import Task
 from receiver.watchdog import end_process
 
-INTERRUPTED = 130
+T = TypeVar("T")
+
+SUCCEEDED, ERROR, FAILED, INPUT_REQUIRED, LOST, INTERRUPTED = 0, 1, 3, 4, 5, 130
+"""Exit statuses. 2 is a wrong command line."""
+
+_EXITS: dict[EventType, int] = {
+    "task.succeeded": SUCCEEDED,
+    "task.failed": FAILED,
+    "task.input_required": INPUT_REQUIRED,
+    "task.lost": LOST,
+}
+_TASK_EXITS = {"SUCCESS": SUCCEEDED, "FAILURE": FAILED, "CANCEL": FAILED, "MODAL": INPUT_REQUIRED}
+_LOOK_SECONDS = 0.1
+"""Interval between looks at the last deliveries."""
+_LONG_MS = 10_000
+"""Length of a destination's pause from which the reason of the wait is printed."""
 
 Prepare = Callable[[Runtime], Awaitable[Submission]]
+Follow = Callable[[str], Awaitable[tuple[Submission, int]]]
+"""Follows one submission, by id, to its end. Returns the submission then, and the exit status."""
 
 
 class Session:
-    """Runs one command on the settings of the moment."""
+    """Runs one command with the settings of the environment."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._resume: str | None = None
-        self._status: int | None = None  # once all is told: what is left is to let deliveries of others finish
+        self._status: int | None = None  # set once the result is printed and only other deliveries still run
 
     def submit(self, prepare: Prepare, *, wait: bool) -> None:
         """Journal what `prepare` makes, send it, and stay for the result if `wait`."""
-        self._interruptibly(self._submit(prepare, wait=wait))
+
+        async def main() -> int:
+            async with _runtime() as runtime:
+                row = await prepare(runtime)
+                self._resume = row.id
+                fresh = row.status == "prepared"
+                if fresh:
+                    row = await send(runtime, row, wait=wait)
+                if wait:
+                    return await self._follow(runtime, row)
+            self._print(row, "Submitted" if fresh else "There is already" if row.outcome != "adopted" else "Watching")
+            return SUCCEEDED
+
+        self._run(main())
 
     def request(self, request: Request, options: Options, *, wait: bool) -> None:
         """Submit a request, with a journal or without."""
         settings = settings_for(quiet=True)
         if settings.database_kind == "none":
-            self._interruptibly(send_directly(settings, request, options, wait=wait, as_json=self._as_json))
+            self._run(send_directly(settings, request, options, wait=wait, as_json=self._as_json))
         else:
             self.submit(lambda runtime: runtime.submissions.prepare(request, options), wait=wait)
 
     def reply(self, prepare: Prepare, *, wait: bool) -> None:
         """Journal the reply that `prepare` gives, send it, and stay for the result if `wait`."""
-        self._interruptibly(self._reply(prepare, wait=wait))
+
+        async def main() -> int:
+            async with _runtime() as runtime:
+                row = await prepare(runtime)
+                self._resume = row.id
+                row = await _send_reply(runtime, row, wait=wait)
+                if wait:
+                    return await self._follow(runtime, row)
+            if self._as_json or not _is_kept(row):
+                self._print(row, "Replied to")
+            return SUCCEEDED
+
+        self._run(main())
 
     def wait(self, find: Prepare) -> None:
-        """Stay for the result of the submission that `find` finds."""
-        self._interruptibly(self._wait(find))
+        """Stay for the result of the submission that `find` returns."""
 
-    def _interruptibly(self, main: Coroutine[Any, Any, int]) -> None:
+        async def main() -> int:
+            async with _runtime() as runtime:
+                row = await find(runtime)
+                self._resume = row.id
+                return await self._follow(runtime, row)
+
+        self._run(main())
+
+    def _run(self, main: Coroutine[Any, Any, int]) -> None:
         try:
             status = run(main)
         except KeyboardInterrupt:
@@ -66,38 +123,7 @@ class Session:
         if status:
             raise typer.Exit(status)
 
-    async def _submit(self, prepare: Prepare, *, wait: bool) -> int:
-        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
-            row = await prepare(runtime)
-            self._resume = row.id
-            fresh = row.status == "prepared"
-            if fresh:
-                row = await send(runtime, row, wait=wait)
-            if wait:
-                return await self._follow(runtime, row)
-        self._tell(row, "Submitted" if fresh else "There is already" if row.outcome != "adopted" else "Watching")
-        return SUCCEEDED
-
-    async def _reply(self, prepare: Prepare, *, wait: bool) -> int:
-        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
-            row = await prepare(runtime)
-            self._resume = row.id
-            row = await _send_reply(runtime, row, wait=wait)
-            if wait:
-                return await self._follow(runtime, row)
-        if self._as_json or not _is_kept(row):
-            self._tell(row, "Replied to")
-        return SUCCEEDED
-
-    async def _wait(self, find: Prepare) -> int:
-        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
-            row = await find(runtime)
-            self._resume = row.id
-            return await self._follow(runtime, row)
-
     async def _follow(self, runtime: Runtime, row: Submission) -> int:
-        """To its end, and to the end of what it starts by itself."""
-
         async def follow_one(id: str) -> tuple[Submission, int]:
             self._resume = id
             return await follow(runtime, id, as_json=self._as_json)
@@ -105,19 +131,22 @@ class Session:
         self._status = await follow_all(runtime, row.id, follow_one)
         return self._status
 
-    def _tell(self, row: Submission, done: str) -> None:
+    def _print(self, row: Submission, done: str) -> None:
         if self._as_json:
             print_json({"submission": row.id, "task": row.task_id, "status": row.status, "detail": row.detail})
         elif row.status == "accepted":
             say(f"{done} {row.id}, task {row.task_id}. Follow it with: receiver wait {row.id}")
-        elif row.standing != "prepared":  # of what is kept `send` has told
+        elif row.standing != "prepared":  # of a submission that is kept, `send` has printed a note
             reason = f" {row.reason}" if row.reason else ""
             say(f"Submission {row.id}: {row.standing}.{reason} See: receiver tasks show {row.id}")
 
 
+def _runtime() -> AbstractAsyncContextManager[Runtime]:
+    return open_runtime(settings_for(quiet=True), stalled=end_process)
+
+
 async def send(runtime: Runtime, row: Submission, *, wait: bool) -> Submission:
-    """Send it now. A provider that is only busy is no error: the submission is kept and sent again. Nor is a lost
-    answer, for those who wait: they are told what becomes of it."""
+    """Send the submission now, or keep it if the provider is busy. With `wait` a lost answer is no error."""
     try:
         return await runtime.submissions.send(row.id)
     except Refused as exc:
@@ -131,7 +160,7 @@ async def send(runtime: Runtime, row: Submission, *, wait: bool) -> Submission:
 
 
 async def _send_reply(runtime: Runtime, row: Submission, *, wait: bool) -> Submission:
-    """Send the reply now, as `send` does a submission. One that never arrived is kept, too."""
+    """Send the reply now, as `send` does a submission. A reply that never arrived is kept too."""
     try:
         return await runtime.submissions.send_reply(row.id)
     except (Refused, Unreachable, MediaError) as exc:
@@ -152,3 +181,237 @@ def _is_kept(row: Submission) -> bool:
 
 def _note_kept(row: Submission, problem: Exception, what: str) -> None:
     note(f"{problem} {what} is kept and sent again by `receiver serve`, `receiver worker` or `receiver wait {row.id}`.")
+
+
+async def follow(runtime: Runtime, submission_id: str, *, as_json: bool) -> tuple[Submission, int]:
+    """Show progress until the result has reached every destination, then print it.
+
+    Runs the engine if no other process does, and takes over when that one stops.
+    """
+    with Progress(runtime.clock, quiet=as_json) as progress:
+        settling = until_settled(runtime, submission_id, progress.show)
+        row, deliveries = await beside_engine(runtime, "submit --wait", settling)
+    return row, report(row, deliveries, as_json=as_json)
+
+
+async def beside_engine(runtime: Runtime, role: str, main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` with an engine in this process, unless another process has one. Raise the engine's error."""
+    engine = asyncio.create_task(runtime.start_engine_when_free(role))
+    task = asyncio.create_task(main)
+    try:
+        await first_end([task], [engine])
+    finally:
+        task.cancel()
+        engine.cancel()
+        await asyncio.gather(task, engine, return_exceptions=True)
+    return task.result()
+
+
+async def follow_all(runtime: Runtime, submission_id: str, follow_one: Follow) -> int:
+    """Follow a submission, then the buttons it presses by itself. Return the worst exit status.
+
+    A press is followed even if a destination has no result yet. A refused press has lost its name (`once`): the first
+    press of its button is taken.
+    """
+    row, status = await follow_one(submission_id)
+    if row.last_word != "task.succeeded" or not row.auto:
+        return status
+    names = {once_name(row.id, button) for button in row.auto}
+    found: dict[str, Submission] = {}
+    for child in await runtime.patiently(lambda: runtime.journal.family(row.id)):
+        name = once_name(row.id, child.button or "")
+        if child.parent_id == row.id and name in names and (name not in found or child.once == name):
+            found[name] = child
+    for child in found.values():
+        _, other = await follow_one(child.id)
+        status = max(status, other)
+    return status
+
+
+async def until_settled(
+    runtime: Runtime, submission_id: str, show: Callable[[Submission], None]
+) -> tuple[Submission, list[Delivery]]:
+    """Wait for a final event and for a first attempt at each destination. `show` gets each change.
+
+    Returns:
+        The submission and the deliveries of its final event at that moment. A retry may begin at any time.
+    """
+    async for row in runtime.watch(submission_id):
+        show(row)
+        if row.status != "refused" and row.last_word is None:
+            continue
+        deliveries = await _attempted(runtime, row)
+        now = await runtime.patiently(lambda: runtime.journal.get(submission_id))
+        if now is None or now.last_word == row.last_word:  # else a success has replaced a failure meanwhile
+            return row, deliveries
+    raise AssertionError("a watch ends only when its caller leaves")
+
+
+async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
+    """Return the deliveries of the final event, by destination, once each has been attempted."""
+    type = row.last_word
+    if type is None:
+        return []
+    event = await runtime.patiently(lambda: runtime.journal.event(event_id(row.id, type)))
+    if event is None:
+        return []
+    noted: set[str] = set()
+
+    async def look() -> tuple[list[Delivery], set[str]]:
+        deliveries = await runtime.journal.event_deliveries(event)
+        waiting = {item.destination for item in deliveries if await _unattempted(runtime, item)}
+        for name in waiting - noted:
+            until_ms, reason = await runtime.journal.pause_of(name) or (0, "")
+            if until_ms - runtime.clock.now_ms() > _LONG_MS:
+                note(f"{name} gets nothing until {when(until_ms)} UTC: {one_line(reason)}")
+                noted.add(name)
+        return deliveries, waiting
+
+    while True:
+        deliveries, waiting = await runtime.patiently(look)
+        if not waiting:
+            return sorted(deliveries, key=lambda item: item.destination)
+        await runtime.clock.sleep(_LOOK_SECONDS)
+
+
+async def _unattempted(runtime: Runtime, delivery: Delivery) -> bool:
+    """Return True if no attempt has told anything of the destination.
+
+    A first attempt that vanished with its engine does not count, and the next one is due at once. A second one counts:
+    the destination may be the reason.
+    """
+    if delivery.status != "pending":
+        return delivery.status == "running"
+    if delivery.failures != 1:
+        return delivery.failures == 0
+    counted = [item for item in await runtime.journal.attempts(delivery.id) if item.outcome in ("failed", "vanished")]
+    return any(item.outcome == "vanished" for item in counted[-1:])
+
+
+def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int:
+    """Print the end of a submission: problems on standard error, results on standard output. Return the exit status."""
+    type = row.last_word
+    # A destination counts as reached by another delivery too, as `deliveries replay --as-new` makes.
+    reached = {item.destination for item in deliveries if item.status == "succeeded"}
+    missed = [item for item in deliveries if item.destination not in reached]
+    status = ERROR if type is None else _EXITS[type]
+    if status == SUCCEEDED and missed:
+        status = ERROR
+    texts = row.task.texts if row.task and row.ended == "task.succeeded" else ()
+    if as_json:
+        print_json(_record(row, deliveries, texts))
+        return status
+    if type != "task.succeeded":
+        note(_sentence(row))
+    for item in missed:
+        if item.status in ("pending", "dead"):
+            reason = (item.detail or "the reason is not known").rstrip(".")
+            then = "It is not tried again." if item.status == "dead" else "`receiver serve` or `worker` goes on trying."
+            see = f"See: receiver deliveries show {item.id}"
+            note(f"Error: The result did not reach {item.destination}: {reason}. {then} {see}")
+    for text in texts:
+        say(one_line(text))
+    receipts = [(item.destination, item.receipt) for item in deliveries if item.receipt]
+    for name, receipt in receipts:
+        if receipt.url:
+            say(f"{name}: {receipt.url}")
+    for _, receipt in receipts:
+        if receipt.ref and not receipt.url:
+            say(receipt.ref)
+    return status
+
+
+def _record(row: Submission, deliveries: list[Delivery], texts: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "submission": row.id,
+        "task": row.task_id,
+        "status": (row.last_word or f"task.{row.status}").removeprefix("task."),
+        "prompt": row.prompt,
+        "reason": row.reason,
+        "labels": row.labels,
+        "state": row.user_state,
+        "texts": texts,
+        "files": [item.receipt.ref for item in deliveries if item.receipt and item.receipt.ref],
+        "deliveries": [
+            {
+                "id": item.id,
+                "destination": item.destination,
+                "status": item.status,
+                "ref": item.receipt.ref if item.receipt else None,
+                "url": item.receipt.url if item.receipt else None,
+                "detail": item.detail,
+            }
+            for item in deliveries
+        ],
+    }
+
+
+def _sentence(row: Submission) -> str:
+    reason = row.reason or "The provider gave no reason."
+    if row.last_word == "task.input_required":
+        return f"Task {row.task_id} asks for input. Answer it with: receiver modal {row.id} --prompt …"
+    if row.last_word == "task.lost":
+        return f"The task was lost. {reason}"
+    return f"The task failed: {reason}" if row.last_word == "task.failed" else reason
+
+
+async def send_directly(settings: Settings, request: Request, options: Options, *, wait: bool, as_json: bool) -> int:
+    """Send a request without a journal, and with `wait` poll its task until it ends. Return the exit status.
+
+    The endpoint that the provider calls delivers the result, not this process.
+    """
+    clock = Clock()
+    async with open_stateless_submit(settings, clock=clock) as stateless:
+        row = await stateless.submit(request, options)
+        if not wait:
+            if as_json:
+                print_json({"submission": row.id, "task": row.task_id, "status": row.status, "detail": None})
+            else:
+                kept = "Its result goes to the endpoint; nothing of it is kept here."
+                say(f"Submitted {row.id}, task {row.task_id}. {kept}")
+            return SUCCEEDED
+        with Progress(clock, quiet=as_json) as progress:
+            task = await _poll_until_end(stateless, row, settings, clock, progress)
+    _report_directly(row, task, as_json=as_json)
+    return LOST if task is None else _TASK_EXITS[task.status]
+
+
+async def _poll_until_end(
+    stateless: StatelessSubmit, row: Submission, settings: Settings, clock: Clock, progress: Progress
+) -> Task | None:
+    """Return the task as it ended, or None at the deadline."""
+    progress.show(row)
+    until = clock.now() + settings.deadline
+    while clock.now() < until:
+        await clock.sleep(settings.poll_interval)
+        try:
+            task = await stateless.ask(row.task_id or "")
+        except ProviderError as exc:
+            note(str(exc))
+            continue
+        if task is not None:
+            progress.show(replace(row, task=task))
+            if task.status in _TASK_EXITS:
+                return task
+    return None
+
+
+def _report_directly(row: Submission, task: Task | None, *, as_json: bool) -> None:
+    words = {SUCCEEDED: "succeeded", FAILED: "failed", INPUT_REQUIRED: "input_required"}
+    status = "lost" if task is None else words[_TASK_EXITS[task.status]]
+    reason = task.fail_reason if task is not None and status == "failed" else None
+    texts, links = (task.texts, task.result_urls) if task is not None and status == "succeeded" else ((), ())
+    if as_json:
+        found = {"submission": row.id, "task": row.task_id, "status": status, "prompt": row.prompt, "reason": reason}
+        print_json({**found, "labels": row.labels, "texts": texts, "links": links})
+        return
+    for line in (*texts, *links):
+        say(one_line(line))
+    if status == "failed":
+        note(f"The task failed: {reason or 'The provider gave no reason.'}")
+    elif status == "input_required":
+        note(f"Task {row.task_id} asks for input. Without a journal nothing can answer it here.")
+    elif status == "lost":
+        note(f"The provider has shown no end of task {row.task_id} within the deadline.")
+    else:
+        note("The log of the endpoint says if it has delivered the result.")

@@ -1,4 +1,4 @@
-"""`tasks`: submissions, what became of them, and what followed."""
+"""`tasks`: list submissions, and show one with its events, deliveries and follow-ups."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.cli.listings import Limit, ask, print_deliveries, print_events
-from receiver.cli.options import AsJSON, Reference
+from receiver.cli.deliveries import print_deliveries, print_events
+from receiver.cli.options import AsJSON, Limit, Reference
 from receiver.cli.output import ago, note, one_line, print_json, print_table, say, when
+from receiver.cli.process import on_journal
 from receiver.cli.progress import describe
 from receiver.deliveries import Delivery
 from receiver.events import Event, Submission
 from receiver.journal import Journal, Trouble
 
-tasks = typer.Typer(no_args_is_help=True, help="Submissions and what became of them.")
+tasks = typer.Typer(no_args_is_help=True, help="List and show submissions.")
 
 
 @tasks.command("list")
@@ -26,12 +27,12 @@ def list_tasks(
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
-    """The newest submissions, and what the engine cannot do now."""
+    """List the newest submissions, and the engine's present problems."""
 
-    async def question(journal: Journal) -> tuple[list[Submission], list[Trouble]]:
+    async def work(journal: Journal) -> tuple[list[Submission], list[Trouble]]:
         return await journal.submissions(limit=limit, status=status), await journal.troubles()
 
-    rows, troubles = ask(question)
+    rows, troubles = on_journal(work)
     if as_json:
         print_json([_summary(row) for row in rows])
         return
@@ -48,45 +49,57 @@ def list_tasks(
 
 
 @tasks.command("show")
-def show_task(
-    reference: Reference,
-    as_json: AsJSON = False,
-) -> None:
-    """One submission with its events, deliveries and buttons."""
-    row, facts, owed, family = ask(lambda journal: _everything(journal, reference))
+def show_task(reference: Reference, as_json: AsJSON = False) -> None:
+    """Show one submission with its events, deliveries and buttons."""
+
+    async def work(journal: Journal) -> tuple[Submission, list[Event], list[Delivery], list[Submission]]:
+        row = await journal.find(reference)
+        events = await journal.events(limit=200, submission_id=row.id)
+        deliveries = await journal.deliveries(limit=200, submission_id=row.id)
+        return row, events[::-1], deliveries[::-1], await journal.family(row.id)
+
+    row, events, deliveries, family = on_journal(work)
     if as_json:
-        print_json(
-            {
-                **_summary(row),
-                "task_object": row.task,
-                "events": facts,
-                "deliveries": owed,
-                "family": list(map(_relative, family)),
-            }
-        )
+        relatives = [
+            {"id": item.id, "task": item.task_id, "parent": item.parent_id, "made_by": made_by(item)}
+            | {"status": status_of(item)}
+            for item in family
+        ]
+        found = {"task_object": row.task, "events": events, "deliveries": deliveries, "family": relatives}
+        print_json({**_summary(row), **found})
         return
     for name, value in _details(row):
         if value:
             say(f"{name:12} {one_line(value)}")
     if len(family) > 1:
         print_family(family, row.id)
-    print_events(facts)
-    print_deliveries(owed)
-
-
-async def _everything(
-    journal: Journal, reference: str
-) -> tuple[Submission, list[Event], list[Delivery], list[Submission]]:
-    row = await journal.find(reference)
-    facts = await journal.events(limit=200, submission_id=row.id)
-    owed = await journal.deliveries(limit=200, submission_id=row.id)
-    return row, facts[::-1], owed[::-1], await journal.family(row.id)
+    print_events(events)
+    print_deliveries(deliveries)
 
 
 def status_of(row: Submission) -> str:
-    """Where it stands, with the percentage while it is being made."""
+    """Return the status, with the percentage while the task is in progress."""
     percent = row.task.progress if row.task and row.standing == "in_progress" else None
     return row.standing if percent is None else f"{row.standing} {percent} %"
+
+
+def made_by(row: Submission) -> str:
+    """Return the origin: the button that was pressed, or the kind of request."""
+    return row.button or row.kind
+
+
+def print_family(family: list[Submission], here: str) -> None:
+    """Print the tree from the first ancestor down, with a mark at `here`."""
+    known = {row.id for row in family}
+
+    def lines(parent: str | None, depth: int) -> Iterator[tuple[str, str, str]]:
+        for row in family:
+            if (row.parent_id if row.parent_id in known else None) == parent:
+                mark = "← this one" if row.id == here else ""
+                yield row.id, f"{'  ' * depth}{made_by(row)}", f"{status_of(row)} {mark}".strip()
+                yield from lines(row.id, depth + 1)
+
+    print_table(("FAMILY", "MADE BY", "STATUS"), list(lines(None, 0)))
 
 
 def _summary(row: Submission) -> dict[str, Any]:
@@ -130,32 +143,3 @@ def _details(row: Submission) -> list[tuple[str, str]]:
         ("files", ", ".join(f"{item.type}, {item.size:,} bytes" for item in row.media) or row.media_problem or ""),
         ("buttons", " ".join(button.text for button in task.buttons) if task else ""),
     ]
-
-
-def _relative(row: Submission) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "task": row.task_id,
-        "parent": row.parent_id,
-        "made_by": made_by(row),
-        "status": status_of(row),
-    }
-
-
-def made_by(row: Submission) -> str:
-    """How it came about: the button that was pressed, or the kind of request."""
-    return row.button or row.kind
-
-
-def print_family(family: list[Submission], here: str) -> None:
-    """The tree from the first ancestor down; `here` is marked."""
-    known = {row.id for row in family}
-
-    def lines(parent: str | None, depth: int) -> Iterator[tuple[str, str, str]]:
-        for row in family:
-            if (row.parent_id if row.parent_id in known else None) == parent:
-                mark = "← this one" if row.id == here else ""
-                yield row.id, f"{'  ' * depth}{made_by(row)}", f"{status_of(row)} {mark}".strip()
-                yield from lines(row.id, depth + 1)
-
-    print_table(("FAMILY", "MADE BY", "STATUS"), list(lines(None, 0)))

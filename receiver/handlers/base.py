@@ -1,4 +1,4 @@
-"""The handler contract: one verb, one frozen argument."""
+"""Handler contract: one verb with one frozen argument."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from receiver.backoff import retry_after
 from receiver.deliveries import Receipt
 from receiver.events import Event, Media
-from receiver.retry_after import retry_after
 
 Guarantee = Literal["once", "at least once"]
-"""What a place allows when an attempt is made again: nothing more is made, or perhaps once more (a chat post, which has
-no key of its own). A handler's class declares it as `guarantee`; `once` if it says nothing, and `check_handler` of
-`receiver.testing` holds it to its word."""
+"""Effect of an attempt that is made again: nothing more, or perhaps a second time (a chat post, which has no key).
+
+A handler's class declares it as `guarantee`. Without one it is `once`. `receiver.testing.check_handler` checks it.
+"""
+
+PENDING_SECONDS = 15.0
+"""Seconds until the next attempt while a picture is still being downloaded."""
 
 
 class RetryLater(Exception):
     """Raised by a handler that wants the same delivery again after `after` seconds. Uses up no attempt.
 
-    `pause` holds back everything for this destination until then: a rate limit is rarely about one delivery.
+    With `pause` the whole destination waits until then, because a rate limit is rarely about one delivery.
     """
 
     def __init__(self, after: float, reason: str = "", *, pause: bool = False) -> None:
@@ -35,7 +39,7 @@ class RetryLater(Exception):
     def from_headers(
         cls, headers: Mapping[str, str], *, otherwise: float, reason: str = "", pause: bool = True
     ) -> RetryLater:
-        """As an HTTP answer asks with `Retry-After` (RFC 9110 §10.2.3): seconds or a date, an hour at most.
+        """Return the error for an answer with `Retry-After` (RFC 9110 §10.2.3): seconds or a date, an hour at most.
 
         Example::
 
@@ -44,19 +48,19 @@ class RetryLater(Exception):
 
         Args:
             headers: of the answer, in any case.
-            otherwise: seconds, where the header is missing or nonsense.
+            otherwise: seconds if the header is missing or cannot be read.
         """
         seconds = retry_after(headers, time.time())
         return cls(otherwise if seconds is None else seconds, reason, pause=pause)
 
 
 class Rejected(Exception):
-    """Raised by a handler when trying again cannot help: the delivery is `dead` now, the text says why to a person."""
+    """Raised by a handler when trying again cannot help. The delivery is `dead` now. The text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMedia:
-    """An archived file a handler may read: what the journal knows of it, and where it lies.
+    """Archived file that a handler may read: its entry in the journal and its path.
 
     Attributes:
         tile: 1 to 4 for a picture cut from a grid (U1 top left, U2 top right, U3 bottom left, U4 bottom right); else 0.
@@ -68,29 +72,29 @@ class StoredMedia:
 
 
 async def no_tiles() -> tuple[StoredMedia, ...]:
-    """What is cut from a result that is no grid."""
+    """Return no tiles: the result is not a grid."""
     return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """Everything a handler gets. Frozen and keyword-only, so that a new field breaks nobody.
+    """Argument of `Handler.deliver`. Frozen and keyword-only, so that a new field breaks no handler.
 
     Attributes:
         event: what happened.
         destination: the name of the configured destination.
         number: 1 for the first attempt of this delivery.
         idempotency_key: the same over all retries of this delivery.
-        deadline: seconds this attempt may take in all; the dispatcher ends it after that.
-        media: the archived files of the result, in order; empty when the event has none or they could not be fetched.
+        deadline: seconds this attempt may take in all. The dispatcher ends it after that.
+        media: the archived files of the result, in order. Empty if the event has none or they could not be fetched.
         media_problem: why `media` is empty although the event has a picture; None otherwise.
         media_pending: whether the download is still being tried.
-        previous: the last receipt of this submission at this destination (what a chat edits).
-        parent: the parent submission's last receipt at this destination (what a reply threads under).
+        previous: the last receipt of this submission at this destination. A chat edits its post.
+        parent: the parent submission's last receipt at this destination. A chat replies in its thread.
         receipts: the last receipts of this submission at other destinations, by name.
-        tiles: `await attempt.tiles()` gives the four pictures of a grid, U1 to U4, cut once for all destinations; none
-            for anything else. It needs the extra `images` (see `require` in `extras`), and raises MediaError: permanent
-            where the grid cannot be cut, which is no reason to keep back the rest.
+        tiles: `await attempt.tiles()` gives the four pictures of a grid, U1 to U4, or nothing for any other result.
+            They are cut once for all destinations. It needs the extra `images` (`receiver.errors.require`) and raises
+            MediaError, a permanent one if the grid cannot be cut: deliver the rest then.
     """
 
     event: Event
@@ -106,13 +110,18 @@ class Attempt:
     receipts: Mapping[str, Receipt]
     tiles: Callable[[], Awaitable[tuple[StoredMedia, ...]]] = no_tiles
 
+    def wait_for_media(self) -> None:
+        """Raise RetryLater while the picture is still being downloaded."""
+        if not self.media and self.media_pending:
+            raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
+
 
 class Handler(Protocol):
     """Plug-in code that brings an event to a place.
 
-    `deliver` returns a Receipt (succeeded), raises `RetryLater` or `Rejected`, or fails with anything else
-    (retried by policy). It may be called again with the same `idempotency_key`: make the effect the same.
-    `receiver.testing.check_handler` checks what that means.
+    `deliver` returns a Receipt (succeeded), raises `RetryLater` or `Rejected`, or fails with any other exception
+    (retried by policy). It may be called again with the same `idempotency_key` and must have the same effect then.
+    `receiver.testing.check_handler` checks the contract.
     """
 
     async def deliver(self, attempt: Attempt) -> Receipt: ...
@@ -127,10 +136,7 @@ class HandlerOptions(BaseModel):
 
 
 class HandlerBase:
-    """What most handlers of one's own would write the same way; a class needs no more than `name` and `deliver` then.
-
-    Nothing asks for it: a class that has everything a handler has is one.
-    """
+    """Optional base of a plug-in, which then needs only `name` and `deliver`."""
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
@@ -143,11 +149,11 @@ class HandlerBase:
 
     @classmethod
     def options_from_url(cls, url: str) -> dict[str, Any]:
-        """For a handler that has no short form."""
+        """Raise ValueError: a handler has no short form unless it overrides this."""
         raise ValueError(f'a {cls.name} destination has no URL; write handler = "{cls.name}" and its options')
 
     async def deliver(self, attempt: Attempt) -> Receipt:
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Close nothing."""

@@ -1,9 +1,9 @@
-"""The chat handler: any chat or mail that Apprise speaks (https://appriseit.com), by one URL. Needs the extra `chat`.
+"""Chat handler: any chat or mail service of Apprise (https://appriseit.com), by one URL. Needs the extra `chat`.
 
-Apprise blocks, so it runs in threads of its own, and is told how long it may take. It answers yes or no; what it warned
-about on the way is kept as the reason of a failure, without the parts of the URL that may be secret.
+Apprise blocks, so it runs in threads of its own with a time limit. It answers yes or no. Its warnings become the reason
+of a failure, without the parts of the URL that may be secret.
 
-At least once: neither mail nor chats have a key by which they would know a post again.
+At least once: neither mail nor chats have a key that would identify a repeated post.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from pydantic import Field, SecretStr
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions
-from receiver.handlers.file import file_stem
-from receiver.handlers.posts import Mood, cut, post_of, wait_for_media
+from receiver.handlers.posts import Mood, cut, file_name, post_of
+from receiver.handlers.sidecar import SIDECAR_EVENTS
 from receiver.telemetry import REDACTED, redact
 
 SPARE_SECONDS = 2.0
-"""Of the attempt's time kept for telling how it ended."""
-_POSTED = frozenset({"task.input_required", "task.succeeded", "task.failed", "task.lost"})
+"""Part of the attempt's time that is kept for the report of its outcome."""
 _KINDS: dict[Mood, str] = {"waiting": "info", "asking": "warning", "good": "success", "bad": "failure"}
-_CALLS = re.compile(r"([@<])")
-_PIECES = re.compile(r"[/:@?&=#,\s]+")
+_MENTIONS = re.compile(r"([@<])")
+_SEPARATORS = re.compile(r"[/:@?&=#,\s]+")
 _SHORTEST = 6
 """Characters of a part of a URL that may be a secret."""
 _THREADS = 64
@@ -62,7 +61,7 @@ class ChatHandler:
         self._options = options
         self._url = options.url.get_secret_value()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of modules it loads for places we do not use
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Apprise's modules for other services
             place = _place(self._url)
         self._service = str(getattr(place, "service_name", None) or "the place")
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="chat")
@@ -70,20 +69,20 @@ class ChatHandler:
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """The URL is Apprise's own; one of a scheme that is not listed is written after `chat:`."""
+        """Return Apprise's own URL, without the `chat:` in front of a scheme that is not listed."""
         return {"url": url.removeprefix("chat:")}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post an end, or that a task asks for input; what happens in between would only repeat itself.
+        """Post an end, or that a task asks for input. Events in between would only repeat themselves.
 
         Raises:
             RetryLater: the picture is not there yet.
-            ConnectionError: Apprise could not deliver; the text holds its warnings.
+            ConnectionError: Apprise could not deliver. The text holds its warnings.
         """
-        if attempt.event.type not in _POSTED:
+        if attempt.event.type not in SIDECAR_EVENTS:
             return Receipt()
-        wait_for_media(attempt)
-        # Not waited for when cancelled: Apprise's own time-outs end the thread.
+        attempt.wait_for_media()
+        # A cancelled attempt does not wait for its thread, which ends by Apprise's own time-outs.
         call = asyncio.get_running_loop().run_in_executor(self._threads, partial(self._notify, attempt))
         done, said = await call
         if not done:
@@ -91,11 +90,11 @@ class ChatHandler:
         return Receipt()
 
     async def aclose(self) -> None:
-        """Nothing new is begun; what runs ends by its own time-outs."""
+        """Start nothing new. Running posts end by their own time-outs."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _notify(self, attempt: Attempt) -> tuple[bool, str]:
-        """Blocks. Whether it worked, and what Apprise warned about."""
+        """Return Apprise's success and its warnings. Blocking."""
         post = post_of(attempt)
         subject = f"{post.title}: {post.prompt}" if post.prompt else post.title
         result = self._apprise().notify(
@@ -109,7 +108,7 @@ class ChatHandler:
         return bool(result), self._redacted(" ".join(entry.message for entry in result.logs()))
 
     def _apprise(self) -> Any:
-        """This thread's own, because places keep sessions, and nothing says that threads may share them."""
+        """Return this thread's own object: places keep sessions, which threads may not share."""
         if not hasattr(self._own, "apprise"):
             from apprise import Apprise  # noqa: PLC0415 - an extra
 
@@ -118,39 +117,44 @@ class ChatHandler:
         return self._own.apprise
 
     def _attachments(self, attempt: Attempt) -> Any:
-        """The archived files under readable names, never by URL."""
+        """Return the archived files under readable names, never by URL."""
         from apprise import AppriseAttachment  # noqa: PLC0415 - an extra
         from apprise.attachment.file import AttachFile  # noqa: PLC0415 - an extra
 
         attached = AppriseAttachment()
-        for at, item in enumerate(attempt.media, 1):
-            name = f"{file_stem(attempt.event)}{f'_{at}' if len(attempt.media) > 1 else ''}{item.media.extension}"
+        for item in attempt.media:
+            name = file_name(attempt, item)
             attached.add(AttachFile(str(item.path), name=name, mimetype=item.media.type))  # type: ignore[no-untyped-call]
         return attached
 
     def _redacted(self, text: str) -> str:
-        """Without whatever in the URL could be a secret: everything but the host of a URL that names a user."""
+        """Return the text without possible secrets of the URL: all its parts but the host of a URL with a user name."""
         host = (urlsplit(self._url).hostname or "") if "@" in self._url.partition("?")[0] else ""
-        pieces = {unquote(piece) for piece in _PIECES.split(self._url.partition("://")[2])}
-        for piece in sorted(pieces, key=len, reverse=True):
-            if len(piece) >= _SHORTEST and piece.lower() != host:
-                text = text.replace(piece, REDACTED)
+        parts = {unquote(part) for part in _SEPARATORS.split(self._url.partition("://")[2])}
+        for part in sorted(parts, key=len, reverse=True):
+            if len(part) >= _SHORTEST and part.lower() != host:
+                text = text.replace(part, REDACTED)
         return redact(" ".join(text.split()))[:400]
 
 
 def harmless(text: str) -> str:
-    """Words of others, so that no chat takes them for a mention: a zero-width space after each @ and <."""
-    return _CALLS.sub("\\1\u200b", text)
+    """Return a text from outside with a zero-width space after each @ and <, so that no chat sees a mention."""
+    return _MENTIONS.sub("\\1\u200b", text)
 
 
 def _place(url: str) -> Any:
-    """Apprise's object for one place.
+    """Return Apprise's object for one place.
 
     Raises:
         SettingsError: Apprise is not installed, or does not understand the URL.
     """
     try:
-        found = _instantiated(url)
+        from apprise import Apprise, AppriseAsset, PersistentStoreMode  # noqa: PLC0415 - an extra
+
+        # Its warnings come back with the result. In the log they would not be redacted.
+        logging.getLogger("apprise").propagate = False
+        asset = AppriseAsset(async_mode=False, storage_mode=PersistentStoreMode.MEMORY, app_id="Receiver")
+        found = Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
     except ImportError as exc:
         raise SettingsError(
             f'The handler chat needs more than the core ({exc.name}): pip install "imagine-receiver[chat]"'
@@ -161,12 +165,3 @@ def _place(url: str) -> Any:
             "https://appriseit.com/services"
         )
     return found
-
-
-def _instantiated(url: str) -> Any:
-    from apprise import Apprise, AppriseAsset, PersistentStoreMode  # noqa: PLC0415 - an extra
-
-    # Its warnings come back with the result; in the log they would be told without redaction.
-    logging.getLogger("apprise").propagate = False
-    asset = AppriseAsset(async_mode=False, storage_mode=PersistentStoreMode.MEMORY, app_id="Receiver")
-    return Apprise.instantiate(url, asset=asset, suppress_exceptions=True)

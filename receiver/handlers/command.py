@@ -1,12 +1,12 @@
-"""The command handler: a program of yours gets each event as JSON on its standard input. No shell, no argument of ours.
+"""Command handler: a program of yours gets each event as JSON on its standard input. No shell and no arguments of ours.
 
-| the program | then |
+| the program | outcome |
 |---|---|
 | ends with 0 | succeeded; its last line is the receipt |
-| ends with 75 (`EX_TEMPFAIL` of sysexits) | tried again after `later`; no attempt is used up |
+| ends with 75 (`EX_TEMPFAIL` of sysexits) | retried after `later`; no attempt is used up |
 | ends with 65 (`EX_DATAERR`) | rejected: the delivery is dead now |
-| ends with anything else, or by a signal | failed: tried again by schedule |
-| cannot be started | failed: tried again by schedule |
+| ends with any other status, or by a signal | failed: retried by schedule |
+| cannot be started | failed: retried by schedule |
 | runs too long | TERM, then KILL, to its whole process group; failed |
 """
 
@@ -17,9 +17,11 @@ import os
 import shlex
 import shutil
 import signal
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 from urllib.parse import unquote
 
 from pydantic import BeforeValidator, Field, SecretStr
@@ -28,23 +30,24 @@ from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
 from receiver.handlers.cloudevents import cloud_event, encode
-from receiver.handlers.process import Output, Process
 from receiver.telemetry import learn, redact
 
 LATER, NEVER = 75, 65
 """Exit statuses (sysexits.h): EX_TEMPFAIL and EX_DATAERR."""
-PENDING_SECONDS = 15.0
-"""How long to wait for a picture that is still being downloaded."""
 GRACE = 0.5
 """Seconds between TERM and KILL."""
 SHOWN = 400
-"""Characters of what a program said that are kept."""
+"""Characters of a program's output that are kept in a receipt or reason."""
+KEPT = 16 * 1024
+"""Bytes of each output stream that are kept: the last ones."""
+REST = 0.2
+"""Seconds to wait for the rest of the output of a program that has ended: a child of it may hold the stream."""
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE")
-"""All that the program gets of our environment, which holds keys."""
+"""The only variables of our environment for the program, because others hold keys."""
 
 
 class CommandFailed(Exception):
-    """The program did not do it; the text says how it ended, and what it said last."""
+    """The program failed. The text says how it ended, with its last output."""
 
 
 def _arguments(value: object) -> object:
@@ -55,7 +58,7 @@ def _arguments(value: object) -> object:
 
 
 class CommandHandler:
-    """Runs a program for each event. It may be run twice for one event: `IDEMPOTENCY_KEY` is the same then."""
+    """Runs a program for each event. It may run twice for one event, with the same `IDEMPOTENCY_KEY`."""
 
     name = "command"
     summary = "A program of yours with each event as JSON on its standard input."
@@ -84,7 +87,7 @@ class CommandHandler:
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Options from `command:./publish` or `command:/usr/local/bin/publish`: the program, without arguments."""
+        """Return options from `command:./publish` or `command:/usr/bin/publish`: the program, without arguments."""
         program = unquote(url.partition(":")[2])
         if not program or program.startswith("//"):
             raise ValueError("it names no program; write command:./publish, or the option command")
@@ -96,17 +99,17 @@ class CommandHandler:
         Raises:
             RetryLater: the picture is still being downloaded, or the program says later.
             Rejected: the program says never.
-            CommandFailed: everything else but 0.
+            CommandFailed: any other end but exit status 0.
         """
-        if not attempt.media and attempt.media_pending:
-            raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
+        attempt.wait_for_media()
         paths = [str(item.path.absolute()) for item in attempt.media]
         document = encode(cloud_event(attempt, files=[{"path": path} for path in paths]))
-        output = await self._run(document, self._environment | _variables(attempt, paths), _own_deadline(attempt))
-        return self._outcome(output)
+        # Before the dispatcher's, so that there is time for TERM and KILL.
+        seconds = max(attempt.deadline - 2 * GRACE, attempt.deadline * 0.8)
+        return self._outcome(await self._run(document, self._environment | _variables(attempt, paths), seconds))
 
     async def aclose(self) -> None:
-        """Nothing is kept between attempts."""
+        """Close nothing: no program outlives its attempt."""
 
     async def _run(self, document: bytes, environment: dict[str, str], seconds: float) -> Output:
         try:
@@ -125,23 +128,26 @@ class CommandHandler:
         return process.output
 
     def _outcome(self, output: Output) -> Receipt:
-        if output.status == 0:
-            return _receipt(output)
+        if output.status == 0:  # the last line is what the program made: a link, an id, a path
+            last = next((line[:SHOWN] for line in reversed(_lines(output.out)) if line), None)
+            link = last if last and last.startswith(("https://", "http://")) and " " not in last else None
+            return Receipt(ref=last, url=link)
         said = _tail(output)
         if output.status == LATER:
             raise RetryLater(self._later, f"exit status {LATER}: later{said}")
         if output.status == NEVER:
             raise Rejected(f"exit status {NEVER}: never{said}")
-        raise CommandFailed(f"{_how(output.status)}{said}")
-
-
-def _own_deadline(attempt: Attempt) -> float:
-    """Before the dispatcher's, so that there is time for TERM and KILL."""
-    return max(attempt.deadline - 2 * GRACE, attempt.deadline * 0.8)
+        end = f"exit status {output.status}"
+        if output.status < 0:
+            name = str(-output.status)
+            with suppress(ValueError):
+                name = signal.Signals(-output.status).name
+            end = f"ended by {name}"
+        raise CommandFailed(f"{end}{said}")
 
 
 def _variables(attempt: Attempt, paths: list[str]) -> dict[str, str]:
-    """Ours only, and none that another `receiver` would take for a setting: what a stranger wrote is in the JSON."""
+    """Return variables with words of ours only, none of them a setting of `receiver`. Other words are in the JSON."""
     event = attempt.event
     named = {
         "EVENT_ID": event.id,
@@ -154,7 +160,7 @@ def _variables(attempt: Attempt, paths: list[str]) -> dict[str, str]:
 
 
 def _find(program: str, folder: Path, environment: dict[str, str]) -> str:
-    """The program's full path. Raises SettingsError when there is none that can be run."""
+    """Return the program's full path. Raise SettingsError if there is none that can be run."""
     if not folder.is_dir():
         raise SettingsError(f"the option folder is wrong: there is no folder {folder}. Make it, or name another.")
     place = str(folder / Path(program).expanduser()) if os.sep in program else program
@@ -167,16 +173,8 @@ def _find(program: str, folder: Path, environment: dict[str, str]) -> str:
     return found
 
 
-def _receipt(output: Output) -> Receipt:
-    """What the program said last is what it made: a link, an id, a path."""
-    lines = [line for line in _lines(output.out) if line]
-    last = lines[-1][:SHOWN] if lines else None
-    link = last if last and last.startswith(("https://", "http://")) and " " not in last else None
-    return Receipt(ref=last, url=link)
-
-
 def _tail(output: Output) -> str:
-    """The end of what it said about itself: errors first, else whatever there is."""
+    """Return the end of its standard error, or of its standard output if that is empty."""
     said = " ".join(_lines(output.err) or _lines(output.out))
     return f": {'…' if len(said) > SHOWN else ''}{said[-SHOWN:]}" if said else ""
 
@@ -188,10 +186,111 @@ def _lines(data: bytes) -> list[str]:
     ]
 
 
-def _how(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    name = str(-status)
-    with suppress(ValueError):
-        name = signal.Signals(-status).name
-    return f"ended by {name}"
+@dataclass(slots=True)
+class Output:
+    """End of each output stream of a program, and its exit status. A negative one is the signal that ended it."""
+
+    out: bytes = b""
+    err: bytes = b""
+    status: int = 0
+
+
+class _Listener(asyncio.SubprocessProtocol):
+    def __init__(self) -> None:
+        self.output = Output()
+        self.exited = asyncio.Event()
+        self.silent = asyncio.Event()
+        self._open = {1, 2}
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 1:
+            self.output.out = (self.output.out + data)[-KEPT:]
+        else:
+            self.output.err = (self.output.err + data)[-KEPT:]
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._open.discard(fd)
+        if not self._open:
+            self.silent.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+
+class Process:
+    """Running program in a process group of its own, which never blocks the event loop. Always `end` it."""
+
+    def __init__(self, transport: asyncio.SubprocessTransport, listener: _Listener) -> None:
+        self._transport = transport
+        self._pid = transport.get_pid()
+        self._listener = listener
+        self._ended = False
+
+    @classmethod
+    async def start(cls, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Process:
+        """Start a program. Its first argument is its path. Raise OSError if the system cannot start it."""
+        loop = asyncio.get_running_loop()
+        starting = asyncio.ensure_future(
+            loop.subprocess_exec(_Listener, *arguments, cwd=folder, env=dict(environment), start_new_session=True)
+        )
+        try:
+            transport, listener = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Cancelled before we have its id: end it as soon as it is there.
+            starting.add_done_callback(_end_at_once)
+            raise
+        return cls(transport, listener)
+
+    @property
+    def output(self) -> Output:
+        """The output so far, complete once `feed` has returned."""
+        self._listener.output.status = self._transport.get_returncode() or 0
+        return self._listener.output
+
+    async def feed(self, data: bytes) -> None:
+        """Write `data` to its standard input and wait for its end. It need not read."""
+        stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
+        if not stdin.is_closing():  # it may have ended, or closed it, already
+            stdin.write(data)
+            stdin.close()  # when all is written
+        await self._listener.exited.wait()
+
+    async def end(self, grace: float) -> None:
+        """End the rest of its process group by TERM, and by KILL `grace` seconds later. Close the pipes.
+
+        A cancelled call kills at once. A second call does nothing.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            if not self._listener.exited.is_set():
+                _signal(self._pid, signal.SIGTERM)
+                await _within(grace, self._listener.exited)
+            _signal(self._pid, signal.SIGKILL)
+            await _within(REST, self._listener.exited)
+            await _within(REST, self._listener.silent)
+        except asyncio.CancelledError:
+            _signal(self._pid, signal.SIGKILL)
+            raise
+        finally:
+            self._transport.close()
+
+
+def _end_at_once(starting: asyncio.Future[tuple[asyncio.SubprocessTransport, _Listener]]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        transport, _ = starting.result()
+        _signal(transport.get_pid(), signal.SIGKILL)
+        transport.close()
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    """Signal a whole group, which has the number of its first process."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -1,11 +1,10 @@
-"""The discord handler: results as posts of a channel's webhook (docs.discord.com/developers/resources/webhook).
+"""Discord handler: results as posts of a channel's webhook (docs.discord.com/developers/resources/webhook).
 
-There is one post for each submission: it is edited from its progress to its end and carries the files themselves.
-Nothing in it mentions anybody: `allowed_mentions` is empty, and words of users and the provider are escaped, so that
-they neither mark up nor link.
+Each submission has one post, which is edited from its progress to its end and carries the files themselves. It
+mentions no user: `allowed_mentions` is empty, and texts from outside are escaped, so they neither mark up nor link.
 
-At least once: a webhook has no key by which Discord would know a post again, so a crash between the post and its
-record, or an answer that was lost, posts twice.
+At least once: a webhook has no key that would identify a repeated post. A crash between the post and its record, or a
+lost answer, posts twice.
 """
 
 from __future__ import annotations
@@ -22,15 +21,22 @@ from pydantic import Field, SecretStr, field_validator
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater, StoredMedia
-from receiver.handlers.file import file_stem
-from receiver.handlers.jpeg import CAN_SHRINK, smaller
-from receiver.handlers.posts import Mood, Post, cut, post_of, wait_for_media
+from receiver.handlers.posts import (
+    CAN_SHRINK,
+    RATE_SECONDS,
+    Mood,
+    Post,
+    call,
+    chat_client,
+    cut,
+    file_name,
+    json_object,
+    post_of,
+    smaller,
+)
 from receiver.settings.kinds import KnownAs, Size
 
-RATE_SECONDS = 30.0
-"""How long to wait where Discord sets no time."""
 MOST_FILES = 10
-_TIMEOUT = httpx.Timeout(30.0)
 _MARKUP = re.compile(r"([\\*_~`|<>@#:\[\]])")
 _FIRST_ON_LINE = re.compile(r"(?m)^(\s*\d*)([.+-])")
 _COLORS: dict[Mood, int] = {"waiting": 0x9CA3AF, "asking": 0xF59E0B, "good": 0x22C55E, "bad": 0xEF4444}
@@ -81,7 +87,7 @@ class DiscordOptions(HandlerOptions):
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file as it is attached."""
+    """Attachment of a post."""
 
     name: str
     type: str
@@ -89,10 +95,10 @@ class _File:
 
 
 class DiscordError(Exception):
-    """Discord said no.
+    """Discord refused a call.
 
     Attributes:
-        code: Discord's own number for it; 0 where it gave none.
+        code: Discord's own number of the error, 0 if it gave none.
     """
 
     def __init__(self, status: int, code: int, text: str) -> None:
@@ -101,7 +107,7 @@ class DiscordError(Exception):
         self.code = code
 
     def raise_for_delivery(self) -> NoReturn:
-        """What this means for a delivery: Rejected where a person must do something, else a failure to be retried."""
+        """Raise Rejected if a person must do something, else this error, which is retried."""
         if remedy := _REMEDIES.get(self.code):
             raise Rejected(f"{self}: {remedy}.") from self
         if self.status in (401, 403, 404):
@@ -121,12 +127,11 @@ class DiscordHandler:
     def __init__(self, options: DiscordOptions) -> None:
         self._options = options
         self._url = options.webhook_url.get_secret_value()
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT, headers={"User-Agent": "imagine-receiver"})
+        self._client = chat_client()
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Options from `discord://` (it is DISCORD_WEBHOOK_URL), `discord://ID/TOKEN`, or `discord:` before the
-        webhook's own URL."""
+        """Return options from `discord://ID/TOKEN`, `discord:https://…` or `discord://` (for DISCORD_WEBHOOK_URL)."""
         place = url.partition(":")[2]
         if place.startswith(("https:", "http:")):
             return {"webhook_url": place}
@@ -134,47 +139,36 @@ class DiscordHandler:
         return {"webhook_url": f"https://discord.com/api/webhooks/{path}"} if path else {}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post, or edit the post there is.
+        """Post, or edit the existing post.
 
         Raises:
             RetryLater: too many posts, or the picture is not there yet.
-            Rejected: Discord will say no until a person has done something; the text says what.
-            DiscordError, ConnectionError: anything that may be better next time.
+            Rejected: Discord refuses until a person has done something. The text says what.
+            DiscordError, ConnectionError: any other failure. Later may help.
         """
-        wait_for_media(attempt)
-        files, remarks = await self._files(attempt)
+        attempt.wait_for_media()
+        limit = self._options.max_bytes
         try:
             try:
-                answer = await self._put(attempt, post_of(attempt, remark=" ".join(remarks)), files)
+                answer = await self._put(attempt, limit)
             except DiscordError as exc:
                 if exc.status != 413 and exc.code != TOO_LARGE:
                     raise
-                answer = await self._put(attempt, *await self._smallest(attempt))
+                # Discord takes less than the option says: send smaller pictures, or words alone.
+                answer = await self._put(attempt, min(limit, 8_000_000) // 2)
         except DiscordError as exc:
             exc.raise_for_delivery()
-        return _receipt(answer)
+        return Receipt(ref=str(answer["id"]), data={"channel": str(answer.get("channel_id", ""))})
 
     async def aclose(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         await self._client.aclose()
 
-    async def _files(self, attempt: Attempt, limit: int | None = None) -> tuple[list[_File], list[str]]:
-        """What to attach, and what to say about what is not attached."""
-        files, remarks = [], []
-        for at, item in enumerate(attempt.media[:MOST_FILES], 1):
-            name = f"{file_stem(attempt.event)}{f'_{at}' if len(attempt.media) > 1 else ''}"
-            file, remark = await in_thread(_file, item, name, limit or self._options.max_bytes)
-            files += [file] if file else []
-            remarks += [remark] if remark else []
-        return files, remarks
-
-    async def _smallest(self, attempt: Attempt) -> tuple[Post, list[_File]]:
-        """Discord takes less than we were told: what is sure to go, or words alone."""
-        files, remarks = await self._files(attempt, limit=min(self._options.max_bytes, 8_000_000) // 2)
-        return post_of(attempt, remark=" ".join(remarks)), files
-
-    async def _put(self, attempt: Attempt, post: Post, files: list[_File]) -> dict[str, Any]:
-        """Edit the post; where there is none any more, make one."""
+    async def _put(self, attempt: Attempt, limit: int) -> dict[str, Any]:
+        """Edit the post, or make one if there is none any more. No file has more than `limit` bytes."""
+        attached = [await in_thread(_file, attempt, item, limit) for item in attempt.media[:MOST_FILES]]
+        files = [file for file, _ in attached if file]
+        post = post_of(attempt, remark=" ".join(remark for _, remark in attached if remark))
         payload = payload_of(post, [file.name for file in files], [file.type for file in files])
         known = attempt.previous.ref if attempt.previous else None
         if known is not None:
@@ -194,15 +188,11 @@ class DiscordHandler:
             query["thread_id"] = self._options.thread_id
         parts: dict[str, Any] = {"payload_json": (None, json.dumps(payload).encode(), "application/json")}
         parts |= {f"files[{at}]": (file.name, file.data, file.type) for at, file in enumerate(files)}
-        try:
-            response = await self._client.request(verb, self._url + path, params=query, files=parts)
-        except httpx.HTTPError as exc:  # without its text, which may hold the URL: the webhook's secret
-            raise ConnectionError(f"Discord could not be reached: {type(exc).__name__}.") from None
-        return _answer(response)
+        return _answer(await call(self._client, "Discord", verb, self._url + path, params=query, files=parts))
 
 
 def payload_of(post: Post, names: list[str], types: list[str]) -> dict[str, Any]:
-    """The post as an embed: links in an embed unfold to nothing, and its picture is one of the attachments."""
+    """Return the post as an embed, in which no link unfolds. Its picture is one of the attachments."""
     lines = [escape(cut(post.prompt, 1500)), *(f"{at}\\. {escape(text)}" for at, text in enumerate(post.texts[:8], 1))]
     lines.append(escape(cut(post.remark, 500)))
     if post.reason:
@@ -229,20 +219,20 @@ def payload_of(post: Post, names: list[str], types: list[str]) -> dict[str, Any]
 
 
 def escape(text: str) -> str:
-    """Words of others, so that Discord shows them as they are: a backslash before all that could be markup, a mention
-    or a link."""
+    """Return a text from outside with a backslash before each character of markup, mentions and links."""
     return _FIRST_ON_LINE.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", text))
 
 
-def _file(item: StoredMedia, name: str, limit: int) -> tuple[_File | None, str]:
-    """The file, or a JPEG in its place, or nothing; and what to say about it. Blocks."""
+def _file(attempt: Attempt, item: StoredMedia, limit: int) -> tuple[_File | None, str]:
+    """Return the file, a JPEG in its place, or nothing, and a remark on the difference. Blocking."""
     media = item.media
     if media.size <= limit:
-        return _File(name + media.extension, media.type, item.path.read_bytes()), ""
+        return _File(file_name(attempt, item), media.type, item.path.read_bytes()), ""
     size = f"{media.size / 1e6:.1f} MB"
     data = smaller(item.path, limit) if media.type.startswith("image/") else None
     if data is not None:
-        return _File(f"{name}.jpg", "image/jpeg", data), f"Shown as a JPEG; the original has {size}."
+        jpeg = _File(file_name(attempt, item, ".jpg"), "image/jpeg", data)
+        return jpeg, f"Shown as a JPEG; the original has {size}."
     problem = f"A file of {size} is larger than the {limit / 1e6:.1f} MB Discord takes here."
     if media.type.startswith("image/") and not CAN_SHRINK:
         problem += ' With pip install "imagine-receiver[images]", a JPEG is sent in its place.'
@@ -250,34 +240,16 @@ def _file(item: StoredMedia, name: str, limit: int) -> tuple[_File | None, str]:
 
 
 def _answer(response: httpx.Response) -> dict[str, Any]:
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    answer = body if isinstance(body, dict) else {}
+    answer = json_object(response) or {}
     if response.status_code == 429:
-        raise _later(response, answer)
+        # The body is exact to the millisecond. Cloudflare, in front of Discord, sends the header alone.
+        after, reason = answer.get("retry_after"), "Discord is posted to too often"
+        if isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= 86400:
+            raise RetryLater(float(after), reason, pause=True)
+        raise RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason=reason)
     if response.is_success and answer.get("id"):
         return answer
-    code = answer.get("code")
-    text = " ".join(part for part in (str(answer.get("message", "")), _errors(answer)) if part) or "no reason given"
+    code, errors = answer.get("code"), answer.get("errors")  # `errors` names the wrong fields of the form
+    said = (str(answer.get("message", "")), json.dumps(errors, ensure_ascii=False)[:200] if errors else "")
+    text = " ".join(part for part in said if part) or "no reason given"
     raise DiscordError(response.status_code, code if isinstance(code, int) else 0, text[:300])
-
-
-def _later(response: httpx.Response, answer: Mapping[str, Any]) -> RetryLater:
-    """The body's `retry_after` is exact to the millisecond; Cloudflare, before Discord, sends the header alone."""
-    after = answer.get("retry_after")
-    reason = "Discord is posted to too often"
-    if isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= 86400:
-        return RetryLater(float(after), reason, pause=True)
-    return RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason=reason)
-
-
-def _errors(answer: Mapping[str, Any]) -> str:
-    """Which field of the form is wrong, as Discord says it."""
-    errors = answer.get("errors")
-    return json.dumps(errors, ensure_ascii=False)[:200] if errors else ""
-
-
-def _receipt(answer: Mapping[str, Any]) -> Receipt:
-    return Receipt(ref=str(answer["id"]), data={"channel": str(answer.get("channel_id", ""))})

@@ -1,7 +1,6 @@
-"""The file handler: every result as a picture in a folder, with a `.json` beside it that says what it is.
+"""File handler: every result as a picture in a folder, with a `.json` sidecar beside it.
 
-Names are `<UTC day>_<slug>_<submission id>.png`, made only of our own id and a slug of the prompt: the same over
-retries, so a repeat writes the same file again, and never under anybody else's control.
+Names are `<UTC day>_<slug>_<submission id>.png`, so a retry writes the same file again (`result_files`).
 """
 
 from __future__ import annotations
@@ -16,22 +15,16 @@ from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from pydantic import Field
-from ulid import ULID
 
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread, make_folder, own_draft, sync_folder
-from receiver.errors import SettingsError
-from receiver.events import Event
-from receiver.extras import require
+from receiver.errors import SettingsError, require
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.names import slug
-from receiver.handlers.pieces import ArchiveError, Piece, Pieces, gather
-from receiver.handlers.record import RECORDED, as_json, record, texts
+from receiver.handlers.result_files import ArchiveError, ResultFiles, file_stem, gather
+from receiver.handlers.sidecar import SIDECAR_EVENTS, sidecar, texts
 
-PENDING_SECONDS = 15.0
-"""How long to wait for a picture that is still being downloaded."""
 BUSY_SECONDS = 5.0
-"""How long to wait for another attempt at the same delivery: one that an engine thought gone."""
+"""Seconds to wait for another attempt at the same delivery, which an engine had counted as gone."""
 
 _REMEDIES = {
     errno.ENOSPC: "Free space on its disk.",
@@ -45,9 +38,9 @@ _REMEDIES = {
 
 
 class FileHandler:
-    """Writes results into a folder: `task.succeeded` as picture and JSON, what failed or asks for input as JSON.
+    """Writes results into a folder: `task.succeeded` as picture and JSON, other ends and questions as JSON.
 
-    Each file is complete and on disk under its name, or not there; the JSON comes last.
+    Each file is complete and on disk under its name, or not there. The JSON comes last.
     """
 
     name = "file"
@@ -69,7 +62,7 @@ class FileHandler:
         )
 
     def __init__(self, options: Options) -> None:
-        """Raises SettingsError where `tiles` is on and its extra is missing."""
+        """Raise SettingsError if `tiles` is on and its extra is missing."""
         if options.tiles:
             require("PIL", extra="images", why="The option tiles")
         self.folder = options.path.expanduser().absolute()
@@ -78,10 +71,10 @@ class FileHandler:
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Options from `file:./outputs`, `file:/abs`, `file:///abs` (RFC 8089) or `file:~/x`.
+        """Return options from `file:./outputs`, `file:/abs`, `file:///abs` (RFC 8089) or `file:~/x`.
 
         Raises:
-            SettingsError: the URL names another machine, or no path a system could have.
+            SettingsError: the URL names another machine, or a path that no system can have.
         """
         path = url.partition(":")[2]
         if path.startswith("//"):
@@ -95,68 +88,61 @@ class FileHandler:
         return {"path": path} if path else {}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Write what the event is worth.
+        """Write the files of an event, if it is one of `SIDECAR_EVENTS`.
 
         Raises:
             RetryLater: the picture is still being downloaded, or another attempt writes the same files.
-            Rejected: there will be no picture; the JSON is written and says why.
-            OSError: the folder cannot be written; the text names the reason and the remedy.
+            Rejected: there will be no picture. The JSON is written and says why.
+            OSError: the folder cannot be written. The text names the reason and the remedy.
         """
         event = attempt.event
-        if event.type not in RECORDED:
+        if event.type not in SIDECAR_EVENTS:
             return Receipt()
         succeeded = event.type == "task.succeeded"
-        if succeeded and not attempt.media and attempt.media_pending:
-            raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
-        found = await gather(attempt, tiles=self._tiles, embed=self._embed) if succeeded else Pieces()
+        attempt.wait_for_media()
+        found = await gather(attempt, tiles=self._tiles, embed=self._embed) if succeeded else ResultFiles()
         files = await in_thread(self._write, attempt, found)
         if succeeded and not attempt.media and attempt.media_problem:
             raise Rejected(f"Only {files[-1]} was written, without the picture. {attempt.media_problem}")
         return Receipt(ref=files[0], data={"files": files})
 
     async def aclose(self) -> None:
-        """Nothing stays open between deliveries."""
+        """Close nothing: no file stays open between deliveries."""
 
-    def _write(self, attempt: Attempt, found: Pieces) -> list[str]:
-        """Pictures first, the JSON last: who sees the JSON finds the pictures. Returns every path, in that order."""
+    def _write(self, attempt: Attempt, found: ResultFiles) -> list[str]:
+        """Write the pictures first and the JSON last, so that the JSON never lacks them. Return every path in order."""
         stem = file_stem(attempt.event)
-        named = [(f"{stem}{_mark(piece)}{piece.stored.media.extension}", piece) for piece in found.pieces]
+        named = [
+            (f"{stem}{f'_{file.mark}' if file.mark else ''}{file.stored.media.extension}", file) for file in found.files
+        ]
         pages = {f"{stem}.txt": "".join(f"{text}\n" for text in texts(attempt.event)).encode()}
         pages = {name: data for name, data in pages.items() if data}
-        pages[f"{stem}.json"] = as_json(record(attempt, named, found.problem))
-        # One name per delivery, the same over retries: what a killed process left is overwritten, not piled up.
+        pages[f"{stem}.json"] = sidecar(attempt, named, found.problem)
+        # One name per delivery, the same over retries: what a killed process left is overwritten.
         draft = self.folder / f".{attempt.idempotency_key}.part"
         try:
             make_folder(self.folder)
-            for name, piece in named:
-                _write_once(self.folder / name, draft, piece.digest, piece.size, piece.blocks())
+            for name, file in named:
+                _write_once(self.folder / name, draft, file.digest, file.size, file.blocks())
             for name, data in pages.items():
                 _write_once(self.folder / name, draft, hashlib.sha256(data).hexdigest(), len(data), iter([data]))
             sync_folder(self.folder)
         except BlockingIOError as exc:
             raise RetryLater(BUSY_SECONDS, "another attempt at this delivery is still writing") from exc
+        except ArchiveError:
+            raise
         except OSError as exc:
-            raise _explained(exc, self.folder) from exc
+            remedy = _REMEDIES.get(exc.errno or 0, "Check its disk, or choose another folder.")
+            raise OSError(f"The folder {self.folder} cannot be written ({exc.strerror or exc}). {remedy}") from exc
         return [str(self.folder / name) for name in [*(name for name, _ in named), *pages]]
 
 
-def file_stem(event: Event) -> str:
-    """`<UTC day>_<slug>_<submission id>`, the day being the one in the id, which no retry changes."""
-    submission = ULID.from_str(event.submission_id)  # a ValueError for what is no id of ours, so never a path
-    parts = (f"{submission.datetime:%Y-%m-%d}", slug(event.prompt, event.button or ""), str(submission))
-    return "_".join(part for part in parts if part)
-
-
-def _mark(piece: Piece) -> str:
-    return f"_{piece.mark}" if piece.mark else ""
-
-
 def _write_once(path: Path, draft: Path, digest: str, size: int, blocks: Iterator[bytes]) -> None:
-    """`blocks` on disk under `path`, by way of `draft`; nothing to do when that very content is there already."""
+    """Put `blocks` on disk under `path`, by way of `draft`, unless that content is there already."""
     if _is_there(path, digest, size):
         return
     with own_draft(draft) as file:
-        for block in blocks:  # a piece's raise ArchiveError at their end if they are not the content they should be
+        for block in blocks:  # of a result's file: ArchiveError at their end if the digest is another one
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
@@ -164,7 +150,7 @@ def _write_once(path: Path, draft: Path, digest: str, size: int, blocks: Iterato
 
 
 def _is_there(path: Path, digest: str, size: int) -> bool:
-    """Whether `path` is a plain file with that content. A symlink is not: it is replaced, never followed."""
+    """Return True if `path` is a plain file with that content. A symlink is replaced, never followed."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -173,10 +159,3 @@ def _is_there(path: Path, digest: str, size: int) -> bool:
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == digest
-
-
-def _explained(exc: OSError, folder: Path) -> OSError:
-    if isinstance(exc, ArchiveError):
-        return exc
-    remedy = _REMEDIES.get(exc.errno or 0, "Check its disk, or choose another folder.")
-    return OSError(f"The folder {folder} cannot be written ({exc.strerror or exc}). {remedy}")

@@ -1,23 +1,37 @@
-"""What a post in a chat says about an event, in plain text. How it is marked up is each chat's own business."""
+"""Post in a chat: its words in plain text, its pictures, and its HTTP call. Each chat adds its markup."""
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from dataclasses import dataclass
-from typing import Literal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
 
 from receiver.deliveries import Receipt
 from receiver.events import Event, EventType
-from receiver.handlers.base import Attempt, RetryLater
+from receiver.handlers.base import Attempt, RetryLater, StoredMedia
+from receiver.handlers.result_files import file_stem
+from receiver.handlers.sidecar import texts
 
 Mood = Literal["waiting", "asking", "good", "bad"]
 
-PENDING_SECONDS = 15.0
-"""How long to wait for a picture that is still being downloaded."""
 LINK_PAUSE = 5.0
 LINK_TRIES = 12
-"""So many times the pause is the minute in which another destination may store its copy."""
+"""Attempts that wait for another destination's link: a minute in all."""
+RATE_SECONDS = 30.0
+"""Pause after a rate limit that names no time."""
+CAN_SHRINK = find_spec("PIL") is not None
+"""True if the extra `images` is installed."""
+QUALITIES = (92, 85, 75)
+SIDES = (None, 3072, 2048, 1024)
+"""Longest side of a smaller picture in pixels; None keeps the picture's own."""
+MAX_PIXELS = 64_000_000
+"""Limit of a picture to decode. Midjourney's largest have 16 million pixels."""
 
 _TITLES: dict[EventType, tuple[str, Mood]] = {
     "task.accepted": ("Submitted", "waiting"),
@@ -45,26 +59,26 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 _OTHERWISE = "Submit it again; if that fails as well, change the prompt."
 _PLAIN_BUTTON = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .()]{0,30}\Z")
-"""What a button may be called to stand in a title or in a command: nothing there is markup in any chat."""
+"""Name of a button that may be in a title or command: it contains no chat's markup."""
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, and what turns the direction of a text around."""
+"""Control characters, and characters that reverse the direction of a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """What a post says. Prompt, reason, facts and details hold words of users and the provider: never markup.
+    """Words of a post. Prompt, reason, facts and details come from users and the provider: never treat them as markup.
 
     Attributes:
-        title: in a word or two, ours; no markup in any chat.
-        prompt: as submitted, "" where there is none.
+        title: our own word or two, without any chat's markup.
+        prompt: as submitted, "" if there is none.
         texts: the prompts that a describe or shorten found.
         reason: why it failed.
-        advice: what to do, ours.
-        command: what to type for that, or for the next step, ours.
-        steps: the names of the buttons there are.
+        advice: our own words on what to do.
+        command: what to type for that, or for the next step.
+        steps: names of the buttons there are.
         remark: what is missing from this post, and why.
         facts: one line: what it was, how long it took, its labels.
-        details: names and values, for who wants to know all.
+        details: further names and values.
     """
 
     title: str
@@ -81,7 +95,7 @@ class Post:
 
     @property
     def alt_text(self) -> str:
-        """What the picture shows, for who cannot see it."""
+        """Description of the picture in words."""
         return self.prompt or "A picture made by Midjourney"
 
     @property
@@ -103,10 +117,10 @@ class Post:
 
 
 def post_of(attempt: Attempt, *, remark: str = "") -> Post:
-    """What to post about an attempt's event.
+    """Return the words about an attempt's event.
 
     Args:
-        remark: what is missing from the post beside the picture, which is said in any case.
+        remark: what is missing from the post. A missing picture is mentioned in any case.
     """
     event = attempt.event
     title, mood = _TITLES[event.type]
@@ -119,29 +133,24 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
     if event.button and _PLAIN_BUTTON.match(event.button):
         title = f"{title} ({event.button})"
     missing = f"It could not be downloaded: {cut(clean(attempt.media_problem), 160)}" if attempt.media_problem else ""
+    buttons = [button.text for button in (event.task.buttons if event.task else ()) if button.text]
     return Post(
         title=title,
         mood=mood,
         prompt=clean(event.prompt),
-        texts=_texts(event),
+        texts=tuple(clean(text) for text in texts(event)),
         reason=clean(event.reason or "") if mood == "bad" else "",
         advice=_advice(event),
-        command=_command(event),
-        steps=clean(", ".join(_buttons(event))),
+        command=_command(event, buttons),
+        steps=clean(", ".join(buttons)),
         remark=" ".join(part for part in (missing, remark) if part),
         facts=" · ".join(_facts(event)),
         details=_details(event),
     )
 
 
-def wait_for_media(attempt: Attempt) -> None:
-    """Raises RetryLater while the picture is still being downloaded: a post is made once, and with it."""
-    if not attempt.media and attempt.media_pending:
-        raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
-
-
 def linked(attempt: Attempt, name: str | None) -> str | None:
-    """The link in the receipt of the destination `name`; None where there is none after a minute, or none is wanted.
+    """Return the link in the receipt of the destination `name`, or None if there is none after a minute.
 
     Raises:
         RetryLater: it may still come.
@@ -155,12 +164,12 @@ def linked(attempt: Attempt, name: str | None) -> str | None:
 
 
 def cut(text: str, length: int) -> str:
-    """At most `length` characters, the last one … where something is missing."""
+    """Return at most `length` characters, the last one … if something is missing."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def clean(text: str) -> str:
-    """Words of others without control characters."""
+    """Return a text from outside without control characters."""
     return _UNPRINTABLE.sub(" ", text).strip()
 
 
@@ -175,40 +184,27 @@ def _advice(event: Event) -> str:
     return next(found, _OTHERWISE)
 
 
-def _command(event: Event) -> str:
-    """Of our own id and plain words only: it is shown as code."""
+def _command(event: Event, buttons: list[str]) -> str:
+    """Return a command of our own id and plain words only, because it is shown as code."""
     if event.type == "task.input_required":
         return f'receiver modal {event.submission_id} --prompt "…"'
     if event.type == "task.lost":
         return f"receiver tasks show {event.submission_id}"
-    button = next(filter(_PLAIN_BUTTON.match, _buttons(event)), None)
+    button = next(filter(_PLAIN_BUTTON.match, buttons), None)
     if button is None or event.type != "task.succeeded":
         return ""
     return f"receiver action {event.submission_id} {shlex.quote(button)}"
 
 
-def _buttons(event: Event) -> list[str]:
-    return [button.text for button in (event.task.buttons if event.task else ()) if button.text]
-
-
 def _facts(event: Event) -> list[str]:
     facts = [clean(event.button or event.kind)]
     if event.task and event.task.submit_ms and event.task.finish_ms:
-        facts.append(_lasted(event.task.finish_ms - event.task.submit_ms))
+        seconds = max(round((event.task.finish_ms - event.task.submit_ms) / 1000), 0)
+        facts.append(f"{seconds} s" if seconds < 120 else f"{seconds // 60} min {seconds % 60} s")
     facts += [f"{clean(name)}: {clean(value)}" for name, value in sorted(event.labels.items())]
     if event.type == "task.succeeded" and not event.confirmed:
         facts.append("not confirmed by the provider")
     return [fact for fact in facts if fact]
-
-
-def _lasted(ms: int) -> str:
-    seconds = max(round(ms / 1000), 0)
-    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min {seconds % 60} s"
-
-
-def _texts(event: Event) -> tuple[str, ...]:
-    texts = event.task.texts if event.task is not None and event.type == "task.succeeded" else ()
-    return tuple(clean(text) for text in texts)
 
 
 def _details(event: Event) -> tuple[tuple[str, str], ...]:
@@ -222,3 +218,69 @@ def _details(event: Event) -> tuple[tuple[str, str], ...]:
         ("State", event.state or ""),
     )
     return tuple((name, clean(value)) for name, value in rows if clean(value))
+
+
+# Pictures
+
+
+def file_name(attempt: Attempt, item: StoredMedia, extension: str | None = None) -> str:
+    """Return a readable file name for an archived file or a tile, with its own extension unless another is given."""
+    number = f"_{item.media.index + 1}" if len(attempt.media) > 1 else ""
+    number = f"_u{item.tile}" if item.tile else number
+    return f"{file_stem(attempt.event)}{number}{extension or item.media.extension}"
+
+
+def smaller(path: Path, limit: int) -> bytes | None:
+    """Return the picture as a JPEG of at most `limit` bytes, as good as that allows. Blocking.
+
+    None if the extra `images` is missing, if Pillow cannot read the picture, or if even a small one is too large.
+    """
+    if not CAN_SHRINK:
+        return None
+    from PIL import Image  # noqa: PLC0415 - an extra
+
+    try:
+        with Image.open(path) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                return None
+            picture = opened.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    for side in SIDES:
+        if side is not None:
+            picture.thumbnail((side, side))
+        for quality in QUALITIES:
+            data = io.BytesIO()
+            picture.save(data, "JPEG", quality=quality, optimize=True)
+            if data.tell() <= limit:
+                return data.getvalue()
+    return None
+
+
+# HTTP
+
+
+def chat_client() -> httpx.AsyncClient:
+    """Return a client for the API of a chat."""
+    return httpx.AsyncClient(timeout=httpx.Timeout(30.0), headers={"User-Agent": "imagine-receiver"})
+
+
+async def call(client: httpx.AsyncClient, chat: str, verb: str, url: str, **request: Any) -> httpx.Response:
+    """Return a chat's answer.
+
+    Raises:
+        ConnectionError: there is none. Its text leaves out the URL, because a webhook's URL is its secret.
+    """
+    try:
+        return await client.request(verb, url, **request)
+    except httpx.HTTPError as exc:
+        raise ConnectionError(f"{chat} could not be reached: {type(exc).__name__}.") from None
+
+
+def json_object(response: httpx.Response) -> dict[str, Any] | None:
+    """Return the JSON object in an answer's body, or None."""
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None

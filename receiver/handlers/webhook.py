@@ -1,48 +1,53 @@
-"""The webhook handler: each event as a CloudEvent by POST, signed per Standard Webhooks.
+"""Webhook handler: each event as a CloudEvent by POST, signed per Standard Webhooks (https://www.standardwebhooks.com).
 
-| the answer | then |
+| answer | outcome |
 |---|---|
-| 2xx | succeeded; what else it says is not read |
-| 410 | the destination is paused, and says so: whoever answers that wants no more |
+| 2xx | succeeded, whatever its body |
+| 410 | the destination is paused and says so, because its receiver wants no more |
 | 429 or 503 with `Retry-After` | the destination waits as asked; no attempt is used up |
-| everything else, redirects included | failed: tried again by schedule |
-| none: refused, cut off, not in time, TLS that cannot be trusted | failed: tried again by schedule |
+| any other, redirects included | failed: retried by schedule |
+| none: refused, cut off, not in time, TLS that cannot be trusted | failed: retried by schedule |
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
 import os
 import re
+import secrets
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn
 from urllib.parse import urldefrag, urlsplit
 
 import httpx
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError
-from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater, StoredMedia
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater
 from receiver.handlers.cloudevents import SOURCE, cloud_event, encode
-from receiver.handlers.signing import check_secret, signed_headers
 from receiver.telemetry import learn, redact
 
+PREFIX = "whsec_"
+ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
+FEWEST_BYTES, MOST_BYTES = 24, 64
+"""Size of a secret, by the standard."""
 GONE_SECONDS = 36_000.0
-"""How long a place that is gone is left alone, unless a person ends the pause."""
-PENDING_SECONDS = 15.0
-"""How long to wait for a picture that is still being downloaded."""
+"""Pause of a destination that answered 410, unless a person ends it."""
 CONNECT_SECONDS = 10.0
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer that are read."""
 REST_SECONDS = 0.5
-"""How long the rest of an answer may take: the connection is kept if it ends, and given up if not."""
+"""Time limit for the rest of an answer. The connection is kept if the answer ends, else closed."""
 SHOWN = 200
 """Characters of an answer that are shown."""
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -51,11 +56,59 @@ _OURS = re.compile(r"webhook-.*|content-.*|host|connection|transfer-encoding", r
 
 
 class WebhookFailed(Exception):
-    """The event was not taken; the text says what the place answered. It never holds the URL's path."""
+    """The event was not taken. The text holds the answer, and never the URL's path."""
 
 
-def _words(value: object) -> object:
-    return value.split() if isinstance(value, str) else value
+def new_secret() -> str:
+    """Return a secret of 32 random bytes."""
+    return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def check_secret(secret: str) -> str:
+    """Return the secret.
+
+    Raises:
+        ValueError: it is not `whsec_` and 24–64 bytes in Base64. The text leaves out the secret.
+    """
+    remedy = 'make one with: echo "whsec_$(openssl rand -base64 32)"'
+    if not secret.startswith(PREFIX):
+        raise ValueError(f"a secret begins with {PREFIX}; {remedy}")
+    try:
+        key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"after {PREFIX} a secret is Base64; {remedy}") from None
+    if not FEWEST_BYTES <= len(key) <= MOST_BYTES:
+        raise ValueError(f"a secret has {FEWEST_BYTES} to {MOST_BYTES} bytes, not {len(key)}; {remedy}")
+    return secret
+
+
+def signed_headers(keys: Sequence[str], id: str, body: bytes, now_s: int) -> dict[str, str]:
+    """Return the three headers of one attempt. Each secret signs, so that secrets can be rotated.
+
+    Args:
+        keys: secrets, at least one, as `check_secret` takes them.
+        id: the same over all retries.
+        body: as it is sent.
+        now_s: epoch seconds of this attempt.
+    """
+    now = datetime.fromtimestamp(now_s, UTC)
+    signatures = [Webhook(key).sign(id, now, body.decode()) for key in keys]
+    return {ID: id, TIMESTAMP: str(now_s), SIGNATURE: " ".join(signatures)}
+
+
+def verify(keys: Iterable[str], headers: Mapping[str, str], body: bytes) -> str | None:
+    """Return the fault of an incoming signature as a phrase, or None if one of the secrets made it within 5 minutes."""
+    problem = "there is no secret to verify it with"
+    for key in keys:
+        try:
+            Webhook(key).verify(body, dict(headers), json_parse=False)
+        except WebhookVerificationError as exc:
+            problem = str(exc)
+        except ValueError:  # the library splits and decodes any header
+            problem = "The headers cannot be read"
+        else:
+            return None
+    return problem[:1].lower() + problem[1:]
 
 
 def _check_url(value: SecretStr) -> SecretStr:
@@ -67,6 +120,10 @@ def _check_url(value: SecretStr) -> SecretStr:
     if parts.username is not None:
         raise ValueError('it holds a user name; write that as headers = { Authorization = "Basic …" }')
     return value
+
+
+def _words(value: object) -> object:
+    return value.split() if isinstance(value, str) else value
 
 
 def _check_secrets(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -85,7 +142,7 @@ def _check_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
 
 
 class WebhookHandler:
-    """Posts each event. It counts once where the receiver drops a `webhook-id` it had: all retries have the same."""
+    """Posts each event. All retries have the same `webhook-id`, by which the receiving server drops repeats."""
 
     name = "webhook"
     summary = "Each event by POST to your own server, n8n, Make, …: a CloudEvent, signed per Standard Webhooks."
@@ -128,14 +185,14 @@ class WebhookHandler:
         learn([*self._secrets, *self._headers.values()])
         self._client = httpx.AsyncClient(
             verify=_trust(options.ca),
-            trust_env=False,  # a proxy or a .netrc of the surroundings is not what the operator wrote here
+            trust_env=False,  # a proxy or .netrc of the environment is not what the operator wrote here
             follow_redirects=False,
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # the whole attempt has a deadline of its own
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # the attempt has a deadline of its own
         )
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Options from `https://host/path#whsec_…`. What stands behind the # is never sent."""
+        """Return options from `https://host/path#whsec_…`. The part behind the # is never sent."""
         address, secret = urldefrag(url)
         return {"url": address, "secret": secret} if secret else {"url": address}
 
@@ -143,36 +200,37 @@ class WebhookHandler:
         """Post the event once.
 
         Raises:
-            RetryLater: the picture is still being downloaded; the place asks to wait, or is gone.
+            RetryLater: the picture is still being downloaded, or the place asks to wait or is gone.
             WebhookFailed: no 2xx.
         """
-        if not attempt.media and attempt.media_pending:
-            raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
-        inline = self._fits(attempt.media)
+        attempt.wait_for_media()
+        total = sum(item.media.size for item in attempt.media)
+        inline = self._options.picture == "inline" and 0 < total <= self._options.inline_max
+        # A little before the dispatcher's, so that the reason names the place.
+        seconds = max(attempt.deadline - 0.5, attempt.deadline * 0.8)
         body, headers = await in_thread(self._write, attempt, inline) if inline else self._write(attempt, inline)
         try:
             async with (
-                asyncio.timeout(_own_deadline(attempt)),
+                asyncio.timeout(seconds),
                 self._client.stream("POST", self._url, content=body, headers=headers) as answer,
             ):
-                return await self._outcome(answer, attempt)
+                said = await _read(answer)
+                if not answer.is_success:
+                    self._refuse(answer, said, attempt)
+                return Receipt(ref=attempt.idempotency_key, data={"status": answer.status_code})
         except httpx.HTTPError as exc:
             raise WebhookFailed(f"{self._place} could not be reached, or broke off: {_reason(exc)}") from exc
         except TimeoutError as exc:
-            raise WebhookFailed(f"{self._place} did not answer within {_own_deadline(attempt):g} s") from exc
+            raise WebhookFailed(f"{self._place} did not answer within {seconds:g} s") from exc
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    def _fits(self, media: tuple[StoredMedia, ...]) -> bool:
-        """Whether the files go along."""
-        total = sum(item.media.size for item in media)
-        return self._options.picture == "inline" and 0 < total <= self._options.inline_max
-
     def _write(self, attempt: Attempt, inline: bool) -> tuple[bytes, dict[str, str]]:
-        """Body and headers. With files it takes long enough to be a thread's work."""
-        files = [{"base64": _base64_of(item.path)} for item in attempt.media] if inline else []
+        """Return body and headers. With files it takes long enough to need a thread."""
+        media = attempt.media if inline else ()
+        files = [{"base64": base64.b64encode(item.path.read_bytes()).decode()} for item in media]
         body = encode(cloud_event(attempt, source=self._options.source, files=files))
         return body, {
             "user-agent": SOURCE,
@@ -182,46 +240,27 @@ class WebhookHandler:
             **signed_headers(self._secrets, attempt.idempotency_key, body, int(time.time())),
         }
 
-    async def _outcome(self, response: httpx.Response, attempt: Attempt) -> Receipt:
-        said = await _read(response)
-        if not response.is_success:
-            self._refuse(response, said, attempt)
-        return Receipt(ref=attempt.idempotency_key, data={"status": response.status_code})
-
     def _refuse(self, response: httpx.Response, said: str, attempt: Attempt) -> NoReturn:
         status, headers = response.status_code, response.headers
         answered = f"{self._place} answered {status}"
-        told = f"{answered}: {said}" if said else answered
+        reason = f"{answered}: {said}" if said else answered
         if status == 410:
-            raise RetryLater(GONE_SECONDS, _gone(attempt, answered, said), pause=True)
+            # The remedy before the answer's text, because a reason is cut at its end.
+            remedy = (
+                f"{answered}: it wants no more events, so the destination is paused. Correct its url or take it out; "
+                f"if it was a mistake, end the pause with: receiver destinations resume {attempt.destination}"
+            )
+            raise RetryLater(GONE_SECONDS, f"{remedy}. It said: {said}" if said else remedy, pause=True)
         if status in (429, 503) and "retry-after" in headers:
-            raise RetryLater.from_headers(headers, otherwise=60, reason=told)
+            raise RetryLater.from_headers(headers, otherwise=60, reason=reason)
         if response.has_redirect_location:
             remedy = "Redirects are not followed: put the final address into the option url"
             raise WebhookFailed(f"{answered} and points {_target(headers)}. {remedy}")
-        raise WebhookFailed(told)
-
-
-def _own_deadline(attempt: Attempt) -> float:
-    """A little before the dispatcher's, so that the reason is told by who knows it."""
-    return max(attempt.deadline - 0.5, attempt.deadline * 0.8)
-
-
-def _base64_of(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
-
-
-def _gone(attempt: Attempt, answered: str, said: str) -> str:
-    """The remedy before what a stranger says: a reason is cut at its end."""
-    return (
-        f"{answered}: nobody wants these events any more, so the destination is paused. Correct its url or take it "
-        f"out; if it was a mistake, end the pause with: receiver destinations resume {attempt.destination}"
-        + (f". It said: {said}" if said else "")
-    )
+        raise WebhookFailed(reason)
 
 
 async def _read(response: httpx.Response) -> str:
-    """The beginning of an answer, for people. Length and pace are the other side's, so both are bounded."""
+    """Return the beginning of an answer, for people. Its length and pace are bounded."""
     data = b""
     with suppress(TimeoutError, httpx.HTTPError):
         async with asyncio.timeout(REST_SECONDS):
@@ -234,7 +273,7 @@ async def _read(response: httpx.Response) -> str:
 
 
 def _target(headers: Mapping[str, str]) -> str:
-    """Where a redirect leads, without its path, which may be a secret."""
+    """Return the host of a redirect, without its path, which may be a secret."""
     try:
         host = urlsplit(headers.get("location", "")).hostname
     except ValueError:
@@ -243,7 +282,7 @@ def _target(headers: Mapping[str, str]) -> str:
 
 
 def _reason(exc: httpx.HTTPError) -> str:
-    """What the system says, which is under several layers of what libraries say."""
+    """Return the system's own reason, which is under several layers of libraries."""
     if isinstance(exc, httpx.ConnectTimeout):
         return f"no connection within {CONNECT_SECONDS:g} s"
     cause: BaseException | None = exc
@@ -253,14 +292,14 @@ def _reason(exc: httpx.HTTPError) -> str:
         if isinstance(cause, ssl.SSLError):
             return cause.strerror or "TLS failed"
         if isinstance(cause, OSError) and cause.errno:
-            # asyncio puts words of its own in the place of the system's; a resolver's number is no errno.
+            # asyncio replaces the system's text. A resolver's number is not an errno.
             return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
         cause = cause.__cause__ or cause.__context__
     return redact(str(exc)) or type(exc).__name__
 
 
 def _trust(ca: Path | None) -> ssl.SSLContext:
-    """The system's certificates, and those of the file."""
+    """Return the system's certificates and those of the file."""
     context = ssl.create_default_context()
     if ca is not None:
         try:

@@ -6,7 +6,7 @@ import msgspec
 
 from receiver.backoff import PROVISIONAL
 from receiver.deliveries import Delivery
-from receiver.events import PROVISIONAL_TYPES, Event, EventType, Media, Source, Submission, event_id, new_id
+from receiver.events import PROVISIONAL_TYPES, Event, EventType, Media, Source, Submission, event_id, new_id, steady_id
 from receiver.followups import follow_up
 from receiver.intake.rules import Rules
 from receiver.journal import Change
@@ -162,7 +162,7 @@ def _event(
         id=event_id(row.id, type, task.progress if task else None),
         type=type,
         submission_id=row.id,
-        created_ms=rules.now_ms,
+        created_ms=(task.finish_ms if rules.policy.steady and task else None) or rules.now_ms,
         source=source,
         task_id=row.task_id,
         status=row.task_status,
@@ -190,7 +190,7 @@ def owed(row: Submission, events: tuple[Event, ...], rules: Rules) -> tuple[Deli
     """The deliveries of new events. A result's wait until its files are archived, or the policy's time is over."""
     return tuple(
         Delivery(
-            id=new_id(rules.now_ms),
+            id=steady_id(event.id, destination) if rules.policy.steady else new_id(rules.now_ms),
             event_id=event.id,
             submission_id=row.id,
             destination=destination,

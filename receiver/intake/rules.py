@@ -86,12 +86,14 @@ class Policy:
         poll_ms: how long we hear nothing before we ask. The relay's own view moves every 15 s (PROTOCOL.md §9).
         media_wait_ms: how long deliveries wait for the picture to be archived.
         deadline_ms: how long a task may take before it counts as lost.
+        steady: give the same event to the same destination the same delivery id and time, whatever journal it is in.
     """
 
     confirm_ms: int = 30_000
     poll_ms: int = 15_000
     media_wait_ms: int = 120_000
     deadline_ms: int = 4_200_000
+    steady: bool = False
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
-from receiver.backoff import DELIVERY, DOWN_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
+from receiver.backoff import DELIVERY, DOWN_AFTER, LONGEST_RETRY_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DestinationRecord
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, new_id
 from receiver.journal.document import Change, Changed, Decide, Document, LastReceipt, event_name, is_settled, replace
 from receiver.journal.selection import REPLAYED, Order, Replayed, ReplayOutcome
-from receiver.retry_after import LONGEST as LONGEST_ASKED
 from receiver.tasks import clean_text
 
 OUTDATED = "a newer event took its place"
@@ -325,7 +324,7 @@ def end_wait(document: Document, destination: str, until_ms: int) -> Document:
 # The clock
 
 LONGEST_MS: Mapping[str, int] = {
-    "send_due_ms": int(LONGEST_ASKED * 1000),
+    "send_due_ms": int(LONGEST_RETRY_AFTER * 1000),
     "poll_due_ms": int(max(PROVISIONAL) * MOST * 1000),
     "media_due_ms": int(max(MEDIA) * MOST * 1000),
     "delivery": int(max(DELIVERY) * MOST * 1000),

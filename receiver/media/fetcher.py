@@ -1,9 +1,9 @@
-"""The one outbound fetcher for links that come from payloads.
+"""The only outbound fetcher for links from payloads.
 
-Such a link may lead anywhere (RELIABILITY: request forgery, endless bodies, compressed bombs). So: https only, hosts on
-a list, every address of the host public, one of these very addresses connected to, each redirect checked again, no
-proxy, no credentials, a total deadline, a cap on bytes. What the operator names as an exact origin is trusted: there
-http and private addresses are allowed.
+Such a link may lead anywhere (RELIABILITY: request forgery, endless bodies, compressed bombs). So the scheme is https,
+the host is on a list, and every address of the host is public. The connection goes to one of the checked addresses, and
+each redirect is checked again. There is no proxy, there are no credentials, and time and bytes are limited. An exact
+origin that the operator names is trusted: http and private addresses are allowed there.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ import httpcore
 
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
-from receiver.media.addresses import Resolve, is_public, resolve
-from receiver.media.base import Store
-from receiver.media.draft import too_large
-from receiver.media.links import Link, Origin, read_link
+from receiver.media.files import too_large
+from receiver.media.links import Link, Origin, Resolve, is_public, read_link, resolve
+from receiver.media.store import Store
 
 SETTING = "RECEIVER_MEDIA_HOSTS"
 USER_AGENT = "imagine-receiver"
 MAX_REDIRECTS = 3
 CONNECT_SECONDS = 10.0
-"""For one address, so that a dead IPv6 route leaves time for IPv4."""
+"""Limit for one address, so that a broken IPv6 route leaves time for IPv4."""
 MAX_CONNECTIONS = 32
 KEEP_ALIVE_SECONDS = 15.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -42,14 +41,14 @@ class Fetcher:
         hosts: exact host names that may be fetched from, over https, at public addresses.
         origins: exact origins such as `http://127.0.0.1:8801` that the operator trusts; http and any address
             are allowed there.
-        max_bytes: cap for one file.
-        timeout: seconds for one file in all: resolving, redirects, body. What the store does with it when all of it is
-            here, the store limits.
+        max_bytes: largest size of a file.
+        timeout: seconds for one file in all: name resolution, redirects, body. The store has its own limit for what
+            it does afterwards.
         resolve: (host, port) → addresses; the seam for tests.
-        tls: which certificates count; the usual authorities unless told otherwise.
+        tls: accepted certificates; the usual authorities by default.
 
     Raises:
-        SettingsError: one of `origins` is none.
+        SettingsError: one of `origins` is not an origin.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class Fetcher:
         origins: Sequence[str],
         max_bytes: int,
         timeout: float,
-        user_agent: str = USER_AGENT,
         resolve: Resolve = resolve,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -67,14 +65,13 @@ class Fetcher:
         self._origins = frozenset(_read_origin(origin) for origin in origins)
         self._max_bytes = max_bytes
         self._timeout = timeout
-        self._user_agent = user_agent
         tls = tls or httpcore.default_ssl_context()  # made once: it takes 20 ms
-        # Two pools, so that a connection made for a trusted origin never serves a checked one.
+        # Two pools, so that a connection to a trusted origin never serves a checked host.
         self._checked = _pool(_Network(resolve, public_only=True), tls)
         self._trusted = _pool(_Network(resolve, public_only=False), tls)
 
     async def fetch_all(self, urls: Sequence[str], store: Store) -> tuple[Media, ...]:
-        """All files of one result, in order. Raises MediaError if one cannot be had, or there is none."""
+        """Download all files of one result, in order. Raise MediaError if one fails, or there is none."""
         if not urls:
             raise MediaError("The result has no link to a file.", permanent=True)
         return tuple([await self.fetch(url, store, index=index) for index, url in enumerate(urls)])
@@ -83,7 +80,7 @@ class Fetcher:
         """Download `url` into `store`.
 
         Raises:
-            MediaError: `permanent` when the link is forbidden or the file too large; otherwise asking again may help.
+            MediaError: `permanent` if the link is forbidden or the file too large. Otherwise a retry may help.
         """
         link = self._allowed(read_link(url))
         try:
@@ -122,22 +119,20 @@ class Fetcher:
         for _ in range(MAX_REDIRECTS + 1):
             pool = self._trusted if link.origin in self._origins else self._checked
             request = httpcore.URL(scheme=link.scheme, host=link.host, port=link.port, target=link.request)
-            async with pool.stream("GET", request, headers=self._headers(link)) as response:
+            headers = (
+                ("Host", link.authority),
+                ("User-Agent", USER_AGENT),
+                ("Accept", "image/*, video/*;q=0.9, */*;q=0.1"),
+                # 317 bytes of brotli can become 200 MB: ask for plain bytes and accept nothing else.
+                ("Accept-Encoding", "identity"),
+            )
+            async with pool.stream("GET", request, headers=headers) as response:
                 if response.status not in _REDIRECTS:
                     self._check(link, response)
                     async with aclosing(_until_the_end(response.aiter_stream(), limit)) as body:
                         return await store.put(body, url=url, index=index, max_bytes=self._max_bytes)
                 link = self._allowed(link.follow(_header(response, b"location")))
         raise MediaError(f"{link.place} is not fetched: more than {MAX_REDIRECTS} redirects led there.")
-
-    def _headers(self, link: Link) -> tuple[tuple[str, str], ...]:
-        return (
-            ("Host", link.authority),
-            ("User-Agent", self._user_agent),
-            ("Accept", "image/*, video/*;q=0.9, */*;q=0.1"),
-            # 317 bytes of brotli can become 200 MB: ask for plain bytes and accept nothing else.
-            ("Accept-Encoding", "identity"),
-        )
 
     def _check(self, link: Link, response: httpcore.Response) -> None:
         if response.status in _GONE:
@@ -154,14 +149,14 @@ class Fetcher:
 
 
 async def _until_the_end(body: AsyncIterable[bytes], limit: asyncio.Timeout) -> AsyncGenerator[bytes, None]:
-    """The body under the limit, and nothing after it: a store that is slow is not the sender's fault."""
+    """Yield the body under the limit, and lift the limit after it: the sender is not to blame for a slow store."""
     async for chunk in body:
         yield chunk
     limit.reschedule(None)
 
 
 class _Network(httpcore.AsyncNetworkBackend):
-    """Connects to an address it has checked itself: resolved once, so a second answer of the name server cannot differ.
+    """Connects to an address that it has checked. It resolves a name once, so that a second answer cannot differ.
 
     TLS is unaffected: httpcore verifies the certificate against the host name of the link.
     """
@@ -179,34 +174,27 @@ class _Network(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        *others, last = await self._addresses(host, port)
-        for address in others:
-            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return await self._connect(address, port)
-        return await self._connect(last, port)
-
-    async def _connect(self, address: str, port: int) -> httpcore.AsyncNetworkStream:
-        return _Stream(await self._network.connect_tcp(address, port, CONNECT_SECONDS))
-
-    async def _addresses(self, host: str, port: int) -> Sequence[str]:
         try:
             addresses = await self._resolve(host, port)
         except OSError as exc:
             raise MediaError(f"The host {host} cannot be found ({exc.strerror or exc}).") from exc
         if not addresses:
             raise MediaError(f"The host {host} has no address.")
-        # Every one, not the first: a name with one public and one private address is a trap.
+        # All of them, not only the first: a name with one public and one private address is a trap.
         if self._public_only and not all(map(is_public, addresses)):
             raise MediaError(
                 f"{host} is not fetched from: it leads to an address that is not public. "
                 f"If it is yours, add its exact origin (scheme, host and port) to {SETTING}.",
                 permanent=True,
             )
-        return addresses
+        for address in addresses[:-1]:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return _Stream(await self._network.connect_tcp(address, port, CONNECT_SECONDS))
+        return _Stream(await self._network.connect_tcp(addresses[-1], port, CONNECT_SECONDS))
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A TCP stream that also closes when cancelled during the TLS handshake; httpcore 1.0 closes it on errors only."""
+    """A TCP stream that also closes when cancelled during the TLS handshake. httpcore 1.0 closes it on errors only."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
@@ -256,12 +244,12 @@ def _read_origin(text: str) -> Origin:
 
 
 def _header(response: httpcore.Response, name: bytes) -> str:
-    """A header's values, joined as RFC 9110 §5.3 says; "" without one. Names keep the sender's spelling."""
+    """Return a header's values, joined by RFC 9110 §5.3, or "" without one. Names keep the sender's spelling."""
     return b", ".join(value for key, value in response.headers if key.lower() == name).decode("utf-8", "replace")
 
 
 def _cause(exc: BaseException) -> str:
-    """The operating system's own words, which anyio and httpcore wrap (the latter `from None`)."""
+    """Return the operating system's own words, which anyio and httpcore wrap (the latter `from None`)."""
     while (inner := exc.__cause__ or exc.__context__) is not None:
         exc = inner
     if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError) and exc.errno:

@@ -1,34 +1,179 @@
-"""The media store as a folder."""
+"""The media store keeps every archived file once, under the SHA-256 of its content: in a folder, or in a bucket.
+
+A bucket (extra `s3`) has a cache in a folder of this machine. Every file passes through the cache: on its way in
+because its key is the digest of all of it, on its way out because handlers read paths. Puts need no conditions. The key
+determines the content, so that a second put changes nothing but the object's age, as it must (see `remove`).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
 
+from receiver.bucket import BucketError, BucketOptions, open_bucket, read_url
 from receiver.disk import in_thread
-from receiver.errors import MediaError
+from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
-from receiver.media.draft import Draft, probe, receive, write
-from receiver.media.kinds import EXTENSIONS
-from receiver.media.layout import DIGEST, path_in, tile_paths_in
-from receiver.media.links import place
+from receiver.media.cache import Cache
+from receiver.media.files import (
+    DIGEST,
+    EXTENSIONS,
+    IDENTITY,
+    Draft,
+    key_of,
+    once,
+    path_in,
+    probe,
+    receive,
+    tile_paths_in,
+    write,
+)
+from receiver.media.links import place_of
+
+if TYPE_CHECKING:
+    from receiver.bucket.client import ObjectHead
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-IDENTITY = ".id"
-"""The file that makes this folder known from any other."""
+SETTING = "RECEIVER_MEDIA"
+REQUEST_SECONDS, TRANSFER_SECONDS = 20.0, 600.0
+"""Limits of one request: a look, a removal, a page of a list; or one file, up or down."""
+CHECK_SECONDS, FAILED_SECONDS = 30.0, 3.0
+"""Validity of a check that succeeded, and of one that failed. Requests cost money, and many callers may ask."""
+CLOCK_SECONDS = 300.0
+"""Validity of our reading of the store's clock."""
+WHOLE = 8 * 1024 * 1024
+"""Bytes up to which a file is put in one request."""
+TRIES = 3
+"""Downloads of one file before its cache is given up: another process may empty it."""
+_NEEDS = (
+    "write, read, list and delete objects (on S3: s3:PutObject, s3:GetObject and s3:DeleteObject on them, "
+    "s3:ListBucket on the bucket)"
+)
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
-class MediaStore:
-    """A content-addressed folder; see `base.Store`. Where several machines share it over the network, it is one store
-    for all of them."""
+class Store(ABC):
+    """A folder (`MediaStore`), or a bucket with a cache in a folder of this machine (`BucketStore`).
+
+    Several processes may share it: content never changes. Methods raise MediaError if the store cannot be used.
+
+    Attributes:
+        remote: True for a service elsewhere, which may be unreachable while this machine works.
+        folder: the folder, or that of the cache.
+    """
+
+    remote: ClassVar[bool]
+    folder: Path
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Its name in a sentence: the folder, or the URL."""
+
+    @abstractmethod
+    async def identity(self) -> str:
+        """Return a text that is the same for every user of this store, and differs for any other store."""
+
+    def path(self, media: Media) -> Path:
+        """Return the path that `local` uses. The file need not be there."""
+        return path_in(self.folder, media.digest, media.extension)
+
+    def tile_paths(self, digest: str) -> tuple[Path, ...]:
+        """Return the paths of a grid's four tiles on this machine. They are removed together with the grid."""
+        return tile_paths_in(self.folder, digest)
+
+    @abstractmethod
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a tile to one of `tile_paths`: durable under its name, or not there. Blocks; raises OSError."""
+
+    async def put(self, chunks: AsyncIterator[bytes], *, url: str, index: int, max_bytes: int) -> Media:
+        """Keep a file. It is safe on return, and nothing is left otherwise.
+
+        Raises:
+            MediaError: larger than `max_bytes` (permanent), neither picture nor video, or the store cannot be written.
+        """
+        draft = Draft(self.folder, durable=not self.remote)
+        try:
+            media_type, extension = await receive(
+                chunks, lambda block: self._call(draft.add, block), source=place_of(url), max_bytes=max_bytes
+            )
+            await self._call(draft.finish)
+            media = Media(
+                digest=draft.digest, type=media_type, size=draft.size, extension=extension, url=url, index=index
+            )
+            await self._keep(draft, media)
+        finally:
+            await in_thread(draft.drop)
+        return media
+
+    async def put_bytes(self, data: bytes, *, url: str) -> Media:
+        """Keep a file that is in memory, e.g. a picture of a request. Raises as `put`."""
+        return await self.put(once(data), url=url, index=0, max_bytes=len(data))
+
+    @abstractmethod
+    async def _keep(self, draft: Draft, media: Media) -> None: ...
+
+    @abstractmethod
+    async def read(self, digest: str) -> bytes:
+        """Return the content whose SHA-256 is `digest`. Missing and damaged files are a permanent MediaError."""
+
+    async def local(self, media: Media) -> Path:
+        """Return a path on this machine with its content, downloaded if needed.
+
+        Open it soon: a cache removes it when room is needed. Missing and damaged files are a permanent MediaError.
+        """
+        async with self.holding([media]) as (path,):
+            return path
+
+    @abstractmethod
+    def holding(self, files: Sequence[Media]) -> AbstractAsyncContextManager[tuple[Path, ...]]:
+        """Return the paths of several files, as `local`. They stay until the end of the block."""
+
+    @abstractmethod
+    async def missing(self, digests: Iterable[str]) -> list[str]:
+        """Return the digests whose file is not in the store."""
+
+    @abstractmethod
+    async def remove(self, digest: str, *, unless_younger: float) -> bool:
+        """Remove a file that is not needed. Return True if it is gone.
+
+        A file younger than that many seconds, by the store's own clock, stays: another process may just have put the
+        same content, and not yet have journalled it.
+        """
+
+    @abstractmethod
+    async def check(self) -> None:
+        """Try to write and read, and remove drafts of killed processes."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Cancel what is under way. Idempotent."""
+
+    @abstractmethod
+    def _unusable(self, reason: str) -> str:
+        """Return the sentence for a folder that cannot be used."""
+
+    async def _call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run a file call in a thread. Its OSError becomes a MediaError."""
+        try:
+            return await in_thread(function, *args, **kwargs)
+        except OSError as exc:
+            raise MediaError(self._unusable(exc.strerror or str(exc))) from exc
+
+
+class MediaStore(Store):
+    """A content-addressed folder. Machines that share it over the network share one store."""
 
     remote: ClassVar[bool] = False
 
@@ -40,67 +185,43 @@ class MediaStore:
         return str(self.folder)
 
     async def identity(self) -> str:
-        """A random word, made at the first call and kept in the folder."""
+        """Return a random word, made at the first call and kept in the folder."""
         return await self._call(self._identity)
-
-    def path(self, media: Media) -> Path:
-        return path_in(self.folder, media.digest, media.extension)
-
-    def tile_paths(self, digest: str) -> tuple[Path, ...]:
-        return tile_paths_in(self.folder, digest)
-
-    async def local(self, media: Media) -> Path:
-        """Its place in the folder. Whether it is undamaged, whoever reads it sees."""
-        return await self._call(self._local, media)
-
-    @asynccontextmanager
-    async def holding(self, files: Sequence[Media]) -> AsyncIterator[tuple[Path, ...]]:
-        """Only retention removes files here, and never one that is still needed."""
-        yield tuple([await self.local(media) for media in files])
 
     def write(self, path: Path, data: bytes) -> None:
         write(self.folder, path, data)
 
-    async def put(self, chunks: AsyncIterator[bytes], *, url: str, index: int, max_bytes: int) -> Media:
-        """File and folder are synced when this returns. The same content again replaces itself: that heals damage."""
-        draft = Draft(self.folder)
-        try:
-            media_type, extension = await receive(
-                chunks, lambda block: self._call(draft.add, block), source=place(url), max_bytes=max_bytes
-            )
-            await self._call(draft.keep_as, path_in(self.folder, draft.digest, extension))
-        finally:
-            await in_thread(draft.drop)
-        return Media(digest=draft.digest, type=media_type, size=draft.size, extension=extension, url=url, index=index)
-
-    async def put_bytes(self, data: bytes, *, url: str) -> Media:
-        return await self.put(once(data), url=url, index=0, max_bytes=len(data))
+    async def _keep(self, draft: Draft, media: Media) -> None:
+        """Name and sync the file. The same content replaces itself, which repairs damage."""
+        await self._call(draft.keep_as, self.path(media))
 
     async def read(self, digest: str) -> bytes:
         return await self._call(self._read, digest)
 
+    @asynccontextmanager
+    async def holding(self, files: Sequence[Media]) -> AsyncIterator[tuple[Path, ...]]:
+        """Return the paths, without a check of content. Only retention removes files, and never one in use."""
+        yield tuple([await self._call(self._existing, media) for media in files])
+
     async def missing(self, digests: Iterable[str]) -> list[str]:
-        return await self._call(lambda: [digest for digest in digests if not self._found(digest)])
+        return await self._call(
+            lambda: [digest for digest in digests if not any(path.exists() for path in self._paths(digest))]
+        )
 
     async def remove(self, digest: str, *, unless_younger: float) -> bool:
         return await self._call(self._remove, digest, unless_younger)
 
     async def check(self) -> None:
-        """Also makes the folder."""
         await self._call(probe, self.folder)
 
     async def aclose(self) -> None:
-        """Nothing is ever under way behind a caller's back."""
+        """Do nothing: no call goes on in the background."""
 
-    async def _call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Run a file call in a thread; what the disk says becomes a MediaError."""
-        try:
-            return await in_thread(function, *args, **kwargs)
-        except OSError as exc:
-            raise MediaError(
-                f"The media folder {self.folder} cannot be used ({exc.strerror or exc}). "
-                "Free space on its disk, give this process write access, or choose another folder."
-            ) from exc
+    def _unusable(self, reason: str) -> str:
+        return (
+            f"The media folder {self.folder} cannot be used ({reason}). "
+            "Free space on its disk, give this process write access, or choose another folder."
+        )
 
     def _identity(self) -> str:
         path = self.folder / IDENTITY
@@ -109,27 +230,31 @@ class MediaStore:
             try:
                 draft.add(uuid.uuid4().hex.encode())
                 draft.finish()
-                _name_once(draft, path)
+                try:
+                    os.link(draft.path, path)  # unlike a rename, it leaves the file of a process that was faster
+                except FileExistsError:
+                    pass
+                except OSError:  # a file system without links
+                    draft.keep_as(path)
             finally:
                 draft.drop()
         return f"folder {path.read_text()}"
 
-    def _local(self, media: Media) -> Path:
+    def _existing(self, media: Media) -> Path:
         path = self.path(media)
         if not path.exists():
-            # An empty folder is rather a volume that is not mounted: then it is not the file that is gone.
+            # An empty folder is more likely a volume that is not mounted, so the file may still exist.
             if not self.folder.is_dir() or not any(self.folder.iterdir()):
                 raise MediaError(f"The media folder {self.folder} is empty. Mount its volume, or restore it.")
             raise MediaError(f"The archived file {path} is gone.", permanent=True)
         return path
 
-    def _found(self, digest: str) -> list[Path]:
-        paths = [path_in(self.folder, digest, extension) for extension in EXTENSIONS if DIGEST.match(digest)]
-        return [path for path in paths if path.exists()]
+    def _paths(self, digest: str) -> list[Path]:
+        return [path_in(self.folder, digest, extension) for extension in EXTENSIONS if DIGEST.match(digest)]
 
     def _remove(self, digest: str, unless_younger: float) -> bool:
         gone = True
-        for path in self._found(digest):
+        for path in self._paths(digest):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime < unless_younger:
                     gone = False
@@ -140,25 +265,266 @@ class MediaStore:
         return gone
 
     def _read(self, digest: str) -> bytes:
-        for extension in EXTENSIONS if DIGEST.match(digest) else ():
+        for path in self._paths(digest):
             with suppress(FileNotFoundError):
-                data = path_in(self.folder, digest, extension).read_bytes()
+                data = path.read_bytes()
                 if hashlib.sha256(data).hexdigest() != digest:
                     raise MediaError(f"The file {digest} in {self.folder} is damaged.", permanent=True)
                 return data
         raise MediaError(f"The file {digest[:64]} is not in the media folder {self.folder}.", permanent=True)
 
 
-async def once(data: bytes) -> AsyncIterator[bytes]:
-    """Bytes as a stream of one chunk."""
-    yield data
+class BucketStore(Store):
+    """A content-addressed folder of a bucket. No request is made before the first call.
+
+    Args:
+        options: the bucket.
+        folder: prefix of every key; "" for none.
+        cache: of this machine.
+        check_seconds: see `CHECK_SECONDS`.
+
+    Raises:
+        SettingsError: the extra `s3` is missing, or the options contradict each other.
+    """
+
+    remote: ClassVar[bool] = True
+
+    def __init__(
+        self, options: BucketOptions, folder: str, cache: Cache, *, check_seconds: float = CHECK_SECONDS
+    ) -> None:
+        self._bucket = open_bucket(
+            options, folder, why=f"{SETTING} with a bucket",
+            seconds=REQUEST_SECONDS, transfer_seconds=TRANSFER_SECONDS, needs=_NEEDS,
+        )  # fmt: skip
+        self.folder = cache.folder
+        self._cache = cache
+        self._check_seconds = check_seconds
+        self._downloads: dict[str, asyncio.Task[None]] = {}
+        self._checking = asyncio.Lock()
+        self._checked: tuple[float, MediaError | None] = float("-inf"), None
+        self._away = float("-inf"), ""
+        self._clock: tuple[float, float] | None = None
+
+    @property
+    def place(self) -> str:
+        return self._bucket.url
+
+    async def identity(self) -> str:
+        """Return the URL, with the server unless that is the service's own."""
+        return self._bucket.identity
+
+    def write(self, path: Path, data: bytes) -> None:
+        self._cache.write(path, data)
+
+    async def _keep(self, draft: Draft, media: Media) -> None:
+        """Put the file into the bucket, and into the cache because its delivery comes next."""
+        key, attributes = key_of(media.digest, media.extension), {"Content-Type": media.type}
+        with self._translated():
+            if media.size > WHOLE:
+                await self._bucket.upload(key, draft.path, attributes)
+            else:
+                await self._bucket.put(key, await self._call(draft.path.read_bytes), attributes)
+        with suppress(MediaError):  # the file is safe; a reader will report a cache that cannot be used
+            await self._call(self._cache.keep, draft, media)
+
+    @asynccontextmanager
+    async def holding(self, files: Sequence[Media]) -> AsyncIterator[tuple[Path, ...]]:
+        with ExitStack() as held:
+            for media in files:
+                await self._hold(media, held)
+            yield tuple(self._cache.path(media) for media in files)
+
+    async def _hold(self, media: Media, held: ExitStack) -> None:
+        for _ in range(TRIES):
+            if await self._call(self._cache.hold, media, held):
+                return
+            await self._bring(media)
+        raise MediaError(
+            f"The media cache {self.folder} loses files faster than they are read. Let no other program empty it."
+        )
+
+    async def _bring(self, media: Media) -> None:
+        """Download a file into the cache, or wait for its download that has begun.
+
+        While the store is away, callers fail at once for some seconds. Otherwise a backlog would hold the slots of its
+        destination for one time limit after the other.
+        """
+        until, problem = self._away
+        if time.monotonic() < until:
+            raise MediaError(problem)
+        task = self._downloads.get(media.digest)
+        if task is None:
+            task = asyncio.create_task(self._download(media), name=f"bring {media.digest[:12]}")
+            self._downloads[media.digest] = task
+            task.add_done_callback(lambda done: self._brought(media.digest, done))
+        try:
+            # Shielded: an attempt that is cancelled must not take the file from others, and a large one still arrives.
+            await asyncio.shield(task)
+        except MediaError as exc:
+            if not exc.permanent:
+                self._away = time.monotonic() + min(self._check_seconds, FAILED_SECONDS), str(exc)
+            raise
+
+    def _brought(self, digest: str, task: asyncio.Task[None]) -> None:
+        del self._downloads[digest]
+        if not task.cancelled():
+            task.exception()  # mark it as retrieved: each caller that waits gets it
+
+    async def _download(self, media: Media) -> None:
+        draft = Draft(self.folder, durable=False)  # after a power cut its digest shows damage
+
+        async def add(block: bytes) -> None:
+            if draft.size + len(block) > media.size:
+                raise self._damaged(media.digest)
+            await self._call(draft.add, block)
+
+        try:
+            with self._translated():
+                found = await self._bucket.download(key_of(media.digest, media.extension), add)
+            if found is None:
+                raise MediaError(f"The archived file {media.digest} is gone from {self.place}.", permanent=True)
+            if draft.digest != media.digest:
+                raise self._damaged(media.digest)
+            await self._call(self._cache.keep, draft, media)
+        finally:
+            await in_thread(draft.drop)
+
+    async def read(self, digest: str) -> bytes:
+        data = await self._call(self._cache.read, digest) if DIGEST.match(digest) else None
+        if data is not None:
+            return data
+        found = await self._find(digest)
+        content = bytearray()
+
+        async def add(block: bytes) -> None:
+            content.extend(block)
+
+        with self._translated():
+            if found is None or await self._bucket.download(found.key, add) is None:
+                raise MediaError(f"The file {digest[:64]} is not in the media store {self.place}.", permanent=True)
+        if await in_thread(lambda: hashlib.sha256(content).hexdigest()) != digest:
+            raise self._damaged(digest)
+        return bytes(content)
+
+    # --- maintenance ---
+
+    async def missing(self, digests: Iterable[str]) -> list[str]:
+        """Compare with the store's own list, a thousand objects at a time."""
+        wanted = sorted(set(digests))
+        there: set[str] = set()
+        if wanted:
+            first, last = key_of(wanted[0], ""), key_of(wanted[-1], "~")
+            with self._translated():
+                async with aclosing(self._bucket.pages("", after=first)) as pages:
+                    async for page in pages:
+                        there.update(item.key.rpartition("/")[2].partition(".")[0] for item in page)
+                        if page and page[-1].key > last:
+                            break
+        return [digest for digest in wanted if digest not in there]
+
+    async def remove(self, digest: str, *, unless_younger: float) -> bool:
+        """Compare its age first. A put of the same content between that request and the removal is lost, because S3
+        removes nothing conditionally."""
+        found = await self._find(digest)
+        if found is not None:
+            age_ms = await self._now_ms() - found.modified_ms
+            if unless_younger and age_ms < unless_younger * 1000:
+                return False
+            with self._translated():
+                await self._bucket.delete([found.key])
+        if DIGEST.match(digest):
+            await self._call(self._cache.drop, digest)
+        return True
+
+    async def check(self) -> None:
+        """Put, read and remove a small object. Concurrent callers share the result, which is valid for some seconds."""
+        async with self._checking:
+            until, problem = self._checked
+            if time.monotonic() >= until:
+                problem = None
+                try:
+                    await self._call(self._cache.check)
+                    await self._probe()
+                except MediaError as exc:
+                    problem = exc
+                lasting = min(self._check_seconds, FAILED_SECONDS) if problem else self._check_seconds
+                self._checked = time.monotonic() + lasting, problem
+        if problem is not None:
+            raise MediaError(str(problem), away=problem.away)
+
+    async def aclose(self) -> None:
+        """Cancel the downloads that no caller waits for any more."""
+        downloads = list(self._downloads.values())
+        for task in downloads:
+            task.cancel()
+        await asyncio.gather(*downloads, return_exceptions=True)
+
+    async def _probe(self) -> float:
+        """Put, read and remove an object of a random name. Return the store's time in milliseconds."""
+        key = f".check/{uuid.uuid4().hex}"
+        with self._translated():
+            await self._bucket.put(key, b"receiver", {"Content-Type": "application/octet-stream"})
+            found = await self._bucket.head(key)
+            await self._bucket.delete([key])
+        if found is None:
+            raise MediaError(f"{self.place} does not give what was put there a moment ago.")
+        self._clock = found.modified_ms, time.monotonic()
+        return found.modified_ms
+
+    async def _now_ms(self) -> float:
+        """Return the time by the store's clock."""
+        if self._clock is None or time.monotonic() - self._clock[1] > CLOCK_SECONDS:
+            return await self._probe()
+        then_ms, since = self._clock
+        return then_ms + (time.monotonic() - since) * 1000
+
+    async def _find(self, digest: str) -> ObjectHead | None:
+        """Return the object with that digest. Its content determines one extension, so the first is the only one."""
+        for extension in EXTENSIONS if DIGEST.match(digest) else ():
+            with self._translated():
+                if (found := await self._bucket.head(key_of(digest, extension))) is not None:
+                    return found
+        return None
+
+    def _damaged(self, digest: str) -> MediaError:
+        return MediaError(f"The archived file {digest} in {self.place} is damaged.", permanent=True)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except BucketError as exc:
+            raise MediaError(f"The media store {self.place} cannot be used. {exc}", away=exc.away) from exc
+
+    def _unusable(self, reason: str) -> str:
+        return (
+            f"The media cache {self.folder} cannot be used ({reason}). Free space on its disk, "
+            "give this process write access, or set RECEIVER_MEDIA_CACHE to another folder."
+        )
 
 
-def _name_once(draft: Draft, path: Path) -> None:
-    """Give a finished draft its name, unless another process was faster: whoever reads it, reads the same."""
+def open_store(where: str | Path, *, cache: Path, cache_bytes: int = 2**30) -> Store:
+    """Return the media store at a path, or at `s3://BUCKET/FOLDER`, `gs://…`, `az://…`; see `bucket.read_url`.
+
+    No request is made, and nothing is written.
+
+    Args:
+        where: the path or URL.
+        cache: folder for local copies of a bucket's files.
+        cache_bytes: its largest size.
+
+    Raises:
+        SettingsError: another URL, or the extra `s3` is missing.
+    """
+    scheme = match[1].lower() if (match := _URL.match(str(where))) else None
+    if scheme is None or isinstance(where, Path):
+        return MediaStore(Path(where))
+    if scheme not in ("s3", "gs", "az"):
+        raise SettingsError(
+            f"{SETTING}: there are no pictures at {scheme}://; it is a folder, or s3://, gs:// or az://."
+        )
     try:
-        os.link(draft.path, path)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without links
-        draft.keep_as(path)
+        options, folder = read_url(str(where))
+    except SettingsError as exc:
+        raise SettingsError(f"{SETTING}: {exc}") from exc
+    return BucketStore(options, folder, Cache(cache, cache_bytes))

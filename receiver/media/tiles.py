@@ -1,8 +1,8 @@
-"""Tiles: a grid's four pictures, U1 to U4, cut once for everybody and kept beside the grid in the media store.
+"""Tiles: a grid's four pictures, U1 to U4, cut once and kept beside the grid in the media store.
 
-A picture is somebody else's file, and 30 KB of PNG can say that it is 60,000 pixels wide: what it says of its size is
-read first, and a picture that is too large is never decoded. Pillow comes with the extra `images` and is used here
-only; one grid is cut at a time, in a thread, so that memory stays small.
+A picture is a foreign file, and 30 KB of PNG can claim a width of 60,000 pixels. So the header is read first, and a
+picture that is too large is never decoded. One grid is cut at a time, in a thread, so that memory stays small. Pillow
+comes with the extra `images` and is used here only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from receiver.disk import in_thread
 from receiver.errors import MediaError
 from receiver.events import Media
-from receiver.media.base import Store
+from receiver.media.store import Store
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,11 +27,11 @@ MAX_PIXELS = 25_000_000
 NEEDED = "To cut pictures into tiles, Pillow is needed:"
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
-"""What PNG can say without loss; anything else becomes RGB."""
+"""Modes that PNG can hold without loss. Others become RGB."""
 
 
 class Tiles:
-    """Cuts grids of a media store. Whoever asks for the same grid meanwhile waits for the same cut."""
+    """Cuts grids of a media store. Concurrent callers share one cut of a grid."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -39,58 +39,59 @@ class Tiles:
         self._turn = asyncio.Lock()
 
     def path(self, grid: Media, number: int) -> Path:
-        """Where tile `number` (1 to 4) of a grid lies, or would lie."""
+        """Return the path of tile `number` (1 to 4) of a grid. It need not be there."""
         return self._store.tile_paths(grid.digest)[number - 1]
 
     async def of(self, grid: Media) -> tuple[Media, ...]:
-        """The four pictures, U1 to U4; made now unless they lie there already. Their `url` is the grid's.
+        """Return the four pictures, U1 to U4, cut now if they are not there. Their `url` is the grid's.
 
         Raises:
-            MediaError: permanent where the grid cannot be cut: too large, moving, damaged, no picture; otherwise its
-                file or the disk failed us, and asking again may help.
+            MediaError: permanent if the grid cannot be cut: too large, animated, damaged, no picture. Otherwise its
+                file or the disk failed, and a retry may help.
         """
         if grid.digest not in self._cutting:
             task = asyncio.create_task(self._made(grid), name=f"cut {grid.digest[:12]}")
             self._cutting[grid.digest] = task
             task.add_done_callback(lambda done: self._cut(grid.digest, done))
-        # Shielded: an attempt that is cancelled must not take the cut from others.
+        # Shielded: a cancelled attempt must not take the cut from others.
         return await asyncio.shield(self._cutting[grid.digest])
 
     def _cut(self, digest: str, task: asyncio.Task[tuple[Media, ...]]) -> None:
         del self._cutting[digest]
         if not task.cancelled():
-            task.exception()  # whoever waits is told; if nobody does any more, nobody needs to know
+            task.exception()  # mark it as retrieved: each caller that waits gets it
 
     async def _made(self, grid: Media) -> tuple[Media, ...]:
         async with self._store.holding([grid]) as (source,), self._turn:
-            return await in_thread(self._there_or_cut, grid, source)
+            return await in_thread(self._tiles_of, grid, source)
 
-    def _there_or_cut(self, grid: Media, source: Path) -> tuple[Media, ...]:
+    def _tiles_of(self, grid: Media, source: Path) -> tuple[Media, ...]:
         paths = self._store.tile_paths(grid.digest)
         try:
             if not all(path.exists() for path in paths):
-                self._write(grid, source, paths)
-            return tuple(_described(path, grid) for path in paths)
+                if _digest(source)[0] != grid.digest:
+                    raise MediaError(f"The archived file {source} is damaged.")
+                for path, data in zip(paths, cut(source), strict=True):
+                    self._store.write(path, data)
+            described = [_digest(path) for path in paths]
         except OSError as exc:
             raise MediaError(
                 f"The tiles of {grid.digest[:12]} cannot be kept beside {source} ({exc.strerror or exc}). "
                 "Free space on its disk, or give this process write access."
             ) from exc
-
-    def _write(self, grid: Media, source: Path, paths: tuple[Path, ...]) -> None:
-        with source.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != grid.digest:
-                raise MediaError(f"The archived file {source} is damaged.")
-        for path, data in zip(paths, cut(source), strict=True):
-            self._store.write(path, data)
+        return tuple(
+            Media(digest=digest, type="image/png", size=size, extension=".png", url=grid.url, index=grid.index)
+            for digest, size in described
+        )
 
 
 def cut(path: Path) -> Iterator[bytes]:
-    """The quarters of a picture as PNG: top left, top right, bottom left, bottom right. An odd pixel goes to the right
-    and to the bottom. PNG whatever the grid is, because cutting must lose nothing.
+    """Yield the quarters of a picture as PNG: top left, top right, bottom left, bottom right.
+
+    An odd pixel goes to the right and to the bottom. Always PNG, because a cut must lose nothing.
 
     Raises:
-        MediaError: permanent; it cannot be cut, and why.
+        MediaError: permanent, with the reason.
     """
     try:
         from PIL import Image  # noqa: PLC0415 - an optional extra, and slow to import
@@ -102,16 +103,22 @@ def cut(path: Path) -> Iterator[bytes]:
             picture.load()
             profile = picture.info.get("icc_profile")
             whole = picture if picture.mode in _MODES else picture.convert("RGB")
-            for box in _boxes(*picture.size):
-                yield _png(whole.crop(box), profile)
+            width, height = picture.size
+            for top, bottom in ((0, height // 2), (height // 2, height)):
+                for left, right in ((0, width // 2), (width // 2, width)):
+                    held = io.BytesIO()
+                    # Level 3 takes a third of the time of the usual 6, and the files are about as large.
+                    tile = whole.crop((left, top, right, bottom))
+                    tile.save(held, "PNG", compress_level=3, icc_profile=profile)
+                    yield held.getvalue()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise _uncut("it is larger than any grid, and was not decoded") from exc
-    except (OSError, SyntaxError, ValueError, EOFError) as exc:  # what Pillow raises at broken files
+    except (OSError, SyntaxError, ValueError, EOFError) as exc:  # Pillow's errors for broken files
         raise _uncut("its file is broken, or no PNG, JPEG or WebP") from exc
 
 
 def _check(picture: Image.Image) -> None:
-    """By its header alone: nothing is decoded yet."""
+    """Raise MediaError by the header alone: nothing is decoded yet."""
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise _uncut(f"it is {width} × {height} pixels large, and was not decoded")
@@ -121,26 +128,11 @@ def _check(picture: Image.Image) -> None:
         raise _uncut("it moves")
 
 
-def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    middle, half = width // 2, height // 2
-    for top, bottom in ((0, half), (half, height)):
-        for left, right in ((0, middle), (middle, width)):
-            yield left, top, right, bottom
-
-
-def _png(tile: Image.Image, profile: bytes | None) -> bytes:
-    # Level 3 takes a third of the time of the usual 6, and the files are about as large.
-    held = io.BytesIO()
-    tile.save(held, "PNG", compress_level=3, icc_profile=profile)
-    return held.getvalue()
-
-
-def _described(path: Path, grid: Media) -> Media:
+def _digest(path: Path) -> tuple[str, int]:
+    """Return SHA-256 and size of a file."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
-    return Media(digest=digest, type="image/png", size=size, extension=".png", url=grid.url, index=grid.index)
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
 
-def _uncut(why: str) -> MediaError:
-    return MediaError(f"The picture was not cut into tiles: {why}.", permanent=True)
+def _uncut(reason: str) -> MediaError:
+    return MediaError(f"The picture was not cut into tiles: {reason}.", permanent=True)

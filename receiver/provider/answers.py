@@ -11,11 +11,11 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from receiver.backoff import retry_after
 from receiver.errors import Ambiguous, ProviderError, Refused
 from receiver.provider.envelope import Envelope, integral, one_line, read_envelope
 from receiver.provider.outcomes import OUTCOMES, Outcome
 from receiver.provider.requests import ANSWERED_BY_LINKS
-from receiver.retry_after import retry_after
 from receiver.tasks import clean_text
 
 __all__ = ["OUTCOMES", "Accepted", "Answer", "Outcome", "read_answer", "read_submit"]

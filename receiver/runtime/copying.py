@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+import structlog
+
 from receiver.errors import EngineRunning, InputError, JournalError
 from receiver.events import new_id
-from receiver.journal import DEAD_SECONDS, Journal
-from receiver.journal.beating import beating
-from receiver.journal.copying import RowKind, Tally, copy
+from receiver.journal import Journal
+from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
+from receiver.journal.store import RowKind
+from receiver.journal.transfer import Tally, copy
 from receiver.runtime.journals import journal_of
 from receiver.settings import Settings
-from receiver.settings.databases import check_database, database_secrets
+from receiver.settings.kinds import check_database, database_secrets
 from receiver.telemetry import learn
+
+log = structlog.get_logger("receiver.journal")
 
 ROLE = "journal copy"
 
@@ -55,16 +61,16 @@ async def copy_journal(
         raise InputError(f"A journal is not copied onto itself: {there.database_shown}.")
     async with (
         journal_of(there, existing=True) as origin,
-        _alone(origin, there.database_shown) as sure_there,  # before the target is made
+        _alone(origin, there.database_shown) as confirm_there,  # before the target is made
         journal_of(here, migrate=True) as copied,
-        _alone(copied, here.database_shown) as sure_here,
+        _alone(copied, here.database_shown) as confirm_here,
     ):
 
-        async def sure() -> None:
-            await sure_there()
-            await sure_here()
+        async def confirm() -> None:
+            await confirm_there()
+            await confirm_here()
 
-        rows = await copy(origin, copied, told, sure=sure)
+        rows = await copy(origin.store, copied.store, told, confirm=confirm)
     return Copied(source=there.database_shown, target=here.database_shown, rows=rows)
 
 
@@ -81,19 +87,59 @@ def _naming(settings: Settings, url: str) -> Settings:
 
 @asynccontextmanager
 async def _alone(journal: Journal, shown: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Be the engine meanwhile, so that no other begins; yields what `beating` does."""
-    owner = f"copy-{new_id(0)}"
+    """Be the only engine of a journal until the end of the block.
+
+    Yields:
+        A function that raises JournalError unless we still are a member.
+
+    Raises:
+        EngineRunning: an engine runs.
+        JournalError: our heartbeat came too late, so that an engine may have started. The block was cancelled.
+    """
+    owner, membership = f"copy-{new_id(0)}", journal.membership
     try:
-        await journal.become_engine(ROLE, owner, store="")
+        await membership.join(ROLE, owner, store="")
     except EngineRunning as exc:
         raise EngineRunning(
             f"An engine runs on {shown}: `receiver {exc.holder}`. Stop it, and every other process that uses this "
-            f"journal, and copy then. (Elsewhere than in a file, one that was killed counts for {DEAD_SECONDS:g} s.)",
+            f"journal, and copy then. (Except in a file, one that was killed counts for {EXPIRE_SECONDS:g} s.)",
             holder=exc.holder,
         ) from exc
+
+    async def confirm() -> None:
+        if not await membership.heartbeat(owner):
+            raise _expired(shown)
+
     try:
-        async with beating(journal, owner, shown) as sure:
-            yield sure
+        async with asyncio.timeout(None) as block:
+            heartbeats = asyncio.create_task(_show_heartbeats(confirm, block))
+            try:
+                yield confirm
+            finally:
+                heartbeats.cancel()
+                await asyncio.gather(heartbeats, return_exceptions=True)
+    except TimeoutError as exc:
+        raise (_expired(shown) if block.expired() else exc) from exc
     finally:
-        with suppress(JournalError):  # where it is out of reach, the others learn it from our silence
-            await journal.resign(owner)
+        with suppress(JournalError):  # where it is out of reach, the others find us expired
+            await membership.leave(owner)
+
+
+async def _show_heartbeats(confirm: Callable[[], Awaitable[None]], block: asyncio.Timeout) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+        try:
+            await confirm()
+        except JournalError as exc:
+            if exc.fault:
+                log.warning("journal.no_heartbeat", problem=str(exc))  # the next one may come in time
+                continue
+            block.reschedule(asyncio.get_running_loop().time())
+            return
+
+
+def _expired(shown: str) -> JournalError:
+    return JournalError(
+        f"Broken off: {shown} had no heartbeat from this command for {EXPIRE_SECONDS:g} s, so that an engine may have "
+        "started there. Stop every process that uses this journal, and run the command again."
+    )

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from receiver.clock import Clock
-from receiver.dispatcher import OpenDestination
+from receiver.engine.attempts import OpenDestination
 from receiver.errors import MediaError, ReceiverError
 from receiver.journal import Journal
 from receiver.provider import Provider

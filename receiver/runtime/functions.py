@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from receiver.deliveries import Receipt
-from receiver.dispatcher import OpenDestination
+from receiver.engine.attempts import OpenDestination
 from receiver.events import EVENT_TYPES, Event, EventType
 from receiver.handlers.base import Attempt
 from receiver.intake import Route

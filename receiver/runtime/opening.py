@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
 from receiver.clock import Clock
-from receiver.dispatcher import OpenDestination
+from receiver.engine.attempts import OpenDestination
 from receiver.errors import SettingsError
 from receiver.handlers import registry
 from receiver.handlers.base import Handler
 from receiver.intake import Route
-from receiver.runtime.engine import Engine
 from receiver.runtime.functions import Function
 from receiver.runtime.journals import journal_of
 from receiver.runtime.routing import route_of
-from receiver.runtime.shifts import Shifts
 from receiver.runtime.wiring import Runtime
 from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
 from receiver.telemetry import learn
-from receiver.watchdog import Stall, tell
 
 log = structlog.get_logger("receiver.engine")
 
@@ -36,8 +33,9 @@ async def open_runtime(
     *,
     clock: Clock | None = None,
     functions: Iterable[Function] = (),
-    stalled: Callable[[Stall], None] = tell,
-    engine: type[Engine] | type[Shifts] = Engine,
+    exit_on_stall: bool = False,
+    function: bool = False,
+    steady: bool = False,
 ) -> AsyncIterator[Runtime]:
     """A Runtime on its journal, closed at the end of the block.
 
@@ -45,9 +43,9 @@ async def open_runtime(
         settings: as loaded.
         clock: the time; a real one if None.
         functions: destinations registered in code, beside those of the settings.
-        stalled: what to do when the event loop stands still while we are the engine: log it, or, where the process is
-            ours, `watchdog.end_process`.
-        engine: `Shifts` for a process that lives only while it answers.
+        exit_on_stall: end the process when the event loop stands still while we are an engine. For a process of ours.
+        function: for a process that may be frozen or ended as soon as it has answered.
+        steady: give the same event to the same destination the same delivery id, whatever journal it is in.
 
     Raises:
         SettingsError: a setting is missing, wrong or unsafe.
@@ -61,15 +59,16 @@ async def open_runtime(
         stack.push_async_callback(close_all, destinations)  # also those before one that cannot be opened
         routes = open_all(destinations, settings, functions)
         check_links(destinations)
-        journal = await stack.enter_async_context(journal_of(settings, stays=engine is Engine))
+        journal = await stack.enter_async_context(journal_of(settings, stays=not function))
         runtime = Runtime(
             settings,
             journal=journal,
             destinations=destinations,
             routes=routes,
             clock=clock or Clock(),
-            stalled=stalled,
-            engine=engine,
+            exit_on_stall=exit_on_stall,
+            function=function,
+            steady=steady,
         )
         stack.push_async_callback(runtime.aclose)
         yield runtime

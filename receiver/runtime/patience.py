@@ -8,8 +8,8 @@ from typing import TypeVar
 import structlog
 
 from receiver.clock import Clock
+from receiver.engine.loops import TICK
 from receiver.errors import JournalError
-from receiver.worker import TICK
 
 log = structlog.get_logger("receiver.engine")
 

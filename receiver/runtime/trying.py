@@ -10,15 +10,15 @@ from pathlib import Path
 
 from receiver.clock import Clock
 from receiver.deliveries import Receipt
-from receiver.dispatcher.attempts import tiles_of
+from receiver.engine.attempts import tiles_of
 from receiver.errors import NotDelivered, NotFound
 from receiver.events import EventType
 from receiver.handlers import registry
 from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, StoredMedia
+from receiver.handlers.samples import LINK, sample_attempt, sample_event, sample_picture
 from receiver.media import MediaStore, Tiles
 from receiver.runtime.opening import check_link
 from receiver.runtime.routing import route_of
-from receiver.samples import LINK, sample_attempt, sample_event, sample_picture
 from receiver.settings import Destination, Settings
 from receiver.telemetry import redact
 

@@ -9,9 +9,9 @@ import structlog
 from receiver.clock import Clock
 from receiver.errors import MediaError
 from receiver.journal import Journal
+from receiver.maintenance.replay import Replay
+from receiver.maintenance.retention import Keep, Retention
 from receiver.media import Store, open_store
-from receiver.replay import Replay
-from receiver.retention import Keep, Retention
 from receiver.runtime.functions import FunctionHandler
 from receiver.settings import Settings
 

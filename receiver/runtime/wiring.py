@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+import dataclasses
+from collections.abc import AsyncGenerator, Mapping
 from functools import cached_property
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -11,35 +12,31 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.applications import Starlette
 
-from receiver.archiver import Archiver
-from receiver.callback_health import CallbackHealth
 from receiver.clock import Clock
-from receiver.dispatcher import Dispatcher, OpenDestination
+from receiver.engine.archiver import Archiver
+from receiver.engine.dispatcher import Dispatcher, OpenDestination
+from receiver.engine.engine import DRAIN_SECONDS, Engine
+from receiver.engine.loops import TICK, Step
+from receiver.engine.reconciler import Reconciler
 from receiver.errors import EngineRunning, EngineStopped, NotFound, ReceiverError
 from receiver.events import Submission
+from receiver.health import CallbackHealth, ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import LASTING_ROLES, Journal
+from receiver.maintenance.replay import Replay
 from receiver.media import Fetcher
 from receiver.provider import Provider
-from receiver.provider_health import ProviderHealth
-from receiver.reconciler import Reconciler
-from receiver.replay import Replay
 from receiver.runtime import patience
-from receiver.runtime.engine import DRAIN_SECONDS, Engine
 from receiver.runtime.patience import Patience
-from receiver.runtime.shifts import Shifts
 from receiver.runtime.upkeep import check_same_store, check_to_start, retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
-from receiver.troubles import Troubles
-from receiver.watchdog import Stall
 from receiver.web.admission import Admission
 from receiver.web.api import Api
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
 from receiver.web.health import Readyz
-from receiver.worker import TICK, Step
 
 log = structlog.get_logger("receiver.engine")
 
@@ -63,10 +60,12 @@ class Runtime:
         destinations: Mapping[str, OpenDestination],
         routes: tuple[Route, ...],
         clock: Clock,
-        stalled: Callable[[Stall], None],
-        engine: type[Engine] | type[Shifts] = Engine,
+        exit_on_stall: bool = False,
+        function: bool = False,
+        steady: bool = False,
     ) -> None:
         self.journal = journal
+        self.destinations = destinations
         self.clock = clock
         self.patiently = Patience(clock)
         self._settings = settings
@@ -82,9 +81,10 @@ class Runtime:
             submit_timeout=settings.submit_timeout,
         )
         self.fetcher = fetcher_of(settings)
-        self.intake = Intake(journal, policy=policy_of(settings), routes=routes, clock=clock, changed=self._changed)
-        # A probe would go on after the answer, where nothing may.
-        self.admission = Admission(journal.check if engine is Engine else None)
+        self._policy = dataclasses.replace(policy_of(settings), steady=steady)
+        self.intake = Intake(journal, policy=self._policy, routes=routes, clock=clock, changed=self._changed)
+        # In a function nothing may go on after the answer, so no probe either.
+        self.admission = Admission(None if function else journal.check)
         self.submissions = self._submissions(destinations)
         self.dispatcher = Dispatcher(
             journal=journal,
@@ -95,7 +95,8 @@ class Runtime:
             changed=self._slot_free,
         )
         self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._slot_free)
-        self.engine = self._make_engine(engine, destinations, stalled)
+        self.engine = self._engine(destinations, exit_on_stall=exit_on_stall)
+        self._function = function
 
     def _submissions(self, destinations: Mapping[str, OpenDestination]) -> Submissions:
         return Submissions(
@@ -111,16 +112,11 @@ class Runtime:
             submit_timeout=self._settings.submit_timeout,
         )
 
-    def _make_engine(
-        self,
-        engine: type[Engine] | type[Shifts],
-        destinations: Mapping[str, OpenDestination],
-        stalled: Callable[[Stall], None],
-    ) -> Engine | Shifts:
+    def _engine(self, destinations: Mapping[str, OpenDestination], *, exit_on_stall: bool) -> Engine:
         archiver = Archiver(
             journal=self.journal, intake=self.intake, fetcher=self.fetcher, store=self.store, clock=self.clock
         )
-        return engine(
+        return Engine(
             journal=self.journal,
             dispatcher=self.dispatcher,
             archiver=archiver,
@@ -130,7 +126,7 @@ class Runtime:
             leading=self._leading(archiver),
             destinations={name: _kind(item) for name, item in destinations.items()},
             clock=self.clock,
-            stalled=stalled,
+            exit_on_stall=exit_on_stall,
         )
 
     def _leading(self, archiver: Archiver) -> dict[str, Step]:
@@ -143,7 +139,7 @@ class Runtime:
             intake=self.intake,
             archiver=archiver,
             tokens=self.tokens,
-            policy=policy_of(self._settings),
+            policy=self._policy,
             clock=self.clock,
         )
         callback_health = CallbackHealth(
@@ -174,7 +170,7 @@ class Runtime:
         }
         notes = {
             **(media if self.store.remote else {}),  # a callback is kept without it, too
-            **({"engines": self._check_engines} if self.journal.shared and isinstance(self.engine, Engine) else {}),
+            **({"engines": self._check_engines} if self.journal.shared and not self._function else {}),
         }
         return create_app(callbacks=callbacks, readyz=Readyz(checks, notes=notes), api=self._api())
 

@@ -1,19 +1,16 @@
-"""Receiver in a function: it answers, works while it answers, and needs nothing that stays but a bucket, or not even
-that.
+"""Receiver in a function: it works while it answers a request, and keeps its state in a bucket or nowhere.
 
-    from receiver.serverless import asgi                       Cloud Run, Vercel, anything that serves ASGI
-    app = asgi(database="s3://acme/.receiver", to=["s3://acme/pictures"])
+from receiver.serverless import asgi                       Cloud Run, Vercel, any platform that serves ASGI
+app = asgi(database="s3://acme/.receiver", to=["s3://acme/pictures"])
 
-    from receiver.serverless import aws                        AWS Lambda
-    http, tick = aws(database="s3://acme/.receiver", to=["s3://acme/pictures"])
+from receiver.serverless import aws                        AWS Lambda
+http, tick = aws(database="s3://acme/.receiver", to=["s3://acme/pictures"])
 
-    from receiver.serverless import open_courier               submit where there is no journal
-    async with open_courier(database="none", public_url="https://…") as courier:
-        await courier.submit(requests.imagine("a paper boat --v 6.1"))
+from receiver.serverless import open_stateless               submit without a journal
+async with open_stateless(database="none", public_url="https://…") as stateless:
+    await stateless.submit(requests.imagine("a paper boat --v 6.1"))
 """
 
-from receiver.serverless.application import Application, asgi
-from receiver.serverless.aws import aws
-from receiver.serverless.direct import open_courier
+from receiver.serverless.application import Application, asgi, aws, open_stateless
 
-__all__ = ["Application", "asgi", "aws", "open_courier"]
+__all__ = ["Application", "asgi", "aws", "open_stateless"]

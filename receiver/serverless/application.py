@@ -1,12 +1,13 @@
-"""The ASGI application of a function: whatever a request begins is carried on before its answer is given."""
+"""The application of a function, for ASGI and AWS: what a request begins is carried on before its answer is sent."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import tempfile
-from collections.abc import MutableMapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +16,114 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from receiver import runtime
 from receiver.clock import Clock
-from receiver.courier import BUDGET
-from receiver.errors import JournalError, ReceiverError, SettingsError
-from receiver.runtime import Shifts, courier_app, open_courier, open_runtime
-from receiver.settings import Destination, Settings, load
+from receiver.engine.engine import Engine
+from receiver.errors import JournalError, ReceiverError, SettingsError, require
+from receiver.runtime.stateless import BUDGET, StatelessSubmit
+from receiver.settings import Settings, load
 from receiver.telemetry import configure, learn, use_logging
 from receiver.web.problems import Problem, problem
 
 log = structlog.get_logger("receiver.serverless")
 
 LIMIT = 120.0
-"""Seconds the platform gives a request, if nobody says otherwise."""
+"""Default of the seconds that the platform gives a request."""
 SPARE = 5.0
-"""Of these, what opening and closing a shift may take."""
+"""Seconds of the limit that are kept for opening and closing."""
 TICK = "/tick"
+
+Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
+"""A Lambda handler: (event, context) → answer."""
+_TEXT = ["application/json", "application/problem+json", "text/plain"]
+"""Our media types that need no Base64 on AWS."""
 
 
 def asgi(*, budget: float = BUDGET, limit: float = LIMIT, **settings: Any) -> Application:
-    """An application for Cloud Run, Vercel, or whatever serves ASGI and lets nothing go on after the answer.
+    """Return an application for Cloud Run, Vercel, or any platform that serves ASGI and stops after the answer.
 
     Args:
-        budget: seconds a callback may be held to deliver what it brings; the rest waits for the next one or a tick.
-        limit: seconds the platform gives a request; see to it that it is told the same. Less than `budget` and
-            `submit_timeout` together lets nothing be sent again by itself.
-        settings: single settings over those that are read from the environment and `receiver.toml`.
+        budget: seconds a callback may be held to deliver what it brings. The rest waits for the next one or a tick.
+        limit: seconds the platform gives a request. Set the same there. If it is less than `budget` and
+            `submit_timeout` together, nothing is sent again automatically.
+        settings: single settings, which override the environment and `receiver.toml`.
 
     Raises:
         SettingsError: a setting is wrong.
     """
-    return Application(_settings(settings), budget=budget, limit=limit)
+    found = load(overrides=settings)
+    if found.platform_variables:  # the process belongs to the platform, elsewhere logs are the program's business
+        configure(level=found.log_level, format=found.log_format, secrets=found.secret_values())
+    else:
+        use_logging()
+    if found.sources["data"] == "default" and found.database_kind != "sqlite":  # the disk vanishes with the instance
+        found = load(overrides={**settings, "data": Path(tempfile.gettempdir(), "receiver")})
+    if not found.keys and found.database_kind != "sqlite":
+        raise SettingsError(
+            "RECEIVER_KEYS is not set, and a key made here would vanish with this instance. Make one with "
+            "`openssl rand -hex 32`, and set it also where tasks are submitted."
+        )
+    learn(found.secret_values())
+    return Application(found, budget=budget, limit=limit)
+
+
+def aws(*, budget: float = BUDGET, **settings: Any) -> tuple[Handler, Handler]:
+    """Return the handlers of a function URL (or API Gateway, or a load balancer) and of a schedule::
+
+        http, tick = aws(database="s3://acme/.receiver", to=["s3://acme/pictures"])
+
+    Both may be handlers of one function or of two, and share an event loop that stays open between invocations. The
+    time limit is read from the context of each invocation. Set it to at least 100 s more than `budget`, or nothing is
+    sent again automatically.
+
+    Args:
+        budget: seconds a callback may be held to deliver what it brings.
+        settings: single settings, which override the environment and `receiver.toml`.
+
+    Raises:
+        SettingsError: a setting is wrong, or the extra `aws` is not installed.
+    """
+    require("mangum", extra="aws", why="AWS Lambda")
+    from mangum import Mangum  # noqa: PLC0415 - an optional extra
+
+    logging.getLogger("mangum").setLevel(logging.WARNING)  # it logs paths, which hold tokens
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)  # Mangum asks for one
+    application = asgi(budget=budget, **settings)
+    adapter = Mangum(application, lifespan="off", text_mime_types=_TEXT)
+
+    def http(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        asyncio.set_event_loop(loop)
+        return adapter(event, context)
+
+    def tick(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        asyncio.set_event_loop(loop)
+        limit = context.get_remaining_time_in_millis() / 1000
+        return dict(loop.run_until_complete(application.tick(limit)))
+
+    return http, tick
+
+
+@asynccontextmanager
+async def open_stateless(**settings: Any) -> AsyncIterator[StatelessSubmit]:
+    """Open what submits without a journal. The endpoint receives the results.
+
+    Args:
+        settings: single settings, which override the environment and `receiver.toml`.
+
+    Raises:
+        SettingsError: a setting is missing, wrong, or needs a journal.
+    """
+    use_logging()
+    async with runtime.open_stateless_submit(load(overrides=settings)) as stateless:
+        yield stateless
 
 
 class Application:
-    """Opens at the first request, on the event loop that brings it, and stays open as long as the process.
+    """Opens at the first request, on that request's event loop, and stays open as long as the process.
 
-    `POST /tick` with `Authorization: Bearer <cron_secret>` looks at everything; GET, too, for schedulers that know no
-    other method.
+    `POST /tick` with `Authorization: Bearer <cron_secret>` carries on everything that is due. GET works too, for
+    schedulers without other methods.
     """
 
     def __init__(
@@ -63,31 +135,47 @@ class Application:
         self._limit = limit
         self._stack = AsyncExitStack()
         self._app: ASGIApp | None = None
-        self._shifts: Shifts | None = None
+        self._engine: Engine | None = None
         self._opening = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        try:
+            app = await self._open()
+        except ReceiverError as exc:
+            log.error("function.not_opened", problem=str(exc))
+            closed = Problem(503, "Receiver could not start here. Its log says why.", {"Retry-After": "5"})
+            await problem(closed)(scope, receive, send)
+            return
+        if "aws.context" in scope:  # AWS takes whole answers only: a stream would last until the platform ends it
+            scope = {**scope, "headers": [(name, text) for name, text in scope["headers"] if name != b"accept"]}
+        if scope["path"] == TICK:
+            await (await self._answer_tick(scope))(scope, receive, send)
+        elif self._engine is None or scope["method"] != "POST":
+            await app(scope, receive, send)
+        else:
+            await self._answer_after_work(self._engine, app, scope, receive, send)
 
     async def tick(self, limit: float | None = None) -> dict[str, int]:
-        """Look at everything that is due, whoever left it, and carry it on.
+        """Carry on everything that is due, also what other processes began.
 
         Args:
-            limit: seconds the platform gives; those of the application if None.
+            limit: seconds the platform gives. None: those of the application.
 
         Returns:
-            How much each step found to do; nothing where there is no journal.
+            How much each step found to do. Empty without a journal.
 
         Raises:
-            ReceiverError: it cannot be opened, or the journal cannot be used.
+            ReceiverError: Receiver cannot be opened, or the journal cannot be used.
         """
         await self._open()
-        if self._shifts is None:
+        if self._engine is None:
             return {}
-        found = await self._shifts.tick(self._seconds(limit or self._limit, None))
+        found = await self._engine.run_everything(self._seconds(limit or self._limit, None))
         log.info("tick.done", **found)
         return found
 
@@ -97,27 +185,29 @@ class Application:
         await stack.aclose()
 
     async def _open(self) -> ASGIApp:
+        settings = self._settings
         async with self._opening:
-            if self._app is None:
-                self._app = await self._opened()
+            if self._app is not None:
+                return self._app
+            if settings.database_kind == "none":
+                stateless = await self._stack.enter_async_context(
+                    runtime.open_stateless_receive(settings, budget=self._budget, clock=self._clock)
+                )
+                self._app = runtime.stateless_app(stateless, seconds=self._limit)
+                return self._app
+            opened = await self._stack.enter_async_context(
+                runtime.open_runtime(settings, function=True, clock=self._clock)
+            )
+            self._engine = opened.engine
+            self._engine.progress = any(
+                item.progress or {"task.accepted", "task.progressed"} & set(item.events)
+                for item in settings.resolved_destinations()
+            )
+            self._app = opened.app
             return self._app
 
-    async def _opened(self) -> ASGIApp:
-        settings = self._settings
-        if settings.database_kind == "none":
-            courier = await self._stack.enter_async_context(
-                open_courier(settings, budget=self._budget, clock=self._clock)
-            )
-            return courier_app(courier, seconds=self._limit)
-        opening = open_runtime(settings, engine=Shifts, clock=self._clock)
-        runtime = await self._stack.enter_async_context(opening)
-        assert isinstance(runtime.engine, Shifts)  # noqa: S101 - we have asked for it
-        self._shifts = runtime.engine
-        self._shifts.progress = any(_wants_progress(item) for item in settings.resolved_destinations())
-        return runtime.app
-
     async def _live(self, receive: Receive, send: Send) -> None:
-        """The lifespan, where a server tells it: what is wrong stops the start."""
+        """Open at the start if the server runs a lifespan. An error then stops the start."""
         await receive()
         try:
             await self._open()
@@ -129,57 +219,42 @@ class Application:
         await self.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            app = await self._open()
-        except ReceiverError as exc:
-            log.error("function.not_opened", problem=str(exc))
-            closed = Problem(503, "Receiver could not start here. Its log says why.", {"Retry-After": "5"})
-            await problem(closed)(scope, receive, send)
-            return
-        if "aws.context" in scope:  # its answers come whole: a stream would last until the platform ends it
-            scope = {**scope, "headers": [(name, text) for name, text in scope["headers"] if name != b"accept"]}
-        if scope["path"] == TICK:
-            await (await self._ticked(scope))(scope, receive, send)
-        elif self._shifts is None or scope["method"] != "POST":
-            await app(scope, receive, send)
-        else:
-            await self._worked(self._shifts, app, scope, receive, send)
+    async def _answer_after_work(
+        self, engine: Engine, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Hold the answer until what the request began is done, or its time is over."""
+        answer: list[Message] = []
 
-    async def _worked(self, shifts: Shifts, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """The answer is kept back until what the request began is done, or its time is over."""
-        kept: list[Message] = []
+        async def hold(message: Message) -> None:
+            answer.append(message)
 
-        async def keep(message: Message) -> None:
-            kept.append(message)
-
-        before, came = shifts.begun, self._clock.monotonic()
-        await app(scope, receive, keep)
-        good = any(message.get("status", 500) < 300 for message in kept)
-        begun = shifts.begun > before
+        before, came = engine.begun, self._clock.monotonic()
+        await app(scope, receive, hold)
+        good = any(message.get("status", 500) < 300 for message in answer)
+        begun = engine.begun > before
         left = _limit(scope, self._limit - (self._clock.monotonic() - came))
         try:
-            await shifts.work(self._seconds(left, self._budget), begun=begun, look=good)
+            await engine.run_until_idle(self._seconds(left, self._budget), begun=begun, look=good)
         except JournalError as exc:
-            log.error("shift.failed", problem=str(exc))  # what was answered stands in the journal all the same
-        for message in kept:
+            log.error("run.failed", problem=str(exc))  # what was answered is in the journal all the same
+        for message in answer:
             await send(message)
 
     def _seconds(self, limit: float, budget: float | None) -> float:
-        """How long a shift may last. It may send something as long as the answer to that has its time, too."""
-        assert self._shifts is not None  # noqa: S101 - nobody else asks
+        """Return how long the work may last. It may send something only if there is time for the answer to that."""
+        assert self._engine is not None  # noqa: S101 - both callers have checked it
         most = limit - SPARE - self._settings.submit_timeout
-        self._shifts.sends = most >= min(budget or SPARE, SPARE)
-        if not self._shifts.sends:
+        self._engine.sends = most >= min(budget or SPARE, SPARE)
+        if not self._engine.sends:
             most = limit - SPARE
         return max(most if budget is None else min(most, budget), 1.0)
 
-    async def _ticked(self, scope: Scope) -> Response:
+    async def _answer_tick(self, scope: Scope) -> Response:
         secret = self._settings.cron_secret
         if secret is None:
-            return problem(Problem(404, "There is nothing here: set RECEIVER_CRON_SECRET."))
+            return problem(Problem(404, "There is nothing here. Set RECEIVER_CRON_SECRET."))
         if scope["method"] not in ("GET", "POST"):
-            return problem(Problem(405, "A tick comes by POST or GET.", {"Allow": "GET, POST"}))
+            return problem(Problem(405, "A tick is a POST or GET.", {"Allow": "GET, POST"}))
         given = dict(scope["headers"]).get(b"authorization", b"")
         if not hmac.compare_digest(given, f"Bearer {secret.get_secret_value()}".encode()):
             return problem(Problem(401, "The secret is missing or wrong.", {"WWW-Authenticate": "Bearer"}))
@@ -190,30 +265,7 @@ class Application:
         return Response(msgspec.json.encode(found), media_type="application/json")
 
 
-def _limit(scope: MutableMapping[str, Any], otherwise: float) -> float:
-    """What is left of the platform's time, where it tells (AWS: `Context.get_remaining_time_in_millis`)."""
+def _limit(scope: MutableMapping[str, Any], default: float) -> float:
+    """Return what is left of the platform's time, if it says so (AWS: `Context.get_remaining_time_in_millis`)."""
     context = scope.get("aws.context")
-    return otherwise if context is None else float(context.get_remaining_time_in_millis()) / 1000
-
-
-def _settings(overrides: dict[str, Any]) -> Settings:
-    """The settings, with what differs in a function: its disk is nobody else's, and gone with it. Logs as a command
-    has them, where the process is a platform's; elsewhere they are the program's business."""
-    settings = load(overrides=overrides)
-    if settings.platform_variables:
-        configure(level=settings.log_level, format=settings.log_format, secrets=settings.secret_values())
-    else:
-        use_logging()
-    if settings.sources["data"] == "default" and settings.database_kind != "sqlite":
-        settings = load(overrides={**overrides, "data": Path(tempfile.gettempdir(), "receiver")})
-    if not settings.keys and settings.database_kind != "sqlite":
-        raise SettingsError(
-            "RECEIVER_KEYS is not set, and a key made here would vanish with this instance. Make one with "
-            "`openssl rand -hex 32`, and set it wherever something is submitted, too."
-        )
-    learn(settings.secret_values())
-    return settings
-
-
-def _wants_progress(item: Destination) -> bool:
-    return item.progress or bool({"task.accepted", "task.progressed"} & set(item.events))
+    return default if context is None else float(context.get_remaining_time_in_millis()) / 1000

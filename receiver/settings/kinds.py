@@ -1,16 +1,16 @@
-"""Kinds of values a setting can have: how each is read, shown, and asked for when it is wrong.
+"""Kinds of setting values: parse, check and show each, with the remedy for a wrong one.
 
-Nothing here ever puts the value itself into an error: people paste secrets into the wrong variable.
+No error here holds the value itself: people paste secrets into the wrong variable.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
@@ -26,13 +26,15 @@ _BUCKETS = frozenset({"s3", "gs", "az"})
 _CALLER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
 _API_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}\Z")
 """The characters a bearer token may have (RFC 6750 §2.1)."""
+_HIDDEN = r"([?&][^=&#]*(?:pass|secret|key|token)[^=&#]*=)([^&#]*)"
+"""Query parameters whose value is a secret."""
 
 MASK = "••••"
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a person should write for such a setting, and how its value is shown to one."""
+    """Text a person should write for a setting, and the function that shows its value."""
 
     write: str
     show: Callable[[Any], str] = str
@@ -40,43 +42,43 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class KnownAs:
-    """The name of an environment variable people already have for this setting."""
+    """Name of an environment variable that people already have for a setting."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unset:
-    """What an absent value (None, or empty) amounts to, in words for a table."""
+    """Words for the value None, or an empty one, in a table."""
 
     text: str
 
 
 def parse_seconds(value: object) -> object:
-    """Seconds from a number or a text such as `30s`, `15m`, `72h`, `2d`."""
+    """Return seconds from a number or a text like `30s`, `15m`, `72h` or `2d`."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("it is not a length of time")
     seconds = float(value) if isinstance(value, int | float) else _amount(value, _SECONDS, "a length of time")
-    if not seconds <= _YEAR:  # so written that NaN is refused too
+    if not seconds <= _YEAR:  # written so that NaN is refused too
         raise ValueError("it is longer than a year")
     return seconds
 
 
 def parse_keep(value: object) -> object:
-    """Seconds as by `parse_seconds`, also of more than a year; 0 for `forever`."""
+    """Return seconds as `parse_seconds` does, but of up to 100 years, and 0 for `forever`."""
     if isinstance(value, str) and value.strip().lower() in {"forever", "for ever"}:
         return 0.0
     if isinstance(value, str):
         value = _amount(value, _SECONDS, "a length of time")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("it is not a length of time")
-    if not 0 <= value <= 100 * _YEAR:  # so written that NaN is refused too
+    if not 0 <= value <= 100 * _YEAR:  # written so that NaN is refused too
         raise ValueError("it is longer than a hundred years, or less than nothing")
     return float(value)
 
 
 def parse_size(value: object) -> object:
-    """Bytes from a number or a text such as `256MiB`."""
+    """Return bytes from a number or a text like `256MiB`."""
     return int(_amount(value, _BYTES, "a size")) if isinstance(value, str) else value
 
 
@@ -89,20 +91,15 @@ def _amount(text: str, units: dict[str, int], what: str) -> float:
 
 
 def show_seconds(seconds: float) -> str:
-    """The shortest way to write it: 4200 becomes `70m`."""
+    """Return the shortest way to write it: 4200 becomes `70m`."""
     for unit in ("d", "h", "m"):
         if seconds and seconds % _SECONDS[unit] == 0:
             return f"{seconds / _SECONDS[unit]:g}{unit}"
     return f"{seconds:g}s"
 
 
-def show_keep(seconds: float) -> str:
-    """As `show_seconds`, and `forever` for 0."""
-    return show_seconds(seconds) if seconds else "forever"
-
-
 def show_size(size: int) -> str:
-    """The shortest exact way to write it: 268435456 becomes `256MiB`."""
+    """Return the shortest exact way to write it: 268435456 becomes `256MiB`."""
     for unit in ("GiB", "MiB", "KiB"):
         if size and size % _BYTES[unit.lower()] == 0:
             return f"{size // _BYTES[unit.lower()]}{unit}"
@@ -110,12 +107,12 @@ def show_size(size: int) -> str:
 
 
 def split_words(value: object) -> object:
-    """A list from a text whose words are separated by spaces or commas; anything else stays as it is."""
+    """Split a text at spaces and commas. Other values stay as they are."""
     return re.split(r"[\s,]+", value.strip(" \t\r\n,")) if isinstance(value, str) else value
 
 
 def split_named(value: object) -> object:
-    """A table from a text of `name:secret` pairs; anything else stays as it is."""
+    """Return a table from a text of `name:secret` pairs. Other values stay as they are."""
     words = split_words(value)
     if not isinstance(words, list):
         return words
@@ -123,24 +120,24 @@ def split_named(value: object) -> object:
         raise ValueError("an entry of it is not NAME:SECRET")
     pairs = [word.split(":", 1) for word in words]
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name stands in it twice")
+        raise ValueError("a name is in it twice")
     return dict(pairs)
 
 
 def join_words(value: object) -> object:
-    """One text from a list, so that TOML may hold URLs as a list."""
+    """Join a list to one text, so that TOML may hold URLs as a list."""
     if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
         return " ".join(value)
     return value
 
 
 def lower(value: object) -> object:
-    """Lower case for names where case means nothing."""
+    """Return a text in lower case, for names where case means nothing."""
     return value.lower() if isinstance(value, str) else value
 
 
 def check_origin_url(value: str) -> str:
-    """A base URL to which paths are added: http(s), a host, no query; without its last slash."""
+    """Check a base URL: http(s), a host, no query. Return it without its last slash."""
     parts = _split(value)
     if parts is None or parts[0] not in {"http", "https"} or any(char.isspace() for char in value):
         raise ValueError("it is not an http:// or https:// URL with a host")
@@ -150,23 +147,25 @@ def check_origin_url(value: str) -> str:
 
 
 def check_callback_base(value: str) -> str:
-    """As `check_origin_url`, and short enough that a callback URL stays under the 512 characters we allow ourselves."""
+    """Check a base URL for callbacks: short enough to keep callback URLs under 512 characters."""
     if len(value) > 400:
         raise ValueError("it is longer than 400 characters")
     return check_origin_url(value)
 
 
 def check_hosts(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Host names, or exact origins such as `http://127.0.0.1:8000`, in lower case."""
+    """Check host names, or exact origins such as `http://127.0.0.1:8000`. Return them in lower case."""
     hosts = tuple(value.lower() for value in values)
     for number, host in enumerate(hosts, start=1):
-        if not (_HOST.match(host) or _is_origin(host)):
+        parts = _split(host)
+        is_origin = parts is not None and parts[0] in {"http", "https"} and host == f"{parts[0]}://{parts[1]}"
+        if not (_HOST.match(host) or is_origin):
             raise ValueError(f"entry {number} of it is neither a host name nor an origin")
     return hosts
 
 
 def check_urls(value: str) -> str:
-    """Destination URLs separated by whitespace: each needs a scheme."""
+    """Check destination URLs separated by whitespace: each needs a scheme."""
     for number, word in enumerate(value.split(), start=1):
         if not _SCHEME.match(word):
             raise ValueError(f"entry {number} of it is not a URL with a scheme")
@@ -174,7 +173,7 @@ def check_urls(value: str) -> str:
 
 
 def check_api_tokens(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
-    """Names for the log, and secrets that nobody guesses and no two callers share."""
+    """Check the names of callers, and that their secrets are long and all different."""
     secrets = [secret.get_secret_value() for secret in value.values()]
     for number, (name, secret) in enumerate(zip(value, secrets, strict=True), start=1):
         if not _CALLER.match(name):
@@ -187,19 +186,18 @@ def check_api_tokens(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
 
 
 def check_folder(value: Path) -> Path:
-    """A path with `~` filled in, because a variable from a file never met a shell."""
+    """Expand `~` in a path, because a variable from a file never passed a shell."""
     return value.expanduser() if str(value).startswith("~") else value
 
 
 def is_bucket(url: str) -> bool:
-    """Whether it is a URL of a bucket, by its scheme."""
+    """Return True if the URL's scheme is one of a bucket."""
     scheme, found, _ = url.partition("://")
     return bool(found) and scheme.lower() in _BUCKETS
 
 
 def check_media(value: str) -> str:
-    """A folder with `~` filled in, or a bucket's URL without a secret in it; whether that is a good one, the media
-    store says when it is opened."""
+    """Check a folder, or a bucket's URL without a secret in it. The media store checks the bucket when it opens."""
     _, found, rest = value.partition("://")
     if value.lower().startswith("file:"):
         raise ValueError("a folder is written as its path alone, without file:")
@@ -213,7 +211,7 @@ def check_media(value: str) -> str:
 
 
 def _split(url: str) -> tuple[str, str, str] | None:
-    """Scheme, host with port, and path; None where there is no host or the port is no number."""
+    """Return scheme, host with port, and path, or None without a host or with a port that is no number."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -223,13 +221,8 @@ def _split(url: str) -> tuple[str, str, str] | None:
     return (parts.scheme, host if port is None else f"{host}:{port}", parts.path) if host else None
 
 
-def _is_origin(text: str) -> bool:
-    parts = _split(text)
-    return parts is not None and parts[0] in {"http", "https"} and text == f"{parts[0]}://{parts[1]}"
-
-
 def show_url(url: str) -> str:
-    """A URL without what may be secret: userinfo, query, and the path where paths hold tokens (chats, webhooks)."""
+    """Mask what may be secret in a URL: userinfo, query, and the path where paths hold tokens (chats, webhooks)."""
     scheme, _, rest = url.partition(":")
     if scheme in _OPEN_SCHEMES:
         place = re.sub(r"^//[^/]*@", f"//{MASK}@", rest)
@@ -240,39 +233,9 @@ def show_url(url: str) -> str:
     return f"{scheme}://{parts[1]}" + (f"/{MASK}" if parts[2].strip("/") else "")
 
 
-def show_urls(text: str) -> str:
-    """Several URLs, each as by `show_url`."""
-    return " ".join(show_url(url) for url in text.split())
-
-
 def show_base_url(url: str) -> str:
-    """A base URL with its path (it names a route, no token), but without userinfo."""
+    """Mask the userinfo of a base URL. Its path names a route and is no token."""
     return re.sub(r"//[^/]*@", f"//{MASK}@", url)
-
-
-def show_secret(secret: SecretStr) -> str:
-    """That it is set, and how long, which is enough to notice a cut-off copy."""
-    return f"set, {len(secret.get_secret_value())} characters"
-
-
-def show_secrets(secrets: Sequence[SecretStr]) -> str:
-    """How many there are."""
-    return f"set, {len(secrets)} key{'s' if len(secrets) != 1 else ''}"
-
-
-def show_names(table: Mapping[str, object]) -> str:
-    """The names, without what they stand for."""
-    return ", ".join(f"{name}: {MASK}" for name in table)
-
-
-def show_flag(flag: bool) -> str:
-    """As it is written."""
-    return "true" if flag else "false"
-
-
-def show_words(words: Sequence[str]) -> str:
-    """The way a list is written in a variable."""
-    return " ".join(words)
 
 
 Seconds = Annotated[
@@ -281,40 +244,140 @@ Seconds = Annotated[
     Kind("seconds as a number, or for instance 30s, 15m or 72h", show_seconds),
 ]
 Keep = Annotated[
-    float, BeforeValidator(parse_keep), Kind("for instance 12h or 90d, or forever (0 means that too)", show_keep)
+    float,
+    BeforeValidator(parse_keep),
+    Kind(
+        "for instance 12h or 90d, or forever (0 means that too)",
+        lambda seconds: show_seconds(seconds) if seconds else "forever",
+    ),
 ]
 Size = Annotated[int, BeforeValidator(parse_size), Kind("bytes as a number, or for instance 256MiB", show_size)]
-Secret = Annotated[SecretStr | None, Kind("the key as you were given it", show_secret)]
+Secret = Annotated[
+    SecretStr | None,
+    # The length is enough to notice a copy that was cut off.
+    Kind("the key as you were given it", lambda secret: f"set, {len(secret.get_secret_value())} characters"),
+]
 Secrets = Annotated[
     tuple[SecretStr, ...],
     BeforeValidator(split_words),
     Kind(
-        "keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32", show_secrets
+        "keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32",
+        lambda secrets: f"set, {len(secrets)} key{'s' if len(secrets) != 1 else ''}",
     ),
 ]
 ApiTokens = Annotated[
     dict[str, SecretStr],
     BeforeValidator(split_named),
     AfterValidator(check_api_tokens),
-    Kind("NAME:SECRET for each caller, separated by spaces; make a secret with: openssl rand -hex 32", show_names),
+    Kind(
+        "NAME:SECRET for each caller, separated by spaces; make a secret with: openssl rand -hex 32",
+        lambda table: ", ".join(f"{name}: {MASK}" for name in table),
+    ),
 ]
 BaseURL = Annotated[str, AfterValidator(check_origin_url), Kind("for instance https://api.cometapi.com", show_base_url)]
 Hosts = Annotated[
     tuple[str, ...],
     BeforeValidator(split_words),
     AfterValidator(check_hosts),
-    Kind("host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000", show_words),
+    Kind("host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000", " ".join),
 ]
-Flag = Annotated[bool, Kind("true or false", show_flag)]
+Flag = Annotated[bool, Kind("true or false", lambda flag: str(flag).lower())]
 Folder = Annotated[Path, AfterValidator(check_folder), Kind("a folder this user may write")]
 URLs = Annotated[
     str,
     BeforeValidator(join_words),
     AfterValidator(check_urls),
-    Kind("URLs separated by spaces, for instance file:./outputs", show_urls),
+    Kind("URLs separated by spaces, for instance file:./outputs", lambda text: " ".join(map(show_url, text.split()))),
 ]
-Words = Annotated[
-    tuple[str, ...],
-    BeforeValidator(split_words),
-    Kind("words separated by spaces, or a list", show_words),
-]
+Words = Annotated[tuple[str, ...], BeforeValidator(split_words), Kind("words separated by spaces, or a list", " ".join)]
+
+DatabaseKind = Literal["sqlite", "postgres", "bucket", "none"]
+_DATABASES: dict[str, DatabaseKind] = {
+    "sqlite": "sqlite",
+    "postgres": "postgres",
+    "postgresql": "postgres",
+    "s3": "bucket",
+    "gs": "bucket",
+    "az": "bucket",
+}
+
+
+def database_kind(value: str) -> DatabaseKind:
+    """Return the kind of journal that a database URL names.
+
+    Raises:
+        ValueError: the scheme is not known.
+    """
+    if value.lower() == "none":
+        return "none"
+    kind = _DATABASES.get(value.partition(":")[0].lower())
+    if kind is None or ":" not in value:
+        raise ValueError("it does not begin with sqlite:, postgresql://, s3://, gs:// or az://")
+    return kind
+
+
+def check_database(value: str) -> str:
+    """Check that the value names a database for a journal.
+
+    Raises:
+        ValueError: it names none, or lacks a part.
+    """
+    kind = database_kind(value)
+    if kind == "sqlite":
+        sqlite_path(value)
+    if kind not in {"postgres", "bucket"}:
+        return value
+    needs = "a user, a host and a database after it" if kind == "postgres" else "a bucket after it"
+    try:
+        parts = urlsplit(value)
+        if "," not in parts.netloc:  # several hosts, one of which is the primary
+            _ = parts.port
+    except ValueError:
+        raise ValueError("it is no URL") from None
+    if not value.partition(":")[2].startswith("//") or len(value) <= len(f"{parts.scheme}://"):
+        raise ValueError(f"it needs // and {needs}")
+    if kind == "bucket" and not parts.hostname:
+        raise ValueError("it names no bucket")
+    return value
+
+
+def sqlite_path(value: str) -> Path:
+    """Return the path in `sqlite:PATH` or `sqlite:///PATH`.
+
+    With three slashes PATH is relative and a fourth makes it absolute, as in the `DATABASE_URL`s people have.
+
+    Raises:
+        ValueError: another database, or no usable path.
+    """
+    scheme, _, rest = value.partition(":")
+    if scheme.lower() != "sqlite":
+        raise ValueError("it does not begin with sqlite:")
+    path = rest.removeprefix("///") if rest.startswith("///") else rest
+    if not path or path.startswith(("//", ":memory:")) or "?" in path or "\0" in path:
+        raise ValueError("it has no usable path after sqlite:")
+    return check_folder(Path(path))
+
+
+def show_database(value: str) -> str:
+    """Mask the passwords of a database URL, before the host and in the query."""
+    return value if database_kind(value) in {"sqlite", "none"} else without_passwords(value)
+
+
+def without_passwords(url: str) -> str:
+    """Mask the passwords of a URL."""
+    shown = re.sub(r"^(\w+://[^/?#@:]*):[^/]+@", rf"\1:{MASK}@", url)
+    return re.sub(_HIDDEN, rf"\1{MASK}", shown, flags=re.IGNORECASE)
+
+
+def database_secrets(value: str) -> list[str]:
+    """Return the secrets of a database URL, both decoded and as written.
+
+    A password that is a common word of ours, or repeats another part of the URL, is left out: it protects nothing, and
+    masking it would hide the subject of log lines.
+    """
+    if database_kind(value) in {"sqlite", "none"}:
+        return []
+    parts = urlsplit(value)
+    written = [parts.password or "", *(match[2] for match in re.finditer(_HIDDEN, value, re.IGNORECASE))]
+    words = {"receiver", parts.scheme, parts.username, parts.hostname, parts.path.strip("/")}
+    return [text for item in written if item not in {"", *words} for text in dict.fromkeys((item, unquote(item)))]

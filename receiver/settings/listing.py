@@ -1,4 +1,4 @@
-"""The settings as tables: what there is (README, `--help`), and what is set (`receiver settings`)."""
+"""Settings as tables: all that exist (README, `--help`), and their current values (`receiver settings`)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import Any, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from receiver.settings.databases import without_passwords
-from receiver.settings.kinds import Kind, KnownAs, Unset, show_url
-from receiver.settings.model import Destination, Settings
+from receiver.settings.kinds import Kind, KnownAs, Unset, show_url, without_passwords
+from receiver.settings.model import Settings
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class SettingDoc:
-    """One setting: its name in TOML, its variable, the names people already have for it, its default, its help."""
+    """One setting: its name in TOML, its variable, other names of the variable, its default, its help."""
 
     name: str
     env: str
@@ -26,12 +25,21 @@ class SettingDoc:
 
 
 def describe() -> list[SettingDoc]:
-    """All settings, in the order of their declaration."""
-    return [_doc(name, info) for name, info in Settings.model_fields.items()]
+    """Return all settings, in the order of their declaration."""
+    return [
+        SettingDoc(
+            name,
+            f"RECEIVER_{name.upper()}" + ("__NAME__OPTION" if name == "destinations" else ""),
+            tuple(marker.name for marker in info.metadata if isinstance(marker, KnownAs)),
+            _shown(info, info.default),
+            info.description or "",
+        )
+        for name, info in Settings.model_fields.items()
+    ]
 
 
 def show(settings: Settings) -> list[tuple[str, str, str]]:
-    """Name, value and source of each setting; secrets are masked, destinations follow one by one."""
+    """Return name, value and source of each setting, then of each destination. Secrets are masked."""
     resolved = {
         "host": settings.bind_host,
         "database": settings.database_shown,
@@ -43,16 +51,13 @@ def show(settings: Settings) -> list[tuple[str, str, str]]:
         for name, info in Settings.model_fields.items()
         if name != "destinations"
     ]
-    return rows + [
-        (f"destinations.{name}", _destination(destination), settings.sources.get(f"destinations.{name}", "default"))
-        for name, destination in settings.destinations.items()
-    ]
-
-
-def _doc(name: str, info: FieldInfo) -> SettingDoc:
-    aliases = tuple(marker.name for marker in info.metadata if isinstance(marker, KnownAs))
-    env = f"RECEIVER_{name.upper()}" + ("__NAME__OPTION" if name == "destinations" else "")
-    return SettingDoc(name, env, aliases, _shown(info, info.default), info.description or "")
+    for name, item in settings.destinations.items():
+        parts = [f"handler {item.handler}"] if item.handler else []
+        parts += [show_url(item.url)] if item.url else []
+        # Options by name only: the handler alone knows which of them are secret.
+        parts += [f"options {' '.join(sorted(item.options))}"] if item.options else []
+        rows.append((f"destinations.{name}", ", ".join(parts), settings.sources.get(f"destinations.{name}", "default")))
+    return rows
 
 
 def _shown(info: FieldInfo, value: Any) -> str:
@@ -64,11 +69,3 @@ def _shown(info: FieldInfo, value: Any) -> str:
 
 def _marker(info: FieldInfo, kind: type[T]) -> T | None:
     return next((marker for marker in info.metadata if isinstance(marker, kind)), None)
-
-
-def _destination(destination: Destination) -> str:
-    """What it is, but of its options only the names: which of them are secret, only the handler knows."""
-    parts = [f"handler {destination.handler}"] if destination.handler else []
-    parts += [show_url(destination.url)] if destination.url else []
-    parts += [f"options {' '.join(sorted(destination.options))}"] if destination.options else []
-    return ", ".join(parts)

@@ -1,7 +1,7 @@
-"""The settings themselves: name, type, default and help of each, once.
+"""Declaration of every setting: name, type, default and help.
 
-Plain pydantic and no `BaseSettings`: `Settings(...)` is a value like any other and never looks at the environment,
-so that nobody's shell leaks into a test or into a program that uses Receiver as a library.
+Plain pydantic and no `BaseSettings`: `Settings(...)` is a value and never reads the environment. A shell's variables
+do not leak into tests, or into a program that uses Receiver as a library.
 """
 
 from __future__ import annotations
@@ -19,17 +19,10 @@ from pydantic import (
     field_validator,
 )
 
-from receiver.settings.databases import (
-    DatabaseKind,
-    check_database,
-    database_kind,
-    database_secrets,
-    show_database,
-    sqlite_path,
-)
 from receiver.settings.kinds import (
     ApiTokens,
     BaseURL,
+    DatabaseKind,
     Flag,
     Folder,
     Hosts,
@@ -44,10 +37,15 @@ from receiver.settings.kinds import (
     URLs,
     Words,
     check_callback_base,
+    check_database,
     check_folder,
     check_media,
+    database_kind,
+    database_secrets,
     lower,
     show_base_url,
+    show_database,
+    sqlite_path,
 )
 
 DEFAULT_TO = "file:./outputs"
@@ -60,12 +58,12 @@ DEFAULT_MEDIA_HOSTS = (
 )
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 HANDLER_VARIABLES = ("SLACK_BOT_TOKEN", "DISCORD_WEBHOOK_URL")
-"""Names people already have for options of handlers; a handler's option says with `KnownAs` that it takes one."""
+"""Variables people already have for options of handlers. An option takes one with `KnownAs`."""
 _SECRET_WORDS = ("token", "secret", "password", "key", "webhook", "authorization")
 
 
 class Destination(BaseModel):
-    """One configured use of a handler. `options` is everything else in its table; the handler's own model checks it."""
+    """One configured use of a handler. `options` is the rest of its table, which the handler's own model checks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -73,31 +71,31 @@ class Destination(BaseModel):
     handler: Annotated[str | None, Kind("the name of a handler, for instance file")] = None
     url: Annotated[str | None, Kind("a URL, for instance file:./outputs")] = Field(default=None, repr=False)
     progress: Annotated[bool, Kind("true or false")] = Field(
-        default=False, description="Whether progress is delivered too, not only the result."
+        default=False, description="Deliver progress too, not only the result."
     )
-    events: Words = Field(default=(), description="Event types it gets; every decisive one if not given.")
+    events: Words = Field(default=(), description="Event types it gets: every decisive one if not given.")
     actions: Words = Field(
-        default=(), description="Provider actions whose tasks it gets, for instance `UPSCALE`; all if not given."
+        default=(), description="Provider actions whose tasks it gets, for instance `UPSCALE`: all if not given."
     )
     labels: Annotated[dict[str, str], Kind("a table of names and values")] = Field(
-        default={}, description="Labels a submission must have; `*` and `?` in a value stand for anything."
+        default={}, description="Labels a submission must have. `*` and `?` in a value match anything."
     )
     concurrency: Annotated[int, Kind("a whole number from 1 to 64")] = Field(
-        default=4, ge=1, le=64, description="How many deliveries may run there at once."
+        default=4, ge=1, le=64, description="Maximum number of deliveries that run there at once."
     )
-    timeout: Seconds = Field(default=60.0, gt=0, description="How long one attempt may take in all.")
+    timeout: Seconds = Field(default=60.0, gt=0, description="Total time limit of one attempt.")
     options: dict[str, Any] = Field(default={}, repr=False)
     variables: dict[str, str] = Field(default={}, repr=False)
-    """Those of `HANDLER_VARIABLES` that are set."""
+    """Values of the `HANDLER_VARIABLES` that are set."""
 
 
 class Settings(BaseModel):
-    """All settings, frozen. Get one from `load`; build one by hand in tests."""
+    """All settings, frozen. `load` makes one. Tests build one by hand."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     provider_url: BaseURL = Field(
-        default="https://api.cometapi.com", description="The provider, or a relay in its place."
+        default="https://api.cometapi.com", description="Base URL of the provider, or of a relay."
     )
     provider_key: Annotated[Secret, KnownAs("COMETAPI_KEY"), Unset("not set")] = Field(
         default=None, description="The provider's API key, from https://api.cometapi.com/console/token."
@@ -109,17 +107,15 @@ class Settings(BaseModel):
         Unset("not set"),
     ] = Field(
         default=None,
-        description="Where the provider can reach `receiver serve`. "
-        "Without it nothing calls back, and results are polled.",
+        description="URL at which the provider reaches `receiver serve`. "
+        "Without it no callback comes, and results are polled.",
     )
     keys: Annotated[Secrets, Unset("made on first start, in <data>/keys")] = Field(
         default=(),
-        description="Signing keys of at least 32 bytes, newest last, separated by spaces: the last signs, all verify.",
+        description="Signing keys of at least 32 bytes, newest last, separated by spaces. The last signs, all verify.",
     )
-    token_max_age: Seconds = Field(default=72 * 3600.0, gt=0, description="How long a callback URL stays valid.")
-    data: Folder = Field(
-        default=Path(".receiver"), description="The folder for the journal, archived pictures and keys."
-    )
+    token_max_age: Seconds = Field(default=72 * 3600.0, gt=0, description="Maximum age of a callback URL.")
+    data: Folder = Field(default=Path(".receiver"), description="Folder of the journal, archived pictures and keys.")
     database: Annotated[
         str | None,
         AfterValidator(lambda value: value and check_database(value)),
@@ -132,53 +128,53 @@ class Settings(BaseModel):
     ] = Field(
         default=None,
         repr=False,
-        description="The journal: `sqlite:PATH`, or `sqlite:///PATH` (relative; a fourth slash makes it absolute), for "
-        "one process; `postgresql://…` or `postgres://…` for any number on any number of machines.",
+        description="The journal. `sqlite:PATH`, or `sqlite:///PATH` (relative, a fourth slash makes it absolute), "
+        "is for one process. `postgresql://…` or `postgres://…` is for many processes on many machines.",
     )
     database_connections: int = Field(
-        default=5, ge=2, le=100, description="How many connections each process has to PostgreSQL at most."
+        default=5, ge=2, le=100, description="Maximum number of connections to PostgreSQL per process."
     )
     database_listen: Flag = Field(
         default=True,
-        description="Whether processes wake each other by LISTEN/NOTIFY. Off behind a pooler in transaction mode; each "
-        "looks once a second in any case.",
+        description="Wake other processes by LISTEN/NOTIFY. Set it to false behind a pooler in transaction mode: each "
+        "process also polls once a second.",
     )
     database_statements: Flag = Field(
         default=True,
-        description="Whether statements are prepared on PostgreSQL, and connections set up. Off behind a pooler in "
+        description="Prepare statements on PostgreSQL and set up connections. Set it to false behind a pooler in "
         "transaction mode.",
     )
     database_migrate: Flag = Field(
         default=True,
-        description="Whether a start brings PostgreSQL's tables up to date; else only `receiver migrate` does.",
+        description="Migrate PostgreSQL's tables at the start. If false, only `receiver migrate` does.",
     )
     engine: Flag = Field(
         default=True,
-        description="Whether `receiver serve` has the engine inside, which polls and delivers. Without, on PostgreSQL, "
-        "`receiver worker` does that.",
+        description="Run the engine, which polls and delivers, inside `receiver serve`. If false, on PostgreSQL, "
+        "`receiver worker` runs it.",
     )
     disk: Annotated[
         Literal["auto", "persistent", "network"], BeforeValidator(lower), Kind("auto, persistent or network")
     ] = Field(
         default="auto",
-        description="`persistent` says that the data folder and the database lie on a volume that outlives "
-        "restarts, on a platform where the disk otherwise vanishes. `network` says so, too, and takes a network file "
-        "system, where SQLite cannot promise to keep what it wrote.",
+        description="`persistent`: the data folder and the database are on a volume that outlives restarts, "
+        "on a platform whose disk is otherwise lost. `network`: the same, and a network file system is accepted, where "
+        "SQLite cannot guarantee that written data lasts.",
     )
     to: Annotated[URLs, Unset(DEFAULT_TO)] = Field(
-        default="", repr=False, description="Destination URLs separated by spaces; `$VAR` is filled in."
+        default="", repr=False, description="Destination URLs separated by spaces. `$VAR` is replaced."
     )
     destinations: Annotated[dict[str, Destination], Kind("tables [destinations.NAME]"), Unset("none")] = Field(
-        default={}, description="Further destinations: a table `[destinations.NAME]` each, or one variable per option."
+        default={}, description="More destinations: a table `[destinations.NAME]` each, or one variable per option."
     )
     confirm_within: Seconds = Field(
         default=30.0,
         ge=0,
-        description="How long a result only a callback reports is checked with the provider; 0 trusts it.",
+        description="Time to confirm a result that only a callback reports with the provider. 0 trusts it.",
     )
-    poll_interval: Seconds = Field(default=15.0, gt=0, description="How often a running task is asked after.")
-    deadline: Seconds = Field(default=4200.0, gt=0, description="When a task without an end counts as lost.")
-    submit_timeout: Seconds = Field(default=75.0, gt=0, description="How long one submit call may take in all.")
+    poll_interval: Seconds = Field(default=15.0, gt=0, description="Interval between polls of a running task.")
+    deadline: Seconds = Field(default=4200.0, gt=0, description="Age at which a task without an end counts as lost.")
+    submit_timeout: Seconds = Field(default=75.0, gt=0, description="Total time limit of one submit call.")
     media: Annotated[
         str | None,
         AfterValidator(lambda value: value and check_media(value)),
@@ -186,8 +182,8 @@ class Settings(BaseModel):
         Unset("<data>/media, or media in the journal's bucket"),
     ] = Field(
         default=None,
-        description="Where archived pictures are kept: a folder, or `s3://BUCKET/FOLDER` (also `gs:`, `az:`), "
-        "which several machines can share. Extra `s3`.",
+        description="Place of archived pictures: a folder, or `s3://BUCKET/FOLDER` (also `gs:`, `az:`), "
+        "which several machines can share. Needs the extra `s3`.",
     )
     media_cache: Annotated[
         Path | None,
@@ -196,59 +192,60 @@ class Settings(BaseModel):
         Unset("<data>/cache"),
     ] = Field(
         default=None,
-        description="Where pictures from a bucket are brought before they are read; it may vanish at any time.",
+        description="Local cache of pictures from a bucket. It may be deleted at any time.",
     )
     media_cache_bytes: Size = Field(
-        default=2**30, gt=0, description="How much that folder holds, but for what is being read."
+        default=2**30, gt=0, description="Maximum size of that cache, without files being read."
     )
     media_hosts: Hosts = Field(
         default=DEFAULT_MEDIA_HOSTS,
-        description="Hosts pictures may come from; setting it replaces the list. "
+        description="Hosts pictures may come from. Setting it replaces the list. "
         "An exact origin such as `http://host:port` may also be private or without TLS.",
     )
     media_max_bytes: Size = Field(
-        default=256 * 2**20, gt=0, description="The largest picture or video that is archived."
+        default=256 * 2**20, gt=0, description="Maximum size of a picture or video to archive."
     )
-    media_timeout: Seconds = Field(default=120.0, gt=0, description="How long one download may take in all.")
+    media_timeout: Seconds = Field(default=120.0, gt=0, description="Total time limit of one download.")
     keep_callbacks: Keep = Field(
         default=7 * 86400.0,
-        description="How long the text of a callback is kept; `forever` is possible here and below.",
+        description="Time to keep the text of a callback. `forever` is possible here and below.",
     )
     keep_media: Keep = Field(
         default=30 * 86400.0,
-        description="How long archived files are kept after their submission, where nothing is owed any more. "
-        "What destinations have is theirs.",
+        description="Time to keep archived files after their submission, unless a delivery is outstanding. "
+        "Files at destinations are never deleted.",
     )
     keep_submissions: Keep = Field(
         default=90 * 86400.0,
-        description="How long a submission is kept that nothing is owed of, with its events, deliveries and attempts.",
+        description="Time to keep a submission with its events, deliveries and attempts, "
+        "unless a delivery is outstanding.",
     )
     host: Annotated[
         str | None, Kind("an address, for instance 127.0.0.1"), Unset("127.0.0.1, or 0.0.0.0 if PORT is set")
-    ] = Field(default=None, min_length=1, description="The address `receiver serve` listens on.")
+    ] = Field(default=None, min_length=1, description="Address that `receiver serve` listens on.")
     port: Annotated[int, Kind("a port number, for instance 8000"), KnownAs("PORT")] = Field(
-        default=8000, ge=0, le=65535, description="The port `receiver serve` listens on; 0 takes a free one."
+        default=8000, ge=0, le=65535, description="Port that `receiver serve` listens on. 0 takes a free one."
     )
     max_connections: int = Field(
         default=1000,
         ge=16,
         le=100_000,
-        description="How many connections `receiver serve` keeps open; beyond that it answers 503, but health checks.",
+        description="Maximum number of open connections of `receiver serve`. More get 503, except health checks.",
     )
     api_tokens: Annotated[ApiTokens, Unset("none: no HTTP API")] = Field(
         default={},
-        description="Who may submit over HTTP: `NAME:SECRET`, separated by spaces, or a table `[api_tokens]`. "
-        "A secret has at least 16 characters; the log names its caller.",
+        description="Callers of the HTTP API: `NAME:SECRET`, separated by spaces, or a table `[api_tokens]`. "
+        "A secret has at least 16 characters. The log names the caller.",
     )
     cron_secret: Annotated[Secret, KnownAs("CRON_SECRET"), Unset("none: no ticks over HTTP")] = Field(
         default=None,
-        description="What a scheduler sends to `/tick` of a function (see Serverless), as a bearer token.",
+        description="Bearer token that a scheduler sends to `/tick` of a function (see Serverless).",
     )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(lower), Kind("debug, info, warning or error")
-    ] = Field(default="info", description="The least important log lines that are written.")
+    ] = Field(default="info", description="Lowest level of log lines to write.")
     log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(lower), Kind("auto, json or console")] = (
-        Field(default="auto", description="`auto` is readable on a terminal and JSON lines elsewhere.")
+        Field(default="auto", description="Format of log lines. `auto` is console on a terminal and JSON elsewhere.")
     )
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -256,8 +253,7 @@ class Settings(BaseModel):
     _variables: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: Any) -> None:
-        """Takes along where values came from, which platform this is, and the variables of handlers; `load` passes
-        them as context."""
+        """Take the sources of values, the platform's variables and the handlers' variables from `load`'s context."""
         known = context or {}
         self._sources.update(known.get("sources", {}))
         self._platform.update(known.get("platform", {}))
@@ -266,13 +262,21 @@ class Settings(BaseModel):
     @field_validator("destinations", mode="before")
     @classmethod
     def _tables(cls, tables: object) -> object:
+        """Shape `[destinations.NAME]` tables as `Destination`. Keys that it does not declare are options."""
         if not isinstance(tables, dict):
             return tables
-        return {name: _table(name, table) for name, table in tables.items()}
+        ours = Destination.model_fields.keys() - {"name", "options", "variables"}
+        shaped: dict[object, object] = {}
+        for name, table in tables.items():
+            if isinstance(table, dict):
+                options = {key: value for key, value in table.items() if key not in ours}
+                table = {**{key: table[key] for key in ours & table.keys()}, "name": name, "options": options}  # noqa: PLW2901
+            shaped[name] = table
+        return shaped
 
     @property
     def sources(self) -> dict[str, str]:
-        """Where each value came from: `flag`, `environment COMETAPI_KEY`, `receiver.toml`, `default`, …
+        """Source of each value: `flag`, `environment COMETAPI_KEY`, `receiver.toml`, `default`, …
 
         Each destination has an entry of its own, `destinations.NAME`.
         """
@@ -280,90 +284,71 @@ class Settings(BaseModel):
 
     @property
     def platform_variables(self) -> dict[str, str]:
-        """The variables by which a known platform showed itself; empty elsewhere."""
+        """Variables that identify a known platform. Empty elsewhere."""
         return dict(self._platform)
 
     @property
     def database_kind(self) -> DatabaseKind:
-        """What keeps the journal."""
+        """Kind of database of the journal."""
         return "sqlite" if self.database is None else database_kind(self.database)
 
     @property
     def database_path(self) -> Path:
-        """The SQLite file of the journal. Raises ValueError where it is kept elsewhere."""
+        """SQLite file of the journal. Raises ValueError for another kind of database."""
         return self.data / "journal.db" if self.database is None else sqlite_path(self.database)
 
     @property
     def database_shown(self) -> str:
-        """What keeps the journal, for a person: without a password."""
+        """URL of the journal, without passwords."""
         if self.database_kind == "sqlite":
             return f"sqlite:{self.database_path}"
         return show_database(self.database or "")
 
     @property
     def media_place(self) -> str:
-        """The media store: a folder, or a bucket's URL."""
+        """Place of the media store: a folder, or a bucket's URL."""
         if self.media is not None:
             return self.media
         if self.database is not None and self.database_kind == "bucket":
-            place, mark, query = self.database.partition("?")  # where there is no disk that stays
+            place, mark, query = self.database.partition("?")
             return f"{place.rstrip('/')}/media{mark}{query}"
         return str(self.data / "media")
 
     @property
     def media_cache_folder(self) -> Path:
-        """Where a bucket's files are brought."""
+        """Local cache folder of a bucket's files."""
         return self.media_cache or self.data / "cache"
 
     @property
     def bind_host(self) -> str:
-        """Where to listen: a platform that hands out PORT expects to reach us from outside."""
+        """Address to listen on. A platform that sets PORT connects from outside."""
         if self.host is not None:
             return self.host
-        return "0.0.0.0" if self.sources["port"] == "environment PORT" else "127.0.0.1"  # noqa: S104 the platform's wish
+        return "0.0.0.0" if self.sources["port"] == "environment PORT" else "127.0.0.1"  # noqa: S104
 
     def resolved_destinations(self) -> tuple[Destination, ...]:
-        """Every destination: those of `to`, named by scheme, then the tables; the folder `outputs` if none is given."""
+        """Return every destination: `to` named by scheme, then the tables, or the folder `outputs` if none is set."""
         taken = set(self.destinations)
         listed = []
         for url in self.to.split():
-            name = _free_name(url, taken)
+            scheme = "".join(char if char.isalnum() else "-" for char in url.partition(":")[0].lower())[:32]
+            name, number = scheme, 1
+            while name in taken:
+                number += 1
+                name = f"{scheme}-{number}"
             taken.add(name)
             listed.append(Destination(name=name, url=url))
         found = (*listed, *self.destinations.values()) or (Destination(name="file", url=DEFAULT_TO),)
         return tuple(item.model_copy(update={"variables": dict(self._variables)}) for item in found)
 
     def secret_values(self) -> tuple[str, ...]:
-        """Every secret known here, for the logs to leave out."""
+        """Return every secret in the settings, for the logs to mask."""
         keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret)
         secrets = [key.get_secret_value() for key in keys if key is not None] + list(self._variables.values())
         secrets += database_secrets(self.database) if self.database is not None else []
         for destination in self.destinations.values():
             for name, value in destination.options.items():
                 if any(word in name.lower() for word in _SECRET_WORDS):
-                    secrets += _texts(value)
+                    texts = value if isinstance(value, list | tuple) else [value]
+                    secrets += [text for text in texts if isinstance(text, str)]
         return tuple(secrets)
-
-
-def _texts(value: object) -> list[str]:
-    """A secret option may be one text or several."""
-    if isinstance(value, list | tuple):
-        return [item for item in value if isinstance(item, str)]
-    return [value] if isinstance(value, str) else []
-
-
-def _table(name: object, table: object) -> object:
-    """A `[destinations.NAME]` table in the shape of `Destination`: what that does not know is an option."""
-    if not isinstance(table, dict):
-        return table
-    ours = {"handler", "url", "progress", "events", "actions", "labels", "concurrency", "timeout"}
-    known = {key: value for key, value in table.items() if key in ours}
-    return {**known, "name": name, "options": {key: value for key, value in table.items() if key not in ours}}
-
-
-def _free_name(url: str, taken: set[str]) -> str:
-    scheme = "".join(char if char.isalnum() else "-" for char in url.partition(":")[0].lower())[:32]
-    number = 1
-    while (name := scheme if number == 1 else f"{scheme}-{number}") in taken:
-        number += 1
-    return name

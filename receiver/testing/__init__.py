@@ -1,7 +1,7 @@
 """Tools for your own tests: the simulated provider, and a check of your own handler.
 
-The provider: real HTTP on a free loopback port, without a key and without waiting. With pytest, import the fixture; it
-serves sync and async tests alike::
+The provider: real HTTP on a free loopback port, without a key and without waiting. With pytest, import the fixture for
+sync and async tests::
 
     from receiver.testing import simulator
 
@@ -18,7 +18,7 @@ Without pytest, or to choose what goes wrong::
 The names of faults and profiles are in `receiver.simulator.FAULTS` and `PROFILES`; `receiver simulate --help`
 explains them. Pictures are drawn with Pillow: ``pip install 'imagine-receiver[simulator]'``.
 
-A handler: `check_handler` delivers to it as a bad day would, and `make_attempt` makes what it is given::
+A handler: `check_handler` delivers to it with every fault of a bad day, and `make_attempt` makes its argument::
 
     async def test_my_handler(tmp_path):
         async def effects():
@@ -26,6 +26,8 @@ A handler: `check_handler` delivers to it as a bad day would, and `make_attempt`
 
         await check_handler(MyHandler, {"path": tmp_path}, effects=effects)
 """
+
+from collections.abc import Iterator
 
 from receiver.testing.attempts import make_attempt, make_event, make_media
 from receiver.testing.contract import Broken, HandlerBroken, check_handler
@@ -45,8 +47,15 @@ __all__ = [
 ]
 
 try:
-    from receiver.testing.fixture import simulator as simulator
+    import pytest
 except ImportError:  # pragma: no cover - then there is no fixture, and the rest works
     pass
 else:
+
+    @pytest.fixture
+    def simulator() -> Iterator[Simulated]:
+        """Serve a simulator without faults for one test."""
+        with simulating() as served:
+            yield served
+
     __all__ += ["simulator"]

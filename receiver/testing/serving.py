@@ -1,4 +1,4 @@
-"""The simulated provider, served in this event loop or in a thread of its own."""
+"""Simulated provider, served in this event loop or in a thread of its own."""
 
 import asyncio
 import socket
@@ -12,19 +12,19 @@ import uvicorn
 from receiver.simulator import Simulator
 
 SPEED = 100.0
-"""How many times as fast as the world the simulator runs unless told otherwise: a picture takes 0.4 s."""
+"""Default speed of the simulator, as a multiple of real time. A picture takes 0.4 s."""
 
-_PATIENCE = 10.0
-"""Seconds a server's thread may take to start or to end."""
+_STOP_SECONDS = 10.0
+"""Time limit for a server's thread to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """A simulator that is being served.
+    """Simulator that is being served.
 
     Attributes:
-        url: Where it listens, without a slash at the end: what a client takes for CometAPI's address.
-        simulator: What it received and sent: `submits`, `endpoints`, `callbacks`, `pictures`.
+        url: its base URL without a slash at the end, for a client of CometAPI.
+        simulator: the requests it received and sent: `submits`, `endpoints`, `callbacks`, `pictures`.
     """
 
     url: str
@@ -43,14 +43,14 @@ async def simulated(
     """Serve a simulator in this event loop while the block runs.
 
     Args:
-        faults: What shall go wrong, any of `receiver.simulator.FAULTS`.
-        profile: Whose quirks to show, one of `receiver.simulator.PROFILES`.
-        speed: How many simulated seconds pass in a real one.
-        seed: Decides everything that would else be left to chance.
-        key: The only key accepted; None accepts any, and none.
+        faults: any of `receiver.simulator.FAULTS`.
+        profile: the kind of provider, one of `receiver.simulator.PROFILES`.
+        speed: simulated seconds in a real one.
+        seed: of all random choices.
+        key: the only accepted key. None accepts any, and none.
 
     Raises:
-        ValueError: A fault or the profile is unknown, or the speed is not above 0.
+        ValueError: a fault or the profile is unknown, or the speed is not above 0.
         ImportError: Pillow is not installed.
     """
     simulator = Simulator(profile=profile, speed=speed, seed=seed, faults=faults, key=key)
@@ -73,7 +73,7 @@ def simulating(
     seed: int = 0,
     key: str | None = None,
 ) -> Iterator[Simulated]:
-    """Serve a simulator in a thread of its own while the block runs: for code that knows no event loop.
+    """Serve a simulator in a thread of its own while the block runs, for code without an event loop.
 
     Arguments and errors are those of `simulated`.
     """
@@ -90,14 +90,14 @@ def simulating(
             yield Simulated(_url(listener), simulator)
         finally:
             server.should_exit = True
-            thread.join(_PATIENCE)
+            thread.join(_STOP_SECONDS)
 
 
 @contextmanager
 def _listener() -> Iterator[socket.socket]:
-    # Listening from the start: whoever connects before the server is up waits instead of being refused.
+    # It listens from the start, so a client that connects before the server is up waits and is not refused.
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # Answers come at once, also on asyncio's own loop: see `receiver.cli.running.bind`.
+        # Answers come at once on asyncio's own loop, too (see `receiver.cli.running.bind`).
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield listener
 

@@ -1,21 +1,26 @@
-"""How much may wait for the journal at once: beyond that a 503 comes at once, instead of a queue that never ends.
+"""Bounds of a request before the work begins: its body, and how many requests wait for the journal.
 
-    below the bounds              let in; it waits for its commit
-    too many, or too many bytes   503 with `Retry-After`, at once
-    one has waited too long       503 for it, and the door is shut: 503 at once for all who come, until a write works
+    body too large, too slow, not JSON or compressed     413, 408, 415
+    fewer requests wait than the bounds allow            admitted; the request waits for its commit
+    too many, or too many bytes                          503 with `Retry-After`, at once
+    one has waited too long                              503, and every new one gets 503 at once until a write succeeds
 
-What waited too long may still be committed when the journal moves again: the writer keeps its order and drops nothing.
-Then the callback is kept although its sender heard 503, which is harmless: a second one of the same fact is no second
-event. The other way round never happens: 2xx is said only after the commit.
+A request that waited too long may still be committed when the journal works again, because the writer drops nothing.
+Then the callback is kept although its sender got 503. A second callback with the same fact makes no second event. The
+reverse never happens: 2xx is sent only after the commit.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from types import TracebackType
+import types
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from receiver.errors import JournalError
 from receiver.web.problems import Problem
@@ -24,26 +29,121 @@ log = structlog.get_logger("receiver.admission")
 
 MAX_WAITING = 1000
 MAX_WAITING_BYTES = 32 * 1024 * 1024
-"""Of bodies; while it waits, a callback takes about four times the size of its body."""
-PATIENCE = 10.0
-"""Seconds one may wait for its commit: as long as the journal waits for another process's lock."""
+"""Bytes of bodies. While it waits, a callback takes about four times the size of its body."""
+MAX_WAIT = 10.0
+"""Seconds a request may wait for its commit: as long as the journal waits for another process's lock."""
 PROBE_SECONDS = 0.5
 _SWEEPS = 20
-"""How often within `patience` is looked for those who have waited too long."""
+"""Looks for requests that have waited too long, within `max_wait`."""
+_MAX_DRAIN = 8 * 1024 * 1024
 
 RETRY = {"Retry-After": "5"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bodies:
+    """Bounds of the bodies that one endpoint reads.
+
+    Attributes:
+        name: the first word of an error sentence, in the plural.
+        limit: bytes a body may have. Some more are read and dropped: closing with bytes unread would reset the
+            connection and lose our answer (RFC 9112 §9.6).
+        seconds: deadline of a body.
+    """
+
+    name: str
+    limit: int
+    seconds: float
+
+    async def check_length(self, headers: Mapping[bytes, bytes], receive: Receive) -> None:
+        """Raise Problem if the length is missing, not a number, or too large."""
+        text = headers.get(b"content-length")
+        if text is None:
+            if b"transfer-encoding" in headers:
+                return
+            raise Problem(411, f"{self.name} need a Content-Length.")
+        if not text.isdigit() or len(text) > 18:
+            raise Problem(400, "Content-Length is not a number.")
+        if (length := int(text)) > self.limit:
+            if length <= self._most_read:
+                await self.read(receive)
+            raise self._too_large()
+
+    def check_type(self, headers: Mapping[bytes, bytes]) -> None:
+        """Raise Problem if the body is not declared as JSON, or is compressed."""
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
+            raise Problem(415, f"{self.name} must be application/json.", {"Accept": "application/json"})
+        if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
+            raise Problem(415, f"{self.name} must not be compressed.", {"Accept-Encoding": "identity"})
+
+    async def read(self, receive: Receive) -> bytes:
+        """Return the body.
+
+        Raises:
+            Problem: it is too large or too slow, or the server stops.
+            ClientDisconnect: the sender hung up before the body was complete.
+        """
+        reading = self._read(receive).__await__()
+        try:
+            waits_for = next(reading)
+        except StopIteration as done:
+            return cast(bytes, done.value)  # arrived together with its head, as nearly all do: that needs no timer
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await _resume(reading, waits_for)
+        except TimeoutError as exc:
+            raise Problem(408, f"The body did not come within {self.seconds:g} s.", {"Connection": "close"}) from exc
+        except asyncio.CancelledError as exc:
+            # The server stops and no longer waits. Nothing is stored, and the sender must learn that.
+            headers = {**RETRY, "Connection": "close"}
+            raise Problem(503, "Receiver is stopping. Send it again.", headers, cause="stopping") from exc
+
+    async def _read(self, receive: Receive) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        more = True
+        while more and size <= self._most_read:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size <= self.limit:
+                chunks.append(chunk)
+            more = message.get("more_body", False)
+        if size > self.limit:
+            raise self._too_large()
+        return b"".join(chunks)
+
+    @property
+    def _most_read(self) -> int:
+        return min(4 * self.limit, self.limit + _MAX_DRAIN)
+
+    def _too_large(self) -> Problem:
+        size = f"{self.limit >> 20} MiB" if self.limit >= 1 << 20 else f"{self.limit >> 10} KiB"
+        return Problem(413, f"{self.name} have {size} at most.", {"Connection": "close"})
+
+
+@types.coroutine
+def _resume(started: Generator[Any, Any, bytes], waits_for: Any) -> Generator[Any, Any, bytes]:
+    """Await what already ran up to its first wait."""
+    yield waits_for
+    return (yield from started)
+
+
 class Admission:
-    """Counts what waits, and ends waits that take too long. One event loop, no locks, no tasks but for the probe.
+    """Count the requests that wait, and end waits that take too long. For one event loop, without locks.
+
+    One timer serves all requests, because `asyncio.timeout` would take 2 % of a callback's time.
 
     Args:
-        probe: a write that works when the journal does; it raises JournalError otherwise. None: what waits too long is
-            given up, and shuts the door for nobody else.
-        most: how many may wait.
-        most_bytes: how many bytes their bodies may have together.
-        patience: seconds each may wait.
-        kept: whether what was given up may still happen, in words for whoever waited.
+        probe: a write that raises JournalError while the journal cannot be used. Without it, a request that waits too
+            long is given up, and new ones are still admitted.
+        most: requests that may wait.
+        most_bytes: bytes that their bodies may have together.
+        max_wait: seconds that each may wait.
+        kept: a sentence for the sender of a request that was given up.
     """
 
     def __init__(
@@ -52,93 +152,51 @@ class Admission:
         *,
         most: int = MAX_WAITING,
         most_bytes: int = MAX_WAITING_BYTES,
-        patience: float = PATIENCE,
-        kept: str = "It may have been kept; send it again.",
+        max_wait: float = MAX_WAIT,
+        kept: str = "It may have been kept. Send it again.",
     ) -> None:
         self._probe = probe
         self._most = most
         self._most_bytes = most_bytes
-        self._patience = patience
+        self._max_wait = max_wait
         self._kept = kept
-        self._waiting: dict[Place, None] = {}
-        """In the order they came, so that only the first ones need a look."""
+        self._slots: dict[Slot, None] = {}
+        """The oldest first."""
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        """Known from the first who comes: to ask for it costs a system call."""
+        """Kept from the first request, because asking for it costs a system call."""
         self._sweep: asyncio.TimerHandle | None = None
         self._probing: asyncio.Task[None] | None = None
         self.refused = 0
 
     @property
     def shut(self) -> bool:
-        """Whether the journal has let somebody wait too long, and no write has worked since."""
+        """True while every request is refused, because one waited too long and no write has succeeded since."""
         return self._probing is not None
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
-        return len(self._waiting)
+        """Number of requests that wait."""
+        return len(self._slots)
 
-    def enter(self, size: int) -> Place:
-        """A place among those who wait; use it as a context manager around the wait.
+    def enter(self, size: int) -> Slot:
+        """Return a slot for a body of this size, a context manager for the wait of the current task.
 
         Raises:
             Problem: 503, at once.
         """
         self.check()
-        if len(self._waiting) >= self._most or self._bytes + size > self._most_bytes:
+        if len(self._slots) >= self._most or self._bytes + size > self._most_bytes:
             self.refused += 1
-            raise Problem(503, "Receiver has more to do than it can; send it again.", RETRY, cause="overload")
+            raise Problem(503, "Receiver is overloaded. Send it again.", RETRY, cause="overload")
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        return Place(self, size, loop)
+        return Slot(self, size, asyncio.current_task(loop), loop.time())
 
     def check(self) -> None:
-        """Raises Problem, 503, while the door is shut."""
+        """Raise Problem (503) while no request is admitted."""
         if self._probing is not None:
             self.refused += 1
-            raise Problem(503, "Receiver cannot write just now; send it again.", RETRY, cause="journal stalled")
-
-    def _entered(self, place: Place) -> None:
-        self._waiting[place] = None
-        self._bytes += place.size
-        if self._sweep is None:
-            self._wait_for_late(place.loop)
-
-    def _left(self, place: Place) -> None:
-        del self._waiting[place]
-        self._bytes -= place.size
-
-    def _wait_for_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweep = loop.call_later(self._patience / _SWEEPS, self._end_late, loop)
-
-    def _end_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        oldest = loop.time() - self._patience
-        for place in self._waiting:
-            if place.since > oldest:
-                break
-            if not place.late:
-                self._shut(loop)
-                place.give_up()
-        self._sweep = None
-        if self._waiting:
-            self._wait_for_late(loop)
-
-    def _shut(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._probe is not None and self._probing is None:
-            log.error("admission.shut", waiting=len(self._waiting), bytes=self._bytes, seconds=self._patience)
-            self._probing = loop.create_task(self._reopen(self._probe), name="admission probe")
-
-    async def _reopen(self, probe: Callable[[], Awaitable[None]]) -> None:
-        """The probe queues behind all that was given up, so that none of it takes memory when the door opens."""
-        while True:
-            try:
-                await probe()
-            except JournalError:
-                await asyncio.sleep(PROBE_SECONDS)
-            else:
-                break
-        self._probing = None
-        log.info("admission.open", refused=self.refused)
+            raise Problem(503, "Receiver cannot write now. Send it again.", RETRY, cause="journal stalled")
 
     async def aclose(self) -> None:
         """End the probe. Idempotent."""
@@ -147,42 +205,66 @@ class Admission:
             await asyncio.wait([self._probing])
             self._probing = None
 
-    def wait_ended(self, *, late: bool) -> Problem:
-        """What whoever waited is told, because its wait was ended from outside."""
-        if late:
-            detail = f"Receiver could not write within {self._patience:g} s. {self._kept}"
-            return Problem(503, detail, RETRY, cause="journal stalled")
-        return Problem(503, f"Receiver stops. {self._kept}", {**RETRY, "Connection": "close"}, cause="stopping")
+    def _sweep_later(self) -> None:
+        assert self._loop is not None  # noqa: S101 - set by the first request
+        self._sweep = self._loop.call_later(self._max_wait / _SWEEPS, self._give_up_late, self._loop)
+
+    def _give_up_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        latest = loop.time() - self._max_wait
+        for slot in self._slots:
+            if slot.since > latest:
+                break
+            if slot.late or slot.task is None:
+                continue
+            if self._probe is not None and self._probing is None:
+                log.error("admission.shut", waiting=self.waiting, bytes=self._bytes, seconds=self._max_wait)
+                self._probing = loop.create_task(self._reopen(self._probe), name="admission probe")
+            slot.late = True
+            slot.task.cancel()
+        self._sweep = None
+        if self._slots:
+            self._sweep_later()
+
+    async def _reopen(self, probe: Callable[[], Awaitable[None]]) -> None:
+        """Admit requests again after a write. It queues behind all that was given up, which by then takes no memory."""
+        while True:
+            try:
+                await probe()
+                break
+            except JournalError:
+                await asyncio.sleep(PROBE_SECONDS)
+        self._probing = None
+        log.info("admission.open", refused=self.refused)
 
 
-class Place:
-    """One who waits. Its task's cancellation, by us or by the server's stop, becomes a 503."""
+class Slot:
+    """One request that waits. Cancelling its task, by `Admission` or by the server's stop, becomes a 503."""
 
-    __slots__ = ("_admission", "_task", "late", "loop", "since", "size")
+    __slots__ = ("_admission", "late", "since", "size", "task")
 
-    def __init__(self, admission: Admission, size: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, admission: Admission, size: int, task: asyncio.Task[Any] | None, since: float) -> None:
         self._admission = admission
-        self._task: asyncio.Task[object] | None = None
         self.size = size
+        self.task = task
+        self.since = since
         self.late = False
-        self.loop = loop
-        self.since = loop.time()
 
     def __enter__(self) -> None:
-        self._task = asyncio.current_task(self.loop)
-        self._admission._entered(self)
+        admission = self._admission
+        admission._slots[self] = None
+        admission._bytes += self.size
+        if admission._sweep is None:
+            admission._sweep_later()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._admission._left(self)
-        if kind is asyncio.CancelledError:
-            if self.late and self._task is not None:
-                self._task.uncancel()
-            raise self._admission.wait_ended(late=self.late) from error
-
-    def give_up(self) -> None:
-        """End the wait."""
-        self.late = True
-        if self._task is not None:
-            self._task.cancel()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        admission = self._admission
+        del admission._slots[self]
+        admission._bytes -= self.size
+        if kind is not asyncio.CancelledError:
+            return
+        if self.late and self.task is not None:
+            self.task.uncancel()
+            detail = f"Receiver could not write within {admission._max_wait:g} s. {admission._kept}"
+            raise Problem(503, detail, RETRY, cause="journal stalled") from error
+        detail = f"Receiver is stopping. {admission._kept}"
+        raise Problem(503, detail, {**RETRY, "Connection": "close"}, cause="stopping") from error

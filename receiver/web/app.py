@@ -1,5 +1,7 @@
-"""The web application: callbacks and health, and the API where there are tokens for it. It never redirects, because a
-sender that follows a redirect turns its POST into a GET without a body (PROTOCOL.md §7)."""
+"""The web application: callbacks and health, and the API if tokens for it are set.
+
+It never redirects: a sender that follows a redirect turns its POST into a GET without a body (PROTOCOL.md §7).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from receiver.web.problems import on_error, on_http_exception
 
 
 def create_app(*, callbacks: Callbacks, readyz: Readyz, api: Api | None = None) -> Starlette:
-    """An app whose owner starts and stops everything behind it."""
+    """Return an app without a lifespan: the caller starts and stops what it uses."""
     app = _App(
         routes=[
             Route(PATH, callbacks),
@@ -33,8 +35,8 @@ def create_app(*, callbacks: Callbacks, readyz: Readyz, api: Api | None = None) 
 
 
 class _App(Starlette):
-    """Callbacks go straight to their endpoint: they are nearly all there is, and the way through middleware and routes
-    would take a third of the time that a bare route takes."""
+    """Send callbacks past middleware and routes, which would take a third of a bare route's time. Nearly all requests
+    are callbacks."""
 
     callbacks: Callbacks
 

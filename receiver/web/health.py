@@ -1,6 +1,6 @@
-"""`/livez`: the process answers. `/readyz`: a callback that comes now would be kept, and what else is to be known.
+"""`/livez`: the process answers. `/readyz`: a callback that comes now would be kept.
 
-Both are for everybody, so they name no path and no address; the log has the whole sentence.
+Both are public, so their answers name no path and no address. The log has the whole sentence.
 """
 
 from __future__ import annotations
@@ -22,84 +22,75 @@ Check = Callable[[], Awaitable[None]]
 _FAULTS: Mapping[str, str] = {
     "closed": "The journal is closed.",
     "damaged": "The journal is damaged. Restore it from a backup and start Receiver again.",
-    "full": "The disk is full, or nearly. Free some space; Receiver goes on by itself.",
+    "full": "The disk is full, or nearly. Free some space. Receiver then goes on by itself.",
     "io": "The disk reports errors. Look at the disk and at the system's log.",
     "locked": "Another process has locked the journal. Look for a program that holds it open for writing.",
     "newer": "The journal belongs to a newer Receiver. Start that version.",
     "readonly": "The journal cannot be written. Give Receiver write access to it.",
     "replaced": "The journal's file was removed or replaced. Put it back, or start Receiver again.",
 }
+"""Public sentence of each `JournalError.fault`."""
 
 
 async def livez(request: Request) -> Response:
-    """200 as long as the event loop turns."""
+    """Answer 200 as long as the event loop runs."""
     return PlainTextResponse("ok")
 
 
 class Readyz:
-    """200 when every check passes, else 503 that says why. A check raises ReceiverError with a sentence.
+    """Answer 200 if every check passes, else 503 with the reasons.
 
-    All who ask at the same time get one answer, and a check that hangs is not begun again: a check writes, anybody may
-    ask, and many who ask shall cost no more than one.
+    A check raises ReceiverError with a sentence. Concurrent requests share one run of each check, and a check that
+    hangs is not started again, because checks write and anyone may ask.
 
     Args:
         checks: by name.
-        notes: checks that are told and make nobody unready: who takes no callbacks any more helps with nothing else.
-        patience: seconds a check may take, because whoever asks waits no longer than that.
+        notes: checks that are shown and do not count: refusing callbacks would not help.
+        timeout: seconds a request waits for a check.
     """
 
     def __init__(
-        self, checks: Mapping[str, Check], *, notes: Mapping[str, Check] = MappingProxyType({}), patience: float = 2.0
+        self, checks: Mapping[str, Check], *, notes: Mapping[str, Check] = MappingProxyType({}), timeout: float = 2.0
     ) -> None:
         self._checks = {**checks, **notes}
         self._notes = notes.keys()
-        self._patience = patience
+        self._timeout = timeout
         self._running: dict[str, asyncio.Task[str]] = {}
-        self._answer: asyncio.Task[dict[str, str]] | None = None
-        self._told: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
 
     async def answer(self, request: Request) -> Response:
-        """Run the checks side by side, or wait with those who asked before."""
-        if self._answer is None or self._answer.done():
-            self._answer = asyncio.create_task(self._check(), name="readyz")
-        found = await asyncio.shield(self._answer)
+        """Run the checks concurrently, or wait for those that run already."""
+        texts = await asyncio.gather(*(self._run(name, check) for name, check in self._checks.items()))
+        found = dict(zip(self._checks, texts, strict=True))
         ready = all(text == "ok" for name, text in found.items() if name not in self._notes)
         return JSONResponse({"ready": ready, **found}, 200 if ready else 503)
-
-    async def _check(self) -> dict[str, str]:
-        texts = await asyncio.gather(*(self._run(name, check) for name, check in self._checks.items()))
-        return dict(zip(self._checks, texts, strict=True))
 
     async def _run(self, name: str, check: Check) -> str:
         task = self._running.get(name)
         if task is None:
-            task = self._running[name] = asyncio.create_task(self._one(name, check), name=f"readyz {name}")
+            task = self._running[name] = asyncio.create_task(self._check(name, check), name=f"readyz {name}")
             task.add_done_callback(lambda _: self._running.pop(name))
-        done, _ = await asyncio.wait([task], timeout=self._patience)
+        done, _ = await asyncio.wait([task], timeout=self._timeout)
         if not done:
-            return self._tell(name, f"It has not answered within {self._patience:g} s.", None)
+            return self._log_change(name, f"It has not answered within {self._timeout:g} s.", None)
         return task.result()
 
-    async def _one(self, name: str, check: Check) -> str:
+    async def _check(self, name: str, check: Check) -> str:
+        """Run a check. Return "ok", or what is wrong and what to do in words that name no file of ours."""
         try:
             await check()
+        except JournalError as exc:
+            text = _FAULTS.get(exc.fault, "The journal cannot be used. Receiver's log says why.")
+            return self._log_change(name, text, str(exc))
+        except MediaError as exc:
+            return self._log_change(name, "The media store cannot be used. Receiver's log says why.", str(exc))
         except ReceiverError as exc:
-            return self._tell(name, _public(exc), str(exc))
-        return self._tell(name, "ok", None)
+            return self._log_change(name, str(exc), str(exc))
+        return self._log_change(name, "ok", None)
 
-    def _tell(self, name: str, text: str, problem: str | None) -> str:
-        """One line in the log when an answer changes."""
-        if self._told.get(name, "ok") != text:
+    def _log_change(self, name: str, text: str, problem: str | None) -> str:
+        if self._logged.get(name, "ok") != text:
             level = log.info if text == "ok" else log.error
             level("readyz.changed", check=name, answer=text, problem=problem)
-        self._told[name] = text
+        self._logged[name] = text
         return text
-
-
-def _public(exc: ReceiverError) -> str:
-    """What is wrong and what to do, for somebody who shall not learn where our files are."""
-    if isinstance(exc, JournalError):
-        return _FAULTS.get(exc.fault, "The journal cannot be used. Receiver's log says why.")
-    if isinstance(exc, MediaError):
-        return "The media store cannot be used. Receiver's log says why."
-    return str(exc)

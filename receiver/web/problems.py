@@ -1,4 +1,4 @@
-"""Answers to bad input: `application/problem+json` (RFC 9457), and never an echo of what came in."""
+"""Error answers: `application/problem+json` (RFC 9457), which never echo the input."""
 
 from __future__ import annotations
 
@@ -15,12 +15,23 @@ from starlette.responses import Response
 log = structlog.get_logger("receiver.requests")
 
 _MAX_PATH = 200
-"""Characters of a path that the log keeps."""
+"""Characters of a path that are logged."""
+_DETAILS: Mapping[int, str] = {
+    404: "There is nothing here.",
+    405: "This address does not take that method.",
+}
 
 
 class Problem(Exception):
-    """Raised while a request is read, answered by `problem`. `detail` is a sentence of ours; `cause` says more, for the
-    log alone; `members` are further members of the answer (RFC 9457 §3.2)."""
+    """An error answer, raised while a request is handled.
+
+    Args:
+        status: of the answer.
+        detail: a sentence of ours for the caller.
+        headers: of the answer.
+        cause: more about it, for the log only.
+        members: further members of the answer (RFC 9457 §3.2).
+    """
 
     def __init__(
         self,
@@ -39,12 +50,12 @@ class Problem(Exception):
         self.members = dict(members or {})
 
 
-OURS = Problem(500, "Something went wrong here; it has been logged.")
-"""A fault of ours."""
+INTERNAL = Problem(500, "Something went wrong here. It has been logged.")
+"""The answer to an error of ours."""
 
 
 def problem(error: Problem) -> Response:
-    """The answer to a problem."""
+    """Return the answer to a problem."""
     body = {
         "type": "about:blank",
         "title": HTTPStatus(error.status).phrase,
@@ -55,14 +66,8 @@ def problem(error: Problem) -> Response:
     return Response(msgspec.json.encode(body), error.status, error.headers, media_type="application/problem+json")
 
 
-_DETAILS: Mapping[int, str] = {
-    404: "There is nothing here.",
-    405: "This address does not take that method.",
-}
-
-
 async def on_http_exception(request: Request, exc: Exception) -> Response:
-    """Starlette's own refusals (no such path, no such method) in our form."""
+    """Answer Starlette's own errors (unknown path or method) in our form."""
     assert isinstance(exc, HTTPException)  # noqa: S101 - Starlette calls it with nothing else
     log.info("request.refused", status=exc.status_code, method=request.method, path=request.url.path[:_MAX_PATH])
     detail = _DETAILS.get(exc.status_code, "The request could not be answered.")
@@ -70,5 +75,5 @@ async def on_http_exception(request: Request, exc: Exception) -> Response:
 
 
 async def on_error(request: Request, exc: Exception) -> Response:
-    """A fault of ours. Starlette logs it after this."""
-    return problem(OURS)
+    """Answer an error of ours. Starlette logs it afterwards."""
+    return problem(INTERNAL)

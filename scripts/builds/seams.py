@@ -14,7 +14,7 @@ from builds import postgres
 from builds.clocks import SetClock
 from builds.replacing import replaced
 from receiver.clock_steps import ClockSteps
-from receiver.dispatcher import Dispatcher
+from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
 from receiver.journal import Work
@@ -126,10 +126,10 @@ def greedy() -> AbstractContextManager[None]:
 def unwatched() -> AbstractContextManager[None]:
     """Nobody looks whether the event loop still turns."""
 
-    def nothing(self: Watchdog) -> None:
+    async def nothing(self: Watchdog) -> None:
         return
 
-    return replaced(Watchdog, "start", nothing)
+    return replaced(Watchdog, "run", nothing)
 
 
 def set_clock() -> AbstractContextManager[None]:

@@ -31,8 +31,9 @@ from stores import Fault, proxied
 from experiments.base import Experiment, Outcome
 from experiments.servers import served
 from experiments.stage import KEY as SIGNING_KEY
+from receiver.bucket.client import Bucket
 from receiver.clock import Clock
-from receiver.dispatcher import Dispatcher
+from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import JournalError
 from receiver.journal.bucket import engines, opening
 from receiver.journal.bucket.objects import BucketObjects, Found, Tag
@@ -417,16 +418,16 @@ class StoreErrors:
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """A submission that could not be put counts as put."""
-        put, dice = BucketObjects._put, random.Random(1)  # noqa: S311 - no secret
+        put, dice = Bucket._put, random.Random(1)  # noqa: S311 - no secret
 
-        async def careless(self: BucketObjects, key: str, data: bytes, mode: Any) -> Tag:
+        async def careless(self: Bucket, key: str, *values: Any) -> Tag:
             if key.startswith("submissions/") and dice.random() < 2 * SHARE:
                 return Tag("")
-            return await put(self, key, data, mode)
+            return await put(self, key, *values)
 
         return await self._fail(folder, 6, careless)
 
-    async def _fail(self, folder: Path, tasks: int, put: Any = BucketObjects._put) -> Outcome:
+    async def _fail(self, folder: Path, tasks: int, put: Any = Bucket._put) -> Outcome:
         begun, dice, done = time.monotonic(), random.Random(1), Counter[str]()  # noqa: S311 - no secret
 
         def fault(method: str, path: str) -> Fault | None:
@@ -440,7 +441,7 @@ class StoreErrors:
             async with instance(settings) as (application, http):
                 for _ in range(tasks):
                     await submit(http)
-                with replaced(BucketObjects, "_put", put):
+                with replaced(Bucket, "_put", put):
                     proxy.fault = fault
                     kept = await asyncio.gather(*(call_back(http, world, str(n + 1)) for n in range(tasks)))
                     proxy.fault = lambda method, path: None

@@ -22,7 +22,7 @@ from receiver.intake import decisions
 from receiver.intake.rules import Rules
 from receiver.journal import Change
 from receiver.provider import requests
-from receiver.reconciler import Reconciler
+from receiver.engine.reconciler import Reconciler
 from receiver.runtime import Runtime
 from receiver.simulator import Simulator, pictures
 from receiver.testing import make_media

@@ -19,8 +19,8 @@ from ports import free_port
 from starlette.types import ASGIApp
 
 from experiments.stage import HOUR, KEY, PATIENCE, ROOT, http_client
-from receiver.cli.running import address, bind
-from receiver.cli.running import server as web_server
+from receiver.cli.process import address, bind
+from receiver.cli.process import server as web_server
 from receiver.clock import Clock
 from receiver.runtime import Runtime, open_runtime
 from receiver.runtime.functions import Function

@@ -1,11 +1,11 @@
-"""The slack handler: results as posts in a channel, with a bot token or through an incoming webhook.
+"""Slack handler: results as posts in a channel, with a bot token or through an incoming webhook.
 
-With a token there is one post for each submission: it is edited from its progress to its end, shows the uploaded
-picture, and has details and further pictures in its thread, where the results of follow-ups go as well. A webhook can
-only post, and show a picture another destination has stored.
+With a token, each submission has one post. It is edited from its progress to its end, shows the uploaded picture, and
+has details and further pictures in its thread, where the results of follow-ups go as well. A webhook can only post, and
+show a picture that another destination has stored.
 
-At least once: Slack has no key by which it would know a post again. What this process has posted it remembers, so that
-a retry edits; only a crash between the post and its record posts twice.
+At least once: Slack has no key that would identify a repeated post. A retry in the same process edits what is there, so
+only a crash between a post and its record posts twice.
 """
 
 from __future__ import annotations
@@ -14,21 +14,80 @@ import asyncio
 import dataclasses
 import re
 from collections import OrderedDict
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+from urllib.parse import parse_qsl, unquote
+
+from pydantic import Field, SecretStr, model_validator
 
 from receiver.deliveries import Receipt
-from receiver.errors import MediaError
-from receiver.extras import require
-from receiver.handlers.base import Attempt, Guarantee, StoredMedia
-from receiver.handlers.posts import Post, linked, post_of, wait_for_media
+from receiver.errors import MediaError, require
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, StoredMedia
+from receiver.handlers.posts import Post, file_name, linked, post_of
 from receiver.handlers.slack.api import SlackApi, SlackError, SlackWebhook, Sleep, UnknownFile
-from receiver.handlers.slack.blocks import fallback, linked_picture, post_blocks
-from receiver.handlers.slack.options import SlackOptions, options_from_url
-from receiver.handlers.slack.posting import ENDS, SHOWN, Posted, Posting
+from receiver.handlers.slack.blocks import Block, detail_blocks, fallback, linked_picture, post_blocks, uploaded
+from receiver.settings.kinds import KnownAs
 
+SHOWN = frozenset({"image/png", "image/jpeg", "image/gif"})
+"""Types that an image block shows (docs.slack.dev/reference/block-kit/composition-objects/slack-file-object)."""
+ENDS = frozenset({"task.succeeded", "task.failed", "task.lost"})
 _ID = re.compile(r"[CGD][A-Z0-9]{8,}\Z")
 _UNSHOWN = "Slack does not show the picture here; it is in the thread."
 _REMEMBERED = 1000
+_GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed", "thread_not_found"})
+_PLAIN = {"parse": "none", "link_names": False}
+_QUIET = {"unfurl_links": False, "unfurl_media": False, "mrkdwn": False}
+
+
+class SlackOptions(HandlerOptions):
+    """Options of a `slack` destination."""
+
+    channel: str | None = Field(
+        None, description="Where to post: a channel's id, such as `C0123ABCD`, or its name. The bot joins it if it may."
+    )
+    token: Annotated[SecretStr | None, KnownAs("SLACK_BOT_TOKEN")] = Field(
+        None, description="The app's bot token, `xoxb-…`; `SLACK_BOT_TOKEN` if not given."
+    )
+    webhook_url: SecretStr | None = Field(
+        None,
+        description="An incoming webhook, in place of channel and token. It cannot upload, so it needs `link`, and it "
+        "posts ends only, without progress or threads.",
+    )
+    link: str | None = Field(
+        None, description="Another destination's name: its link to its own copy is shown. Waits for it up to 60 s."
+    )
+    tiles: bool = Field(
+        False, description="Whether the four pictures of a grid go into its thread, too. Needs the extra `images`."
+    )
+    details: bool = Field(True, description="Whether task, seed, final prompt and next steps go into the thread.")
+    api_url: str = Field(
+        "https://slack.com/api",
+        pattern=r"^https?://[^\s?#]+$",
+        description="Slack's API; GovSlack's is `https://slack-gov.com/api`.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SlackOptions:
+        if self.webhook_url is not None:
+            if not re.match(r"https?://[^\s/]+/\S+\Z", self.webhook_url.get_secret_value()):
+                raise ValueError(
+                    "webhook_url is not the URL of an incoming webhook, https://hooks.slack.com/services/…"
+                )
+            if self.channel:
+                raise ValueError("webhook_url has its own channel; leave out channel, or use a token")
+            if not self.link:
+                raise ValueError(
+                    "a webhook cannot upload pictures. Set link to the name of a destination that stores them under a "
+                    "public link, or use a token"
+                )
+            return self
+        if self.token is None:
+            raise ValueError("there is no bot token. Set SLACK_BOT_TOKEN; `receiver slack manifest` prints the app")
+        if not self.token.get_secret_value().startswith("xox"):
+            raise ValueError("token is no bot token, which begins with xoxb-")
+        if not (self.channel or "").lstrip("#"):
+            raise ValueError("channel is missing. Set it to the id or the name of the channel to post to")
+        return self
 
 
 class SlackHandler:
@@ -57,25 +116,23 @@ class SlackHandler:
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """See `receiver.handlers.slack.options`."""
-        return options_from_url(url)
+        """Return options from `slack://C0123ABCD`, `slack://general?link=assets` or `slack:#general`."""
+        place, _, query = url.partition(":")[2].partition("?")
+        channel = unquote(place).strip("/")
+        return ({"channel": channel} if channel else {}) | dict(parse_qsl(query))
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post, or edit the post there is.
+        """Post, or edit the existing post.
 
         Raises:
             RetryLater: too many calls, or the picture or its link is not there yet.
-            Rejected: Slack will say no until a person has done something; the text says what.
-            SlackError, ConnectionError: anything that may be better next time.
+            Rejected: Slack refuses until a person has done something. The text says what.
+            SlackError, ConnectionError: any other failure. Later may help.
         """
-        wait_for_media(attempt)
+        attempt.wait_for_media()
         link = linked(attempt, self.waits_for)
-        remark = (
-            f"There is no link from {self.waits_for}."
-            if self.waits_for and link is None and _is_result(attempt)
-            else ""
-        )
-        post = post_of(attempt, remark=remark)
+        unlinked = self.waits_for and link is None and attempt.event.type == "task.succeeded" and attempt.media
+        post = post_of(attempt, remark=f"There is no link from {self.waits_for}." if unlinked else "")
         try:
             if self._webhook is not None:
                 return await self._post_by_webhook(self._webhook, attempt, post, link)
@@ -85,7 +142,7 @@ class SlackHandler:
             exc.raise_for_delivery()
 
     async def aclose(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         for client in (self._api, self._webhook):
             if client is not None:
                 await client.aclose()
@@ -104,7 +161,7 @@ class SlackHandler:
         posting = Posting(api, attempt, posted, details=self._options.details)
         shown = [item for item in attempt.media if item.media.type in SHOWN] + await self._tiles(attempt)
         files = [item for item in attempt.media if item.media.type not in SHOWN]
-        if posted.refused:  # twice would be a fault nobody sees: rather a file than no picture
+        if posted.refused:  # rather a file in the thread than no picture
             post = dataclasses.replace(post, remark=f"{post.remark} {_UNSHOWN}".strip())
             shown, files = [], files + shown
         try:
@@ -116,7 +173,7 @@ class SlackHandler:
         return posted.receipt
 
     async def _tiles(self, attempt: Attempt) -> list[StoredMedia]:
-        """None where the grid cannot be cut: that is no reason to keep back the rest."""
+        """Return the tiles, or none if the grid cannot be cut. The rest is delivered all the same."""
         if not self._options.tiles or attempt.event.type != "task.succeeded":
             return []
         try:
@@ -127,7 +184,7 @@ class SlackHandler:
             return []
 
     async def _so_far(self, api: SlackApi, attempt: Attempt) -> Posted:
-        """What a failed attempt of this delivery left, else the post of the event before, else nothing yet."""
+        """Return what a failed attempt of this delivery left, else the post of the event before, else an empty post."""
         if (posted := self._memory.get(attempt.idempotency_key)) is not None:
             return posted
         before = attempt.previous.data if attempt.previous is not None else {}
@@ -136,7 +193,9 @@ class SlackHandler:
             posted = Posted(before["channel"], before["ts"], before.get("thread"), before.get("event", ""), files)
             posted.url = attempt.previous.url if attempt.previous is not None else None
         else:
-            posted = Posted(await self._resolved(api))
+            if not self._channel:
+                self._channel = await api.channel_id(self._name)
+            posted = Posted(self._channel)
             parent = attempt.parent.data if attempt.parent is not None else {}
             if parent.get("channel") == posted.channel:
                 posted.thread = parent.get("thread") or parent.get("ts")
@@ -145,11 +204,136 @@ class SlackHandler:
             self._memory.popitem(last=False)
         return posted
 
-    async def _resolved(self, api: SlackApi) -> str:
-        if not self._channel:
-            self._channel = await api.channel_id(self._name)
-        return self._channel
+
+@dataclass
+class Posted:
+    """State of a submission's post so far.
+
+    Attributes:
+        thread: the post that starts the thread this one is in; None if it is in the channel.
+        event: the id of the event whose details are in the thread.
+        files: Slack's ids of uploaded files by their digest.
+        url: the post's URL for a browser.
+        waiting: ids of files that Slack has not processed yet.
+        refused: whether Slack refused to show the pictures of an earlier attempt.
+    """
+
+    channel: str
+    ts: str = ""
+    thread: str | None = None
+    event: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    url: str | None = None
+    waiting: set[str] = field(default_factory=set)
+    refused: bool = False
+
+    @property
+    def receipt(self) -> Receipt:
+        data = {"channel": self.channel, "ts": self.ts, "thread": self.thread, "event": self.event}
+        return Receipt(ref=f"{self.channel}/{self.ts}", url=self.url, data=data | {"files": self.files})
 
 
-def _is_result(attempt: Attempt) -> bool:
-    return attempt.event.type == "task.succeeded" and bool(attempt.media)
+class Posting:
+    """One attempt at a submission's post and its thread. A retry edits or keeps what is there already."""
+
+    def __init__(self, api: SlackApi, attempt: Attempt, posted: Posted, *, details: bool) -> None:
+        self._api = api
+        self._attempt = attempt
+        self._posted = posted
+        self._wants_details = details and attempt.event.type in ENDS
+
+    async def put(self, post: Post, link: str | None, shown: list[StoredMedia], files: list[StoredMedia]) -> None:
+        """Put the post and its thread.
+
+        Args:
+            post: its words.
+            link: to the copy of another destination.
+            shown: pictures for image blocks, the first one for the post itself.
+            files: files that no block shows. They go into the thread.
+
+        Raises:
+            UnknownFile: Slack refuses the block of a picture in `shown`.
+            SlackError, RetryLater, ConnectionError: as `SlackApi.call`.
+        """
+        await self._upload(shown, post)
+        pictures = [self._picture(item, post) for item in shown]
+        blocks = post_blocks(post, pictures[:1], link)
+        few = self._posted.thread is not None  # in a thread already: all in one post
+        more = pictures[1:] + (detail_blocks(post, few=few) if self._wants_details else [])
+        if few:
+            more, blocks = [], blocks + more
+        await self._put_post(blocks, fallback(post))
+        await self._put_into_thread(more, files)
+
+    def _picture(self, item: StoredMedia, post: Post) -> Block:
+        """Return the image block of an uploaded picture."""
+        title = f"U{item.tile}" if item.tile else ""
+        return uploaded(self._posted.files[item.media.digest], _alt_text(post, item), title=title)
+
+    async def _upload(self, shown: list[StoredMedia], post: Post) -> None:
+        """Upload pictures without a channel. The blocks that name them bring them there."""
+        new: dict[str, tuple[str, str]] = {}
+        for item in shown:
+            if item.media.digest not in self._posted.files:
+                name = file_name(self._attempt, item)
+                new[item.media.digest] = await self._api.upload(item, name, _alt_text(post, item)), name
+        if new:
+            await self._api.complete(list(new.values()))
+        self._posted.files |= {digest: file_id for digest, (file_id, _) in new.items()}
+        self._posted.waiting |= {file_id for file_id, _ in new.values()}
+        for file_id in sorted(self._posted.waiting):
+            await self._api.wait_until_ready(file_id)
+            self._posted.waiting.discard(file_id)
+
+    async def _put_post(self, blocks: list[Block], text: str) -> None:
+        """Edit the post, or make one if there is none any more."""
+        posted, content = self._posted, {"blocks": blocks, "text": text, **_PLAIN}
+        if posted.ts:
+            try:
+                await self._api.post("chat.update", channel=posted.channel, ts=posted.ts, **content)
+            except SlackError as exc:
+                if exc.code not in _GONE:
+                    raise
+                posted.ts = posted.event = ""
+            else:
+                return
+        answer = await self._post_new(content)
+        posted.channel, posted.ts = str(answer.get("channel", posted.channel)), str(answer["ts"])
+        posted.url = await self._api.permalink(posted.channel, posted.ts)
+
+    async def _post_new(self, content: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._new(self._posted.thread, content)
+        except SlackError as exc:
+            if exc.code in _GONE and self._posted.thread is not None:  # it was deleted: then into the channel
+                self._posted.thread = None
+            elif exc.code == "not_in_channel":
+                try:
+                    await self._api.call("conversations.join", channel=self._posted.channel)
+                except SlackError:
+                    raise exc from None
+            else:
+                raise
+        return await self._new(self._posted.thread, content)
+
+    async def _new(self, thread: str | None, content: dict[str, Any]) -> dict[str, Any]:
+        where = {"channel": self._posted.channel, "thread_ts": thread}
+        return await self._api.post("chat.postMessage", **where, **content, **_QUIET)
+
+    async def _put_into_thread(self, blocks: list[Block], files: list[StoredMedia]) -> None:
+        """Put details and further pictures into one reply, and the rest as files, unless they are there already."""
+        posted, event = self._posted, self._attempt.event
+        if posted.event == event.id or event.type not in ENDS:
+            return
+        top = posted.thread or posted.ts
+        names = [file_name(self._attempt, item) for item in files]
+        new = [(await self._api.upload(item, name, ""), name) for item, name in zip(files, names, strict=True)]
+        if new:
+            await self._api.complete(new, channel_id=posted.channel, thread_ts=top)
+        if blocks:
+            await self._new(top, {"blocks": blocks, "text": "Details", **_PLAIN})
+        posted.event = event.id
+
+
+def _alt_text(post: Post, item: StoredMedia) -> str:
+    return f"U{item.tile} of: {post.alt_text}" if item.tile else post.alt_text

@@ -1,11 +1,10 @@
-"""Slack's Web API (docs.slack.dev/apis/web-api) and incoming webhooks, and what their answers mean for a delivery."""
+"""Slack's Web API (docs.slack.dev/apis/web-api), incoming webhooks, their errors, and the manifest of the app."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -14,15 +13,13 @@ import httpx
 
 from receiver.disk import in_thread
 from receiver.handlers.base import Rejected, RetryLater, StoredMedia
+from receiver.handlers.posts import RATE_SECONDS, call, chat_client, json_object
 
-RATE_SECONDS = 30.0
-"""How long to wait where Slack sets no time."""
 READY_WAITS = (0.3, 0.7, 1.0, 2.0, 4.0, 8.0)
-"""Seconds between looks whether Slack has taken in an uploaded file: until then no block may show it."""
+"""Seconds between checks of an uploaded file, which no block may show until Slack has processed it."""
 SHOWN_WAITS = (1.0, 1.0, 2.0, 4.0)
-"""Seconds between tries to show it then."""
+"""Seconds between attempts to show it then."""
 Sleep = Callable[[float], Awaitable[None]]
-_TIMEOUT = httpx.Timeout(30.0)
 _BLOCK = 1024 * 1024
 _PAGES = 20
 """Of a thousand channels each."""
@@ -73,15 +70,15 @@ REMEDIES: Mapping[str, str] = {
     "msg_blocks_too_long": _REPORT,
     "no_text": _REPORT,
 }
-"""Answers that stay the same however often one asks, and what a person does about them."""
+"""Errors that no retry mends, and what a person does about them."""
 _LIMITED = frozenset({"ratelimited", "rate_limited", "rollup_error", "message_limit_exceeded"})
 
 
 class SlackError(Exception):
-    """Slack said no to a call.
+    """Slack refused a call.
 
     Attributes:
-        code: Slack's own word for it, e.g. `channel_not_found`.
+        code: Slack's own name of the error, e.g. `channel_not_found`.
         details: what Slack adds for developers.
     """
 
@@ -91,14 +88,14 @@ class SlackError(Exception):
         self.details = details
 
     def raise_for_delivery(self) -> NoReturn:
-        """What this means for a delivery: Rejected where a person must do something, else a failure to be retried."""
+        """Raise Rejected if a person must do something, else this error, which is retried."""
         if remedy := REMEDIES.get(self.code):
             raise Rejected(f"{self}: {remedy}.") from self
         raise self
 
 
 class UnknownFile(ConnectionError):
-    """Slack will not show an uploaded file in a post, or not yet."""
+    """Slack does not show an uploaded file in a post, or not yet."""
 
 
 class SlackApi:
@@ -106,54 +103,65 @@ class SlackApi:
 
     Args:
         token: `xoxb-…`.
-        base_url: with which methods' addresses begin.
-        sleep: waits for files; only tests need another one.
+        base_url: the beginning of each method's URL.
+        sleep: waits for files. Only tests need another one.
     """
 
     def __init__(self, token: str, base_url: str, *, sleep: Sleep = asyncio.sleep) -> None:
         self._base = base_url.rstrip("/")
         self._sleep = sleep
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT, headers={"User-Agent": "imagine-receiver"})
-        # Not in the client's headers: the picture's upload goes to another host, which must not see it.
+        self._client = chat_client()
+        # Not in the client's headers, because pictures are uploaded to another host, which must not see it.
         self._token = {"Authorization": f"Bearer {token}"}
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
     async def call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """One method, its arguments as a form, which every method takes; lists and tables as JSON in it.
+        """Call one method, its arguments as a form, which every method takes, with lists and tables as JSON.
 
         Raises:
-            SlackError: Slack said no.
+            SlackError: Slack refused.
             RetryLater: too many calls.
-            ConnectionError: no answer that makes sense.
+            ConnectionError: no answer, or one that cannot be read.
         """
         form = {name: _field(value) for name, value in arguments.items() if value is not None}
         response = await _post(self._client, f"{self._base}/{method}", data=form, headers=self._token)
-        answer = _table(response, method)
+        answer = json_object(response)
+        if answer is None:
+            raise ConnectionError(f"Slack answered {response.status_code} to {method}, but not with JSON.")
         if answer.get("ok") is True:
             return answer
         code = str(answer.get("error") or "an answer without a reason")
         if code in _LIMITED:
-            raise RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason="Slack is called too often")
-        raise SlackError(method, code, _messages(answer))
+            raise _later(response)
+        # For developers: which scope is needed, which block is wrong.
+        messages = [str(text) for text in (answer.get("response_metadata") or {}).get("messages", [])]
+        if needed := answer.get("needed"):
+            messages.append(f"needed: {needed}")
+        raise SlackError(method, code, "; ".join(messages)[:200])
 
     async def post(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """A call that posts or edits. Files are looked at by a worker of Slack's own, and for some seconds a block that
-        names one may be refused although `files.info` knows its type.
+        """Call a method that posts or edits. Retry for some seconds if Slack refuses a block with an uploaded file,
+        which it may do although `files.info` knows the file's type.
 
         Raises:
-            UnknownFile: a file is refused to the end.
+            UnknownFile: Slack still refuses the file.
             SlackError, RetryLater, ConnectionError: as `call`.
         """
-        for seconds in SHOWN_WAITS:
-            with suppress(UnknownFile):
-                return await self._posted(method, arguments)
+        waits = iter(SHOWN_WAITS)
+        while True:
+            try:
+                return await self.call(method, **arguments)
+            except SlackError as exc:
+                if exc.code != "invalid_blocks" or "slack file" not in exc.details:
+                    raise
+                if (seconds := next(waits, None)) is None:
+                    raise UnknownFile("Slack does not show the uploaded picture.") from exc
             await self._sleep(seconds)
-        return await self._posted(method, arguments)
 
     async def permalink(self, channel: str, ts: str) -> str | None:
-        """A post's address. None where Slack does not say: the post is there all the same."""
+        """Return a post's URL, or None if Slack does not give it. The post is there all the same."""
         try:
             answer = await self.call("chat.getPermalink", channel=channel, message_ts=ts)
         except (SlackError, RetryLater, ConnectionError):
@@ -161,7 +169,7 @@ class SlackApi:
         return str(answer.get("permalink") or "") or None
 
     async def upload(self, stored: StoredMedia, name: str, alt_text: str) -> str:
-        """The first two of the three steps: a place for the file, and its bytes. Returns the file's id."""
+        """Take the first two of three steps: ask for an upload URL, and send the bytes. Return the file's id."""
         place = await self.call(
             "files.getUploadURLExternal", filename=name, length=stored.media.size, alt_txt=alt_text[:1000] or None
         )
@@ -174,22 +182,22 @@ class SlackApi:
         return file_id
 
     async def complete(self, files: list[tuple[str, str]], **where: Any) -> None:
-        """The third step: ids and titles of uploaded files, and where to share them, if anywhere."""
+        """Take the third step: name the uploaded files by id and title, and the channel to share them in, if any."""
         items = [{"id": file_id, "title": title} for file_id, title in files]
         await self.call("files.completeUploadExternal", files=items, **where)
 
     async def wait_until_ready(self, file_id: str) -> None:
-        """Slack looks at a file after the upload is complete; a block may show it when its type is known."""
+        """Wait until Slack knows the type of an uploaded file, so that a block may show it. Raise UnknownFile."""
         for seconds in (*READY_WAITS, None):
             info = await self.call("files.info", file=file_id)
             if info.get("file", {}).get("mimetype"):
                 return
             if seconds is not None:
                 await self._sleep(seconds)
-        raise UnknownFile("Slack has not taken in the uploaded picture yet.")
+        raise UnknownFile("Slack has not processed the uploaded picture yet.")
 
     async def channel_id(self, name: str) -> str:
-        """The id of a channel by its name. Raises Rejected when the bot sees none of that name."""
+        """Return the id of a channel by its name. Raise Rejected if the bot sees no channel of that name."""
         cursor: str | None = None
         for _ in range(_PAGES):
             page = await self.call(
@@ -210,16 +218,8 @@ class SlackApi:
             f"if it is a private one, invite the bot there first (/invite @Receiver) or give the channel's id."
         )
 
-    async def _posted(self, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return await self.call(method, **arguments)
-        except SlackError as exc:
-            if exc.code == "invalid_blocks" and "slack file" in exc.details:
-                raise UnknownFile("Slack does not show the uploaded picture.") from exc
-            raise
-
     def _check_home(self, url: str) -> None:
-        """The address for the bytes comes in an answer: only Slack's own hosts get the picture."""
+        """Raise ConnectionError unless the upload URL, which an answer names, is on a host of Slack."""
         target, base = urlsplit(url), urlsplit(self._base)
         same = (target.scheme, target.netloc) == (base.scheme, base.netloc)
         if not same and not (target.scheme == "https" and f".{target.hostname or ''}".endswith(_HOMES)):
@@ -229,23 +229,23 @@ class SlackApi:
 
 
 class SlackWebhook:
-    """An incoming webhook: posts, and never learns what became of them."""
+    """Incoming webhook: it posts, and never learns a post's id."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT, headers={"User-Agent": "imagine-receiver"})
+        self._client = chat_client()
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
     async def post(self, payload: Mapping[str, Any]) -> None:
-        """Raises as `SlackApi.call` does; the code is the text Slack answers with."""
+        """Post. Raise as `SlackApi.call`, with the text of Slack's answer as the code."""
         response = await _post(self._client, self._url, json=payload)
         text = response.text.strip()
         if response.status_code == 200 and text == "ok":
             return
         if text in _LIMITED:
-            raise RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason="Slack is called too often")
+            raise _later(response)
         if text in REMEDIES:
             raise SlackError("the webhook", text)
         if response.status_code in (404, 410):
@@ -254,24 +254,14 @@ class SlackWebhook:
 
 
 async def _post(client: httpx.AsyncClient, url: str, **request: Any) -> httpx.Response:
-    """Without the URL in what is raised: a webhook's is its secret."""
-    try:
-        response = await client.post(url, **request)
-    except httpx.HTTPError as exc:
-        raise ConnectionError(f"Slack could not be reached: {type(exc).__name__}.") from None
+    response = await call(client, "Slack", "POST", url, **request)
     if response.status_code == 429:
-        raise RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason="Slack is called too often")
+        raise _later(response)
     return response
 
 
-def _table(response: httpx.Response, method: str) -> dict[str, Any]:
-    try:
-        answer = response.json()
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise ConnectionError(f"Slack answered {response.status_code} to {method} with something that is no answer.")
-    return answer
+def _later(response: httpx.Response) -> RetryLater:
+    return RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason="Slack is called too often")
 
 
 def _field(value: Any) -> str:
@@ -280,17 +270,8 @@ def _field(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
-def _messages(answer: Mapping[str, Any]) -> str:
-    """What Slack adds for developers: which scope is needed, which block is wrong."""
-    metadata = answer.get("response_metadata") or {}
-    messages = [str(text) for text in metadata.get("messages", [])]
-    if needed := answer.get("needed"):
-        messages.append(f"needed: {needed}")
-    return "; ".join(messages)[:200]
-
-
 async def _content(stored: StoredMedia) -> AsyncIterator[bytes]:
-    """In blocks, the file open only while one is read: a cancelled upload leaves nothing open."""
+    """Yield the file in blocks. It is open only while one is read, so a cancelled upload leaves nothing open."""
     at = 0
     while block := await in_thread(_block, stored.path, at):
         yield block
@@ -301,3 +282,37 @@ def _block(path: Path, at: int) -> bytes:
     with path.open("rb") as file:
         file.seek(at)
         return file.read(_BLOCK)
+
+
+# The app
+
+SCOPES: dict[str, str] = {
+    "channels:join": "join a public channel it is told to post to",
+    "channels:read": "look up a public channel by its name",
+    "chat:write": "post, and edit what it posted",
+    "files:read": "see when an uploaded picture is ready",
+    "files:write": "upload pictures",
+    "groups:read": "look up a private channel it was invited to by its name",
+}
+"""Permissions of the bot and their uses. None reads what people write."""
+
+
+def manifest(name: str = "Receiver") -> dict[str, Any]:
+    """Return the app's manifest (docs.slack.dev/reference/app-manifest).
+
+    Paste it at https://api.slack.com/apps?new_app=1 → From a manifest.
+    """
+    return {
+        "display_information": {
+            "name": name,
+            "description": "Posts Midjourney results",
+            "background_color": "#1f2937",
+        },
+        "features": {"bot_user": {"display_name": name, "always_online": False}},
+        "oauth_config": {"scopes": {"bot": sorted(SCOPES)}},
+        "settings": {
+            "org_deploy_enabled": False,
+            "socket_mode_enabled": False,
+            "token_rotation_enabled": False,
+        },
+    }

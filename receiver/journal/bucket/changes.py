@@ -10,8 +10,7 @@ import msgspec
 from receiver.deliveries import AttemptRecord, Completion, Delivery, Receipt
 from receiver.errors import JournalError
 from receiver.events import Callback, Event
-from receiver.journal import rules
-from receiver.journal import Change, Changed, Decide, Work
+from receiver.journal import Change, Changed, Decide, Work, rules
 from receiver.journal.bucket.document import Document, Fact, KeptCallback, number_after, replace
 from receiver.tasks import clean_text
 

@@ -7,8 +7,7 @@ from collections.abc import Collection
 
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord
 from receiver.errors import JournalError
-from receiver.journal import rules
-from receiver.journal import Work
+from receiver.journal import Work, rules
 from receiver.journal.bucket import changes, keys
 from receiver.journal.bucket.document import Document, replace
 from receiver.journal.bucket.operations import operation

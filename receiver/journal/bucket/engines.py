@@ -15,8 +15,7 @@ from importlib.metadata import version
 import msgspec
 
 from receiver.errors import EngineRunning, JournalError
-from receiver.journal import rules
-from receiver.journal import DEAD_SECONDS, LASTING_ROLES, LEASE_SECONDS, EngineRecord
+from receiver.journal import DEAD_SECONDS, LASTING_ROLES, LEASE_SECONDS, EngineRecord, rules
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.document import decode_as
 from receiver.journal.bucket.moments import Moment

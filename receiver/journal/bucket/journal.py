@@ -9,8 +9,7 @@ from typing import ClassVar
 from receiver.deliveries import DestinationRecord
 from receiver.errors import JournalError, NotFound
 from receiver.events import Callback, Event, EventType, Submission, first_id
-from receiver.journal import rules
-from receiver.journal import Changed, Decide, Trouble
+from receiver.journal import Changed, Decide, Trouble, rules
 from receiver.journal.bucket import changes, keys
 from receiver.journal.bucket.deliveries import Deliveries
 from receiver.journal.bucket.destinations import Destinations

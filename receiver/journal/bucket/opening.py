@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-from receiver.buckets import opening, read_url
+from receiver.bucket import read_url
+from receiver.bucket.client import Bucket
 from receiver.errors import JournalError, SettingsError
 from receiver.journal.bucket.journal import BucketJournal
-from receiver.journal.bucket.objects import BucketObjects, Objects, Refused, Tag
+from receiver.journal.bucket.objects import NEEDS, REQUEST_SECONDS, BucketObjects, Objects, Refused, Tag
 
 LOOK_SECONDS = 10.0
 """How long what was listed as due is believed, where one process stays: others' work is seen that late. 0 where each
@@ -21,7 +22,7 @@ async def open_bucket(url: str, *, look_seconds: float = LOOK_SECONDS, existing:
     """Open the journal in a bucket's folder.
 
     Args:
-        url: `s3://BUCKET/FOLDER?endpoint=…`, also `gs` and `az`; see `buckets.read_url`.
+        url: `s3://BUCKET/FOLDER?endpoint=…`, also `gs` and `az`; see `bucket.read_url`.
         look_seconds: how long what was listed as due may be believed; see `LOOK_SECONDS`.
         existing: do not make a new one.
 
@@ -33,8 +34,7 @@ async def open_bucket(url: str, *, look_seconds: float = LOOK_SECONDS, existing:
         options, folder = read_url(url)
     except SettingsError as exc:
         raise SettingsError(f"The database {url.partition('?')[0]} is no bucket: {exc}") from exc
-    store = opening.open_bucket(options, folder)
-    objects = BucketObjects(store, bucket=options.bucket, server=opening.server_of(options))
+    objects = BucketObjects(Bucket(options, folder, seconds=REQUEST_SECONDS, needs=NEEDS))
     place = f"{options.service}://{options.bucket}/{folder}"
     return await over(objects, place=place, look_seconds=look_seconds, existing=existing)
 

@@ -7,8 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection
 
 from receiver.deliveries import Completion, Delivery
-from receiver.journal import rules
-from receiver.journal import EngineRecord
+from receiver.journal import EngineRecord, rules
 from receiver.journal.bucket import changes, keys
 from receiver.journal.bucket.document import decode, encode, replace
 from receiver.journal.bucket.objects import Refused

@@ -1,5 +1,5 @@
-"""The journal on one SQLite file, for one machine."""
+"""The store on one SQLite file, for one machine."""
 
-from receiver.journal.sqlite.journal import SQLiteJournal, open_journal
+from receiver.journal.sqlite.store import SQLiteStore, open_store
 
-__all__ = ["SQLiteJournal", "open_journal"]
+__all__ = ["SQLiteStore", "open_store"]

@@ -1,5 +1,5 @@
-"""The one thread that writes a SQLite file. What queued while the last commit ran shares the next one ("group commit"):
-an fsync is what a write costs, and one serves many."""
+"""The one thread that writes a SQLite file. Writes that queued during the last commit share the next one ("group
+commit"): an fsync is what a write costs, and one serves many."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ class _Failed(Exception):
 
 class Writer:
     """Runs operations on its own connection, in order, those that wait together in one transaction. An operation may
-    be run twice, the first time undone.
+    run twice, the first time undone.
 
     Args:
         connection: for this writer alone.
-        begun: called when a transaction has begun, and holds the write lock, with the number of its operations.
-        ending: called before the commit; an error is taken for one of the operations'.
+        begun: called when a transaction has begun and holds the write lock.
+        ending: called before the commit. An error counts as one of the operations'.
         undone: called when something was rolled back.
-        guard: called after each commit, before anybody is told of it; it raises if what was committed may be lost.
+        committed: called after each commit, before any caller is answered. It raises if what was committed may be lost.
     """
 
     def __init__(
         self,
         connection: sqlite3.Connection,
         *,
-        begun: Callable[[sqlite3.Connection, int], None] = lambda connection, operations: None,
-        ending: Callable[[sqlite3.Connection], None] = lambda connection: None,
+        begun: Operation = lambda connection: None,
+        ending: Operation = lambda connection: None,
         undone: Callable[[], None] = lambda: None,
-        guard: Callable[[], None] = lambda: None,
+        committed: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._begun = begun
         self._ending = ending
         self._undone = undone
-        self._guard = guard
+        self._committed = committed
         self._gathered: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
         self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._rest: list[_Item] = []
@@ -62,7 +62,7 @@ class Writer:
         self._thread.start()
 
     async def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """The operation's result, after the commit that holds it. An error undoes this operation only."""
+        """Return the operation's result after the commit that holds it. An error undoes this operation only."""
         if self._closed:
             raise sqlite3.ProgrammingError("the journal is closed")
         loop = asyncio.get_running_loop()
@@ -74,8 +74,8 @@ class Writer:
         return await future
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop, seen: int) -> None:
-        """What comes in one breath shares a commit: as long as each turn of the loop brings more, wait for it. A writer
-        that woke at the first of them would fight the loop for Python's lock, too."""
+        """Wait as long as each turn of the loop brings more, so that all of it shares a commit. A writer that woke at
+        the first item would compete with the loop for Python's lock, too."""
         gathered = self._gathered.get(loop, [])
         if seen < len(gathered) < MAX_BATCH:
             loop.call_soon(self._hand_over, loop, len(gathered))
@@ -94,7 +94,13 @@ class Writer:
 
     def _run(self) -> None:
         while batch := self._take():
-            self._settle(batch, self._commit(batch))
+            outcomes = self._commit(batch)
+            by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
+            for (_, loop, _), outcome in zip(batch, outcomes, strict=True):
+                by_loop.setdefault(loop, []).append(outcome)
+            for loop, mine in by_loop.items():  # each event loop is woken once for the whole batch
+                with contextlib.suppress(RuntimeError):  # the loop is closed, and has no waiter left
+                    loop.call_soon_threadsafe(_resolve, mine)
         self._connection.close()
 
     def _take(self) -> list[_Item]:
@@ -110,7 +116,7 @@ class Writer:
         return batch
 
     def _commit(self, batch: list[_Item]) -> list[_Outcome]:
-        """All in one transaction; if one of them fails, each in its own, so that only the guilty one gets the error.
+        """Run all in one transaction. If one of them fails, run each in its own, so that only that one gets the error.
 
         A savepoint for each would cost more than the rest: SQLite copies every page that is touched inside it.
         """
@@ -124,7 +130,8 @@ class Writer:
             return [(future, None, exc) for _, _, future in batch]
 
     def _transact(self, batch: list[_Item]) -> list[_Outcome]:
-        """BEGIN IMMEDIATE, because a deferred transaction that upgrades fails at once, ignoring the busy time-out.
+        """Run a batch in BEGIN IMMEDIATE: a deferred transaction that upgrades fails at once, ignoring the busy
+        time-out.
 
         Raises:
             _Failed: an operation did.
@@ -133,27 +140,17 @@ class Writer:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            self._begun(connection, len(batch))
+            self._begun(connection)
             outcomes: list[_Outcome] = [(future, _run(operation, connection), None) for operation, _, future in batch]
             _run(self._ending, connection)
             connection.execute("COMMIT")
-            self._guard()
+            self._committed()
         except BaseException:
             self._undone()
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")  # fails where the transaction is gone; the next BEGIN will tell
             raise
         return outcomes
-
-    @staticmethod
-    def _settle(batch: list[_Item], outcomes: list[_Outcome]) -> None:
-        """Wake each event loop once for the whole batch."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-        for (_, loop, _), outcome in zip(batch, outcomes, strict=True):
-            by_loop.setdefault(loop, []).append(outcome)
-        for loop, mine in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_resolve, mine)
 
 
 def _run(operation: Operation, connection: sqlite3.Connection) -> Any:
@@ -166,7 +163,7 @@ def _run(operation: Operation, connection: sqlite3.Connection) -> Any:
 def _resolve(outcomes: list[_Outcome]) -> None:
     for future, result, error in outcomes:
         if future.done():
-            continue  # whoever asked was cancelled; the write stands
+            continue  # the caller was cancelled; the write stays
         if error is None:
             future.set_result(result)
         else:

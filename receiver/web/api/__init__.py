@@ -1,43 +1,53 @@
-"""The HTTP door to submissions: submit, follow, fetch. Without tokens in the settings it is not there."""
+"""The HTTP API of submissions: submit, follow, fetch. It exists only where tokens are set."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
 
-from starlette.requests import Request
+import structlog
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.clock import Clock
+from receiver.errors import ReceiverError
 from receiver.journal import Journal
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.web.admission import Admission
-from receiver.web.api.access import Access
-from receiver.web.api.answers import Named, guarded
 from receiver.web.api.making import MAX_BODY, Making
-from receiver.web.api.reading import Reading
-from receiver.web.api.streaming import HEARTBEAT, Streaming, Watch
+from receiver.web.api.read_routes import ReadRoutes
+from receiver.web.api.responses import problem_of
+from receiver.web.api.streaming import HEARTBEAT, Watch
+from receiver.web.problems import Problem, problem
 
 __all__ = ["Api"]
 
+log = structlog.get_logger("receiver.api")
+
 MAX_WRITES = 100
 MAX_WRITE_BYTES = 256 * 1024 * 1024
-"""Of bodies that are being worked on; a body of unknown length counts as the largest one."""
+"""Bytes of bodies in work. A body of unknown length counts as the largest one."""
 WRITE_SECONDS = 180.0
 """Longer than a body, its pictures and the provider's answer may take one after the other."""
 
+Endpoint = Callable[[Request, str], Awaitable[Response]]
+"""Answers a request of the named caller."""
+
 
 class Api:
-    """The endpoints, for `create_app`.
+    """The routes for `create_app`.
 
     Args:
-        tokens: name of a caller → its secret.
-        submissions, journal, provider, store, clock: what they work with.
+        tokens: name of a caller → its bearer token (RFC 6750).
+        submissions, journal, provider, store, clock: what the routes work with.
         watch: gives a submission now, and again after each change.
-        admission: what callbacks wait in; while it is shut, nothing is written here either.
-        heartbeat: seconds after which a silent stream says that it is there.
+        admission: that of the callbacks. While it is shut, nothing is written here either.
+        heartbeat: seconds of silence after which a stream sends a comment.
     """
 
     def __init__(
@@ -53,25 +63,20 @@ class Api:
         admission: Admission,
         heartbeat: float = HEARTBEAT,
     ) -> None:
-        self._access = Access(tokens)
+        self._digests = {name: _digest(token) for name, token in tokens.items()}
         self._admission = admission
         self._writes = Admission(
             None,
             most=MAX_WRITES,
             most_bytes=MAX_WRITE_BYTES,
-            patience=WRITE_SECONDS,
+            max_wait=WRITE_SECONDS,
             kept="It may have been kept: GET /submissions shows that, and the same Idempotency-Key finds it.",
         )
         self._making = Making(submissions=submissions, journal=journal, provider=provider, clock=clock)
-        self._reading = Reading(
-            journal=journal,
-            provider=provider,
-            store=store,
-            streaming=Streaming(journal, watch, heartbeat=heartbeat),
-        )
+        self._reading = ReadRoutes(journal=journal, provider=provider, store=store, watch=watch, heartbeat=heartbeat)
 
     def routes(self) -> list[Route]:
-        """In the order they are tried: `watch` is no submission's id."""
+        """Return the routes in the order of matching: `watch` is not the id of a submission."""
         making, reading = self._making, self._reading
         return [
             self._route("/uploads", post=making.upload),
@@ -86,20 +91,61 @@ class Api:
             self._route("/submissions/{id}/cancel", post=making.cancel),
         ]
 
-    def _route(self, path: str, *, get: Named | None = None, post: Named | None = None) -> Route:
-        answers = {method: answer for method, answer in (("GET", get), ("HEAD", get), ("POST", post)) if answer}
+    def _route(self, path: str, *, get: Endpoint | None = None, post: Endpoint | None = None) -> Route:
+        """Return a route for callers with a token. Every error becomes a problem, every request one log line."""
+        endpoints = {method: item for method, item in (("GET", get), ("HEAD", get), ("POST", post)) if item}
 
-        async def answer(request: Request, caller: str) -> Response:
-            if request.method != "POST":
-                return await answers[request.method](request, caller)
-            self._admission.check()
-            with self._writes.enter(_length(request)):
-                return await answers["POST"](request, caller)
+        async def endpoint(request: Request) -> Response:
+            caller = None
+            cause = None
+            try:
+                caller = self._caller(request.headers)
+                if request.method != "POST":
+                    response = await endpoints[request.method](request, caller)
+                else:
+                    self._admission.check()
+                    with self._writes.enter(_most_bytes(request)):
+                        response = await endpoints["POST"](request, caller)
+            except (Problem, ReceiverError) as exc:
+                error = exc if isinstance(exc, Problem) else problem_of(exc)
+                cause = error.cause or error.detail
+                response = problem(error)
+            except ClientDisconnect:
+                cause = "the sender hung up"
+                response = Response(status_code=400)
+            level = log.error if response.status_code >= 500 else log.info
+            level(
+                "request.answered", method=request.method, path=request.url.path, status=response.status_code,
+                caller=caller, cause=cause,
+            )  # fmt: skip
+            return response
 
-        return Route(path, guarded(self._access, answer), methods=list(answers))
+        return Route(path, endpoint, methods=list(endpoints))
+
+    def _caller(self, headers: Headers) -> str:
+        """Return the name of the caller.
+
+        Raises:
+            Problem: 401, with the same answer for every wrong token.
+        """
+        given = headers.getlist("authorization")
+        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Problem(401, "Send `Authorization: Bearer` with a token.", {"WWW-Authenticate": "Bearer"})
+        digest = _digest(token.strip())
+        # Compare with every token, so that the time taken reveals nothing.
+        matches = [name for name, known in self._digests.items() if hmac.compare_digest(known, digest)]
+        if not matches:
+            detail = "This token is not valid. Valid tokens are set in RECEIVER_API_TOKENS."
+            raise Problem(401, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+        return matches[-1]
 
 
-def _length(request: Request) -> int:
-    """Bytes its body may have, at most."""
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _most_bytes(request: Request) -> int:
+    """Return how many bytes the body may have."""
     text = request.headers.get("content-length", "")
     return min(int(text), MAX_BODY) if text.isascii() and text.isdigit() and len(text) < 19 else MAX_BODY

@@ -20,18 +20,17 @@ from receiver.journal import Journal
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.tasks import decode_json
+from receiver.web.admission import Bodies
 from receiver.web.api import asked
-from receiver.web.api.answers import json, problem_of
-from receiver.web.api.finding import find
+from receiver.web.api.read_routes import find
 from receiver.web.api.records import Links, submission_record
-from receiver.web.bodies import Bodies
+from receiver.web.api.responses import json, problem_of
 from receiver.web.problems import Problem
 
 T = TypeVar("T")
 
 MAX_BODY = 80 * 1024 * 1024
 """Bytes: a few pictures of the largest size, as base64."""
-_LINGER = 8 * 1024 * 1024
 BODY_SECONDS = 60.0
 MAX_KEY = 200
 
@@ -44,7 +43,7 @@ class Making:
         self._journal = journal
         self._provider = provider
         self._clock = clock
-        self._bodies = Bodies(name="Bodies", limit=MAX_BODY, linger=MAX_BODY + _LINGER, seconds=BODY_SECONDS)
+        self._bodies = Bodies(name="Bodies", limit=MAX_BODY, seconds=BODY_SECONDS)
         self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def submit(self, request: Request, caller: str) -> Response:

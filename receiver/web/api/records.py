@@ -1,4 +1,4 @@
-"""What callers get: a submission with what became of it, without what only we need. Times are epoch milliseconds."""
+"""JSON records of the API: what a caller may see of a submission. Times are epoch milliseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_TEXT = 1000
 
 
 class MediaRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """An archived file; `GET /submissions/{id}/media/{index}` sends it. `digest` is its SHA-256."""
+    """An archived file, sent by `GET /submissions/{id}/media/{index}`. `digest` is its SHA-256."""
 
     index: int
     type: str
@@ -26,7 +26,7 @@ class MediaRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """An event owed to a destination, and what came of it. `ref` and `url` say where it went."""
+    """A delivery of an event to a destination. `ref` and `url` say where it went."""
 
     id: str
     event: str
@@ -39,11 +39,11 @@ class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A submission and what became of it.
+    """A submission and its result.
 
-    `task` is the provider's id, `reason` says why it failed or what it waits for, `texts` are the prompts that a
-    describe or shorten found, `parent` is the submission whose task this one follows up, by `button`. Only a single
-    submission shows `deliveries`, a list does not.
+    `task` is the provider's id. `reason` says why it failed or what it waits for. `texts` are the prompts that a
+    describe or shorten found. `parent` is the submission whose task this one follows up, by `button`. A list of
+    submissions shows no `deliveries`.
     """
 
     id: str
@@ -84,8 +84,8 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProblemRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong (RFC 9457). `detail` is a sentence for a person. Where the provider refused, `outcome` names why;
-    `submission` is the one it happened to."""
+    """An error (RFC 9457). `detail` is a sentence for a person. `outcome` names the reason if the provider refused.
+    `submission` is the one it concerns."""
 
     type: str
     title: str
@@ -96,7 +96,7 @@ class ProblemRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = None) -> SubmissionRecord:
-    """A row as callers see it."""
+    """Return the record of a row."""
     task = row.task
     return SubmissionRecord(
         id=row.id,
@@ -122,16 +122,16 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
             MediaRecord(index=item.index, type=item.type, size=item.size, digest=item.digest) for item in row.media
         ),
         media_problem=clean(row.media_problem) if row.media_problem else None,
-        deliveries=UNSET if deliveries is None else tuple(_delivery(item) for item in deliveries),
+        deliveries=UNSET if deliveries is None else tuple(map(_delivery_record, deliveries)),
     )
 
 
 def clean(text: str) -> str:
-    """A sentence without secrets, control characters and endless quotations."""
+    """Return a sentence without secrets and control characters, of at most 1,000 characters."""
     return "".join(char if char.isprintable() else "�" for char in redact(text)[:MAX_TEXT])
 
 
-def _delivery(item: Delivery) -> DeliveryRecord:
+def _delivery_record(item: Delivery) -> DeliveryRecord:
     receipt = item.receipt
     return DeliveryRecord(
         id=item.id,

@@ -1,4 +1,4 @@
-"""A submission's events as they happen: server-sent events (WHATWG HTML §9.2)."""
+"""Events of a submission as a stream of server-sent events (WHATWG HTML §9.2)."""
 
 from __future__ import annotations
 
@@ -21,59 +21,60 @@ log = structlog.get_logger("receiver.api")
 T = TypeVar("T")
 
 Watch = Callable[[str], AsyncGenerator[Submission, None]]
-"""Gives a submission now, and again after each change."""
+"""Yields a submission now, and again after each change."""
 
 MAX_EVENTS = 1000
-"""One submission has about a hundred at most: a percentage each."""
+"""A submission has about a hundred at most: one for each percent of progress."""
 HEARTBEAT = 15.0
-"""Seconds without news after which a comment says that we are there; proxies cut silent connections after a minute."""
+"""Seconds of silence after which a comment is sent. Proxies cut silent connections after a minute."""
 _HEADERS = {"Cache-Control": "no-store", "Vary": "Accept", "X-Accel-Buffering": "no"}
 
 
-class Streaming:
-    """Streams events.
+async def stream_events(
+    journal: Journal, watch: Watch, row: Submission, last_id: str | None, *, heartbeat: float
+) -> Response:
+    """Return a stream of the events after `last_id` until none can follow. If none can, 204 tells a browser to stop.
 
     Args:
-        journal: where they stand.
-        watch: wakes us when something has changed.
-        heartbeat: seconds.
+        journal: holds the events.
+        watch: yields after each change of a submission.
+        row: the submission.
+        last_id: id of the last event the client has seen. An unknown one holds nothing back.
+        heartbeat: seconds of silence after which a comment is sent.
     """
+    if last_id is not None and _over(row) and not await _events_after(journal, row.id, last_id):
+        return Response(status_code=204, headers=_HEADERS)
+    lines = _lines(journal, with_pauses(watch(row.id), heartbeat), row.id, last_id)
+    return _Stream(lines, headers=_HEADERS, media_type="text/event-stream")
 
-    def __init__(self, journal: Journal, watch: Watch, *, heartbeat: float = HEARTBEAT) -> None:
-        self._journal = journal
-        self._watch = watch
-        self._heartbeat = heartbeat
 
-    async def answer(self, row: Submission, last_id: str | None) -> Response:
-        """The events after `last_id`, until nothing more comes. 204 if nothing will: a browser then stops asking."""
-        if last_id is not None and _over(row) and not await self._after(row.id, last_id):
-            return Response(status_code=204, headers=_HEADERS)
-        return _Stream(self._lines(row.id, last_id), headers=_HEADERS, media_type="text/event-stream")
+async def _lines(
+    journal: Journal, rows: AsyncGenerator[Submission | None, None], submission_id: str, last_id: str | None
+) -> AsyncIterator[bytes]:
+    try:
+        async with aclosing(rows):
+            async for row in rows:
+                if row is None:
+                    yield b": nothing new\n\n"
+                    continue
+                for event in await _events_after(journal, submission_id, last_id):
+                    last_id = event.id
+                    fields = event.id.encode(), event.type.encode(), msgspec.json.encode(event)
+                    yield b"id: %b\nevent: %b\ndata: %b\n\n" % fields
+                if _over(row):
+                    return
+    except ReceiverError as exc:  # the answer has begun, so it can only end, and the client reconnects
+        log.error("stream.broken_off", submission=submission_id, problem=str(exc))
 
-    async def _lines(self, submission_id: str, last_id: str | None) -> AsyncIterator[bytes]:
-        try:
-            async with aclosing(with_pauses(self._watch(submission_id), self._heartbeat)) as changes:
-                async for row in changes:
-                    if row is None:
-                        yield b": nothing new\n\n"
-                        continue
-                    for event in await self._after(submission_id, last_id):
-                        last_id = event.id
-                        yield _message(event)
-                    if _over(row):
-                        return
-        except ReceiverError as exc:  # the answer has begun, so all we can do is end it: whoever listens comes again
-            log.error("stream.broken_off", submission=submission_id, problem=str(exc))
 
-    async def _after(self, submission_id: str, last_id: str | None) -> list[Event]:
-        """An id we do not know is no reason to keep anything back."""
-        events = await all_events(self._journal, submission_id)
-        told = next((number for number, event in enumerate(events, 1) if event.id == last_id), 0)
-        return events[told:]
+async def _events_after(journal: Journal, submission_id: str, last_id: str | None) -> list[Event]:
+    events = await all_events(journal, submission_id)
+    seen = next((number for number, event in enumerate(events, 1) if event.id == last_id), 0)
+    return events[seen:]
 
 
 class _Stream(StreamingResponse):
-    """A stream that the server's stop ends like any other, instead of breaking it."""
+    """A stream that ends in order when the server stops."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -83,12 +84,12 @@ class _Stream(StreamingResponse):
 
 
 async def all_events(journal: Journal, submission_id: str) -> list[Event]:
-    """In the order they became known."""
+    """Return the events of a submission, the oldest first."""
     return (await journal.events(limit=MAX_EVENTS, submission_id=submission_id))[::-1]
 
 
 async def with_pauses(items: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
-    """What `items` yields, and None whenever nothing came for so long. It closes `items`."""
+    """Yield the items, and None after each silence of so many seconds. Close `items` at the end."""
     coming: asyncio.Future[T] | None = None
     try:
         while True:
@@ -105,16 +106,11 @@ async def with_pauses(items: AsyncGenerator[T, None], seconds: float) -> AsyncGe
             yield item
     finally:
         if coming is not None:
-            coming.cancel()  # which ends `items`, too
+            coming.cancel()  # ends `items`, too
         else:
             await items.aclose()
 
 
 def _over(row: Submission) -> bool:
-    """Whether the last word is spoken, and the files it speaks of lie here."""
+    """Return True if no event can follow, and the files are archived."""
     return row.status == "refused" or (row.ended is not None and row.media_due_ms is None)
-
-
-def _message(event: Event) -> bytes:
-    data = msgspec.json.encode(event)
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (event.id.encode(), event.type.encode(), data)

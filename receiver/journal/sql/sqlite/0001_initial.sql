@@ -1,60 +1,38 @@
--- The journal of DESIGN: submissions, callbacks, events, deliveries, attempts, destinations.
 -- Times are epoch milliseconds. Keys are time-ordered, so that inserts stay flat however many rows there are.
 
--- Rows of a kilobyte that change often: with a rowid a change rewrites the row and nothing else. What is known of the
--- task is twice as large, and stands in the event that told of it already: then `told` names that event, and `task` is
--- NULL. Read `whole_submissions`.
+-- `body` is the submission as JSON, without its task. The other columns repeat what is searched for. The task is as
+-- large as the rest, and the event that announced it has it too: then `task_event_id` names that event and `task` is
+-- NULL. With a rowid, a change rewrites the row and nothing else.
 CREATE TABLE submissions (
     id             TEXT PRIMARY KEY,
-    kind           TEXT NOT NULL,
-    created_ms     INTEGER NOT NULL,
-    prompt         TEXT NOT NULL,
-    request        TEXT NOT NULL,
-    inputs         TEXT NOT NULL,
-    speed          TEXT,
-    labels         TEXT NOT NULL,
-    user_state     TEXT,
+    version        INTEGER NOT NULL,
     parent_id      TEXT,
-    button         TEXT,
-    auto           TEXT NOT NULL,
-    destinations   TEXT,
-    once           TEXT UNIQUE,
-    once_digest    TEXT,
-    reply          TEXT,
-    hooked         INTEGER NOT NULL,
-    status         TEXT NOT NULL,
-    outcome        TEXT,
-    detail         TEXT,
-    sends          INTEGER NOT NULL,
-    send_due_ms    INTEGER,
     task_id        TEXT,
-    task           TEXT,
-    told           TEXT,
+    once           TEXT UNIQUE,
+    status         TEXT NOT NULL,
+    display        TEXT NOT NULL,
+    task_status    TEXT NOT NULL,
     ended          TEXT,
-    deadline_ms    INTEGER NOT NULL,
+    hooked         INTEGER NOT NULL,
+    send_due_ms    INTEGER,
     poll_due_ms    INTEGER,
-    polls          INTEGER NOT NULL,
-    misses         INTEGER NOT NULL,
-    claim          TEXT,
-    callbacks      INTEGER NOT NULL,
-    media          TEXT NOT NULL,
-    media_problem  TEXT,
-    media_tries    INTEGER NOT NULL,
     media_due_ms   INTEGER,
-    fallback_urls  TEXT NOT NULL
+    deadline_due_ms INTEGER,
+    body           TEXT NOT NULL,
+    task           TEXT,
+    task_event_id  TEXT
 );
 
 CREATE INDEX submissions_task ON submissions (task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX submissions_parent ON submissions (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX submissions_display ON submissions (display);
 CREATE INDEX submissions_send ON submissions (send_due_ms) WHERE send_due_ms IS NOT NULL;
 CREATE INDEX submissions_poll ON submissions (poll_due_ms) WHERE poll_due_ms IS NOT NULL;
 CREATE INDEX submissions_media ON submissions (media_due_ms) WHERE media_due_ms IS NOT NULL;
-CREATE INDEX submissions_deadline ON submissions (deadline_ms) WHERE ended IS NULL AND status <> 'refused';
--- What is asked once in minutes must not read everything. `callbacks` is left out on purpose: every callback changes it.
-CREATE INDEX submissions_called_back ON submissions (created_ms)
+CREATE INDEX submissions_deadline ON submissions (deadline_due_ms) WHERE deadline_due_ms IS NOT NULL;
+CREATE INDEX submissions_called_back ON submissions (id)
     WHERE hooked = 1 AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed');
 
--- Every verified callback as it came.
 CREATE TABLE callbacks (
     number         INTEGER PRIMARY KEY,
     submission_id  TEXT NOT NULL,
@@ -65,7 +43,7 @@ CREATE TABLE callbacks (
 
 CREATE INDEX callbacks_submission ON callbacks (submission_id);
 
--- `number` is the order in which facts became known.
+-- `number` is the order in which facts became known. Event ids start with their submission's id.
 CREATE TABLE events (
     number         INTEGER PRIMARY KEY,
     id             TEXT NOT NULL UNIQUE,
@@ -74,15 +52,6 @@ CREATE TABLE events (
     created_ms     INTEGER NOT NULL,
     body           TEXT NOT NULL
 );
-
--- Submissions with what is known of their tasks, as everybody but a change reads them.
-CREATE VIEW whole_submissions AS
-SELECT
-    id, kind, created_ms, prompt, request, inputs, speed, labels, user_state, parent_id, button, auto, destinations,
-    once, once_digest, reply, hooked, status, outcome, detail, sends, send_due_ms, task_id, ended, deadline_ms,
-    poll_due_ms, polls, misses, claim, callbacks, media, media_problem, media_tries, media_due_ms, fallback_urls,
-    coalesce(task, (SELECT json_extract(body, '$.task') FROM events WHERE events.id = submissions.told)) AS task
-FROM submissions;
 
 CREATE TABLE deliveries (
     id             TEXT PRIMARY KEY,
@@ -98,14 +67,12 @@ CREATE TABLE deliveries (
     detail         TEXT,
     receipt        TEXT,
     finished_ms    INTEGER,
-    manual         INTEGER NOT NULL,
-    alone          INTEGER NOT NULL DEFAULT 0
+    manual         INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- One claim looks at one destination's due rows only, so that a paused destination costs the others nothing.
+-- A claim reads the due rows of one destination only, so that a paused destination costs the others nothing.
 CREATE INDEX deliveries_due ON deliveries (destination, due_ms) WHERE status = 'pending';
 CREATE INDEX deliveries_running ON deliveries (destination, submission_id) WHERE status = 'running';
-CREATE INDEX deliveries_alone ON deliveries (due_ms) WHERE status = 'pending' AND alone = 1;
 CREATE INDEX deliveries_dead ON deliveries (destination) WHERE status = 'dead';
 CREATE INDEX deliveries_submission ON deliveries (submission_id, destination);
 
@@ -120,27 +87,7 @@ CREATE TABLE attempts (
     PRIMARY KEY (delivery_id, number)
 ) WITHOUT ROWID;
 
--- `failures` are those in a row. `paused_until_ms` is circuit breaker, rate limit and probe in one.
-CREATE TABLE destinations (
-    name           TEXT PRIMARY KEY,
-    handler        TEXT NOT NULL,
-    failures       INTEGER NOT NULL DEFAULT 0,
-    paused_until_ms INTEGER,
-    paused_reason  TEXT,
-    last_success_ms INTEGER,
-    last_error_ms  INTEGER,
-    last_error     TEXT
-) WITHOUT ROWID;
-
--- What does not work outside, for the operator to see to.
-CREATE TABLE troubles (
-    name           TEXT PRIMARY KEY,
-    since_ms       INTEGER NOT NULL,
-    text           TEXT NOT NULL
-) WITHOUT ROWID;
-
--- Which submission needs which file of the media store. Whoever writes one notes it (`needed`);
--- triggers would cost each update 13 µs.
+-- The files of the media store that each submission needs. Triggers would cost each update 13 µs.
 CREATE TABLE files (
     submission_id  TEXT NOT NULL,
     digest         TEXT NOT NULL,
@@ -149,7 +96,14 @@ CREATE TABLE files (
 
 CREATE INDEX files_digest ON files (digest);
 
--- Files no submission needs any more, until they are removed from the disk: a crash in between leaves none behind.
+-- Files that no submission needs any more, until they are removed from the disk.
 CREATE TABLE leftovers (
     digest         TEXT PRIMARY KEY
 ) WITHOUT ROWID;
+
+-- AUTOINCREMENT never gives a version twice, not even after a deletion.
+CREATE TABLE shared_values (
+    version        INTEGER PRIMARY KEY AUTOINCREMENT,
+    key            TEXT NOT NULL UNIQUE,
+    data           BLOB NOT NULL
+);

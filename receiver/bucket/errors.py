@@ -1,0 +1,138 @@
+"""Errors of an object store, translated into sentences that name the remedy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Fate = Literal["later", "never", "again"]
+WRITE_AND_READ = "write and read objects (on S3: s3:PutObject and s3:GetObject)"
+"""Least rights of the credentials."""
+
+
+class BucketError(Exception):
+    """A request to the store failed. The text is one or two sentences: cause, place, remedy.
+
+    Attributes:
+        fate: `later` if the store is busy for every client, `never` if a retry cannot help, else `again`. What an
+            operator can repair (credentials, bucket, rights) is `again`, so that results still arrive afterwards.
+        away: True if the store is unreachable, failing or busy, so that there is nothing to repair on our side.
+    """
+
+    def __init__(self, text: str, *, fate: Fate = "again", away: bool = False) -> None:
+        super().__init__(text)
+        self.fate = fate
+        self.away = away
+
+
+class PreconditionFailed(Exception):
+    """The condition of a put does not hold. Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    text: str
+    remedy: str
+    fate: Fate = "again"
+
+
+_CREDENTIALS = _Meaning(
+    "does not accept these credentials", "Check access_key and secret_key, or what gives them in their place."
+)
+_RIGHTS = _Meaning("does not let these credentials do that", "Allow them to {needs}.")
+_BUSY = _Meaning("is too busy", "", "later")
+_REGION = _Meaning("says that the bucket is in another region", "Set region, or AWS_REGION.")
+_NO_BUCKET = _Meaning("has no such bucket", "Make it, or correct its name.")
+_KEY = _Meaning("does not take such a key", "Set another path, then replay the delivery.", "never")
+_TOO_LARGE = _Meaning("finds the file too large", "Leave it in the archive, or raise the store's limit.", "never")
+_FULL = _Meaning("is full", "Raise its quota, or make room.")
+_UNKNOWN_REQUEST = _Meaning("does not know what was asked", "If it knows no If-None-Match, set conditional = false.")
+_CODES = {
+    code: meaning
+    for codes, meaning in (
+        ("SignatureDoesNotMatch InvalidAccessKeyId InvalidToken InvalidSecurity AuthenticationFailed", _CREDENTIALS),
+        ("ExpiredToken", _Meaning("says that these credentials have expired", "Renew them.")),
+        ("RequestTimeTooSkewed", _Meaning("finds this machine's clock wrong", "Set the clock.")),
+        ("AccessDenied AllAccessDisabled AuthorizationPermissionMismatch", _RIGHTS),
+        ("NoSuchBucket ContainerNotFound", _NO_BUCKET),
+        ("PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException", _REGION),
+        ("SlowDown ServiceUnavailable TooManyRequests RequestLimitExceeded ServerBusy", _BUSY),
+        ("ErrTooManyRequest ErrRequestBytesExceed", _BUSY),  # SeaweedFS
+        ("EntityTooLarge", _TOO_LARGE),
+        ("KeyTooLongError InvalidObjectName InvalidResourceName", _KEY),
+        ("QuotaExceeded", _FULL),
+        ("NotImplemented", _UNKNOWN_REQUEST),
+    )
+    for code in codes.split()
+}
+_STATUSES: dict[int, _Meaning] = {
+    400: _Meaning("found the request wrong", "Check endpoint, region and addressing."),
+    401: _CREDENTIALS,
+    403: _RIGHTS,
+    404: _NO_BUCKET,
+    413: _TOO_LARGE,
+    429: _BUSY,
+    501: _UNKNOWN_REQUEST,
+    507: _FULL,
+}
+_STATUS = re.compile(r"(?:non-2xx status code: |status: |error status )(\d{3})")
+_CODE = re.compile(r"<Code>\s*([A-Za-z]{1,60})\s*</Code>")
+_REGION_NAME = re.compile(r"<Region>\s*([a-z0-9-]{1,40})\s*</Region>")
+_KIND_STATUSES = {
+    "FileNotFoundError": 404,
+    "NotFoundError": 404,
+    "PermissionDeniedError": 403,
+    "UnauthenticatedError": 401,
+}
+_CAUSES = (
+    ("Connection refused", "nothing listens there"),
+    ("dns error", "its name cannot be resolved"),
+    ("certificate", "its certificate is not trusted"),
+    ("Connection reset", "the connection was cut off"),
+    ("connection closed before", "the connection was cut off"),
+    ("IncompleteMessage", "the connection was cut off"),
+    ("deadline has elapsed", "it does not answer"),
+    ("TimedOut", "it does not answer"),
+    ("timed out", "it does not answer"),
+)
+_GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS, or service_account, to the file of a service account"
+_LOGINS = (
+    ("metadata.google.internal", _GOOGLE),
+    ("computeMetadata", _GOOGLE),
+    ("/identity/oauth2/token", "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or account and access_key"),
+    ("", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key and secret_key"),
+)
+"""Names of the credentials, by the address that obstore asked last: each service has its own path."""
+_METADATA = ("169.254.169.254", "fd00:ec2::254", "metadata.google.internal", "169.254.170.2")
+
+
+def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRITE_AND_READ) -> BucketError:
+    """Translate an error of obstore.
+
+    Args:
+        error: read by the name of its type and by its text, which holds the status and XML of the response.
+        bucket: its name.
+        server: the other side, as the subject of a sentence; see `options.server_of`.
+        needs: rights that the credentials must have, for the remedy.
+    """
+    text = str(error)
+    if any(address in text for address in _METADATA):
+        return BucketError(
+            f"There are no credentials for the bucket {bucket}: neither options nor environment nor a profile "
+            f"have any, and this machine has no role. Set {next(names for sign, names in _LOGINS if sign in text)}."
+        )
+    match = _STATUS.search(text)
+    status = int(match[1]) if match else _KIND_STATUSES.get(type(error).__name__)
+    code = match[1] if (match := _CODE.search(text)) else ""
+    meaning = _CODES.get(code) or ("without LOCATION" in text and _REGION) or _STATUSES.get(status or 0)
+    if meaning:
+        answer = " ".join(filter(None, (str(status or ""), code)))
+        region = f", region {match[1]}" if (match := _REGION_NAME.search(text)) else ""
+        sentence = f"{server} {meaning.text} ({answer}; bucket {bucket}{region}). {meaning.remedy.format(needs=needs)}"
+        return BucketError(sentence.rstrip(), fate=meaning.fate, away=meaning.fate == "later")
+    if status is not None:
+        sentence = f"{server} answered {status}{f' {code}' if code else ''} for the bucket {bucket}."
+        return BucketError(sentence, away=status >= 500)
+    cause = next((words for sign, words in _CAUSES if sign in text), "the request failed")
+    return BucketError(f"{server} cannot be reached ({cause}). Check endpoint, and that it runs.", away=True)

@@ -1,0 +1,173 @@
+"""Options of a bucket, URLs for them, and AWS profiles."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from receiver.errors import SettingsError
+from receiver.settings.kinds import check_origin_url
+
+Service = Literal["s3", "gs", "az"]
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")
+_FOLDER = re.compile(r"(?:(?!\.+(?:/|\Z))[A-Za-z0-9_.=!~-]+(?:/|\Z))*\Z")
+"""A path of characters that no store, browser or shell changes, without `.` and `..`."""
+_SERVERS = {"s3": "The object store", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+_PROFILE_KEYS = {
+    "aws_access_key_id": "access_key_id",
+    "aws_secret_access_key": "secret_access_key",
+    "aws_session_token": "session_token",
+}
+_IN_URL = frozenset({"endpoint", "region", "addressing", "profile", "account", "service_account"})
+
+
+def _check_bucket(value: str) -> str:
+    if not _BUCKET.match(value) or ".." in value:
+        raise ValueError("it is no bucket's name")
+    return value
+
+
+class BucketOptions(BaseModel):
+    """A bucket and its credentials. Credentials left out come from the environment, a profile or the machine's role."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    bucket: Annotated[str, AfterValidator(_check_bucket)] = Field(description="The bucket, or Azure's container.")
+    service: Service = Field(
+        default="s3", description="What it speaks: S3, Google Cloud Storage or Azure Blob Storage."
+    )
+    endpoint: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
+        default=None, description="The server's URL, where it is not the service's own: MinIO, R2, SeaweedFS, Ceph …"
+    )
+    region: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9-]{1,40}$",
+        description="The bucket's region; else of the environment, or us-east-1.",
+    )
+    addressing: Literal["path", "virtual"] = Field(
+        default="path", description="`path` is `https://host/bucket/key`, `virtual` is `https://bucket.host/key`."
+    )
+    profile: str | None = Field(
+        default=None, description="Profile of `~/.aws/credentials` and `~/.aws/config`; else AWS_PROFILE, or `default`."
+    )
+    access_key: SecretStr | None = Field(
+        default=None, description="Access key id; on Azure the account's key. Without it: the usual chain, see below."
+    )
+    secret_key: SecretStr | None = Field(default=None, description="Secret access key, together with `access_key`.")
+    session_token: SecretStr | None = Field(default=None, description="Session token, for temporary keys.")
+    account: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9]{3,24}$",
+        description="Azure's storage account; else AZURE_STORAGE_ACCOUNT_NAME.",
+    )
+    service_account: Path | None = Field(
+        default=None, description="Google's service account file; else GOOGLE_APPLICATION_CREDENTIALS or the machine's."
+    )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> BucketOptions:
+        if self.service == "s3" and (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("access_key and secret_key go together: give both, or neither")
+        if self.service != "s3" and (self.addressing == "virtual" or self.profile is not None):
+            raise ValueError("addressing and profile belong to s3 only")
+        if self.service == "gs" and (self.access_key or self.secret_key or self.session_token):
+            raise ValueError("access_key, secret_key and session_token are not for gs: set service_account instead")
+        return self
+
+
+def read_url(url: str) -> tuple[BucketOptions, str]:
+    """Return bucket and folder of `s3://BUCKET/FOLDER?endpoint=https://…`, also with `gs` and `az`.
+
+    The folder has no slashes at its ends. The query may hold endpoint, region, addressing, profile, account and
+    service_account, but no secrets.
+
+    Raises:
+        SettingsError: no such URL, a secret in it, or an unknown option. The text begins with a small letter, so that
+            the name of the setting can precede it.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise SettingsError("it is no URL such as s3://acme/pictures.") from exc
+    if "@" in parts.netloc:
+        raise SettingsError(
+            "it holds a user name or a secret. Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment."
+        )
+    folder = unquote(parts.path).strip("/")
+    if parts.fragment or not _FOLDER.match(folder):
+        raise SettingsError(
+            "the folder in it may have letters, digits and - _ . = ! ~ only, and no name of dots alone."
+        )
+    given: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := sorted(given.keys() - _IN_URL):
+        raise SettingsError(f"its query may hold {', '.join(sorted(_IN_URL))}, but it has {unknown[0][:40]!r}.")
+    try:
+        options = BucketOptions.model_validate({"service": parts.scheme.lower(), "bucket": parts.netloc, **given})
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from exc
+    return options, folder
+
+
+def server_of(options: BucketOptions) -> str:
+    """Return the name of the other side, as the subject of a sentence."""
+    return f"The server {urlsplit(options.endpoint).netloc}" if options.endpoint else _SERVERS[options.service]
+
+
+def endpoint_of(options: BucketOptions) -> str | None:
+    """Return the server's URL from the options or the environment, or None if it is the service's own."""
+    if options.endpoint is not None or options.service != "s3":
+        return options.endpoint
+    return next(filter(None, environment_endpoints()), None)
+
+
+def environment_endpoints() -> list[str]:
+    """Return the values that obstore itself takes for an endpoint; "" for a variable that is not set."""
+    return [os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")]
+
+
+def read_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return keys and region of a profile in `~/.aws`, by obstore's names. obstore knows the rest of AWS's chain.
+
+    Empty if the environment has keys or there is no profile.
+
+    Args:
+        name: a profile that must exist; None for AWS_PROFILE, or for `default` if that exists.
+        environ: the environment.
+
+    Raises:
+        SettingsError: the profile is missing, or gets its keys in a way that needs AWS's own tools.
+    """
+    asked = name or environ.get("AWS_PROFILE")
+    if name is None and "AWS_ACCESS_KEY_ID" in environ:
+        return {}
+    keys_file = Path(environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
+    config_file = Path(environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser()
+    wanted = asked or "default"
+    found = _section(keys_file, wanted) | _section(config_file, wanted if wanted == "default" else f"profile {wanted}")
+    if asked and not found:
+        raise SettingsError(f"There is no profile {asked} in {keys_file} or {config_file}.")
+    keys = {ours: found[theirs] for theirs, ours in _PROFILE_KEYS.items() if theirs in found}
+    if asked and "access_key_id" not in keys:
+        raise SettingsError(
+            f"The profile {asked} holds no access key. Keys by SSO, a role or a program come from AWS's own tools: "
+            f'run eval "$(aws configure export-credentials --profile {asked} --format env)" first.'
+        )
+    return keys | ({"region": found["region"]} if "region" in found else {})
+
+
+def _section(file: Path, name: str) -> dict[str, str]:
+    parser = configparser.ConfigParser(interpolation=None, strict=False, default_section="\0")
+    try:
+        parser.read(file, encoding="utf-8")
+    except (OSError, UnicodeError, configparser.Error) as exc:
+        raise SettingsError(f"{file} cannot be read ({type(exc).__name__}).") from exc
+    return dict(parser[name]) if parser.has_section(name) else {}

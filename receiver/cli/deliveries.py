@@ -1,0 +1,269 @@
+"""`events` and `deliveries`: list and show them. `Story` explains one delivery to a person who sees it first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from receiver.backoff import DELIVERY
+from receiver.cli.options import AsJSON, Limit, OfSubmission, choice
+from receiver.cli.output import note, one_line, print_json, print_table, say, span, when
+from receiver.cli.process import on_journal
+from receiver.cli.replay import replay_deliveries, replay_events
+from receiver.clock import Clock
+from receiver.deliveries import DELIVERY_STATUSES, AttemptOutcome, AttemptRecord, Delivery
+from receiver.errors import NotFound
+from receiver.events import EVENT_TYPES, Event, EventType, Submission
+from receiver.journal import Journal
+
+ALL = 1000
+"""Limit for the deliveries of one submission to one destination. Only a thousand replays would make more."""
+TRIES = len(DELIVERY) + 1
+"""Failures until a delivery is dead."""
+COLUMNS = ("ATTEMPT", "STARTED BY", "STARTED (UTC)", "SECONDS", "OUTCOME", "DETAIL")
+
+_HAPPENED: dict[EventType, str] = {
+    "task.accepted": "the provider took the task",
+    "task.progressed": "the task went on",
+    "task.input_required": "the task asks a person for input",
+    "task.succeeded": "the task succeeded",
+    "task.failed": "the task failed",
+    "task.lost": "the task had no end within the deadline",
+}
+_MEANING: dict[AttemptOutcome, str] = {
+    "failed": "it did not work; counts towards giving up",
+    "rejected": "the destination refused it for good; it is not tried again by itself",
+    "postponed": "the destination asked to be tried later; does not count towards giving up",
+    "interrupted": "Receiver was stopped meanwhile; does not count towards giving up",
+    "vanished": "Receiver's process ended without a word; counts towards giving up, for this may be the reason",
+}
+
+events = typer.Typer(no_args_is_help=True, help="List, show and replay events.")
+events.command("replay")(replay_events)
+deliveries = typer.Typer(no_args_is_help=True, help="List, show and replay deliveries and their attempts.")
+deliveries.command("replay")(replay_deliveries)
+
+
+@events.command("list")
+def list_events(
+    submission: OfSubmission = None,
+    type: Annotated[str | None, typer.Option(help=f"{', '.join(EVENT_TYPES)}.", show_default=False)] = None,
+    limit: Limit = 20,
+    as_json: AsJSON = False,
+) -> None:
+    """List the newest events."""
+    chosen = choice("--type", type, EVENT_TYPES)
+
+    async def find(journal: Journal) -> list[Event]:
+        id = (await journal.find(submission)).id if submission else None
+        return await journal.events(limit=limit, submission_id=id, type=chosen)
+
+    found = on_journal(find)
+    if as_json:
+        print_json(found)
+    elif not found:
+        note("No events.")
+    else:
+        print_events(found)
+
+
+@events.command("show")
+def show_event(id: Annotated[str, typer.Argument(help="The event's id.")]) -> None:
+    """Print one event as the JSON that handlers get."""
+    event = on_journal(lambda journal: journal.event(id))
+    if event is None:
+        raise NotFound(f"There is no event {id!r} in this journal. See: receiver events list")
+    print_json(event)
+
+
+@deliveries.command("list")
+def list_deliveries(
+    submission: OfSubmission = None,
+    destination: Annotated[str | None, typer.Option(help="To one destination.", show_default=False)] = None,
+    status: Annotated[str | None, typer.Option(help=f"{', '.join(DELIVERY_STATUSES)}.", show_default=False)] = None,
+    limit: Limit = 20,
+    as_json: AsJSON = False,
+) -> None:
+    """List the newest deliveries."""
+    chosen = choice("--status", status, DELIVERY_STATUSES)
+
+    async def find(journal: Journal) -> list[Delivery]:
+        id = (await journal.find(submission)).id if submission else None
+        return await journal.deliveries(limit=limit, submission_id=id, destination=destination, status=chosen)
+
+    found = on_journal(find)
+    if as_json:
+        print_json(found)
+    elif not found:
+        note("No deliveries.")
+    else:
+        print_deliveries(found)
+
+
+@deliveries.command("show")
+def show_delivery(id: Annotated[str, typer.Argument(help="The delivery's id.")], as_json: AsJSON = False) -> None:
+    """Show one delivery, attempt by attempt."""
+    story = on_journal(lambda journal: Story.read(journal, id))
+    if as_json:
+        print_json({"delivery": story.delivery, "attempts": story.attempts, "event": story.event})
+        return
+    for name, value in story.lines():
+        if value:
+            say(f"{name:12} {one_line(value)}")
+    if story.attempts:
+        print_table(COLUMNS, story.rows())
+    for outcome, meaning in story.meanings():
+        say(f"{outcome:12} {meaning}")
+    for step in story.next_steps():
+        say(f"{'next':12} {step}")
+
+
+def print_events(found: list[Event]) -> None:
+    """Print a table of events, or nothing for none."""
+    if found:
+        print_table(
+            ("EVENT", "TIME", "SOURCE", "REASON"),
+            [(event.id, when(event.created_ms), event.source, event.reason or "") for event in found],
+        )
+
+
+def print_deliveries(found: list[Delivery]) -> None:
+    """Print a table of deliveries, or nothing for none."""
+    rows = []
+    for item in found:
+        made = (item.receipt.url or item.receipt.ref) if item.receipt else None
+        type = item.event_id.partition(".")[2]
+        rows.append((item.id, item.destination, item.status, type, str(item.attempt), made or item.detail or ""))
+    if rows:
+        print_table(("DELIVERY", "DESTINATION", "STATUS", "EVENT", "ATTEMPTS", "RECEIPT"), rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """One delivery with its event, its attempts, and what comes next.
+
+    Attributes:
+        instead: the newer delivery that replaced a cancelled one.
+        paused: end of the destination's pause (epoch milliseconds) and its reason.
+    """
+
+    delivery: Delivery
+    attempts: list[AttemptRecord]
+    event: Event | None
+    submission: Submission | None
+    instead: Delivery | None
+    paused: tuple[int, str] | None
+    now_ms: int
+
+    @classmethod
+    async def read(cls, journal: Journal, id: str) -> Story:
+        """Read the story of a delivery. Raise NotFound for an unknown id."""
+        item = await journal.delivery(id)
+        if item is None:
+            raise NotFound(f"There is no delivery {id!r} in this journal. See: receiver deliveries list")
+        others = await journal.deliveries(limit=ALL, submission_id=item.submission_id, destination=item.destination)
+        return cls(
+            delivery=item,
+            attempts=await journal.attempts(id),
+            event=await journal.event(item.event_id),
+            submission=await journal.get(item.submission_id),
+            instead=next((other for other in reversed(others) if other.id > id and not other.manual), None),
+            paused=await journal.pause_of(item.destination),
+            now_ms=Clock().now_ms(),
+        )
+
+    @property
+    def on_hold(self) -> bool:
+        """True while the destination is paused."""
+        return self.paused is not None and self.paused[0] > self.now_ms
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return name and text of each line above the attempts."""
+        item, row, event = self.delivery, self.submission, self.event
+        happened = "it has been deleted"
+        if event is not None:
+            happened = f"{_HAPPENED[event.type]}, {when(event.created_ms)} UTC"
+        files = ""
+        if row is not None and event is not None and event.type == "task.succeeded":
+            files = f"{len(row.media)} archived" if row.media else row.media_problem or ""
+        by_replay = item.manual and (not self.attempts or self.attempts[0].manual)
+        made = [part for part in (item.receipt.ref, item.receipt.url) if part] if item.receipt else []
+        return [
+            ("delivery", item.id),
+            ("destination", item.destination),
+            ("event", f"{item.event_id}: {happened}"),
+            ("prompt", row.prompt if row else ""),
+            ("status", self._status()),
+            ("reason", item.detail or "" if item.status not in ("succeeded", "cancelled") else ""),
+            ("owed since", f"{when(item.created_ms)} UTC{', by a replay' if by_replay else ''}"),
+            ("receipt", " ".join(dict.fromkeys(made))),
+            ("files", files),
+        ]
+
+    def _status(self) -> str:
+        item = self.delivery
+        ended = f" at {when(item.finished_ms)} UTC" if item.finished_ms else ""
+        if item.status == "pending":
+            return f"pending: {self._waiting()}"
+        if item.status == "running":
+            return f"running: attempt {item.attempt} is under way, in engine {item.owner}"
+        if item.status == "succeeded":
+            return f"succeeded{ended}, at attempt {item.attempt}"
+        if item.status == "dead":
+            rejected = self.attempts and self.attempts[-1].outcome == "rejected"
+            why = "the destination refused it for good" if rejected else f"{item.failures} attempts have failed"
+            return f"dead{ended}: {why}; it is not tried again by itself"
+        return f"cancelled{ended}: a newer event of the same task took its place"
+
+    def _waiting(self) -> str:
+        item, row = self.delivery, self.submission
+        seconds = (item.due_ms - self.now_ms) // 1000
+        due = f"due {when(item.due_ms)} UTC ({f'in {span(seconds)}' if seconds > 0 else 'now'})"
+        if self.on_hold and self.paused is not None:
+            until, reason = self.paused
+            return f"{due}, but {item.destination} gets nothing until {when(until)} UTC: {reason}"
+        if item.attempt == 0:
+            waits = row is not None and row.media_due_ms is not None and item.due_ms > self.now_ms
+            return f"not tried yet, {due}{', or as soon as the picture is there' if waits else ''}"
+        if item.manual and item.failures == 0:
+            return f"a person asked for it again, {due}"
+        return f"tried again by itself, {due}; {item.failures} of {TRIES} failures, then it is dead"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the attempts as rows for `COLUMNS`."""
+        rows: list[tuple[str, ...]] = []
+        for item in self.attempts:
+            seconds = "" if item.finished_ms is None else f"{(item.finished_ms - item.started_ms) / 1000:.3f}"
+            by = "a person" if item.manual else "Receiver"
+            outcome = item.outcome or "running"
+            rows.append((str(item.number), by, when(item.started_ms), seconds, outcome, item.detail or ""))
+        return rows
+
+    def meanings(self) -> list[tuple[str, str]]:
+        """Return outcome and meaning of each outcome in the table that needs one."""
+        seen = dict.fromkeys(item.outcome for item in self.attempts)
+        return [(outcome, _MEANING[outcome]) for outcome in seen if outcome in _MEANING]
+
+    def next_steps(self) -> list[str]:
+        """Return what a person can do, as sentences with commands."""
+        item = self.delivery
+        again = f"receiver deliveries replay {item.id}"
+        steps = [f"To deliver it once more: {again} (with --as-new if the destination drops repeats)"]
+        if self.event is None:
+            steps = []
+        elif item.status == "pending" and self.on_hold:
+            steps = [f"If the place works again, end the pause: receiver destinations resume {item.destination}"]
+        elif item.status == "pending":
+            steps = ["An engine delivers it: receiver serve, or receiver worker."]
+            if item.attempt and item.due_ms > self.now_ms:
+                steps.append(f"To try now: {again}")
+        elif item.status == "running":
+            steps = ["Wait for its end. If the engine has stopped, the next one starts it again."]
+        elif item.status == "dead":
+            steps = [f"Correct what the reason names, then: {again}", f"Or bring it elsewhere: {again} --to NAME"]
+        elif item.status == "cancelled" and self.instead is not None:
+            type = self.instead.event_id.partition(".")[2]
+            steps = [f"Its successor: receiver deliveries show {self.instead.id} ({type})"]
+        return steps

@@ -1,0 +1,262 @@
+"""Operate the journal: `purge`, `erase`, `journal` (check, backup, compact, copy), `engines` and `migrate`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from receiver.cli.options import AsJSON, Reference, duration
+from receiver.cli.output import note, print_json, print_table, say
+from receiver.cli.process import on_journal, run, settings_for
+from receiver.errors import JournalError, MediaError
+from receiver.journal import Journal
+from receiver.journal.copying import RowKind
+from receiver.maintenance.retention import Erased, Keep
+from receiver.runtime import copy_journal, journal_of, keep_of, retention_of, store_of
+
+PAGE = 500
+STEP = 50_000
+"""Rows of a kind between two progress lines of a copy."""
+
+journal = typer.Typer(no_args_is_help=True, help="Check, back up, copy and compact the journal.")
+
+
+def purge(
+    older_than: Annotated[
+        str | None, typer.Option(help="For instance 30d; the ages of the settings if not given.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
+    as_json: AsJSON = False,
+) -> None:
+    """Delete what is old.
+
+    Callbacks, archived files, and submissions with their events and deliveries.
+
+    Never what is still owed or under way. The engine does the same by itself once a day, with the ages of the settings.
+    """
+    settings = settings_for(quiet=True)
+    keep = keep_of(settings)
+    if older_than is not None:
+        seconds = duration("--older-than", older_than)
+        keep = Keep(callbacks=seconds, media=seconds, submissions=seconds)
+
+    async def work(opened: Journal) -> dict[str, int]:
+        retention = retention_of(settings, opened)
+        return await (retention.foresee(keep) if dry_run else retention.purge(keep))
+
+    removed = on_journal(work, settings)
+    if as_json:
+        print_json({"dry_run": dry_run, **removed})
+    elif not any(removed.values()):
+        note("Nothing is that old and settled.")
+    else:
+        say(f"{'Would be deleted' if dry_run else 'Deleted'}: {_counted(removed)}.")
+
+
+_NOUNS = {
+    "submissions": ("submission", "submissions"),
+    "events": ("event", "events"),
+    "deliveries": ("delivery", "deliveries"),
+    "attempts": ("attempt", "attempts"),
+    "callbacks": ("callback", "callbacks"),
+    "files": ("file", "files"),
+    "media": ("submission's files", "submissions' files"),
+}
+
+
+def _counted(removed: Mapping[str, int]) -> str:
+    """Return a text like `1 submission, 2 events`, without kinds of which there are none."""
+    found = [(removed.get(kind, 0), nouns) for kind, nouns in _NOUNS.items()]
+    return ", ".join(f"{number:,} {nouns[number != 1]}" for number, nouns in found if number)
+
+
+def erase(
+    reference: Reference,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when something of it is owed or under way: that is given up.")
+    ] = False,
+    as_json: AsJSON = False,
+) -> None:
+    """Delete one submission for good.
+
+    With its callbacks, events, deliveries, attempts and files.
+    """
+    settings = settings_for(quiet=True)
+
+    async def work(opened: Journal) -> Erased:
+        return await retention_of(settings, opened).erase(await opened.find(reference), force=force)
+
+    erased = on_journal(work, settings)
+    if as_json:
+        print_json(
+            {
+                "submission": erased.submission.id,
+                "removed": erased.removed,
+                "waiting_files": erased.waiting,
+                "files_problem": erased.problem,
+                "follow_ups": erased.children,
+                "traces": erased.traces,
+            }
+        )
+        return
+    say(f"Erased submission {erased.submission.id}: {_counted(erased.removed)}.")
+    copy = f", and the provider's copy of task {erased.submission.task_id}" if erased.submission.task_id else ""
+    note(f"Not erased, because it is not in the journal: what destinations have got, backups and logs{copy}.")
+    if erased.children:
+        note(
+            f"Its follow-ups are submissions of their own and have the same prompt: {', '.join(erased.children)}. "
+            "Erase them likewise."
+        )
+    if erased.waiting:
+        note(
+            f"Files less than a minute old may be in use and stay for now ({erased.waiting}); the next purge removes "
+            "them (receiver purge)."
+        )
+    if erased.problem:
+        note(f"Its files are not removed: {erased.problem} The next purge tries again (receiver purge).")
+    if erased.traces is not None:
+        note(erased.traces)
+
+
+@journal.command("check")
+def check(as_json: AsJSON = False) -> None:
+    """Look for damage: the file itself, rows that contradict each other, files that are missing. Exit status 1 if any.
+
+    It reads everything, and works beside a running server.
+    """
+    settings = settings_for(quiet=True)
+
+    async def work(opened: Journal) -> list[str]:
+        problems = await opened.problems()
+        store, missing, after = store_of(settings), list[str](), ""
+        try:
+            while page := await opened.needed_files(after, PAGE):
+                missing += await store.missing(page)
+                after = page[-1]
+        except (JournalError, MediaError) as exc:
+            return [*problems, str(exc)]
+        if missing:
+            problems.append(
+                f"{len(missing):,} archived files are missing in {store.place}: {missing[0]}, for one. Restore them "
+                "from a backup of it; deliveries go on without them."
+            )
+        return problems
+
+    problems = on_journal(work, settings)
+    if as_json:
+        print_json(problems)
+    for problem in () if as_json else problems:
+        say(problem)
+    if problems:
+        raise typer.Exit(1)
+    note(f"{settings.database_shown} is sound.")
+
+
+@journal.command("backup")
+def backup(
+    file: Annotated[Path, typer.Argument(help="The new file; one that is there is never replaced.")],
+    as_json: AsJSON = False,
+) -> None:
+    """Copy the journal as it is at this moment, beside a running server, and check the copy.
+
+    The copy holds every prompt, so only its owner may read it.
+    """
+    started = time.monotonic()
+    size = on_journal(lambda opened: opened.back_up(file.absolute()))
+    if as_json:
+        print_json({"file": str(file), "bytes": size})
+    else:
+        say(f"{file}: {size:,} bytes in {time.monotonic() - started:.1f} s, checked.")
+
+
+@journal.command("compact")
+def compact() -> None:
+    """Write the journal anew, without the space of what was deleted. No engine may run meanwhile."""
+    settings = settings_for(quiet=True)
+    sizes = on_journal(lambda opened: opened.compact(), settings)
+    if sizes is None:
+        raise JournalError("An engine runs. Stop it first (receiver serve, or receiver worker), then compact.")
+    say(f"{settings.database_shown}: {sizes[0]:,} bytes before, {sizes[1]:,} now.")
+
+
+@journal.command("copy")
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="For instance sqlite:.receiver/journal.db")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="For instance postgresql://user:password@host/name")],
+    as_json: AsJSON = False,
+) -> None:
+    """Copy the whole journal into an empty one on another database, and compare the two.
+
+    Stop every process that uses either of them first; it is refused while an engine runs. What is owed stays owed under
+    the same idempotency keys. The old journal stays as it is. A copy that was interrupted has left nothing: start it
+    again. If that says that the new journal holds something, the copy was whole.
+    """
+    settings = settings_for(quiet=True)
+
+    def progress(kind: RowKind, count: int) -> None:
+        if count % STEP == 0:
+            note(f"{count:,} {kind} …")
+
+    copied = run(copy_journal(settings, source, target, progress))
+    if as_json:
+        print_json({"from": copied.source, "to": copied.target, "rows": copied.rows})
+        return
+    counted = ", ".join(f"{tally.count:,} {kind}" for kind, tally in copied.rows.items() if tally.count) or "no rows"
+    say(f"Copied {copied.source} to {copied.target}: {counted}.")
+    say("Both were read again and compared by SHA-256: they are the same.")
+    note(
+        "Next: name the new one in RECEIVER_DATABASE wherever Receiver runs, with the same keys (RECEIVER_KEYS, or the "
+        f"file {settings.data / 'keys'}), and start it."
+    )
+    note(
+        f"Do not start it on {copied.source} again: what was owed there is owed in both now, and would be delivered "
+        "twice."
+    )
+    files = copied.rows["files"].count
+    if files and "://" not in settings.media_place:
+        note(
+            f"Pictures are in no journal: {files:,} that submissions need stay in {settings.media_place}. Where other "
+            "machines serve the new journal, bring them to a place all share, and name that in RECEIVER_MEDIA."
+        )
+
+
+def engines(as_json: AsJSON = False) -> None:
+    """List the engines, which poll and deliver, with hosts and leader."""
+    found = on_journal(lambda opened: opened.engines())
+    if as_json:
+        print_json(found)
+    elif not found:
+        note("No engine runs: nothing is polled or delivered until one starts (receiver serve, or receiver worker).")
+    else:
+        rows = [
+            (
+                item.role,
+                item.host,
+                item.owner,
+                item.version,
+                "yes" if item.leads else "",
+                f"{item.seconds:.0f} s ago",
+                item.store,
+            )
+            for item in found
+        ]
+        print_table(("ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST SIGN", "MEDIA STORE"), rows)
+
+
+def migrate() -> None:
+    """Bring the journal's tables up to date.
+
+    A start does that by itself, unless RECEIVER_DATABASE_MIGRATE is false.
+    """
+    settings = settings_for(quiet=True)
+
+    async def main() -> None:
+        async with journal_of(settings, migrate=True):
+            pass
+
+    run(main())
+    say(f"{settings.database_shown} is up to date.")

@@ -1,0 +1,276 @@
+"""Dispatch: claim due deliveries, run their handlers under a deadline, record how each attempt ended.
+
+At least once, newest event wins. A destination never holds up another: each has slots of its own.
+
+Whatever a handler does, its attempt is recorded. While the journal cannot be written, that is tried again, because a
+row left `running` would be freed only when this engine has expired.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from receiver.backoff import JOURNAL, wait_forever
+from receiver.clock import Clock
+from receiver.deliveries import Completion, Receipt
+from receiver.engine.attempts import Ending, Files, OpenDestination, bring, build, failed, raised, succeeded, text_of
+from receiver.errors import JournalError
+from receiver.handlers.base import RetryLater
+from receiver.journal import Journal, Work
+from receiver.media import Store, Tiles
+
+log = structlog.get_logger("receiver.engine.dispatcher")
+
+CANCEL_SECONDS = 1.0
+"""How long an interrupted attempt may take to end."""
+CLAIM_SECONDS = 4.0
+"""How long a claim under way is waited for: what it takes must be known to be given back."""
+STUCK_SECONDS = 5.0
+"""Seconds an attempt may take to end after its deadline. Then it is recorded as failed, and its slot stays taken."""
+
+T = TypeVar("T")
+
+
+class Dispatcher:
+    """Claims and runs deliveries of its destinations.
+
+    Args:
+        journal, store, clock: what it works with.
+        destinations: by name.
+        owner: signs this engine's claims.
+        changed: called when an attempt has ended, because a slot is free again.
+        stuck_seconds: see `STUCK_SECONDS`.
+
+    Attributes:
+        ended: called with the id of a delivery whose attempt has ended here, and when it is due again, if it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        destinations: Mapping[str, OpenDestination],
+        store: Store,
+        clock: Clock,
+        owner: str,
+        changed: Callable[[], None],
+        stuck_seconds: float = STUCK_SECONDS,
+    ) -> None:
+        self._journal = journal
+        self._destinations = destinations
+        self._store = store
+        self._tiles = Tiles(store)
+        self._clock = clock
+        self.owner = owner
+        self._changed = changed
+        self._stuck_seconds = stuck_seconds
+        self._running: dict[str, set[asyncio.Task[None]]] = {name: set() for name in destinations}
+        self._claiming: asyncio.Task[int] | None = None
+        self._failing: set[str] = set()
+        self._full: set[str] = set()
+        """Destinations that were short of slots when last claimed for."""
+        self._drained = False
+        self.ended: Callable[[str, int | None], None] | None = None
+
+    async def abandon(self) -> int:
+        """Drop what runs, because this engine has expired and others have it. Return how many there were. The journal
+        accepts no completion of theirs, and `owner` must be new afterwards."""
+        running = self._tasks()
+        self.owner = ""
+        await self._interrupt(running)
+        return len(running)
+
+    async def dispatch_once(self) -> int:
+        """Claim what is due, never more than a destination's free slots, and start it. Return how many started.
+
+        A destination whose claim fails keeps no other back. The error is raised only when all fail.
+        """
+        self._drained = False
+        self._claiming = asyncio.create_task(self._dispatch(), name="dispatch")
+        self._claiming.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # Shielded, because a claim stands once it is committed: what it took must start, or it would stay `running`.
+        return await asyncio.shield(self._claiming)
+
+    async def _dispatch(self) -> int:
+        destinations = list(self._destinations.values())
+        results = await asyncio.gather(*map(self._claim, destinations), return_exceptions=True)
+        errors = {
+            item.name: result
+            for item, result in zip(destinations, results, strict=True)
+            if isinstance(result, BaseException)
+        }
+        if errors and len(errors) == len(destinations):
+            raise next(iter(errors.values()))
+        for name in errors.keys() - self._failing:
+            log.error("destination.claim_failed", destination=name, exc_info=errors[name])
+        for name in self._failing - errors.keys():
+            log.info("destination.claim_recovered", destination=name)
+        self._failing = set(errors)
+        return sum(result for result in results if isinstance(result, int))
+
+    async def _claim(self, destination: OpenDestination) -> int:
+        free = destination.concurrency - len(self._running[destination.name])
+        if free <= 0:
+            self._full.add(destination.name)
+            return 0
+        owner, now_ms = self.owner, self._clock.now_ms()
+        claimed = await self._journal.claim(destination.name, owner=owner, limit=free, now_ms=now_ms)
+        if owner != self.owner:
+            return 0  # we expired meanwhile, so the leader frees them
+        for work in claimed:
+            self._start(destination, work)
+        (self._full.add if len(claimed) == free else self._full.discard)(destination.name)
+        return len(claimed)
+
+    @property
+    def more(self) -> bool:
+        """True if more may be due than there were slots for."""
+        return bool(self._full)
+
+    def running(self) -> list[str]:
+        """Return the ids of the deliveries that run."""
+        names = [task.get_name() for task in self._tasks()]
+        return [name.removeprefix("delivery ") for name in names if name.startswith("delivery ")]
+
+    async def settle(self) -> None:
+        """Wait until nothing runs."""
+        while running := self._tasks():
+            await asyncio.wait(running)
+
+    async def drain(self, grace: float) -> int:
+        """Let what runs finish for `grace` seconds, or until this is cancelled, and interrupt it then; an interrupted
+        attempt uses up nothing.
+
+        Returns:
+            The number of attempts left behind: they did not end, or their end could not be recorded. The next engine
+            frees such a delivery, and counts a failure.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace
+        running: set[asyncio.Task[None]] = set()
+        try:
+            await self._claimed(max(grace, CLAIM_SECONDS))
+            if running := self._tasks():
+                await asyncio.wait(running, timeout=max(until - loop.time(), 0))
+        finally:  # while the journal is open; nothing else would end what was claimed meanwhile
+            await self._claimed(CLAIM_SECONDS)
+            running |= self._tasks()
+            await self._interrupt(self._tasks())
+        return sum(not task.done() or task.cancelled() or task.exception() is not None for task in running)
+
+    async def _claimed(self, seconds: float) -> None:
+        if self._claiming is not None and not self._claiming.done():
+            await asyncio.wait([self._claiming], timeout=seconds)
+
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return {task for tasks in self._running.values() for task in tasks}
+
+    async def _interrupt(self, late: set[asyncio.Task[None]]) -> None:
+        self._drained = True
+        for task in late:
+            if not task.cancelling():  # or its clean-up, or the record of its end, would be cut short
+                task.cancel()
+        _, stuck = await asyncio.wait(late, timeout=CANCEL_SECONDS) if late else (set(), set())
+        for task in stuck:
+            log.error("delivery.stuck", attempt=task.get_name())
+
+    def _start(self, destination: OpenDestination, work: Work) -> asyncio.Task[None]:
+        return self._keep(destination, self._attempt(destination, work), f"delivery {work.delivery.id}")
+
+    def _keep(self, destination: OpenDestination, main: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(main, name=name)
+        self._running[destination.name].add(task)
+        task.add_done_callback(lambda done: self._ended(destination.name, done))
+        return task
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        self._running[name].discard(task)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
+            log.error("delivery.unrecorded", destination=name, attempt=task.get_name(), exc_info=error)
+        self._changed()
+
+    async def _attempt(self, destination: OpenDestination, work: Work) -> None:
+        started = self._clock.monotonic()
+        limit = asyncio.timeout(destination.timeout)
+        try:
+            async with bring(work, self._store) as files, limit:
+                receipt = await self._deliver(destination, work, files)
+        except KeyboardInterrupt:
+            raise  # a person's, not the handler's
+        except BaseException as exc:  # SystemExit too: no handler ends this process
+            ending = Ending(error=exc, late=limit.expired(), interrupted=_interrupted())
+            completion = raised(work, ending, destination.timeout, self._clock.now_ms())
+            if isinstance(exc, RetryLater) and exc.pause:
+                # Exactly until the delivery is due, so that the pause does not hold it back then.
+                pause = partial(self._journal.pause, destination.name, completion.due_ms, text_of(exc))
+                await self._recorded(work, pause)
+        else:
+            completion = succeeded(work, receipt, self._clock.now_ms())
+        await self._record(work, completion, seconds=self._clock.monotonic() - started)
+
+    async def _deliver(self, destination: OpenDestination, work: Work, files: Files) -> Receipt:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        stuck = loop.call_later(destination.timeout + self._stuck_seconds, self._give_up, destination, work, task)
+        try:
+            return await destination.handler.deliver(build(destination, work, files, self._tiles))
+        finally:
+            stuck.cancel()
+
+    async def _record(self, work: Work, completion: Completion, *, seconds: float) -> None:
+        kept = await self._recorded(work, partial(self._journal.complete, completion))
+        if kept and self.ended is not None:
+            self.ended(completion.delivery_id, completion.due_ms if completion.status == "pending" else None)
+        self._tell(work, completion, kept=kept, seconds=seconds)
+
+    def _give_up(self, destination: OpenDestination, work: Work, task: asyncio.Task[None] | None) -> None:
+        """Record a failure for a handler that ignores its cancellation. The fence refuses what it still does. Its slot
+        stays taken until it ends, so that a handler that leaks cannot leak without end."""
+        log.error("delivery.stuck", delivery=work.delivery.id, destination=destination.name)
+        if task is not None:
+            task.set_name(f"stuck {work.delivery.id}")
+        detail = (
+            f"the attempt took longer than {destination.timeout:g} s, and its handler ignores that it was cancelled"
+        )
+        completion = failed(work, detail, self._clock.now_ms())
+        seconds = destination.timeout + self._stuck_seconds
+        self._keep(destination, self._record(work, completion, seconds=seconds), f"end of {work.delivery.id}")
+
+    async def _recorded(self, work: Work, write: Callable[[], Awaitable[T]]) -> T:
+        """Write until it works. The slot stays taken meanwhile, because an engine that cannot record should not start
+        more."""
+        failures = 0
+        while True:
+            try:
+                return await write()
+            except JournalError as exc:
+                if self._drained or exc.fault == "closed":  # then it never works again
+                    raise
+                failures += 1
+                level = log.error if failures == 1 else log.debug
+                level("delivery.recording", delivery=work.delivery.id, problem=str(exc))
+            await self._clock.sleep(wait_forever(JOURNAL, failures))
+
+    def _tell(self, work: Work, completion: Completion, *, kept: bool, seconds: float) -> None:
+        log.info(
+            f"delivery.{completion.outcome if kept else 'refused'}",
+            delivery=work.delivery.id,
+            destination=work.delivery.destination,
+            submission=work.delivery.submission_id,
+            event_id=work.event.id,
+            attempt=work.delivery.attempt,
+            status=completion.status,
+            detail=completion.detail,
+            seconds=round(seconds, 3),
+        )
+
+
+def _interrupted() -> bool:
+    """Return True if the attempt was cancelled from outside."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

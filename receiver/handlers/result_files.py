@@ -1,0 +1,258 @@
+"""Files of a result as a destination keeps them: their names, the tiles of a grid, and provenance inside each PNG.
+
+Names are made of our own id and a slug of the prompt, so they are never a path, and a retry makes the same ones.
+Provenance is written as iTXt chunks (PNG specification, 11.3.3.4) behind the header. No pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ulid import ULID
+
+from receiver.disk import in_thread
+from receiver.errors import MediaError
+from receiver.events import Event
+from receiver.handlers.base import Attempt, StoredMedia
+
+SLUG_LENGTH = 40
+BLOCK = 1024 * 1024
+HEADER = 33
+"""Bytes of a PNG's signature and its IHDR chunk, which always comes first."""
+SOFTWARE = "imagine-receiver"
+
+_LINKS = re.compile(r"\S*://\S*")
+# Midjourney reads flags at the end of a prompt only. Phones turn "--" into a dash.
+_FIRST_FLAG = re.compile(r"(?:^|\s)(?:--|—)(?=[A-Za-z])")
+_STOP_WORDS = frozenset(
+    {"a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "from", "in", "into", "is", "it", "its"}
+    | {"of", "on", "or", "that", "the", "their", "then", "this", "to", "was", "were", "with"}
+)
+_LONGEST_END = 20
+
+
+class ArchiveError(OSError):
+    """An archived file cannot be read or is damaged, which is not the destination's fault. The text is complete."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFile:
+    """One file for the destination.
+
+    Attributes:
+        stored: the archived file or tile that it is made of.
+        mark: its suffix among the files of its result: "" for an only one, else `1`, `2` …, or `u1` to `u4`.
+        digest: SHA-256 of its content, in hex. It differs from the archived file's if there is an `insert`.
+        size: bytes.
+        insert: chunks that go in behind a PNG's header.
+    """
+
+    stored: StoredMedia
+    mark: str
+    digest: str
+    size: int
+    insert: bytes = b""
+
+    @property
+    def made(self) -> bool:
+        """True if we made it from the archived file, so that another version of us may make other bytes."""
+        return bool(self.insert or self.stored.tile)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the content. Blocking. Raise ArchiveError, at the end too if the content has another digest."""
+        sha256 = hashlib.sha256()
+        for block in _blocks(self.stored, self.insert):
+            sha256.update(block)
+            yield block
+        if sha256.hexdigest() != self.digest:
+            raise _damaged(self.stored)
+
+    def read(self) -> bytearray:
+        """Return the content, held in memory once. Blocking. Raise as `blocks`."""
+        held, at = bytearray(self.size), 0
+        for block in self.blocks():
+            held[at : at + len(block)] = block
+            at += len(block)
+        return held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFiles:
+    """All files of a result. `problem` says why it has no tiles although they were asked for."""
+
+    files: tuple[ResultFile, ...] = ()
+    problem: str | None = None
+
+
+async def gather(attempt: Attempt, *, tiles: bool, embed: bool) -> ResultFiles:
+    """Return the files of a result in order: its own, then the tiles U1 to U4 of a grid.
+
+    Args:
+        attempt: of an event with media.
+        tiles: cut a grid.
+        embed: write provenance into PNGs.
+
+    Raises:
+        MediaError: the tiles cannot be made now. Later may help.
+        ArchiveError: an archived file is missing or damaged.
+    """
+    cut: Sequence[StoredMedia] = ()
+    problem = None
+    if tiles:
+        try:
+            cut = await attempt.tiles()
+        except MediaError as exc:
+            if not exc.permanent:
+                raise
+            problem = str(exc)
+
+    def made() -> tuple[ResultFile, ...]:
+        several = len(attempt.media) > 1
+        own = [(stored, str(at) if several else "") for at, stored in enumerate(attempt.media, 1)]
+        marked = [*own, *((stored, f"u{stored.tile}") for stored in cut)]
+        return tuple(_result_file(stored, mark, attempt.event, embed) for stored, mark in marked)
+
+    return ResultFiles(files=await in_thread(made), problem=problem)
+
+
+def _result_file(stored: StoredMedia, mark: str, event: Event, embed: bool) -> ResultFile:
+    insert = b""
+    if embed and stored.media.type == "image/png" and takes_chunks(next(_read(stored, HEADER), b"")):
+        insert = provenance(event, stored.tile)
+    if not insert:
+        return ResultFile(stored=stored, mark=mark, digest=stored.media.digest, size=stored.media.size)
+    archived, sha256 = hashlib.sha256(), hashlib.sha256()
+    for at, block in enumerate(_blocks(stored, insert)):
+        sha256.update(block)
+        if at != 1:  # the second is the insert
+            archived.update(block)
+    if archived.hexdigest() != stored.media.digest:
+        raise _damaged(stored)
+    size = stored.media.size + len(insert)
+    return ResultFile(stored=stored, mark=mark, digest=sha256.hexdigest(), size=size, insert=insert)
+
+
+def _blocks(stored: StoredMedia, insert: bytes) -> Iterator[bytes]:
+    blocks = _read(stored, HEADER if insert else 0)
+    if insert:
+        yield next(blocks, b"")
+        yield insert
+    yield from blocks
+
+
+def _read(stored: StoredMedia, first: int) -> Iterator[bytes]:
+    """Yield the archived file in blocks, the first one of `first` bytes unless 0."""
+    try:
+        with stored.path.open("rb") as file:
+            if first:
+                yield file.read(first)
+            while block := file.read(BLOCK):
+                yield block
+    except OSError as exc:
+        raise ArchiveError(f"The archived file {stored.path} cannot be read ({exc.strerror or exc}).") from exc
+
+
+def _damaged(stored: StoredMedia) -> ArchiveError:
+    return ArchiveError(f"The archived file {stored.path} is damaged; its SHA-256 should be {stored.media.digest}.")
+
+
+# Names
+
+
+def file_stem(event: Event) -> str:
+    """Return `<UTC day>_<slug>_<submission id>`. The day is that of the id, which no retry changes.
+
+    Raises:
+        ValueError: the submission id is not one of ours, so it never becomes a path.
+    """
+    submission = ULID.from_str(event.submission_id)
+    parts = (f"{submission.datetime:%Y-%m-%d}", slug(event.prompt, event.button or ""), str(submission))
+    return "_".join(part for part in parts if part)
+
+
+def slug(prompt: str, button: str = "") -> str:
+    """Return a prompt as at most 40 characters of `[a-z0-9-]`, cut at a word, with a pressed button at the end."""
+    if end := slug(button)[:_LONGEST_END] if button else "":
+        name, length = slug(prompt), SLUG_LENGTH - len(end) - 1
+        if len(name) > length:
+            name = name[: length + 1].rpartition("-")[0]
+        return f"{name}-{end}".strip("-")
+    words = _FIRST_FLAG.split(_LINKS.sub(" ", prompt), maxsplit=1)[0].replace("'", "").replace("’", "")
+    return joined(word for word in plain_words(words) if word not in _STOP_WORDS)
+
+
+def plain_words(text: str) -> list[str]:
+    """Return the words of a text in `[a-z0-9]`, without accents."""
+    folded = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.findall("[a-z0-9]+", folded)
+
+
+def joined(words: Iterable[str]) -> str:
+    """Return words with hyphens between them, as many as fit into 40 characters."""
+    name = ""
+    for word in words:
+        longer = f"{name}-{word}" if name else word[:SLUG_LENGTH]
+        if len(longer) > SLUG_LENGTH:
+            break
+        name = longer
+    return name
+
+
+# Provenance
+
+
+def parameters(prompt: str) -> dict[str, str | bool]:
+    """Return the flags at the end of a prompt: `--v 6.1 --tile` is `{"v": "6.1", "tile": true}`. The last counts."""
+    found: dict[str, str | bool] = {}
+    for flag in _FIRST_FLAG.split(prompt)[1:]:
+        name, *value = flag.split(maxsplit=1)
+        found[name.lower()] = value[0].strip() if value else True
+    return found
+
+
+def provenance(event: Event, tile: int = 0) -> bytes:
+    """Return iTXt chunks: `Description`, `Source` and `Software` for people, `Comment` as JSON for programs.
+
+    They hold facts of the event only, so a retry writes the same bytes. State and callback URL, which hold our tokens,
+    are left out.
+    """
+    task = event.task
+    comment = {
+        "prompt": event.prompt,
+        "parameters": parameters(event.prompt),
+        "kind": event.kind,
+        "button": event.button,
+        "task": event.task_id,
+        "seed": task.seed if task else "",
+        "tile": f"U{tile}" if tile else None,
+        "submission": event.submission_id,
+    }
+    texts = {
+        "Description": event.prompt,
+        "Source": f"Midjourney, task {event.task_id}",
+        "Software": SOFTWARE,
+        "Comment": json.dumps(comment, ensure_ascii=False),
+    }
+    # Keyword, not compressed, no language, no translated keyword.
+    bodies = (
+        keyword.encode("latin-1") + b"\0\0\0\0\0" + text.replace("\0", "\ufffd").encode("utf-8", "replace")
+        for keyword, text in texts.items()
+        if text
+    )
+    return b"".join(png_chunk(b"iTXt", body) for body in bodies)
+
+
+def takes_chunks(head: bytes) -> bool:
+    """Return True if a file with this beginning is a PNG with its header in the first place."""
+    return head.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR") and len(head) >= HEADER
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Return one chunk of a PNG (ISO/IEC 15948): length, kind, data, checksum."""
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")

@@ -1,0 +1,318 @@
+"""The `s3` handler: pictures in an object store, by `s3://`, `gs://` and `az://` URLs.
+
+Effects are once. A picture is put only if its key is free (`If-None-Match: *`). Otherwise the digest decides: the
+object is ours, from an attempt whose response was lost, or another one that is left alone. The JSON is named after its
+event and put last, so that a reader who finds it also finds the pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+from ulid import ULID
+
+from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, open_bucket
+from receiver.deliveries import Receipt
+from receiver.disk import in_thread
+from receiver.errors import SettingsError, require
+from receiver.events import Event
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
+from receiver.handlers.result_files import ResultFile, ResultFiles, gather, joined, plain_words, slug
+from receiver.handlers.sidecar import SIDECAR_EVENTS, sidecar
+from receiver.settings.kinds import Seconds, check_origin_url
+
+TRANSFER_SECONDS = 600.0
+"""Limit of one upload or download."""
+PENDING_SECONDS = 15.0
+"""Delay while a picture is still being downloaded."""
+BUSY_SECONDS = 15.0
+"""Delay while a store is too busy; obstore does not pass on the store's own."""
+WHOLE = 16 * 1024 * 1024
+"""Bytes up to which a file is put in one request. Only such a put can be conditional on every store."""
+LONGEST_LINK = 7 * 86400.0
+"""Seconds; no store signs for longer (S3: 604,800)."""
+
+# Metadata of each picture. Letters and digits only: Azure takes no hyphens there, and some proxies drop underscores.
+DIGEST = "sha256"
+ORIGINAL = "original"
+
+NAMES = "{date}/{slug}-{id}{tile}.{ext}"
+"""Template below the path of a URL."""
+FIELDS = ("date", "year", "month", "day", "slug", "id", "kind", "tile", "ext")
+NEEDED = ("id", "tile", "ext")
+"""Without them, two files could have one key."""
+MAX_TEMPLATE = 400
+"""Characters. A key made of it stays below the 1024 bytes that S3 allows."""
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_LITERAL = re.compile(r"[A-Za-z0-9/_.=!~-]*\Z")
+"""Characters that no store, browser or shell changes."""
+_LABEL = re.compile(r"label\.[A-Za-z0-9_.-]{1,64}\Z")
+_TIMES = {"date": "%Y-%m-%d", "year": "%Y", "month": "%m", "day": "%d"}
+_HEADER = re.compile(r"[\x20-\x7e]{1,200}\Z")
+_NOT_IN_URL = frozenset({"access_key", "secret_key", "session_token", "bucket", "service", "path"})
+
+
+class StoreError(Exception):
+    """The store refused, or cannot be reached. The text names the remedy."""
+
+
+# --- keys ---
+
+
+def check_template(template: str) -> str:
+    """Return the template if every key made of it is safe and belongs to one file only.
+
+    Raises:
+        ValueError: otherwise, with the reason.
+    """
+
+    def listed(names: Iterable[str]) -> str:
+        return " ".join(f"{{{name}}}" for name in names)
+
+    for name in _FIELD.findall(template):
+        if name not in FIELDS and not _LABEL.match(name):
+            raise ValueError(f"{{{name[:40]}}} is no field of it; there are: {listed(FIELDS)} and {{label.NAME}}")
+    if not _LITERAL.match(_FIELD.sub("", template)):
+        raise ValueError("beside fields it may hold letters, digits and / _ . = ! ~ - only")
+    if missing := [name for name in NEEDED if f"{{{name}}}" not in template]:
+        raise ValueError(f"{listed(missing)} must be in it, or two files would have one key")
+    if len(template) > MAX_TEMPLATE:
+        raise ValueError(f"it is longer than {MAX_TEMPLATE} characters")
+    for key in (_FIELD.sub("x", template.replace("{tile}", tile)) for tile in ("", "-u1")):
+        if any(part in ("", ".", "..") for part in key.split("/")):
+            raise ValueError("a part of it between slashes would be empty, '.' or '..'; it also begins without a slash")
+    return template
+
+
+def fill(template: str, event: Event, *, mark: str, ext: str) -> str:
+    """Return the key of one file of an event. Of foreign text, only words in `[a-z0-9-]` get into it.
+
+    Args:
+        template: checked by `check_template`.
+        event: of the file. A submission id that is not ours raises ValueError.
+        mark: tells the file from others of its result, `u1` or `2`; "" for an only one.
+        ext: without the dot.
+    """
+    submission = ULID.from_str(event.submission_id)
+
+    def plain(text: str) -> str:
+        return joined(plain_words(text)) or "none"
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name.startswith("label."):
+            return plain(event.labels.get(name.removeprefix("label."), ""))
+        if name in _TIMES:
+            return submission.datetime.strftime(_TIMES[name])  # of the id, which no retry changes
+        if name == "slug":
+            return slug(event.prompt, event.button or "") or plain(event.kind)
+        return {"id": str(submission), "kind": plain(event.kind), "tile": f"-{mark}" if mark else "", "ext": ext}[name]
+
+    return _FIELD.sub(value, template)
+
+
+# --- options ---
+
+
+def _check_header(value: str) -> str:
+    if value and not _HEADER.match(value):
+        raise ValueError("it holds characters that no header has, or is too long")
+    return value
+
+
+class S3Options(BucketOptions, HandlerOptions):
+    """Options of an `s3` destination."""
+
+    path: Annotated[str, AfterValidator(check_template)] = Field(
+        default=f"mj/{NAMES}",
+        description="Where each file goes, of letters, digits, `/ _ . = ! ~ -` and the fields `{date} {year} {month} "
+        "{day} {slug} {id} {kind} {tile} {ext} {label.NAME}`; `{id}`, `{tile}` and `{ext}` must be in it.",
+    )
+    tiles: bool = Field(
+        default=False,
+        description="Whether a grid's four pictures are put, too: `{tile}` is `-u1` to `-u4`. Extra `images`.",
+    )
+    embed: bool = Field(
+        default=False, description="Whether prompt, parameters and task id are written into PNGs, as iTXt chunks."
+    )
+    cache_control: Annotated[str, AfterValidator(_check_header)] = Field(
+        default="max-age=31536000, immutable", description="The pictures' Cache-Control; empty for none."
+    )
+    conditional: bool = Field(
+        default=True,
+        description="Whether pictures are put by `If-None-Match: *`. Off for servers that do not know it: "
+        "then we look first, and a file that comes in between is overwritten.",
+    )
+    public_url: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
+        default=None, description="The base URL under which the bucket is public: receipts link there."
+    )
+    link_for: Annotated[Seconds, Field(gt=0, le=LONGEST_LINK)] | None = Field(
+        default=None, description="Or how long a signed link in the receipt opens the file, at most 7d."
+    )
+
+    @model_validator(mode="after")
+    def _one_link(self) -> S3Options:
+        if self.public_url is not None and self.link_for is not None:
+            raise ValueError("public_url and link_for are two ways to link: give one of them")
+        return self
+
+
+# --- delivery ---
+
+
+class S3Handler:
+    """Puts results into a bucket: `task.succeeded` as pictures and JSON, other recorded events as JSON."""
+
+    name = "s3"
+    summary = "Pictures in a bucket of S3 (or what speaks it), Google Cloud Storage or Azure, each with a .json."
+    schemes = ("s3", "gs", "az")
+    guarantee: ClassVar[Guarantee] = "once"
+    Options = S3Options
+
+    def __init__(self, options: S3Options) -> None:
+        """Raise SettingsError if an extra is missing, or the options contradict each other."""
+        if options.tiles:
+            require("PIL", extra="images", why="The option tiles")
+        self._bucket = open_bucket(options, why="The handler s3", transfer_seconds=TRANSFER_SECONDS)
+        self._options = options
+
+    @staticmethod
+    def options_from_url(url: str) -> dict[str, Any]:
+        """Return the options of `s3://BUCKET`, `s3://BUCKET/PATH` or `s3://BUCKET/PATH?OPTION=VALUE`.
+
+        Also of `gs` and `az`. PATH is a folder, or a whole template if it has a `{`.
+
+        Raises:
+            SettingsError: the URL holds a secret, which belongs into the environment, or an unknown option.
+        """
+        parts = urlsplit(url)
+        if "@" in parts.netloc:
+            raise SettingsError(
+                "it holds a user name or a secret. Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the "
+                "environment."
+            )
+        if parts.fragment:
+            raise SettingsError("it holds a '#', which no key may have.")
+        given: dict[str, Any] = {"service": parts.scheme.lower(), "bucket": parts.netloc}
+        path = unquote(parts.path).strip("/")
+        if path:
+            given["path"] = path if "{" in path else f"{path}/{NAMES}"
+        for name, value in parse_qsl(parts.query, keep_blank_values=True):
+            if name in _NOT_IN_URL:
+                raise SettingsError(f"{name} does not belong into its query. Write a table [destinations.NAME] for it.")
+            given[name] = value
+        return given
+
+    async def deliver(self, attempt: Attempt) -> Receipt:
+        """Put the files of an event.
+
+        Raises:
+            RetryLater: the picture is still being downloaded, or the store is too busy.
+            Rejected: there will be no picture (the JSON is put and gives the reason), or another file has its key.
+            StoreError: the store refuses or cannot be reached; the text names the remedy.
+        """
+        event = attempt.event
+        if event.type not in SIDECAR_EVENTS:
+            return Receipt()
+        succeeded = event.type == "task.succeeded"
+        if succeeded and not attempt.media and attempt.media_pending:
+            raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
+        found = await gather(attempt, tiles=self._options.tiles, embed=self._options.embed) if succeeded else ResultFiles()
+        named = [(self._key(attempt, piece.mark, piece.stored.media.extension[1:]), piece) for piece in found.files]
+        try:
+            files = [await self._put_file(key, piece, attempt) for key, piece in named]
+            page = await self._put_sidecar(attempt, sidecar(attempt, named, found.problem))
+        except BucketError as exc:
+            if exc.fate == "later":  # a busy store is busy for every delivery
+                raise RetryLater(BUSY_SECONDS, str(exc), pause=True) from exc
+            raise (Rejected if exc.fate == "never" else StoreError)(str(exc)) from exc
+        if succeeded and not attempt.media and attempt.media_problem:
+            raise Rejected(f"Only {page['url']} was put, without the picture. {attempt.media_problem}")
+        first = files[0] if files else page
+        return Receipt(ref=first["url"], url=first.get("link"), data={"files": files, "record": page})
+
+    async def aclose(self) -> None:
+        """Do nothing: nothing stays open."""
+
+    def _key(self, attempt: Attempt, mark: str, ext: str) -> str:
+        return fill(self._options.path, attempt.event, mark=mark, ext=ext)
+
+    async def _put_file(self, key: str, piece: ResultFile, attempt: Attempt) -> dict[str, Any]:
+        attributes = {
+            "Content-Type": piece.stored.media.type,
+            DIGEST: piece.digest,
+            ORIGINAL: piece.stored.media.digest,
+            "submission": attempt.event.submission_id,
+        }
+        if self._options.cache_control:
+            attributes["Cache-Control"] = self._options.cache_control
+        etag = await (self._put_whole if piece.size <= WHOLE else self._put_large)(key, piece, attributes)
+        tile = {"tile": f"U{piece.stored.tile}"} if piece.stored.tile else {}
+        return {**await self._described(key, etag), "sha256": piece.digest, **tile}
+
+    async def _put_whole(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
+        conditional = self._options.conditional
+        if not conditional and (etag := await self._ours(key, piece)) is not None:
+            return etag
+        data = await in_thread(piece.read)
+        try:
+            return str(await (self._bucket.create if conditional else self._bucket.put)(key, data, attributes))
+        except PreconditionFailed:
+            if (etag := await self._ours(key, piece)) is not None:
+                return etag
+            raise StoreError(f"{self._url(key)} was there and is gone: another program writes there.") from None
+
+    async def _put_large(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
+        """Look first, because parts cannot be put conditionally on every store. A concurrent put writes the same."""
+        if (etag := await self._ours(key, piece)) is not None:
+            return etag
+        await in_thread(lambda: [None for _ in piece.blocks()])  # find a damaged file before its first part leaves
+        return str(await self._bucket.upload(key, piece.blocks(), attributes))
+
+    async def _ours(self, key: str, piece: ResultFile) -> str | None:
+        """Return the ETag of this very piece, or None if the key is free. Raise Rejected for another object."""
+        found = await self._bucket.head(key)
+        if found is None:
+            return None
+        # Another version of Pillow, or of us, may have made the same piece of the same original in other bytes.
+        if piece.made and found.attributes.get(ORIGINAL) == piece.stored.media.digest:
+            return found.etag
+        if found.size == piece.size and (found.attributes.get(DIGEST) or await self._digest(key)) == piece.digest:
+            return found.etag
+        raise Rejected(
+            f"Another file lies at {self._url(key)} and was left alone. Move it away, or set another path; "
+            "then replay the delivery."
+        )
+
+    async def _digest(self, key: str) -> str:
+        sha256 = hashlib.sha256()
+
+        async def add(block: bytes) -> None:
+            sha256.update(block)
+
+        await self._bucket.download(key, add)
+        return sha256.hexdigest()
+
+    async def _put_sidecar(self, attempt: Attempt, data: bytes) -> dict[str, Any]:
+        """Put the JSON under a name with its event, so that a later event replaces nothing. A retry puts the same."""
+        key = self._key(attempt, "", f"{attempt.event.type}.json")
+        attributes = {"Content-Type": "application/json", "Cache-Control": "no-cache"}
+        return await self._described(key, str(await self._bucket.put(key, data, attributes)))
+
+    async def _described(self, key: str, etag: str) -> dict[str, Any]:
+        link = await self._link(key)
+        return {"url": self._url(key), "key": key, "etag": etag} | ({"link": link} if link else {})
+
+    async def _link(self, key: str) -> str | None:
+        """Return a link that a person can open, if the options have one."""
+        if self._options.public_url is not None:
+            return f"{self._options.public_url}/{quote(key)}"
+        return await self._bucket.sign(key, self._options.link_for) if self._options.link_for is not None else None
+
+    def _url(self, key: str) -> str:
+        return f"{self._bucket.url}/{key}"

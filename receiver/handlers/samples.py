@@ -1,0 +1,139 @@
+"""Sample result for `receiver destinations test`: clearly marked, with a small real picture, of no submission."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable, Iterable
+
+from receiver.deliveries import Receipt
+from receiver.events import Event, EventType, event_id, new_id
+from receiver.handlers.base import Attempt, StoredMedia, no_tiles
+from receiver.handlers.result_files import png_chunk
+from receiver.tasks import Button, Task
+
+PROMPT = "SAMPLE, sent by receiver destinations test: a paper boat on calm water --v 6.1"
+LABELS = {"sample": "true"}
+BUTTONS = ("U1", "U2", "U3", "U4", "V1", "V2", "V3", "V4", "🔄")
+LINK = "https://example.com/receiver-sample.png"
+REASON = "SAMPLE, sent by receiver destinations test: this is how a reason looks."
+SIDE = 512
+"""Pixels of the picture's side. It is a grid of four, like Midjourney's."""
+_HALF = SIDE // 2
+_DOT = 6
+"""Pixels of a dot. A letter is five dots wide and seven high."""
+_TOP, _LEFT = 40, (_HALF - 35 * _DOT) // 2
+_LETTERS = {
+    "S": "01111 10000 10000 01110 00001 00001 11110",
+    "A": "01110 10001 10001 11111 10001 10001 10001",
+    "M": "10001 11011 10101 10101 10001 10001 10001",
+    "P": "11110 10001 10001 11110 10000 10000 10000",
+    "L": "10000 10000 10000 10000 10000 10000 11111",
+    "E": "11111 10000 10000 11110 10000 10000 11111",
+}
+_SKIES = ((250, 176, 120), (120, 170, 230), (180, 140, 210), (240, 140, 150))
+_WATER, _INK = (40, 70, 120), (255, 255, 255)
+
+STATUS: dict[EventType, str] = {
+    "task.accepted": "NOT_START",
+    "task.progressed": "IN_PROGRESS",
+    "task.input_required": "MODAL",
+    "task.succeeded": "SUCCESS",
+    "task.failed": "FAILURE",
+    "task.lost": "IN_PROGRESS",
+}
+"""Status of a task at each event."""
+_PERCENT: dict[EventType, int] = {"task.progressed": 40, "task.succeeded": 100}
+
+
+def sample_event(type: EventType, now_ms: int) -> Event:
+    """Return an event of a task that was never submitted."""
+    row_id = new_id(now_ms)
+    percent = _PERCENT.get(type)
+    failed = type in ("task.failed", "task.lost")
+    succeeded = type == "task.succeeded"
+    task = Task(
+        id="0000000000000000",
+        status=STATUS[type],
+        progress=percent,
+        action="IMAGINE",
+        prompt=PROMPT,
+        image_url=LINK if succeeded else "",
+        fail_reason=REASON if type == "task.failed" else "",
+        buttons=tuple(Button(custom_id=f"sample {name}", label=name) for name in BUTTONS) if succeeded else (),
+    )
+    return Event(
+        id=event_id(row_id, type, percent),
+        type=type,
+        submission_id=row_id,
+        created_ms=now_ms,
+        source="poll",
+        task_id=task.id,
+        status=task.status,
+        progress=percent,
+        prompt=PROMPT,
+        kind="imagine",
+        labels=LABELS,
+        state=None,
+        parent_id=None,
+        confirmed=True,
+        reason=REASON if failed else None,
+        task=task,
+    )
+
+
+def sample_attempt(
+    event: Event,
+    *,
+    destination: str,
+    deadline: float,
+    picture: StoredMedia,
+    tiles: Callable[[], Awaitable[tuple[StoredMedia, ...]]] = no_tiles,
+    others: Iterable[str] = (),
+) -> Attempt:
+    """Return the first attempt at the sample.
+
+    Args:
+        event: by `sample_event`.
+        destination: its name.
+        deadline: seconds the attempt may take.
+        picture: `sample_picture` as it is kept, for a result.
+        tiles: returns the four pictures it is cut into.
+        others: names of other destinations. Each seems to have a copy under a link.
+    """
+    result = event.type == "task.succeeded"
+    return Attempt(
+        event=event,
+        destination=destination,
+        number=1,
+        idempotency_key=new_id(event.created_ms),
+        deadline=deadline,
+        media=(picture,) if result else (),
+        receipts={name: Receipt(ref="sample", url=LINK) for name in others if name != destination},
+        tiles=tiles if result else no_tiles,
+    )
+
+
+def sample_picture() -> bytes:
+    """Return a PNG of a few kilobytes: four small seas under four skies, each with the word SAMPLE on it."""
+    skies = [(y % _HALF, _SKIES[0 if y < _HALF else 2 :][:2]) for y in range(SIDE)]
+    return png(SIDE, (_half_row(y, left) + _half_row(y, right) for y, (left, right) in skies))
+
+
+def png(side: int, rows: Iterable[bytes]) -> bytes:
+    """Return a square PNG (ISO/IEC 15948) of rows of `3 * side` bytes, red, green and blue."""
+    header = side.to_bytes(4, "big") * 2 + bytes((8, 2, 0, 0, 0))
+    data = zlib.compress(b"".join(b"\0" + row for row in rows), 9)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
+
+
+def _half_row(y: int, sky: tuple[int, int, int]) -> bytes:
+    horizon = _HALF * 5 // 8
+    ground = _WATER if y >= horizon else tuple(channel - (horizon - y) // 4 for channel in sky)
+    pixels = bytearray(bytes(ground) * _HALF)
+    line = (y - _TOP) // _DOT
+    if 0 <= line < 7:
+        for number, dot in enumerate("0".join(_LETTERS[letter].split()[line] for letter in "SAMPLE")):
+            if dot == "1":
+                start = 3 * (_LEFT + number * _DOT)
+                pixels[start : start + 3 * _DOT] = bytes(_INK) * _DOT
+    return bytes(pixels)

@@ -1,0 +1,99 @@
+"""Sidecar of a result: the `.json` beside its files, which holds the event for people and programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from ulid import ULID
+
+from receiver.events import Event, EventType
+from receiver.handlers.base import Attempt
+from receiver.handlers.cloudevents import iso_time
+from receiver.handlers.result_files import ResultFile, parameters
+
+SIDECAR_EVENTS: frozenset[EventType] = frozenset({"task.input_required", "task.succeeded", "task.failed", "task.lost"})
+"""Events after which nothing comes by itself. A destination that keeps files writes a sidecar for each."""
+
+
+def texts(event: Event) -> tuple[str, ...]:
+    """Return the prompts that a describe or shorten found."""
+    return event.task.texts if event.task is not None and event.type == "task.succeeded" else ()
+
+
+def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: str | None = None) -> bytes:
+    """Return the `.json` in UTF-8, indented. It depends on event and files only, so a retry writes the same bytes.
+
+    Args:
+        attempt: what is delivered.
+        named: each file with its name at the destination, in order.
+        problem: why there are no tiles although they were asked for.
+    """
+    event = attempt.event
+    task = event.task
+    said = {
+        "prompt": event.prompt,
+        "parameters": parameters(event.prompt),
+        "kind": event.kind,
+        "task": _task(event),
+        "labels": dict(sorted(event.labels.items())),
+        "state": event.state,
+        "lineage": {"submission": event.submission_id, "parent": event.parent_id, "button": event.button},
+        "times": {
+            # Our own time if the provider gives none.
+            "submitted": iso_time(
+                (task.submit_ms if task else None) or ULID.from_str(event.submission_id).milliseconds
+            ),
+            "started": iso_time(task.start_ms if task else None),
+            "finished": iso_time(task.finish_ms if task else None),
+            "event": iso_time(event.created_ms),
+        },
+        "texts": list(texts(event)),
+        "links": list(task.result_urls) if task else [],
+        "media": [_file(name, file) for name, file in named],
+        "media_problem": attempt.media_problem,
+        "tiles_problem": problem,
+        "event": {
+            "id": event.id,
+            "type": event.type,
+            "confirmed": event.confirmed,
+            "reason": event.reason,
+            "supersedes": event.supersedes,
+            "schema": event.schema,
+        },
+    }
+    unsaid = [name for name in ("media_problem", "tiles_problem") if said[name] is None]
+    document = {name: value for name, value in said.items() if name not in unsaid}
+    # A lone surrogate, which UTF-8 cannot encode, becomes its JSON escape.
+    return (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _file(name: str, file: ResultFile) -> dict[str, Any]:
+    """Return the entry of one file. `original` is the SHA-256 of its source, if that is another file."""
+    media = file.stored.media
+    said: dict[str, Any] = {"file": name, "sha256": file.digest, "type": media.type, "size": file.size}
+    if file.stored.tile:
+        said["tile"] = f"U{file.stored.tile}"
+    if file.insert:
+        said["original"] = media.digest
+    return {**said, "link": media.url}
+
+
+def _task(event: Event) -> dict[str, Any]:
+    """Return the task without its `state` and the echoed callback URL, which hold our tokens."""
+    task = event.task
+    return {
+        "id": event.task_id,
+        "action": task.action if task else "",
+        "status": event.status,
+        "progress": event.progress,
+        "seed": task.seed if task else "",
+        "final_prompt": task.final_prompt if task else "",
+        "description": task.description if task else "",
+        "fail_reason": task.fail_reason if task else "",
+        "buttons": [
+            {"custom_id": button.custom_id, "label": button.label, "emoji": button.emoji}
+            for button in (task.buttons if task else ())
+        ],
+    }

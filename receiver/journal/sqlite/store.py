@@ -1,0 +1,411 @@
+"""The store on one SQLite file: WAL, `synchronous=FULL`, one writer thread, one reader thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+import msgspec
+
+from receiver.disk import in_thread
+from receiver.errors import EngineRunning, JournalError
+from receiver.events import Submission
+from receiver.journal.document import Document, Transition
+from receiver.journal.sqlite import maintenance
+from receiver.journal.sqlite.documents import SQL, RowCache, insert_submission, load, submission_of
+from receiver.journal.sqlite.files import (
+    BUSY_SECONDS,
+    Ballast,
+    SameFiles,
+    check_file_system,
+    connect,
+    journal_error,
+    migrate,
+    translated,
+)
+from receiver.journal.sqlite.lock import EngineLock
+from receiver.journal.sqlite.pages import read_page
+from receiver.journal.sqlite.writer import Writer
+from receiver.journal.store import (
+    Counts,
+    DestinationCount,
+    DueKind,
+    Filter,
+    Key,
+    RowKind,
+    Rows,
+    SharedValue,
+    StoredRow,
+)
+
+T = TypeVar("T")
+Connection = sqlite3.Connection
+Changed = Callable[[frozenset[str] | None], None]
+
+_KINDS = ("attempts", "deliveries", "events", "callbacks", "submissions")
+_GONE: Mapping[str, int] = dict.fromkeys(("files", *_KINDS), 0)
+
+
+class _Raised:
+    """An exception of a transition. It wrote nothing, so that the others of its batch need not run again."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class SQLiteStore:
+    """See `receiver.journal.store.Store`. Opened by `open_store`.
+
+    Attributes:
+        engine_lock: only one engine may run on a file.
+    """
+
+    shared: ClassVar[bool] = False
+    cache_seconds = 1.0
+
+    def __init__(
+        self, path: Path, writer: Connection, reader: Connection, *, busy_seconds: float, ballast: Ballast | None
+    ) -> None:
+        self.place = str(path)
+        self.engine_lock = EngineLock(path)
+        self._path = path
+        self._busy_seconds = busy_seconds
+        self._ballast = ballast
+        self._damage: JournalError | None = None
+        self._closed = False
+        self._subscribers: list[tuple[asyncio.AbstractEventLoop, Changed]] = []
+        self._files = SameFiles(path)
+        self._cache = RowCache()
+        self._writer = Writer(
+            writer,
+            begun=self._cache.begin,
+            ending=self._cache.flush,
+            undone=self._cache.forget,
+            committed=self._committed,
+        )
+        self._reader = reader
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await self._writer.aclose()
+        self._readers.shutdown(wait=True)
+        self._reader.close()
+        self.engine_lock.release()
+
+    async def settle(self) -> None:
+        """Nothing is swept up later."""
+
+    async def check(self, *, space: bool = False) -> None:
+        if space:
+            if self._ballast is not None and (
+                await asyncio.to_thread(self._ballast.nearly_full) or not await self._has_room(self._ballast)
+            ):
+                raise self._full()
+            return
+        if self._damage is not None:
+            raise self._damage
+
+        def write(db: Connection) -> None:
+            # An UPDATE that finds no row would write nothing, and would not notice a full disk.
+            db.execute(SQL["insert_leftover"], ("",))
+            db.execute(SQL["delete_leftover"], ("",))
+
+        await self._write(write)
+
+    # Documents
+
+    async def create(self, submission: Submission) -> Submission:
+        if self._ballast is not None and not await self._has_room(self._ballast):
+            raise self._full()
+
+        def write(db: Connection) -> Submission:
+            if insert_submission(db, submission):
+                self._cache.written.add(submission.id)
+                return submission
+            (id,) = db.execute(SQL["get_once"], (submission.once,)).fetchone()
+            return cast(Document, self._cache.get(db, id)).submission
+
+        return await self._write(write)
+
+    async def load(self, ids: Sequence[str]) -> dict[str, Document]:
+        def read(db: Connection) -> dict[str, Document]:
+            db.execute("BEGIN")
+            try:
+                return {id: found for id in ids if (found := load(db, id)) is not None}
+            finally:
+                db.execute("COMMIT")
+
+        return await self._read(read)
+
+    async def update(self, id: str, transition: Transition[T]) -> T | None:
+        if self._ballast is not None and self._ballast.given_up:
+            await self._has_room(self._ballast)
+
+        def write(db: Connection) -> T | _Raised | None:
+            try:
+                document = self._cache.get(db, id)
+                return None if document is None else self._apply(document, transition)
+            except sqlite3.Error:
+                raise
+            except Exception as exc:
+                return _Raised(exc)
+
+        result = await self._run(write)
+        if isinstance(result, _Raised):
+            with translated(self._path, self._busy_seconds):
+                raise result.error
+        return result
+
+    def _apply(self, document: Document, transition: Transition[T]) -> T:
+        after, result = transition(document)
+        if after is not document:
+            if len(after.new_callbacks) > len(document.new_callbacks) and self._ballast and self._ballast.given_up:
+                raise self._full()
+            self._cache.put(after)
+        return result
+
+    async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
+        values = {"destination": destination, "now_ms": now_ms}
+        if not await self._read(lambda db: db.execute(f"{SQL['claimable']} LIMIT 1", values).fetchone()):
+            return []  # an idle engine asks often: a read costs no commit
+
+        def write(db: Connection) -> list[T]:
+            results: list[T] = []
+            seen: set[str] = set()
+            for (id,) in db.execute(SQL["claimable"], values):
+                if len(results) >= limit:
+                    break
+                if id in seen:
+                    continue
+                seen.add(id)
+                try:
+                    document = self._cache.get(db, id)
+                except msgspec.DecodeError:
+                    continue  # its row cannot be read, which holds up no other
+                if document is not None and (result := self._apply(document, transition)) is not None:
+                    results.append(result)
+            return results
+
+        return await self._write(write)
+
+    async def remove(
+        self, id: str, transition: Callable[[Document], Document | None], *, files_only: bool = False
+    ) -> Mapping[str, int] | None:
+        def write(db: Connection) -> Mapping[str, int] | None:
+            document = self._cache.get(db, id)
+            if document is None:
+                return _GONE
+            after = transition(document)
+            if after is None:
+                return None
+            values = {"id": id}
+            removed = dict(_GONE)
+            removed["files"] = db.execute(SQL["count_files"], values).fetchone()[0]
+            db.execute(SQL["leave_files"], values)
+            db.execute(SQL["delete_files"], values)
+            if files_only:
+                if after is not document:
+                    self._cache.put(after)
+                return removed
+            for kind in _KINDS:
+                removed[kind] = db.execute(SQL[f"delete_{kind}"], values).rowcount
+            self._cache.forget(id)
+            self._cache.written.add(id)
+            return removed
+
+        return await self._write(write)
+
+    async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
+        statement = SQL["delete_callback" if kind == "callbacks" else "delete_leftover"]
+        return await self._write(lambda db: db.executemany(statement, keys).rowcount) if keys else 0
+
+    # Reading
+
+    async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
+        query = f"{SQL['page_submissions']} WHERE {kind}_due_ms <= ? ORDER BY {kind}_due_ms LIMIT ?"
+        return await self._read(lambda db: [submission_of(row) for row in db.execute(query, (now_ms, limit))])
+
+    async def page(
+        self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = False
+    ) -> list[StoredRow]:
+        return await self._read(lambda db: read_page(db, kind, wanted, after, limit, newest_first=newest_first))
+
+    async def counts(self) -> Counts:
+        return await self._read(_counts)
+
+    # Shared values
+
+    async def values(self, prefix: str) -> dict[str, SharedValue]:
+        query = f"{SQL['page_values']} WHERE key >= ? AND key < ? ORDER BY key"
+        rows = await self._read(lambda db: db.execute(query, (prefix, f"{prefix}\U0010ffff")).fetchall())
+        return {row["key"]: SharedValue(key=row["key"], data=row["data"], version=row["version"]) for row in rows}
+
+    async def swap(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        def write(db: Connection) -> str | None:
+            if version is not None and db.execute(SQL["delete_value"], (key, int(version))).rowcount == 0:
+                return None
+            if data is None:
+                return ""
+            return str(db.execute(SQL["insert_value"], (key, data)).lastrowid)
+
+        try:
+            return await self._run(write)
+        except JournalError as exc:
+            if version is None and isinstance(exc.__cause__, sqlite3.IntegrityError):
+                return None  # there is a value
+            raise
+
+    def subscribe(self, changed: Changed) -> None:
+        self._subscribers.append((asyncio.get_running_loop(), changed))
+
+    # The store as a whole
+
+    async def problems(self, owners: frozenset[str]) -> list[str]:
+        return await self._beside(maintenance.problems, owners)
+
+    async def back_up(self, target: Path) -> int:
+        return await self._beside(maintenance.back_up, target)
+
+    async def compact(self) -> tuple[int, int] | None:
+        lock = EngineLock(self._path)  # of its own: ours may be held, because we are the engine
+        try:
+            lock.acquire("journal compact")
+        except EngineRunning:
+            return None
+        try:
+            return await self._beside(maintenance.compact)
+        finally:
+            lock.release()
+
+    async def scrub(self, words: str) -> str | None:
+        """Deleted rows are overwritten, except where SQLite moved rows before. Where no engine runs the file is
+        written anew. Beside one, it is searched."""
+        if await self.compact() is not None:
+            return None
+        spellings = {words.encode(errors="replace"), msgspec.json.encode(words)[1:-1]} if words else set()
+        if await self._beside(maintenance.empty_log) and not any(
+            [await self._beside(maintenance.holds, spelling) for spelling in spellings]
+        ):
+            return None
+        return (
+            "Its prompt still stands in the journal's file: another submission has the same, or unused space holds a "
+            "trace. To overwrite all unused space, stop the engine and run: receiver journal compact"
+        )
+
+    def transfer(self, *, fill: bool) -> AbstractAsyncContextManager[Rows]:
+        return maintenance.transfer(self._path, fill=fill)
+
+    # Connections
+
+    async def _write(self, operation: Callable[[Connection], T]) -> T:
+        """Run an operation that reads or writes rows by statements of its own."""
+
+        def after_changes(db: Connection) -> T:
+            self._cache.flush(db)
+            return operation(db)
+
+        return await self._run(after_changes)
+
+    async def _run(self, operation: Callable[[Connection], T]) -> T:
+        """Run an operation that may come before the changes of the batch are written."""
+        try:
+            return await self._writer.run(operation)
+        except (sqlite3.Error, OSError, msgspec.DecodeError) as exc:
+            error = journal_error(exc, self._path, self._busy_seconds)
+            if error.fault == "damaged":
+                self._damage = error
+            elif error.fault == "full" and self._ballast is not None and not self._ballast.given_up:
+                await asyncio.to_thread(self._ballast.give_up)
+            raise error from exc
+
+    def _committed(self) -> None:
+        self._files.check()
+        if self._cache.written:
+            written = frozenset(self._cache.written)
+            for loop, changed in self._subscribers:
+                with suppress(RuntimeError):  # its loop is closed
+                    loop.call_soon_threadsafe(changed, written)
+
+    async def _has_room(self, ballast: Ballast) -> bool:
+        """Once the disk was full, new submissions and callbacks are refused until there is room for more than them:
+        the rest is for what is owed already."""
+        if ballast.given_up and ballast.worth_a_look:
+            await asyncio.to_thread(ballast.make)
+        return not ballast.given_up
+
+    def _full(self) -> JournalError:
+        return JournalError(
+            f"The journal {self._path} takes nothing new: its disk is full, or nearly. Free some space; Receiver goes "
+            "on by itself.",
+            fault="full",
+        )
+
+    async def _read(self, operation: Callable[[Connection], T]) -> T:
+        with translated(self._path, self._busy_seconds):
+            if self._closed:
+                raise sqlite3.ProgrammingError("the journal is closed")
+            return await asyncio.get_running_loop().run_in_executor(self._readers, operation, self._reader)
+
+    async def _beside(self, function: Callable[..., T], *args: Any) -> T:
+        with translated(self._path, self._busy_seconds):
+            return await in_thread(partial(function, self._path, *args))
+
+
+def _counts(db: Connection) -> Counts:
+    pending, running, dead = (
+        {row["destination"]: row for row in db.execute(SQL[f"count_{status}"])}
+        for status in ("pending", "running", "dead")
+    )
+    number = {name: {key: row["number"] for key, row in rows.items()} for name, rows in {
+        "pending": pending, "running": running, "dead": dead}.items()}  # fmt: skip
+    return Counts(
+        submissions={row["display"]: row["number"] for row in db.execute(SQL["count_submissions"])},
+        destinations={
+            name: DestinationCount(
+                pending=number["pending"].get(name, 0),
+                running=number["running"].get(name, 0),
+                dead=number["dead"].get(name, 0),
+                oldest_due_ms=pending[name]["oldest_due_ms"] if name in pending else None,
+            )
+            for name in sorted({*pending, *running, *dead})
+        },
+    )
+
+
+async def open_store(
+    path: Path, *, busy_seconds: float = BUSY_SECONDS, ballast: bool = False, anywhere: bool = False
+) -> SQLiteStore:
+    """Open or make the file, bring its schema up to date, start the threads.
+
+    Args:
+        path: the file; its folder is made too.
+        busy_seconds: longest wait for another process that holds the write lock.
+        ballast: keep a file beside it that is given up when the disk is full.
+        anywhere: also on a network file system.
+
+    Raises:
+        JournalError: the file cannot be opened, is no SQLite database, was written by another version of Receiver, or
+            is on a network file system.
+        JournalLocked: another process holds the write lock.
+    """
+    if not anywhere:
+        await asyncio.to_thread(check_file_system, path)
+    weight = Ballast(path) if ballast else None
+    with translated(path, busy_seconds):
+        writer = await asyncio.to_thread(connect, path, busy_seconds)
+        try:
+            await asyncio.to_thread(migrate, writer, path)
+            reader = await asyncio.to_thread(connect, path, busy_seconds)
+        except BaseException:
+            writer.close()
+            raise
+    if weight is not None:
+        await asyncio.to_thread(weight.make)
+    return SQLiteStore(path, writer, reader, busy_seconds=busy_seconds, ballast=weight)

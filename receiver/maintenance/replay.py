@@ -1,0 +1,191 @@
+"""Replay: deliver events again because a person asks for it.
+
+A replayed delivery keeps its id, which is its idempotency key, so a destination that remembers keys drops the repeat.
+`as_new` makes a new delivery. Nothing is sent here: the engine delivers what is outstanding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+
+import structlog
+
+from receiver.clock import Clock
+from receiver.deliveries import Delivery
+from receiver.errors import InputError, NotFound
+from receiver.events import EVENT_TYPES, EventType
+from receiver.journal import Journal
+from receiver.journal.selection import Order, Replayed, Selection
+
+log = structlog.get_logger("receiver.replay")
+
+PAGE = 200
+"""Orders in one transaction, and rows read at once."""
+MAX_ORDERS = 100_000
+"""Orders of one replay: they are held in memory."""
+DECISIVE: tuple[EventType, ...] = tuple(
+    type for type in EVENT_TYPES if type not in ("task.accepted", "task.progressed")
+)
+"""Types that go to another destination unless a type or an event is named, as in automatic delivery."""
+
+
+class Replay:
+    """Plans and carries out replays on a journal.
+
+    Args:
+        destinations: names of the destinations in the settings.
+        changed: called when deliveries became due, so that an engine in this process looks at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        destinations: Collection[str],
+        clock: Clock,
+        changed: Callable[[], None] | None = None,
+    ) -> None:
+        self._journal = journal
+        self._destinations = destinations
+        self._clock = clock
+        self._changed = changed
+
+    async def of_deliveries(self, selection: Selection, *, to: str | None = None, as_new: bool = False) -> list[Order]:
+        """Return the orders that replay the selected deliveries, each to its own destination or to `to`.
+
+        Raises:
+            InputError: nothing is selected, too much is selected, or a destination does not exist.
+            NotFound: no delivery has one of the ids.
+        """
+        self._check(selection, to, Selection(ids=selection.ids))
+        orders = []
+        async for delivery in self._deliveries(selection):
+            orders.append(_order(delivery, to or delivery.destination, as_new))
+            _check_size(orders)
+        return self._distinct(orders)
+
+    async def of_events(self, selection: Selection, *, to: str | None = None, as_new: bool = False) -> list[Order]:
+        """Return the orders that replay the selected events: each of their deliveries, or one delivery each to `to`.
+
+        Without a type and without ids, only decisive events go to `to`. Raises as `of_deliveries`, and InputError if
+        no selected event ever had a delivery.
+        """
+        self._check(selection, to, Selection(ids=selection.ids, destination=selection.destination))
+        orders: list[Order] = []
+        found = 0
+        async for event_id in self._events(selection):
+            found += 1
+            orders += await self._of_event(event_id, selection, to, as_new)
+            _check_size(orders)
+        if found and not orders and to is None:
+            raise InputError("None of these events was owed to a destination. Name one with --to.")
+        return self._distinct(orders)
+
+    async def foresee(self, orders: Sequence[Order]) -> list[Replayed]:
+        """Return the result that `carry_out` would have now. Writes nothing."""
+        now_ms = self._clock.now_ms()
+        return [seen for page in _pages(orders) for seen in await self._journal.foresee(page, now_ms)]
+
+    async def carry_out(self, orders: Sequence[Order]) -> list[Replayed]:
+        """Make the deliveries due, in short transactions. Every order is on disk when this returns."""
+        done: list[Replayed] = []
+        for page in _pages(orders):
+            done += await self._journal.replay(page, self._clock.now_ms())
+        if done:
+            log.info("replay.ordered", orders=len(done))
+        if self._changed is not None:
+            self._changed()
+        return done
+
+    async def _of_event(self, event_id: str, selection: Selection, to: str | None, as_new: bool) -> list[Order]:
+        narrowed = selection.destination is not None
+        newest: dict[str, Delivery] = {}  # by destination
+        event = await self._journal.event(event_id) if narrowed or to is None else None
+        for delivery in [] if event is None else await self._journal.event_deliveries(event):
+            if selection.destination in (None, delivery.destination):
+                newest.setdefault(delivery.destination, delivery)
+        if to is None:
+            return [_order(delivery, name, as_new) for name, delivery in newest.items()]
+        named = selection.ids or selection.type or event_id.partition(".")[2] in DECISIVE
+        if not named or (narrowed and not newest):
+            return []
+        return [Order(event_id=event_id, submission_id=event_id.partition(".")[0], destination=to, as_new=as_new)]
+
+    def _check(self, selection: Selection, to: str | None, by_ids: Selection) -> None:
+        """Raise InputError unless the selection is by ids or by conditions. `by_ids` is what ids may be combined with:
+        other conditions would narrow what was named one by one."""
+        if selection.ids and selection != by_ids:
+            raise InputError("Give either ids or what to select by, not both.")
+        if selection.empty:
+            raise InputError(
+                "A replay of everything there is is refused. Say what: ids, or --task, --destination, --status, "
+                "--since or --until."
+            )
+        if to is not None:
+            self._check_destination(to, "give another name to --to")
+
+    def _check_destination(self, name: str, remedy: str) -> None:
+        if name not in self._destinations:
+            known = ", ".join(sorted(self._destinations)) or "none"
+            raise InputError(
+                f"There is no destination {name!r} in the settings. There are: {known}. Configure it, or {remedy}."
+            )
+
+    def _distinct(self, orders: list[Order]) -> list[Order]:
+        """Drop repeats: two deliveries of one event go to another destination as one."""
+        distinct = list(dict.fromkeys(orders))
+        for name in {order.destination for order in distinct}:
+            self._check_destination(name, "replay to another one with --to")
+        return distinct
+
+    async def _deliveries(self, selection: Selection) -> AsyncIterator[Delivery]:
+        for id in selection.ids:
+            found = await self._journal.delivery(id)
+            if found is None:
+                raise NotFound(f"There is no delivery {id!r} in this journal. See: receiver deliveries list")
+            yield found
+        after = ""
+        while not selection.ids:
+            page = await self._journal.select_deliveries(selection, after=after, limit=PAGE)
+            for delivery in page:
+                yield delivery
+            if len(page) < PAGE:
+                return
+            after = page[-1].id
+
+    async def _events(self, selection: Selection) -> AsyncIterator[str]:
+        for id in selection.ids:
+            if await self._journal.event(id) is None:
+                raise NotFound(f"There is no event {id!r} in this journal. See: receiver events list")
+            yield id
+        after = 0
+        while not selection.ids:
+            page = await self._journal.select_events(selection, after=after, limit=PAGE)
+            for _, id in page:
+                yield id
+            if len(page) < PAGE:
+                return
+            after = page[-1][0]
+
+
+def _check_size(orders: list[Order]) -> None:
+    if len(orders) > MAX_ORDERS:
+        raise InputError(
+            f"That is more than {MAX_ORDERS:,} deliveries at once. Replay them in parts, with --since and --until."
+        )
+
+
+def _order(delivery: Delivery, destination: str, as_new: bool) -> Order:
+    same = destination == delivery.destination and not as_new
+    return Order(
+        event_id=delivery.event_id,
+        submission_id=delivery.submission_id,
+        destination=destination,
+        delivery_id=delivery.id if same else None,
+        as_new=as_new,
+    )
+
+
+def _pages(orders: Sequence[Order]) -> Iterator[Sequence[Order]]:
+    for start in range(0, len(orders), PAGE):
+        yield orders[start : start + PAGE]
