@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from receiver.bucket.errors import BucketError, PreconditionFailed
-from receiver.bucket.options import BucketOptions, Service, read_url
-from receiver.errors import require
+from receiver.bucket.options import BucketOptions, read_url, split_url
+from receiver.extras import require
 
 if TYPE_CHECKING:
     from receiver.bucket.client import Bucket
 
-__all__ = ["BucketError", "BucketOptions", "PreconditionFailed", "Service", "open_bucket", "read_url"]
+__all__ = ["BucketError", "BucketOptions", "PreconditionFailed", "open_bucket", "read_url", "split_url"]
 
 
 def open_bucket(options: BucketOptions, folder: str = "", *, why: str, **limits: Any) -> Bucket:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -82,6 +82,19 @@ class BucketOptions(BaseModel):
         return self
 
 
+def split_url(url: str) -> SplitResult:
+    """Take a bucket's URL apart. Raise SettingsError, as `read_url`, if it is none or holds a secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise SettingsError("it is no URL such as s3://acme/pictures.") from exc
+    if "@" in parts.netloc:
+        raise SettingsError(
+            "it holds a user name or a secret. Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment."
+        )
+    return parts
+
+
 def read_url(url: str) -> tuple[BucketOptions, str]:
     """Return bucket and folder of `s3://BUCKET/FOLDER?endpoint=https://…`, also with `gs` and `az`.
 
@@ -92,14 +105,7 @@ def read_url(url: str) -> tuple[BucketOptions, str]:
         SettingsError: no such URL, a secret in it, or an unknown option. The text begins with a small letter, so that
             the name of the setting can precede it.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError as exc:
-        raise SettingsError("it is no URL such as s3://acme/pictures.") from exc
-    if "@" in parts.netloc:
-        raise SettingsError(
-            "it holds a user name or a secret. Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment."
-        )
+    parts = split_url(url)
     folder = unquote(parts.path).strip("/")
     if parts.fragment or not _FOLDER.match(folder):
         raise SettingsError(

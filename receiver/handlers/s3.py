@@ -11,12 +11,12 @@ import hashlib
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 from pydantic import AfterValidator, Field, model_validator
 from ulid import ULID
 
-from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, open_bucket
+from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, open_bucket, split_url
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError, require
@@ -190,12 +190,7 @@ class S3Handler:
         Raises:
             SettingsError: the URL holds a secret, which belongs into the environment, or an unknown option.
         """
-        parts = urlsplit(url)
-        if "@" in parts.netloc:
-            raise SettingsError(
-                "it holds a user name or a secret. Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the "
-                "environment."
-            )
+        parts = split_url(url)
         if parts.fragment:
             raise SettingsError("it holds a '#', which no key may have.")
         given: dict[str, Any] = {"service": parts.scheme.lower(), "bucket": parts.netloc}

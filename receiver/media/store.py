@@ -16,6 +16,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
 
@@ -38,6 +39,7 @@ from receiver.media.files import (
     write,
 )
 from receiver.media.links import place_of
+from receiver.media.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from receiver.bucket.client import ObjectHead
@@ -299,7 +301,7 @@ class BucketStore(Store):
         self.folder = cache.folder
         self._cache = cache
         self._check_seconds = check_seconds
-        self._downloads: dict[str, asyncio.Task[None]] = {}
+        self._downloads = SingleFlight[None]()
         self._checking = asyncio.Lock()
         self._checked: tuple[float, MediaError | None] = float("-inf"), None
         self._away = float("-inf"), ""
@@ -331,20 +333,19 @@ class BucketStore(Store):
     async def holding(self, files: Sequence[Media]) -> AsyncIterator[tuple[Path, ...]]:
         with ExitStack() as held:
             for media in files:
-                await self._hold(media, held)
-            yield tuple(self._cache.path(media) for media in files)
-
-    async def _hold(self, media: Media, held: ExitStack) -> None:
-        for _ in range(TRIES):
-            if await self._call(self._cache.hold, media, held):
-                return
-            await self._bring(media)
-        raise MediaError(
-            f"The media cache {self.folder} loses files faster than they are read. Let no other program empty it."
-        )
+                for _ in range(TRIES):
+                    if await self._call(self._cache.hold, media, held):
+                        break
+                    await self._bring(media)
+                else:
+                    raise MediaError(
+                        f"The media cache {self.folder} loses files faster than they are read. "
+                        "Let no other program empty it."
+                    )
+            yield tuple(self.path(media) for media in files)
 
     async def _bring(self, media: Media) -> None:
-        """Download a file into the cache, or wait for its download that has begun.
+        """Download a file into the cache.
 
         While the store is away, callers fail at once for some seconds. Otherwise a backlog would hold the slots of its
         destination for one time limit after the other.
@@ -352,23 +353,12 @@ class BucketStore(Store):
         until, problem = self._away
         if time.monotonic() < until:
             raise MediaError(problem)
-        task = self._downloads.get(media.digest)
-        if task is None:
-            task = asyncio.create_task(self._download(media), name=f"bring {media.digest[:12]}")
-            self._downloads[media.digest] = task
-            task.add_done_callback(lambda done: self._brought(media.digest, done))
         try:
-            # Shielded: an attempt that is cancelled must not take the file from others, and a large one still arrives.
-            await asyncio.shield(task)
+            await self._downloads.run(media.digest, partial(self._download, media))
         except MediaError as exc:
             if not exc.permanent:
                 self._away = time.monotonic() + min(self._check_seconds, FAILED_SECONDS), str(exc)
             raise
-
-    def _brought(self, digest: str, task: asyncio.Task[None]) -> None:
-        del self._downloads[digest]
-        if not task.cancelled():
-            task.exception()  # mark it as retrieved: each caller that waits gets it
 
     async def _download(self, media: Media) -> None:
         draft = Draft(self.folder, durable=False)  # after a power cut its digest shows damage
@@ -454,10 +444,7 @@ class BucketStore(Store):
 
     async def aclose(self) -> None:
         """Cancel the downloads that no caller waits for any more."""
-        downloads = list(self._downloads.values())
-        for task in downloads:
-            task.cancel()
-        await asyncio.gather(*downloads, return_exceptions=True)
+        await self._downloads.aclose()
 
     async def _probe(self) -> float:
         """Put, read and remove an object of a random name. Return the store's time in milliseconds."""
