@@ -110,7 +110,7 @@ async def test_journal_locked(house: House) -> None:
 
 
 async def test_checks_run_side_by_side(house: House) -> None:
-    """A check that hangs and one that fails are both told, within the time of one."""
+    """Checks that hang or fail are shown within the time of one."""
 
     async def hangs() -> None:
         await asyncio.Event().wait()

@@ -139,11 +139,21 @@ class Application:
         self._opening = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        if scope["type"] != "http":
-            return
+        if scope["type"] == "lifespan":  # not every platform runs one; an error in it stops the start
+            await receive()
+            try:
+                await self._open()
+            except Exception as exc:
+                await send({"type": "lifespan.startup.failed", "message": str(exc)})
+                return
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self.aclose()
+            await send({"type": "lifespan.shutdown.complete"})
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             app = await self._open()
         except ReceiverError as exc:
@@ -205,19 +215,6 @@ class Application:
             )
             self._app = opened.app
             return self._app
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """Open at the start if the server runs a lifespan. An error then stops the start."""
-        await receive()
-        try:
-            await self._open()
-        except Exception as exc:
-            await send({"type": "lifespan.startup.failed", "message": str(exc)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.aclose()
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer_after_work(
         self, engine: Engine, app: ASGIApp, scope: Scope, receive: Receive, send: Send

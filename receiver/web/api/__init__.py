@@ -104,7 +104,9 @@ class Api:
                     response = await endpoints[request.method](request, caller)
                 else:
                     self._admission.check()
-                    with self._writes.enter(_most_bytes(request)):
+                    length = request.headers.get("content-length", "")
+                    size = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else MAX_BODY
+                    with self._writes.enter(min(size, MAX_BODY)):
                         response = await endpoints["POST"](request, caller)
             except (Problem, ReceiverError) as exc:
                 error = exc if isinstance(exc, Problem) else problem_of(exc)
@@ -143,9 +145,3 @@ class Api:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-
-
-def _most_bytes(request: Request) -> int:
-    """Return how many bytes the body may have."""
-    text = request.headers.get("content-length", "")
-    return min(int(text), MAX_BODY) if text.isascii() and text.isdigit() and len(text) < 19 else MAX_BODY

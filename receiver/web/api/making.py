@@ -20,7 +20,7 @@ from receiver.journal import Journal
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.tasks import decode_json
-from receiver.web.admission import Bodies
+from receiver.web.admission import BodyLimits
 from receiver.web.api import asked
 from receiver.web.api.read_routes import find
 from receiver.web.api.records import Links, submission_record
@@ -43,7 +43,7 @@ class Making:
         self._journal = journal
         self._provider = provider
         self._clock = clock
-        self._bodies = Bodies(name="Bodies", limit=MAX_BODY, seconds=BODY_SECONDS)
+        self._bodies = BodyLimits(name="Bodies", limit=MAX_BODY, seconds=BODY_SECONDS)
         self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def submit(self, request: Request, caller: str) -> Response:

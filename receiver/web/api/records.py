@@ -122,24 +122,24 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
             MediaRecord(index=item.index, type=item.type, size=item.size, digest=item.digest) for item in row.media
         ),
         media_problem=clean(row.media_problem) if row.media_problem else None,
-        deliveries=UNSET if deliveries is None else tuple(map(_delivery_record, deliveries)),
+        deliveries=UNSET
+        if deliveries is None
+        else tuple(
+            DeliveryRecord(
+                id=item.id,
+                event=item.event_id,
+                destination=item.destination,
+                status=item.status,
+                attempts=item.attempt,
+                ref=item.receipt.ref if item.receipt else None,
+                url=item.receipt.url if item.receipt else None,
+                detail=clean(item.detail) if item.detail else None,
+            )
+            for item in deliveries
+        ),
     )
 
 
 def clean(text: str) -> str:
     """Return a sentence without secrets and control characters, of at most 1,000 characters."""
     return "".join(char if char.isprintable() else "�" for char in redact(text)[:MAX_TEXT])
-
-
-def _delivery_record(item: Delivery) -> DeliveryRecord:
-    receipt = item.receipt
-    return DeliveryRecord(
-        id=item.id,
-        event=item.event_id,
-        destination=item.destination,
-        status=item.status,
-        attempts=item.attempt,
-        ref=receipt.ref if receipt else None,
-        url=receipt.url if receipt else None,
-        detail=clean(item.detail) if item.detail else None,
-    )
