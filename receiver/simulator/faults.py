@@ -1,0 +1,349 @@
+"""Faults of the provider by name, alone or together (PROTOCOL.md §4–§9).
+
+A fault is a value with small pure hooks. Hooks of one kind run in the order of `FAULTS`, whatever order the user wrote.
+For submit answers that order is the precedence, and the first fault that answers wins: refusals, then ambiguous
+answers, then temporary ones. Every other hook is applied for every active fault.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from random import Random
+from typing import Any, TypeVar
+
+from receiver.simulator import answers
+from receiver.simulator.answers import Answer, coded
+from receiver.simulator.prompts import scene_words
+from receiver.simulator.timeline import Call, Step, Timeline, delayed, dice
+
+FAULTS = {
+    "unauthorized": "Every submit is answered 401, as if the key were wrong.",
+    "validation": "Every submit is answered with code 4, bad parameters.",
+    "banned_word": "Every submit is answered with code 24 and the word.",
+    "ambiguous_created": "Every submit is answered 400 with code 5 although the task was made and runs.",
+    "submit_html": "Every submit is answered 524 with an HTML page although the task was made and runs.",
+    "ambiguous_lost": "Every submit is answered 400 with code 5 and no task was made.",
+    "submit_500": "Every submit is answered 500 and no task was made.",
+    "system_error": "Every submit is answered with code 9 and no task was made.",
+    "saturated": "The first two submits are answered 429 with code 30.",
+    "no_channel": "The first two submits are answered 503, no channel for this model.",
+    "no_account": "The first two submits are answered with code 3, no account is free.",
+    "queue_full": "The first two submits are answered with code 23, the queue is full.",
+    "existed": "Every submit is answered with code 21 and an old task that already has the picture.",
+    "queued": "Every submit is answered with code 22 and its task starts some seconds later.",
+    "slow_answer": "Every submit is answered 5 seconds late, after the first callbacks.",
+    "numeric_result": "Task ids in submit answers are numbers instead of strings.",
+    "failure": "Every task ends in FAILURE by a time-out.",
+    "banned_later": "Every task is accepted and then fails before its start for a banned word.",
+    "false_failure": "Every task fails, by callback and fetch, and 30 seconds later succeeds all the same.",
+    "stuck_100": "Fetch and list show IN_PROGRESS 100% for good when the task is done.",
+    "relay_timeout": "Fetch and list show the relay's own one-hour FAILURE at once while the task runs and calls back.",
+    "dropped": "The callback with the end of a task is never sent.",
+    "duplicated": "Every callback is sent twice.",
+    "reordered": "The end is called back before some of the progress.",
+    "late": "Every callback is sent 20 seconds late.",
+    "hook_stripped": "The relay drops the notifyHook: no callback is ever sent.",
+    "state_missing": "Callbacks have no key `state`.",
+    "state_mangled": "Callbacks carry only the first half of the state.",
+    "foreign_token": "With every task runs another client's, whose callbacks carry this task's state to its hook.",
+    "odd_progress": "Progress is a text that holds no number, until the end.",
+    "no_buttons": "Tasks have no key `buttons`, in callbacks as in fetch and list.",
+    "forgotten": "The list leaves out every task; fetch still knows it.",
+    "unknown_to_fetch": "Neither fetch nor list knows any task, while callbacks still come.",
+    "provider_500": "The first three fetches or lists are answered 500.",
+    "provider_html": "The first three fetches or lists are answered 502 with an HTML page.",
+    "expired_link": "The first two downloads are answered 404, no longer available.",
+    "expired_for_good": "Every download is answered 404, no longer available.",
+}
+"""Name and one sentence of each fault."""
+
+SLOW, LATE, CORRECTED = 5.0, 20.0, 30.0
+"""Simulated seconds until a slow answer, by which a callback is late, and from a false FAILURE to the SUCCESS."""
+
+_PROGRESS_TEXTS = ("Waiting to start", "paused", "fast", "")
+
+Body = dict[str, Any]
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A readable submit before it is answered.
+
+    Attributes:
+        number: 1 for the first submit that this simulator received.
+        prompt: As sent; for a follow-up, the prompt of the task it builds on.
+        properties: Properties of the profile's answers.
+        accept: Makes the task and returns its id; for some requests, several ids or something else.
+        existing: Returns code 21 with an old task of the same request, None where there can be none.
+    """
+
+    number: int
+    prompt: str
+    properties: Mapping[str, Any]
+    accept: Callable[[], object]
+    existing: Callable[[], Answer | None]
+
+
+def _same(value: Value, *_: object) -> Value:
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Hooks of one fault.
+
+    Attributes:
+        answer: Decides a submit's answer, and by calling ``accept()`` if a task is made.
+        answered: Rewrites the answer to a submit.
+        timeline: Rewrites the timeline of a task.
+        fetched_timeline: Rewrites the timeline that fetch and list show.
+        calls: Rewrites the list of callbacks of a task.
+        callback: Rewrites the body of a callback.
+        fetched: Rewrites a task in fetch and list.
+        query: Answers a fetch or list, given how many there were before.
+        hides: Queries that know no task, ``fetch`` and ``list``.
+        gone: Downloads that fail before one works.
+        doubles: Another task carries this one's state and hook.
+    """
+
+    answer: Callable[[Request], Answer | None] = lambda request: None
+    answered: Callable[[Answer], Answer] = _same
+    timeline: Callable[[Timeline, Random], Timeline] = _same
+    fetched_timeline: Callable[[Timeline, Random], Timeline] = _same
+    calls: Callable[[list[Call], Random], list[Call]] = _same
+    callback: Callable[[Body], Body] = _same
+    fetched: Callable[[Body], Body] = _same
+    query: Callable[[int], Answer | None] = lambda before: None
+    hides: tuple[str, ...] = ()
+    gone: float = 0
+    doubles: bool = False
+
+
+# --- submit answers (PROTOCOL.md §4) -------------------------------------------------------------------------
+
+
+def _always(answer: Answer) -> Fault:
+    return Fault(answer=lambda request: answer)
+
+
+def _after_accepting(answer: Answer) -> Fault:
+    return Fault(answer=lambda request: (request.accept(), answer)[1])
+
+
+def _first_two(answer: Answer) -> Fault:
+    return Fault(answer=lambda request: answer if request.number <= 2 else None)
+
+
+def _banned_word(request: Request) -> Answer:
+    """Return code 24 with the longest word, and no ``result`` key (payload submit_04)."""
+    words = re.findall(r"\w+", scene_words(request.prompt)) or [request.prompt]
+    facts = {"promptEn": request.prompt, "bannedWord": max(words, key=len)}
+    return Answer(200, {"code": answers.BANNED_WORD, "description": "可能包含敏感词", "properties": facts})
+
+
+def _queued(request: Request) -> Answer:
+    waiting = dice("queue", request.number).randint(1, 5)
+    facts = {"numberOfQueues": waiting, **request.properties}
+    return coded(answers.QUEUED, f"排队中，前面还有{waiting}个任务", request.accept(), facts)
+
+
+def _queue_full(request: Request) -> Answer | None:
+    full = coded(answers.QUEUE_FULL, "Queue is full, please try again later", None, request.properties)
+    return full if request.number <= 2 else None
+
+
+def _numeric(answer: Answer) -> Answer:
+    body = answer.body
+    if isinstance(body, dict) and str(body.get("result")).isdigit():
+        return replace(answer, body={**body, "result": int(body["result"])})
+    return answer
+
+
+# --- timelines and callbacks (PROTOCOL.md §6, §7, §8) --------------------------------------------------------
+
+
+def _fail(timeline: Timeline, chance: Random) -> Timeline:
+    """Submitted, then nothing, then FAILURE: the effect of a lost websocket (PROTOCOL.md §8)."""
+    early = tuple(step for step in timeline if step.status in {"NOT_START", "SUBMITTED"})
+    return (*early, Step(timeline[-1].after, "FAILURE", "", "任务超时"))
+
+
+def _refuse(timeline: Timeline, chance: Random) -> Timeline:
+    first = timeline[0]
+    return (first, Step(first.after + chance.uniform(1.0, 2.0), "FAILURE", "", "可能包含敏感词"))
+
+
+def _fail_falsely(timeline: Timeline, chance: Random) -> Timeline:
+    *before, end = timeline
+    if end.status != "SUCCESS":
+        return timeline
+    return (*before, Step(end.after, "FAILURE", "", "任务超时"), replace(end, after=end.after + CORRECTED))
+
+
+def _stay_at_100(timeline: Timeline, chance: Random) -> Timeline:
+    *before, end = timeline
+    return (*before, replace(end, status="IN_PROGRESS")) if end.status == "SUCCESS" else timeline
+
+
+def _time_out(timeline: Timeline, chance: Random) -> Timeline:
+    return (timeline[0], Step(1.0, "FAILURE", "100%", "上游任务超时（超过1小时）"))
+
+
+def _drop_end(calls: list[Call], chance: Random) -> list[Call]:
+    return [call for call in calls if not call.step.terminal]
+
+
+def _repeat(calls: list[Call], chance: Random) -> list[Call]:
+    return [repeated for call in calls for repeated in (call, replace(call, after=call.after + 0.2))]
+
+
+def _reorder(calls: list[Call], chance: Random) -> list[Call]:
+    """Delay half of the earlier callbacks until after the last one. None is sent before its status."""
+    if not calls:
+        return []
+    end = max([call.after for call in calls if call.step.terminal] or [calls[-1].after])
+    earlier = [call for call in calls if not call.step.terminal and call.after < end]
+    held = {id(call) for call in chance.sample(earlier, (len(earlier) + 1) // 2)}
+    return [replace(call, after=end + chance.uniform(0.5, 6.0)) if id(call) in held else call for call in calls]
+
+
+def _delay(calls: list[Call], chance: Random) -> list[Call]:
+    return [replace(call, after=call.after + LATE) for call in calls]
+
+
+# --- bodies, fetch and list (PROTOCOL.md §5, §7, §9) ---------------------------------------------------------
+
+
+def _without(key: str) -> Callable[[Body], Body]:
+    return lambda body: {name: value for name, value in body.items() if name != key}
+
+
+def _with_half_a_state(body: Body) -> Body:
+    state = body.get("state")
+    return {**body, "state": state[: len(state) // 2]} if isinstance(state, str) else body
+
+
+def _with_odd_progress(body: Body) -> Body:
+    progress = str(body.get("progress") or "")
+    if body.get("status") not in {"SUBMITTED", "IN_PROGRESS"} or not progress.endswith("%"):
+        return body
+    return {**body, "progress": _PROGRESS_TEXTS[int(progress[:-1]) // 15 % len(_PROGRESS_TEXTS)]}
+
+
+def _first_three(answer: Answer) -> Fault:
+    return Fault(query=lambda before: answer if before < 3 else None)
+
+
+_AMBIGUOUS = answers.relay_error(answers.AMBIGUOUS, "do_request_failed")
+_SERVER_ERROR = answers.comet_error(500, "", "system error")
+_SATURATED = {
+    "description": "rate limited 当前分组负载已饱和，请稍后再试，或升级账户以提升服务质量。",
+    "type": "upstream_error",
+    "code": answers.SATURATED,
+}
+_NO_CHANNEL = "no available channel for group default and model mj_imagine (distributor)"
+
+_HOOKS: Mapping[str, Fault] = {
+    "unauthorized": _always(answers.unauthorized()),
+    "validation": _always(answers.validation()),
+    "banned_word": Fault(answer=_banned_word),
+    "ambiguous_created": _after_accepting(_AMBIGUOUS),
+    "submit_html": _after_accepting(answers.html_page(524, "A timeout occurred")),
+    "ambiguous_lost": _always(_AMBIGUOUS),
+    "submit_500": _always(_SERVER_ERROR),
+    "system_error": Fault(answer=lambda request: coded(answers.FAILED, "提交失败，系统异常", None, request.properties)),
+    "saturated": _first_two(Answer(429, _SATURATED)),
+    "no_channel": _first_two(answers.comet_error(503, "model_not_found", _NO_CHANNEL)),
+    "no_account": _first_two(coded(answers.NOT_FOUND, "无可用的账号实例")),
+    "queue_full": Fault(answer=_queue_full),
+    "existed": Fault(answer=lambda request: request.existing()),
+    "queued": Fault(answer=_queued, timeline=lambda timeline, chance: delayed(timeline, chance.uniform(3.0, 8.0))),
+    "slow_answer": Fault(answered=lambda answer: replace(answer, after=SLOW)),
+    "numeric_result": Fault(answered=_numeric),
+    "failure": Fault(timeline=_fail),
+    "banned_later": Fault(timeline=_refuse),
+    "false_failure": Fault(timeline=_fail_falsely),
+    "stuck_100": Fault(fetched_timeline=_stay_at_100),
+    "relay_timeout": Fault(fetched_timeline=_time_out),
+    "dropped": Fault(calls=_drop_end),
+    "duplicated": Fault(calls=_repeat),
+    "reordered": Fault(calls=_reorder),
+    "late": Fault(calls=_delay),
+    "hook_stripped": Fault(calls=lambda calls, chance: []),
+    "state_missing": Fault(callback=_without("state")),
+    "state_mangled": Fault(callback=_with_half_a_state),
+    "foreign_token": Fault(doubles=True),
+    "odd_progress": Fault(callback=_with_odd_progress, fetched=_with_odd_progress),
+    "no_buttons": Fault(callback=_without("buttons"), fetched=_without("buttons")),
+    "forgotten": Fault(hides=("list",)),
+    "unknown_to_fetch": Fault(hides=("list", "fetch")),
+    "provider_500": _first_three(_SERVER_ERROR),
+    "provider_html": _first_three(answers.html_page(502, "Bad gateway")),
+    "expired_link": Fault(gone=2),
+    "expired_for_good": Fault(gone=float("inf")),
+}
+
+
+class Faults:
+    """The active faults as one. Each has its own dice, so none disturbs another.
+
+    Raises:
+        ValueError: A name is unknown; the message lists the known ones.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        wanted = set(names)
+        if unknown := sorted(wanted - FAULTS.keys()):
+            raise ValueError(f"Unknown simulator fault {', '.join(unknown)}; there are {', '.join(FAULTS)}.")
+        self._active = {name: _HOOKS[name] for name in FAULTS if name in wanted}
+        self._faults = list(self._active.values())
+        self.doubles = any(fault.doubles for fault in self._faults)
+        """True if another task carries each task's state and hook."""
+
+    def answer(self, request: Request) -> Answer | None:
+        """Return the first answer that any fault gives, None if all is well."""
+        return next((answer for fault in self._faults if (answer := fault.answer(request))), None)
+
+    def answered(self, answer: Answer) -> Answer:
+        """Return a submit's answer as the faults leave it."""
+        return reduce(lambda value, fault: fault.answered(value), self._faults, answer)
+
+    def timeline(self, timeline: Timeline, chance: str) -> Timeline:
+        """Return the timeline as the faults leave it."""
+        for name, fault in self._active.items():
+            timeline = fault.timeline(timeline, dice(chance, name))
+        return timeline
+
+    def fetched_timeline(self, timeline: Timeline, chance: str) -> Timeline:
+        """Return the timeline that fetch and list show."""
+        for name, fault in self._active.items():
+            timeline = fault.fetched_timeline(timeline, dice(chance, name))
+        return timeline
+
+    def calls(self, calls: list[Call], chance: str) -> list[Call]:
+        """Return the callbacks as the faults leave them, in the order they are sent."""
+        for name, fault in self._active.items():
+            calls = fault.calls(calls, dice(chance, name))
+        return sorted(calls, key=lambda call: call.after)
+
+    def callback(self, body: Body) -> Body:
+        """Return a callback's body as the faults leave it."""
+        return reduce(lambda value, fault: fault.callback(value), self._faults, body)
+
+    def fetched(self, body: Body) -> Body:
+        """Return a task in fetch or list as the faults leave it."""
+        return reduce(lambda value, fault: fault.fetched(value), self._faults, body)
+
+    def query(self, before: int) -> Answer | None:
+        """Return the error for a fetch or list, given how many there were before."""
+        return next((answer for fault in self._faults if (answer := fault.query(before))), None)
+
+    def hides(self, query: str) -> bool:
+        """Return True if a ``fetch`` or ``list`` knows no task."""
+        return any(query in fault.hides for fault in self._faults)
+
+    def gone(self, before: int) -> bool:
+        """Return True if a picture is gone, given how many downloads there were before."""
+        return any(before < fault.gone for fault in self._faults)
