@@ -13,7 +13,7 @@ from receiver.cli.running import first_end, run, settings_for
 from receiver.cli.session import INTERRUPTED, send
 from receiver.errors import InputError, JournalError, ReceiverError
 from receiver.events import Submission
-from receiver.provider import Request
+from receiver.requests import Request
 from receiver.runtime import Runtime, open_runtime
 from receiver.submissions import Options
 from receiver.watchdog import end_process

@@ -10,7 +10,7 @@ from receiver.courier import Courier
 from receiver.errors import ProviderError
 from receiver.events import Submission
 from receiver.intake.facts import replace
-from receiver.provider import Request
+from receiver.requests import Request
 from receiver.runtime import open_courier
 from receiver.settings import Settings
 from receiver.submissions import Options

@@ -13,7 +13,7 @@ from receiver.cli.output import note, print_json, say
 from receiver.cli.running import run, settings_for
 from receiver.errors import Ambiguous, JournalError, MediaError, Refused, Unreachable
 from receiver.events import Submission
-from receiver.provider import Request
+from receiver.requests import Request
 from receiver.runtime import Runtime, open_runtime
 from receiver.submissions import Options
 from receiver.watchdog import end_process

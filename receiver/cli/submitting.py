@@ -24,7 +24,7 @@ from receiver.cli.options import (
 )
 from receiver.cli.options import account_filter as read_filter
 from receiver.cli.session import Session
-from receiver.provider import requests
+from receiver.requests import build
 
 
 def submit(
@@ -61,7 +61,7 @@ def submit(
     filter = read_filter(account_filter)
     prompts = [text_or_stdin(prompt)] if prompt is not None else read_prompts(file or "")
     asked = [
-        requests.imagine(text, bot_type=bot_type(bot), pictures=tuple(picture or ()), account_filter=filter)
+        build("imagine", prompt=text, bot_type=bot_type(bot), pictures=tuple(picture or ()), account_filter=filter)
         for text in prompts
     ]
     if file is not None:

@@ -32,7 +32,8 @@ from receiver.events import Event, Media, Submission
 from receiver.intake import Policy, Route
 from receiver.intake.facts import replace
 from receiver.media import Fetcher, MediaStore, Store
-from receiver.provider import Provider, Request
+from receiver.provider import Provider
+from receiver.requests import Request
 from receiver.submissions import Options
 from receiver.tasks import Task
 from receiver.tokens import Tokens

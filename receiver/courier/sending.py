@@ -9,7 +9,8 @@ from receiver.errors import InputError
 from receiver.events import Submission, new_id
 from receiver.inputs import data_uri, read_mask, read_picture
 from receiver.intake.facts import replace
-from receiver.provider import PictureField, Provider, Request, with_pictures
+from receiver.provider import Provider
+from receiver.requests import PictureField, Request, with_pictures
 from receiver.submissions import Options
 from receiver.submissions.addresses import Addresses
 from receiver.tags import Tag, write_tag

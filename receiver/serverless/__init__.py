@@ -9,7 +9,7 @@ that.
 
     from receiver.serverless import open_courier               submit where there is no journal
     async with open_courier(database="none", public_url="https://…") as courier:
-        await courier.submit(requests.imagine("a paper boat --v 6.1"))
+        await courier.submit(build("imagine", prompt="a paper boat --v 6.1"))
 """
 
 from receiver.serverless.application import Application, asgi

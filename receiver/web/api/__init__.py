@@ -16,9 +16,9 @@ from receiver.submissions import Submissions
 from receiver.web.admission import Admission
 from receiver.web.api.access import Access
 from receiver.web.api.answers import Named, guarded
-from receiver.web.api.making import MAX_BODY, Making
 from receiver.web.api.reading import Reading
 from receiver.web.api.streaming import HEARTBEAT, Streaming, Watch
+from receiver.web.api.write_routes import MAX_BODY, WriteRoutes
 
 __all__ = ["Api"]
 
@@ -62,7 +62,7 @@ class Api:
             patience=WRITE_SECONDS,
             kept="It may have been kept: GET /submissions shows that, and the same Idempotency-Key finds it.",
         )
-        self._making = Making(submissions=submissions, journal=journal, provider=provider, clock=clock)
+        self._making = WriteRoutes(submissions=submissions, journal=journal, provider=provider, clock=clock)
         self._reading = Reading(
             journal=journal,
             provider=provider,
