@@ -29,8 +29,10 @@ from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore, Store
-from receiver.provider import Provider, requests
+from receiver.provider import Provider
+from receiver.provider_health import ProviderHealth
 from receiver.engine.reconciler import Reconciler
+from receiver.requests import build
 from receiver.submissions import Options, Submissions
 from receiver.tasks import Task
 from receiver.tokens import Tokens
@@ -298,7 +300,7 @@ class Kit:
     async def prepared(self, prompt: str = "a boat", **other: Any) -> Submission:
         """Journal a request; what the request does not take is an option of its submission."""
         asked = {name: other.pop(name) for name in ("bot_type", "pictures", "account_filter") if name in other}
-        return await self.submissions.prepare(requests.imagine(prompt, **asked), Options(**other))
+        return await self.submissions.prepare(build("imagine", prompt=prompt, **asked), Options(**other))
 
     async def row(self, submission_id: str) -> Submission:
         row = await self.journal.get(submission_id)

@@ -27,8 +27,10 @@ from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_journal
 from receiver.media import Fetcher, MediaStore
-from receiver.provider import Provider, requests
+from receiver.provider import Provider
+from receiver.provider_health import ProviderHealth
 from receiver.engine.reconciler import Reconciler
+from receiver.requests import build
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
 from receiver.verification import unwrap
@@ -296,7 +298,7 @@ class Process:
         self.clock_steps = ClockSteps(journal=self.seen, clock=world.clock)
 
     async def submit(self) -> None:
-        row = await self.submissions.prepare(requests.imagine("a boat"))
+        row = await self.submissions.prepare(build("imagine", prompt="a boat"))
         self.world.submitted.append(row.id)
         with contextlib.suppress(ProviderError):  # the row says the same
             await self.submissions.send(row.id, tell=True)

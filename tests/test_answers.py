@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import Ambiguous, ReceiverError, Refused
-from receiver.provider import OUTCOMES, PATHS, Accepted, read_submit
+from receiver.provider import OUTCOMES, Accepted, read_submit
 from receiver.provider.answers import read_answer
+from receiver.requests import KINDS
 
 PAYLOADS = Path(__file__).parent / "payloads"
 
@@ -368,7 +369,7 @@ BODIES = st.binary() | st.builds(lambda value: json.dumps(value).encode(), JSON 
     st.integers(100, 599),
     st.dictionaries(st.sampled_from(["Retry-After", "Date"]), st.text()),
     BODIES,
-    st.sampled_from(sorted(PATHS)),
+    st.sampled_from(sorted(KINDS)),
 )
 def test_no_answer_breaks_the_reading(http_status: int, headers: dict[str, str], body: bytes, kind: str) -> None:
     """Whatever comes back, it is accepted or one of our errors."""

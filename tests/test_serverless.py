@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from receiver import serverless
 from receiver.errors import SettingsError
-from receiver.provider import requests
+from receiver.requests import build
 from receiver.runtime import journal_of, open_courier
 from receiver.serverless import asgi
 from receiver.settings import Settings
@@ -179,7 +179,7 @@ async def test_without_a_journal_it_is_delivered_in_the_request(tmp_path: Path) 
     """The submitter shares the key with the function and nothing else."""
     async with deployed(tmp_path, database="none") as function:
         async with open_courier(function.settings, clock=function.clock) as courier:
-            row = await courier.submit(requests.imagine("a boat"), Options(labels={"order": "17"}))
+            row = await courier.submit(build("imagine", prompt="a boat"), Options(labels={"order": "17"}))
         await function.until(1)
         assert function.pictures() == [".json", ".png"]
         [page] = (tmp_path / "outputs").glob("*.json")
@@ -200,7 +200,7 @@ async def test_another_program_submits_with_the_key_alone(tmp_path: Path, monkey
             public_url=function.settings.public_url,
             to="slack://C0123",  # which would need a token
         ) as courier:
-            row = await courier.submit(requests.imagine("a boat"), Options(to=("file",)))
+            row = await courier.submit(build("imagine", prompt="a boat"), Options(to=("file",)))
         await function.until(1)
         assert row.id in next((tmp_path / "outputs").glob("*.json")).name
 
@@ -211,7 +211,7 @@ async def test_without_a_journal_a_result_that_is_not_delivered_is_an_error(tmp_
     with logged() as lines:
         async with deployed(tmp_path, database="none", destinations={"broken": table}) as function:
             async with open_courier(function.settings, clock=function.clock) as courier:
-                await courier.submit(requests.imagine("a boat"))
+                await courier.submit(build("imagine", prompt="a boat"))
             async with asyncio.timeout(20):
                 while not (told := [line for line in lines if line["event"] == "callback.refused"]):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)

@@ -14,13 +14,9 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from receiver.errors import InputError
-from receiver.provider import SPEEDS
+from receiver.requests import BOTS, SPEEDS
 from receiver.settings.kinds import parse_keep
 from receiver.submissions import Options
-
-C = TypeVar("C", bound=str)
-
-BOTS = {"midjourney": "MID_JOURNEY", "niji": "NIJI_JOURNEY"}
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Reference = Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")]

@@ -1,4 +1,4 @@
-"""What follows a task: `action`, `modal`, `seed` and `cancel`."""
+"""Follow-ups of a task: `action`, `modal`, `seed` and `cancel`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def cancel(reference: Reference) -> None:
         await runtime.provider.cancel(task_id)
 
     task_id, _ = _ask(reference, ask)
-    note(f"The provider was asked to cancel task {task_id}. What became of it: receiver wait {reference}")
+    note(f"The provider was asked to cancel task {task_id}. See its result: receiver wait {reference}")
 
 
 def _ask(reference: str, question: Callable[[Runtime, str], Awaitable[T]]) -> tuple[str, T]:

@@ -10,7 +10,7 @@ from typing import TypedDict
 import msgspec
 
 from receiver.errors import InputError
-from receiver.provider import Request
+from receiver.requests import Request
 from receiver.submissions import Options
 
 

@@ -1,4 +1,4 @@
-"""What Python users ask of the provider: one method for each kind of request."""
+"""The requests of `Receiver`: one method for each kind. A test compares their signatures with `KINDS`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from receiver.provider import Request, requests
+from receiver.requests import build
 from receiver.runtime.handle import TaskHandle, send
 from receiver.runtime.options import How, to_options
 from receiver.runtime.wiring import Runtime
@@ -17,7 +17,7 @@ class Requests(ABC):
 
     @abstractmethod
     def _started(self) -> Runtime:
-        """What a Receiver that has started is made of. Raises NotStarted."""
+        """Return the runtime of a started Receiver. Raises NotStarted."""
 
     async def imagine(
         self,
@@ -35,7 +35,7 @@ class Requests(ABC):
             task = await receiver.imagine("a paper boat --v 6.1", labels={"order": "17"}, to=["album"])
 
         Args:
-            prompt: 1–6000 characters; parameters such as `--ar 3:2` stand in it, links to reference pictures at its
+            prompt: 1–6000 characters. It holds parameters such as `--ar 3:2`, and links to reference pictures at its
                 start.
             bot_type: MID_JOURNEY or NIJI_JOURNEY.
             pictures: at most 5 reference pictures, as paths or data URIs.
@@ -43,19 +43,20 @@ class Requests(ABC):
             how: see `How`.
 
         Returns:
-            The task. A provider that is only busy is no error: the request is kept, and the engine sends it again.
+            The task. A busy provider is no error: the request is kept, and the engine sends it again.
 
         Raises:
-            InputError: a value that cannot be sent; nothing was.
+            InputError: a value cannot be sent; nothing was.
             Conflict: the name `once` was given to another request.
             Refused: the provider will make no task of it.
             Unreachable: the provider could not be reached; nothing was sent.
-            Ambiguous: the answer was lost. It may have been charged, so it is never sent again; if a task was made
-                and a callback URL went along, the result still comes to the destinations.
+            Ambiguous: the answer was lost. The request may have been charged, so it is never sent again. If a task
+                was made and a callback URL was sent, the result still comes to the destinations.
             JournalError, MediaError: nothing was sent.
         """
-        request = requests.imagine(prompt, bot_type=bot_type, pictures=pictures, account_filter=account_filter)
-        return await self._submit(request, how)
+        return await self._submit(
+            "imagine", how, prompt=prompt, bot_type=bot_type, pictures=pictures, account_filter=account_filter
+        )
 
     async def blend(
         self, pictures: Sequence[str], *, dimensions: str | None = None, bot_type: str | None = None, **how: Unpack[How]
@@ -71,7 +72,7 @@ class Requests(ABC):
             dimensions: PORTRAIT, SQUARE or LANDSCAPE.
             bot_type, how: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit(requests.blend(pictures, dimensions=dimensions, bot_type=bot_type), how)
+        return await self._submit("blend", how, pictures=pictures, dimensions=dimensions, bot_type=bot_type)
 
     async def describe(
         self, source: str, *, bot_type: str | None = None, language: str | None = None, **how: Unpack[How]
@@ -89,7 +90,7 @@ class Requests(ABC):
             language: of the texts, like `en` or `zh-CN`; not every provider knows it.
             bot_type, how: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit(requests.describe(source, bot_type=bot_type, language=language), how)
+        return await self._submit("describe", how, source=source, bot_type=bot_type, language=language)
 
     async def shorten(self, prompt: str, *, bot_type: str | None = None, **how: Unpack[How]) -> TaskHandle:
         """Shorter prompts that mean the same: the result's `task.texts`.
@@ -101,7 +102,7 @@ class Requests(ABC):
         Args:
             prompt, bot_type, how: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit(requests.shorten(prompt, bot_type=bot_type), how)
+        return await self._submit("shorten", how, prompt=prompt, bot_type=bot_type)
 
     async def video(
         self,
@@ -125,20 +126,22 @@ class Requests(ABC):
             task = await receiver.video("boat.png", prompt="the boat sails away", motion="high")
 
         Args:
-            image: the first frame, as a path, data URI or link; an `action` needs none.
-            prompt: what happens in the video.
+            image: the first frame, as a path, data URI or link. An `action` needs none.
+            prompt: the events in the video.
             motion: low or high.
-            action: what to do with an earlier video task, e.g. `extend`; needs `task_id` and `index`.
-            index: which of that task's videos, 0–3.
-            task_id: that task, as the provider calls it.
+            action: a word like `extend`, for an earlier video task. It needs `task_id` and `index`.
+            index: number of a video of that task, 0–3.
+            task_id: the provider's id of that task.
             end_image: the last frame, given as `image`.
-            loop: whether the end leads into the beginning.
+            loop: True if the end leads into the beginning.
             video_type: vid_1.1_i2v_480 or vid_1.1_i2v_720.
-            batch_size: how many videos: 1, 2 or 4.
+            batch_size: number of videos: 1, 2 or 4.
             how: as `imagine`, whose errors are raised here too.
         """
-        request = requests.video(
-            image,
+        return await self._submit(
+            "video",
+            how,
+            image=image,
             prompt=prompt,
             motion=motion,
             action=action,
@@ -149,7 +152,6 @@ class Requests(ABC):
             video_type=video_type,
             batch_size=batch_size,
         )
-        return await self._submit(request, how)
 
     async def edits(
         self,
@@ -168,11 +170,10 @@ class Requests(ABC):
 
         Args:
             image: a path, data URI or link.
-            mask: where to repaint, as a path or data URI: white is repainted.
+            mask: area to repaint, as a path or data URI: white is repainted.
             prompt, account_filter, how: as `imagine`, whose errors are raised here too.
         """
-        request = requests.edits(prompt, image, mask=mask, account_filter=account_filter)
-        return await self._submit(request, how)
+        return await self._submit("edits", how, prompt=prompt, image=image, mask=mask, account_filter=account_filter)
 
     async def swap(self, source: str, target: str, **how: Unpack[How]) -> TaskHandle:
         """The face of one picture in another.
@@ -186,7 +187,7 @@ class Requests(ABC):
             target: the picture it goes into.
             how: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit(requests.swap(source, target), how)
+        return await self._submit("swap", how, source=source, target=target)
 
     async def upload(self, pictures: Sequence[str], *, account_filter: Mapping[str, Any] | None = None) -> list[str]:
         """Links for 1–5 pictures, to be used in prompts. No task is made, and nothing is journalled.
@@ -199,10 +200,11 @@ class Requests(ABC):
         Raises:
             InputError, ProviderError: as `imagine`.
         """
-        request = requests.upload(pictures, account_filter=account_filter)
+        request = build("upload", pictures=pictures, account_filter=account_filter)
         return await self._started().submissions.upload(request)
 
-    async def _submit(self, request: Request, how: How) -> TaskHandle:
+    async def _submit(self, kind: str, how: How, **values: Any) -> TaskHandle:
+        request = build(kind, **values)
         runtime = self._started()
         row = await runtime.submissions.prepare(request, to_options(how, request))
         return TaskHandle(self._started, await send(runtime, row))

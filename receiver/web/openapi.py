@@ -1,4 +1,4 @@
-"""The OpenAPI document: every address of the web application, with the structs that read and write its bodies."""
+"""The OpenAPI document: every address of the web application, and the structs of its bodies."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.events import Event
-from receiver.web.api import asked
+from receiver.web.api import schemas as bodies
+from receiver.web.api.answers import json
 from receiver.web.api.records import STATUSES, Links, ProblemRecord, Seed, SubmissionRecord
 from receiver.web.api.responses import json
 
 VERSION = "1"
-"""Of the API; it rises when something that worked stops working."""
+"""Version of the API. It rises with an incompatible change."""
 
 Schema = dict[str, Any]
 
-_ASKED: tuple[type, ...] = (
-    *(type for type, _ in asked.KINDS.values()),
-    asked.Upload,
-    asked.Press,
-    asked.Answer,
-    asked.Watch,
-)
+_ASKED: tuple[type, ...] = (*bodies.SUBMITTED.values(), bodies.Upload, bodies.Press, bodies.Answer, bodies.Watch)
 _GIVEN: tuple[type, ...] = (SubmissionRecord, Event, Links, Seed, ProblemRecord)
 _REF = "#/components/schemas/"
 
@@ -37,12 +32,12 @@ class Operation:
     """One method of one path.
 
     Attributes:
-        summary: what it does.
-        body: what is sent.
-        answers: status → (what is sent back, in words, and its content by media type).
+        summary: its effect.
+        body: schema of the request's body.
+        answers: status → (description of the answer, and its content by media type).
         problems: statuses of the problems worth naming, beside 401.
-        parameters: those that are not in the path.
-        open: whether it asks for no token.
+        parameters: parameters outside the path.
+        open: True if it needs no token.
     """
 
     summary: str
@@ -87,9 +82,9 @@ _MADE = {
     ),
 }
 _CALLBACK = Operation(
-    summary="What the provider calls; nobody else has a reason to.",
+    summary="Callback of the provider.",
     body={"type": "object", "required": ["id"], "properties": {"id": {"type": ["string", "integer"]}}},
-    answers={200: ("It is kept and believed.", _OBJECT), 202: ("It is kept; the provider is asked.", _OBJECT)},
+    answers={200: ("It is kept and accepted.", _OBJECT), 202: ("It is kept; the provider is asked.", _OBJECT)},
     problems=(404, 408, 413, 415, 422),
     open=True,
 )
@@ -103,7 +98,7 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
                 _query("limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": 200, "default": 20}),
                 _query(
                     "status",
-                    "Where they stand. `accepted` finds everything the provider took.",
+                    "Their status. `accepted` finds everything the provider took.",
                     {"type": "string", "enum": list(STATUSES)},
                 ),
             ),
@@ -111,7 +106,7 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
         ),
         "post": Operation(
             summary="Submit. It is journalled, then sent at once.",
-            body={"oneOf": [_ref(type) for type, _ in asked.KINDS.values()]},
+            body={"oneOf": [_ref(type) for type in bodies.SUBMITTED.values()]},
             answers=_MADE,
             problems=(400, 408, 409, 413, 415, 422, 502, 503),
             parameters=(_KEY,),
@@ -119,8 +114,8 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     },
     "/submissions/watch": {
         "post": Operation(
-            summary="Take over a task somebody else submitted: it is followed and delivered like our own.",
-            body=_ref(asked.Watch),
+            summary="Take over a task that was submitted elsewhere. It is followed and delivered like our own.",
+            body=_ref(bodies.Watch),
             answers={200: ("It was taken over before.", _SUBMISSION), 201: ("It is followed from now.", _SUBMISSION)},
             problems=(400, 404, 408, 413, 415, 422, 502, 503),
         ),
@@ -128,7 +123,7 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     "/submissions/{id}": {
         "get": Operation(
             summary="One submission, by its id or its task's.",
-            answers={200: ("What became of it, with its deliveries.", _SUBMISSION)},
+            answers={200: ("The submission with its deliveries.", _SUBMISSION)},
             problems=(404,),
         ),
     },
@@ -137,7 +132,7 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             summary="Its events; with `Accept: text/event-stream` as they happen.",
             answers={
                 200: (
-                    "The oldest first. The stream ends after the last word, when the files are there.",
+                    "The oldest first. The stream ends after the last event, when the files are there.",
                     {
                         **_json({"type": "array", "items": _ref(Event)}),
                         "text/event-stream": {"schema": {"type": "string"}},
@@ -174,7 +169,7 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     "/submissions/{id}/actions": {
         "post": Operation(
             summary="Press a button of a finished task. The same one a second time gives the first one's submission.",
-            body=_ref(asked.Press),
+            body=_ref(bodies.Press),
             answers=_MADE,
             problems=(400, 404, 408, 409, 413, 415, 422, 502, 503),
             parameters=(_KEY | {"description": "Only with `again`: a repeat of this very request is no further one."},),
@@ -183,7 +178,7 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     "/submissions/{id}/modal": {
         "post": Operation(
             summary="Answer a task that asks for input; the same task goes on.",
-            body=_ref(asked.Answer),
+            body=_ref(bodies.Answer),
             answers={200: ("The provider took it.", _SUBMISSION), 202: ("It is kept; see `reason`.", _SUBMISSION)},
             problems=(400, 404, 408, 413, 415, 422, 502, 503),
         ),
@@ -191,14 +186,14 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     "/submissions/{id}/cancel": {
         "post": Operation(
             summary="Ask the provider to stop a task, where it lets its users do so.",
-            answers={202: ("It was asked; an event tells what became of it.", _SUBMISSION)},
+            answers={202: ("It was asked; an event shows the effect.", _SUBMISSION)},
             problems=(404, 409, 422, 502, 503),
         ),
     },
     "/uploads": {
         "post": Operation(
             summary="Put pictures where prompts can point to them.",
-            body=_ref(asked.Upload),
+            body=_ref(bodies.Upload),
             answers={200: ("Their links.", _json(_ref(Links)))},
             problems=(400, 408, 413, 415, 422, 502, 503),
         ),
@@ -208,27 +203,27 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     },
     "/callbacks": {"post": _CALLBACK},
     "/callbacks/{token}": {"post": _CALLBACK},
-    "/livez": {"get": Operation(summary="Whether the process answers.", answers={200: ("ok", _TEXT)}, open=True)},
+    "/livez": {"get": Operation(summary="Check that the process answers.", answers={200: ("ok", _TEXT)}, open=True)},
     "/readyz": {
         "get": Operation(
-            summary="Whether a callback that comes now would be kept.",
+            summary="Check that callbacks can be kept now.",
             answers={200: ("Ready.", _OBJECT), 503: ("Not ready, and why.", _OBJECT)},
             open=True,
         ),
     },
 }
-"""Every operation there is, by path and method."""
+"""Every operation by path and method."""
 
 
 async def openapi(request: Request) -> Response:
-    """`GET /openapi.json`: for everyone, because it tells nothing that is not printed anyway."""
+    """`GET /openapi.json`. It needs no token, because it holds nothing secret."""
     where = request.scope.get("root_path") or "/"
     return json({**document(), "servers": [{"url": where}]})
 
 
 @cache
 def document() -> dict[str, Any]:
-    """The whole document, but for where we are mounted."""
+    """Return the whole document, without the address of the mount."""
     _, schemas = msgspec.json.schema_components([*_ASKED, *_GIVEN], ref_template=_REF + "{name}")
     for schema in schemas.values():
         schema["description"] = cleandoc(schema["description"])
@@ -288,10 +283,10 @@ _PROBLEMS = {
     401: "No token, or a wrong one.",
     404: "There is no such thing.",
     408: "The body did not come in time.",
-    409: "It does not go together with what there is.",
+    409: "It conflicts with an earlier request, or with the submission's status.",
     410: "The file is no longer there.",
     413: "The body is too large.",
-    415: "The body does not call itself JSON, or is compressed.",
+    415: "The Content-Type is not JSON, or the body is compressed.",
     422: "Something in the request cannot be sent, or the provider refused it: see `outcome`.",
     502: "The provider cannot be reached, or does not take our key.",
     503: "Not now; send it again after a while.",

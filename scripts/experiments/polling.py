@@ -21,8 +21,8 @@ from receiver.events import Submission
 from receiver.intake import decisions
 from receiver.intake.rules import Rules
 from receiver.journal import Change
-from receiver.provider import requests
 from receiver.engine.reconciler import Reconciler
+from receiver.requests import build
 from receiver.runtime import Runtime
 from receiver.simulator import Simulator, pictures
 from receiver.testing import make_media
@@ -174,7 +174,7 @@ async def submit(receiver: Runtime, count: int) -> list[Submission]:
 
     async def one(number: int) -> Submission:
         async with gate:
-            row = await receiver.submissions.prepare(requests.imagine(f"{PROMPT} --seed {number}"))
+            row = await receiver.submissions.prepare(build("imagine", prompt=f"{PROMPT} --seed {number}"))
             try:
                 return await receiver.submissions.send(row.id)
             except (Refused, Ambiguous):
