@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import asyncpg
 from postgres_server import Server
 
-from receiver.journal.postgres import PostgresJournal, open_postgres
+from receiver.journal import Journal
+from receiver.journal.postgres import open_store
 
 _running: list[Server] = []
 _restarted: list[Server] = []
@@ -67,8 +68,7 @@ async def new_database(name: str = "fresh", *, encoding: str = "UTF8", server: S
 
 
 TABLES = (
-    "submissions", "callbacks", "events", "deliveries", "attempts", "destinations", "troubles", "files", "leftovers",
-    "engines", "leases", "commits",
+    "submissions", "callbacks", "events", "deliveries", "attempts", "files", "leftovers", "shared_values",
 )  # fmt: skip
 _shared: list[str] = []
 
@@ -77,7 +77,7 @@ async def empty_database() -> str:
     """URL of the database that all tests of this process use, one after the other."""
     if not _shared:
         _shared.append(await new_database("shared"))
-        await (await open_postgres(_shared[0])).aclose()
+        await (await open_store(_shared[0])).aclose()
     # A TRUNCATE makes new files, and costs ten times as much where there are few rows.
     await _run(";".join(f"DELETE FROM receiver.{table}" for table in TABLES), _shared[0])  # noqa: S608
     return _shared[0]
@@ -89,8 +89,8 @@ class PostgresStore:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    async def open(self) -> PostgresJournal:
-        return await open_postgres(self.url)
+    async def open(self) -> Journal:
+        return Journal(await open_store(self.url))
 
     async def execute(self, statement: str, *values: object) -> None:
         """What another program does to it."""

@@ -1,5 +1,5 @@
 """The journal on PostgreSQL (14 or newer): for many processes on many machines."""
 
-from receiver.journal.postgres.journal import PostgresJournal, open_postgres
+from receiver.journal.postgres.store import PostgresStore, open_store
 
-__all__ = ["PostgresJournal", "open_postgres"]
+__all__ = ["PostgresStore", "open_store"]

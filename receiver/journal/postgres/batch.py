@@ -1,298 +1,421 @@
-"""A batch of additions and changes: every decision, in turn, each on what the one before made of its row, and what they
-come to, written in as few statements as there can be."""
+"""Group commit: transitions that wait together share a transaction.
+
+A batch is optimistic. Documents come from a cache, or are read without locks, and are written only if they still have
+the version that was read. After a conflict the batch runs again on rows that it has locked.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from typing import Any
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from receiver.deliveries import Delivery
-from receiver.events import Callback, Event, Submission
-from receiver.journal import Change, Changed
-from receiver.journal.needed import digests
-from receiver.journal.postgres.columns import (
-    ALL,
-    CHANGING,
-    callback_rows,
-    columns,
-    event_rows,
-    full_rows,
-    heard_rows,
-    owed_rows,
+from receiver.deliveries import AttemptRecord
+from receiver.events import Event, Submission
+from receiver.journal.document import Document, Transition, file_digests, open_deadline, replace
+from receiver.journal.postgres.connections import Connections, Transaction
+from receiver.journal.postgres.faults import OUTSIDE, Connection, asyncpg, is_lost
+from receiver.journal.postgres.statements import (
+    Working,
+    fetch,
+    label_text,
+    read_document,
+    read_event,
+    write_statement,
 )
-from receiver.journal.postgres.connections import Mark
-from receiver.journal.postgres.driver import Connection
-from receiver.journal.postgres.operations import Add, Applied, Keep, Operation, Stale, changed_id
-from receiver.journal.postgres.seen import Known
-from receiver.journal.postgres.statements import rows, run
-from receiver.journal.rows import from_row, to_json
-from receiver.journal.rules import only_heard
+from receiver.journal.rows import delivery_from_row, to_json, to_row
+from receiver.journal.store import Filter, fits_submission
+from receiver.tasks import clean_text
 
-NUL = "\\u0000"
-"""In JSON. An event that holds it comes back whole, but nothing can be cut out of it by the server."""
+CACHED = 4096
+"""Documents in memory, a few kilobytes each."""
+CONFLICTS = 5
+"""Tries of a batch. Only names that are given away and freed at the same time take more than two."""
 
 
-@dataclass(slots=True)
-class _Added:
-    """What comes of an addition, when it is written."""
+class Conflict(Exception):
+    """A document was written by another transaction since it was read."""
 
-    batch: Batch
+
+class RowCache:
+    """Documents as they were last committed. A task calls back about ten times, and reading its document again costs
+    more than deciding about it."""
+
+    def __init__(self, limit: int = CACHED) -> None:
+        self._limit = limit
+        self._documents: dict[str, Document] = {}
+
+    def get(self, id: str) -> Document | None:
+        return self._documents.get(id)
+
+    def put(self, documents: Iterable[Document]) -> None:
+        """Keep committed documents in place of those that were written longest ago."""
+        for document in documents:
+            old = self._documents.pop(document.id, None)
+            if old is None and len(self._documents) >= self._limit:
+                del self._documents[next(iter(self._documents))]
+            self._documents[document.id] = document if old is None or old.version < document.version else old
+
+    def forget(self, ids: Iterable[str]) -> None:
+        for id in ids:
+            self._documents.pop(id, None)
+
+    def clear(self) -> None:
+        """Forget all: a new connection may lead to a server that took over, with older rows."""
+        self._documents.clear()
+
+
+# Documents and rows
+
+
+async def load(db: Connection, ids: Sequence[str]) -> dict[str, Document]:
+    """Read documents without locks, all as of one moment."""
+    found: dict[str, list[Any]] = {}
+    for row in await fetch(db, "load", ids=[clean_text(id) for id in ids]):
+        found.setdefault(row["document_id"], []).append(row)
+    return {id: _document(rows) for id, rows in found.items()}
+
+
+def _document(rows: Sequence[Mapping[str, Any]]) -> Document:
+    document = read_document(rows[0])
+    if rows[0]["id"] is None:
+        return document
+    return replace(
+        document,
+        deliveries=tuple(delivery_from_row(row) for row in rows),
+        events=tuple({row["event_id"]: read_event(row["event"]) for row in rows if row["event"] is not None}.values()),
+        attempts=tuple(
+            AttemptRecord(
+                delivery_id=row["id"], number=row["attempt"], started_ms=row["started_ms"], manual=row["attempt_manual"]
+            )
+            for row in rows
+            if row["started_ms"] is not None
+        ),
+    )
+
+
+SETTLED = Filter(settled=True)
+Columns = dict[str, Any]
+
+
+def changing_columns(row: Submission, version: int) -> Columns:
+    """Return the columns of a submission to search by that may change."""
+    return {
+        "id": row.id, "version": version, "task_id": row.task_id, "once": row.once, "status": row.status,
+        "display": row.standing, "task_status": clean_text(row.task_status), "ended": row.ended, "hooked": row.hooked,
+        "settled": fits_submission(row, SETTLED), "send_due_ms": row.send_due_ms, "poll_due_ms": row.poll_due_ms,
+        "media_due_ms": row.media_due_ms, "deadline_due_ms": open_deadline(row),
+    }  # fmt: skip
+
+
+def all_columns(document: Document, version: int = 1) -> Columns:
+    """Return all columns of a document's row."""
+    row = document.submission
+    return changing_columns(row, version) | {
+        "kind": row.kind, "prompt": clean_text(row.prompt).casefold(), "labels": label_text(row.labels),
+        "parent_id": row.parent_id, "body": to_json(row), "working": _working(document),
+    }  # fmt: skip
+
+
+def _working(document: Document) -> str:
+    return to_json(Working(document.known, document.newest, document.receipts))
+
+
+def _same_working(one: Document, other: Document) -> bool:
+    return (one.known, one.newest, one.receipts) == (other.known, other.newest, other.receipts)
+
+
+def event_columns(event: Event) -> Columns:
+    return {
+        "id": event.id, "submission_id": event.submission_id, "type": event.type, "created_ms": event.created_ms,
+        "body": to_json(event),
+    }  # fmt: skip
+
+
+def difference(before: Document, after: Document, rows: dict[str, list[Columns]]) -> None:
+    """Add the rows to write, by part of the statement (see `queries.sql`)."""
+    old, new = before.submission, after.submission
+    rows["written"].append(
+        changing_columns(new, before.version)
+        | {
+            "body": None if new is old else to_json(new),
+            "working": None if _same_working(before, after) else _working(after),
+        }
+    )
+    rows["events"] += map(event_columns, after.new_events)
+    rows["callbacks"] += map(to_row, after.new_callbacks)
+    rows["attempts"] += map(to_row, {(item.delivery_id, item.number): item for item in after.new_attempts}.values())
+    was = {item.id: item for item in before.deliveries}
+    for id, item in {item.id: item for item in (*after.closed, *after.deliveries)}.items():
+        if id not in was:
+            rows["owed"].append(to_row(item))
+        elif item is not was[id]:
+            rows["moved"].append(to_row(item))
+    if new is not old:
+        digests = file_digests(new) - file_digests(old)
+        rows["files"] += [{"submission_id": new.id, "digest": digest} for digest in sorted(digests)]
+
+
+async def write(db: Connection, pairs: Sequence[tuple[Document, Document]]) -> str | None:
+    """Write documents, each as it was and as it is now. Return the transaction's id, None if there are none.
+
+    Raises:
+        Conflict: one of them does not have the version that was read.
+        UniqueViolationError: the id of an event or a delivery is taken.
+    """
+    rows: dict[str, list[Columns]] = {
+        part: [] for part in ("written", "events", "callbacks", "owed", "moved", "attempts", "files")
+    }
+    # In one order for all, so that no two transactions wait for each other.
+    for before, after in sorted(pairs, key=lambda pair: pair[0].id):
+        difference(before, after, rows)
+    if not pairs:
+        return None
+    statement = write_statement(tuple(part for part, some in rows.items() if some))
+    values = {
+        f"{part}_{name}": [row[name] for row in some] for part, some in rows.items() if some for name in some[0]
+    }  # fmt: skip
+    (counts,) = await fetch(db, statement, **values)
+    if counts["written"] != len(pairs):
+        raise Conflict
+    if rows["owed"] and counts["owed"] != len(rows["owed"]):
+        raise asyncpg.UniqueViolationError("a delivery has the id of another one (UNIQUE id)")
+    return str(counts["xid"])
+
+
+async def create(transaction: Transaction, created: Sequence[Submission]) -> dict[str, Submission]:
+    """Write new submissions. Return those that had a name before one of the new ones could take it, by name.
+
+    Raises:
+        UniqueViolationError: an id is taken.
+        Conflict: a name was taken and has just come free.
+    """
+    values = [all_columns(Document(submission=row)) for row in created]
+    found = await fetch(transaction.db, "create", **{name: [row[name] for row in values] for name in values[0]})
+    kept = {row["id"] for row in found}
+    transaction.xid = found[0]["xid"] if found else transaction.xid
+    digests = [(row.id, digest) for row in created if row.id in kept for digest in sorted(file_digests(row))]
+    if digests:
+        ids, names = zip(*digests, strict=True)
+        await fetch(transaction.db, "files", files_submission_id=ids, files_digest=names)
+    left = {row.once for row in created if row.once is not None and row.id not in kept}
+    if not left:
+        return {}
+    named = await fetch(transaction.db, "named", names=sorted(left))
+    if len(named) < len(left):
+        raise Conflict
+    return {row["once"]: msgspec.json.decode(row["body"], type=Submission) for row in named}
+
+
+# Batches
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
     submission: Submission
 
-    def __call__(self) -> Submission:
-        return self.batch.named.get(self.submission.once or "", self.submission)
+    @property
+    def id(self) -> str:
+        return self.submission.id
 
 
-@dataclass(slots=True)
-class _Altered:
-    """What comes of a change, when it is written."""
-
-    batch: Batch
-    change: Change
-    fresh: tuple[Event, ...] = ()
-
-    def __call__(self) -> Changed:
-        return Changed(submission=self.change.submission, events=self.fresh)
+@dataclass(frozen=True, slots=True)
+class Update:
+    id: str
+    transition: Transition[Any]
 
 
-@dataclass(slots=True)
+Operation = Create | Update
+
+
 class Batch:
-    """What was decided, until it is written."""
+    """Some operations, and their outcomes.
 
-    known: Mapping[str, Known]
-    now: dict[str, Submission] = field(init=False)
-    added: list[Submission] = field(default_factory=list)
-    altered: list[_Altered] = field(default_factory=list)
-    callbacks: list[tuple[str, int, str | None, bytes]] = field(default_factory=list)
-    fresh: dict[str, Known] = field(default_factory=dict)
-    """Submissions that were added."""
-    bodies: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    """The new ones, of submissions that were written."""
-    owed: Sequence[Delivery] = ()
-    """Once it is known which events are new."""
-    named: dict[str, Submission] = field(default_factory=dict)
-    """By name, submissions that had it before one of ours could take it."""
+    Attributes:
+        outcomes: in order. An exception is the outcome of its own operation only.
+        written: documents as they are after the commit.
+        created: the same for new submissions.
+    """
 
-    def __post_init__(self) -> None:
-        self.now = {id: one.row for id, one in self.known.items()}
+    def __init__(self, operations: Sequence[Operation], cache: RowCache) -> None:
+        self._operations = operations
+        self._cache = cache
+        self._ids = sorted({item.id for item in operations if isinstance(item, Update)})
+        self.outcomes: list[Any] = []
+        self.written: list[Document] = []
+        self.created: list[Document] = []
 
-    # Deciding
+    async def commit(self, connections: Connections) -> None:
+        """Run until it is written without a conflict. Raises the driver's errors."""
+        for attempt in range(CONFLICTS):
+            try:
+                await connections.transact(self._locked if attempt else self._optimistic)
+                return
+            except Conflict:
+                self._cache.forget(self._ids)
+                if attempt == CONFLICTS - 1:
+                    raise asyncpg.SerializationError("other processes change the same rows all the time") from None
+            except asyncpg.UniqueViolationError:
+                self._cache.forget(self._ids)
+                if attempt:
+                    raise  # at first, the document may have been out of date
 
-    def decide(self, operation: Operation) -> Any:
-        if isinstance(operation, Add):
-            self.added.append(operation.submission)
-            return _Added(self, operation.submission)
-        current = self.now.get(changed_id(operation))
-        if current is None:
+    async def _locked(self, transaction: Transaction) -> None:
+        await fetch(transaction.db, "lock", ids=self._ids)
+        await self._run(transaction, {}, await load(transaction.db, self._ids))
+
+    async def _optimistic(self, transaction: Transaction) -> None:
+        cached = {id: document for id in self._ids if (document := self._cache.get(id)) is not None}
+        unknown = [id for id in self._ids if id not in cached]
+        await self._run(transaction, cached, await load(transaction.db, unknown) if unknown else {})
+
+    async def _run(
+        self, transaction: Transaction, cached: Mapping[str, Document], loaded: Mapping[str, Document]
+    ) -> None:
+        before = {**cached, **loaded}
+        after = dict(before)
+        self.outcomes = [self._outcome(item, after) for item in self._operations]
+        pairs = [(before[id], after[id]) for id in before if after[id] is not before[id]]
+        same = {id: cached[id].version for id in cached if after[id] is before[id]}
+        if same:  # not checked by the write
+            found = await fetch(transaction.db, "versions", ids=list(same))
+            if {row["id"]: row["version"] for row in found} != same:
+                raise Conflict
+        created = [item.submission for item in self._operations if isinstance(item, Create)]
+        created += [row for _, document in pairs for row in document.additions]
+        if created:
+            taken = await create(transaction, created)
+            for number, item in enumerate(self._operations):
+                if isinstance(item, Create):
+                    self.outcomes[number] = taken.get(item.submission.once or "", item.submission)
+            self.created = [
+                Document(submission=row, version=1) for row in created if row.once is None or row.once not in taken
+            ]  # fmt: skip
+        transaction.xid = await write(transaction.db, pairs) or transaction.xid
+        self.written = [document.written() for _, document in pairs]
+
+    def _outcome(self, item: Operation, documents: dict[str, Document]) -> Any:
+        document = documents.get(item.id) if isinstance(item, Update) else None
+        if document is None or not isinstance(item, Update):
             return None
-        if isinstance(operation, Keep):
-            self._keep(operation.callback, "error")
-            return Changed(submission=current, problem=operation.problem)
         try:
-            change = operation.decide(current)
+            documents[item.id], result = item.transition(document)
         except Exception as exc:
             return exc
-        if operation.callback is not None:
-            self._keep(operation.callback, change.cause if change else operation.callback.cause)
-        return Changed(submission=current) if change is None else self._alter(current, change)
+        return result
 
-    def _keep(self, callback: Callback, cause: str | None) -> None:
-        self.callbacks.append((callback.submission_id, callback.received_ms, cause, callback.body))
 
-    def _alter(self, current: Submission, change: Change) -> _Altered:
-        altered = _Altered(self, change)
-        self.now[current.id] = change.submission
-        self.added.extend(change.additions)
-        self.altered.append(altered)
-        return altered
+MAX_BATCH = 500
+SMALL_BATCH = 16
+"""Fewer operations are not worth a transaction of their own."""
+Op = TypeVar("Op")
+Run = Callable[[Sequence[Op]], Awaitable[list[Any]]]
+"""Carries out a batch in one transaction. Results are in order. An exception among them is the error of its operation.
+An error that is raised undoes the batch."""
+_Item = tuple[Op, "asyncio.Future[Any]"]
 
-    def news(self) -> bool:
-        """Whether other processes should look. A clock that differs from theirs costs them some seconds."""
-        if self.added or any(one.fresh or one.change.release_ms is not None for one in self.altered):
-            return True
-        now_ms = int(time.time() * 1000)
-        return any(_came_due(self.known[id].row, row, now_ms) for id, row in self.now.items())
 
-    def applied(self, outcomes: Sequence[Any]) -> Applied:
-        """After the write."""
-        last: dict[str, dict[str, str]] = {}
-        for item in self.owed:
-            if not item.manual:
-                last.setdefault(item.submission_id, {})[item.destination] = item.id
-        return Applied(
-            results=[outcome() if isinstance(outcome, _Added | _Altered) else outcome for outcome in outcomes],
-            news=self.news(),
-            added=self.fresh,
-            known={
-                id: Known(self.versions.get(id, one.version), self.now[id], {**one.last, **last.get(id, {})})
-                for id, one in self.known.items()
-            },
-        )
+class Writer(Generic[Op]):
+    """Gathers operations into batches.
 
-    # Writing, without locks
+    A batch that fails because of one operation is halved until that one is alone, and only it gets the error.
 
-    def hope(self) -> None:
-        """Take all facts for new. Raises Stale where one statement is not enough."""
-        events = [event.id for one in self.altered for event in one.change.events]
-        if self.added or len(set(events)) < len(events):
-            raise Stale
-        for one in self.altered:
-            if one.change.release_ms is not None:
-                raise Stale
-            one.fresh = one.change.events
-        self.owed = self._owed()
+    Args:
+        run: see `Run`.
+        width: batches in flight at once.
+        shares: the number of batches into which all is divided that waits or is in flight. One more than `width`, so
+            that a batch that has been written finds the next one waiting.
+        key: the document of an operation. Operations on one document are carried out in order, never at once.
+    """
 
-    async def write_unlocked(self, db: Connection, mark: Mark) -> None:
-        """Every row, so that each is known to be as it was. Raises DivisionByZeroError and UniqueViolationError."""
-        await self._write(db, mark, set(self.now), [event for one in self.altered for event in one.fresh])
+    def __init__(self, run: Run[Op], *, width: int, shares: int, key: Callable[[Op], str]) -> None:
+        self._run, self._width, self._shares, self._key = run, width, shares, key
+        self._busy: set[str] = set()
+        self._in_flight = 0
+        self._waiting: list[_Item[Op]] = []
+        self._gathering = False
+        self._turns: set[asyncio.Task[None]] = set()
 
-    async def _write(self, db: Connection, mark: Mark, anyway: Set[str], facts: Sequence[Event]) -> None:
-        """Rows that were changed, those to be written `anyway`, and what comes with them."""
-        heard, full = self._changed(anyway)
-        if not (heard or full or self.owed or self.callbacks):
-            await mark.leave(db)
+    async def put(self, operation: Op) -> Any:
+        """Return the operation's result, after the commit that holds it."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._waiting.append((operation, future))
+        if not self._gathering and len(self._turns) < self._width:
+            self._gathering = True
+            loop.call_soon(self._gather, 0)
+        return await future
+
+    def _gather(self, seen: int) -> None:
+        """Wait as long as each turn of the event loop brings more operations."""
+        if seen < len(self._waiting) < MAX_BATCH:
+            asyncio.get_running_loop().call_soon(self._gather, len(self._waiting))
             return
-        told, needed = self._told(), _needed(full)
-        changed = columns(full_rows([new for _, new in full], told), CHANGING)
-        values = {
-            **{f"full_{name}": column for name, column in changed.items()},
-            "full_versions": [self.known[new.id].version for _, new in full],
-            **heard_rows(heard, told),
-            "versions": [self.known[row.id].version for row in heard],
-            "expected": len(heard) + len(full),
-            **event_rows([(one, self.body(one)) for one in facts]),
-            **owed_rows(self.owed, self.known),
-            **callback_rows(self.callbacks),
-            "needing": [id for id, _ in needed],
-            "needed": [digest for _, digest in needed],
-        }
-        (found,) = await rows(db, "write_batch", **values, **mark.values)
-        self.versions = dict.fromkeys([row.id for row in heard] + [new.id for _, new in full], found["ours"])
+        self._gathering = False
+        self._begin()
 
-    # Writing what is locked
+    def _begin(self) -> None:
+        while self._waiting and len(self._turns) < self._width:
+            share = math.ceil((len(self._waiting) + self._in_flight) / self._shares)
+            batch = self._take(min(max(share, SMALL_BATCH), MAX_BATCH))
+            if not batch:
+                return
+            self._busy |= {self._key(operation) for operation, _ in batch}
+            self._in_flight += len(batch)
+            turn = asyncio.create_task(self._turn(batch), name="journal writer")
+            self._turns.add(turn)
+            turn.add_done_callback(self._end)
 
-    async def write(self, db: Connection, mark: Mark) -> None:
-        await self._add(db)
-        await self._write_events(db)
-        self.owed = self._owed()
-        await self._write(db, mark, {item.submission_id for item in self.owed}, [])
-        releases = {
-            one.change.submission.id: one.change.release_ms for one in self.altered if one.change.release_ms is not None
-        }
-        if releases:
-            await run(db, "release_deliveries", ids=list(releases), times=list(releases.values()))
-
-    def _changed(self, anyway: Set[str]) -> tuple[list[Submission], list[tuple[Submission, Submission]]]:
-        """Submissions to write: those of which something was heard only, and the others with what they were before.
-        `anyway`: write them even if they are as before, so that they get a new version."""
-        heard, full = [], []
-        for id, new in self.now.items():
-            old = self.known[id].row
-            if id not in anyway and old == new:
-                continue
-            if only_heard(old, new):
-                heard.append(new)
+    def _take(self, size: int) -> list[_Item[Op]]:
+        """Take the next operations. None overtakes another one on the same document."""
+        batch: list[_Item[Op]] = []
+        left: list[_Item[Op]] = []
+        held = set(self._busy)
+        for item in self._waiting:
+            key = self._key(item[0])
+            if len(batch) < size and key not in held:
+                batch.append(item)
             else:
-                full.append((old, new))
-        return heard, full
+                left.append(item)
+                held.add(key)
+        self._waiting = left
+        return batch
 
-    async def _add(self, db: Connection) -> None:
-        left = full_rows(self.added, {})
-        while left:
-            found = await rows(db, "insert_submissions", **columns(left, ALL))
-            versions = {row["id"]: row["version"] for row in found}
-            kept = {row["id"]: from_row(Submission, row) for row in left if row["id"] in versions}
-            self.fresh |= {id: Known(versions[id], row) for id, row in kept.items()}
-            await _need(db, [(id, digest) for id, row in kept.items() for digest in digests(row)])
-            left = [row for row in left if row["id"] not in kept]
-            if left:
-                taken = await rows(db, "get_once", names=[row["once"] for row in left])
-                self.named |= {row["once"]: from_row(Submission, row) for row in taken}
-                left = [row for row in left if row["once"] not in self.named]  # those have just come free
+    def _end(self, turn: asyncio.Task[None]) -> None:
+        self._turns.discard(turn)
+        self._begin()
 
-    async def _write_events(self, db: Connection) -> None:
-        """Learn which events are new. The first of this batch that tells a fact has told it."""
-        told: dict[str, tuple[Event, _Altered]] = {}
-        for one in self.altered:
-            for event in one.change.events:
-                told.setdefault(event.id, (event, one))
-        if not told:
-            return
-        facts = [(event, self.body(event)) for event, _ in told.values()]
-        found = await rows(db, "insert_events", **event_rows(facts))
-        for id in [row["id"] for row in found]:
-            event, one = told[id]
-            one.fresh += (event,)
+    async def aclose(self) -> None:
+        """Finish all that waits. Idempotent."""
+        self._begin()
+        while self._turns:
+            await asyncio.wait(self._turns)
+            await asyncio.sleep(0)  # the callback of one that ended begins the next
 
-    def _owed(self) -> list[Delivery]:
-        """Deliveries of the events that are new. Of this batch, too, what is older gives way to what is newer."""
-        owed: list[Delivery] = []
-        last: dict[tuple[str, str], int] = {}
-        for one in self.altered:
-            for event in one.fresh:
-                for item in (item for item in one.change.deliveries if item.event_id == event.id):
-                    key = item.submission_id, item.destination
-                    if not item.manual and (older := last.get(key)) is not None:
-                        owed[older] = _outdated(owed[older], item)
-                    if not item.manual:
-                        last[key] = len(owed)
-                    owed.append(item)
-            if (release := one.change.release_ms) is not None:
-                owed = [_released(item, one.change.submission.id, release) for item in owed]
-        return owed
+    async def _turn(self, batch: Sequence[_Item[Op]]) -> None:
+        try:
+            outcomes = await self._commit([operation for operation, _ in batch])
+        finally:
+            self._busy -= {self._key(operation) for operation, _ in batch}
+            self._in_flight -= len(batch)
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if future.done():
+                continue  # the caller was cancelled; the write stands
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
 
-    def _told(self) -> dict[str, str]:
-        """By submission, the new event that holds its task as it is now."""
-        return {
-            event.submission_id: event.id
-            for one in self.altered
-            for event in one.fresh
-            if event.task is not None
-            and event.task is self.now[event.submission_id].task
-            and NUL not in self.body(event)
-        }
-
-    def body(self, event: Event) -> str:
-        """An event as JSON, made once."""
-        if event.id not in self.bodies:
-            self.bodies[event.id] = to_json(event)
-        return self.bodies[event.id]
-
-
-def _needed(changed: Sequence[tuple[Submission, Submission]]) -> list[tuple[str, str]]:
-    return [
-        (new.id, digest)
-        for old, new in changed
-        if new.media != old.media or new.reply != old.reply
-        for digest in digests(new) - digests(old)
-    ]
-
-
-async def _need(db: Connection, needed: Sequence[tuple[str, str]]) -> None:
-    """Write down which submission needs which file."""
-    if needed:
-        await run(db, "need_files", ids=[id for id, _ in needed], digests=[digest for _, digest in needed])
-
-
-def _came_due(before: Submission, after: Submission, now_ms: int) -> bool:
-    dues = (
-        (before.send_due_ms, after.send_due_ms),
-        (before.poll_due_ms, after.poll_due_ms),
-        (before.media_due_ms, after.media_due_ms),
-    )
-    return any(new is not None and new != old and new <= now_ms for old, new in dues)
-
-
-def _released(item: Delivery, submission_id: str, release_ms: int) -> Delivery:
-    if item.submission_id != submission_id or item.due_ms <= release_ms:
-        return item
-    return msgspec.structs.replace(item, due_ms=release_ms)
-
-
-def _outdated(older: Delivery, newer: Delivery) -> Delivery:
-    return msgspec.structs.replace(older, status="cancelled", finished_ms=newer.created_ms)
+    async def _commit(self, operations: Collection[Op]) -> list[Any]:
+        operations = list(operations)
+        try:
+            return await self._run(operations)
+        except Exception as exc:
+            if len(operations) == 1 or is_lost(exc) or isinstance(exc, OUTSIDE):
+                return [exc] * len(operations)
+        half = len(operations) // 2
+        return [*await self._commit(operations[:half]), *await self._commit(operations[half:])]

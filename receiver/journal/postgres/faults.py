@@ -1,4 +1,4 @@
-"""What PostgreSQL, its driver and the network say when a journal cannot be used, as sentences with a remedy."""
+"""Errors of PostgreSQL, its driver and the network as sentences with a remedy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from urllib.parse import urlsplit
 import msgspec
 
 from receiver.errors import JournalError
-from receiver.journal.postgres.driver import asyncpg
+
+try:  # the only import of asyncpg, which is an extra
+    import asyncpg  # type: ignore[import-untyped]
+except ImportError as exc:  # pragma: no cover - the tests have it
+    raise ImportError("A journal on PostgreSQL needs asyncpg: pip install 'imagine-receiver[postgres]'") from exc
+
+Connection = asyncpg.Connection
 
 _AGAIN = "A `serve` or `worker` that runs goes on by itself once that works."
 _REMEDIES: Mapping[str, tuple[str, str]] = {
     "08P01": (
         "pooler",
-        "It may be a transaction pooler that stands before the server. For one, set RECEIVER_DATABASE_LISTEN=false and "
+        "It may be a transaction pooler before the server. For one, set RECEIVER_DATABASE_LISTEN=false and "
         "RECEIVER_DATABASE_STATEMENTS=false.",
     ),
     "28P01": ("denied", "Its password, or the user's name, is wrong: look at RECEIVER_DATABASE."),
@@ -28,10 +34,7 @@ _REMEDIES: Mapping[str, tuple[str, str]] = {
     "53300": ("crowded", "Raise max_connections, or run fewer processes or connections. " + _AGAIN),
     "57014": ("locked", "Look for what holds it up in pg_stat_activity, and try again."),
     "55P03": ("locked", "Look for what holds it up in pg_locks, and try again."),
-    "58030": (
-        "io",
-        "Look at the server's disk and its log. " + _AGAIN,
-    ),
+    "58030": ("io", "Look at the server's disk and its log. " + _AGAIN),
     "42P01": ("missing", "Its tables are not there: run `receiver migrate`."),
     "3F000": ("missing", "Its tables are not there: run `receiver migrate`."),
 }
@@ -39,7 +42,6 @@ _REMEDIES: Mapping[str, tuple[str, str]] = {
 
 LOST = (
     OSError,
-    TimeoutError,
     EOFError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # the server ended it in the moment in which it was to be used
@@ -47,24 +49,35 @@ LOST = (
     asyncpg.OperatorInterventionError,  # restarted, stopped, starting up …
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
-"""The connection is gone, not the statement wrong. (A cancelled statement is the exception: see `is_lost`.)"""
+"""The connection is gone, not the statement wrong. (See `is_lost` for the exceptions. TimeoutError is an OSError.)"""
 
 COLLIDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-"""Undone to let another transaction through; the same again succeeds."""
+"""Undone to let another transaction through. The same again succeeds."""
 
 ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
-"""Whatever the driver raises. (TimeoutError is an OSError.)"""
+"""All that the driver raises."""
+
+OUTSIDE = (
+    JournalError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresIOError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.UndefinedTableError,
+    *COLLIDED,
+)
+"""Failures that no single write of a batch has caused."""
 
 
 def is_lost(exc: BaseException) -> bool:
-    """Whether an error says that the connection is gone, or that there was none."""
-    if isinstance(exc, (asyncpg.DataError, asyncpg.QueryCanceledError)):
-        return False
-    return isinstance(exc, LOST)
+    """Return True if an error says that the connection is gone, or that there was none."""
+    return isinstance(exc, LOST) and not isinstance(exc, (asyncpg.DataError, asyncpg.QueryCanceledError))
 
 
 def place(url: str) -> str:
-    """`host:port/database` of a URL: where, without the password or anything else that might be secret."""
+    """Return `host:port/database` of a URL, without the password or anything else that might be secret."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
@@ -74,15 +87,15 @@ def place(url: str) -> str:
 
 
 _TLS = ("root certificate file", "`ssl", "direct TLS", "No such TLS", "Unsupported TLS")
-"""How the driver begins what it says of TLS before it connects; nothing else of the URL stands in it."""
+"""Beginnings of the driver's sentences about TLS. They hold nothing else of the URL."""
 
 
 def misconfigured(exc: Exception, where: str) -> JournalError:
-    """The error to raise for an address that the driver makes nothing of."""
-    said = str(exc).partition("\n")[0]
-    if said.startswith(_TLS):
+    """Return the error for an address that the driver cannot read."""
+    text = str(exc).partition("\n")[0]
+    if text.startswith(_TLS):
         return JournalError(
-            f"The journal at {where} cannot be reached as RECEIVER_DATABASE asks for it: {said}. See sslmode and "
+            f"The journal at {where} cannot be reached as RECEIVER_DATABASE asks for it: {text}. See sslmode and "
             "sslrootcert (a certificate to check the server's with) in it."
         )
     return JournalError(
@@ -91,13 +104,13 @@ def misconfigured(exc: Exception, where: str) -> JournalError:
 
 
 def sentence(exc: BaseException, where: str) -> JournalError:
-    """The error to raise for one of the driver's. What the server says holds no password; what the driver says of a
-    URL might, so it is not repeated."""
+    """Return the error to raise for one of the driver's. The server's words hold no password. The driver's words about
+    a URL might, so they are not repeated."""
     if isinstance(exc, asyncpg.PostgresError) and exc.sqlstate is not None:
         fault, remedy = _REMEDIES.get(exc.sqlstate, ("unreachable" if is_lost(exc) else "", ""))
-        said = str(exc).strip().rstrip(".")
+        text = str(exc).strip().rstrip(".")
         remedy = remedy or (_AGAIN if fault else "")
-        return JournalError(f"The journal at {where} cannot be used: {said}. {remedy}".strip(), fault=fault)
+        return JournalError(f"The journal at {where} cannot be used: {text}. {remedy}".strip(), fault=fault)
     if isinstance(exc, asyncpg.DataError):
         return JournalError(f"The journal at {where} cannot keep a value: {exc}.")
     if isinstance(exc, TimeoutError):
@@ -115,17 +128,17 @@ def sentence(exc: BaseException, where: str) -> JournalError:
             fault="denied",
         )
     if isinstance(exc, (ConnectionRefusedError, FileNotFoundError)):  # no port, or no socket
-        said = "nothing listens there"
+        text = "nothing listens there"
     elif isinstance(exc, OSError):
-        said = exc.strerror or type(exc).__name__
+        text = exc.strerror or type(exc).__name__
     else:
-        said = "the connection is closed"
-    return JournalError(f"The journal at {where} cannot be reached: {said}. {_AGAIN}", fault="unreachable")
+        text = "the connection is closed"
+    return JournalError(f"The journal at {where} cannot be reached: {text}. {_AGAIN}", fault="unreachable")
 
 
-class translated:  # noqa: N801
-    """The driver's errors as sentences; what a row holds that cannot be read is one, too. (A class, because a generator
-    costs a microsecond more, and each callback and each attempt goes through several.)"""
+class translated:  # noqa: N801 - a context manager
+    """Raise the driver's errors as sentences, and a row that cannot be read, too. (A class, because a generator costs a
+    microsecond more, and each callback and attempt passes several.)"""
 
     __slots__ = ("_where",)
 

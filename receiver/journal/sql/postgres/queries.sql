@@ -1,121 +1,287 @@
--- name: mark
--- :needless are marks of transactions that are known to have been committed.
-WITH needless AS (DELETE FROM receiver.commits WHERE mark = ANY (:needless::text[]))
-INSERT INTO receiver.commits (mark) VALUES (:mark);
+-- Named statements. `:name` is a parameter. `:name::text::text[]` takes a list as one literal (see `statements.array`).
+-- The planner avoids sorting at any price (`connections.PLANS`) and would rather walk through a whole table in the
+-- order of its key. Where few rows are found by another key, `|| ''` keeps it from that.
 
--- name: claim_mark
--- It waits for the transaction that has left the mark, as long as that is under way. Ours is dated a thousand years
--- ahead: an answer may be lost, and whoever asks again must not take the first question's mark for the transaction's.
-INSERT INTO receiver.commits (mark, made) VALUES (:mark, clock_timestamp() + interval '1000 years')
-ON CONFLICT (mark) DO UPDATE SET mark = excluded.mark
-RETURNING commits.made < clock_timestamp() + interval '500 years' AS kept;
+-- name: load
+-- Documents with their open deliveries, one row for each delivery. All is of one moment.
+SELECT submissions.id AS document_id, version, submissions.body AS submission, working,
+    deliveries.id, event_id, deliveries.submission_id, destination, deliveries.created_ms, due_ms, deliveries.status,
+    attempt, failures, owner, deliveries.detail, receipt, deliveries.finished_ms, deliveries.manual,
+    events.body AS event, started_ms, attempts.manual AS attempt_manual
+FROM receiver.submissions
+LEFT JOIN receiver.deliveries
+    ON deliveries.submission_id = submissions.id AND deliveries.status IN ('pending', 'running')
+LEFT JOIN receiver.events ON events.id = deliveries.event_id
+LEFT JOIN receiver.attempts
+    ON attempts.delivery_id = deliveries.id AND attempts.number = deliveries.attempt AND deliveries.status = 'running'
+WHERE submissions.id = ANY (:ids::text::text[]);
 
--- name: wipe_marks
--- Of processes that are no more. A transaction is asked after for some seconds, not for an hour. (See `claim_mark`.)
-DELETE FROM receiver.commits
-WHERE made < clock_timestamp() - interval '1 hour'
-   OR (made > clock_timestamp() + interval '500 years'
-       AND made < clock_timestamp() + interval '1000 years' - interval '1 hour');
+-- name: lock
+-- One order for all, so that no two transactions wait for each other.
+SELECT id FROM receiver.submissions WHERE id = ANY (:ids::text::text[]) ORDER BY id FOR UPDATE;
 
--- name: get_submission
-SELECT * FROM receiver.whole_submissions WHERE id = :id;
+-- name: versions
+SELECT id, version FROM receiver.submissions WHERE id = ANY (:ids::text::text[]);
 
--- name: get_once
-SELECT * FROM receiver.whole_submissions WHERE once = ANY (:names::text[]);
+-- name: create
+-- A name (`once`) that is taken keeps the new submission out.
+INSERT INTO receiver.submissions (
+    id, version, kind, prompt, labels, parent_id, task_id, once, status, display, task_status, ended, hooked, settled,
+    send_due_ms, poll_due_ms, media_due_ms, deadline_due_ms, body, working)
+SELECT * FROM unnest(
+    :id::text::text[], :version::bigint[], :kind::text::text[], :prompt::text[], :labels::text[],
+    :parent_id::text::text[], :task_id::text::text[], :once::text::text[], :status::text::text[],
+    :display::text::text[], :task_status::text::text[], :ended::text::text[], :hooked::boolean[], :settled::boolean[],
+    :send_due_ms::bigint[], :poll_due_ms::bigint[], :media_due_ms::bigint[], :deadline_due_ms::bigint[],
+    :body::text[], :working::text[])
+ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING RETURNING id, pg_current_xact_id()::text AS xid;
 
--- name: family
--- Everything from the first ancestor down, oldest first.
-WITH RECURSIVE
-    up (id, parent_id) AS (
-        SELECT id, parent_id FROM receiver.submissions WHERE id = :id
-        UNION SELECT parent.id, parent.parent_id FROM receiver.submissions AS parent JOIN up ON parent.id = up.parent_id),
-    down (id) AS (
-        SELECT id FROM up WHERE parent_id IS NULL OR NOT EXISTS (
-            SELECT FROM receiver.submissions AS parent WHERE parent.id = up.parent_id)
-        UNION SELECT child.id FROM receiver.submissions AS child JOIN down ON child.parent_id = down.id)
-SELECT * FROM receiver.whole_submissions WHERE id IN (SELECT id FROM down) ORDER BY id;
+-- name: named
+SELECT once, body FROM receiver.submissions WHERE once = ANY (:names::text[]);
 
--- name: find_by_task
--- The newest one that has it. `|| ''`: see replay.sql.
-SELECT * FROM receiver.whole_submissions WHERE task_id = :task_id ORDER BY id || '' DESC LIMIT 1;
+-- The parts of a write: `batch.write` makes one statement of those that have rows.
 
--- name: find_by_part
--- By the start or end of an id, which reads all of them; two rows are enough to see that it is not the only one.
-SELECT * FROM receiver.whole_submissions
-WHERE length(:part::text) >= 6 AND (left(id, length(:part)) = :part OR right(id, length(:part)) = :part)
-ORDER BY id DESC LIMIT 2;
+-- name: written
+-- Documents that still have the version we know. A body or working set that is NULL stays as it is.
+UPDATE receiver.submissions SET
+    version = submissions.version + 1, task_id = new.task_id, once = new.once, status = new.status,
+    display = new.display, task_status = new.task_status, ended = new.ended, hooked = new.hooked,
+    settled = new.settled, send_due_ms = new.send_due_ms, poll_due_ms = new.poll_due_ms,
+    media_due_ms = new.media_due_ms, deadline_due_ms = new.deadline_due_ms,
+    body = coalesce(new.body, submissions.body), working = coalesce(new.working, submissions.working)
+FROM unnest(
+    :written_id::text::text[], :written_version::bigint[], :written_task_id::text::text[],
+    :written_once::text::text[], :written_status::text::text[], :written_display::text::text[],
+    :written_task_status::text::text[], :written_ended::text::text[], :written_hooked::boolean[],
+    :written_settled::boolean[], :written_send_due_ms::bigint[], :written_poll_due_ms::bigint[],
+    :written_media_due_ms::bigint[], :written_deadline_due_ms::bigint[], :written_body::text[],
+    :written_working::text[]
+) AS new (
+    id, version, task_id, once, status, display, task_status, ended, hooked, settled, send_due_ms, poll_due_ms,
+    media_due_ms, deadline_due_ms, body, working)
+WHERE submissions.id = new.id AND submissions.version = new.version
+RETURNING 1;
 
--- name: list_submissions
-SELECT * FROM receiver.whole_submissions
-WHERE :status::text IS NULL OR status = :status OR ended = 'task.' || :status OR task_status = upper(:status)
-ORDER BY id DESC LIMIT :limit;
+-- name: events
+INSERT INTO receiver.events (id, submission_id, type, created_ms, body)
+SELECT * FROM unnest(
+    :events_id::text::text[], :events_submission_id::text::text[], :events_type::text::text[],
+    :events_created_ms::bigint[], :events_body::text[]);
 
--- name: due_sends
-SELECT * FROM receiver.whole_submissions WHERE send_due_ms <= :now_ms ORDER BY send_due_ms LIMIT :limit;
+-- name: callbacks
+INSERT INTO receiver.callbacks (submission_id, received_ms, cause, body)
+SELECT called, received_ms, cause, convert_from(body, 'UTF8')
+FROM unnest(
+    :callbacks_submission_id::text::text[], :callbacks_received_ms::bigint[], :callbacks_cause::text::text[],
+    :callbacks_body::bytea[]) AS new (called, received_ms, cause, body);
 
--- name: due_polls
-SELECT * FROM receiver.whole_submissions WHERE poll_due_ms <= :now_ms ORDER BY poll_due_ms LIMIT :limit;
+-- name: owed
+-- Deliveries that were not open. Only a replay opens one again, and only one of its own submission.
+INSERT INTO receiver.deliveries (
+    id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, owner, detail, receipt,
+    finished_ms, manual)
+SELECT * FROM unnest(
+    :owed_id::text::text[], :owed_event_id::text::text[], :owed_submission_id::text::text[],
+    :owed_destination::text::text[], :owed_created_ms::bigint[], :owed_due_ms::bigint[], :owed_status::text::text[],
+    :owed_attempt::bigint[], :owed_failures::bigint[], :owed_owner::text::text[], :owed_detail::text::text[],
+    :owed_receipt::text::text[], :owed_finished_ms::bigint[], :owed_manual::boolean[])
+ON CONFLICT (id) DO UPDATE SET
+    due_ms = excluded.due_ms, status = excluded.status, attempt = excluded.attempt, failures = excluded.failures,
+    owner = excluded.owner, detail = excluded.detail, receipt = excluded.receipt,
+    finished_ms = excluded.finished_ms, manual = excluded.manual
+WHERE deliveries.submission_id = excluded.submission_id AND excluded.manual
+RETURNING 1;
+
+-- name: moved
+-- Deliveries that were open.
+UPDATE receiver.deliveries SET
+    due_ms = new.due_ms, status = new.status, attempt = new.attempt, failures = new.failures, owner = new.owner,
+    detail = new.detail, receipt = new.receipt, finished_ms = new.finished_ms, manual = new.manual
+FROM unnest(
+    :moved_id::text::text[], :moved_due_ms::bigint[], :moved_status::text::text[], :moved_attempt::bigint[],
+    :moved_failures::bigint[], :moved_owner::text::text[], :moved_detail::text::text[], :moved_receipt::text::text[],
+    :moved_finished_ms::bigint[], :moved_manual::boolean[]
+) AS new (id, due_ms, status, attempt, failures, owner, detail, receipt, finished_ms, manual)
+WHERE deliveries.id = new.id;
+
+-- name: attempts
+INSERT INTO receiver.attempts (delivery_id, number, started_ms, finished_ms, outcome, detail, manual)
+SELECT * FROM unnest(
+    :attempts_delivery_id::text::text[], :attempts_number::bigint[], :attempts_started_ms::bigint[],
+    :attempts_finished_ms::bigint[], :attempts_outcome::text::text[], :attempts_detail::text::text[],
+    :attempts_manual::boolean[])
+ON CONFLICT (delivery_id, number) DO UPDATE SET
+    finished_ms = excluded.finished_ms, outcome = excluded.outcome, detail = excluded.detail;
+
+-- name: files
+INSERT INTO receiver.files (submission_id, digest)
+SELECT * FROM unnest(:files_submission_id::text::text[], :files_digest::text::text[]) ON CONFLICT DO NOTHING;
+
+-- Claims
+
+-- name: look
+SELECT EXISTS (
+    SELECT FROM receiver.deliveries WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms);
+
+-- name: candidates
+-- (`IS NULL`, not `NOT EXISTS`: one look by key for each, where a join would read all that runs.)
+SELECT submissions.id, version
+FROM receiver.deliveries AS mine JOIN receiver.submissions ON submissions.id = mine.submission_id
+WHERE mine.destination = :destination AND mine.status = 'pending' AND due_ms <= :now_ms
+  AND mine.submission_id <> ALL (:tried::text::text[])
+  AND (
+      SELECT 1 FROM receiver.deliveries AS other
+      WHERE other.submission_id = mine.submission_id AND other.status = 'running'
+        AND other.destination || '' = mine.destination LIMIT 1) IS NULL
+ORDER BY due_ms LIMIT :limit FOR UPDATE OF submissions SKIP LOCKED;
+
+-- Deleting
+
+-- name: one_deletes
+-- Two that delete at once would each leave a shared file to the other.
+SELECT pg_advisory_xact_lock(7283910554230117);
+
+-- name: remove
+WITH callbacks AS (
+    DELETE FROM receiver.callbacks WHERE submission_id = :id RETURNING 1
+), events AS (
+    -- Event ids start with their submission's.
+    DELETE FROM receiver.events WHERE id > :id || '.' AND id < :id || '/' RETURNING 1
+), deliveries AS (
+    DELETE FROM receiver.deliveries WHERE submission_id = :id RETURNING id
+), attempts AS (
+    DELETE FROM receiver.attempts WHERE delivery_id = ANY (ARRAY(SELECT id FROM deliveries)) RETURNING 1
+), submissions AS (
+    DELETE FROM receiver.submissions WHERE id = :id RETURNING 1
+)
+SELECT (SELECT count(*) FROM submissions) AS submissions, (SELECT count(*) FROM callbacks) AS callbacks,
+    (SELECT count(*) FROM events) AS events, (SELECT count(*) FROM deliveries) AS deliveries,
+    (SELECT count(*) FROM attempts) AS attempts;
+
+-- name: leave_files
+-- Files that no other submission needs are removed from the media store afterwards.
+WITH mine AS (
+    DELETE FROM receiver.files WHERE submission_id = :id RETURNING digest
+), left_over AS (
+    INSERT INTO receiver.leftovers (digest)
+    SELECT digest FROM mine
+    WHERE (SELECT 1 FROM receiver.files AS other
+           WHERE other.digest = mine.digest AND other.submission_id <> :id LIMIT 1) IS NULL
+    ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest RETURNING 1
+)
+SELECT count(*) AS files FROM left_over;
+
+-- name: forget_callbacks
+DELETE FROM receiver.callbacks WHERE number = ANY (:keys::bigint[]) RETURNING 1;
+
+-- name: forget_leftovers
+DELETE FROM receiver.leftovers WHERE digest = ANY (:keys::text[]) RETURNING 1;
+
+-- Reading
+
+-- name: due_send
+SELECT body FROM receiver.submissions WHERE send_due_ms <= :now_ms ORDER BY send_due_ms LIMIT :limit;
+
+-- name: due_poll
+SELECT body FROM receiver.submissions WHERE poll_due_ms <= :now_ms ORDER BY poll_due_ms LIMIT :limit;
 
 -- name: due_media
-SELECT * FROM receiver.whole_submissions WHERE media_due_ms <= :now_ms ORDER BY media_due_ms LIMIT :limit;
+SELECT body FROM receiver.submissions WHERE media_due_ms <= :now_ms ORDER BY media_due_ms LIMIT :limit;
 
--- name: overdue
-SELECT * FROM receiver.whole_submissions
-WHERE deadline_ms <= :now_ms AND ended IS NULL AND status <> 'refused' ORDER BY deadline_ms LIMIT :limit;
+-- name: due_deadline
+SELECT body FROM receiver.submissions WHERE deadline_due_ms <= :now_ms ORDER BY deadline_due_ms LIMIT :limit;
 
--- name: last_callbacks
-SELECT submission_id, received_ms, cause, convert_to(body, 'UTF8') AS body
-FROM receiver.callbacks WHERE submission_id = :submission_id ORDER BY number DESC LIMIT :limit;
+-- name: count_submissions
+SELECT display, count(*) AS count FROM receiver.submissions GROUP BY display;
 
--- name: called_back
--- Those that callbacks should have told of: they took a URL along, and the provider has ended them.
-SELECT * FROM receiver.whole_submissions
-WHERE hooked AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')
-  AND created_ms < :created_before_ms
-ORDER BY created_ms DESC LIMIT :limit;
+-- name: count_deliveries
+SELECT destination, status, count(*) AS count,
+    CASE WHEN status = 'pending' THEN (
+        SELECT due_ms FROM receiver.deliveries AS first
+        WHERE first.destination = deliveries.destination AND first.status = 'pending' ORDER BY due_ms LIMIT 1) END
+    AS oldest_due_ms
+FROM receiver.deliveries WHERE status IN ('pending', 'running', 'dead') GROUP BY status, destination;
 
--- name: get_event
-SELECT body FROM receiver.events WHERE id = :id;
+-- Shared values
 
--- name: list_events
-SELECT body FROM receiver.events WHERE :type::text IS NULL OR type = :type ORDER BY number DESC LIMIT :limit;
+-- name: values
+SELECT key, data, version FROM receiver.shared_values WHERE starts_with(key, :prefix);
 
--- name: list_submission_events
--- Event ids start with their submission's. (`+ 0`: it has few, and the planner would go through everybody's by number.)
-SELECT body FROM receiver.events
-WHERE id > :submission_id || '.' AND id < :submission_id || '/' AND (:type::text IS NULL OR type = :type)
-ORDER BY number + 0 DESC LIMIT :limit;
+-- name: add_value
+INSERT INTO receiver.shared_values (key, data, version) VALUES (:key, :data, pg_current_xact_id()::text)
+ON CONFLICT (key) DO NOTHING RETURNING version;
 
--- name: get_delivery
-SELECT * FROM receiver.deliveries WHERE id = :id;
+-- name: replace_value
+UPDATE receiver.shared_values SET data = :data, version = pg_current_xact_id()::text
+WHERE key = :key AND version = :version RETURNING version;
 
--- name: list_deliveries
-SELECT * FROM receiver.deliveries
-WHERE (:destination::text IS NULL OR destination = :destination) AND (:status::text IS NULL OR status = :status)
-ORDER BY id DESC LIMIT :limit;
+-- name: delete_value
+DELETE FROM receiver.shared_values WHERE key = :key AND version = :version RETURNING '' AS version;
 
--- name: list_submission_deliveries
--- `|| ''`: see replay.sql.
-SELECT * FROM receiver.deliveries
-WHERE submission_id = :submission_id AND (:destination::text IS NULL OR destination = :destination)
-  AND (:status::text IS NULL OR status = :status)
-ORDER BY id || '' DESC LIMIT :limit;
+-- The store as a whole
 
--- name: list_attempts
--- One that runs stands in its delivery.
-SELECT delivery_id, number, started_ms, finished_ms, outcome, detail, manual FROM receiver.attempts
-WHERE delivery_id = :delivery_id
-UNION ALL
-SELECT id, attempt, started_ms, NULL, NULL, NULL, manual AND failures = 0 FROM receiver.deliveries
-WHERE id = :delivery_id AND status || '' = 'running' AND started_ms IS NOT NULL
-ORDER BY number;
+-- name: hold_still
+-- Others read, and writers wait.
+LOCK TABLE receiver.submissions, receiver.callbacks, receiver.events, receiver.deliveries, receiver.attempts,
+    receiver.files, receiver.leftovers, receiver.shared_values IN SHARE ROW EXCLUSIVE MODE;
 
--- name: list_troubles
-SELECT * FROM receiver.troubles ORDER BY since_ms, name;
+-- name: holds_rows
+SELECT EXISTS (SELECT 1 FROM receiver.submissions) OR EXISTS (SELECT 1 FROM receiver.callbacks)
+    OR EXISTS (SELECT 1 FROM receiver.events) OR EXISTS (SELECT 1 FROM receiver.deliveries)
+    OR EXISTS (SELECT 1 FROM receiver.attempts) OR EXISTS (SELECT 1 FROM receiver.files)
+    OR EXISTS (SELECT 1 FROM receiver.leftovers) AS held;
 
--- name: note_trouble
-INSERT INTO receiver.troubles (name, since_ms, text) VALUES (:name, :since_ms, :text)
-ON CONFLICT (name) DO UPDATE SET text = excluded.text;
+-- name: number_on
+-- The next rows are numbered behind all that were copied.
+SELECT setval(pg_get_serial_sequence('receiver.callbacks', 'number'), (SELECT max(number) FROM receiver.callbacks)),
+    setval(pg_get_serial_sequence('receiver.events', 'number'), (SELECT max(number) FROM receiver.events));
 
--- name: clear_trouble
-DELETE FROM receiver.troubles WHERE name = :name;
+-- name: analyze_copied
+ANALYZE receiver.submissions, receiver.callbacks, receiver.events, receiver.deliveries, receiver.attempts;
+
+-- name: vacuum
+VACUUM receiver.submissions, receiver.callbacks, receiver.events, receiver.deliveries, receiver.attempts,
+    receiver.files, receiver.leftovers;
+
+-- name: vacuum_full
+VACUUM FULL receiver.submissions, receiver.callbacks, receiver.events, receiver.deliveries, receiver.attempts,
+    receiver.files, receiver.leftovers;
+
+-- name: bytes_used
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint AS bytes
+FROM pg_class WHERE relnamespace = 'receiver'::regnamespace AND relkind = 'r';
+
+-- name: deliveries_without_event
+SELECT id FROM receiver.deliveries WHERE NOT EXISTS (
+    SELECT 1 FROM receiver.events WHERE events.id = deliveries.event_id);
+
+-- name: deliveries_without_submission
+SELECT id FROM receiver.deliveries WHERE NOT EXISTS (
+    SELECT 1 FROM receiver.submissions WHERE submissions.id = deliveries.submission_id);
+
+-- name: events_without_submission
+SELECT id FROM receiver.events WHERE NOT EXISTS (
+    SELECT 1 FROM receiver.submissions WHERE submissions.id = events.submission_id);
+
+-- name: callbacks_without_submission
+SELECT number AS id FROM receiver.callbacks WHERE NOT EXISTS (
+    SELECT 1 FROM receiver.submissions WHERE submissions.id = callbacks.submission_id);
+
+-- name: attempts_without_delivery
+SELECT DISTINCT delivery_id AS id FROM receiver.attempts WHERE NOT EXISTS (
+    SELECT 1 FROM receiver.deliveries WHERE deliveries.id = attempts.delivery_id);
+
+-- name: ends_without_event
+SELECT id FROM receiver.submissions WHERE ended IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM receiver.events WHERE events.id = submissions.id || '.' || submissions.ended);
+
+-- name: unfinished_attempts
+SELECT DISTINCT delivery_id AS id FROM receiver.attempts JOIN receiver.deliveries ON deliveries.id = attempts.delivery_id
+WHERE attempts.outcome IS NULL AND deliveries.status <> 'running';
+
+-- name: abandoned_deliveries
+SELECT id FROM receiver.deliveries WHERE status = 'running' AND owner <> ALL (:owners::text[]) ORDER BY id;
+
+-- name: careless_settings
+-- With these a crash of the server's machine may take back what was committed.
+SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name;

@@ -1,0 +1,226 @@
+"""The tables of a PostgreSQL journal as a whole: migrations, checks, compaction, copies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from receiver.errors import InputError, JournalError
+from receiver.events import Callback, Event
+from receiver.journal.document import Document
+from receiver.journal.postgres.batch import all_columns, event_columns
+from receiver.journal.postgres.connections import Connections
+from receiver.journal.postgres.faults import ERRORS, Connection, translated
+from receiver.journal.postgres.statements import SQL, fetch, fetch_page, migrations
+from receiver.journal.rows import to_row
+from receiver.journal.store import EVERYTHING, Key, LeftFile, RowKind, SharedValue, StoredRow
+from receiver.journal.transfer import COPIED_VALUES
+from receiver.journal.transitions import CONTRADICTIONS, contradiction_sentences
+
+LOCK = 0x5245434549564552
+"""Key of the advisory lock under which the tables are changed: "RECEIVER"."""
+LONG_SECONDS = 24 * 3600.0
+"""Time for statements that read or write everything."""
+_LEDGER = """
+CREATE TABLE IF NOT EXISTS receiver.migrations (
+    number         bigint PRIMARY KEY,
+    breaking       boolean NOT NULL,
+    run_at         timestamptz NOT NULL DEFAULT now()
+)
+"""
+_OLD_LAYOUT = """
+SELECT EXISTS (
+    SELECT FROM information_schema.columns
+    WHERE table_schema = 'receiver' AND table_name = 'submissions' AND column_name = 'told')
+"""
+
+
+async def migrate(connections: Connections) -> None:
+    """Bring the tables up to date, all in one transaction, one process at a time.
+
+    A script leaves everything an older Receiver uses as it is, so that old and new processes run side by side during a
+    deploy. After a script that begins with `-- breaking`, an older Receiver refuses to start.
+
+    Raises:
+        JournalError: the database's user may not make tables.
+    """
+    if await connections.read(_last) < migrations()[-1][0]:
+        await connections.write(_migrate)
+
+
+async def _migrate(db: Connection) -> None:
+    await db.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+    # Asked first, because a user that may not make a schema may use one that was made for it.
+    if not await db.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'receiver')"):
+        await db.execute("CREATE SCHEMA receiver")
+    await db.execute(_LEDGER)
+    last = await _last(db)
+    for number, script in migrations():
+        if number > last:
+            await db.execute(script)
+            breaking = is_breaking(script)
+            await db.execute("INSERT INTO receiver.migrations (number, breaking) VALUES ($1, $2)", number, breaking)
+
+
+async def _last(db: Connection) -> int:
+    """Return the number of the last script that was run here, 0 if there is none."""
+    if await db.fetchval("SELECT to_regclass('receiver.migrations') IS NULL"):
+        return 0
+    return int(await db.fetchval("SELECT coalesce(max(number), 0) FROM receiver.migrations"))
+
+
+def is_breaking(script: str) -> bool:
+    """Return True if an older Receiver cannot go on after it."""
+    return script.startswith("-- breaking")
+
+
+async def check_schema(connections: Connections) -> None:
+    """Raises JournalError where the tables are older than this Receiver, or too new for it."""
+    newest = migrations()[-1][0]
+    last = await connections.read(_last)
+    if await connections.read(lambda db: db.fetchval(_OLD_LAYOUT)):
+        raise JournalError(
+            f"The journal at {connections.where} was made by an earlier development version of Receiver, and only that "
+            "version reads it. To start anew, name another database with RECEIVER_DATABASE, or run in this one: "
+            "DROP SCHEMA receiver CASCADE"
+        )
+    if last < newest:
+        raise JournalError(
+            f"The tables of the journal at {connections.where} are "
+            f"{f'of an older Receiver (schema {last}, this one needs {newest})' if last else 'not there'}. "
+            "Run: receiver migrate",
+            fault="older",
+        )
+    breaking = "SELECT max(number) FROM receiver.migrations WHERE number > $1 AND breaking"
+    newer = await connections.read(lambda db: db.fetchval(breaking, newest)) if last > newest else None
+    if newer is not None:
+        raise JournalError(
+            f"The journal at {connections.where} was changed by a newer Receiver (schema {newer}, this one knows "
+            f"{newest}). Install that version, or name another database with RECEIVER_DATABASE.",
+            fault="newer",
+        )
+
+
+# Checks and compaction
+
+_READ_ALL = """
+SET LOCAL enable_seqscan = on;
+SET LOCAL enable_hashjoin = on;
+SET LOCAL enable_mergejoin = on;
+SET LOCAL plan_cache_mode = auto;
+"""
+"""Our connections are set up for statements that each look at a few rows."""
+
+
+async def problems(connections: Connections, owners: frozenset[str]) -> list[str]:
+    """Return what is wrong, as sentences. Reads everything, all as of one moment, while others write."""
+    async with connections.separate() as db:
+        with translated(connections.where):
+            async with db.transaction(isolation="repeatable_read", readonly=True):
+                await db.execute(_READ_ALL)
+                found = {
+                    name: [str(row["id"]) for row in await db.fetch(SQL[name].text, timeout=LONG_SECONDS)]
+                    for name in CONTRADICTIONS
+                }
+                left = [row["id"] for row in await fetch(db, "abandoned_deliveries", owners=sorted(owners))]
+                careless = [row["name"] for row in await fetch(db, "careless_settings")]
+    abandoned = (
+        f"{len(left):,} deliveries were under way when their engine ended: {left[0]}, for one. "
+        "They are delivered as soon as an engine starts: receiver serve, or receiver worker."
+        if left
+        else None
+    )
+    return [
+        *contradiction_sentences(found),
+        *([abandoned] if abandoned else []),
+        *(
+            f"The server has {name} = off: when its machine crashes, what was acknowledged may be gone, or the "
+            "database damaged. Set it to on."
+            for name in careless
+        ),
+    ]
+
+
+async def compact(connections: Connections) -> tuple[int, int]:
+    """Rewrite our tables. Each is locked meanwhile, also for reading. Return the bytes before and after."""
+    async with connections.separate() as db:
+        with translated(connections.where):
+            before = (await fetch(db, "bytes_used"))[0]["bytes"]
+            await db.execute(SQL["vacuum_full"].text, timeout=LONG_SECONDS)
+            return before, (await fetch(db, "bytes_used"))[0]["bytes"]
+
+
+async def vacuum(connections: Connections) -> None:
+    """Let new rows overwrite what was deleted. Nothing waits for it."""
+    async with connections.separate() as db:
+        with translated(connections.where):
+            await db.execute(SQL["vacuum"].text, timeout=LONG_SECONDS)
+
+
+# Copies
+
+_LIMITS = "SET LOCAL lock_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = 0"
+"""Writers have 10 s to end. The other side of the copy may take its time."""
+
+
+class HeldRows:
+    """The rows of a database in a transaction that keeps others from writing. See `journal.store.Rows`."""
+
+    def __init__(self, db: Connection, where: str) -> None:
+        self._db = db
+        self._where = where
+
+    async def page(self, kind: RowKind, after: Key | None, limit: int) -> list[StoredRow]:
+        with translated(self._where):
+            name = "documents" if kind == "submissions" else kind
+            return await fetch_page(self._db, name, EVERYTHING, after, limit)
+
+    async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
+        if not rows:
+            return
+        values = [_columns(row) for row in rows]
+        with translated(self._where):
+            await self._db.copy_records_to_table(
+                "shared_values" if kind == "values" else kind,
+                schema_name="receiver",
+                columns=list(values[0]),
+                records=[tuple(row.values()) for row in values],
+            )
+
+
+def _columns(row: StoredRow) -> dict[str, Any]:
+    record = row.record
+    if isinstance(record, Document):
+        return all_columns(record, record.version)
+    if isinstance(record, Event):
+        return {"number": row.key[0], **event_columns(record)}
+    if isinstance(record, Callback):
+        return {"number": row.key[0], **to_row(record), "body": record.body.decode()}
+    if isinstance(record, SharedValue):
+        return {"key": record.key, "data": record.data.decode(), "version": record.version}
+    return {"digest": record.digest} if isinstance(record, LeftFile) else to_row(record)
+
+
+@asynccontextmanager
+async def transfer(connections: Connections, *, fill: bool) -> AsyncIterator[HeldRows]:
+    """See `Store.transfer`."""
+    where = connections.where
+    async with connections.separate() as db:
+        transaction = db.transaction()
+        with translated(where):
+            await transaction.start()
+            await db.execute(_LIMITS)
+            await db.execute(SQL["hold_still"].text)
+            if fill and (await fetch(db, "holds_rows"))[0]["held"]:
+                raise InputError(f"The journal at {where} holds something already, and only an empty one takes a copy.")
+            if fill:
+                await db.execute("DELETE FROM receiver.shared_values WHERE key = ANY ($1)", COPIED_VALUES)
+        yield HeldRows(db, where)
+        with translated(where):
+            if fill:
+                await fetch(db, "number_on")
+            await transaction.commit()
+        if fill:
+            with suppress(*ERRORS):  # all is kept, and the server counts its rows by itself in time
+                await db.execute(SQL["analyze_copied"].text)

@@ -1,0 +1,315 @@
+"""The PostgreSQL store, for many processes on many machines."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from receiver.errors import InputError, JournalError
+from receiver.events import Submission
+from receiver.journal.document import Document, Transition
+from receiver.journal.postgres import maintenance
+from receiver.journal.postgres.batch import Batch, Create, Operation, RowCache, Update, Writer, load, write
+from receiver.journal.postgres.connections import Connections, Options, Transaction, open_connections
+from receiver.journal.postgres.faults import Connection, translated
+from receiver.journal.postgres.notify import Changed, Notifier
+from receiver.journal.postgres.statements import fetch, fetch_page, read_submission
+from receiver.journal.store import (
+    Counts,
+    DestinationCount,
+    DueKind,
+    Filter,
+    Key,
+    RowKind,
+    Rows,
+    SharedValue,
+    StoredRow,
+)
+
+T = TypeVar("T")
+
+CONNECTIONS = 5
+"""Connections of one process, including the one that listens."""
+_NOTHING = dict.fromkeys(("submissions", "callbacks", "events", "deliveries", "attempts", "files"), 0)
+
+
+@dataclass(slots=True)
+class _Claim:
+    """A claim under way: what it has written, and its results."""
+
+    transaction: Transaction | None
+    written: list[Document]
+    results: list[Any]
+
+
+class PostgresStore:
+    """See `journal.store.Store`. Made by `open_store`."""
+
+    shared: ClassVar[bool] = True
+    cache_seconds = 0.0
+
+    def __init__(self, connections: Connections, cache: RowCache, *, listen: bool) -> None:
+        self.place = connections.where
+        self._connections = connections
+        self._cache = cache
+        self._notifier = Notifier(connections, enabled=listen)
+        self._writer: Writer[Operation] = Writer(self._run_batch, width=3, shares=4, key=lambda item: item.id)
+        self._uncertain: dict[str, _Claim] = {}
+
+    async def aclose(self) -> None:
+        self._connections.close_soon()
+        await self._writer.aclose()
+        await self._notifier.aclose()
+        await self._connections.aclose()
+
+    async def settle(self) -> None:
+        await self._notifier.flush()
+
+    async def check(self, *, space: bool = False) -> None:
+        if space:
+            return  # the server's disk is its operator's business, and a full one fails the other check
+
+        async def operation(db: Connection) -> None:
+            (row,) = await fetch(db, "add_value", key=f"check/{id(self)}", data="")
+            await fetch(db, "delete_value", key=f"check/{id(self)}", version=row["version"])
+
+        await self._connections.write(operation)
+
+    # Documents
+
+    async def create(self, submission: Submission) -> Submission:
+        return await self._put(Create(submission))  # type: ignore[no-any-return]
+
+    async def load(self, ids: Sequence[str]) -> dict[str, Document]:
+        return await self._connections.read(lambda db: load(db, ids))
+
+    async def update(self, id: str, transition: Transition[T]) -> T | None:
+        return await self._put(Update(id, transition))  # type: ignore[no-any-return]
+
+    async def _put(self, operation: Operation) -> Any:
+        self._connections.check_open()
+        with translated(self.place):
+            return await self._writer.put(operation)
+
+    async def _run_batch(self, operations: Sequence[Operation]) -> list[Any]:
+        batch = Batch(operations, self._cache)
+        await batch.commit(self._connections)
+        self._cache.put([*batch.created, *batch.written])
+        self._notifier.tell(document.id for document in (*batch.created, *batch.written))
+        return batch.outcomes
+
+    async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
+        uncertain = self._uncertain.pop(destination, None)
+        if uncertain is not None and await self._was_written(destination, uncertain):
+            return self._finish_claim(uncertain)
+        # A look without a transaction first, because an idle engine asks often.
+        (due,) = await self._connections.read(lambda db: fetch(db, "look", destination=destination, now_ms=now_ms))
+        if limit <= 0 or not due[0]:
+            return []
+        claim = _Claim(None, [], [])
+
+        async def attempt(transaction: Transaction) -> None:
+            pairs: list[tuple[Document, Document]] = []
+            claim.transaction, claim.results, tried = transaction, [], list[str]()
+            while (wanted := limit - len(claim.results)) > 0:
+                rows = await fetch(
+                    transaction.db, "candidates", destination=destination, now_ms=now_ms, tried=tried, limit=wanted
+                )
+                for document in await self._locked(transaction.db, {row["id"]: row["version"] for row in rows}):
+                    after, result = transition(document)
+                    if after is not document:
+                        pairs.append((document, after))
+                    if result is not None:
+                        claim.results.append(result)
+                    tried.append(document.id)
+                if len(rows) < wanted:
+                    break
+            transaction.xid = await write(transaction.db, pairs)
+            claim.written = [after.written() for _, after in pairs]
+
+        try:
+            with translated(self.place):
+                await self._connections.transact(attempt)
+        except JournalError as exc:
+            if exc.fault == "uncertain":
+                self._uncertain[destination] = claim
+            raise
+        return self._finish_claim(claim)
+
+    async def _locked(self, db: Connection, versions: Mapping[str, int]) -> list[Document]:
+        """Return locked documents, in the same order."""
+        found = {
+            id: document
+            for id, version in versions.items()
+            if (document := self._cache.get(id)) is not None and document.version == version
+        }
+        unknown = [id for id in versions if id not in found]
+        found |= await load(db, unknown) if unknown else {}
+        return [found[id] for id in versions]
+
+    async def _was_written(self, destination: str, claim: _Claim) -> bool:
+        """Return True if a claim whose COMMIT was not answered was committed: nothing else would ever run it."""
+        assert claim.transaction is not None  # noqa: S101 - it has begun
+        assert claim.transaction.xid is not None  # noqa: S101 - it has written
+        try:
+            with translated(self.place):
+                return await self._connections.is_committed(claim.transaction.xid)
+        except JournalError:
+            self._uncertain[destination] = claim
+            raise
+
+    def _finish_claim(self, claim: _Claim) -> list[Any]:
+        self._cache.put(claim.written)
+        self._notifier.tell(document.id for document in claim.written)
+        return claim.results
+
+    async def remove(
+        self, id: str, transition: Callable[[Document], Document | None], *, files_only: bool = False
+    ) -> Mapping[str, int] | None:
+        async def operation(db: Connection) -> Mapping[str, int] | None:
+            await fetch(db, "one_deletes")
+            await fetch(db, "lock", ids=[id])
+            document = (await load(db, [id])).get(id)
+            if document is None:
+                return _NOTHING
+            after = transition(document)
+            if after is None:
+                return None
+            removed = {}
+            if not files_only:
+                removed = dict((await fetch(db, "remove", id=id))[0])
+            elif after is not document:
+                await write(db, [(document, after)])
+            return _NOTHING | removed | dict((await fetch(db, "leave_files", id=id))[0])
+
+        removed = await self._connections.write(operation)
+        self._cache.forget([id])
+        if removed is not None:
+            self._notifier.tell([id])
+        return removed
+
+    async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
+        found = [key[0] for key in keys]
+        return len(await self._connections.write(lambda db: fetch(db, f"forget_{kind}", keys=found)))
+
+    # Reading
+
+    async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
+        rows = await self._connections.read(lambda db: fetch(db, f"due_{kind}", now_ms=now_ms, limit=limit))
+        with translated(self.place):
+            return [read_submission(row["body"]) for row in rows]
+
+    async def page(
+        self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = False
+    ) -> list[StoredRow]:
+        return await self._connections.read(lambda db: fetch_page(db, kind, wanted, after, limit, newest_first))
+
+    async def counts(self, *, submissions: bool = False) -> Counts:
+        async def operation(db: Connection) -> Counts:
+            shown = await fetch(db, "count_submissions") if submissions else []
+            found: dict[str, dict[str, int]] = defaultdict(dict)
+            for row in await fetch(db, "count_deliveries"):
+                found[row["destination"]][row["status"]] = row["count"]
+                if row["oldest_due_ms"] is not None:
+                    found[row["destination"]]["oldest_due_ms"] = row["oldest_due_ms"]
+            return Counts(
+                submissions={row["display"]: row["count"] for row in shown},
+                destinations={name: DestinationCount(**counts) for name, counts in found.items()},
+            )
+
+        return await self._connections.read(operation)
+
+    # Shared values
+
+    async def values(self, prefix: str) -> dict[str, SharedValue]:
+        rows = await self._connections.read(lambda db: fetch(db, "values", prefix=prefix))
+        return {
+            row["key"]: SharedValue(key=row["key"], data=row["data"].encode(), version=row["version"]) for row in rows
+        }
+
+    async def swap(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        name = "add_value" if version is None else "delete_value" if data is None else "replace_value"
+        if data is None and version is None:
+            return "" if key not in await self.values(key) else None
+        values = {"key": key, "data": (data or b"").decode(), "version": version}
+        rows = await self._connections.write(lambda db: fetch(db, name, **values))
+        return rows[0]["version"] if rows else None
+
+    def subscribe(self, changed: Changed) -> None:
+        self._notifier.subscribe(changed)
+
+    # The store as a whole
+
+    async def problems(self, owners: frozenset[str]) -> list[str]:
+        return await maintenance.problems(self._connections, owners)
+
+    async def back_up(self, target: Path) -> int:
+        raise InputError(
+            f"The journal at {self.place} is backed up with PostgreSQL's own tools, beside running servers: "
+            f"pg_dump --format=custom --schema=receiver --file={target} and the database's URL. Restore it with "
+            "pg_restore."
+        )
+
+    async def compact(self) -> tuple[int, int] | None:
+        return await maintenance.compact(self._connections)
+
+    async def scrub(self, words: str) -> str | None:
+        await maintenance.vacuum(self._connections)
+        if not words:
+            return None
+        return (
+            "PostgreSQL may still hold its prompt where nothing reads it: in space of its tables that is free and not "
+            "overwritten yet, in its write-ahead log, in replicas and in backups, until their time is over. To write "
+            "the tables anew, stop Receiver everywhere and run: receiver journal compact"
+        )
+
+    def transfer(self, *, fill: bool) -> AbstractAsyncContextManager[Rows]:
+        return maintenance.transfer(self._connections, fill=fill)
+
+
+async def open_store(
+    url: str,
+    *,
+    connections: int = CONNECTIONS,
+    listen: bool = True,
+    statements: bool = True,
+    migrate: bool = True,
+    busy_seconds: float = 10.0,
+    answer_seconds: float = 30.0,
+) -> PostgresStore:
+    """Connect, and bring the tables up to date.
+
+    Args:
+        url: `postgresql://user:password@host:port/database`, with any parameter libpq knows; see `read_address`.
+        connections: maximum of this process, including the one that listens.
+        listen: hear from other processes what was written. False where a transaction pooler is in front of the server.
+        statements: let the server keep prepared statements, and give it our settings. False as above.
+        migrate: make or change the tables where they are missing or older.
+        busy_seconds: time to wait for one of our connections while all are busy.
+        answer_seconds: time for one statement.
+
+    Raises:
+        JournalError: the server cannot be reached, does not let us in, is too old, does not keep what it commits, or
+            has tables of another Receiver.
+    """
+    listen = listen and connections > 1
+    options = Options(
+        connections=max(1, connections - listen),
+        statements=statements,
+        busy_seconds=busy_seconds,
+        answer_seconds=answer_seconds,
+    )
+    cache = RowCache()
+    opened = await open_connections(url, options, cache.clear)
+    try:
+        if migrate:
+            await maintenance.migrate(opened)
+        await maintenance.check_schema(opened)
+    except BaseException:
+        await opened.aclose()
+        raise
+    return PostgresStore(opened, cache, listen=listen)
