@@ -103,7 +103,7 @@ async def view(journal: Journal) -> dict[str, Any]:
         "attempts": [await journal.attempts(item.id) for item in deliveries],
         "destinations": await journal.destinations(),
         "troubles": await journal.troubles(),
-        "files": await journal.needed_files("", 100),
+        "files": await journal.needed_files(),
         "leftovers": await journal.leftovers(""),
     }
 

@@ -110,7 +110,7 @@ async def test_two_who_delete_leave_no_file_to_each_other(journal: PostgresJourn
             journal.erase(submission(number).id, force=True), other.erase(submission(100 + number).id, force=True)
         )
     assert len(await journal.leftovers("")) == 10
-    assert await journal.needed_files("", 100) == []
+    assert await journal.needed_files() == []
 
 
 async def test_a_replay_is_heard_by_other_processes(journal: PostgresJournal, other: PostgresJournal) -> None:

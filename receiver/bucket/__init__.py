@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from receiver.bucket.errors import BucketError, PreconditionFailed
 from receiver.bucket.options import BucketOptions, read_url, split_url
-from receiver.extras import require
+from receiver.errors import require
 
 if TYPE_CHECKING:
     from receiver.bucket.client import Bucket

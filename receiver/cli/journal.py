@@ -14,7 +14,7 @@ from receiver.cli.output import note, print_json, print_table, say
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.errors import JournalError, MediaError
 from receiver.journal import Journal
-from receiver.journal.copying import RowKind
+from receiver.journal.store import RowKind
 from receiver.maintenance.retention import Erased, Keep
 from receiver.runtime import copy_journal, journal_of, keep_of, retention_of, store_of
 
@@ -132,11 +132,11 @@ def check(as_json: AsJSON = False) -> None:
 
     async def work(opened: Journal) -> list[str]:
         problems = await opened.problems()
-        store, missing, after = store_of(settings), list[str](), ""
+        store, missing = store_of(settings), list[str]()
         try:
-            while page := await opened.needed_files(after, PAGE):
-                missing += await store.missing(page)
-                after = page[-1]
+            digests = await opened.needed_files()
+            for start in range(0, len(digests), PAGE):
+                missing += await store.missing(digests[start : start + PAGE])
         except (JournalError, MediaError) as exc:
             return [*problems, str(exc)]
         if missing:

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from receiver.cli.output import say
-from receiver.cli.running import address, bind, run, server, settings_for, stop_signal, until_stopped
+from receiver.cli.process import address, bind, run, server, settings_for, stop_signal, until_stopped
 from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError
 from receiver.runtime import Runtime, open_runtime
-from receiver.watchdog import end_process
 
 ENGINES = frozenset({"serve", "worker"})
 """Roles that hold the engine for long. One that finds another of them refuses to start."""
@@ -48,7 +47,7 @@ def serve(
 
     async def main() -> None:
         with stop_signal() as stop:
-            async with open_runtime(settings, stalled=end_process) as receiver:
+            async with open_runtime(settings, exit_on_stall=True) as receiver:
                 with bind(settings.bind_host, settings.port) as listener:
                     starting = await (_start_engine(receiver, "serve") if settings.engine else _leave_engine(receiver))
                     say(f"Receiver listens on {address(listener)}{calls}")
@@ -65,7 +64,7 @@ def worker() -> None:
 
     async def main() -> None:
         with stop_signal() as stop:
-            async with open_runtime(settings, stalled=end_process) as receiver:
+            async with open_runtime(settings, exit_on_stall=True) as receiver:
                 starting = await _start_engine(receiver, "worker")
                 await until_stopped(stop, beside=check_engine(receiver, starting))
 

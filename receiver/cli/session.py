@@ -9,17 +9,21 @@ from typing import Any, TypeVar
 
 import typer
 
-from receiver.cli.direct import send_directly
-from receiver.cli.following import SUCCEEDED, follow, follow_all
-from receiver.cli.output import note, print_json, say
-from receiver.cli.running import run, settings_for
-from receiver.errors import Ambiguous, JournalError, MediaError, Refused, Unreachable
-from receiver.events import Submission
+from receiver.cli.output import note, one_line, print_json, say, when
+from receiver.cli.process import first_end, run, settings_for
+from receiver.cli.progress import Progress
+from receiver.clock import Clock
+from receiver.deliveries import Delivery
+from receiver.errors import Ambiguous, JournalError, MediaError, ProviderError, Refused, Unreachable
+from receiver.events import EventType, Submission, event_id
+from receiver.followups import once_name
+from receiver.intake.facts import replace
 from receiver.requests import Request
-from receiver.runtime import Runtime, open_runtime
+from receiver.runtime import Runtime, open_runtime, open_stateless_submit
+from receiver.runtime.stateless import StatelessSubmit
+from receiver.settings import Settings
 from receiver.submissions import Options
 from receiver.tasks import Task
-from receiver.watchdog import end_process
 
 T = TypeVar("T")
 
@@ -137,7 +141,7 @@ class Session:
 
 
 def _runtime() -> AbstractAsyncContextManager[Runtime]:
-    return open_runtime(settings_for(quiet=True), stalled=end_process)
+    return open_runtime(settings_for(quiet=True), exit_on_stall=True)
 
 
 async def send(runtime: Runtime, row: Submission, *, wait: bool) -> Submission:

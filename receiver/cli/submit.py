@@ -42,7 +42,6 @@ from receiver.events import Submission
 from receiver.provider import Request, requests
 from receiver.runtime import Runtime, open_runtime
 from receiver.submissions import Options
-from receiver.watchdog import end_process
 
 
 def submit(
@@ -129,7 +128,7 @@ def _submit_all(requests: list[Request], options: Options, *, jobs: int, as_json
     gate = asyncio.Semaphore(jobs)
 
     async def main() -> None:
-        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
+        async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
 
             async def one(request: Request) -> int:
                 async with gate:

@@ -217,7 +217,9 @@ class S3Handler:
         succeeded = event.type == "task.succeeded"
         if succeeded and not attempt.media and attempt.media_pending:
             raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
-        found = await gather(attempt, tiles=self._options.tiles, embed=self._options.embed) if succeeded else ResultFiles()
+        found = ResultFiles()
+        if succeeded:
+            found = await gather(attempt, tiles=self._options.tiles, embed=self._options.embed)
         named = [(self._key(attempt, piece.mark, piece.stored.media.extension[1:]), piece) for piece in found.files]
         try:
             files = [await self._put_file(key, piece, attempt) for key, piece in named]

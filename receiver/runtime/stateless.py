@@ -307,7 +307,7 @@ def stateless_app(receive: StatelessReceive, *, seconds: float) -> Starlette:
         receive: takes the callbacks.
         seconds: how long one may take in all; then it is answered 503.
     """
-    admission = Admission(None, most=AT_ONCE, patience=seconds, kept="It may have been delivered in part.")
+    admission = Admission(None, most=AT_ONCE, max_wait=seconds, kept="It may have been delivered in part.")
     return create_app(
         callbacks=Callbacks(intake=receive, tokens=receive.tokens, admission=admission), readyz=Readyz({})
     )
@@ -316,6 +316,6 @@ def stateless_app(receive: StatelessReceive, *, seconds: float) -> Starlette:
 def _check_settings(settings: Settings) -> None:
     if not settings.keys:
         raise SettingsError(
-            "RECEIVER_KEYS is not set. Without a journal it is all that the submitting and the receiving program share: "
-            "make one with `openssl rand -hex 32`, and set it at both."
+            "RECEIVER_KEYS is not set. Without a journal it is all that the submitting and the receiving program "
+            "share: make one with `openssl rand -hex 32`, and set it at both."
         )

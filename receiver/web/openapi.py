@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from receiver.events import Event
 from receiver.web.api import schemas as bodies
-from receiver.web.api.answers import json
 from receiver.web.api.records import STATUSES, Links, ProblemRecord, Seed, SubmissionRecord
 from receiver.web.api.responses import json
 

@@ -19,11 +19,11 @@ from receiver.media import Store
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.web.admission import Admission
-from receiver.web.api.access import Access
-from receiver.web.api.answers import Named, guarded
-from receiver.web.api.reading import Reading
-from receiver.web.api.streaming import HEARTBEAT, Streaming, Watch
+from receiver.web.api.read_routes import ReadRoutes
+from receiver.web.api.responses import problem_of
+from receiver.web.api.streaming import HEARTBEAT, Watch
 from receiver.web.api.write_routes import MAX_BODY, WriteRoutes
+from receiver.web.problems import Problem, problem
 
 __all__ = ["Api"]
 
@@ -73,12 +73,7 @@ class Api:
             kept="It may have been kept: GET /submissions shows that, and the same Idempotency-Key finds it.",
         )
         self._making = WriteRoutes(submissions=submissions, journal=journal, provider=provider, clock=clock)
-        self._reading = Reading(
-            journal=journal,
-            provider=provider,
-            store=store,
-            streaming=Streaming(journal, watch, heartbeat=heartbeat),
-        )
+        self._reading = ReadRoutes(journal=journal, provider=provider, store=store, watch=watch, heartbeat=heartbeat)
 
     def routes(self) -> list[Route]:
         """Return the routes in the order of matching: `watch` is not the id of a submission."""

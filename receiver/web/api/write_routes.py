@@ -20,9 +20,9 @@ from receiver.journal import Journal
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.tasks import decode_json
+from receiver.web.admission import BodyLimits
 from receiver.web.api import schemas
-from receiver.web.api.answers import json, problem_of
-from receiver.web.api.finding import find
+from receiver.web.api.read_routes import find
 from receiver.web.api.records import Links, submission_record
 from receiver.web.api.responses import json, problem_of
 from receiver.web.problems import Problem
@@ -31,7 +31,6 @@ T = TypeVar("T")
 
 MAX_BODY = 80 * 1024 * 1024
 """Bytes of a body: a few pictures of the largest size, as base64."""
-_LINGER = 8 * 1024 * 1024
 BODY_SECONDS = 60.0
 MAX_KEY = 200
 
