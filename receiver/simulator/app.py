@@ -99,9 +99,8 @@ class Simulator:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop calling back and release everything. May be called twice."""
+        """Stop calling back. May be called twice."""
         await self._sender.aclose()
-        await self._gallery.aclose()
 
     def _routes(self) -> Iterator[Route]:
         for prefix in PREFIXES:

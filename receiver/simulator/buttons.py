@@ -14,21 +14,14 @@ NEVER, WITH_REMIX, ALWAYS = "never", "with remix", "always"
 
 @dataclass(frozen=True, slots=True)
 class Button:
-    """One button.
+    """One button."""
 
-    Attributes:
-        shape: Its customId with ``{hash}`` for the part that changes; some have none.
-        effect: Name of what it does (`works.Press`).
-        place: Place in the grid, counted from 1, or a number the effect needs.
-        asks: When a window opens first, which submit/modal answers: `NEVER`, `WITH_REMIX` or `ALWAYS`.
-    """
-
-    shape: str
+    shape: str  # its customId, mostly with {hash} for the part that changes
     label: str
     emoji: str
-    effect: str
-    place: int = 0
-    asks: str = NEVER
+    effect: str  # name of its effect in `works.Press`
+    place: int = 0  # place in the grid, counted from 1, or a number the effect needs
+    asks: str = NEVER  # when a window opens first, which submit/modal answers
 
     def custom_id(self, hash_: str) -> str:
         """Return the customId with this hash."""

@@ -69,21 +69,13 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A readable submit before it is answered.
+    """A readable submit before it is answered."""
 
-    Attributes:
-        number: 1 for the first submit that this simulator received.
-        prompt: As sent; for a follow-up, the prompt of the task it builds on.
-        properties: Properties of the profile's answers.
-        accept: Makes the task and returns its id; for some requests, several ids or something else.
-        existing: Returns code 21 with an old task of the same request, None where there can be none.
-    """
-
-    number: int
-    prompt: str
-    properties: Mapping[str, Any]
-    accept: Callable[[], object]
-    existing: Callable[[], Answer | None]
+    number: int  # 1 for the first submit of this simulator
+    prompt: str  # of a follow-up: that of the task it builds on
+    properties: Mapping[str, Any]  # properties of the profile's answers
+    accept: Callable[[], object]  # makes the task and returns its id
+    existing: Callable[[], Answer | None]  # code 21 with an old task of the same request
 
 
 def _same(value: Value, *_: object) -> Value:
@@ -92,33 +84,19 @@ def _same(value: Value, *_: object) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Hooks of one fault.
+    """Hooks of one fault."""
 
-    Attributes:
-        answer: Decides a submit's answer, and by calling ``accept()`` if a task is made.
-        answered: Rewrites the answer to a submit.
-        timeline: Rewrites the timeline of a task.
-        fetched_timeline: Rewrites the timeline that fetch and list show.
-        calls: Rewrites the list of callbacks of a task.
-        callback: Rewrites the body of a callback.
-        fetched: Rewrites a task in fetch and list.
-        query: Answers a fetch or list, given how many there were before.
-        hides: Queries that know no task, ``fetch`` and ``list``.
-        gone: Downloads that fail before one works.
-        doubles: Another task carries this one's state and hook.
-    """
-
-    answer: Callable[[Request], Answer | None] = lambda request: None
-    answered: Callable[[Answer], Answer] = _same
-    timeline: Callable[[Timeline, Random], Timeline] = _same
-    fetched_timeline: Callable[[Timeline, Random], Timeline] = _same
-    calls: Callable[[list[Call], Random], list[Call]] = _same
-    callback: Callable[[Body], Body] = _same
-    fetched: Callable[[Body], Body] = _same
-    query: Callable[[int], Answer | None] = lambda before: None
-    hides: tuple[str, ...] = ()
-    gone: float = 0
-    doubles: bool = False
+    answer: Callable[[Request], Answer | None] = lambda request: None  # decides, and makes a task by accept()
+    answered: Callable[[Answer], Answer] = _same  # answer to a submit
+    timeline: Callable[[Timeline, Random], Timeline] = _same  # true timeline of a task
+    fetched_timeline: Callable[[Timeline, Random], Timeline] = _same  # the one that fetch and list show
+    calls: Callable[[list[Call], Random], list[Call]] = _same  # callbacks of a task
+    callback: Callable[[Body], Body] = _same  # body of a callback
+    fetched: Callable[[Body], Body] = _same  # task in fetch and list
+    query: Callable[[int], Answer | None] = lambda before: None  # answer to a fetch or list, by the number before it
+    hides: tuple[str, ...] = ()  # queries that know no task: fetch, list
+    gone: float = 0  # downloads that fail before one works
+    doubles: bool = False  # another task carries this one's state and hook
 
 
 # --- submit answers (PROTOCOL.md §4) -------------------------------------------------------------------------
@@ -164,39 +142,30 @@ def _numeric(answer: Answer) -> Answer:
 # --- timelines and callbacks (PROTOCOL.md §6, §7, §8) --------------------------------------------------------
 
 
+def _failure(after: float, reason: str = "任务超时", progress: str = "") -> Step:
+    return Step(after, "FAILURE", progress, reason)
+
+
+def _later(call: Call, seconds: float) -> Call:
+    return replace(call, after=call.after + seconds)
+
+
 def _fail(timeline: Timeline, chance: Random) -> Timeline:
     """Submitted, then nothing, then FAILURE: the effect of a lost websocket (PROTOCOL.md §8)."""
     early = tuple(step for step in timeline if step.status in {"NOT_START", "SUBMITTED"})
-    return (*early, Step(timeline[-1].after, "FAILURE", "", "任务超时"))
-
-
-def _refuse(timeline: Timeline, chance: Random) -> Timeline:
-    first = timeline[0]
-    return (first, Step(first.after + chance.uniform(1.0, 2.0), "FAILURE", "", "可能包含敏感词"))
+    return (*early, _failure(timeline[-1].after))
 
 
 def _fail_falsely(timeline: Timeline, chance: Random) -> Timeline:
     *before, end = timeline
     if end.status != "SUCCESS":
         return timeline
-    return (*before, Step(end.after, "FAILURE", "", "任务超时"), replace(end, after=end.after + CORRECTED))
+    return (*before, _failure(end.after), replace(end, after=end.after + CORRECTED))
 
 
 def _stay_at_100(timeline: Timeline, chance: Random) -> Timeline:
     *before, end = timeline
     return (*before, replace(end, status="IN_PROGRESS")) if end.status == "SUCCESS" else timeline
-
-
-def _time_out(timeline: Timeline, chance: Random) -> Timeline:
-    return (timeline[0], Step(1.0, "FAILURE", "100%", "上游任务超时（超过1小时）"))
-
-
-def _drop_end(calls: list[Call], chance: Random) -> list[Call]:
-    return [call for call in calls if not call.step.terminal]
-
-
-def _repeat(calls: list[Call], chance: Random) -> list[Call]:
-    return [repeated for call in calls for repeated in (call, replace(call, after=call.after + 0.2))]
 
 
 def _reorder(calls: list[Call], chance: Random) -> list[Call]:
@@ -207,10 +176,6 @@ def _reorder(calls: list[Call], chance: Random) -> list[Call]:
     earlier = [call for call in calls if not call.step.terminal and call.after < end]
     held = {id(call) for call in chance.sample(earlier, (len(earlier) + 1) // 2)}
     return [replace(call, after=end + chance.uniform(0.5, 6.0)) if id(call) in held else call for call in calls]
-
-
-def _delay(calls: list[Call], chance: Random) -> list[Call]:
-    return [replace(call, after=call.after + LATE) for call in calls]
 
 
 # --- bodies, fetch and list (PROTOCOL.md §5, §7, §9) ---------------------------------------------------------
@@ -263,14 +228,18 @@ _HOOKS: Mapping[str, Fault] = {
     "slow_answer": Fault(answered=lambda answer: replace(answer, after=SLOW)),
     "numeric_result": Fault(answered=_numeric),
     "failure": Fault(timeline=_fail),
-    "banned_later": Fault(timeline=_refuse),
+    "banned_later": Fault(
+        timeline=lambda steps, chance: (steps[0], _failure(chance.uniform(1.0, 2.0), "可能包含敏感词"))
+    ),
     "false_failure": Fault(timeline=_fail_falsely),
     "stuck_100": Fault(fetched_timeline=_stay_at_100),
-    "relay_timeout": Fault(fetched_timeline=_time_out),
-    "dropped": Fault(calls=_drop_end),
-    "duplicated": Fault(calls=_repeat),
+    "relay_timeout": Fault(
+        fetched_timeline=lambda steps, chance: (steps[0], _failure(1.0, "上游任务超时（超过1小时）", "100%"))
+    ),
+    "dropped": Fault(calls=lambda calls, chance: [call for call in calls if not call.step.terminal]),
+    "duplicated": Fault(calls=lambda calls, chance: [twice for call in calls for twice in (call, _later(call, 0.2))]),
     "reordered": Fault(calls=_reorder),
-    "late": Fault(calls=_delay),
+    "late": Fault(calls=lambda calls, chance: [_later(call, LATE) for call in calls]),
     "hook_stripped": Fault(calls=lambda calls, chance: []),
     "state_missing": Fault(callback=_without("state")),
     "state_mangled": Fault(callback=_with_half_a_state),

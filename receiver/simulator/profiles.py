@@ -50,51 +50,32 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One provider as seen from outside.
-
-    Attributes:
-        shape: The task object of fetch and list.
-        encode: JSON as this server writes it.
-        caller: Its callbacks.
-        properties: Properties of accepting submit answers.
-        lagging: Fetch shows the last poll's view, not the live one.
-        previews: Pictures are visible while IN_PROGRESS.
-        limits: Longest text allowed, by request field.
-        coerces: A number in place of a string is accepted as its text.
-        rewrites: Codes replaced in submit answers, except where the relay's action is one of `KEEPS_CODE`.
-        unknown_parent: The answer when there is no task to build on.
-        unready_parent: The answer when the task to build on has not succeeded.
-        index_always: A change needs an index even for REROLL.
-        no_index: The answer when it has none.
-        no_simple_change: The answer to simple-change where it does not work.
-        outdated_buttons: A customId with an old or invented hash is accepted.
-        films_are_pictures: imageUrl of a video is the first mp4, not a still.
-        window_timeout: Seconds until a window that gets no answer fails the task.
-        numbers_states: "imagine all" gives each task the state with its number behind it.
-    """
+    """One provider as seen from outside."""
 
     name: str
     description: str
-    shape: Callable[[View], dict[str, Any]]
-    caller: Caller
-    properties: Mapping[str, str]
-    encode: Callable[[object], bytes] = msgspec.json.encode
+    shape: Callable[[View], dict[str, Any]]  # the task object of fetch and list
+    caller: Caller  # its callbacks
+    properties: Mapping[str, str]  # properties of accepting submit answers
+    encode: Callable[[object], bytes] = msgspec.json.encode  # JSON as this server writes it
     content_type: str = "application/json"
     accepted: str = "提交成功"
-    lagging: bool = False
-    previews: bool = True
-    coerces: bool = False
-    limits: Mapping[str, int] = field(default_factory=lambda: {"state": 255, "notifyHook": 2000})
-    rewrites: Mapping[int, int] = field(default_factory=dict)
-    unknown_parent: Answer = _UNKNOWN_PARENT
-    unready_parent: Answer = _UNREADY_PARENT
-    index_always: bool = False
-    no_index: Answer = _NO_INDEX
-    no_simple_change: Answer | None = None
-    outdated_buttons: bool = False
-    films_are_pictures: bool = True
-    window_timeout: float = 3600.0
-    numbers_states: bool = False
+    lagging: bool = False  # fetch shows the last poll's view, not the live one
+    previews: bool = True  # pictures are visible while IN_PROGRESS
+    coerces: bool = False  # a number in place of a string is read as its text
+    limits: Mapping[str, int] = field(
+        default_factory=lambda: {"state": 255, "notifyHook": 2000}
+    )  # longest text by field
+    rewrites: Mapping[int, int] = field(default_factory=dict)  # codes replaced in submit answers, but see `KEEPS_CODE`
+    unknown_parent: Answer = _UNKNOWN_PARENT  # there is no task to build on
+    unready_parent: Answer = _UNREADY_PARENT  # the task to build on has not succeeded
+    index_always: bool = False  # A change needs an index even for REROLL
+    no_index: Answer = _NO_INDEX  # the answer when it has none
+    no_simple_change: Answer | None = None  # simple-change does not work
+    outdated_buttons: bool = False  # A customId with an old or invented hash is accepted
+    films_are_pictures: bool = True  # imageUrl of a video is the first mp4, not a still
+    window_timeout: float = 3600.0  # seconds until a window that gets no answer fails the task
+    numbers_states: bool = False  # "imagine all" gives each task the state with its number behind it
     unknown_task: Answer = _UNKNOWN_TASK
     no_prompt: Answer = _NO_PROMPT
     unreadable: Callable[[], Answer] = lambda: answers.relay_error(answers.VALIDATION, "bind_request_body_failed")
@@ -159,6 +140,24 @@ def default_task(view: View) -> dict[str, Any]:
 # --- the Java proxy ------------------------------------------------------------------------------------------
 
 
+def _proxy_task(view: View) -> dict[str, Any]:
+    """Return the keys that both proxies have, in their order."""
+    return {
+        "action": view.task.work.action,
+        "status": view.step.status,
+        "prompt": view.prompt,
+        "promptEn": view.prompt,
+        "description": view.command,
+        "state": view.task.state,
+        "submitTime": view.submit_time,
+        "startTime": view.start_time,
+        "finishTime": view.finish_time,
+        "imageUrl": view.picture,
+        "progress": view.step.progress,
+        "failReason": view.step.reason,
+    }
+
+
 def java_task(view: View) -> dict[str, Any]:
     """Return the 14 keys of a Java task, the same in fetch and callback, with nulls and without buttons."""
     properties: dict[str, Any] = {
@@ -173,22 +172,7 @@ def java_task(view: View) -> dict[str, Any]:
         properties["messageHash"] = view.task.job
     if view.succeeded:
         properties |= {"messageId": view.task.snowflake("message"), "flags": 0}
-    return {
-        "id": view.task.id,
-        "properties": properties,
-        "action": view.task.work.action,
-        "status": view.step.status,
-        "prompt": view.prompt,
-        "promptEn": view.prompt,
-        "description": view.command,
-        "state": view.task.state,
-        "submitTime": view.submit_time,
-        "startTime": view.start_time,
-        "finishTime": view.finish_time,
-        "imageUrl": view.picture,
-        "progress": view.step.progress,
-        "failReason": view.step.reason,
-    }
+    return {"id": view.task.id, "properties": properties, **_proxy_task(view)}
 
 
 def java_schedule(timeline: Timeline) -> list[Call]:
@@ -240,6 +224,7 @@ def csharp_task(view: View) -> dict[str, Any]:
     local = datetime.fromtimestamp(task.submitted, UTC) + timedelta(hours=8)
     values: dict[str, Any] = {
         **dict.fromkeys(_CSHARP_FALSE, False),
+        **_proxy_task(view),
         "parentId": work.parent,
         "botType": task.bot_type,
         "userId": "admin",
@@ -247,19 +232,7 @@ def csharp_task(view: View) -> dict[str, Any]:
         "nonce": task.snowflake("nonce"),
         "instanceId": _CSHARP_INSTANCE,
         "messageIds": [],
-        "action": work.action,
-        "status": step.status,
         "isCompleted": step.terminal,
-        "prompt": view.prompt,
-        "promptEn": view.prompt,
-        "description": view.command,
-        "state": task.state,
-        "submitTime": view.submit_time,
-        "startTime": view.start_time,
-        "finishTime": view.finish_time,
-        "imageUrl": view.picture,
-        "progress": step.progress,
-        "failReason": step.reason,
         "isDiscord": True,
         "buttons": view.buttons,
         "displays": {

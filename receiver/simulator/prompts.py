@@ -80,15 +80,7 @@ def speed(prefix: str | None, modes: Sequence[str], prompt: str) -> str:
 
 
 _MANNERS = ("soft watercolor", "oil painting", "risograph print", "paper collage", "matte illustration", "gouache")
-_LIGHTS = ("at sunrise", "in the evening light", "under a starry sky", "in the mist", "in autumn", "at noon")
-_SUBJECTS = (
-    "a small boat on calm water",
-    "a lonely house on a hill",
-    "an old tree beside a lake",
-    "mountains above a quiet valley",
-    "a lighthouse on the coast",
-    "a cat looking at the sky",
-)
+_SUBJECTS = ("a small boat on calm water", "a house on a hill", "an old tree beside a lake", "mountains at dawn")
 
 
 def descriptions(words: str, ratio: float, seed: int) -> tuple[str, ...]:
@@ -96,10 +88,9 @@ def descriptions(words: str, ratio: float, seed: int) -> tuple[str, ...]:
     chance = dice("describe", words, seed)
     shape = Fraction(ratio).limit_denominator(16)
     subjects = [words] * 4 if words else chance.sample(_SUBJECTS, 4)
-    manners, lights = chance.sample(_MANNERS, 4), chance.sample(_LIGHTS, 4)
     return tuple(
-        f"{number}\ufe0f\u20e3 {subject} {light}, {manner} --ar {shape.numerator}:{shape.denominator}"
-        for number, subject, light, manner in zip(range(1, 5), subjects, lights, manners, strict=True)
+        f"{number}\ufe0f\u20e3 {subject}, {manner} --ar {shape.numerator}:{shape.denominator}"
+        for number, subject, manner in zip(range(1, 5), subjects, chance.sample(_MANNERS, 4), strict=True)
     )
 
 

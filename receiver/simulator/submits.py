@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -114,19 +114,12 @@ def media_type(content: bytes) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Outcome of a valid submit.
+    """Outcome of a valid submit."""
 
-    Attributes:
-        works: One task for each.
-        window: The button whose window opens first; its task waits.
-        waiting: The task in MODAL that continues with the work.
-        result: The answer's result if no task is made.
-    """
-
-    works: tuple[Work, ...] = ()
-    window: Press | None = None
-    waiting: Task | None = None
-    result: object = None
+    works: tuple[Work, ...] = ()  # one task for each
+    window: Press | None = None  # the button whose window opens first; its task waits
+    waiting: Task | None = None  # the task in MODAL that continues with the work
+    result: object = None  # of the answer if no task is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,17 +250,12 @@ class Submits:
 # --- endpoints -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Path below the prefix, and the check that turns a body into an order or a refusal."""
+class Endpoint(NamedTuple):
+    """Name and path below the prefix, and the check that turns a body into an order or a refusal."""
 
+    name: str
     path: str
     order: Callable[[Submit, Fields], Order | Answer]
-
-    @property
-    def name(self) -> str:
-        """The last part of the path: ``imagine``, ``simple-change``, ``swap``."""
-        return self.path.rsplit("/", 1)[-1]
 
 
 def _imagine(submit: Submit, fields: Fields) -> Order | Answer:
@@ -317,7 +305,18 @@ def _modal(submit: Submit, fields: Fields) -> Order | Answer:
 
 
 def _change(submit: Submit, fields: Fields) -> Order | Answer:
-    return _changed(submit, fields.task_id, (fields.action or "").upper(), fields.index)
+    effect = {"UPSCALE": "upscale", "VARIATION": "vary", "REROLL": "reroll"}.get((fields.action or "").upper())
+    if effect is None or not fields.task_id:
+        return answers.validation()
+    if not fields.index and (effect != "reroll" or submit.world.profile.index_always):
+        return submit.world.profile.no_index
+    parent = submit.world.finished(fields.task_id)
+    if isinstance(parent, Answer):
+        return parent
+    place = 0 if effect == "reroll" else fields.index
+    offers = (button for button in parent.work.offers if (button.effect, button.place) == (effect, place))
+    button = next(offers, None)
+    return _pressed(submit, parent, button) if button else answers.validation()
 
 
 def _simple_change(submit: Submit, fields: Fields) -> Order | Answer:
@@ -327,22 +326,7 @@ def _simple_change(submit: Submit, fields: Fields) -> Order | Answer:
     if found is None:
         return answers.validation()
     action = {"U": "UPSCALE", "V": "VARIATION", "R": "REROLL"}[(found[2] or found[4]).upper()]
-    return _changed(submit, found[1], action, int(found[3]) if found[3] else 1)
-
-
-def _changed(submit: Submit, task_id: object, action: str, index: int | None) -> Order | Answer:
-    effect = {"UPSCALE": "upscale", "VARIATION": "vary", "REROLL": "reroll"}.get(action)
-    if effect is None or not task_id:
-        return answers.validation()
-    if not index and (effect != "reroll" or submit.world.profile.index_always):
-        return submit.world.profile.no_index
-    parent = submit.world.finished(task_id)
-    if isinstance(parent, Answer):
-        return parent
-    place = 0 if effect == "reroll" else index
-    offers = (button for button in parent.work.offers if (button.effect, button.place) == (effect, place))
-    button = next(offers, None)
-    return _pressed(submit, parent, button) if button else answers.validation()
+    return _change(submit, Fields(task_id=found[1], action=action, index=int(found[3] or 1)))
 
 
 def _blend(submit: Submit, fields: Fields) -> Order | Answer:
@@ -458,5 +442,5 @@ _PATHS: Mapping[str, Callable[[Submit, Fields], Order | Answer]] = {
     "/submit/upload-discord-images": _upload,
 }
 
-ENDPOINTS = {endpoint.name: endpoint for endpoint in (Endpoint(path, order) for path, order in _PATHS.items())}
+ENDPOINTS = {(name := path.rsplit("/", 1)[-1]): Endpoint(name, path, order) for path, order in _PATHS.items()}
 """Every submit endpoint by its name."""

@@ -106,7 +106,6 @@ class View:
 
     @property
     def submit_time(self) -> int:
-        """Epoch ms of the submit."""
         return round(self.task.submitted * 1000)
 
     @property
@@ -122,7 +121,6 @@ class View:
 
     @property
     def succeeded(self) -> bool:
-        """True if the result is there."""
         return self.step.status == "SUCCESS"
 
     @property
@@ -132,7 +130,6 @@ class View:
 
     @property
     def command(self) -> str:
-        """The Discord command of the task."""
         work = self.task.work
         return f"{work.command} {work.prompt or f'{self.task.id}.png'}"
 
@@ -168,7 +165,6 @@ class View:
 
     @property
     def videos(self) -> list[str]:
-        """Link to each video."""
         work = self.task.work
         count = work.film.count if work.film and self.succeeded else 0
         return [f"{self.origin}/cdn/video/{self.task.job}/{number}.mp4" for number in range(count)]

@@ -17,27 +17,19 @@ from receiver.simulator.timeline import GRID, SHORT, VIDEO, Pace
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Scene drawn from words.
-
-    Attributes:
-        frame: Width of the picture as first drawn, in units of its height.
-        take: Another number arranges the scene anew.
-        tone: Another number lights the scene differently.
-        left, top, right, bottom: What zoom and pan added around the first picture, in the same unit.
-        around: Another number changes what is visible there.
-    """
+    """Scene drawn from words."""
 
     words: str
     seed: int
     index: int
-    frame: float
-    take: int = 0
-    tone: int = 0
-    left: float = 0.0
+    frame: float  # width of the picture as first drawn, in units of its height
+    take: int = 0  # another number arranges the scene anew
+    tone: int = 0  # another number lights it differently
+    left: float = 0.0  # added by zoom and pan, in the same unit
     top: float = 0.0
     right: float = 0.0
     bottom: float = 0.0
-    around: int = 0
+    around: int = 0  # another number changes what is visible in the added parts
 
     @property
     def ratio(self) -> float:
@@ -169,40 +161,24 @@ class Film:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Work of one task.
+    """Work of one task."""
 
-    Attributes:
-        action: As the proxies name it.
-        prompt: As shown on the wire, "" where there is none, as in a describe.
-        pictures: One picture, the four of a grid, or the first frames of the videos.
-        texts: Results of describe and shorten.
-        film: Set where the result is videos.
-        relay_action: As the relay names it, where that differs (PROTOCOL.md §5).
-        parent: Id of the task it builds on.
-        enlarged: Factor by which the picture is larger than usual.
-    """
-
-    action: str
-    prompt: str
-    pictures: tuple[Picture, ...] = ()
-    texts: tuple[str, ...] = ()
+    action: str  # as the proxies name it
+    prompt: str  # "" where there is none, as in a describe
+    pictures: tuple[Picture, ...] = ()  # one, the four of a grid, or the first frames of videos
+    texts: tuple[str, ...] = ()  # results of describe and shorten
     film: Film | None = None
     pace: Pace = GRID
     offers: tuple[Button, ...] = buttons.GRID
     command: str = "/imagine"
-    relay_action: str | None = None
-    parent: str | None = None
-    enlarged: int = 1
+    relay_action: str | None = None  # as the relay names it, where that differs (PROTOCOL.md §5)
+    parent: str | None = None  # id of the task it builds on
+    enlarged: int = 1  # factor by which it is larger than usual
 
     @property
     def final_prompt(self) -> str:
         """The prompt of the finished task: describe and shorten put their texts there (PROTOCOL.md §2)."""
         return "\n\n".join(self.texts) or self.prompt
-
-    @property
-    def captioned(self) -> bool:
-        """True if prompt and seed are written into the picture."""
-        return not self.texts and bool(self.prompt)
 
     @property
     def size(self) -> tuple[int, int] | None:
