@@ -5,6 +5,7 @@ For submit answers that order is the precedence, and the first fault that answer
 answers, then temporary ones. Every other hook is applied for every active fault.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -86,32 +87,23 @@ def _same(value: Value, *_: object) -> Value:
 class Fault:
     """Hooks of one fault."""
 
-    answer: Callable[[Request], Answer | None] = lambda request: None  # decides, and makes a task by accept()
+    answer: Answer | None = None  # to submits
+    reply: Callable[[Request], Answer | None] | None = None  # to submits, where the answer depends on them
+    accepts: bool = False  # makes the task before the answer
     answered: Callable[[Answer], Answer] = _same  # answer to a submit
     timeline: Callable[[Timeline, Random], Timeline] = _same  # true timeline of a task
     fetched_timeline: Callable[[Timeline, Random], Timeline] = _same  # the one that fetch and list show
     calls: Callable[[list[Call], Random], list[Call]] = _same  # callbacks of a task
     callback: Callable[[Body], Body] = _same  # body of a callback
     fetched: Callable[[Body], Body] = _same  # task in fetch and list
-    query: Callable[[int], Answer | None] = lambda before: None  # answer to a fetch or list, by the number before it
+    query: Answer | None = None  # to fetches and lists
     hides: tuple[str, ...] = ()  # queries that know no task: fetch, list
-    gone: float = 0  # downloads that fail before one works
+    gone: bool = False  # downloads fail
+    first: float = math.inf  # submits, queries or downloads that this affects
     doubles: bool = False  # another task carries this one's state and hook
 
 
 # --- submit answers (PROTOCOL.md §4) -------------------------------------------------------------------------
-
-
-def _always(answer: Answer) -> Fault:
-    return Fault(answer=lambda request: answer)
-
-
-def _after_accepting(answer: Answer) -> Fault:
-    return Fault(answer=lambda request: (request.accept(), answer)[1])
-
-
-def _first_two(answer: Answer) -> Fault:
-    return Fault(answer=lambda request: answer if request.number <= 2 else None)
 
 
 def _banned_word(request: Request) -> Answer:
@@ -127,9 +119,8 @@ def _queued(request: Request) -> Answer:
     return coded(answers.QUEUED, f"排队中，前面还有{waiting}个任务", request.accept(), facts)
 
 
-def _queue_full(request: Request) -> Answer | None:
-    full = coded(answers.QUEUE_FULL, "Queue is full, please try again later", None, request.properties)
-    return full if request.number <= 2 else None
+def _queue_full(request: Request) -> Answer:
+    return coded(answers.QUEUE_FULL, "Queue is full, please try again later", None, request.properties)
 
 
 def _numeric(answer: Answer) -> Answer:
@@ -197,10 +188,6 @@ def _with_odd_progress(body: Body) -> Body:
     return {**body, "progress": _PROGRESS_TEXTS[int(progress[:-1]) // 15 % len(_PROGRESS_TEXTS)]}
 
 
-def _first_three(answer: Answer) -> Fault:
-    return Fault(query=lambda before: answer if before < 3 else None)
-
-
 _AMBIGUOUS = answers.relay_error(answers.AMBIGUOUS, "do_request_failed")
 _SERVER_ERROR = answers.comet_error(500, "", "system error")
 _SATURATED = {
@@ -211,20 +198,20 @@ _SATURATED = {
 _NO_CHANNEL = "no available channel for group default and model mj_imagine (distributor)"
 
 _HOOKS: Mapping[str, Fault] = {
-    "unauthorized": _always(answers.unauthorized()),
-    "validation": _always(answers.validation()),
-    "banned_word": Fault(answer=_banned_word),
-    "ambiguous_created": _after_accepting(_AMBIGUOUS),
-    "submit_html": _after_accepting(answers.html_page(524, "A timeout occurred")),
-    "ambiguous_lost": _always(_AMBIGUOUS),
-    "submit_500": _always(_SERVER_ERROR),
-    "system_error": Fault(answer=lambda request: coded(answers.FAILED, "提交失败，系统异常", None, request.properties)),
-    "saturated": _first_two(Answer(429, _SATURATED)),
-    "no_channel": _first_two(answers.comet_error(503, "model_not_found", _NO_CHANNEL)),
-    "no_account": _first_two(coded(answers.NOT_FOUND, "无可用的账号实例")),
-    "queue_full": Fault(answer=_queue_full),
-    "existed": Fault(answer=lambda request: request.existing()),
-    "queued": Fault(answer=_queued, timeline=lambda timeline, chance: delayed(timeline, chance.uniform(3.0, 8.0))),
+    "unauthorized": Fault(answer=answers.unauthorized()),
+    "validation": Fault(answer=answers.validation()),
+    "banned_word": Fault(reply=_banned_word),
+    "ambiguous_created": Fault(answer=_AMBIGUOUS, accepts=True),
+    "submit_html": Fault(answer=answers.html_page(524, "A timeout occurred"), accepts=True),
+    "ambiguous_lost": Fault(answer=_AMBIGUOUS),
+    "submit_500": Fault(answer=_SERVER_ERROR),
+    "system_error": Fault(reply=lambda request: coded(answers.FAILED, "提交失败，系统异常", None, request.properties)),
+    "saturated": Fault(answer=Answer(429, _SATURATED), first=2),
+    "no_channel": Fault(answer=answers.comet_error(503, "model_not_found", _NO_CHANNEL), first=2),
+    "no_account": Fault(answer=coded(answers.NOT_FOUND, "无可用的账号实例"), first=2),
+    "queue_full": Fault(reply=_queue_full, first=2),
+    "existed": Fault(reply=lambda request: request.existing()),
+    "queued": Fault(reply=_queued, timeline=lambda timeline, chance: delayed(timeline, chance.uniform(3.0, 8.0))),
     "slow_answer": Fault(answered=lambda answer: replace(answer, after=SLOW)),
     "numeric_result": Fault(answered=_numeric),
     "failure": Fault(timeline=_fail),
@@ -248,10 +235,10 @@ _HOOKS: Mapping[str, Fault] = {
     "no_buttons": Fault(callback=_without("buttons"), fetched=_without("buttons")),
     "forgotten": Fault(hides=("list",)),
     "unknown_to_fetch": Fault(hides=("list", "fetch")),
-    "provider_500": _first_three(_SERVER_ERROR),
-    "provider_html": _first_three(answers.html_page(502, "Bad gateway")),
-    "expired_link": Fault(gone=2),
-    "expired_for_good": Fault(gone=float("inf")),
+    "provider_500": Fault(query=_SERVER_ERROR, first=3),
+    "provider_html": Fault(query=answers.html_page(502, "Bad gateway"), first=3),
+    "expired_link": Fault(gone=True, first=2),
+    "expired_for_good": Fault(gone=True),
 }
 
 
@@ -273,7 +260,13 @@ class Faults:
 
     def answer(self, request: Request) -> Answer | None:
         """Return the first answer that any fault gives, None if all is well."""
-        return next((answer for fault in self._faults if (answer := fault.answer(request))), None)
+        for fault in self._faults:
+            answer = fault.reply(request) if fault.reply else fault.answer
+            if answer and request.number <= fault.first:
+                if fault.accepts:
+                    request.accept()
+                return answer
+        return None
 
     def answered(self, answer: Answer) -> Answer:
         """Return a submit's answer as the faults leave it."""
@@ -307,7 +300,7 @@ class Faults:
 
     def query(self, before: int) -> Answer | None:
         """Return the error for a fetch or list, given how many there were before."""
-        return next((answer for fault in self._faults if (answer := fault.query(before))), None)
+        return next((fault.query for fault in self._faults if fault.query and before < fault.first), None)
 
     def hides(self, query: str) -> bool:
         """Return True if a ``fetch`` or ``list`` knows no task."""
@@ -315,4 +308,4 @@ class Faults:
 
     def gone(self, before: int) -> bool:
         """Return True if a picture is gone, given how many downloads there were before."""
-        return any(before < fault.gone for fault in self._faults)
+        return any(fault.gone and before < fault.first for fault in self._faults)

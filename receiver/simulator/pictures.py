@@ -120,12 +120,12 @@ def draw(picture: Picture, size: Size) -> Image.Image:
 
 def _extended(picture: Extended, size: Size) -> Image.Image:
     """Lay the picture on itself, out of focus and mirrored differently for each ``take``."""
-    width = round(size[0] / (1 + picture.left + picture.right))
-    height = round(size[1] / (1 + picture.top + picture.bottom))
+    left, top, right, bottom = picture.sides
+    width, height = round(size[0] / (1 + left + right)), round(size[1] / (1 + top + bottom))
     whole = draw(picture.inner, size).filter(ImageFilter.GaussianBlur(size[0] / 50))
     whole = ImageOps.mirror(whole) if picture.take % 2 else whole
     whole = ImageOps.flip(whole) if picture.take // 2 % 2 else whole
-    whole.paste(draw(picture.inner, (width, height)), (round(picture.left * width), round(picture.top * height)))
+    whole.paste(draw(picture.inner, (width, height)), (round(left * width), round(top * height)))
     return whole
 
 

@@ -200,20 +200,16 @@ def java_address(hook: str) -> str:
 
 _CSHARP_KEYS = """
     parentId botType realBotType userId isWhite nonce interactionMetadataId messageId remixModalMessageId
-    remixAutoSubmit remixModaling instanceId subInstanceId messageIds action status isCompleted prompt promptEn
+    remixAutoSubmit! remixModaling! instanceId subInstanceId messageIds action status isCompleted prompt promptEn
     promptFull description language state submitTime startTime finishTime imageUrl baseImageUrl imageUrls thumbnailUrl
-    progress failReason hasAIReviewRetried isThirdParty isPartner isPartnerRelax partnerTaskId partnerTaskInfo
-    isOfficial officialTaskId officialTaskInfo isDiscord buttons displays seed seedError seedMessageId clientIp jobId
-    isReplicate replicateSource replicateTarget mode requestMode accountFilter url proxyUrl height width size
+    progress failReason hasAIReviewRetried! isThirdParty! isPartner! isPartnerRelax! partnerTaskId partnerTaskInfo
+    isOfficial! officialTaskId officialTaskInfo isDiscord buttons displays seed seedError seedMessageId clientIp jobId
+    isReplicate! replicateSource replicateTarget mode requestMode accountFilter url proxyUrl height width size
     contentType imageHeight imageWidth videoGenOriginImageUrl videoDuration frameCount videoUrl videoUrls useTime
-    version storageOption videoType isHdVideo id properties
+    version storageOption videoType isHdVideo! id properties
 """
-"""The 75 keys in order, of the derived class first. Keys without a value are null."""
+"""The 75 keys in order, of the derived class first. Without a value they are null, or false where marked."""
 
-_CSHARP_FALSE = (
-    *("remixAutoSubmit", "remixModaling", "hasAIReviewRetried", "isThirdParty", "isPartner", "isPartnerRelax"),
-    *("isOfficial", "isReplicate", "isHdVideo"),
-)
 _NOT_PLAIN = re.compile(r"\\(?:u[0-9a-f]{4}|.)|[&<>+'`\x7f]")
 
 
@@ -223,7 +219,6 @@ def csharp_task(view: View) -> dict[str, Any]:
     # The proxy's own pages show Chinese local time.
     local = datetime.fromtimestamp(task.submitted, UTC) + timedelta(hours=8)
     values: dict[str, Any] = {
-        **dict.fromkeys(_CSHARP_FALSE, False),
         **_proxy_task(view),
         "parentId": work.parent,
         "botType": task.bot_type,
@@ -271,7 +266,7 @@ def csharp_task(view: View) -> dict[str, Any]:
             "messageId": task.snowflake("message"),
             "flags": 0,
         }
-    return {key: values.get(key) for key in _CSHARP_KEYS.split()}
+    return {key.rstrip("!"): values.get(key.rstrip("!"), False if "!" in key else None) for key in _CSHARP_KEYS.split()}
 
 
 def _csharp_result(view: View) -> dict[str, Any]:
@@ -284,8 +279,8 @@ def _csharp_result(view: View) -> dict[str, Any]:
         "jobId": task.job,
         "version": prompts.version(work.prompt),
     }
-    if work.size:
-        width, height = work.size
+    if work.pictures:
+        width, height = (side * work.enlarged for side in prompts.picture_size(work.pictures[0].ratio))
         found |= dict.fromkeys(("width", "imageWidth"), width) | dict.fromkeys(("height", "imageHeight"), height)
         # A guess, as in the recorded payloads: the picture is only drawn on request.
         found |= {"size": width * height * 3 // 4, "contentType": "video/mp4" if film else "image/png"}
@@ -361,7 +356,7 @@ _JAVA_CALLER = Caller(
 )
 _CSHARP_PROPERTIES = {"discordChannelId": _CSHARP_INSTANCE, "discordInstanceId": _CSHARP_INSTANCE}
 
-_ALL = (
+ALL_PROFILES = (
     Profile(
         name="default",
         description="What every known client accepts: a live fetch, no empty status, each callback once.",
@@ -419,18 +414,5 @@ _ALL = (
     ),
 )
 
-_BY_NAME = {profile.name: profile for profile in _ALL}
-
-PROFILES: dict[str, str] = {profile.name: profile.description for profile in _ALL}
+PROFILES: dict[str, str] = {profile.name: profile.description for profile in ALL_PROFILES}
 """Name and one sentence of each profile."""
-
-
-def find(name: str) -> Profile:
-    """Return the profile of this name.
-
-    Raises:
-        ValueError: There is none; the message lists the known ones.
-    """
-    if name not in _BY_NAME:
-        raise ValueError(f"Unknown simulator profile {name!r}; there are {', '.join(PROFILES)}.")
-    return _BY_NAME[name]

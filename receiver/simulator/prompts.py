@@ -48,20 +48,10 @@ def zoom(prompt: str) -> float:
     return min(2.0, max(1.0, float(found[1]))) if found else 2.0
 
 
-def picture_links(prompt: str) -> list[str]:
-    """Return the picture URLs in a prompt."""
-    return _URL.findall(prompt)
-
-
-def wants_video(prompt: str) -> bool:
-    """Return True if flags and a picture URL make the prompt one for a video (PROTOCOL.md §2)."""
-    return bool(_VIDEO.search(prompt) and _URL.search(prompt))
-
-
-def motion(prompt: str) -> str:
-    """Return the flag ``--motion``, ``low`` or ``high``."""
-    found = _MOTION.search(prompt)
-    return found[1] if found else "low"
+def video(prompt: str) -> tuple[str, str] | None:
+    """Return the link and motion of a prompt whose flags and picture URL request a video (PROTOCOL.md §2)."""
+    link, motion = _URL.search(prompt), _MOTION.search(prompt)
+    return (link[0], motion[1] if motion else "low") if link and _VIDEO.search(prompt) else None
 
 
 def version(prompt: str) -> str:

@@ -55,8 +55,9 @@ class _Painting:
     def __init__(self, scene: Scene, size: tuple[int, int]) -> None:
         self.scene = scene
         self.size = (size[0] * _FINE, size[1] * _FINE)
-        self.scale = self.size[1] / (1 + scene.top + scene.bottom)
-        self.bottom, self.left, self.right = 1 + scene.bottom, -scene.left, scene.frame + scene.right
+        self.scale = self.size[1] / scene.size[1]
+        left, top, right, bottom = scene.sides
+        self.left, self.top, self.right, self.bottom = -left, -top, scene.frame + right, 1 + bottom
         self.image = Image.new("RGB", self.size)
         # Mode RGBA on an RGB picture blends colours that carry alpha.
         self.canvas = ImageDraw.Draw(self.image, "RGBA")
@@ -90,19 +91,15 @@ class _Painting:
             (self._mountains if self.land == "mountains" else self._city)(horizon)
         if self.land in {"water", "city"} or (self.land == "mountains" and self.wet):
             self._water(horizon, light[0])
-        elif self.land == "forest":
-            self._forest(horizon)
         else:
-            self._hills(horizon - 0.05)
+            self._rows(horizon - 0.05)
         self._motifs(own)
         if self.land == "meadow":
             self._flowers(horizon)
         return self.image.reduce(_FINE)
 
-    # --- from far to near ----------------------------------------------------------------------------------------
-
     def _sky(self, horizon: float, light: Point, own: Random) -> None:
-        self._gradient(-self.scene.top, 0.01, self.sky[:1])
+        self._gradient(self.top, 0.01, self.sky[:1])
         self._gradient(0.0, horizon + 0.02, self.sky)
         self._gradient(horizon, self.bottom, self.sky[2:])
         night = self.hour == "night"
@@ -180,29 +177,23 @@ class _Painting:
             across = 0.012 + 0.035 * near * chance.random()
             self._ellipse(where, across, 0.0016 + 0.002 * near, color=self.light, alpha=0.75)
 
-    def _hills(self, top: float) -> None:
+    def _rows(self, top: float) -> None:
+        """Draw hills, dunes or firs in four rows, with haze between."""
         sand = _mix(self.light, self.sky[2], 0.7)
-        for layer in range(4):
-            base, color = top + (1.02 - top) * layer / 4 + 0.06, _mix(self.far, self.near, (layer + 0.4) / 4)
-            if self.land == "dunes":
-                color = _mix(sand, self.near, 0.2 + 0.17 * layer)
-            self._ridge(f"hill {layer}", base, 0.06, color)
-            if layer < 3 and self.land != "dunes":
-                self._haze(base + 0.08, 0.12)
-
-    def _forest(self, top: float) -> None:
         for row in range(4):
-            base, color = top + 0.1 + 0.24 * row, _mix(self.far, self.near, 0.15 + 0.28 * row)
-            for middle, chance in self._slots(f"firs {row}", 0.05 + 0.025 * row):
+            base, color = top + 0.06 + (1.02 - top) * row / 4, _mix(self.far, self.near, 0.12 + 0.27 * row)
+            if self.land == "dunes":
+                color = _mix(sand, self.near, 0.2 + 0.17 * row)
+            for middle, chance in self._slots(f"firs {row}", 0.05 + 0.025 * row if self.land == "forest" else math.inf):
                 x, foot = middle + chance.uniform(-0.03, 0.03), base + chance.uniform(0, 0.03)
                 height = (0.17 + 0.13 * row) * chance.uniform(0.7, 1.15)
                 for tier in range(7):
                     half, low = 0.24 * height * (1 - tier / 7) + 0.004, foot - height * (0.03 + 0.13 * tier)
                     tip = (x, low - height * (0.3 - 0.02 * tier))
                     self._polygon([(x - half, low), (x, low - half * 0.3), (x + half, low), tip], color)
-            self._gradient(base - 0.005, self.bottom, [color])
-            if row < 3:
-                self._haze(base + 0.03, 0.12)
+            self._ridge(f"hill {row}", base - 0.02, 0.01 if self.land == "forest" else 0.06, color)
+            if row < 3 and self.land != "dunes":
+                self._haze(base + 0.06, 0.12)
 
     def _flowers(self, top: float) -> None:
         petals = [self.accent] if self.accent else [(236, 84, 96), (248, 178, 70), (250, 240, 235), (196, 120, 210)]
@@ -224,6 +215,8 @@ class _Painting:
         motif, frame, grown = self.motif, self.scene.frame, own.uniform(0.85, 1.15)
         third = frame * own.choice((0.33, 0.42, 0.58, 0.67))
         if motif and motif["land"]:
+            if motif["land"] != "water" and (self.wet or self.land == "city"):
+                self._ridge("bank", 0.9, 0.03, self.near)
             low = 0.74 if motif["land"] == "water" else 0.9
             return self._motif(motif, (third, low + own.uniform(-0.03, 0.03)), motif["size"] * grown)
         if motif is None:
@@ -254,8 +247,6 @@ class _Painting:
                 self._ellipse((foot[0] + x, foot[1] - y), across, down, color=colors[kind[1]])
             else:
                 self._polygon([(foot[0] + x, foot[1] - y) for x, y in points], colors[kind])
-
-    # --- chance and pixels ---------------------------------------------------------------------------------------
 
     def _dice(self, *name: object) -> Random:
         return dice(self.scene.words, self.scene.seed, self.scene.index, self.scene.take, *name)
@@ -310,4 +301,4 @@ class _Painting:
         return (*self._pixel(x - across, y - down), *self._pixel(x + across, y + down))
 
     def _pixel(self, x: float, y: float) -> Point:
-        return (x + self.scene.left) * self.scale, (y + self.scene.top) * self.scale
+        return (x - self.left) * self.scale, (y - self.top) * self.scale

@@ -12,10 +12,9 @@ import msgspec
 
 from receiver.simulator import answers, prompts, tasks, timeline, works
 from receiver.simulator.answers import Answer
-from receiver.simulator.buttons import Button
 from receiver.simulator.faults import Faults, Request
 from receiver.simulator.tasks import Task
-from receiver.simulator.works import Film, Picture, Press, Repainted, Scene, Upload, Work
+from receiver.simulator.works import Button, Film, Picture, Press, Repainted, Scene, Upload, Work
 from receiver.simulator.world import World
 
 _CHANGE = re.compile(r"^\s*(\S+)\s+(?:([UV])([1-4])|(R))\s*$", re.IGNORECASE)
@@ -130,24 +129,13 @@ class Submit:
     fields: Fields
     origin: str
     speed: str | None
-    number: int
-    run_seed: int
+    chance: str  # name of its dice
     order: Order = Order()
-
-    @property
-    def chance(self) -> str:
-        """Name of its dice."""
-        return f"{self.run_seed}/{self.number}"
 
     @property
     def seed(self) -> int:
         """Midjourney's seed."""
         return tasks.midjourney_seed(self.chance)
-
-    @property
-    def properties(self) -> Mapping[str, Any]:
-        """Properties of the profile's answers."""
-        return self.world.profile.properties
 
     def accept(self) -> object:
         """Make or continue the tasks, and return the result."""
@@ -197,11 +185,11 @@ class Submit:
 
     def accepted(self) -> Answer:
         """Return code 1, or 21 where a window opened."""
-        result = self.accept()
+        result, profile = self.accept(), self.world.profile
         if window := self.order.window:
-            facts = {"finalPrompt": window.prompt, "remix": True, **self.properties}
+            facts = {"finalPrompt": window.prompt, "remix": True, **profile.properties}
             return answers.coded(answers.EXISTS, "Waiting for window confirm", result, facts)
-        return answers.coded(answers.ACCEPTED, self.world.profile.accepted, result, self.properties)
+        return answers.coded(answers.ACCEPTED, profile.accepted, result, profile.properties)
 
     def existing(self) -> Answer | None:
         """Return code 21 with an old task of the same request, None where a window opens or no task is made."""
@@ -209,8 +197,8 @@ class Submit:
         if len(order.works) != 1 or order.window or order.waiting:
             return None
         task = self.world.existing(order.works[0], self.origin, self.chance)
-        facts = {"status": "SUCCESS", "imageUrl": self.world.live(task).picture or "", **self.properties}
-        return answers.coded(answers.EXISTS, "任务已存在", task.id, facts)
+        facts = {"status": "SUCCESS", "imageUrl": self.world.live(task).picture or ""}
+        return answers.coded(answers.EXISTS, "任务已存在", task.id, {**facts, **self.world.profile.properties})
 
 
 class Submits:
@@ -236,13 +224,13 @@ class Submits:
         for key, text in (("state", fields.state), ("notifyHook", fields.notify_hook)):
             if len(text or "") > profile.limits.get(key, 10**9):
                 return answers.validation(f"{key} is longer than {profile.limits[key]} characters")
-        submit = Submit(self._world, fields, origin, speed, len(self.bodies), self._seed)
+        submit = Submit(self._world, fields, origin, speed, f"{self._seed}/{len(self.bodies)}")
         order = ENDPOINTS[name].order(submit, fields)
         if isinstance(order, Answer):
             return order
         submit = replace(submit, order=order)
         work = order.works[0] if order.works else Work("", "")
-        request = Request(submit.number, work.prompt, submit.properties, submit.accept, submit.existing)
+        request = Request(len(self.bodies), work.prompt, profile.properties, submit.accept, submit.existing)
         answer = self._faults.answer(request) or submit.accepted()
         return self._faults.answered(profile.rewritten(answer, work.relay_action or work.action))
 
@@ -264,9 +252,9 @@ def _imagine(submit: Submit, fields: Fields) -> Order | Answer:
         return submit.world.profile.no_prompt
     if _pictures(fields.base64_array) is None:
         return answers.NO_PICTURE
-    if prompts.wants_video(prompt):
-        still = _linked(submit, prompts.picture_links(prompt)[0], prompts.scene_words(prompt))
-        return Order((works.filmed(prompt, still, Film(prompts.motion(prompt))),))
+    if video := prompts.video(prompt):
+        still = _picture(submit, video[0], prompts.scene_words(prompt))
+        return Order((works.filmed(prompt, still, Film(video[1])),)) if still else answers.NO_PICTURE
     return Order((works.imagined(prompt, submit.seed),))
 
 
@@ -287,8 +275,9 @@ def _pressed(submit: Submit, parent: Task, button: Button, *, remix: bool = Fals
     if button.effect == "imagine_all":
         texts = enumerate(works.text_prompts(parent.work))
         return Order(tuple(works.imagined(text, submit.seed + n, parent=parent.id) for n, text in texts))
+    asks = button.asks == works.ALWAYS or (remix and button.asks == works.WITH_REMIX)
     press = works.press(parent.work, parent.id, button, submit.seed)
-    return Order((press.work(),), press if button.opens_window(remix=remix) else None)
+    return Order((press.work(),), press if asks else None)
 
 
 def _modal(submit: Submit, fields: Fields) -> Order | Answer:
@@ -350,11 +339,6 @@ def _describe(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((works.described(picture, scene.words if scene else "", submit.seed),))
 
 
-def _shorten(submit: Submit, fields: Fields) -> Order | Answer:
-    prompt = fields.prompt or ""
-    return Order((works.shortened(prompt),)) if prompt.strip() else submit.world.profile.no_prompt
-
-
 def _video(submit: Submit, fields: Fields) -> Order | Answer:
     film = Film((fields.motion or "").lower(), fields.video_type or _VIDEO_KINDS[0], fields.batch_size or 4)
     wrong = (
@@ -398,11 +382,14 @@ def _swap(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((works.single("SWAP_FACE", "", Repainted(target, face, "face")),))
 
 
+def _shorten(submit: Submit, fields: Fields) -> Order | Answer:
+    prompt = fields.prompt or ""
+    return Order((works.shortened(prompt),)) if prompt.strip() else submit.world.profile.no_prompt
+
+
 def _upload(submit: Submit, fields: Fields) -> Order | Answer:
-    sent = _pictures(fields.base64_array)
-    if not sent:
-        return answers.NO_PICTURE
-    return Order(result=[submit.world.stored(content, submit.origin) for content in sent])
+    sent = _pictures(fields.base64_array) or ()
+    return Order(result=[submit.world.stored(one, submit.origin) for one in sent]) if sent else answers.NO_PICTURE
 
 
 def _pictures(sent: list[str] | None) -> list[bytes] | None:
@@ -413,16 +400,11 @@ def _pictures(sent: list[str] | None) -> list[bytes] | None:
 
 
 def _picture(submit: Submit, sent: str, words: str = "") -> Picture | None:
-    """Return a picture sent as base64 or as a link."""
+    """Return a picture sent as base64 or as a link, which is never downloaded: an unknown one becomes a scene."""
     if sent.startswith(("http://", "https://")):
-        return _linked(submit, sent, words)
+        return submit.world.linked(sent) or Scene(words or sent, submit.seed, 0, 1.0)
     content = decoded(sent)
     return Upload(content, 1.0) if content is not None else None
-
-
-def _linked(submit: Submit, link: str, words: str) -> Picture:
-    # Nothing is ever downloaded from elsewhere: an unknown link becomes a scene of its own.
-    return submit.world.linked(link) or Scene(words or link, submit.seed, 0, 1.0)
 
 
 _PATHS: Mapping[str, Callable[[Submit, Fields], Order | Answer]] = {

@@ -125,8 +125,9 @@ class View:
 
     @property
     def prompt(self) -> str:
-        """The prompt, or in the end the texts that take its place."""
-        return self.task.work.final_prompt if self.succeeded else self.task.work.prompt
+        """The prompt, or in the end the texts of describe and shorten (PROTOCOL.md §2)."""
+        work = self.task.work
+        return "\n\n".join(work.texts) if self.succeeded and work.texts else work.prompt
 
     @property
     def command(self) -> str:
@@ -138,9 +139,10 @@ class View:
         """The buttons below the result, with the present customIds."""
         hash_ = self.task.button_hash(self.task.generation(self.now))
         offers = self.task.work.offers if self.succeeded else ()
+        ids = [one.shape.replace("{hash}", hash_) for one in offers]
         return [
-            {"customId": one.custom_id(hash_), "emoji": one.emoji, "label": one.label, "type": 2, "style": 2}
-            for one in offers
+            {"customId": id_, "emoji": one.emoji, "label": one.label, "type": 2, "style": 2}
+            for id_, one in zip(ids, offers, strict=True)
         ]
 
     @property

@@ -8,13 +8,12 @@ from uuid import uuid4
 
 from receiver.simulator import answers, timeline, works
 from receiver.simulator.answers import Answer
-from receiver.simulator.buttons import Button
 from receiver.simulator.callbacks import CallbackSender
 from receiver.simulator.faults import Faults
 from receiver.simulator.profiles import Profile
 from receiver.simulator.tasks import Task, View, discord_link, midjourney_seed
 from receiver.simulator.timeline import Clock, Timeline, dice
-from receiver.simulator.works import Picture, Upload, Work
+from receiver.simulator.works import Button, Picture, Upload, Work
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -38,8 +37,6 @@ class World:
         self._uploads: dict[str, bytes] = {}
         self._queries = 0
         self._downloads = 0
-
-    # --- making tasks --------------------------------------------------------------------------------------------
 
     def new_id(self, chance: str, now: float) -> str:
         """Return an unused id: epoch milliseconds and three digits (PROTOCOL.md §3)."""
@@ -107,8 +104,6 @@ class World:
             calls = self._faults.calls(self.profile.caller.schedule(task.timeline), task.chance)
             self._sender.start(task, hook, state, [call for call in calls if call.step.after >= since])
 
-    # --- building on tasks ---------------------------------------------------------------------------------------
-
     def finished(self, task_id: object) -> Task | Answer:
         """Return the task to build on, or the refusal."""
         task = self._tasks.get(str(task_id))
@@ -152,8 +147,6 @@ class World:
         name = str(uuid4())
         self._uploads[name] = content
         return discord_link(origin, f"/attachments/1/2/{name}.png", int(self.clock.now()))
-
-    # --- queries -------------------------------------------------------------------------------------------------
 
     def fetch(self, task_id: str, origin: str) -> Answer:
         """Return one task as the profile shows it now."""
@@ -203,8 +196,6 @@ class World:
         """Return the task's true view now, whatever a relay knows of it."""
         now = self.clock.now()
         return View(task, task.step(now), task.origin, now)
-
-    # --- links ---------------------------------------------------------------------------------------------------
 
     def task(self, task_id: str) -> Task | None:
         """Return the task of this id."""
