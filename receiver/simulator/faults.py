@@ -106,24 +106,24 @@ class Fault:
 # --- submit answers (PROTOCOL.md §4) -------------------------------------------------------------------------
 
 
-def _banned_word(request: Request) -> Answer:
+def banned_word(request: Request) -> Answer:
     """Return code 24 with the longest word, and no ``result`` key (payload submit_04)."""
     words = re.findall(r"\w+", scene_words(request.prompt)) or [request.prompt]
     facts = {"promptEn": request.prompt, "bannedWord": max(words, key=len)}
     return Answer(200, {"code": answers.BANNED_WORD, "description": "可能包含敏感词", "properties": facts})
 
 
-def _queued(request: Request) -> Answer:
+def queued(request: Request) -> Answer:
     waiting = dice("queue", request.number).randint(1, 5)
     facts = {"numberOfQueues": waiting, **request.properties}
     return coded(answers.QUEUED, f"排队中，前面还有{waiting}个任务", request.accept(), facts)
 
 
-def _queue_full(request: Request) -> Answer:
+def queue_full(request: Request) -> Answer:
     return coded(answers.QUEUE_FULL, "Queue is full, please try again later", None, request.properties)
 
 
-def _numeric(answer: Answer) -> Answer:
+def numeric(answer: Answer) -> Answer:
     body = answer.body
     if isinstance(body, dict) and str(body.get("result")).isdigit():
         return replace(answer, body={**body, "result": int(body["result"])})
@@ -141,25 +141,25 @@ def _later(call: Call, seconds: float) -> Call:
     return replace(call, after=call.after + seconds)
 
 
-def _fail(timeline: Timeline, chance: Random) -> Timeline:
+def fail(timeline: Timeline, chance: Random) -> Timeline:
     """Submitted, then nothing, then FAILURE: the effect of a lost websocket (PROTOCOL.md §8)."""
     early = tuple(step for step in timeline if step.status in {"NOT_START", "SUBMITTED"})
     return (*early, _failure(timeline[-1].after))
 
 
-def _fail_falsely(timeline: Timeline, chance: Random) -> Timeline:
+def fail_falsely(timeline: Timeline, chance: Random) -> Timeline:
     *before, end = timeline
     if end.status != "SUCCESS":
         return timeline
     return (*before, _failure(end.after), replace(end, after=end.after + CORRECTED))
 
 
-def _stay_at_100(timeline: Timeline, chance: Random) -> Timeline:
+def stay_at_100(timeline: Timeline, chance: Random) -> Timeline:
     *before, end = timeline
     return (*before, replace(end, status="IN_PROGRESS")) if end.status == "SUCCESS" else timeline
 
 
-def _reorder(calls: list[Call], chance: Random) -> list[Call]:
+def reorder(calls: list[Call], chance: Random) -> list[Call]:
     """Delay half of the earlier callbacks until after the last one. None is sent before its status."""
     if not calls:
         return []
@@ -176,12 +176,12 @@ def _without(key: str) -> Callable[[Body], Body]:
     return lambda body: {name: value for name, value in body.items() if name != key}
 
 
-def _with_half_a_state(body: Body) -> Body:
+def with_half_a_state(body: Body) -> Body:
     state = body.get("state")
     return {**body, "state": state[: len(state) // 2]} if isinstance(state, str) else body
 
 
-def _with_odd_progress(body: Body) -> Body:
+def with_odd_progress(body: Body) -> Body:
     progress = str(body.get("progress") or "")
     if body.get("status") not in {"SUBMITTED", "IN_PROGRESS"} or not progress.endswith("%"):
         return body
@@ -200,7 +200,7 @@ _NO_CHANNEL = "no available channel for group default and model mj_imagine (dist
 _HOOKS: Mapping[str, Fault] = {
     "unauthorized": Fault(answer=answers.unauthorized()),
     "validation": Fault(answer=answers.validation()),
-    "banned_word": Fault(reply=_banned_word),
+    "banned_word": Fault(reply=banned_word),
     "ambiguous_created": Fault(answer=_AMBIGUOUS, accepts=True),
     "submit_html": Fault(answer=answers.html_page(524, "A timeout occurred"), accepts=True),
     "ambiguous_lost": Fault(answer=_AMBIGUOUS),
@@ -209,29 +209,29 @@ _HOOKS: Mapping[str, Fault] = {
     "saturated": Fault(answer=Answer(429, _SATURATED), first=2),
     "no_channel": Fault(answer=answers.comet_error(503, "model_not_found", _NO_CHANNEL), first=2),
     "no_account": Fault(answer=coded(answers.NOT_FOUND, "无可用的账号实例"), first=2),
-    "queue_full": Fault(reply=_queue_full, first=2),
+    "queue_full": Fault(reply=queue_full, first=2),
     "existed": Fault(reply=lambda request: request.existing()),
-    "queued": Fault(reply=_queued, timeline=lambda timeline, chance: delayed(timeline, chance.uniform(3.0, 8.0))),
+    "queued": Fault(reply=queued, timeline=lambda timeline, chance: delayed(timeline, chance.uniform(3.0, 8.0))),
     "slow_answer": Fault(answered=lambda answer: replace(answer, after=SLOW)),
-    "numeric_result": Fault(answered=_numeric),
-    "failure": Fault(timeline=_fail),
+    "numeric_result": Fault(answered=numeric),
+    "failure": Fault(timeline=fail),
     "banned_later": Fault(
         timeline=lambda steps, chance: (steps[0], _failure(chance.uniform(1.0, 2.0), "可能包含敏感词"))
     ),
-    "false_failure": Fault(timeline=_fail_falsely),
-    "stuck_100": Fault(fetched_timeline=_stay_at_100),
+    "false_failure": Fault(timeline=fail_falsely),
+    "stuck_100": Fault(fetched_timeline=stay_at_100),
     "relay_timeout": Fault(
         fetched_timeline=lambda steps, chance: (steps[0], _failure(1.0, "上游任务超时（超过1小时）", "100%"))
     ),
     "dropped": Fault(calls=lambda calls, chance: [call for call in calls if not call.step.terminal]),
     "duplicated": Fault(calls=lambda calls, chance: [twice for call in calls for twice in (call, _later(call, 0.2))]),
-    "reordered": Fault(calls=_reorder),
+    "reordered": Fault(calls=reorder),
     "late": Fault(calls=lambda calls, chance: [_later(call, LATE) for call in calls]),
     "hook_stripped": Fault(calls=lambda calls, chance: []),
     "state_missing": Fault(callback=_without("state")),
-    "state_mangled": Fault(callback=_with_half_a_state),
+    "state_mangled": Fault(callback=with_half_a_state),
     "foreign_token": Fault(doubles=True),
-    "odd_progress": Fault(callback=_with_odd_progress, fetched=_with_odd_progress),
+    "odd_progress": Fault(callback=with_odd_progress, fetched=with_odd_progress),
     "no_buttons": Fault(callback=_without("buttons"), fetched=_without("buttons")),
     "forgotten": Fault(hides=("list",)),
     "unknown_to_fetch": Fault(hides=("list", "fetch")),

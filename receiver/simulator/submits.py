@@ -246,19 +246,19 @@ class Endpoint(NamedTuple):
     order: Callable[[Submit, Fields], Order | Answer]
 
 
-def _imagine(submit: Submit, fields: Fields) -> Order | Answer:
+def imagine(submit: Submit, fields: Fields) -> Order | Answer:
     prompt = fields.prompt or ""
     if not prompt.strip():
         return submit.world.profile.no_prompt
     if _pictures(fields.base64_array) is None:
         return answers.NO_PICTURE
-    if video := prompts.video(prompt):
-        still = _picture(submit, video[0], prompts.scene_words(prompt))
-        return Order((works.filmed(prompt, still, Film(video[1])),)) if still else answers.NO_PICTURE
+    if requested := prompts.video(prompt):
+        still = _picture(submit, requested[0], prompts.scene_words(prompt))
+        return Order((works.filmed(prompt, still, Film(requested[1])),)) if still else answers.NO_PICTURE
     return Order((works.imagined(prompt, submit.seed),))
 
 
-def _action(submit: Submit, fields: Fields) -> Order | Answer:
+def action(submit: Submit, fields: Fields) -> Order | Answer:
     parent = submit.world.finished(fields.task_id)
     if isinstance(parent, Answer):
         return parent
@@ -280,7 +280,7 @@ def _pressed(submit: Submit, parent: Task, button: Button, *, remix: bool = Fals
     return Order((press.work(),), press if asks else None)
 
 
-def _modal(submit: Submit, fields: Fields) -> Order | Answer:
+def modal(submit: Submit, fields: Fields) -> Order | Answer:
     task = submit.world.waiting(fields.task_id)
     if isinstance(task, Answer) or task.window is None:
         return task if isinstance(task, Answer) else answers.WRONG_STATUS
@@ -293,7 +293,7 @@ def _modal(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((press.work(),), waiting=task)
 
 
-def _change(submit: Submit, fields: Fields) -> Order | Answer:
+def change(submit: Submit, fields: Fields) -> Order | Answer:
     effect = {"UPSCALE": "upscale", "VARIATION": "vary", "REROLL": "reroll"}.get((fields.action or "").upper())
     if effect is None or not fields.task_id:
         return answers.validation()
@@ -308,17 +308,17 @@ def _change(submit: Submit, fields: Fields) -> Order | Answer:
     return _pressed(submit, parent, button) if button else answers.validation()
 
 
-def _simple_change(submit: Submit, fields: Fields) -> Order | Answer:
+def simple_change(submit: Submit, fields: Fields) -> Order | Answer:
     if submit.world.profile.no_simple_change:
         return submit.world.profile.no_simple_change
     found = _CHANGE.match(fields.content or "")
     if found is None:
         return answers.validation()
     action = {"U": "UPSCALE", "V": "VARIATION", "R": "REROLL"}[(found[2] or found[4]).upper()]
-    return _change(submit, Fields(task_id=found[1], action=action, index=int(found[3] or 1)))
+    return change(submit, Fields(task_id=found[1], action=action, index=int(found[3] or 1)))
 
 
-def _blend(submit: Submit, fields: Fields) -> Order | Answer:
+def blend(submit: Submit, fields: Fields) -> Order | Answer:
     sent, ratio = _pictures(fields.base64_array), _DIMENSIONS.get((fields.dimensions or "SQUARE").upper())
     if sent is None or ratio is None:
         return answers.NO_PICTURE if sent is None else answers.validation()
@@ -328,7 +328,7 @@ def _blend(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((Work("BLEND", "", tuple(works.blended(parts, n) for n in range(4)), command="/blend"),))
 
 
-def _describe(submit: Submit, fields: Fields) -> Order | Answer:
+def describe(submit: Submit, fields: Fields) -> Order | Answer:
     sent = fields.base64 or fields.link
     if not sent:
         return answers.validation("base64或link参数不能为空")
@@ -339,7 +339,7 @@ def _describe(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((works.described(picture, scene.words if scene else "", submit.seed),))
 
 
-def _video(submit: Submit, fields: Fields) -> Order | Answer:
+def video(submit: Submit, fields: Fields) -> Order | Answer:
     film = Film((fields.motion or "").lower(), fields.video_type or _VIDEO_KINDS[0], fields.batch_size or 4)
     wrong = (
         film.motion not in {"low", "high"},
@@ -362,7 +362,7 @@ def _video(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((works.filmed(prompt, parent.work.pictures[index], film, parent=parent.id),))
 
 
-def _edits(action: str, submit: Submit, fields: Fields) -> Order | Answer:
+def edits(action: str, submit: Submit, fields: Fields) -> Order | Answer:
     prompt = fields.prompt or ""
     if not prompt.strip():
         return submit.world.profile.no_prompt
@@ -374,7 +374,7 @@ def _edits(action: str, submit: Submit, fields: Fields) -> Order | Answer:
     return Order((Work(action, prompt, tuple(Repainted(picture, one, mask) for one in new)),))
 
 
-def _swap(submit: Submit, fields: Fields) -> Order | Answer:
+def swap(submit: Submit, fields: Fields) -> Order | Answer:
     face = _picture(submit, fields.source_base64 or fields.source_url or "")
     target = _picture(submit, fields.target_base64 or fields.target_url or "")
     if face is None or target is None:
@@ -382,12 +382,12 @@ def _swap(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((works.single("SWAP_FACE", "", Repainted(target, face, "face")),))
 
 
-def _shorten(submit: Submit, fields: Fields) -> Order | Answer:
+def shorten(submit: Submit, fields: Fields) -> Order | Answer:
     prompt = fields.prompt or ""
     return Order((works.shortened(prompt),)) if prompt.strip() else submit.world.profile.no_prompt
 
 
-def _upload(submit: Submit, fields: Fields) -> Order | Answer:
+def upload(submit: Submit, fields: Fields) -> Order | Answer:
     sent = _pictures(fields.base64_array) or ()
     return Order(result=[submit.world.stored(one, submit.origin) for one in sent]) if sent else answers.NO_PICTURE
 
@@ -408,20 +408,20 @@ def _picture(submit: Submit, sent: str, words: str = "") -> Picture | None:
 
 
 _PATHS: Mapping[str, Callable[[Submit, Fields], Order | Answer]] = {
-    "/submit/imagine": _imagine,
-    "/submit/action": _action,
-    "/submit/modal": _modal,
-    "/submit/blend": _blend,
-    "/submit/describe": _describe,
-    "/submit/shorten": _shorten,
-    "/submit/change": _change,
-    "/submit/simple-change": _simple_change,
-    "/submit/video": _video,
-    "/submit/edits": partial(_edits, "EDIT"),
-    "/submit/edit": partial(_edits, "EDIT"),
-    "/submit/retexture": partial(_edits, "RETEXTURE"),
-    "/insight-face/swap": _swap,
-    "/submit/upload-discord-images": _upload,
+    "/submit/imagine": imagine,
+    "/submit/action": action,
+    "/submit/modal": modal,
+    "/submit/blend": blend,
+    "/submit/describe": describe,
+    "/submit/shorten": shorten,
+    "/submit/change": change,
+    "/submit/simple-change": simple_change,
+    "/submit/video": video,
+    "/submit/edits": partial(edits, "EDIT"),
+    "/submit/edit": partial(edits, "EDIT"),
+    "/submit/retexture": partial(edits, "RETEXTURE"),
+    "/insight-face/swap": swap,
+    "/submit/upload-discord-images": upload,
 }
 
 ENDPOINTS = {(name := path.rsplit("/", 1)[-1]): Endpoint(name, path, order) for path, order in _PATHS.items()}
