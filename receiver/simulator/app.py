@@ -31,7 +31,6 @@ _SPEED_PREFIX = re.compile(r"/mj-(fast|turbo|relax)/")
 PREFIXES = tuple(dict.fromkeys(f"{a}{speed}/mj{b}" for a in ("", "/mj") for speed in _SPEEDS for b in ("", "/mj")))
 """Every prefix of the same paths: a speed or none, and base addresses that already end in /mj."""
 
-_CHUNK = 65_536
 _GONE = Answer(404, {"error": "This content is no longer available."})
 
 
@@ -183,10 +182,10 @@ class Simulator:
             file = await self._gallery.whole(task)
         if file is None:
             return await self._response(Answer(500, {"error": "http_get_image_failed"}))
-        return StreamingResponse(_chunks(file.content), media_type=file.content_type)
+        return StreamingResponse(iter((file.content,)), media_type=file.content_type)
 
     async def _attachment(self, request: Request) -> Response:
-        """Serve a raw Discord link; ``width`` requests a smaller picture."""
+        """Serve a raw Discord link, smaller if it has a ``width``."""
         name, width = request.path_params["name"], request.query_params.get("width", "")
         good, upload, view = self._world.download(), self._world.upload_in_link(name), self._linked(name)
         if good and upload is not None:
@@ -232,8 +231,3 @@ class Simulator:
 
 def _address(request: Request) -> str:
     return str(request.base_url).rstrip("/")
-
-
-async def _chunks(content: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(content), _CHUNK):
-        yield content[start : start + _CHUNK]

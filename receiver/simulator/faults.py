@@ -50,7 +50,7 @@ FAULTS = {
     "foreign_token": "With every task runs another client's, whose callbacks carry this task's state to its hook.",
     "odd_progress": "Progress is a text that holds no number, until the end.",
     "no_buttons": "Tasks have no key `buttons`, in callbacks as in fetch and list.",
-    "forgotten": "The list leaves out every task; fetch still knows it.",
+    "forgotten": "The list leaves out every task, which fetch still knows.",
     "unknown_to_fetch": "Neither fetch nor list knows any task, while callbacks still come.",
     "provider_500": "The first three fetches or lists are answered 500.",
     "provider_html": "The first three fetches or lists are answered 502 with an HTML page.",
@@ -246,7 +246,7 @@ class Faults:
     """The active faults as one. Each has its own dice, so none disturbs another.
 
     Raises:
-        ValueError: A name is unknown; the message lists the known ones.
+        ValueError: A name is unknown. The message lists the known ones.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -261,8 +261,9 @@ class Faults:
     def answer(self, request: Request) -> Answer | None:
         """Return the first answer that any fault gives, None if all is well."""
         for fault in self._faults:
-            answer = fault.reply(request) if fault.reply else fault.answer
-            if answer and request.number <= fault.first:
+            if request.number > fault.first:
+                continue
+            if answer := fault.reply(request) if fault.reply else fault.answer:
                 if fault.accepts:
                     request.accept()
                 return answer

@@ -35,7 +35,7 @@ class File:
 
 
 class Gallery:
-    """Files of tasks, and the count of those served. Drawing happens in a thread, one picture at a time."""
+    """Files of tasks, and the count of served ones. Drawing happens in a thread, one picture at a time."""
 
     def __init__(self) -> None:
         self.served = 0
@@ -80,7 +80,7 @@ class Gallery:
 
 @lru_cache(maxsize=64)
 def compose(pictures: tuple[Picture, ...], caption: str = "", note: str = "", enlarged: int = 1) -> bytes:
-    """Return one picture, or four as a grid, as PNG; the same bytes for the same arguments.
+    """Return one picture, or four as a grid, as PNG. The same arguments give the same bytes.
 
     Args:
         pictures: One or four recipes of the same proportions.

@@ -176,7 +176,7 @@ def java_task(view: View) -> dict[str, Any]:
 
 
 def java_schedule(timeline: Timeline) -> list[Call]:
-    """Return a call for each change; 0 % comes twice, because only lower statuses are dropped, not equal ones."""
+    """Return a call for each change. 0 % comes twice, because only lower statuses are dropped, not equal ones."""
     calls: list[Call] = []
     for call in calls_for(timeline):
         calls.append(call)
@@ -189,7 +189,7 @@ def java_address(hook: str) -> str:
     """Return the hook read as a URI template: ``%`` is encoded again, ``{x}`` has no value (PROTOCOL.md §7, §11).
 
     Raises:
-        ValueError: The hook holds a brace; such a hook is never called.
+        ValueError: The hook holds a brace and cannot be called.
     """
     if "{" in hook:
         raise ValueError("not enough variable values available to expand the hook")
@@ -298,7 +298,7 @@ def _csharp_result(view: View) -> dict[str, Any]:
 
 
 def csharp_schedule(timeline: Timeline) -> list[Call]:
-    """Return the calls of a loop with turns of 3 s, each with the highest progress; the end comes at once and again."""
+    """Return the calls of a loop with turns of 3 s and the latest progress. The end comes at once and once more."""
     *progress, end = calls_for(timeline)
     calls: dict[int, Call] = {}
     for call in progress:

@@ -35,7 +35,7 @@ def ratio(prompt: str) -> float:
 
 
 def picture_size(ratio: float) -> tuple[int, int]:
-    """Return width and height of a picture or grid: about 1024², in these proportions.
+    """Return width and height of a picture or grid: about 1024², in the given proportions.
 
     Both are even, so that the four pictures of a grid are equal.
     """
@@ -43,7 +43,7 @@ def picture_size(ratio: float) -> tuple[int, int]:
 
 
 def zoom(prompt: str) -> float:
-    """Return the factor of ``--zoom``, 1 to 2; 2 when none is named."""
+    """Return the factor of ``--zoom``, 1 to 2, and 2 when none is named."""
     found = _ZOOM.search(prompt)
     return min(2.0, max(1.0, float(found[1]))) if found else 2.0
 

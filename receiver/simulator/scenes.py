@@ -50,7 +50,7 @@ def _named(said: Sequence[str], names: Iterable[tuple[Any, str]]) -> Any:
 
 
 class _Painting:
-    """Scene while it is drawn. One unit is the height of the picture as first drawn; y grows downwards."""
+    """Scene while it is drawn. One unit is the height of the picture as first drawn, and y grows downwards."""
 
     def __init__(self, scene: Scene, size: tuple[int, int]) -> None:
         self.scene = scene
@@ -112,7 +112,7 @@ class _Painting:
             )
         for radius, alpha in ((0.75, 0.5), (0.28, 0.6)):
             side = 2 * round(radius * self.scale)
-            # Pillow's gradient is 180 where its circle touches the sides; there the light must have ended.
+            # Pillow's gradient is 180 where its circle touches the sides, where the light must have ended.
             glow = Image.radial_gradient("L").point([(max(0, 178 - n) / 178) ** 2 * 255 * alpha for n in range(256)])
             x, y = (round(value) for value in self.pixel(light[0] - radius, light[1] - radius))
             self.image.paste(_mix(self.light, self.sky[2], 0.3), (x, y), glow.resize((side, side)))

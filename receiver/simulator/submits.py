@@ -84,7 +84,7 @@ def json_object(content: bytes) -> dict[str, Any] | None:
 
 
 def read(body: Mapping[str, Any], *, coerces: bool) -> Fields | None:
-    """Return the fields, None when a type is wrong; ``coerces`` reads numbers as text, like Java."""
+    """Return the fields, None when a type is wrong. ``coerces`` reads numbers as text, like Java."""
     if coerces:
         body = {key: str(value) if type(value) in {int, float} else value for key, value in body.items()}
     try:
@@ -116,7 +116,7 @@ class Order:
     """Outcome of a valid submit."""
 
     works: tuple[Work, ...] = ()  # one task for each
-    window: Press | None = None  # the button whose window opens first; its task waits
+    window: Press | None = None  # the button whose window opens first while its task waits
     waiting: Task | None = None  # the task in MODAL that continues with the work
     result: object = None  # of the answer if no task is made
 
@@ -150,7 +150,7 @@ class Submit:
         )
 
     def _make(self, work: Work, place: int) -> Task:
-        """Plan a task from now to its end and start its callbacks; ``place`` counts several of one submit."""
+        """Plan a task from now to its end and start its callbacks. ``place`` counts several of one submit."""
         chance, now = f"{self.chance}/{place}" if place else self.chance, self.world.clock.now()
         fields, profile, window = self.fields, self.world.profile, self.order.window
         mode = prompts.speed(self.speed, fields.modes, work.prompt)

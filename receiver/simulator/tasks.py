@@ -91,7 +91,7 @@ class Task:
 
 @dataclass(frozen=True)
 class View:
-    """A task at one step, seen from one address at one moment; the source of the wire's shapes."""
+    """A task at one step, seen from one address at one moment. Task objects are made from it."""
 
     task: Task
     step: Step

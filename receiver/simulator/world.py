@@ -153,21 +153,21 @@ class World:
         if error := self._query_error():
             return error
         task = self._tasks.get(task_id) if not self._faults.hides("fetch") else None
-        return Answer(200, self._shape(task, origin)) if task else self.profile.unknown_task
+        return Answer(200, self._object(task, origin)) if task else self.profile.unknown_task
 
     def listed(self, ids: Iterable[str], origin: str) -> Answer:
-        """Return the existing tasks of these ids, newest first whatever order was requested (PROTOCOL.md §2)."""
+        """Return the existing tasks among the ids, newest first whatever order was requested (PROTOCOL.md §2)."""
         if error := self._query_error():
             return error
         wanted = set(ids) if not self._faults.hides("list") else set()
         found = [task for task in reversed(self._tasks.values()) if task.id in wanted]
-        return Answer(200, [self._shape(task, origin) for task in found])
+        return Answer(200, [self._object(task, origin) for task in found])
 
     def _query_error(self) -> Answer | None:
         self._queries += 1
         return self._faults.query(self._queries - 1)
 
-    def _shape(self, task: Task, origin: str) -> dict[str, Any]:
+    def _object(self, task: Task, origin: str) -> dict[str, Any]:
         return self._faults.fetched(self.profile.shape(self.view(task, origin)))
 
     def image_seed(self, task_id: str, origin: str) -> Answer:
