@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,7 +28,6 @@ CSHARP_LOOP = 3.0
 
 _JAVA_INSTANCE = "1118138338562560102"
 _CSHARP_INSTANCE = "5e6ca8e1f40e4de6"
-
 
 _UNKNOWN_PARENT = answers.relay_error(answers.VALIDATION, "task_not_found")
 _UNREADY_PARENT = answers.relay_error(answers.VALIDATION, "task_status_not_success")
@@ -63,16 +62,15 @@ class Profile:
     lagging: bool = False  # fetch shows the last poll's view, not the live one
     previews: bool = True  # pictures are visible while IN_PROGRESS
     coerces: bool = False  # a number in place of a string is read as its text
-    limits: Mapping[str, int] = field(
-        default_factory=lambda: {"state": 255, "notifyHook": 2000}
-    )  # longest text by field
-    rewrites: Mapping[int, int] = field(default_factory=dict)  # codes replaced in submit answers, but see `KEEPS_CODE`
+    state_limit: float = 255
+    hook_limit: float = 2000
+    hides_codes: bool = False  # code 1 takes the place of 21 and 22, but see `KEEPS_CODE`
     unknown_parent: Answer = _UNKNOWN_PARENT  # there is no task to build on
     unready_parent: Answer = _UNREADY_PARENT  # the task to build on has not succeeded
-    index_always: bool = False  # A change needs an index even for REROLL
+    index_always: bool = False  # a change needs an index even for REROLL
     no_index: Answer = _NO_INDEX  # the answer when it has none
-    no_simple_change: Answer | None = None  # simple-change does not work
-    outdated_buttons: bool = False  # A customId with an old or invented hash is accepted
+    no_simple_change: Answer | None = None  # the answer where simple-change does not work
+    outdated_buttons: bool = False  # a customId with an old or invented hash is accepted
     films_are_pictures: bool = True  # imageUrl of a video is the first mp4, not a still
     window_timeout: float = 3600.0  # seconds until a window that gets no answer fails the task
     numbers_states: bool = False  # "imagine all" gives each task the state with its number behind it
@@ -89,10 +87,10 @@ class Profile:
         return View(task, step, origin, now, self.previews, self.films_are_pictures)
 
     def rewritten(self, answer: Answer, action: str) -> Answer:
-        """Return a submit answer after the relay replaced codes in its text (PROTOCOL.md §4)."""
-        code = answer.body.get("code", 0) if isinstance(answer.body, dict) else 0
-        if isinstance(answer.body, dict) and code in self.rewrites and action not in KEEPS_CODE:
-            return replace(answer, body={**answer.body, "code": self.rewrites[code]})
+        """Return a submit answer with the codes that the relay shows (PROTOCOL.md §4)."""
+        body, hidden = answer.body, {answers.QUEUED, answers.EXISTS}
+        if self.hides_codes and isinstance(body, dict) and body.get("code") in hidden and action not in KEEPS_CODE:
+            return replace(answer, body={**body, "code": answers.ACCEPTED})
         return answer
 
 
@@ -374,7 +372,7 @@ ALL_PROFILES = (
         caller=_CSHARP_CALLER,
         properties=_CSHARP_PROPERTIES,
         lagging=True,
-        rewrites={answers.QUEUED: answers.ACCEPTED, answers.EXISTS: answers.ACCEPTED},
+        hides_codes=True,
         no_prompt=answers.relay_error(answers.VALIDATION, "prompt_is_required"),
         index_always=True,
         no_index=answers.relay_error(answers.VALIDATION, "index_can_only_be_1_2_3_4"),
@@ -388,7 +386,8 @@ ALL_PROFILES = (
         caller=_JAVA_CALLER,
         properties={"discordInstanceId": _JAVA_INSTANCE},
         coerces=True,
-        limits={},
+        state_limit=math.inf,
+        hook_limit=math.inf,
         unknown_task=Answer(200, None),
         unreadable=_unreadable_by_java,
         unknown_parent=_no_parent(200),

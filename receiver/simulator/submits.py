@@ -168,7 +168,6 @@ class Submit:
                 description=profile.accepted,
                 submitted=now,
                 timeline=steps,
-                fetched=steps,
                 chance=chance,
                 window=window,
             )
@@ -181,7 +180,7 @@ class Submit:
         elapsed = self.world.clock.now() - task.submitted
         steps = timeline.continued(self.world.planned(work, task.mode, task.chance), elapsed)
         hook = task.hook or self.fields.notify_hook
-        return self.world.start(replace(task, work=work, window=None, timeline=steps, fetched=steps, hook=hook))
+        return self.world.start(replace(task, work=work, window=None, timeline=steps, hook=hook))
 
     def accepted(self) -> Answer:
         """Return code 1, or 21 where a window opened."""
@@ -221,9 +220,10 @@ class Submits:
         fields = None if body is None else read(body, coerces=profile.coerces)
         if fields is None:
             return profile.unreadable()
-        for key, text in (("state", fields.state), ("notifyHook", fields.notify_hook)):
-            if len(text or "") > profile.limits.get(key, 10**9):
-                return answers.validation(f"{key} is longer than {profile.limits[key]} characters")
+        if len(fields.state or "") > profile.state_limit:
+            return answers.validation(f"state is longer than {profile.state_limit} characters")
+        if len(fields.notify_hook or "") > profile.hook_limit:
+            return answers.validation(f"notifyHook is longer than {profile.hook_limit} characters")
         submit = Submit(self._world, fields, origin, speed, f"{self._seed}/{len(self.bodies)}")
         order = ENDPOINTS[name].order(submit, fields)
         if isinstance(order, Answer):

@@ -29,7 +29,7 @@ class Task:
     """Everything decided at the submit. Its later status is a pure function of the clock.
 
     Times are simulated seconds since 1970. ``chance`` seeds ids and hashes. ``fetched`` is the timeline that fetch and
-    list show, equal to the true one unless a fault is active. ``window`` is the button pressed while the task waits
+    list show, None for the true one. ``window`` is the button pressed while the task waits
     for submit/modal.
     """
 
@@ -39,7 +39,6 @@ class Task:
     description: str
     submitted: float
     timeline: Timeline
-    fetched: Timeline
     chance: str
     bot_type: str = "MID_JOURNEY"
     state: str | None = None
@@ -47,6 +46,7 @@ class Task:
     mode: str = "fast"
     filter_modes: tuple[str, ...] = ()
     window: Press | None = None
+    fetched: Timeline | None = None
 
     def step(self, now: float) -> Step:
         """Return the true status."""
@@ -54,7 +54,7 @@ class Task:
 
     def fetched_step(self, now: float) -> Step:
         """Return the status in fetch and list."""
-        return step_at(self.fetched, now - self.submitted)
+        return step_at(self.fetched or self.timeline, now - self.submitted)
 
     def polled_step(self, now: float) -> Step:
         """Return the status at a relay's last poll, `UNSEEN` before the first (PROTOCOL.md §5)."""
@@ -63,7 +63,7 @@ class Task:
         since_first = now - self.submitted - first
         if since_first < 0:
             return UNSEEN
-        return step_at(self.fetched, first + since_first // RELAY_PERIOD * RELAY_PERIOD)
+        return step_at(self.fetched or self.timeline, first + since_first // RELAY_PERIOD * RELAY_PERIOD)
 
     @property
     def seed(self) -> int:

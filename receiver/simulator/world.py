@@ -69,7 +69,7 @@ class World:
             hook=None,
             chance=chance,
             timeline=steps,
-            fetched=steps,
+            fetched=None,
             window=None,
         )
         self._call_back(self._add(double), task.hook, task.state)
@@ -89,7 +89,6 @@ class World:
                 description=self.profile.accepted,
                 submitted=then,
                 timeline=steps,
-                fetched=steps,
                 chance=chance,
             )
         )
