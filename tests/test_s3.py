@@ -249,7 +249,7 @@ async def test_somebody_elses_file_is_left_alone(
     """Another content under our key: never overwritten, and a sentence says what to do."""
     store = reading(server, bucket)
     await store.put_async(f"{STEM}.png", b"somebody else's")
-    with pytest.raises(Rejected, match=rf"Another file lies at s3://{bucket}/{STEM}\.png and was left alone\. Move"):
+    with pytest.raises(Rejected, match=rf"Another file is at s3://{bucket}/{STEM}\.png and was left alone\. Move"):
         await handler_of(server.options(bucket, conditional=conditional)).deliver(
             attempt_of(EVENT, stored(tmp_path, PICTURE))
         )
