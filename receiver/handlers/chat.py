@@ -45,7 +45,7 @@ class ChatOptions(HandlerOptions):
         description="The place as an Apprise URL: `mailto://…`, `matrixs://…`, `ntfy://…`. Each service has a page on "
         "its URL's form: https://appriseit.com/services."
     )
-    attach: bool = Field(True, description="Whether the picture is attached, where the place takes attachments.")
+    attach: bool = Field(True, description="Attach the picture, if the place takes attachments.")
 
 
 class ChatHandler:

@@ -71,9 +71,9 @@ class CommandHandler:
         command: Annotated[tuple[str, ...], BeforeValidator(_arguments), Field(min_length=1)] = Field(
             description="The program and its arguments, as a list, or as text with quotes. No shell reads it."
         )
-        folder: Path = Field(Path(), description="Where it runs.")
+        folder: Path = Field(Path(), description="Working directory of the program.")
         environment: dict[str, SecretStr] = Field(
-            {}, description="Variables it gets beside PATH, HOME, language and time zone."
+            {}, description="Further variables for the program, beside PATH, HOME, language and time zone."
         )
         later: float = Field(60.0, gt=0, description=f"Seconds to wait when it ends with exit status {LATER}.")
 

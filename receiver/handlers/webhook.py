@@ -149,7 +149,7 @@ class WebhookHandler:
         """Options of a `webhook` destination."""
 
         url: Annotated[SecretStr, AfterValidator(_check_url)] = Field(
-            description="Where to, an http or https URL. It is kept as a secret."
+            description="Destination, an http or https URL. It is kept as a secret."
         )
         secret: Annotated[
             tuple[SecretStr, ...],
@@ -157,18 +157,16 @@ class WebhookHandler:
             Field(min_length=1),
             AfterValidator(_check_secrets),
         ] = Field(
-            description="What signs: `whsec_` and 24 to 64 bytes in Base64. Several while they are rotated: each signs."
+            description="Signing secret: `whsec_` and 24 to 64 bytes in Base64. Several during a rotation: each signs."
         )
         content_type: Literal["application/cloudevents+json", "application/json"] = Field(
             "application/cloudevents+json",
-            description="What the body calls itself; the plain one for places that know only that.",
+            description="Content type of the body. The plain one is for servers that know only that.",
         )
         picture: Literal["link", "inline"] = Field(
-            "link", description="`inline` sends the files themselves along, as `data.media[].base64`."
+            "link", description="`inline` sends the files themselves, as `data.media[].base64`."
         )
-        inline_max: int = Field(
-            8 * 2**20, gt=0, description="Bytes that the files of one event may have together to go along."
-        )
+        inline_max: int = Field(8 * 2**20, gt=0, description="Limit in bytes of all inline files of one event.")
         source: str = Field(SOURCE, min_length=1, max_length=200, description="The CloudEvent's `source`.")
         headers: Annotated[dict[str, SecretStr], AfterValidator(_check_headers)] = Field(
             {}, description="Further headers, for instance `Authorization`."

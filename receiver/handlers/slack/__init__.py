@@ -43,23 +43,24 @@ class SlackOptions(HandlerOptions):
     """Options of a `slack` destination."""
 
     channel: str | None = Field(
-        None, description="Where to post: a channel's id, such as `C0123ABCD`, or its name. The bot joins it if it may."
+        None,
+        description="Channel to post in: its id, for instance `C0123ABCD`, or its name. The bot joins it if it may.",
     )
     token: Annotated[SecretStr | None, KnownAs("SLACK_BOT_TOKEN")] = Field(
         None, description="The app's bot token, `xoxb-…`; `SLACK_BOT_TOKEN` if not given."
     )
     webhook_url: SecretStr | None = Field(
         None,
-        description="An incoming webhook, in place of channel and token. It cannot upload, so it needs `link`, and it "
-        "posts ends only, without progress or threads.",
+        description="An incoming webhook, in place of channel and token. It cannot upload, so it needs `link`. "
+        "It posts ends only, without progress or threads.",
     )
     link: str | None = Field(
-        None, description="Another destination's name: its link to its own copy is shown. Waits for it up to 60 s."
+        None, description="Name of another destination, whose link to its copy is shown. Waits for it up to 60 s."
     )
     tiles: bool = Field(
-        False, description="Whether the four pictures of a grid go into its thread, too. Needs the extra `images`."
+        False, description="Also put the four pictures of a grid into its thread. Needs the extra `images`."
     )
-    details: bool = Field(True, description="Whether task, seed, final prompt and next steps go into the thread.")
+    details: bool = Field(True, description="Put task, seed, final prompt and next steps into the thread.")
     api_url: str = Field(
         "https://slack.com/api",
         pattern=r"^https?://[^\s?#]+$",
