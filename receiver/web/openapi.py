@@ -13,8 +13,7 @@ from starlette.responses import Response
 
 from receiver.events import Event
 from receiver.web.api import asked
-from receiver.web.api.records import STATUSES, Links, ProblemRecord, Seed, SubmissionRecord
-from receiver.web.api.responses import json
+from receiver.web.api.responses import STATUSES, Links, ProblemRecord, Seed, SubmissionRecord, json
 
 VERSION = "1"
 """Of the API; it rises when something that worked stops working."""
