@@ -146,12 +146,7 @@ class Retention:
         traces = await self._journal.scrub(row.prompt)
         log.info("submission.erased", submission=row.id, **removed)
         return Erased(
-            submission=row,
-            removed=removed,
-            waiting=waiting,
-            problem=problem,
-            children=tuple(children),
-            traces=traces,
+            submission=row, removed=removed, waiting=waiting, problem=problem, children=tuple(children), traces=traces
         )
 
     async def _clear_away(self) -> int:
