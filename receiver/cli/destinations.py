@@ -34,7 +34,7 @@ def list_destinations(as_json: AsJSON = False) -> None:
     found = on_journal(lambda journal: journal.destinations())
     if as_json:
         print_json(
-            [{"name": item.name, "status": item.standing(now_ms), **msgspec.to_builtins(item)} for item in found]
+            [{"name": item.name, "status": item.display_status(now_ms), **msgspec.to_builtins(item)} for item in found]
         )
         return
     if not found:
@@ -44,7 +44,7 @@ def list_destinations(as_json: AsJSON = False) -> None:
         (
             item.name,
             item.handler,
-            item.standing(now_ms),
+            item.display_status(now_ms),
             str(item.pending),
             str(item.dead),
             when(item.last_success_ms),
@@ -76,7 +76,7 @@ def resume_destination(name: Annotated[str, typer.Argument(help="The destination
     found = on_journal(resume)
     if found is None:
         raise NotFound(f"There is no destination {name!r} in this journal. See: receiver destinations list")
-    paused = found.standing(Clock().now_ms()) == "paused"
+    paused = found.display_status(Clock().now_ms()) == "paused"
     say(f"{name} {'goes on' if paused else 'was not paused'}; {found.pending} deliveries are owed to it.")
 
 

@@ -136,9 +136,9 @@ class Session:
             print_json({"submission": row.id, "task": row.task_id, "status": row.status, "detail": row.detail})
         elif row.status == "accepted":
             say(f"{done} {row.id}, task {row.task_id}. Follow it with: receiver wait {row.id}")
-        elif row.standing != "prepared":  # of a submission that is kept, `send` has printed a note
+        elif row.display_status != "prepared":  # of a submission that is kept, `send` has printed a note
             reason = f" {row.reason}" if row.reason else ""
-            say(f"Submission {row.id}: {row.standing}.{reason} See: receiver tasks show {row.id}")
+            say(f"Submission {row.id}: {row.display_status}.{reason} See: receiver tasks show {row.id}")
 
 
 def _runtime() -> AbstractAsyncContextManager[Runtime]:

@@ -168,7 +168,7 @@ class Retention:
             what = f"{len(owed)} of its deliveries are still owed (to {names})"
             remedy = f"Wait for them (receiver wait {row.id})"
         else:
-            what = f"its task is under way or may still change (status {row.standing})"
+            what = f"its task is under way or may still change (status {row.display_status})"
             remedy = (
                 f"Wait for its end (receiver wait {row.id}), or ask the provider to stop it (receiver cancel {row.id})"
             )

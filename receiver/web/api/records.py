@@ -9,10 +9,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from receiver.deliveries import Delivery, DeliveryStatus
-from receiver.events import Standing, Submission
+from receiver.events import DisplayStatus, Submission
 from receiver.telemetry import redact
 
-STATUSES: tuple[str, ...] = get_args(Standing)
+STATUSES: tuple[str, ...] = get_args(DisplayStatus)
 MAX_TEXT = 1000
 
 
@@ -48,7 +48,7 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     kind: str
-    status: Standing
+    status: DisplayStatus
     outcome: str | None
     task: str | None
     progress: int | None
@@ -101,7 +101,7 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
     return SubmissionRecord(
         id=row.id,
         kind=row.kind,
-        status=row.standing,
+        status=row.display_status,
         outcome=row.outcome,
         task=row.task_id,
         progress=task.progress if task else None,
