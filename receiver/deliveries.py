@@ -106,7 +106,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     receipt: Receipt | None = None
 
 
-DestinationStanding = Literal["working", "failing", "paused"]
+DestinationStatus = Literal["working", "failing", "paused"]
 
 
 class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,8 +138,8 @@ class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Whether nothing is claimed for it now."""
         return self.paused_until_ms is not None and self.paused_until_ms > now_ms
 
-    def standing(self, now_ms: int) -> DestinationStanding:
-        """One word for how it does."""
+    def display_status(self, now_ms: int) -> DestinationStatus:
+        """Return the status in one word, for people."""
         if self.paused(now_ms):
             return "paused"
         return "failing" if self.failures else "working"

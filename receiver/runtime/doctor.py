@@ -112,12 +112,12 @@ async def _same_store(settings: Settings, journal: Journal) -> list[Finding]:
 
 async def _standings(journal: Journal) -> list[Finding]:
     now_ms = Clock().now_ms()
-    ill = [item for item in await journal.destinations() if item.standing(now_ms) != "working"]
+    ill = [item for item in await journal.destinations() if item.display_status(now_ms) != "working"]
     return [
         Finding(
             name=f"destination {item.name}",
             verdict="problem",
-            text=f"{item.standing(now_ms)}, {item.pending} deliveries wait: {item.paused_reason or item.last_error}",
+            text=f"{item.display_status(now_ms)}, {item.pending} deliveries wait: {item.paused_reason or item.last_error}",
         )
         for item in ill
     ]
