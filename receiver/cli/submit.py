@@ -39,7 +39,7 @@ from receiver.cli.session import (
 )
 from receiver.errors import InputError, JournalError, ReceiverError
 from receiver.events import Submission
-from receiver.provider import Request, requests
+from receiver.requests import Request, build
 from receiver.runtime import Runtime, open_runtime
 from receiver.submissions import Options
 
@@ -78,7 +78,7 @@ def submit(
     filter = read_filter(account_filter)
     prompts = [text_or_stdin(prompt)] if prompt is not None else _read_prompts(file or "")
     asked = [
-        requests.imagine(text, bot_type=bot_type(bot), pictures=tuple(picture or ()), account_filter=filter)
+        build("imagine", prompt=text, bot_type=bot_type(bot), pictures=tuple(picture or ()), account_filter=filter)
         for text in prompts
     ]
     if file is not None:

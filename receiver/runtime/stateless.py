@@ -33,7 +33,8 @@ from receiver.errors import InputError, NotDelivered, ProviderError, SettingsErr
 from receiver.events import Submission, new_id
 from receiver.inputs import data_uri, read_mask, read_picture
 from receiver.journal.selection import Order
-from receiver.provider import Provider, Request, with_pictures
+from receiver.provider import Provider
+from receiver.requests import Request, with_pictures
 from receiver.runtime.opening import open_runtime
 from receiver.runtime.wiring import Runtime
 from receiver.settings import Settings, require_provider_key

@@ -14,7 +14,8 @@ from starlette.applications import Starlette
 
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
-from receiver.engine.dispatcher import Dispatcher, OpenDestination
+from receiver.engine.attempts import OpenDestination
+from receiver.engine.dispatcher import Dispatcher
 from receiver.engine.engine import DRAIN_SECONDS, Engine
 from receiver.engine.loops import TICK, Step
 from receiver.engine.reconciler import Reconciler

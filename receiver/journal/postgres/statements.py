@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import msgspec
@@ -16,23 +15,14 @@ from receiver.events import Callback, Event, Submission, first_id
 from receiver.journal.document import Document, LastReceipt
 from receiver.journal.postgres.faults import Connection, asyncpg
 from receiver.journal.rows import delivery_from_row, from_row, to_json
+from receiver.journal.statements import queries
 from receiver.journal.store import Filter, Key, LeftFile, NeededFile, RowKind, SharedValue, StoredRow
 from receiver.tasks import clean_text
 
-_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]\w*)(::text::text\[\])?")
 _COMMENT = re.compile(r"--[^\n]*\n?")
-_SQL = files(__package__).joinpath("sql")
-_PARTS = _NAME.split(_SQL.joinpath("queries.sql").read_text())[1:]
-TEXTS: Mapping[str, str] = {
-    name: _COMMENT.sub("", text).strip().removesuffix(";") for name, text in zip(_PARTS[::2], _PARTS[1::2], strict=True)
-}
+TEXTS: Mapping[str, str] = {name: _COMMENT.sub("", text).strip() for name, text in queries("postgres").items()}
 """The named statements as they are written."""
-
-
-def migrations() -> list[tuple[int, str]]:
-    """Return (number, script) of each `sql/NNNN_*.sql`, in order."""
-    return sorted((int(item.name[:4]), item.read_text()) for item in _SQL.iterdir() if item.name[:4].isdigit())
 
 
 @dataclass(frozen=True, slots=True)
