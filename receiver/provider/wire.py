@@ -76,7 +76,14 @@ class Wire:
             asyncio.timeout(limit),
             self._client.stream(method, url, content=content, headers=headers, timeout=timeout) as response,
         ):
-            return Reply(response.status_code, response.headers, await _read(response))
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise UnreadError("it is compressed, which was not asked for")
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
+            return Reply(response.status_code, response.headers, bytes(body))
 
     def mask(self, text: str) -> str:
         """Return `text` without the key, which some relays repeat.
@@ -88,17 +95,6 @@ class Wire:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
-
-
-async def _read(response: httpx.Response) -> bytes:
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnreadError("it is compressed, which was not asked for")
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_ANSWER:
-            raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
-    return bytes(body)
 
 
 def _checked_base(base_url: str) -> str:
