@@ -15,8 +15,6 @@ from receiver.requests import BOTS, SPEEDS
 from receiver.settings.kinds import parse_keep
 from receiver.submissions import Options
 
-BOTS = {"midjourney": "MID_JOURNEY", "niji": "NIJI_JOURNEY"}
-
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Reference = Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")]
 Limit = Annotated[int, typer.Option(help="How many at most, the newest first.", min=1)]

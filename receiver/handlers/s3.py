@@ -252,7 +252,7 @@ class S3Handler:
         tile = {"tile": f"U{piece.stored.tile}"} if piece.stored.tile else {}
         return {**await self._described(key, etag), "sha256": piece.digest, **tile}
 
-    async def _put_once(self, key: str, piece: Piece, attributes: dict[str, str]) -> str:
+    async def _put_once(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
         """Put a piece if its key is free. Return its ETag.
 
         Parts cannot be put conditionally on every store, and some servers know no conditions. Then look first: a
@@ -273,7 +273,7 @@ class S3Handler:
                 return etag
             raise StoreError(f"{self._url(key)} was there and is gone: another program writes there.") from None
 
-    async def _ours(self, key: str, piece: Piece) -> str | None:
+    async def _ours(self, key: str, piece: ResultFile) -> str | None:
         """Return the ETag of this very piece, or None if the key is free. Raise Rejected for another object."""
         found = await self._bucket.head(key)
         if found is None:

@@ -18,7 +18,6 @@ import msgspec
 from receiver.backoff import retry_after
 from receiver.errors import Ambiguous, NotJSON, ProviderError, Refused
 from receiver.requests import KINDS
-from receiver.retry_after import retry_after
 from receiver.tasks import MAX_TASK_ID, decode_json
 
 MAX_WORDS = 200

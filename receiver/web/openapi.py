@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.events import Event
-from receiver.web.api import asked
+from receiver.web.api import schemas as bodies
 from receiver.web.api.responses import STATUSES, Links, ProblemRecord, Seed, SubmissionRecord, json
 
 VERSION = "1"
