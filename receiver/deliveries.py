@@ -12,7 +12,7 @@ Status of a delivery (who moves in → who moves out; what a crash does):
 Nothing renews a claim; its owner does, or does not, live. Where one engine at a time runs deliveries (SQLite) its lock
 tells: the system takes it from its holder the moment it dies, and whoever gets it next knows that all that is `running`
 was left behind. Where several do, each gives signs of life on the journal's own time, and the leader frees
-what the silent have left (`runtime.standing`).
+what the silent have left (`runtime.display_status`).
 """
 
 from __future__ import annotations

@@ -294,7 +294,7 @@ class S3Handler:
             "then replay the delivery."
         )
 
-    async def _put_record(self, attempt: Attempt, data: bytes) -> dict[str, Any]:
+    async def _put_sidecar(self, attempt: Attempt, data: bytes) -> dict[str, Any]:
         """Put the JSON under a name with its event, so that a later event replaces nothing. A retry puts the same."""
         key = self._key(attempt, "", f"{attempt.event.type}.json")
         attributes = {"Content-Type": "application/json", "Cache-Control": "no-cache"}

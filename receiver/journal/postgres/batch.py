@@ -106,7 +106,7 @@ def changing_columns(row: Submission, version: int) -> Columns:
     """Return the columns of a submission to search by that may change."""
     return {
         "id": row.id, "version": version, "task_id": row.task_id, "once": row.once, "status": row.status,
-        "display": row.standing, "task_status": clean_text(row.task_status), "ended": row.ended, "hooked": row.hooked,
+        "display": row.display_status, "task_status": clean_text(row.task_status), "ended": row.ended, "hooked": row.hooked,
         "settled": fits_submission(row, SETTLED), "send_due_ms": row.send_due_ms, "poll_due_ms": row.poll_due_ms,
         "media_due_ms": row.media_due_ms, "deadline_due_ms": open_deadline(row),
     }  # fmt: skip

@@ -24,12 +24,12 @@ from receiver.errors import (
     ReceiverError,
     Refused,
 )
-from receiver.events import Standing, Submission
+from receiver.events import DisplayStatus, Submission
 from receiver.telemetry import redact
 from receiver.web.admission import RETRY
 from receiver.web.problems import Problem
 
-STATUSES: tuple[str, ...] = get_args(Standing)
+STATUSES: tuple[str, ...] = get_args(DisplayStatus)
 MAX_TEXT = 1000
 PROVIDER_FAULTS = frozenset({"unauthorized", "wrong_address", "unreachable", "failed"})
 """Outcomes about which the caller can do nothing."""
@@ -69,7 +69,7 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     kind: str
-    status: Standing
+    status: DisplayStatus
     outcome: str | None
     task: str | None
     progress: int | None
@@ -122,7 +122,7 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
     return SubmissionRecord(
         id=row.id,
         kind=row.kind,
-        status=row.standing,
+        status=row.display_status,
         outcome=row.outcome,
         task=row.task_id,
         progress=task.progress if task else None,
