@@ -14,22 +14,21 @@ from typing import Any
 
 import httpx
 from engine import DEADLINE, KEYS, PUBLIC_URL, TLS, StillClock, answer, destination, wire_task
-
-from receiver.engine.archiver import Archiver
 from receiver.clock_steps import ClockSteps
+
 from receiver.deliveries import Receipt
+from receiver.engine.archiver import Archiver
 from receiver.engine.dispatcher import Dispatcher
+from receiver.engine.reconciler import Reconciler
 from receiver.errors import ProviderError, TokenError
 from receiver.events import EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater
 from receiver.health import ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
-from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite import open_store
 from receiver.media import Fetcher, MediaStore
 from receiver.provider import Provider
-from receiver.provider_health import ProviderHealth
-from receiver.engine.reconciler import Reconciler
 from receiver.requests import build
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
@@ -379,7 +378,7 @@ class World:
             await self._close(process)
 
     async def _start(self) -> Process:
-        self.process = Process(self, await open_journal(self.path))
+        self.process = Process(self, Journal(await open_store(self.path)))
         await self.process.start_engine()
         return self.process
 

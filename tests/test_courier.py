@@ -29,9 +29,9 @@ from engine import (
     until,
     wire_task,
 )
+from receiver.courier import Courier
 
 from receiver.clock import Clock
-from receiver.courier import Courier
 from receiver.deliveries import Receipt
 from receiver.errors import Ambiguous, InputError, NotDelivered, Refused
 from receiver.handlers.base import Attempt, Rejected, RetryLater

@@ -10,7 +10,8 @@ from servers import Command
 from test_journal import owe
 
 from receiver.deliveries import Delivery
-from receiver.journal.sqlite import open_journal
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 
 PLUGIN = """
 import asyncio, os
@@ -60,7 +61,7 @@ def prepare(folder: Path, poison: str) -> None:
 
 
 async def _fill(folder: Path, poison: str) -> None:
-    journal = await open_journal(folder / ".receiver/journal.db")
+    journal = Journal(await open_store(folder / ".receiver/journal.db"))
     await journal.register({"a": "poison", "b": "poison"})
     for number in range(1, 13):
         prompt = poison if number == POISON else "a boat"
@@ -72,7 +73,7 @@ async def _fill(folder: Path, poison: str) -> None:
 
 def deliveries(folder: Path) -> dict[int, Delivery]:
     async def read() -> list[Delivery]:
-        journal = await open_journal(folder / ".receiver/journal.db")
+        journal = Journal(await open_store(folder / ".receiver/journal.db"))
         try:
             return await journal.deliveries(limit=50)
         finally:

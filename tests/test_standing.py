@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from engine import Kit, destination, engine, logged, until
+from receiver.runtime.display_status import GAP_SECONDS, Standing
 from test_dispatcher import Hanging, only, outcomes, owed
 
 from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal import BEAT_SECONDS, DEAD_SECONDS, LEASE_SECONDS, Journal
-from receiver.runtime.display_status import GAP_SECONDS, Standing
 
 
 @dataclass

@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from receiver.journal.postgres.writer import Writer
+
 from builds.replacing import replaced
 from receiver.events import Callback, Submission
 from receiver.journal import Changed, Decide
 from receiver.journal.postgres import PostgresJournal, connecting, connections, engines, statements
-from receiver.journal.postgres.writer import Writer
 from receiver.runtime import standing
 
 LATE_SECONDS = 0.3

@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
+from receiver.clock_steps import ClockSteps
+
 from builds import postgres
 from builds.clocks import SetClock
 from builds.replacing import replaced
-from receiver.clock_steps import ClockSteps
 from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
