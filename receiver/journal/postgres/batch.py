@@ -75,7 +75,7 @@ class RowCache:
 async def load(db: Connection, ids: Sequence[str]) -> dict[str, Document]:
     """Read documents without locks, all as of one moment."""
     found: dict[str, list[Any]] = {}
-    for row in await fetch(db, "load", ids=[clean_text(id) for id in ids]):
+    for row in await fetch(db, "load", ids=[clean_text(id) for id in ids], open=["pending", "running"]):
         found.setdefault(row["document_id"], []).append(row)
     return {id: _document(rows) for id, rows in found.items()}
 

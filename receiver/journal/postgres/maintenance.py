@@ -12,8 +12,9 @@ from receiver.journal.document import Document
 from receiver.journal.postgres.batch import all_columns, event_columns
 from receiver.journal.postgres.connections import Connections
 from receiver.journal.postgres.faults import ERRORS, Connection, translated
-from receiver.journal.postgres.statements import SQL, fetch, fetch_page, migrations
+from receiver.journal.postgres.statements import SQL, fetch, fetch_page
 from receiver.journal.rows import to_row
+from receiver.journal.statements import migrations
 from receiver.journal.store import EVERYTHING, Key, LeftFile, RowKind, SharedValue, StoredRow
 from receiver.journal.transfer import COPIED_VALUES
 from receiver.journal.transitions import CONTRADICTIONS, contradiction_sentences
@@ -45,7 +46,7 @@ async def migrate(connections: Connections) -> None:
     Raises:
         JournalError: the database's user may not make tables.
     """
-    if await connections.read(_last) < migrations()[-1][0]:
+    if await connections.read(_last) < migrations("postgres")[-1][0]:
         await connections.write(_migrate)
 
 
@@ -56,7 +57,7 @@ async def _migrate(db: Connection) -> None:
         await db.execute("CREATE SCHEMA receiver")
     await db.execute(_LEDGER)
     last = await _last(db)
-    for number, script in migrations():
+    for number, script in migrations("postgres"):
         if number > last:
             await db.execute(script)
             breaking = is_breaking(script)
@@ -77,7 +78,7 @@ def is_breaking(script: str) -> bool:
 
 async def check_schema(connections: Connections) -> None:
     """Raises JournalError where the tables are older than this Receiver, or too new for it."""
-    newest = migrations()[-1][0]
+    newest = migrations("postgres")[-1][0]
     last = await connections.read(_last)
     if await connections.read(lambda db: db.fetchval(_OLD_LAYOUT)):
         raise JournalError(

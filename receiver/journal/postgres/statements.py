@@ -21,7 +21,9 @@ from receiver.tasks import clean_text
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]\w*)(::text::text\[\])?")
 _COMMENT = re.compile(r"--[^\n]*\n?")
-TEXTS: Mapping[str, str] = {name: _COMMENT.sub("", text).strip() for name, text in queries("postgres").items()}
+TEXTS: Mapping[str, str] = {
+    name: _COMMENT.sub("", text).strip().removesuffix(";") for name, text in queries("postgres").items()
+}
 """The named statements as they are written."""
 
 

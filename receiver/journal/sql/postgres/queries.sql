@@ -1,6 +1,7 @@
 -- Named statements. `:name` is a parameter. `:name::text::text[]` takes a list as one literal (see `statements.array`).
 -- The planner avoids sorting at any price (`connections.PLANS`) and would rather walk through a whole table in the
--- order of its key. Where few rows are found by another key, `|| ''` keeps it from that.
+-- order of its key. Where few rows are found by another key, `|| ''` keeps it from that. Statuses that are parameters
+-- keep it from partial indexes.
 
 -- name: load
 -- Documents with their open deliveries, one row for each delivery. All is of one moment.
@@ -10,7 +11,7 @@ SELECT submissions.id AS document_id, version, submissions.body AS submission, w
     events.body AS event, started_ms, attempts.manual AS attempt_manual
 FROM receiver.submissions
 LEFT JOIN receiver.deliveries
-    ON deliveries.submission_id = submissions.id AND deliveries.status IN ('pending', 'running')
+    ON deliveries.submission_id = submissions.id AND deliveries.status = ANY (:open::text[])
 LEFT JOIN receiver.events ON events.id = deliveries.event_id
 LEFT JOIN receiver.attempts
     ON attempts.delivery_id = deliveries.id AND attempts.number = deliveries.attempt AND deliveries.status = 'running'
@@ -131,7 +132,7 @@ WHERE mine.destination = :destination AND mine.status = 'pending' AND due_ms <= 
   AND mine.submission_id <> ALL (:tried::text::text[])
   AND (
       SELECT 1 FROM receiver.deliveries AS other
-      WHERE other.submission_id = mine.submission_id AND other.status = 'running'
+      WHERE other.submission_id = mine.submission_id AND other.status = :running
         AND other.destination || '' = mine.destination LIMIT 1) IS NULL
 ORDER BY due_ms LIMIT :limit FOR UPDATE OF submissions SKIP LOCKED;
 
