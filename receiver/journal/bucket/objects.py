@@ -27,7 +27,7 @@ NEEDS = (
 
 
 class Objects(Protocol):
-    """The calls of a journal; see `Bucket`. Every method raises JournalError if the store cannot do it."""
+    """The calls of a journal to its `Bucket`. Every method raises JournalError if the store cannot do it."""
 
     requests: Counter[str]
 
