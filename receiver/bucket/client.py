@@ -58,7 +58,7 @@ class ObjectHead:
 
     Attributes:
         modified_ms: by the store's clock, on S3 in whole seconds.
-        attributes: headers and metadata; empty in lists.
+        attributes: headers and metadata, empty in lists.
     """
 
     key: str
@@ -86,7 +86,7 @@ class Bucket:
         options: name and credentials.
         folder: prefix of every key, without slashes at its ends.
         seconds: limit of one request in all, obstore's own retries included.
-        transfer_seconds: limit of one upload or download; `seconds` unless given.
+        transfer_seconds: limit of one upload or download, `seconds` unless given.
         needs: rights that the credentials must have, for error texts.
 
     Attributes:

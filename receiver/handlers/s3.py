@@ -95,7 +95,7 @@ def fill(template: str, event: Event, *, mark: str, ext: str) -> str:
     Args:
         template: checked by `check_template`.
         event: of the file. A submission id that is not ours raises ValueError.
-        mark: tells the file from others of its result, `u1` or `2`; "" for an only one.
+        mark: tells the file from others of its result, `u1` or `2`, "" for an only one.
         ext: without the dot.
     """
     submission = ULID.from_str(event.submission_id)
@@ -209,7 +209,7 @@ class S3Handler:
         Raises:
             RetryLater: the picture is still being downloaded, or the store is too busy.
             Rejected: there will be no picture (the JSON is put and gives the reason), or another file has its key.
-            StoreError: the store refuses or cannot be reached; the text names the remedy.
+            StoreError: the store refuses or cannot be reached. The text names the remedy.
         """
         event = attempt.event
         if event.type not in SIDECAR_EVENTS:

@@ -49,7 +49,7 @@ _T = TypeVar("_T")
 
 SETTING = "RECEIVER_MEDIA"
 REQUEST_SECONDS, TRANSFER_SECONDS = 20.0, 600.0
-"""Limits of one request: a look, a removal, a page of a list; or one file, up or down."""
+"""Limits of a small request (a look, a removal, a page of a list) and of a transfer of one file."""
 CHECK_SECONDS, FAILED_SECONDS = 30.0, 3.0
 """Validity of a check that succeeded, and of one that failed. Requests cost money, and many callers may ask."""
 CLOCK_SECONDS = 300.0
@@ -99,7 +99,7 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, path: Path, data: bytes) -> None:
-        """Write a tile to one of `tile_paths`: durable under its name, or not there. Blocks; raises OSError."""
+        """Write a tile to one of `tile_paths`: durable under its name, or not there. Blocks, and raises OSError."""
 
     async def put(self, chunks: AsyncIterator[bytes], *, url: str, index: int, max_bytes: int) -> Media:
         """Keep a file. It is safe on return, and nothing is left otherwise.
@@ -279,7 +279,7 @@ class BucketStore(Store):
 
     Args:
         options: the bucket.
-        folder: prefix of every key; "" for none.
+        folder: prefix of every key, "" for none.
         cache: of this machine.
         check_seconds: see `CHECK_SECONDS`.
 
@@ -477,7 +477,7 @@ class BucketStore(Store):
 
 
 def open_store(where: str | Path, *, cache: Path, cache_bytes: int = 2**30) -> Store:
-    """Return the media store at a path, or at `s3://BUCKET/FOLDER`, `gs://…`, `az://…`; see `bucket.read_url`.
+    """Return the media store at a path, or at `s3://BUCKET/FOLDER`, `gs://…`, `az://…` (see `bucket.read_url`).
 
     No request is made, and nothing is written.
 
