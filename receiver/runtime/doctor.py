@@ -117,7 +117,8 @@ async def _standings(journal: Journal) -> list[Finding]:
         Finding(
             name=f"destination {item.name}",
             verdict="problem",
-            text=f"{item.display_status(now_ms)}, {item.pending} deliveries wait: {item.paused_reason or item.last_error}",
+            text=f"{item.display_status(now_ms)}, {item.pending} deliveries wait: "
+            f"{item.paused_reason or item.last_error}",
         )
         for item in ill
     ]
