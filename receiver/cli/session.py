@@ -263,7 +263,7 @@ async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
 
 
 async def _unattempted(runtime: Runtime, delivery: Delivery) -> bool:
-    """Return True if no attempt has told anything of the destination.
+    """Return True if no attempt says anything about the destination yet.
 
     A first attempt that vanished with its engine does not count, and the next one is due at once. A second one counts:
     the destination may be the reason.

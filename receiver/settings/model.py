@@ -226,16 +226,11 @@ class Settings(BaseModel):
         Literal["auto", "json", "console"], BeforeValidator(kinds.lower), Kind("auto, json or console")
     ] = Field(default="auto", description="Format of log lines. `auto` is console on a terminal and JSON elsewhere.")
 
-    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
-    _platform: dict[str, str] = PrivateAttr(default_factory=dict)
-    _variables: dict[str, str] = PrivateAttr(default_factory=dict)
+    _context: dict[str, dict[str, str]] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: Any) -> None:
-        """Take the sources of values, the platform's variables and the handlers' variables from `load`'s context."""
-        known = context or {}
-        self._sources.update(known.get("sources", {}))
-        self._platform.update(known.get("platform", {}))
-        self._variables.update(known.get("variables", {}))
+        """Keep `load`'s context: the sources of values, the platform's variables and the handlers' variables."""
+        self._context.update(context or {})
 
     @field_validator("destinations", mode="before")
     @classmethod
@@ -258,12 +253,12 @@ class Settings(BaseModel):
 
         Each destination has an entry of its own, `destinations.NAME`.
         """
-        return {**dict.fromkeys(type(self).model_fields, "default"), **self._sources}
+        return {**dict.fromkeys(type(self).model_fields, "default"), **self._context.get("sources", {})}
 
     @property
     def platform_variables(self) -> dict[str, str]:
         """Variables that identify a known platform. Empty elsewhere."""
-        return dict(self._platform)
+        return dict(self._context.get("platform", {}))
 
     @property
     def database_kind(self) -> kinds.DatabaseKind:
@@ -317,12 +312,14 @@ class Settings(BaseModel):
             taken.add(name)
             listed.append(Destination(name=name, url=url))
         found = (*listed, *self.destinations.values()) or (Destination(name="file", url=DEFAULT_TO),)
-        return tuple(item.model_copy(update={"variables": dict(self._variables)}) for item in found)
+        return tuple(item.model_copy(update={"variables": dict(self._context.get("variables", {}))}) for item in found)
 
     def secret_values(self) -> tuple[str, ...]:
         """Return every secret in the settings, for the logs to mask."""
         keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret)
-        secrets = [key.get_secret_value() for key in keys if key is not None] + list(self._variables.values())
+        secrets = [key.get_secret_value() for key in keys if key is not None] + list(
+            self._context.get("variables", {}).values()
+        )
         secrets += kinds.database_secrets(self.database) if self.database is not None else []
         for destination in self.destinations.values():
             for name, value in destination.options.items():
