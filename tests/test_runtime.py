@@ -19,13 +19,13 @@ import httpx
 import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
 
+from receiver.app import Runtime, journal_of, open_runtime
+from receiver.app.patience import Patience
 from receiver.cli.session import report, until_settled
 from receiver.cli.submit import submit_one
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
 from receiver.requests import build
-from receiver.runtime import Runtime, journal_of, open_runtime
-from receiver.runtime.patience import Patience
 from receiver.settings import Settings
 from receiver.submissions import Options
 from receiver.tasks import Task

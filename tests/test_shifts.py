@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from engine import PNG, Kit, Recording, StillClock, answer, destination, engine, logged, until, wire_task
-from receiver.runtime.shifts import Shifts
+from receiver.app.shifts import Shifts
 
 from receiver.deliveries import Completion, Receipt
 from receiver.engine.attempts import OpenDestination

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from receiver.app import open_runtime
 from receiver.cli.options import AsJSON, Label, Speed, State, To, Wait, bot_type, options
 from receiver.cli.options import account_filter as read_filter
 from receiver.cli.output import print_json, say
 from receiver.cli.process import run, settings_for
 from receiver.cli.session import Session
 from receiver.requests import KINDS, REQUIRED, Field, Request, build
-from receiver.runtime import open_runtime
 
 
 def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from receiver.app import Runtime, open_runtime, open_stateless_submit
+from receiver.app.stateless import StatelessSubmit
 from receiver.cli.output import note, one_line, print_json, say, when
 from receiver.cli.process import first_end, run, settings_for
 from receiver.cli.progress import Progress
@@ -19,8 +21,6 @@ from receiver.events import EventType, Submission, event_id
 from receiver.followups import once_name
 from receiver.intake.facts import replace
 from receiver.requests import Request
-from receiver.runtime import Runtime, open_runtime, open_stateless_submit
-from receiver.runtime.stateless import StatelessSubmit
 from receiver.settings import Settings
 from receiver.submissions import Options
 from receiver.tasks import Task

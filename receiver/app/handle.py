@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
+from receiver.app.options import to_options
+from receiver.app.wiring import Runtime
 from receiver.errors import InputError, InputRequired, JournalError, MediaError, NoResult, Refused, TaskFailed, TaskLost
 from receiver.events import Event, EventType, Submission, event_id
-from receiver.runtime.options import to_options
-from receiver.runtime.wiring import Runtime
 
 MOST_EVENTS = 1000
 """Of one submission; a hundred percentages and a few decisive ones are what there can be."""

@@ -8,16 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
+from receiver.app.functions import Function
+from receiver.app.journals import journal_of
+from receiver.app.routing import route_of
+from receiver.app.wiring import Runtime
 from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
 from receiver.errors import SettingsError
 from receiver.handlers import registry
 from receiver.handlers.base import Handler
 from receiver.intake import Route
-from receiver.runtime.functions import Function
-from receiver.runtime.journals import journal_of
-from receiver.runtime.routing import route_of
-from receiver.runtime.wiring import Runtime
 from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
 from receiver.telemetry import learn
 

@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.applications import Starlette
 
+from receiver.app import patience
+from receiver.app.patience import Patience
+from receiver.app.upkeep import check_same_store, check_to_start, retention_of, store_of
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.attempts import OpenDestination
@@ -27,9 +30,6 @@ from receiver.journal import LASTING_ROLES, Journal
 from receiver.maintenance.replay import Replay
 from receiver.media import Fetcher
 from receiver.provider import Provider
-from receiver.runtime import patience
-from receiver.runtime.patience import Patience
-from receiver.runtime.upkeep import check_same_store, check_to_start, retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from receiver.app.functions import FunctionHandler
 from receiver.clock import Clock
 from receiver.errors import MediaError
 from receiver.journal import Journal
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Keep, Retention
 from receiver.media import Store, open_store
-from receiver.runtime.functions import FunctionHandler
 from receiver.settings import Settings
 
 log = structlog.get_logger("receiver.media")

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from receiver.app.handle import TaskHandle, send
+from receiver.app.options import How, to_options
+from receiver.app.wiring import Runtime
 from receiver.requests import build
-from receiver.runtime.handle import TaskHandle, send
-from receiver.runtime.options import How, to_options
-from receiver.runtime.wiring import Runtime
 
 
 class Requests(ABC):

@@ -10,19 +10,19 @@ from typing import Any, Self, TypeVar
 
 from starlette.applications import Starlette
 
+from receiver.app.functions import Function, OnEvent, check_function, check_registration
+from receiver.app.handle import TaskHandle
+from receiver.app.mounting import create_mountable
+from receiver.app.opening import open_runtime
+from receiver.app.options import to_options
+from receiver.app.requests import Requests
+from receiver.app.wiring import Runtime
 from receiver.clock import Clock
 from receiver.deliveries import DeliveryStatus
 from receiver.errors import NotStarted, PayloadError
 from receiver.events import EventType
 from receiver.journal import Trouble
 from receiver.journal.selection import Replayed, Selection
-from receiver.runtime.functions import Function, OnEvent, check_function, check_registration
-from receiver.runtime.handle import TaskHandle
-from receiver.runtime.mounting import create_mountable
-from receiver.runtime.opening import open_runtime
-from receiver.runtime.options import to_options
-from receiver.runtime.requests import Requests
-from receiver.runtime.wiring import Runtime
 from receiver.settings import Settings, load
 from receiver.telemetry import use_logging
 from receiver.verification import Unwrapped, unwrap
