@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from receiver.app.routing import route_of
+from receiver.app.factory import route_of
 from receiver.cli import app
 from receiver.events import EVENT_TYPES
 from receiver.handlers.registry import build, describe_handlers

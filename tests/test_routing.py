@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.app.routing import route_of
+from receiver.app.factory import route_of
 from receiver.errors import SettingsError
 from receiver.settings import Destination, load
 

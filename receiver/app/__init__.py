@@ -1,14 +1,12 @@
 """The runtime: everything wired together for one process, and the class for Python users on top of it."""
 
+from receiver.app.container import Runtime, keep_of, replay_of, retention_of, store_of
 from receiver.app.copying import Copied, copy_journal
+from receiver.app.factory import journal_of, open_runtime
 from receiver.app.handle import TaskHandle
-from receiver.app.journals import journal_of
-from receiver.app.opening import open_runtime
 from receiver.app.receiver import Receiver
 from receiver.app.stateless import open_stateless_receive, open_stateless_submit, stateless_app
-from receiver.app.trying import find_destination, try_destination
-from receiver.app.upkeep import keep_of, replay_of, retention_of, store_of
-from receiver.app.wiring import Runtime
+from receiver.app.test_delivery import find_destination, try_destination
 
 __all__ = [
     "Copied",

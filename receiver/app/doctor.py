@@ -8,9 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from receiver.app.journals import journal_of
-from receiver.app.opening import check_links, close_all, open_all
-from receiver.app.upkeep import check_same_store, store_of
+from receiver.app.container import check_same_store, store_of
+from receiver.app.factory import check_links, close_all, journal_of, open_all
 from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
 from receiver.errors import MediaError, ReceiverError

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from receiver.app.container import Runtime
 from receiver.app.handle import TaskHandle, send
 from receiver.app.options import How, to_options
-from receiver.app.wiring import Runtime
 from receiver.requests import build
 
 

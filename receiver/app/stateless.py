@@ -27,8 +27,8 @@ import structlog
 from starlette.applications import Starlette
 from ulid import ULID
 
-from receiver.app.opening import open_runtime
-from receiver.app.wiring import Runtime
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
 from receiver.backoff import CONFIRM
 from receiver.clock import Clock
 from receiver.errors import InputError, NotDelivered, ProviderError, SettingsError, TokenError

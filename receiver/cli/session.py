@@ -206,7 +206,7 @@ async def follow_all(runtime: Runtime, submission_id: str, follow_one: Follow) -
         return status
     names = {once_name(row.id, button) for button in row.auto}
     found: dict[str, Submission] = {}
-    for child in await runtime.patiently(lambda: runtime.journal.family(row.id)):
+    for child in await runtime.retry_outage(lambda: runtime.journal.family(row.id)):
         name = once_name(row.id, child.button or "")
         if child.parent_id == row.id and name in names and (name not in found or child.once == name):
             found[name] = child
@@ -229,7 +229,7 @@ async def until_settled(
         if row.status != "refused" and row.last_word is None:
             continue
         deliveries = await _attempted(runtime, row)
-        now = await runtime.patiently(lambda: runtime.journal.get(submission_id))
+        now = await runtime.retry_outage(lambda: runtime.journal.get(submission_id))
         if now is None or now.last_word == row.last_word:  # else a success has replaced a failure meanwhile
             return row, deliveries
     raise AssertionError("a watch ends only when its caller leaves")
@@ -240,7 +240,7 @@ async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
     type = row.last_word
     if type is None:
         return []
-    event = await runtime.patiently(lambda: runtime.journal.event(event_id(row.id, type)))
+    event = await runtime.retry_outage(lambda: runtime.journal.event(event_id(row.id, type)))
     if event is None:
         return []
     noted: set[str] = set()
@@ -256,7 +256,7 @@ async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
         return deliveries, waiting
 
     while True:
-        deliveries, waiting = await runtime.patiently(look)
+        deliveries, waiting = await runtime.retry_outage(look)
         if not waiting:
             return sorted(deliveries, key=lambda item: item.destination)
         await runtime.clock.sleep(_LOOK_SECONDS)

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from receiver.app.opening import check_link
-from receiver.app.routing import route_of
+from receiver.app.factory import check_link, route_of
 from receiver.clock import Clock
 from receiver.deliveries import Receipt
 from receiver.engine.attempts import tiles_of
