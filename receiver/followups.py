@@ -1,5 +1,7 @@
-"""Follow-ups: which button of a finished task a person means, and the submission that presses it. Pure; the buttons
-come from a fresh fetch, because a button's `customId` is not stable (PROTOCOL.md §5)."""
+"""Follow-ups: search of a button by name, and the submission that presses it. Pure.
+
+The buttons come from a fresh fetch, because a button's `customId` is not stable (PROTOCOL.md §5).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from receiver.events import Submission, new_id
 from receiver.tasks import Button, Task
 
 _NAMES: Mapping[str, str] = {
-    # What a person may write → what the button's customId holds.
+    # Pattern of a name → pattern in the button's customId.
     r"u([1-4])": r"::upsample::\1::",
     r"v([1-4])": r"::variation::\1::",
     r"reroll": r"::reroll::",
@@ -33,11 +35,12 @@ _CHANGE = re.compile(r"(u|v)([1-4])\Z|reroll\Z")
 
 
 def find_button(task: Task, wanted: str) -> Button:
-    """The button a person means: by its label or emoji, by a common name (`U2`, `reroll`, `zoom`, `pan left`), or by
-    the only label that begins so.
+    """Return the button of a name: a label or emoji, a common name, or the start of exactly one label.
+
+    Common names are for instance `U2`, `reroll`, `zoom` and `pan left`.
 
     Raises:
-        InputError: no button, or more than one, answers to that name; the text lists those there are.
+        InputError: no button, or more than one, has that name. The text lists all buttons.
     """
     name = normal(wanted)
     matches = (
@@ -47,9 +50,9 @@ def find_button(task: Task, wanted: str) -> Button:
     )
     if len(matches) == 1:
         return matches[0]
-    there = ", ".join(button.text for button in task.buttons) or "none"
+    known = ", ".join(button.text for button in task.buttons) or "none"
     problem = "More than one button" if matches else "No button"
-    raise InputError(f"{problem} of task {task.id} answers to {wanted[:40]!r}. Its buttons: {there}.")
+    raise InputError(f"{problem} of task {task.id} answers to {wanted[:40]!r}. Its buttons: {known}.")
 
 
 def _by_custom_id(buttons: Iterable[Button], name: str) -> Iterable[Button]:
@@ -61,8 +64,10 @@ def _by_custom_id(buttons: Iterable[Button], name: str) -> Iterable[Button]:
 
 
 def as_change(wanted: str) -> tuple[str, int] | None:
-    """(`UPSCALE`|`VARIATION`|`REROLL`, index) for relays that show no buttons and know only `submit/change`
-    (PROTOCOL.md §2); None for what that cannot say. REROLL has index 1, because new-api refuses 0."""
+    """Return (`UPSCALE`|`VARIATION`|`REROLL`, index) for relays that know only `submit/change` (PROTOCOL.md §2).
+
+    Return None for any other button. REROLL has index 1, because new-api refuses 0.
+    """
     match = _CHANGE.match(normal(wanted))
     if match is None:
         return None
@@ -72,13 +77,13 @@ def as_change(wanted: str) -> tuple[str, int] | None:
 
 
 def follow_up(parent: Submission, button: str, *, now_ms: int, deadline_ms: int) -> Submission:
-    """The submission that presses a button of its parent's task, due now, with what it inherits. It exists once.
+    """Return the submission that presses a button of its parent's task, due now. Its name `once` makes it unique.
 
     Args:
         parent: its task has succeeded.
-        button: as the person calls it.
+        button: its name as it was given.
         now_ms: epoch milliseconds.
-        deadline_ms: how long it may take.
+        deadline_ms: milliseconds it may take.
     """
     return Submission(
         id=new_id(now_ms),
@@ -100,10 +105,10 @@ def follow_up(parent: Submission, button: str, *, now_ms: int, deadline_ms: int)
 
 
 def once_name(parent_id: str, button: str) -> str:
-    """The same follow-up of the same task has the same name, so that a second one gives the first one's result."""
+    """Return the name of a follow-up. A second one of the same name gives the first one's result."""
     return f"{parent_id} {normal(button)}"
 
 
 def normal(text: str) -> str:
-    """Lower case, single spaces, without brackets and the invisible selector after an emoji."""
+    """Return a name in lower case, with single spaces, without brackets and the invisible selector after an emoji."""
     return " ".join(_IGNORED.sub(" ", text).lower().split())

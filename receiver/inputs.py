@@ -1,7 +1,4 @@
-"""Pictures that go out with a request: read from files or data URIs, and checked before any money is spent.
-
-Where a request takes a link (`is_link`), it goes out as it is and is not read here.
-"""
+"""Pictures of a request, read from files or data URIs and checked before any money is spent. Links are not read."""
 
 from __future__ import annotations
 
@@ -12,8 +9,7 @@ from pathlib import Path
 
 from receiver.errors import InputError
 from receiver.media import sniff
-from receiver.provider import MAX_PICTURES as MAX_PICTURES  # noqa: PLC0414 - whoever reads pictures counts them, too
-from receiver.provider import is_link as is_link  # noqa: PLC0414 - and asks which of them to read
+from receiver.requests import is_link
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_MASK_BYTES = 4 * 1024 * 1024
@@ -27,7 +23,7 @@ _DATA_URI = re.compile(r"data:([\w.+/-]*)(;base64)?,", re.IGNORECASE)
 
 
 async def read_picture(source: str) -> tuple[bytes, str]:
-    """(bytes, media type) of a picture given as a path or a `data:…;base64,…` URI.
+    """Return (bytes, media type) of a picture given as a path or a `data:…;base64,…` URI.
 
     Raises:
         InputError: it cannot be read, is no PNG, JPEG, WebP or GIF, or is larger than 16 MiB.
@@ -35,7 +31,14 @@ async def read_picture(source: str) -> tuple[bytes, str]:
     if is_link(source):
         raise InputError(f"{source[:80]!r} is a link; download it and give the file.")
     if source[:5].lower() == "data:":
-        name, data = "The data URI", _from_data_uri(source)
+        name = "The data URI"
+        match = _DATA_URI.match(source)
+        if not match or not match[2]:
+            raise InputError("The data URI does not start with `data:image/…;base64,`.")
+        try:
+            data = base64.b64decode(source[match.end() :], validate=True)
+        except ValueError as exc:  # binascii.Error is one; letters outside ASCII give a plain one
+            raise InputError("The data URI is not valid base64.") from exc
     else:
         name, data = f"The picture {source}", await asyncio.to_thread(_from_file, Path(source))
     if len(data) > MAX_BYTES:
@@ -47,10 +50,10 @@ async def read_picture(source: str) -> tuple[bytes, str]:
 
 
 async def read_mask(source: str) -> tuple[bytes, str]:
-    """(bytes, media type) of a mask: white is repainted, black is kept (PROTOCOL.md §2, modal).
+    """Return (bytes, media type) of a mask: white is repainted, black is kept (PROTOCOL.md §2, modal).
 
     Raises:
-        InputError: as `read_picture`; or it moves, is larger than 4 MiB, or a PNG that was cut short.
+        InputError: as `read_picture`, or for a GIF, more than 4 MiB, or a PNG that was cut short.
     """
     data, type = await read_picture(source)
     if type not in MASKS:
@@ -63,12 +66,12 @@ async def read_mask(source: str) -> tuple[bytes, str]:
 
 
 def data_uri(data: bytes, type: str) -> str:
-    """How the provider takes pictures (PROTOCOL.md §2, `base64Array`)."""
+    """Return a picture in the provider's form (PROTOCOL.md §2, `base64Array`)."""
     return f"data:{type};base64,{base64.b64encode(data).decode()}"
 
 
 def _png_ends(data: bytes) -> bool:
-    """Whether the chunks lead to the last one (PNG specification, 11.2.5)."""
+    """Return True if the chunks lead to the last one (PNG specification, 11.2.5)."""
     at = _PNG_HEAD
     while at + _PNG_CHUNK <= len(data):
         if data[at + 4 : at + 8] == b"IEND":
@@ -78,7 +81,7 @@ def _png_ends(data: bytes) -> bool:
 
 
 def _from_file(path: Path) -> bytes:
-    """At most one byte more than allowed, and from a file only: a pipe or a device may never end."""
+    """Read at most one byte more than allowed, and only a regular file: a pipe or a device may never end."""
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"The picture {path} cannot be read: it is no file. Check the path.")
@@ -88,13 +91,3 @@ def _from_file(path: Path) -> bytes:
         raise InputError(f"The picture {path} cannot be read: {exc.strerror}. Check the path.") from exc
     except ValueError as exc:  # a NUL, or half a character
         raise InputError("The path of a picture holds characters that no path has.") from exc
-
-
-def _from_data_uri(source: str) -> bytes:
-    match = _DATA_URI.match(source)
-    if not match or not match[2]:
-        raise InputError("The data URI does not start with `data:image/…;base64,`.")
-    try:
-        return base64.b64decode(source[match.end() :], validate=True)
-    except ValueError as exc:  # binascii.Error is one; letters outside ASCII give a plain one
-        raise InputError("The data URI is not valid base64.") from exc

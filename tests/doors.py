@@ -1,4 +1,4 @@
-"""The callback door on a real server with a real journal: what tests of it share."""
+"""The callback endpoint on a real server with a real journal, for tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from servers import PATIENCE, serving
 from receiver.clock import Clock
 from receiver.events import Submission, new_id
 from receiver.intake import Intake, Policy, Route
-from receiver.journal.sqlite import SQLiteJournal, open_journal
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 from receiver.tokens import Tokens
 from receiver.web.admission import Admission
 from receiver.web.app import create_app
@@ -33,7 +34,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Shifted(Clock):
-    """A clock that goes wrong by so many seconds."""
+    """A clock that is wrong by so many seconds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -49,17 +50,17 @@ def tokens(*, key: str = KEY, shift: float = 0) -> Tokens:
 
 @dataclass(frozen=True)
 class Door:
-    """The endpoint on a real server, and what lies behind it."""
+    """The endpoint on a real server, with its journal."""
 
     url: str
     file: Path
-    journal: SQLiteJournal
+    journal: Journal
     callbacks: Callbacks
     admission: Admission
     client: httpx.AsyncClient
 
     async def submission(self, *, task_id: str | None = TASK) -> Submission:
-        """A submission whose callbacks may come; without a task id its submit answer is still under way."""
+        """Add a submission that expects callbacks. Without a task id its submit answer has not come yet."""
         now_ms = Clock().now_ms()
         row = Submission(
             id=new_id(now_ms),
@@ -79,11 +80,11 @@ class Door:
         return await self.client.post(self.url + path, content=content, headers=JSON if headers is None else headers)
 
     async def kept(self, row: Submission) -> list[str | None]:
-        """The causes of the callbacks in the journal."""
+        """Return the causes of the callbacks in the journal."""
         return [callback.cause for callback in await self.journal.callbacks(row.id)]
 
     async def stored(self) -> int:
-        """How many callbacks there are in all."""
+        """Return how many callbacks are stored."""
         return await asyncio.to_thread(self._count)
 
     def _count(self) -> int:
@@ -91,7 +92,7 @@ class Door:
             return int(db.execute("SELECT count(*) FROM callbacks").fetchone()[0])
 
     async def types(self, row: Submission) -> list[str]:
-        """The events, oldest first."""
+        """Return the types of the events, the oldest first."""
         return [event.id.split(".", 1)[1] for event in await self.journal.events(limit=50, submission_id=row.id)][::-1]
 
 
@@ -99,7 +100,7 @@ class Door:
 async def opened(
     folder: Path, *, policy: Policy, body_timeout: float = 10.0, ballast: bool = False, **bounds: Any
 ) -> AsyncIterator[Door]:
-    journal = await open_journal(folder / "journal.db", ballast=ballast)
+    journal = Journal(await open_store(folder / "journal.db", ballast=ballast))
     routes = (Route(destination="file", progress=True),)
     intake = Intake(journal, policy=policy, routes=routes, clock=Clock(), changed=lambda row: None)
     admission = Admission(journal.check, **bounds)
@@ -123,7 +124,7 @@ def body(row: Submission, **changes: Any) -> bytes:
 
 
 def assert_problem(response: httpx.Response, status: int) -> None:
-    """RFC 9457, in our words only."""
+    """Check that the answer is a problem (RFC 9457) without any of the input."""
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()

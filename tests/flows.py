@@ -11,13 +11,13 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from receiver.app import Runtime, open_runtime
 from receiver.cli.process import address, bind, server
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Event, Submission
 from receiver.journal import Trouble
-from receiver.provider import requests
-from receiver.runtime import Runtime, open_runtime
+from receiver.requests import build
 from receiver.settings import Settings
 from receiver.simulator import Simulator
 
@@ -38,7 +38,7 @@ class World:
 
     async def submit(self, prompt: str = PROMPT) -> Submission:
         """Submit as the command line does: an error of the first answer is ours to see, the row tells the rest."""
-        row = await self.receiver.submissions.prepare(requests.imagine(prompt))
+        row = await self.receiver.submissions.prepare(build("imagine", prompt=prompt))
         try:
             return await self.receiver.submissions.send(row.id)
         except (Refused, Ambiguous):

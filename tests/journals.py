@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import msgspec
 from buckets import KEY, SECRET, shared_server
-from postgres import postgres_store
 from pydantic import SecretStr
 
 from receiver.bucket import read_url
@@ -22,10 +21,10 @@ from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
 from receiver.events import Callback, Claim, Event, EventType, Input, Media, Reply, Submission, event_id
 from receiver.journal import Change, Journal, Work
-from receiver.journal.bucket import BucketJournal, keys, over
-from receiver.journal.bucket.document import decode, encode
-from receiver.journal.bucket.objects import NEEDS, REQUEST_SECONDS, BucketObjects
-from receiver.journal.sqlite import open_journal
+from receiver.journal.bucket import client_of, keys, over
+from receiver.journal.bucket.objects import Objects
+from receiver.journal.bucket.stored import decode, encode
+from receiver.journal.sqlite import open_store
 from receiver.tasks import Button, Task
 
 NOW = 1_773_314_942_177
@@ -146,6 +145,7 @@ def completion(work: Work | Delivery, **fields: Any) -> Completion:
     claimed = work.delivery if isinstance(work, Work) else work
     default: dict[str, Any] = {
         "delivery_id": claimed.id,
+        "submission_id": claimed.submission_id,
         "attempt": claimed.attempt,
         "owner": claimed.owner or OWNER,
         "outcome": "succeeded",
@@ -179,10 +179,6 @@ async def take(
     journal: Journal, at: int = 0, *, limit: int = 10, destination: str = "folder", owner: str = OWNER
 ) -> list[Work]:
     return await journal.claim(destination, owner=owner, limit=limit, now_ms=NOW + at)
-
-
-async def take_alone(journal: Journal, at: int = 0, *, owner: str = OWNER) -> Work | None:
-    return await journal.claim_alone(["folder"], owner=owner, now_ms=NOW + at)
 
 
 async def status_of(journal: Journal, number: int) -> str:
@@ -237,7 +233,7 @@ class SQLiteStore:
     path: Path
 
     async def open(self) -> Journal:
-        return await open_journal(self.path, busy_seconds=2)
+        return Journal(await open_store(self.path, busy_seconds=2))
 
     async def lose_event(self, event_id: str) -> None:
         with closing(sqlite3.connect(self.path)) as db, db:
@@ -265,21 +261,22 @@ class BucketStore:
     def url(self) -> str:
         return f"s3://{self.bucket}/{self.folder}?endpoint={self.endpoint}&region=us-east-1"
 
-    def objects(self) -> BucketObjects:
+    def bucket_client(self) -> Bucket:
         options, folder = read_url(self.url)
-        keys = {"access_key": SecretStr(KEY), "secret_key": SecretStr(SECRET)}
-        return BucketObjects(Bucket(options.model_copy(update=keys), folder, seconds=REQUEST_SECONDS, needs=NEEDS))
+        secrets_ = {"access_key": SecretStr(KEY), "secret_key": SecretStr(SECRET)}
+        return client_of(options.model_copy(update=secrets_), folder)
 
-    async def open(self, *, look_seconds: float = 5.0) -> BucketJournal:
-        return await over(self.objects(), place=f"s3://{self.bucket}/{self.folder}", look_seconds=look_seconds)
+    async def open(self, *, look_seconds: float = 5.0) -> Journal:
+        place = f"s3://{self.bucket}/{self.folder}"
+        return Journal(await over(self.bucket_client(), place=place, look_seconds=look_seconds))
 
     async def lose_event(self, event_id: str) -> None:
-        objects, key = self.objects(), keys.submission(event_id.partition(".")[0])
+        objects, key = Objects(self.bucket_client()), keys.submission(event_id.partition(".")[0])
         found = await objects.get(key)
         assert found is not None
-        document = decode(found.data, key)
-        facts = tuple(fact for fact in document.facts if fact.event.id != event_id)
-        await objects.put(key, encode(msgspec.structs.replace(document, facts=facts))[0])
+        stored = decode(found.data, key)
+        events = tuple(item for item in stored.events if item.event.id != event_id)
+        await objects.put(key, encode(msgspec.structs.replace(stored, events=events))[0])
 
 
 @asynccontextmanager
@@ -290,7 +287,6 @@ async def bucket_store(folder: Path) -> AsyncIterator[Store]:
 
 STORES: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
     "sqlite": sqlite_store,
-    "postgres": postgres_store,
     "bucket": bucket_store,
 }
 """By name: what makes an empty store, and removes it in the end. The folder is for those who need one. The suite for

@@ -14,21 +14,22 @@ from typing import Any
 
 import httpx
 from engine import DEADLINE, KEYS, PUBLIC_URL, TLS, StillClock, answer, destination, wire_task
-
-from receiver.engine.archiver import Archiver
 from receiver.clock_steps import ClockSteps
+
 from receiver.deliveries import Receipt
+from receiver.engine.archiver import Archiver
 from receiver.engine.dispatcher import Dispatcher
+from receiver.engine.reconciler import Reconciler
 from receiver.errors import ProviderError, TokenError
 from receiver.events import EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater
 from receiver.health import ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
-from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite import open_store
 from receiver.media import Fetcher, MediaStore
-from receiver.provider import Provider, requests
-from receiver.engine.reconciler import Reconciler
+from receiver.provider import Provider
+from receiver.requests import build
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
 from receiver.verification import unwrap
@@ -296,7 +297,7 @@ class Process:
         self.clock_steps = ClockSteps(journal=self.seen, clock=world.clock)
 
     async def submit(self) -> None:
-        row = await self.submissions.prepare(requests.imagine("a boat"))
+        row = await self.submissions.prepare(build("imagine", prompt="a boat"))
         self.world.submitted.append(row.id)
         with contextlib.suppress(ProviderError):  # the row says the same
             await self.submissions.send(row.id, tell=True)
@@ -377,7 +378,7 @@ class World:
             await self._close(process)
 
     async def _start(self) -> Process:
-        self.process = Process(self, await open_journal(self.path))
+        self.process = Process(self, Journal(await open_store(self.path)))
         await self.process.start_engine()
         return self.process
 

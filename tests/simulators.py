@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.simulator import Simulator
-from receiver.simulator import course as courses
+from receiver.simulator.timeline import TERMINAL
 
 PAYLOADS = Path(__file__).parent / "payloads"
 PROMPT = "a paper boat floating on calm water at sunrise --v 6.1"
@@ -73,7 +73,7 @@ class Hooks:
                 await self._arrived.wait()
 
     async def until_end(self, ends: int = 1) -> None:
-        await self.until(lambda hooks: sum(status in courses.TERMINAL for status, _ in hooks.told) >= ends)
+        await self.until(lambda hooks: sum(status in TERMINAL for status, _ in hooks.told) >= ends)
 
 
 class Run:

@@ -21,7 +21,7 @@ from receiver.web.problems import Problem
 
 
 class Store:
-    """A store that hangs until it is let go, and fails as often as told."""
+    """A store that hangs until `works` is set, and then fails `failures` times."""
 
     def __init__(self) -> None:
         self.works = asyncio.Event()
@@ -37,7 +37,7 @@ class Store:
 
 
 async def wait_in(admission: Admission, store: Store, size: int = 1) -> str:
-    """What whoever waits is told."""
+    """Wait in the admission. Return the answer."""
     try:
         with admission.enter(size):
             await store.write()
@@ -62,7 +62,7 @@ async def store() -> Store:
 
 @pytest.mark.parametrize(("bounds", "size"), [({"most": 3}, 1), ({"most_bytes": 30}, 10)])
 async def test_beyond_the_bounds_is_refused_at_once(store: Store, bounds: dict[str, Any], size: int) -> None:
-    """Three wait, the fourth hears 503 with Retry-After; when they are done there is room again."""
+    """Three wait, and the fourth gets 503 with Retry-After. When they are done there is room again."""
     admission = Admission(store.write, **bounds)
     waiting = start(admission, store, 3, size)
     await asyncio.sleep(0)
@@ -75,8 +75,8 @@ async def test_beyond_the_bounds_is_refused_at_once(store: Store, bounds: dict[s
     assert admission.refused == 1
 
 
-async def test_a_wait_has_an_end_and_shuts_the_door(store: Store) -> None:
-    """Whoever waits too long hears 503; then all who come hear it at once, until a write works."""
+async def test_a_late_wait_ends_and_new_requests_are_refused(store: Store) -> None:
+    """A request that waits too long gets 503. Then every new one gets it at once, until a write succeeds."""
     admission = Admission(store.write, max_wait=0.1)
     with capture_logs() as lines:
         first = start(admission, store, 2)
@@ -92,8 +92,8 @@ async def test_a_wait_has_an_end_and_shuts_the_door(store: Store) -> None:
     assert [line["event"] for line in lines] == ["admission.shut", "admission.open"]
 
 
-async def test_who_came_later_waits_on(store: Store) -> None:
-    """One that has not waited too long yet is still served after the door was shut."""
+async def test_a_later_request_waits_on(store: Store) -> None:
+    """A request that has not waited too long yet is still served while new ones are refused."""
     admission = Admission(store.write, max_wait=0.4)
     late = start(admission, store, 1)
     await asyncio.sleep(0.3)
@@ -113,7 +113,7 @@ async def test_a_stop_is_a_503(store: Store) -> None:
 
 
 async def test_without_a_probe_nothing_is_shut(store: Store) -> None:
-    """Where others than the journal are waited for, a late one is its own affair."""
+    """Without a probe, a late request does not refuse new ones."""
     admission = Admission(None, max_wait=0.05)
     assert await settled(*start(admission, store, 1)) == ["503 journal stalled"]
     store.works.set()
@@ -142,8 +142,8 @@ def locked(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 async def test_overload_while_the_journal_is_locked(tmp_path: Path) -> None:
-    """With the journal locked, as many callbacks wait as may, and 50 more are answered 503 within 100 ms; health
-    answers; when the lock goes, those that waited are kept, and what was answered 2xx is there."""
+    """With the journal locked, 20 callbacks wait, and 50 more are answered 503 within 100 ms. Health is answered. When
+    the lock is released, the waiting callbacks are answered 200 and are stored."""
     async with opened(tmp_path, policy=Policy(), most=20) as door:
         row = await door.submission()
         with locked(door.file) as other:
@@ -166,8 +166,8 @@ async def test_overload_while_the_journal_is_locked(tmp_path: Path) -> None:
 
 
 async def test_a_late_commit_stands(tmp_path: Path) -> None:
-    """A callback that waited too long hears 503, although it may be kept when the journal moves again: never 2xx
-    without a row, but perhaps a row without 2xx. Then the door opens by itself."""
+    """A callback that waited too long gets 503, although it may be stored when the journal works again. There is never
+    a 2xx without a row, but perhaps a row without 2xx. Then callbacks are admitted again automatically."""
     async with opened(tmp_path, policy=Policy(), max_wait=0.3) as door:
         row = await door.submission()
         with locked(door.file) as other:

@@ -32,7 +32,7 @@ TYPE = "Content-Type: application/json"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    """A door that believes a terminal callback at once."""
+    """An endpoint that accepts a terminal callback at once, without confirmation."""
     async with opened(tmp_path_factory.mktemp("door"), policy=Policy(confirm_ms=0)) as found:
         yield found
 
@@ -42,10 +42,10 @@ class Case:
     """One bad request and its answer.
 
     Attributes:
-        status: what it is answered with.
+        status: of the answer.
         content: the body, or the bytes behind the head.
-        length: whether a right Content-Length is added; else `headers` say how the body is framed.
-        pieces: whether it goes out in chunks instead.
+        length: True adds a correct Content-Length. False leaves the framing to `headers`.
+        pieces: True sends it in chunks instead.
         raw: no client library sends it.
         logged: the one line in the log.
     """
@@ -335,7 +335,7 @@ CORPUS: dict[str, Case] = {
 
 
 async def line_of(lines: list[MutableMapping[str, Any]]) -> str:
-    """The name of the one line there is; it may come after the answer."""
+    """Return the name of the only log line, which may come after the answer."""
     async with asyncio.timeout(10):
         while not lines:  # noqa: ASYNC110 - a line in a log sets no event
             await asyncio.sleep(0.001)
@@ -344,7 +344,7 @@ async def line_of(lines: list[MutableMapping[str, Any]]) -> str:
 
 
 async def check(door: Door, row: Submission, before: int, case: Case, lines: list[MutableMapping[str, Any]]) -> None:
-    """One line in the log without anything secret, nothing stored, and the door still open."""
+    """Check that there is one log line without secrets, nothing is stored, and the endpoint still works."""
     assert await line_of(lines) == case.logged
     if not case.logged.startswith("request."):
         assert MARKER not in repr(lines)
@@ -356,7 +356,7 @@ async def check(door: Door, row: Submission, before: int, case: Case, lines: lis
 
 @pytest.mark.parametrize("name", CORPUS)
 async def test_over_a_socket(door: Door, name: str) -> None:
-    """The documented status as a problem, no echo, one line in the log, nothing stored, and the door still open."""
+    """The documented status as a problem, no echo, one log line, nothing stored, and the endpoint still works."""
     row, before, case = await door.submission(), await door.stored(), CORPUS[name]
     with capture_logs() as lines:
         answer = await exchange(door.url, case.wire(row))
@@ -417,7 +417,7 @@ GOOD_BODIES: dict[str, Bytes] = {
 
 @pytest.mark.parametrize("name", GOOD_BODIES)
 async def test_tolerated_body(door: Door, name: str) -> None:
-    """What is odd but has an id is accepted, and stored so that it can be read again."""
+    """An odd body with an id is accepted, and stored so that it can be read again."""
     row = await door.submission()
     response = await door.post(path(row), GOOD_BODIES[name](row))
     assert (response.status_code, response.json()) == (200, {"accepted": True})
@@ -480,7 +480,7 @@ GOOD_WIRE: dict[str, Case] = {
 
 @pytest.mark.parametrize("name", GOOD_WIRE)
 async def test_tolerated_on_the_wire(door: Door, name: str) -> None:
-    """What some senders do is taken: newer Java clients ask for HTTP/2 with every plain request, body and all."""
+    """Odd but real requests are accepted: newer Java clients ask for HTTP/2 with every plain request."""
     row = await door.submission()
     answer = await exchange(door.url, GOOD_WIRE[name].wire(row))
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -504,7 +504,7 @@ async def test_an_upgrade_whose_body_comes_later(door: Door) -> None:
 
 
 async def test_expect_100_continue(door: Door) -> None:
-    """Who waits for a go-ahead gets it where the token is good, and the 401 at once where it is not."""
+    """A sender that waits for `100 Continue` gets it if the token is good, else the 401 at once."""
     row = await door.submission()
     good = Case(status=200, headers=(TYPE, "Expect: 100-continue")).wire(row)
     assert re.findall(rb"HTTP/1\.1 (\d+)", await exchange(door.url, good)) == [b"100", b"200"]
@@ -535,7 +535,7 @@ async def test_pipelining(door: Door) -> None:
 
 
 async def test_nonsense_behind_a_request(door: Door) -> None:
-    """What was sent well is answered before the connection ends."""
+    """A complete request is answered before the connection ends."""
     row = await door.submission()
     answer = await exchange(door.url, request(row, body(row)) + b"nonsense\r\n\r\n")
     assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200"]
@@ -556,7 +556,7 @@ async def test_keep_alive_after_a_refusal(door: Door) -> None:
 
 
 async def test_slow_body(tmp_path: Path) -> None:
-    """A body that does not come in time gets a 408 and an end to the connection; nothing is stored."""
+    """A body that does not come in time gets a 408, the connection ends, and nothing is stored."""
     async with opened(tmp_path, policy=Policy(), body_timeout=0.2) as door:
         row = await door.submission()
         answer = await exchange(door.url, request(row, body(row))[:-10])
@@ -611,8 +611,8 @@ async def test_sender_that_does_not_wait(door: Door) -> None:
     assert [await door.kept(row) for row in rows] == [[None]] * len(rows)
 
 
-async def test_slow_sender_holds_up_nobody(door: Door) -> None:
-    """While one body trickles in, others are answered; then so is the slow one."""
+async def test_slow_sender_holds_up_no_other(door: Door) -> None:
+    """While one body trickles in, others are answered. Then the slow one is answered, too."""
     slow = await door.submission()
     data = request(slow, body(slow), "Connection: close")
     connection = await asyncio.to_thread(connect, door.url)

@@ -1,13 +1,17 @@
-"""Buckets by URL: what a URL may say, and what its refusal says. How they are opened and what their servers answer is
-tested where they are used (test_s3, test_media_bucket)."""
+"""The client of a bucket on a real S3 server, and its URLs. Error sentences are tested where they reach a person
+(test_s3, test_media_bucket)."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
+from buckets import Buckets
+from stores import proxied
 
-from receiver.bucket import BucketOptions, read_url
+from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, read_url
+from receiver.bucket.client import Bucket, ObjectHead, StoredObject, Tag
 from receiver.bucket.options import endpoint_of, server_of
 from receiver.errors import SettingsError
 
@@ -79,3 +83,100 @@ def test_the_environment_knows_endpoints(monkeypatch: pytest.MonkeyPatch) -> Non
     assert endpoint_of(plain) == "http://ceph:8080"
     assert (endpoint_of(own), server_of(own)) == ("http://minio:9000", "The server minio:9000")
     assert endpoint_of(BucketOptions(bucket="acme", service="gs")) is None
+
+
+@pytest.fixture
+def options(s3_server: Buckets, request: pytest.FixtureRequest) -> BucketOptions:
+    """Options of a new bucket."""
+    name = s3_server.bucket("b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16])
+    return BucketOptions.model_validate(s3_server.options(name))
+
+
+@pytest.fixture
+def bucket(options: BucketOptions) -> Bucket:
+    return Bucket(options, "a/folder")
+
+
+async def test_puts_keep_their_conditions(bucket: Bucket) -> None:
+    """`create` needs a free key and `replace` the version read. A missing object has no version."""
+    first = await bucket.create("key", b"1")
+    with pytest.raises(PreconditionFailed):
+        await bucket.create("key", b"2")
+    second = await bucket.replace("key", b"3", first)
+    with pytest.raises(PreconditionFailed):
+        await bucket.replace("key", b"4", first)
+    found = await bucket.get("key")
+    assert found is not None
+    assert (found.data, found.tag.etag) == (b"3", second.etag)
+    await bucket.delete(["key", "never there"])
+    with pytest.raises(PreconditionFailed):
+        await bucket.replace("key", b"5", second)
+    assert await bucket.get("key") is None
+    assert bucket.requests == {"PUT": 5, "GET": 2, "DELETE": 1}
+
+
+async def test_an_unchanged_object_is_not_read_again(bucket: Bucket) -> None:
+    """The same tag comes back for the same version, the object for another one, None for none."""
+    tag = await bucket.put("key", b"1")
+    assert await bucket.get_if_changed("key", tag) is tag
+    await bucket.put("key", b"2")
+    changed = await bucket.get_if_changed("key", tag)
+    assert isinstance(changed, StoredObject)
+    assert changed.data == b"2"
+    assert await bucket.get_if_changed("other", Tag('"0"')) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"content"], ids=["empty", "not empty"])
+async def test_a_head_has_size_and_attributes(bucket: Bucket, content: bytes) -> None:
+    """Also of an empty object, which has no first byte to ask for."""
+    tag = await bucket.put("key", content, {"Content-Type": "text/plain", "mark": "x"})
+    found = await bucket.head("key")
+    assert found is not None
+    assert (found.etag, found.size, found.attributes["mark"]) == (tag.etag, len(content), "x")
+    assert found.attributes["Content-Type"] == "text/plain"
+    assert await bucket.head("other") is None
+
+
+async def test_a_download_comes_in_blocks(bucket: Bucket, tmp_path: Path) -> None:
+    """What was uploaded in parts is read in blocks, never as a whole."""
+    content, blocks = bytes(range(256)) * 80_000, list[bytes]()
+    (tmp_path / "file").write_bytes(content)
+    await bucket.upload("key", tmp_path / "file", {})
+    found = await bucket.download("key", blocks.append)
+    assert isinstance(found, ObjectHead)
+    assert found.size == len(content)
+    assert b"".join(blocks) == content
+    assert len(blocks) > 1
+    assert await bucket.download("other", blocks.append) is None
+
+
+async def test_a_list_is_in_key_order(bucket: Bucket, options: BucketOptions) -> None:
+    """Keys are relative to the folder, and begin behind the given one."""
+    for key in ("b/2", "a/1", "b/1", "c"):
+        await bucket.put(key, b"")
+    await Bucket(options).put("outside", b"")
+    assert [item.key async for page in bucket.pages("") for item in page] == ["a/1", "b/1", "b/2", "c"]
+    assert [item.key async for page in bucket.pages("b", after="b/1") for item in page] == ["b/2"]
+    assert await bucket.folders("") == ["a", "b"]
+
+
+async def test_a_missing_bucket_is_no_missing_object(options: BucketOptions) -> None:
+    """Every call raises. Only `replace` may not: SeaweedFS answers 412."""
+    missing = Bucket(options.model_copy(update={"bucket": "never-made"}))
+    tag = Tag('"0"')
+    for call in (
+        missing.get("key"), missing.get_if_changed("key", tag), missing.head("key"), missing.put("key", b""),
+        missing.create("key", b""), missing.folders(""), anext(missing.pages("")),
+    ):  # fmt: skip
+        with pytest.raises(BucketError, match=r"has no such bucket \(.*NoSuchBucket; bucket never-made\)\. Make it"):
+            await call
+
+
+async def test_a_request_has_one_limit(options: BucketOptions) -> None:
+    """A server that answers late gives a sentence with the limit, and is away."""
+    async with proxied(options.endpoint or "") as proxy:
+        proxy.fault, proxy.seconds = lambda method, path: "slow", 30.0
+        bucket = Bucket(options.model_copy(update={"endpoint": proxy.url}), seconds=0.2)
+        with pytest.raises(BucketError, match=r"did not answer in full within 0\.2 s \(bucket ") as caught:
+            await bucket.get("key")
+        assert caught.value.away

@@ -1,4 +1,4 @@
-"""The callback endpoint as senders, and whoever pretends to be one, meet it: real HTTP, a real journal."""
+"""The callback endpoint over real HTTP, with a real journal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAYLOADS = Path(__file__).parent / "payloads"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    """A door that believes a terminal callback at once."""
+    """An endpoint that accepts a terminal callback at once, without confirmation."""
     async with opened(tmp_path_factory.mktemp("door"), policy=Policy(confirm_ms=0)) as found:
         yield found
 
@@ -74,7 +74,7 @@ STATES: dict[str, Callable[[Submission, Submission], object]] = {
     ],
 )
 async def test_trust(door: Door, *, url: str, state: str, task_id: str, status: int, cause: str | None) -> None:
-    """Only both tokens and the right task id are believed; one token keeps the callback and asks the provider."""
+    """Both tokens and the right task id are accepted. With one token the callback is kept and the provider asked."""
     row, other = await door.submission(), await door.submission()
     before = await door.stored()
     where = path(row) if url == "good" else "/callbacks"
@@ -235,7 +235,7 @@ async def test_same_callback_at_once(door: Door) -> None:
 
 
 async def test_journal_gone(tmp_path: Path) -> None:
-    """What cannot be stored is answered 503 with Retry-After, never 2xx."""
+    """A callback that cannot be stored is answered 503 with Retry-After, never 2xx."""
     async with opened(tmp_path, policy=Policy()) as door:
         row = await door.submission()
         await door.journal.aclose()

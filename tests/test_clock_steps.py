@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 from engine import POLICY, Recording, StillClock, destination, engine, logged, wire_task
+from receiver.clock_steps import ClockSteps
 from test_dispatcher import only, owed
 
-from receiver.clock_steps import ClockSteps
 from receiver.deliveries import Receipt
 from receiver.errors import ProviderError
 from receiver.handlers.base import RetryLater

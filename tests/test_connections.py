@@ -1,4 +1,4 @@
-"""Connections as slow, greedy and silent senders meet them: a real server, and sockets that do what no client does."""
+"""Connections of slow, greedy and silent senders: a real server, and raw sockets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from receiver.cli.process import server
-from receiver.web.connections import KEEP_ALIVE_SECONDS, MAX_AHEAD, Connection, Crowd, bounded
+from receiver.web.connections import KEEP_ALIVE_SECONDS, Connection, bounded
 from receiver.web.health import livez
 
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -68,7 +68,7 @@ async def ask(connection: socket.socket, data: bytes = GET) -> bytes:
 
 
 async def closed(connection: socket.socket) -> bool:
-    """Whether the server ends the connection; what it says before is read."""
+    """Return True when the server ends the connection, after reading what it sends."""
     with contextlib.suppress(ConnectionError):
         await asyncio.to_thread(read_all, connection)
     return True
@@ -78,7 +78,7 @@ async def closed(connection: socket.socket) -> bool:
 
 
 async def test_endless_headers() -> None:
-    """Headers without end are cut off with 431 before they fill our memory; 40 KB of them are still taken."""
+    """Endless headers are cut off with 431 before they fill our memory. 40 KB of headers are accepted."""
 
     def talk(url: str, lines: int) -> bytes:
         with connect(url) as connection, contextlib.suppress(ConnectionError):
@@ -113,7 +113,7 @@ class Forgetful(Connection):
     ids=["nothing", "half a head", "line ends", "half a second head"],
 )
 async def test_slow_heads(sent: bytes) -> None:
-    """A sender that never finishes its head, or never begins, is let go with 408; what it sent before is answered."""
+    """A sender that never finishes its head, or never begins, gets 408. What it sent before is answered."""
     async with serving(APP, Impatient) as url:
         answer = await exchange(url, sent)
     assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200"] * sent.count(GET) + [b"408"]
@@ -154,7 +154,7 @@ async def test_a_body_that_trickles_after_its_answer() -> None:
 
 
 async def test_a_body_that_comes_after_its_answer() -> None:
-    """Who sends the rest in time keeps the connection, and is not hurried to its next request."""
+    """A sender that sends the rest in time keeps the connection, without a deadline for its next request."""
     async with serving(APP, Impatient) as url:
         with await asyncio.to_thread(connect, url) as connection:
             refused = await ask(connection, b"POST /refuses HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
@@ -168,7 +168,7 @@ async def test_a_body_that_comes_after_its_answer() -> None:
 
 
 async def test_an_answer_nobody_reads() -> None:
-    """A sender that never reads its answer is let go, and holds no memory for it."""
+    """A sender that never reads its answer is disconnected."""
     ended = asyncio.Event()
 
     async def app(scope: dict[str, object], receive: object, send: object) -> None:
@@ -219,7 +219,7 @@ async def test_connections_outlive_a_proxys() -> None:
 
 
 async def test_the_idle_give_way() -> None:
-    """With all places taken by connections that have nothing to say, a new one takes the place of one of them."""
+    """With every place taken by idle connections, a new one takes the place of one of them."""
     async with serving(APP, few(3)) as url:
         with contextlib.ExitStack() as stack:
             idle = [stack.enter_context(await asyncio.to_thread(connect, url)) for _ in range(3)]
@@ -240,8 +240,8 @@ async def _gone(connection: socket.socket) -> bool:
 
 
 async def test_more_than_there_is_room_for() -> None:
-    """Beyond the cap a request gets a quick 503 with Retry-After and an end; health checks are answered; then it goes
-    on. The log hears of it once."""
+    """Beyond the limit a request gets a quick 503 with Retry-After, and health checks are answered. With room again,
+    requests are answered. The refusals are logged once."""
     body = b"POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000)
     async with AsyncExitStack() as stack:
         lines = stack.enter_context(capture_logs())
@@ -270,7 +270,7 @@ async def test_more_than_there_is_room_for() -> None:
 
 
 async def test_far_more_than_there_is_room_for() -> None:
-    """Beyond the places kept for health checks everybody hears 503 without being listened to, and then nothing."""
+    """Beyond the places kept for health checks a connection gets 503 unread, and beyond those it is dropped."""
     async with serving(APP, few(1)) as url:
         with contextlib.ExitStack() as stack:
 
@@ -283,7 +283,7 @@ async def test_far_more_than_there_is_room_for() -> None:
             assert await closed(held[399])
 
 
-def test_the_log_hears_of_a_crowd_now_and_then() -> None:
+def test_refused_connections_are_logged_now_and_then() -> None:
     """Once in ten seconds, with the number of all."""
     limit = ConnectionLimit(5)
     with capture_logs() as lines:

@@ -29,16 +29,17 @@ from engine import (
     until,
     wire_task,
 )
+from receiver.courier import Courier
 
 from receiver.clock import Clock
-from receiver.courier import Courier
 from receiver.deliveries import Receipt
 from receiver.errors import Ambiguous, InputError, NotDelivered, Refused
 from receiver.handlers.base import Attempt, Rejected, RetryLater
 from receiver.handlers.file import FileHandler
 from receiver.intake import Policy, Route
 from receiver.media import Fetcher
-from receiver.provider import Provider, requests
+from receiver.provider import Provider
+from receiver.requests import build
 from receiver.submissions import Options
 from receiver.tasks import decode_task
 from receiver.tokens import Tag, Tokens
@@ -59,7 +60,7 @@ class Direct:
 
     async def submit(self, **options: Any) -> str:
         """Submit; the submission's id."""
-        row = await self.courier.submit(requests.imagine("a boat --v 6.1"), Options(**options))
+        row = await self.courier.submit(build("imagine", prompt="a boat --v 6.1"), Options(**options))
         assert row.task_id == TASK
         return row.id
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from engine import JPEG, PNG, Kit, Recording, answer, destination, engine, logged, until, wire_task
+from receiver.engine.dispatcher.turns import HOLD_SECONDS, QUIET_SECONDS
 
 from receiver.backoff import DELIVERY, DOWN_AFTER
 from receiver.deliveries import Completion, Delivery, Receipt
 from receiver.engine.dispatcher import LOOK_SECONDS
-from receiver.engine.dispatcher.turns import HOLD_SECONDS, QUIET_SECONDS
 from receiver.handlers.base import Attempt, Rejected, RetryLater
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from receiver.journal.sqlite.filesystems import check_file_system, kind_of
 
 from receiver.errors import JournalError
-from receiver.journal.sqlite import open_journal
-from receiver.journal.sqlite.filesystems import check_file_system, kind_of
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 
 MOUNTS = """\
 /dev/vda / ext4 rw,relatime 0 0
@@ -77,5 +78,5 @@ def test_a_system_that_does_not_say(tmp_path: Path) -> None:
 
 async def test_this_disk_is_taken(tmp_path: Path) -> None:
     """The real list is read at each start."""
-    journal = await open_journal(tmp_path / "journal.db")
+    journal = Journal(await open_store(tmp_path / "journal.db"))
     await journal.aclose()

@@ -12,7 +12,7 @@ from flows import World, world
 
 from receiver.errors import Conflict, InputError, NotFound, Refused
 from receiver.events import Submission
-from receiver.provider import requests
+from receiver.requests import Request, build
 from receiver.submissions import Options
 
 PROFILES = ["default", "relay", "csharp"]
@@ -104,7 +104,7 @@ async def test_a_reply_given_with_the_button_needs_nobody(tmp_path: Path) -> Non
 async def test_follow_ups_start_by_themselves_once(tmp_path: Path) -> None:
     """`auto` presses each named button when the task has succeeded, written with that event."""
     async with world(tmp_path) as here, asyncio.timeout(30):
-        row = await here.receiver.submissions.prepare(requests.imagine("a boat"), Options(auto=("U1", "U3")))
+        row = await here.receiver.submissions.prepare(build("imagine", prompt="a boat"), Options(auto=("U1", "U3")))
         await here.receiver.submissions.send(row.id)
         await here.rest(row.id)
         family = await here.receiver.journal.family(row.id)
@@ -157,27 +157,27 @@ async def test_a_name_belongs_to_one_request(tmp_path: Path) -> None:
     """The same request under a name is the same submission; another one is a conflict."""
     async with world(tmp_path) as here, asyncio.timeout(30):
         prepare = here.receiver.submissions.prepare
-        one = await prepare(requests.imagine("a boat"), Options(once="n", once_digest="a" * 64))
-        two = await prepare(requests.imagine("a boat"), Options(once="n", once_digest="a" * 64))
+        one = await prepare(build("imagine", prompt="a boat"), Options(once="n", once_digest="a" * 64))
+        two = await prepare(build("imagine", prompt="a boat"), Options(once="n", once_digest="a" * 64))
         assert one.id == two.id
         with pytest.raises(Conflict, match=one.id):
-            await prepare(requests.imagine("a cat"), Options(once="n", once_digest="b" * 64))
+            await prepare(build("imagine", prompt="a cat"), Options(once="n", once_digest="b" * 64))
 
 
 async def test_results_go_to_the_named_destinations_only(tmp_path: Path) -> None:
     """`to` names some of the destinations; a name there is not is refused."""
     to = f"file:{tmp_path}/outputs file:{tmp_path}/other"
     async with world(tmp_path, to=to) as here, asyncio.timeout(30):
-        row = await here.receiver.submissions.prepare(requests.imagine("a boat"), Options(to=("file-2",)))
+        row = await here.receiver.submissions.prepare(build("imagine", prompt="a boat"), Options(to=("file-2",)))
         await here.receiver.submissions.send(row.id)
         await here.rest(row.id)
         assert here.pictures() == []
         assert len(list((tmp_path / "other").glob("*.png"))) == 1
         with pytest.raises(InputError, match="There is no destination 'nowhere'"):
-            await here.receiver.submissions.prepare(requests.imagine("a boat"), Options(to=("nowhere",)))
+            await here.receiver.submissions.prepare(build("imagine", prompt="a boat"), Options(to=("nowhere",)))
 
 
-Make = Callable[[World, Path], Awaitable[requests.Request]]
+Make = Callable[[World, Path], Awaitable[Request]]
 
 
 async def picture(here: World) -> str:
@@ -201,12 +201,12 @@ async def test_every_kind_of_request_ends_in_a_file(kind: str, suffix: str, tmp_
     async with world(tmp_path) as here, asyncio.timeout(30):
         source = await picture(here)
         asked = {
-            "describe": lambda: requests.describe(source),
-            "shorten": lambda: requests.shorten("a very long prompt about a paper boat --v 6.1"),
-            "blend": lambda: requests.blend([source, source]),
-            "video": lambda: requests.video(source, motion="low"),
-            "edits": lambda: requests.edits("make it night", source),
-            "swap": lambda: requests.swap(source, source),
+            "describe": lambda: build("describe", source=source),
+            "shorten": lambda: build("shorten", prompt="a very long prompt about a paper boat --v 6.1"),
+            "blend": lambda: build("blend", pictures=[source, source]),
+            "video": lambda: build("video", image=source, motion="low"),
+            "edits": lambda: build("edits", prompt="make it night", image=source),
+            "swap": lambda: build("swap", source=source, target=source),
         }[kind]()
         row = await here.receiver.submissions.prepare(asked)
         await here.receiver.submissions.send(row.id)
@@ -223,7 +223,7 @@ async def test_describe_all_is_one_submission_per_task(tmp_path: Path) -> None:
     """One answer names several tasks, each followed and delivered on its own."""
     async with world(tmp_path, profile="csharp") as here, asyncio.timeout(60):
         source = await picture(here)
-        row = await here.receiver.submissions.prepare(requests.describe(source))
+        row = await here.receiver.submissions.prepare(build("describe", source=source))
         await here.receiver.submissions.send(row.id)
         described = await here.rest(row.id)
         first = await press(here, described, "Imagine all")
@@ -239,7 +239,7 @@ async def test_pictures_are_uploaded_and_their_links_come_back(tmp_path: Path) -
     """An upload makes no task and leaves no submission."""
     async with world(tmp_path) as here, asyncio.timeout(30):
         source = await picture(here)
-        urls = await here.receiver.submissions.upload(requests.upload([source, source]))
+        urls = await here.receiver.submissions.upload(build("upload", pictures=[source, source]))
         assert len(urls) == 2
         assert all(url.startswith("http") for url in urls)
         assert len(await here.receiver.journal.submissions(limit=10)) == 1

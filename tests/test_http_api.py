@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import inspect
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,10 +20,10 @@ from ports import free_port
 from servers import exchange, serving
 from structlog.testing import capture_logs
 
-from receiver.provider.requests import imagine
-from receiver.web.api import Api, asked
-from receiver.web.api.making import MAX_BODY
+from receiver.requests import KINDS, build
+from receiver.web.api import Api
 from receiver.web.api.streaming import with_pauses
+from receiver.web.api.write_routes import MAX_BODY
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
 from receiver.web.health import Readyz
@@ -562,13 +561,12 @@ async def test_no_path_of_this_machine_is_read(
 
 
 def fields_with_pictures() -> set[tuple[str, str]]:
-    """(kind, field) of every field whose declared type is a picture's."""
-    kinds = {kind: type for kind, (type, _) in asked.KINDS.items()} | {"upload": asked.Upload}
+    """(kind, field) of every field that is declared as a picture."""
     return {
-        (kind, name)
-        for kind, type in kinds.items()
-        for name, hint in inspect.get_annotations(type).items()
-        if any(word in str(hint) for word in ("Uri", "Source", "Mask"))
+        (kind, field.name)
+        for kind, declared in KINDS.items()
+        for field in declared.fields
+        if field.form.picture and kind != "modal"
     }
 
 
@@ -690,7 +688,7 @@ async def test_a_silent_stream_says_that_it_is_there_and_ends_with_its_listener(
     """Comments while nothing happens; who hangs up is watched for no longer."""
     ended = asyncio.Event()
     async with door(tmp_path) as (here, _):
-        row = await here.receiver.submissions.prepare(imagine("a boat"))
+        row = await here.receiver.submissions.prepare(build("imagine", prompt="a boat"))
 
         async def watch(submission_id: str) -> AsyncIterator[Any]:
             try:
@@ -710,7 +708,7 @@ async def test_a_silent_stream_says_that_it_is_there_and_ends_with_its_listener(
 async def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:
     """It is closed in order, and not by an error in the log."""
     async with door(tmp_path) as (here, _):
-        row = await here.receiver.submissions.prepare(imagine("a boat"))
+        row = await here.receiver.submissions.prepare(build("imagine", prompt="a boat"))
 
         async def watch(submission_id: str) -> AsyncIterator[Any]:
             yield row
@@ -769,7 +767,7 @@ async def test_a_file_on_its_way_is_worth_waiting_for(tmp_path: Path) -> None:
 async def test_a_journal_that_fails_is_overload_and_no_fault(tmp_path: Path) -> None:
     """503 with Retry-After, and nothing of this machine in the sentence."""
     async with door(tmp_path) as (here, _):
-        row = await here.receiver.submissions.prepare(imagine("a boat"))
+        row = await here.receiver.submissions.prepare(build("imagine", prompt="a boat"))
         faulty = Faulty(here.receiver.journal)
         async with own_api(here, journal=faulty) as client:
             for name, path in [

@@ -26,7 +26,6 @@ from journals import (
     status_of,
     submission,
     take,
-    take_alone,
 )
 
 from receiver.backoff import DELIVERY
@@ -713,13 +712,25 @@ async def test_a_vanished_engine_costs_a_failure(journal: Journal) -> None:
     assert (record.outcome, record.detail) == ("vanished", "the process ended while the attempt ran")
     assert not await journal.complete(completion(theirs))
     assert await journal.free_running(OWNER, NOW + 9) == 0
-    again = await take_alone(journal, 9)
-    assert again is not None
+    (again,) = await take(journal, 9)
     assert (again.delivery.id, again.delivery.attempt) == (theirs.delivery.id, 2)
 
 
+async def test_engines_that_are_alive_keep_what_they_run(journal: Journal) -> None:
+    """Only deliveries of engines that are gone are freed."""
+    await fill(journal, 2)
+    await take(journal, limit=1, owner="alive")
+    await take(journal, limit=1, owner="gone")
+
+    async def owners() -> set[str]:
+        return {"alive"}
+
+    assert await journal.free_running(OWNER, NOW, owners) == 1
+    assert sorted([await status_of(journal, number) for number in (1, 2)]) == ["pending", "running"]
+
+
 async def test_a_delivery_that_ends_every_engine_is_dead_at_last(journal: Journal) -> None:
-    """Each crash counts as a failure, so a poison event has an end."""
+    """Each crash counts as a failure and is retried with backoff, so a poison event has an end."""
     await fill(journal, 1)
     at = 0
     await take(journal, owner="engine-0")
@@ -731,86 +742,9 @@ async def test_a_delivery_that_ends_every_engine_is_dead_at_last(journal: Journa
             assert (freed.status, freed.failures) == ("pending", number)
             assert 0.9 * step * 1000 <= freed.due_ms - (NOW + at) <= 1.1 * step * 1000  # at once, then by schedule
             at = freed.due_ms - NOW
-            work = await take_alone(journal, at, owner=f"engine-{number}")
-            assert work is not None
+            assert len(await take(journal, at, owner=f"engine-{number}")) == 1
     assert await status_of(journal, 1) == "dead"
     assert await take(journal, 10**9) == []
-    assert not await journal.alone_due(["folder"], NOW + 10**9)
-
-
-async def test_what_an_engine_left_runs_alone(journal: Journal) -> None:
-    """An ordinary claim leaves it; an end of its own, not our interruption, makes it one of many again."""
-    await fill(journal, 2)
-    await take(journal, owner="vanished")
-    await journal.free_running(OWNER, NOW)
-    assert await take(journal) == []
-    assert not await journal.alone_due(["elsewhere"], NOW)
-    assert await journal.alone_due(["elsewhere", "folder"], NOW)
-    work = await take_alone(journal)
-    assert work is not None
-    assert await journal.complete(completion(work, outcome="interrupted", status="pending", due_ms=NOW))
-    work = await take_alone(journal)
-    assert work is not None
-    assert work.delivery.alone
-    assert await journal.complete(completion(work, outcome="failed", status="pending", counts=True, due_ms=NOW))
-    assert [again.delivery.id for again in await take(journal)] == [work.delivery.id]
-
-
-async def test_only_the_suspect_is_charged_for_its_company(journal: Journal) -> None:
-    """What ran beside a delivery that had been there at an end before pays nothing, and runs alone from then on."""
-    await fill(journal, 1)
-    await take(journal, owner="first")
-    await journal.free_running("second", NOW)
-    assert await take_alone(journal, owner="second") is not None
-    await owe(journal, submission(1), "task.lost", 2, destination="screen")
-    await take(journal, destination="screen", owner="second")
-    assert await journal.free_running("third", NOW) == 2
-    suspect, beside = [await journal.delivery(f"01KKGM7NK2{number:016d}") for number in (1, 2)]
-    assert suspect is not None
-    assert beside is not None
-    assert (suspect.failures, suspect.due_ms > NOW) == (2, True)
-    assert (beside.failures, beside.due_ms, beside.alone) == (0, NOW, True)
-    (record,) = await journal.attempts(beside.id)
-    assert record.outcome == "interrupted"
-
-
-async def test_an_accused_delivery_is_charged_alone(journal: Journal) -> None:
-    """Whoever found the loop standing still in it has said so: its company goes free at once, and it has to wait."""
-    await fill(journal, 3)
-    works = await take(journal, owner="vanished")
-    await asyncio.to_thread(journal.accuse, works[1].delivery.id)
-    assert await journal.free_running(OWNER, NOW) == 3
-    found = (await journal.deliveries(limit=3))[::-1]
-    assert [(item.failures, item.due_ms > NOW, item.alone) for item in found] == [
-        (0, False, True),
-        (1, True, True),
-        (0, False, True),
-    ]
-
-
-async def test_an_accusation_ends_with_the_attempt(journal: Journal) -> None:
-    """A loop that went on after all, and a delivery that was not running, prove nothing."""
-    await fill(journal, 2)
-    (work,) = await take(journal, limit=1)
-    for item in await journal.deliveries(limit=2):
-        journal.accuse(item.id)
-    assert await journal.complete(completion(work, outcome="failed", status="pending", due_ms=NOW))
-    assert {item.alone for item in await journal.deliveries(limit=2)} == {False}
-
-
-async def test_one_that_runs_alone_keeps_to_the_rules(journal: Journal) -> None:
-    """Not while its destination is paused, nor beside another of its submission there."""
-    await journal.register({"folder": "file"})
-    await fill(journal, 1)
-    await take(journal, owner="vanished")
-    await owe(journal, submission(1), "task.progressed", 2, percent=15, manual=True)
-    await journal.free_running(OWNER, NOW)
-    await journal.pause("folder", NOW + 10, "busy")
-    assert await take_alone(journal, 9) is None
-    (other,) = await take(journal, 10)
-    assert await take_alone(journal, 10) is None
-    assert await journal.complete(completion(other))
-    assert await take_alone(journal, 10) is not None
 
 
 async def test_a_freed_delivery_that_is_outdated_gives_way(journal: Journal) -> None:

@@ -81,10 +81,10 @@ async def test_files_are_noted_as_they_come(tables: SQLiteStore | PostgresStore)
         return Change(submission=msgspec.structs.replace(row, media=results, reply=Reply(body={}, mask=later)))
 
     await journal.change(row.id, grow)
-    assert await journal.needed_files("", 10) == [digit * 64 for digit in "abcd"]
+    assert await journal.needed_files() == [digit * 64 for digit in "abcd"]
     assert (await journal.erase(row.id, force=True) or {})["files"] == 3
     assert [item.digest[0] for item in await journal.leftovers("")] == ["b", "c", "d"]
-    assert await journal.needed_files("", 10) == ["a" * 64]
+    assert await journal.needed_files() == ["a" * 64]
     await journal.add(submission(4, inputs=(mask,)))
     assert [(item.digest[0], item.needed) for item in await journal.leftovers("")] == [
         ("b", True), ("c", False), ("d", False),

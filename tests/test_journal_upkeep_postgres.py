@@ -17,8 +17,7 @@ from postgres_server import Server
 
 from receiver.errors import InputError, JournalError
 from receiver.events import Input, Submission, first_id
-from receiver.journal import beating
-from receiver.journal import Change, Work
+from receiver.journal import Change, Work, beating
 from receiver.journal.postgres import PostgresJournal, open_postgres
 from receiver.journal.postgres.connections import WIPE_SECONDS
 from receiver.journal.postgres.faults import is_lost, sentence
@@ -110,7 +109,7 @@ async def test_two_who_delete_leave_no_file_to_each_other(journal: PostgresJourn
             journal.erase(submission(number).id, force=True), other.erase(submission(100 + number).id, force=True)
         )
     assert len(await journal.leftovers("")) == 10
-    assert await journal.needed_files("", 100) == []
+    assert await journal.needed_files() == []
 
 
 async def test_a_replay_is_heard_by_other_processes(journal: PostgresJournal, other: PostgresJournal) -> None:

@@ -386,9 +386,7 @@ async def fetching(
     resolve: Resolve = resolve,
     tls: ssl.SSLContext = TLS,
 ) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(
-        hosts=hosts, origins=origins, max_bytes=max_bytes, timeout=seconds, resolve=resolve, tls=tls, user_agent="t/1"
-    )
+    fetcher = Fetcher(hosts=hosts, origins=origins, max_bytes=max_bytes, timeout=seconds, resolve=resolve, tls=tls)
     try:
         yield fetcher
     finally:
@@ -415,7 +413,7 @@ async def test_a_picture_from_a_trusted_origin_is_kept(site: Site, store: MediaS
     assert head == "GET /ok.png?ex=1&sig=a%2Fb HTTP/1.1"
     assert f"Host: 127.0.0.1:{site.port}" in lines
     assert "Accept-Encoding: identity" in lines
-    assert "User-Agent: t/1" in lines
+    assert "User-Agent: imagine-receiver" in lines
     assert not [line for line in lines if line.lower().startswith(("cookie", "authorization"))]
 
 

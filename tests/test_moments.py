@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from receiver.journal.bucket.moments import Moment
 
 THEN = Moment(100.0, 1_800_000_000.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from flows import world
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
-from receiver.provider import PATHS, requests
-from receiver.web.api import asked
+from receiver.requests import KINDS, REQUIRED
+from receiver.web.api.schemas import SUBMITTED, Sent
 from receiver.web.openapi import document
 
 METHODS = {"get", "post", "put", "patch", "delete"}
@@ -57,24 +56,30 @@ def test_only_what_needs_no_token_says_so() -> None:
     assert document()["security"] == [{"token": []}]
 
 
-@pytest.mark.parametrize("kind", [*asked.KINDS, "upload"])
-def test_a_body_has_the_fields_of_its_builder(kind: str) -> None:
-    """Same names, same defaults: a field added to a builder is asked for here, too."""
-    type, build = (asked.Upload, requests.upload) if kind == "upload" else asked.KINDS[kind]
-    expected = {
-        name: None if parameter.default is inspect.Parameter.empty else (parameter.default or None,)
-        for name, parameter in inspect.signature(build).parameters.items()
-    }
-    carried = {"kind", *asked.Sent.__struct_fields__}
-    schema = document()["components"]["schemas"][type.__name__]
-    declared = {
-        name: None if name in schema["required"] else (field["default"] or None,)
-        for name, field in schema["properties"].items()
-        if name not in carried
-    }
-    assert declared == expected
+@pytest.mark.parametrize("kind", [*SUBMITTED, "upload"])
+def test_a_body_has_the_declared_fields(kind: str) -> None:
+    """Same names, defaults and limits, each with a description."""
+    carried = {"kind", *Sent.__struct_fields__}
+    schema = document()["components"]["schemas"][kind.capitalize()]
+    fields = {name: field for name, field in schema["properties"].items() if name not in carried}
+    assert list(fields) == [field.name for field in KINDS[kind].fields]
+    for declared in KINDS[kind].fields:
+        field = fields[declared.name]
+        assert field["description"].startswith(declared.help)
+        assert (declared.name in schema["required"]) == (declared.default is REQUIRED)
+        if declared.default is not REQUIRED:
+            assert field["default"] == (declared.default if declared.default != () else [])
+        for name, limit in declared.form.schema.items():
+            if name == "items":
+                assert field["items"] == limit
+            elif name == "enum":
+                assert field["enum"] == [*limit, *([None] if declared.default is None else [])]
+            else:
+                assert field[name] == limit
 
 
 def test_every_kind_of_request_has_an_address() -> None:
-    """A kind the provider learns is offered here, or says where it is."""
-    assert {*asked.KINDS, *asked.ELSEWHERE} == set(PATHS)
+    """Each is documented as a POST."""
+    posts = {path for path, methods in document()["paths"].items() if "post" in methods}
+    assert {kind.address for kind in KINDS.values()} <= posts
+    assert set(SUBMITTED) == {kind for kind, declared in KINDS.items() if declared.address == "/submissions"}

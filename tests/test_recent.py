@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import pytest
 from journals import submission
-
 from receiver.journal.sqlite.recent import Recent
 
 

@@ -1,9 +1,9 @@
-"""What each request is made of, what is refused before it goes out, and where it goes."""
+"""Requests: their bodies, values that are refused, their paths, and the declaration all interfaces follow."""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -12,26 +12,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver import Receiver
+from receiver.cli import making
 from receiver.clock import Clock
 from receiver.errors import InputError
-from receiver.provider import (
-    PATHS,
+from receiver.provider import Provider
+from receiver.requests import (
+    KINDS,
+    REQUIRED,
     PictureField,
-    Provider,
     Request,
+    build,
     check_task_id,
     is_link,
-    requests,
     with_pictures,
 )
 
 LINK = "https://cdn.discordapp.com/attachments/1/2/a.png?ex=1&hm=2"
 DATA = "data:image/png;base64,iVBORw0KGgo="
-BUTTON = "MJ::JOB::upsample::2::9be78713-0423-4f5a-9232-12ea940b5ed7"
 ID = "1773314942177684"
 FLAGS = f"{LINK} a boat sails away --video 1 --motion high"
 
-BUILDERS: dict[str, Callable[..., Request]] = {kind: getattr(requests, kind) for kind in PATHS}
+COMMANDS = [kind for kind, declared in KINDS.items() if declared.command]
+BUILT = [kind for kind, declared in KINDS.items() if declared.fields]
+PRESSED = {
+    "action": {"taskId": ID, "customId": "MJ::JOB::upsample::2::9be78713-0423-4f5a-9232-12ea940b5ed7"},
+    "change": {"taskId": ID, "action": "UPSCALE", "index": 1},
+}
+"""Bodies of the kinds that submissions build from a button."""
+
+
+def make(kind: str, args: tuple[Any, ...], options: dict[str, Any]) -> Request:
+    """A request whose first values come in the order of the declaration."""
+    names = [field.name for field in KINDS[kind].fields]
+    return build(kind, **dict(zip(names, args, strict=False)), **options)
 
 
 def files(field: str, *sources: str) -> tuple[PictureField, ...]:
@@ -57,14 +71,8 @@ GOOD: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], tuple[Pic
         },
         files("base64Array", "a.png", DATA),
     ),
-    ("action", (f" {ID} ", BUTTON), {}, {"taskId": ID, "customId": BUTTON}, ()),
-    (
-        "action",
-        ("task_abc-1", BUTTON),
-        {"enable_remix": False, "choose_same_channel": True},
-        {"taskId": "task_abc-1", "customId": BUTTON, "enableRemix": False, "chooseSameChannel": True},
-        (),
-    ),
+    ("modal", (f" {ID} ",), {}, {"taskId": ID}, ()),
+    ("modal", ("task_abc-1",), {}, {"taskId": "task_abc-1"}, ()),
     ("modal", (ID,), {}, {"taskId": ID}, ()),
     ("modal", (ID,), {"prompt": " a hat "}, {"taskId": ID, "prompt": "a hat"}, ()),
     ("modal", (ID,), {"mask": "m.png"}, {"taskId": ID}, files("maskBase64", "m.png")),
@@ -86,10 +94,6 @@ GOOD: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], tuple[Pic
     ),
     ("shorten", ("a boat",), {}, {"prompt": "a boat"}, ()),
     ("shorten", ("a boat",), {"bot_type": "MID_JOURNEY"}, {"prompt": "a boat", "botType": "MID_JOURNEY"}, ()),
-    ("change", (ID, "UPSCALE", 1), {}, {"taskId": ID, "action": "UPSCALE", "index": 1}, ()),
-    ("change", (ID, "VARIATION", 4), {}, {"taskId": ID, "action": "VARIATION", "index": 4}, ()),
-    ("change", (ID, "REROLL"), {}, {"taskId": ID, "action": "REROLL", "index": 1}, ()),
-    ("change", (ID, "REROLL", 2), {}, {"taskId": ID, "action": "REROLL", "index": 2}, ()),
     ("video", (LINK,), {}, {"motion": "low", "image": LINK}, ()),
     ("video", ("a.png",), {"motion": "high"}, {"motion": "high"}, files("image", "a.png")),
     (
@@ -152,7 +156,7 @@ def test_what_a_request_is_made_of(
 ) -> None:
     """The protocol's names, what is unset left out, links in the body and files beside it."""
     expected = Request(kind=kind, body=body, prompt=body.get("prompt", ""), pictures=pictures)
-    assert BUILDERS[kind](*args, **options) == expected
+    assert make(kind, args, options) == expected
 
 
 BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
@@ -173,39 +177,30 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("imagine", ("a",), {"bot_type": 10**5000}, "botType must be text"),
     ("describe", ("a.png",), {"bot_type": ""}, "botType"),
     ("blend", (["a", "b"],), {"dimensions": "square"}, "dimensions; use one of PORTRAIT, SQUARE, LANDSCAPE"),
-    ("change", (ID, "ZOOM", 1), {}, "use one of UPSCALE, VARIATION, REROLL"),
     ("video", (LINK,), {"motion": "medium"}, "use one of low, high"),
     ("video", (LINK,), {"motion": None}, "motion must be text"),
     ("video", (LINK,), {"video_type": "vid_1.1_i2v_1080"}, "use one of vid_1.1_i2v_480, vid_1.1_i2v_720"),
     ("video", (), {"action": "extend it", "index": 1, "task_id": ID}, "a single word, like extend"),
     ("video", (), {"action": "", "index": 1, "task_id": ID}, "a single word, like extend"),
     ("describe", (LINK,), {"language": "the King's English"}, "write it like en"),
-    ("action", (ID, ""), {}, "take it from the task"),
-    ("action", (ID, "x" * 1001), {}, "1 to 1000"),
-    ("action", (ID, "a\nb"), {}, "printable"),
     # numbers, and true and false
-    ("change", (ID, "UPSCALE"), {}, "Say which one: index must be one of 1, 2, 3, 4"),
-    ("change", (ID, "UPSCALE", 0), {}, "index must be one of 1, 2, 3, 4"),
-    ("change", (ID, "VARIATION", 5), {}, "index must be one of 1, 2, 3, 4"),
-    ("change", (ID, "REROLL", 0), {}, "index must be one of 1, 2, 3, 4"),
-    ("change", (ID, "UPSCALE", True), {}, "index must be one of"),
-    ("change", (ID, "UPSCALE", "1"), {}, "index must be one of"),
-    ("change", (ID, "UPSCALE", 1.0), {}, "index must be one of"),
     ("video", (), {"action": "extend", "task_id": ID}, "Say which one: index must be one of 0, 1, 2, 3"),
     ("video", (), {"action": "extend", "task_id": ID, "index": 4}, "index must be one of 0, 1, 2, 3"),
     ("video", (LINK,), {"batch_size": 3}, "batchSize must be one of 1, 2, 4"),
+    ("video", (LINK,), {"batch_size": True}, "batchSize must be one of"),
+    ("video", (LINK,), {"batch_size": "1"}, "batchSize must be one of"),
+    ("video", (LINK,), {"batch_size": 1.0}, "batchSize must be one of"),
     ("video", (LINK,), {"loop": "yes"}, "loop must be true or false"),
-    ("action", (ID, BUTTON), {"enable_remix": 1}, "enableRemix must be true or false"),
-    ("action", (ID, BUTTON), {"choose_same_channel": "no"}, "chooseSameChannel must be true or false"),
     # task ids
-    ("action", ("", BUTTON), {}, "The task id is empty"),
+    ("modal", ("",), {}, "The task id is empty"),
     ("modal", (" ",), {}, "The task id is empty"),
+    ("modal", (17,), {}, "must be text"),
+    ("modal", (), {}, "must be text"),
     ("modal", ("..",), {}, "The task id is empty"),
     ("modal", ("x" * 65,), {}, "65 characters"),
     ("modal", ("1\u202e2",), {}, "is no task id"),
     ("modal", ("1,2",), {}, "without spaces or commas"),
     ("modal", ("1 2",), {}, "without spaces or commas"),
-    ("change", (17, "REROLL"), {}, "must be text"),
     ("video", (), {"action": "extend", "index": 1, "task_id": ""}, "The task id is empty"),
     # pictures
     ("imagine", ("a",), {"pictures": ["a.png"] * 6}, "at most 5 pictures, not 6"),
@@ -258,14 +253,53 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
 def test_what_is_refused(kind: str, args: tuple[Any, ...], options: dict[str, Any], match: str) -> None:
     """What the provider could not take is found before anything is sent, and told in a sentence."""
     with pytest.raises(InputError, match=match) as refused:
-        BUILDERS[kind](*args, **options)
+        make(kind, args, options)
     assert str(refused.value).endswith(".")
     assert len(str(refused.value)) < 250
 
 
 def test_every_kind_is_in_both_tables() -> None:
     """A new kind needs lines above."""
-    assert {row[0] for row in GOOD} == {row[0] for row in BAD} == set(PATHS)
+    assert {row[0] for row in GOOD} == {row[0] for row in BAD} == set(BUILT)
+    assert {*BUILT, *PRESSED} == set(KINDS)
+
+
+def test_an_unknown_field_is_a_mistake_of_the_caller() -> None:
+    """Like an unknown argument of a function."""
+    with pytest.raises(TypeError, match="no field 'motion'"):
+        build("imagine", prompt="a boat", motion="low")
+
+
+# --- interfaces ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["imagine", *COMMANDS])
+def test_the_methods_of_receiver_have_the_declared_fields(kind: str) -> None:
+    """Same names, optionality and defaults; only `how` is added."""
+    parameters = dict(inspect.signature(getattr(Receiver, kind)).parameters)
+    del parameters["self"]
+    parameters.pop("how", None)
+    expected = {field.name: field.default for field in KINDS[kind].fields}
+    found = {
+        name: REQUIRED if item.default is inspect.Parameter.empty else item.default for name, item in parameters.items()
+    }
+    assert found == expected
+
+
+def test_every_kind_has_a_method_or_a_button() -> None:
+    """`modal` is `TaskHandle.reply`; buttons are pressed with `TaskHandle.action`."""
+    methods = {kind for kind in KINDS if hasattr(Receiver, kind)}
+    assert methods == {*KINDS} - {"modal", *PRESSED}
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_the_commands_have_the_declared_fields(kind: str) -> None:
+    """Same optionality and defaults, each with its description."""
+    parameters = inspect.signature(getattr(making, kind)).parameters
+    for field in KINDS[kind].fields:
+        item = parameters[field.option or field.name]
+        assert item.default == (inspect.Parameter.empty if field.default is REQUIRED else field.default)
+        assert item.annotation.__metadata__[0].help.startswith(field.help)
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -273,7 +307,7 @@ def test_every_kind_is_in_both_tables() -> None:
 
 def test_pictures_find_their_fields() -> None:
     """Lists keep their order, single fields hold one, and the journalled body stays as it was."""
-    request = requests.edits("a hat", "a.png", mask="m.png")
+    request = build("edits", prompt="a hat", image="a.png", mask="m.png")
     uris = [(picture.field, f"data:{picture.source}") for picture in request.pictures]
     expected = {"prompt": "a hat", "image": "data:a.png", "maskBase64": "data:m.png"}
     assert with_pictures(request.body, uris) == expected
@@ -283,9 +317,8 @@ def test_pictures_find_their_fields() -> None:
 
 
 def test_what_a_picture_field_is() -> None:
-    """Only base64Array is a list, only maskBase64 a mask."""
+    """Only maskBase64 is a mask."""
     fields = ("base64Array", "base64", "image", "endImage", "maskBase64", "sourceBase64", "targetBase64")
-    assert [field for field in fields if PictureField(field=field, source="a").many] == ["base64Array"]
     assert [field for field in fields if PictureField(field=field, source="a").mask] == ["maskBase64"]
 
 
@@ -310,7 +343,7 @@ def test_is_link(source: str, expected: bool) -> None:
 
 
 @pytest.mark.parametrize("speed", [None, "fast", "turbo", "relax"])
-@pytest.mark.parametrize("kind", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
 async def test_paths(kind: str, speed: str | None) -> None:
     """Each kind goes to its path, the speed before it, the body as it is."""
     seen: list[httpx.Request] = []
@@ -321,17 +354,17 @@ async def test_paths(kind: str, speed: str | None) -> None:
         return httpx.Response(200, json={"code": 1, "description": "ok", "result": result})
 
     provider = Provider(base_url="https://r.test", key="", clock=Clock(), transport=httpx.MockTransport(answer))
-    _, args, options, body, _ = next(row for row in GOOD if row[0] == kind)
-    accepted = await provider.submit(kind, BUILDERS[kind](*args, **options).body, speed=speed)
+    body = PRESSED.get(kind) or next(make(*row[:3]).body for row in GOOD if row[0] == kind)
+    accepted = await provider.submit(kind, body, speed=speed)
     assert (accepted.task_id, accepted.urls) == (("", (LINK,)) if kind == "upload" else ("17", ()))
     prefix = f"/mj-{speed}/mj" if speed else "/mj"
-    assert [(request.method, request.url.path) for request in seen] == [("POST", f"{prefix}/{PATHS[kind]}")]
+    assert [(request.method, request.url.path) for request in seen] == [("POST", f"{prefix}/{KINDS[kind].path}")]
     assert json.loads(seen[0].content) == body
 
 
 def test_the_protocols_paths() -> None:
     """As PROTOCOL.md §2 has them."""
-    assert {path.removeprefix("submit/") for path in PATHS.values()} == {
+    assert {kind.path.removeprefix("submit/") for kind in KINDS.values()} == {
         "imagine", "action", "modal", "blend", "describe", "shorten", "change", "video", "edits",
         "insight-face/swap", "upload-discord-images",
     }  # fmt: skip
@@ -346,7 +379,7 @@ ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.binary()
 VALUE = st.recursive(ANYTHING, lambda inner: st.lists(inner, max_size=6) | st.dictionaries(ANYTHING, inner, max_size=3))
 
 
-@pytest.mark.parametrize("kind", PATHS)
+@pytest.mark.parametrize("kind", BUILT)
 @given(st.data())
 def test_nothing_breaks_a_builder(kind: str, data: st.DataObject) -> None:
     """A good request with any of its values exchanged makes one that JSON can carry, or InputError."""
@@ -356,7 +389,7 @@ def test_nothing_breaks_a_builder(kind: str, data: st.DataObject) -> None:
         return data.draw(VALUE) if data.draw(st.integers(0, 3)) == 3 else value
 
     with suppress(InputError):
-        request = BUILDERS[kind](*map(other, args), **{name: other(value) for name, value in options.items()})
+        request = make(kind, tuple(map(other, args)), {name: other(value) for name, value in options.items()})
         json.dumps(request.body, allow_nan=False).encode()
         assert request.kind == kind
         assert isinstance(request.prompt, str)

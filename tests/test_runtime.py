@@ -19,13 +19,13 @@ import httpx
 import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
 
+from receiver.app import Runtime, journal_of, open_runtime
+from receiver.app.container import RetryOutage
 from receiver.cli.session import report, until_settled
 from receiver.cli.submit import submit_one
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
-from receiver.provider import requests
-from receiver.runtime import Runtime, journal_of, open_runtime
-from receiver.runtime.patience import Patience
+from receiver.requests import build
 from receiver.settings import Settings
 from receiver.submissions import Options
 from receiver.tasks import Task
@@ -106,7 +106,7 @@ async def provider() -> AsyncIterator[Origin]:
 
 
 async def submitted(receiver: Runtime) -> str:
-    row = await receiver.submissions.prepare(requests.imagine("a boat"))
+    row = await receiver.submissions.prepare(build("imagine", prompt="a boat"))
     return (await receiver.submissions.send(row.id)).id
 
 
@@ -297,7 +297,7 @@ async def test_a_waiting_engine_survives_a_journal_that_is_away(tmp_path: Path, 
 async def test_an_outage_is_told_once_to_all_who_wait() -> None:
     """Thirty prompts of one command wait for the same database; the next outage is told anew."""
     clock = StillClock()
-    patiently = Patience(clock)
+    patiently = RetryOutage(clock)
     away = JournalError("Nothing listens there.", fault="unreachable")
 
     async def outage() -> list[str]:
@@ -427,7 +427,7 @@ async def test_closing_waits_for_an_answer_under_way(tmp_path: Path) -> None:
         origin.hanging["/mj/submit/imagine"] = asyncio.Event()
         wanted = settings(tmp_path, provider_url=origin.url)
         async with open_runtime(wanted) as receiver:
-            row = await receiver.submissions.prepare(requests.imagine("a boat"))
+            row = await receiver.submissions.prepare(build("imagine", prompt="a boat"))
             sending = asyncio.create_task(receiver.submissions.send(row.id))
             await until(lambda: origin.requests == ["/mj/submit/imagine"])
             sending.cancel()
@@ -447,7 +447,7 @@ async def test_watching_yields_the_row_and_then_each_change(tmp_path: Path) -> N
     async with provider() as origin:
         wanted = settings(tmp_path, provider_url=origin.url)
         async with open_runtime(wanted, clock=StillClock()) as receiver:
-            row = await receiver.submissions.prepare(requests.imagine("a boat"))
+            row = await receiver.submissions.prepare(build("imagine", prompt="a boat"))
             async with aclosing(receiver.watch(row.id)) as seen:
                 assert (await anext(seen)).status == "prepared"
                 await receiver.submissions.send(row.id)
@@ -464,7 +464,7 @@ async def test_watching_sees_what_another_process_changes(tmp_path: Path) -> Non
     """Within half a second, because nobody wakes us."""
     clock = StillClock()
     async with open_runtime(settings(tmp_path), clock=clock) as one, open_runtime(settings(tmp_path)) as two:
-        row = await one.submissions.prepare(requests.imagine("a boat"))
+        row = await one.submissions.prepare(build("imagine", prompt="a boat"))
         async with aclosing(one.watch(row.id)) as seen:
             await anext(seen)
             upcoming = asyncio.ensure_future(anext(seen))
@@ -735,7 +735,7 @@ async def test_who_submits_a_file_is_told_what_was_submitted(
     """Of each prompt whose result could not be waited for: who submits the rest again pays for nothing twice."""
     async with provider() as origin, open_runtime(settings(tmp_path, provider_url=origin.url)) as receiver:
         setattr(receiver.journal, method, failing(JournalError("The disk is gone.", fault=fault)))
-        assert await submit_one(receiver, requests.imagine("a boat"), Options(), as_json=False) == 1
+        assert await submit_one(receiver, build("imagine", prompt="a boat"), Options(), as_json=False) == 1
         found = [row.id for row in await receiver.journal.submissions(limit=5)]
         assert capsys.readouterr().err == f"Error: a boat: The disk is gone.{words.format(*found)}\n"
 

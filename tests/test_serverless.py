@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from receiver import serverless
+from receiver.app import journal_of, open_courier
 from receiver.errors import SettingsError
-from receiver.provider import requests
-from receiver.runtime import journal_of, open_courier
+from receiver.requests import build
 from receiver.serverless import asgi
 from receiver.settings import Settings
 from receiver.submissions import Options
@@ -119,7 +119,7 @@ async def test_ticks_may_overlap(tmp_path: Path) -> None:
 
 
 async def test_a_tick_needs_its_secret(tmp_path: Path) -> None:
-    """It costs money, so it is not for everybody; where no secret is set there is none."""
+    """A tick costs money, so it needs the secret. Without a secret in the settings there is no tick."""
     async with deployed(tmp_path) as function:
         assert (await function.http.post("/tick")).status_code == 401
         assert (await function.http.post("/tick", headers=bearer("wrong"))).status_code == 401
@@ -132,7 +132,7 @@ async def test_a_tick_needs_its_secret(tmp_path: Path) -> None:
 
 
 async def test_an_unsigned_request_makes_no_work(tmp_path: Path) -> None:
-    """Otherwise anybody could keep the function busy."""
+    """Else anyone could keep the function busy."""
     async with deployed(tmp_path, faults=["hook_stripped"]) as function:
         id = await function.submit()
         await function.clock.sleep(120)
@@ -154,7 +154,7 @@ async def test_a_queue_that_was_full_is_tried_again_only_where_its_answer_can_be
 
 
 async def test_the_time_a_request_has_taken_counts(tmp_path: Path) -> None:
-    """What is left of it decides whether the answer to something sent could be waited for."""
+    """Something is sent only if the time left is enough to wait for its answer."""
     clock, takes, sends = StillClock(), [1950, 0], []
     async with deployed(tmp_path) as function:
         assert (await function.http.get("/livez")).status_code == 200
@@ -179,7 +179,7 @@ async def test_without_a_journal_it_is_delivered_in_the_request(tmp_path: Path) 
     """The submitter shares the key with the function and nothing else."""
     async with deployed(tmp_path, database="none") as function:
         async with open_courier(function.settings, clock=function.clock) as courier:
-            row = await courier.submit(requests.imagine("a boat"), Options(labels={"order": "17"}))
+            row = await courier.submit(build("imagine", prompt="a boat"), Options(labels={"order": "17"}))
         await function.until(1)
         assert function.pictures() == [".json", ".png"]
         [page] = (tmp_path / "outputs").glob("*.json")
@@ -189,7 +189,7 @@ async def test_without_a_journal_it_is_delivered_in_the_request(tmp_path: Path) 
 
 
 async def test_another_program_submits_with_the_key_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By `open_courier`, which opens no destination: those are the function's."""
+    """`open_courier` opens no destination, because only the function delivers."""
     monkeypatch.chdir(tmp_path)
     async with deployed(tmp_path, database="none") as function:
         async with serverless.open_courier(
@@ -200,18 +200,18 @@ async def test_another_program_submits_with_the_key_alone(tmp_path: Path, monkey
             public_url=function.settings.public_url,
             to="slack://C0123",  # which would need a token
         ) as courier:
-            row = await courier.submit(requests.imagine("a boat"), Options(to=("file",)))
+            row = await courier.submit(build("imagine", prompt="a boat"), Options(to=("file",)))
         await function.until(1)
         assert row.id in next((tmp_path / "outputs").glob("*.json")).name
 
 
 async def test_without_a_journal_a_result_that_is_not_delivered_is_an_error(tmp_path: Path) -> None:
-    """500 is all the sender can be told; the log says which destination and why."""
+    """The sender gets 500. The log says which destination failed and why."""
     table = {"handler": "command", "command": ["false"]}
     with logged() as lines:
         async with deployed(tmp_path, database="none", destinations={"broken": table}) as function:
             async with open_courier(function.settings, clock=function.clock) as courier:
-                await courier.submit(requests.imagine("a boat"))
+                await courier.submit(build("imagine", prompt="a boat"))
             async with asyncio.timeout(20):
                 while not (told := [line for line in lines if line["event"] == "callback.refused"]):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
@@ -228,7 +228,7 @@ async def test_without_a_journal_a_result_that_is_not_delivered_is_an_error(tmp_
     ],
 )
 def test_what_is_wrong_stops_the_start(settings: dict[str, object], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that an instance makes for itself is nobody else's."""
+    """A key that an instance makes for itself would be unknown to every other one."""
     monkeypatch.chdir("/")
     with pytest.raises((SettingsError, TypeError), match=text):
         asgi(**settings)

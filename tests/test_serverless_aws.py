@@ -13,7 +13,7 @@ from functions import TOKEN
 from lambdas import Runtime, environment, request_event, scheduled_event
 from providers import Relay, provided
 
-from receiver.runtime import journal_of
+from receiver.app import journal_of
 from receiver.settings import load
 
 HANDLERS = """
@@ -87,7 +87,7 @@ async def test_an_environment_that_has_just_begun_takes_a_callback(tmp_path: Pat
 
 
 async def test_a_schedule_brings_what_no_callback_announced(tmp_path: Path) -> None:
-    """The other handler, for the hook that was stripped; its answer counts what it found."""
+    """The `tick` handler finds the result without a callback, and returns how much it found."""
     variables_of_a_fast_poll = {"RECEIVER_POLL_INTERVAL": "1"}
     async with deployed(tmp_path) as (relay, picture, variables):
         async with environment(tmp_path, "handlers.http", variables | variables_of_a_fast_poll) as runtime:
@@ -101,7 +101,7 @@ async def test_a_schedule_brings_what_no_callback_announced(tmp_path: Path) -> N
 
 
 async def test_what_is_wrong_is_told_at_the_start(tmp_path: Path) -> None:
-    """Lambda shows the sentence where it shows errors of the start."""
+    """Lambda shows the sentence among the errors of the start."""
     async with deployed(tmp_path) as (_, _, variables):
         wrong = {**variables, "RECEIVER_POLL_INTERVAL": "soon"}
         async with environment(tmp_path, "handlers.http", wrong) as runtime, asyncio.timeout(20):

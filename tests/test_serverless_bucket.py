@@ -1,4 +1,4 @@
-"""A function and a bucket, and nobody else's computer running: on a real S3 server."""
+"""A function with its state in a bucket, on a real S3 server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lambdas import environment, request_event, scheduled_event
 from providers import provided
 from servers import receiver
 
-from receiver.runtime import journal_of
+from receiver.app import journal_of
 from receiver.serverless import Application
 from receiver.settings import Settings
 
@@ -36,7 +36,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def with_bucket(folder: Path, **other: Any) -> AsyncIterator[Deployed]:
-    """A function whose journal and pictures lie in a bucket; its own disk is worth nothing."""
+    """Deploy a function with its journal and pictures in a bucket, and nothing on its own disk."""
     server = shared_server()
     database = f"s3://journals/{secrets.token_hex(6)}/.receiver?endpoint={server.url}&region=us-east-1"
     second = {"second": {"url": f"file:{folder / 'second'}"}}
@@ -101,7 +101,7 @@ async def test_with_the_hook_stripped_the_tick_brings_it(tmp_path: Path) -> None
 
 
 async def test_ticks_of_several_instances_may_overlap(tmp_path: Path) -> None:
-    """Every destination has each result once, whoever brought it."""
+    """Every destination gets each result once, from any instance."""
     async with with_bucket(tmp_path, faults=["hook_stripped"]) as function:
         ids = [await function.submit(f"boat {number}") for number in range(3)]
         await function.clock.sleep(60)

@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 from engine import PNG, Kit, Recording, StillClock, answer, destination, engine, logged, until, wire_task
+from receiver.app.shifts import Shifts
 
 from receiver.deliveries import Completion, Receipt
 from receiver.engine.attempts import OpenDestination
 from receiver.errors import EngineRunning, JournalError
 from receiver.handlers.base import Attempt, RetryLater
 from receiver.journal import Journal
-from receiver.runtime.shifts import Shifts
 from receiver.web.admission import Admission
 
 

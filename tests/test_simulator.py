@@ -12,14 +12,13 @@ from PIL import Image
 from simulators import FAST, HOOK, PROMPT, Hooks, kind, payload, request_body, running, served
 
 from receiver.simulator import PROFILES, Simulator
-from receiver.simulator import course as courses
-from receiver.simulator.chance import dice
 from receiver.simulator.prompts import scene_words, speed
+from receiver.simulator.timeline import dice, plan
 
-# --- the course of a task ----------------------------------------------------------------------------------
+# --- the timeline of a task --------------------------------------------------------------------------------
 
 
-async def test_default_course() -> None:
+async def test_default_timeline() -> None:
     """A task is accepted with code 1 and a string id, calls back each change once, and ends in a picture."""
     async with running() as run:
         answer = await run.submit()
@@ -113,11 +112,11 @@ def test_durations() -> None:
     """Turbo takes about 18 s, fast 36 s, relax 90 s; the statuses come in order."""
     for mode, seconds in (("turbo", 18), ("fast", 36), ("relax", 90)):
         for seed in range(20):
-            course = courses.plan(mode, dice(seed))
-            moments = [step.after for step in course]
+            timeline = plan(mode, dice(seed))
+            moments = [step.after for step in timeline]
             assert moments == sorted(moments)
             assert moments[-1] == pytest.approx(seconds, rel=0.08)
-            assert len(course) == 10
+            assert len(timeline) == 10
 
 
 async def test_time_stamps_follow_the_simulated_clock() -> None:
@@ -132,7 +131,7 @@ async def test_time_stamps_follow_the_simulated_clock() -> None:
 
 
 async def test_same_seed_same_run() -> None:
-    """The same seed and submits give the same course, callbacks and pictures; another seed does not."""
+    """The same seed and submits give the same timeline, callbacks and pictures; another seed does not."""
 
     async def run_once(seed: int) -> tuple[Any, ...]:
         async with running(seed=seed, faults=["reordered", "duplicated", "queued"]) as run:

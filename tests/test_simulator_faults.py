@@ -1,15 +1,13 @@
 """What goes wrong by name, alone and together."""
 
 from itertools import combinations
-from types import MappingProxyType
 
 import pytest
 from simulators import PROMPT, kind, payload, running
 
 from receiver.simulator import FAULTS, PROFILES, answers
-from receiver.simulator import course as courses
-from receiver.simulator.answers import Answer
-from receiver.simulator.faults import Faults
+from receiver.simulator.faults import Faults, Request
+from receiver.simulator.timeline import TERMINAL
 
 
 async def test_queued() -> None:
@@ -145,28 +143,21 @@ PRECEDENCE = (
 MAKE_A_TASK = {"ambiguous_created", "submit_html", "queued"}
 
 
-class OneSubmit:
-    """A first submit that counts how often it was accepted."""
-
-    number, prompt, properties, made = 1, PROMPT, MappingProxyType({"discordInstanceId": "1"}), 0
-
-    def accept(self) -> str:
-        self.made += 1
-        return "1773314942177684"
-
-    def existing(self) -> Answer:
-        return answers.existed("1773314942177684", "", self.properties)
-
-
 @pytest.mark.parametrize(("stronger", "weaker"), list(combinations(PRECEDENCE, 2)))
 def test_precedence(stronger: tuple[str, int, int | None], weaker: tuple[str, int, int | None]) -> None:
     """Of two faults that answer a submit the stronger does, in whatever order they are named."""
-    submit = OneSubmit()
-    answer = Faults([weaker[0], stronger[0]]).answer(submit)
+    made: list[str] = []
+
+    def accept() -> str:
+        made.append("1773314942177684")
+        return made[-1]
+
+    request = Request(1, PROMPT, {}, accept, lambda: answers.coded(answers.EXISTS, "任务已存在", "1773314942177684"))
+    answer = Faults([weaker[0], stronger[0]]).answer(request)
     assert answer is not None
     code = answer.body.get("code") if isinstance(answer.body, dict) else None
     assert (answer.http, code) == stronger[1:]
-    assert submit.made == (stronger[0] in MAKE_A_TASK)
+    assert len(made) == (stronger[0] in MAKE_A_TASK)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -178,7 +169,7 @@ async def test_all_faults_at_once(profile: str) -> None:
 
 @pytest.mark.parametrize("pair", list(combinations(["failure", "duplicated", "dropped", "reordered", "late"], 2)))
 async def test_pairs_of_callback_faults(pair: tuple[str, str]) -> None:
-    """Faults of the course and of callbacks add up."""
+    """Faults of the timeline and of callbacks add up."""
     async with running(faults=pair) as run:
         end = "FAILURE" if "failure" in pair else "SUCCESS"
         await run.fetch_until(await run.task_id(), lambda task: task["status"] == end)
@@ -314,7 +305,7 @@ async def test_false_failure(profile: str) -> None:
         await run.fetch_until(task_id, lambda task: task["status"] == "FAILURE")
         await run.fetch_until(task_id, lambda task: task["status"] == "SUCCESS")
         await run.hooks.until(lambda hooks: ("SUCCESS", "100%") in hooks.told)
-        ends = [status for status, _ in run.hooks.told if status in courses.TERMINAL]
+        ends = [status for status, _ in run.hooks.told if status in TERMINAL]
         assert ends[:2] == ["FAILURE", "SUCCESS"]
 
 

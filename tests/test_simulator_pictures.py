@@ -8,14 +8,13 @@ import pytest
 from PIL import Image
 from simulators import PROMPT
 
-from receiver.simulator import shots
-from receiver.simulator.films import FRAMES
-from receiver.simulator.pictures import compose, filmed, preview
+from receiver.simulator import works
+from receiver.simulator.pictures import compose, film, preview
 from receiver.simulator.prompts import picture_size, ratio
 
 
 def grid(prompt: str, seed: int) -> bytes:
-    return compose(shots.grid(prompt, seed), prompt, f"seed {seed}")
+    return compose(works.scenes(prompt, seed), prompt, f"seed {seed}")
 
 
 PROMPTS = [
@@ -95,7 +94,7 @@ def test_picture_size(prompt: str, size: tuple[int, int]) -> None:
 # --- what follow-ups make of them ----------------------------------------------------------------------------
 
 
-def opened(*pictures: shots.Shot, **options: int) -> Image.Image:
+def opened(*pictures: works.Picture, **options: int) -> Image.Image:
     return Image.open(io.BytesIO(compose(pictures, **options))).convert("RGB")
 
 
@@ -105,14 +104,15 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return sum(abs(a - b) for a, b in zip(*small, strict=True)) / len(small[0])
 
 
-TILE = shots.grid("a paper boat on calm water at sunset", 7)[1]
-WIDE = shots.grid("a cat watching the stars --ar 16:9", 7)[0]
-UPLOAD = shots.Uploaded(compose((TILE,)), 1.0)
+SUNSET = "a paper boat on calm water at sunset"
+TILE: works.Picture = works.scenes(SUNSET, 7)[1]
+WIDE: works.Picture = works.scenes("a cat watching the stars --ar 16:9", 7)[0]
+UPLOAD: works.Picture = works.Upload(compose((TILE,)), 1.0)
 
 
 def test_an_upscale_is_its_tile_enlarged() -> None:
     """U2 shows what stood at the upper right of the grid, larger."""
-    pictures = shots.grid("a paper boat on calm water at sunset", 7)
+    pictures = works.scenes(SUNSET, 7)
     whole, single = opened(*pictures), opened(pictures[1])
     assert single.size == whole.size
     tiles = [whole.crop((x, y, x + 512, y + 512)) for y in (0, 512) for x in (0, 512)]
@@ -123,9 +123,9 @@ def test_an_upscale_is_its_tile_enlarged() -> None:
 
 @pytest.mark.parametrize("factor", [1.5, 2.0])
 @pytest.mark.parametrize("tile", [TILE, WIDE, UPLOAD], ids=["square", "wide", "upload"])
-def test_zoom(tile: shots.Shot, factor: float) -> None:
+def test_zoom(tile: works.Picture, factor: float) -> None:
     """The picture stands smaller in the middle, and the scene goes on around it."""
-    inner, outer = opened(tile), opened(shots.zoomed(tile, factor, 1))
+    inner, outer = opened(tile), opened(works.zoomed(tile, factor, 1))
     assert outer.size == inner.size
     width, height = round(outer.width / factor), round(outer.height / factor)
     left, top = (outer.width - width) // 2, (outer.height - height) // 2
@@ -138,7 +138,9 @@ def test_zoom(tile: shots.Shot, factor: float) -> None:
 @pytest.mark.parametrize("direction", ["left", "top", "right", "bottom"])
 def test_pan(direction: str) -> None:
     """The picture keeps its place at one side and half as much is added at the other."""
-    inner, outer = opened(TILE), opened(shots.panned(TILE, direction, 1))
+    left, top, right, bottom = (0.5 if direction == side else 0.0 for side in ("left", "top", "right", "bottom"))
+    sides = (left, top, right, bottom)
+    inner, outer = opened(TILE), opened(works.extended(TILE, sides, 1))
     across = direction in {"left", "right"}
     assert outer.width / outer.height == pytest.approx(1.5 if across else 1 / 1.5, abs=0.01)
     side = min(outer.size)
@@ -149,8 +151,8 @@ def test_pan(direction: str) -> None:
 
 def test_square() -> None:
     """What is missing is added above and below, or left and right."""
-    assert opened(shots.squared(WIDE, 1)).size == (1024, 1024)
-    assert opened(shots.squared(shots.grid("x --ar 2:3", 1)[0], 1)).size == (1024, 1024)
+    assert opened(works.squared(WIDE, 1)).size == (1024, 1024)
+    assert opened(works.squared(works.scenes("x --ar 2:3", 1)[0], 1)).size == (1024, 1024)
 
 
 def test_region() -> None:
@@ -159,34 +161,34 @@ def test_region() -> None:
     mask = Image.new("L", (100, 100))
     mask.paste(255, (50, 0, 100, 100))
     mask.save(target, "PNG")
-    new = shots.Painted("a forest in the mist", 3, 0, 1.0)
-    before, after = opened(TILE), opened(shots.Repainted(TILE, new, target.getvalue()))
+    new = works.Scene("a forest in the mist", 3, 0, 1.0)
+    before, after = opened(TILE), opened(works.Repainted(TILE, new, target.getvalue()))
     left, right = (0, 0, 450, 1024), (574, 0, 1024, 1024)
     assert difference(before.crop(left), after.crop(left)) == 0
     assert difference(before.crop(right), after.crop(right)) > 20
-    assert opened(shots.Repainted(TILE, new, b"no picture")).tobytes() == opened(new).tobytes()
+    assert opened(works.Repainted(TILE, new, b"no picture")).tobytes() == opened(new).tobytes()
 
 
 def test_variations() -> None:
     """Variations differ from their picture and from one another; subtle ones keep its composition."""
-    strong = [opened(shots.retaken(TILE, "a paper boat on calm water at sunset", 9, index)) for index in range(4)]
-    subtle = [opened(shots.toned(TILE, "a paper boat on calm water at sunset", 9, index)) for index in range(4)]
+    strong = [opened(works.varied(TILE, SUNSET, 9, index)) for index in range(4)]
+    subtle = [opened(works.varied(TILE, SUNSET, 9, index, subtle=True)) for index in range(4)]
     for four in (strong, subtle):
         assert all(difference(one, other) > 2 for one, other in combinations([opened(TILE), *four], 2))
 
 
 @pytest.mark.parametrize(
-    "shot", [shots.zoomed(TILE, 2, 1), shots.Repainted(TILE, TILE), UPLOAD, shots.Blended((UPLOAD, TILE), 1, 1.0)]
+    "picture", [works.zoomed(TILE, 2, 1), works.Repainted(TILE, TILE), UPLOAD, works.blended((UPLOAD, TILE), 1)]
 )
-def test_everything_can_be_done_again(shot: shots.Shot) -> None:
+def test_everything_can_be_done_again(picture: works.Picture) -> None:
     """A variation, a zoom and a pan can be made of any picture, over and over."""
-    again = shots.panned(shots.zoomed(shots.retaken(shot, "a cat", 5, 2), 1.5, 2), "top", 3)
+    again = works.extended(works.zoomed(works.varied(picture, "a cat", 5, 2), 1.5, 2), (0.0, 0.5, 0.0, 0.0), 3)
     assert opened(again).size == picture_size(again.ratio)
 
 
 def test_broken_uploads_are_drawn() -> None:
     """Bytes that only begin like a picture are a grey one."""
-    assert opened(shots.Uploaded(b"\x89PNG\r\n\x1a\n", 1.0)).getpixel((5, 5)) == (210, 214, 222)
+    assert opened(works.Upload(b"\x89PNG\r\n\x1a\n", 1.0)).getpixel((5, 5)) == (210, 214, 222)
 
 
 # --- videos --------------------------------------------------------------------------------------------------
@@ -203,27 +205,39 @@ def boxes(content: bytes) -> dict[bytes, bytes]:
     return found
 
 
-@pytest.mark.parametrize("motion", ["low", "high"])
-def test_film(motion: str) -> None:
-    """A whole MP4: its samples lie where its table says, and each is one coded picture."""
-    content = filmed(TILE, motion)
+def test_film() -> None:
+    """A whole MP4 that starts with its index: H.264, 125 pictures in five seconds."""
+    content = film("1773314942177684/0")
     top = boxes(content)
-    assert list(top) == [b"ftyp", b"moov", b"mdat"]
+    assert set(top) == {b"ftyp", b"moov", b"free", b"mdat"}
+    assert list(top)[:2] == [b"ftyp", b"moov"]
     assert top[b"ftyp"][:4] == b"isom"
-    assert len(content) < 400_000
-    media = boxes(boxes(boxes(top[b"moov"])[b"trak"])[b"mdia"])
+    assert len(content) < 20_000
+    track = boxes(boxes(top[b"moov"])[b"trak"])
+    media = boxes(track[b"mdia"])
     table = boxes(boxes(media[b"minf"])[b"stbl"])
-    sizes = [int.from_bytes(table[b"stsz"][at : at + 4], "big") for at in range(12, len(table[b"stsz"]), 4)]
-    at = int.from_bytes(table[b"stco"][8:12], "big")
-    assert len(sizes) == FRAMES
-    for size in sizes:
-        assert int.from_bytes(content[at : at + 4], "big") == size - 4
-        assert content[at + 4] == 0x65
-        assert b"\0\0\1" not in content[at + 4 : at + size]
-        at += size
-    assert at == len(content)
+    assert table[b"stsd"][12:16] == b"avc1"
+    assert int.from_bytes(table[b"stsz"][8:12], "big") == 125
+    scale, length = (int.from_bytes(media[b"mdhd"][at : at + 4], "big") for at in (12, 16))
+    assert length / scale == 5
 
 
-def test_films_differ_by_motion_and_picture() -> None:
-    """Other motion or another picture is another video; the same is the same."""
-    assert len({filmed(TILE, "low"), filmed(TILE, "high"), filmed(WIDE, "low"), filmed(TILE, "low")}) == 3
+def test_films_differ_by_name() -> None:
+    """Each video of a task has bytes of its own, always the same."""
+    assert len({film("1/0"), film("1/1"), film("2/0"), film("1/0")}) == 3
+
+
+def test_words_show() -> None:
+    """Colours, hours and lands of the prompt are visible: the mean colour follows them."""
+
+    def mean(prompt: str) -> tuple[float, ...]:
+        pixels = opened(*works.scenes(prompt, 5)).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+        assert isinstance(pixels, tuple)
+        return pixels
+
+    assert mean("a red city")[0] > mean("a blue city")[0] + 10
+    assert mean("a blue city")[2] > mean("a red city")[2] + 10
+    assert sum(mean("the sea at noon")) > sum(mean("the sea at midnight")) + 150
+    assert (
+        len({opened(*works.scenes(f"a {word} at noon", 5)).tobytes() for word in ("cat", "dog", "boat", "tree")}) == 4
+    )

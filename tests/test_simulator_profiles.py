@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from simulators import HOOK, ORIGIN, PAYLOADS, kind, payload, running
 
-from receiver.simulator.csharp import encode as csharp_encode
+from receiver.simulator.profiles import csharp_encode
 
 
 @pytest.mark.parametrize(

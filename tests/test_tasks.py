@@ -26,7 +26,7 @@ from receiver.tasks import (
     merge,
     read_task,
 )
-from receiver.tasks.usual import read_usual
+from receiver.tasks.reading import read_common
 
 PAYLOADS = Path(__file__).parent / "payloads"
 CDN = "https://cdn.discordapp.com/attachments/"
@@ -277,7 +277,7 @@ def test_both_ways_to_read_agree(fields: dict[str, str | None], id: str, time: i
 def test_recorded_callbacks_are_of_the_usual_shape(name: str) -> None:
     """The quick way is the one that real senders take."""
     body = (PAYLOADS / name).read_bytes()
-    assert read_usual(body) == read_task(decode_json(body))
+    assert read_common(body) == read_task(decode_json(body))
 
 
 def test_a_body_is_utf_8() -> None:

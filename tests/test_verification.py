@@ -1,4 +1,4 @@
-"""Whose callback it is, and whether it is believed."""
+"""Verification of a callback by its two tokens."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def body(state: str) -> bytes:
         (None, "good", "no_url_token"),
     ],
 )
-def test_one_good_token_says_whose_it_is_and_two_that_it_is_believed(
+def test_one_good_token_finds_the_submission_and_two_are_accepted(
     token: str | None, state: str, cause: str | None
 ) -> None:
-    """The URL token wins over `state`; whatever is amiss is the cause."""
+    """The URL token wins over `state`. The cause names what is wrong."""
     callback = unwrap(TOKENS, body(state), None if token is None else STATES[token])
     assert (callback.submission_id, callback.cause, callback.trusted) == (OURS, cause, cause is None)
     assert callback.task.id == "17"
@@ -58,15 +58,15 @@ def test_one_good_token_says_whose_it_is_and_two_that_it_is_believed(
         (None, "mangled", "bad_state"),
     ],
 )
-def test_a_bad_url_token_or_none_at_all_is_nobodys(token: str | None, state: str, cause: str) -> None:
-    """A good `state` does not make up for a bad URL token; each token only counts in its own place."""
+def test_a_bad_url_token_or_none_at_all_is_refused(token: str | None, state: str, cause: str) -> None:
+    """A good `state` does not make up for a bad URL token. Each token counts only in its own place."""
     with pytest.raises(TokenError) as refused:
         unwrap(TOKENS, body(state), None if token is None else STATES[token])
     assert refused.value.cause == cause
 
 
-def test_a_bad_token_is_told_before_the_body_is_read() -> None:
-    """What is not signed is not parsed."""
+def test_a_bad_token_is_refused_before_the_body_is_read() -> None:
+    """An unsigned body is not parsed."""
     with pytest.raises(TokenError):
         unwrap(TOKENS, b"{", "mangled")
     with pytest.raises(NotJSON):

@@ -312,9 +312,7 @@ async def test_gone_pauses_the_destination_until_a_person_ends_it(tmp_path: Path
         await dispatcher.settle()
         (row,) = await kit.journal.destinations()
         assert row.paused(kit.clock.now_ms())
-        assert "answered 410: it wants no more events, so the destination is paused." in str(
-            row.paused_reason
-        )
+        assert "answered 410: it wants no more events, so the destination is paused." in str(row.paused_reason)
         assert str(row.paused_reason).endswith("receiver destinations resume main")
         assert await dispatcher.dispatch_once() == 0
         there.answer = OK

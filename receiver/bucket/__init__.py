@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from receiver.bucket.errors import BucketError, PreconditionFailed
-from receiver.bucket.options import BucketOptions, Service, read_url
+from receiver.bucket.options import BucketOptions, read_url, split_url
 from receiver.errors import require
 
 if TYPE_CHECKING:
     from receiver.bucket.client import Bucket
 
-__all__ = ["BucketError", "BucketOptions", "PreconditionFailed", "Service", "open_bucket", "read_url"]
+__all__ = ["BucketError", "BucketOptions", "PreconditionFailed", "open_bucket", "read_url", "split_url"]
 
 
 def open_bucket(options: BucketOptions, folder: str = "", *, why: str, **limits: Any) -> Bucket:
@@ -23,8 +23,9 @@ def open_bucket(options: BucketOptions, folder: str = "", *, why: str, **limits:
 
     Args:
         options: name and credentials.
-        folder: prefix of every key; see `client.Bucket` for `limits`.
+        folder: prefix of every key.
         why: the feature that needs obstore, as the subject of a sentence: `The handler s3`.
+        limits: the further arguments of `client.Bucket`.
 
     Raises:
         SettingsError: the extra `s3` is missing, or the options contradict each other.

@@ -79,12 +79,7 @@ _STATUSES: dict[int, _Meaning] = {
 _STATUS = re.compile(r"(?:non-2xx status code: |status: |error status )(\d{3})")
 _CODE = re.compile(r"<Code>\s*([A-Za-z]{1,60})\s*</Code>")
 _REGION_NAME = re.compile(r"<Region>\s*([a-z0-9-]{1,40})\s*</Region>")
-_KIND_STATUSES = {
-    "FileNotFoundError": 404,
-    "NotFoundError": 404,
-    "PermissionDeniedError": 403,
-    "UnauthenticatedError": 401,
-}
+_TYPES = {"FileNotFoundError": 404, "NotFoundError": 404, "PermissionDeniedError": 403, "UnauthenticatedError": 401}
 _CAUSES = (
     ("Connection refused", "nothing listens there"),
     ("dns error", "its name cannot be resolved"),
@@ -113,7 +108,7 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
     Args:
         error: read by the name of its type and by its text, which holds the status and XML of the response.
         bucket: its name.
-        server: the other side, as the subject of a sentence; see `options.server_of`.
+        server: the other side, as the subject of a sentence (see `options.server_of`).
         needs: rights that the credentials must have, for the remedy.
     """
     text = str(error)
@@ -123,7 +118,7 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
             f"have any, and this machine has no role. Set {next(names for sign, names in _LOGINS if sign in text)}."
         )
     match = _STATUS.search(text)
-    status = int(match[1]) if match else _KIND_STATUSES.get(type(error).__name__)
+    status = int(match[1]) if match else _TYPES.get(type(error).__name__)
     code = match[1] if (match := _CODE.search(text)) else ""
     meaning = _CODES.get(code) or ("without LOCATION" in text and _REGION) or _STATUSES.get(status or 0)
     if meaning:

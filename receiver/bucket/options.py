@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -82,6 +82,19 @@ class BucketOptions(BaseModel):
         return self
 
 
+def split_url(url: str) -> SplitResult:
+    """Take a bucket's URL apart. Raise SettingsError, as `read_url`, if it is none or holds a secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise SettingsError("it is no URL such as s3://acme/pictures.") from exc
+    if "@" in parts.netloc:
+        raise SettingsError(
+            "it holds a user name or a secret. Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment."
+        )
+    return parts
+
+
 def read_url(url: str) -> tuple[BucketOptions, str]:
     """Return bucket and folder of `s3://BUCKET/FOLDER?endpoint=https://…`, also with `gs` and `az`.
 
@@ -92,14 +105,7 @@ def read_url(url: str) -> tuple[BucketOptions, str]:
         SettingsError: no such URL, a secret in it, or an unknown option. The text begins with a small letter, so that
             the name of the setting can precede it.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError as exc:
-        raise SettingsError("it is no URL such as s3://acme/pictures.") from exc
-    if "@" in parts.netloc:
-        raise SettingsError(
-            "it holds a user name or a secret. Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment."
-        )
+    parts = split_url(url)
     folder = unquote(parts.path).strip("/")
     if parts.fragment or not _FOLDER.match(folder):
         raise SettingsError(
@@ -130,7 +136,7 @@ def endpoint_of(options: BucketOptions) -> str | None:
 
 
 def environment_endpoints() -> list[str]:
-    """Return the values that obstore itself takes for an endpoint; "" for a variable that is not set."""
+    """Return the values that obstore itself takes for an endpoint, "" for a variable that is not set."""
     return [os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")]
 
 
@@ -140,7 +146,7 @@ def read_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> d
     Empty if the environment has keys or there is no profile.
 
     Args:
-        name: a profile that must exist; None for AWS_PROFILE, or for `default` if that exists.
+        name: a profile that must exist, or None for AWS_PROFILE, or for `default` if that exists.
         environ: the environment.
 
     Raises:

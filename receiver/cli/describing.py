@@ -1,4 +1,4 @@
-"""`handlers`, `settings` and `inspect`: what there is, what is set, and how a payload is read."""
+"""`handlers`, `settings` and `inspect`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 
 
 def handlers(as_json: AsJSON = False) -> None:
-    """The handlers there are, with their options."""
+    """List the handlers with their options."""
     found = describe_handlers()
     if as_json:
         print_json([asdict(handler) for handler in found])
@@ -33,7 +33,7 @@ def handlers(as_json: AsJSON = False) -> None:
 
 
 def settings(as_json: AsJSON = False) -> None:
-    """Every setting, its value and its source; secrets are masked."""
+    """List every setting, its value and its source. Secrets are masked."""
     rows = settings_room.show(settings_for(quiet=True))
     if as_json:
         print_json([{"name": name, "value": value, "source": source} for name, value, source in rows])
@@ -45,14 +45,9 @@ def inspect(
     file: Annotated[str, typer.Argument(help="A file with a payload of the provider; - reads it.")],
     http_status: Annotated[int, typer.Option(help="The HTTP status it came with.", min=100, max=599)] = 200,
 ) -> None:
-    """Show how Receiver reads a payload of the provider, as JSON."""
-    print_json(provider.inspect(_read(file), http_status))
-
-
-def _read(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
+    """Show Receiver's reading of a payload of the provider, as JSON."""
     try:
-        return Path(file).read_bytes()
+        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as exc:
         raise InputError(f"{file} cannot be read: {exc.strerror}. Check the path.") from exc
+    print_json(provider.inspect(body, http_status))

@@ -16,10 +16,10 @@ from starlette.types import Receive, Scope, Send
 from receiver.cli.output import note, one_line, print_json, say
 from receiver.cli.process import address, bind, run, server, settings_for, stop_signal, until_stopped
 from receiver.errors import InputError
-from receiver.web.admission import Bodies
+from receiver.web.admission import BodyLimits
 from receiver.web.problems import Problem, problem
 
-BODIES = Bodies(name="Webhooks", limit=64 * 2**20, seconds=60.0)
+BODIES = BodyLimits(name="Webhooks", limit=64 * 2**20, seconds=60.0)
 REMEMBERED = 10_000
 """Number of webhook ids that are recognised as repeats."""
 

@@ -1,144 +1,83 @@
-"""The other ways to make something: `blend`, `describe`, `shorten`, `video`, `edits`, `swap`, and `upload`."""
+"""The other requests: `blend`, `describe`, `shorten`, `video`, `edits`, `swap` and `upload`, derived from `KINDS`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
-from receiver.cli.options import AsJSON, Bot, Filter, Label, Speed, State, To, Wait, bot_type, options
+from receiver.app import open_runtime
+from receiver.cli.options import AsJSON, Label, Speed, State, To, Wait, bot_type, options
 from receiver.cli.options import account_filter as read_filter
 from receiver.cli.output import print_json, say
 from receiver.cli.process import run, settings_for
 from receiver.cli.session import Session
-from receiver.provider import Request, requests
-from receiver.runtime import open_runtime
-from receiver.submissions import Options
-
-Picture = Annotated[str, typer.Argument(help="A picture: a file, a link, or a data URI.")]
-Pictures = Annotated[list[str], typer.Argument(help="Pictures: files or data URIs.")]
+from receiver.requests import KINDS, REQUIRED, Field, Request, build
 
 
-def blend(
-    pictures: Pictures,
-    dimensions: Annotated[str | None, typer.Option(help=f"Proportions: {', '.join(requests.DIMENSIONS)}.")] = None,
-    bot: Bot = None,
-    wait: Wait = False,
-    speed: Speed = None,
-    label: Label = None,
-    state: State = None,
-    to: To = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Make one picture of 2 to 5."""
-    request = requests.blend(pictures, dimensions=dimensions, bot_type=bot_type(bot))
-    _submit(request, options(speed=speed, label=label, state=state, to=to), wait=wait, as_json=as_json)
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def describe(
-    picture: Picture,
-    bot: Bot = None,
-    language: Annotated[str | None, typer.Option(help="Of the answer, where the provider knows it.")] = None,
-    wait: Wait = False,
-    speed: Speed = None,
-    label: Label = None,
-    state: State = None,
-    to: To = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Find four prompts for a picture. `receiver action ID 1️⃣` then draws the first."""
-    request = requests.describe(picture, bot_type=bot_type(bot), language=language)
-    _submit(request, options(speed=speed, label=label, state=state, to=to), wait=wait, as_json=as_json)
+_JSON = _parameter("as_json", AsJSON, default=False)
+_CARRIED = (
+    _parameter("wait", Wait, default=False),
+    _parameter("speed", Speed),
+    _parameter("label", Label),
+    _parameter("state", State),
+    _parameter("to", To),
+    _JSON,
+)
+_READERS: dict[str, Callable[[Any], Any]] = {"bot_type": bot_type, "account_filter": read_filter}
+"""Field → reading of its text on the command line."""
 
 
-def shorten(
-    prompt: Annotated[str, typer.Argument(help="The prompt.")],
-    bot: Bot = None,
-    wait: Wait = False,
-    speed: Speed = None,
-    label: Label = None,
-    state: State = None,
-    to: To = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Find shorter prompts that say the same."""
-    request = requests.shorten(prompt, bot_type=bot_type(bot))
-    _submit(request, options(speed=speed, label=label, state=state, to=to), wait=wait, as_json=as_json)
+def command_of(kind: str, carried: Sequence[inspect.Parameter] = _CARRIED) -> Callable[..., None]:
+    """Return the command of a kind of request.
 
-
-def video(
-    image: Annotated[str | None, typer.Argument(help="The first picture: a file, a link, or a data URI.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What happens in it.")] = None,
-    motion: Annotated[str, typer.Option(help=f"How much moves: {' or '.join(requests.MOTIONS)}.")] = "low",
-    end_image: Annotated[str | None, typer.Option(help="The last picture.")] = None,
-    loop: Annotated[bool | None, typer.Option(help="Whether the end leads to the start.")] = None,
-    video_type: Annotated[str | None, typer.Option(help=f"Size: {' or '.join(requests.VIDEO_TYPES)}.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="How many videos: 1, 2 or 4.")] = None,
-    action: Annotated[str | None, typer.Option(help="What to do with an earlier video: extend.")] = None,
-    index: Annotated[int | None, typer.Option(help="Which of its videos: 0 to 3.")] = None,
-    task_id: Annotated[str | None, typer.Option("--task", help="The task id of that video.")] = None,
-    wait: Wait = False,
-    speed: Speed = None,
-    label: Label = None,
-    state: State = None,
-    to: To = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Make videos from a picture, or go on from earlier ones."""
-    request = requests.video(
-        image,
-        prompt=prompt,
-        motion=motion,
-        action=action,
-        index=index,
-        task_id=task_id,
-        end_image=end_image,
-        loop=loop,
-        video_type=video_type,
-        batch_size=batch_size,
-    )
-    _submit(request, options(speed=speed, label=label, state=state, to=to), wait=wait, as_json=as_json)
-
-
-def edits(
-    prompt: Annotated[str, typer.Argument(help="What the picture should become.")],
-    image: Annotated[str, typer.Option(help="The picture: a file, a link, or a data URI.")],
-    mask: Annotated[str | None, typer.Option(help="Where to repaint: white; black stays.")] = None,
-    account_filter: Filter = None,
-    wait: Wait = False,
-    speed: Speed = None,
-    label: Label = None,
-    state: State = None,
-    to: To = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Repaint a picture of your own."""
-    request = requests.edits(prompt, image, mask=mask, account_filter=read_filter(account_filter))
-    _submit(request, options(speed=speed, label=label, state=state, to=to), wait=wait, as_json=as_json)
-
-
-def swap(
-    source: Annotated[str, typer.Argument(help="The picture with the face: a file, a link, or a data URI.")],
-    target: Annotated[str, typer.Argument(help="The picture that gets it.")],
-    wait: Wait = False,
-    speed: Speed = None,
-    label: Label = None,
-    state: State = None,
-    to: To = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Put a face into another picture."""
-    request = requests.swap(source, target)
-    _submit(request, options(speed=speed, label=label, state=state, to=to), wait=wait, as_json=as_json)
-
-
-def upload(pictures: Pictures, account_filter: Filter = None, as_json: AsJSON = False) -> None:
-    """Put pictures where prompts can point to them.
-
-    Prints their links.
+    Args:
+        kind: a key of `KINDS`.
+        carried: its options beside its fields.
     """
-    request = requests.upload(pictures, account_filter=read_filter(account_filter))
-    urls = run(_upload(request))
+    declared = KINDS[kind]
+
+    def command(**given: Any) -> None:
+        values = {}
+        for field in declared.fields:
+            value = given.pop(field.option or field.name)
+            values[field.name] = _READERS[field.name](value) if field.name in _READERS else value
+        request = build(kind, **values)
+        as_json, wait = given.pop("as_json"), given.pop("wait", False)
+        if declared.answered_by_links:
+            _upload(request, as_json=as_json)
+        else:
+            Session(as_json=as_json).request(request, options(**given), wait=wait)
+
+    parameters = [*map(_field_parameter, declared.fields), *carried]
+    command.__name__ = kind
+    command.__doc__ = declared.command
+    # Typer reads both.
+    vars(command)["__signature__"] = inspect.Signature(parameters)
+    command.__annotations__ = {item.name: item.annotation for item in parameters}
+    return command
+
+
+def _field_parameter(field: Field) -> inspect.Parameter:
+    text = f"{field.help} {field.form.command}".strip()
+    info = typer.Argument(help=text) if field.argument else typer.Option(help=text)
+    type = str if field.form.type == dict[str, Any] else field.form.type
+    default = inspect.Parameter.empty if field.default is REQUIRED else field.default
+    return _parameter(field.option or field.name, Annotated[type | None if default is None else type, info], default)
+
+
+def _upload(request: Request, *, as_json: bool) -> None:
+    async def main() -> list[str]:
+        async with open_runtime(settings_for(quiet=True)) as runtime:
+            return await runtime.submissions.upload(request)
+
+    urls = run(main())
     if as_json:
         print_json({"urls": urls})
     else:
@@ -146,10 +85,7 @@ def upload(pictures: Pictures, account_filter: Filter = None, as_json: AsJSON = 
             say(url)
 
 
-async def _upload(request: Request) -> list[str]:
-    async with open_runtime(settings_for(quiet=True)) as runtime:
-        return await runtime.submissions.upload(request)
-
-
-def _submit(request: Request, chosen: Options, *, wait: bool, as_json: bool) -> None:
-    Session(as_json=as_json).request(request, chosen, wait=wait)
+blend, describe, shorten, video, edits, swap = (
+    command_of(kind) for kind in ("blend", "describe", "shorten", "video", "edits", "swap")
+)
+upload = command_of("upload", [_JSON])

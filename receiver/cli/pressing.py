@@ -1,4 +1,4 @@
-"""What follows a task: `action`, `modal`, `seed` and `cancel`."""
+"""Follow-ups of a task: `action`, `modal`, `seed` and `cancel`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from receiver.app import Runtime, open_runtime
 from receiver.cli.options import AsJSON, Auto, Label, Reference, Speed, State, To, Wait, options
 from receiver.cli.output import note, print_json, say
 from receiver.cli.process import run, settings_for
 from receiver.cli.session import Session
 from receiver.errors import InputError
 from receiver.events import Submission
-from receiver.runtime import Runtime, open_runtime
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ def cancel(reference: Reference) -> None:
         await runtime.provider.cancel(task_id)
 
     task_id, _ = _ask(reference, ask)
-    note(f"The provider was asked to cancel task {task_id}. What became of it: receiver wait {reference}")
+    note(f"The provider was asked to cancel task {task_id}. See its result: receiver wait {reference}")
 
 
 def _ask(reference: str, question: Callable[[Runtime, str], Awaitable[T]]) -> tuple[str, T]:

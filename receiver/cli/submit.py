@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from receiver.app import Runtime, open_runtime
 from receiver.cli.options import (
     AsJSON,
     Auto,
@@ -39,10 +40,8 @@ from receiver.cli.session import (
 )
 from receiver.errors import InputError, JournalError, ReceiverError
 from receiver.events import Submission
-from receiver.provider import Request, requests
-from receiver.runtime import Runtime, open_runtime
+from receiver.requests import Request, build
 from receiver.submissions import Options
-from receiver.watchdog import end_process
 
 
 def submit(
@@ -79,7 +78,7 @@ def submit(
     filter = read_filter(account_filter)
     prompts = [text_or_stdin(prompt)] if prompt is not None else _read_prompts(file or "")
     asked = [
-        requests.imagine(text, bot_type=bot_type(bot), pictures=tuple(picture or ()), account_filter=filter)
+        build("imagine", prompt=text, bot_type=bot_type(bot), pictures=tuple(picture or ()), account_filter=filter)
         for text in prompts
     ]
     if file is not None:
@@ -129,7 +128,7 @@ def _submit_all(requests: list[Request], options: Options, *, jobs: int, as_json
     gate = asyncio.Semaphore(jobs)
 
     async def main() -> None:
-        async with open_runtime(settings_for(quiet=True), stalled=end_process) as runtime:
+        async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
 
             async def one(request: Request) -> int:
                 async with gate:

@@ -20,6 +20,7 @@ from receiver.disk import in_thread
 from receiver.errors import MediaError
 from receiver.events import Event
 from receiver.handlers.base import Attempt, StoredMedia
+from receiver.tasks import Task
 
 SLUG_LENGTH = 40
 BLOCK = 1024 * 1024
@@ -222,14 +223,14 @@ def provenance(event: Event, tile: int = 0) -> bytes:
     They hold facts of the event only, so a retry writes the same bytes. State and callback URL, which hold our tokens,
     are left out.
     """
-    task = event.task
+    task = event.task or Task(id="")
     comment = {
         "prompt": event.prompt,
         "parameters": parameters(event.prompt),
         "kind": event.kind,
         "button": event.button,
         "task": event.task_id,
-        "seed": task.seed if task else "",
+        "seed": task.seed,
         "tile": f"U{tile}" if tile else None,
         "submission": event.submission_id,
     }

@@ -17,7 +17,7 @@ from receiver.journal.document import Changed, Decide, Document, Trouble, Work, 
 from receiver.journal.membership import EngineRecord, membership_of
 from receiver.journal.selection import Batch, Kind, Leftover, Order, Replayed, Selection
 from receiver.journal.shared import Shared
-from receiver.journal.store import Counts, DueKind, Filter, Key, LeftFile, RowKind, Store, StoredRow, pages
+from receiver.journal.store import Counts, DueKind, Filter, Key, LeftFile, NeededFile, RowKind, Store, StoredRow, pages
 
 T = TypeVar("T")
 
@@ -613,6 +613,11 @@ class Journal:
         """Delete a submission with all its rows and return how many of each kind. None: something is owed or under
         way, and without `force` nothing was deleted."""
         return await self.store.remove(submission_id, (lambda document: document) if force else _if_settled)
+
+    async def needed_files(self) -> list[str]:
+        """Return the digests of all files that submissions need, sorted."""
+        rows = pages(self.store, "files", Filter(), size=1000)
+        return sorted({row.record.digest async for row in rows if isinstance(row.record, NeededFile)})
 
     async def leftovers(self, after: str) -> list[Leftover]:
         """Return a page of the files that deleted submissions had, in order of digest."""

@@ -16,6 +16,7 @@ from receiver.errors import InputError, NotFound
 from receiver.events import EVENT_TYPES, EventType
 from receiver.journal import Journal
 from receiver.journal.selection import Order, Replayed, Selection
+from receiver.journal.store import Key
 
 log = structlog.get_logger("receiver.replay")
 
@@ -158,11 +159,11 @@ class Replay:
             if await self._journal.event(id) is None:
                 raise NotFound(f"There is no event {id!r} in this journal. See: receiver events list")
             yield id
-        after = 0
+        after: Key | None = None
         while not selection.ids:
             page = await self._journal.select_events(selection, after=after, limit=PAGE)
-            for _, id in page:
-                yield id
+            for _, event in page:
+                yield event.id
             if len(page) < PAGE:
                 return
             after = page[-1][0]

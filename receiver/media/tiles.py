@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from receiver.disk import in_thread
 from receiver.errors import MediaError
 from receiver.events import Media
+from receiver.media.single_flight import SingleFlight
 from receiver.media.store import Store
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Tiles:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._cutting: dict[str, asyncio.Task[tuple[Media, ...]]] = {}
+        self._cutting = SingleFlight[tuple[Media, ...]]()
         self._turn = asyncio.Lock()
 
     def path(self, grid: Media, number: int) -> Path:
@@ -49,40 +50,31 @@ class Tiles:
             MediaError: permanent if the grid cannot be cut: too large, animated, damaged, no picture. Otherwise its
                 file or the disk failed, and a retry may help.
         """
-        if grid.digest not in self._cutting:
-            task = asyncio.create_task(self._made(grid), name=f"cut {grid.digest[:12]}")
-            self._cutting[grid.digest] = task
-            task.add_done_callback(lambda done: self._cut(grid.digest, done))
-        # Shielded: a cancelled attempt must not take the cut from others.
-        return await asyncio.shield(self._cutting[grid.digest])
 
-    def _cut(self, digest: str, task: asyncio.Task[tuple[Media, ...]]) -> None:
-        del self._cutting[digest]
-        if not task.cancelled():
-            task.exception()  # mark it as retrieved: each caller that waits gets it
+        async def made() -> tuple[Media, ...]:
+            async with self._store.holding([grid]) as (source,), self._turn:
+                return await in_thread(tiles, source)
 
-    async def _made(self, grid: Media) -> tuple[Media, ...]:
-        async with self._store.holding([grid]) as (source,), self._turn:
-            return await in_thread(self._tiles_of, grid, source)
+        def tiles(source: Path) -> tuple[Media, ...]:
+            paths = self._store.tile_paths(grid.digest)
+            try:
+                if not all(path.exists() for path in paths):
+                    if _digest(source)[0] != grid.digest:
+                        raise MediaError(f"The archived file {source} is damaged.")
+                    for path, data in zip(paths, cut(source), strict=True):
+                        self._store.write(path, data)
+                described = [_digest(path) for path in paths]
+            except OSError as exc:
+                raise MediaError(
+                    f"The tiles of {grid.digest[:12]} cannot be kept beside {source} ({exc.strerror or exc}). "
+                    "Free space on its disk, or give this process write access."
+                ) from exc
+            return tuple(
+                Media(digest=digest, type="image/png", size=size, extension=".png", url=grid.url, index=grid.index)
+                for digest, size in described
+            )
 
-    def _tiles_of(self, grid: Media, source: Path) -> tuple[Media, ...]:
-        paths = self._store.tile_paths(grid.digest)
-        try:
-            if not all(path.exists() for path in paths):
-                if _digest(source)[0] != grid.digest:
-                    raise MediaError(f"The archived file {source} is damaged.")
-                for path, data in zip(paths, cut(source), strict=True):
-                    self._store.write(path, data)
-            described = [_digest(path) for path in paths]
-        except OSError as exc:
-            raise MediaError(
-                f"The tiles of {grid.digest[:12]} cannot be kept beside {source} ({exc.strerror or exc}). "
-                "Free space on its disk, or give this process write access."
-            ) from exc
-        return tuple(
-            Media(digest=digest, type="image/png", size=size, extension=".png", url=grid.url, index=grid.index)
-            for digest, size in described
-        )
+        return await self._cutting.run(grid.digest, made)
 
 
 def cut(path: Path) -> Iterator[bytes]:

@@ -1,7 +1,12 @@
-"""The provider over HTTP: one pooled client for submits and for the questions afterwards (PROTOCOL.md §1, §2)."""
+"""The provider over HTTP: one pooled client for submits and for questions about tasks (PROTOCOL.md §1, §2).
+
+Relays lack some of the routes for questions. They answer them like any unknown path: 404, a redirect, or a web page
+with 200 (§1).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -10,44 +15,35 @@ import httpx
 import msgspec
 
 from receiver.clock import Clock
-from receiver.errors import (
-    Ambiguous,
-    InputError,
-    ProviderError,
-    Unreachable,
-    Unreadable,
-)
-from receiver.provider import questions
-from receiver.provider.answers import Accepted, Answer, read_answer, read_submit
-from receiver.provider.checks import check_speed, check_task_id, one_of
-from receiver.provider.envelope import one_line
-from receiver.provider.outcomes import OUTCOMES
-from receiver.provider.requests import PATHS
+from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, Unreachable, Unreadable
+from receiver.provider.answers import OUTCOMES, TAKEN, Accepted, Answer, integral, one_line, read_answer, read_submit
 from receiver.provider.wire import UnreadError, Wire
-from receiver.tasks import Task
+from receiver.requests import KINDS, check_speed, check_task_id, one_of
+from receiver.tasks import Task, read_task
 
 BATCH = 50
 """Ids in one list-by-condition."""
 
 LIST_PAUSE = 3600.0
-"""Seconds for which a relay without list-by-condition is not asked for it again."""
+"""Seconds until a relay without list-by-condition is asked for it again."""
 
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _NETWORK = (httpx.HTTPError, TimeoutError, OSError)
+_SEED = re.compile(r"[0-9]{1,20}\Z")
 
 
 class Provider:
-    """The outside service, at one address with one key.
+    """Client of the provider at one address with one key.
 
     Args:
         base_url: `https://host[/prefix]`; a trailing slash or `/mj` does not matter.
-        key: sent as `Authorization: Bearer`; nothing is sent when it is empty. It never reaches an error or a repr.
+        key: sent as `Authorization: Bearer`, unless it is empty. It never reaches an error or a repr.
         clock: measures Retry-After dates and how long a missing list route is remembered.
         transport: in place of the network.
-        submit_timeout: seconds for a whole submit; longer than the relay's own 60 (PROTOCOL.md §1), so that
-            its word comes first.
+        submit_timeout: seconds for a whole submit. It exceeds the relay's own 60 (PROTOCOL.md §1), so that the
+            relay's answer comes first.
         ask_timeout: seconds for a whole fetch, list or cancel.
-        seed_timeout: seconds for an image seed, for which the provider asks elsewhere for up to 60 (PROTOCOL.md §2).
+        seed_timeout: seconds for an image seed, which takes the provider up to 60 (PROTOCOL.md §2).
 
     Raises:
         SettingsError: the address or the key cannot be used.
@@ -79,17 +75,17 @@ class Provider:
         """Send a request that makes a task, once.
 
         Args:
-            kind: a key of `PATHS`, e.g. `imagine`.
-            body: the whole request, pictures, `state` and callback URL in it.
-            speed: `fast`, `turbo` or `relax` as prefix of the path (PROTOCOL.md §1); None for the provider's default.
+            kind: a key of `KINDS`, e.g. `imagine`.
+            body: the whole request with pictures, `state` and callback URL.
+            speed: `fast`, `turbo` or `relax` as prefix of the path (PROTOCOL.md §1). None: the provider's default.
 
         Raises:
             InputError: `kind`, `speed` or `body` cannot be sent; nothing was.
             Refused: no task was made.
-            Unreachable: no connection came about; nothing was sent.
+            Unreachable: there was no connection; nothing was sent.
             Ambiguous: everything else; a task may have been made.
         """
-        path = PATHS[one_of("a kind of request", kind, PATHS)]
+        path = KINDS[one_of("a kind of request", kind, KINDS)].path
         prefix = f"/mj-{speed}" if check_speed(speed) else ""
         content = _encode(body)
         try:
@@ -108,30 +104,38 @@ class Provider:
             raise
 
     async def fetch(self, task_id: str) -> Task | None:
-        """Ask for one task. None: the provider does not know it.
+        """Ask for one task. Return None if the provider does not know it.
 
         Raises:
-            Refused: the provider answers no questions now (key, rate, address); `outcome` says which.
-            Unreachable: no answer came.
-            Unreadable: an answer that makes no sense, or another task's object.
+            Refused: the provider answers no questions now; `outcome` names the reason (key, rate, address).
+            Unreachable: there was no answer.
+            Unreadable: the answer makes no sense, or is another task's object.
         """
         if not task_id.strip("."):
             return None  # "." and ".." would change the path; no provider has such ids
         answer = await self._ask("GET", _task_path(task_id, "fetch"))
-        if questions.is_unknown(answer):
+        if _is_unknown(answer):
             return None
-        if 200 <= answer.http_status < 300 and "id" in answer.envelope.fields:
-            task = questions.the_task(answer.envelope, task_id)
-            self._remember_lack()
+        if answer.ok and "id" in answer.envelope.fields:
+            try:
+                task = read_task(answer.envelope.value)
+            except NotATask as exc:
+                raise Unreadable(f"The provider's answer is no task: {exc}") from exc
+            if task.id != task_id:
+                raise Unreadable(f"Asked for task {one_line(task_id)}, the provider answered with another one.")
+            if self._list_failed:
+                # A relay in trouble fails on every path alike. Only a fetch that works shows that the list is missing.
+                self._no_list_until = self._clock.now() + LIST_PAUSE
+                self._list_failed = False
             return task
         if answer.outcome.name == "not_found":
             return None
         raise self._failure(answer, "a task")
 
     async def list_tasks(self, ids: Sequence[str]) -> dict[str, Task] | None:
-        """Ask for many tasks by list-by-condition, 50 at a time. None: a relay without that route; `fetch` each.
+        """Ask for many tasks by list-by-condition, 50 at a time. Return None if a relay lacks it; then `fetch` each.
 
-        Only ids asked for are in the result; what the provider does not know, or what cannot be read, is absent.
+        The result has only ids that were asked for. Tasks that are unknown or unreadable are absent.
 
         Raises:
             Refused, Unreachable, Unreadable: as `fetch`.
@@ -139,7 +143,10 @@ class Provider:
         found: dict[str, Task] = {}
         wanted = list(dict.fromkeys(ids))
         for start in range(0, len(wanted), BATCH):
-            listed = await self._list(wanted[start : start + BATCH]) if self._may_list() else None
+            # The upper bound ends the pause when the clock was set back.
+            if 0 < self._no_list_until - self._clock.now() <= LIST_PAUSE:
+                return None
+            listed = await self._list(wanted[start : start + BATCH])
             if listed is None:
                 return None
             found |= listed
@@ -149,56 +156,63 @@ class Provider:
         """Ask for the seed of a finished task's picture: a number of up to ten digits, as text. May take a minute.
 
         Raises:
-            InputError: that can be no task's id.
+            InputError: no task can have that id.
             Refused: `not_found`, `not_ready` (ask again later), `unsupported` where a relay lacks the route, or as
                 `fetch`.
             Unreachable, Unreadable: as `fetch`.
         """
         answer = await self._ask("GET", _task_path(check_task_id(task_id), "image-seed"), limit=self._seed_timeout)
-        seed = questions.image_seed(answer)
-        if seed is None:
-            raise self._refusal(answer, "an image seed")
-        return seed
+        value = answer.envelope.fields.get("result")
+        number = integral(value)
+        whole = str(number) if number is not None and 0 <= number < 10**20 else ""
+        seed = value.strip() if isinstance(value, str) else whole
+        if answer.ok and answer.envelope.code in TAKEN and _SEED.match(seed):
+            return seed
+        raise self._refusal(answer, "an image seed")
 
     async def cancel(self, task_id: str) -> None:
-        """Ask the provider to stop a task. Whether it did, only a fetch tells: a cancelled task becomes a FAILURE, and
-        a task that is unknown, finished or another's may be answered just like one that was stopped.
+        """Ask the provider to stop a task. Only a fetch shows the effect: a cancelled task becomes a FAILURE.
+
+        The answer for a task that is unknown, finished or another user's may be the same as for one that was stopped.
 
         Raises:
-            InputError: that can be no task's id.
+            InputError: no task can have that id.
             Refused: `not_found`, `unsupported` where a relay lacks the route or keeps it from this key, or as `fetch`.
             Unreachable, Unreadable: as `fetch`; the task may have been stopped.
         """
         answer = await self._ask("POST", _task_path(check_task_id(task_id), "cancel"))
-        if not questions.is_done(answer):
+        envelope = answer.envelope
+        done = envelope.form in ("empty", "null") or envelope.code in TAKEN
+        if not (answer.ok and (done or (envelope.code is None and "id" in envelope.fields))):
             raise self._refusal(answer, "the answer to a cancel")
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._wire.aclose()
 
-    def _may_list(self) -> bool:
-        # The upper bound frees us when the clock was set back.
-        return not 0 < self._no_list_until - self._clock.now() <= LIST_PAUSE
-
     async def _list(self, batch: list[str]) -> dict[str, Task] | None:
-        """The tasks of one batch, or None where the relay has no such route."""
+        """Return the tasks of one batch, or None if the relay has no such route."""
         answer = await self._ask("POST", "/mj/task/list-by-condition", _encode({"ids": batch}))
         items = answer.envelope.value
-        if 200 <= answer.http_status < 300 and isinstance(items, list):
+        if answer.ok and isinstance(items, list):
             self._list_failed = False
-            return {task.id: task for task in questions.readable(items) if task.id in batch}
-        if not questions.lacks_list(answer):
+            found: dict[str, Task] = {}
+            for item in items:
+                try:
+                    task = read_task(item)
+                except NotATask:
+                    continue
+                if task.id in batch:
+                    found[task.id] = task
+            return found
+        if answer.ok and answer.outcome.name == "ambiguous" and answer.envelope.code is None:
+            lacking = answer.envelope.form != "unreadable"
+        else:
+            lacking = answer.outcome.name in ("wrong_address", "validation", "not_found")
+        if not lacking:
             raise self._failure(answer, "a list of tasks")
         self._list_failed = True
         return None
-
-    def _remember_lack(self) -> None:
-        """A relay in trouble answers every path like one it does not know. Only when a fetch works is it the list alone
-        that is missing."""
-        if self._list_failed:
-            self._no_list_until = self._clock.now() + LIST_PAUSE
-            self._list_failed = False
 
     async def _ask(self, method: str, path: str, content: bytes | None = None, *, limit: float | None = None) -> Answer:
         try:
@@ -212,17 +226,27 @@ class Provider:
             raise self._unreachable(exc) from exc
 
     def _refusal(self, answer: Answer, wanted: str) -> ProviderError:
-        """The error for an answer to a question that not every provider takes."""
-        name = answer.outcome.name
-        if questions.lacks_route(answer):
+        """Return the error for a question that not every provider takes.
+
+        An upstream keeps cancel to its administrators by 400 or 403 and a bare sentence (PROTOCOL.md §2).
+        """
+        envelope, name = answer.envelope, answer.outcome.name
+        bare = envelope.code is None and envelope.form in ("html", "unreadable", "other")
+        page = answer.ok and envelope.form == "html"
+        if name == "wrong_address" or (bare and (answer.http_status in (400, 403) or page)):
             name = "unsupported"
-        elif questions.is_unknown(answer):
+        elif _is_unknown(answer):
             name = "not_found"
         return self._failure(msgspec.structs.replace(answer, outcome=OUTCOMES[name]), wanted)
 
     def _failure(self, answer: Answer, wanted: str) -> ProviderError:
-        """The error for an answer to a question that is no answer."""
-        error = answer.error() if answer.outcome.task == "none" else questions.senseless(answer, wanted)
+        """Return the error for an answer that is not `wanted`."""
+        if answer.outcome.task == "none":
+            error = answer.error()
+        else:
+            said = f': "{answer.envelope.said[:200]}"' if answer.envelope.said else ""
+            evidence = f"HTTP {answer.http_status}, {answer.envelope.form}"
+            error = Unreadable(f"The provider's answer makes no sense as {wanted} ({evidence}){said}; ask again later.")
         self._mask(error)
         return error
 
@@ -234,6 +258,13 @@ class Provider:
 
     def _mask(self, error: ProviderError) -> None:
         error.args = tuple(self._wire.mask(str(arg)) for arg in error.args)
+
+
+def _is_unknown(answer: Answer) -> bool:
+    """Return True for "no such task" besides code 4 (PROTOCOL.md §2): 2xx with nothing or null, 404 with JSON."""
+    if answer.http_status == 404:
+        return answer.envelope.form in ("null", "object", "other")
+    return answer.ok and answer.envelope.form in ("empty", "null")
 
 
 def _encode(body: Mapping[str, Any]) -> bytes:

@@ -15,26 +15,21 @@ MAX_ANSWER = 4 * 1024 * 1024
 
 _LONGEST_STAGE = 10.0
 
-# Servers commonly close idle connections after 5 s. A submit written just then gets no answer and counts as
-# ambiguous for ever, so a connection is used again only well before that.
+# Servers commonly close idle connections after 5 s. A submit written just then gets no answer and stays ambiguous
+# for ever. Connections are therefore reused only well before that.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2.0)
 
 
 class UnreadError(Exception):
-    """The answer was not read to its end, the text says why. It never leaves this room."""
+    """The answer was not read to its end; the text holds the reason. It never leaves this package."""
 
 
 class Reply(NamedTuple):
-    """An answer, read whole."""
+    """A complete answer."""
 
     status: int
     headers: httpx.Headers
     body: bytes
-
-    @property
-    def ok(self) -> bool:
-        """Whether the HTTP status is 2xx."""
-        return 200 <= self.status < 300
 
 
 class Wire:
@@ -48,17 +43,25 @@ class Wire:
     """
 
     def __init__(self, base_url: str, key: str, transport: httpx.AsyncBaseTransport | None) -> None:
-        self.base = _base(base_url)
-        self._key = _checked_key(key)
+        self.base = _checked_base(base_url)
+        self._key = key.strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise SettingsError("COMETAPI_KEY holds characters that no header can carry; copy it again.")
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",  # a few hundred compressed bytes can become gigabytes
+            "User-Agent": f"imagine-receiver/{version('imagine-receiver')}",
+            **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+        }
         self._client = httpx.AsyncClient(
-            transport=transport, trust_env=False, follow_redirects=False, limits=_LIMITS, headers=_headers(self._key)
+            transport=transport, trust_env=False, follow_redirects=False, limits=_LIMITS, headers=headers
         )
 
     async def exchange(self, method: str, path: str, content: bytes | None, limit: float) -> Reply:
-        """One request under a total deadline of `limit` seconds, because httpx counts its time-outs per operation.
+        """Send one request under a total deadline of `limit` seconds; httpx counts its time-outs per operation.
 
-        Waiting for the pool, TCP and TLS get a quarter each, so that a connection that never comes about
-        shows as that, and not as the deadline.
+        Waiting for the pool, TCP and TLS get a quarter each. A connection that fails then shows as that, and not as
+        the deadline.
 
         Raises:
             TimeoutError: the deadline passed.
@@ -73,12 +76,19 @@ class Wire:
             asyncio.timeout(limit),
             self._client.stream(method, url, content=content, headers=headers, timeout=timeout) as response,
         ):
-            return Reply(response.status_code, response.headers, await _read(response))
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise UnreadError("it is compressed, which was not asked for")
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
+            return Reply(response.status_code, response.headers, bytes(body))
 
     def mask(self, text: str) -> str:
-        """`text` without the key, which some relays repeat.
+        """Return `text` without the key, which some relays repeat.
 
-        Keys shorter than 8 characters are no real ones, and could be part of any word.
+        Keys shorter than 8 characters are not masked. They are no real ones, and could be part of any word.
         """
         return text.replace(self._key, "***") if len(self._key) >= 8 else text
 
@@ -87,18 +97,7 @@ class Wire:
         await self._client.aclose()
 
 
-async def _read(response: httpx.Response) -> bytes:
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnreadError("it is compressed, which was not asked for")
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_ANSWER:
-            raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
-    return bytes(body)
-
-
-def _base(base_url: str) -> str:
+def _checked_base(base_url: str) -> str:
     try:
         url = httpx.URL(base_url.strip())
     except httpx.InvalidURL:
@@ -109,19 +108,3 @@ def _base(base_url: str) -> str:
             "RECEIVER_PROVIDER_URL is no usable address; write it like https://api.cometapi.com, without user or query."
         )
     return str(url).rstrip("/").removesuffix("/mj").rstrip("/")
-
-
-def _checked_key(key: str) -> str:
-    key = key.strip()
-    if not (key.isascii() and key.isprintable()):
-        raise SettingsError("COMETAPI_KEY holds characters that no header can carry; copy it again.")
-    return key
-
-
-def _headers(key: str) -> dict[str, str]:
-    headers = {
-        "Accept": "application/json",
-        "Accept-Encoding": "identity",  # a few hundred compressed bytes can become gigabytes
-        "User-Agent": f"imagine-receiver/{version('imagine-receiver')}",
-    }
-    return headers | ({"Authorization": f"Bearer {key}"} if key else {})

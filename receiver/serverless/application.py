@@ -16,11 +16,11 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from receiver import runtime
+from receiver import app as runtime
+from receiver.app.stateless import BUDGET, StatelessSubmit
 from receiver.clock import Clock
 from receiver.engine.engine import Engine
 from receiver.errors import JournalError, ReceiverError, SettingsError, require
-from receiver.runtime.stateless import BUDGET, StatelessSubmit
 from receiver.settings import Settings, load
 from receiver.telemetry import configure, learn, use_logging
 from receiver.web.problems import Problem, problem
@@ -139,11 +139,21 @@ class Application:
         self._opening = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        if scope["type"] != "http":
-            return
+        if scope["type"] == "lifespan":  # not every platform runs one; an error in it stops the start
+            await receive()
+            try:
+                await self._open()
+            except Exception as exc:
+                await send({"type": "lifespan.startup.failed", "message": str(exc)})
+                return
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self.aclose()
+            await send({"type": "lifespan.shutdown.complete"})
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             app = await self._open()
         except ReceiverError as exc:
@@ -205,19 +215,6 @@ class Application:
             )
             self._app = opened.app
             return self._app
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """Open at the start if the server runs a lifespan. An error then stops the start."""
-        await receive()
-        try:
-            await self._open()
-        except Exception as exc:
-            await send({"type": "lifespan.startup.failed", "message": str(exc)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.aclose()
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer_after_work(
         self, engine: Engine, app: ASGIApp, scope: Scope, receive: Receive, send: Send

@@ -1,220 +1,176 @@
-"""Pictures from their recipes: single ones and grids, with captions, previews and cuts.
+"""Pictures and videos of tasks, made when first requested.
 
 Raises:
     ImportError: Pillow is not installed.
 """
 
+import asyncio
 import io
-from collections.abc import Sequence
-from functools import lru_cache, singledispatch
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
-from receiver.simulator import prompts, scenes, shots
-from receiver.simulator.landscapes import Around
-from receiver.simulator.shots import Blended, Extended, Painted, Repainted, Shot, Swapped, Uploaded
-from receiver.simulator.window import Window
+from receiver.simulator import prompts, submits
+from receiver.simulator.tasks import Task
+from receiver.simulator.works import Extended, Picture, Repainted, Scene
 
 try:
     from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-    from receiver.simulator import films
-    from receiver.simulator.sheet import Sheet
+    from receiver.simulator import scenes
 except ImportError as exc:
     raise ImportError("The simulator draws pictures with Pillow: pip install 'imagine-receiver[simulator]'") from exc
 
-_WHITE, _GREY = (255, 255, 255), (210, 214, 222)
+_NO_PICTURE = (OSError, ValueError, Image.DecompressionBombError)
+_GREY = (210, 214, 222)
 Size = tuple[int, int]
 
 
-@lru_cache(maxsize=32)
-def compose(pictures: Sequence[Shot], caption: str = "", note: str = "", enlarged: int = 1) -> bytes:
-    """One picture, or four as a grid, as PNG; the same bytes for the same arguments.
+@dataclass(frozen=True, slots=True)
+class File:
+    """Picture or video as it is served."""
+
+    content: bytes
+    content_type: str
+
+
+class Gallery:
+    """Files of tasks, and the count of served ones. Drawing happens in a thread, one picture at a time."""
+
+    def __init__(self) -> None:
+        self.served = 0
+        self._drawing = asyncio.Lock()
+
+    async def whole(self, task: Task, width: int | None = None) -> File:
+        """Return the finished picture or grid as PNG, no wider than ``width``."""
+        grid = await self._grid(task)
+        return self._file(await asyncio.to_thread(cut, grid, width=width) if width else grid, "image/png")
+
+    async def tile(self, task: Task, index: int, *, small: bool) -> File:
+        """Return one of the four pictures, 0–3 in reading order, as PNG or as a small WebP."""
+        kind, grid = "WEBP" if small else "PNG", await self._grid(task)
+        place = index if len(task.work.pictures) > 1 else None
+        content = await asyncio.to_thread(cut, grid, place, width=640 if small else None, kind=kind)
+        return self._file(content, f"image/{kind.lower()}")
+
+    async def preview(self, task: Task, percent: int) -> File:
+        """Return the unfinished grid as WebP."""
+        return self._file(await asyncio.to_thread(preview, await self._grid(task), percent), "image/webp")
+
+    def film(self, task: Task, index: int) -> File:
+        """Return one of a task's videos as MP4."""
+        return self._file(film(f"{task.id}/{index}"), "video/mp4")
+
+    def upload(self, content: bytes) -> File:
+        """Return a picture that a client sent."""
+        return self._file(content, submits.media_type(content) or "image/png")
+
+    async def _grid(self, task: Task) -> bytes:
+        work = task.work
+        # Four videos start from one picture.
+        shown = work.pictures[:1] if work.film else work.pictures
+        caption, note = (work.prompt, f"seed {task.seed}") if work.prompt and not work.texts else ("", "")
+        async with self._drawing:
+            return await asyncio.to_thread(compose, shown, caption, note, work.enlarged)
+
+    def _file(self, content: bytes, content_type: str) -> File:
+        self.served += 1
+        return File(content, content_type)
+
+
+@lru_cache(maxsize=64)
+def compose(pictures: tuple[Picture, ...], caption: str = "", note: str = "", enlarged: int = 1) -> bytes:
+    """Return one picture, or four as a grid, as PNG. The same arguments give the same bytes.
 
     Args:
         pictures: One or four recipes of the same proportions.
-        caption: A line at the foot, with the note at its end; nothing is written without one.
-        note: What the pictures are.
-        enlarged: How many times larger than usual.
+        caption: A line at the foot, with the note at its end. Nothing is written without one.
+        note: Seed of the pictures.
+        enlarged: Factor by which the result is larger than usual.
     """
     width, height = prompts.picture_size(pictures[0].ratio)
     if len(pictures) == 1:
-        picture = _finished(pictures[0], (width, height))
+        whole = draw(pictures[0], (width, height))
     else:
-        picture = Image.new("RGB", (width, height))
-        for index, shot in enumerate(pictures):
+        whole = Image.new("RGB", (width, height))
+        for index, picture in enumerate(pictures):
             corner = (index % 2 * (width // 2), index // 2 * (height // 2))
-            picture.paste(_finished(shot, (width // 2, height // 2)), corner)
+            whole.paste(draw(picture, (width // 2, height // 2)), corner)
     if caption:
-        _caption(picture, caption, note)
+        _caption(whole, caption, note)
     if enlarged > 1:
-        picture = picture.resize((width * enlarged, height * enlarged), Image.Resampling.LANCZOS)
-    return _bytes(picture, "PNG")
+        whole = whole.resize((width * enlarged, height * enlarged), Image.Resampling.LANCZOS)
+    return _bytes(whole, "PNG")
 
 
-def _finished(shot: Shot, size: Size) -> Image.Image:
-    picture = draw(shot, size)
-    if shots.base(shot):
-        # Last of all: in the middle of a wider scene darkened corners would show as a frame.
-        dark = Image.radial_gradient("L").point(lambda value: max(0, value - 110) ** 2 / 82 * 0.35)
-        picture.paste((0, 0, 0), None, dark.resize(size, Image.Resampling.BILINEAR))
-    return picture
-
-
-@singledispatch
-def draw(shot: Shot, size: Size) -> Image.Image:
-    """A picture of this size from its recipe."""
-    raise TypeError(f"There is no way to draw {type(shot).__name__}.")
-
-
-@draw.register
-def _(shot: Painted, size: Size) -> Image.Image:
-    sheet = Sheet(*size)
-    scenes.paint(sheet, shot.words, shot.seed, shot.index, take=shot.take, tone=shot.tone)
-    return sheet.finished()
-
-
-@draw.register
-def _(shot: Uploaded, size: Size) -> Image.Image:
+def draw(picture: Picture, size: Size) -> Image.Image:
+    """Return a picture of this size from its recipe."""
+    if isinstance(picture, Scene):
+        return scenes.draw(picture, size)
+    if isinstance(picture, Extended):
+        return _extended(picture, size)
+    if isinstance(picture, Repainted):
+        return _repainted(picture, size)
     try:
-        picture = _opened(shot.content)
-    except (OSError, ValueError, Image.DecompressionBombError):
-        # It began like a picture and was none after all; the provider would not have said so either.
+        return ImageOps.fit(_opened(picture.content), size, Image.Resampling.LANCZOS)
+    except _NO_PICTURE:
+        # Only its first bytes look like a picture, and the provider would accept it, too.
         return Image.new("RGB", size, _GREY)
-    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
 
 
-@draw.register
-def _(shot: Extended, size: Size) -> Image.Image:
-    width, height = size
-    inner = (round(width / (1 + shot.left + shot.right)), round(height / (1 + shot.top + shot.bottom)))
-    corner = (round(shot.left * inner[0]), round(shot.top * inner[1]))
-    picture = draw(shot.inner, inner)
-    around = _surroundings(shot, size) or _mirrored(picture, size, corner)
-    around.paste(picture, corner, _feather(shot, inner))
-    return around
+def _extended(picture: Extended, size: Size) -> Image.Image:
+    """Lay the picture on itself, out of focus and mirrored differently for each ``take``."""
+    left, top, right, bottom = picture.sides
+    width, height = round(size[0] / (1 + left + right)), round(size[1] / (1 + top + bottom))
+    whole = draw(picture.inner, size).filter(ImageFilter.GaussianBlur(size[0] / 50))
+    whole = ImageOps.mirror(whole) if picture.take % 2 else whole
+    whole = ImageOps.flip(whole) if picture.take // 2 % 2 else whole
+    whole.paste(draw(picture.inner, (width, height)), (round(left * width), round(top * height)))
+    return whole
 
 
-def _surroundings(shot: Extended, size: Size) -> Image.Image | None:
-    """The same scene, wider: its horizon and its sun stand where the inner picture has them."""
-    scene, frame = shots.base(shot), shots.frame(shot)
-    if scene is None:
-        return None
-    sheet = Sheet(*size)
-    window = Window(sheet, frame.top, frame.height)
-    around = Around(frame.left / frame.height, scene.ratio, shot.take)
-    scenes.paint(window, scene.words, scene.seed, scene.index, take=scene.take, tone=scene.tone, around=around)
-    return sheet.finished()
-
-
-def _mirrored(picture: Image.Image, size: Size, corner: tuple[int, int]) -> Image.Image:
-    """What no words describe is carried on as its mirror image, out of focus."""
-    width, height = picture.size
-    turned = {
-        (0, 0): picture,
-        (1, 0): ImageOps.mirror(picture),
-        (0, 1): ImageOps.flip(picture),
-        (1, 1): ImageOps.flip(ImageOps.mirror(picture)),
-    }
-    around = Image.new("RGB", size)
-    for across in (-1, 0, 1):
-        for down in (-1, 0, 1):
-            where = (corner[0] + across * width, corner[1] + down * height)
-            around.paste(turned[abs(across), abs(down)], where)
-    return around.filter(ImageFilter.GaussianBlur(size[0] / 50))
-
-
-def _feather(shot: Extended, inner: Size) -> Image.Image:
-    """White inside, fading out towards the sides that were added."""
-    edge = round(min(inner) * 0.09)
-    mask = Image.new("L", inner)
-    left, top = (edge if shot.left else 0), (edge if shot.top else 0)
-    right, bottom = inner[0] - (edge if shot.right else 0), inner[1] - (edge if shot.bottom else 0)
-    ImageDraw.Draw(mask).rectangle((left, top, right, bottom), fill=255)
-    return mask.filter(ImageFilter.GaussianBlur(edge / 2.5))
-
-
-@draw.register
-def _(shot: Repainted, size: Size) -> Image.Image:
-    old, new = draw(shot.inner, size), draw(shot.new, size)
-    if shot.mask is None:
-        return Image.blend(old, new, 0.6)
-    try:
-        mask = Image.open(io.BytesIO(shot.mask)).convert("L").resize(size)
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return new
+def _repainted(picture: Repainted, size: Size) -> Image.Image:
+    old, new = draw(picture.inner, size), draw(picture.new, size)
+    if picture.mask is None:
+        return Image.blend(old, new, picture.share)
+    if picture.mask == "face":
+        mask = Image.new("L", size)
+        box = (size[0] // 3, size[1] // 5, size[0] * 2 // 3, size[1] * 3 // 5)
+        ImageDraw.Draw(mask).ellipse(box, fill=255)
+    else:
+        try:
+            mask = Image.open(io.BytesIO(picture.mask)).convert("L").resize(size)
+        except _NO_PICTURE:
+            return new
     return Image.composite(new, old, mask.filter(ImageFilter.GaussianBlur(size[1] / 100)))
 
 
-@draw.register
-def _(shot: Blended, size: Size) -> Image.Image:
-    order = [*shot.parts[shot.lead % len(shot.parts) :], *shot.parts[: shot.lead % len(shot.parts)]]
-    picture, share = draw(order[0], size), 0.9 - 0.25 * (shot.lead // len(shot.parts))
-    for number, part in enumerate(order[1:], 2):
-        picture = Image.blend(picture, draw(part, size), share / number)
-    return picture
-
-
-@draw.register
-def _(shot: Swapped, size: Size) -> Image.Image:
-    picture, (width, height) = draw(shot.target, size), size
-    box = (width // 3, height // 5, width * 2 // 3, height * 3 // 5)
-    face = (box[2] - box[0], box[3] - box[1])
-    mask = Image.new("L", face)
-    ImageDraw.Draw(mask).ellipse((4, 4, face[0] - 4, face[1] - 4), fill=255)
-    picture.paste(draw(shot.face, face), box[:2], mask.filter(ImageFilter.GaussianBlur(6)))
-    return picture
-
-
-def _caption(picture: Image.Image, prompt: str, seed: str) -> None:
-    width, height = picture.size
-    font, edge, line = ImageFont.load_default(size=22), 18, 28
-    lines = _wrapped(prompt, font, width - 2 * edge)
-    beside = width - 2 * edge - font.getlength(seed)
-    if len(lines) > 1 or font.getlength(lines[0]) > beside - 2 * edge:
-        lines.append(seed)
-        beside = 0
-    top = height - line * len(lines) - edge // 2
-    _shade(picture, top - 36)
-    draw = ImageDraw.Draw(picture)
-    for number, text in enumerate(lines):
-        draw.text((edge, top + number * line), text, font=font, fill=_GREY if text == seed else _WHITE)
-    if beside:
-        draw.text((edge + beside, top), seed, font=font, fill=_GREY)
-
-
-def _shade(picture: Image.Image, top: int) -> None:
-    """Darken towards the bottom: letters must be legible on snow, and the scene seen through."""
-    rows = picture.height - top
+def _caption(whole: Image.Image, prompt: str, seed: str) -> None:
+    """Write one line at the foot on a dark shade. A long prompt ends in an ellipsis."""
+    font, edge, rows = ImageFont.load_default(size=22), 18, 64
+    room = whole.width - 3 * edge - font.getlength(seed)
+    text = " ".join(prompt.split())[:400]
+    while font.getlength(text) > room and len(text) > 1:
+        text = text.removesuffix("…")[:-1].rstrip() + "…"
     column = Image.new("L", (1, rows))
-    column.putdata([min(165, row * 5) for row in range(rows)])
-    picture.paste((8, 10, 18), (0, top, picture.width, picture.height), column.resize((picture.width, rows)))
+    column.putdata([min(165, row * 4) for row in range(rows)])
+    top = whole.height - rows
+    whole.paste((8, 10, 18), (0, top, whole.width, whole.height), column.resize((whole.width, rows)))
+    draw = ImageDraw.Draw(whole)
+    draw.text((edge, top + 28), text, font=font, fill=(255, 255, 255))
+    draw.text((whole.width - edge - font.getlength(seed), top + 28), seed, font=font, fill=_GREY)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """At most two lines; what does not fit ends in an ellipsis."""
-    lines, rest = [], " ".join(text.split())
-    for last in (False, True):
-        if not rest:
-            break
-        fits = _fitting(rest, font, width)
-        if last and fits < len(rest):
-            lines.append(rest[: max(0, fits - 1)].rstrip() + "…")
-            break
-        cut = rest.rfind(" ", 0, fits + 1) if fits < len(rest) else fits
-        cut = cut if cut > 0 else fits
-        lines.append(rest[:cut])
-        rest = rest[cut:].lstrip()
-    return lines or [""]
-
-
-def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> int:
-    length = min(len(text), 400)
-    while length > 1 and font.getlength(text[:length]) > width:
-        length -= 1
-    return length
+def film(name: str) -> bytes:
+    """Return the bundled five-second clip as MP4, made unlike every other by a free box with this name."""
+    note = name.encode()
+    # ISO/IEC 14496-12, 8.1.2: players skip a free box.
+    clip = Path(__file__).with_name("film.mp4").read_bytes()
+    return clip + (8 + len(note)).to_bytes(4, "big") + b"free" + note
 
 
 def preview(png: bytes, percent: int) -> bytes:
-    """Half as large, in coarse squares that become finer with the progress, as WebP."""
+    """Return the picture half as large, in coarse squares that become finer with the progress, as WebP."""
     picture = _opened(png)
     half = (picture.width // 2, picture.height // 2)
     coarse = max(1, round(28 * (1 - percent / 100)))
@@ -222,34 +178,20 @@ def preview(png: bytes, percent: int) -> bytes:
     return _bytes(small.resize(half, Image.Resampling.NEAREST), "WEBP")
 
 
-def filmed(shot: Shot, motion: str) -> bytes:
-    """A video that starts from a picture, as MP4."""
-    width, height = prompts.picture_size(shot.ratio)
-    return films.film(draw(shot, (width // 2, height // 2)), motion)
-
-
-def tile(png: bytes, index: int, count: int, *, small: bool) -> bytes:
-    """One of four pictures, as one reads, or the only one; as PNG, or 640 pixels wide at most as WebP."""
+def cut(png: bytes, place: int | None = None, *, width: int | None = None, kind: str = "PNG") -> bytes:
+    """Return the picture, or one of a grid's four in reading order, no wider than ``width``."""
     picture = _opened(png)
-    across = 2 if count > 1 else 1
-    width, height = picture.width // across, picture.height // across
-    left, top = index % across * width, index // across * height
-    cut = picture.crop((left, top, left + width, top + height))
-    if not small:
-        return _bytes(cut, "PNG")
-    cut.thumbnail((640, 640))
-    return _bytes(cut, "WEBP")
+    if place is not None:
+        across, down = picture.width // 2, picture.height // 2
+        left, top = place % 2 * across, place // 2 * down
+        picture = picture.crop((left, top, left + across, top + down))
+    if width:
+        picture.thumbnail((width, picture.height))
+    return _bytes(picture, kind)
 
 
-def resized(png: bytes, width: int) -> bytes:
-    """The picture no wider than this."""
-    picture = _opened(png)
-    picture.thumbnail((width, picture.height))
-    return _bytes(picture, "PNG")
-
-
-def _opened(png: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(png)).convert("RGB")
+def _opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 def _bytes(picture: Image.Image, kind: str) -> bytes:

@@ -1,10 +1,10 @@
-"""What a Midjourney prompt says beside its words: flags for speed, proportions and version."""
+"""Flags and words of a Midjourney prompt: speed, proportions, version."""
 
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from receiver.simulator.chance import dice
+from receiver.simulator.timeline import dice
 
 _FLAGS = re.compile(r"(?:^|\s)--?[A-Za-z]\S*(?:\s+(?!--)[^\s]+)?|(?:^|\s)—[A-Za-z]+(?:\s+[^\s]+)?")
 _URL = re.compile(r"https?://\S+")
@@ -18,56 +18,44 @@ _SIDE = 1024
 
 
 def scene_words(prompt: str) -> str:
-    """The prompt without flags and picture URLs: what is to be seen."""
+    """Return the prompt without flags and picture URLs."""
     return " ".join(_FLAGS.sub(" ", _URL.sub(" ", prompt)).split())
 
 
 def slug(prompt: str) -> str:
-    """The start of the prompt as Discord file names carry it."""
+    """Return the start of the prompt as in Discord file names."""
     return "_".join(re.findall(r"[a-z0-9]+", scene_words(prompt).lower()))[:40].strip("_") or "picture"
 
 
 def ratio(prompt: str) -> float:
-    """Width by height, the proportions of ``--ar``, at most 3:1."""
+    """Return width by height, the proportions of ``--ar``, at most 3:1."""
     found = _RATIO.search(prompt)
     across, down = (float(found[1]), float(found[2])) if found else (1.0, 1.0)
     return min(3.0, max(1 / 3, across / down)) if across and down else 1.0
 
 
 def picture_size(ratio: float) -> tuple[int, int]:
-    """Width and height of a picture or grid: about 1024², in these proportions."""
-    return _even(_SIDE * ratio**0.5), _even(_SIDE / ratio**0.5)
+    """Return width and height of a picture or grid: about 1024², in the given proportions.
 
-
-def _even(length: float) -> int:
-    # Four tiles of whole pixels: whoever cuts the grid in four must get equal pictures.
-    return 2 * round(length / 2)
+    Both are even, so that the four pictures of a grid are equal.
+    """
+    return 2 * round(_SIDE * ratio**0.5 / 2), 2 * round(_SIDE / ratio**0.5 / 2)
 
 
 def zoom(prompt: str) -> float:
-    """The factor of ``--zoom``, 1 to 2; 2 when none is named."""
+    """Return the factor of ``--zoom``, 1 to 2, and 2 when none is named."""
     found = _ZOOM.search(prompt)
     return min(2.0, max(1.0, float(found[1]))) if found else 2.0
 
 
-def picture_links(prompt: str) -> list[str]:
-    """The picture URLs a prompt starts with or holds."""
-    return _URL.findall(prompt)
-
-
-def wants_video(prompt: str) -> bool:
-    """Whether flags and a picture URL make the prompt one for a video (PROTOCOL.md §2)."""
-    return bool(_VIDEO.search(prompt) and _URL.search(prompt))
-
-
-def motion(prompt: str) -> str:
-    """How much shall move, ``low`` or ``high``."""
-    found = _MOTION.search(prompt)
-    return found[1] if found else "low"
+def video(prompt: str) -> tuple[str, str] | None:
+    """Return the link and motion of a prompt whose flags and picture URL request a video (PROTOCOL.md §2)."""
+    link, motion = _URL.search(prompt), _MOTION.search(prompt)
+    return (link[0], motion[1] if motion else "low") if link and _VIDEO.search(prompt) else None
 
 
 def version(prompt: str) -> str:
-    """The model as the C# proxy words it: ``v 6.1``, ``niji 6``."""
+    """Return the model as the C# proxy writes it: ``v 6.1``, ``niji 6``."""
     found = _VERSION.search(prompt)
     if found is None:
         return "v 7"
@@ -75,38 +63,29 @@ def version(prompt: str) -> str:
 
 
 def speed(prefix: str | None, modes: Sequence[str], prompt: str) -> str:
-    """The speed asked for: by path, then accountFilter.modes, then a flag (PROTOCOL.md §1)."""
+    """Return the requested speed: by path, then accountFilter.modes, then a flag (PROTOCOL.md §1)."""
     flag = _SPEED.search(prompt)
     wished = [prefix, *(mode.lower() for mode in modes), flag[1] if flag else None]
     return next((mode for mode in wished if mode in {"fast", "turbo", "relax"}), "fast")
 
 
 _MANNERS = ("soft watercolor", "oil painting", "risograph print", "paper collage", "matte illustration", "gouache")
-_LIGHTS = ("at sunrise", "in the evening light", "under a starry sky", "in the mist", "in autumn", "at noon")
-_SUBJECTS = (
-    "a small boat on calm water",
-    "a lonely house on a hill",
-    "an old tree beside a lake",
-    "mountains above a quiet valley",
-    "a lighthouse on the coast",
-    "a cat looking at the sky",
-)
+_SUBJECTS = ("a small boat on calm water", "a house on a hill", "an old tree beside a lake", "mountains at dawn")
 
 
 def descriptions(words: str, ratio: float, seed: int) -> tuple[str, ...]:
-    """Four prompts that might have made a picture, as describe words them (payload callback_07)."""
+    """Return four prompts that might have made a picture, as describe writes them (payload callback_07)."""
     chance = dice("describe", words, seed)
     shape = Fraction(ratio).limit_denominator(16)
     subjects = [words] * 4 if words else chance.sample(_SUBJECTS, 4)
-    manners, lights = chance.sample(_MANNERS, 4), chance.sample(_LIGHTS, 4)
     return tuple(
-        f"{number}\ufe0f\u20e3 {subject} {light}, {manner} --ar {shape.numerator}:{shape.denominator}"
-        for number, subject, light, manner in zip(range(1, 5), subjects, lights, manners, strict=True)
+        f"{number}\ufe0f\u20e3 {subject}, {manner} --ar {shape.numerator}:{shape.denominator}"
+        for number, subject, manner in zip(range(1, 5), subjects, chance.sample(_MANNERS, 4), strict=True)
     )
 
 
 def shorter(prompt: str) -> tuple[str, ...]:
-    """Three prompts with ever fewer words."""
+    """Return three prompts, each with fewer words."""
     words = scene_words(prompt).split() or prompt.split()
     telling = [word for word in words if len(word.strip(",.")) > 3] or words
     kept = [telling, telling[: max(1, len(telling) * 2 // 3)], telling[: max(1, len(telling) // 3)]]

@@ -1,243 +1,304 @@
-"""From a prompt's words to a scene: hour, land, and what stands in it."""
+"""Scenes drawn from a prompt's words with Pillow: an hour of the day, a land, and a motif (``scenes.toml``).
 
+Everything is placed by its own dice, so a wider view of a scene shows the same scene and more around it.
+"""
+
+import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import Any
 
-from receiver.simulator import growths, landscapes, motifs, palettes
-from receiver.simulator.canvas import Canvas, Point
-from receiver.simulator.chance import dice
-from receiver.simulator.landscapes import Around
-from receiver.simulator.palettes import Palette
+from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
-Motif = Callable[[Canvas, Palette, Point, float, Random], None]
-K = TypeVar("K")
+from receiver.simulator.timeline import dice
+from receiver.simulator.works import Scene
 
-_HOURS: Mapping[str, str] = {
-    "sunrise": "sunrise dawn morning daybreak",
-    "day": "day noon midday sunny summer spring blue",
-    "sunset": "sunset dusk evening golden twilight desert",
-    "night": "night midnight moon moonlight moonlit star stars starry space galaxy planet neon cosmic dark",
-    "mist": "mist misty fog foggy rain rainy winter snowy storm",
-    "autumn": "autumn fall october leaves maple",
-}
+Color = tuple[int, int, int]
+Point = tuple[float, float]
 
-_LANDS: Mapping[str, str] = {
-    "water": "water sea ocean lake river harbour harbor beach coast fish whale island",
-    "mountains": "mountain mountains peak peaks alps summit glacier volcano",
-    "forest": "forest woods wood pine pines firs jungle",
-    "city": "city skyline street town tokyo york london paris cyberpunk building buildings skyscraper",
-    "meadow": "flower flowers meadow garden rose roses tulip tulips poppy poppies daisy field",
-    "dunes": "desert dune dunes sand sahara mars",
-    "hills": "hill hills valley countryside",
-}
+_FINE = 2
+"""Scenes are drawn this many times larger and scaled down, which smooths every edge."""
 
-_MOTIFS: Mapping[Motif, str] = {
-    motifs.paper_boat: "paper",
-    motifs.sailing_boat: "boat boats ship sail sailing sailboat yacht",
-    motifs.cat: "cat cats kitten kitty 猫",
-    motifs.balloon: "balloon balloons",
-    motifs.lighthouse: "lighthouse",
-    motifs.house: "house cabin cottage hut home farm village",
-    growths.tree: "tree oak maple",
-    motifs.planet: "planet planets space galaxy saturn cosmic",
-    motifs.birds: "bird birds seagull gulls crane cranes swallow",
-}
+_WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("scenes.toml").read_text("utf-8"))
+_TINTS = ((96, 60, 150), (240, 140, 60), (40, 150, 140), (220, 90, 120))
+"""Colours that make four pictures of one hour differ."""
 
 
-_HOMES: Mapping[Motif, str] = {
-    motifs.paper_boat: "water",
-    motifs.sailing_boat: "water",
-    motifs.lighthouse: "water",
-    motifs.cat: "hills",
-    motifs.house: "hills",
-    growths.tree: "hills",
-}
-"""Where a motif stands when the words name no land."""
+def draw(scene: Scene, size: tuple[int, int]) -> Image.Image:
+    """Return the scene as a picture of this size."""
+    return _Painting(scene, size).finished()
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What the words ask for; None leaves it to chance, tile by tile."""
-
-    mood: str | None
-    land: str | None
-    motif: Motif | None
-    wet: bool
-    around: Around | None = None
+def _mix(one: Color, other: Color, share: float) -> Color:
+    """Return a colour between two: share 0 is the first, 1 the second."""
+    red, green, blue = (round(a + (b - a) * min(1.0, max(0.0, share))) for a, b in zip(one, other, strict=True))
+    return red, green, blue
 
 
-def read(words: str) -> Scene:
-    """The first hour, land and motif the words name."""
-    said = re.findall(r"\w+", words.lower().replace("猫", " 猫 "))
-    motif = _named(said, _MOTIFS)
-    if motif is motifs.paper_boat and not {"boat", "boats", "ship"} & set(said):
-        motif = None
-    land = _HOMES.get(motif) if motif in _AFLOAT else _named(said, _LANDS)
-    wet = bool(set(_LANDS["water"].split()) & set(said))
-    return Scene(_named(said, _HOURS), land or (_HOMES.get(motif) if motif else None), motif, wet)
+def _color(text: str) -> Color:
+    red, green, blue = ImageColor.getrgb(f"#{text}")[:3]
+    return red, green, blue
 
 
-def _named(said: list[str], names: Mapping[K, str]) -> K | None:
-    return next((key for word in said for key, text in names.items() if word in text.split()), None)
+def _named(said: Sequence[str], names: Iterable[tuple[Any, str]]) -> Any:
+    """Return the first name with one of its words in the prompt, in the order of the prompt."""
+    known = {word: name for name, words in reversed(list(names)) for word in words.split()}
+    return next((known[word] for word in said if word in known), None)
 
 
-def paint(
-    canvas: Canvas,
-    words: str,
-    seed: int,
-    index: int,
-    *,
-    take: int = 0,
-    tone: int = 0,
-    around: Around | None = None,
-) -> None:
-    """One of the four pictures, 0–3; the same for the same arguments.
+class _Painting:
+    """Scene while it is drawn. One unit is the height of the picture as first drawn, and y grows downwards."""
 
-    Args:
-        canvas: What to paint on.
-        words: What shall be seen.
-        seed: What the words leave open, the same for all four.
-        index: Which of the four.
-        take: Another number arranges the same scene anew.
-        tone: Another number lights the same scene differently.
-        around: Set when a picture of this scene will be laid upon this one: the light stands where it stands
-            there, and nothing stands in the way.
-    """
-    scene = read(words)
-    if around:
-        scene = replace(scene, motif=None, around=around)
-    shared, own = dice(words, seed), dice(words, seed, index, *([take] if take else []))
-    moods, lands = list(palettes.MOODS), ["water", "mountains", "forest", "hills", "dunes", "meadow"]
-    shared.shuffle(moods)
-    shared.shuffle(lands)
-    palette = palettes.palette(scene.mood or moods[index], shared.randrange(4) + index + tone)
-    _LAND_PAINTERS[scene.land or lands[index]](canvas, palette, scene, own)
+    def __init__(self, scene: Scene, size: tuple[int, int]) -> None:
+        self.scene = scene
+        self.size = (size[0] * _FINE, size[1] * _FINE)
+        self.scale = self.size[1] / scene.size[1]
+        left, top, right, bottom = scene.sides
+        self.left, self.top, self.right, self.bottom = -left, -top, scene.frame + right, 1 + bottom
+        self.image = Image.new("RGB", self.size)
+        # Mode RGBA on an RGB picture blends colours that carry alpha.
+        self.canvas = ImageDraw.Draw(self.image, "RGBA")
+        words = scene.words.lower().replace("猫", " 猫 ").replace("paper boat", "paperboat")
+        said = re.findall(r"\w+", words)
+        shared = dice(scene.words, scene.seed)
+        hours, lands = list(_WORDS["hours"]), [land for land in _WORDS["lands"] if land != "city"]
+        shared.shuffle(hours)
+        shared.shuffle(lands)
+        self.hour = _named(said, ((hour, row["words"]) for hour, row in _WORDS["hours"].items())) or hours[scene.index]
+        land = _named(said, ((land, row["words"]) for land, row in _WORDS["lands"].items()))
+        accent = _named(said, _WORDS["colors"].items())
+        self.accent = _color(accent) if accent else None
+        self.motif = _named(said, ((motif, motif["words"]) for motif in _WORDS["motifs"]))
+        home = self.motif["land"] if self.motif else ""
+        self.land = (home if home == "water" and land != "mountains" else land or home) or lands[scene.index]
+        self.wet = "water" in {land, home} or bool(set(_WORDS["lands"]["water"]["words"].split()) & set(said))
+        tint, weight = _TINTS[(shared.randrange(4) + scene.index + scene.tone) % 4], 0.18
+        if self.accent and not self.motif:
+            tint, weight = _mix(self.accent, tint, 0.25), 0.4
+        colors = [_mix(_color(text), tint, weight) for text in _WORDS["hours"][self.hour]["colors"].split()]
+        self.sky, self.light, self.far, self.near = colors[:3], _mix(colors[3], (255, 255, 255), 0.4), *colors[4:]
 
+    def finished(self) -> Image.Image:
+        """Draw the scene from far to near, and return it in its final size."""
+        own = self.chance("composition")
+        horizon = own.uniform(*_WORDS["lands"][self.land]["horizon"])
+        light = (self.scene.frame * own.uniform(0.2, 0.8), horizon * own.uniform(0.3, 0.8))
+        self.paint_sky(horizon, light, own)
+        if self.land in {"mountains", "city"}:
+            (self.mountains if self.land == "mountains" else self.city)(horizon)
+        if self.land in {"water", "city"} or (self.land == "mountains" and self.wet):
+            self.water(horizon, light[0])
+        else:
+            self.rows(horizon - 0.05)
+        self.figures(own)
+        if self.land == "meadow":
+            self.flowers(horizon)
+        return self.image.reduce(_FINE)
 
-def _place(canvas: Canvas, own: Random, low: float, high: float) -> Point:
-    # Away from the middle more often than not: the rule of thirds.
-    third = own.choice((0.33, 0.42, 0.58, 0.67))
-    return canvas.ratio * third, own.uniform(low, high)
+    def paint_sky(self, horizon: float, light: Point, own: Random) -> None:
+        self.gradient(self.top, 0.01, self.sky[:1])
+        self.gradient(0.0, horizon + 0.02, self.sky)
+        self.gradient(horizon, self.bottom, self.sky[2:])
+        night = self.hour == "night"
+        for x, chance in self.slots("stars", 0.006 if night else math.inf):
+            self.ellipse(
+                (x, chance.uniform(-horizon, horizon)),
+                0.0014 + 0.002 * chance.random() ** 4,
+                color=(255, 250, 235),
+                alpha=chance.random(),
+            )
+        for radius, alpha in ((0.75, 0.5), (0.28, 0.6)):
+            side = 2 * round(radius * self.scale)
+            # Pillow's gradient is 180 where its circle touches the sides, where the light must have ended.
+            glow = Image.radial_gradient("L").point([(max(0, 178 - n) / 178) ** 2 * 255 * alpha for n in range(256)])
+            x, y = (round(value) for value in self.pixel(light[0] - radius, light[1] - radius))
+            self.image.paste(_mix(self.light, self.sky[2], 0.3), (x, y), glow.resize((side, side)))
+        self.ellipse(light, own.uniform(0.045, 0.08), color=self.light)
+        # Drawn at an eighth of the size, because blurring large pictures is slow and the difference is invisible.
+        small = Image.new("L", (self.size[0] // 8, self.size[1] // 8))
+        for x, chance in self.slots("clouds", 0.4):
+            middle = chance.uniform(0.04, horizon * 0.8)
+            for _ in range(chance.randrange(9)):
+                across, puff = chance.uniform(0.05, 0.15), (x + chance.gauss(0, 0.1), middle + chance.gauss(0, 0.012))
+                corners = self.corners(puff, across, 0.014)
+                ImageDraw.Draw(small).ellipse([value / 8 for value in corners], fill=60 if night else 125)
+        soft = small.filter(ImageFilter.GaussianBlur(self.scale / 460)).resize(self.size, Image.Resampling.BILINEAR)
+        self.image.paste(_mix(self.sky[2], self.light, 0.5), None, soft)
 
+    def mountains(self, horizon: float) -> None:
+        base = horizon + 0.06
+        for nearness, step, height in ((0.15, 0.3, 0.3), (0.5, 0.5, 0.4)):
+            rock = _mix(self.far, self.near, nearness)
+            for middle, chance in self.slots(f"peaks {nearness}", step):
+                tall, x = height * chance.uniform(0.6, 1.0), middle + chance.uniform(-0.2, 0.2) * step
+                top, left, right = base - tall, tall * chance.uniform(0.9, 1.2), tall * chance.uniform(0.9, 1.2)
+                foot, snow = (x + 0.1 * tall, base), chance.uniform(0.25, 0.4)
+                self.polygon([(x - left, base), (x, top), foot], _mix(rock, self.sky[2], 0.22))
+                self.polygon([(x, top), (x + right, base), foot], _mix(rock, self.near, 0.25))
+                edge = ((-left, 1), (-left * 0.6, 0.95), (-left * 0.3, 0.35), (0, 0.75), (right * 0.4, 0.4), (right, 1))
+                cap = [(x + across * snow, top + tall * snow * down) for across, down in edge]
+                self.polygon([(x, top), *cap], (243, 243, 246))
+        self.haze(base, 0.1)
 
-def _water(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
-    horizon = own.uniform(0.46, 0.58)
-    light = landscapes.sky(canvas, palette, horizon, own, scene.around)
-    if own.random() < 0.75:
-        skyline = landscapes.ridge(canvas, horizon + 0.005, own.uniform(0.02, 0.05), 0.45, own)
-        canvas.polygon([*skyline, (canvas.ratio * 1.1, horizon), (-0.1, horizon)], palette.land(0.25), 0.9)
-        canvas.haze(horizon, 0.05, palette.sky[2], 0.6)
-    if scene.motif in _IN_THE_AIR:
-        _in_the_air(canvas, palette, scene, own)
-    landscapes.water(canvas, palette, horizon, light, own)
-    if scene.motif is motifs.lighthouse:
-        motifs.lighthouse(canvas, palette, _place(canvas, own, 0.72, 0.8), own.uniform(0.42, 0.55), own)
-    elif scene.motif is not None and scene.motif in _AFLOAT:
-        _boats(canvas, palette, scene.motif, horizon, own)
-    elif scene.motif is None:
-        motifs.birds(canvas, palette, _place(canvas, own, 0.2, 0.3), 0.16, own)
-    elif scene.motif not in _IN_THE_AIR:
-        landscapes.meadow(canvas, palette, 0.86, own)
-        _stand(canvas, palette, scene, own)
+    def city(self, base: float) -> None:
+        lamps = (255, 214, 130) if self.hour in {"night", "sunset"} else self.light
+        for row in range(3):
+            color = _mix(self.far, self.near, 0.2 + 0.38 * row)
+            for middle, chance in self.slots(f"towers {row}", 0.085):
+                x, width = middle + chance.uniform(-0.02, 0.02), chance.uniform(0.05, 0.1)
+                top = base - chance.uniform(0.08, 0.45 - 0.1 * row)
+                self.box(x, top, width, base - top, color)
+                self.box(x + width * 0.7, top, width * 0.3, base - top, _mix(color, self.near, 0.3))
+                if chance.random() < 0.4:
+                    self.polygon([(x, top), (x + width / 2, top - width * 0.6), (x + width, top)], color)
+                columns, glass = int(width / 0.019), _mix(color, self.sky[2], 0.25)
+                for number in range(int((base - top) / 0.024) * columns):
+                    pane = lamps if chance.random() < 0.35 else glass
+                    left, down = x + 0.007 + number % columns * 0.019, top + 0.012 + number // columns * 0.024
+                    if chance.random() < 0.55:
+                        self.box(left, down, 0.009, 0.011, pane)
+            self.haze(base, 0.1)
 
+    def water(self, horizon: float, light: float) -> None:
+        if self.land == "water":
+            self.ridge("shore", horizon, 0.03, _mix(self.far, self.near, 0.25))
+        deep = _mix(self.sky[0], self.near, 0.45)
+        self.gradient(horizon, 1.0, [_mix(self.sky[2], deep, 0.25), _mix(self.sky[1], deep, 0.5), deep])
+        self.gradient(1.0, self.bottom, [deep])
+        for x, chance in self.slots("waves", 0.02):
+            near = chance.random()
+            self.ellipse((x, horizon + near**1.5), 0.02 + 0.1 * near, 0.0012 + 0.0016 * near, color=deep, alpha=0.35)
+        for number in range(1, 91):
+            chance, near = self.chance("glitter", number), number / 90
+            where = (light + chance.gauss(0, 0.03 + 0.07 * near), horizon + (1.02 - horizon) * near)
+            across = 0.012 + 0.035 * near * chance.random()
+            self.ellipse(where, across, 0.0016 + 0.002 * near, color=self.light, alpha=0.75)
 
-def _boats(canvas: Canvas, palette: Palette, boat: Motif, horizon: float, own: Random) -> None:
-    near = _place(canvas, own, 0.71, 0.78)
-    if own.random() < 0.4:
-        boat(
-            canvas,
-            palette,
-            (canvas.ratio * (0.15 if near[0] > canvas.ratio / 2 else 0.85), horizon + 0.07),
-            0.085,
-            own,
-        )
-    boat(canvas, palette, near, own.uniform(0.3, 0.46), own)
+    def rows(self, top: float) -> None:
+        """Draw hills, dunes or firs in four rows, with haze between."""
+        sand = _mix(self.light, self.sky[2], 0.7)
+        for row in range(4):
+            base, color = top + 0.06 + (1.02 - top) * row / 4, _mix(self.far, self.near, 0.12 + 0.27 * row)
+            if self.land == "dunes":
+                color = _mix(sand, self.near, 0.2 + 0.17 * row)
+            for middle, chance in self.slots(f"firs {row}", 0.05 + 0.025 * row if self.land == "forest" else math.inf):
+                x, foot = middle + chance.uniform(-0.03, 0.03), base + chance.uniform(0, 0.03)
+                height = (0.17 + 0.13 * row) * chance.uniform(0.7, 1.15)
+                for tier in range(7):
+                    half, low = 0.24 * height * (1 - tier / 7) + 0.004, foot - height * (0.03 + 0.13 * tier)
+                    tip = (x, low - height * (0.3 - 0.02 * tier))
+                    self.polygon([(x - half, low), (x, low - half * 0.3), (x + half, low), tip], color)
+            self.ridge(f"hill {row}", base - 0.02, 0.01 if self.land == "forest" else 0.06, color)
+            if row < 3 and self.land != "dunes":
+                self.haze(base + 0.06, 0.12)
 
+    def flowers(self, top: float) -> None:
+        petals = [self.accent] if self.accent else [(236, 84, 96), (248, 178, 70), (250, 240, 235), (196, 120, 210)]
+        for row in range(9):
+            near = row / 8
+            for middle, chance in self.slots(f"flowers {row}", 0.05 + 0.09 * near):
+                size, petal = (0.006 + 0.03 * near**1.5) * chance.uniform(0.7, 1.2), chance.choice(petals)
+                x = middle + chance.uniform(-0.05, 0.05)
+                y = top + 0.05 + (0.95 - top) * near + chance.uniform(-0.03, 0.03)
+                self.polygon([(x - 0.002, y), (x + 0.002, y), (x, y + 4 * size)], (80, 120, 70))
+                for turn in range(6):
+                    angle = math.tau * turn / 6
+                    head = (x + 0.7 * size * math.cos(angle), y + 0.6 * size * math.sin(angle))
+                    self.ellipse(head, size * 0.5, color=self.lit(_mix(petal, self.light, 0.05 * turn)))
+                self.ellipse((x, y), size * 0.4, color=self.lit((250, 205, 80)))
 
-def _mountains(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
-    horizon = own.uniform(0.6, 0.7)
-    light = landscapes.sky(canvas, palette, horizon, own, scene.around)
-    landscapes.mountains(canvas, palette, horizon, own)
-    if scene.wet or own.random() < 0.4:
-        landscapes.water(canvas, palette, horizon, light, own)
-    else:
-        landscapes.hills(canvas, palette, horizon - 0.06, own, layers=3)
-    _stand(canvas, palette, scene, own)
+    def figures(self, own: Random) -> None:
+        """Draw what the words name: one on land or water, several in the air, or else perhaps some birds."""
+        motif, frame, grown = self.motif, self.scene.frame, own.uniform(0.85, 1.15)
+        third = frame * own.choice((0.33, 0.42, 0.58, 0.67))
+        if motif and motif["land"]:
+            if motif["land"] != "water" and (self.wet or self.land == "city"):
+                self.ridge("bank", 0.9, 0.03, self.near)
+            low = 0.74 if motif["land"] == "water" else 0.9
+            return self.figure(motif, (third, low + own.uniform(-0.03, 0.03)), motif["size"] * grown)
+        if motif is None:
+            birds = next(motif for motif in _WORDS["motifs"] if "bird" in motif["words"])
+            return self.figure(birds, (third, own.uniform(0.15, 0.3)), 0.08) if own.random() < 0.5 else None
+        slots = own.sample((0.18, 0.4, 0.62, 0.84), own.randint(2, 4) if motif["size"] < 0.3 else 1)
+        for number, slot in enumerate(slots):
+            size = motif["size"] * (1.0, 0.6, 0.45, 0.3)[number] * grown
+            self.figure(motif, (frame * slot, own.uniform(0.32, 0.56)), size)
+        return None
 
+    def figure(self, motif: dict[str, Any], foot: Point, size: float) -> None:
+        accent = self.accent or _color(motif["accent"])
+        colors = {
+            "a": self.lit(accent),
+            "w": self.lit((250, 246, 236)),
+            "s": self.lit(_mix(accent, self.near, 0.25)),
+            "d": _mix(self.near, (30, 22, 20), 0.5),
+            "l": (255, 226, 150),
+        }
+        if motif["land"] == "water":
+            self.ellipse((foot[0], foot[1] + 0.012), size * 0.5, 0.014, color=self.near, alpha=0.45)
+        for shape in motif["shapes"]:
+            kind, *pairs = shape.split()
+            points = [(float(x) * size / 100, float(y) * size / 100) for x, y in (pair.split(",") for pair in pairs)]
+            if kind[0] == "o":
+                (x, y), (across, down) = points
+                self.ellipse((foot[0] + x, foot[1] - y), across, down, color=colors[kind[1]])
+            else:
+                self.polygon([(foot[0] + x, foot[1] - y) for x, y in points], colors[kind])
 
-def _forest(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
-    horizon = own.uniform(0.5, 0.58)
-    landscapes.sky(canvas, palette, horizon + 0.1, own, scene.around)
-    growths.forest(canvas, palette, horizon - 0.02, own)
-    _stand(canvas, palette, scene, own)
+    def chance(self, *name: object) -> Random:
+        return dice(self.scene.words, self.scene.seed, self.scene.index, self.scene.take, *name)
 
+    def slots(self, name: str, step: float) -> Iterator[tuple[float, Random]]:
+        """Yield places from left to right, each with its dice. Outside the first picture ``around`` changes them."""
+        for number in range(math.floor(self.left / step) - 2, math.ceil(self.right / step) + 3) if step < 9 else ():
+            inside = -2 * step <= number * step <= self.scene.frame + 2 * step
+            yield number * step, self.chance(name, number, *([] if inside else [self.scene.around]))
 
-def _city(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
-    horizon = own.uniform(0.68, 0.78)
-    light = landscapes.sky(canvas, palette, horizon, own, scene.around)
-    growths.city(canvas, palette, horizon, own)
-    landscapes.water(canvas, palette, horizon, light, own)
-    _stand(canvas, palette, scene, own)
+    def lit(self, color: Color) -> Color:
+        """Return the colour of a thing as this hour's light shows it."""
+        return _mix(color, self.near, {"night": 0.4, "sunset": 0.2, "mist": 0.2}.get(self.hour, 0.06))
 
+    def ridge(self, name: str, base: float, height: float, color: Color) -> None:
+        chance, width = self.chance(name), self.right - self.left
+        waves = [(2.2 * 1.9**octave, chance.uniform(0, math.tau), height * 0.42**octave) for octave in range(5)]
+        xs = [self.left + width * index / 160 for index in range(161)]
+        line = [(x, base - abs(sum(math.sin(x * f + phase) * size for f, phase, size in waves))) for x in xs]
+        self.polygon([*line, (self.right, self.bottom), (self.left, self.bottom)], color)
 
-def _meadow(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
-    horizon = own.uniform(0.5, 0.62)
-    landscapes.sky(canvas, palette, horizon, own, scene.around)
-    landscapes.hills(canvas, palette, horizon - 0.06, own, layers=2)
-    landscapes.meadow(canvas, palette, horizon, own)
-    _stand(canvas, palette, scene, own)
-    growths.flowers(canvas, palette, horizon, own)
+    def gradient(self, top: float, bottom: float, colors: Sequence[Color]) -> None:
+        first, last = round(self.pixel(0, top)[1]), round(self.pixel(0, bottom)[1])
+        if last > first:
+            strip = Image.new("RGB", (1, len(colors)))
+            strip.putdata(list(colors))
+            # Stretched about the middles of the outer pixels, so that both end colours are reached.
+            span = (0.0, 0.5 if len(colors) > 1 else 0.0, 1.0, len(colors) - (0.5 if len(colors) > 1 else 0.0))
+            column = strip.resize((1, last - first), Image.Resampling.BILINEAR, box=span)
+            self.image.paste(column.resize((self.size[0], last - first)), (0, first))
 
+    def haze(self, middle: float, height: float) -> None:
+        rows = max(2, round(2 * height * self.scale))
+        column = Image.new("L", (1, rows))
+        column.putdata([round(110 * math.sin(math.pi * row / rows) ** 2) for row in range(rows)])
+        top = round(self.pixel(0, middle - height)[1])
+        self.image.paste(self.sky[2], (0, top, self.size[0], top + rows), column.resize((self.size[0], rows)))
 
-def _dunes(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
-    horizon = own.uniform(0.55, 0.65)
-    landscapes.sky(canvas, palette, horizon, own, scene.around)
-    landscapes.dunes(canvas, palette, horizon - 0.04, own)
-    _stand(canvas, palette, scene, own)
+    def polygon(self, points: Sequence[Point], color: Color) -> None:
+        self.canvas.polygon([self.pixel(*point) for point in points], fill=color)
 
+    def box(self, x: float, y: float, width: float, height: float, color: Color) -> None:
+        self.canvas.rectangle((self.pixel(x, y), self.pixel(x + width, y + height)), fill=color)
 
-def _hills(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
-    horizon = own.uniform(0.5, 0.6)
-    landscapes.sky(canvas, palette, horizon, own, scene.around)
-    landscapes.hills(canvas, palette, horizon - 0.04, own)
-    landscapes.meadow(canvas, palette, 0.86, own)
-    _stand(canvas, palette, scene, own)
+    def ellipse(
+        self, center: Point, across: float, down: float | None = None, *, color: Color, alpha: float = 1.0
+    ) -> None:
+        self.canvas.ellipse(self.corners(center, across, down or across), fill=(*color, round(alpha * 255)))
 
+    def corners(self, center: Point, across: float, down: float) -> tuple[float, float, float, float]:
+        (x, y) = center
+        return (*self.pixel(x - across, y - down), *self.pixel(x + across, y + down))
 
-def _stand(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
-    if scene.motif in _IN_THE_AIR:
-        _in_the_air(canvas, palette, scene, own)
-    elif scene.motif is not None:
-        size = own.uniform(0.4, 0.55) if scene.motif is motifs.cat else own.uniform(0.3, 0.42)
-        scene.motif(canvas, palette, _place(canvas, own, 0.86, 0.92), size, own)
-    elif own.random() < 0.5:
-        motifs.birds(canvas, palette, _place(canvas, own, 0.2, 0.3), 0.14, own)
-
-
-def _in_the_air(canvas: Canvas, palette: Palette, scene: Scene, own: Random) -> None:
-    if scene.motif is motifs.balloon:
-        slots = own.sample((0.15, 0.38, 0.62, 0.84), own.randint(2, 4))
-        for slot, size in zip(slots, sorted(own.uniform(0.07, 0.3) for _ in slots), strict=True):
-            where = (canvas.ratio * (slot + own.uniform(-0.04, 0.04)), own.uniform(0.34, 0.52))
-            motifs.balloon(canvas, palette, where, size, own)
-    elif scene.motif is motifs.planet:
-        motifs.planet(canvas, palette, _place(canvas, own, 0.26, 0.36), own.uniform(0.11, 0.17), own)
-    else:
-        motifs.birds(canvas, palette, _place(canvas, own, 0.22, 0.36), 0.22, own)
-
-
-_AFLOAT = frozenset({motifs.paper_boat, motifs.sailing_boat})
-_IN_THE_AIR = frozenset({motifs.balloon, motifs.planet, motifs.birds})
-
-_LAND_PAINTERS: Mapping[str, Callable[[Canvas, Palette, Scene, Random], None]] = {
-    "water": _water,
-    "mountains": _mountains,
-    "forest": _forest,
-    "city": _city,
-    "meadow": _meadow,
-    "dunes": _dunes,
-    "hills": _hills,
-}
+    def pixel(self, x: float, y: float) -> Point:
+        return (x - self.left) * self.scale, (y - self.top) * self.scale

@@ -1,200 +1,345 @@
-"""The submit endpoints: what each asks for, checked as the provider checks it (PROTOCOL.md §2)."""
+"""Submit endpoints: the bodies clients send, the provider's checks, and the answers (PROTOCOL.md §1, §2, §12)."""
 
+import base64
+import binascii
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
-from receiver.simulator import answers, followups, prompts, requests, shots, uploads, works
+import msgspec
+
+from receiver.simulator import answers, prompts, tasks, timeline, works
 from receiver.simulator.answers import Answer
-from receiver.simulator.buttons import Button
-from receiver.simulator.followups import Press
-from receiver.simulator.profiles import Profile
-from receiver.simulator.shots import Shot
+from receiver.simulator.faults import Faults, Request
 from receiver.simulator.tasks import Task
-from receiver.simulator.works import Film, Work
-
-NO_PICTURE = "base64格式错误"
-NO_MASK = "局部重绘时，蒙版不能为空"
-NO_BUTTON = "customId 无效"
-NOT_WAITING = "关联任务状态错误"
+from receiver.simulator.works import Button, Film, Picture, Press, Repainted, Scene, Upload, Work
+from receiver.simulator.world import World
 
 _CHANGE = re.compile(r"^\s*(\S+)\s+(?:([UV])([1-4])|(R))\s*$", re.IGNORECASE)
 _DIMENSIONS = {"PORTRAIT": 2 / 3, "SQUARE": 1.0, "LANDSCAPE": 3 / 2}
 _VIDEO_KINDS = ("vid_1.1_i2v_480", "vid_1.1_i2v_720")
+_DATA_URI = re.compile(r"^data:[\w.+/-]*(?:;[\w=-]+)*;base64,", re.IGNORECASE)
+_MAGIC = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
+    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
+    (re.compile(rb"GIF8[79]a"), "image/gif"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """The request makes tasks; a window that opens first makes one that waits."""
-
-    works: tuple[Work, ...]
-    window: Press | None = None
+# --- bodies --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Continued:
-    """The request lets a task go on that waited in MODAL."""
+class AccountFilter(msgspec.Struct):
+    """Accounts that may do the work. Only the speed matters here."""
 
-    task: Task
-    work: Work
+    modes: list[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The request makes no task; this is its result."""
+class Fields(msgspec.Struct, rename="camel"):
+    """Body of a submit, one model for all endpoints as at the relay. Unknown keys are ignored."""
 
-    result: object
-
-
-Order = Made | Continued | Kept
-
-
-class Counter(Protocol):
-    """What an endpoint needs to know of the world."""
+    bot_type: str | None = None
+    account_filter: AccountFilter | None = None
+    state: str | None = None
+    notify_hook: str | None = None
+    prompt: str | None = None
+    base64_array: list[str] | None = None
+    task_id: str | int | None = None
+    custom_id: str | None = None
+    enable_remix: bool | None = None
+    mask_base64: str | None = None
+    dimensions: str | None = None
+    base64: str | None = None
+    link: str | None = None
+    action: str | None = None
+    index: int | None = None
+    content: str | None = None
+    motion: str | None = None
+    image: str | None = None
+    end_image: str | None = None
+    loop: bool | None = None
+    video_type: str | None = None
+    batch_size: int | None = None
+    source_base64: str | None = None
+    target_base64: str | None = None
+    source_url: str | None = None
+    target_url: str | None = None
 
     @property
-    def profile(self) -> Profile:
-        """Whose checks to make."""
+    def modes(self) -> tuple[str, ...]:
+        """Speeds of accountFilter, empty when not given."""
+        return tuple(self.account_filter.modes or ()) if self.account_filter else ()
+
+
+def json_object(content: bytes) -> dict[str, Any] | None:
+    """Return the body as a JSON object, or None if it is anything else."""
+    try:
+        body = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def read(body: Mapping[str, Any], *, coerces: bool) -> Fields | None:
+    """Return the fields, None when a type is wrong. ``coerces`` reads numbers as text, like Java."""
+    if coerces:
+        body = {key: str(value) if type(value) in {int, float} else value for key, value in body.items()}
+    try:
+        # Not strict, because a number that was just made a text is a number again where one belongs.
+        return msgspec.convert(body, Fields, strict=not coerces)
+    except msgspec.ValidationError:
+        return None
+
+
+def decoded(text: str) -> bytes | None:
+    """Return the picture in a data URI or in bare base64, None if there is none in it."""
+    try:
+        content = base64.b64decode(_DATA_URI.sub("", text.strip(), count=1), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return content if media_type(content) else None
+
+
+def media_type(content: bytes) -> str | None:
+    """Return PNG, JPEG, WebP or GIF by the first bytes, None for anything else."""
+    return next((name for magic, name in _MAGIC if magic.match(content)), None)
+
+
+# --- from a submit to its answer -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Outcome of a valid submit."""
+
+    works: tuple[Work, ...] = ()  # one task for each
+    window: Press | None = None  # the button whose window opens first while its task waits
+    waiting: Task | None = None  # the task in MODAL that continues with the work
+    result: object = None  # of the answer if no task is made
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """One readable submit: its place in the run, and its order, which faults may still refuse."""
+
+    world: World
+    fields: Fields
+    origin: str
+    speed: str | None
+    chance: str  # name of its dice
+    order: Order = Order()
 
     @property
     def seed(self) -> int:
-        """What Midjourney's seed for this submit would be."""
+        """Midjourney's seed."""
+        return tasks.midjourney_seed(self.chance)
 
-    def finished(self, task_id: object) -> Task | Answer:
-        """The task to build on, or the refusal: it must be known here and have succeeded."""
+    def accept(self) -> object:
+        """Make or continue the tasks, and return the result."""
+        order = self.order
+        if not order.works:
+            return order.result
+        if order.waiting:
+            return self._continue(order.waiting, order.works[0]).id
+        several = len(order.works) > 1
+        return ",".join(
+            self._make(work, number if several else 0).id for number, work in enumerate(order.works, start=1)
+        )
 
-    def waiting(self, task_id: object) -> Task | Answer:
-        """The task that waits for submit/modal, or the refusal."""
+    def _make(self, work: Work, place: int) -> Task:
+        """Plan a task from now to its end and start its callbacks. ``place`` counts several of one submit."""
+        chance, now = f"{self.chance}/{place}" if place else self.chance, self.world.clock.now()
+        fields, profile, window = self.fields, self.world.profile, self.order.window
+        mode = prompts.speed(self.speed, fields.modes, work.prompt)
+        steps = timeline.parked(profile.window_timeout) if window else self.world.planned(work, mode, chance)
+        task = self.world.start(
+            Task(
+                id=self.world.new_id(chance, now),
+                work=work,
+                bot_type=fields.bot_type or "MID_JOURNEY",
+                state=f"{fields.state or ''}::{place}" if place and profile.numbers_states else fields.state,
+                hook=fields.notify_hook,
+                mode=mode,
+                filter_modes=fields.modes,
+                origin=self.origin,
+                description=profile.accepted,
+                submitted=now,
+                timeline=steps,
+                chance=chance,
+                window=window,
+            )
+        )
+        self.world.start_double(task)
+        return task
 
-    def offered(self, task: Task, custom_id: str) -> Button | None:
-        """The button below a task that this customId stands for, if it is still good."""
+    def _continue(self, task: Task, work: Work) -> Task:
+        """Let a task leave MODAL: the same id and state, and its time starts now."""
+        elapsed = self.world.clock.now() - task.submitted
+        steps = timeline.continued(self.world.planned(work, task.mode, task.chance), elapsed)
+        hook = task.hook or self.fields.notify_hook
+        return self.world.start(replace(task, work=work, window=None, timeline=steps, hook=hook))
 
-    def linked(self, link: str) -> Shot | None:
-        """The picture behind a link of our own."""
+    def accepted(self) -> Answer:
+        """Return code 1, or 21 where a window opened."""
+        result, profile = self.accept(), self.world.profile
+        if window := self.order.window:
+            facts = {"finalPrompt": window.prompt, "remix": True, **profile.properties}
+            return answers.coded(answers.EXISTS, "Waiting for window confirm", result, facts)
+        return answers.coded(answers.ACCEPTED, profile.accepted, result, profile.properties)
 
-    def stored(self, content: bytes) -> str:
-        """A link to a picture somebody sent."""
+    def existing(self) -> Answer | None:
+        """Return code 21 with an old task of the same request, None where a window opens or no task is made."""
+        order = self.order
+        if len(order.works) != 1 or order.window or order.waiting:
+            return None
+        task = self.world.existing(order.works[0], self.origin, self.chance)
+        facts = {"status": "SUCCESS", "imageUrl": self.world.live(task).picture or ""}
+        return answers.coded(answers.EXISTS, "任务已存在", task.id, {**facts, **self.world.profile.properties})
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A path below the prefix, the body it takes, and what comes of it."""
+class Submits:
+    """Receives every submit, and records it whatever the answer."""
 
+    def __init__(self, world: World, faults: Faults, seed: int) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.endpoints: list[str] = []
+        self._world = world
+        self._faults = faults
+        self._seed = seed
+
+    def receive(self, name: str, content: bytes, origin: str, speed: str | None, *, authorized: bool) -> Answer:
+        """Answer one submit. An unreadable body is recorded as an empty one."""
+        body, profile = json_object(content), self._world.profile
+        self.bodies.append(body or {})
+        self.endpoints.append(name)
+        if not authorized:
+            return answers.unauthorized()
+        fields = None if body is None else read(body, coerces=profile.coerces)
+        if fields is None:
+            return profile.unreadable()
+        if len(fields.state or "") > profile.state_limit:
+            return answers.validation(f"state is longer than {profile.state_limit} characters")
+        if len(fields.notify_hook or "") > profile.hook_limit:
+            return answers.validation(f"notifyHook is longer than {profile.hook_limit} characters")
+        submit = Submit(self._world, fields, origin, speed, f"{self._seed}/{len(self.bodies)}")
+        order = ENDPOINTS[name].order(submit, fields)
+        if isinstance(order, Answer):
+            return order
+        submit = replace(submit, order=order)
+        work = order.works[0] if order.works else Work("", "")
+        request = Request(len(self.bodies), work.prompt, profile.properties, submit.accept, submit.existing)
+        answer = self._faults.answer(request) or submit.accepted()
+        return self._faults.answered(profile.rewritten(answer, work.relay_action or work.action))
+
+
+# --- endpoints -----------------------------------------------------------------------------------------------
+
+
+class Endpoint(NamedTuple):
+    """Name and path below the prefix, and the check that turns a body into an order or a refusal."""
+
+    name: str
     path: str
-    fields: type[requests.Submit]
-    order: Callable[[Counter, Any], Order | Answer]
-
-    @property
-    def name(self) -> str:
-        """The last part of the path: ``imagine``, ``simple-change``, ``swap``."""
-        return self.path.rsplit("/", 1)[-1]
+    order: Callable[[Submit, Fields], Order | Answer]
 
 
-def _imagine(counter: Counter, fields: requests.Imagine) -> Order | Answer:
+def imagine(submit: Submit, fields: Fields) -> Order | Answer:
     prompt = fields.prompt or ""
     if not prompt.strip():
-        return counter.profile.no_prompt
-    sent = _pictures(fields.base64_array)
-    if sent is None:
-        return answers.validation(NO_PICTURE)
-    if prompts.wants_video(prompt):
-        still = _linked(counter, prompts.picture_links(prompt)[0], prompts.scene_words(prompt))
-        return Made((works.filmed(prompt, still, Film(prompts.motion(prompt))),))
-    return Made((works.imagined(prompt, counter.seed),))
+        return submit.world.profile.no_prompt
+    if _pictures(fields.base64_array) is None:
+        return answers.NO_PICTURE
+    if requested := prompts.video(prompt):
+        still = _picture(submit, requested[0], prompts.scene_words(prompt))
+        return Order((works.filmed(prompt, still, Film(requested[1])),)) if still else answers.NO_PICTURE
+    return Order((works.imagined(prompt, submit.seed),))
 
 
-def _action(counter: Counter, fields: requests.Action) -> Order | Answer:
-    parent = counter.finished(fields.task_id)
+def action(submit: Submit, fields: Fields) -> Order | Answer:
+    parent = submit.world.finished(fields.task_id)
     if isinstance(parent, Answer):
         return parent
-    button = counter.offered(parent, fields.custom_id or "")
+    button = submit.world.offered(parent, fields.custom_id or "")
     if button is None:
-        return answers.validation(NO_BUTTON)
-    return _pressed(counter, parent, button, remix=bool(fields.enable_remix))
+        return answers.NO_BUTTON
+    return _pressed(submit, parent, button, remix=bool(fields.enable_remix))
 
 
-def _pressed(counter: Counter, parent: Task, button: Button, *, remix: bool = False) -> Order:
+def _pressed(submit: Submit, parent: Task, button: Button, *, remix: bool = False) -> Order:
     if button.effect == "bookmark":
-        # Nothing is made, and the proxy answers with the id of what was liked.
-        return Kept(parent.id)
+        # No task is made, and the proxy answers with the id of the liked one.
+        return Order(result=parent.id)
     if button.effect == "imagine_all":
-        return Made(followups.all_texts(parent.work, parent.id, counter.seed))
-    press = followups.pressed(parent.work, parent.id, button, counter.seed)
-    return Made((press.work,), press if button.opens_window(remix=remix) else None)
+        texts = enumerate(works.text_prompts(parent.work))
+        return Order(tuple(works.imagined(text, submit.seed + n, parent=parent.id) for n, text in texts))
+    asks = button.asks == works.ALWAYS or (remix and button.asks == works.WITH_REMIX)
+    press = works.press(parent.work, parent.id, button, submit.seed)
+    return Order((press.work(),), press if asks else None)
 
 
-def _modal(counter: Counter, fields: requests.Modal) -> Order | Answer:
-    task = counter.waiting(fields.task_id)
+def modal(submit: Submit, fields: Fields) -> Order | Answer:
+    task = submit.world.waiting(fields.task_id)
     if isinstance(task, Answer) or task.window is None:
-        return task if isinstance(task, Answer) else answers.validation(NOT_WAITING)
-    mask = uploads.decoded(fields.mask_base64) if fields.mask_base64 else None
+        return task if isinstance(task, Answer) else answers.WRONG_STATUS
+    mask = decoded(fields.mask_base64) if fields.mask_base64 else None
     if fields.mask_base64 and mask is None:
-        return answers.validation(NO_PICTURE)
+        return answers.NO_PICTURE
     if task.window.button.effect == "repaint" and mask is None:
-        return answers.validation(NO_MASK)
-    return Continued(task, task.window.answered(fields.prompt, mask).work)
+        return answers.NO_MASK
+    press = replace(task.window, prompt=fields.prompt or task.window.prompt, mask=mask)
+    return Order((press.work(),), waiting=task)
 
 
-def _change(counter: Counter, fields: requests.Change) -> Order | Answer:
-    return _changed(counter, fields.task_id, (fields.action or "").upper(), fields.index)
+def change(submit: Submit, fields: Fields) -> Order | Answer:
+    effect = {"UPSCALE": "upscale", "VARIATION": "vary", "REROLL": "reroll"}.get((fields.action or "").upper())
+    if effect is None or not fields.task_id:
+        return answers.validation()
+    if not fields.index and (effect != "reroll" or submit.world.profile.index_always):
+        return submit.world.profile.no_index
+    parent = submit.world.finished(fields.task_id)
+    if isinstance(parent, Answer):
+        return parent
+    place = 0 if effect == "reroll" else fields.index
+    offers = (button for button in parent.work.offers if (button.effect, button.place) == (effect, place))
+    button = next(offers, None)
+    return _pressed(submit, parent, button) if button else answers.validation()
 
 
-def _simple_change(counter: Counter, fields: requests.SimpleChange) -> Order | Answer:
-    if counter.profile.no_simple_change:
-        return counter.profile.no_simple_change
+def simple_change(submit: Submit, fields: Fields) -> Order | Answer:
+    if submit.world.profile.no_simple_change:
+        return submit.world.profile.no_simple_change
     found = _CHANGE.match(fields.content or "")
     if found is None:
         return answers.validation()
     action = {"U": "UPSCALE", "V": "VARIATION", "R": "REROLL"}[(found[2] or found[4]).upper()]
-    return _changed(counter, found[1], action, int(found[3]) if found[3] else 1)
+    return change(submit, Fields(task_id=found[1], action=action, index=int(found[3] or 1)))
 
 
-def _changed(counter: Counter, task_id: object, action: str, index: int | None) -> Order | Answer:
-    effect = {"UPSCALE": "upscale", "VARIATION": "vary", "REROLL": "reroll"}.get(action)
-    if effect is None or not task_id:
-        return answers.validation()
-    if not index and (effect != "reroll" or counter.profile.index_always):
-        return counter.profile.no_index
-    parent = counter.finished(task_id)
-    if isinstance(parent, Answer):
-        return parent
-    place = 0 if effect == "reroll" else index
-    offers = (button for button in parent.work.offers if (button.effect, button.place) == (effect, place))
-    button = next(offers, None)
-    return _pressed(counter, parent, button) if button else answers.validation()
-
-
-def _blend(counter: Counter, fields: requests.Blend) -> Order | Answer:
-    sent = _pictures(fields.base64_array)
-    dimensions = (fields.dimensions or "SQUARE").upper()
-    if sent is None or dimensions not in _DIMENSIONS:
-        return answers.validation(NO_PICTURE) if sent is None else answers.validation()
+def blend(submit: Submit, fields: Fields) -> Order | Answer:
+    sent, ratio = _pictures(fields.base64_array), _DIMENSIONS.get((fields.dimensions or "SQUARE").upper())
+    if sent is None or ratio is None:
+        return answers.NO_PICTURE if sent is None else answers.validation()
     if not 2 <= len(sent) <= 5:
         return answers.validation("base64List参数错误")
-    ratio = _DIMENSIONS[dimensions]
-    parts = tuple(shots.Uploaded(content, ratio) for content in sent)
-    return Made((Work("BLEND", "", tuple(shots.Blended(parts, n, ratio) for n in range(4)), command="/blend"),))
+    parts = tuple(Upload(content, ratio) for content in sent)
+    return Order((Work("BLEND", "", tuple(works.blended(parts, n) for n in range(4)), command="/blend"),))
 
 
-def _describe(counter: Counter, fields: requests.Describe) -> Order | Answer:
+def describe(submit: Submit, fields: Fields) -> Order | Answer:
     sent = fields.base64 or fields.link
     if not sent:
         return answers.validation("base64或link参数不能为空")
-    picture = _picture(counter, sent)
+    picture = _picture(submit, sent)
     if picture is None:
-        return answers.validation(NO_PICTURE)
-    scene = shots.base(picture)
-    return Made((works.described(picture, scene.words if scene else "", counter.seed),))
+        return answers.NO_PICTURE
+    scene = works.first_scene(picture)
+    return Order((works.described(picture, scene.words if scene else "", submit.seed),))
 
 
-def _shorten(counter: Counter, fields: requests.Shorten) -> Order | Answer:
-    prompt = fields.prompt or ""
-    return Made((works.shortened(prompt),)) if prompt.strip() else counter.profile.no_prompt
-
-
-def _video(counter: Counter, fields: requests.Video) -> Order | Answer:
+def video(submit: Submit, fields: Fields) -> Order | Answer:
     film = Film((fields.motion or "").lower(), fields.video_type or _VIDEO_KINDS[0], fields.batch_size or 4)
     wrong = (
         film.motion not in {"low", "high"},
@@ -202,90 +347,82 @@ def _video(counter: Counter, fields: requests.Video) -> Order | Answer:
         film.count not in {1, 2, 4},
         fields.index is not None and not 0 <= fields.index <= 3,
         bool(fields.action) and not fields.task_id,
-        bool(fields.end_image) and _picture(counter, fields.end_image or "") is None,
+        bool(fields.end_image) and _picture(submit, fields.end_image or "") is None,
     )
     if any(wrong):
         return answers.validation()
-    if fields.task_id:
-        return _extended(counter, fields, film)
-    still = _picture(counter, fields.image, fields.prompt or "") if fields.image else None
-    return Made((works.filmed(fields.prompt or "", still, film),)) if still else answers.validation(NO_PICTURE)
-
-
-def _extended(counter: Counter, fields: requests.Video, film: Film) -> Order | Answer:
-    parent = counter.finished(fields.task_id)
-    if isinstance(parent, Answer):
-        return parent
-    pictures = parent.work.shots
-    if not pictures or (fields.index or 0) >= len(pictures):
-        return answers.validation()
+    if not fields.task_id:
+        prompt = fields.prompt or ""
+        still = _picture(submit, fields.image or "", prompt)
+        return Order((works.filmed(prompt, still, film),)) if still else answers.NO_PICTURE
+    parent, index = submit.world.finished(fields.task_id), fields.index or 0
+    if isinstance(parent, Answer) or index >= len(parent.work.pictures):
+        return parent if isinstance(parent, Answer) else answers.validation()
     prompt = fields.prompt or parent.work.prompt
-    return Made((works.filmed(prompt, pictures[fields.index or 0], film, parent=parent.id),))
+    return Order((works.filmed(prompt, parent.work.pictures[index], film, parent=parent.id),))
 
 
-def _edits(action: str, counter: Counter, fields: requests.Edits) -> Order | Answer:
-    if not (fields.prompt or "").strip():
-        return counter.profile.no_prompt
+def edits(action: str, submit: Submit, fields: Fields) -> Order | Answer:
     prompt = fields.prompt or ""
-    picture = _picture(counter, fields.image or "")
-    mask = uploads.decoded(fields.mask_base64) if fields.mask_base64 else None
+    if not prompt.strip():
+        return submit.world.profile.no_prompt
+    picture = _picture(submit, fields.image or "")
+    mask = decoded(fields.mask_base64) if fields.mask_base64 else None
     if picture is None or (fields.mask_base64 and mask is None):
-        return answers.validation(NO_PICTURE)
-    words = prompts.scene_words(prompt)
-    new = [shots.Painted(words, counter.seed, index, picture.ratio) for index in range(4)]
-    return Made((Work(action, prompt, tuple(shots.Repainted(picture, one, mask) for one in new)),))
+        return answers.NO_PICTURE
+    new = works.scenes(prompt, submit.seed, picture.ratio)
+    return Order((Work(action, prompt, tuple(Repainted(picture, one, mask) for one in new)),))
 
 
-def _swap(counter: Counter, fields: requests.Swap) -> Order | Answer:
-    face = _picture(counter, fields.source_base64 or fields.source_url or "")
-    target = _picture(counter, fields.target_base64 or fields.target_url or "")
+def swap(submit: Submit, fields: Fields) -> Order | Answer:
+    face = _picture(submit, fields.source_base64 or fields.source_url or "")
+    target = _picture(submit, fields.target_base64 or fields.target_url or "")
     if face is None or target is None:
-        return answers.validation(NO_PICTURE)
-    return Made((works.single("SWAP_FACE", "", shots.Swapped(face, target)),))
+        return answers.NO_PICTURE
+    return Order((works.single("SWAP_FACE", "", Repainted(target, face, "face")),))
 
 
-def _upload(counter: Counter, fields: requests.Upload) -> Order | Answer:
-    sent = _pictures(fields.base64_array)
-    return Kept([counter.stored(content) for content in sent]) if sent else answers.validation(NO_PICTURE)
+def shorten(submit: Submit, fields: Fields) -> Order | Answer:
+    prompt = fields.prompt or ""
+    return Order((works.shortened(prompt),)) if prompt.strip() else submit.world.profile.no_prompt
+
+
+def upload(submit: Submit, fields: Fields) -> Order | Answer:
+    sent = _pictures(fields.base64_array) or ()
+    return Order(result=[submit.world.stored(one, submit.origin) for one in sent]) if sent else answers.NO_PICTURE
 
 
 def _pictures(sent: list[str] | None) -> list[bytes] | None:
-    """Every picture of a base64Array, None when one is none; empty texts do not count."""
-    found = [uploads.decoded(text) for text in sent or () if text]
+    """Return every picture of a base64Array, None when one is none. Empty texts do not count."""
+    found = [decoded(text) for text in sent or () if text]
     pictures = [content for content in found if content is not None]
     return pictures if len(pictures) == len(found) else None
 
 
-def _picture(counter: Counter, sent: str, words: str = "") -> Shot | None:
-    """A picture sent as base64 or as a link."""
-    if uploads.is_link(sent):
-        return _linked(counter, sent, words)
-    content = uploads.decoded(sent)
-    return shots.Uploaded(content, 1.0) if content is not None else None
+def _picture(submit: Submit, sent: str, words: str = "") -> Picture | None:
+    """Return a picture sent as base64 or as a link, which is never downloaded: an unknown one becomes a scene."""
+    if sent.startswith(("http://", "https://")):
+        return submit.world.linked(sent) or Scene(words or sent, submit.seed, 0, 1.0)
+    content = decoded(sent)
+    return Upload(content, 1.0) if content is not None else None
 
 
-def _linked(counter: Counter, link: str, words: str) -> Shot:
-    # Nothing is ever fetched from elsewhere: an unknown link stands for some picture of its own.
-    return counter.linked(link) or shots.Painted(words or link, counter.seed, 0, 1.0)
-
-
-ENDPOINTS: Mapping[str, Endpoint] = {
-    endpoint.name: endpoint
-    for endpoint in (
-        Endpoint("/submit/imagine", requests.Imagine, _imagine),
-        Endpoint("/submit/action", requests.Action, _action),
-        Endpoint("/submit/modal", requests.Modal, _modal),
-        Endpoint("/submit/blend", requests.Blend, _blend),
-        Endpoint("/submit/describe", requests.Describe, _describe),
-        Endpoint("/submit/shorten", requests.Shorten, _shorten),
-        Endpoint("/submit/change", requests.Change, _change),
-        Endpoint("/submit/simple-change", requests.SimpleChange, _simple_change),
-        Endpoint("/submit/video", requests.Video, _video),
-        Endpoint("/submit/edits", requests.Edits, partial(_edits, "EDIT")),
-        Endpoint("/submit/edit", requests.Edits, partial(_edits, "EDIT")),
-        Endpoint("/submit/retexture", requests.Edits, partial(_edits, "RETEXTURE")),
-        Endpoint("/insight-face/swap", requests.Swap, _swap),
-        Endpoint("/submit/upload-discord-images", requests.Upload, _upload),
-    )
+_PATHS: Mapping[str, Callable[[Submit, Fields], Order | Answer]] = {
+    "/submit/imagine": imagine,
+    "/submit/action": action,
+    "/submit/modal": modal,
+    "/submit/blend": blend,
+    "/submit/describe": describe,
+    "/submit/shorten": shorten,
+    "/submit/change": change,
+    "/submit/simple-change": simple_change,
+    "/submit/video": video,
+    "/submit/edits": partial(edits, "EDIT"),
+    "/submit/edit": partial(edits, "EDIT"),
+    "/submit/retexture": partial(edits, "RETEXTURE"),
+    "/insight-face/swap": swap,
+    "/submit/upload-discord-images": upload,
 }
+
+ENDPOINTS = {(name := path.rsplit("/", 1)[-1]): Endpoint(name, path, order) for path, order in _PATHS.items()}
 """Every submit endpoint by its name."""

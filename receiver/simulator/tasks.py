@@ -1,4 +1,4 @@
-"""A simulated task, and what can be seen of it at one moment."""
+"""A simulated task, and its view at one moment."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,74 +6,69 @@ from functools import cached_property
 from uuid import UUID
 
 from receiver.simulator import prompts
-from receiver.simulator.chance import dice
-from receiver.simulator.course import UNSEEN, Course, Step, step_at
-from receiver.simulator.followups import Press
-from receiver.simulator.works import Work
+from receiver.simulator.timeline import UNSEEN, Step, Timeline, dice, step_at
+from receiver.simulator.works import Press, Work
 
 RELAY_PERIOD = 15.0
 """Seconds between two polls of a relay (PROTOCOL.md §5, §9)."""
 
 BUTTON_LIFE = 15.0
-"""Seconds until the buttons of a finished task carry other customIds. The ones before stay good as long again."""
+"""Seconds until the buttons of a finished task have other customIds. The previous ones stay good as long again."""
 
 LINK_LIFE = 86_400
-"""Seconds a Discord link lives (PROTOCOL.md §9)."""
+"""Seconds until a Discord link expires (PROTOCOL.md §9)."""
 
 
-def seed(chance: str) -> int:
-    """Midjourney's seed for a submit."""
+def midjourney_seed(chance: str) -> int:
+    """Return Midjourney's seed for a submit."""
     return dice(chance, "seed").randrange(10**9, 2**32)
 
 
 @dataclass(frozen=True)
 class Task:
-    """Everything decided at the submit. Its status later is a pure function of the clock.
+    """Everything decided at the submit. Its later status is a pure function of the clock.
 
-    Times are simulated seconds since 1970; ``chance`` seeds what only has to look right (ids, hashes).
+    Times are simulated seconds since 1970. ``chance`` seeds ids and hashes. ``fetched`` is the timeline that fetch and
+    list show, None for the true one. ``window`` is the button pressed while the task waits
+    for submit/modal.
     """
 
     id: str
     work: Work
-    bot_type: str
-    state: str | None
-    hook: str | None
-    mode: str
-    filter_modes: tuple[str, ...]
     origin: str
     description: str
     submitted: float
-    course: Course
-    seen: Course
-    """What fetch and list go by: the course, unless a fault says otherwise."""
+    timeline: Timeline
     chance: str
+    bot_type: str = "MID_JOURNEY"
+    state: str | None = None
+    hook: str | None = None
+    mode: str = "fast"
+    filter_modes: tuple[str, ...] = ()
     window: Press | None = None
-    """What was pressed, while the task waits for submit/modal to say more."""
+    fetched: Timeline | None = None
 
     def step(self, now: float) -> Step:
-        """The true status."""
-        return step_at(self.course, now - self.submitted)
+        """Return the true status."""
+        return step_at(self.timeline, now - self.submitted)
 
-    def seen_step(self, now: float) -> Step:
-        """The status as fetch and list tell it."""
-        return step_at(self.seen, now - self.submitted)
+    def fetched_step(self, now: float) -> Step:
+        """Return the status in fetch and list."""
+        return step_at(self.fetched or self.timeline, now - self.submitted)
 
     def polled_step(self, now: float) -> Step:
-        """The status a relay saw at its last poll; `UNSEEN` before the first (PROTOCOL.md §5)."""
-        since_first = now - self.submitted - self._first_poll
+        """Return the status at a relay's last poll, `UNSEEN` before the first (PROTOCOL.md §5)."""
+        # A relay polls all its tasks at once, so a new one waits anything up to a whole period.
+        first = dice(self.chance, "poll").uniform(4.0, RELAY_PERIOD)
+        since_first = now - self.submitted - first
         if since_first < 0:
             return UNSEEN
-        return step_at(self.seen, self._first_poll + since_first // RELAY_PERIOD * RELAY_PERIOD)
-
-    @cached_property
-    def _first_poll(self) -> float:
-        # A relay polls all its tasks at once, so a new one waits anything up to a whole period.
-        return dice(self.chance, "poll").uniform(4.0, RELAY_PERIOD)
+        return step_at(self.fetched or self.timeline, first + since_first // RELAY_PERIOD * RELAY_PERIOD)
 
     @property
     def seed(self) -> int:
         """Midjourney's seed, written into the picture."""
-        return seed(self.chance)
+        return midjourney_seed(self.chance)
 
     @cached_property
     def job(self) -> str:
@@ -81,22 +76,22 @@ class Task:
         return str(UUID(int=dice(self.chance, "job").getrandbits(128), version=4))
 
     def snowflake(self, purpose: str) -> str:
-        """A 19-digit Discord id, always the same for one purpose."""
+        """Return a 19-digit Discord id, always the same for one purpose."""
         return str(dice(self.chance, purpose).randrange(12 * 10**17, 15 * 10**17))
 
     def button_hash(self, generation: int) -> str:
-        """What the customIds of its buttons carry for `BUTTON_LIFE` seconds."""
+        """Return the hash in the customIds of its buttons for `BUTTON_LIFE` seconds."""
         return str(UUID(int=dice(self.chance, "buttons", generation).getrandbits(128), version=4))
 
     def generation(self, now: float) -> int:
-        """Which hash its buttons carry now, counted from its end."""
-        # A hair more than none: the end itself must not fall before the end.
-        return int((now - self.submitted - self.course[-1].after + 0.001) // BUTTON_LIFE)
+        """Return the number of the present button hash, counted from the task's end."""
+        # A millisecond more, so that rounding cannot put the end before the end.
+        return int((now - self.submitted - self.timeline[-1].after + 0.001) // BUTTON_LIFE)
 
 
 @dataclass(frozen=True)
 class View:
-    """A task at one step, seen from one address at one moment; what the wire shapes are made from."""
+    """A task at one step, seen from one address at one moment. Task objects are made from it."""
 
     task: Task
     step: Step
@@ -106,88 +101,78 @@ class View:
     films_are_pictures: bool = True
 
     def milliseconds(self, step: Step) -> int:
-        """When the step was taken, as the wire writes it: epoch milliseconds (PROTOCOL.md §5)."""
+        """Return the time of a step as on the wire, in epoch milliseconds (PROTOCOL.md §5)."""
         return round((self.task.submitted + step.after) * 1000)
 
     @property
     def submit_time(self) -> int:
-        """Epoch ms of the submit."""
         return round(self.task.submitted * 1000)
 
     @property
     def start_time(self) -> int | None:
-        """Epoch ms of SUBMITTED, once it has come."""
-        started = next((step for step in self.task.course if step.status == "SUBMITTED"), None)
+        """Epoch ms of SUBMITTED, if reached."""
+        started = next((step for step in self.task.timeline if step.status == "SUBMITTED"), None)
         return self.milliseconds(started) if started and self.step.after >= started.after else None
 
     @property
     def finish_time(self) -> int | None:
-        """Epoch ms of the end, once it has come."""
+        """Epoch ms of the end, if reached."""
         return self.milliseconds(self.step) if self.step.terminal else None
 
     @property
     def succeeded(self) -> bool:
-        """Whether the result is there."""
         return self.step.status == "SUCCESS"
 
     @property
     def prompt(self) -> str:
-        """The prompt, or in the end the texts that take its place."""
-        return self.task.work.told_prompt if self.succeeded else self.task.work.prompt
+        """The prompt, or in the end the texts of describe and shorten (PROTOCOL.md §2)."""
+        work = self.task.work
+        return "\n\n".join(work.texts) if self.succeeded and work.texts else work.prompt
 
     @property
     def command(self) -> str:
-        """The Discord command it came from."""
         work = self.task.work
         return f"{work.command} {work.prompt or f'{self.task.id}.png'}"
 
     @property
     def buttons(self) -> list[dict[str, object]]:
-        """What can be pressed below the result, with customIds that are good for a while."""
+        """The buttons below the result, with the present customIds."""
         hash_ = self.task.button_hash(self.task.generation(self.now))
+        offers = self.task.work.offers if self.succeeded else ()
+        ids = [one.shape.replace("{hash}", hash_) for one in offers]
         return [
-            {
-                "customId": button.custom_id(hash_),
-                "emoji": button.emoji,
-                "label": button.label,
-                "type": 2,
-                "style": 2,
-            }
-            for button in (self.task.work.offers if self.succeeded else ())
+            {"customId": id_, "emoji": one.emoji, "label": one.label, "type": 2, "style": 2}
+            for id_, one in zip(ids, offers, strict=True)
         ]
 
     @property
     def has_preview(self) -> bool:
-        """Whether an unfinished picture can be seen."""
-        shown = self.previews and bool(self.task.work.shots) and not self.task.work.texts
+        """True if an unfinished picture is visible."""
+        shown = self.previews and bool(self.task.work.pictures) and not self.task.work.texts
         return shown and self.step.status == "IN_PROGRESS" and self.step.percent > 0
 
     @property
     def picture(self) -> str | None:
-        """The raw link, as Discord makes them (PROTOCOL.md §9): preview first, then the picture, or none.
-
-        Of a video the proxies give the first mp4 here.
-        """
+        """The raw Discord link (PROTOCOL.md §9) of the preview or picture; of a video, the first mp4 at the proxies."""
         if self.succeeded and self.videos and self.films_are_pictures:
             return self.videos[0]
-        if self.succeeded and self.task.work.shots:
-            name = prompts.slug(self.task.work.prompt)
-            return self._link(f"user_{name}_{self.task.job}.png")
-        return self._link(f"{self.task.job}_grid_0.webp") if self.has_preview else None
+        if self.succeeded and self.task.work.pictures:
+            name = f"user_{prompts.slug(self.task.work.prompt)}_{self.task.job}.png"
+        elif self.has_preview:
+            name = f"{self.task.job}_grid_0.webp"
+        else:
+            return None
+        path = f"/attachments/{self.task.snowflake('channel')}/{self.task.snowflake('message')}/{name}"
+        return discord_link(self.origin, path, self.milliseconds(self.step) // 1000)
 
     @property
     def videos(self) -> list[str]:
-        """A link to each video."""
         work = self.task.work
         count = work.film.count if work.film and self.succeeded else 0
         return [f"{self.origin}/cdn/video/{self.task.job}/{number}.mp4" for number in range(count)]
 
-    def _link(self, name: str) -> str:
-        path = f"/attachments/{self.task.snowflake('channel')}/{self.task.snowflake('message')}/{name}"
-        return discord_link(self.origin, path, self.milliseconds(self.step) // 1000)
-
 
 def discord_link(origin: str, path: str, since: int) -> str:
-    """A link that says from when to when it is good (PROTOCOL.md §9)."""
+    """Return a link with the times from and until which it is good (PROTOCOL.md §9)."""
     digest = hashlib.sha256(f"{path} {since}".encode()).hexdigest()
     return f"{origin}{path}?ex={since + LINK_LIFE:x}&is={since:x}&hm={digest}&"

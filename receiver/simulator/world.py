@@ -1,35 +1,31 @@
-"""Everything the simulated provider knows: its tasks, and how it answers for them."""
+"""State of the simulated provider: its tasks, uploads and answers about them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from receiver.simulator import answers, course, shots, tasks, works
+from receiver.simulator import answers, timeline, works
 from receiver.simulator.answers import Answer
-from receiver.simulator.buttons import Button
 from receiver.simulator.callbacks import CallbackSender
-from receiver.simulator.chance import dice
-from receiver.simulator.clock import Clock
-from receiver.simulator.course import Course
 from receiver.simulator.faults import Faults
 from receiver.simulator.profiles import Profile
-from receiver.simulator.shots import Shot
-from receiver.simulator.submits import NOT_WAITING
-from receiver.simulator.tasks import Task, View, discord_link
-from receiver.simulator.works import Work
+from receiver.simulator.tasks import Task, View, discord_link, midjourney_seed
+from receiver.simulator.timeline import Clock, Timeline, dice
+from receiver.simulator.works import Button, Picture, Upload, Work
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_LONG_AGO = 600.0
-"""Simulated seconds since an old task that code 21 hands out was submitted."""
 
-_SEED_TIME = 2.0
-"""Simulated seconds to find a seed; the real thing may take 60 (PROTOCOL.md §2)."""
+OLD = 600.0
+"""Simulated seconds since the submit of an old task that code 21 returns."""
+
+SEED_TIME = 2.0
+"""Simulated seconds to find a seed. The real provider may take 60 (PROTOCOL.md §2)."""
 
 
 class World:
-    """Tasks by id, and the answers to every request about them. No HTTP in here."""
+    """Tasks by id, and the answers to every request about them, without HTTP."""
 
     def __init__(self, profile: Profile, faults: Faults, clock: Clock, sender: CallbackSender) -> None:
         self.profile = profile
@@ -39,84 +35,76 @@ class World:
         self._tasks: dict[str, Task] = {}
         self._jobs: dict[str, str] = {}
         self._uploads: dict[str, bytes] = {}
-        self._asked = 0
+        self._queries = 0
         self._downloads = 0
 
-    def add(self, task: Task) -> Task:
-        """Know a task from now on, in place of an earlier one of the same id."""
-        self._tasks[task.id] = task
-        self._jobs[task.job] = task.id
-        return task
-
     def new_id(self, chance: str, now: float) -> str:
-        """An id nobody has yet: epoch milliseconds and three digits (PROTOCOL.md §3)."""
+        """Return an unused id: epoch milliseconds and three digits (PROTOCOL.md §3)."""
         digits = dice(chance, "id")
         while (found := f"{int(now * 1000)}{digits.randrange(1000):03d}") in self._tasks:
             now += 0.001
         return found
 
-    def planned(self, work: Work, mode: str, chance: str) -> Course:
-        """The course of a work, faults included."""
-        return self._faults.course(course.plan(mode, dice(chance, "course"), work.pace), chance)
+    def planned(self, work: Work, mode: str, chance: str) -> Timeline:
+        """Return the timeline of a work, faults included."""
+        return self._faults.timeline(timeline.plan(mode, dice(chance, "timeline"), work.pace), chance)
 
     def start(self, task: Task, since: float = 0.0) -> Task:
-        """Know a task, and call back its course, or what is new of it ``since`` so many seconds."""
-        task = self.add(replace(task, seen=self._faults.seen(task.course, task.chance)))
+        """Add or replace a task, and send the callbacks of its timeline from ``since`` so many seconds on."""
+        task = self._add(replace(task, fetched=self._faults.fetched_timeline(task.timeline, task.chance)))
         self._call_back(task, task.hook, task.state, since)
         return task
 
-    def _call_back(self, task: Task, hook: str | None, state: str | None, since: float = 0.0) -> None:
-        if hook:
-            calls = self._faults.calls(self.profile.caller.schedule(task.course), task.chance)
-            self._sender.start(task, hook, state, [call for call in calls if call.step.after >= since])
-
     def start_double(self, task: Task) -> None:
-        """If that fault is on: somebody else's task, whose callbacks go to this one's hook with this one's state."""
+        """Start another client's task whose callbacks carry this one's state to its hook, if that fault is active."""
         if not self._faults.doubles:
             return
         chance = f"{task.chance}/double"
-        work = works.imagined("somebody else's prompt", tasks.seed(chance))
+        steps = timeline.plan("turbo", dice(chance, "timeline"))
         double = replace(
             task,
             id=self.new_id(chance, task.submitted),
-            work=work,
+            work=works.imagined("somebody else's prompt", midjourney_seed(chance)),
             state="somebody-else",
             hook=None,
             chance=chance,
-            course=course.plan("turbo", dice(chance, "course")),
+            timeline=steps,
+            fetched=None,
             window=None,
         )
-        double = self.add(replace(double, seen=double.course))
-        self._call_back(double, task.hook, task.state)
+        self._call_back(self._add(double), task.hook, task.state)
 
     def existing(self, work: Work, origin: str, chance: str) -> Task:
-        """A task that did this work long ago, invented if there is none."""
+        """Return a finished task of the same work, invented if there is none."""
         for task in self._tasks.values():
             if task.work.prompt == work.prompt and task.work.action == work.action and self._succeeded(task):
                 return task
-        chance = f"{chance}/existing"
-        then = self.clock.now() - _LONG_AGO
-        done = course.plan("fast", dice(chance, "course"), work.pace)
-        return self.add(
+        chance, then = f"{chance}/existing", self.clock.now() - OLD
+        steps = timeline.plan("fast", dice(chance, "timeline"), work.pace)
+        return self._add(
             Task(
                 id=self.new_id(chance, then),
                 work=work,
-                bot_type="MID_JOURNEY",
-                state=None,
-                hook=None,
-                mode="fast",
-                filter_modes=(),
                 origin=origin,
                 description=self.profile.accepted,
                 submitted=then,
-                course=done,
-                seen=done,
+                timeline=steps,
                 chance=chance,
             )
         )
 
+    def _add(self, task: Task) -> Task:
+        self._tasks[task.id] = task
+        self._jobs[task.job] = task.id
+        return task
+
+    def _call_back(self, task: Task, hook: str | None, state: str | None, since: float = 0.0) -> None:
+        if hook:
+            calls = self._faults.calls(self.profile.caller.schedule(task.timeline), task.chance)
+            self._sender.start(task, hook, state, [call for call in calls if call.step.after >= since])
+
     def finished(self, task_id: object) -> Task | Answer:
-        """The task to build on, or the refusal."""
+        """Return the task to build on, or the refusal."""
         task = self._tasks.get(str(task_id))
         if task is None:
             return self.profile.unknown_parent
@@ -126,15 +114,15 @@ class World:
         return self.profile.step(task, self.clock.now()).status == "SUCCESS"
 
     def waiting(self, task_id: object) -> Task | Answer:
-        """The task that waits for submit/modal, or the refusal."""
+        """Return the task that waits for submit/modal, or the refusal."""
         task = self._tasks.get(str(task_id))
         if task is None:
             return self.profile.unknown_parent
         waits = task.step(self.clock.now()).status == "MODAL"
-        return task if waits else answers.validation(NOT_WAITING)
+        return task if waits else answers.WRONG_STATUS
 
     def offered(self, task: Task, custom_id: str) -> Button | None:
-        """The button of this shape below a task; its hash must be fresh unless the profile is lenient."""
+        """Return the button of this shape below a task. Its hash must be fresh unless the profile is lenient."""
         generation = task.generation(self.clock.now())
         good = {"", *(task.button_hash(number) for number in (generation, generation - 1))}
         for button in task.work.offers:
@@ -143,86 +131,86 @@ class World:
                 return button
         return None
 
-    def linked(self, link: str) -> Shot | None:
-        """The picture behind one of our own links: an upload, or a task's, of a grid the first."""
+    def linked(self, link: str) -> Picture | None:
+        """Return the picture behind one of our own links: an upload, or a task's, of a grid the first."""
         if (content := self.upload_in_link(link)) is not None:
-            return shots.Uploaded(content, 1.0)
+            return Upload(content, 1.0)
         task = self.task_in_link(link) or self._tasks.get(link.partition("?")[0].rsplit("/", 1)[-1])
-        if task is None or not task.work.shots:
+        if task is None or not task.work.pictures:
             return None
         place = re.search(r"/0_([0-3])", link)
-        return task.work.shots[int(place[1]) % len(task.work.shots) if place else 0]
+        return task.work.pictures[int(place[1]) % len(task.work.pictures) if place else 0]
 
     def stored(self, content: bytes, origin: str) -> str:
-        """A link to a picture somebody sent."""
+        """Store a client's picture, and return a link to it."""
         name = str(uuid4())
         self._uploads[name] = content
         return discord_link(origin, f"/attachments/1/2/{name}.png", int(self.clock.now()))
 
     def fetch(self, task_id: str, origin: str) -> Answer:
-        """One task as the profile shows it now."""
-        if trouble := self._trouble():
-            return trouble
+        """Return one task as the profile shows it now."""
+        if error := self._query_error():
+            return error
         task = self._tasks.get(task_id) if not self._faults.hides("fetch") else None
-        return Answer(200, self._shape(task, origin)) if task else self.profile.unknown_task
+        return Answer(200, self._object(task, origin)) if task else self.profile.unknown_task
 
     def listed(self, ids: Iterable[str], origin: str) -> Answer:
-        """Those of the tasks that exist, newest first whatever order was asked for (PROTOCOL.md §2)."""
-        if trouble := self._trouble():
-            return trouble
+        """Return the existing tasks among the ids, newest first whatever order was requested (PROTOCOL.md §2)."""
+        if error := self._query_error():
+            return error
         wanted = set(ids) if not self._faults.hides("list") else set()
         found = [task for task in reversed(self._tasks.values()) if task.id in wanted]
-        return Answer(200, [self._shape(task, origin) for task in found])
+        return Answer(200, [self._object(task, origin) for task in found])
 
-    def _trouble(self) -> Answer | None:
-        self._asked += 1
-        return self._faults.asked(self._asked - 1)
+    def _query_error(self) -> Answer | None:
+        self._queries += 1
+        return self._faults.query(self._queries - 1)
 
-    def _shape(self, task: Task, origin: str) -> Mapping[str, Any]:
-        return self._faults.shown(self.profile.shape(self.view(task, origin)))
+    def _object(self, task: Task, origin: str) -> dict[str, Any]:
+        return self._faults.fetched(self.profile.shape(self.view(task, origin)))
 
-    def image_seed(self, task_id: str) -> Answer:
-        """Midjourney's seed, as text."""
+    def image_seed(self, task_id: str, origin: str) -> Answer:
+        """Return Midjourney's seed as text."""
         task = self.finished(task_id)
         if isinstance(task, Answer):
             return Answer(404 if task is self.profile.unknown_parent else 400, task.body)
-        return replace(answers.accepted(str(task.seed), self.profile.accepted, {}), after=_SEED_TIME)
+        return replace(answers.coded(answers.ACCEPTED, self.profile.accepted, str(task.seed)), after=SEED_TIME)
 
-    def cancel(self, task_id: str) -> Answer:
-        """Make a running task fail; an empty answer whatever comes of it (PROTOCOL.md §2)."""
+    def cancel(self, task_id: str, origin: str) -> Answer:
+        """Make a running task fail. The answer is empty in either case (PROTOCOL.md §2)."""
         task, now = self._tasks.get(task_id), self.clock.now()
         if task is None:
             return self.profile.unknown_task
         if not task.step(now).terminal:
             elapsed = now - task.submitted
-            self.start(replace(task, course=course.cancelled(task.course, elapsed), window=None), elapsed)
-        return Answer(200, answers.NOTHING)
+            self.start(replace(task, timeline=timeline.cancelled(task.timeline, elapsed), window=None), elapsed)
+        return Answer(200, None)
 
     def view(self, task: Task, origin: str) -> View:
-        """What this provider knows of the task now."""
+        """Return the task as this profile knows it now."""
         now = self.clock.now()
         return self.profile.view(task, self.profile.step(task, now), origin, now)
 
     def live(self, task: Task) -> View:
-        """What is true of the task now, whatever a relay has noticed of it."""
+        """Return the task's true view now, whatever a relay knows of it."""
         now = self.clock.now()
         return View(task, task.step(now), task.origin, now)
 
     def task(self, task_id: str) -> Task | None:
-        """The task of this id."""
+        """Return the task of this id."""
         return self._tasks.get(task_id)
 
     def task_in_link(self, link: str) -> Task | None:
-        """The task whose picture a link shows; each link names the job."""
+        """Return the task of a picture's link, which names its job."""
         found = _UUID.search(link)
         return self._tasks.get(self._jobs.get(found[0], "")) if found else None
 
     def upload_in_link(self, link: str) -> bytes | None:
-        """The picture somebody sent that a link shows."""
+        """Return the client's picture of a link."""
         found = _UUID.search(link)
         return self._uploads.get(found[0]) if found else None
 
     def download(self) -> bool:
-        """Count a download; whether its link still works."""
+        """Count a download, and return True if its link still works."""
         self._downloads += 1
         return not self._faults.gone(self._downloads - 1)

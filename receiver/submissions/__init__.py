@@ -20,7 +20,8 @@ from receiver.intake.decisions import GRACE_MS
 from receiver.intake.facts import replace
 from receiver.journal import Journal
 from receiver.media import Store
-from receiver.provider import PictureField, Provider, Request, check_task_id, requests, with_pictures
+from receiver.provider import Provider
+from receiver.requests import PictureField, Request, build, check_task_id, with_pictures
 from receiver.submissions.addresses import Addresses
 from receiver.submissions.options import MAX_LABEL, MAX_LABELS, Options, check_button
 from receiver.submissions.replies import Replies
@@ -260,7 +261,7 @@ class Submissions:
             find_button(view, button)
 
     async def _reply(self, task_id: str | None, prompt: str | None, mask: str | None) -> Reply:
-        request = requests.modal(task_id or "", prompt=prompt, mask=mask)
+        request = build("modal", task_id=task_id or "", prompt=prompt, mask=mask)
         body = {key: value for key, value in request.body.items() if key != "taskId"}
         kept = [await self._keep(picture) for picture in request.pictures]
         return Reply(body=body, mask=kept[0] if kept else None)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from receiver.errors import InputError
-from receiver.provider import check_speed
+from receiver.requests import check_speed
 from receiver.tasks import clean_text
 
 MAX_LABELS = 32

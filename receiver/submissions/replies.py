@@ -12,7 +12,8 @@ from receiver.intake import Intake
 from receiver.intake.facts import replace
 from receiver.journal import Change, Journal
 from receiver.media import Store
-from receiver.provider import Provider, with_pictures
+from receiver.provider import Provider
+from receiver.requests import with_pictures
 from receiver.submissions.sending import Sending
 
 

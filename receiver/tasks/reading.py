@@ -1,6 +1,6 @@
-"""How a task object is read: tolerantly, because each sender has its own ways (PROTOCOL.md §5).
+"""Reading of a task object (PROTOCOL.md §5). It is tolerant, because each sender has its own ways.
 
-Missing keys, null, "" and 0 are unset; extra keys, numbers for strings, and statuses nobody has seen are accepted.
+Missing keys, null, "" and 0 are unset. Extra keys, numbers for strings and unknown statuses are accepted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import msgspec
 
 from receiver.errors import NotATask, NotJSON
 from receiver.tasks.task import RANKS, Button, Task
-from receiver.tasks.usual import read_usual
 
 MAX_TASK_ID = 64
 MAX_DEPTH = 64
@@ -25,19 +24,19 @@ _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
 
 
 def clean_text(text: str) -> str:
-    """`text` with lone surrogates and NUL as U+FFFD, which every database can store."""
+    """Return `text` with lone surrogates and NUL as U+FFFD, so that every database can store it."""
     if "\x00" not in text:
         try:
             text.encode()
         except UnicodeEncodeError:
             pass
         else:
-            return text  # nearly every text, at a quarter of the price
+            return text  # nearly every text, at a quarter of the cost
     return _FORBIDDEN.sub("�", text)
 
 
 def decode_json(body: bytes) -> Any:
-    """Read JSON from outside: UTF-8, an optional BOM. Strings may still hold lone surrogates: see `clean_text`.
+    """Read JSON from outside: UTF-8, an optional BOM. Strings may still hold lone surrogates (see `clean_text`).
 
     Raises:
         NotJSON: not UTF-8, not JSON, NaN or Infinity, an integer beyond 4,300 digits, or nested deeper than 64.
@@ -46,19 +45,14 @@ def decode_json(body: bytes) -> Any:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
-        value = _decode_slowly(body)
+        try:  # the standard library reads lone surrogates, which msgspec refuses
+            value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        except (ValueError, RecursionError) as exc:
+            raise NotJSON("The body is not JSON.") from exc
     # Walking the value costs as much as decoding it, and real bodies have few brackets.
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _too_deep(value):
         raise NotJSON(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
     return value
-
-
-def _decode_slowly(body: bytes) -> Any:
-    """The standard library reads lone surrogates, which msgspec refuses."""
-    try:
-        return json.loads(body.decode("utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
-        raise NotJSON("The body is not JSON.") from exc
 
 
 def _no_constant(name: str) -> Any:
@@ -81,17 +75,17 @@ def _too_deep(value: Any) -> bool:
 
 
 def decode_task(body: bytes) -> Task:
-    """A Task from a body as it came. What is accepted is UTF-8 without NUL, so that every database can store it.
+    """Read a task from a body. Its texts are UTF-8 without NUL, so that every database can store them.
 
     Raises:
         NotJSON: see `decode_json`.
         NotATask: see `read_task`.
     """
-    return read_usual(body) or read_task(decode_json(body))
+    return read_common(body) or read_task(decode_json(body))
 
 
 def read_task(value: Any) -> Task:
-    """A Task from decoded JSON.
+    """Read a task from decoded JSON.
 
     Raises:
         NotATask: not an object, or `id` is missing, empty, longer than 64 characters, or neither string nor integer.
@@ -102,9 +96,12 @@ def read_task(value: Any) -> Task:
     read = _Reader(value, problems)
     properties = value.get("properties")
     final = _Reader(properties if isinstance(properties, dict) else {}, [])
+    status = read.text("status").strip().upper()
+    if status and status not in RANKS:
+        problems.append("status is none of the protocol's; it changes nothing")
     return Task(
         id=_task_id(value.get("id")),
-        status=_status(read.text("status"), problems),
+        status=status,
         progress=_progress(value.get("progress"), problems),
         action=read.text("action"),
         prompt=read.text("prompt"),
@@ -136,13 +133,6 @@ def _task_id(value: Any) -> str:
     return clean_text(value)
 
 
-def _status(text: str, problems: list[str]) -> str:
-    status = text.strip().upper()
-    if status and status not in RANKS:
-        problems.append("status is none of the protocol's; it changes nothing")
-    return status
-
-
 def _progress(value: Any, problems: list[str]) -> int | None:
     if value is None or value == "":
         return None
@@ -157,7 +147,7 @@ def _progress(value: Any, problems: list[str]) -> int | None:
 
 
 class _Reader:
-    """Picks typed values out of an object and notes what did not fit."""
+    """Reader of typed values of an object. It notes values that do not fit."""
 
     def __init__(self, value: dict[str, Any], problems: list[str]) -> None:
         self._value = value
@@ -196,17 +186,112 @@ class _Reader:
         return []
 
     def urls(self, key: str) -> tuple[str, ...]:
-        """Links from `["…"]` or `[{"url": "…"}]`."""
+        """Return the links of `["…"]` or `[{"url": "…"}]`."""
         items = (item.get("url") if isinstance(item, dict) else item for item in self._list(key))
         return tuple(clean_text(item) for item in items if isinstance(item, str) and item)
 
     def buttons(self) -> tuple[Button, ...]:
-        return tuple(button for item in self._list("buttons") if (button := _button(item)) is not None)
+        found = []
+        for item in self._list("buttons"):
+            read = _Reader(item if isinstance(item, dict) else {}, [])
+            if custom_id := read.text("customId"):
+                found.append(Button(custom_id=custom_id, label=read.text("label"), emoji=read.text("emoji")))
+        return tuple(found)
 
 
-def _button(item: Any) -> Button | None:
-    if not isinstance(item, dict):
+# --- the common shape ----------------------------------------------------------------------------------------------
+
+
+class _Link(msgspec.Struct, gc=False):
+    url: str | None = None
+
+
+class _Properties(msgspec.Struct, gc=False, rename="camel"):
+    final_prompt: str | None = None
+
+
+class _Common(msgspec.Struct, rename="camel"):
+    id: str
+    status: str | None = None
+    progress: str | None = None
+    action: str | None = None
+    prompt: str | None = None
+    prompt_en: str | None = None
+    description: str | None = None
+    state: str | None = None
+    submit_time: int | None = None
+    start_time: int | None = None
+    finish_time: int | None = None
+    image_url: str | None = None
+    image_urls: list[_Link] | None = None
+    snake_image_urls: None = msgspec.field(default=None, name="image_urls")
+    video_url: str | None = None
+    video_urls: list[_Link] | None = None
+    fail_reason: str | None = None
+    buttons: tuple[Button, ...] | None = None
+    properties: _Properties | None = None
+    seed: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Common).decode
+_PERCENTS = {f"{number}%": number for number in range(101)} | {"": None, None: None}
+_STATUSES = {status: status for status in RANKS} | {"": "", None: ""}
+_LATEST = 2**53
+_DIGIT = re.compile(rb"[0-9]")
+_MANY_DIGITS = 4300
+"""Digits of the longest integer that Python reads. A longer one covers one of every 4,300 bytes."""
+
+
+def read_common(body: bytes) -> Task | None:
+    """Decode a task of the most common shape at once, in a third of the time `read_task` takes.
+
+    Return None for any deviation, so that `read_task` decides and both give the same task for the same body. Unread
+    keys only have to be JSON, at any depth.
+    """
+    if (b"\\" in body and b"\\u0000" in body) or _DIGIT.search(body[_MANY_DIGITS::_MANY_DIGITS]):
         return None
-    read = _Reader(item, [])
-    custom_id = read.text("customId")
-    return Button(custom_id=custom_id, label=read.text("label"), emoji=read.text("emoji")) if custom_id else None
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec does not check text that it skips
+        return _common_task(_decode(body))
+    except (msgspec.MsgspecError, ValueError, LookupError, RecursionError):
+        return None
+
+
+def _common_task(seen: _Common) -> Task:
+    """Convert. Raises LookupError for another status or progress, ValueError for an unusual id or time."""
+    if not 0 < len(seen.id.strip()) <= len(seen.id) <= MAX_TASK_ID:
+        raise ValueError(seen.id)
+    return Task(
+        id=seen.id,
+        status=_STATUSES[seen.status],
+        progress=_PERCENTS[seen.progress],
+        action=seen.action or "",
+        prompt=seen.prompt or "",
+        prompt_en=seen.prompt_en or "",
+        final_prompt=(seen.properties.final_prompt or "") if seen.properties else "",
+        description=seen.description or "",
+        state=seen.state or "",
+        submit_ms=_time(seen.submit_time),
+        start_ms=_time(seen.start_time),
+        finish_ms=_time(seen.finish_time),
+        image_url=seen.image_url or "",
+        image_urls=_links(seen.image_urls),
+        video_url=seen.video_url or "",
+        video_urls=_links(seen.video_urls),
+        fail_reason=seen.fail_reason or "",
+        buttons=tuple(button for button in seen.buttons or () if button.custom_id),
+        seed=seen.seed or "",
+    )
+
+
+def _time(value: int | None) -> int | None:
+    if not value:
+        return None
+    if not 0 < value < _LATEST:
+        raise ValueError(value)
+    return value
+
+
+def _links(links: list[_Link] | None) -> tuple[str, ...]:
+    return tuple(link.url for link in links if link.url) if links else ()

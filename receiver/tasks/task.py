@@ -1,4 +1,4 @@
-"""The provider's task as we know it (PROTOCOL.md §5), and the event type each of its statuses stands for (§6)."""
+"""The provider's task (PROTOCOL.md §5), the event type of each status, and the merge of two views (§6)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RANKS: dict[str, int] = {
     "FAILURE": 4,
     "CANCEL": 4,
 }
-"""Order in which statuses merge. What is not here changes nothing."""
+"""Order in which statuses merge. Other statuses change nothing."""
 
 _TEXT_ACTIONS = frozenset({"DESCRIBE", "SHORTEN"})
 _NUMBER = re.compile("^(?:[0-9]\ufe0f?\u20e3|[0-9]+[.)])\\s*")
-"""How the provider numbers texts: a keycap emoji, or `1.`."""
+"""The provider's numbering of texts: a keycap emoji, or `1.`."""
 
 
 class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -33,7 +33,7 @@ class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rena
 
     @property
     def text(self) -> str:
-        """What a person calls it."""
+        """Its name for people."""
         return self.label or self.emoji
 
 
@@ -47,7 +47,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         submit_ms, start_ms, finish_ms: epoch milliseconds, None when unset.
         image_url: the result, or a preview while IN_PROGRESS; may be an mp4 for videos.
         state: as the provider echoes it; "" until the relay's first poll.
-        problems: what was read around, one phrase each.
+        problems: parts that could not be read, one phrase each.
     """
 
     id: str
@@ -73,17 +73,17 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def terminal(self) -> bool:
-        """Whether no further status follows (§6)."""
+        """True if no further status follows (§6)."""
         return self.status in TERMINAL
 
     @property
     def rank(self) -> tuple[int, int]:
-        """What merging compares: (order of the status, percent)."""
+        """Order of merging: (order of the status, percent)."""
         return RANKS.get(self.status, -1), self.progress or 0
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The prompts that a describe or shorten found, without their numbers (PROTOCOL.md §2)."""
+        """The prompts found by a describe or shorten, without their numbers (PROTOCOL.md §2)."""
         if self.action not in _TEXT_ACTIONS:
             return ()
         lines = (_NUMBER.sub("", line).strip() for line in (self.final_prompt or self.prompt).splitlines())
@@ -91,8 +91,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def result_urls(self) -> tuple[str, ...]:
-        """Links to the files of a finished result: videos if there are any, else the picture. Where the result is
-        text, the picture is the one we gave."""
+        """Links to the files of a finished result: its videos, else its picture.
+
+        A result of text has none, because its picture is the one that was sent.
+        """
         if self.action in _TEXT_ACTIONS:
             return ()
         videos = self.video_urls or ((self.video_url,) if self.video_url else ())
@@ -110,7 +112,7 @@ EventType = Literal[
 
 
 def event_type(task: Task) -> EventType | None:
-    """The event type a task's status stands for; None for "" and unknown statuses."""
+    """Return the event type of a task's status; None for "" and unknown statuses."""
     return _EVENT_TYPES.get(task.status)
 
 
@@ -123,3 +125,80 @@ _EVENT_TYPES: dict[str, EventType] = {
     "FAILURE": "task.failed",
     "CANCEL": "task.failed",
 }
+
+# --- merging ------------------------------------------------------------------------------------------------------
+
+_LASTING: tuple[str, ...] = (
+    "action", "prompt", "prompt_en", "final_prompt", "description", "state", "submit_ms", "start_ms", "finish_ms",
+    "image_url", "image_urls", "video_url", "video_urls", "fail_reason", "buttons", "seed",
+)  # fmt: skip
+_LINKS = ("image_url", "image_urls", "video_url", "video_urls")
+
+
+def merge(old: Task | None, new: Task) -> Task:
+    """Return the later of two views of one task.
+
+    Views are ordered by (rank, progress). A duplicate, a late callback or a relay that lags changes nothing. A SUCCESS
+    beats a FAILURE or CANCEL of the same rank, because those may be false (PROTOCOL.md §8). An equal view may still
+    fill in unset values, because buttons and links come late.
+    """
+    if old is None:
+        return new
+    if new.status not in RANKS:
+        return old
+    if new.status == "SUCCESS" and old.status in ("FAILURE", "CANCEL"):
+        return _fill(new, msgspec.structs.replace(old, fail_reason=""))
+    later = new.rank > old.rank and not (old.terminal and new.terminal)
+    same = new.status == old.status and new.rank >= old.rank
+    return _fill(new, old) if later or same else old
+
+
+def _fill(new: Task, old: Task) -> Task:
+    """Return `new` with its unset values from `old`. A preview is no result, so an end keeps only its own links."""
+    ends = new.terminal and new.status != old.status
+    kept = {
+        name: getattr(old, name)
+        for name in _LASTING
+        if not getattr(new, name) and getattr(old, name) and not (ends and name in _LINKS)
+    }
+    return msgspec.structs.replace(new, **kept) if kept else new
+
+
+# --- grids --------------------------------------------------------------------------------------------------------
+
+_UPSAMPLE = re.compile(r"::upsample::([1-4])::", re.IGNORECASE)
+_U_LABEL = re.compile(r"U([1-4])\Z", re.IGNORECASE)
+_GRID_ACTIONS = frozenset(
+    {"IMAGINE", "VARIATION", "REROLL", "BLEND", "ZOOM", "PAN", "EDIT", "RETEXTURE"}
+    | {"INPAINT", "CUSTOM_ZOOM", "HIGH_VARIATION", "LOW_VARIATION"}
+)
+_OTHER_ACTIONS = frozenset(
+    {"UPSCALE", "UPSCALE_HD", "DESCRIBE", "SHORTEN", "SHOW", "SWAP_FACE", "SWAP_VIDEO_FACE", "UPLOAD", "VIDEO"}
+)
+_GRID_KINDS = frozenset({"imagine", "blend", "edits"})
+_GRID_BUTTONS = re.compile(
+    r"\s*(?:v[1-4]|reroll|vary|region|(?:custom )?zoom|pan|left|right|up|down|make square|[🔄⬅➡⬆⬇])\b|\s*[🔄⬅➡⬆⬇]",
+    re.IGNORECASE,
+)
+
+
+def is_grid(task: Task, kind: str, button: str | None) -> bool:
+    """Return True if a finished task's one picture shows four (PROTOCOL.md §5 `buttons` and `action`, §9).
+
+    The buttons decide: only a grid has U1 to U4. Without buttons (Java callbacks have none, relays fill them late) the
+    action decides. Where the action is unclear (ACTION, MODAL, unknown), the request does. In doubt it is no grid,
+    because a single picture cut in four is worse than a grid left whole.
+
+    Args:
+        task: a finished one. A video's U1 to U4 look the same, so ask only about pictures.
+        kind: the kind of request, for instance `imagine`.
+        button: for a follow-up, the button as it was given.
+    """
+    if task.buttons:
+        found = (_UPSAMPLE.search(item.custom_id) or _U_LABEL.match(item.label) for item in task.buttons)
+        return {match[1] for match in found if match} == set("1234")
+    if task.action in _GRID_ACTIONS:
+        return True
+    if task.action in _OTHER_ACTIONS:
+        return False
+    return kind in _GRID_KINDS or _GRID_BUTTONS.match(button or "") is not None

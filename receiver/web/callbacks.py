@@ -24,7 +24,7 @@ from receiver.errors import JournalError, NotATask, NotDelivered, NotFound, NotJ
 from receiver.tasks import Task, decode_task
 from receiver.tokens import Tokens
 from receiver.verification import trust
-from receiver.web.admission import RETRY, Admission, Bodies
+from receiver.web.admission import RETRY, Admission, BodyLimits
 from receiver.web.problems import INTERNAL, Problem, problem
 
 log = structlog.get_logger("receiver.callbacks")
@@ -52,7 +52,7 @@ class Callbacks:
         self._intake = intake
         self._tokens = tokens
         self._admission = admission
-        self._bodies = Bodies(name="Callbacks", limit=MAX_BODY, seconds=body_timeout)
+        self._bodies = BodyLimits(name="Callbacks", limit=MAX_BODY, seconds=body_timeout)
         self.unsigned = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

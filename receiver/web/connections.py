@@ -40,11 +40,10 @@ _REFUSED = 256
 _LINGER_SECONDS = 1.0
 _LOG_SECONDS = 10.0
 
-_BUSY = Problem(
-    503, "Receiver has too many connections. Send it again.", {"Retry-After": "5", "Connection": "close"}
-)  # fmt: skip
-_TOO_LONG = Problem(431, f"A request's head has {MAX_HEAD >> 10} KiB at most.", {"Connection": "close"})
-_UNREADABLE = Problem(400, "The request cannot be read.", {"Connection": "close"})
+_CLOSE = {"Connection": "close"}
+_BUSY = Problem(503, "Receiver has too many connections. Send it again.", {"Retry-After": "5", **_CLOSE})
+_TOO_LONG = Problem(431, f"A request's head has {MAX_HEAD >> 10} KiB at most.", _CLOSE)
+_UNREADABLE = Problem(400, "The request cannot be read.", _CLOSE)
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _HEALTH = frozenset({b"/livez", b"/readyz"})
 
@@ -74,15 +73,10 @@ class Connection(HttpToolsProtocol):
     unread_seconds = 30.0
     """How long the peer may leave its answer unread."""
     _in_head = False
-    """True while a head is arriving."""
     _in_body = False
-    """True while a body is arriving."""
-    _framing = 0
-    """Bytes since a head began or since the last part of a body."""
+    _framing = 0  # bytes since a head began, or since the last part of a body
     _over_limit = False
-    """True for a connection beyond the limit. It gets one answer."""
-    _ignores_input = False
-    """True once the connection only ends, or only waits for its last answer."""
+    _ignores_input = False  # the connection ends, or only waits for its last answer
     _timer: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
@@ -215,7 +209,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         self._stop_timer()
-        late = Problem(408, f"The request's head did not come within {self.head_seconds:g} s.", {"Connection": "close"})
+        late = Problem(408, f"The request's head did not come within {self.head_seconds:g} s.", _CLOSE)
         self._timer = self.loop.call_later(self.head_seconds, self._refuse, late)
 
     def _stop_timer(self) -> None:

@@ -55,7 +55,7 @@ class Readyz:
         self._checks = {**checks, **notes}
         self._notes = notes.keys()
         self._timeout = timeout
-        self._running: dict[str, asyncio.Task[str]] = {}
+        self._running: dict[str, asyncio.Future[None]] = {}
         self._logged: dict[str, str] = {}
 
     async def answer(self, request: Request) -> Response:
@@ -66,29 +66,22 @@ class Readyz:
         return JSONResponse({"ready": ready, **found}, 200 if ready else 503)
 
     async def _run(self, name: str, check: Check) -> str:
+        """Return "ok", or what is wrong and what to do, in words that name no file of ours."""
         task = self._running.get(name)
         if task is None:
-            task = self._running[name] = asyncio.create_task(self._check(name, check), name=f"readyz {name}")
-            task.add_done_callback(lambda _: self._running.pop(name))
-        done, _ = await asyncio.wait([task], timeout=self._timeout)
-        if not done:
-            return self._log_change(name, f"It has not answered within {self._timeout:g} s.", None)
-        return task.result()
-
-    async def _check(self, name: str, check: Check) -> str:
-        """Run a check. Return "ok", or what is wrong and what to do in words that name no file of ours."""
+            task = self._running[name] = asyncio.ensure_future(check())
+            task.add_done_callback(lambda done: (self._running.pop(name), done.cancelled() or done.exception()))
+        text, problem = "ok", None
         try:
-            await check()
-        except JournalError as exc:
-            text = _FAULTS.get(exc.fault, "The journal cannot be used. Receiver's log says why.")
-            return self._log_change(name, text, str(exc))
-        except MediaError as exc:
-            return self._log_change(name, "The media store cannot be used. Receiver's log says why.", str(exc))
+            await asyncio.wait_for(asyncio.shield(task), self._timeout)
+        except TimeoutError:
+            text = f"It has not answered within {self._timeout:g} s."
         except ReceiverError as exc:
-            return self._log_change(name, str(exc), str(exc))
-        return self._log_change(name, "ok", None)
-
-    def _log_change(self, name: str, text: str, problem: str | None) -> str:
+            text = problem = str(exc)
+            if isinstance(exc, JournalError):
+                text = _FAULTS.get(exc.fault, "The journal cannot be used. Receiver's log says why.")
+            elif isinstance(exc, MediaError):
+                text = "The media store cannot be used. Receiver's log says why."
         if self._logged.get(name, "ok") != text:
             level = log.info if text == "ok" else log.error
             level("readyz.changed", check=name, answer=text, problem=problem)

@@ -23,15 +23,8 @@ _DETAILS: Mapping[int, str] = {
 
 
 class Problem(Exception):
-    """An error answer, raised while a request is handled.
-
-    Args:
-        status: of the answer.
-        detail: a sentence of ours for the caller.
-        headers: of the answer.
-        cause: more about it, for the log only.
-        members: further members of the answer (RFC 9457 §3.2).
-    """
+    """An error answer, raised while a request is handled. `detail` is a sentence of ours, `cause` says more in the log
+    only, `members` are further members of the answer (RFC 9457 §3.2)."""
 
     def __init__(
         self,

@@ -15,15 +15,15 @@ from starlette.types import Receive, Scope, Send
 
 from experiments.base import Experiment, Outcome
 from experiments.servers import here, served
+from receiver.app import Runtime
 from receiver.clock import Clock
+from receiver.engine.reconciler import Reconciler
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Submission
 from receiver.intake import decisions
 from receiver.intake.rules import Rules
 from receiver.journal import Change
-from receiver.provider import requests
-from receiver.engine.reconciler import Reconciler
-from receiver.runtime import Runtime
+from receiver.requests import build
 from receiver.simulator import Simulator, pictures
 from receiver.testing import make_media
 
@@ -174,7 +174,7 @@ async def submit(receiver: Runtime, count: int) -> list[Submission]:
 
     async def one(number: int) -> Submission:
         async with gate:
-            row = await receiver.submissions.prepare(requests.imagine(f"{PROMPT} --seed {number}"))
+            row = await receiver.submissions.prepare(build("imagine", prompt=f"{PROMPT} --seed {number}"))
             try:
                 return await receiver.submissions.send(row.id)
             except (Refused, Ambiguous):

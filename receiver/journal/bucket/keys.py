@@ -1,4 +1,4 @@
-"""What objects are called. Keys sort as their times do, or against them, because a store lists forward only."""
+"""Keys of the journal's objects. Keys sort as their times do, or against them, because a store lists forward only."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
 _ESCAPED = re.compile(r"=([0-9a-f]{2})")
 
 SUBMISSIONS = "submissions"
+DUE = "due"
 ROWS = "due/rows"
-"""Marks of submissions that something is to be done about."""
-ALONE = "due/alone"
-"""Marks of deliveries that run alone."""
+"""Due index of submissions."""
 TO = "due/to"
-"""Marks of deliveries, below their destination."""
+"""Due index of deliveries, below their destination."""
 DEAD = "dead"
+VALUES = "values"
 _SUFFIX = ".json.gz"
 
 
 def escaped(text: str) -> str:
-    """A segment of a key for any text: it can be read back where it is not too long."""
+    """Return a segment of a key for any text. It can be read back unless it is too long."""
     if _PLAIN.match(text):
         return text
     spelled = "".join(
@@ -33,93 +33,87 @@ def escaped(text: str) -> str:
 
 
 def unescaped(segment: str) -> str:
-    """The text of a segment that `escaped` spelled out."""
+    """Return the text of a segment that `escaped` made."""
     plain = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), segment)
     return plain.encode("latin-1").decode(errors="replace") if plain != segment else segment
 
 
 def submission(id: str) -> str:
-    """Where a submission lies. The newest sorts first: each digit of the id is turned over."""
-    return f"{SUBMISSIONS}/{turned(id)}{_SUFFIX}"
+    """Return the key of a submission. The newest sorts first: each digit of the id is mirrored."""
+    return f"{SUBMISSIONS}/{_turned(id)}{_SUFFIX}"
 
 
-def turned(id: str) -> str:
-    """The segment of an id; also of the beginning of one."""
+def _turned(id: str) -> str:
     return escaped(id.translate(_TURNED))
 
 
 def submission_id(key: str) -> str:
-    """Whose key `submission` gave."""
+    """Return the id for a key of `submission`."""
     return unescaped(last(key).removesuffix(_SUFFIX)).translate(_TURNED)
 
 
 def before(id: str) -> str:
-    """The offset behind which the submissions older than an id are listed."""
-    return f"{SUBMISSIONS}/{turned(id)}~"
+    """Return the offset behind which submissions older than an id are listed."""
+    return f"{SUBMISSIONS}/{_turned(id)}~"
 
 
 def last(key: str) -> str:
-    """The last segment."""
+    """Return the last segment of a key."""
     return key.rpartition("/")[2]
 
 
-def mark(place: str, due_ms: int, id: str, version: int, nonce: str) -> str:
-    """A mark: at `place`, in order of time, of the version of a submission that wrote it. It is never used again."""
+def entry(place: str, due_ms: int, id: str, version: int, nonce: str) -> str:
+    """Return the key of an index entry at `place`, made by that version of a submission. It is never used again."""
     return f"{place}/{max(due_ms, 0):015d}.{escaped(id)}.{version}-{nonce}"
 
 
 def until(place: str, due_ms: int) -> str:
-    """What sorts behind every mark that is due then."""
+    """Return a key that sorts behind every entry that is due then."""
     return f"{place}/{max(due_ms, 0) + 1:015d}"
 
 
-def read_mark(key: str) -> tuple[int, str, int]:
-    """(due, submission id, version) of a mark."""
+def read_entry(key: str) -> tuple[int, str, int]:
+    """Return (due time, submission id, version) of an index entry."""
     due, _, rest = last(key).partition(".")
     id, _, version = rest.rpartition(".")
     return int(due), unescaped(id), int(version.partition("-")[0])
 
 
 def destination(name: str) -> str:
-    """Where the marks of a destination's deliveries lie."""
+    """Return the place of a destination's open deliveries in the due index."""
     return f"{TO}/{escaped(name)}"
 
 
 def dead(name: str) -> str:
-    """Where the marks of a destination's dead deliveries lie."""
+    """Return the place of a destination's dead deliveries."""
     return f"{DEAD}/{escaped(name)}"
 
 
 def task(task_id: str, id: str = "") -> str:
-    """Which submission has a task."""
+    """Return the key that leads from a task to its submission."""
     return f"tasks/{escaped(task_id)}/{escaped(id)}" if id else f"tasks/{escaped(task_id)}"
 
 
 def child(parent_id: str, id: str = "") -> str:
-    """Which submission follows another one up."""
+    """Return the key that leads from a submission to a follow-up."""
     return f"children/{escaped(parent_id)}/{escaped(id)}" if id else f"children/{escaped(parent_id)}"
 
 
 def once(name: str) -> str:
-    """Who has a name."""
+    """Return the key of a unique name."""
     return f"once/{sha256(name.encode(errors='replace')).hexdigest()}"
 
 
 def file(digest: str, id: str = "") -> str:
-    """Which submission needs a file of the media store."""
+    """Return the key that leads from a file of the media store to a submission that needs it."""
     return f"files/{escaped(digest)}/{escaped(id)}" if id else f"files/{escaped(digest)}"
 
 
 def leftover(digest: str) -> str:
-    """A file that no submission needs any more."""
+    """Return the key of a file that no submission needs any more."""
     return f"leftovers/{escaped(digest)}"
 
 
 def callback(id: str, number: int) -> str:
-    """A callback that is too large for its submission's object."""
+    """Return the key of a callback's body that is too large for its submission's object."""
     return f"callbacks/{escaped(id)}/{number}"
-
-
-def engine(owner: str) -> str:
-    """The sign of life of an engine."""
-    return f"engines/{escaped(owner)}"

@@ -1,22 +1,16 @@
-"""Objects of a journal in a bucket: `Bucket`, whose errors become JournalError."""
+"""The calls of a journal on its bucket: `Bucket`, whose errors become JournalError."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Protocol
 
-from receiver.bucket.client import Bucket, Tag
-from receiver.bucket.client import ObjectHead as Listed
-from receiver.bucket.client import StoredObject as Found
-from receiver.bucket.errors import BucketError
-from receiver.bucket.errors import PreconditionFailed as Refused
+from receiver.bucket.client import Bucket, ObjectHead, StoredObject, Tag
+from receiver.bucket.errors import BucketError, PreconditionFailed
 from receiver.errors import JournalError
 
-__all__ = ["NEEDS", "REQUEST_SECONDS", "BucketObjects", "Found", "Listed", "Objects", "Refused", "Tag"]
+__all__ = ["NEEDS", "REQUEST_SECONDS", "ObjectHead", "Objects", "PreconditionFailed", "StoredObject", "Tag"]
 
 REQUEST_SECONDS = 15.0
 """Limit of one request, obstore's own retries included."""
@@ -26,41 +20,21 @@ NEEDS = (
 )
 
 
-class Objects(Protocol):
-    """The calls of a journal; see `Bucket`. Every method raises JournalError if the store cannot do it."""
-
-    requests: Counter[str]
-
-    @property
-    def versioned(self) -> bool: ...
-    async def get(self, key: str) -> Found | None: ...
-    async def get_unless(self, key: str, tag: Tag) -> Found | Tag | None: ...
-    async def put(self, key: str, data: bytes) -> Tag: ...
-    async def create(self, key: str, data: bytes) -> Tag: ...
-    async def replace(self, key: str, data: bytes, tag: Tag) -> Tag: ...
-    async def delete(self, keys: Sequence[str]) -> None: ...
-    def pages(self, folder: str, *, after: str = "") -> AsyncIterator[list[Listed]]: ...
-    async def folders(self, folder: str) -> list[str]: ...
-    def get_now(self, key: str) -> Found | None: ...
-    def replace_now(self, key: str, data: bytes, tag: Tag) -> Tag: ...
-
-
-class BucketObjects:
-    """`Objects` of a bucket."""
+class Objects:
+    """See `Bucket`. Every method raises JournalError if the store fails."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
-        self.requests = bucket.requests
 
     @property
-    def versioned(self) -> bool:
-        return self.bucket.versioned
+    def requests(self) -> Counter[str]:
+        return self.bucket.requests
 
-    async def get(self, key: str) -> Found | None:
+    async def get(self, key: str) -> StoredObject | None:
         with _translated():
             return await self.bucket.get(key)
 
-    async def get_unless(self, key: str, tag: Tag) -> Found | Tag | None:
+    async def get_unless(self, key: str, tag: Tag) -> StoredObject | Tag | None:
         with _translated():
             return await self.bucket.get_if_changed(key, tag)
 
@@ -80,7 +54,7 @@ class BucketObjects:
         with _translated():
             await self.bucket.delete(keys)
 
-    async def pages(self, folder: str, *, after: str = "") -> AsyncIterator[list[Listed]]:
+    async def pages(self, folder: str, *, after: str = "") -> AsyncIterator[list[ObjectHead]]:
         with _translated():
             async for page in self.bucket.pages(folder, after=after):
                 yield page
@@ -88,16 +62,6 @@ class BucketObjects:
     async def folders(self, folder: str) -> list[str]:
         with _translated():
             return await self.bucket.folders(folder)
-
-    def get_now(self, key: str) -> Found | None:
-        """Return `get` for a caller whose loop is blocked."""
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(asyncio.run, self.get(key)).result()
-
-    def replace_now(self, key: str, data: bytes, tag: Tag) -> Tag:
-        """Return `replace` for a caller whose loop is blocked."""
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(asyncio.run, self.replace(key, data, tag)).result()
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def _changing(row: Submission, body: str | None, working: str | None, version: i
     ended = row.ended is not None or row.status == "refused"
     waits = row.send_due_ms, row.poll_due_ms, row.media_due_ms
     return (
-        row.task_id, row.once, row.status, row.standing, row.task_status, row.ended, row.hooked,
+        row.task_id, row.once, row.status, row.display_status, row.task_status, row.ended, row.hooked,
         ended and waits == (None, None, None) and row.claim is None, *waits, open_deadline(row), body, working, row.id,
         version,
     )  # fmt: skip

@@ -1,7 +1,4 @@
-"""Documents in tables: read one, keep it in memory, write the difference.
-
-Everything in a document but its submission follows from the rows of other tables, so that nothing is stored twice.
-"""
+"""Documents in tables: read one, keep it in memory, write the difference."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ from contextlib import suppress
 
 import msgspec
 
-from receiver.deliveries import AttemptRecord, Delivery, Receipt
+from receiver.deliveries import AttemptRecord, Delivery
 from receiver.events import Callback, Event, Submission
-from receiver.journal.document import Document, LastReceipt, event_name, file_digests, open_deadline, replace
+from receiver.journal.document import Document, LastReceipt, file_digests, open_deadline, replace
 from receiver.journal.rows import delivery_from_row, from_row, to_json_bytes
 from receiver.journal.statements import queries
 from receiver.tasks import Task
@@ -29,7 +26,7 @@ encode = msgspec.json.encode
 _submission = msgspec.json.Decoder(Submission).decode
 _task = msgspec.json.Decoder(Task).decode
 _event = msgspec.json.Decoder(Event).decode
-_receipt = msgspec.json.Decoder(Receipt).decode
+_working = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, str], dict[str, LastReceipt]]).decode
 
 
 # Reading
@@ -41,67 +38,73 @@ def submission_of(row: sqlite3.Row) -> Submission:
     return found if row["task"] is None else replace(found, task=_task(row["task"]))
 
 
+def document_of(row: sqlite3.Row) -> Document:
+    """Return the document in a row of `page_submissions`, without deliveries, events and attempts."""
+    known, newest, receipts = _working(row["working"])
+    return Document(
+        submission=submission_of(row), version=row["version"], known=known, newest=newest, receipts=receipts
+    )
+
+
 def load(db: Connection, id: str) -> Document | None:
-    """Read a document. An event or receipt that cannot be read counts as lost."""
+    """Read a document. An event that cannot be read counts as lost."""
     row = db.execute(f"{SQL['page_submissions']} WHERE id = ?", (id,)).fetchone()
     if row is None:
         return None
-    known = tuple(event_name(event_id, id) for (event_id,) in db.execute(SQL["known_events"], {"id": id}))
-    order = {name: index for index, name in enumerate(known)}
-    newest: dict[str, str] = {}
-    receipts: dict[str, LastReceipt] = {}
-    opened: list[Delivery] = []
-    for item in db.execute(SQL["all_deliveries"], (id,)):
-        destination, name = item["destination"], event_name(item["event_id"], id)
-        if not item["manual"] and order.get(name, -1) > order.get(newest.get(destination, ""), -1):
-            newest[destination] = name
-        if item["receipt"] is not None:
-            with suppress(msgspec.DecodeError):
-                receipts[destination] = LastReceipt(delivery_id=item["id"], receipt=_receipt(item["receipt"]))
-        if item["status"] in ("pending", "running"):
-            opened.append(delivery_from_row(item))
+    deliveries = tuple(map(delivery_from_row, db.execute(SQL["open_deliveries"], (id,))))
     events: list[Event] = []
-    for event_id in {item.event_id for item in opened}:
+    for event_id in {item.event_id for item in deliveries}:
         for (body,) in db.execute(SQL["get_event"], (event_id,)):
             with suppress(msgspec.DecodeError):
                 events.append(_event(body))
-    running = [item.id for item in opened if item.status == "running"]
+    running = [item.id for item in deliveries if item.status == "running"]
     attempts = [found for item in running if (found := db.execute(SQL["running_attempt"], (item,)).fetchone())]
-    return Document(
-        submission=submission_of(row),
-        version=row["version"],
-        known=known,
-        deliveries=tuple(opened),
+    return replace(
+        document_of(row),
+        deliveries=deliveries,
         events=tuple(events),
         attempts=tuple(from_row(AttemptRecord, item) for item in attempts),
-        newest=newest,
-        receipts=receipts,
     )
 
 
 # Writing
 
 
-def insert_submission(db: Connection, row: Submission) -> bool:
+def insert_document(db: Connection, document: Document) -> bool:
     """Write a new submission with its files. False: its name (`once`) is taken."""
-    with suppress(UnicodeEncodeError):
-        return _insert(db, row)
-    return _insert(db, msgspec.json.decode(to_json_bytes(row), type=Submission))
-
-
-def _insert(db: Connection, row: Submission) -> bool:
-    task = None if row.task is None else encode(row.task)
-    columns = (*_searched(row), *_progress(row), task, None, row.id, row.parent_id)
-    if db.execute(SQL["insert_submission"], (1, *columns)).rowcount == 0:
+    try:
+        row = _insertion(document)
+    except UnicodeEncodeError:
+        document = _clean(document)
+        row = _insertion(document)
+    if db.execute(SQL["insert_submission"], row).rowcount == 0:
         return False
-    db.executemany(SQL["insert_file"], [(row.id, digest) for digest in file_digests(row)])
+    db.executemany(SQL["insert_file"], [(document.id, digest) for digest in file_digests(document.submission)])
     return True
+
+
+def _insertion(document: Document) -> Row:
+    row = document.submission
+    task = None if row.task is None else encode(row.task)
+    return (
+        document.version, encode_working(document), *_searched(row), *_progress(row), task, None, row.id,
+        row.parent_id,
+    )  # fmt: skip
+
+
+def _clean(document: Document) -> Document:
+    """Replace what is no UTF-8 as `rows.to_json` does, so that memory holds what will be read again."""
+    return msgspec.json.decode(to_json_bytes(document), type=Document)
+
+
+def encode_working(document: Document) -> bytes:
+    return encode((document.known, document.newest, document.receipts))
 
 
 def _searched(row: Submission) -> Row:
     """Return the columns that few changes touch."""
     return (
-        row.task_id, row.once, row.status, row.standing, row.ended, 1 if row.hooked else 0, row.send_due_ms,
+        row.task_id, row.once, row.status, row.display_status, row.ended, 1 if row.hooked else 0, row.send_due_ms,
         row.media_due_ms, open_deadline(row),
     )  # fmt: skip
 
@@ -151,15 +154,10 @@ class WriteBuffer:
         """Raise UnicodeEncodeError, and add nothing, where a text is not UTF-8."""
         changes: list[tuple[str, Row]] = [("insert_callback", callback_row(item)) for item in new.new_callbacks]
         changes.extend(("insert_event", event_row(item)) for item in new.new_events)
-        if new.submission is not old.submission:
-            changes.append(_update(old, new))
-            digests = _new_digests(old.submission, new.submission)
-            changes.extend(("insert_file", (new.id, digest)) for digest in digests)
-        if new.attempts is not old.attempts or new.new_attempts:
-            attempts = {(item.delivery_id, item.number): item for item in (*new.attempts, *new.new_attempts)}
-            changes.extend(
-                ("write_attempt", attempt_row(item)) for item in attempts.values() if item not in old.attempts
-            )
+        changes.append(_update(old, new))
+        changes.extend(("insert_file", (new.id, digest)) for digest in _new_digests(old.submission, new.submission))
+        attempts = {(item.delivery_id, item.number): item for item in new.new_attempts}
+        changes.extend(("write_attempt", attempt_row(item)) for item in attempts.values())
         deliveries: list[Row] = []
         if new.deliveries is not old.deliveries or new.closed:
             before = {item.id: item for item in old.deliveries}
@@ -176,20 +174,22 @@ class WriteBuffer:
             db.executemany(SQL[name], rows)
         if self._deliveries:
             write_deliveries(db, self._deliveries)
-        return {row.id for row in self._additions if insert_submission(db, row)}
+        return {row.id for row in self._additions if insert_document(db, Document(submission=row, version=1))}
 
 
 def _update(old: Document, new: Document) -> tuple[str, Row]:
-    row = new.submission
+    row, working = new.submission, (old.version + 1, encode_working(new))
+    if row is old.submission:
+        return "update_working", (*working, new.id)
     task, event_id, replaced = None, None, row.task is not old.submission.task
     if replaced and row.task is not None:
         event_id = next((item.id for item in new.new_events if item.task is row.task), None)
         task = encode(row.task) if event_id is None else None
+    columns = (*_progress(row), task, event_id, new.id, 1 if replaced else 0)
     searched = _searched(row)
     if searched == _searched(old.submission):
-        return "update_progress", (old.version + 1, *_progress(row), task, event_id, new.id, 1 if replaced else 0)
-    columns = (*searched, *_progress(row), task, event_id, new.id, None)
-    return "update_submission", (old.version + 1, *columns, 1 if replaced else 0)
+        return "update_progress", (*working, *columns)
+    return "update_submission", (*working, *searched, *columns)
 
 
 def _new_digests(old: Submission, new: Submission) -> Iterable[str]:
@@ -249,12 +249,11 @@ class RowCache:
             try:
                 buffer.add(old, new)
             except UnicodeEncodeError:  # keep in memory what will be read again
-                changed[id] = old, msgspec.json.decode(to_json_bytes(new), type=Document)
+                changed[id] = old, _clean(new)
                 buffer.add(*changed[id])
         self.written |= changed.keys() | buffer.write(db)
-        for old, new in changed.values():
-            after = new.written()
-            self._keep(replace(after, version=old.version) if new.submission is old.submission else after)
+        for _, new in changed.values():
+            self._keep(new.written())
 
     def forget(self, id: str | None = None) -> None:
         """Forget a document, or everything: something was undone, or written past us."""

@@ -16,19 +16,19 @@ from typing import Any, TypeVar
 
 from receiver.disk import in_thread, sync_folder
 from receiver.errors import InputError, JournalError
-from receiver.journal.document import replace
 from receiver.journal.sqlite.documents import (
     SQL,
     attempt_row,
     callback_row,
     delivery_row,
+    document_of,
     event_row,
-    insert_submission,
+    insert_document,
     write_deliveries,
 )
 from receiver.journal.sqlite.files import BUSY_SECONDS, opened, translated
 from receiver.journal.sqlite.pages import read_page
-from receiver.journal.store import EVERYTHING, Key, RowKind, SharedValue, StoredRow
+from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow
 from receiver.journal.transitions import CONTRADICTIONS, contradiction_sentences
 
 T = TypeVar("T")
@@ -158,8 +158,8 @@ class Transfer:
         self._path = path
 
     async def page(self, kind: RowKind, after: Key | None, limit: int) -> list[StoredRow]:
-        rows = await self.run(lambda db: read_page(db, kind, EVERYTHING, after, limit))
-        return [_unversioned(row) for row in rows] if kind == "values" else rows
+        read = document_of if kind == "submissions" else None
+        return await self.run(lambda db: read_page(db, kind, EVERYTHING, after, limit, read=read))
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
         await self.run(lambda db: _put(db, kind, rows))
@@ -170,16 +170,10 @@ class Transfer:
             return await in_thread(function, self._db)
 
 
-def _unversioned(row: StoredRow) -> StoredRow:
-    """A version counts in its own store only."""
-    assert isinstance(row.record, SharedValue)
-    return StoredRow(row.key, replace(row.record, version=""))
-
-
 def _put(db: Connection, kind: RowKind, rows: Sequence[StoredRow]) -> None:
     if kind == "submissions":
         for row in rows:
-            insert_submission(db, row.record)  # type: ignore[arg-type]
+            insert_document(db, row.record)  # type: ignore[arg-type]
     elif kind == "deliveries":
         write_deliveries(db, [delivery_row(row.record) for row in rows])  # type: ignore[arg-type]
     else:

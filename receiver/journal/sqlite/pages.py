@@ -25,7 +25,7 @@ KEYS: Mapping[RowKind, tuple[str, ...]] = {
     "values": ("key",),
 }
 _event = msgspec.json.Decoder(Event).decode
-_READERS: Mapping[RowKind, Callable[[sqlite3.Row], Record]] = {
+_READERS: Mapping[RowKind, Callable[[Any], Record]] = {
     "submissions": submission_of,
     "callbacks": lambda row: from_row(Callback, row),
     "events": lambda row: _event(row["body"]),
@@ -55,6 +55,7 @@ _CONDITIONS: Mapping[RowKind, Mapping[str, str]] = {
         " WHERE NOT instr(casefold(json_extract(submissions.body, '$.prompt')), casefold(word.value)))",
         "since_ms": _SINCE,
         "until_ms": _UNTIL,
+        "due_after_ms": "(send_due_ms > :due_after_ms OR poll_due_ms > :due_after_ms OR media_due_ms > :due_after_ms)",
         "called_back": "hooked = 1 AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')",
         "settled": "(ended IS NOT NULL OR status = 'refused') AND send_due_ms IS NULL AND poll_due_ms IS NULL"
         " AND media_due_ms IS NULL AND json_extract(body, '$.claim') IS NULL",
@@ -76,6 +77,7 @@ _CONDITIONS: Mapping[RowKind, Mapping[str, str]] = {
         "submission_id": "submission_id = :submission_id",
         "destination": "destination = :destination",
         "statuses": "status IN (SELECT value FROM json_each(:statuses))",
+        "due_after_ms": "status = 'pending' AND due_ms > :due_after_ms",
         "since_ms": _SINCE,
         "until_ms": _UNTIL,
     },
@@ -125,9 +127,16 @@ def page_query(
 
 
 def read_page(
-    db: sqlite3.Connection, kind: RowKind, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool = False
+    db: sqlite3.Connection,
+    kind: RowKind,
+    wanted: Filter,
+    after: Key | None,
+    limit: int,
+    *,
+    newest_first: bool = False,
+    read: Callable[[Any], Record] | None = None,
 ) -> list[StoredRow]:
-    """Read the rows of a page."""
+    """Read the rows of a page, with a reader of its own if one is given."""
     query, values = page_query(kind, wanted, after, limit, newest_first=newest_first)
-    keys, read = KEYS[kind], _READERS[kind]
+    keys, read = KEYS[kind], read or _READERS[kind]
     return [StoredRow(tuple(row[key] for key in keys), read(row)) for row in db.execute(query, values)]

@@ -18,7 +18,7 @@ from receiver.errors import EngineRunning, JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
 from receiver.journal.sqlite import maintenance
-from receiver.journal.sqlite.documents import SQL, RowCache, insert_submission, load, submission_of
+from receiver.journal.sqlite.documents import SQL, RowCache, insert_document, load, submission_of
 from receiver.journal.sqlite.files import (
     BUSY_SECONDS,
     Ballast,
@@ -126,7 +126,7 @@ class SQLiteStore:
             raise self._full()
 
         def write(db: Connection) -> Submission:
-            if insert_submission(db, submission):
+            if insert_document(db, Document(submission=submission, version=1)):
                 self._cache.written.add(submission.id)
                 return submission
             (id,) = db.execute(SQL["get_once"], (submission.once,)).fetchone()
@@ -237,8 +237,8 @@ class SQLiteStore:
     ) -> list[StoredRow]:
         return await self._read(lambda db: read_page(db, kind, wanted, after, limit, newest_first=newest_first))
 
-    async def counts(self) -> Counts:
-        return await self._read(_counts)
+    async def counts(self, *, submissions: bool = False) -> Counts:
+        return await self._read(lambda db: _counts(db, submissions=submissions))
 
     # Shared values
 
@@ -358,24 +358,16 @@ class SQLiteStore:
             return await in_thread(partial(function, self._path, *args))
 
 
-def _counts(db: Connection) -> Counts:
-    pending, running, dead = (
-        {row["destination"]: row for row in db.execute(SQL[f"count_{status}"])}
-        for status in ("pending", "running", "dead")
-    )
-    number = {name: {key: row["number"] for key, row in rows.items()} for name, rows in {
-        "pending": pending, "running": running, "dead": dead}.items()}  # fmt: skip
+def _counts(db: Connection, *, submissions: bool) -> Counts:
+    found: dict[str, dict[str, int]] = {}
+    for row in db.execute(SQL["count_deliveries"]):
+        counted = found.setdefault(row["destination"], {})
+        counted[row["status"]] = row["number"]
+        if row["status"] == "pending":
+            counted["oldest_due_ms"] = row["due_ms"]
+    displayed = {row["display"]: row["number"] for row in db.execute(SQL["count_submissions"])} if submissions else {}
     return Counts(
-        submissions={row["display"]: row["number"] for row in db.execute(SQL["count_submissions"])},
-        destinations={
-            name: DestinationCount(
-                pending=number["pending"].get(name, 0),
-                running=number["running"].get(name, 0),
-                dead=number["dead"].get(name, 0),
-                oldest_due_ms=pending[name]["oldest_due_ms"] if name in pending else None,
-            )
-            for name in sorted({*pending, *running, *dead})
-        },
+        submissions=displayed, destinations={name: DestinationCount(**counted) for name, counted in found.items()}
     )
 
 

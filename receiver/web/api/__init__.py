@@ -19,10 +19,10 @@ from receiver.media import Store
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.web.admission import Admission
-from receiver.web.api.making import MAX_BODY, Making
 from receiver.web.api.read_routes import ReadRoutes
 from receiver.web.api.responses import problem_of
 from receiver.web.api.streaming import HEARTBEAT, Watch
+from receiver.web.api.write_routes import MAX_BODY, WriteRoutes
 from receiver.web.problems import Problem, problem
 
 __all__ = ["Api"]
@@ -72,7 +72,7 @@ class Api:
             max_wait=WRITE_SECONDS,
             kept="It may have been kept: GET /submissions shows that, and the same Idempotency-Key finds it.",
         )
-        self._making = Making(submissions=submissions, journal=journal, provider=provider, clock=clock)
+        self._making = WriteRoutes(submissions=submissions, journal=journal, provider=provider, clock=clock)
         self._reading = ReadRoutes(journal=journal, provider=provider, store=store, watch=watch, heartbeat=heartbeat)
 
     def routes(self) -> list[Route]:
@@ -104,7 +104,9 @@ class Api:
                     response = await endpoints[request.method](request, caller)
                 else:
                     self._admission.check()
-                    with self._writes.enter(_most_bytes(request)):
+                    length = request.headers.get("content-length", "")
+                    size = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else MAX_BODY
+                    with self._writes.enter(min(size, MAX_BODY)):
                         response = await endpoints["POST"](request, caller)
             except (Problem, ReceiverError) as exc:
                 error = exc if isinstance(exc, Problem) else problem_of(exc)
@@ -143,9 +145,3 @@ class Api:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-
-
-def _most_bytes(request: Request) -> int:
-    """Return how many bytes the body may have."""
-    text = request.headers.get("content-length", "")
-    return min(int(text), MAX_BODY) if text.isascii() and text.isdigit() and len(text) < 19 else MAX_BODY

@@ -33,38 +33,29 @@ _HEADERS = {"Cache-Control": "no-store", "Vary": "Accept", "X-Accel-Buffering": 
 async def stream_events(
     journal: Journal, watch: Watch, row: Submission, last_id: str | None, *, heartbeat: float
 ) -> Response:
-    """Return a stream of the events after `last_id` until none can follow. If none can, 204 tells a browser to stop.
-
-    Args:
-        journal: holds the events.
-        watch: yields after each change of a submission.
-        row: the submission.
-        last_id: id of the last event the client has seen. An unknown one holds nothing back.
-        heartbeat: seconds of silence after which a comment is sent.
-    """
+    """Return a stream of the events after `last_id` (all if it is unknown) until none can follow. If none can, 204
+    tells a browser to stop asking. A comment is sent after each `heartbeat` seconds of silence."""
     if last_id is not None and _over(row) and not await _events_after(journal, row.id, last_id):
         return Response(status_code=204, headers=_HEADERS)
-    lines = _lines(journal, with_pauses(watch(row.id), heartbeat), row.id, last_id)
-    return _Stream(lines, headers=_HEADERS, media_type="text/event-stream")
 
+    async def lines() -> AsyncIterator[bytes]:
+        seen = last_id
+        try:
+            async with aclosing(with_pauses(watch(row.id), heartbeat)) as changes:
+                async for change in changes:
+                    if change is None:
+                        yield b": nothing new\n\n"
+                        continue
+                    for event in await _events_after(journal, row.id, seen):
+                        seen = event.id
+                        fields = event.id.encode(), event.type.encode(), msgspec.json.encode(event)
+                        yield b"id: %b\nevent: %b\ndata: %b\n\n" % fields
+                    if _over(change):
+                        return
+        except ReceiverError as exc:  # the answer has begun, so it can only end, and the client reconnects
+            log.error("stream.broken_off", submission=row.id, problem=str(exc))
 
-async def _lines(
-    journal: Journal, rows: AsyncGenerator[Submission | None, None], submission_id: str, last_id: str | None
-) -> AsyncIterator[bytes]:
-    try:
-        async with aclosing(rows):
-            async for row in rows:
-                if row is None:
-                    yield b": nothing new\n\n"
-                    continue
-                for event in await _events_after(journal, submission_id, last_id):
-                    last_id = event.id
-                    fields = event.id.encode(), event.type.encode(), msgspec.json.encode(event)
-                    yield b"id: %b\nevent: %b\ndata: %b\n\n" % fields
-                if _over(row):
-                    return
-    except ReceiverError as exc:  # the answer has begun, so it can only end, and the client reconnects
-        log.error("stream.broken_off", submission=submission_id, problem=str(exc))
+    return _Stream(lines(), headers=_HEADERS, media_type="text/event-stream")
 
 
 async def _events_after(journal: Journal, submission_id: str, last_id: str | None) -> list[Event]:

@@ -2,10 +2,12 @@
 
 -- `body` is the submission as JSON, without its task. The other columns repeat what is searched for. The task is as
 -- large as the rest, and the event that announced it has it too: then `task_event_id` names that event and `task` is
--- NULL. With a rowid, a change rewrites the row and nothing else.
+-- NULL. `working` is the rest of the document: known events, newest events and receipts by destination. With a rowid, a
+-- change rewrites the row and nothing else.
 CREATE TABLE submissions (
     id             TEXT PRIMARY KEY,
     version        INTEGER NOT NULL,
+    working        TEXT NOT NULL,
     parent_id      TEXT,
     task_id        TEXT,
     once           TEXT UNIQUE,

@@ -3,27 +3,31 @@
 -- name: insert_submission
 -- A name (`once`) that is taken keeps the newcomer out.
 INSERT INTO submissions (
-    version, task_id, once, status, display, ended, hooked, send_due_ms, media_due_ms, deadline_due_ms,
+    version, working, task_id, once, status, display, ended, hooked, send_due_ms, media_due_ms, deadline_due_ms,
     task_status, poll_due_ms, body, task, task_event_id, id, parent_id
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)
+) VALUES (?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)
 ON CONFLICT (once) DO NOTHING;
 
 -- name: update_submission
--- The first parameter of each CASE: replace the task.
+-- The last parameter says if the task is replaced.
 UPDATE submissions SET
-    version = ?, task_id = ?, once = ?, status = ?, display = ?, ended = ?, hooked = ?, send_due_ms = ?,
-    media_due_ms = ?, deadline_due_ms = ?, task_status = ?, poll_due_ms = ?, body = CAST(? AS TEXT),
-    task = CASE WHEN ?18 THEN CAST(?14 AS TEXT) ELSE task END,
-    task_event_id = CASE WHEN ?18 THEN ?15 ELSE task_event_id END
-WHERE id = ?16;
+    version = ?, working = CAST(? AS TEXT), task_id = ?, once = ?, status = ?, display = ?, ended = ?, hooked = ?,
+    send_due_ms = ?, media_due_ms = ?, deadline_due_ms = ?, task_status = ?, poll_due_ms = ?, body = CAST(? AS TEXT),
+    task = CASE WHEN ?18 THEN CAST(?15 AS TEXT) ELSE task END,
+    task_event_id = CASE WHEN ?18 THEN ?16 ELSE task_event_id END
+WHERE id = ?17;
 
 -- name: update_progress
 -- The changes of most callbacks and polls. SQLite maintains the index of every column that a statement names.
 UPDATE submissions SET
-    version = ?1, task_status = ?2, poll_due_ms = ?3, body = CAST(?4 AS TEXT),
-    task = CASE WHEN ?8 THEN CAST(?5 AS TEXT) ELSE task END,
-    task_event_id = CASE WHEN ?8 THEN ?6 ELSE task_event_id END
-WHERE id = ?7;
+    version = ?, working = CAST(? AS TEXT), task_status = ?, poll_due_ms = ?, body = CAST(? AS TEXT),
+    task = CASE WHEN ?9 THEN CAST(?6 AS TEXT) ELSE task END,
+    task_event_id = CASE WHEN ?9 THEN ?7 ELSE task_event_id END
+WHERE id = ?8;
+
+-- name: update_working
+-- The changes of claims and completions.
+UPDATE submissions SET version = ?, working = CAST(? AS TEXT) WHERE id = ?;
 
 -- name: insert_callback
 INSERT INTO callbacks (number, submission_id, received_ms, cause, body) VALUES (?, ?, ?, ?, CAST(? AS TEXT));
@@ -62,14 +66,11 @@ INSERT INTO shared_values (key, data) VALUES (?, ?);
 -- name: get_once
 SELECT id FROM submissions WHERE once = ?;
 
--- name: known_events
-SELECT id FROM events WHERE id > :id || '.' AND id < :id || '/' ORDER BY number;
-
 -- name: get_event
 SELECT body FROM events WHERE id = ?;
 
--- name: all_deliveries
-SELECT * FROM deliveries WHERE submission_id = ? ORDER BY id;
+-- name: open_deliveries
+SELECT * FROM deliveries WHERE submission_id = ? AND status IN ('pending', 'running') ORDER BY id;
 
 -- name: running_attempt
 SELECT * FROM attempts WHERE delivery_id = ? ORDER BY number DESC LIMIT 1;
@@ -85,12 +86,12 @@ WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms
 ORDER BY due_ms;
 
 -- name: page_submissions
-SELECT id, version, body,
+SELECT id, version, working, body,
     coalesce(task, (SELECT json_extract(events.body, '$.task') FROM events WHERE events.id = submissions.task_event_id)) AS task
 FROM submissions;
 
 -- name: page_submissions_with_files
-SELECT id, version, body,
+SELECT id, version, working, body,
     coalesce(task, (SELECT json_extract(events.body, '$.task') FROM events WHERE events.id = submissions.task_event_id)) AS task
 FROM (SELECT DISTINCT submission_id AS id FROM files) AS needing CROSS JOIN submissions USING (id);
 
@@ -118,15 +119,12 @@ SELECT key, data, CAST(version AS TEXT) AS version FROM shared_values;
 -- name: count_submissions
 SELECT display, count(*) AS number FROM submissions GROUP BY display;
 
--- name: count_pending
-SELECT destination, count(*) AS number, min(due_ms) AS oldest_due_ms
-FROM deliveries WHERE status = 'pending' GROUP BY destination;
-
--- name: count_running
-SELECT destination, count(*) AS number FROM deliveries WHERE status = 'running' GROUP BY destination;
-
--- name: count_dead
-SELECT destination, count(*) AS number FROM deliveries WHERE status = 'dead' GROUP BY destination;
+-- name: count_deliveries
+-- Each part reads its partial index.
+SELECT destination, status, count(*) AS number, min(due_ms) AS due_ms
+FROM deliveries WHERE status = 'pending' GROUP BY destination
+UNION ALL SELECT destination, status, count(*), NULL FROM deliveries WHERE status = 'running' GROUP BY destination
+UNION ALL SELECT destination, status, count(*), NULL FROM deliveries WHERE status = 'dead' GROUP BY destination;
 
 -- name: delete_value
 DELETE FROM shared_values WHERE key = ? AND version = ?;

@@ -1,0 +1,278 @@
+"""A task as Python users hold it: its status, its result, and what follows from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+
+from receiver.app.container import Runtime
+from receiver.app.options import to_options
+from receiver.errors import InputError, InputRequired, JournalError, MediaError, NoResult, Refused, TaskFailed, TaskLost
+from receiver.events import Event, EventType, Submission, event_id
+
+MOST_EVENTS = 1000
+"""Of one submission; a hundred percentages and a few decisive ones are what there can be."""
+
+_NO_RESULTS: Mapping[EventType, tuple[type[NoResult], str]] = {
+    "task.failed": (TaskFailed, "failed"),
+    "task.lost": (TaskLost, "was lost"),
+    "task.input_required": (InputRequired, "asks for input; answer with `await task.modal(prompt=…)`"),
+}
+
+
+class TaskHandle:
+    """One submission and its task. It holds nothing but the id: everything is read from the journal, so a handle made
+    after a restart (`await receiver.task(id)`) is as good as the first one.
+
+    Example::
+
+        task = await receiver.imagine("a paper boat --v 6.1")
+        await task.result()
+        large = await task.action("U2")
+        print(await large.files())
+    """
+
+    def __init__(self, runtime: Callable[[], Runtime], submission: Submission) -> None:
+        self._runtime = runtime
+        self._submission = submission
+
+    def __repr__(self) -> str:
+        return f"TaskHandle(id={self.id!r}, task_id={self.task_id!r}, prompt={self.submission.prompt[:40]!r})"
+
+    @property
+    def id(self) -> str:
+        """The submission's id: what to keep, and to find the task by again."""
+        return self._submission.id
+
+    @property
+    def task_id(self) -> str | None:
+        """The provider's id; None as long as it has not taken the request."""
+        return self._submission.task_id
+
+    @property
+    def submission(self) -> Submission:
+        """What this handle saw last. `status` looks again."""
+        return self._submission
+
+    async def status(self) -> Submission:
+        """The submission as it stands now.
+
+        Example::
+
+            row = await task.status()
+            print(row.task_status, row.task and row.task.progress)
+        """
+        self._submission = await self._runtime().journal.find(self.id)
+        return self._submission
+
+    async def result(self, timeout: float | None = None) -> Event:  # noqa: ASYNC109 - it counts in our clock's seconds
+        """Wait for the result, also one that came while no process of ours ran.
+
+        A failure may be false, and a success follow it within minutes; to ask again then gives that.
+
+        Example::
+
+            event = await task.result(timeout=600)
+            print(event.task.image_url)
+
+        Args:
+            timeout: seconds to wait; None waits until the end, which the setting `deadline` bounds.
+
+        Returns:
+            The event `task.succeeded`.
+
+        Raises:
+            TaskFailed, TaskLost, InputRequired: it ended without one, or waits for input; `event` says why.
+            Refused: the provider never took the request.
+            TimeoutError: it has not ended yet.
+            ReceiverError: this process could not become the engine.
+        """
+        return await self._word(await self._until(_has_last_word, timeout))
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Every journalled event in order, from the first, until the last word: `task.succeeded`, `task.failed` or
+        `task.lost`, and a success that superseded one of those meanwhile.
+
+        Progress is journalled only where a destination wants it (`progress = true`, or `@receiver.on`).
+
+        Example::
+
+            async for event in task.events():
+                print(event.type, event.progress)
+
+        Raises:
+            ReceiverError: this process could not become the engine.
+        """
+        seen: set[str] = set()
+        async with aclosing(self._runtime().watch(self.id)) as rows:
+            async for row in rows:
+                self._submission = row
+                while fresh := await self._fresh(seen):
+                    for event in fresh:
+                        yield event
+                if row.ended is not None or row.status == "refused":
+                    return
+
+    async def action(
+        self,
+        button: str,
+        *,
+        again: bool = False,
+        prompt: str | None = None,
+        mask: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        to: Sequence[str] | None = None,
+        auto: Sequence[str] = (),
+    ) -> TaskHandle:
+        """Press a button of the finished task. The same one twice gives the first one's task, unless `again`.
+
+        Example::
+
+            large = await task.action("U2")
+            wide = await large.action("Custom Zoom", prompt="a paper boat in a wide bay --zoom 2")
+
+        Args:
+            button: as a person calls it: `U2`, `V1`, `reroll`, `zoom`, `pan left`, any label or emoji.
+            again: press it once more.
+            prompt: the answer, where the button asks for one.
+            mask: where to repaint, as a path or data URI: white is repainted.
+            labels: None inherits this task's.
+            to: names of destinations; None inherits this task's.
+            auto: buttons to press by itself when that has succeeded.
+
+        Raises:
+            InputError: this task has not succeeded, or has no such button; nothing was sent.
+            Refused, Ambiguous, Unreachable: as `Receiver.imagine`.
+        """
+        runtime = self._runtime()
+        options = to_options({"labels": labels, "to": to, "auto": auto})
+        row = await runtime.submissions.follow_up(
+            await self.status(), button, options, again=again, prompt=prompt, mask=mask
+        )
+        return TaskHandle(self._runtime, await send(runtime, row))
+
+    async def modal(self, *, prompt: str | None = None, mask: str | None = None) -> None:
+        """Answer a task that asks for input; it then goes on under the same id.
+
+        Example::
+
+            await task.modal(prompt="a paper boat in a wide bay --zoom 2")
+            await task.result()
+
+        Raises:
+            InputError: it does not ask for input, or that is no answer.
+            Refused, Ambiguous, Unreachable: the provider did not take it.
+        """
+        runtime = self._runtime()
+        await runtime.submissions.reply(await self.status(), prompt=prompt, mask=mask)
+        try:
+            self._submission = await runtime.submissions.send_reply(self.id)
+        except Refused as exc:
+            if not exc.retry:
+                raise
+            await self.status()  # kept, and sent again by the engine
+
+    async def seed(self) -> str:
+        """The seed of the finished picture, for `--seed`. May take a minute.
+
+        Raises:
+            Refused: there is none yet, or this provider does not tell.
+        """
+        return await self._runtime().provider.image_seed(await self._known_task_id())
+
+    async def cancel(self) -> None:
+        """Ask the provider to stop the task. Whether it did, its end tells: a stopped task fails.
+
+        Raises:
+            Refused: this provider cancels nothing.
+        """
+        await self._runtime().provider.cancel(await self._known_task_id())
+
+    async def files(self, timeout: float | None = None) -> list[Path]:  # noqa: ASYNC109 - as above
+        """Where the result's files lie in the media store; read them, copy them, leave them as they are. With a media
+        store in a bucket they lie in its cache, which lets go of them when it needs room: copy them soon.
+
+        Waits for the result and its download.
+
+        Example::
+
+            for path in await task.files():
+                shutil.copy(path, "album")
+
+        Raises:
+            MediaError: they could not be downloaded, or the media store cannot be read.
+            NoResult, TimeoutError: as `result`.
+        """
+        row = await self._until(_has_files, timeout)
+        await self._word(row)
+        if row.media_problem is not None and not row.media:
+            raise MediaError(f"The files of task {row.task_id} are not here: {row.media_problem}")
+        async with self._runtime().store.holding(row.media) as paths:
+            return list(paths)
+
+    async def _until(self, done: Callable[[Submission], bool], seconds: float | None) -> Submission:
+        if done(row := await self.status()):
+            return row
+        runtime = self._runtime()
+        waiting = asyncio.timeout(None if seconds is None else seconds / runtime.clock.speed)
+        try:
+            async with waiting, aclosing(runtime.watch(self.id)) as rows:
+                async for row in rows:
+                    self._submission = row
+                    if done(row):
+                        return row
+        except TimeoutError as exc:
+            if not waiting.expired():
+                raise
+            raise TimeoutError(f"Task {self.task_id or self.id} has not come to its end within {seconds:g} s.") from exc
+        raise AssertionError("a watch ends only when its caller leaves")
+
+    async def _word(self, row: Submission) -> Event:
+        """The event of the row's last word, if it is the result."""
+        type = row.last_word
+        if type is None:
+            text = row.detail or "The provider refused the request."
+            raise Refused(text, outcome=row.outcome or "refused", retry=False)
+        runtime = self._runtime()
+        event = await runtime.retry_outage(lambda: runtime.journal.event(event_id(row.id, type)))
+        if event is None:
+            raise JournalError(f"The journal says that submission {row.id} has ended, but holds no event of that.")
+        if type in _NO_RESULTS:
+            error, words = _NO_RESULTS[type]
+            reason = f": {event.reason}" if event.reason else "."
+            raise error(f"Task {row.task_id or row.id} {words}{reason}", event)
+        return event
+
+    async def _fresh(self, seen: set[str]) -> list[Event]:
+        """What has been journalled since, in order."""
+        runtime = self._runtime()
+        events = await runtime.retry_outage(lambda: runtime.journal.events(limit=MOST_EVENTS, submission_id=self.id))
+        fresh = [event for event in reversed(events) if event.id not in seen]
+        seen.update(event.id for event in fresh)
+        return fresh
+
+    async def _known_task_id(self) -> str:
+        row = await self.status()
+        if row.task_id is None:
+            raise InputError(f"Submission {row.id} has no task yet, because the provider has not taken it.")
+        return row.task_id
+
+
+async def send(runtime: Runtime, row: Submission) -> Submission:
+    """Send a prepared submission now. A provider that is only busy is no error: the engine sends it again."""
+    try:
+        return await runtime.submissions.send(row.id)
+    except Refused as exc:
+        if not exc.retry:
+            raise
+        return await runtime.journal.find(row.id)
+
+
+def _has_last_word(row: Submission) -> bool:
+    return row.last_word is not None or row.status == "refused"
+
+
+def _has_files(row: Submission) -> bool:
+    return _has_last_word(row) and row.media_due_ms is None

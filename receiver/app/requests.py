@@ -1,0 +1,210 @@
+"""The requests of `Receiver`: one method for each kind. A test compares their signatures with `KINDS`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
+from receiver.app.container import Runtime
+from receiver.app.handle import TaskHandle, send
+from receiver.app.options import How, to_options
+from receiver.requests import build
+
+
+class Requests(ABC):
+    """The requests of `Receiver`. All take `How` beside their own fields, and raise the same errors."""
+
+    @abstractmethod
+    def _started(self) -> Runtime:
+        """Return the runtime of a started Receiver. Raises NotStarted."""
+
+    async def imagine(
+        self,
+        prompt: str,
+        *,
+        bot_type: str | None = None,
+        pictures: Sequence[str] = (),
+        account_filter: Mapping[str, Any] | None = None,
+        **how: Unpack[How],
+    ) -> TaskHandle:
+        """A grid of four pictures from a prompt; a video, where the prompt starts with a link and says `--video`.
+
+        Example::
+
+            task = await receiver.imagine("a paper boat --v 6.1", labels={"order": "17"}, to=["album"])
+
+        Args:
+            prompt: 1–6000 characters. It holds parameters such as `--ar 3:2`, and links to reference pictures at its
+                start.
+            bot_type: MID_JOURNEY or NIJI_JOURNEY.
+            pictures: at most 5 reference pictures, as paths or data URIs.
+            account_filter: `instanceId`, `modes`, `remix`, `nijiRemix`, `remixAutoConsidered`, `remark`.
+            how: see `How`.
+
+        Returns:
+            The task. A busy provider is no error: the request is kept, and the engine sends it again.
+
+        Raises:
+            InputError: a value cannot be sent; nothing was.
+            Conflict: the name `once` was given to another request.
+            Refused: the provider will make no task of it.
+            Unreachable: the provider could not be reached; nothing was sent.
+            Ambiguous: the answer was lost. The request may have been charged, so it is never sent again. If a task
+                was made and a callback URL was sent, the result still comes to the destinations.
+            JournalError, MediaError: nothing was sent.
+        """
+        return await self._submit(
+            "imagine", how, prompt=prompt, bot_type=bot_type, pictures=pictures, account_filter=account_filter
+        )
+
+    async def blend(
+        self, pictures: Sequence[str], *, dimensions: str | None = None, bot_type: str | None = None, **how: Unpack[How]
+    ) -> TaskHandle:
+        """One grid out of 2–5 pictures.
+
+        Example::
+
+            task = await receiver.blend(["cat.png", "boat.png"], dimensions="LANDSCAPE")
+
+        Args:
+            pictures: paths or data URIs.
+            dimensions: PORTRAIT, SQUARE or LANDSCAPE.
+            bot_type, how: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit("blend", how, pictures=pictures, dimensions=dimensions, bot_type=bot_type)
+
+    async def describe(
+        self, source: str, *, bot_type: str | None = None, language: str | None = None, **how: Unpack[How]
+    ) -> TaskHandle:
+        """Prompts that could have made a picture: the result's `task.texts`.
+
+        Example::
+
+            task = await receiver.describe("boat.png")
+            event = await task.result()
+            print(event.task.texts)
+
+        Args:
+            source: a path, data URI or link.
+            language: of the texts, like `en` or `zh-CN`; not every provider knows it.
+            bot_type, how: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit("describe", how, source=source, bot_type=bot_type, language=language)
+
+    async def shorten(self, prompt: str, *, bot_type: str | None = None, **how: Unpack[How]) -> TaskHandle:
+        """Shorter prompts that mean the same: the result's `task.texts`.
+
+        Example::
+
+            task = await receiver.shorten("a very, very small paper boat on calm and quiet water")
+
+        Args:
+            prompt, bot_type, how: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit("shorten", how, prompt=prompt, bot_type=bot_type)
+
+    async def video(
+        self,
+        image: str | None = None,
+        *,
+        prompt: str | None = None,
+        motion: str = "low",
+        action: str | None = None,
+        index: int | None = None,
+        task_id: str | None = None,
+        end_image: str | None = None,
+        loop: bool | None = None,
+        video_type: str | None = None,
+        batch_size: int | None = None,
+        **how: Unpack[How],
+    ) -> TaskHandle:
+        """Videos out of a picture, or of an earlier video task.
+
+        Example::
+
+            task = await receiver.video("boat.png", prompt="the boat sails away", motion="high")
+
+        Args:
+            image: the first frame, as a path, data URI or link. An `action` needs none.
+            prompt: the events in the video.
+            motion: low or high.
+            action: a word like `extend`, for an earlier video task. It needs `task_id` and `index`.
+            index: number of a video of that task, 0–3.
+            task_id: the provider's id of that task.
+            end_image: the last frame, given as `image`.
+            loop: True if the end leads into the beginning.
+            video_type: vid_1.1_i2v_480 or vid_1.1_i2v_720.
+            batch_size: number of videos: 1, 2 or 4.
+            how: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit(
+            "video",
+            how,
+            image=image,
+            prompt=prompt,
+            motion=motion,
+            action=action,
+            index=index,
+            task_id=task_id,
+            end_image=end_image,
+            loop=loop,
+            video_type=video_type,
+            batch_size=batch_size,
+        )
+
+    async def edits(
+        self,
+        prompt: str,
+        image: str,
+        *,
+        mask: str | None = None,
+        account_filter: Mapping[str, Any] | None = None,
+        **how: Unpack[How],
+    ) -> TaskHandle:
+        """A grid of four pictures made out of one by a prompt.
+
+        Example::
+
+            task = await receiver.edits("the boat is red", "boat.png", mask="hull.png")
+
+        Args:
+            image: a path, data URI or link.
+            mask: area to repaint, as a path or data URI: white is repainted.
+            prompt, account_filter, how: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit("edits", how, prompt=prompt, image=image, mask=mask, account_filter=account_filter)
+
+    async def swap(self, source: str, target: str, **how: Unpack[How]) -> TaskHandle:
+        """The face of one picture in another.
+
+        Example::
+
+            task = await receiver.swap("face.png", "portrait.png")
+
+        Args:
+            source: the picture with the face, as a path, data URI or link.
+            target: the picture it goes into.
+            how: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit("swap", how, source=source, target=target)
+
+    async def upload(self, pictures: Sequence[str], *, account_filter: Mapping[str, Any] | None = None) -> list[str]:
+        """Links for 1–5 pictures, to be used in prompts. No task is made, and nothing is journalled.
+
+        Example::
+
+            [link] = await receiver.upload(["boat.png"])
+            task = await receiver.imagine(f"{link} in a storm --v 6.1")
+
+        Raises:
+            InputError, ProviderError: as `imagine`.
+        """
+        request = build("upload", pictures=pictures, account_filter=account_filter)
+        return await self._started().submissions.upload(request)
+
+    async def _submit(self, kind: str, how: How, **values: Any) -> TaskHandle:
+        request = build(kind, **values)
+        runtime = self._started()
+        row = await runtime.submissions.prepare(request, to_options(how, request))
+        return TaskHandle(self._started, await send(runtime, row))

@@ -1,0 +1,322 @@
+"""The mode without a journal: a callback is confirmed and delivered in the very request that brings it.
+
+What the endpoint must know of a submission travels in its `state` (see `Tag`). A callback becomes a submission of a
+temporary SQLite journal, and the engine runs on that until idle.
+
+    neither token is ours                    401 as everywhere, and nothing is done
+    no end (progress, MODAL)                 nothing is owed: 200
+    an end, and every delivery succeeded     200
+    an end that was not delivered in time    500, and what is left is tried again when the callback comes again
+
+Nothing is kept beyond the process. The same event has the same idempotency key whatever process delivers it, so that a
+destination that remembers keys gets it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from ulid import ULID
+
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
+from receiver.backoff import CONFIRM
+from receiver.clock import Clock
+from receiver.errors import InputError, NotDelivered, ProviderError, SettingsError, TokenError
+from receiver.events import Submission, new_id
+from receiver.inputs import data_uri, read_mask, read_picture
+from receiver.journal.selection import Order
+from receiver.provider import Provider
+from receiver.requests import Request, with_pictures
+from receiver.settings import Settings, require_provider_key
+from receiver.submissions import Options
+from receiver.submissions.addresses import Addresses
+from receiver.tasks import Task
+from receiver.telemetry import learn
+from receiver.tokens import Tag, Tokens, write_tag
+from receiver.web.admission import Admission
+from receiver.web.app import create_app
+from receiver.web.callbacks import Callbacks
+from receiver.web.health import Readyz
+
+log = structlog.get_logger("receiver.stateless")
+
+BUDGET = 20.0
+"""Seconds for the download and all deliveries of one callback together. Confirming it comes before."""
+REMEMBERED = 1000
+"""Submissions kept in the temporary journal, because senders repeat the end after some seconds (PROTOCOL.md §7)."""
+AT_ONCE = 64
+"""Callbacks in one process: each keeps its files on disk, and a request open, until it is delivered."""
+_NEEDS_JOURNAL = {
+    "state": "A state of your own has no room beside ours; use a label",
+    "auto": "Buttons cannot be pressed by themselves, because nothing remembers them",
+    "once": "No name can be taken once, because nothing remembers it",
+}
+
+
+class StatelessSubmit:
+    """Submits without a journal.
+
+    Args:
+        provider, tokens, clock: what it works with.
+        public_url: where the provider can reach the endpoint.
+    """
+
+    def __init__(self, *, provider: Provider, tokens: Tokens, clock: Clock, public_url: str | None) -> None:
+        self._provider = provider
+        self._tokens = tokens
+        self._clock = clock
+        self._addresses = Addresses(tokens, public_url)
+
+    async def submit(self, request: Request, options: Options | None = None) -> Submission:
+        """Send a request. Its result comes to the endpoint, if the provider calls it.
+
+        Returns:
+            The submission: accepted, with its task id.
+
+        Raises:
+            InputError: something cannot be sent without a journal, or at all. Nothing was sent.
+            Refused: no task was made. Nothing sends it again.
+            Ambiguous: the answer was lost. If a task was made, its callback is delivered all the same.
+            Unreachable: nothing was sent.
+        """
+        options = options or Options()
+        for name, why in _NEEDS_JOURNAL.items():
+            if getattr(options, name):
+                raise InputError(f"{why}. With a journal in a bucket there is one.")
+        if not self._addresses.hooked:
+            raise InputError(
+                "Without a journal a result comes by callback only, and RECEIVER_PUBLIC_URL is not set. "
+                "Set it to the address of the endpoint."
+            )
+        options.check(options.to or ())  # the endpoint alone knows which destinations there are
+        now_ms = self._clock.now_ms()
+        row = Submission(
+            id=new_id(now_ms), kind=request.kind, created_ms=now_ms, prompt=request.prompt, request=request.body,
+            speed=options.speed, labels=dict(options.labels), destinations=options.to, hooked=True, status="accepted",
+            deadline_ms=now_ms,
+        )  # fmt: skip
+        tag = Tag(submission_id=row.id, destinations=row.destinations, labels=row.labels)
+        address = {**self._addresses.of(row), "state": self._tokens.state_token(write_tag(tag))}
+        pictures = [
+            (item.field, data_uri(*await (read_mask if item.mask else read_picture)(item.source)))
+            for item in request.pictures
+        ]
+        body = with_pictures({**request.body, **address}, pictures)
+        accepted = await self._provider.submit(request.kind, body, speed=options.speed)
+        log.info("submission.accepted", submission=row.id, task=accepted.task_id, outcome=accepted.outcome)
+        return msgspec.structs.replace(row, task_id=accepted.task_id, outcome=accepted.outcome)
+
+    async def ask(self, task_id: str) -> Task | None:
+        """Return the task as the provider shows it now. None: it does not know it. Raises ProviderError."""
+        return await self._provider.fetch(task_id)
+
+
+class StatelessReceive:
+    """Takes callbacks without a lasting journal. It stands where `Intake` stands otherwise.
+
+    Args:
+        runtime: on a temporary journal.
+        confirm_seconds: how long a result waits for the provider's own word.
+        budget: see `BUDGET`.
+    """
+
+    def __init__(self, runtime: Runtime, *, confirm_seconds: float, budget: float = BUDGET) -> None:
+        self._runtime = runtime
+        self.tokens = runtime.tokens
+        self._confirm_seconds = confirm_seconds
+        self._budget = budget
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def received(self, submission_id: str, view: Task, body: bytes, cause: str | None) -> bool:
+        """Confirm and deliver a verified callback.
+
+        Args:
+            submission_id: from its tokens.
+            view: the task as the callback gives it.
+            body: as it came.
+            cause: why it is not accepted as it is. None: both tokens agree.
+
+        Returns:
+            True: it was delivered, or nothing is owed.
+
+        Raises:
+            NotDelivered: it could not be confirmed, or a destination did not get it. The text says which and why.
+        """
+        if not view.terminal:
+            return True
+        turn = self._turns.setdefault(submission_id, asyncio.Lock())
+        async with turn:
+            if await self._runtime.journal.get(submission_id) is None:
+                await self._add(submission_id, view, cause)
+                await self._runtime.intake.received(submission_id, view, body, None)
+            else:
+                await self._retry(submission_id)
+            await self._runtime.engine.run_until_idle(self._confirm_seconds + self._budget, look=False)
+            await self._check(submission_id)
+        return True
+
+    async def _add(self, submission_id: str, view: Task, cause: str | None) -> None:
+        tag = self._runtime.tokens.read_tag(view.state) if cause is None else await self._shown_tag(submission_id, view)
+        unknown = [name for name in tag.destinations or () if name not in self._runtime.destinations]
+        if unknown:
+            raise NotDelivered(
+                f"Submission {submission_id} names the destination {unknown[0]!r}, which is not here. "
+                f"There are: {', '.join(sorted(self._runtime.destinations))}."
+            )
+        now_ms = self._runtime.clock.now_ms()
+        await self._runtime.journal.add(
+            Submission(
+                id=submission_id,
+                kind=view.action.lower() or "imagine",
+                created_ms=ULID.from_str(submission_id).milliseconds,
+                prompt=view.prompt,
+                request={},
+                labels=dict(tag.labels),
+                destinations=tag.destinations,
+                hooked=True,
+                status="accepted",
+                task_id=view.id,
+                deadline_ms=now_ms + 86_400_000,
+            )
+        )
+        self._seen[submission_id] = None
+        while len(self._seen) > REMEMBERED:
+            oldest, _ = self._seen.popitem(last=False)
+            await self._runtime.journal.erase(oldest, force=True)
+
+    async def _shown_tag(self, submission_id: str, view: Task) -> Tag:
+        """Return the tag in the provider's own answer about a task. Asked at 0, 2, 5, 10, 16 and 30 s, because a relay
+        shows `state` late (PROTOCOL.md §5).
+
+        Raises:
+            NotDelivered: the provider shows no task with our `state` in time, or it is another submission's.
+        """
+        clock, seconds = self._runtime.clock, self._confirm_seconds
+        began = clock.monotonic()
+        for share in CONFIRM:
+            await clock.sleep(began + share * seconds - clock.monotonic())
+            try:
+                shown = await self._runtime.provider.fetch(view.id)
+            except ProviderError as exc:
+                log.info("task.unanswered", task=view.id, problem=str(exc))
+                continue
+            if shown is None or not shown.state:
+                continue
+            try:
+                tag = self._runtime.tokens.read_tag(shown.state)
+            except TokenError:
+                tag = None
+            if tag is None or tag.submission_id != submission_id:
+                raise NotDelivered(f"Task {view.id} is not the one that submission {submission_id} made.")
+            return tag
+        raise NotDelivered(f"The provider did not show task {view.id} with our state within {seconds:g} s.")
+
+    async def _retry(self, submission_id: str) -> None:
+        """Make due now what an earlier callback did not bring to its destination."""
+        journal = self._runtime.journal
+        left = [
+            Order(
+                event_id=item.event_id, submission_id=submission_id, destination=item.destination, delivery_id=item.id
+            )
+            for item in await journal.deliveries(limit=1000, submission_id=submission_id)
+            if item.status in ("pending", "dead")
+        ]
+        if left:
+            await journal.replay(left, self._runtime.clock.now_ms())
+            self._runtime.engine.slot_free()
+
+    async def _check(self, submission_id: str) -> None:
+        journal = self._runtime.journal
+        row = await journal.get(submission_id)
+        if row is None or row.ended is None:
+            raise NotDelivered(f"Submission {submission_id} could not be confirmed in time.")
+        problems = sorted(
+            f"{item.destination}: {item.detail or 'it was not delivered in time'}"
+            for item in await journal.deliveries(limit=1000, submission_id=submission_id)
+            if item.status not in ("succeeded", "cancelled")
+        )
+        if problems:
+            event_id = f"{submission_id}.{row.ended}"
+            raise NotDelivered(f"Event {event_id} did not reach every destination. {'; '.join(problems)}")
+
+
+@asynccontextmanager
+async def open_stateless_submit(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[StatelessSubmit]:
+    """Open what submits without a journal. No destination is opened.
+
+    Raises:
+        SettingsError: a setting is missing, wrong, or asks for what needs a journal.
+    """
+    _check_settings(settings)
+    key, keys = require_provider_key(settings), tuple(key.get_secret_value() for key in settings.keys)
+    learn([*settings.secret_values(), key])
+    clock = clock or Clock()
+    provider = Provider(base_url=settings.provider_url, key=key, clock=clock, submit_timeout=settings.submit_timeout)
+    try:
+        tokens = Tokens(keys, max_age=settings.token_max_age, clock=clock)
+        yield StatelessSubmit(provider=provider, tokens=tokens, clock=clock, public_url=settings.public_url)
+    finally:
+        await provider.aclose()
+
+
+@asynccontextmanager
+async def open_stateless_receive(
+    settings: Settings, *, budget: float = BUDGET, clock: Clock | None = None
+) -> AsyncIterator[StatelessReceive]:
+    """Open what takes callbacks without a lasting journal.
+
+    Args:
+        settings: as loaded.
+        budget: see `BUDGET`.
+        clock: the time; a real one if None.
+
+    Raises:
+        SettingsError: a setting is missing, wrong, or asks for what needs a journal.
+    """
+    _check_settings(settings)
+    for item in settings.resolved_destinations():
+        if item.progress or {"task.accepted", "task.progressed"} & set(item.events):
+            raise SettingsError(
+                f"Destination {item.name}: progress needs a journal, which remembers what was shown before. Take it "
+                "out, or keep a journal in a bucket."
+            )
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-")))
+        temporary = settings.model_copy(
+            update={"database": f"sqlite:{folder / 'receiver.db'}", "data": folder, "media": None}
+        )
+        runtime = await stack.enter_async_context(open_runtime(temporary, clock=clock, function=True, steady=True))
+        runtime.engine.progress = False
+        yield StatelessReceive(runtime, confirm_seconds=settings.confirm_within, budget=budget)
+
+
+def stateless_app(receive: StatelessReceive, *, seconds: float) -> Starlette:
+    """Return the web application around it: callbacks and health.
+
+    Args:
+        receive: takes the callbacks.
+        seconds: how long one may take in all; then it is answered 503.
+    """
+    admission = Admission(None, most=AT_ONCE, max_wait=seconds, kept="It may have been delivered in part.")
+    return create_app(
+        callbacks=Callbacks(intake=receive, tokens=receive.tokens, admission=admission), readyz=Readyz({})
+    )
+
+
+def _check_settings(settings: Settings) -> None:
+    if not settings.keys:
+        raise SettingsError(
+            "RECEIVER_KEYS is not set. Without a journal it is all that the submitting and the receiving program "
+            "share: make one with `openssl rand -hex 32`, and set it at both."
+        )

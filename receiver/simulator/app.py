@@ -1,0 +1,233 @@
+"""The simulator as one object: the provider's paths, keys and bytes over HTTP (PROTOCOL.md §1, §2)."""
+
+import hmac
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from receiver.simulator import answers, profiles
+from receiver.simulator.answers import Answer
+from receiver.simulator.callbacks import CallbackSender, SentCallback
+from receiver.simulator.faults import Faults
+from receiver.simulator.submits import ENDPOINTS, Submits, json_object
+from receiver.simulator.tasks import View
+from receiver.simulator.timeline import Clock
+from receiver.simulator.world import World
+
+if TYPE_CHECKING:
+    from receiver.simulator.pictures import File
+
+_SPEEDS = ("", "/mj-fast", "/mj-turbo", "/mj-relax")
+_SPEED_PREFIX = re.compile(r"/mj-(fast|turbo|relax)/")
+
+PREFIXES = tuple(dict.fromkeys(f"{a}{speed}/mj{b}" for a in ("", "/mj") for speed in _SPEEDS for b in ("", "/mj")))
+"""Every prefix of the same paths: a speed or none, and base addresses that already end in /mj."""
+
+_GONE = Answer(404, {"error": "This content is no longer available."})
+
+
+class Simulator:
+    """CometAPI's Midjourney API without CometAPI: mount ``app`` under any ASGI server.
+
+    The same seed and the same order of submits give the same run: timelines, faults and pictures. Only ids and times
+    differ.
+
+    Args:
+        profile: Server whose quirks to show, one of `PROFILES`.
+        speed: Simulated seconds per real second.
+        seed: Decides everything that is otherwise left to chance.
+        faults: Active faults, any of `FAULTS`.
+        key: The only key accepted. None accepts any key, and none.
+        client: Client for the callbacks, which is not closed. None makes one of our own.
+
+    Raises:
+        ValueError: The profile or a fault is unknown, or the speed is not above 0.
+        ImportError: Pillow is not installed.
+
+    Attributes:
+        app: The ASGI application. Its lifespan ends with `aclose`.
+        submits: Body of every submit received, in order, also of those answered with an error.
+        endpoints: Last part of the path of each of `submits`: ``imagine``, ``action``, ``modal``.
+        callbacks: Every callback made, in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        profile: str = "default",
+        speed: float = 1.0,
+        seed: int = 0,
+        faults: Iterable[str] = (),
+        key: str | None = None,
+        client: httpx.AsyncClient | None = None,
+    ) -> None:
+        found = next((one for one in profiles.ALL_PROFILES if one.name == profile), None)
+        if found is None:
+            raise ValueError(f"Unknown simulator profile {profile!r}; there are {', '.join(profiles.PROFILES)}.")
+        active, clock = Faults(faults), Clock(speed)
+        # Pillow is an optional extra, and FAULTS and PROFILES are available without it.
+        from receiver.simulator.pictures import Gallery  # noqa: PLC0415
+
+        self._gallery = Gallery()
+        self._sender = CallbackSender(found, active, clock, client)
+        self._world = World(found, active, clock, self._sender)
+        self._submits = Submits(self._world, active, seed)
+        self._key = key
+        self.submits: list[dict[str, Any]] = self._submits.bodies
+        self.endpoints: list[str] = self._submits.endpoints
+        self.callbacks: list[SentCallback] = self._sender.sent
+        self.app = Starlette(routes=list(self._routes()), lifespan=self._lifespan)
+        # The provider has its paths and no others, and a redirect is not among its known quirks.
+        self.app.router.redirect_slashes = False
+
+    @property
+    def pictures(self) -> int:
+        """Count of pictures and videos downloaded, previews included."""
+        return self._gallery.served
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop calling back. May be called twice."""
+        await self._sender.aclose()
+
+    def _routes(self) -> Iterator[Route]:
+        for prefix in PREFIXES:
+            for name, endpoint in ENDPOINTS.items():
+                yield Route(f"{prefix}{endpoint.path}", partial(self._submit, name), methods=["POST"])
+            for name in ("list-by-condition", "list-by-ids"):
+                yield Route(f"{prefix}/task/{name}", self._list, methods=["POST"])
+            for name, answer, method in (
+                ("fetch", self._world.fetch, "GET"),
+                ("image-seed", self._world.image_seed, "GET"),
+                ("cancel", self._world.cancel, "POST"),
+            ):
+                yield Route(f"{prefix}/task/{{task_id}}/{name}", partial(self._about, answer), methods=[method])
+            yield Route(f"{prefix}/image/{{task_id}}", self._relayed_picture, methods=["GET"])
+        yield Route("/attachments/{channel}/{message}/{name}", self._attachment, methods=["GET"])
+        yield Route("/cdn/video/{job}/{name}", self._video, methods=["GET"])
+        yield Route("/cdn/{job}/{name}", self._single_picture, methods=["GET"])
+
+    async def _submit(self, name: str, request: Request) -> Response:
+        speed = _SPEED_PREFIX.search(request.url.path)
+        answer = self._submits.receive(
+            name,
+            await request.body(),
+            _address(request),
+            speed[1] if speed else None,
+            authorized=self._authorized(request),
+        )
+        return await self._response(answer)
+
+    async def _about(self, answer: Callable[[str, str], Answer], request: Request) -> Response:
+        """Answer a query about one task, or a cancel."""
+        if not self._authorized(request):
+            return await self._response(answers.unauthorized())
+        return await self._response(answer(request.path_params["task_id"], _address(request)))
+
+    async def _list(self, request: Request) -> Response:
+        if not self._authorized(request):
+            return await self._response(answers.unauthorized())
+        # Some clients send numbers, some null.
+        ids = (json_object(await request.body()) or {}).get("ids")
+        wanted = map(str, ids) if isinstance(ids, list) else ()
+        return await self._response(self._world.listed(wanted, _address(request)))
+
+    def _authorized(self, request: Request) -> bool:
+        """Compare the key, sent as ``Bearer k``, bare, or as ``mj-api-secret``."""
+        key = request.headers.get("authorization", "").strip()
+        if key[:7].lower() == "bearer ":
+            key = key[7:].strip()
+        key = key or request.headers.get("mj-api-secret", "").strip()
+        return self._key is None or hmac.compare_digest(key.encode(), self._key.encode())
+
+    async def _response(self, answer: Answer) -> Response:
+        if answer.after:
+            await self._world.clock.until(self._world.clock.now() + answer.after)
+        if answer.body is None:
+            return Response(status_code=answer.http)
+        if isinstance(answer.body, str):
+            return HTMLResponse(answer.body, answer.http)
+        profile = self._world.profile
+        headers = {"Content-Type": profile.content_type}
+        return Response(profile.encode(answer.body), answer.http, headers=headers)
+
+    async def _relayed_picture(self, request: Request) -> Response:
+        """Serve without a key, chunked and without a length (PROTOCOL.md §2, §9)."""
+        task = self._world.task(request.path_params["task_id"])
+        if task is None:
+            return await self._response(Answer(400, {"error": "midjourney_task_not_found"}))
+        if not self._world.download():
+            return await self._file(None)
+        view = self._world.view(task, _address(request))
+        file: File | None = None
+        if not view.succeeded:
+            file = await self._preview(view)
+        elif view.videos and view.films_are_pictures:
+            file = self._gallery.film(task, 0)
+        elif task.work.pictures:
+            file = await self._gallery.whole(task)
+        if file is None:
+            return await self._response(Answer(500, {"error": "http_get_image_failed"}))
+        return StreamingResponse(iter((file.content,)), media_type=file.content_type)
+
+    async def _attachment(self, request: Request) -> Response:
+        """Serve a raw Discord link, smaller if it has a ``width``."""
+        name, width = request.path_params["name"], request.query_params.get("width", "")
+        good, upload, view = self._world.download(), self._world.upload_in_link(name), self._linked(name)
+        if good and upload is not None:
+            return await self._file(self._gallery.upload(upload))
+        if good and view and name.endswith(".png") and view.succeeded and view.task.work.pictures:
+            size = int(width) if re.fullmatch(r"[0-9]{1,4}", width) else None
+            return await self._file(await self._gallery.whole(view.task, size))
+        return await self._file(await self._preview(view) if good and view and name.endswith(".webp") else None)
+
+    async def _single_picture(self, request: Request) -> Response:
+        """Serve one of the pictures of a finished task."""
+        good, view = self._world.download(), self._linked(request.path_params["job"])
+        found = re.fullmatch(r"0_([0-3])(\.png|.+)", request.path_params["name"])
+        if not (good and view and view.succeeded and found) or int(found[1]) >= len(view.task.work.pictures):
+            return await self._file(None)
+        return await self._file(await self._gallery.tile(view.task, int(found[1]), small=found[2] != ".png"))
+
+    async def _video(self, request: Request) -> Response:
+        """Serve one of the videos of a finished task, or a small picture of it."""
+        good, view = self._world.download(), self._linked(request.path_params["job"])
+        found = re.fullmatch(r"([0-3])(\.mp4|.*)", request.path_params["name"])
+        if not (good and view and found) or int(found[1]) >= len(view.videos):
+            return await self._file(None)
+        if found[2] == ".mp4":
+            return await self._file(self._gallery.film(view.task, int(found[1])))
+        return await self._file(await self._gallery.whole(view.task, 640))
+
+    async def _preview(self, view: View) -> "File | None":
+        if view.succeeded and view.task.work.pictures:
+            # A preview link still works after the end, and shows the picture's last progress.
+            return await self._gallery.preview(view.task, 93)
+        return await self._gallery.preview(view.task, view.step.percent) if view.has_preview else None
+
+    async def _file(self, file: "File | None") -> Response:
+        if file is None:
+            return await self._response(_GONE)
+        return Response(file.content, media_type=file.content_type)
+
+    def _linked(self, link: str) -> View | None:
+        task = self._world.task_in_link(link)
+        return self._world.live(task) if task else None
+
+
+def _address(request: Request) -> str:
+    return str(request.base_url).rstrip("/")

@@ -1,0 +1,194 @@
+"""Bodies of the HTTP API: one struct each. They check a body, and OpenAPI documents them.
+
+Structs check names and types. The bodies of requests are derived from `KINDS`. `requests.build` and
+`submissions.Options` check the values, in sentences.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+import msgspec
+from msgspec import Meta
+
+from receiver.errors import InputError
+from receiver.requests import KINDS, REQUIRED, SPEEDS, Field, Request, build
+from receiver.submissions import MAX_LABEL, MAX_LABELS, Options
+from receiver.submissions.options import MAX_AUTO
+from receiver.tasks import MAX_TASK_ID
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def _meta(description: str, **schema: Any) -> Meta:
+    """Document a value. It is checked elsewhere, with a sentence."""
+    return Meta(description=description, extra_json_schema=schema)
+
+
+def _declared(field: Field) -> Meta:
+    schema = {name: value for name, value in field.form.schema.items() if name != "items"}
+    if field.default is None and "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
+    return _meta(f"{field.help} {field.form.http}".strip(), **schema)
+
+
+_MASK = {field.name: field for field in KINDS["modal"].fields}["mask"]
+_BUTTON = {"minLength": 1, "maxLength": MAX_LABEL}
+
+
+class Carried(msgspec.Struct, kw_only=True):
+    """Fields of every submission."""
+
+    labels: Annotated[
+        dict[str, str], _meta("Names and values of your own; every event carries them.", maxProperties=MAX_LABELS)
+    ] = {}
+    state: Annotated[str | None, _meta("A text of your own; every event carries it.")] = None
+    to: Annotated[list[str] | None, _meta("Names of destinations; all of them if not given.", minItems=1)] = None
+    auto: Annotated[
+        list[Annotated[str, Meta(extra_json_schema=_BUTTON)]],
+        _meta("Buttons to press by itself, once, when the task has succeeded: `U1`.", maxItems=MAX_AUTO),
+    ] = []
+
+    def options(self, *, once: str | None = None, once_digest: str | None = None) -> Options:
+        """Return them for `Submissions`."""
+        return Options(
+            speed=getattr(self, "speed", None),
+            labels=self.labels,
+            state=self.state,
+            to=None if self.to is None else tuple(self.to),
+            auto=tuple(self.auto),
+            once=once,
+            once_digest=once_digest,
+        )
+
+
+class Sent(Carried, kw_only=True):
+    """Fields of every submission that is sent to the provider."""
+
+    speed: Annotated[str | None, _meta("The provider's default if not given.", enum=[*SPEEDS, None])] = None
+
+
+class Press(Sent, kw_only=True):
+    """A button of a finished task. Fields that are not given are inherited from that task's submission."""
+
+    button: Annotated[str, _meta("`U2`, `V1`, `reroll`, `zoom`, `pan left`, or any of its `buttons`.", **_BUTTON)]
+    prompt: Annotated[str | None, _meta("For a button that asks for one.")] = None
+    mask: Annotated[str | None, _declared(_MASK)] = None
+    again: Annotated[bool, _meta("Press it once more although it was pressed before.")] = False
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """The answer to a task that asks for input."""
+
+    prompt: Annotated[str | None, _meta("The prompt it has if not given.")] = None
+    mask: Annotated[str | None, _declared(_MASK)] = None
+
+
+class Watch(Carried, kw_only=True):
+    """A task that was submitted elsewhere."""
+
+    task_id: Annotated[str, _meta("The provider's id of it.", minLength=1, maxLength=MAX_TASK_ID)]
+
+
+def _struct(kind: str, base: type[T]) -> type[T]:
+    """Return the struct of a kind's body."""
+    fields: list[Any] = []
+    for field in KINDS[kind].fields:
+        value: Any = field.form.type
+        if items := field.form.schema.get("items"):
+            value = list[Annotated[str, Meta(extra_json_schema=items)]]
+        hint: Any = Annotated[value | None if field.default is None else value, _declared(field)]
+        default = list(field.default) if field.default == () else field.default
+        fields.append((field.name, hint) if default is REQUIRED else (field.name, hint, default))
+    if base is Sent:
+        tag = ("kind", Literal[kind])
+        fields.insert(0, (*tag, "imagine") if kind == "imagine" else tag)  # the kind of a body without `kind`
+    named = {"__doc__": KINDS[kind].summary}
+    made = msgspec.defstruct(kind.capitalize(), fields, bases=(base,), namespace=named, module=__name__, kw_only=True)
+    return cast("type[T]", made)
+
+
+SUBMITTED: Mapping[str, type[Sent]] = {
+    kind: _struct(kind, Sent) for kind, declared in KINDS.items() if declared.address == "/submissions"
+}
+"""Kinds that `POST /submissions` takes, and the structs of their bodies."""
+Upload = _struct("upload", msgspec.Struct)
+
+
+def read_submission(value: Any) -> tuple[Request, Sent]:
+    """Return the request in the body of `POST /submissions`, and the body.
+
+    Raises:
+        InputError: an unknown kind or field, one that is missing or of another type, or a value that cannot be sent.
+    """
+    kind = _object(value).get("kind", "imagine")
+    if not isinstance(kind, str):
+        raise InputError("The kind must be text.")
+    if kind not in SUBMITTED:
+        if kind in KINDS:
+            raise InputError(f"Requests of the kind {kind} go to POST {KINDS[kind].address}.")
+        raise InputError(f"The kind must be one of {', '.join(SUBMITTED)}.{_guess(kind, SUBMITTED)}")
+    body = read(SUBMITTED[kind], value)
+    return _request(kind, body), body
+
+
+def read_upload(value: Any) -> Request:
+    """Return the request in the body of `POST /uploads`. Raises InputError."""
+    return _request("upload", read(Upload, value))
+
+
+def read(type: type[T], value: Any) -> T:
+    """Read a body as its struct.
+
+    Raises:
+        InputError: no object, an unknown field, one that is missing, or one of another type.
+    """
+    body = _object(value)
+    known = [field.encode_name for field in msgspec.structs.fields(type)]
+    for name in body:
+        if name not in known:
+            raise InputError(f"There is no field {name[:40]!r} here.{_guess(name, known)}")
+    try:
+        return msgspec.convert(body, type)
+    except msgspec.ValidationError as exc:
+        raise InputError(_sentence(str(exc))) from exc
+
+
+def check_uri(source: str | None) -> None:
+    """Raise InputError unless it is a data URI, or None. A path would name a file of *this* machine."""
+    if source is not None and source[:5].lower() != "data:":
+        raise InputError("A picture comes as `data:image/…;base64,…` or, where a link can stand, as http(s) link.")
+
+
+def _request(kind: str, body: msgspec.Struct) -> Request:
+    built = build(kind, **{field.name: getattr(body, field.name) for field in KINDS[kind].fields})
+    for picture in built.pictures:
+        check_uri(picture.source)
+    return built
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError("The body must be a JSON object.")
+    return value
+
+
+def _guess(name: Any, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.5) if isinstance(name, str) else []
+    return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
+
+
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+
+
+def _sentence(text: str) -> str:
+    """Return msgspec's message as a sentence. It has names and types, and of the values only that of `kind`."""
+    if match := _MISSING.match(text):
+        return f"The field {match[1]} is missing."
+    problem, _, place = text.partition(" - at `$")
+    field = place.strip("`.")
+    return f"{f'The field {field}' if field else 'The body'} is wrong: {problem[:1].lower()}{problem[1:]}."
