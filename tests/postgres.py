@@ -105,8 +105,12 @@ class PostgresStore:
 
     async def lose_event(self, event_id: str) -> None:
         await self.execute("DELETE FROM receiver.events WHERE id = $1", event_id)
+        # Each of our writes gives a document a new version.
+        await self.execute(
+            "UPDATE receiver.submissions SET version = version + 1 WHERE id = split_part($1, '.', 1)", event_id
+        )
 
 
 @asynccontextmanager
 async def postgres_store(folder: Path) -> AsyncIterator[PostgresStore]:
-    yield PostgresStore(await empty_database())
+    yield PostgresStore(await new_database("copy") if folder.name == "copy" else await empty_database())
