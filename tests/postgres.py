@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 from postgres_server import Server
 
 from receiver.journal import Journal
+from receiver.journal.postgres import PostgresStore as Opened
 from receiver.journal.postgres import open_store
 
 _running: list[Server] = []
@@ -81,6 +83,20 @@ async def empty_database() -> str:
     # A TRUNCATE makes new files, and costs ten times as much where there are few rows.
     await _run(";".join(f"DELETE FROM receiver.{table}" for table in TABLES), _shared[0])  # noqa: S608
     return _shared[0]
+
+
+async def open_journal(url: str, **options: Any) -> Journal:
+    return Journal(await open_store(url, **options))
+
+
+def store_of(journal: Journal) -> Opened:
+    assert isinstance(journal.store, Opened)
+    return journal.store
+
+
+async def asked(journal: Journal, statement: str, *values: object) -> Any:
+    """Return what a statement finds on one of the journal's own connections."""
+    return await store_of(journal)._connections.read(lambda db: db.fetchval(statement, *values))
 
 
 class PostgresStore:
