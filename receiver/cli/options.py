@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from receiver.errors import InputError
-from receiver.requests import BOTS, SPEEDS
+from receiver.requests import BOTS, KINDS, SPEEDS
 from receiver.settings.kinds import parse_keep
 from receiver.submissions import Options
 
@@ -22,7 +22,8 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 Reference = Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the result has reached every destination.")]
 Speed = Annotated[str | None, typer.Option(help=f"{', '.join(SPEEDS)}.", show_default=False)]
-Bot = Annotated[str | None, typer.Option(help=f"{' or '.join(BOTS)}.", show_default=False)]
+IMAGINE = {field.name: field for field in KINDS["imagine"].fields}
+Bot = Annotated[str | None, typer.Option(help=IMAGINE["bot_type"].command_help, show_default=False)]
 Label = Annotated[
     list[str] | None, typer.Option(help="name=value, carried by every event. Repeatable.", show_default=False)
 ]
@@ -35,9 +36,7 @@ Auto = Annotated[
     str | None,
     typer.Option(help="Buttons to press by itself when it has succeeded, once: U1,U3.", show_default=False),
 ]
-Filter = Annotated[
-    str | None, typer.Option(help='The provider\'s accountFilter, as JSON: {"modes": ["FAST"]}.', show_default=False)
-]
+Filter = Annotated[str | None, typer.Option(help=IMAGINE["account_filter"].command_help, show_default=False)]
 
 
 def spreading(group: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -8,6 +8,7 @@ import typer
 
 from receiver.cli.batch import read_prompts, submit_all
 from receiver.cli.options import (
+    IMAGINE,
     AsJSON,
     Auto,
     Bot,
@@ -40,7 +41,7 @@ def submit(
     speed: Speed = None,
     bot: Bot = None,
     picture: Annotated[
-        list[str] | None, typer.Option(help="A reference picture: a file or data URI. Repeatable.", show_default=False)
+        list[str] | None, typer.Option(help=f"{IMAGINE['pictures'].command_help} Repeatable.", show_default=False)
     ] = None,
     account_filter: Filter = None,
     label: Label = None,
