@@ -65,8 +65,7 @@ def command_of(kind: str, carried: Sequence[inspect.Parameter] = _CARRIED) -> Ca
 
 
 def _field_parameter(field: Field) -> inspect.Parameter:
-    text = f"{field.help} {field.form.command}".strip()
-    info = typer.Argument(help=text) if field.argument else typer.Option(help=text)
+    info = (typer.Argument if field.argument else typer.Option)(help=field.command_help)
     type = str if field.form.type == dict[str, Any] else field.form.type
     default = inspect.Parameter.empty if field.default is REQUIRED else field.default
     return _parameter(field.option or field.name, Annotated[type | None if default is None else type, info], default)
