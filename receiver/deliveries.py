@@ -12,7 +12,7 @@ Status of a delivery (who moves in → who moves out; what a crash does):
 Nothing renews a claim; its owner does, or does not, live. Where one engine at a time runs deliveries (SQLite) its lock
 tells: the system takes it from its holder the moment it dies, and whoever gets it next knows that all that is `running`
 was left behind. Where several do, each gives signs of life on the journal's own time, and the leader frees
-what the silent have left (`runtime.standing`).
+what the silent have left (`runtime.display_status`).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     receipt: Receipt | None = None
 
 
-DestinationStanding = Literal["working", "failing", "paused"]
+DestinationStatus = Literal["working", "failing", "paused"]
 
 
 class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,8 +138,8 @@ class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Whether nothing is claimed for it now."""
         return self.paused_until_ms is not None and self.paused_until_ms > now_ms
 
-    def standing(self, now_ms: int) -> DestinationStanding:
-        """One word for how it does."""
+    def display_status(self, now_ms: int) -> DestinationStatus:
+        """Return the status in one word, for people."""
         if self.paused(now_ms):
             return "paused"
         return "failing" if self.failures else "working"

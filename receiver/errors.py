@@ -1,23 +1,23 @@
-"""Every error Receiver raises on purpose.
+"""Errors that Receiver raises on purpose, and the check of an optional extra.
 
 ReceiverError
 ├── SettingsError            a setting is missing, wrong or unsafe; the start stops
 ├── TokenError               a URL token or state token is not ours, too old, or from the future
-├── PayloadError             bytes that are not what the protocol says
+├── PayloadError             bytes that break the protocol
 │   ├── NotJSON                  cannot be read as JSON
 │   └── NotATask                 JSON, but not a task object
-├── InputError               what the caller asked for cannot be sent; nothing was sent
-│   └── Conflict                 its name (an idempotency key) was given to another request before
-├── ProviderError            the provider said no, or nothing we understand
-│   ├── Refused                  no task was made; `outcome` says why, `retry` whether to send again
+├── InputError               the request cannot be sent; nothing was sent
+│   └── Conflict                 its name (an idempotency key) belongs to another request
+├── ProviderError            the provider refused, or its answer cannot be read
+│   ├── Refused                  no task was made; `outcome` is the reason
 │   ├── Ambiguous                the task may exist and be charged; never sent again
 │   ├── Unreachable              the request never arrived; nothing was made
-│   └── Unreadable               an answer to a question (fetch, list) that makes no sense; ask again later
+│   └── Unreadable               the answer to a fetch or list cannot be read; ask again later
 ├── NoResult                 a task has ended without a result, or waits; `event` says why
 │   ├── TaskFailed               the provider says it failed
 │   ├── TaskLost                 it has no end within our deadline
 │   └── InputRequired            it waits for a person's words or mask
-├── NotDelivered             a destination did not take a sample, or what a callback without a journal brought
+├── NotDelivered             a destination did not take a sample or a result
 ├── EngineStopped            this process's engine has ended or hangs
 ├── NotStarted               a Receiver is used before its start or after its end
 ├── MediaError               a picture could not be fetched or stored
@@ -47,8 +47,8 @@ class SettingsError(ReceiverError):
 class TokenError(ReceiverError):
     """A token was not signed by our keys, is too old, or comes from the future.
 
-    `cause` is one of `malformed`, `signature`, `expired`, `future`, or `no_state`, `bad_state` where a callback has no
-    URL token either; it is for logs and counters, and never reaches whoever sent the token.
+    `cause` is one of `malformed`, `signature`, `expired`, `future`, or `no_state`, `bad_state` if a callback has no URL
+    token either. It is for logs and counters, and never in an answer.
     """
 
     def __init__(self, cause: str) -> None:
@@ -57,7 +57,7 @@ class TokenError(ReceiverError):
 
 
 class PayloadError(ReceiverError):
-    """Bytes that are not what the protocol says."""
+    """Bytes break the protocol."""
 
 
 class NotJSON(PayloadError):
@@ -65,19 +65,19 @@ class NotJSON(PayloadError):
 
 
 class NotATask(PayloadError):
-    """JSON, but no task object (PROTOCOL.md §5): not an object, or without a usable id."""
+    """The JSON is not a task object (PROTOCOL.md §5): not an object, or without a usable id."""
 
 
 class InputError(ReceiverError):
-    """What the caller asked for cannot be sent. Raised before anything goes out."""
+    """The request cannot be sent. Raised before anything goes out."""
 
 
 class Conflict(InputError):
-    """The name a request shall exist once under was given to another request before."""
+    """The name of a request (its idempotency key) belongs to another request."""
 
 
 class ProviderError(ReceiverError):
-    """The provider said no, or said something we do not understand."""
+    """The provider refused, or its answer cannot be read."""
 
 
 class Refused(ProviderError):
@@ -85,7 +85,7 @@ class Refused(ProviderError):
 
     Attributes:
         outcome: a name from `provider.OUTCOMES`, e.g. `banned_word`, `queue_full`, `quota`.
-        retry: whether the same request may be sent again later.
+        retry: True if the same request may be sent again later.
         retry_after: seconds the provider asked us to wait, if it did.
     """
 
@@ -101,15 +101,15 @@ class Ambiguous(ProviderError):
 
 
 class Unreachable(ProviderError):
-    """No connection came about, so the request never arrived and nothing was made."""
+    """There was no connection, so the request never arrived and made no task."""
 
 
 class Unreadable(ProviderError):
-    """An answer to a fetch or list that makes no sense: HTML, cut short, too large, another task's object."""
+    """The answer to a fetch or list cannot be read: HTML, cut short, too large, another task's object."""
 
 
 class NoResult(ReceiverError):
-    """A task has ended without a result, or does not go on by itself. `event` is the journalled fact behind it."""
+    """A task has ended without a result, or does not go on by itself. `event` is its journalled event."""
 
     def __init__(self, text: str, event: Event) -> None:
         super().__init__(text)
@@ -117,8 +117,10 @@ class NoResult(ReceiverError):
 
 
 class TaskFailed(NoResult):
-    """The provider says that the task failed. A success may still come within minutes, because a FAILURE can be false
-    (PROTOCOL.md §6): asking for the result again then gives it."""
+    """The provider says that the task failed.
+
+    A FAILURE can be false (PROTOCOL.md §6). A success may still come within minutes, and is the result then.
+    """
 
 
 class TaskLost(NoResult):
@@ -126,12 +128,14 @@ class TaskLost(NoResult):
 
 
 class InputRequired(NoResult):
-    """The task waits for a person: answer with a prompt or a mask, and it goes on."""
+    """The task waits for a person. It goes on after an answer with a prompt or a mask."""
 
 
 class NotDelivered(ReceiverError):
-    """A destination did not take a sample that was sent to try it, or a result that no journal keeps; the text says
-    what its handler said. Or such a result was not confirmed."""
+    """A destination did not take a sample, or a result that no journal keeps, or the result was not confirmed.
+
+    The text holds the handler's reason.
+    """
 
 
 class NotStarted(ReceiverError):
@@ -142,8 +146,8 @@ class MediaError(ReceiverError):
     """A picture could not be fetched or stored.
 
     Attributes:
-        permanent: asking again cannot help (a forbidden address, a host outside the allow-list).
-        away: a store elsewhere is out of reach or out of order; nobody here has to mend anything.
+        permanent: another attempt cannot help (a forbidden address, a host outside the allow-list).
+        away: a remote store is out of reach or out of order. Nothing needs mending here.
     """
 
     def __init__(self, text: str, *, permanent: bool = False, away: bool = False) -> None:
@@ -155,8 +159,7 @@ class MediaError(ReceiverError):
 class JournalError(ReceiverError):
     """The journal cannot be read or written. Nothing of the failed call was kept.
 
-    `fault` names why where that is known, for those who must not learn the path in the text (`web.health`) and for
-    those who wait (`runtime.patience`); else "".
+    `fault` names the cause, or is "" if it is unknown. It is for callers that must not show the path in the text.
     """
 
     def __init__(self, text: str, *, fault: str = "") -> None:
@@ -172,7 +175,7 @@ class JournalLocked(JournalError):
 
 
 class EngineRunning(JournalError):
-    """Another process is the engine of this journal. `holder` is what that process calls itself."""
+    """Another process is the engine of this journal. `holder` is the name of that process."""
 
     def __init__(self, text: str, *, holder: str) -> None:
         super().__init__(text)
@@ -180,7 +183,7 @@ class EngineRunning(JournalError):
 
 
 class EngineStopped(ReceiverError):
-    """The engine of this process does not turn any more; the process must be started again."""
+    """The engine of this process has ended or hangs. The process must be started again."""
 
 
 class NotFound(ReceiverError):

@@ -28,7 +28,7 @@ SCHEMA = 1
 """Version of the event's shape, sent with every event."""
 
 SubmissionStatus = Literal["prepared", "sending", "accepted", "refused", "unknown"]
-Standing = Literal[
+DisplayStatus = Literal[
     "prepared",
     "sending",
     "accepted",
@@ -233,10 +233,10 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         return self.task_status == "MODAL" and (self.reply is None or self.reply.status == "refused")
 
     @property
-    def standing(self) -> Standing:
-        """One word for where it stands, or how it ended."""
+    def display_status(self) -> DisplayStatus:
+        """Status in one word, for people."""
         if self.ended is not None:
-            return _STANDINGS[self.ended]
+            return _END_STATUSES[self.ended]
         if self.awaits_input:
             return "input_required"
         if self.status != "accepted":
@@ -255,7 +255,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         return self.ended or ("task.input_required" if self.awaits_input else None)
 
 
-_STANDINGS: dict[EventType, Standing] = {
+_END_STATUSES: dict[EventType, DisplayStatus] = {
     "task.succeeded": "succeeded",
     "task.failed": "failed",
     "task.lost": "lost",

@@ -135,10 +135,10 @@ class CallbackHealth:
     It looks at the last 20 submissions with a callback URL that the provider has ended and that are old enough for
     their callbacks. Submissions without a URL, refused, lost or under way say nothing.
 
-        fewer than 20                         no verdict yet
-        none was called back                  the relay strips the URL, or it leads nowhere: a fault
-        10 or more were, none with its result   the last callback never comes: a fault
-        one was called back with its result   no fault, and the end of an earlier one is logged
+        fewer than 20                          no verdict yet
+        none was called back                   the relay strips the URL, or it leads nowhere: a fault
+        10 or more were, none with a result    the last callback never comes: a fault
+        one was called back with its result    no fault, and the end of an earlier one is logged
 
     Polling needs no change meanwhile: a callback only postpones the next question, so a task without callbacks is asked
     about at the pace of a task without a callback URL.
@@ -170,7 +170,10 @@ class CallbackHealth:
         elif (verdict := await self._verdict()) == "well":
             await self._well("callbacks come, with the result")
         elif verdict is not None:
-            await self._ill(verdict)
+            await self._troubles.end("callbacks unfinished" if verdict == "missing" else "callbacks missing")
+            text = self._text(verdict)
+            if await self._troubles.begin(f"callbacks {verdict}", text):
+                callback_log.warning(f"callbacks.{verdict}", problem=text)
         return 0
 
     async def _verdict(self) -> Verdict | None:
@@ -184,26 +187,14 @@ class CallbackHealth:
             return "missing"
         without = 0
         for id in called:
-            ends = await self._ends(id)
-            if any(ends):
+            kept = await self._journal.callbacks(id, limit=LOOKED_AT)
+            if any(_is_end(callback.body) for callback in kept):
                 return "well"
-            without += bool(ends)
+            without += bool(kept)  # callbacks are not kept for ever: none is no evidence
         return "unfinished" if without >= ENOUGH else None
 
-    async def _ends(self, submission_id: str) -> list[bool]:
-        """Return for each callback that is still kept whether it was the last one."""
-        kept = await self._journal.callbacks(submission_id, limit=LOOKED_AT)
-        return [_is_end(callback.body) for callback in kept]
-
-    async def _ill(self, verdict: Literal["missing", "unfinished"]) -> None:
-        other = "unfinished" if verdict == "missing" else "missing"
-        await self._troubles.end(_name(other))
-        text = self._text(verdict)
-        if await self._troubles.begin(_name(verdict), text):
-            callback_log.warning(f"callbacks.{verdict}", problem=text)
-
     async def _well(self, reason: str) -> None:
-        over = [await self._troubles.end(_name(verdict)) for verdict in ("missing", "unfinished")]
+        over = [await self._troubles.end(f"callbacks {verdict}") for verdict in ("missing", "unfinished")]
         if any(over):
             callback_log.info("callbacks.returned", reason=reason)
 
@@ -221,10 +212,6 @@ class CallbackHealth:
             f"Of the last {SAMPLE} submissions some were called back, but none with its result: the last callback "
             f"never comes. {meanwhile} Tell the provider, and see what came with: receiver tasks list"
         )
-
-
-def _name(verdict: str) -> str:
-    return f"callbacks {verdict}"
 
 
 def _is_end(body: bytes) -> bool:

@@ -31,7 +31,14 @@ async def read_picture(source: str) -> tuple[bytes, str]:
     if is_link(source):
         raise InputError(f"{source[:80]!r} is a link; download it and give the file.")
     if source[:5].lower() == "data:":
-        name, data = "The data URI", _from_data_uri(source)
+        name = "The data URI"
+        match = _DATA_URI.match(source)
+        if not match or not match[2]:
+            raise InputError("The data URI does not start with `data:image/…;base64,`.")
+        try:
+            data = base64.b64decode(source[match.end() :], validate=True)
+        except ValueError as exc:  # binascii.Error is one; letters outside ASCII give a plain one
+            raise InputError("The data URI is not valid base64.") from exc
     else:
         name, data = f"The picture {source}", await asyncio.to_thread(_from_file, Path(source))
     if len(data) > MAX_BYTES:
@@ -84,13 +91,3 @@ def _from_file(path: Path) -> bytes:
         raise InputError(f"The picture {path} cannot be read: {exc.strerror}. Check the path.") from exc
     except ValueError as exc:  # a NUL, or half a character
         raise InputError("The path of a picture holds characters that no path has.") from exc
-
-
-def _from_data_uri(source: str) -> bytes:
-    match = _DATA_URI.match(source)
-    if not match or not match[2]:
-        raise InputError("The data URI does not start with `data:image/…;base64,`.")
-    try:
-        return base64.b64decode(source[match.end() :], validate=True)
-    except ValueError as exc:  # binascii.Error is one; letters outside ASCII give a plain one
-        raise InputError("The data URI is not valid base64.") from exc

@@ -39,8 +39,6 @@ _MODES = ("RELAX", "FAST", "TURBO")
 _UNSENDABLE = re.compile("[\x00\ud800-\udfff]")
 _LINK = re.compile(r"https?://", re.IGNORECASE)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]{2,8}){0,2}\Z")
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +52,6 @@ class PictureField:
 
     field: str
     source: str
-
-    @property
-    def many(self) -> bool:
-        """True if the field is a list, in the order of the pictures."""
-        return self.field == LIST
 
     @property
     def mask(self) -> bool:
@@ -92,7 +85,7 @@ class Form:
         check: returns the value as it is sent, from the name used in sentences and the value. Raises InputError.
         http: sentence about its form, for OpenAPI.
         command: sentence about its form, for the command line.
-        schema: its limits as JSON Schema. They document; `check` decides.
+        schema: its limits as JSON Schema. They only document.
         picture: True if the values are pictures. `check` then returns sources: a list, a file or a link.
     """
 
@@ -128,6 +121,11 @@ class Field:
     option: str = ""
     argument: bool = False
 
+    @property
+    def command_help(self) -> str:
+        """Its description on the command line."""
+        return f"{self.help} {self.form.command}".strip()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
@@ -136,7 +134,7 @@ class Kind:
     Attributes:
         path: its path after `/mj/`.
         summary: its description in OpenAPI.
-        fields: its fields, in the order of the Python arguments.
+        fields: its fields, in the order of the body. Links come first there.
         command: the description of its command.
         address: its address in the HTTP API.
         answered_by_links: True if the answer holds links and names no task.
@@ -161,7 +159,7 @@ def build(kind: str, **given: Any) -> Request:
 
     Raises:
         InputError: a value the provider could not take, or values that do not belong together.
-        TypeError: there is no such field.
+        TypeError: the kind lacks a field of that name.
     """
     declared = KINDS[kind]
     if unknown := sorted(given.keys() - {item.name for item in declared.fields}):
@@ -266,19 +264,6 @@ def is_link(source: str) -> bool:
     return _LINK.match(source) is not None
 
 
-def _check_language(what: str, value: Any) -> str:
-    if not _LANGUAGE.match(sendable(f"The {what}", value)):
-        raise InputError(f"{value[:40]!r} is no language; write it like en or zh-CN.")
-    return str(value)
-
-
-def _check_word(what: str, value: Any) -> str:
-    """Check a word for which the protocol gives examples and no list."""
-    if not _WORD.match(sendable(what, value)):
-        raise InputError(f"{value[:40]!r} cannot be {what}; it is a single word, like extend.")
-    return str(value)
-
-
 def _check_flag(what: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"{what} must be true or false.")
@@ -378,6 +363,16 @@ def _numbers(allowed: Sequence[int]) -> Form:
     return Form(int, check, command=words.capitalize(), schema={"enum": tuple(allowed)})
 
 
+def _matching(pattern: str, problem: str) -> Form:
+    def check(what: str, value: Any) -> str:
+        text = sendable(what, value)
+        if re.fullmatch(pattern, text):
+            return text
+        raise InputError(f"{text[:40]!r} {problem}")
+
+    return Form(str, check)
+
+
 def _files(least: int, remedy: str = _DOWNLOAD) -> Form:
     """Form of the pictures of `base64Array`, which takes no links."""
 
@@ -417,6 +412,8 @@ _MASK = Form(
     schema={"pattern": _DATA},
     picture=True,
 )
+_LANGUAGE = _matching("[A-Za-z]{2,3}([_-][A-Za-z0-9]{2,8}){0,2}", "is no language; write it like en or zh-CN.")
+_WORD = _matching("[A-Za-z][A-Za-z0-9_-]{0,31}", "cannot be action; it is a single word, like extend.")
 _BOT_TYPE = replace(_words(*BOTS.values()), command=f"One of {', '.join(BOTS)}.")
 _ACCOUNT_FILTER = Form(dict[str, Any], _check_filter, command='As JSON: {"modes": ["FAST"]}.')
 _VIDEOS = range(4)
@@ -451,6 +448,7 @@ KINDS: Mapping[str, Kind] = {
                 _files(0, "Put the link at the start of the prompt"),
                 "At most 5 reference pictures.",
                 default=(),
+                option="picture",
             ),
             _FILTER,
         ),
@@ -475,7 +473,7 @@ KINDS: Mapping[str, Kind] = {
             Field(
                 "language",
                 "language",
-                Form(str, _check_language),
+                _LANGUAGE,
                 "Language of the texts, like `en`, where the provider knows it.",
             ),
         ),
@@ -498,7 +496,7 @@ KINDS: Mapping[str, Kind] = {
             Field("loop", "loop", Form(bool, _check_flag), "Let the end lead into the beginning."),
             Field("video_type", "videoType", _words("vid_1.1_i2v_480", "vid_1.1_i2v_720"), "The size."),
             Field("batch_size", "batchSize", _numbers((1, 2, 4)), "How many videos."),
-            Field("action", "action", Form(str, _check_word), "What to do with an earlier video: `extend`."),
+            Field("action", "action", _WORD, "What to do with an earlier video: `extend`."),
             Field("index", "index", _numbers(_VIDEOS), "Which of the earlier task's videos."),
             Field("task_id", "taskId", _TASK_ID, "The task of the earlier video.", option="task"),
         ),

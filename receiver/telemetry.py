@@ -1,12 +1,12 @@
-"""Logs: one line per fact, and no secret in any of them.
+"""Logs: one line per fact, without secrets.
 
 Every module takes its logger with `log = structlog.get_logger()` at its top and writes fixed names,
-`log.info("delivery.succeeded", delivery_id=…)`: a noun, a verb in the past, ids as fields, no sentences and nothing
-wholesale. Such a logger works before `configure` too. A program calls `configure` once, before its first line: loggers
-are kept after first use, with the level of that moment. Tests read lines with `structlog.testing.capture_logs`.
+`log.info("delivery.succeeded", delivery_id=…)`: a noun, a verb in the past, ids as fields, no sentences.
+A program calls `configure` once, before its first line, because loggers keep the level of their first use. Tests read
+lines with `structlog.testing.capture_logs`.
 
-Redaction is by key (what a field is called) and by value (secrets we know, and shapes of secrets anywhere in a text,
-tracebacks included), because either alone misses something.
+Redaction is by key (the name of a field) and by value (known secrets, and shapes of secrets in any text, tracebacks
+included), because either alone misses some.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LogFormat = Literal["auto", "json", "console"]
 _SECRET_KEYS = ("token", "secret", "password", "passwd", "authorization", "apikey", "notifyhook", "cookie")
 _SECRET_NAMES = frozenset({"key", "keys", "state", "user_state", "webhook_url"})
 _PLAIN_KEYS = frozenset({"idempotency_key", "object_key"})
-"""Names that end in `_key` and hold an id, which a line is useless without."""
+"""Names that end in `_key` and hold an id, which a line needs."""
 _TEXT_END = r"[^\s'\"<>()\[\]{},\\]+"
 _SHAPES = re.compile(
     # Each alternative keeps its one group and loses the rest.
@@ -47,9 +47,9 @@ _SHAPES = re.compile(
 )
 _SIGNS = ("callbacks", "bearer", "basic", "hooks.slack", "webhooks/", "xox", "xapp-", "sk-", "@")
 _TOKEN_SIGN = re.compile(r"\.[\w-]{6}\.[\w-]{43}")
-"""Every shape holds one of these signs, and looking for them costs a tenth of looking for the shapes."""
+"""Each shape holds one of these signs, and the search for them costs a tenth of the search for shapes."""
 _SHORT = 64
-"""Characters of a text whose redaction is remembered."""
+"""Characters of a text whose redaction is cached."""
 _SHORTEST_SECRET = 6
 """A shorter "secret" would redact half of every line."""
 _MAX_DEPTH = 8
@@ -58,7 +58,7 @@ _UNPRINTABLE_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2
 
 
 class _Known:
-    """The secrets of this process, as one pattern. Set by `configure`, read by every line."""
+    """Secrets of this process, as one pattern."""
 
     pattern: re.Pattern[str] | None = None
 
@@ -73,20 +73,20 @@ class _Known:
         self._secrets.update(secrets)
         long_enough = {secret for secret in self._secrets if len(secret) >= _SHORTEST_SECRET}
         spellings = long_enough | {quote(secret, safe="") for secret in long_enough}
-        # Longest first, so that a secret that begins with another one goes as a whole.
+        # Longest first, so that a secret that begins with another one is replaced as a whole.
         alternatives = "|".join(re.escape(text) for text in sorted(spellings, key=len, reverse=True))
         self.pattern = re.compile(alternatives) if alternatives else None
         _redact_short.cache_clear()
 
 
 class _Output:
-    """The stream lines go to. Kept loggers hold this, so the stream can change under them."""
+    """Stream of log lines. Cached loggers hold this object, so the stream can change."""
 
     def __init__(self) -> None:
         self.stream: TextIO | None = None
 
     def write(self, text: str) -> int:
-        """Write what can be written: a closed pipe or a full disk must not fail the work that is being logged."""
+        """Write, if possible: a closed pipe or a full disk must not fail the work that is being logged."""
         stream = self.stream or sys.stderr
         encoding = getattr(stream, "encoding", None) or "utf-8"
         try:
@@ -104,7 +104,7 @@ class _Output:
 _known = _Known()
 _output = _Output()
 _processors: list[Processor] = []
-"""Changed in place by `configure`: kept loggers hold this very list."""
+"""Changed in place by `configure`, because cached loggers hold this list."""
 
 
 def configure(
@@ -114,13 +114,13 @@ def configure(
     secrets: Iterable[str] = (),
     stream: TextIO | None = None,
 ) -> None:
-    """Set up all logging of this process, that of uvicorn, httpx and asyncio included.
+    """Set up all logging of this process, including uvicorn, httpx and asyncio.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
         format: `auto` is `console` on a terminal and `json` elsewhere.
         secrets: values that must never be written.
-        stream: where to; standard error if None.
+        stream: for the lines; standard error if None.
     """
     _output.stream = stream
     _known.forget()
@@ -129,7 +129,18 @@ def configure(
     terminal = target.isatty()
     readable = format == "console" or (format == "auto" and terminal)
     number = logging.getLevelNamesMapping()[level.upper()]
-    ending = _ending(readable=readable, colors=terminal)
+    # Exceptions become text before redaction, so that tracebacks are redacted as well. Our own fields come after it.
+    ending: list[Processor] = [
+        structlog.processors.format_exc_info,
+        redact_fields,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if readable:
+        plain = structlog.dev.plain_traceback
+        ending += [_printable, structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain)]
+    else:
+        ending.append(_as_json)
     _processors[:] = [structlog.contextvars.merge_contextvars, *ending]
     structlog.configure(
         processors=_processors,
@@ -141,8 +152,10 @@ def configure(
 
 
 def use_logging() -> None:
-    """For programs that use Receiver as a library: our lines go, redacted, to the loggers `receiver.…` of `logging`,
-    where the program decides what becomes of them. One that has configured structlog itself keeps its own way."""
+    """Send our lines, redacted, to the loggers `receiver.…` of `logging`, for a program that embeds Receiver.
+
+    A program that has configured structlog itself keeps its own configuration.
+    """
     logging.getLogger("httpx").addFilter(_without_secrets)
     if not structlog.is_configured():
         structlog.configure(
@@ -159,24 +172,24 @@ def use_logging() -> None:
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:
-    """httpx tells every URL it calls at info, and a chat webhook's URL is its secret."""
+    """Redact a line of httpx, which logs every URL it calls, also a chat webhook's, which is its secret."""
     record.msg, record.args = redact(record.getMessage()), ()
     return True
 
 
 def learn(secrets: Iterable[str]) -> None:
-    """Leave out these values too from now on: secrets made after `configure`."""
+    """Redact these values too from now on: secrets made after `configure`."""
     _known.learn(secrets)
 
 
 def redact(text: str) -> str:
-    """The text without secrets, for errors shown to people."""
+    """Return the text without secrets, for errors shown to people."""
     return _redact_short(text) if len(text) <= _SHORT else _redact(text)
 
 
 @lru_cache(maxsize=4096)
 def _redact_short(text: str) -> str:
-    """Ids and names come again and again."""
+    """Return as `_redact`, cached, because ids and names are frequent."""
     return _redact(text)
 
 
@@ -193,7 +206,7 @@ def _redact(text: str) -> str:
 
 
 def redact_fields(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Redacts a whole line by key and by value, nested values too. A structlog processor."""
+    """Redact a whole line by key and by value, nested values too. A structlog processor."""
     return {name: _redacted(name, value, _MAX_DEPTH) for name, value in event.items()}
 
 
@@ -220,15 +233,11 @@ def _redacted_value(value: Any, depth: int) -> Any:
         return {redact(str(key)): _redacted(key, inner, depth - 1) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_redacted(None, inner, depth - 1) for inner in value]
-    return redact(_text(value))
-
-
-def _text(value: object) -> str:
-    """An object as text; one whose repr fails must not fail the line."""
     try:
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    except Exception as exc:
-        return f"<{type(value).__name__}: {type(exc).__name__}>"
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    except Exception as exc:  # an object whose repr fails must not fail the line
+        text = f"<{type(value).__name__}: {type(exc).__name__}>"
+    return redact(text)
 
 
 @lru_cache(maxsize=1024)
@@ -242,31 +251,16 @@ def _is_secret_name(name: str) -> bool:
     return lowered in _SECRET_NAMES or lowered.endswith(("_key", "_keys", "_state"))
 
 
-def _ending(*, readable: bool, colors: bool) -> list[Processor]:
-    """Exceptions become text before redaction, so that tracebacks are redacted like everything else; what we add
-    ourselves comes after it."""
-    shared: list[Processor] = [
-        structlog.processors.format_exc_info,
-        redact_fields,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if not readable:
-        return [*shared, _as_json]
-    console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
-    return [*shared, _printable, console]
-
-
 def _as_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
-    """The line, after redaction has left nothing but plain values; json.dumps takes five times as long."""
+    """Return the line, which redaction has reduced to plain values. json.dumps takes five times as long."""
     try:
         return msgspec.json.encode(event).decode()
     except (UnicodeEncodeError, TypeError, msgspec.MsgspecError):
-        return json.dumps(event)  # half a character
+        return json.dumps(event)  # a lone surrogate
 
 
 def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Escapes what could forge a line or steer the terminal; a traceback keeps its line ends."""
+    """Escape characters that could forge a line or control the terminal. A traceback keeps its line ends."""
     for name, value in event.items():
         if isinstance(value, str):
             pattern = _UNPRINTABLE_IN_LINES if name == "exception" else _UNPRINTABLE
@@ -275,7 +269,7 @@ def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDic
 
 
 def _configure_stdlib(level: int, ending: list[Processor]) -> None:
-    """Other people's lines take the same way out."""
+    """Send the lines of other packages the same way."""
     handler = logging.StreamHandler(_output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -290,7 +284,7 @@ def _configure_stdlib(level: int, ending: list[Processor]) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    # httpx writes every URL it calls at info, and uvicorn every URL it is called with: tokens are in both.
-    # What is left of uvicorn's lines at info are its start and stop, which our own lines tell.
+    # At info, httpx logs every URL it calls and uvicorn every URL it serves, with tokens in them.
+    # The rest of uvicorn's lines at info repeat our own lines on start and stop.
     for name in ("httpx", "httpcore", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -68,7 +68,10 @@ def write_tag(tag: Tag) -> str:
     """
     labels = [part for pair in tag.labels.items() for part in pair]
     parts = [tag.submission_id, *(tag.destinations or ()), *(["", *labels] if labels else ())]
-    text = ".".join(_escape(part) for part in parts)
+    text = ".".join(
+        "".join(char if char in _PLAIN else "".join(f"~{byte:02x}" for byte in char.encode()) for char in part)
+        for part in parts
+    )
     if len(text) > MAX_TAG:
         raise InputError(
             f"Without a journal the names of destinations and the labels travel in `state`, and have {MAX_TAG - 26} "
@@ -80,7 +83,8 @@ def write_tag(tag: Tag) -> str:
 
 def read_tag(text: str) -> Tag:
     """Return the tag in a text that was signed. Raise ValueError if it is none."""
-    submission_id, *rest = (_unescape(part) for part in text.split("."))
+    raw = (_ESCAPE.sub(lambda match: chr(int(match[1], 16)), part) for part in text.split("."))
+    submission_id, *rest = (part.encode("latin-1").decode() for part in raw)
     if not _SUBMISSION_ID.match(submission_id):
         raise ValueError("it does not begin with a submission's id")
     end = rest.index("") if "" in rest else len(rest)
@@ -89,15 +93,6 @@ def read_tag(text: str) -> Tag:
         raise ValueError("a label has no value")
     labels = dict(zip(pairs[::2], pairs[1::2], strict=True))
     return Tag(submission_id=submission_id, destinations=tuple(names) or None, labels=labels)
-
-
-def _escape(text: str) -> str:
-    return "".join(char if char in _PLAIN else "".join(f"~{byte:02x}" for byte in char.encode()) for char in text)
-
-
-def _unescape(text: str) -> str:
-    raw = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
-    return raw.encode("latin-1").decode()
 
 
 class _Signer(itsdangerous.TimestampSigner):

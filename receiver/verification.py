@@ -1,11 +1,11 @@
-"""Whose callback it is, and whether it is believed: the one place that weighs both tokens. Pure.
+"""Verification of a callback by its two tokens. Pure.
 
-    URL token bad                                            nothing is believed: TokenError
-    URL token good, `state` missing, mangled or another's    its submission's, but the provider is asked: a cause
-    no URL token, `state` good                               the same
-    both good                                                believed: no cause
+    URL token bad                                            refused: TokenError
+    URL token good, `state` missing, mangled or another's    bound to the URL's submission, with a cause to ask
+    no URL token, `state` good                               bound to its submission, with a cause to ask
+    both good                                                trusted: no cause
 
-A task id other than the one bound is found later, inside the journal's transaction.
+A task id other than the bound one is found later, in the journal's transaction.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from receiver.tokens import Tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unwrapped:
-    """A callback whose origin is settled.
+    """Verified callback.
 
     Attributes:
         submission_id: the submission it belongs to.
-        task: what it says.
-        cause: why it is not believed without asking the provider: `no_url_token`, `no_state`, `bad_state`,
-            `other_state`; None when both tokens agree.
+        task: the task object in its body.
+        cause: the reason to ask the provider first: `no_url_token`, `no_state`, `bad_state`, `other_state`. None if
+            both tokens agree.
     """
 
     submission_id: str
@@ -34,18 +34,18 @@ class Unwrapped:
 
     @property
     def trusted(self) -> bool:
-        """Whether both tokens agree. They prove that we made the address, not that the provider is calling, so a
-        result is confirmed with the provider all the same."""
+        """True if both tokens agree. That proves that we made the URL, not that the provider calls, so a result is
+        confirmed all the same."""
         return self.cause is None
 
 
 def unwrap(tokens: Tokens, body: bytes, url_token: str | None) -> Unwrapped:
-    """Verify a callback as it came.
+    """Verify a callback.
 
     Args:
-        tokens: what the tokens were signed with.
+        tokens: the signer of both tokens.
         body: the request's body.
-        url_token: the last part of the URL's path; None where the URL has none.
+        url_token: the last part of the URL's path, or None.
 
     Raises:
         TokenError: no token of it is ours.
@@ -58,12 +58,12 @@ def unwrap(tokens: Tokens, body: bytes, url_token: str | None) -> Unwrapped:
 
 
 def trust(tokens: Tokens, url_id: str | None, state: str) -> tuple[str, str | None]:
-    """Whose callback it is, and why it is not believed (None: it is).
+    """Return the submission id of a callback, and the cause to ask the provider first, or None.
 
     Args:
-        tokens: what `state` was signed with.
-        url_id: the submission id in a good URL token; None where the URL has no token.
-        state: the body's.
+        tokens: the signer of `state`.
+        url_id: the submission id in a good URL token, or None if there is no token.
+        state: in the body.
 
     Raises:
         TokenError: there is no URL token, and `state` is not ours either.

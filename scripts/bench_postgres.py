@@ -51,8 +51,8 @@ from receiver.deliveries import Completion, Delivery
 from receiver.events import Event, Submission, event_id, new_id
 from receiver.intake import Intake
 from receiver.intake.rules import Policy, Route
-from receiver.journal import Change, Work
-from receiver.journal.postgres import PostgresJournal, open_postgres
+from receiver.journal import Change, Journal, Work
+from receiver.journal.postgres import open_store as open_postgres
 from receiver.tasks import Task, decode_task
 from receiver.telemetry import configure
 
@@ -328,7 +328,7 @@ def owing(row: Submission) -> Change:
     return Change(submission=row, events=(fact,), deliveries=(owed,))
 
 
-async def fill(journal: PostgresJournal, count: int) -> float:
+async def fill(journal: Journal, count: int) -> float:
     """Journal so many submissions, then what each owes; how many of the latter a second."""
     now_ms = int(time.time() * 1000)
     rows = [made(number, now_ms) for number in range(count)]
@@ -341,7 +341,7 @@ async def fill(journal: PostgresJournal, count: int) -> float:
     return count / (time.perf_counter() - begun)
 
 
-async def work_through(journal: PostgresJournal, batch: int, count: int) -> float:
+async def work_through(journal: Journal, batch: int, count: int) -> float:
     """Claim, do nothing, complete. As in an engine, the next ones are claimed while those complete; no more than
     `HELD` batches are on the way."""
     now_ms = int(time.time() * 1000) + 1
@@ -370,7 +370,7 @@ def done(work: Work, now_ms: int) -> Completion:
 
 
 async def deliveries(url: str, batch: int, count: int) -> float:
-    journal = await open_postgres(url, listen=False)
+    journal = Journal(await open_postgres(url, listen=False))
     await journal.register({PLACE: "noop"})
     await fill(journal, count)
     rate = await work_through(journal, batch, count)
@@ -463,7 +463,7 @@ def grown(server: Given | Server, name: str, count: int) -> str:
     url = database(server, name)
 
     async def grow() -> None:
-        await (await open_postgres(url)).aclose()
+        await (Journal(await open_postgres(url))).aclose()
         db = await asyncpg.connect(url, command_timeout=600)
         due = int(time.time() * 1000) + 10**9
         for start in range(1, count + 1, 100_000):
@@ -477,7 +477,7 @@ def grown(server: Given | Server, name: str, count: int) -> str:
 
 
 async def at_size(url: str) -> tuple[float, float]:
-    journal = await open_postgres(url, listen=False)
+    journal = Journal(await open_postgres(url, listen=False))
     await journal.register({PLACE: "noop"})
     inserts = await fill(journal, 6_000)
     claims = await work_through(journal, 200, 6_000)
@@ -499,7 +499,7 @@ FROM pg_class WHERE relnamespace = 'receiver'::regnamespace AND relkind = 'r'
 
 async def kilobytes(url: str) -> tuple[float, float]:
     """What a finished task with two destinations takes, indexes included; and how much of that its callbacks."""
-    journal = await open_postgres(url, listen=False)
+    journal = Journal(await open_postgres(url, listen=False))
     places = ("one", "two")
     await journal.register(dict.fromkeys(places, "noop"))
     intake = Intake(
@@ -521,7 +521,7 @@ async def kilobytes(url: str) -> tuple[float, float]:
     return sum(full.values()), full["callbacks"]
 
 
-async def live(journal: PostgresJournal, intake: Intake, number: int) -> None:
+async def live(journal: Journal, intake: Intake, number: int) -> None:
     """A task from the submit to its end, with bodies as the C# proxy sends them."""
     row = replace(made(number, int(time.time() * 1000)), status="sending", task_id=None, task=None, ended=None)
     await journal.add(row)

@@ -18,7 +18,8 @@ from servers import PATIENCE, serving
 from receiver.clock import Clock
 from receiver.events import Submission, new_id
 from receiver.intake import Intake, Policy, Route
-from receiver.journal.sqlite import SQLiteJournal, open_journal
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 from receiver.tokens import Tokens
 from receiver.web.admission import Admission
 from receiver.web.app import create_app
@@ -53,7 +54,7 @@ class Door:
 
     url: str
     file: Path
-    journal: SQLiteJournal
+    journal: Journal
     callbacks: Callbacks
     admission: Admission
     client: httpx.AsyncClient
@@ -99,7 +100,7 @@ class Door:
 async def opened(
     folder: Path, *, policy: Policy, body_timeout: float = 10.0, ballast: bool = False, **bounds: Any
 ) -> AsyncIterator[Door]:
-    journal = await open_journal(folder / "journal.db", ballast=ballast)
+    journal = Journal(await open_store(folder / "journal.db", ballast=ballast))
     routes = (Route(destination="file", progress=True),)
     intake = Intake(journal, policy=policy, routes=routes, clock=Clock(), changed=lambda row: None)
     admission = Admission(journal.check, **bounds)

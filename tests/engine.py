@@ -17,21 +17,21 @@ import httpx
 import journals
 import structlog
 
-from receiver.engine.archiver import Archiver
 from receiver.clock import Clock
 from receiver.deliveries import Delivery, Receipt
-from receiver.engine.dispatcher import PATIENCE, Dispatcher, OpenDestination
+from receiver.engine.archiver import Archiver
+from receiver.engine.attempts import OpenDestination
+from receiver.engine.dispatcher import STUCK_SECONDS, Dispatcher
+from receiver.engine.reconciler import Reconciler
 from receiver.errors import JournalError
 from receiver.events import Event, Submission
 from receiver.handlers.base import Attempt
 from receiver.health import ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
-from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite import open_store
 from receiver.media import Fetcher, MediaStore, Store
 from receiver.provider import Provider
-from receiver.provider_health import ProviderHealth
-from receiver.engine.reconciler import Reconciler
 from receiver.requests import build
 from receiver.submissions import Options, Submissions
 from receiver.tasks import Task
@@ -340,12 +340,16 @@ class Kit:
             clock=self.clock,
             owner=owner,
             changed=lambda: self.woken.append(self.clock.time),
-            patience=other.get("patience", PATIENCE),
+            stuck_seconds=other.get("stuck_seconds", STUCK_SECONDS),
         )
 
 
 def destination(name: str, handler: Any, *, concurrency: int = 4, timeout: float = 5.0) -> OpenDestination:
     return OpenDestination(name=name, handler=handler, concurrency=concurrency, timeout=timeout)
+
+
+async def _sqlite(path: Path) -> Journal:
+    return Journal(await open_store(path))
 
 
 @asynccontextmanager
@@ -374,7 +378,7 @@ async def engine(
     relay = relay or Relay()
     async with contextlib.AsyncExitStack() as stack:
         origin = await stack.enter_async_context(serving(Origin()))
-        real = await (open_journal(folder / "journal.db") if at is None else at.open())
+        real = await (_sqlite(folder / "journal.db") if at is None else at.open())
         stack.push_async_callback(real.aclose)
         journal: Any = Faulty(real) if faulty else real
         if provider is None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import Ambiguous, ReceiverError, Refused
-from receiver.provider import OUTCOMES, Accepted, read_submit
+from receiver.provider import OUTCOMES, read_submit
 from receiver.provider.answers import read_answer
 from receiver.requests import KINDS
 
@@ -233,24 +233,6 @@ def test_what_may_be_sent_again() -> None:
 def test_every_outcome_can_happen() -> None:
     """No row of the table is dead."""
     assert {row[-1] for row in (*RECORDED, *MADE_UP, *OTHER_KINDS)} == set(OUTCOMES)
-
-
-def test_accepted_holds_what_the_provider_told() -> None:
-    """Queue length, final prompt, description and properties are kept."""
-    body = {
-        "code": 22,
-        "description": "排队中",
-        "result": "7",
-        "properties": {"numberOfQueues": 3, "finalPrompt": "a boat\x00", "x": [{"y\x00": "\ud800"}]},
-    }
-    assert read_submit(200, {}, raw(body)) == Accepted(
-        task_ids=("7",),
-        outcome="queued",
-        queue=3,
-        final_prompt="a boat�",
-        description="排队中",
-        properties={"numberOfQueues": 3, "finalPrompt": "a boat�", "x": [{"y�": "�"}]},
-    )
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from engine import JPEG, PNG, Kit, Recording, destination, engine, logged, until
 
-from receiver.engine.archiver import AT_ONCE
 from receiver.backoff import MEDIA
+from receiver.engine.archiver import AT_ONCE
 from receiver.errors import MediaError
 
 

@@ -142,16 +142,12 @@ async def test_a_download_comes_in_blocks(bucket: Bucket, tmp_path: Path) -> Non
     content, blocks = bytes(range(256)) * 80_000, list[bytes]()
     (tmp_path / "file").write_bytes(content)
     await bucket.upload("key", tmp_path / "file", {})
-
-    async def add(block: bytes) -> None:
-        blocks.append(block)
-
-    found = await bucket.download("key", add)
+    found = await bucket.download("key", blocks.append)
     assert isinstance(found, ObjectHead)
     assert found.size == len(content)
     assert b"".join(blocks) == content
     assert len(blocks) > 1
-    assert await bucket.download("other", add) is None
+    assert await bucket.download("other", blocks.append) is None
 
 
 async def test_a_list_is_in_key_order(bucket: Bucket, options: BucketOptions) -> None:

@@ -11,7 +11,8 @@ from servers import Result, receiver, serving_receiver
 from test_cli_listings import LONG, Library, fill
 from test_cli_upkeep import KEY
 
-from receiver.journal.postgres import open_postgres
+from receiver.journal import Journal
+from receiver.journal.postgres import open_store as open_postgres
 
 SQLITE = "sqlite:.receiver/journal.db"
 
@@ -75,7 +76,7 @@ async def test_not_beside_an_engine(library: Library, url: str) -> None:
         refused = library.run("journal", "copy", SQLITE, url)
     assert refused.code == 1
     assert f"An engine runs on {SQLITE}: `receiver serve`. Stop it, and every other process" in refused.err
-    journal = await open_postgres(url, listen=False)
+    journal = Journal(await open_postgres(url, listen=False))
     await journal.become_engine("worker", "somebody", store="here")
     refused = library.run("journal", "copy", SQLITE, url)
     assert refused.code == 1

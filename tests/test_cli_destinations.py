@@ -14,14 +14,14 @@ from journals import completion, owe, submission
 from servers import Result, receiver
 
 from receiver.journal import Journal
-from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite import open_store
 
 ENV = {"RECEIVER_TO": "file:./outputs"}
 
 
 async def fill(folder: Path) -> int:
     """Three destinations: one works, one is down, one was taken out of the settings. Returns when the pause ends."""
-    journal = await open_journal(folder / ".receiver/journal.db")
+    journal = Journal(await open_store(folder / ".receiver/journal.db"))
     await journal.register({"file": "file", "hook": "webhook", "function": "function"})
     now_ms = int(time.time() * 1000)
     row = submission(1)
@@ -104,7 +104,7 @@ def test_nothing_yet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
     async def opened() -> None:
-        await (await open_journal(tmp_path / ".receiver/journal.db")).aclose()
+        await (Journal(await open_store(tmp_path / ".receiver/journal.db"))).aclose()
 
     asyncio.run(opened())
     result = run(tmp_path, "list")

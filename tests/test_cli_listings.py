@@ -17,8 +17,8 @@ from receiver.clock import Clock
 from receiver.deliveries import Completion, Receipt
 from receiver.events import Submission, new_id
 from receiver.intake import Intake, Policy, Route
-from receiver.journal import Trouble
-from receiver.journal.sqlite import open_journal
+from receiver.journal import Journal, Trouble
+from receiver.journal.sqlite import open_store
 from receiver.tasks import Button, Task
 
 LONG = "a very long prompt about a paper boat " * 130
@@ -46,7 +46,7 @@ class Library:
 
 
 async def fill(folder: Path) -> Library:
-    journal = await open_journal(folder / ".receiver/journal.db")
+    journal = Journal(await open_store(folder / ".receiver/journal.db"))
     clock = Clock()
     routes = (Route(destination="file", progress=True),)
     intake = Intake(journal, policy=Policy(), routes=routes, clock=clock, changed=lambda row: None)
@@ -234,7 +234,7 @@ def test_what_does_not_work_outside_stands_above_the_list(tmp_path: Path) -> Non
     trouble = Trouble(name="provider", since_ms=1_800_000_000_000, text="The provider does not accept the key.")
 
     async def note() -> None:
-        journal = await open_journal(tmp_path / ".receiver/journal.db")
+        journal = Journal(await open_store(tmp_path / ".receiver/journal.db"))
         await journal.note(trouble)
         await journal.aclose()
 

@@ -10,8 +10,9 @@ import pytest
 from servers import Command, Result, receiver
 from test_cli_listings import PATH, Library, fill
 
+from receiver.journal import Journal
 from receiver.journal.selection import Order
-from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite import open_store
 
 KEY = {"COMETAPI_KEY": "sk-0123456789"}
 
@@ -101,7 +102,7 @@ async def test_times(library: Library) -> None:
 
 async def test_many_must_be_meant(library: Library) -> None:
     """More than fifty need --yes, unless it is only a look."""
-    journal = await open_journal(library.folder / ".receiver/journal.db")
+    journal = Journal(await open_store(library.folder / ".receiver/journal.db"))
     order = Order(
         event_id=f"{library.succeeded}.task.succeeded", submission_id=library.succeeded, destination="file", as_new=True
     )

@@ -18,7 +18,8 @@ from servers import Command, connect, read_all, receiver, serving_receiver
 
 from receiver.clock import Clock
 from receiver.events import new_id
-from receiver.journal.sqlite import open_journal
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 from receiver.tokens import Tokens
 
 KEYS = "0123456789abcdef" * 4
@@ -209,7 +210,7 @@ def submitted(folder: Path, *, owed: bool = False) -> str:
     row = submission(**fields, created_ms=now_ms, deadline_ms=now_ms + 10**7, ended="task.succeeded" if owed else None)
 
     async def add() -> None:
-        journal = await open_journal(folder / ".receiver/journal.db")
+        journal = Journal(await open_store(folder / ".receiver/journal.db"))
         await journal.add(row)
         if owed:
             fact = event(row)

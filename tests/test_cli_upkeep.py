@@ -17,7 +17,8 @@ from servers import receiver, serving_receiver
 from test_cli_listings import LONG, NASTY, Library, fill
 
 from receiver.clock import Clock
-from receiver.journal.sqlite import open_journal
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 
 KEY = {"COMETAPI_KEY": "sk-0123456789", "RECEIVER_PROVIDER_URL": "http://127.0.0.1:9"}
 
@@ -166,7 +167,7 @@ async def test_an_engine_purges_by_itself(library: Library) -> None:
         )
     shown = {row.split()[0]: row for row in library.run("settings").out.splitlines() if row.strip()}
     assert "7d" in shown["keep_callbacks"]
-    journal = await open_journal(database(library))
+    journal = Journal(await open_store(database(library)))
     assert len(await journal.callbacks(library.succeeded)) == 1
     await journal.aclose()
     assert library.json("purge") == {"dry_run": False, "callbacks": 1}

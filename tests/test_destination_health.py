@@ -48,7 +48,7 @@ async def test_failures_in_a_row_pause_a_destination(journal: Journal) -> None:
     assert row.paused_until_ms is not None
     assert 0.9 * PAUSE[0] <= (row.paused_until_ms - NOW) / 1000 <= 1.1 * PAUSE[0]
     assert row.paused_reason == "5 attempts in a row have failed, the last one with: connection refused"
-    assert (row.standing(NOW), row.last_error, row.last_error_ms) == ("paused", "connection refused", NOW)
+    assert (row.display_status(NOW), row.last_error, row.last_error_ms) == ("paused", "connection refused", NOW)
     assert await take(journal, row.paused_until_ms - NOW - 1) == []
     assert len(await take(journal, destination="screen")) == 1
 
@@ -90,7 +90,12 @@ async def test_one_probe_at_a_time(journal: Journal) -> None:
     (probe,) = await take(journal, at)
     await end(journal, probe, "succeeded", at=at)
     row = await state(journal)
-    assert (row.failures, row.paused_until_ms, row.paused_reason, row.standing(NOW + at)) == (0, None, None, "working")
+    assert (row.failures, row.paused_until_ms, row.paused_reason, row.display_status(NOW + at)) == (
+        0,
+        None,
+        None,
+        "working",
+    )
     assert row.last_success_ms == NOW + at
     assert len(await take(journal, at)) == 10
 
@@ -126,7 +131,7 @@ async def test_only_failures_count(journal: Journal, outcome: Any) -> None:
     for work in await take(journal, limit=30):
         await end(journal, work, outcome)
     row = await state(journal)
-    assert (row.failures, row.paused_until_ms, row.standing(NOW)) == (0, None, "working")
+    assert (row.failures, row.paused_until_ms, row.display_status(NOW)) == (0, None, "working")
     assert (row.last_error is not None) == (outcome == "rejected")
 
 
@@ -137,7 +142,7 @@ async def test_a_success_between_failures_starts_the_count_again(journal: Journa
         works = await take(journal, limit=DOWN_AFTER)
         for work in works[1:]:
             await end(journal, work)
-        assert (await state(journal)).standing(NOW) == "failing"
+        assert (await state(journal)).display_status(NOW) == "failing"
         await end(journal, works[0], "succeeded")
     assert (await state(journal)).failures == 0
 
@@ -168,7 +173,7 @@ async def test_a_person_ends_a_pause(journal: Journal) -> None:
     await fill(journal, 20)
     await bring_down(journal)
     assert await journal.resume("folder")
-    assert (await state(journal)).standing(NOW) == "working"
+    assert (await state(journal)).display_status(NOW) == "working"
     assert len(await take(journal, limit=8)) == 8
     assert not await journal.resume("nowhere")
 

@@ -22,7 +22,8 @@ from experiments.disks import Operation, watched
 from experiments.power import DATABASE, File, Recording, images, settle
 
 from receiver.errors import JournalError
-from receiver.journal.sqlite import open_journal
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 HELD = Outcome(injected=40, acknowledged=100, lost=0, doubled=0, seconds=1.0)
@@ -160,7 +161,7 @@ def recorded(tmp_path: Path) -> Iterator[list[Operation]]:
 
 async def test_the_journal_works_on_a_watched_disk(tmp_path: Path, recorded: list[Operation]) -> None:
     """All that Receiver asks of `sqlite3` is there, and what it does to the disk is seen."""
-    journal = await open_journal(tmp_path / DATABASE)
+    journal = Journal(await open_store(tmp_path / DATABASE))
     await journal.register({"folder": "FileHandler"})
     assert await journal.owed_destinations() == []
     await journal.check()
@@ -177,7 +178,7 @@ async def test_a_disk_that_refuses_is_an_error_of_the_journal(tmp_path: Path) ->
             raise OSError(refused.pop())
 
     with watched(refuse) as disk, on_disk(disk):
-        journal = await open_journal(tmp_path / DATABASE)
+        journal = Journal(await open_store(tmp_path / DATABASE))
         refused.append("the experiment refuses")
         with pytest.raises(JournalError):
             await journal.register({"folder": "FileHandler"})

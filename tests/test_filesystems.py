@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from receiver.journal.sqlite.files import check_file_system, file_system
 
 from receiver.errors import JournalError
-from receiver.journal.sqlite import open_journal
-from receiver.journal.sqlite.filesystems import check_file_system, kind_of
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 
 MOUNTS = """\
 /dev/vda / ext4 rw,relatime 0 0
@@ -53,7 +54,7 @@ def mounts(tmp_path: Path) -> Path:
 )
 def test_kinds(mounts: Path, path: str, kind: str, taken: bool) -> None:
     """Local disks are taken, network file systems are refused by a sentence that names kind and setting."""
-    assert kind_of(Path(path), mounts) == kind
+    assert file_system(Path(path), mounts) == kind
     if taken:
         check_file_system(Path(path), mounts)
         return
@@ -66,16 +67,16 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     """It is where the file lies that counts."""
     (tmp_path / "link").symlink_to("/srv/share")
     (tmp_path / "mounts").write_text(MOUNTS)
-    assert kind_of(tmp_path / "link/journal.db", tmp_path / "mounts") == "nfs4"
+    assert file_system(tmp_path / "link/journal.db", tmp_path / "mounts") == "nfs4"
 
 
 def test_a_system_that_does_not_say(tmp_path: Path) -> None:
     """Where nothing is known, nothing is refused."""
-    assert kind_of(tmp_path / "journal.db", tmp_path / "missing") == ""
+    assert file_system(tmp_path / "journal.db", tmp_path / "missing") == ""
     check_file_system(tmp_path / "journal.db", tmp_path / "missing")
 
 
 async def test_this_disk_is_taken(tmp_path: Path) -> None:
     """The real list is read at each start."""
-    journal = await open_journal(tmp_path / "journal.db")
+    journal = Journal(await open_store(tmp_path / "journal.db"))
     await journal.aclose()

@@ -16,7 +16,8 @@ from servers import serving
 from receiver.clock import Clock
 from receiver.errors import JournalError
 from receiver.intake import Intake, Policy
-from receiver.journal.sqlite import SQLiteJournal, open_journal
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 from receiver.media import MediaStore
 from receiver.tokens import Tokens
 from receiver.web.admission import Admission
@@ -30,12 +31,12 @@ class House:
     """A running server, and what its health depends on."""
 
     client: httpx.AsyncClient
-    journal: SQLiteJournal
+    journal: Journal
     folder: Path
 
 
 @contextlib.asynccontextmanager
-async def running(journal: SQLiteJournal, checks: dict[str, Check]) -> AsyncIterator[httpx.AsyncClient]:
+async def running(journal: Journal, checks: dict[str, Check]) -> AsyncIterator[httpx.AsyncClient]:
     clock = Clock()
     intake = Intake(journal, policy=Policy(), routes=(), clock=clock, changed=lambda row: None)
     tokens = Tokens(["k" * 32], max_age=60, clock=clock)
@@ -47,7 +48,7 @@ async def running(journal: SQLiteJournal, checks: dict[str, Check]) -> AsyncIter
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    journal = await open_journal(tmp_path / "journal.db")
+    journal = Journal(await open_store(tmp_path / "journal.db"))
     store = MediaStore(tmp_path / "media")
     try:
         async with running(journal, {"journal": journal.check, "media": store.check}) as client:

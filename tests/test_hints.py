@@ -10,10 +10,10 @@ import httpx
 import pytest
 from engine import Answer, Kit, engine, wire_task
 
+from receiver.engine.reconciler import HINTS
 from receiver.errors import Ambiguous
 from receiver.events import Submission
 from receiver.intake.hints import SEEK
-from receiver.engine.reconciler import HINTS
 from receiver.tasks import Task
 
 

@@ -15,7 +15,7 @@ from journals import NOW, OWNER, TASK_ID, Store, callback, delivery, event, subm
 
 from receiver.events import Callback, Submission
 from receiver.journal import Change, Journal
-from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite import open_store
 from receiver.tasks import Task
 
 replace = msgspec.structs.replace
@@ -124,7 +124,7 @@ async def test_one_that_fails_is_alone_in_failing(journal: Journal) -> None:
 
 async def test_a_row_that_sqlite_refuses_is_alone_in_failing(tmp_path: Path) -> None:
     """A NULL where there must be a value, found as the batch is written."""
-    journal = await open_journal(tmp_path / "receiver.db")
+    journal = Journal(await open_store(tmp_path / "receiver.db"))
     await _one_fails(journal, lambda row: Change(submission=replace(row, callbacks=None)))  # type: ignore[arg-type]
     await journal.aclose()
 

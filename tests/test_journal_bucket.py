@@ -29,6 +29,7 @@ from journals import (
     submission,
     take,
 )
+from receiver.journal.bucket.rows import LARGE
 from stores import Cut, Fault, Proxy, proxied
 
 from receiver.deliveries import Receipt
@@ -37,7 +38,6 @@ from receiver.events import Event, Media, Submission, first_id
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Change, Journal
 from receiver.journal.bucket import BucketJournal, keys, over
-from receiver.journal.bucket.rows import LARGE
 from receiver.tasks import Button, Task
 
 replace = msgspec.structs.replace

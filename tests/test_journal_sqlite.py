@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 import pytest
 from journals import FULL, ID, NOW, callback, delivery, event, fill, ids, owe, submission
+from receiver.journal.sqlite.recent import Recent
+from receiver.journal.sqlite.statements import SQL
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import EngineRunning, JournalError, JournalLocked, NotFound
 from receiver.events import Callback, Submission
 from receiver.journal.rows import to_row
 from receiver.journal.sqlite import health, open_journal, operations, staged
-from receiver.journal.sqlite.recent import Recent
-from receiver.journal.sqlite.statements import SQL
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from postgres_server import Server
 
 from receiver.errors import InputError, JournalError
 from receiver.events import Input, Submission, first_id
-from receiver.journal import beating
-from receiver.journal import Change, Work
+from receiver.journal import Change, Work, beating
 from receiver.journal.postgres import PostgresJournal, open_postgres
 from receiver.journal.postgres.connections import WIPE_SECONDS
 from receiver.journal.postgres.faults import is_lost, sentence

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 from journals import ID, SQLiteStore, delivery, event, finished, owing, submission
+from receiver.journal.sqlite.statements import SQL
 
 from receiver.errors import InputError, JournalError
 from receiver.events import Submission
 from receiver.journal import Change
 from receiver.journal.sqlite import SQLiteJournal, open_journal
-from receiver.journal.sqlite.statements import SQL
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 from engine import StillClock, logged, until
 
+from receiver.engine.loops import TICK, Loops, NotNow, Step
 from receiver.errors import JournalError
-from receiver.engine.loops import TICK, NotNow, Step, Loops
 
 
 class Counting:

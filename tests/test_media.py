@@ -386,9 +386,7 @@ async def fetching(
     resolve: Resolve = resolve,
     tls: ssl.SSLContext = TLS,
 ) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(
-        hosts=hosts, origins=origins, max_bytes=max_bytes, timeout=seconds, resolve=resolve, tls=tls
-    )
+    fetcher = Fetcher(hosts=hosts, origins=origins, max_bytes=max_bytes, timeout=seconds, resolve=resolve, tls=tls)
     try:
         yield fetcher
     finally:

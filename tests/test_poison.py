@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
 from journals import NOW, submission
 from servers import Command
 from test_journal import owe
 
 from receiver.deliveries import Delivery
-from receiver.journal.sqlite import open_journal
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 
 PLUGIN = """
 import asyncio, os
@@ -61,7 +61,7 @@ def prepare(folder: Path, poison: str) -> None:
 
 
 async def _fill(folder: Path, poison: str) -> None:
-    journal = await open_journal(folder / ".receiver/journal.db")
+    journal = Journal(await open_store(folder / ".receiver/journal.db"))
     await journal.register({"a": "poison", "b": "poison"})
     for number in range(1, 13):
         prompt = poison if number == POISON else "a boat"
@@ -73,7 +73,7 @@ async def _fill(folder: Path, poison: str) -> None:
 
 def deliveries(folder: Path) -> dict[int, Delivery]:
     async def read() -> list[Delivery]:
-        journal = await open_journal(folder / ".receiver/journal.db")
+        journal = Journal(await open_store(folder / ".receiver/journal.db"))
         try:
             return await journal.deliveries(limit=50)
         finally:
@@ -89,23 +89,31 @@ def run(folder: Path) -> tuple[int, str]:
     return result.code, result.err
 
 
-@pytest.mark.parametrize(("way", "status"), [("exit", 3), ("loop", 1)])
-def test_a_handler_that_ends_the_process(tmp_path: Path, way: str, status: int) -> None:
-    """By itself, or by a loop that the watchdog ends. It costs the poison a failure each time, and the company of the
-    first time one. The second worker delivers all the rest or ends in the poison alone, the third delivers what is
-    left."""
-    prepare(tmp_path, way)
-    code, err = run(tmp_path)
-    assert code == status
-    if way == "loop":
-        assert "Timeout (0:00:10)!" in err
-        assert "receiver_poison.py" in err
-    assert run(tmp_path)[0] == status
+def test_a_handler_that_ends_the_process(tmp_path: Path) -> None:
+    """It costs the poison a failure each time, and the company of the first time one. The second worker delivers all
+    the rest or ends in the poison alone, the third delivers what is left."""
+    prepare(tmp_path, "exit")
+    assert run(tmp_path)[0] == 3
+    assert run(tmp_path)[0] == 3
     suspects = deliveries(tmp_path)
     assert (suspects[POISON].status, suspects[POISON].failures, suspects[POISON].attempt) == ("running", 1, 2)
-    assert run(tmp_path)[0] == status
+    assert run(tmp_path)[0] == 3
     found = deliveries(tmp_path)
     poison = found.pop(POISON)
     assert (poison.status, poison.failures, poison.attempt) == ("running", 2, 3)
     assert {item.status for item in found.values()} == {"succeeded"}
+    assert all(item.failures <= 1 and item.attempt <= 2 for item in found.values())
+
+
+def test_a_handler_that_never_gives_the_loop_back(tmp_path: Path) -> None:
+    """The watchdog ends the worker after ten seconds and writes where it stood. Then it goes on as above."""
+    prepare(tmp_path, "loop")
+    for failures in (0, 1):
+        code, err = run(tmp_path)
+        assert code == 1
+        assert "Timeout (0:00:10)!" in err
+        assert "receiver_poison.py" in err
+        found = deliveries(tmp_path)
+        poison = found.pop(POISON)
+        assert (poison.status, poison.failures, poison.attempt) == ("running", failures, failures + 1)
     assert all(item.failures <= 1 and item.attempt <= 2 for item in found.values())

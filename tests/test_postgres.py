@@ -34,17 +34,17 @@ from journals import (
 )  # fmt: skip
 from postgres import PostgresStore
 from proxies import Cut, Proxy, proxy
+from receiver.journal.copying import Kept
+from receiver.journal.postgres.address import understood
+from receiver.journal.postgres.connecting import check_version
+from receiver.journal.postgres.migrations import LOCK
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
 from receiver.events import Callback, Submission
 from receiver.journal import Change, Work
-from receiver.journal.copying import Kept
 from receiver.journal.postgres import PostgresJournal, batch, completions, open_postgres, statements
-from receiver.journal.postgres.address import understood
-from receiver.journal.postgres.connecting import check_version
 from receiver.journal.postgres.connections import Mark
-from receiver.journal.postgres.migrations import LOCK
 from receiver.journal.postgres.statements import run
 from receiver.tasks import Task
 

@@ -14,11 +14,11 @@ import postgres
 import pytest
 from journals import NOW, completion, fill, owe, status_of, submission, take
 from postgres import PostgresStore
+from receiver.journal.postgres.engines import TRUCE_SECONDS
 
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal import DEAD_SECONDS, LEASE_SECONDS
-from receiver.journal.postgres import PostgresJournal
-from receiver.journal.postgres.engines import TRUCE_SECONDS
+from receiver.journal.postgres import Journal
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ async def store() -> PostgresStore:
 
 
 @pytest.fixture
-async def journal(store: PostgresStore) -> AsyncIterator[PostgresJournal]:
+async def journal(store: PostgresStore) -> AsyncIterator[Journal]:
     opened = await store.open()
     yield opened
     await opened.aclose()
@@ -39,7 +39,7 @@ async def pass_time(store: PostgresStore, seconds: float) -> None:
     await store.execute("UPDATE receiver.leases SET expires = expires - $1 * interval '1 second'", seconds)
 
 
-async def test_any_number_of_engines_may_last(journal: PostgresJournal) -> None:
+async def test_any_number_of_engines_may_last(journal: Journal) -> None:
     """`serve` and `worker` run side by side; each is listed with its machine and version, the leader first."""
     await journal.become_engine("serve", "a", store="bucket")
     await journal.become_engine("worker", "b", store="bucket")
@@ -52,7 +52,7 @@ async def test_any_number_of_engines_may_last(journal: PostgresJournal) -> None:
     assert all(one.host and one.version and one.seconds < 5 for one in found)
 
 
-async def test_who_only_steps_in_finds_the_others(store: PostgresStore, journal: PostgresJournal) -> None:
+async def test_who_only_steps_in_finds_the_others(store: PostgresStore, journal: Journal) -> None:
     """`submit --wait` runs no engine where one lives; a dead one is none."""
     await journal.become_engine("worker", "a", store="s")
     with pytest.raises(EngineRunning, match="`receiver worker` on ") as caught:
@@ -64,7 +64,7 @@ async def test_who_only_steps_in_finds_the_others(store: PostgresStore, journal:
 
 
 @pytest.mark.parametrize("role", ["serve", "worker"])
-async def test_whoever_starts_beside_a_compaction_is_told_of_it(journal: PostgresJournal, role: str) -> None:
+async def test_whoever_starts_beside_a_compaction_is_told_of_it(journal: Journal, role: str) -> None:
     """It waits for its end, as beside any other that runs alone; that it names no place for pictures is no quarrel."""
     await journal.become_engine("journal compact", "compact-1", store="")
     with pytest.raises(EngineRunning, match="`receiver journal compact` on ") as caught:
@@ -86,7 +86,7 @@ async def test_two_that_step_in_at_once_are_one(store: PostgresStore) -> None:
         await one.aclose()
 
 
-async def test_engines_share_one_store_of_pictures(journal: PostgresJournal) -> None:
+async def test_engines_share_one_store_of_pictures(journal: Journal) -> None:
     """Another one's pictures would not be found: refused, naming both places and the setting."""
     await journal.become_engine("serve", "a", store="web-1:/data/media")
     with pytest.raises(JournalError, match="RECEIVER_MEDIA") as caught:
@@ -97,7 +97,7 @@ async def test_engines_share_one_store_of_pictures(journal: PostgresJournal) -> 
     await journal.become_engine("worker", "b", store="web-2:/data/media")
 
 
-async def test_a_beat_keeps_alive_whoever_was_not_buried(store: PostgresStore, journal: PostgresJournal) -> None:
+async def test_a_beat_keeps_alive_whoever_was_not_buried(store: PostgresStore, journal: Journal) -> None:
     """However late it comes, for a database that was away makes all silent at once; who was buried learns it."""
     await journal.become_engine("worker", "a", store="s")
     for _ in range(3):
@@ -111,7 +111,7 @@ async def test_a_beat_keeps_alive_whoever_was_not_buried(store: PostgresStore, j
     assert not await journal.beat("nobody")
 
 
-async def test_one_leads_until_it_is_late(store: PostgresStore, journal: PostgresJournal) -> None:
+async def test_one_leads_until_it_is_late(store: PostgresStore, journal: Journal) -> None:
     """Who leads goes on; others begin when the lease is over, or was given back."""
     await journal.become_engine("serve", "a", store="s")
     await journal.become_engine("worker", "b", store="s")
@@ -129,7 +129,7 @@ async def test_one_leads_until_it_is_late(store: PostgresStore, journal: Postgre
     assert await journal.lead("a")
 
 
-async def test_a_clock_that_is_set_back_leaves_no_dead_leader(store: PostgresStore, journal: PostgresJournal) -> None:
+async def test_a_clock_that_is_set_back_leaves_no_dead_leader(store: PostgresStore, journal: Journal) -> None:
     """The database's, by an hour, and the leader died: another one leads at once, and nobody counts the dead one among
     the living until the old time comes round."""
     await journal.become_engine("worker", "a", store="s")
@@ -140,9 +140,7 @@ async def test_a_clock_that_is_set_back_leaves_no_dead_leader(store: PostgresSto
     assert [(one.owner, one.leads) for one in await journal.engines()] == [("b", True)]
 
 
-async def test_a_clock_that_is_set_back_a_little_makes_no_second_leader(
-    store: PostgresStore, journal: PostgresJournal
-) -> None:
+async def test_a_clock_that_is_set_back_a_little_makes_no_second_leader(store: PostgresStore, journal: Journal) -> None:
     """It is adjusted all the time."""
     await journal.become_engine("worker", "a", store="s")
     await journal.become_engine("worker", "b", store="s")
@@ -164,7 +162,7 @@ async def test_many_that_would_lead_are_one(store: PostgresStore) -> None:
 
 
 async def test_what_the_dead_ran_is_freed_and_what_the_living_run_is_not(
-    store: PostgresStore, journal: PostgresJournal
+    store: PostgresStore, journal: Journal
 ) -> None:
     """Freed once, whoever does it; the dead one's late completion is refused, and its next beat."""
     await journal.become_engine("worker", "dead", store="s")
@@ -186,7 +184,7 @@ async def test_what_the_dead_ran_is_freed_and_what_the_living_run_is_not(
 
 @pytest.mark.parametrize("hours", [1, -1])
 async def test_a_database_clock_that_is_set_frees_nothing_of_the_living(
-    store: PostgresStore, journal: PostgresJournal, hours: int
+    store: PostgresStore, journal: Journal, hours: int
 ) -> None:
     """As after a failover: all seem dead at once. Nobody is buried before each of them, which may be just about to,
     has had its turn to give a sign of life; whoever gave none is."""
@@ -207,7 +205,7 @@ async def test_a_database_clock_that_is_set_frees_nothing_of_the_living(
     assert not await journal.beat("dead")
 
 
-async def test_a_truce_is_over_when_the_clock_is_set_back(store: PostgresStore, journal: PostgresJournal) -> None:
+async def test_a_truce_is_over_when_the_clock_is_set_back(store: PostgresStore, journal: Journal) -> None:
     """The dead are not left alone until the old time comes round."""
     await journal.become_engine("worker", "a", store="s")
     await journal.become_engine("worker", "dead", store="s")
@@ -220,7 +218,7 @@ async def test_a_truce_is_over_when_the_clock_is_set_back(store: PostgresStore, 
 
 
 async def test_what_is_abandoned_is_told_of_after_the_clock_was_set_back(
-    store: PostgresStore, journal: PostgresJournal
+    store: PostgresStore, journal: Journal
 ) -> None:
     """A sign of life from the time to come is nobody's who would free it."""
     await journal.become_engine("worker", "dead", store="s")
@@ -231,7 +229,7 @@ async def test_what_is_abandoned_is_told_of_after_the_clock_was_set_back(
     assert ["1 deliveries were under way" in problem for problem in await journal.problems()] == [True]
 
 
-async def test_what_an_engine_left_by_resigning_is_freed(journal: PostgresJournal) -> None:
+async def test_what_an_engine_left_by_resigning_is_freed(journal: Journal) -> None:
     """It had said goodbye, so nobody waits for its time to be over."""
     await journal.become_engine("worker", "a", store="s")
     await fill(journal, 1)
@@ -241,9 +239,7 @@ async def test_what_an_engine_left_by_resigning_is_freed(journal: PostgresJourna
     assert await journal.free_running("b", NOW) == 1
 
 
-async def test_a_claim_that_was_broken_off_is_given_back_at_the_end(
-    store: PostgresStore, journal: PostgresJournal
-) -> None:
+async def test_a_claim_that_was_broken_off_is_given_back_at_the_end(store: PostgresStore, journal: Journal) -> None:
     """An engine that stops in the middle of a claim leaves nothing running, and nobody is charged."""
     await journal.become_engine("worker", "a", store="s")
     await fill(journal, 2)
@@ -269,10 +265,10 @@ async def test_a_claim_that_was_broken_off_is_given_back_at_the_end(
 CLAIMER = """
 import asyncio, json, sys
 from receiver.deliveries import Completion
-from receiver.journal.postgres import open_postgres
+from receiver.journal.postgres import open_store as open_postgres
 
 async def main(url, owner, now_ms):
-    journal = await open_postgres(url)
+    journal = Journal(await open_postgres(url))
     print("ready", flush=True)
     sys.stdin.readline()
     async def lane():
@@ -291,7 +287,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
 
 
-async def test_two_processes_share_the_work_and_nothing_twice(store: PostgresStore, journal: PostgresJournal) -> None:
+async def test_two_processes_share_the_work_and_nothing_twice(store: PostgresStore, journal: Journal) -> None:
     """Each delivery is attempted once, those that run one after the other included, and both processes take part."""
     await fill(journal, 150)
     for number in range(1, 51):

@@ -19,7 +19,7 @@ from proxies import proxy
 from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal import Change
-from receiver.journal.postgres import PostgresJournal, connecting, open_postgres
+from receiver.journal.postgres import Journal, connecting, open_postgres
 from receiver.journal.selection import Order
 
 pytestmark = pytest.mark.debian
@@ -32,8 +32,8 @@ def pooled() -> Iterator[str]:
         yield url
 
 
-async def behind(url: str) -> PostgresJournal:
-    return await open_postgres(url, listen=False, statements=False)
+async def behind(url: str) -> Journal:
+    return Journal(await open_postgres(url, listen=False, statements=False))
 
 
 async def test_everything_works_behind_a_pooler(pooled: str) -> None:
@@ -49,7 +49,7 @@ async def test_everything_works_behind_a_pooler(pooled: str) -> None:
     assert row is not None
     assert row.callbacks == len(await one.callbacks(ID)) == 100
 
-    async def work(journal: PostgresJournal) -> int:
+    async def work(journal: Journal) -> int:
         done = 0
         while works := await take(journal, limit=9, owner=f"engine-{journal is one}"):
             done += sum(await asyncio.gather(*(journal.complete(completion(work)) for work in works)))
@@ -94,10 +94,10 @@ async def test_whoever_is_cut_off_in_a_transaction_holds_its_rows_not_for_long(
         parts = urlsplit(reached)
         assert parts.port is not None
         async with proxy(parts.port) as wire:
-            other = await open_postgres(reached, listen=False, statements=not pooling)
+            other = Journal(await open_postgres(reached, listen=False, statements=not pooling))
             await other.add(submission(1))
             through = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{wire.port}").geturl()
-            cut = await open_postgres(through, listen=False, statements=not pooling)
+            cut = Journal(await open_postgres(through, listen=False, statements=not pooling))
             locked = asyncio.Event()
 
             def decide(row: Submission) -> Change:
@@ -119,7 +119,7 @@ async def test_a_pooler_in_session_mode_works_as_it_is(monkeypatch: pytest.Monke
     config = poolers.CONFIG.replace("pool_mode = transaction", "pool_mode = session").replace("size = 3", "size = 20")
     monkeypatch.setattr(poolers, "CONFIG", config)
     with pooler(await postgres.new_database("session")) as url:
-        one, two = await open_postgres(url), await open_postgres(url)
+        one, two = Journal(await open_postgres(url)), Journal(await open_postgres(url))
         for name, value in connecting.PLANS.items():
             assert await one._read(lambda db, name=name: db.fetchval("SELECT current_setting($1)", name)) == value
         heard = asyncio.Event()
@@ -135,4 +135,4 @@ async def test_a_pooler_in_session_mode_works_as_it_is(monkeypatch: pytest.Monke
 async def test_a_pooler_is_told_from_a_server(pooled: str) -> None:
     """In transaction mode, without the settings for one, the start is refused, and the settings are named."""
     with pytest.raises(JournalError, match="RECEIVER_DATABASE_STATEMENTS=false"):
-        await open_postgres(pooled)
+        Journal(await open_postgres(pooled))

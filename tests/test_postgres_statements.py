@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from journals import NOW
+from receiver.journal.postgres.connecting import SETTINGS
 
 from receiver.errors import NotFound
-from receiver.journal.postgres import open_postgres
-from receiver.journal.postgres.connecting import SETTINGS
+from receiver.journal import Journal
+from receiver.journal.postgres import open_store as open_postgres
 from receiver.journal.postgres.statements import SQL, array
 
 MANY = """
@@ -119,7 +120,7 @@ def databases() -> tuple[str, str]:
     async def make() -> tuple[str, str]:
         empty, full = await postgres.new_database("empty"), await postgres.new_database("full")
         for url in (empty, full):
-            await (await open_postgres(url)).aclose()
+            await (Journal(await open_postgres(url))).aclose()
         store = postgres.PostgresStore(full)
         await store.execute(MANY.format(now=NOW, count=COUNT))
         await store.execute("ANALYZE")
@@ -194,7 +195,7 @@ def test_every_statement_is_good_sql(both: list[dict[str, list[dict[str, Any]]]]
 
 async def test_finding_what_is_whole_is_hot(databases: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A submission is looked up by its id, or its task's, with every request: that reads no others."""
-    journal = await open_postgres(databases[1], listen=False)
+    journal = Journal(await open_postgres(databases[1], listen=False))
     select, asked = journal._select, []
 
     async def noting(type: type[Any], name: str, **values: Any) -> list[Any]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import asyncpg
 import pytest
-
 from receiver.journal.postgres.writer import Writer
 
 

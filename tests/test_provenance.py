@@ -61,8 +61,8 @@ async def test_a_tile_says_which_it_is(tmp_path: Path) -> None:
         return (cut,)
 
     found = await gather(attempt_of(EVENT, grid, tiles=tiles), tiles=True, embed=True)
-    assert [piece.mark for piece in found.pieces] == ["", "u3"]
-    with read(b"".join(found.pieces[1].blocks())) as image:
+    assert [piece.mark for piece in found.files] == ["", "u3"]
+    with read(b"".join(found.files[1].blocks())) as image:
         assert json.loads(image.text["Comment"])["tile"] == "U3"  # type: ignore[attr-defined]
 
 

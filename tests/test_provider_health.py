@@ -19,10 +19,10 @@ from ports import free_port
 from test_provider import BROKEN, Behaviour, hang, says, serving, trickle
 
 from receiver.clock import Clock
+from receiver.engine.reconciler import FETCHES
 from receiver.events import Submission
 from receiver.health import IN_VAIN
 from receiver.provider import Provider
-from receiver.engine.reconciler import FETCHES
 
 NOON = 1_800_000_000
 OTHER = wire_task("other", "SUCCESS", imageUrl="https://cdn.test/a.png")

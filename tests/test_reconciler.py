@@ -12,10 +12,10 @@ import pytest
 from engine import DEADLINE, PNG, Answer, Kit, answer, engine, logged, until, wire_task
 
 from receiver.backoff import PROVISIONAL
+from receiver.engine.reconciler import BATCH
 from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.intake import Policy
-from receiver.engine.reconciler import BATCH
 
 DOWN = httpx.ConnectError("connection refused")
 HTML = httpx.Response(502, text="<html>bad gateway</html>")

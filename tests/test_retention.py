@@ -10,13 +10,13 @@ import pytest
 from engine import PNG, Kit, Recording, answer, destination, engine
 from journals import Store
 
+from receiver.engine.loops import Worker
 from receiver.errors import InputError, JournalError
 from receiver.events import Submission
 from receiver.handlers.base import Rejected
 from receiver.journal.selection import Selection
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Keep, Retention
-from receiver.engine.loops import Worker
 
 DAY = 86400.0
 ALL = Keep(callbacks=7 * DAY, media=30 * DAY, submissions=90 * DAY)

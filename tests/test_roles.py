@@ -19,8 +19,8 @@ from postgres import new_database
 from servers import Command, Result, receiver, simulating
 
 from receiver import Event, Receiver
-from receiver.journal import LEASE_SECONDS, EngineRecord
-from receiver.journal.postgres import open_postgres
+from receiver.journal import LEASE_SECONDS, EngineRecord, Journal
+from receiver.journal.postgres import open_store as open_postgres
 from receiver.testing.serving import simulated
 
 PATIENCE = 60.0
@@ -45,7 +45,7 @@ class House:
 
     def engines(self) -> list[EngineRecord]:
         async def ask() -> list[EngineRecord]:
-            journal = await open_postgres(self.env["DATABASE_URL"], connections=2, listen=False)
+            journal = Journal(await open_postgres(self.env["DATABASE_URL"], connections=2, listen=False))
             try:
                 return await journal.engines()
             finally:

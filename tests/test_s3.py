@@ -17,6 +17,10 @@ from buckets import READER, READER_SECRET, SECRET, Between, Buckets, content, li
 from flows import world
 from hypothesis import given
 from hypothesis import strategies as st
+from receiver.handlers.s3.answers import StoreError
+from receiver.handlers.s3.handler import WHOLE
+from receiver.handlers.s3.keys import check_template, fill
+from receiver.handlers.s3.options import S3Options
 
 from receiver.bucket.options import read_profile
 from receiver.deliveries import Receipt
@@ -25,10 +29,6 @@ from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.registry import build, describe_handlers
 from receiver.handlers.result_files import ArchiveError
 from receiver.handlers.s3 import S3Handler
-from receiver.handlers.s3.answers import StoreError
-from receiver.handlers.s3.handler import WHOLE
-from receiver.handlers.s3.keys import check_template, fill
-from receiver.handlers.s3.options import S3Options
 from receiver.media import MediaStore, Tiles
 from receiver.settings import Destination
 from receiver.settings.kinds import show_url
@@ -249,7 +249,7 @@ async def test_somebody_elses_file_is_left_alone(
     """Another content under our key: never overwritten, and a sentence says what to do."""
     store = reading(server, bucket)
     await store.put_async(f"{STEM}.png", b"somebody else's")
-    with pytest.raises(Rejected, match=rf"Another file lies at s3://{bucket}/{STEM}\.png and was left alone\. Move"):
+    with pytest.raises(Rejected, match=rf"Another file is at s3://{bucket}/{STEM}\.png and was left alone\. Move"):
         await handler_of(server.options(bucket, conditional=conditional)).deliver(
             attempt_of(EVENT, stored(tmp_path, PICTURE))
         )

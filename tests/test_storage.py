@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from doors import Door, body, opened, path
 from journals import submission
+from receiver.journal.sqlite.ballast import LOOK_SECONDS, Ballast
+from receiver.journal.sqlite.faults import fault_of, sentence
 from structlog.testing import capture_logs
 
 from receiver.errors import JournalError
 from receiver.intake import Policy
-from receiver.journal.sqlite import open_journal
-from receiver.journal.sqlite.ballast import LOOK_SECONDS, Ballast
-from receiver.journal.sqlite.faults import fault_of, sentence
+from receiver.journal import Journal
+from receiver.journal.sqlite import open_store
 from receiver.journal.sqlite.files import SameFiles
 
 
@@ -187,7 +188,7 @@ def test_faults_of_our_own() -> None:
 
 async def test_no_ballast_for_those_who_only_read(tmp_path: Path) -> None:
     """A command that lists leaves no file behind."""
-    journal = await open_journal(tmp_path / "journal.db")
+    journal = Journal(await open_store(tmp_path / "journal.db"))
     await journal.check_space()
     await journal.aclose()
     assert not (tmp_path / "journal.db.ballast").exists()

@@ -10,12 +10,12 @@ from journals import NOW, SetClock
 
 from receiver.health import Troubles
 from receiver.journal import Journal, Trouble
-from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite import open_store
 
 
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
-    journal = await open_journal(tmp_path / "journal.db")
+    journal = Journal(await open_store(tmp_path / "journal.db"))
     yield journal
     await journal.aclose()
 

@@ -23,8 +23,9 @@ def open_bucket(options: BucketOptions, folder: str = "", *, why: str, **limits:
 
     Args:
         options: name and credentials.
-        folder: prefix of every key; see `client.Bucket` for `limits`.
+        folder: prefix of every key.
         why: the feature that needs obstore, as the subject of a sentence: `The handler s3`.
+        limits: the further arguments of `client.Bucket`.
 
     Raises:
         SettingsError: the extra `s3` is missing, or the options contradict each other.

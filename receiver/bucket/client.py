@@ -58,7 +58,7 @@ class ObjectHead:
 
     Attributes:
         modified_ms: by the store's clock, on S3 in whole seconds.
-        attributes: headers and metadata; empty in lists.
+        attributes: headers and metadata, empty in lists.
     """
 
     key: str
@@ -86,7 +86,7 @@ class Bucket:
         options: name and credentials.
         folder: prefix of every key, without slashes at its ends.
         seconds: limit of one request in all, obstore's own retries included.
-        transfer_seconds: limit of one upload or download; `seconds` unless given.
+        transfer_seconds: limit of one upload or download, `seconds` unless given.
         needs: rights that the credentials must have, for error texts.
 
     Attributes:
@@ -163,14 +163,15 @@ class Bucket:
                 result = await self._found(key, {})  # an empty object has no first byte
         return None if result is None else _head(result.meta, dict(result.attributes))
 
-    async def download(self, key: str, add: Callable[[bytes], Awaitable[None]]) -> ObjectHead | None:
+    async def download(self, key: str, add: Callable[[bytes], Awaitable[None] | None]) -> ObjectHead | None:
         """Pass an object's content to `add`, block by block. Return its head, or None if there is none."""
         async with self._request("GET", self._transfer_seconds):
             result = await self._found(key, {})
             if result is None:
                 return None
             async for block in result.stream(min_chunk_size=BLOCK):
-                await add(bytes(block))
+                if (pending := add(bytes(block))) is not None:
+                    await pending
         return _head(result.meta, dict(result.attributes))
 
     async def _found(self, key: str, options: Any) -> GetResult | None:

@@ -108,7 +108,7 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
     Args:
         error: read by the name of its type and by its text, which holds the status and XML of the response.
         bucket: its name.
-        server: the other side, as the subject of a sentence; see `options.server_of`.
+        server: the other side, as the subject of a sentence (see `options.server_of`).
         needs: rights that the credentials must have, for the remedy.
     """
     text = str(error)

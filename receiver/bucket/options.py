@@ -136,7 +136,7 @@ def endpoint_of(options: BucketOptions) -> str | None:
 
 
 def environment_endpoints() -> list[str]:
-    """Return the values that obstore itself takes for an endpoint; "" for a variable that is not set."""
+    """Return the values that obstore itself takes for an endpoint, "" for a variable that is not set."""
     return [os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")]
 
 
@@ -146,7 +146,7 @@ def read_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> d
     Empty if the environment has keys or there is no profile.
 
     Args:
-        name: a profile that must exist; None for AWS_PROFILE, or for `default` if that exists.
+        name: a profile that must exist, or None for AWS_PROFILE, or for `default` if that exists.
         environ: the environment.
 
     Raises:

@@ -46,13 +46,8 @@ def inspect(
     http_status: Annotated[int, typer.Option(help="The HTTP status it came with.", min=100, max=599)] = 200,
 ) -> None:
     """Show Receiver's reading of a payload of the provider, as JSON."""
-    print_json(provider.inspect(_read(file), http_status))
-
-
-def _read(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
     try:
-        return Path(file).read_bytes()
+        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as exc:
         raise InputError(f"{file} cannot be read: {exc.strerror}. Check the path.") from exc
+    print_json(provider.inspect(body, http_status))

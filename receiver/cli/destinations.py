@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from receiver.app import find_destination, try_destination
 from receiver.cli.options import AsJSON
 from receiver.cli.output import ago, note, one_line, print_json, print_table, say, when
 from receiver.cli.process import on_journal, run, settings_for
@@ -16,7 +17,6 @@ from receiver.errors import InputError, NotFound
 from receiver.events import EVENT_TYPES
 from receiver.handlers.slack.api import SCOPES, manifest
 from receiver.journal import Journal
-from receiver.runtime import find_destination, try_destination
 
 COLUMNS = ("DESTINATION", "HANDLER", "STATUS", "PENDING", "DEAD", "LAST SUCCESS", "LAST ERROR")
 
@@ -26,13 +26,15 @@ slack = typer.Typer(no_args_is_help=True, help="Prepare Slack to be a destinatio
 
 @destinations.command("list")
 def list_destinations(as_json: AsJSON = False) -> None:
-    """List every destination an engine has known, with its deliveries and status. A paused one says why and until
-    when."""
+    """List destinations with their status and deliveries.
+
+    Every destination an engine has known. A paused one says why and until when.
+    """
     now_ms = Clock().now_ms()
     found = on_journal(lambda journal: journal.destinations())
     if as_json:
         print_json(
-            [{"name": item.name, "status": item.standing(now_ms), **msgspec.to_builtins(item)} for item in found]
+            [{"name": item.name, "status": item.display_status(now_ms), **msgspec.to_builtins(item)} for item in found]
         )
         return
     if not found:
@@ -42,7 +44,7 @@ def list_destinations(as_json: AsJSON = False) -> None:
         (
             item.name,
             item.handler,
-            item.standing(now_ms),
+            item.display_status(now_ms),
             str(item.pending),
             str(item.dead),
             when(item.last_success_ms),
@@ -62,7 +64,10 @@ def list_destinations(as_json: AsJSON = False) -> None:
 
 @destinations.command("resume")
 def resume_destination(name: Annotated[str, typer.Argument(help="The destination's name.")]) -> None:
-    """End a destination's pause now, and forget its failures: all due deliveries are attempted again."""
+    """End a destination's pause now, and forget its failures.
+
+    All due deliveries are attempted again.
+    """
 
     async def resume(journal: Journal) -> DestinationRecord | None:
         found = next((item for item in await journal.destinations() if item.name == name), None)
@@ -71,7 +76,7 @@ def resume_destination(name: Annotated[str, typer.Argument(help="The destination
     found = on_journal(resume)
     if found is None:
         raise NotFound(f"There is no destination {name!r} in this journal. See: receiver destinations list")
-    paused = found.standing(Clock().now_ms()) == "paused"
+    paused = found.display_status(Clock().now_ms()) == "paused"
     say(f"{name} {'goes on' if paused else 'was not paused'}; {found.pending} deliveries are owed to it.")
 
 
@@ -81,8 +86,11 @@ def send_sample(
     type: Annotated[str, typer.Option("--type", help="Which type of event to send.")] = "task.succeeded",
     as_json: AsJSON = False,
 ) -> None:
-    """Send one sample, marked as such and with a small picture, through a destination's real handler, and print its
-    receipt or the reason. Only the settings are read, and nothing is journalled."""
+    """Send one sample through a destination's real handler.
+
+    The sample is marked as one and has a small picture. Print the receipt, or the reason of a failure. Only the
+    settings are read, and nothing is journalled.
+    """
     settings = settings_for(quiet=True)
     item = find_destination(settings, name)
     if type not in EVENT_TYPES:
@@ -107,7 +115,10 @@ def _group() -> None:
 def print_manifest(
     name: Annotated[str, typer.Option(help="What the app and its bot are called.")] = "Receiver",
 ) -> None:
-    """Print the manifest of the Slack app whose bot posts: paste it, install the app, take its bot token."""
+    """Print the manifest of the Slack app whose bot posts.
+
+    Paste it, install the app, take its bot token.
+    """
     print_json(manifest(name))
     note("Paste this at https://api.slack.com/apps?new_app=1 (From a manifest), then install the app to the workspace.")
     note("Set SLACK_BOT_TOKEN to the Bot User OAuth Token from its page OAuth & Permissions. The bot may:")

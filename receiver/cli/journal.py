@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from receiver.app import copy_journal, journal_of, keep_of, retention_of, store_of
 from receiver.cli.options import AsJSON, Reference, duration
 from receiver.cli.output import note, print_json, print_table, say
 from receiver.cli.process import on_journal, run, settings_for
@@ -16,7 +17,6 @@ from receiver.errors import JournalError, MediaError
 from receiver.journal import Journal
 from receiver.journal.store import RowKind
 from receiver.maintenance.retention import Erased, Keep
-from receiver.runtime import copy_journal, journal_of, keep_of, retention_of, store_of
 
 PAGE = 500
 STEP = 50_000
@@ -36,7 +36,8 @@ def purge(
 
     Callbacks, archived files, and submissions with their events and deliveries.
 
-    Never what is still owed or under way. The engine does the same by itself once a day, with the ages of the settings.
+    Outstanding deliveries and running tasks are never deleted. The engine does the same once a day, with the ages of
+    the settings.
     """
     settings = settings_for(quiet=True)
     keep = keep_of(settings)
@@ -77,7 +78,7 @@ def _counted(removed: Mapping[str, int]) -> str:
 def erase(
     reference: Reference,
     force: Annotated[
-        bool, typer.Option("--force", help="Also when something of it is owed or under way: that is given up.")
+        bool, typer.Option("--force", help="Also if deliveries are outstanding or the task runs: they are given up.")
     ] = False,
     as_json: AsJSON = False,
 ) -> None:
@@ -124,9 +125,9 @@ def erase(
 
 @journal.command("check")
 def check(as_json: AsJSON = False) -> None:
-    """Look for damage: the file itself, rows that contradict each other, files that are missing. Exit status 1 if any.
+    """Look for damage. Exit status 1 if there is any.
 
-    It reads everything, and works beside a running server.
+    In the file itself, rows that contradict each other, and missing files. Works beside a running server.
     """
     settings = settings_for(quiet=True)
 
@@ -161,9 +162,9 @@ def backup(
     file: Annotated[Path, typer.Argument(help="The new file; one that is there is never replaced.")],
     as_json: AsJSON = False,
 ) -> None:
-    """Copy the journal as it is at this moment, beside a running server, and check the copy.
+    """Copy the journal as it is now, and check the copy.
 
-    The copy holds every prompt, so only its owner may read it.
+    Works beside a running server. The copy holds every prompt, so only its owner may read it.
     """
     started = time.monotonic()
     size = on_journal(lambda opened: opened.back_up(file.absolute()))
@@ -175,7 +176,10 @@ def backup(
 
 @journal.command("compact")
 def compact() -> None:
-    """Write the journal anew, without the space of what was deleted. No engine may run meanwhile."""
+    """Rewrite the journal without the space of deleted rows.
+
+    No engine may run meanwhile.
+    """
     settings = settings_for(quiet=True)
     sizes = on_journal(lambda opened: opened.compact(), settings)
     if sizes is None:
@@ -189,11 +193,13 @@ def copy(
     target: Annotated[str, typer.Argument(metavar="TO", help="For instance postgresql://user:password@host/name")],
     as_json: AsJSON = False,
 ) -> None:
-    """Copy the whole journal into an empty one on another database, and compare the two.
+    """Copy the journal into an empty one on another database.
 
-    Stop every process that uses either of them first; it is refused while an engine runs. What is owed stays owed under
-    the same idempotency keys. The old journal stays as it is. A copy that was interrupted has left nothing: start it
-    again. If that says that the new journal holds something, the copy was whole.
+    Then compare the two. Stop every process that uses either of them first: it is refused while an engine runs.
+    Outstanding deliveries keep their idempotency keys. The old journal stays as it is.
+
+    An interrupted copy has left nothing: start it again. If that says that the new journal holds something, the copy
+    was complete.
     """
     settings = settings_for(quiet=True)
 
@@ -225,7 +231,7 @@ def copy(
 
 
 def engines(as_json: AsJSON = False) -> None:
-    """List the engines, which poll and deliver, with hosts and leader."""
+    """List the engines, which poll and deliver, and the leader."""
     found = on_journal(lambda opened: opened.engines())
     if as_json:
         print_json(found)

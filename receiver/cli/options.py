@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import wraps
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from receiver.errors import InputError
-from receiver.requests import BOTS, SPEEDS
+from receiver.requests import BOTS, KINDS, SPEEDS
 from receiver.settings.kinds import parse_keep
 from receiver.submissions import Options
-
-C = TypeVar("C", bound=str)
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Reference = Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")]
 Limit = Annotated[int, typer.Option(help="How many at most, the newest first.", min=1)]
-OfSubmission = Annotated[str | None, typer.Option("--task", help="Of one submission or task.", show_default=False)]
+OfSubmission = Annotated[
+    str | None, typer.Option("--task", "--submission", help="Of one submission or task.", show_default=False)
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the result has reached every destination.")]
 Speed = Annotated[str | None, typer.Option(help=f"{', '.join(SPEEDS)}.", show_default=False)]
-Bot = Annotated[str | None, typer.Option(help=f"{' or '.join(BOTS)}.", show_default=False)]
+IMAGINE = {field.name: field for field in KINDS["imagine"].fields}
+Bot = Annotated[str | None, typer.Option(help=IMAGINE["bot_type"].command_help, show_default=False)]
 Label = Annotated[
     list[str] | None, typer.Option(help="name=value, carried by every event. Repeatable.", show_default=False)
 ]
@@ -37,40 +35,9 @@ To = Annotated[
 ]
 Auto = Annotated[
     str | None,
-    typer.Option(help="Buttons to press once after success: U1,U3.", show_default=False),
+    typer.Option(help="Buttons to press by itself when it has succeeded, once: U1,U3.", show_default=False),
 ]
-Filter = Annotated[
-    str | None, typer.Option(help='The provider\'s accountFilter, as JSON: {"modes": ["FAST"]}.', show_default=False)
-]
-
-
-def spreading(group: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn each field of a dataclass into an option of the command, which gets the dataclass as its last argument."""
-
-    def parameters(of: Callable[..., Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
-        hints = get_type_hints(of, include_extras=True)
-        return [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
-            for name, default in defaults.items()
-        ]
-
-    shared = parameters(group, {field.name: field.default for field in dataclasses.fields(group)})
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        defaults = {name: item.default for name, item in inspect.signature(command).parameters.items()}
-        last, _ = defaults.popitem()
-
-        @wraps(command)
-        def spread(**given: Any) -> None:
-            asked = group(**{item.name: given.pop(item.name) for item in shared})
-            command(**given, **{last: asked})
-
-        merged = [*parameters(command, defaults), *shared]
-        vars(spread)["__signature__"] = inspect.Signature(merged)  # typer reads this and the annotations
-        spread.__annotations__ = {item.name: item.annotation for item in merged}
-        return spread
-
-    return decorate
+Filter = Annotated[str | None, typer.Option(help=IMAGINE["account_filter"].command_help, show_default=False)]
 
 
 def options(
@@ -118,6 +85,9 @@ def account_filter(text: str | None) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise InputError("--account-filter is a JSON object.")
     return value
+
+
+C = TypeVar("C", bound=str)
 
 
 def choice(option: str, value: str | None, choices: Sequence[C]) -> C | None:

@@ -6,12 +6,12 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from receiver.cli.options import AsJSON, choice, moment, spreading
+from receiver.app import replay_of
+from receiver.cli.options import AsJSON, OfSubmission, choice, moment
 from receiver.cli.output import note, print_json, print_table
 from receiver.cli.process import on_journal, settings_for
 from receiver.deliveries import DELIVERY_STATUSES
@@ -20,12 +20,14 @@ from receiver.events import EVENT_TYPES
 from receiver.journal import Journal
 from receiver.journal.selection import REPLAYED, Order, Replayed, ReplayOutcome, Selection
 from receiver.maintenance.replay import Replay
-from receiver.runtime import replay_of
 
 LARGE = 50
 """Number of deliveries above which --yes is needed."""
 SHOWN = 200
 """Rows printed for people. `--json` has them all."""
+
+Plan = Callable[[Replay, str | None], Awaitable[list[Order]]]
+"""Returns the orders of a replay, given the id of the submission to select, if any."""
 
 _WHAT: dict[ReplayOutcome, tuple[str, str]] = {
     "again": ("is delivered again", "would be delivered again"),
@@ -37,78 +39,92 @@ _WHAT: dict[ReplayOutcome, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplayOptions:
-    """Options of both commands."""
-
-    submission: Annotated[
-        str | None, typer.Option("--task", "--submission", help="Of one submission or task.", show_default=False)
-    ] = None
-    destination: Annotated[
-        str | None, typer.Option("--destination", help="Of deliveries to this destination.", show_default=False)
-    ] = None
-    since: Annotated[
-        str | None, typer.Option(help="Made since then: 2h, 3d, or 2026-11-25T10:00 (UTC).", show_default=False)
-    ] = None
-    until: Annotated[str | None, typer.Option(help="Made before that, given like --since.", show_default=False)] = None
-    to: Annotated[str | None, typer.Option(help="Deliver to this destination instead.", show_default=False)] = None
-    as_new: Annotated[
-        bool, typer.Option("--as-new", help="With a new idempotency key, so that no destination drops it as a repeat.")
-    ] = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would happen.")] = False
-    yes: Annotated[bool, typer.Option("--yes", help=f"Replay even more than {LARGE}.")] = False
-    as_json: AsJSON = False
+OfDestination = Annotated[
+    str | None, typer.Option("--destination", help="Of deliveries to this destination.", show_default=False)
+]
+Since = Annotated[
+    str | None, typer.Option(help="Made since then: 2h, 3d, or 2026-11-25T10:00 (UTC).", show_default=False)
+]
+Until = Annotated[str | None, typer.Option(help="Made before that, given like --since.", show_default=False)]
+Instead = Annotated[str | None, typer.Option(help="Deliver to this destination instead.", show_default=False)]
+AsNew = Annotated[
+    bool, typer.Option("--as-new", help="With a new idempotency key, so that no destination drops it as a repeat.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would happen.")]
+Yes = Annotated[bool, typer.Option("--yes", help=f"Replay even more than {LARGE}.")]
 
 
-@spreading(ReplayOptions)
 def replay_deliveries(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of deliveries.", show_default=False)] = None,
     status: Annotated[str | None, typer.Option(help=f"{', '.join(DELIVERY_STATUSES)}.", show_default=False)] = None,
-    *,
-    asked: ReplayOptions,
+    submission: OfSubmission = None,
+    destination: OfDestination = None,
+    since: Since = None,
+    until: Until = None,
+    to: Instead = None,
+    as_new: AsNew = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Replay deliveries: by id, or all that match the options."""
-    _replay(
-        lambda replay, selection: replay.of_deliveries(selection, to=asked.to, as_new=asked.as_new),
-        Selection(ids=tuple(ids or ()), status=choice("--status", status, DELIVERY_STATUSES)),
-        asked,
-    )
+    chosen = choice("--status", status, DELIVERY_STATUSES)
+    selection = dataclasses.replace(_selection(ids, destination, since, until), status=chosen)
+
+    async def plan(replay: Replay, submission_id: str | None) -> list[Order]:
+        found = dataclasses.replace(selection, submission_id=submission_id)
+        return await replay.of_deliveries(found, to=to, as_new=as_new)
+
+    _replay(plan, submission, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
-@spreading(ReplayOptions)
 def replay_events(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of events.", show_default=False)] = None,
     type: Annotated[str | None, typer.Option(help=f"{', '.join(EVENT_TYPES)}.", show_default=False)] = None,
-    *,
-    asked: ReplayOptions,
+    submission: OfSubmission = None,
+    destination: OfDestination = None,
+    since: Since = None,
+    until: Until = None,
+    to: Instead = None,
+    as_new: AsNew = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJSON = False,
 ) -> None:
-    """Replay events to the destinations they went to, or to another one, also a newly configured one."""
-    _replay(
-        lambda replay, selection: replay.of_events(selection, to=asked.to, as_new=asked.as_new),
-        Selection(ids=tuple(ids or ()), type=choice("--type", type, EVENT_TYPES)),
-        asked,
-    )
+    """Replay events to the same destinations, or to another one.
+
+    The other one may be newly configured.
+    """
+    chosen = choice("--type", type, EVENT_TYPES)
+    selection = dataclasses.replace(_selection(ids, destination, since, until), type=chosen)
+
+    async def plan(replay: Replay, submission_id: str | None) -> list[Order]:
+        found = dataclasses.replace(selection, submission_id=submission_id)
+        return await replay.of_events(found, to=to, as_new=as_new)
+
+    _replay(plan, submission, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
-def _replay(
-    plan: Callable[[Replay, Selection], Awaitable[list[Order]]], selection: Selection, asked: ReplayOptions
-) -> None:
-    settings = settings_for(quiet=True)
+def _selection(ids: list[str] | None, destination: str | None, since: str | None, until: str | None) -> Selection:
     now = time.time()
-    selection = dataclasses.replace(
-        selection,
-        destination=asked.destination,
-        since_ms=moment("--since", asked.since, now),
-        until_ms=moment("--until", asked.until, now),
+    return Selection(
+        ids=tuple(ids or ()),
+        destination=destination,
+        since_ms=moment("--since", since, now),
+        until_ms=moment("--until", until, now),
     )
+
+
+def _replay(plan: Plan, submission: str | None, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    settings = settings_for(quiet=True)
 
     async def work(journal: Journal) -> tuple[list[Replayed], set[str]]:
-        id = None if asked.submission is None else (await journal.find(asked.submission)).id
+        id = None if submission is None else (await journal.find(submission)).id
         replay = await replay_of(settings, journal)
-        orders = await plan(replay, dataclasses.replace(selection, submission_id=id))
-        if asked.dry_run:
+        orders = await plan(replay, id)
+        if dry_run:
             return await replay.foresee(orders), set()
-        if len(orders) > LARGE and not asked.yes:
+        if len(orders) > LARGE and not yes:
             raise InputError(
                 f"That would replay {len(orders):,} deliveries. Look at them with --dry-run, then add --yes."
             )
@@ -116,7 +132,7 @@ def _replay(
         return await replay.carry_out(orders), new
 
     done, new = on_journal(work, settings)
-    if asked.as_json:
+    if as_json:
         print_json(
             [
                 {
@@ -125,7 +141,7 @@ def _replay(
                     "destination": item.order.destination,
                     "outcome": item.outcome,
                     "was": item.was,
-                    "dry_run": asked.dry_run,
+                    "dry_run": dry_run,
                 }
                 for item in done
             ]
@@ -133,7 +149,7 @@ def _replay(
     elif not done:
         note("Nothing fits, so nothing is replayed.")
     else:
-        _print(done, dry_run=asked.dry_run)
+        _print(done, dry_run=dry_run)
     for name in sorted(new):
         note(f"No engine has known the destination {name} yet: if one runs now, start it anew with these settings.")
 

@@ -8,16 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
+from receiver.app import Runtime, open_runtime
 from receiver.cli.output import say
 from receiver.cli.process import address, bind, run, server, settings_for, stop_signal, until_stopped
 from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError
-from receiver.runtime import Runtime, open_runtime
 
 ENGINES = frozenset({"serve", "worker"})
 """Roles that hold the engine for long. One that finds another of them refuses to start."""
 LOOK_SECONDS = 10.0
 """Interval between a worker's checks of its own engine."""
+_UNSHARED = (
+    "Without the engine inside (--no-engine, RECEIVER_ENGINE), `receiver serve` needs a journal that several processes "
+    "share: two that write one SQLite file hold each other up. Leave the engine inside, or set RECEIVER_DATABASE to "
+    "postgresql://…"
+)
 
 
 def serve(
@@ -49,7 +54,13 @@ def serve(
         with stop_signal() as stop:
             async with open_runtime(settings, exit_on_stall=True) as receiver:
                 with bind(settings.bind_host, settings.port) as listener:
-                    starting = await (_start_engine(receiver, "serve") if settings.engine else _leave_engine(receiver))
+                    starting = None
+                    if settings.engine:
+                        starting = await _start_engine(receiver, "serve")
+                    elif receiver.journal.shared:
+                        await receiver.check_media_to_start()
+                    else:
+                        raise SettingsError(_UNSHARED)
                     say(f"Receiver listens on {address(listener)}{calls}")
                     web = server(receiver.app, max_connections=settings.max_connections)
                     await until_stopped(stop, (web, listener), beside=starting, ending=receiver.stop_engine)
@@ -93,17 +104,6 @@ async def _start_engine(receiver: Runtime, role: str) -> Coroutine[Any, Any, Non
             raise
         return receiver.start_engine_when_free(role, unless=ENGINES)
     return None
-
-
-async def _leave_engine(receiver: Runtime) -> None:
-    """Check that engines of other processes can serve this journal and its media store."""
-    if not receiver.journal.shared:
-        raise SettingsError(
-            "Without the engine inside (--no-engine, RECEIVER_ENGINE), `receiver serve` needs a journal that several "
-            "processes share: two that write one SQLite file hold each other up. Leave the engine inside, or set "
-            "RECEIVER_DATABASE to postgresql://…"
-        )
-    await receiver.check_media_to_start()
 
 
 def simulate(

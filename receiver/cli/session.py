@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from receiver.app import Runtime, open_runtime, open_stateless_submit
+from receiver.app.stateless import StatelessSubmit
 from receiver.cli.output import note, one_line, print_json, say, when
 from receiver.cli.process import first_end, run, settings_for
 from receiver.cli.progress import Progress
@@ -19,8 +21,6 @@ from receiver.events import EventType, Submission, event_id
 from receiver.followups import once_name
 from receiver.intake.facts import replace
 from receiver.requests import Request
-from receiver.runtime import Runtime, open_runtime, open_stateless_submit
-from receiver.runtime.stateless import StatelessSubmit
 from receiver.settings import Settings
 from receiver.submissions import Options
 from receiver.tasks import Task
@@ -87,7 +87,7 @@ class Session:
             async with _runtime() as runtime:
                 row = await prepare(runtime)
                 self._resume = row.id
-                row = await _send_reply(runtime, row, wait=wait)
+                row = await send(runtime, row, wait=wait, reply=True)
                 if wait:
                     return await self._follow(runtime, row)
             if self._as_json or not _is_kept(row):
@@ -135,39 +135,32 @@ class Session:
             print_json({"submission": row.id, "task": row.task_id, "status": row.status, "detail": row.detail})
         elif row.status == "accepted":
             say(f"{done} {row.id}, task {row.task_id}. Follow it with: receiver wait {row.id}")
-        elif row.standing != "prepared":  # of a submission that is kept, `send` has printed a note
+        elif row.display_status != "prepared":  # of a submission that is kept, `send` has printed a note
             reason = f" {row.reason}" if row.reason else ""
-            say(f"Submission {row.id}: {row.standing}.{reason} See: receiver tasks show {row.id}")
+            say(f"Submission {row.id}: {row.display_status}.{reason} See: receiver tasks show {row.id}")
 
 
 def _runtime() -> AbstractAsyncContextManager[Runtime]:
     return open_runtime(settings_for(quiet=True), exit_on_stall=True)
 
 
-async def send(runtime: Runtime, row: Submission, *, wait: bool) -> Submission:
-    """Send the submission now, or keep it if the provider is busy. With `wait` a lost answer is no error."""
-    try:
-        return await runtime.submissions.send(row.id)
-    except Refused as exc:
-        if not exc.retry:
-            raise
-        _note_kept(row, exc, f"Submission {row.id}")
-    except Ambiguous as exc:
-        if not wait:
-            raise Ambiguous(f"{exc} See: receiver tasks show {row.id}") from exc
-    return await runtime.journal.find(row.id)
+async def send(runtime: Runtime, row: Submission, *, wait: bool, reply: bool = False) -> Submission:
+    """Send the submission, or the reply to its task, now. With `wait` a lost answer is no error.
 
-
-async def _send_reply(runtime: Runtime, row: Submission, *, wait: bool) -> Submission:
-    """Send the reply now, as `send` does a submission. A reply that never arrived is kept too."""
+    If the provider is busy, the submission is kept. A reply that never arrived is kept too.
+    """
+    submissions = runtime.submissions
     try:
-        return await runtime.submissions.send_reply(row.id)
+        return await (submissions.send_reply(row.id) if reply else submissions.send(row.id))
     except (Refused, Unreachable, MediaError) as exc:
-        after = await runtime.journal.find(row.id)
-        if not _is_kept(after):
+        kept = isinstance(exc, Refused) and exc.retry
+        if reply:
+            kept = _is_kept(await runtime.journal.find(row.id))
+        if not kept:
             raise
-        _note_kept(row, exc, f"The reply to {row.id}")
-        return after
+        what = f"The reply to {row.id}" if reply else f"Submission {row.id}"
+        again = f"`receiver serve`, `receiver worker` or `receiver wait {row.id}`"
+        note(f"{exc} {what} is kept and sent again by {again}.")
     except Ambiguous as exc:
         if not wait:
             raise Ambiguous(f"{exc} See: receiver tasks show {row.id}") from exc
@@ -176,10 +169,6 @@ async def _send_reply(runtime: Runtime, row: Submission, *, wait: bool) -> Submi
 
 def _is_kept(row: Submission) -> bool:
     return row.reply is not None and row.reply.status == "waiting"
-
-
-def _note_kept(row: Submission, problem: Exception, what: str) -> None:
-    note(f"{problem} {what} is kept and sent again by `receiver serve`, `receiver worker` or `receiver wait {row.id}`.")
 
 
 async def follow(runtime: Runtime, submission_id: str, *, as_json: bool) -> tuple[Submission, int]:
@@ -217,7 +206,7 @@ async def follow_all(runtime: Runtime, submission_id: str, follow_one: Follow) -
         return status
     names = {once_name(row.id, button) for button in row.auto}
     found: dict[str, Submission] = {}
-    for child in await runtime.patiently(lambda: runtime.journal.family(row.id)):
+    for child in await runtime.retry_outage(lambda: runtime.journal.family(row.id)):
         name = once_name(row.id, child.button or "")
         if child.parent_id == row.id and name in names and (name not in found or child.once == name):
             found[name] = child
@@ -240,7 +229,7 @@ async def until_settled(
         if row.status != "refused" and row.last_word is None:
             continue
         deliveries = await _attempted(runtime, row)
-        now = await runtime.patiently(lambda: runtime.journal.get(submission_id))
+        now = await runtime.retry_outage(lambda: runtime.journal.get(submission_id))
         if now is None or now.last_word == row.last_word:  # else a success has replaced a failure meanwhile
             return row, deliveries
     raise AssertionError("a watch ends only when its caller leaves")
@@ -251,7 +240,7 @@ async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
     type = row.last_word
     if type is None:
         return []
-    event = await runtime.patiently(lambda: runtime.journal.event(event_id(row.id, type)))
+    event = await runtime.retry_outage(lambda: runtime.journal.event(event_id(row.id, type)))
     if event is None:
         return []
     noted: set[str] = set()
@@ -267,14 +256,14 @@ async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
         return deliveries, waiting
 
     while True:
-        deliveries, waiting = await runtime.patiently(look)
+        deliveries, waiting = await runtime.retry_outage(look)
         if not waiting:
             return sorted(deliveries, key=lambda item: item.destination)
         await runtime.clock.sleep(_LOOK_SECONDS)
 
 
 async def _unattempted(runtime: Runtime, delivery: Delivery) -> bool:
-    """Return True if no attempt has told anything of the destination.
+    """Return True if no attempt says anything about the destination yet.
 
     A first attempt that vanished with its engine does not count, and the next one is due at once. A second one counts:
     the destination may be the reason.
@@ -300,14 +289,18 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int
     if as_json:
         print_json(_record(row, deliveries, texts))
         return status
-    if type != "task.succeeded":
-        note(_sentence(row))
+    reason = row.reason or "The provider gave no reason."
+    if type == "task.input_required":
+        note(f"Task {row.task_id} asks for input. Answer it with: receiver modal {row.id} --prompt …")
+    elif type != "task.succeeded":
+        starts = {"task.lost": "The task was lost. ", "task.failed": "The task failed: "}
+        note(f"{starts.get(type or '', '')}{reason}")
     for item in missed:
         if item.status in ("pending", "dead"):
-            reason = (item.detail or "the reason is not known").rstrip(".")
+            why = (item.detail or "the reason is not known").rstrip(".")
             then = "It is not tried again." if item.status == "dead" else "`receiver serve` or `worker` goes on trying."
             see = f"See: receiver deliveries show {item.id}"
-            note(f"Error: The result did not reach {item.destination}: {reason}. {then} {see}")
+            note(f"Error: The result did not reach {item.destination}: {why}. {then} {see}")
     for text in texts:
         say(one_line(text))
     receipts = [(item.destination, item.receipt) for item in deliveries if item.receipt]
@@ -343,15 +336,6 @@ def _record(row: Submission, deliveries: list[Delivery], texts: tuple[str, ...])
             for item in deliveries
         ],
     }
-
-
-def _sentence(row: Submission) -> str:
-    reason = row.reason or "The provider gave no reason."
-    if row.last_word == "task.input_required":
-        return f"Task {row.task_id} asks for input. Answer it with: receiver modal {row.id} --prompt …"
-    if row.last_word == "task.lost":
-        return f"The task was lost. {reason}"
-    return f"The task failed: {reason}" if row.last_word == "task.failed" else reason
 
 
 async def send_directly(settings: Settings, request: Request, options: Options, *, wait: bool, as_json: bool) -> int:

@@ -79,8 +79,8 @@ def show_task(reference: Reference, as_json: AsJSON = False) -> None:
 
 def status_of(row: Submission) -> str:
     """Return the status, with the percentage while the task is in progress."""
-    percent = row.task.progress if row.task and row.standing == "in_progress" else None
-    return row.standing if percent is None else f"{row.standing} {percent} %"
+    percent = row.task.progress if row.task and row.display_status == "in_progress" else None
+    return row.display_status if percent is None else f"{row.display_status} {percent} %"
 
 
 def made_by(row: Submission) -> str:
@@ -107,7 +107,7 @@ def _summary(row: Submission) -> dict[str, Any]:
         "id": row.id,
         "task": row.task_id,
         "kind": row.kind,
-        "status": row.standing,
+        "status": row.display_status,
         "submission_status": row.status,
         "task_status": row.task_status,
         "progress": row.task.progress if row.task else None,

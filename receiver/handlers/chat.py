@@ -45,7 +45,7 @@ class ChatOptions(HandlerOptions):
         description="The place as an Apprise URL: `mailto://…`, `matrixs://…`, `ntfy://…`. Each service has a page on "
         "its URL's form: https://appriseit.com/services."
     )
-    attach: bool = Field(True, description="Whether the picture is attached, where the place takes attachments.")
+    attach: bool = Field(True, description="Attach the picture, if the place takes attachments.")
 
 
 class ChatHandler:
@@ -97,35 +97,29 @@ class ChatHandler:
         """Return Apprise's success and its warnings. Blocking."""
         post = post_of(attempt)
         subject = f"{post.title}: {post.prompt}" if post.prompt else post.title
-        result = self._apprise().notify(
-            title=harmless(cut(" ".join(subject.split()), 120)),
-            body=harmless(post.body),
-            body_format="text",
-            notify_type=_KINDS[post.mood],
-            attach=self._attachments(attempt) if self._options.attach and attempt.media else None,
-            timeout=max(attempt.deadline - SPARE_SECONDS, 1.0),
-        )
-        return bool(result), self._redacted(" ".join(entry.message for entry in result.logs()))
+        attached = None
+        if self._options.attach and attempt.media:
+            from apprise import AppriseAttachment  # noqa: PLC0415 - an extra
+            from apprise.attachment.file import AttachFile  # noqa: PLC0415 - an extra
 
-    def _apprise(self) -> Any:
-        """Return this thread's own object: places keep sessions, which threads may not share."""
-        if not hasattr(self._own, "apprise"):
+            attached = AppriseAttachment()
+            for item in attempt.media:  # under readable names, never by URL
+                file = AttachFile(str(item.path), name=file_name(attempt, item), mimetype=item.media.type)  # type: ignore[no-untyped-call]
+                attached.add(file)
+        if not hasattr(self._own, "apprise"):  # one for each thread: places keep sessions, which threads may not share
             from apprise import Apprise  # noqa: PLC0415 - an extra
 
             self._own.apprise = Apprise()
             self._own.apprise.add(_place(self._url))
-        return self._own.apprise
-
-    def _attachments(self, attempt: Attempt) -> Any:
-        """Return the archived files under readable names, never by URL."""
-        from apprise import AppriseAttachment  # noqa: PLC0415 - an extra
-        from apprise.attachment.file import AttachFile  # noqa: PLC0415 - an extra
-
-        attached = AppriseAttachment()
-        for item in attempt.media:
-            name = file_name(attempt, item)
-            attached.add(AttachFile(str(item.path), name=name, mimetype=item.media.type))  # type: ignore[no-untyped-call]
-        return attached
+        result = self._own.apprise.notify(
+            title=harmless(cut(" ".join(subject.split()), 120)),
+            body=harmless(post.body),
+            body_format="text",
+            notify_type=_KINDS[post.mood],
+            attach=attached,
+            timeout=max(attempt.deadline - SPARE_SECONDS, 1.0),
+        )
+        return bool(result), self._redacted(" ".join(entry.message for entry in result.logs()))
 
     def _redacted(self, text: str) -> str:
         """Return the text without possible secrets of the URL: all its parts but the host of a URL with a user name."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from receiver.handlers.base import Attempt
+from receiver.tasks import Task
 from receiver.telemetry import redact
 
 SOURCE = "imagine-receiver"
@@ -32,19 +33,20 @@ def cloud_event(attempt: Attempt, *, source: str = SOURCE, files: Sequence[Mappi
         source: URI reference of the sender.
         files: further members for the description of each file of the result, such as its path.
     """
-    event, task = attempt.event, attempt.event.task
-    result = task if event.type == "task.succeeded" else None
+    event = attempt.event
+    task = event.task or Task(id="")
+    result = task if event.type == "task.succeeded" else Task(id="")
     more = [*files, *({} for _ in attempt.media[len(files) :])]
     data = {
         "submission": event.submission_id,
         "kind": event.kind,
         "task": event.task_id,
-        "action": task.action if task else "",
+        "action": task.action,
         "status": event.status,
         "progress": event.progress,
         "prompt": event.prompt,
-        "final_prompt": task.final_prompt if task else "",
-        "seed": task.seed if task else "",
+        "final_prompt": task.final_prompt,
+        "seed": task.seed,
         "labels": event.labels,
         "state": event.state,
         "parent": event.parent_id,
@@ -53,9 +55,9 @@ def cloud_event(attempt: Attempt, *, source: str = SOURCE, files: Sequence[Mappi
         "supersedes": event.supersedes,
         "reason": redact(event.reason)[:MAX_REASON] if event.reason else None,
         "schema": event.schema,
-        "texts": list(result.texts) if result else [],
-        "buttons": [button.text for button in result.buttons] if result else [],
-        "links": list(result.result_urls) if result else [],
+        "texts": list(result.texts),
+        "buttons": [button.text for button in result.buttons],
+        "links": list(result.result_urls),
         "media": [
             {"index": media.index, "type": media.type, "size": media.size, "digest": media.digest, "link": media.url}
             | extra

@@ -71,9 +71,9 @@ class CommandHandler:
         command: Annotated[tuple[str, ...], BeforeValidator(_arguments), Field(min_length=1)] = Field(
             description="The program and its arguments, as a list, or as text with quotes. No shell reads it."
         )
-        folder: Path = Field(Path(), description="Where it runs.")
+        folder: Path = Field(Path(), description="Working directory of the program.")
         environment: dict[str, SecretStr] = Field(
-            {}, description="Variables it gets beside PATH, HOME, language and time zone."
+            {}, description="Further variables for the program, beside PATH, HOME, language and time zone."
         )
         later: float = Field(60.0, gt=0, description=f"Seconds to wait when it ends with exit status {LATER}.")
 
@@ -104,16 +104,19 @@ class CommandHandler:
         attempt.wait_for_media()
         paths = [str(item.path.absolute()) for item in attempt.media]
         document = encode(cloud_event(attempt, files=[{"path": path} for path in paths]))
+        # Words of ours only, none of them a setting of `receiver`. Other words are in the JSON.
+        variables = {
+            "EVENT_ID": attempt.event.id,
+            "EVENT_TYPE": attempt.event.type,
+            "SUBMISSION_ID": attempt.event.submission_id,
+            "IDEMPOTENCY_KEY": attempt.idempotency_key,
+            "ATTEMPT": str(attempt.number),
+            **({"MEDIA_PATH": paths[0]} if paths else {}),
+        }
         # Before the dispatcher's, so that there is time for TERM and KILL.
         seconds = max(attempt.deadline - 2 * GRACE, attempt.deadline * 0.8)
-        return self._outcome(await self._run(document, self._environment | _variables(attempt, paths), seconds))
-
-    async def aclose(self) -> None:
-        """Close nothing: no program outlives its attempt."""
-
-    async def _run(self, document: bytes, environment: dict[str, str], seconds: float) -> Output:
         try:
-            process = await Process.start(self._arguments, self._folder, environment)
+            process = await Process.start(self._arguments, self._folder, self._environment | variables)
         except OSError as exc:
             raise CommandFailed(f"{self._arguments[0]} could not be started: {exc.strerror or exc}") from exc
         try:
@@ -125,7 +128,10 @@ class CommandHandler:
             raise CommandFailed(f"{self._arguments[0]} ran longer than {seconds:g} s and was ended{said}") from None
         finally:
             await process.end(GRACE)
-        return process.output
+        return self._outcome(process.output)
+
+    async def aclose(self) -> None:
+        """Close nothing: no program outlives its attempt."""
 
     def _outcome(self, output: Output) -> Receipt:
         if output.status == 0:  # the last line is what the program made: a link, an id, a path
@@ -144,19 +150,6 @@ class CommandHandler:
                 name = signal.Signals(-output.status).name
             end = f"ended by {name}"
         raise CommandFailed(f"{end}{said}")
-
-
-def _variables(attempt: Attempt, paths: list[str]) -> dict[str, str]:
-    """Return variables with words of ours only, none of them a setting of `receiver`. Other words are in the JSON."""
-    event = attempt.event
-    named = {
-        "EVENT_ID": event.id,
-        "EVENT_TYPE": event.type,
-        "SUBMISSION_ID": event.submission_id,
-        "IDEMPOTENCY_KEY": attempt.idempotency_key,
-        "ATTEMPT": str(attempt.number),
-    }
-    return named | ({"MEDIA_PATH": paths[0]} if paths else {})
 
 
 def _find(program: str, folder: Path, environment: dict[str, str]) -> str:
@@ -236,8 +229,15 @@ class Process:
         try:
             transport, listener = await asyncio.shield(starting)
         except asyncio.CancelledError:
+
+            def end_at_once(started: asyncio.Future[tuple[asyncio.SubprocessTransport, _Listener]]) -> None:
+                if not started.cancelled() and started.exception() is None:
+                    transport, _ = started.result()
+                    _signal(transport.get_pid(), signal.SIGKILL)
+                    transport.close()
+
             # Cancelled before we have its id: end it as soon as it is there.
-            starting.add_done_callback(_end_at_once)
+            starting.add_done_callback(end_at_once)
             raise
         return cls(transport, listener)
 
@@ -275,13 +275,6 @@ class Process:
             raise
         finally:
             self._transport.close()
-
-
-def _end_at_once(starting: asyncio.Future[tuple[asyncio.SubprocessTransport, _Listener]]) -> None:
-    if not starting.cancelled() and starting.exception() is None:
-        transport, _ = starting.result()
-        _signal(transport.get_pid(), signal.SIGKILL)
-        transport.close()
 
 
 def _signal(group: int, number: signal.Signals) -> None:

@@ -73,8 +73,8 @@ class DiscordOptions(HandlerOptions):
     max_bytes: Size = Field(
         10_000_000,
         ge=100_000,
-        description="The largest file Discord takes here (10 MB; more where the server is boosted). In place of a "
-        "larger picture goes a JPEG, which needs the extra `images`.",
+        description="The largest file Discord takes here (10 MB, more on a boosted server). "
+        "A larger picture is sent as a JPEG, which needs the extra `images`.",
     )
 
     @field_validator("webhook_url")

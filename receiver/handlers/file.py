@@ -51,14 +51,14 @@ class FileHandler:
     class Options(HandlerOptions):
         """Options of a `file` destination."""
 
-        path: Path = Field(Path("outputs"), description="Folder for the pictures; it is made if it is missing.")
+        path: Path = Field(Path("outputs"), description="Folder for the pictures. It is made if it is missing.")
         tiles: bool = Field(
             default=False,
-            description="Whether a grid's four pictures are written too, as `…_u1.png` (top left) to `…_u4.png`. "
+            description="Also write a grid's four pictures, as `…_u1.png` (top left) to `…_u4.png`. "
             "Needs the extra `images`.",
         )
         embed: bool = Field(
-            default=False, description="Whether prompt, parameters and task id are written into PNGs, as iTXt chunks."
+            default=False, description="Write prompt, parameters and task id into PNGs, as iTXt chunks."
         )
 
     def __init__(self, options: Options) -> None:

@@ -17,6 +17,7 @@ from receiver.events import Event, EventType
 from receiver.handlers.base import Attempt, RetryLater, StoredMedia
 from receiver.handlers.result_files import file_stem
 from receiver.handlers.sidecar import texts
+from receiver.tasks import Task
 
 Mood = Literal["waiting", "asking", "good", "bad"]
 
@@ -133,15 +134,16 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
     if event.button and _PLAIN_BUTTON.match(event.button):
         title = f"{title} ({event.button})"
     missing = f"It could not be downloaded: {cut(clean(attempt.media_problem), 160)}" if attempt.media_problem else ""
-    buttons = [button.text for button in (event.task.buttons if event.task else ()) if button.text]
+    buttons = [button.text for button in (event.task or Task(id="")).buttons if button.text]
+    advice, command = _next_step(event, buttons)
     return Post(
         title=title,
         mood=mood,
         prompt=clean(event.prompt),
         texts=tuple(clean(text) for text in texts(event)),
         reason=clean(event.reason or "") if mood == "bad" else "",
-        advice=_advice(event),
-        command=_command(event, buttons),
+        advice=advice,
+        command=command,
         steps=clean(", ".join(buttons)),
         remark=" ".join(part for part in (missing, remark) if part),
         facts=" · ".join(_facts(event)),
@@ -173,27 +175,19 @@ def clean(text: str) -> str:
     return _UNPRINTABLE.sub(" ", text).strip()
 
 
-def _advice(event: Event) -> str:
+def _next_step(event: Event, buttons: list[str]) -> tuple[str, str]:
+    """Return our advice and a command, which has our own id and plain words only, because it is shown as code."""
     if event.type == "task.input_required":
-        return "Answer what the provider asks for:"
+        return "Answer what the provider asks for:", f'receiver modal {event.submission_id} --prompt "…"'
     if event.type == "task.lost":
-        return "It may still come, and is then posted here. See how it stands:"
-    if event.type != "task.failed":
-        return ""
-    found = (advice for pattern, advice in _ADVICE if pattern.search(event.reason or ""))
-    return next(found, _OTHERWISE)
-
-
-def _command(event: Event, buttons: list[str]) -> str:
-    """Return a command of our own id and plain words only, because it is shown as code."""
-    if event.type == "task.input_required":
-        return f'receiver modal {event.submission_id} --prompt "…"'
-    if event.type == "task.lost":
-        return f"receiver tasks show {event.submission_id}"
+        advice = "It may still come, and is then posted here. See how it stands:"
+        return advice, f"receiver tasks show {event.submission_id}"
+    if event.type == "task.failed":
+        return next((advice for pattern, advice in _ADVICE if pattern.search(event.reason or "")), _OTHERWISE), ""
     button = next(filter(_PLAIN_BUTTON.match, buttons), None)
     if button is None or event.type != "task.succeeded":
-        return ""
-    return f"receiver action {event.submission_id} {shlex.quote(button)}"
+        return "", ""
+    return "", f"receiver action {event.submission_id} {shlex.quote(button)}"
 
 
 def _facts(event: Event) -> list[str]:
@@ -208,13 +202,13 @@ def _facts(event: Event) -> list[str]:
 
 
 def _details(event: Event) -> tuple[tuple[str, str], ...]:
-    task = event.task
-    final = task.final_prompt if task is not None and not task.texts else ""
+    task = event.task or Task(id="")
+    final = "" if task.texts else task.final_prompt
     rows = (
         ("Task", event.task_id or ""),
         ("Submission", event.submission_id),
         ("Final prompt", final if final != event.prompt else ""),
-        ("Seed", task.seed if task else ""),
+        ("Seed", task.seed),
         ("State", event.state or ""),
     )
     return tuple((name, clean(value)) for name, value in rows if clean(value))

@@ -1,7 +1,7 @@
-"""Finds handlers, checks a destination's options, and builds the handler.
+"""Registry of handlers: load the plug-ins, check a destination's options, and build its handler.
 
-Every handler comes through the entry-point group `receiver.handlers`: ours through the same door as yours. A plug-in
-that cannot be loaded stops nobody else; it is listed with its problem, and only a destination that needs it fails.
+Every handler comes through the entry-point group `receiver.handlers`, the built-in ones too. A plug-in that cannot be
+loaded is listed with its problem, and only a destination that needs it fails.
 Every function takes the table of handlers as an argument, so that a test passes its own.
 """
 
@@ -16,7 +16,6 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Union, get_args,
 
 import structlog
 from pydantic import SecretStr, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from receiver.errors import SettingsError
@@ -29,23 +28,22 @@ from receiver.telemetry import learn, redact
 GROUP = "receiver.handlers"
 _DISTRIBUTION = "imagine-receiver"
 _OTHER_NAMES = {"http": "webhook", "https": "webhook", "gs": "s3", "az": "s3"}
-"""Handlers of ours whose schemes are not their names, for when they cannot be asked."""
+"""Names of our handlers by schemes that differ from them, for handlers that cannot be loaded."""
 
 log = structlog.get_logger()
 
 
 class HandlerPlugin(Handler, Protocol):
-    """What a handler's class has to have, beside the two methods of `Handler`.
+    """Class of a handler, with the members it needs beside the two methods of `Handler`.
 
     Attributes:
-        name: the name of its entry point, and what a destination's `handler` says.
+        name: the name of its entry point, and of `handler` in a destination.
         summary: one sentence for `receiver handlers`.
         schemes: the URL schemes it takes, without colon.
-        Options: the model of its options; each field's description is its help.
+        Options: the model of its options. Each field's description is its help.
 
-    A `guarantee` (`receiver.handlers.base.Guarantee`) may stand beside them; without one it is `once`.
-    An attribute `waits_for` of an instance names the destination whose receipt it shows; the start checks that there is
-    one.
+    A `guarantee` (`receiver.handlers.base.Guarantee`) is optional and `once` by default. An attribute `waits_for` of an
+    instance names the destination whose receipt it shows. The start checks that it exists.
     """
 
     name: ClassVar[str]
@@ -55,7 +53,7 @@ class HandlerPlugin(Handler, Protocol):
 
     @classmethod
     def options_from_url(cls, url: str) -> dict[str, Any]:
-        """The options a URL stands for. Raises ValueError or SettingsError with a reason for a person."""
+        """Return the options in a URL. Raise ValueError or SettingsError with a reason for a person."""
         ...
 
     def __init__(self, options: Any) -> None: ...
@@ -66,7 +64,7 @@ HandlerClass = type[HandlerPlugin]
 
 @dataclass(frozen=True, slots=True)
 class BrokenHandler:
-    """A plug-in that cannot be used, and why, in a sentence."""
+    """Plug-in that cannot be used, and its problem in a sentence."""
 
     name: str
     problem: str
@@ -87,7 +85,7 @@ class OptionDoc:
 
 @dataclass(frozen=True, slots=True)
 class HandlerDoc:
-    """One handler as listed; `problem` says why it cannot be used, if so."""
+    """Entry of a handler in the list. `problem` says why it cannot be used, or is None."""
 
     name: str
     summary: str
@@ -98,63 +96,39 @@ class HandlerDoc:
 
 
 def load_handlers(entries: Iterable[EntryPoint] | None = None) -> dict[str, HandlerClass | BrokenHandler]:
-    """All installed handlers by name. Of two with one name, ours wins, else the first found."""
+    """Return all installed handlers by name. Of two with one name, ours wins, else the first."""
+
+    def ours(entry: EntryPoint) -> bool:
+        return entry.dist is not None and entry.dist.name == _DISTRIBUTION
+
     found = entry_points(group=GROUP) if entries is None else entries
     registry: dict[str, HandlerClass | BrokenHandler] = {}
-    for entry in sorted(found, key=lambda entry: (not _is_ours(entry), entry.name, entry.value)):
+    for entry in sorted(found, key=lambda entry: (not ours(entry), entry.name, entry.value)):
         if entry.name not in registry:
             registry[entry.name] = _load(entry)
-        elif not _is_ours(entry):
+        elif not ours(entry):
             log.warning("handler.shadowed", handler=entry.name, ignored=entry.value)
     return dict(sorted(registry.items()))
-
-
-def build(destination: Destination, registry: Registry | None = None) -> Handler:
-    """The handler of one destination, ready to deliver.
-
-    Raises:
-        SettingsError: no such handler, or its options are wrong; a line for each that is.
-    """
-    plugin = _find(destination, load_handlers() if registry is None else registry)
-    options = _validated(plugin, destination)
-    try:
-        return plugin(options)
-    except SettingsError as exc:
-        raise _wrong(destination, str(exc)) from exc
-    except Exception as exc:
-        raise _wrong(destination, f"the handler {plugin.name} could not be set up: {_told(exc)}") from exc
-
-
-def describe_handlers(registry: Registry | None = None) -> list[HandlerDoc]:
-    """All handlers with their options, for `receiver handlers` and the README."""
-    known = load_handlers() if registry is None else registry
-    return [_doc(plugin) for plugin in known.values()]
-
-
-def _is_ours(entry: EntryPoint) -> bool:
-    return entry.dist is not None and entry.dist.name == _DISTRIBUTION
 
 
 def _load(entry: EntryPoint) -> HandlerClass | BrokenHandler:
     try:
         plugin = entry.load()
-    except ModuleNotFoundError as exc:
-        return BrokenHandler(entry.name, _missing(entry, exc))
     except Exception as exc:
-        return BrokenHandler(entry.name, f"{entry.value} could not be loaded: {_told(exc)}")
-    problem = contract_problem(plugin, entry.name)
-    return BrokenHandler(entry.name, f"{entry.value} {problem}") if problem else plugin
-
-
-def _missing(entry: EntryPoint, exc: ModuleNotFoundError) -> str:
-    """What to install. Our extras are called like the handlers that need them."""
-    if entry.dist is not None and entry.name in (entry.dist.metadata.get_all("Provides-Extra") or ()):
-        return f'It needs the package {exc.name}: pip install "{entry.dist.name}[{entry.name}]"'
-    return f"{entry.value} could not be loaded: {_told(exc)}"
+        problem = f"{entry.value} could not be loaded: {in_words(exc)}"
+        # Our extras have the names of the handlers that need them.
+        extras = (entry.dist.metadata.get_all("Provides-Extra") if entry.dist is not None else None) or ()
+        if isinstance(exc, ModuleNotFoundError) and entry.dist is not None and entry.name in extras:
+            problem = f'It needs the package {exc.name}: pip install "{entry.dist.name}[{entry.name}]"'
+    else:
+        if (wrong := contract_problem(plugin, entry.name)) is None:
+            return plugin  # type: ignore[no-any-return] # it has been checked
+        problem = f"{entry.value} {wrong}"
+    return BrokenHandler(entry.name, problem)
 
 
 def contract_problem(plugin: Any, name: str) -> str | None:
-    """What is missing for a handler of this name, if anything is."""
+    """Return the members that a handler of this name lacks, as a phrase, or None."""
     if not inspect.isclass(plugin):
         return "is not a class"
     wanted = {"name": str, "summary": str, "schemes": tuple}
@@ -173,15 +147,26 @@ def contract_problem(plugin: Any, name: str) -> str | None:
     return None if has["name"] == name else f"calls itself {has['name']}, not {name}"
 
 
-def _find(destination: Destination, registry: Registry) -> HandlerClass:
+def build(destination: Destination, registry: Registry | None = None) -> Handler:
+    """Return the handler of one destination, ready to deliver.
+
+    Raises:
+        SettingsError: there is no such handler, or its options are wrong. The text has a line for each problem.
+    """
+    registry = load_handlers() if registry is None else registry
     name = destination.handler or _by_scheme(destination, registry)
-    found = registry.get(name)
-    if found is None:
-        guess = nearest(name, registry)
-        raise _wrong(destination, f"there is no handler called {name}. {_guessed(guess, registry)}")
-    if isinstance(found, BrokenHandler):
-        raise _wrong(destination, f"the handler {name} cannot be used. {found.problem}")
-    return found
+    plugin = registry.get(name)
+    if plugin is None:
+        raise _wrong(destination, f"there is no handler called {name}. {_guessed(name, registry)}")
+    if isinstance(plugin, BrokenHandler):
+        raise _wrong(destination, f"the handler {name} cannot be used. {plugin.problem}")
+    options = _options(plugin, destination)
+    try:
+        return plugin(options)
+    except SettingsError as exc:
+        raise _wrong(destination, str(exc)) from exc
+    except Exception as exc:
+        raise _wrong(destination, f"the handler {plugin.name} could not be set up: {in_words(exc)}") from exc
 
 
 def _by_scheme(destination: Destination, registry: Registry) -> str:
@@ -193,22 +178,28 @@ def _by_scheme(destination: Destination, registry: Registry) -> str:
     schemes = {known: name for name, plugin in usable.items() for known in plugin.schemes}
     if scheme in schemes:
         return schemes[scheme]
-    if (name := _OTHER_NAMES.get(scheme, scheme)) in registry:  # broken, most likely by a missing extra: its problem
-        return name  # says more than "unknown"
+    if (name := _OTHER_NAMES.get(scheme, scheme)) in registry:  # its problem, such as a missing extra, says more
+        return name
     broken = [name for name in registry if name not in usable]
     hint = f" (not loaded: {', '.join(broken)})" if broken else ""
-    guess = nearest(scheme, schemes)
-    raise _wrong(destination, f"no handler takes URLs that begin with {scheme}:{hint}. {_guessed(guess, schemes)}")
+    problem = f"no handler takes URLs that begin with {scheme}:{hint}. {_guessed(scheme, schemes)}"
+    raise _wrong(destination, problem)
 
 
-def _validated(plugin: HandlerClass, destination: Destination) -> HandlerOptions:
+def _options(plugin: HandlerClass, destination: Destination) -> HandlerOptions:
+    """Return validated options: from variables that people already have, from the URL, and from the table."""
     try:
         from_url = plugin.options_from_url(destination.url) if destination.url is not None else {}
     except (ValueError, SettingsError) as exc:
         raise _wrong(destination, f"its url cannot be used: {redact(str(exc))}") from exc
-    given = {**_from_variables(plugin, destination), **from_url, **destination.options}
+    from_variables = {
+        name: destination.variables[marker.name]
+        for name, field in plugin.Options.model_fields.items()
+        for marker in field.metadata
+        if isinstance(marker, KnownAs) and marker.name in destination.variables
+    }
     try:
-        options = plugin.Options.model_validate(given)
+        options = plugin.Options.model_validate({**from_variables, **from_url, **destination.options})
     except ValidationError as exc:
         problems = [_sentence(plugin, error) for error in exc.errors(include_url=False)]
         raise SettingsError("\n".join(str(_wrong(destination, problem)) for problem in problems)) from None
@@ -216,22 +207,11 @@ def _validated(plugin: HandlerClass, destination: Destination) -> HandlerOptions
     return options
 
 
-def _from_variables(plugin: HandlerClass, destination: Destination) -> dict[str, Any]:
-    """Options by the names people already have for them, such as SLACK_BOT_TOKEN."""
-    return {
-        name: destination.variables[marker.name]
-        for name, field in plugin.Options.model_fields.items()
-        for marker in field.metadata
-        if isinstance(marker, KnownAs) and marker.name in destination.variables
-    }
-
-
 def _sentence(plugin: HandlerClass, error: ErrorDetails) -> str:
-    """What is wrong with one option, without its value: which of them are secret, we cannot know."""
+    """Return the problem of one option without its value, which may be a secret."""
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = plugin.Options.model_fields
-        return f"the handler {plugin.name} has no option {name}. {_guessed(nearest(name, known), known)}"
+        return f"the handler {plugin.name} has no option {name}. {_guessed(name, plugin.Options.model_fields)}"
     problem = redact(reason(error))
     field = plugin.Options.model_fields.get(name.partition(".")[0])
     if field is None:  # a rule over several options
@@ -245,25 +225,30 @@ def _wrong(destination: Destination, problem: str) -> SettingsError:
     return SettingsError(f"Destination {destination.name}: {problem}")
 
 
-def _told(exc: BaseException) -> str:
+def in_words(exc: BaseException) -> str:
+    """Return the type and text of an error without secrets."""
     return redact(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
 
 
-def _guessed(guess: str | None, known: Iterable[str]) -> str:
+def _guessed(name: str, known: Iterable[str]) -> str:
+    guess = nearest(name, known)
     return f"Did you mean {guess}?" if guess else f"There are: {', '.join(known) or 'none'}."
 
 
-def _doc(plugin: HandlerClass | BrokenHandler) -> HandlerDoc:
-    if isinstance(plugin, BrokenHandler):
-        return HandlerDoc(plugin.name, "", (), (), problem=plugin.problem)
-    options = tuple(_option(name, field) for name, field in plugin.Options.model_fields.items())
-    guarantee: Guarantee = getattr(plugin, "guarantee", "once")
-    return HandlerDoc(plugin.name, plugin.summary, plugin.schemes, options, guarantee=guarantee)
-
-
-def _option(name: str, field: FieldInfo) -> OptionDoc:
-    default = None if field.is_required() else _default(field.get_default(call_default_factory=False))
-    return OptionDoc(name, _type_name(field.annotation), default, field.description or "")
+def describe_handlers(registry: Registry | None = None) -> list[HandlerDoc]:
+    """Return all handlers with their options, for `receiver handlers` and the README."""
+    docs = []
+    for plugin in (load_handlers() if registry is None else registry).values():
+        if isinstance(plugin, BrokenHandler):
+            docs.append(HandlerDoc(plugin.name, "", (), (), problem=plugin.problem))
+            continue
+        options = []
+        for name, field in plugin.Options.model_fields.items():
+            default = None if field.is_required() else _default(field.get_default(call_default_factory=False))
+            options.append(OptionDoc(name, _type_name(field.annotation), default, field.description or ""))
+        guarantee: Guarantee = getattr(plugin, "guarantee", "once")
+        docs.append(HandlerDoc(plugin.name, plugin.summary, plugin.schemes, tuple(options), guarantee=guarantee))
+    return docs
 
 
 def _default(value: Any) -> str:
@@ -275,7 +260,7 @@ def _default(value: Any) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    """A type as one would say it: `true or false`, `path`, `list of text`, `a | b`."""
+    """Return a type in words: `true or false`, `path`, `list of text`, `a | b`."""
     simple = {str: "text", int: "whole number", float: "number", bool: "true or false", SecretStr: "secret text"}
     if annotation in simple:
         return simple[annotation]

@@ -20,6 +20,7 @@ from receiver.disk import in_thread
 from receiver.errors import MediaError
 from receiver.events import Event
 from receiver.handlers.base import Attempt, StoredMedia
+from receiver.tasks import Task
 
 SLUG_LENGTH = 40
 BLOCK = 1024 * 1024
@@ -123,7 +124,7 @@ async def gather(attempt: Attempt, *, tiles: bool, embed: bool) -> ResultFiles:
 
 def _result_file(stored: StoredMedia, mark: str, event: Event, embed: bool) -> ResultFile:
     insert = b""
-    if embed and stored.media.type == "image/png" and takes_chunks(next(_read(stored, HEADER), b"")):
+    if embed and stored.media.type == "image/png" and takes_chunks(next(_blocks(stored), b"")):
         insert = provenance(event, stored.tile)
     if not insert:
         return ResultFile(stored=stored, mark=mark, digest=stored.media.digest, size=stored.media.size)
@@ -138,20 +139,13 @@ def _result_file(stored: StoredMedia, mark: str, event: Event, embed: bool) -> R
     return ResultFile(stored=stored, mark=mark, digest=sha256.hexdigest(), size=size, insert=insert)
 
 
-def _blocks(stored: StoredMedia, insert: bytes) -> Iterator[bytes]:
-    blocks = _read(stored, HEADER if insert else 0)
-    if insert:
-        yield next(blocks, b"")
-        yield insert
-    yield from blocks
-
-
-def _read(stored: StoredMedia, first: int) -> Iterator[bytes]:
-    """Yield the archived file in blocks, the first one of `first` bytes unless 0."""
+def _blocks(stored: StoredMedia, insert: bytes = b"") -> Iterator[bytes]:
+    """Yield the archived file in blocks. With an insert, the header is the first one and the insert the second."""
     try:
         with stored.path.open("rb") as file:
-            if first:
-                yield file.read(first)
+            if insert:
+                yield file.read(HEADER)
+                yield insert
             while block := file.read(BLOCK):
                 yield block
     except OSError as exc:
@@ -222,14 +216,14 @@ def provenance(event: Event, tile: int = 0) -> bytes:
     They hold facts of the event only, so a retry writes the same bytes. State and callback URL, which hold our tokens,
     are left out.
     """
-    task = event.task
+    task = event.task or Task(id="")
     comment = {
         "prompt": event.prompt,
         "parameters": parameters(event.prompt),
         "kind": event.kind,
         "button": event.button,
         "task": event.task_id,
-        "seed": task.seed if task else "",
+        "seed": task.seed,
         "tile": f"U{tile}" if tile else None,
         "submission": event.submission_id,
     }

@@ -95,7 +95,7 @@ def fill(template: str, event: Event, *, mark: str, ext: str) -> str:
     Args:
         template: checked by `check_template`.
         event: of the file. A submission id that is not ours raises ValueError.
-        mark: tells the file from others of its result, `u1` or `2`; "" for an only one.
+        mark: tells the file from others of its result, `u1` or `2`, "" for an only one.
         ext: without the dot.
     """
     submission = ULID.from_str(event.submission_id)
@@ -209,7 +209,7 @@ class S3Handler:
         Raises:
             RetryLater: the picture is still being downloaded, or the store is too busy.
             Rejected: there will be no picture (the JSON is put and gives the reason), or another file has its key.
-            StoreError: the store refuses or cannot be reached; the text names the remedy.
+            StoreError: the store refuses or cannot be reached. The text names the remedy.
         """
         event = attempt.event
         if event.type not in SIDECAR_EVENTS:
@@ -248,14 +248,23 @@ class S3Handler:
         }
         if self._options.cache_control:
             attributes["Cache-Control"] = self._options.cache_control
-        etag = await (self._put_whole if piece.size <= WHOLE else self._put_large)(key, piece, attributes)
+        etag = await self._put_once(key, piece, attributes)
         tile = {"tile": f"U{piece.stored.tile}"} if piece.stored.tile else {}
         return {**await self._described(key, etag), "sha256": piece.digest, **tile}
 
-    async def _put_whole(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
-        conditional = self._options.conditional
+    async def _put_once(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
+        """Put a piece if its key is free. Return its ETag.
+
+        Parts cannot be put conditionally on every store, and some servers know no conditions. Then look first: a
+        concurrent put of the same delivery writes the same bytes.
+        """
+        large = piece.size > WHOLE
+        conditional = self._options.conditional and not large
         if not conditional and (etag := await self._ours(key, piece)) is not None:
             return etag
+        if large:
+            await in_thread(lambda: [None for _ in piece.blocks()])  # find a damaged file before its first part leaves
+            return str(await self._bucket.upload(key, piece.blocks(), attributes))
         data = await in_thread(piece.read)
         try:
             return str(await (self._bucket.create if conditional else self._bucket.put)(key, data, attributes))
@@ -263,13 +272,6 @@ class S3Handler:
             if (etag := await self._ours(key, piece)) is not None:
                 return etag
             raise StoreError(f"{self._url(key)} was there and is gone: another program writes there.") from None
-
-    async def _put_large(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
-        """Look first, because parts cannot be put conditionally on every store. A concurrent put writes the same."""
-        if (etag := await self._ours(key, piece)) is not None:
-            return etag
-        await in_thread(lambda: [None for _ in piece.blocks()])  # find a damaged file before its first part leaves
-        return str(await self._bucket.upload(key, piece.blocks(), attributes))
 
     async def _ours(self, key: str, piece: ResultFile) -> str | None:
         """Return the ETag of this very piece, or None if the key is free. Raise Rejected for another object."""
@@ -279,21 +281,18 @@ class S3Handler:
         # Another version of Pillow, or of us, may have made the same piece of the same original in other bytes.
         if piece.made and found.attributes.get(ORIGINAL) == piece.stored.media.digest:
             return found.etag
-        if found.size == piece.size and (found.attributes.get(DIGEST) or await self._digest(key)) == piece.digest:
-            return found.etag
+        if found.size == piece.size:
+            digest = found.attributes.get(DIGEST)
+            if not digest:
+                sha256 = hashlib.sha256()
+                await self._bucket.download(key, sha256.update)
+                digest = sha256.hexdigest()
+            if digest == piece.digest:
+                return found.etag
         raise Rejected(
-            f"Another file lies at {self._url(key)} and was left alone. Move it away, or set another path; "
+            f"Another file is at {self._url(key)} and was left alone. Move it away, or set another path; "
             "then replay the delivery."
         )
-
-    async def _digest(self, key: str) -> str:
-        sha256 = hashlib.sha256()
-
-        async def add(block: bytes) -> None:
-            sha256.update(block)
-
-        await self._bucket.download(key, add)
-        return sha256.hexdigest()
 
     async def _put_sidecar(self, attempt: Attempt, data: bytes) -> dict[str, Any]:
         """Put the JSON under a name with its event, so that a later event replaces nothing. A retry puts the same."""

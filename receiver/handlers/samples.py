@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from receiver.deliveries import Receipt
 from receiver.events import Event, EventType, event_id, new_id
@@ -47,38 +48,53 @@ _PERCENT: dict[EventType, int] = {"task.progressed": 40, "task.succeeded": 100}
 
 def sample_event(type: EventType, now_ms: int) -> Event:
     """Return an event of a task that was never submitted."""
-    row_id = new_id(now_ms)
-    percent = _PERCENT.get(type)
-    failed = type in ("task.failed", "task.lost")
     succeeded = type == "task.succeeded"
     task = Task(
         id="0000000000000000",
         status=STATUS[type],
-        progress=percent,
+        progress=_PERCENT.get(type),
         action="IMAGINE",
         prompt=PROMPT,
         image_url=LINK if succeeded else "",
         fail_reason=REASON if type == "task.failed" else "",
         buttons=tuple(Button(custom_id=f"sample {name}", label=name) for name in BUTTONS) if succeeded else (),
     )
-    return Event(
-        id=event_id(row_id, type, percent),
-        type=type,
-        submission_id=row_id,
-        created_ms=now_ms,
-        source="poll",
-        task_id=task.id,
-        status=task.status,
-        progress=percent,
-        prompt=PROMPT,
-        kind="imagine",
-        labels=LABELS,
-        state=None,
-        parent_id=None,
-        confirmed=True,
-        reason=REASON if failed else None,
-        task=task,
-    )
+    reason = REASON if type in ("task.failed", "task.lost") else None
+    return event_about(task, type, created_ms=now_ms, labels=LABELS, reason=reason)
+
+
+def event_about(
+    task: Task, type: EventType, *, created_ms: int, submission_id: str | None = None, **fields: Any
+) -> Event:
+    """Return an event of a task as intake writes it, of a new submission unless its id is given.
+
+    Args:
+        task: the provider's task object.
+        type: of the event.
+        created_ms: epoch milliseconds.
+        submission_id: 26 characters, as `receiver.events.new_id` makes them.
+        fields: of the event, in place of the default ones.
+    """
+    row_id = submission_id or new_id(created_ms)
+    default: dict[str, Any] = {
+        "id": event_id(row_id, type, task.progress),
+        "type": type,
+        "submission_id": row_id,
+        "created_ms": created_ms,
+        "source": "poll",
+        "task_id": task.id,
+        "status": task.status,
+        "progress": task.progress,
+        "prompt": task.prompt,
+        "kind": task.action.lower(),
+        "labels": {},
+        "state": None,
+        "parent_id": None,
+        "confirmed": True,
+        "reason": None,
+        "task": task,
+    }
+    return Event(**default | fields)
 
 
 def sample_attempt(

@@ -12,6 +12,7 @@ from receiver.events import Event, EventType
 from receiver.handlers.base import Attempt
 from receiver.handlers.cloudevents import iso_time
 from receiver.handlers.result_files import ResultFile, parameters
+from receiver.tasks import Task
 
 SIDECAR_EVENTS: frozenset[EventType] = frozenset({"task.input_required", "task.succeeded", "task.failed", "task.lost"})
 """Events after which nothing comes by itself. A destination that keeps files writes a sidecar for each."""
@@ -31,26 +32,36 @@ def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: 
         problem: why there are no tiles although they were asked for.
     """
     event = attempt.event
-    task = event.task
+    task = event.task or Task(id="")
     said = {
         "prompt": event.prompt,
         "parameters": parameters(event.prompt),
         "kind": event.kind,
-        "task": _task(event),
+        "task": {  # without `state` and the echoed callback URL, which hold our tokens
+            "id": event.task_id,
+            "action": task.action,
+            "status": event.status,
+            "progress": event.progress,
+            "seed": task.seed,
+            "final_prompt": task.final_prompt,
+            "description": task.description,
+            "fail_reason": task.fail_reason,
+            "buttons": [
+                {"custom_id": button.custom_id, "label": button.label, "emoji": button.emoji} for button in task.buttons
+            ],
+        },
         "labels": dict(sorted(event.labels.items())),
         "state": event.state,
         "lineage": {"submission": event.submission_id, "parent": event.parent_id, "button": event.button},
         "times": {
             # Our own time if the provider gives none.
-            "submitted": iso_time(
-                (task.submit_ms if task else None) or ULID.from_str(event.submission_id).milliseconds
-            ),
-            "started": iso_time(task.start_ms if task else None),
-            "finished": iso_time(task.finish_ms if task else None),
+            "submitted": iso_time(task.submit_ms or ULID.from_str(event.submission_id).milliseconds),
+            "started": iso_time(task.start_ms),
+            "finished": iso_time(task.finish_ms),
             "event": iso_time(event.created_ms),
         },
         "texts": list(texts(event)),
-        "links": list(task.result_urls) if task else [],
+        "links": list(task.result_urls),
         "media": [_file(name, file) for name, file in named],
         "media_problem": attempt.media_problem,
         "tiles_problem": problem,
@@ -78,22 +89,3 @@ def _file(name: str, file: ResultFile) -> dict[str, Any]:
     if file.insert:
         said["original"] = media.digest
     return {**said, "link": media.url}
-
-
-def _task(event: Event) -> dict[str, Any]:
-    """Return the task without its `state` and the echoed callback URL, which hold our tokens."""
-    task = event.task
-    return {
-        "id": event.task_id,
-        "action": task.action if task else "",
-        "status": event.status,
-        "progress": event.progress,
-        "seed": task.seed if task else "",
-        "final_prompt": task.final_prompt if task else "",
-        "description": task.description if task else "",
-        "fail_reason": task.fail_reason if task else "",
-        "buttons": [
-            {"custom_id": button.custom_id, "label": button.label, "emoji": button.emoji}
-            for button in (task.buttons if task else ())
-        ],
-    }

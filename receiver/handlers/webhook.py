@@ -122,10 +122,6 @@ def _check_url(value: SecretStr) -> SecretStr:
     return value
 
 
-def _words(value: object) -> object:
-    return value.split() if isinstance(value, str) else value
-
-
 def _check_secrets(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for value in values:
         check_secret(value.get_secret_value())
@@ -153,23 +149,24 @@ class WebhookHandler:
         """Options of a `webhook` destination."""
 
         url: Annotated[SecretStr, AfterValidator(_check_url)] = Field(
-            description="Where to, an http or https URL. It is kept as a secret."
+            description="Destination, an http or https URL. It is kept as a secret."
         )
         secret: Annotated[
-            tuple[SecretStr, ...], BeforeValidator(_words), Field(min_length=1), AfterValidator(_check_secrets)
+            tuple[SecretStr, ...],
+            BeforeValidator(lambda value: value.split() if isinstance(value, str) else value),
+            Field(min_length=1),
+            AfterValidator(_check_secrets),
         ] = Field(
-            description="What signs: `whsec_` and 24 to 64 bytes in Base64. Several while they are rotated: each signs."
+            description="Signing secret: `whsec_` and 24 to 64 bytes in Base64. Several during a rotation: each signs."
         )
         content_type: Literal["application/cloudevents+json", "application/json"] = Field(
             "application/cloudevents+json",
-            description="What the body calls itself; the plain one for places that know only that.",
+            description="Content type of the body. The plain one is for servers that know only that.",
         )
         picture: Literal["link", "inline"] = Field(
-            "link", description="`inline` sends the files themselves along, as `data.media[].base64`."
+            "link", description="`inline` sends the files themselves, as `data.media[].base64`."
         )
-        inline_max: int = Field(
-            8 * 2**20, gt=0, description="Bytes that the files of one event may have together to go along."
-        )
+        inline_max: int = Field(8 * 2**20, gt=0, description="Limit in bytes of all inline files of one event.")
         source: str = Field(SOURCE, min_length=1, max_length=200, description="The CloudEvent's `source`.")
         headers: Annotated[dict[str, SecretStr], AfterValidator(_check_headers)] = Field(
             {}, description="Further headers, for instance `Authorization`."
@@ -183,8 +180,15 @@ class WebhookHandler:
         self._headers = {name.lower(): value.get_secret_value() for name, value in options.headers.items()}
         self._place = urlsplit(self._url).netloc
         learn([*self._secrets, *self._headers.values()])
+        trusted = ssl.create_default_context()
+        try:
+            if options.ca is not None:
+                trusted.load_verify_locations(options.ca)
+        except OSError as exc:
+            problem = f"certificates cannot be read from {options.ca} ({exc.strerror or exc})."
+            raise SettingsError(f"the option ca is wrong: {problem}") from exc
         self._client = httpx.AsyncClient(
-            verify=_trust(options.ca),
+            verify=trusted,
             trust_env=False,  # a proxy or .netrc of the environment is not what the operator wrote here
             follow_redirects=False,
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # the attempt has a deadline of its own
@@ -254,8 +258,12 @@ class WebhookHandler:
         if status in (429, 503) and "retry-after" in headers:
             raise RetryLater.from_headers(headers, otherwise=60, reason=reason)
         if response.has_redirect_location:
+            host = None
+            with suppress(ValueError):
+                host = urlsplit(headers.get("location", "")).hostname  # the path may be a secret
+            target = f"to {host[:100]}" if host and host.isprintable() else "elsewhere"
             remedy = "Redirects are not followed: put the final address into the option url"
-            raise WebhookFailed(f"{answered} and points {_target(headers)}. {remedy}")
+            raise WebhookFailed(f"{answered} and points {target}. {remedy}")
         raise WebhookFailed(reason)
 
 
@@ -270,15 +278,6 @@ async def _read(response: httpx.Response) -> str:
                     break
     text = " ".join(redact(data[: 4 * SHOWN].decode("utf-8", "replace")).split())
     return "".join(char if char.isprintable() else "�" for char in text)[:SHOWN]
-
-
-def _target(headers: Mapping[str, str]) -> str:
-    """Return the host of a redirect, without its path, which may be a secret."""
-    try:
-        host = urlsplit(headers.get("location", "")).hostname
-    except ValueError:
-        host = None
-    return f"to {host[:100]}" if host and host.isprintable() else "elsewhere"
 
 
 def _reason(exc: httpx.HTTPError) -> str:
@@ -296,16 +295,3 @@ def _reason(exc: httpx.HTTPError) -> str:
             return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
         cause = cause.__cause__ or cause.__context__
     return redact(str(exc)) or type(exc).__name__
-
-
-def _trust(ca: Path | None) -> ssl.SSLContext:
-    """Return the system's certificates and those of the file."""
-    context = ssl.create_default_context()
-    if ca is not None:
-        try:
-            context.load_verify_locations(ca)
-        except OSError as exc:
-            raise SettingsError(
-                f"the option ca is wrong: certificates cannot be read from {ca} ({exc.strerror or exc})."
-            ) from exc
-    return context

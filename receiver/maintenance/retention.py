@@ -148,12 +148,7 @@ class Retention:
         traces = await self._journal.scrub(row.prompt)
         log.info("submission.erased", submission=row.id, **removed)
         return Erased(
-            submission=row,
-            removed=removed,
-            waiting=waiting,
-            problem=problem,
-            children=tuple(children),
-            traces=traces,
+            submission=row, removed=removed, waiting=waiting, problem=problem, children=tuple(children), traces=traces
         )
 
     async def _clear_away(self) -> int:
@@ -175,7 +170,7 @@ class Retention:
             what = f"{len(owed)} of its deliveries are still owed (to {names})"
             remedy = f"Wait for them (receiver wait {row.id})"
         else:
-            what = f"its task is under way or may still change (status {row.standing})"
+            what = f"its task is under way or may still change (status {row.display_status})"
             remedy = (
                 f"Wait for its end (receiver wait {row.id}), or ask the provider to stop it (receiver cancel {row.id})"
             )

@@ -55,7 +55,7 @@ class Cache:
     Args:
         folder: made when needed.
         limit: largest size in bytes, less if the disk is nearly full. Files in use and very recent ones may exceed it.
-        disk: returns (size, used, free) of a folder's disk in bytes; the seam for tests.
+        disk: returns (size, used, free) of a folder's disk in bytes (the seam for tests).
     """
 
     def __init__(

@@ -39,13 +39,13 @@ class Fetcher:
 
     Args:
         hosts: exact host names that may be fetched from, over https, at public addresses.
-        origins: exact origins such as `http://127.0.0.1:8801` that the operator trusts; http and any address
-            are allowed there.
+        origins: exact origins such as `http://127.0.0.1:8801` that the operator trusts. There, http and any address
+            are allowed.
         max_bytes: largest size of a file.
         timeout: seconds for one file in all: name resolution, redirects, body. The store has its own limit for what
             it does afterwards.
-        resolve: (host, port) → addresses; the seam for tests.
-        tls: accepted certificates; the usual authorities by default.
+        resolve: (host, port) → addresses (the seam for tests).
+        tls: accepted certificates, the usual authorities by default.
 
     Raises:
         SettingsError: one of `origins` is not an origin.

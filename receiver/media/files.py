@@ -167,7 +167,7 @@ class Draft:
 
 
 def probe(folder: Path) -> None:
-    """Make the folder, try to write in it, and remove drafts of killed processes. Blocks; raises OSError."""
+    """Make the folder, try to write in it, and remove drafts of killed processes. Blocks, and raises OSError."""
     draft = Draft(folder)
     try:
         draft.add(b"receiver")
@@ -182,7 +182,7 @@ def probe(folder: Path) -> None:
 
 
 def write(folder: Path, path: Path, data: bytes) -> None:
-    """Write a whole file in such a folder: durable under its name, or not there. Blocks; raises OSError."""
+    """Write a whole file in such a folder: durable under its name, or not there. Blocks, and raises OSError."""
     draft = Draft(folder)
     try:
         draft.add(data)

@@ -103,7 +103,7 @@ def read_link(url: str) -> Link:
     """Take `url` apart. Strict where parsers differ.
 
     Raises:
-        MediaError: permanent; not http(s), no usable host or port, a user name inside, too long, control characters.
+        MediaError: permanent: not http(s), no usable host or port, a user name inside, too long, control characters.
     """
     url = url.strip(" ")
     if len(url) > MAX_LENGTH or _UNUSABLE.search(url):

@@ -49,7 +49,7 @@ _T = TypeVar("_T")
 
 SETTING = "RECEIVER_MEDIA"
 REQUEST_SECONDS, TRANSFER_SECONDS = 20.0, 600.0
-"""Limits of one request: a look, a removal, a page of a list; or one file, up or down."""
+"""Limits of a small request (a look, a removal, a page of a list) and of a transfer of one file."""
 CHECK_SECONDS, FAILED_SECONDS = 30.0, 3.0
 """Validity of a check that succeeded, and of one that failed. Requests cost money, and many callers may ask."""
 CLOCK_SECONDS = 300.0
@@ -77,6 +77,8 @@ class Store(ABC):
 
     remote: ClassVar[bool]
     folder: Path
+    _unusable: ClassVar[str]
+    """Sentence for a folder that cannot be used, with `{folder}` and `{reason}`."""
 
     @property
     @abstractmethod
@@ -97,7 +99,7 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, path: Path, data: bytes) -> None:
-        """Write a tile to one of `tile_paths`: durable under its name, or not there. Blocks; raises OSError."""
+        """Write a tile to one of `tile_paths`: durable under its name, or not there. Blocks, and raises OSError."""
 
     async def put(self, chunks: AsyncIterator[bytes], *, url: str, index: int, max_bytes: int) -> Media:
         """Keep a file. It is safe on return, and nothing is left otherwise.
@@ -162,22 +164,22 @@ class Store(ABC):
     async def aclose(self) -> None:
         """Cancel what is under way. Idempotent."""
 
-    @abstractmethod
-    def _unusable(self, reason: str) -> str:
-        """Return the sentence for a folder that cannot be used."""
-
     async def _call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run a file call in a thread. Its OSError becomes a MediaError."""
         try:
             return await in_thread(function, *args, **kwargs)
         except OSError as exc:
-            raise MediaError(self._unusable(exc.strerror or str(exc))) from exc
+            raise MediaError(self._unusable.format(folder=self.folder, reason=exc.strerror or exc)) from exc
 
 
 class MediaStore(Store):
     """A content-addressed folder. Machines that share it over the network share one store."""
 
     remote: ClassVar[bool] = False
+    _unusable: ClassVar[str] = (
+        "The media folder {folder} cannot be used ({reason}). Free space on its disk, give this process write access, "
+        "or choose another folder."
+    )
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -188,7 +190,25 @@ class MediaStore(Store):
 
     async def identity(self) -> str:
         """Return a random word, made at the first call and kept in the folder."""
-        return await self._call(self._identity)
+
+        def identity() -> str:
+            path = self.folder / IDENTITY
+            if not path.exists():
+                draft = Draft(self.folder)
+                try:
+                    draft.add(uuid.uuid4().hex.encode())
+                    draft.finish()
+                    try:
+                        os.link(draft.path, path)  # unlike a rename, it leaves the file of a process that was faster
+                    except FileExistsError:
+                        pass
+                    except OSError:  # a file system without links
+                        draft.keep_as(path)
+                finally:
+                    draft.drop()
+            return f"folder {path.read_text()}"
+
+        return await self._call(identity)
 
     def write(self, path: Path, data: bytes) -> None:
         write(self.folder, path, data)
@@ -198,12 +218,31 @@ class MediaStore(Store):
         await self._call(draft.keep_as, self.path(media))
 
     async def read(self, digest: str) -> bytes:
-        return await self._call(self._read, digest)
+        def read() -> bytes:
+            for path in self._paths(digest):
+                with suppress(FileNotFoundError):
+                    data = path.read_bytes()
+                    if hashlib.sha256(data).hexdigest() != digest:
+                        raise MediaError(f"The file {digest} in {self.folder} is damaged.", permanent=True)
+                    return data
+            raise MediaError(f"The file {digest[:64]} is not in the media folder {self.folder}.", permanent=True)
+
+        return await self._call(read)
 
     @asynccontextmanager
     async def holding(self, files: Sequence[Media]) -> AsyncIterator[tuple[Path, ...]]:
         """Return the paths, without a check of content. Only retention removes files, and never one in use."""
-        yield tuple([await self._call(self._existing, media) for media in files])
+
+        def existing() -> tuple[Path, ...]:
+            paths = tuple(self.path(media) for media in files)
+            if (gone := next((path for path in paths if not path.exists()), None)) is None:
+                return paths
+            # An empty folder is more likely a volume that is not mounted, so the file may still exist.
+            if not self.folder.is_dir() or not any(self.folder.iterdir()):
+                raise MediaError(f"The media folder {self.folder} is empty. Mount its volume, or restore it.")
+            raise MediaError(f"The archived file {gone} is gone.", permanent=True)
+
+        yield await self._call(existing)
 
     async def missing(self, digests: Iterable[str]) -> list[str]:
         return await self._call(
@@ -211,7 +250,19 @@ class MediaStore(Store):
         )
 
     async def remove(self, digest: str, *, unless_younger: float) -> bool:
-        return await self._call(self._remove, digest, unless_younger)
+        def remove() -> bool:
+            gone = True
+            for path in self._paths(digest):
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime < unless_younger:
+                        gone = False
+                    else:
+                        path.unlink()
+            for tile in self.tile_paths(digest) if gone and DIGEST.match(digest) else ():
+                tile.unlink(missing_ok=True)
+            return gone
+
+        return await self._call(remove)
 
     async def check(self) -> None:
         await self._call(probe, self.folder)
@@ -219,61 +270,8 @@ class MediaStore(Store):
     async def aclose(self) -> None:
         """Do nothing: no call goes on in the background."""
 
-    def _unusable(self, reason: str) -> str:
-        return (
-            f"The media folder {self.folder} cannot be used ({reason}). "
-            "Free space on its disk, give this process write access, or choose another folder."
-        )
-
-    def _identity(self) -> str:
-        path = self.folder / IDENTITY
-        if not path.exists():
-            draft = Draft(self.folder)
-            try:
-                draft.add(uuid.uuid4().hex.encode())
-                draft.finish()
-                try:
-                    os.link(draft.path, path)  # unlike a rename, it leaves the file of a process that was faster
-                except FileExistsError:
-                    pass
-                except OSError:  # a file system without links
-                    draft.keep_as(path)
-            finally:
-                draft.drop()
-        return f"folder {path.read_text()}"
-
-    def _existing(self, media: Media) -> Path:
-        path = self.path(media)
-        if not path.exists():
-            # An empty folder is more likely a volume that is not mounted, so the file may still exist.
-            if not self.folder.is_dir() or not any(self.folder.iterdir()):
-                raise MediaError(f"The media folder {self.folder} is empty. Mount its volume, or restore it.")
-            raise MediaError(f"The archived file {path} is gone.", permanent=True)
-        return path
-
     def _paths(self, digest: str) -> list[Path]:
         return [path_in(self.folder, digest, extension) for extension in EXTENSIONS if DIGEST.match(digest)]
-
-    def _remove(self, digest: str, unless_younger: float) -> bool:
-        gone = True
-        for path in self._paths(digest):
-            with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime < unless_younger:
-                    gone = False
-                else:
-                    path.unlink()
-        for tile in self.tile_paths(digest) if gone and DIGEST.match(digest) else ():
-            tile.unlink(missing_ok=True)
-        return gone
-
-    def _read(self, digest: str) -> bytes:
-        for path in self._paths(digest):
-            with suppress(FileNotFoundError):
-                data = path.read_bytes()
-                if hashlib.sha256(data).hexdigest() != digest:
-                    raise MediaError(f"The file {digest} in {self.folder} is damaged.", permanent=True)
-                return data
-        raise MediaError(f"The file {digest[:64]} is not in the media folder {self.folder}.", permanent=True)
 
 
 class BucketStore(Store):
@@ -281,7 +279,7 @@ class BucketStore(Store):
 
     Args:
         options: the bucket.
-        folder: prefix of every key; "" for none.
+        folder: prefix of every key, "" for none.
         cache: of this machine.
         check_seconds: see `CHECK_SECONDS`.
 
@@ -290,6 +288,10 @@ class BucketStore(Store):
     """
 
     remote: ClassVar[bool] = True
+    _unusable: ClassVar[str] = (
+        "The media cache {folder} cannot be used ({reason}). Free space on its disk, give this process write access, "
+        "or set RECEIVER_MEDIA_CACHE to another folder."
+    )
 
     def __init__(
         self, options: BucketOptions, folder: str, cache: Cache, *, check_seconds: float = CHECK_SECONDS
@@ -385,12 +387,8 @@ class BucketStore(Store):
             return data
         found = await self._find(digest)
         content = bytearray()
-
-        async def add(block: bytes) -> None:
-            content.extend(block)
-
         with self._translated():
-            if found is None or await self._bucket.download(found.key, add) is None:
+            if found is None or await self._bucket.download(found.key, content.extend) is None:
                 raise MediaError(f"The file {digest[:64]} is not in the media store {self.place}.", permanent=True)
         if await in_thread(lambda: hashlib.sha256(content).hexdigest()) != digest:
             raise self._damaged(digest)
@@ -417,8 +415,10 @@ class BucketStore(Store):
         removes nothing conditionally."""
         found = await self._find(digest)
         if found is not None:
-            age_ms = await self._now_ms() - found.modified_ms
-            if unless_younger and age_ms < unless_younger * 1000:
+            if self._clock is None or time.monotonic() - self._clock[1] > CLOCK_SECONDS:
+                self._clock = await self._probe()
+            now_ms = self._clock[0] + (time.monotonic() - self._clock[1]) * 1000
+            if unless_younger and now_ms - found.modified_ms < unless_younger * 1000:
                 return False
             with self._translated():
                 await self._bucket.delete([found.key])
@@ -434,7 +434,7 @@ class BucketStore(Store):
                 problem = None
                 try:
                     await self._call(self._cache.check)
-                    await self._probe()
+                    self._clock = await self._probe()
                 except MediaError as exc:
                     problem = exc
                 lasting = min(self._check_seconds, FAILED_SECONDS) if problem else self._check_seconds
@@ -446,8 +446,8 @@ class BucketStore(Store):
         """Cancel the downloads that no caller waits for any more."""
         await self._downloads.aclose()
 
-    async def _probe(self) -> float:
-        """Put, read and remove an object of a random name. Return the store's time in milliseconds."""
+    async def _probe(self) -> tuple[float, float]:
+        """Put, read and remove an object of a random name. Return the store's time in milliseconds, and ours."""
         key = f".check/{uuid.uuid4().hex}"
         with self._translated():
             await self._bucket.put(key, b"receiver", {"Content-Type": "application/octet-stream"})
@@ -455,15 +455,7 @@ class BucketStore(Store):
             await self._bucket.delete([key])
         if found is None:
             raise MediaError(f"{self.place} does not give what was put there a moment ago.")
-        self._clock = found.modified_ms, time.monotonic()
-        return found.modified_ms
-
-    async def _now_ms(self) -> float:
-        """Return the time by the store's clock."""
-        if self._clock is None or time.monotonic() - self._clock[1] > CLOCK_SECONDS:
-            return await self._probe()
-        then_ms, since = self._clock
-        return then_ms + (time.monotonic() - since) * 1000
+        return found.modified_ms, time.monotonic()
 
     async def _find(self, digest: str) -> ObjectHead | None:
         """Return the object with that digest. Its content determines one extension, so the first is the only one."""
@@ -483,15 +475,9 @@ class BucketStore(Store):
         except BucketError as exc:
             raise MediaError(f"The media store {self.place} cannot be used. {exc}", away=exc.away) from exc
 
-    def _unusable(self, reason: str) -> str:
-        return (
-            f"The media cache {self.folder} cannot be used ({reason}). Free space on its disk, "
-            "give this process write access, or set RECEIVER_MEDIA_CACHE to another folder."
-        )
-
 
 def open_store(where: str | Path, *, cache: Path, cache_bytes: int = 2**30) -> Store:
-    """Return the media store at a path, or at `s3://BUCKET/FOLDER`, `gs://…`, `az://…`; see `bucket.read_url`.
+    """Return the media store at a path, or at `s3://BUCKET/FOLDER`, `gs://…`, `az://…` (see `bucket.read_url`).
 
     No request is made, and nothing is written.
 

@@ -53,28 +53,28 @@ class Tiles:
 
         async def made() -> tuple[Media, ...]:
             async with self._store.holding([grid]) as (source,), self._turn:
-                return await in_thread(self._tiles_of, grid, source)
+                return await in_thread(tiles, source)
+
+        def tiles(source: Path) -> tuple[Media, ...]:
+            paths = self._store.tile_paths(grid.digest)
+            try:
+                if not all(path.exists() for path in paths):
+                    if _digest(source)[0] != grid.digest:
+                        raise MediaError(f"The archived file {source} is damaged.")
+                    for path, data in zip(paths, cut(source), strict=True):
+                        self._store.write(path, data)
+                described = [_digest(path) for path in paths]
+            except OSError as exc:
+                raise MediaError(
+                    f"The tiles of {grid.digest[:12]} cannot be kept beside {source} ({exc.strerror or exc}). "
+                    "Free space on its disk, or give this process write access."
+                ) from exc
+            return tuple(
+                Media(digest=digest, type="image/png", size=size, extension=".png", url=grid.url, index=grid.index)
+                for digest, size in described
+            )
 
         return await self._cutting.run(grid.digest, made)
-
-    def _tiles_of(self, grid: Media, source: Path) -> tuple[Media, ...]:
-        paths = self._store.tile_paths(grid.digest)
-        try:
-            if not all(path.exists() for path in paths):
-                if _digest(source)[0] != grid.digest:
-                    raise MediaError(f"The archived file {source} is damaged.")
-                for path, data in zip(paths, cut(source), strict=True):
-                    self._store.write(path, data)
-            described = [_digest(path) for path in paths]
-        except OSError as exc:
-            raise MediaError(
-                f"The tiles of {grid.digest[:12]} cannot be kept beside {source} ({exc.strerror or exc}). "
-                "Free space on its disk, or give this process write access."
-            ) from exc
-        return tuple(
-            Media(digest=digest, type="image/png", size=size, extension=".png", url=grid.url, index=grid.index)
-            for digest, size in described
-        )
 
 
 def cut(path: Path) -> Iterator[bytes]:

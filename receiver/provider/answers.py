@@ -1,4 +1,4 @@
-"""Answers to requests (PROTOCOL.md §4): their envelope, and the outcome it stands for. Pure; no network.
+"""Answers to requests (PROTOCOL.md §4): their envelope, and the outcome it stands for. Pure.
 
 Known envelopes are the submit answer and the relay's error `{code, description, …}` (§2, §4), the routing error
 `{"error": {code, message, type}}`, the picture route's `{"error": "…"}`, and `{success: false, code: -1, message}`.
@@ -18,7 +18,7 @@ import msgspec
 from receiver.backoff import retry_after
 from receiver.errors import Ambiguous, NotJSON, ProviderError, Refused
 from receiver.requests import KINDS
-from receiver.tasks import MAX_TASK_ID, clean_text, decode_json
+from receiver.tasks import MAX_TASK_ID, decode_json
 
 MAX_WORDS = 200
 """Characters of the provider's own words that an error repeats."""
@@ -99,6 +99,12 @@ _BY_IDENTIFIER: dict[str, str] = {
 }
 """Code 4: the relay's identifier at the start of `description`."""
 
+_BY_STATUS: dict[int, str] = {
+    **dict.fromkeys((404, 405, 501), "wrong_address"),
+    **dict.fromkeys((413, 414, 415, 422), "validation"),
+    402: "quota",
+}
+
 # --- envelopes ----------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +112,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """Body of an answer, read tolerantly.
 
     Attributes:
-        form: only an `object` can hold more; `other` is a JSON array, string, number or boolean.
+        form: only an `object` can hold more. `other` is a JSON array, string, number or boolean.
         value: the decoded JSON, None where there is none.
         code: the protocol's number, also from `"1"` and `1.0`.
         name: `error.code`, or a `code` that is no number, in lower case.
@@ -134,7 +140,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_envelope(body: bytes) -> Envelope:
-    """Read any bytes; never raises."""
+    """Read any bytes. Never raises."""
     text = body.strip()
     if not text:
         return Envelope(form="empty")
@@ -159,7 +165,7 @@ def read_envelope(body: bytes) -> Envelope:
         said=next((line for word in words if isinstance(word, str) and (line := one_line(word))), ""),
         task_ids=_task_ids(value.get("result")),
         links=_links(value.get("result")),
-        properties=_clean(properties) if isinstance(properties, dict) else {},
+        properties=properties if isinstance(properties, dict) else {},
     )
 
 
@@ -206,14 +212,6 @@ def _links(result: Any) -> tuple[str, ...]:
     return found if usable and len(found) == len(items) else ()
 
 
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean_text(value)
-    if isinstance(value, dict):
-        return {clean_text(key): _clean(item) for key, item in value.items()}
-    return [_clean(item) for item in value] if isinstance(value, list) else value
-
-
 # --- answers ------------------------------------------------------------------------------------------------------
 
 
@@ -224,22 +222,16 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
         task_ids: at least one, several where the provider made several (PROTOCOL.md §2, comma-joined). None after an
             upload.
         urls: links of an upload, one for each picture, in their order.
-        outcome: `accepted`, also for a task that existed already; `queued`; `modal` waits for input.
-        queue: number of tasks that come first (`numberOfQueues`), if given.
-        properties: as sent, every text storable.
+        outcome: `accepted` (also for a task that existed already), `queued`, or `modal`, which waits for input.
     """
 
     task_ids: tuple[str, ...]
     outcome: Literal["accepted", "queued", "modal"]
     urls: tuple[str, ...] = ()
-    queue: int | None = None
-    final_prompt: str = ""
-    description: str = ""
-    properties: dict[str, Any] = {}
 
     @property
     def task_id(self) -> str:
-        """The task to follow, the first of them; "" after an upload."""
+        """The task to follow, the first of them, or "" after an upload."""
         return next(iter(self.task_ids), "")
 
 
@@ -300,37 +292,27 @@ def read_submit(
     """Read the answer to a submit.
 
     Args:
-        http_status: as received; redirects are not followed.
+        http_status: as received. Redirects are not followed.
         headers: for Retry-After.
         body: all of it.
         kind: kind of the request. It decides between task ids and links, and about a path that is missing.
         now: epoch seconds, to measure a Retry-After date by.
 
     Raises:
-        Refused: no task was made; `outcome` and `retry` as `OUTCOMES` says.
+        Refused: no task was made. `outcome` and `retry` are as `OUTCOMES` says.
         Ambiguous: a task may have been made.
     """
     answer = read_answer(http_status, headers, body, kind=kind, now=now)
     if answer.outcome.task != "made":
         raise answer.error()
-    envelope = answer.envelope
-    queue = integral(envelope.properties.get("numberOfQueues"))
-    final_prompt, description = envelope.properties.get("finalPrompt"), envelope.fields.get("description")
-    return Accepted(
-        task_ids=envelope.task_ids,
-        urls=envelope.links,
-        outcome=cast(Literal["accepted", "queued", "modal"], answer.outcome.name),
-        queue=queue if queue is not None and queue >= 0 else None,
-        final_prompt=clean_text(final_prompt) if isinstance(final_prompt, str) else "",
-        description=clean_text(description) if isinstance(description, str) else "",
-        properties=envelope.properties,
-    )
+    outcome = cast(Literal["accepted", "queued", "modal"], answer.outcome.name)
+    return Accepted(task_ids=answer.envelope.task_ids, urls=answer.envelope.links, outcome=outcome)
 
 
 def read_answer(
     http_status: int, headers: Mapping[str, str], body: bytes, *, kind: str | None = None, now: float | None = None
 ) -> Answer:
-    """Judge any answer; never raises. Without a `kind`, task ids and links both count as a result."""
+    """Judge any answer. Never raises. Without a `kind`, task ids and links both count as a result."""
     envelope = read_envelope(body)
     outcome = OUTCOMES[_judge(http_status, envelope, kind)]
     return Answer(outcome=outcome, http_status=http_status, envelope=envelope, retry_after=retry_after(headers, now))
@@ -347,8 +329,7 @@ def _judge(status: int, envelope: Envelope, kind: str | None) -> str:
             return "queued"
         existing = envelope.properties.get("status") or envelope.properties.get("imageUrl")
         return "modal" if envelope.code == 21 and not existing else "accepted"
-    name = by_status_alone(status) or _by_code(status, envelope) or _by_name(status, envelope)
-    name = name or _by_status(status, envelope)
+    name = by_status_alone(status) or _by_code(status, envelope) or _by_status(status, envelope)
     # Every provider serves imagine. Where another path is missing, the address is right and the offer is smaller.
     return "unsupported" if name == "wrong_address" and kind not in (None, "imagine") else name
 
@@ -374,25 +355,18 @@ def _by_code(status: int, envelope: Envelope) -> str | None:
     return _BY_CODE.get(envelope.code) if envelope.code is not None else None
 
 
-def _by_name(status: int, envelope: Envelope) -> str | None:
-    """Judge by identifiers of the routing layer, which answers before anything is sent on."""
+def _by_status(status: int, envelope: Envelope) -> str:
+    """Judge by identifiers of the routing layer, which answers before anything is sent on, then by the HTTP status."""
     names = (envelope.name, envelope.type)
     if any("quota" in name for name in names):
         return "quota"
     if "model_not_found" in names or (status == 503 and "(distributor)" in envelope.said):
         return "no_channel"
-    return "validation" if "invalid_request" in names else None
-
-
-def _by_status(status: int, envelope: Envelope) -> str:
+    if "invalid_request" in names:
+        return "validation"
     if status == 403:  # the C# upstream's rate limit has no body (PROTOCOL.md §4)
         return "rate_limited" if envelope.form == "empty" else "unauthorized"
-    if status == 402:
-        return "quota"
-    if status in (404, 405, 501):
-        return "wrong_address"
-    if status in (413, 414, 415, 422):
-        return "validation"
     # A relay answers 400 also when its upstream timed out, so a 400 cut short could be that.
-    understood = envelope.form in ("object", "html") and envelope.code is None
-    return "validation" if status == 400 and understood else "ambiguous"
+    if status == 400 and envelope.form in ("object", "html") and envelope.code is None:
+        return "validation"
+    return _BY_STATUS.get(status, "ambiguous")

@@ -1,4 +1,4 @@
-"""One HTTP exchange with the provider: address, key, pool, total deadline, size cap; no redirects, no proxies."""
+"""One HTTP exchange with the provider: address, key, pool, total deadline, size cap, no redirects, no proxies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepal
 
 
 class UnreadError(Exception):
-    """The answer was not read to its end; the text holds the reason. It never leaves this package."""
+    """The answer was not read to its end. The text holds the reason. It never leaves this package."""
 
 
 class Reply(NamedTuple):
@@ -58,7 +58,7 @@ class Wire:
         )
 
     async def exchange(self, method: str, path: str, content: bytes | None, limit: float) -> Reply:
-        """Send one request under a total deadline of `limit` seconds; httpx counts its time-outs per operation.
+        """Send one request under a total deadline of `limit` seconds. httpx counts its time-outs per operation.
 
         Waiting for the pool, TCP and TLS get a quarter each. A connection that fails then shows as that, and not as
         the deadline.
@@ -76,7 +76,14 @@ class Wire:
             asyncio.timeout(limit),
             self._client.stream(method, url, content=content, headers=headers, timeout=timeout) as response,
         ):
-            return Reply(response.status_code, response.headers, await _read(response))
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise UnreadError("it is compressed, which was not asked for")
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
+            return Reply(response.status_code, response.headers, bytes(body))
 
     def mask(self, text: str) -> str:
         """Return `text` without the key, which some relays repeat.
@@ -88,17 +95,6 @@ class Wire:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
-
-
-async def _read(response: httpx.Response) -> bytes:
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnreadError("it is compressed, which was not asked for")
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_ANSWER:
-            raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
-    return bytes(body)
 
 
 def _checked_base(base_url: str) -> str:

@@ -7,9 +7,8 @@ An empty variable counts as not set.
 """
 
 from receiver.settings.checks import check_platform, ensure_keys, require_provider_key
-from receiver.settings.listing import SettingDoc, describe, show
 from receiver.settings.load import load
-from receiver.settings.model import Destination, Settings
+from receiver.settings.model import Destination, SettingDoc, Settings, describe, show
 
 __all__ = [
     "Destination",

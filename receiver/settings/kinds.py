@@ -56,9 +56,7 @@ class Unset:
 
 def parse_seconds(value: object) -> object:
     """Return seconds from a number or a text like `30s`, `15m`, `72h` or `2d`."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("it is not a length of time")
-    seconds = float(value) if isinstance(value, int | float) else _amount(value, _SECONDS, "a length of time")
+    seconds = _seconds(value)
     if not seconds <= _YEAR:  # written so that NaN is refused too
         raise ValueError("it is longer than a year")
     return seconds
@@ -68,18 +66,23 @@ def parse_keep(value: object) -> object:
     """Return seconds as `parse_seconds` does, but of up to 100 years, and 0 for `forever`."""
     if isinstance(value, str) and value.strip().lower() in {"forever", "for ever"}:
         return 0.0
-    if isinstance(value, str):
-        value = _amount(value, _SECONDS, "a length of time")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("it is not a length of time")
-    if not 0 <= value <= 100 * _YEAR:  # written so that NaN is refused too
+    seconds = _seconds(value)
+    if not 0 <= seconds <= 100 * _YEAR:  # written so that NaN is refused too
         raise ValueError("it is longer than a hundred years, or less than nothing")
-    return float(value)
+    return seconds
 
 
 def parse_size(value: object) -> object:
     """Return bytes from a number or a text like `256MiB`."""
     return int(_amount(value, _BYTES, "a size")) if isinstance(value, str) else value
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, str):
+        return _amount(value, _SECONDS, "a length of time")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("it is not a length of time")
+    return float(value)
 
 
 def _amount(text: str, units: dict[str, int], what: str) -> float:
@@ -239,9 +242,7 @@ def show_base_url(url: str) -> str:
 
 
 Seconds = Annotated[
-    float,
-    BeforeValidator(parse_seconds),
-    Kind("seconds as a number, or for instance 30s, 15m or 72h", show_seconds),
+    float, BeforeValidator(parse_seconds), Kind("seconds as a number, or for instance 30s, 15m or 72h", show_seconds)
 ]
 Keep = Annotated[
     float,

@@ -35,9 +35,7 @@ Location = tuple[str, ...]
 
 
 def load(
-    environ: Mapping[str, str] | None = None,
-    folder: Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None, folder: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Settings:
     """Read all settings.
 

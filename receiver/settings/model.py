@@ -1,4 +1,4 @@
-"""Declaration of every setting: name, type, default and help.
+"""Declaration of every setting: name, type, default and help, and the tables made from it.
 
 Plain pydantic and no `BaseSettings`: `Settings(...)` is a value and never reads the environment. A shell's variables
 do not leak into tests, or into a program that uses Receiver as a library.
@@ -6,26 +6,17 @@ do not leak into tests, or into a program that uses Receiver as a library.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic.fields import FieldInfo
 
+from receiver.settings import kinds
 from receiver.settings.kinds import (
     ApiTokens,
-    BaseURL,
-    DatabaseKind,
     Flag,
-    Folder,
-    Hosts,
     Keep,
     Kind,
     KnownAs,
@@ -36,17 +27,9 @@ from receiver.settings.kinds import (
     Unset,
     URLs,
     Words,
-    check_callback_base,
-    check_database,
-    check_folder,
-    check_media,
-    database_kind,
-    database_secrets,
-    lower,
-    show_base_url,
-    show_database,
-    sqlite_path,
 )
+
+T = TypeVar("T")
 
 DEFAULT_TO = "file:./outputs"
 DEFAULT_MEDIA_HOSTS = (
@@ -94,7 +77,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    provider_url: BaseURL = Field(
+    provider_url: kinds.BaseURL = Field(
         default="https://api.cometapi.com", description="Base URL of the provider, or of a relay."
     )
     provider_key: Annotated[Secret, KnownAs("COMETAPI_KEY"), Unset("not set")] = Field(
@@ -102,8 +85,8 @@ class Settings(BaseModel):
     )
     public_url: Annotated[
         str | None,
-        AfterValidator(lambda value: value and check_callback_base(value)),
-        Kind("for instance https://receiver.example.com", show_base_url),
+        AfterValidator(lambda value: value and kinds.check_callback_base(value)),
+        Kind("for instance https://receiver.example.com", kinds.show_base_url),
         Unset("not set"),
     ] = Field(
         default=None,
@@ -115,14 +98,13 @@ class Settings(BaseModel):
         description="Signing keys of at least 32 bytes, newest last, separated by spaces. The last signs, all verify.",
     )
     token_max_age: Seconds = Field(default=72 * 3600.0, gt=0, description="Maximum age of a callback URL.")
-    data: Folder = Field(default=Path(".receiver"), description="Folder of the journal, archived pictures and keys.")
+    data: kinds.Folder = Field(
+        default=Path(".receiver"), description="Folder of the journal, archived pictures and keys."
+    )
     database: Annotated[
         str | None,
-        AfterValidator(lambda value: value and check_database(value)),
-        Kind(
-            "sqlite:PATH, for instance sqlite:/var/lib/receiver/journal.db, or postgresql://…",
-            show_database,
-        ),
+        AfterValidator(lambda value: value and kinds.check_database(value)),
+        Kind("sqlite:PATH, for instance sqlite:/var/lib/receiver/journal.db, or postgresql://…", kinds.show_database),
         KnownAs("DATABASE_URL"),
         Unset("sqlite:<data>/journal.db"),
     ] = Field(
@@ -145,8 +127,7 @@ class Settings(BaseModel):
         "transaction mode.",
     )
     database_migrate: Flag = Field(
-        default=True,
-        description="Migrate PostgreSQL's tables at the start. If false, only `receiver migrate` does.",
+        default=True, description="Migrate PostgreSQL's tables at the start. If false, only `receiver migrate` does."
     )
     engine: Flag = Field(
         default=True,
@@ -154,7 +135,7 @@ class Settings(BaseModel):
         "`receiver worker` runs it.",
     )
     disk: Annotated[
-        Literal["auto", "persistent", "network"], BeforeValidator(lower), Kind("auto, persistent or network")
+        Literal["auto", "persistent", "network"], BeforeValidator(kinds.lower), Kind("auto, persistent or network")
     ] = Field(
         default="auto",
         description="`persistent`: the data folder and the database are on a volume that outlives restarts, "
@@ -177,7 +158,7 @@ class Settings(BaseModel):
     submit_timeout: Seconds = Field(default=75.0, gt=0, description="Total time limit of one submit call.")
     media: Annotated[
         str | None,
-        AfterValidator(lambda value: value and check_media(value)),
+        AfterValidator(lambda value: value and kinds.check_media(value)),
         Kind("a folder, or a bucket such as s3://acme/pictures"),
         Unset("<data>/media, or media in the journal's bucket"),
     ] = Field(
@@ -187,17 +168,14 @@ class Settings(BaseModel):
     )
     media_cache: Annotated[
         Path | None,
-        AfterValidator(lambda value: value and check_folder(value)),
+        AfterValidator(lambda value: value and kinds.check_folder(value)),
         Kind("a folder this user may write"),
         Unset("<data>/cache"),
-    ] = Field(
-        default=None,
-        description="Local cache of pictures from a bucket. It may be deleted at any time.",
-    )
+    ] = Field(default=None, description="Local cache of pictures from a bucket. It may be deleted at any time.")
     media_cache_bytes: Size = Field(
         default=2**30, gt=0, description="Maximum size of that cache, without files being read."
     )
-    media_hosts: Hosts = Field(
+    media_hosts: kinds.Hosts = Field(
         default=DEFAULT_MEDIA_HOSTS,
         description="Hosts pictures may come from. Setting it replaces the list. "
         "An exact origin such as `http://host:port` may also be private or without TLS.",
@@ -207,8 +185,7 @@ class Settings(BaseModel):
     )
     media_timeout: Seconds = Field(default=120.0, gt=0, description="Total time limit of one download.")
     keep_callbacks: Keep = Field(
-        default=7 * 86400.0,
-        description="Time to keep the text of a callback. `forever` is possible here and below.",
+        default=7 * 86400.0, description="Time to keep the text of a callback. `forever` is possible here and below."
     )
     keep_media: Keep = Field(
         default=30 * 86400.0,
@@ -238,26 +215,22 @@ class Settings(BaseModel):
         "A secret has at least 16 characters. The log names the caller.",
     )
     cron_secret: Annotated[Secret, KnownAs("CRON_SECRET"), Unset("none: no ticks over HTTP")] = Field(
-        default=None,
-        description="Bearer token that a scheduler sends to `/tick` of a function (see Serverless).",
+        default=None, description="Bearer token that a scheduler sends to `/tick` of a function (see Serverless)."
     )
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], BeforeValidator(lower), Kind("debug, info, warning or error")
+        Literal["debug", "info", "warning", "error"],
+        BeforeValidator(kinds.lower),
+        Kind("debug, info, warning or error"),
     ] = Field(default="info", description="Lowest level of log lines to write.")
-    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(lower), Kind("auto, json or console")] = (
-        Field(default="auto", description="Format of log lines. `auto` is console on a terminal and JSON elsewhere.")
-    )
+    log_format: Annotated[
+        Literal["auto", "json", "console"], BeforeValidator(kinds.lower), Kind("auto, json or console")
+    ] = Field(default="auto", description="Format of log lines. `auto` is console on a terminal and JSON elsewhere.")
 
-    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
-    _platform: dict[str, str] = PrivateAttr(default_factory=dict)
-    _variables: dict[str, str] = PrivateAttr(default_factory=dict)
+    _context: dict[str, dict[str, str]] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: Any) -> None:
-        """Take the sources of values, the platform's variables and the handlers' variables from `load`'s context."""
-        known = context or {}
-        self._sources.update(known.get("sources", {}))
-        self._platform.update(known.get("platform", {}))
-        self._variables.update(known.get("variables", {}))
+        """Keep `load`'s context: the sources of values, the platform's variables and the handlers' variables."""
+        self._context.update(context or {})
 
     @field_validator("destinations", mode="before")
     @classmethod
@@ -280,29 +253,29 @@ class Settings(BaseModel):
 
         Each destination has an entry of its own, `destinations.NAME`.
         """
-        return {**dict.fromkeys(type(self).model_fields, "default"), **self._sources}
+        return {**dict.fromkeys(type(self).model_fields, "default"), **self._context.get("sources", {})}
 
     @property
     def platform_variables(self) -> dict[str, str]:
         """Variables that identify a known platform. Empty elsewhere."""
-        return dict(self._platform)
+        return dict(self._context.get("platform", {}))
 
     @property
-    def database_kind(self) -> DatabaseKind:
+    def database_kind(self) -> kinds.DatabaseKind:
         """Kind of database of the journal."""
-        return "sqlite" if self.database is None else database_kind(self.database)
+        return "sqlite" if self.database is None else kinds.database_kind(self.database)
 
     @property
     def database_path(self) -> Path:
         """SQLite file of the journal. Raises ValueError for another kind of database."""
-        return self.data / "journal.db" if self.database is None else sqlite_path(self.database)
+        return self.data / "journal.db" if self.database is None else kinds.sqlite_path(self.database)
 
     @property
     def database_shown(self) -> str:
         """URL of the journal, without passwords."""
         if self.database_kind == "sqlite":
             return f"sqlite:{self.database_path}"
-        return show_database(self.database or "")
+        return kinds.show_database(self.database or "")
 
     @property
     def media_place(self) -> str:
@@ -339,16 +312,76 @@ class Settings(BaseModel):
             taken.add(name)
             listed.append(Destination(name=name, url=url))
         found = (*listed, *self.destinations.values()) or (Destination(name="file", url=DEFAULT_TO),)
-        return tuple(item.model_copy(update={"variables": dict(self._variables)}) for item in found)
+        return tuple(item.model_copy(update={"variables": dict(self._context.get("variables", {}))}) for item in found)
 
     def secret_values(self) -> tuple[str, ...]:
         """Return every secret in the settings, for the logs to mask."""
         keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret)
-        secrets = [key.get_secret_value() for key in keys if key is not None] + list(self._variables.values())
-        secrets += database_secrets(self.database) if self.database is not None else []
+        secrets = [key.get_secret_value() for key in keys if key is not None] + list(
+            self._context.get("variables", {}).values()
+        )
+        secrets += kinds.database_secrets(self.database) if self.database is not None else []
         for destination in self.destinations.values():
             for name, value in destination.options.items():
                 if any(word in name.lower() for word in _SECRET_WORDS):
                     texts = value if isinstance(value, list | tuple) else [value]
                     secrets += [text for text in texts if isinstance(text, str)]
         return tuple(secrets)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDoc:
+    """One setting: its name in TOML, its variable, other names of the variable, its default, its help."""
+
+    name: str
+    env: str
+    aliases: tuple[str, ...]
+    default: str
+    help: str
+
+
+def describe() -> list[SettingDoc]:
+    """Return all settings, in the order of their declaration."""
+    return [
+        SettingDoc(
+            name,
+            f"RECEIVER_{name.upper()}" + ("__NAME__OPTION" if name == "destinations" else ""),
+            tuple(marker.name for marker in info.metadata if isinstance(marker, KnownAs)),
+            _shown(info, info.default),
+            info.description or "",
+        )
+        for name, info in Settings.model_fields.items()
+    ]
+
+
+def show(settings: Settings) -> list[tuple[str, str, str]]:
+    """Return name, value and source of each setting, then of each destination. Secrets are masked."""
+    resolved = {
+        "host": settings.bind_host,
+        "database": settings.database_shown,
+        "media": kinds.without_passwords(settings.media_place),
+        "media_cache": str(settings.media_cache_folder),
+    }
+    rows = [
+        (name, resolved.get(name) or _shown(info, getattr(settings, name)), settings.sources[name])
+        for name, info in Settings.model_fields.items()
+        if name != "destinations"
+    ]
+    for name, item in settings.destinations.items():
+        parts = [f"handler {item.handler}"] if item.handler else []
+        parts += [kinds.show_url(item.url)] if item.url else []
+        # Options by name only: the handler alone knows which of them are secret.
+        parts += [f"options {' '.join(sorted(item.options))}"] if item.options else []
+        rows.append((f"destinations.{name}", ", ".join(parts), settings.sources.get(f"destinations.{name}", "default")))
+    return rows
+
+
+def _shown(info: FieldInfo, value: Any) -> str:
+    unset, kind = _marker(info, Unset), _marker(info, Kind)
+    if unset is not None and value in (None, "", (), {}):
+        return unset.text
+    return kind.show(value) if kind else str(value)
+
+
+def _marker(info: FieldInfo, kind: type[T]) -> T | None:
+    return next((marker for marker in info.metadata if isinstance(marker, kind)), None)

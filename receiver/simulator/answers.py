@@ -66,8 +66,3 @@ def html_page(http: int, title: str) -> Answer:
     """Return a page of the web server in front of the relay (PROTOCOL.md §1)."""
     page = f"<!DOCTYPE html>\n<html><head><title>{http}: {title}</title></head><body><h1>{title}</h1></body></html>\n"
     return Answer(http, page)
-
-
-def picture_error(reason: str, http: int) -> Answer:
-    """Return an error of the relay's picture route (payload error_09)."""
-    return Answer(http, {"error": reason})

@@ -31,8 +31,7 @@ _SPEED_PREFIX = re.compile(r"/mj-(fast|turbo|relax)/")
 PREFIXES = tuple(dict.fromkeys(f"{a}{speed}/mj{b}" for a in ("", "/mj") for speed in _SPEEDS for b in ("", "/mj")))
 """Every prefix of the same paths: a speed or none, and base addresses that already end in /mj."""
 
-_CHUNK = 65_536
-_GONE = answers.picture_error("This content is no longer available.", 404)
+_GONE = Answer(404, {"error": "This content is no longer available."})
 
 
 class Simulator:
@@ -70,7 +69,10 @@ class Simulator:
         key: str | None = None,
         client: httpx.AsyncClient | None = None,
     ) -> None:
-        found, active, clock = profiles.find(profile), Faults(faults), Clock(speed)
+        found = next((one for one in profiles.ALL_PROFILES if one.name == profile), None)
+        if found is None:
+            raise ValueError(f"Unknown simulator profile {profile!r}; there are {', '.join(profiles.PROFILES)}.")
+        active, clock = Faults(faults), Clock(speed)
         # Pillow is an optional extra, and FAULTS and PROFILES are available without it.
         from receiver.simulator.pictures import Gallery  # noqa: PLC0415
 
@@ -99,9 +101,8 @@ class Simulator:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop calling back and release everything. May be called twice."""
+        """Stop calling back. May be called twice."""
         await self._sender.aclose()
-        await self._gallery.aclose()
 
     def _routes(self) -> Iterator[Route]:
         for prefix in PREFIXES:
@@ -119,8 +120,6 @@ class Simulator:
         yield Route("/attachments/{channel}/{message}/{name}", self._attachment, methods=["GET"])
         yield Route("/cdn/video/{job}/{name}", self._video, methods=["GET"])
         yield Route("/cdn/{job}/{name}", self._single_picture, methods=["GET"])
-
-    # --- tasks ---------------------------------------------------------------------------------------------------
 
     async def _submit(self, name: str, request: Request) -> Response:
         speed = _SPEED_PREFIX.search(request.url.path)
@@ -166,13 +165,11 @@ class Simulator:
         headers = {"Content-Type": profile.content_type}
         return Response(profile.encode(answer.body), answer.http, headers=headers)
 
-    # --- pictures and videos -------------------------------------------------------------------------------------
-
     async def _relayed_picture(self, request: Request) -> Response:
         """Serve without a key, chunked and without a length (PROTOCOL.md §2, §9)."""
         task = self._world.task(request.path_params["task_id"])
         if task is None:
-            return await self._response(answers.picture_error("midjourney_task_not_found", 400))
+            return await self._response(Answer(400, {"error": "midjourney_task_not_found"}))
         if not self._world.download():
             return await self._file(None)
         view = self._world.view(task, _address(request))
@@ -184,11 +181,11 @@ class Simulator:
         elif task.work.pictures:
             file = await self._gallery.whole(task)
         if file is None:
-            return await self._response(answers.picture_error("http_get_image_failed", 500))
-        return StreamingResponse(_chunks(file.content), media_type=file.content_type)
+            return await self._response(Answer(500, {"error": "http_get_image_failed"}))
+        return StreamingResponse(iter((file.content,)), media_type=file.content_type)
 
     async def _attachment(self, request: Request) -> Response:
-        """Serve a raw Discord link; ``width`` requests a smaller picture."""
+        """Serve a raw Discord link, smaller if it has a ``width``."""
         name, width = request.path_params["name"], request.query_params.get("width", "")
         good, upload, view = self._world.download(), self._world.upload_in_link(name), self._linked(name)
         if good and upload is not None:
@@ -234,8 +231,3 @@ class Simulator:
 
 def _address(request: Request) -> str:
     return str(request.base_url).rstrip("/")
-
-
-async def _chunks(content: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(content), _CHUNK):
-        yield content[start : start + _CHUNK]

@@ -1,4 +1,4 @@
-"""Callbacks: one POST each, never repeated; the answers are only recorded (PROTOCOL.md §7)."""
+"""Callbacks: one POST each, never repeated, whose answers are only recorded (PROTOCOL.md §7)."""
 
 import asyncio
 from collections.abc import Iterable
@@ -29,8 +29,8 @@ class SentCallback:
 class CallbackSender:
     """Posts each task's callbacks in the background.
 
-    The callbacks of one task are sent one after the other. With a fast clock they would overtake each other by chance,
-    and the same seed would not give the same run.
+    The callbacks of one task are sent one after the other. With a fast clock they would otherwise overtake each other
+    by chance, and the same seed would not give the same run.
     """
 
     def __init__(self, profile: Profile, faults: Faults, clock: Clock, client: httpx.AsyncClient | None) -> None:
@@ -44,7 +44,7 @@ class CallbackSender:
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def start(self, task: Task, hook: str, state: str | None, calls: Iterable[Call]) -> None:
-        """Send these callbacks at their time, and drop the task's earlier ones that are not sent yet."""
+        """Send the calls at their time, and drop the task's earlier ones that are not sent yet."""
         if earlier := self._running.get(task.id):
             earlier.cancel()
         self._running[task.id] = asyncio.create_task(self._send_all(replace(task, state=state, hook=hook), list(calls)))

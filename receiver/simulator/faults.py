@@ -5,6 +5,7 @@ For submit answers that order is the precedence, and the first fault that answer
 answers, then temporary ones. Every other hook is applied for every active fault.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ FAULTS = {
     "foreign_token": "With every task runs another client's, whose callbacks carry this task's state to its hook.",
     "odd_progress": "Progress is a text that holds no number, until the end.",
     "no_buttons": "Tasks have no key `buttons`, in callbacks as in fetch and list.",
-    "forgotten": "The list leaves out every task; fetch still knows it.",
+    "forgotten": "The list leaves out every task, which fetch still knows.",
     "unknown_to_fetch": "Neither fetch nor list knows any task, while callbacks still come.",
     "provider_500": "The first three fetches or lists are answered 500.",
     "provider_html": "The first three fetches or lists are answered 502 with an HTML page.",
@@ -69,21 +70,13 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A readable submit before it is answered.
+    """A readable submit before it is answered."""
 
-    Attributes:
-        number: 1 for the first submit that this simulator received.
-        prompt: As sent; for a follow-up, the prompt of the task it builds on.
-        properties: Properties of the profile's answers.
-        accept: Makes the task and returns its id; for some requests, several ids or something else.
-        existing: Returns code 21 with an old task of the same request, None where there can be none.
-    """
-
-    number: int
-    prompt: str
-    properties: Mapping[str, Any]
-    accept: Callable[[], object]
-    existing: Callable[[], Answer | None]
+    number: int  # 1 for the first submit of this simulator
+    prompt: str  # of a follow-up: that of the task it builds on
+    properties: Mapping[str, Any]  # properties of the profile's answers
+    accept: Callable[[], object]  # makes the task and returns its id
+    existing: Callable[[], Answer | None]  # code 21 with an old task of the same request
 
 
 def _same(value: Value, *_: object) -> Value:
@@ -92,69 +85,45 @@ def _same(value: Value, *_: object) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Hooks of one fault.
+    """Hooks of one fault."""
 
-    Attributes:
-        answer: Decides a submit's answer, and by calling ``accept()`` if a task is made.
-        answered: Rewrites the answer to a submit.
-        timeline: Rewrites the timeline of a task.
-        fetched_timeline: Rewrites the timeline that fetch and list show.
-        calls: Rewrites the list of callbacks of a task.
-        callback: Rewrites the body of a callback.
-        fetched: Rewrites a task in fetch and list.
-        query: Answers a fetch or list, given how many there were before.
-        hides: Queries that know no task, ``fetch`` and ``list``.
-        gone: Downloads that fail before one works.
-        doubles: Another task carries this one's state and hook.
-    """
-
-    answer: Callable[[Request], Answer | None] = lambda request: None
-    answered: Callable[[Answer], Answer] = _same
-    timeline: Callable[[Timeline, Random], Timeline] = _same
-    fetched_timeline: Callable[[Timeline, Random], Timeline] = _same
-    calls: Callable[[list[Call], Random], list[Call]] = _same
-    callback: Callable[[Body], Body] = _same
-    fetched: Callable[[Body], Body] = _same
-    query: Callable[[int], Answer | None] = lambda before: None
-    hides: tuple[str, ...] = ()
-    gone: float = 0
-    doubles: bool = False
+    answer: Answer | None = None  # to submits
+    reply: Callable[[Request], Answer | None] | None = None  # to submits, where the answer depends on them
+    accepts: bool = False  # makes the task before the answer
+    answered: Callable[[Answer], Answer] = _same  # answer to a submit
+    timeline: Callable[[Timeline, Random], Timeline] = _same  # true timeline of a task
+    fetched_timeline: Callable[[Timeline, Random], Timeline] = _same  # the one that fetch and list show
+    calls: Callable[[list[Call], Random], list[Call]] = _same  # callbacks of a task
+    callback: Callable[[Body], Body] = _same  # body of a callback
+    fetched: Callable[[Body], Body] = _same  # task in fetch and list
+    query: Answer | None = None  # to fetches and lists
+    hides: tuple[str, ...] = ()  # queries that know no task: fetch, list
+    gone: bool = False  # downloads fail
+    first: float = math.inf  # submits, queries or downloads that this affects
+    doubles: bool = False  # another task carries this one's state and hook
 
 
 # --- submit answers (PROTOCOL.md §4) -------------------------------------------------------------------------
 
 
-def _always(answer: Answer) -> Fault:
-    return Fault(answer=lambda request: answer)
-
-
-def _after_accepting(answer: Answer) -> Fault:
-    return Fault(answer=lambda request: (request.accept(), answer)[1])
-
-
-def _first_two(answer: Answer) -> Fault:
-    return Fault(answer=lambda request: answer if request.number <= 2 else None)
-
-
-def _banned_word(request: Request) -> Answer:
+def banned_word(request: Request) -> Answer:
     """Return code 24 with the longest word, and no ``result`` key (payload submit_04)."""
     words = re.findall(r"\w+", scene_words(request.prompt)) or [request.prompt]
     facts = {"promptEn": request.prompt, "bannedWord": max(words, key=len)}
     return Answer(200, {"code": answers.BANNED_WORD, "description": "可能包含敏感词", "properties": facts})
 
 
-def _queued(request: Request) -> Answer:
+def queued(request: Request) -> Answer:
     waiting = dice("queue", request.number).randint(1, 5)
     facts = {"numberOfQueues": waiting, **request.properties}
     return coded(answers.QUEUED, f"排队中，前面还有{waiting}个任务", request.accept(), facts)
 
 
-def _queue_full(request: Request) -> Answer | None:
-    full = coded(answers.QUEUE_FULL, "Queue is full, please try again later", None, request.properties)
-    return full if request.number <= 2 else None
+def queue_full(request: Request) -> Answer:
+    return coded(answers.QUEUE_FULL, "Queue is full, please try again later", None, request.properties)
 
 
-def _numeric(answer: Answer) -> Answer:
+def numeric(answer: Answer) -> Answer:
     body = answer.body
     if isinstance(body, dict) and str(body.get("result")).isdigit():
         return replace(answer, body={**body, "result": int(body["result"])})
@@ -164,42 +133,33 @@ def _numeric(answer: Answer) -> Answer:
 # --- timelines and callbacks (PROTOCOL.md §6, §7, §8) --------------------------------------------------------
 
 
-def _fail(timeline: Timeline, chance: Random) -> Timeline:
+def _failure(after: float, reason: str = "任务超时", progress: str = "") -> Step:
+    return Step(after, "FAILURE", progress, reason)
+
+
+def _later(call: Call, seconds: float) -> Call:
+    return replace(call, after=call.after + seconds)
+
+
+def fail(timeline: Timeline, chance: Random) -> Timeline:
     """Submitted, then nothing, then FAILURE: the effect of a lost websocket (PROTOCOL.md §8)."""
     early = tuple(step for step in timeline if step.status in {"NOT_START", "SUBMITTED"})
-    return (*early, Step(timeline[-1].after, "FAILURE", "", "任务超时"))
+    return (*early, _failure(timeline[-1].after))
 
 
-def _refuse(timeline: Timeline, chance: Random) -> Timeline:
-    first = timeline[0]
-    return (first, Step(first.after + chance.uniform(1.0, 2.0), "FAILURE", "", "可能包含敏感词"))
-
-
-def _fail_falsely(timeline: Timeline, chance: Random) -> Timeline:
+def fail_falsely(timeline: Timeline, chance: Random) -> Timeline:
     *before, end = timeline
     if end.status != "SUCCESS":
         return timeline
-    return (*before, Step(end.after, "FAILURE", "", "任务超时"), replace(end, after=end.after + CORRECTED))
+    return (*before, _failure(end.after), replace(end, after=end.after + CORRECTED))
 
 
-def _stay_at_100(timeline: Timeline, chance: Random) -> Timeline:
+def stay_at_100(timeline: Timeline, chance: Random) -> Timeline:
     *before, end = timeline
     return (*before, replace(end, status="IN_PROGRESS")) if end.status == "SUCCESS" else timeline
 
 
-def _time_out(timeline: Timeline, chance: Random) -> Timeline:
-    return (timeline[0], Step(1.0, "FAILURE", "100%", "上游任务超时（超过1小时）"))
-
-
-def _drop_end(calls: list[Call], chance: Random) -> list[Call]:
-    return [call for call in calls if not call.step.terminal]
-
-
-def _repeat(calls: list[Call], chance: Random) -> list[Call]:
-    return [repeated for call in calls for repeated in (call, replace(call, after=call.after + 0.2))]
-
-
-def _reorder(calls: list[Call], chance: Random) -> list[Call]:
+def reorder(calls: list[Call], chance: Random) -> list[Call]:
     """Delay half of the earlier callbacks until after the last one. None is sent before its status."""
     if not calls:
         return []
@@ -209,10 +169,6 @@ def _reorder(calls: list[Call], chance: Random) -> list[Call]:
     return [replace(call, after=end + chance.uniform(0.5, 6.0)) if id(call) in held else call for call in calls]
 
 
-def _delay(calls: list[Call], chance: Random) -> list[Call]:
-    return [replace(call, after=call.after + LATE) for call in calls]
-
-
 # --- bodies, fetch and list (PROTOCOL.md §5, §7, §9) ---------------------------------------------------------
 
 
@@ -220,20 +176,16 @@ def _without(key: str) -> Callable[[Body], Body]:
     return lambda body: {name: value for name, value in body.items() if name != key}
 
 
-def _with_half_a_state(body: Body) -> Body:
+def with_half_a_state(body: Body) -> Body:
     state = body.get("state")
     return {**body, "state": state[: len(state) // 2]} if isinstance(state, str) else body
 
 
-def _with_odd_progress(body: Body) -> Body:
+def with_odd_progress(body: Body) -> Body:
     progress = str(body.get("progress") or "")
     if body.get("status") not in {"SUBMITTED", "IN_PROGRESS"} or not progress.endswith("%"):
         return body
     return {**body, "progress": _PROGRESS_TEXTS[int(progress[:-1]) // 15 % len(_PROGRESS_TEXTS)]}
-
-
-def _first_three(answer: Answer) -> Fault:
-    return Fault(query=lambda before: answer if before < 3 else None)
 
 
 _AMBIGUOUS = answers.relay_error(answers.AMBIGUOUS, "do_request_failed")
@@ -246,43 +198,47 @@ _SATURATED = {
 _NO_CHANNEL = "no available channel for group default and model mj_imagine (distributor)"
 
 _HOOKS: Mapping[str, Fault] = {
-    "unauthorized": _always(answers.unauthorized()),
-    "validation": _always(answers.validation()),
-    "banned_word": Fault(answer=_banned_word),
-    "ambiguous_created": _after_accepting(_AMBIGUOUS),
-    "submit_html": _after_accepting(answers.html_page(524, "A timeout occurred")),
-    "ambiguous_lost": _always(_AMBIGUOUS),
-    "submit_500": _always(_SERVER_ERROR),
-    "system_error": Fault(answer=lambda request: coded(answers.FAILED, "提交失败，系统异常", None, request.properties)),
-    "saturated": _first_two(Answer(429, _SATURATED)),
-    "no_channel": _first_two(answers.comet_error(503, "model_not_found", _NO_CHANNEL)),
-    "no_account": _first_two(coded(answers.NOT_FOUND, "无可用的账号实例")),
-    "queue_full": Fault(answer=_queue_full),
-    "existed": Fault(answer=lambda request: request.existing()),
-    "queued": Fault(answer=_queued, timeline=lambda timeline, chance: delayed(timeline, chance.uniform(3.0, 8.0))),
+    "unauthorized": Fault(answer=answers.unauthorized()),
+    "validation": Fault(answer=answers.validation()),
+    "banned_word": Fault(reply=banned_word),
+    "ambiguous_created": Fault(answer=_AMBIGUOUS, accepts=True),
+    "submit_html": Fault(answer=answers.html_page(524, "A timeout occurred"), accepts=True),
+    "ambiguous_lost": Fault(answer=_AMBIGUOUS),
+    "submit_500": Fault(answer=_SERVER_ERROR),
+    "system_error": Fault(reply=lambda request: coded(answers.FAILED, "提交失败，系统异常", None, request.properties)),
+    "saturated": Fault(answer=Answer(429, _SATURATED), first=2),
+    "no_channel": Fault(answer=answers.comet_error(503, "model_not_found", _NO_CHANNEL), first=2),
+    "no_account": Fault(answer=coded(answers.NOT_FOUND, "无可用的账号实例"), first=2),
+    "queue_full": Fault(reply=queue_full, first=2),
+    "existed": Fault(reply=lambda request: request.existing()),
+    "queued": Fault(reply=queued, timeline=lambda timeline, chance: delayed(timeline, chance.uniform(3.0, 8.0))),
     "slow_answer": Fault(answered=lambda answer: replace(answer, after=SLOW)),
-    "numeric_result": Fault(answered=_numeric),
-    "failure": Fault(timeline=_fail),
-    "banned_later": Fault(timeline=_refuse),
-    "false_failure": Fault(timeline=_fail_falsely),
-    "stuck_100": Fault(fetched_timeline=_stay_at_100),
-    "relay_timeout": Fault(fetched_timeline=_time_out),
-    "dropped": Fault(calls=_drop_end),
-    "duplicated": Fault(calls=_repeat),
-    "reordered": Fault(calls=_reorder),
-    "late": Fault(calls=_delay),
+    "numeric_result": Fault(answered=numeric),
+    "failure": Fault(timeline=fail),
+    "banned_later": Fault(
+        timeline=lambda steps, chance: (steps[0], _failure(chance.uniform(1.0, 2.0), "可能包含敏感词"))
+    ),
+    "false_failure": Fault(timeline=fail_falsely),
+    "stuck_100": Fault(fetched_timeline=stay_at_100),
+    "relay_timeout": Fault(
+        fetched_timeline=lambda steps, chance: (steps[0], _failure(1.0, "上游任务超时（超过1小时）", "100%"))
+    ),
+    "dropped": Fault(calls=lambda calls, chance: [call for call in calls if not call.step.terminal]),
+    "duplicated": Fault(calls=lambda calls, chance: [twice for call in calls for twice in (call, _later(call, 0.2))]),
+    "reordered": Fault(calls=reorder),
+    "late": Fault(calls=lambda calls, chance: [_later(call, LATE) for call in calls]),
     "hook_stripped": Fault(calls=lambda calls, chance: []),
     "state_missing": Fault(callback=_without("state")),
-    "state_mangled": Fault(callback=_with_half_a_state),
+    "state_mangled": Fault(callback=with_half_a_state),
     "foreign_token": Fault(doubles=True),
-    "odd_progress": Fault(callback=_with_odd_progress, fetched=_with_odd_progress),
+    "odd_progress": Fault(callback=with_odd_progress, fetched=with_odd_progress),
     "no_buttons": Fault(callback=_without("buttons"), fetched=_without("buttons")),
     "forgotten": Fault(hides=("list",)),
     "unknown_to_fetch": Fault(hides=("list", "fetch")),
-    "provider_500": _first_three(_SERVER_ERROR),
-    "provider_html": _first_three(answers.html_page(502, "Bad gateway")),
-    "expired_link": Fault(gone=2),
-    "expired_for_good": Fault(gone=float("inf")),
+    "provider_500": Fault(query=_SERVER_ERROR, first=3),
+    "provider_html": Fault(query=answers.html_page(502, "Bad gateway"), first=3),
+    "expired_link": Fault(gone=True, first=2),
+    "expired_for_good": Fault(gone=True),
 }
 
 
@@ -290,7 +246,7 @@ class Faults:
     """The active faults as one. Each has its own dice, so none disturbs another.
 
     Raises:
-        ValueError: A name is unknown; the message lists the known ones.
+        ValueError: A name is unknown. The message lists the known ones.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -304,7 +260,14 @@ class Faults:
 
     def answer(self, request: Request) -> Answer | None:
         """Return the first answer that any fault gives, None if all is well."""
-        return next((answer for fault in self._faults if (answer := fault.answer(request))), None)
+        for fault in self._faults:
+            if request.number > fault.first:
+                continue
+            if answer := fault.reply(request) if fault.reply else fault.answer:
+                if fault.accepts:
+                    request.accept()
+                return answer
+        return None
 
     def answered(self, answer: Answer) -> Answer:
         """Return a submit's answer as the faults leave it."""
@@ -338,7 +301,7 @@ class Faults:
 
     def query(self, before: int) -> Answer | None:
         """Return the error for a fetch or list, given how many there were before."""
-        return next((answer for fault in self._faults if (answer := fault.query(before))), None)
+        return next((fault.query for fault in self._faults if fault.query and before < fault.first), None)
 
     def hides(self, query: str) -> bool:
         """Return True if a ``fetch`` or ``list`` knows no task."""
@@ -346,4 +309,4 @@ class Faults:
 
     def gone(self, before: int) -> bool:
         """Return True if a picture is gone, given how many downloads there were before."""
-        return any(before < fault.gone for fault in self._faults)
+        return any(fault.gone and before < fault.first for fault in self._faults)

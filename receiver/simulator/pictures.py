@@ -1,4 +1,4 @@
-"""Pictures and videos of tasks: drawn off the event loop when first requested, then kept.
+"""Pictures and videos of tasks, made when first requested.
 
 Raises:
     ImportError: Pillow is not installed.
@@ -6,7 +6,6 @@ Raises:
 
 import asyncio
 import io
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,9 +23,6 @@ except ImportError as exc:
 
 _NO_PICTURE = (OSError, ValueError, Image.DecompressionBombError)
 _GREY = (210, 214, 222)
-_KEPT = 128
-"""Pictures kept in memory. They can always be drawn again, byte for byte."""
-
 Size = tuple[int, int]
 
 
@@ -39,61 +35,52 @@ class File:
 
 
 class Gallery:
-    """Draws each picture once, even for concurrent requests, and counts how many were served."""
+    """Files of tasks, and the count of served ones. Drawing happens in a thread, one picture at a time."""
 
     def __init__(self) -> None:
         self.served = 0
-        self._drawn: OrderedDict[str, asyncio.Task[bytes]] = OrderedDict()
+        self._drawing = asyncio.Lock()
 
     async def whole(self, task: Task, width: int | None = None) -> File:
         """Return the finished picture or grid as PNG, no wider than ``width``."""
         grid = await self._grid(task)
-        return self._serve(await asyncio.to_thread(cut, grid, width=width) if width else grid, "image/png")
+        return self._file(await asyncio.to_thread(cut, grid, width=width) if width else grid, "image/png")
 
     async def tile(self, task: Task, index: int, *, small: bool) -> File:
         """Return one of the four pictures, 0–3 in reading order, as PNG or as a small WebP."""
         kind, grid = "WEBP" if small else "PNG", await self._grid(task)
         place = index if len(task.work.pictures) > 1 else None
         content = await asyncio.to_thread(cut, grid, place, width=640 if small else None, kind=kind)
-        return self._serve(content, f"image/{kind.lower()}")
+        return self._file(content, f"image/{kind.lower()}")
 
     async def preview(self, task: Task, percent: int) -> File:
         """Return the unfinished grid as WebP."""
-        return self._serve(await asyncio.to_thread(preview, await self._grid(task), percent), "image/webp")
+        return self._file(await asyncio.to_thread(preview, await self._grid(task), percent), "image/webp")
 
     def film(self, task: Task, index: int) -> File:
         """Return one of a task's videos as MP4."""
-        return self._serve(film(f"{task.id}/{index}"), "video/mp4")
+        return self._file(film(f"{task.id}/{index}"), "video/mp4")
 
     def upload(self, content: bytes) -> File:
         """Return a picture that a client sent."""
-        return self._serve(content, submits.media_type(content) or "image/png")
+        return self._file(content, submits.media_type(content) or "image/png")
 
     async def _grid(self, task: Task) -> bytes:
         work = task.work
-        # Four videos start from one picture, drawn once.
+        # Four videos start from one picture.
         shown = work.pictures[:1] if work.film else work.pictures
-        caption, note = (work.prompt, f"seed {task.seed}") if work.captioned else ("", "")
-        if task.id not in self._drawn:
-            drawing = asyncio.to_thread(compose, shown, caption, note, work.enlarged)
-            self._drawn[task.id] = asyncio.create_task(drawing)
-            while len(self._drawn) > _KEPT:
-                self._drawn.popitem(last=False)
-        # Shielded: a client that disconnects must not cancel the drawing of another.
-        return await asyncio.shield(self._drawn[task.id])
+        caption, note = (work.prompt, f"seed {task.seed}") if work.prompt and not work.texts else ("", "")
+        async with self._drawing:
+            return await asyncio.to_thread(compose, shown, caption, note, work.enlarged)
 
-    def _serve(self, content: bytes, content_type: str) -> File:
+    def _file(self, content: bytes, content_type: str) -> File:
         self.served += 1
         return File(content, content_type)
 
-    async def aclose(self) -> None:
-        """Wait for drawings in progress, because threads cannot be cancelled."""
-        await asyncio.gather(*self._drawn.values(), return_exceptions=True)
 
-
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def compose(pictures: tuple[Picture, ...], caption: str = "", note: str = "", enlarged: int = 1) -> bytes:
-    """Return one picture, or four as a grid, as PNG; the same bytes for the same arguments.
+    """Return one picture, or four as a grid, as PNG. The same arguments give the same bytes.
 
     Args:
         pictures: One or four recipes of the same proportions.
@@ -133,12 +120,12 @@ def draw(picture: Picture, size: Size) -> Image.Image:
 
 def _extended(picture: Extended, size: Size) -> Image.Image:
     """Lay the picture on itself, out of focus and mirrored differently for each ``take``."""
-    width = round(size[0] / (1 + picture.left + picture.right))
-    height = round(size[1] / (1 + picture.top + picture.bottom))
+    left, top, right, bottom = picture.sides
+    width, height = round(size[0] / (1 + left + right)), round(size[1] / (1 + top + bottom))
     whole = draw(picture.inner, size).filter(ImageFilter.GaussianBlur(size[0] / 50))
     whole = ImageOps.mirror(whole) if picture.take % 2 else whole
     whole = ImageOps.flip(whole) if picture.take // 2 % 2 else whole
-    whole.paste(draw(picture.inner, (width, height)), (round(picture.left * width), round(picture.top * height)))
+    whole.paste(draw(picture.inner, (width, height)), (round(left * width), round(top * height)))
     return whole
 
 

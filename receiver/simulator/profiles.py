@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,7 +28,6 @@ CSHARP_LOOP = 3.0
 
 _JAVA_INSTANCE = "1118138338562560102"
 _CSHARP_INSTANCE = "5e6ca8e1f40e4de6"
-
 
 _UNKNOWN_PARENT = answers.relay_error(answers.VALIDATION, "task_not_found")
 _UNREADY_PARENT = answers.relay_error(answers.VALIDATION, "task_status_not_success")
@@ -50,51 +49,31 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One provider as seen from outside.
-
-    Attributes:
-        shape: The task object of fetch and list.
-        encode: JSON as this server writes it.
-        caller: Its callbacks.
-        properties: Properties of accepting submit answers.
-        lagging: Fetch shows the last poll's view, not the live one.
-        previews: Pictures are visible while IN_PROGRESS.
-        limits: Longest text allowed, by request field.
-        coerces: A number in place of a string is accepted as its text.
-        rewrites: Codes replaced in submit answers, except where the relay's action is one of `KEEPS_CODE`.
-        unknown_parent: The answer when there is no task to build on.
-        unready_parent: The answer when the task to build on has not succeeded.
-        index_always: A change needs an index even for REROLL.
-        no_index: The answer when it has none.
-        no_simple_change: The answer to simple-change where it does not work.
-        outdated_buttons: A customId with an old or invented hash is accepted.
-        films_are_pictures: imageUrl of a video is the first mp4, not a still.
-        window_timeout: Seconds until a window that gets no answer fails the task.
-        numbers_states: "imagine all" gives each task the state with its number behind it.
-    """
+    """One provider as seen from outside."""
 
     name: str
     description: str
-    shape: Callable[[View], dict[str, Any]]
-    caller: Caller
-    properties: Mapping[str, str]
-    encode: Callable[[object], bytes] = msgspec.json.encode
+    shape: Callable[[View], dict[str, Any]]  # the task object of fetch and list
+    caller: Caller  # its callbacks
+    properties: Mapping[str, str]  # properties of accepting submit answers
+    encode: Callable[[object], bytes] = msgspec.json.encode  # JSON as this server writes it
     content_type: str = "application/json"
     accepted: str = "提交成功"
-    lagging: bool = False
-    previews: bool = True
-    coerces: bool = False
-    limits: Mapping[str, int] = field(default_factory=lambda: {"state": 255, "notifyHook": 2000})
-    rewrites: Mapping[int, int] = field(default_factory=dict)
-    unknown_parent: Answer = _UNKNOWN_PARENT
-    unready_parent: Answer = _UNREADY_PARENT
-    index_always: bool = False
-    no_index: Answer = _NO_INDEX
-    no_simple_change: Answer | None = None
-    outdated_buttons: bool = False
-    films_are_pictures: bool = True
-    window_timeout: float = 3600.0
-    numbers_states: bool = False
+    lagging: bool = False  # fetch shows the last poll's view, not the live one
+    previews: bool = True  # pictures are visible while IN_PROGRESS
+    coerces: bool = False  # a number in place of a string is read as its text
+    state_limit: float = 255
+    hook_limit: float = 2000
+    hides_codes: bool = False  # code 1 takes the place of 21 and 22, but see `KEEPS_CODE`
+    unknown_parent: Answer = _UNKNOWN_PARENT  # there is no task to build on
+    unready_parent: Answer = _UNREADY_PARENT  # the task to build on has not succeeded
+    index_always: bool = False  # a change needs an index even for REROLL
+    no_index: Answer = _NO_INDEX  # the answer when it has none
+    no_simple_change: Answer | None = None  # the answer where simple-change does not work
+    outdated_buttons: bool = False  # a customId with an old or invented hash is accepted
+    films_are_pictures: bool = True  # imageUrl of a video is the first mp4, not a still
+    window_timeout: float = 3600.0  # seconds until a window that gets no answer fails the task
+    numbers_states: bool = False  # "imagine all" gives each task the state with its number behind it
     unknown_task: Answer = _UNKNOWN_TASK
     no_prompt: Answer = _NO_PROMPT
     unreadable: Callable[[], Answer] = lambda: answers.relay_error(answers.VALIDATION, "bind_request_body_failed")
@@ -108,10 +87,10 @@ class Profile:
         return View(task, step, origin, now, self.previews, self.films_are_pictures)
 
     def rewritten(self, answer: Answer, action: str) -> Answer:
-        """Return a submit answer after the relay replaced codes in its text (PROTOCOL.md §4)."""
-        code = answer.body.get("code", 0) if isinstance(answer.body, dict) else 0
-        if isinstance(answer.body, dict) and code in self.rewrites and action not in KEEPS_CODE:
-            return replace(answer, body={**answer.body, "code": self.rewrites[code]})
+        """Return a submit answer with the codes that the relay shows (PROTOCOL.md §4)."""
+        body, hidden = answer.body, {answers.QUEUED, answers.EXISTS}
+        if self.hides_codes and isinstance(body, dict) and body.get("code") in hidden and action not in KEEPS_CODE:
+            return replace(answer, body={**body, "code": answers.ACCEPTED})
         return answer
 
 
@@ -159,23 +138,9 @@ def default_task(view: View) -> dict[str, Any]:
 # --- the Java proxy ------------------------------------------------------------------------------------------
 
 
-def java_task(view: View) -> dict[str, Any]:
-    """Return the 14 keys of a Java task, the same in fetch and callback, with nulls and without buttons."""
-    properties: dict[str, Any] = {
-        "notifyHook": view.task.hook,
-        "nonce": view.task.snowflake("nonce"),
-        "discordInstanceId": _JAVA_INSTANCE,
-    }
-    if view.step.status in {"IN_PROGRESS", "SUCCESS"}:
-        properties["progressMessageId"] = view.task.snowflake("progress message")
-        properties["finalPrompt"] = view.prompt
-    if view.picture:
-        properties["messageHash"] = view.task.job
-    if view.succeeded:
-        properties |= {"messageId": view.task.snowflake("message"), "flags": 0}
+def _proxy_task(view: View) -> dict[str, Any]:
+    """Return the keys that both proxies have, in their order."""
     return {
-        "id": view.task.id,
-        "properties": properties,
         "action": view.task.work.action,
         "status": view.step.status,
         "prompt": view.prompt,
@@ -191,8 +156,25 @@ def java_task(view: View) -> dict[str, Any]:
     }
 
 
+def java_task(view: View) -> dict[str, Any]:
+    """Return the 14 keys of a Java task, the same in fetch and callback, with nulls and without buttons."""
+    properties: dict[str, Any] = {
+        "notifyHook": view.task.hook,
+        "nonce": view.task.snowflake("nonce"),
+        "discordInstanceId": _JAVA_INSTANCE,
+    }
+    if view.step.status in {"IN_PROGRESS", "SUCCESS"}:
+        properties["progressMessageId"] = view.task.snowflake("progress message")
+        properties["finalPrompt"] = view.prompt
+    if view.picture:
+        properties["messageHash"] = view.task.job
+    if view.succeeded:
+        properties |= {"messageId": view.task.snowflake("message"), "flags": 0}
+    return {"id": view.task.id, "properties": properties, **_proxy_task(view)}
+
+
 def java_schedule(timeline: Timeline) -> list[Call]:
-    """Return a call for each change; 0 % comes twice, because only lower statuses are dropped, not equal ones."""
+    """Return a call for each change. 0 % comes twice, because only lower statuses are dropped, not equal ones."""
     calls: list[Call] = []
     for call in calls_for(timeline):
         calls.append(call)
@@ -205,7 +187,7 @@ def java_address(hook: str) -> str:
     """Return the hook read as a URI template: ``%`` is encoded again, ``{x}`` has no value (PROTOCOL.md §7, §11).
 
     Raises:
-        ValueError: The hook holds a brace; such a hook is never called.
+        ValueError: The hook holds a brace and cannot be called.
     """
     if "{" in hook:
         raise ValueError("not enough variable values available to expand the hook")
@@ -216,20 +198,16 @@ def java_address(hook: str) -> str:
 
 _CSHARP_KEYS = """
     parentId botType realBotType userId isWhite nonce interactionMetadataId messageId remixModalMessageId
-    remixAutoSubmit remixModaling instanceId subInstanceId messageIds action status isCompleted prompt promptEn
+    remixAutoSubmit! remixModaling! instanceId subInstanceId messageIds action status isCompleted prompt promptEn
     promptFull description language state submitTime startTime finishTime imageUrl baseImageUrl imageUrls thumbnailUrl
-    progress failReason hasAIReviewRetried isThirdParty isPartner isPartnerRelax partnerTaskId partnerTaskInfo
-    isOfficial officialTaskId officialTaskInfo isDiscord buttons displays seed seedError seedMessageId clientIp jobId
-    isReplicate replicateSource replicateTarget mode requestMode accountFilter url proxyUrl height width size
+    progress failReason hasAIReviewRetried! isThirdParty! isPartner! isPartnerRelax! partnerTaskId partnerTaskInfo
+    isOfficial! officialTaskId officialTaskInfo isDiscord buttons displays seed seedError seedMessageId clientIp jobId
+    isReplicate! replicateSource replicateTarget mode requestMode accountFilter url proxyUrl height width size
     contentType imageHeight imageWidth videoGenOriginImageUrl videoDuration frameCount videoUrl videoUrls useTime
-    version storageOption videoType isHdVideo id properties
+    version storageOption videoType isHdVideo! id properties
 """
-"""The 75 keys in order, of the derived class first. Keys without a value are null."""
+"""The 75 keys in order, of the derived class first. Without a value they are null, or false where marked."""
 
-_CSHARP_FALSE = (
-    *("remixAutoSubmit", "remixModaling", "hasAIReviewRetried", "isThirdParty", "isPartner", "isPartnerRelax"),
-    *("isOfficial", "isReplicate", "isHdVideo"),
-)
 _NOT_PLAIN = re.compile(r"\\(?:u[0-9a-f]{4}|.)|[&<>+'`\x7f]")
 
 
@@ -239,7 +217,7 @@ def csharp_task(view: View) -> dict[str, Any]:
     # The proxy's own pages show Chinese local time.
     local = datetime.fromtimestamp(task.submitted, UTC) + timedelta(hours=8)
     values: dict[str, Any] = {
-        **dict.fromkeys(_CSHARP_FALSE, False),
+        **_proxy_task(view),
         "parentId": work.parent,
         "botType": task.bot_type,
         "userId": "admin",
@@ -247,19 +225,7 @@ def csharp_task(view: View) -> dict[str, Any]:
         "nonce": task.snowflake("nonce"),
         "instanceId": _CSHARP_INSTANCE,
         "messageIds": [],
-        "action": work.action,
-        "status": step.status,
         "isCompleted": step.terminal,
-        "prompt": view.prompt,
-        "promptEn": view.prompt,
-        "description": view.command,
-        "state": task.state,
-        "submitTime": view.submit_time,
-        "startTime": view.start_time,
-        "finishTime": view.finish_time,
-        "imageUrl": view.picture,
-        "progress": step.progress,
-        "failReason": step.reason,
         "isDiscord": True,
         "buttons": view.buttons,
         "displays": {
@@ -298,7 +264,7 @@ def csharp_task(view: View) -> dict[str, Any]:
             "messageId": task.snowflake("message"),
             "flags": 0,
         }
-    return {key: values.get(key) for key in _CSHARP_KEYS.split()}
+    return {key.rstrip("!"): values.get(key.rstrip("!"), False if "!" in key else None) for key in _CSHARP_KEYS.split()}
 
 
 def _csharp_result(view: View) -> dict[str, Any]:
@@ -311,8 +277,8 @@ def _csharp_result(view: View) -> dict[str, Any]:
         "jobId": task.job,
         "version": prompts.version(work.prompt),
     }
-    if work.size:
-        width, height = work.size
+    if work.pictures:
+        width, height = (side * work.enlarged for side in prompts.picture_size(work.pictures[0].ratio))
         found |= dict.fromkeys(("width", "imageWidth"), width) | dict.fromkeys(("height", "imageHeight"), height)
         # A guess, as in the recorded payloads: the picture is only drawn on request.
         found |= {"size": width * height * 3 // 4, "contentType": "video/mp4" if film else "image/png"}
@@ -330,7 +296,7 @@ def _csharp_result(view: View) -> dict[str, Any]:
 
 
 def csharp_schedule(timeline: Timeline) -> list[Call]:
-    """Return the calls of a loop with turns of 3 s, each with the highest progress; the end comes at once and again."""
+    """Return the calls of a loop with turns of 3 s and the latest progress. The end comes at once and once more."""
     *progress, end = calls_for(timeline)
     calls: dict[int, Call] = {}
     for call in progress:
@@ -388,7 +354,7 @@ _JAVA_CALLER = Caller(
 )
 _CSHARP_PROPERTIES = {"discordChannelId": _CSHARP_INSTANCE, "discordInstanceId": _CSHARP_INSTANCE}
 
-_ALL = (
+ALL_PROFILES = (
     Profile(
         name="default",
         description="What every known client accepts: a live fetch, no empty status, each callback once.",
@@ -406,7 +372,7 @@ _ALL = (
         caller=_CSHARP_CALLER,
         properties=_CSHARP_PROPERTIES,
         lagging=True,
-        rewrites={answers.QUEUED: answers.ACCEPTED, answers.EXISTS: answers.ACCEPTED},
+        hides_codes=True,
         no_prompt=answers.relay_error(answers.VALIDATION, "prompt_is_required"),
         index_always=True,
         no_index=answers.relay_error(answers.VALIDATION, "index_can_only_be_1_2_3_4"),
@@ -420,7 +386,8 @@ _ALL = (
         caller=_JAVA_CALLER,
         properties={"discordInstanceId": _JAVA_INSTANCE},
         coerces=True,
-        limits={},
+        state_limit=math.inf,
+        hook_limit=math.inf,
         unknown_task=Answer(200, None),
         unreadable=_unreadable_by_java,
         unknown_parent=_no_parent(200),
@@ -446,18 +413,5 @@ _ALL = (
     ),
 )
 
-_BY_NAME = {profile.name: profile for profile in _ALL}
-
-PROFILES: dict[str, str] = {profile.name: profile.description for profile in _ALL}
+PROFILES: dict[str, str] = {profile.name: profile.description for profile in ALL_PROFILES}
 """Name and one sentence of each profile."""
-
-
-def find(name: str) -> Profile:
-    """Return the profile of this name.
-
-    Raises:
-        ValueError: There is none; the message lists the known ones.
-    """
-    if name not in _BY_NAME:
-        raise ValueError(f"Unknown simulator profile {name!r}; there are {', '.join(PROFILES)}.")
-    return _BY_NAME[name]

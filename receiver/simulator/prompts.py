@@ -35,7 +35,7 @@ def ratio(prompt: str) -> float:
 
 
 def picture_size(ratio: float) -> tuple[int, int]:
-    """Return width and height of a picture or grid: about 1024², in these proportions.
+    """Return width and height of a picture or grid: about 1024², in the given proportions.
 
     Both are even, so that the four pictures of a grid are equal.
     """
@@ -43,25 +43,15 @@ def picture_size(ratio: float) -> tuple[int, int]:
 
 
 def zoom(prompt: str) -> float:
-    """Return the factor of ``--zoom``, 1 to 2; 2 when none is named."""
+    """Return the factor of ``--zoom``, 1 to 2, and 2 when none is named."""
     found = _ZOOM.search(prompt)
     return min(2.0, max(1.0, float(found[1]))) if found else 2.0
 
 
-def picture_links(prompt: str) -> list[str]:
-    """Return the picture URLs in a prompt."""
-    return _URL.findall(prompt)
-
-
-def wants_video(prompt: str) -> bool:
-    """Return True if flags and a picture URL make the prompt one for a video (PROTOCOL.md §2)."""
-    return bool(_VIDEO.search(prompt) and _URL.search(prompt))
-
-
-def motion(prompt: str) -> str:
-    """Return the flag ``--motion``, ``low`` or ``high``."""
-    found = _MOTION.search(prompt)
-    return found[1] if found else "low"
+def video(prompt: str) -> tuple[str, str] | None:
+    """Return the link and motion of a prompt whose flags and picture URL request a video (PROTOCOL.md §2)."""
+    link, motion = _URL.search(prompt), _MOTION.search(prompt)
+    return (link[0], motion[1] if motion else "low") if link and _VIDEO.search(prompt) else None
 
 
 def version(prompt: str) -> str:
@@ -80,15 +70,7 @@ def speed(prefix: str | None, modes: Sequence[str], prompt: str) -> str:
 
 
 _MANNERS = ("soft watercolor", "oil painting", "risograph print", "paper collage", "matte illustration", "gouache")
-_LIGHTS = ("at sunrise", "in the evening light", "under a starry sky", "in the mist", "in autumn", "at noon")
-_SUBJECTS = (
-    "a small boat on calm water",
-    "a lonely house on a hill",
-    "an old tree beside a lake",
-    "mountains above a quiet valley",
-    "a lighthouse on the coast",
-    "a cat looking at the sky",
-)
+_SUBJECTS = ("a small boat on calm water", "a house on a hill", "an old tree beside a lake", "mountains at dawn")
 
 
 def descriptions(words: str, ratio: float, seed: int) -> tuple[str, ...]:
@@ -96,10 +78,9 @@ def descriptions(words: str, ratio: float, seed: int) -> tuple[str, ...]:
     chance = dice("describe", words, seed)
     shape = Fraction(ratio).limit_denominator(16)
     subjects = [words] * 4 if words else chance.sample(_SUBJECTS, 4)
-    manners, lights = chance.sample(_MANNERS, 4), chance.sample(_LIGHTS, 4)
     return tuple(
-        f"{number}\ufe0f\u20e3 {subject} {light}, {manner} --ar {shape.numerator}:{shape.denominator}"
-        for number, subject, light, manner in zip(range(1, 5), subjects, lights, manners, strict=True)
+        f"{number}\ufe0f\u20e3 {subject}, {manner} --ar {shape.numerator}:{shape.denominator}"
+        for number, subject, manner in zip(range(1, 5), subjects, chance.sample(_MANNERS, 4), strict=True)
     )
 
 

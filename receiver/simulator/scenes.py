@@ -50,13 +50,14 @@ def _named(said: Sequence[str], names: Iterable[tuple[Any, str]]) -> Any:
 
 
 class _Painting:
-    """Scene while it is drawn. One unit is the height of the picture as first drawn; y grows downwards."""
+    """Scene while it is drawn. One unit is the height of the picture as first drawn, and y grows downwards."""
 
     def __init__(self, scene: Scene, size: tuple[int, int]) -> None:
         self.scene = scene
         self.size = (size[0] * _FINE, size[1] * _FINE)
-        self.scale = self.size[1] / (1 + scene.top + scene.bottom)
-        self.bottom, self.left, self.right = 1 + scene.bottom, -scene.left, scene.frame + scene.right
+        self.scale = self.size[1] / scene.size[1]
+        left, top, right, bottom = scene.sides
+        self.left, self.top, self.right, self.bottom = -left, -top, scene.frame + right, 1 + bottom
         self.image = Image.new("RGB", self.size)
         # Mode RGBA on an RGB picture blends colours that carry alpha.
         self.canvas = ImageDraw.Draw(self.image, "RGBA")
@@ -82,32 +83,28 @@ class _Painting:
 
     def finished(self) -> Image.Image:
         """Draw the scene from far to near, and return it in its final size."""
-        own = self._dice("composition")
+        own = self.chance("composition")
         horizon = own.uniform(*_WORDS["lands"][self.land]["horizon"])
         light = (self.scene.frame * own.uniform(0.2, 0.8), horizon * own.uniform(0.3, 0.8))
-        self._sky(horizon, light, own)
+        self.paint_sky(horizon, light, own)
         if self.land in {"mountains", "city"}:
-            (self._mountains if self.land == "mountains" else self._city)(horizon)
+            (self.mountains if self.land == "mountains" else self.city)(horizon)
         if self.land in {"water", "city"} or (self.land == "mountains" and self.wet):
-            self._water(horizon, light[0])
-        elif self.land == "forest":
-            self._forest(horizon)
+            self.water(horizon, light[0])
         else:
-            self._hills(horizon - 0.05)
-        self._motifs(own)
+            self.rows(horizon - 0.05)
+        self.figures(own)
         if self.land == "meadow":
-            self._flowers(horizon)
+            self.flowers(horizon)
         return self.image.reduce(_FINE)
 
-    # --- from far to near ----------------------------------------------------------------------------------------
-
-    def _sky(self, horizon: float, light: Point, own: Random) -> None:
-        self._gradient(-self.scene.top, 0.01, self.sky[:1])
-        self._gradient(0.0, horizon + 0.02, self.sky)
-        self._gradient(horizon, self.bottom, self.sky[2:])
+    def paint_sky(self, horizon: float, light: Point, own: Random) -> None:
+        self.gradient(self.top, 0.01, self.sky[:1])
+        self.gradient(0.0, horizon + 0.02, self.sky)
+        self.gradient(horizon, self.bottom, self.sky[2:])
         night = self.hour == "night"
-        for x, chance in self._slots("stars", 0.006 if night else math.inf):
-            self._ellipse(
+        for x, chance in self.slots("stars", 0.006 if night else math.inf):
+            self.ellipse(
                 (x, chance.uniform(-horizon, horizon)),
                 0.0014 + 0.002 * chance.random() ** 4,
                 color=(255, 250, 235),
@@ -115,170 +112,164 @@ class _Painting:
             )
         for radius, alpha in ((0.75, 0.5), (0.28, 0.6)):
             side = 2 * round(radius * self.scale)
-            # Pillow's gradient is 180 where its circle touches the sides; there the light must have ended.
+            # Pillow's gradient is 180 where its circle touches the sides, where the light must have ended.
             glow = Image.radial_gradient("L").point([(max(0, 178 - n) / 178) ** 2 * 255 * alpha for n in range(256)])
-            x, y = (round(value) for value in self._pixel(light[0] - radius, light[1] - radius))
+            x, y = (round(value) for value in self.pixel(light[0] - radius, light[1] - radius))
             self.image.paste(_mix(self.light, self.sky[2], 0.3), (x, y), glow.resize((side, side)))
-        self._ellipse(light, own.uniform(0.045, 0.08), color=self.light)
+        self.ellipse(light, own.uniform(0.045, 0.08), color=self.light)
         # Drawn at an eighth of the size, because blurring large pictures is slow and the difference is invisible.
         small = Image.new("L", (self.size[0] // 8, self.size[1] // 8))
-        for x, chance in self._slots("clouds", 0.4):
+        for x, chance in self.slots("clouds", 0.4):
             middle = chance.uniform(0.04, horizon * 0.8)
             for _ in range(chance.randrange(9)):
                 across, puff = chance.uniform(0.05, 0.15), (x + chance.gauss(0, 0.1), middle + chance.gauss(0, 0.012))
-                corners = self._corners(puff, across, 0.014)
+                corners = self.corners(puff, across, 0.014)
                 ImageDraw.Draw(small).ellipse([value / 8 for value in corners], fill=60 if night else 125)
         soft = small.filter(ImageFilter.GaussianBlur(self.scale / 460)).resize(self.size, Image.Resampling.BILINEAR)
         self.image.paste(_mix(self.sky[2], self.light, 0.5), None, soft)
 
-    def _mountains(self, horizon: float) -> None:
+    def mountains(self, horizon: float) -> None:
         base = horizon + 0.06
         for nearness, step, height in ((0.15, 0.3, 0.3), (0.5, 0.5, 0.4)):
             rock = _mix(self.far, self.near, nearness)
-            for middle, chance in self._slots(f"peaks {nearness}", step):
+            for middle, chance in self.slots(f"peaks {nearness}", step):
                 tall, x = height * chance.uniform(0.6, 1.0), middle + chance.uniform(-0.2, 0.2) * step
                 top, left, right = base - tall, tall * chance.uniform(0.9, 1.2), tall * chance.uniform(0.9, 1.2)
                 foot, snow = (x + 0.1 * tall, base), chance.uniform(0.25, 0.4)
-                self._polygon([(x - left, base), (x, top), foot], _mix(rock, self.sky[2], 0.22))
-                self._polygon([(x, top), (x + right, base), foot], _mix(rock, self.near, 0.25))
+                self.polygon([(x - left, base), (x, top), foot], _mix(rock, self.sky[2], 0.22))
+                self.polygon([(x, top), (x + right, base), foot], _mix(rock, self.near, 0.25))
                 edge = ((-left, 1), (-left * 0.6, 0.95), (-left * 0.3, 0.35), (0, 0.75), (right * 0.4, 0.4), (right, 1))
                 cap = [(x + across * snow, top + tall * snow * down) for across, down in edge]
-                self._polygon([(x, top), *cap], (243, 243, 246))
-        self._haze(base, 0.1)
+                self.polygon([(x, top), *cap], (243, 243, 246))
+        self.haze(base, 0.1)
 
-    def _city(self, base: float) -> None:
+    def city(self, base: float) -> None:
         lamps = (255, 214, 130) if self.hour in {"night", "sunset"} else self.light
         for row in range(3):
             color = _mix(self.far, self.near, 0.2 + 0.38 * row)
-            for middle, chance in self._slots(f"towers {row}", 0.085):
+            for middle, chance in self.slots(f"towers {row}", 0.085):
                 x, width = middle + chance.uniform(-0.02, 0.02), chance.uniform(0.05, 0.1)
                 top = base - chance.uniform(0.08, 0.45 - 0.1 * row)
-                self._box(x, top, width, base - top, color)
-                self._box(x + width * 0.7, top, width * 0.3, base - top, _mix(color, self.near, 0.3))
+                self.box(x, top, width, base - top, color)
+                self.box(x + width * 0.7, top, width * 0.3, base - top, _mix(color, self.near, 0.3))
                 if chance.random() < 0.4:
-                    self._polygon([(x, top), (x + width / 2, top - width * 0.6), (x + width, top)], color)
+                    self.polygon([(x, top), (x + width / 2, top - width * 0.6), (x + width, top)], color)
                 columns, glass = int(width / 0.019), _mix(color, self.sky[2], 0.25)
                 for number in range(int((base - top) / 0.024) * columns):
                     pane = lamps if chance.random() < 0.35 else glass
                     left, down = x + 0.007 + number % columns * 0.019, top + 0.012 + number // columns * 0.024
                     if chance.random() < 0.55:
-                        self._box(left, down, 0.009, 0.011, pane)
-            self._haze(base, 0.1)
+                        self.box(left, down, 0.009, 0.011, pane)
+            self.haze(base, 0.1)
 
-    def _water(self, horizon: float, light: float) -> None:
+    def water(self, horizon: float, light: float) -> None:
         if self.land == "water":
-            self._ridge("shore", horizon, 0.03, _mix(self.far, self.near, 0.25))
+            self.ridge("shore", horizon, 0.03, _mix(self.far, self.near, 0.25))
         deep = _mix(self.sky[0], self.near, 0.45)
-        self._gradient(horizon, 1.0, [_mix(self.sky[2], deep, 0.25), _mix(self.sky[1], deep, 0.5), deep])
-        self._gradient(1.0, self.bottom, [deep])
-        for x, chance in self._slots("waves", 0.02):
+        self.gradient(horizon, 1.0, [_mix(self.sky[2], deep, 0.25), _mix(self.sky[1], deep, 0.5), deep])
+        self.gradient(1.0, self.bottom, [deep])
+        for x, chance in self.slots("waves", 0.02):
             near = chance.random()
-            self._ellipse((x, horizon + near**1.5), 0.02 + 0.1 * near, 0.0012 + 0.0016 * near, color=deep, alpha=0.35)
+            self.ellipse((x, horizon + near**1.5), 0.02 + 0.1 * near, 0.0012 + 0.0016 * near, color=deep, alpha=0.35)
         for number in range(1, 91):
-            chance, near = self._dice("glitter", number), number / 90
+            chance, near = self.chance("glitter", number), number / 90
             where = (light + chance.gauss(0, 0.03 + 0.07 * near), horizon + (1.02 - horizon) * near)
             across = 0.012 + 0.035 * near * chance.random()
-            self._ellipse(where, across, 0.0016 + 0.002 * near, color=self.light, alpha=0.75)
+            self.ellipse(where, across, 0.0016 + 0.002 * near, color=self.light, alpha=0.75)
 
-    def _hills(self, top: float) -> None:
+    def rows(self, top: float) -> None:
+        """Draw hills, dunes or firs in four rows, with haze between."""
         sand = _mix(self.light, self.sky[2], 0.7)
-        for layer in range(4):
-            base, color = top + (1.02 - top) * layer / 4 + 0.06, _mix(self.far, self.near, (layer + 0.4) / 4)
-            if self.land == "dunes":
-                color = _mix(sand, self.near, 0.2 + 0.17 * layer)
-            self._ridge(f"hill {layer}", base, 0.06, color)
-            if layer < 3 and self.land != "dunes":
-                self._haze(base + 0.08, 0.12)
-
-    def _forest(self, top: float) -> None:
         for row in range(4):
-            base, color = top + 0.1 + 0.24 * row, _mix(self.far, self.near, 0.15 + 0.28 * row)
-            for middle, chance in self._slots(f"firs {row}", 0.05 + 0.025 * row):
+            base, color = top + 0.06 + (1.02 - top) * row / 4, _mix(self.far, self.near, 0.12 + 0.27 * row)
+            if self.land == "dunes":
+                color = _mix(sand, self.near, 0.2 + 0.17 * row)
+            for middle, chance in self.slots(f"firs {row}", 0.05 + 0.025 * row if self.land == "forest" else math.inf):
                 x, foot = middle + chance.uniform(-0.03, 0.03), base + chance.uniform(0, 0.03)
                 height = (0.17 + 0.13 * row) * chance.uniform(0.7, 1.15)
                 for tier in range(7):
                     half, low = 0.24 * height * (1 - tier / 7) + 0.004, foot - height * (0.03 + 0.13 * tier)
                     tip = (x, low - height * (0.3 - 0.02 * tier))
-                    self._polygon([(x - half, low), (x, low - half * 0.3), (x + half, low), tip], color)
-            self._gradient(base - 0.005, self.bottom, [color])
-            if row < 3:
-                self._haze(base + 0.03, 0.12)
+                    self.polygon([(x - half, low), (x, low - half * 0.3), (x + half, low), tip], color)
+            self.ridge(f"hill {row}", base - 0.02, 0.01 if self.land == "forest" else 0.06, color)
+            if row < 3 and self.land != "dunes":
+                self.haze(base + 0.06, 0.12)
 
-    def _flowers(self, top: float) -> None:
+    def flowers(self, top: float) -> None:
         petals = [self.accent] if self.accent else [(236, 84, 96), (248, 178, 70), (250, 240, 235), (196, 120, 210)]
         for row in range(9):
             near = row / 8
-            for middle, chance in self._slots(f"flowers {row}", 0.05 + 0.09 * near):
+            for middle, chance in self.slots(f"flowers {row}", 0.05 + 0.09 * near):
                 size, petal = (0.006 + 0.03 * near**1.5) * chance.uniform(0.7, 1.2), chance.choice(petals)
                 x = middle + chance.uniform(-0.05, 0.05)
                 y = top + 0.05 + (0.95 - top) * near + chance.uniform(-0.03, 0.03)
-                self._polygon([(x - 0.002, y), (x + 0.002, y), (x, y + 4 * size)], (80, 120, 70))
+                self.polygon([(x - 0.002, y), (x + 0.002, y), (x, y + 4 * size)], (80, 120, 70))
                 for turn in range(6):
                     angle = math.tau * turn / 6
                     head = (x + 0.7 * size * math.cos(angle), y + 0.6 * size * math.sin(angle))
-                    self._ellipse(head, size * 0.5, color=self._lit(_mix(petal, self.light, 0.05 * turn)))
-                self._ellipse((x, y), size * 0.4, color=self._lit((250, 205, 80)))
+                    self.ellipse(head, size * 0.5, color=self.lit(_mix(petal, self.light, 0.05 * turn)))
+                self.ellipse((x, y), size * 0.4, color=self.lit((250, 205, 80)))
 
-    def _motifs(self, own: Random) -> None:
+    def figures(self, own: Random) -> None:
         """Draw what the words name: one on land or water, several in the air, or else perhaps some birds."""
         motif, frame, grown = self.motif, self.scene.frame, own.uniform(0.85, 1.15)
         third = frame * own.choice((0.33, 0.42, 0.58, 0.67))
         if motif and motif["land"]:
+            if motif["land"] != "water" and (self.wet or self.land == "city"):
+                self.ridge("bank", 0.9, 0.03, self.near)
             low = 0.74 if motif["land"] == "water" else 0.9
-            return self._motif(motif, (third, low + own.uniform(-0.03, 0.03)), motif["size"] * grown)
+            return self.figure(motif, (third, low + own.uniform(-0.03, 0.03)), motif["size"] * grown)
         if motif is None:
             birds = next(motif for motif in _WORDS["motifs"] if "bird" in motif["words"])
-            return self._motif(birds, (third, own.uniform(0.15, 0.3)), 0.08) if own.random() < 0.5 else None
+            return self.figure(birds, (third, own.uniform(0.15, 0.3)), 0.08) if own.random() < 0.5 else None
         slots = own.sample((0.18, 0.4, 0.62, 0.84), own.randint(2, 4) if motif["size"] < 0.3 else 1)
         for number, slot in enumerate(slots):
             size = motif["size"] * (1.0, 0.6, 0.45, 0.3)[number] * grown
-            self._motif(motif, (frame * slot, own.uniform(0.32, 0.56)), size)
+            self.figure(motif, (frame * slot, own.uniform(0.32, 0.56)), size)
         return None
 
-    def _motif(self, motif: dict[str, Any], foot: Point, size: float) -> None:
+    def figure(self, motif: dict[str, Any], foot: Point, size: float) -> None:
         accent = self.accent or _color(motif["accent"])
         colors = {
-            "a": self._lit(accent),
-            "w": self._lit((250, 246, 236)),
-            "s": self._lit(_mix(accent, self.near, 0.25)),
+            "a": self.lit(accent),
+            "w": self.lit((250, 246, 236)),
+            "s": self.lit(_mix(accent, self.near, 0.25)),
             "d": _mix(self.near, (30, 22, 20), 0.5),
             "l": (255, 226, 150),
         }
         if motif["land"] == "water":
-            self._ellipse((foot[0], foot[1] + 0.012), size * 0.5, 0.014, color=self.near, alpha=0.45)
+            self.ellipse((foot[0], foot[1] + 0.012), size * 0.5, 0.014, color=self.near, alpha=0.45)
         for shape in motif["shapes"]:
             kind, *pairs = shape.split()
             points = [(float(x) * size / 100, float(y) * size / 100) for x, y in (pair.split(",") for pair in pairs)]
             if kind[0] == "o":
                 (x, y), (across, down) = points
-                self._ellipse((foot[0] + x, foot[1] - y), across, down, color=colors[kind[1]])
+                self.ellipse((foot[0] + x, foot[1] - y), across, down, color=colors[kind[1]])
             else:
-                self._polygon([(foot[0] + x, foot[1] - y) for x, y in points], colors[kind])
+                self.polygon([(foot[0] + x, foot[1] - y) for x, y in points], colors[kind])
 
-    # --- chance and pixels ---------------------------------------------------------------------------------------
-
-    def _dice(self, *name: object) -> Random:
+    def chance(self, *name: object) -> Random:
         return dice(self.scene.words, self.scene.seed, self.scene.index, self.scene.take, *name)
 
-    def _slots(self, name: str, step: float) -> Iterator[tuple[float, Random]]:
+    def slots(self, name: str, step: float) -> Iterator[tuple[float, Random]]:
         """Yield places from left to right, each with its dice. Outside the first picture ``around`` changes them."""
         for number in range(math.floor(self.left / step) - 2, math.ceil(self.right / step) + 3) if step < 9 else ():
             inside = -2 * step <= number * step <= self.scene.frame + 2 * step
-            yield number * step, self._dice(name, number, *([] if inside else [self.scene.around]))
+            yield number * step, self.chance(name, number, *([] if inside else [self.scene.around]))
 
-    def _lit(self, color: Color) -> Color:
+    def lit(self, color: Color) -> Color:
         """Return the colour of a thing as this hour's light shows it."""
         return _mix(color, self.near, {"night": 0.4, "sunset": 0.2, "mist": 0.2}.get(self.hour, 0.06))
 
-    def _ridge(self, name: str, base: float, height: float, color: Color) -> None:
-        chance, width = self._dice(name), self.right - self.left
+    def ridge(self, name: str, base: float, height: float, color: Color) -> None:
+        chance, width = self.chance(name), self.right - self.left
         waves = [(2.2 * 1.9**octave, chance.uniform(0, math.tau), height * 0.42**octave) for octave in range(5)]
         xs = [self.left + width * index / 160 for index in range(161)]
         line = [(x, base - abs(sum(math.sin(x * f + phase) * size for f, phase, size in waves))) for x in xs]
-        self._polygon([*line, (self.right, self.bottom), (self.left, self.bottom)], color)
+        self.polygon([*line, (self.right, self.bottom), (self.left, self.bottom)], color)
 
-    def _gradient(self, top: float, bottom: float, colors: Sequence[Color]) -> None:
-        first, last = round(self._pixel(0, top)[1]), round(self._pixel(0, bottom)[1])
+    def gradient(self, top: float, bottom: float, colors: Sequence[Color]) -> None:
+        first, last = round(self.pixel(0, top)[1]), round(self.pixel(0, bottom)[1])
         if last > first:
             strip = Image.new("RGB", (1, len(colors)))
             strip.putdata(list(colors))
@@ -287,27 +278,27 @@ class _Painting:
             column = strip.resize((1, last - first), Image.Resampling.BILINEAR, box=span)
             self.image.paste(column.resize((self.size[0], last - first)), (0, first))
 
-    def _haze(self, middle: float, height: float) -> None:
+    def haze(self, middle: float, height: float) -> None:
         rows = max(2, round(2 * height * self.scale))
         column = Image.new("L", (1, rows))
         column.putdata([round(110 * math.sin(math.pi * row / rows) ** 2) for row in range(rows)])
-        top = round(self._pixel(0, middle - height)[1])
+        top = round(self.pixel(0, middle - height)[1])
         self.image.paste(self.sky[2], (0, top, self.size[0], top + rows), column.resize((self.size[0], rows)))
 
-    def _polygon(self, points: Sequence[Point], color: Color) -> None:
-        self.canvas.polygon([self._pixel(*point) for point in points], fill=color)
+    def polygon(self, points: Sequence[Point], color: Color) -> None:
+        self.canvas.polygon([self.pixel(*point) for point in points], fill=color)
 
-    def _box(self, x: float, y: float, width: float, height: float, color: Color) -> None:
-        self.canvas.rectangle((self._pixel(x, y), self._pixel(x + width, y + height)), fill=color)
+    def box(self, x: float, y: float, width: float, height: float, color: Color) -> None:
+        self.canvas.rectangle((self.pixel(x, y), self.pixel(x + width, y + height)), fill=color)
 
-    def _ellipse(
+    def ellipse(
         self, center: Point, across: float, down: float | None = None, *, color: Color, alpha: float = 1.0
     ) -> None:
-        self.canvas.ellipse(self._corners(center, across, down or across), fill=(*color, round(alpha * 255)))
+        self.canvas.ellipse(self.corners(center, across, down or across), fill=(*color, round(alpha * 255)))
 
-    def _corners(self, center: Point, across: float, down: float) -> tuple[float, float, float, float]:
+    def corners(self, center: Point, across: float, down: float) -> tuple[float, float, float, float]:
         (x, y) = center
-        return (*self._pixel(x - across, y - down), *self._pixel(x + across, y + down))
+        return (*self.pixel(x - across, y - down), *self.pixel(x + across, y + down))
 
-    def _pixel(self, x: float, y: float) -> Point:
-        return (x + self.scene.left) * self.scale, (y + self.scene.top) * self.scale
+    def pixel(self, x: float, y: float) -> Point:
+        return (x - self.left) * self.scale, (y - self.top) * self.scale

@@ -6,16 +6,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from receiver.simulator import answers, prompts, tasks, timeline, works
 from receiver.simulator.answers import Answer
-from receiver.simulator.buttons import Button
 from receiver.simulator.faults import Faults, Request
 from receiver.simulator.tasks import Task
-from receiver.simulator.works import Film, Picture, Press, Repainted, Scene, Upload, Work
+from receiver.simulator.works import Button, Film, Picture, Press, Repainted, Scene, Upload, Work
 from receiver.simulator.world import World
 
 _CHANGE = re.compile(r"^\s*(\S+)\s+(?:([UV])([1-4])|(R))\s*$", re.IGNORECASE)
@@ -85,7 +84,7 @@ def json_object(content: bytes) -> dict[str, Any] | None:
 
 
 def read(body: Mapping[str, Any], *, coerces: bool) -> Fields | None:
-    """Return the fields, None when a type is wrong; ``coerces`` reads numbers as text, like Java."""
+    """Return the fields, None when a type is wrong. ``coerces`` reads numbers as text, like Java."""
     if coerces:
         body = {key: str(value) if type(value) in {int, float} else value for key, value in body.items()}
     try:
@@ -114,19 +113,12 @@ def media_type(content: bytes) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Outcome of a valid submit.
+    """Outcome of a valid submit."""
 
-    Attributes:
-        works: One task for each.
-        window: The button whose window opens first; its task waits.
-        waiting: The task in MODAL that continues with the work.
-        result: The answer's result if no task is made.
-    """
-
-    works: tuple[Work, ...] = ()
-    window: Press | None = None
-    waiting: Task | None = None
-    result: object = None
+    works: tuple[Work, ...] = ()  # one task for each
+    window: Press | None = None  # the button whose window opens first while its task waits
+    waiting: Task | None = None  # the task in MODAL that continues with the work
+    result: object = None  # of the answer if no task is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,24 +129,13 @@ class Submit:
     fields: Fields
     origin: str
     speed: str | None
-    number: int
-    run_seed: int
+    chance: str  # name of its dice
     order: Order = Order()
-
-    @property
-    def chance(self) -> str:
-        """Name of its dice."""
-        return f"{self.run_seed}/{self.number}"
 
     @property
     def seed(self) -> int:
         """Midjourney's seed."""
         return tasks.midjourney_seed(self.chance)
-
-    @property
-    def properties(self) -> Mapping[str, Any]:
-        """Properties of the profile's answers."""
-        return self.world.profile.properties
 
     def accept(self) -> object:
         """Make or continue the tasks, and return the result."""
@@ -169,7 +150,7 @@ class Submit:
         )
 
     def _make(self, work: Work, place: int) -> Task:
-        """Plan a task from now to its end and start its callbacks; ``place`` counts several of one submit."""
+        """Plan a task from now to its end and start its callbacks. ``place`` counts several of one submit."""
         chance, now = f"{self.chance}/{place}" if place else self.chance, self.world.clock.now()
         fields, profile, window = self.fields, self.world.profile, self.order.window
         mode = prompts.speed(self.speed, fields.modes, work.prompt)
@@ -187,7 +168,6 @@ class Submit:
                 description=profile.accepted,
                 submitted=now,
                 timeline=steps,
-                fetched=steps,
                 chance=chance,
                 window=window,
             )
@@ -200,15 +180,15 @@ class Submit:
         elapsed = self.world.clock.now() - task.submitted
         steps = timeline.continued(self.world.planned(work, task.mode, task.chance), elapsed)
         hook = task.hook or self.fields.notify_hook
-        return self.world.start(replace(task, work=work, window=None, timeline=steps, fetched=steps, hook=hook))
+        return self.world.start(replace(task, work=work, window=None, timeline=steps, hook=hook))
 
     def accepted(self) -> Answer:
         """Return code 1, or 21 where a window opened."""
-        result = self.accept()
+        result, profile = self.accept(), self.world.profile
         if window := self.order.window:
-            facts = {"finalPrompt": window.prompt, "remix": True, **self.properties}
+            facts = {"finalPrompt": window.prompt, "remix": True, **profile.properties}
             return answers.coded(answers.EXISTS, "Waiting for window confirm", result, facts)
-        return answers.coded(answers.ACCEPTED, self.world.profile.accepted, result, self.properties)
+        return answers.coded(answers.ACCEPTED, profile.accepted, result, profile.properties)
 
     def existing(self) -> Answer | None:
         """Return code 21 with an old task of the same request, None where a window opens or no task is made."""
@@ -216,8 +196,8 @@ class Submit:
         if len(order.works) != 1 or order.window or order.waiting:
             return None
         task = self.world.existing(order.works[0], self.origin, self.chance)
-        facts = {"status": "SUCCESS", "imageUrl": self.world.live(task).picture or "", **self.properties}
-        return answers.coded(answers.EXISTS, "任务已存在", task.id, facts)
+        facts = {"status": "SUCCESS", "imageUrl": self.world.live(task).picture or ""}
+        return answers.coded(answers.EXISTS, "任务已存在", task.id, {**facts, **self.world.profile.properties})
 
 
 class Submits:
@@ -240,16 +220,17 @@ class Submits:
         fields = None if body is None else read(body, coerces=profile.coerces)
         if fields is None:
             return profile.unreadable()
-        for key, text in (("state", fields.state), ("notifyHook", fields.notify_hook)):
-            if len(text or "") > profile.limits.get(key, 10**9):
-                return answers.validation(f"{key} is longer than {profile.limits[key]} characters")
-        submit = Submit(self._world, fields, origin, speed, len(self.bodies), self._seed)
+        if len(fields.state or "") > profile.state_limit:
+            return answers.validation(f"state is longer than {profile.state_limit} characters")
+        if len(fields.notify_hook or "") > profile.hook_limit:
+            return answers.validation(f"notifyHook is longer than {profile.hook_limit} characters")
+        submit = Submit(self._world, fields, origin, speed, f"{self._seed}/{len(self.bodies)}")
         order = ENDPOINTS[name].order(submit, fields)
         if isinstance(order, Answer):
             return order
         submit = replace(submit, order=order)
         work = order.works[0] if order.works else Work("", "")
-        request = Request(submit.number, work.prompt, submit.properties, submit.accept, submit.existing)
+        request = Request(len(self.bodies), work.prompt, profile.properties, submit.accept, submit.existing)
         answer = self._faults.answer(request) or submit.accepted()
         return self._faults.answered(profile.rewritten(answer, work.relay_action or work.action))
 
@@ -257,32 +238,27 @@ class Submits:
 # --- endpoints -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Path below the prefix, and the check that turns a body into an order or a refusal."""
+class Endpoint(NamedTuple):
+    """Name and path below the prefix, and the check that turns a body into an order or a refusal."""
 
+    name: str
     path: str
     order: Callable[[Submit, Fields], Order | Answer]
 
-    @property
-    def name(self) -> str:
-        """The last part of the path: ``imagine``, ``simple-change``, ``swap``."""
-        return self.path.rsplit("/", 1)[-1]
 
-
-def _imagine(submit: Submit, fields: Fields) -> Order | Answer:
+def imagine(submit: Submit, fields: Fields) -> Order | Answer:
     prompt = fields.prompt or ""
     if not prompt.strip():
         return submit.world.profile.no_prompt
     if _pictures(fields.base64_array) is None:
         return answers.NO_PICTURE
-    if prompts.wants_video(prompt):
-        still = _linked(submit, prompts.picture_links(prompt)[0], prompts.scene_words(prompt))
-        return Order((works.filmed(prompt, still, Film(prompts.motion(prompt))),))
+    if requested := prompts.video(prompt):
+        still = _picture(submit, requested[0], prompts.scene_words(prompt))
+        return Order((works.filmed(prompt, still, Film(requested[1])),)) if still else answers.NO_PICTURE
     return Order((works.imagined(prompt, submit.seed),))
 
 
-def _action(submit: Submit, fields: Fields) -> Order | Answer:
+def action(submit: Submit, fields: Fields) -> Order | Answer:
     parent = submit.world.finished(fields.task_id)
     if isinstance(parent, Answer):
         return parent
@@ -299,11 +275,12 @@ def _pressed(submit: Submit, parent: Task, button: Button, *, remix: bool = Fals
     if button.effect == "imagine_all":
         texts = enumerate(works.text_prompts(parent.work))
         return Order(tuple(works.imagined(text, submit.seed + n, parent=parent.id) for n, text in texts))
+    asks = button.asks == works.ALWAYS or (remix and button.asks == works.WITH_REMIX)
     press = works.press(parent.work, parent.id, button, submit.seed)
-    return Order((press.work(),), press if button.opens_window(remix=remix) else None)
+    return Order((press.work(),), press if asks else None)
 
 
-def _modal(submit: Submit, fields: Fields) -> Order | Answer:
+def modal(submit: Submit, fields: Fields) -> Order | Answer:
     task = submit.world.waiting(fields.task_id)
     if isinstance(task, Answer) or task.window is None:
         return task if isinstance(task, Answer) else answers.WRONG_STATUS
@@ -316,36 +293,32 @@ def _modal(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((press.work(),), waiting=task)
 
 
-def _change(submit: Submit, fields: Fields) -> Order | Answer:
-    return _changed(submit, fields.task_id, (fields.action or "").upper(), fields.index)
+def change(submit: Submit, fields: Fields) -> Order | Answer:
+    effect = {"UPSCALE": "upscale", "VARIATION": "vary", "REROLL": "reroll"}.get((fields.action or "").upper())
+    if effect is None or not fields.task_id:
+        return answers.validation()
+    if not fields.index and (effect != "reroll" or submit.world.profile.index_always):
+        return submit.world.profile.no_index
+    parent = submit.world.finished(fields.task_id)
+    if isinstance(parent, Answer):
+        return parent
+    place = 0 if effect == "reroll" else fields.index
+    offers = (button for button in parent.work.offers if (button.effect, button.place) == (effect, place))
+    button = next(offers, None)
+    return _pressed(submit, parent, button) if button else answers.validation()
 
 
-def _simple_change(submit: Submit, fields: Fields) -> Order | Answer:
+def simple_change(submit: Submit, fields: Fields) -> Order | Answer:
     if submit.world.profile.no_simple_change:
         return submit.world.profile.no_simple_change
     found = _CHANGE.match(fields.content or "")
     if found is None:
         return answers.validation()
     action = {"U": "UPSCALE", "V": "VARIATION", "R": "REROLL"}[(found[2] or found[4]).upper()]
-    return _changed(submit, found[1], action, int(found[3]) if found[3] else 1)
+    return change(submit, Fields(task_id=found[1], action=action, index=int(found[3] or 1)))
 
 
-def _changed(submit: Submit, task_id: object, action: str, index: int | None) -> Order | Answer:
-    effect = {"UPSCALE": "upscale", "VARIATION": "vary", "REROLL": "reroll"}.get(action)
-    if effect is None or not task_id:
-        return answers.validation()
-    if not index and (effect != "reroll" or submit.world.profile.index_always):
-        return submit.world.profile.no_index
-    parent = submit.world.finished(task_id)
-    if isinstance(parent, Answer):
-        return parent
-    place = 0 if effect == "reroll" else index
-    offers = (button for button in parent.work.offers if (button.effect, button.place) == (effect, place))
-    button = next(offers, None)
-    return _pressed(submit, parent, button) if button else answers.validation()
-
-
-def _blend(submit: Submit, fields: Fields) -> Order | Answer:
+def blend(submit: Submit, fields: Fields) -> Order | Answer:
     sent, ratio = _pictures(fields.base64_array), _DIMENSIONS.get((fields.dimensions or "SQUARE").upper())
     if sent is None or ratio is None:
         return answers.NO_PICTURE if sent is None else answers.validation()
@@ -355,7 +328,7 @@ def _blend(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((Work("BLEND", "", tuple(works.blended(parts, n) for n in range(4)), command="/blend"),))
 
 
-def _describe(submit: Submit, fields: Fields) -> Order | Answer:
+def describe(submit: Submit, fields: Fields) -> Order | Answer:
     sent = fields.base64 or fields.link
     if not sent:
         return answers.validation("base64或link参数不能为空")
@@ -366,12 +339,7 @@ def _describe(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((works.described(picture, scene.words if scene else "", submit.seed),))
 
 
-def _shorten(submit: Submit, fields: Fields) -> Order | Answer:
-    prompt = fields.prompt or ""
-    return Order((works.shortened(prompt),)) if prompt.strip() else submit.world.profile.no_prompt
-
-
-def _video(submit: Submit, fields: Fields) -> Order | Answer:
+def video(submit: Submit, fields: Fields) -> Order | Answer:
     film = Film((fields.motion or "").lower(), fields.video_type or _VIDEO_KINDS[0], fields.batch_size or 4)
     wrong = (
         film.motion not in {"low", "high"},
@@ -394,7 +362,7 @@ def _video(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((works.filmed(prompt, parent.work.pictures[index], film, parent=parent.id),))
 
 
-def _edits(action: str, submit: Submit, fields: Fields) -> Order | Answer:
+def edits(action: str, submit: Submit, fields: Fields) -> Order | Answer:
     prompt = fields.prompt or ""
     if not prompt.strip():
         return submit.world.profile.no_prompt
@@ -406,7 +374,7 @@ def _edits(action: str, submit: Submit, fields: Fields) -> Order | Answer:
     return Order((Work(action, prompt, tuple(Repainted(picture, one, mask) for one in new)),))
 
 
-def _swap(submit: Submit, fields: Fields) -> Order | Answer:
+def swap(submit: Submit, fields: Fields) -> Order | Answer:
     face = _picture(submit, fields.source_base64 or fields.source_url or "")
     target = _picture(submit, fields.target_base64 or fields.target_url or "")
     if face is None or target is None:
@@ -414,11 +382,14 @@ def _swap(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((works.single("SWAP_FACE", "", Repainted(target, face, "face")),))
 
 
-def _upload(submit: Submit, fields: Fields) -> Order | Answer:
-    sent = _pictures(fields.base64_array)
-    if not sent:
-        return answers.NO_PICTURE
-    return Order(result=[submit.world.stored(content, submit.origin) for content in sent])
+def shorten(submit: Submit, fields: Fields) -> Order | Answer:
+    prompt = fields.prompt or ""
+    return Order((works.shortened(prompt),)) if prompt.strip() else submit.world.profile.no_prompt
+
+
+def upload(submit: Submit, fields: Fields) -> Order | Answer:
+    sent = _pictures(fields.base64_array) or ()
+    return Order(result=[submit.world.stored(one, submit.origin) for one in sent]) if sent else answers.NO_PICTURE
 
 
 def _pictures(sent: list[str] | None) -> list[bytes] | None:
@@ -429,34 +400,29 @@ def _pictures(sent: list[str] | None) -> list[bytes] | None:
 
 
 def _picture(submit: Submit, sent: str, words: str = "") -> Picture | None:
-    """Return a picture sent as base64 or as a link."""
+    """Return a picture sent as base64 or as a link, which is never downloaded: an unknown one becomes a scene."""
     if sent.startswith(("http://", "https://")):
-        return _linked(submit, sent, words)
+        return submit.world.linked(sent) or Scene(words or sent, submit.seed, 0, 1.0)
     content = decoded(sent)
     return Upload(content, 1.0) if content is not None else None
 
 
-def _linked(submit: Submit, link: str, words: str) -> Picture:
-    # Nothing is ever downloaded from elsewhere: an unknown link becomes a scene of its own.
-    return submit.world.linked(link) or Scene(words or link, submit.seed, 0, 1.0)
-
-
 _PATHS: Mapping[str, Callable[[Submit, Fields], Order | Answer]] = {
-    "/submit/imagine": _imagine,
-    "/submit/action": _action,
-    "/submit/modal": _modal,
-    "/submit/blend": _blend,
-    "/submit/describe": _describe,
-    "/submit/shorten": _shorten,
-    "/submit/change": _change,
-    "/submit/simple-change": _simple_change,
-    "/submit/video": _video,
-    "/submit/edits": partial(_edits, "EDIT"),
-    "/submit/edit": partial(_edits, "EDIT"),
-    "/submit/retexture": partial(_edits, "RETEXTURE"),
-    "/insight-face/swap": _swap,
-    "/submit/upload-discord-images": _upload,
+    "/submit/imagine": imagine,
+    "/submit/action": action,
+    "/submit/modal": modal,
+    "/submit/blend": blend,
+    "/submit/describe": describe,
+    "/submit/shorten": shorten,
+    "/submit/change": change,
+    "/submit/simple-change": simple_change,
+    "/submit/video": video,
+    "/submit/edits": partial(edits, "EDIT"),
+    "/submit/edit": partial(edits, "EDIT"),
+    "/submit/retexture": partial(edits, "RETEXTURE"),
+    "/insight-face/swap": swap,
+    "/submit/upload-discord-images": upload,
 }
 
-ENDPOINTS = {endpoint.name: endpoint for endpoint in (Endpoint(path, order) for path, order in _PATHS.items())}
+ENDPOINTS = {(name := path.rsplit("/", 1)[-1]): Endpoint(name, path, order) for path, order in _PATHS.items()}
 """Every submit endpoint by its name."""

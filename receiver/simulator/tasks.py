@@ -29,7 +29,7 @@ class Task:
     """Everything decided at the submit. Its later status is a pure function of the clock.
 
     Times are simulated seconds since 1970. ``chance`` seeds ids and hashes. ``fetched`` is the timeline that fetch and
-    list show, equal to the true one unless a fault is active. ``window`` is the button pressed while the task waits
+    list show, None for the true one. ``window`` is the button pressed while the task waits
     for submit/modal.
     """
 
@@ -39,7 +39,6 @@ class Task:
     description: str
     submitted: float
     timeline: Timeline
-    fetched: Timeline
     chance: str
     bot_type: str = "MID_JOURNEY"
     state: str | None = None
@@ -47,6 +46,7 @@ class Task:
     mode: str = "fast"
     filter_modes: tuple[str, ...] = ()
     window: Press | None = None
+    fetched: Timeline | None = None
 
     def step(self, now: float) -> Step:
         """Return the true status."""
@@ -54,7 +54,7 @@ class Task:
 
     def fetched_step(self, now: float) -> Step:
         """Return the status in fetch and list."""
-        return step_at(self.fetched, now - self.submitted)
+        return step_at(self.fetched or self.timeline, now - self.submitted)
 
     def polled_step(self, now: float) -> Step:
         """Return the status at a relay's last poll, `UNSEEN` before the first (PROTOCOL.md §5)."""
@@ -63,7 +63,7 @@ class Task:
         since_first = now - self.submitted - first
         if since_first < 0:
             return UNSEEN
-        return step_at(self.fetched, first + since_first // RELAY_PERIOD * RELAY_PERIOD)
+        return step_at(self.fetched or self.timeline, first + since_first // RELAY_PERIOD * RELAY_PERIOD)
 
     @property
     def seed(self) -> int:
@@ -91,7 +91,7 @@ class Task:
 
 @dataclass(frozen=True)
 class View:
-    """A task at one step, seen from one address at one moment; the source of the wire's shapes."""
+    """A task at one step, seen from one address at one moment. Task objects are made from it."""
 
     task: Task
     step: Step
@@ -106,7 +106,6 @@ class View:
 
     @property
     def submit_time(self) -> int:
-        """Epoch ms of the submit."""
         return round(self.task.submitted * 1000)
 
     @property
@@ -122,17 +121,16 @@ class View:
 
     @property
     def succeeded(self) -> bool:
-        """True if the result is there."""
         return self.step.status == "SUCCESS"
 
     @property
     def prompt(self) -> str:
-        """The prompt, or in the end the texts that take its place."""
-        return self.task.work.final_prompt if self.succeeded else self.task.work.prompt
+        """The prompt, or in the end the texts of describe and shorten (PROTOCOL.md §2)."""
+        work = self.task.work
+        return "\n\n".join(work.texts) if self.succeeded and work.texts else work.prompt
 
     @property
     def command(self) -> str:
-        """The Discord command of the task."""
         work = self.task.work
         return f"{work.command} {work.prompt or f'{self.task.id}.png'}"
 
@@ -141,9 +139,10 @@ class View:
         """The buttons below the result, with the present customIds."""
         hash_ = self.task.button_hash(self.task.generation(self.now))
         offers = self.task.work.offers if self.succeeded else ()
+        ids = [one.shape.replace("{hash}", hash_) for one in offers]
         return [
-            {"customId": one.custom_id(hash_), "emoji": one.emoji, "label": one.label, "type": 2, "style": 2}
-            for one in offers
+            {"customId": id_, "emoji": one.emoji, "label": one.label, "type": 2, "style": 2}
+            for id_, one in zip(ids, offers, strict=True)
         ]
 
     @property
@@ -168,7 +167,6 @@ class View:
 
     @property
     def videos(self) -> list[str]:
-        """Link to each video."""
         work = self.task.work
         count = work.film.count if work.film and self.succeeded else 0
         return [f"{self.origin}/cdn/video/{self.task.job}/{number}.mp4" for number in range(count)]

@@ -37,18 +37,13 @@ def dice(*name: object) -> Random:
     return Random("/".join(map(str, name)))  # noqa: S311 - nothing here is secret, and runs must repeat
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Duration of one kind of work as a share of `DURATIONS`, and (percent, share of the way) of its progress."""
+Pace = tuple[float, tuple[tuple[int, float], ...]]
+"""Duration as a share of `DURATIONS`, and (percent, share of the way) of each progress."""
 
-    share: float
-    progress: tuple[tuple[int, float], ...]
-
-
-GRID = Pace(1.0, ((0, 0.10), (15, 0.22), (31, 0.35), (46, 0.47), (62, 0.60), (78, 0.74), (93, 0.88)))
-SHORT = Pace(0.25, ((0, 0.5),))
+GRID: Pace = (1.0, ((0, 0.10), (15, 0.22), (31, 0.35), (46, 0.47), (62, 0.60), (78, 0.74), (93, 0.88)))
+SHORT: Pace = (0.25, ((0, 0.5),))
 """Upscales and texts: one to three callbacks (PROTOCOL.md §7)."""
-VIDEO = Pace(1.5, ((0, 0.10), (25, 0.35), (50, 0.60), (75, 0.85)))
+VIDEO: Pace = (1.5, ((0, 0.10), (25, 0.35), (50, 0.60), (75, 0.85)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +83,10 @@ class Call:
 
 def plan(mode: str, chance: Random, pace: Pace = GRID) -> Timeline:
     """Return the whole timeline of a task, decided at its submit so that only the seed matters."""
-    duration = DURATIONS[mode] * pace.share * chance.uniform(0.93, 1.07)
+    length, progress = pace
+    duration = DURATIONS[mode] * length * chance.uniform(0.93, 1.07)
     steps = [Step(0.0, "NOT_START", None), Step(chance.uniform(0.8, 1.2), "SUBMITTED", "0%")]
-    for percent, share in pace.progress:
+    for percent, share in progress:
         steps.append(Step(duration * (share + chance.uniform(-0.02, 0.02)), "IN_PROGRESS", f"{percent}%"))
     return (*steps, Step(duration, "SUCCESS", "100%"))
 

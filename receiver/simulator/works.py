@@ -1,48 +1,48 @@
 """Work of a task: pictures, texts or videos, from a prompt or from a button below a finished task.
 
-Pictures are recipes, plain values, and are drawn only when requested (`pictures`).
+Pictures are recipes, plain values, and are drawn only when requested (`pictures`). A button's customId names an action,
+often a place in the grid, and a hash. Only the hash changes, so a button is identified by its customId's shape, the
+text with ``{hash}`` in its place.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal
 
-from receiver.simulator import buttons, prompts
-from receiver.simulator.buttons import Button
+from receiver.simulator import prompts
 from receiver.simulator.timeline import GRID, SHORT, VIDEO, Pace
+
+Sides = tuple[float, float, float, float]
+"""Widths of left, top, right and bottom."""
 
 # --- recipes of pictures -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Scene drawn from words.
-
-    Attributes:
-        frame: Width of the picture as first drawn, in units of its height.
-        take: Another number arranges the scene anew.
-        tone: Another number lights the scene differently.
-        left, top, right, bottom: What zoom and pan added around the first picture, in the same unit.
-        around: Another number changes what is visible there.
-    """
+    """Scene drawn from words."""
 
     words: str
     seed: int
     index: int
-    frame: float
-    take: int = 0
-    tone: int = 0
-    left: float = 0.0
-    top: float = 0.0
-    right: float = 0.0
-    bottom: float = 0.0
-    around: int = 0
+    frame: float  # width of the picture as first drawn, in units of its height
+    take: int = 0  # another number arranges the scene anew
+    tone: int = 0  # another number lights it differently
+    sides: Sides = (0.0, 0.0, 0.0, 0.0)  # added by zoom and pan, in the same unit
+    around: int = 0  # another number changes what is visible in the added parts
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in units of the first height."""
+        left, top, right, bottom = self.sides
+        return self.frame + left + right, 1 + top + bottom
 
     @property
     def ratio(self) -> float:
         """Width by height."""
-        return (self.frame + self.left + self.right) / (1 + self.top + self.bottom)
+        return self.size[0] / self.size[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +55,17 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """Picture inside a wider one. The sides are shares of the inner width and height."""
+    """Picture inside a wider one, with sides in shares of the inner width and height."""
 
     inner: "Picture"
-    left: float
-    top: float
-    right: float
-    bottom: float
+    sides: Sides
     take: int
 
     @property
     def ratio(self) -> float:
         """Width by height."""
-        return self.inner.ratio * (1 + self.left + self.right) / (1 + self.top + self.bottom)
+        left, top, right, bottom = self.sides
+        return self.inner.ratio * (1 + left + right) / (1 + top + bottom)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +109,14 @@ def varied(picture: Picture, prompt: str, seed: int, index: int, *, subtle: bool
     return Repainted(picture, Scene(words, seed, index, picture.ratio))
 
 
-def extended(
-    picture: Picture, *, left: float = 0.0, top: float = 0.0, right: float = 0.0, bottom: float = 0.0, take: int
-) -> Picture:
-    """Return a wider picture. The sides are shares of the present width and height."""
+def extended(picture: Picture, sides: Sides, take: int) -> Picture:
+    """Return a wider picture, with sides in shares of the present width and height."""
     if not isinstance(picture, Scene):
-        return Extended(picture, left, top, right, bottom, take)
-    width, height = picture.frame + picture.left + picture.right, 1 + picture.top + picture.bottom
-    return replace(
-        picture,
-        left=picture.left + left * width,
-        top=picture.top + top * height,
-        right=picture.right + right * width,
-        bottom=picture.bottom + bottom * height,
-        around=take,
-    )
+        return Extended(picture, sides, take)
+    (width, height), old = picture.size, picture.sides
+    added = [share * length for share, length in zip(sides, (width, height, width, height), strict=True)]
+    left, top, right, bottom = (one + other for one, other in zip(old, added, strict=True))
+    return replace(picture, sides=(left, top, right, bottom), around=take)
 
 
 def blended(parts: tuple[Picture, ...], index: int) -> Picture:
@@ -137,15 +128,13 @@ def blended(parts: tuple[Picture, ...], index: int) -> Picture:
 def zoomed(picture: Picture, factor: float, take: int) -> Picture:
     """Return the picture smaller in the middle of a wider one."""
     side = (factor - 1) / 2
-    return extended(picture, left=side, top=side, right=side, bottom=side, take=take)
+    return extended(picture, (side, side, side, side), take)
 
 
 def squared(picture: Picture, take: int) -> Picture:
     """Return the picture with enough added at two sides to make it a square."""
     side = (max(picture.ratio, 1 / picture.ratio) - 1) / 2
-    if picture.ratio > 1:
-        return extended(picture, top=side, bottom=side, take=take)
-    return extended(picture, left=side, right=side, take=take)
+    return extended(picture, (0.0, side, 0.0, side) if picture.ratio > 1 else (side, 0.0, side, 0.0), take)
 
 
 def first_scene(picture: Picture) -> Scene | None:
@@ -153,6 +142,105 @@ def first_scene(picture: Picture) -> Scene | None:
     while isinstance(picture, Extended | Repainted):
         picture = picture.inner
     return picture if isinstance(picture, Scene) else None
+
+
+# --- buttons (PROTOCOL.md §5) --------------------------------------------------------------------------------
+
+_HASH = re.compile(r"^[0-9A-Za-z-]{1,64}$")
+
+NEVER, WITH_REMIX, ALWAYS = "never", "with remix", "always"
+
+
+@dataclass(frozen=True, slots=True)
+class Button:
+    """One button."""
+
+    shape: str  # its customId, mostly with {hash} for the part that changes
+    label: str
+    emoji: str
+    effect: str  # name of its effect in `Press`
+    place: int = 0  # place in the grid, counted from 1, or a number the effect needs
+    asks: str = NEVER  # when a window opens first, which submit/modal answers
+
+    def hash_in(self, custom_id: str) -> str | None:
+        """Return the hash of a customId of this shape, "" where the shape has none; None for another shape."""
+        start, has_hash, end = self.shape.partition("{hash}")
+        if not has_hash:
+            return "" if custom_id == start else None
+        if not (custom_id.startswith(start) and custom_id.endswith(end)):
+            return None
+        found = custom_id[len(start) : len(custom_id) - len(end)]
+        return found if _HASH.match(found) else None
+
+
+def _solo(action: str, label: str, emoji: str, effect: str, asks: str = NEVER) -> Button:
+    return Button(f"MJ::JOB::{action}::1::{{hash}}::SOLO", label, emoji, effect, asks=asks)
+
+
+def _four(action: str, letter: str, effect: str, asks: str = NEVER) -> tuple[Button, ...]:
+    places = range(1, 5)
+    return tuple(Button(f"MJ::JOB::{action}::{n}::{{hash}}", f"{letter}{n}", "", effect, n, asks) for n in places)
+
+
+def _texts(kind: str, count: int) -> tuple[Button, ...]:
+    digits = ("1️⃣", "2️⃣", "3️⃣", "4️⃣")[:count]
+    return tuple(
+        Button(f"MJ::Job::{kind}::{n}", "", emoji, "imagine_text", n, ALWAYS) for n, emoji in enumerate(digits, 1)
+    )
+
+
+_REROLL = Button("MJ::JOB::reroll::0::{hash}::SOLO", "", "🔄", "reroll", asks=WITH_REMIX)
+_BOOKMARK = Button("MJ::BOOKMARK::{hash}", "", "❤️", "bookmark")
+
+GRID_BUTTONS = (*_four("upsample", "U", "upscale"), _REROLL, *_four("variation", "V", "vary", WITH_REMIX))
+"""Below four pictures."""
+
+ENLARGED_BUTTONS = (
+    _solo("low_variation", "Vary (Subtle)", "🪄", "vary_subtle", WITH_REMIX),
+    _solo("high_variation", "Vary (Strong)", "🪄", "vary_strong", WITH_REMIX),
+    Button("MJ::Inpaint::1::{hash}::SOLO", "Vary (Region)", "🖌️", "repaint", asks=ALWAYS),
+    Button("MJ::Outpaint::50::1::{hash}::SOLO", "Zoom Out 2x", "🔍", "zoom", 200),
+    Button("MJ::Outpaint::75::1::{hash}::SOLO", "Zoom Out 1.5x", "🔍", "zoom", 150),
+    Button("MJ::CustomZoom::{hash}", "Custom Zoom", "🔍", "custom_zoom", asks=ALWAYS),
+    _solo("pan_left", "", "⬅️", "pan_left", WITH_REMIX),
+    _solo("pan_right", "", "➡️", "pan_right", WITH_REMIX),
+    _solo("pan_up", "", "⬆️", "pan_up", WITH_REMIX),
+    _solo("pan_down", "", "⬇️", "pan_down", WITH_REMIX),
+    _solo("animate_high", "Animate (High motion)", "🎞️", "animate_high"),
+    _solo("animate_low", "Animate (Low motion)", "🎞️", "animate_low"),
+    _BOOKMARK,
+)
+"""Below a picture made by an upscale button of `SINGLE_BUTTONS`."""
+
+SINGLE_BUTTONS = (
+    _solo("upsample_v6_2x_subtle", "Upscale (Subtle)", "", "enlarge"),
+    _solo("upsample_v6_2x_creative", "Upscale (Creative)", "", "enlarge"),
+    *ENLARGED_BUTTONS,
+)
+"""Below one picture taken from a grid."""
+
+SQUARE_BUTTON = Button("MJ::Outpaint::100::1::{hash}::SOLO", "Make Square", "↔️", "square")
+"""Only where the picture is not square yet."""
+
+FILMS_BUTTONS = (*_four("video_virtual_upscale", "U", "one_film"), _REROLL)
+"""Below four videos."""
+
+FILM_BUTTONS = (
+    _solo("animate_high_extend", "Extend (High motion)", "🎞️", "animate_high"),
+    _solo("animate_low_extend", "Extend (Low motion)", "🎞️", "animate_low"),
+    _BOOKMARK,
+)
+"""Below one video."""
+
+DESCRIBED_BUTTONS = (
+    *_texts("PicReader", 4),
+    Button("MJ::Picread::Retry", "", "🔄", "describe_again"),
+    Button("MJ::Job::PicReader::all", "Imagine all", "🎉", "imagine_all"),
+)
+"""Below the texts of a described picture."""
+
+SHORTENED_BUTTONS = _texts("PromptAnalyzer", 3)
+"""Below shortened prompts."""
 
 
 # --- work ----------------------------------------------------------------------------------------------------
@@ -169,48 +257,19 @@ class Film:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Work of one task.
+    """Work of one task."""
 
-    Attributes:
-        action: As the proxies name it.
-        prompt: As shown on the wire, "" where there is none, as in a describe.
-        pictures: One picture, the four of a grid, or the first frames of the videos.
-        texts: Results of describe and shorten.
-        film: Set where the result is videos.
-        relay_action: As the relay names it, where that differs (PROTOCOL.md §5).
-        parent: Id of the task it builds on.
-        enlarged: Factor by which the picture is larger than usual.
-    """
-
-    action: str
-    prompt: str
-    pictures: tuple[Picture, ...] = ()
-    texts: tuple[str, ...] = ()
+    action: str  # as the proxies name it
+    prompt: str  # "" where there is none, as in a describe
+    pictures: tuple[Picture, ...] = ()  # one, the four of a grid, or the first frames of videos
+    texts: tuple[str, ...] = ()  # results of describe and shorten
     film: Film | None = None
     pace: Pace = GRID
-    offers: tuple[Button, ...] = buttons.GRID
+    offers: tuple[Button, ...] = GRID_BUTTONS
     command: str = "/imagine"
-    relay_action: str | None = None
-    parent: str | None = None
-    enlarged: int = 1
-
-    @property
-    def final_prompt(self) -> str:
-        """The prompt of the finished task: describe and shorten put their texts there (PROTOCOL.md §2)."""
-        return "\n\n".join(self.texts) or self.prompt
-
-    @property
-    def captioned(self) -> bool:
-        """True if prompt and seed are written into the picture."""
-        return not self.texts and bool(self.prompt)
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Width and height of the picture or grid in pixels."""
-        if not self.pictures:
-            return None
-        width, height = prompts.picture_size(self.pictures[0].ratio)
-        return width * self.enlarged, height * self.enlarged
+    relay_action: str | None = None  # as the relay names it, where that differs (PROTOCOL.md §5)
+    parent: str | None = None  # id of the task it builds on
+    enlarged: int = 1  # factor by which it is larger than usual
 
 
 def imagined(prompt: str, seed: int, *, parent: str | None = None, action: str = "IMAGINE") -> Work:
@@ -220,46 +279,41 @@ def imagined(prompt: str, seed: int, *, parent: str | None = None, action: str =
 
 def filmed(prompt: str, still: Picture, film: Film, *, parent: str | None = None) -> Work:
     """Return videos that start from a picture."""
-    offers = buttons.FILMS if film.count > 1 else buttons.FILM
+    offers = FILMS_BUTTONS if film.count > 1 else FILM_BUTTONS
     return Work("VIDEO", prompt, (still,) * film.count, film=film, pace=VIDEO, offers=offers, parent=parent)
 
 
 def single(action: str, prompt: str, picture: Picture, *, enlarged: int = 1, parent: str | None = None) -> Work:
-    """Return one picture, and for an enlarged one the relay's name of the action."""
-    offers = buttons.SINGLE if enlarged == 1 else buttons.ENLARGED
+    """Return one picture."""
+    offers = SINGLE_BUTTONS if enlarged == 1 else ENLARGED_BUTTONS
     if not 0.99 < picture.ratio < 1.01:
-        offers = (*offers, buttons.SQUARE)
-    relay_action = None if enlarged == 1 else "UPSCALE"
-    return Work(
-        action,
-        prompt,
-        (picture,),
-        pace=SHORT,
-        offers=offers,
-        enlarged=enlarged,
-        parent=parent,
-        relay_action=relay_action,
-    )
+        offers = (*offers, SQUARE_BUTTON)
+    return Work(action, prompt, (picture,), pace=SHORT, offers=offers, parent=parent, enlarged=enlarged)
 
 
 def described(picture: Picture, words: str, seed: int, *, parent: str | None = None) -> Work:
     """Return four texts about a picture."""
     texts = prompts.descriptions(words, picture.ratio, seed)
     return Work(
-        "DESCRIBE", "", (picture,), texts, pace=SHORT, offers=buttons.DESCRIBED, command="/describe", parent=parent
+        "DESCRIBE", "", (picture,), texts, pace=SHORT, offers=DESCRIBED_BUTTONS, command="/describe", parent=parent
     )
 
 
 def shortened(prompt: str) -> Work:
     """Return three shorter prompts."""
     texts = prompts.shorter(prompt)
-    offers = buttons.SHORTENED[: len(texts)]
+    offers = SHORTENED_BUTTONS[: len(texts)]
     return Work("SHORTEN", prompt, (), texts, pace=SHORT, offers=offers, command="/shorten")
 
 
 # --- buttons pressed -----------------------------------------------------------------------------------------
 
-_SIDES = {"pan_left": "left", "pan_right": "right", "pan_up": "top", "pan_down": "bottom"}
+_PANS: dict[str, Sides] = {
+    "pan_left": (0.5, 0.0, 0.0, 0.0),
+    "pan_up": (0.0, 0.5, 0.0, 0.0),
+    "pan_right": (0.0, 0.0, 0.5, 0.0),
+    "pan_down": (0.0, 0.0, 0.0, 0.5),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +342,8 @@ class Press:
             **dict.fromkeys(("one_film", "animate_low", "animate_high"), self._film),
         }
         if effect in others:
-            return others[effect]()
+            work = others[effect]()
+            return replace(work, relay_action="UPSCALE") if effect in {"enlarge", "one_film"} else work
         action, relay_action = _ACTIONS[effect]
         pictures = tuple(self._changed(index) for index in range(4))
         return Work(action, self.prompt, pictures, parent=parent, relay_action=relay_action)
@@ -301,8 +356,8 @@ class Press:
     def _changed(self, index: int) -> Picture:
         """Return one of the four pictures of a variation, zoom, pan or repaint."""
         effect, picture, take = self.button.effect, self._picture, self.seed + index
-        if effect in _SIDES:
-            return extended(picture, **{_SIDES[effect]: 0.5}, take=take)
+        if effect in _PANS:
+            return extended(picture, _PANS[effect], take)
         if effect == "square":
             return squared(picture, take)
         if effect in {"zoom", "custom_zoom"}:
@@ -328,8 +383,7 @@ class Press:
             film = Film(effect.removeprefix("animate_"), film.kind)
         elif effect == "one_film":
             film = replace(film, count=1)
-        work = filmed(self.prompt, self._picture, film, parent=self.parent_id)
-        return replace(work, relay_action="UPSCALE") if effect == "one_film" else work
+        return filmed(self.prompt, self._picture, film, parent=self.parent_id)
 
 
 _ACTIONS = {
@@ -340,7 +394,7 @@ _ACTIONS = {
     "custom_zoom": ("ZOOM", "CUSTOM_ZOOM"),
     "square": ("ZOOM", None),
     "repaint": ("ACTION", "INPAINT"),
-    **dict.fromkeys(_SIDES, ("PAN", None)),
+    **dict.fromkeys(_PANS, ("PAN", None)),
 }
 """Actions of the proxies and of the relay for the buttons that make four new pictures."""
 

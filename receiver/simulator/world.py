@@ -8,13 +8,12 @@ from uuid import uuid4
 
 from receiver.simulator import answers, timeline, works
 from receiver.simulator.answers import Answer
-from receiver.simulator.buttons import Button
 from receiver.simulator.callbacks import CallbackSender
 from receiver.simulator.faults import Faults
 from receiver.simulator.profiles import Profile
 from receiver.simulator.tasks import Task, View, discord_link, midjourney_seed
 from receiver.simulator.timeline import Clock, Timeline, dice
-from receiver.simulator.works import Picture, Upload, Work
+from receiver.simulator.works import Button, Picture, Upload, Work
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -38,8 +37,6 @@ class World:
         self._uploads: dict[str, bytes] = {}
         self._queries = 0
         self._downloads = 0
-
-    # --- making tasks --------------------------------------------------------------------------------------------
 
     def new_id(self, chance: str, now: float) -> str:
         """Return an unused id: epoch milliseconds and three digits (PROTOCOL.md §3)."""
@@ -72,7 +69,7 @@ class World:
             hook=None,
             chance=chance,
             timeline=steps,
-            fetched=steps,
+            fetched=None,
             window=None,
         )
         self._call_back(self._add(double), task.hook, task.state)
@@ -92,7 +89,6 @@ class World:
                 description=self.profile.accepted,
                 submitted=then,
                 timeline=steps,
-                fetched=steps,
                 chance=chance,
             )
         )
@@ -106,8 +102,6 @@ class World:
         if hook:
             calls = self._faults.calls(self.profile.caller.schedule(task.timeline), task.chance)
             self._sender.start(task, hook, state, [call for call in calls if call.step.after >= since])
-
-    # --- building on tasks ---------------------------------------------------------------------------------------
 
     def finished(self, task_id: object) -> Task | Answer:
         """Return the task to build on, or the refusal."""
@@ -153,28 +147,26 @@ class World:
         self._uploads[name] = content
         return discord_link(origin, f"/attachments/1/2/{name}.png", int(self.clock.now()))
 
-    # --- queries -------------------------------------------------------------------------------------------------
-
     def fetch(self, task_id: str, origin: str) -> Answer:
         """Return one task as the profile shows it now."""
         if error := self._query_error():
             return error
         task = self._tasks.get(task_id) if not self._faults.hides("fetch") else None
-        return Answer(200, self._shape(task, origin)) if task else self.profile.unknown_task
+        return Answer(200, self._object(task, origin)) if task else self.profile.unknown_task
 
     def listed(self, ids: Iterable[str], origin: str) -> Answer:
-        """Return the existing tasks of these ids, newest first whatever order was requested (PROTOCOL.md §2)."""
+        """Return the existing tasks among the ids, newest first whatever order was requested (PROTOCOL.md §2)."""
         if error := self._query_error():
             return error
         wanted = set(ids) if not self._faults.hides("list") else set()
         found = [task for task in reversed(self._tasks.values()) if task.id in wanted]
-        return Answer(200, [self._shape(task, origin) for task in found])
+        return Answer(200, [self._object(task, origin) for task in found])
 
     def _query_error(self) -> Answer | None:
         self._queries += 1
         return self._faults.query(self._queries - 1)
 
-    def _shape(self, task: Task, origin: str) -> dict[str, Any]:
+    def _object(self, task: Task, origin: str) -> dict[str, Any]:
         return self._faults.fetched(self.profile.shape(self.view(task, origin)))
 
     def image_seed(self, task_id: str, origin: str) -> Answer:
@@ -203,8 +195,6 @@ class World:
         """Return the task's true view now, whatever a relay knows of it."""
         now = self.clock.now()
         return View(task, task.step(now), task.origin, now)
-
-    # --- links ---------------------------------------------------------------------------------------------------
 
     def task(self, task_id: str) -> Task | None:
         """Return the task of this id."""

@@ -96,9 +96,12 @@ def read_task(value: Any) -> Task:
     read = _Reader(value, problems)
     properties = value.get("properties")
     final = _Reader(properties if isinstance(properties, dict) else {}, [])
+    status = read.text("status").strip().upper()
+    if status and status not in RANKS:
+        problems.append("status is none of the protocol's; it changes nothing")
     return Task(
         id=_task_id(value.get("id")),
-        status=_status(read.text("status"), problems),
+        status=status,
         progress=_progress(value.get("progress"), problems),
         action=read.text("action"),
         prompt=read.text("prompt"),
@@ -128,13 +131,6 @@ def _task_id(value: Any) -> str:
     if len(value) > MAX_TASK_ID:
         raise NotATask(f"The task id is longer than {MAX_TASK_ID} characters.")
     return clean_text(value)
-
-
-def _status(text: str, problems: list[str]) -> str:
-    status = text.strip().upper()
-    if status and status not in RANKS:
-        problems.append("status is none of the protocol's; it changes nothing")
-    return status
 
 
 def _progress(value: Any, problems: list[str]) -> int | None:

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from receiver.events import Event, EventType, Media, event_id, new_id
+from receiver.events import Event, EventType, Media, new_id
 from receiver.handlers.base import Attempt, StoredMedia
-from receiver.handlers.samples import STATUS, png
+from receiver.handlers.samples import STATUS, event_about, png
 from receiver.tasks import Task
 
 PROMPT = "a paper boat floating on calm water at sunrise --v 6.1"
@@ -34,14 +34,11 @@ def make_event(
         pictures: the number of links in the result, 0 for a result of texts (`describe`).
         fields: of the event, in place of the default ones.
     """
-    now_ms = int(time.time() * 1000)
-    row_id = submission_id or new_id(now_ms)
-    percent = _PERCENT.get(type, 40)
     links = tuple(map(_link, range(pictures))) if type == "task.succeeded" else ()
     task = Task(
         id="1773314942177684",
         status=STATUS[type],
-        progress=percent,
+        progress=_PERCENT.get(type, 40),
         action="IMAGINE" if pictures else "DESCRIBE",
         prompt=PROMPT,
         final_prompt="" if pictures or type != "task.succeeded" else "1️⃣ a boat\n\n2️⃣ a paper boat",
@@ -49,25 +46,12 @@ def make_event(
         image_urls=links[1:] and links,
         fail_reason=_REASON.get(type, "") if type == "task.failed" else "",
     )
-    default: dict[str, Any] = {
-        "id": event_id(row_id, type, percent),
-        "type": type,
-        "submission_id": row_id,
-        "created_ms": now_ms,
-        "source": "poll",
-        "task_id": task.id,
-        "status": task.status,
-        "progress": percent,
-        "prompt": PROMPT,
-        "kind": "imagine" if pictures else "describe",
+    own: dict[str, Any] = {
+        "created_ms": int(time.time() * 1000),
         "labels": {"order": "17"},
-        "state": None,
-        "parent_id": None,
-        "confirmed": True,
         "reason": _REASON.get(type),
-        "task": task,
     }
-    return Event(**default | fields)
+    return event_about(task, type, submission_id=submission_id, **own | fields)
 
 
 def make_media(folder: Path, count: int = 1) -> tuple[StoredMedia, ...]:

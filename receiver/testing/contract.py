@@ -9,18 +9,18 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, cast
 
 import msgspec
 
 from receiver.deliveries import Receipt
 from receiver.events import EventType, new_id
 from receiver.handlers.base import Attempt, Guarantee, Handler, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.registry import contract_problem
+from receiver.handlers.registry import contract_problem, in_words
 from receiver.testing.attempts import make_attempt
 
-T = TypeVar("T")
 Effects = Callable[[], Awaitable[Iterable[Hashable]]]
 
 END_SECONDS = 1.0
@@ -82,41 +82,31 @@ async def check_handler(
     Raises:
         HandlerBroken: with every broken rule and its problem.
     """
-    maker = _maker(make, options)
+    maker: Callable[[], Handler] = make
+    if options is not None:
+        plugin: Any = make
+        if problem := contract_problem(plugin, getattr(plugin, "name", "")):
+            raise HandlerBroken((Broken("plug-in", f"{getattr(plugin, '__name__', plugin)} {problem}"),))
+        validated = plugin.Options.model_validate(options)
+        maker = partial(plugin, validated)
     with tempfile.TemporaryDirectory(prefix="receiver-check-") as folder:
         once = (guarantee or getattr(maker(), "guarantee", "once")) == "once"
         trial = Trial(make=maker, effects=effects, once=once, deadline=deadline, folder=Path(folder))
-        trial = replace(trial, usual=await _usual(trial))
+        before = await trial.seen()
+        try:
+            async with trial.handler() as handler:
+                await trial.deliver(handler, trial.attempt())
+        except RuleBroken as exc:
+            raise HandlerBroken((Broken("effects", f"a result cannot be delivered at all: {exc}"),)) from exc
+        if not (made := await trial.seen() - before):
+            problem = "a delivered result shows nowhere: either nothing was made, or `effects` does not look at it"
+            raise HandlerBroken((Broken("effects", problem),))
+        trial = replace(trial, usual=made.total())
         unclosed = await _broken("close", close, trial)
         trial = replace(trial, closes=unclosed is None)
         found = [unclosed, *[await _broken(rule, check, trial) for rule, check in RULES.items()]]
     if broken := tuple(item for item in found if item is not None):
         raise HandlerBroken(broken)
-
-
-def _maker(make: Callable[..., Handler], options: HandlerOptions | Mapping[str, Any] | None) -> Callable[[], Handler]:
-    if options is None:
-        return make
-    plugin: Any = make
-    if problem := contract_problem(plugin, getattr(plugin, "name", "")):
-        raise HandlerBroken((Broken("plug-in", f"{getattr(plugin, '__name__', plugin)} {problem}"),))
-    validated = plugin.Options.model_validate(options)
-    return lambda: plugin(validated)
-
-
-async def _usual(trial: Trial) -> int:
-    """Return the number of effects of one result. Without any, no rule could be checked."""
-    before = await trial.seen()
-    try:
-        async with trial.handler() as handler:
-            await trial.deliver(handler, trial.attempt())
-    except RuleBroken as exc:
-        raise HandlerBroken((Broken("effects", f"a result cannot be delivered at all: {exc}"),)) from exc
-    made = await trial.seen() - before
-    if not made:
-        problem = "a delivered result shows nowhere: either nothing was made, or `effects` does not look at it"
-        raise HandlerBroken((Broken("effects", problem),))
-    return made.total()
 
 
 async def _broken(rule: str, check: Callable[[Trial], Awaitable[None]], trial: Trial) -> Broken | None:
@@ -125,7 +115,7 @@ async def _broken(rule: str, check: Callable[[Trial], Awaitable[None]], trial: T
     except RuleBroken as exc:
         return Broken(rule, str(exc))
     except Exception as exc:  # of the handler's class or of `effects`: part of the report
-        return Broken(rule, f"it could not be checked: {told(exc)}")
+        return Broken(rule, f"it could not be checked: {in_words(exc)}")
     return None
 
 
@@ -237,7 +227,7 @@ async def _delivered_or(
     except allowed:
         return
     except Exception as exc:
-        raise RuleBroken(f"a result {wanted}, but failed with {told(exc)}") from exc
+        raise RuleBroken(f"a result {wanted}, but failed with {in_words(exc)}") from exc
 
 
 async def receipt(trial: Trial) -> None:
@@ -249,7 +239,7 @@ async def receipt(trial: Trial) -> None:
     try:
         kept = msgspec.json.decode(msgspec.json.encode(given), type=Receipt)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as exc:
-        raise RuleBroken(f"the receipt cannot be kept: {told(exc)}. `data` may hold JSON values only") from exc
+        raise RuleBroken(f"the receipt cannot be kept: {in_words(exc)}. `data` may hold JSON values only") from exc
     if kept != given:
         raise RuleBroken(f"the receipt comes back changed from the journal: {given} becomes {kept}")
 
@@ -268,7 +258,7 @@ async def close(trial: Trial) -> None:
             except TimeoutError as exc:
                 raise RuleBroken(f"{what} took longer than {END_SECONDS:g} s") from exc
             except Exception as exc:
-                raise RuleBroken(f"{what} failed with {told(exc)}") from exc
+                raise RuleBroken(f"{what} failed with {in_words(exc)}") from exc
 
 
 RULES: Mapping[str, Callable[[Trial], Awaitable[None]]] = {
@@ -335,7 +325,7 @@ class Trial:
             async with asyncio.timeout(self.deadline):
                 return await handler.deliver(attempt)
         except Exception as exc:
-            raise RuleBroken(f"attempt {attempt.number} at {attempt.event.type} failed with {told(exc)}") from exc
+            raise RuleBroken(f"attempt {attempt.number} at {attempt.event.type} failed with {in_words(exc)}") from exc
 
     async def seen(self) -> Counter[Hashable]:
         """Count the effects that are visible outside now."""
@@ -373,7 +363,13 @@ class Trial:
         attempt, before = self.attempt(), await self.seen()
         stepping = Stepping(_coroutine(handler, attempt), at=at, stop=stop)
         limit = HANG_SECONDS if stop == "hang" else self.deadline
-        task = asyncio.create_task(_limited(stepping, limit))
+
+        async def limited() -> None:
+            with suppress(Exception, asyncio.CancelledError):  # any end will do
+                async with asyncio.timeout(limit):
+                    await stepping
+
+        task = asyncio.create_task(limited())
         while not stepping.reached and not task.done():  # its end counts from the moment of the stop
             await asyncio.wait([task], timeout=HANG_SECONDS / 5)
         _, running = await asyncio.wait([task], timeout=END_SECONDS + (limit if stop == "hang" else 0))
@@ -389,19 +385,8 @@ class Trial:
         await self.check_made(before, attempts=2, after=f"an attempt {how}, and another one")
 
 
-async def _limited(stepping: Stepping[Receipt], limit: float) -> None:
-    with suppress(Exception, asyncio.CancelledError):  # any end will do
-        async with asyncio.timeout(limit):
-            await stepping
-
-
 async def _coroutine(handler: Handler, attempt: Attempt) -> Receipt:
     return await handler.deliver(attempt)
-
-
-def told(exc: BaseException) -> str:
-    """Return an error in a few words."""
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
 def listed(effects: Counter[Hashable]) -> str:
@@ -415,7 +400,7 @@ Stop = Literal["before", "after", "hang"]
 part, and we do not know yet), or left without the event, so that only a deadline ends it."""
 
 
-class Stepping(Generic[T]):
+class Stepping:
     """Await of a coroutine that stops it at its await number `at` (1 is the first).
 
     Attributes:
@@ -423,7 +408,7 @@ class Stepping(Generic[T]):
         reached: whether it came to await `at`.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], *, at: int = 0, stop: Stop = "before") -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Receipt], *, at: int = 0, stop: Stop = "before") -> None:
         self.steps = 0
         self.reached = False
         self._coroutine = coroutine
@@ -431,14 +416,13 @@ class Stepping(Generic[T]):
         self._stop = stop
         self._given_up = False
 
-    def __await__(self) -> Generator[Any, Any, T]:
+    def __await__(self) -> Generator[Any, Any, Receipt]:
         error: BaseException | None = None
         while True:
             try:
                 awaited = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
             except StopIteration as end:
-                result: T = end.value
-                return result
+                return cast("Receipt", end.value)
             self.steps += 1
             error = yield from self._wait(awaited)
             if self._given_up:

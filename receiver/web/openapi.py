@@ -13,8 +13,7 @@ from starlette.responses import Response
 
 from receiver.events import Event
 from receiver.web.api import schemas as bodies
-from receiver.web.api.records import STATUSES, Links, ProblemRecord, Seed, SubmissionRecord
-from receiver.web.api.responses import json
+from receiver.web.api.responses import STATUSES, Links, ProblemRecord, Seed, SubmissionRecord, json
 
 VERSION = "1"
 """Version of the API. It rises with an incompatible change."""
@@ -55,18 +54,18 @@ def _json(schema: Schema) -> Schema:
     return {"application/json": {"schema": schema}}
 
 
-def _query(name: str, description: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "query", "description": description, "schema": schema}
-
-
-def _header(name: str, description: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "header", "description": description, "schema": schema}
+def _parameter(place: str, name: str, description: str, schema: Schema) -> Schema:
+    return {"name": name, "in": place, "description": description, "schema": schema}
 
 
 _SUBMISSION = _json(_ref(SubmissionRecord))
 _TEXT: Schema = {"text/plain": {"schema": {"type": "string"}}}
 _OBJECT = _json({"type": "object"})
-_KEY = _header(
+_ASKED_PROVIDER = (422, 502, 503)
+_BODY = (400, 408, 413, 415, *_ASKED_PROVIDER)
+"""Problems of every request with a body that goes to the provider."""
+_KEY = _parameter(
+    "header",
     "Idempotency-Key",
     "The same key with the same body gives the same submission, with another body 409. A key that was refused is free.",
     {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[ -~]+$"},
@@ -88,130 +87,106 @@ _CALLBACK = Operation(
     open=True,
 )
 
-OPERATIONS: dict[str, dict[str, Operation]] = {
-    "/submissions": {
-        "get": Operation(
-            summary="The newest submissions.",
-            answers={200: ("The newest first.", _json({"type": "array", "items": _ref(SubmissionRecord)}))},
-            parameters=(
-                _query("limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": 200, "default": 20}),
-                _query(
-                    "status",
-                    "Their status. `accepted` finds everything the provider took.",
-                    {"type": "string", "enum": list(STATUSES)},
-                ),
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("get", "/submissions"): Operation(
+        summary="The newest submissions.",
+        answers={200: ("The newest first.", _json({"type": "array", "items": _ref(SubmissionRecord)}))},
+        parameters=(
+            _parameter(
+                "query", "limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": 200, "default": 20}
             ),
-            problems=(422,),
+            _parameter(
+                "query",
+                "status",
+                "Their status. `accepted` finds everything the provider took.",
+                {"type": "string", "enum": list(STATUSES)},
+            ),
         ),
-        "post": Operation(
-            summary="Submit. It is journalled, then sent at once.",
-            body={"oneOf": [_ref(type) for type in bodies.SUBMITTED.values()]},
-            answers=_MADE,
-            problems=(400, 408, 409, 413, 415, 422, 502, 503),
-            parameters=(_KEY,),
-        ),
-    },
-    "/submissions/watch": {
-        "post": Operation(
-            summary="Take over a task that was submitted elsewhere. It is followed and delivered like our own.",
-            body=_ref(bodies.Watch),
-            answers={200: ("It was taken over before.", _SUBMISSION), 201: ("It is followed from now.", _SUBMISSION)},
-            problems=(400, 404, 408, 413, 415, 422, 502, 503),
-        ),
-    },
-    "/submissions/{id}": {
-        "get": Operation(
-            summary="One submission, by its id or its task's.",
-            answers={200: ("The submission with its deliveries.", _SUBMISSION)},
-            problems=(404,),
-        ),
-    },
-    "/submissions/{id}/events": {
-        "get": Operation(
-            summary="Its events; with `Accept: text/event-stream` as they happen.",
-            answers={
-                200: (
-                    "The oldest first. The stream ends after the last event, when the files are there.",
-                    {
-                        **_json({"type": "array", "items": _ref(Event)}),
-                        "text/event-stream": {"schema": {"type": "string"}},
-                    },
-                ),
-                204: ("Nothing follows the event named by Last-Event-ID.", {}),
-            },
-            parameters=(_header("Last-Event-ID", "Go on after this event.", {"type": "string"}),),
-            problems=(404,),
-        ),
-    },
-    "/submissions/{id}/media/{index}": {
-        "get": Operation(
-            summary="A file of the result, as it was archived.",
-            answers={
-                200: (
-                    "The file. Range requests work.",
-                    {
-                        "image/*": {"schema": {"type": "string", "contentEncoding": "binary"}},
-                        "video/*": {"schema": {"type": "string", "contentEncoding": "binary"}},
-                    },
-                )
-            },
-            problems=(404, 410),
-        ),
-    },
-    "/submissions/{id}/seed": {
-        "get": Operation(
-            summary="The seed of a finished picture. The provider may take a minute.",
-            answers={200: ("The seed.", _json(_ref(Seed)))},
-            problems=(404, 409, 422, 502, 503),
-        ),
-    },
-    "/submissions/{id}/actions": {
-        "post": Operation(
-            summary="Press a button of a finished task. The same one a second time gives the first one's submission.",
-            body=_ref(bodies.Press),
-            answers=_MADE,
-            problems=(400, 404, 408, 409, 413, 415, 422, 502, 503),
-            parameters=(_KEY | {"description": "Only with `again`: a repeat of this very request is no further one."},),
-        ),
-    },
-    "/submissions/{id}/modal": {
-        "post": Operation(
-            summary="Answer a task that asks for input; the same task goes on.",
-            body=_ref(bodies.Answer),
-            answers={200: ("The provider took it.", _SUBMISSION), 202: ("It is kept; see `reason`.", _SUBMISSION)},
-            problems=(400, 404, 408, 413, 415, 422, 502, 503),
-        ),
-    },
-    "/submissions/{id}/cancel": {
-        "post": Operation(
-            summary="Ask the provider to stop a task, where it lets its users do so.",
-            answers={202: ("It was asked; an event shows the effect.", _SUBMISSION)},
-            problems=(404, 409, 422, 502, 503),
-        ),
-    },
-    "/uploads": {
-        "post": Operation(
-            summary="Put pictures where prompts can point to them.",
-            body=_ref(bodies.Upload),
-            answers={200: ("Their links.", _json(_ref(Links)))},
-            problems=(400, 408, 413, 415, 422, 502, 503),
-        ),
-    },
-    "/openapi.json": {
-        "get": Operation(summary="This document.", answers={200: ("OpenAPI 3.1.", _OBJECT)}, open=True),
-    },
-    "/callbacks": {"post": _CALLBACK},
-    "/callbacks/{token}": {"post": _CALLBACK},
-    "/livez": {"get": Operation(summary="Check that the process answers.", answers={200: ("ok", _TEXT)}, open=True)},
-    "/readyz": {
-        "get": Operation(
-            summary="Check that callbacks can be kept now.",
-            answers={200: ("Ready.", _OBJECT), 503: ("Not ready, and why.", _OBJECT)},
-            open=True,
-        ),
-    },
+        problems=(422,),
+    ),
+    ("post", "/submissions"): Operation(
+        summary="Submit. It is journalled, then sent at once.",
+        body={"oneOf": [_ref(type) for type in bodies.SUBMITTED.values()]},
+        answers=_MADE,
+        problems=(*_BODY, 409),
+        parameters=(_KEY,),
+    ),
+    ("post", "/submissions/watch"): Operation(
+        summary="Take over a task that was submitted elsewhere. It is followed and delivered like our own.",
+        body=_ref(bodies.Watch),
+        answers={200: ("It was taken over before.", _SUBMISSION), 201: ("It is followed from now.", _SUBMISSION)},
+        problems=(*_BODY, 404),
+    ),
+    ("get", "/submissions/{id}"): Operation(
+        summary="One submission, by its id or its task's.",
+        answers={200: ("The submission with its deliveries.", _SUBMISSION)},
+        problems=(404,),
+    ),
+    ("get", "/submissions/{id}/events"): Operation(
+        summary="Its events; with `Accept: text/event-stream` as they happen.",
+        answers={
+            200: (
+                "The oldest first. The stream ends after the last event, when the files are there.",
+                {**_json({"type": "array", "items": _ref(Event)}), "text/event-stream": {"schema": {"type": "string"}}},
+            ),
+            204: ("Nothing follows the event named by Last-Event-ID.", {}),
+        },
+        parameters=(_parameter("header", "Last-Event-ID", "Go on after this event.", {"type": "string"}),),
+        problems=(404,),
+    ),
+    ("get", "/submissions/{id}/media/{index}"): Operation(
+        summary="A file of the result, as it was archived.",
+        answers={
+            200: (
+                "The file. Range requests work.",
+                {
+                    "image/*": {"schema": {"type": "string", "contentEncoding": "binary"}},
+                    "video/*": {"schema": {"type": "string", "contentEncoding": "binary"}},
+                },
+            )
+        },
+        problems=(404, 410),
+    ),
+    ("get", "/submissions/{id}/seed"): Operation(
+        summary="The seed of a finished picture. The provider may take a minute.",
+        answers={200: ("The seed.", _json(_ref(Seed)))},
+        problems=(*_ASKED_PROVIDER, 404, 409),
+    ),
+    ("post", "/submissions/{id}/actions"): Operation(
+        summary="Press a button of a finished task. The same one a second time gives the first one's submission.",
+        body=_ref(bodies.Press),
+        answers=_MADE,
+        problems=(*_BODY, 404, 409),
+        parameters=(_KEY | {"description": "Only with `again`: a repeat of this very request is no further one."},),
+    ),
+    ("post", "/submissions/{id}/modal"): Operation(
+        summary="Answer a task that asks for input; the same task goes on.",
+        body=_ref(bodies.Answer),
+        answers={200: ("The provider took it.", _SUBMISSION), 202: ("It is kept; see `reason`.", _SUBMISSION)},
+        problems=(*_BODY, 404),
+    ),
+    ("post", "/submissions/{id}/cancel"): Operation(
+        summary="Ask the provider to stop a task, where it lets its users do so.",
+        answers={202: ("It was asked; an event shows the effect.", _SUBMISSION)},
+        problems=(*_ASKED_PROVIDER, 404, 409),
+    ),
+    ("post", "/uploads"): Operation(
+        summary="Put pictures where prompts can point to them.",
+        body=_ref(bodies.Upload),
+        answers={200: ("Their links.", _json(_ref(Links)))},
+        problems=_BODY,
+    ),
+    ("get", "/openapi.json"): Operation(summary="This document.", answers={200: ("OpenAPI 3.1.", _OBJECT)}, open=True),
+    ("post", "/callbacks"): _CALLBACK,
+    ("post", "/callbacks/{token}"): _CALLBACK,
+    ("get", "/livez"): Operation(summary="Check that the process answers.", answers={200: ("ok", _TEXT)}, open=True),
+    ("get", "/readyz"): Operation(
+        summary="Check that callbacks can be kept now.",
+        answers={200: ("Ready.", _OBJECT), 503: ("Not ready, and why.", _OBJECT)},
+        open=True,
+    ),
 }
-"""Every operation by path and method."""
+"""Every operation by method and path."""
 
 
 async def openapi(request: Request) -> Response:
@@ -237,8 +212,8 @@ def document() -> dict[str, Any]:
             "milliseconds. Every error is a problem (RFC 9457) whose `detail` is a sentence.",
         },
         "paths": {
-            path: {method: _operation(path, method, operation) for method, operation in methods.items()}
-            for path, methods in OPERATIONS.items()
+            path: {verb: _operation(path, verb, item) for (verb, at), item in OPERATIONS.items() if at == path}
+            for _, path in OPERATIONS
         },
         "components": {
             "schemas": schemas,
@@ -256,7 +231,7 @@ def _operation(path: str, method: str, operation: Operation) -> Schema:
     named = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     inside = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in named]
     words = [part.strip("{}") for part in path.replace(".", "/").split("/") if part]
-    problems = operation.problems if operation.open else (401, *operation.problems)
+    problems = sorted(operation.problems if operation.open else (401, *operation.problems))
     answers: Schema = {
         str(status): {"description": text, **({"content": content} if content else {})}
         for status, (text, content) in operation.answers.items()

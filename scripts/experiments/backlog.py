@@ -13,7 +13,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Completion
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
-from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite import open_store
 
 DESTINATIONS = ("one", "two")
 OWNER = "the past"
@@ -24,7 +24,7 @@ async def backlog(path: Path, submissions: int, *, events: int = 1, owed: bool) 
 
     All rows are older than what comes later, as they would be.
     """
-    journal = await open_journal(path)
+    journal = Journal(await open_store(path))
     try:
         await journal.register(dict.fromkeys(DESTINATIONS, "noop"))
         await _one(journal, deliver=not owed)

@@ -20,7 +20,8 @@ from experiments.databases import Database, Way, database, way_to
 from experiments.plugins import plug_in
 from experiments.servers import Server
 from experiments.stage import PATIENCE, Ledger, Target, callbacks, http_client, post, sow
-from receiver.journal.postgres import open_postgres
+from receiver.journal import Journal
+from receiver.journal.postgres import open_store as open_postgres
 
 CLIENTS = 8
 PAUSE = 0.03
@@ -234,7 +235,7 @@ async def cluster(
     """
     plug_in(folder, "keeper", KEEPER)
     async with database() as there, way_to(there) as way:
-        targets = await sow(await open_postgres(there.url, listen=False), tasks)
+        targets = await sow(Journal(await open_postgres(there.url, listen=False)), tasks)
         for statement in ROLE:
             await there.ask(statement)
         commands = [("serve", "--no-engine")] * webs + [("worker",)] * workers

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from postgres_server import Server
-
 from receiver.journal.postgres.driver import asyncpg
 
 PATIENCE = 30.0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 from builds.postgres import all_for_one
+from receiver.journal.postgres.driver import asyncpg
 
 from experiments.base import Experiment, Outcome
 from experiments.cluster import BROKEN, SETTLED, Cluster, cluster, late, said
@@ -19,7 +20,6 @@ from experiments.stage import Target, sow
 from receiver.events import Callback, Submission
 from receiver.journal import Change, Changed
 from receiver.journal.postgres import PostgresJournal, open_postgres
-from receiver.journal.postgres.driver import asyncpg
 
 
 class Crashes:

@@ -18,7 +18,7 @@ from experiments.servers import server
 from experiments.stage import accepted, rows
 from experiments.witnesses import view
 from receiver.journal import Journal
-from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite import open_store
 
 GROWTH = 50.0
 """MB that a backlog may cost in memory."""
@@ -136,7 +136,7 @@ class RowCounts:
             with closing(sqlite3.connect(paths[1])) as db:
                 db.execute(f"DROP INDEX {lost}")
         rates = [Rates(), Rates()]
-        journals = [await open_journal(path) for path in paths]
+        journals = [Journal(await open_store(path)) for path in paths]
         try:
             for _ in range(rounds):
                 for journal, mine in zip(journals, rates, strict=True):

@@ -20,7 +20,7 @@ import httpx
 from receiver.clock import Clock
 from receiver.events import Submission, new_id
 from receiver.journal import Journal
-from receiver.journal.sqlite import open_journal
+from receiver.journal.sqlite import open_store
 from receiver.tokens import Tokens
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -46,7 +46,7 @@ class Target:
 
 async def seed(data: Path, count: int) -> list[Target]:
     """Journal submissions the provider has accepted, none of which was called back yet."""
-    return await sow(await open_journal(data / "journal.db"), count)
+    return await sow(Journal(await open_store(data / "journal.db")), count)
 
 
 async def sow(journal: Journal, count: int) -> list[Target]:

@@ -43,23 +43,24 @@ class SlackOptions(HandlerOptions):
     """Options of a `slack` destination."""
 
     channel: str | None = Field(
-        None, description="Where to post: a channel's id, such as `C0123ABCD`, or its name. The bot joins it if it may."
+        None,
+        description="Channel to post in: its id, for instance `C0123ABCD`, or its name. The bot joins it if it may.",
     )
     token: Annotated[SecretStr | None, KnownAs("SLACK_BOT_TOKEN")] = Field(
         None, description="The app's bot token, `xoxb-…`; `SLACK_BOT_TOKEN` if not given."
     )
     webhook_url: SecretStr | None = Field(
         None,
-        description="An incoming webhook, in place of channel and token. It cannot upload, so it needs `link`, and it "
-        "posts ends only, without progress or threads.",
+        description="An incoming webhook, in place of channel and token. It cannot upload, so it needs `link`. "
+        "It posts ends only, without progress or threads.",
     )
     link: str | None = Field(
-        None, description="Another destination's name: its link to its own copy is shown. Waits for it up to 60 s."
+        None, description="Name of another destination, whose link to its copy is shown. Waits for it up to 60 s."
     )
     tiles: bool = Field(
-        False, description="Whether the four pictures of a grid go into its thread, too. Needs the extra `images`."
+        False, description="Also put the four pictures of a grid into its thread. Needs the extra `images`."
     )
-    details: bool = Field(True, description="Whether task, seed, final prompt and next steps go into the thread.")
+    details: bool = Field(True, description="Put task, seed, final prompt and next steps into the thread.")
     api_url: str = Field(
         "https://slack.com/api",
         pattern=r"^https?://[^\s?#]+$",
@@ -159,7 +160,13 @@ class SlackHandler:
     async def _post(self, api: SlackApi, attempt: Attempt, post: Post, link: str | None) -> Receipt:
         posted = await self._so_far(api, attempt)
         posting = Posting(api, attempt, posted, details=self._options.details)
-        shown = [item for item in attempt.media if item.media.type in SHOWN] + await self._tiles(attempt)
+        shown = [item for item in attempt.media if item.media.type in SHOWN]
+        if self._options.tiles and attempt.event.type == "task.succeeded":
+            try:
+                shown += await attempt.tiles()
+            except MediaError as exc:
+                if not exc.permanent:
+                    raise
         files = [item for item in attempt.media if item.media.type not in SHOWN]
         if posted.refused:  # rather a file in the thread than no picture
             post = dataclasses.replace(post, remark=f"{post.remark} {_UNSHOWN}".strip())
@@ -171,17 +178,6 @@ class SlackHandler:
             raise
         self._memory.pop(attempt.idempotency_key, None)
         return posted.receipt
-
-    async def _tiles(self, attempt: Attempt) -> list[StoredMedia]:
-        """Return the tiles, or none if the grid cannot be cut. The rest is delivered all the same."""
-        if not self._options.tiles or attempt.event.type != "task.succeeded":
-            return []
-        try:
-            return list(await attempt.tiles())
-        except MediaError as exc:
-            if not exc.permanent:
-                raise
-            return []
 
     async def _so_far(self, api: SlackApi, attempt: Attempt) -> Posted:
         """Return what a failed attempt of this delivery left, else the post of the event before, else an empty post."""
@@ -255,8 +251,12 @@ class Posting:
             UnknownFile: Slack refuses the block of a picture in `shown`.
             SlackError, RetryLater, ConnectionError: as `SlackApi.call`.
         """
-        await self._upload(shown, post)
-        pictures = [self._picture(item, post) for item in shown]
+        alt_texts = [f"U{item.tile} of: {post.alt_text}" if item.tile else post.alt_text for item in shown]
+        await self._upload(shown, alt_texts)
+        pictures = [
+            uploaded(self._posted.files[item.media.digest], alt_text, title=f"U{item.tile}" if item.tile else "")
+            for item, alt_text in zip(shown, alt_texts, strict=True)
+        ]
         blocks = post_blocks(post, pictures[:1], link)
         few = self._posted.thread is not None  # in a thread already: all in one post
         more = pictures[1:] + (detail_blocks(post, few=few) if self._wants_details else [])
@@ -265,18 +265,13 @@ class Posting:
         await self._put_post(blocks, fallback(post))
         await self._put_into_thread(more, files)
 
-    def _picture(self, item: StoredMedia, post: Post) -> Block:
-        """Return the image block of an uploaded picture."""
-        title = f"U{item.tile}" if item.tile else ""
-        return uploaded(self._posted.files[item.media.digest], _alt_text(post, item), title=title)
-
-    async def _upload(self, shown: list[StoredMedia], post: Post) -> None:
+    async def _upload(self, shown: list[StoredMedia], alt_texts: list[str]) -> None:
         """Upload pictures without a channel. The blocks that name them bring them there."""
         new: dict[str, tuple[str, str]] = {}
-        for item in shown:
+        for item, alt_text in zip(shown, alt_texts, strict=True):
             if item.media.digest not in self._posted.files:
                 name = file_name(self._attempt, item)
-                new[item.media.digest] = await self._api.upload(item, name, _alt_text(post, item)), name
+                new[item.media.digest] = await self._api.upload(item, name, alt_text), name
         if new:
             await self._api.complete(list(new.values()))
         self._posted.files |= {digest: file_id for digest, (file_id, _) in new.items()}
@@ -297,24 +292,21 @@ class Posting:
                 posted.ts = posted.event = ""
             else:
                 return
-        answer = await self._post_new(content)
-        posted.channel, posted.ts = str(answer.get("channel", posted.channel)), str(answer["ts"])
-        posted.url = await self._api.permalink(posted.channel, posted.ts)
-
-    async def _post_new(self, content: dict[str, Any]) -> dict[str, Any]:
         try:
-            return await self._new(self._posted.thread, content)
+            answer = await self._new(posted.thread, content)
         except SlackError as exc:
-            if exc.code in _GONE and self._posted.thread is not None:  # it was deleted: then into the channel
-                self._posted.thread = None
+            if exc.code in _GONE and posted.thread is not None:  # it was deleted: then into the channel
+                posted.thread = None
             elif exc.code == "not_in_channel":
                 try:
-                    await self._api.call("conversations.join", channel=self._posted.channel)
+                    await self._api.call("conversations.join", channel=posted.channel)
                 except SlackError:
                     raise exc from None
             else:
                 raise
-        return await self._new(self._posted.thread, content)
+            answer = await self._new(posted.thread, content)
+        posted.channel, posted.ts = str(answer.get("channel", posted.channel)), str(answer["ts"])
+        posted.url = await self._api.permalink(posted.channel, posted.ts)
 
     async def _new(self, thread: str | None, content: dict[str, Any]) -> dict[str, Any]:
         where = {"channel": self._posted.channel, "thread_ts": thread}
@@ -333,7 +325,3 @@ class Posting:
         if blocks:
             await self._new(top, {"blocks": blocks, "text": "Details", **_PLAIN})
         posted.event = event.id
-
-
-def _alt_text(post: Post, item: StoredMedia) -> str:
-    return f"U{item.tile} of: {post.alt_text}" if item.tile else post.alt_text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -61,14 +60,8 @@ REMEDIES: Mapping[str, str] = {
     "invalid_token": f"the webhook's URL is wrong. {_WEBHOOK}",
     "action_prohibited": "an administrator restricts who may post there. Ask them",
     "posting_to_general_channel_denied": "only some may post to #general. Make a webhook for another channel",
-    "invalid_payload": _REPORT,
-    "invalid_blocks": _REPORT,
-    "invalid_blocks_format": _REPORT,
-    "invalid_arguments": _REPORT,
-    "invalid_form_data": _REPORT,
-    "msg_too_long": _REPORT,
-    "msg_blocks_too_long": _REPORT,
-    "no_text": _REPORT,
+    **dict.fromkeys(("invalid_payload", "invalid_blocks", "invalid_blocks_format", "invalid_arguments"), _REPORT),
+    **dict.fromkeys(("invalid_form_data", "msg_too_long", "msg_blocks_too_long", "no_text"), _REPORT),
 }
 """Errors that no retry mends, and what a person does about them."""
 _LIMITED = frozenset({"ratelimited", "rate_limited", "rollup_error", "message_limit_exceeded"})
@@ -125,7 +118,11 @@ class SlackApi:
             RetryLater: too many calls.
             ConnectionError: no answer, or one that cannot be read.
         """
-        form = {name: _field(value) for name, value in arguments.items() if value is not None}
+        form = {
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in arguments.items()
+            if value is not None
+        }
         response = await _post(self._client, f"{self._base}/{method}", data=form, headers=self._token)
         answer = json_object(response)
         if answer is None:
@@ -264,24 +261,18 @@ def _later(response: httpx.Response) -> RetryLater:
     return RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason="Slack is called too often")
 
 
-def _field(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
-
-
 async def _content(stored: StoredMedia) -> AsyncIterator[bytes]:
     """Yield the file in blocks. It is open only while one is read, so a cancelled upload leaves nothing open."""
+
+    def block(at: int) -> bytes:
+        with stored.path.open("rb") as file:
+            file.seek(at)
+            return file.read(_BLOCK)
+
     at = 0
-    while block := await in_thread(_block, stored.path, at):
-        yield block
-        at += len(block)
-
-
-def _block(path: Path, at: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(at)
-        return file.read(_BLOCK)
+    while data := await in_thread(block, at):
+        yield data
+        at += len(data)
 
 
 # The app

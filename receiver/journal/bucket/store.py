@@ -552,7 +552,7 @@ class BucketStore:
         self._check_open()
         statuses: Counter[str] = Counter()
         if submissions:
-            statuses.update([item.submission.standing async for item in self._all()])
+            statuses.update([item.submission.display_status async for item in self._all()])
         open_ = {name.rpartition("/")[2] for name in await self._index.places()}
         names = sorted(open_ | set(await self._objects.folders(keys.DEAD)))
         found = await asyncio.gather(*(self._count(keys.unescaped(name)) for name in names))

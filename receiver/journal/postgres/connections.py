@@ -76,6 +76,7 @@ PLANS = dict.fromkeys(
 while tables are empty or seem so, and keeps them when the tables have grown."""
 LOCAL = {
     **PLANS,
+    "plan_cache_mode": "force_generic_plan",
     # A process that is cut off from the server in the middle of a transaction holds its rows no longer than this.
     "idle_in_transaction_session_timeout": "10s",
 }
@@ -83,7 +84,6 @@ LOCAL = {
 SETTINGS = {
     "application_name": "receiver",
     **LOCAL,
-    "plan_cache_mode": "force_generic_plan",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",

@@ -116,9 +116,8 @@ class PostgresStore:
             pairs: list[tuple[Document, Document]] = []
             claim.transaction, claim.results, tried = transaction, [], list[str]()
             while (wanted := limit - len(claim.results)) > 0:
-                rows = await fetch(
-                    transaction.db, "candidates", destination=destination, now_ms=now_ms, tried=tried, limit=wanted
-                )
+                values = {"destination": destination, "now_ms": now_ms, "tried": tried, "limit": wanted}
+                rows = await fetch(transaction.db, "candidates", running="running", **values)
                 for document in await self._locked(transaction.db, {row["id"]: row["version"] for row in rows}):
                     after, result = transition(document)
                     if after is not document:

@@ -96,7 +96,7 @@ def encode_working(document: Document) -> bytes:
 
 def _searched(row: Submission) -> Row:
     return (
-        row.task_id, row.once, row.status, row.standing, row.ended, 1 if row.hooked else 0, row.send_due_ms,
+        row.task_id, row.once, row.status, row.display_status, row.ended, 1 if row.hooked else 0, row.send_due_ms,
         row.media_due_ms, open_deadline(row), row.task_status, row.poll_due_ms,
     )  # fmt: skip
 

@@ -13,8 +13,7 @@ from receiver.journal import Journal
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.web.admission import RETRY
-from receiver.web.api.records import STATUSES, Seed, submission_record
-from receiver.web.api.responses import json
+from receiver.web.api.responses import STATUSES, Seed, json, submission_record
 from receiver.web.api.streaming import Watch, all_events, stream_events
 from receiver.web.problems import Problem
 

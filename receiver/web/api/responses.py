@@ -1,14 +1,19 @@
-"""Answers of the API: records as JSON, errors as problems."""
+"""Answers of the API: records of what a caller may see, as JSON, and errors as problems.
+
+Times are epoch milliseconds.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
+from receiver.deliveries import Delivery, DeliveryStatus
 from receiver.errors import (
     Conflict,
     InputError,
@@ -19,14 +24,146 @@ from receiver.errors import (
     ReceiverError,
     Refused,
 )
+from receiver.events import DisplayStatus, Submission
+from receiver.telemetry import redact
 from receiver.web.admission import RETRY
-from receiver.web.api.records import clean
 from receiver.web.problems import Problem
 
+STATUSES: tuple[str, ...] = get_args(DisplayStatus)
+MAX_TEXT = 1000
 PROVIDER_FAULTS = frozenset({"unauthorized", "wrong_address", "unreachable", "failed"})
 """Outcomes about which the caller can do nothing."""
 _SHELL = re.compile(r"\s*See: receiver .*\Z", re.DOTALL)
 """Advice for a shell, which a caller does not have."""
+
+
+class MediaRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An archived file, sent by `GET /submissions/{id}/media/{index}`. `digest` is its SHA-256."""
+
+    index: int
+    type: str
+    size: int
+    digest: str
+
+
+class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery of an event to a destination. `ref` and `url` say where it went."""
+
+    id: str
+    event: str
+    destination: str
+    status: DeliveryStatus
+    attempts: int
+    ref: str | None
+    url: str | None
+    detail: str | None
+
+
+class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A submission and its result.
+
+    `task` is the provider's id. `reason` says why it failed or what it waits for. `texts` are the prompts that a
+    describe or shorten found. `parent` is the submission whose task this one follows up, by `button`. A list of
+    submissions shows no `deliveries`.
+    """
+
+    id: str
+    kind: str
+    status: DisplayStatus
+    outcome: str | None
+    task: str | None
+    progress: int | None
+    prompt: str
+    speed: str | None
+    labels: dict[str, str]
+    state: str | None
+    parent: str | None
+    button: str | None
+    auto: tuple[str, ...]
+    to: tuple[str, ...] | None
+    created_ms: int
+    deadline_ms: int
+    reason: str | None
+    texts: tuple[str, ...]
+    buttons: tuple[str, ...]
+    media: tuple[MediaRecord, ...]
+    media_problem: str | None
+    deliveries: tuple[DeliveryRecord, ...] | UnsetType = UNSET
+
+
+class Links(msgspec.Struct, frozen=True, kw_only=True):
+    """Links to uploaded pictures, in their order."""
+
+    urls: tuple[str, ...]
+
+
+class Seed(msgspec.Struct, frozen=True, kw_only=True):
+    """The seed of a finished picture."""
+
+    task: str
+    seed: str
+
+
+class ProblemRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An error (RFC 9457). `detail` is a sentence for a person. `outcome` names the reason if the provider refused.
+    `submission` is the one it concerns."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    outcome: str | UnsetType = UNSET
+    submission: str | UnsetType = UNSET
+
+
+def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = None) -> SubmissionRecord:
+    """Return the record of a row."""
+    task = row.task
+    return SubmissionRecord(
+        id=row.id,
+        kind=row.kind,
+        status=row.display_status,
+        outcome=row.outcome,
+        task=row.task_id,
+        progress=task.progress if task else None,
+        prompt=row.prompt,
+        speed=row.speed,
+        labels=row.labels,
+        state=row.user_state,
+        parent=row.parent_id,
+        button=row.button,
+        auto=row.auto,
+        to=row.destinations,
+        created_ms=row.created_ms,
+        deadline_ms=row.deadline_ms,
+        reason=clean(row.reason) if row.reason else None,
+        texts=task.texts if task and row.ended == "task.succeeded" else (),
+        buttons=tuple(button.text for button in task.buttons) if task else (),
+        media=tuple(
+            MediaRecord(index=item.index, type=item.type, size=item.size, digest=item.digest) for item in row.media
+        ),
+        media_problem=clean(row.media_problem) if row.media_problem else None,
+        deliveries=UNSET
+        if deliveries is None
+        else tuple(
+            DeliveryRecord(
+                id=item.id,
+                event=item.event_id,
+                destination=item.destination,
+                status=item.status,
+                attempts=item.attempt,
+                ref=item.receipt.ref if item.receipt else None,
+                url=item.receipt.url if item.receipt else None,
+                detail=clean(item.detail) if item.detail else None,
+            )
+            for item in deliveries
+        ),
+    )
+
+
+def clean(text: str) -> str:
+    """Return a sentence without secrets and control characters, of at most 1,000 characters."""
+    return "".join(char if char.isprintable() else "�" for char in redact(text)[:MAX_TEXT])
 
 
 def json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

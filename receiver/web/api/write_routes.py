@@ -23,8 +23,7 @@ from receiver.tasks import decode_json
 from receiver.web.admission import BodyLimits
 from receiver.web.api import schemas
 from receiver.web.api.read_routes import find
-from receiver.web.api.records import Links, submission_record
-from receiver.web.api.responses import json, problem_of
+from receiver.web.api.responses import Links, json, problem_of, submission_record
 from receiver.web.problems import Problem
 
 T = TypeVar("T")

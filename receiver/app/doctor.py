@@ -8,14 +8,13 @@ from typing import Literal
 
 import msgspec
 
+from receiver.app.container import check_same_store, store_of
+from receiver.app.factory import check_links, close_all, journal_of, open_all
 from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
 from receiver.errors import MediaError, ReceiverError
 from receiver.journal import Journal
 from receiver.provider import Provider
-from receiver.runtime.journals import journal_of
-from receiver.runtime.opening import check_links, close_all, open_all
-from receiver.runtime.upkeep import check_same_store, store_of
 from receiver.settings import Settings, check_platform, ensure_keys, require_provider_key
 
 Verdict = Literal["ok", "note", "problem"]
@@ -112,12 +111,13 @@ async def _same_store(settings: Settings, journal: Journal) -> list[Finding]:
 
 async def _standings(journal: Journal) -> list[Finding]:
     now_ms = Clock().now_ms()
-    ill = [item for item in await journal.destinations() if item.standing(now_ms) != "working"]
+    ill = [item for item in await journal.destinations() if item.display_status(now_ms) != "working"]
     return [
         Finding(
             name=f"destination {item.name}",
             verdict="problem",
-            text=f"{item.standing(now_ms)}, {item.pending} deliveries wait: {item.paused_reason or item.last_error}",
+            text=f"{item.display_status(now_ms)}, {item.pending} deliveries wait: "
+            f"{item.paused_reason or item.last_error}",
         )
         for item in ill
     ]

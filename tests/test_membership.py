@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from engine import Kit, destination, engine, logged, until
+from receiver.app.display_status import GAP_SECONDS, Standing
 from test_dispatcher import Hanging, only, outcomes, owed
 
 from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal import BEAT_SECONDS, DEAD_SECONDS, LEASE_SECONDS, Journal
-from receiver.runtime.standing import GAP_SECONDS, Standing
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Member:
     told: list[str]
 
     async def step(self, name: str) -> None:
-        await self.standing.steps()[name]()
+        await self.display_status.steps()[name]()
 
     async def settle(self) -> None:
         """Give signs of life, without a gap, for as long as all others need to give theirs."""
@@ -99,10 +99,10 @@ async def test_where_one_engine_may_run_it_lives_and_leads(tmp_path: Path) -> No
     """Without a sign of life, from entering to leaving; there is nothing to repeat."""
     async with member(tmp_path, shared=False) as one:
         one.kit.clock.advance(10**6)
-        assert (one.standing.lives, one.standing.leads) == (True, True)
-        assert one.standing.steps() == {}
-        await one.standing.leave()
-        assert (one.standing.lives, one.standing.leads) == (False, False)
+        assert (one.display_status.lives, one.display_status.leads) == (True, True)
+        assert one.display_status.steps() == {}
+        await one.display_status.leave()
+        assert (one.display_status.lives, one.display_status.leads) == (False, False)
 
 
 async def test_an_engine_that_enters_lives_and_does_not_lead(tmp_path: Path) -> None:
@@ -110,9 +110,9 @@ async def test_an_engine_that_enters_lives_and_does_not_lead(tmp_path: Path) -> 
     async with member(tmp_path) as one:
         ((role, owner, store),) = one.journal.entered
         assert (role, store, one.dispatcher.owner) == ("worker", "here", owner)
-        assert (one.standing.lives, one.standing.leads) == (True, False)
-        await one.standing.leave()
-        await one.standing.enter("worker", store="here")
+        assert (one.display_status.lives, one.display_status.leads) == (True, False)
+        await one.display_status.leave()
+        await one.display_status.enter("worker", store="here")
         assert one.journal.entered[1][1] != owner
 
 
@@ -120,11 +120,11 @@ async def test_without_a_sign_of_life_it_claims_no_more(tmp_path: Path) -> None:
     """Others may have taken it for dead by then; a sign that is heard lets it go on."""
     async with member(tmp_path) as one:
         one.kit.clock.advance(DEAD_SECONDS - 0.1)
-        assert one.standing.lives
+        assert one.display_status.lives
         one.kit.clock.advance(0.2)
-        assert not one.standing.lives
+        assert not one.display_status.lives
         await one.step("beat")
-        assert one.standing.lives
+        assert one.display_status.lives
 
 
 async def test_an_engine_that_was_asleep_claims_nothing_before_its_next_sign_of_life(tmp_path: Path) -> None:
@@ -134,13 +134,13 @@ async def test_an_engine_that_was_asleep_claims_nothing_before_its_next_sign_of_
         await one.step("beat")
         await one.step("lead")
         one.kit.clock.step(LEASE_SECONDS)
-        assert (one.standing.lives, one.standing.leads) == (True, False)
+        assert (one.display_status.lives, one.display_status.leads) == (True, False)
         one.kit.clock.step(DEAD_SECONDS - LEASE_SECONDS)
-        assert (one.standing.lives, one.standing.leads) == (False, False)
+        assert (one.display_status.lives, one.display_status.leads) == (False, False)
         one.kit.clock.advance(BEAT_SECONDS)
         await one.step("beat")
         await one.step("lead")
-        assert (one.standing.lives, one.standing.leads) == (True, True)
+        assert (one.display_status.lives, one.display_status.leads) == (True, True)
 
 
 async def test_a_wall_clock_that_is_set_back_takes_no_lead_away(tmp_path: Path) -> None:
@@ -148,15 +148,15 @@ async def test_a_wall_clock_that_is_set_back_takes_no_lead_away(tmp_path: Path) 
     async with member(tmp_path) as one:
         await one.step("lead")
         one.kit.clock.step(-3600)
-        assert (one.standing.lives, one.standing.leads) == (True, True)
+        assert (one.display_status.lives, one.display_status.leads) == (True, True)
         one.kit.clock.advance(DEAD_SECONDS)
-        assert (one.standing.lives, one.standing.leads) == (False, False)
+        assert (one.display_status.lives, one.display_status.leads) == (False, False)
 
 
 async def test_signs_of_life_are_given_in_time_and_not_oftener(tmp_path: Path) -> None:
     """However often the loop looks; one that failed is given again at the next look."""
     async with member(tmp_path) as one:
-        beat = one.standing.steps()["beat"]
+        beat = one.display_status.steps()["beat"]
         for _ in range(3):
             await beat()
         assert one.journal.asked.count("beat") == 1
@@ -171,10 +171,10 @@ async def test_signs_of_life_are_given_in_time_and_not_oftener(tmp_path: Path) -
 async def test_the_leader_says_so_again_before_its_lease_ends(tmp_path: Path) -> None:
     """It is told once that it leads, and asks no oftener than it gives signs of life."""
     async with member(tmp_path) as one:
-        lead = one.standing.steps()["lead"]
+        lead = one.display_status.steps()["lead"]
         for _ in range(3):
             await lead()
-        assert one.standing.leads
+        assert one.display_status.leads
         assert one.journal.asked.count("lead") == 1
         one.kit.clock.advance(BEAT_SECONDS)
         await lead()
@@ -190,21 +190,21 @@ async def test_a_leader_that_is_not_heard_leads_no_longer_than_its_lease(tmp_pat
         one.kit.clock.advance(LEASE_SECONDS - 0.1)
         with pytest.raises(JournalError):
             await one.step("lead")
-        assert one.standing.leads
+        assert one.display_status.leads
         one.kit.clock.advance(0.2)
-        assert not one.standing.leads
+        assert not one.display_status.leads
 
 
 async def test_who_does_not_lead_asks_at_each_look(tmp_path: Path) -> None:
     """So that a dead leader's lease is taken over as soon as it ends."""
     async with member(tmp_path, leading=False) as one:
-        lead = one.standing.steps()["lead"]
+        lead = one.display_status.steps()["lead"]
         for _ in range(3):
             await lead()
-        assert (one.standing.leads, one.journal.asked.count("lead")) == (False, 3)
+        assert (one.display_status.leads, one.journal.asked.count("lead")) == (False, 3)
         one.journal.leading = True
         await lead()
-        assert (one.standing.leads, one.told) == (True, ["led"])
+        assert (one.display_status.leads, one.told) == (True, ["led"])
 
 
 async def test_a_leader_that_lost_its_lease_stops(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ async def test_a_leader_that_lost_its_lease_stops(tmp_path: Path) -> None:
         one.journal.leading = False
         one.kit.clock.advance(BEAT_SECONDS)
         await one.step("lead")
-        assert not one.standing.leads
+        assert not one.display_status.leads
 
 
 async def test_the_leader_frees_what_the_dead_left(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ async def test_after_an_outage_everybody_has_his_turn_before_anybody_is_freed(tm
         one.journal.problem = None
         await one.step("beat")
         await one.step("lead")
-        assert (one.standing.lives, one.standing.leads) == (True, True)
+        assert (one.display_status.lives, one.display_status.leads) == (True, True)
         await one.step("free")
         assert one.told == ["led"]
         await one.settle()
@@ -275,7 +275,7 @@ async def test_taken_for_dead_it_drops_what_runs_and_goes_on_as_another(tmp_path
         ]
         delivery = await only(one.kit, submission)
         assert (delivery.status, delivery.failures, await outcomes(one.kit, delivery)) == ("pending", 1, ["vanished"])
-        assert one.standing.lives
+        assert one.display_status.lives
         assert one.dispatcher.owner not in {"", before}
         assert one.journal.entered[-1][1] == one.dispatcher.owner
 
@@ -287,14 +287,14 @@ async def test_a_dead_leader_leads_no_more(tmp_path: Path) -> None:
         one.journal.living = False
         one.kit.clock.advance(BEAT_SECONDS)
         await one.step("beat")
-        assert (one.standing.lives, one.standing.leads) == (True, False)
+        assert (one.display_status.lives, one.display_status.leads) == (True, False)
 
 
 async def test_one_that_only_steps_in_stays_out_while_others_live(tmp_path: Path) -> None:
     """Taken for dead, and another engine has come: it claims nothing, and enters again when that one has gone."""
     async with member(tmp_path) as one:
         one.journal.living = False
-        beat = one.standing.steps()["beat"]
+        beat = one.display_status.steps()["beat"]
 
         async def refuse(role: str, owner: str, *, store: str) -> None:
             raise EngineRunning("Another engine lives.", holder="serve")
@@ -303,11 +303,11 @@ async def test_one_that_only_steps_in_stays_out_while_others_live(tmp_path: Path
         for _ in range(2):
             with pytest.raises(EngineRunning):
                 await beat()
-            assert not one.standing.lives
+            assert not one.display_status.lives
         assert one.journal.asked.count("beat") == 1
         one.journal.become_engine = entering  # type: ignore[method-assign]
         await beat()
-        assert one.standing.lives
+        assert one.display_status.lives
 
 
 async def test_a_claim_that_outlived_its_owner_is_not_begun(tmp_path: Path) -> None:
@@ -344,14 +344,14 @@ async def test_leaving_is_not_held_up_by_a_journal_that_is_away(tmp_path: Path, 
     async with member(tmp_path) as one:
         one.journal.problem = problem
         with logged() as lines:
-            await one.standing.leave()
+            await one.display_status.leave()
         assert [line["event"] for line in lines] == ["engine.not_resigned"]
-        assert not one.standing.lives
+        assert not one.display_status.lives
 
 
 async def test_who_has_not_entered_has_nothing_to_leave(tmp_path: Path) -> None:
     """A process that only submits asks a database for nothing at its end."""
     async with member(tmp_path) as one:
-        await one.standing.leave()
-        await one.standing.leave()
+        await one.display_status.leave()
+        await one.display_status.leave()
         assert one.journal.asked.count("resign") == 1
