@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from receiver.journal.sqlite.files import check_file_system, file_system
 
 from receiver.errors import JournalError
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_store
+from receiver.journal.sqlite.files import check_file_system, file_system
 
 MOUNTS = """\
 /dev/vda / ext4 rw,relatime 0 0
