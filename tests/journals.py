@@ -146,6 +146,7 @@ def completion(work: Work | Delivery, **fields: Any) -> Completion:
     default: dict[str, Any] = {
         "delivery_id": claimed.id,
         "submission_id": claimed.submission_id,
+        "destination": claimed.destination,
         "attempt": claimed.attempt,
         "owner": claimed.owner or OWNER,
         "outcome": "succeeded",
