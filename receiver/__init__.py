@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from receiver.app import Receiver, TaskHandle
     from receiver.deliveries import Receipt
     from receiver.errors import (
         Ambiguous,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from receiver.events import Event, Submission
     from receiver.handlers.base import Rejected, RetryLater
     from receiver.journal import Trouble
-    from receiver.runtime import Receiver, TaskHandle
     from receiver.settings import Settings
     from receiver.tasks import Task
     from receiver.verification import Unwrapped
@@ -74,13 +74,13 @@ __all__ = [
 _ELSEWHERE = {
     "Event": "receiver.events",
     "Receipt": "receiver.deliveries",
-    "Receiver": "receiver.runtime",
+    "Receiver": "receiver.app",
     "Rejected": "receiver.handlers.base",
     "RetryLater": "receiver.handlers.base",
     "Settings": "receiver.settings",
     "Submission": "receiver.events",
     "Task": "receiver.tasks",
-    "TaskHandle": "receiver.runtime",
+    "TaskHandle": "receiver.app",
     "Trouble": "receiver.journal.base",
     "Unwrapped": "receiver.verification",
 }

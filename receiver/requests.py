@@ -85,7 +85,7 @@ class Form:
         check: returns the value as it is sent, from the name used in sentences and the value. Raises InputError.
         http: sentence about its form, for OpenAPI.
         command: sentence about its form, for the command line.
-        schema: its limits as JSON Schema. They document; `check` decides.
+        schema: its limits as JSON Schema. They only document.
         picture: True if the values are pictures. `check` then returns sources: a list, a file or a link.
     """
 
@@ -121,6 +121,11 @@ class Field:
     option: str = ""
     argument: bool = False
 
+    @property
+    def command_help(self) -> str:
+        """Its description on the command line."""
+        return f"{self.help} {self.form.command}".strip()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
@@ -154,7 +159,7 @@ def build(kind: str, **given: Any) -> Request:
 
     Raises:
         InputError: a value the provider could not take, or values that do not belong together.
-        TypeError: there is no such field.
+        TypeError: the kind lacks a field of that name.
     """
     declared = KINDS[kind]
     if unknown := sorted(given.keys() - {item.name for item in declared.fields}):
@@ -443,6 +448,7 @@ KINDS: Mapping[str, Kind] = {
                 _files(0, "Put the link at the start of the prompt"),
                 "At most 5 reference pictures.",
                 default=(),
+                option="picture",
             ),
             _FILTER,
         ),

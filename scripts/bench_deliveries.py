@@ -22,12 +22,12 @@ from pathlib import Path
 import msgspec
 from bench_server import HOUR, KEY, plug_in, submissions, tell
 
+from receiver.app import Runtime, open_runtime
 from receiver.cli.process import run
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.events import Event, Media, Submission, event_id, new_id
 from receiver.journal import Change
-from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Destination, Settings
 from receiver.tasks import Task
 from receiver.telemetry import configure

@@ -25,13 +25,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver.app import open_runtime
 from receiver.cli.process import bind, run, server, stop_signal, until_stopped
 from receiver.clock import Clock
 from receiver.deliveries import Receipt
 from receiver.events import Submission, new_id
 from receiver.handlers.base import Attempt, HandlerOptions
 from receiver.journal.sqlite import writer
-from receiver.runtime import open_runtime
 from receiver.settings import Destination, Settings
 from receiver.telemetry import configure
 from receiver.tokens import Tokens

@@ -11,13 +11,13 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from receiver.app import Runtime, open_runtime
 from receiver.cli.process import address, bind, server
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Event, Submission
 from receiver.journal import Trouble
 from receiver.requests import build
-from receiver.runtime import Runtime, open_runtime
 from receiver.settings import Settings
 from receiver.simulator import Simulator
 

@@ -13,10 +13,10 @@ import httpx
 from flows import PROMPT, SPEED, served
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from receiver.app import journal_of
 from receiver.cli.process import address, bind
 from receiver.clock import Clock
 from receiver.events import Submission
-from receiver.runtime import journal_of
 from receiver.serverless import Application
 from receiver.settings import Settings
 from receiver.simulator import Simulator

@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 from engine import DEADLINE, KEYS, PUBLIC_URL, TLS, StillClock, answer, destination, wire_task
-from receiver.clock_steps import ClockSteps
 
 from receiver.deliveries import Receipt
 from receiver.engine.archiver import Archiver
@@ -36,7 +35,7 @@ from receiver.verification import unwrap
 
 POLICY = Policy(confirm_ms=30_000, poll_ms=15_000, deadline_ms=DEADLINE * 1000)
 WRITES = frozenset(
-    {"add", "advance", "change", "claim", "claim_alone", "complete", "free_running", "pause", "register"}
+    {"add", "clamp", "change", "claim", "complete", "free_running", "pause", "register"}
 )
 RANKS: dict[EventType, int] = {
     "task.accepted": 0, "task.input_required": 1, "task.progressed": 3,
@@ -105,9 +104,8 @@ class Mortal:
 
     def _note(self, name: str, args: tuple[Any, ...], result: Any) -> None:
         """Whose attempt is the last one of its delivery, and whether another one's end was recorded."""
-        if name in ("claim", "claim_alone"):
-            works = result if name == "claim" else [result] if result else []
-            self._claimed |= {work.delivery.id: work.delivery.attempt for work in works}
+        if name == "claim":
+            self._claimed |= {work.delivery.id: work.delivery.attempt for work in result}
         elif name == "complete" and result and args[0].attempt < self._claimed.get(args[0].delivery_id, 0):
             self._wrong.append(f"an attempt that was taken over was recorded: {args[0].delivery_id}")
 
@@ -293,8 +291,8 @@ class Process:
             owner=f"engine-{world.starts}",
             changed=lambda: None,
         )
-        await self.dispatcher.take_over(self.dispatcher.owner)
-        self.clock_steps = ClockSteps(journal=self.seen, clock=world.clock)
+        await self.seen.clamp(world.clock.now_ms())
+        await self.seen.free_running(self.dispatcher.owner, world.clock.now_ms())
 
     async def submit(self) -> None:
         row = await self.submissions.prepare(build("imagine", prompt="a boat"))
@@ -314,7 +312,7 @@ class Process:
 
     async def turn(self) -> None:
         """What the engine's loops do: each step once."""
-        await self.clock_steps.check_once()
+        await self.seen.clamp(self.world.clock.now_ms())
         await self.submissions.send_once()
         await self.reconciler.reconcile_once()
         await self.dispatcher.dispatch_once()

@@ -12,8 +12,8 @@ from buckets import KEY, SECRET, shared_server
 from postgres import new_database
 from servers import Command, receiver, simulating
 
-from receiver.runtime import journal_of
-from receiver.runtime.doctor import examine
+from receiver.app import journal_of
+from receiver.app.doctor import examine
 from receiver.settings import Settings
 
 ENV = {"COMETAPI_KEY": "sk-simulator-0001", "RECEIVER_KEYS": "0123456789abcdef" * 4}

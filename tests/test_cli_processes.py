@@ -11,9 +11,9 @@ import pytest
 from engine import StillClock, until
 from servers import Command, receiver
 
+from receiver.app import open_runtime
 from receiver.cli.serve import LOOK_SECONDS, check_engine
 from receiver.errors import EngineStopped
-from receiver.runtime import open_runtime
 from receiver.settings import Settings
 
 ENV = {

@@ -28,12 +28,12 @@ from journals import (
 from postgres import postgres_store
 from receiver.journal.copying import PAGE, ROW_KINDS, Kept, NewRows, RowKind, copy, tally
 
+from receiver.app import copying
 from receiver.deliveries import Receipt
 from receiver.errors import InputError, JournalError
 from receiver.events import Input
 from receiver.journal import Journal, Trouble, beating
 from receiver.journal.selection import Selection
-from receiver.runtime import copying
 
 LATER = NOW + 3_600_000
 DESTINATIONS = {"folder": "file", "chat": "slack", "hook": "webhook"}

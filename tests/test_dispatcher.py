@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 from engine import JPEG, PNG, Kit, Recording, answer, destination, engine, logged, until, wire_task
-from receiver.engine.dispatcher.turns import HOLD_SECONDS, QUIET_SECONDS
 
 from receiver.backoff import DELIVERY, DOWN_AFTER
 from receiver.deliveries import Completion, Delivery, Receipt
-from receiver.engine.dispatcher import LOOK_SECONDS
 from receiver.handlers.base import Attempt, Rejected, RetryLater
 
 
@@ -388,8 +386,7 @@ async def test_draining_that_is_cancelled_interrupts_what_runs(tmp_path: Path, *
         dispatcher = kit.dispatcher(destination("main", Hanging()))
         await dispatcher.dispatch_once()
         if claiming:
-            journal.alone_due = away
-            kit.clock.advance(LOOK_SECONDS)
+            journal.claim = away
             step = asyncio.create_task(dispatcher.dispatch_once())
             await asyncio.sleep(0)
             step.cancel()
@@ -649,7 +646,7 @@ async def test_the_fence_counts_attempts_too(tmp_path: Path) -> None:
         await dispatcher.dispatch_once()
         delivery = await only(kit, submission)
         stale = Completion(
-            delivery_id=delivery.id, attempt=0, owner="engine-1", outcome="succeeded", status="succeeded",
+            delivery_id=delivery.id, submission_id=submission, attempt=0, owner="engine-1", outcome="succeeded", status="succeeded",
             finished_ms=0, due_ms=0, counts=False,
         )  # fmt: skip
         assert not await kit.journal.complete(stale)
@@ -873,7 +870,7 @@ async def test_a_handler_that_ignores_its_end_is_recorded_without_it(tmp_path: P
             return Receipt(ref="too late")
 
         handler = Recording(stubborn)
-        dispatcher = kit.dispatcher(destination("main", handler, timeout=0.02, concurrency=1), patience=0.02)
+        dispatcher = kit.dispatcher(destination("main", handler, timeout=0.02, concurrency=1), stuck_seconds=0.02)
         with logged() as lines:
             await dispatcher.dispatch_once()
             async with asyncio.timeout(5):
@@ -892,80 +889,3 @@ async def test_a_handler_that_ignores_its_end_is_recorded_without_it(tmp_path: P
         names = [line["event"] for line in lines if line["event"].startswith("delivery.")]
         assert names[:3] == ["delivery.stuck", "delivery.failed", "delivery.refused"]
         assert await outcomes(kit, delivery) == ["failed", "succeeded"]
-
-
-# --- deliveries that may end the process -------------------------------------------------------------------------
-
-
-async def crashed(kit: Kit, name: str, count: int = 1) -> None:
-    """Another engine began `count` deliveries there, and is no more."""
-    assert len(await kit.journal.claim(name, owner="vanished", limit=count, now_ms=kit.clock.now_ms())) == count
-
-
-async def test_a_suspect_runs_in_no_company(tmp_path: Path) -> None:
-    """The others wait until it has ended, and then all go on. Two of them run one after the other."""
-    async with engine(tmp_path, routes=("a", "b")) as kit:
-        await owed(kit)
-        await crashed(kit, "a")
-        await crashed(kit, "b")
-        suspects, others = Hanging(), Recording()
-        dispatcher = kit.dispatcher(destination("a", suspects), destination("b", others))
-        assert await dispatcher.take_over("me") == 2
-        await owed(kit)
-        assert await dispatcher.dispatch_once() == 1
-        assert await dispatcher.dispatch_once() == 0
-        await until(lambda: suspects.running == 1)
-        assert others.attempts == []
-        suspects.go.set()
-        await dispatcher.settle()
-        assert await dispatcher.dispatch_once() == 1  # the other suspect, in b
-        await dispatcher.settle()
-        assert len(others.attempts) == 1
-        assert await dispatcher.dispatch_once() == 2  # and what is new, side by side
-        await dispatcher.settle()
-        assert len(others.attempts) == 2
-
-
-async def test_a_suspect_waits_for_a_quiet_moment(tmp_path: Path) -> None:
-    """What runs may end first, for five seconds; then the suspect starts beside it."""
-    async with engine(tmp_path, routes=("a", "b")) as kit:
-        await owed(kit)
-        await crashed(kit, "a")
-        suspects, slow = Recording(), Hanging()
-        dispatcher = kit.dispatcher(destination("a", suspects), destination("b", slow))
-        assert await dispatcher.dispatch_once() == 1  # b's own
-        await until(lambda: slow.running == 1)
-        await kit.journal.free_running("engine-1", kit.clock.now_ms())
-        kit.clock.advance(LOOK_SECONDS)
-        assert await dispatcher.dispatch_once() == 0
-        kit.clock.advance(QUIET_SECONDS - 0.1)
-        assert await dispatcher.dispatch_once() == 0
-        kit.clock.advance(0.2)
-        assert await dispatcher.dispatch_once() == 1
-        await until(lambda: len(suspects.attempts) == 1)
-        slow.go.set()
-        await dispatcher.settle()
-
-
-async def test_suspects_hold_up_nobody_for_longer_than_ten_seconds(tmp_path: Path) -> None:
-    """One that hangs, and a row of them: the others get their turn, and as long a turn."""
-    async with engine(tmp_path, routes=("a", "b")) as kit:
-        for _ in range(4):
-            await owed(kit)
-        await crashed(kit, "a", 3)
-        suspects, others = Hanging(), Recording()
-        dispatcher = kit.dispatcher(destination("a", suspects, timeout=60), destination("b", others))
-        await dispatcher.take_over("me")
-        assert await dispatcher.dispatch_once() == 1
-        kit.clock.advance(HOLD_SECONDS - 0.1)
-        assert await dispatcher.dispatch_once() == 0
-        kit.clock.advance(0.2)
-        assert await dispatcher.dispatch_once() == 5  # b's four and a's fourth, beside the one that hangs
-        await until(lambda: len(others.attempts) == 4)
-        suspects.go.set()
-        await dispatcher.settle()
-        kit.clock.advance(HOLD_SECONDS - 0.1)
-        assert await dispatcher.dispatch_once() == 0  # not yet the next suspect
-        kit.clock.advance(0.2)
-        assert await dispatcher.dispatch_once() == 1
-        await dispatcher.settle()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from receiver.app.factory import route_of
 from receiver.cli import app
 from receiver.events import EVENT_TYPES
 from receiver.handlers.registry import build, describe_handlers
-from receiver.runtime.routing import route_of
 from receiver.settings import describe, load
 
 ROOT = Path(__file__).parent.parent

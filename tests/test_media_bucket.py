@@ -20,13 +20,13 @@ from engine import PNG, Recording, destination, engine, logged, until
 from flows import world
 from servers import Result, receiver, serving
 
+from receiver.app import open_runtime
 from receiver.bucket import BucketOptions
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
 from receiver.media import Fetcher, MediaStore, Store, Tiles, open_store
 from receiver.media.cache import Cache
 from receiver.media.store import WHOLE, BucketStore
-from receiver.runtime import open_runtime
 from receiver.settings import Settings
 
 LARGE = PNG + bytes(range(256)) * (WHOLE // 256 + 1000)

@@ -74,6 +74,10 @@ OPEN = """SELECT id FROM deliveries WHERE status IN ('pending', 'running')
 UNION ALL SELECT id FROM submissions WHERE ended IS NULL AND status <> 'refused' """
 
 
+ACCEPTED = """SELECT id, task_id, deadline_due_ms AS deadline_ms FROM submissions
+WHERE status = 'accepted' AND ended IS NULL"""
+
+
 class Promises(RuleBasedStateMachine):
     """One installation, with several processes one after the other."""
 
@@ -262,7 +266,7 @@ class Promises(RuleBasedStateMachine):
         tasks = self.world.upstream.tasks
         return [
             row["id"]
-            for row in self.rows("SELECT * FROM submissions WHERE status = 'accepted' AND ended IS NULL")
+            for row in self.rows(ACCEPTED)
             if row["deadline_ms"] > soon_ms and tasks.get(row["task_id"], {}).get("status") == "SUCCESS"
         ]
 

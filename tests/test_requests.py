@@ -11,9 +11,10 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.main import get_command
 
 from receiver import Receiver
-from receiver.cli import making
+from receiver.cli import app
 from receiver.clock import Clock
 from receiver.errors import InputError
 from receiver.provider import Provider
@@ -292,14 +293,17 @@ def test_every_kind_has_a_method_or_a_button() -> None:
     assert methods == {*KINDS} - {"modal", *PRESSED}
 
 
-@pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.parametrize("kind", ["imagine", *COMMANDS])
 def test_the_commands_have_the_declared_fields(kind: str) -> None:
-    """Same optionality and defaults, each with its description."""
-    parameters = inspect.signature(getattr(making, kind)).parameters
+    """Same names and optionality, each with its description. `submit` can read prompts from a file instead."""
+    command = get_command(app).commands["submit" if kind == "imagine" else kind]  # type: ignore[attr-defined]
+    parameters = {item.name: item for item in command.params}
     for field in KINDS[kind].fields:
         item = parameters[field.option or field.name]
-        assert item.default == (inspect.Parameter.empty if field.default is REQUIRED else field.default)
-        assert item.annotation.__metadata__[0].help.startswith(field.help)
+        assert (item.param_type_name == "argument") == field.argument
+        if (kind, field.name) != ("imagine", "prompt"):
+            assert item.required == (field.default is REQUIRED)
+            assert item.help.startswith(field.command_help)
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from receiver.app.factory import route_of
 from receiver.errors import SettingsError
-from receiver.runtime.routing import route_of
 from receiver.settings import Destination, load
 
 TOML = """

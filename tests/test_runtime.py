@@ -19,13 +19,13 @@ import httpx
 import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
 
+from receiver.app import Runtime, journal_of, open_runtime
+from receiver.app.container import RetryOutage
 from receiver.cli.session import report, until_settled
 from receiver.cli.submit import submit_one
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
 from receiver.requests import build
-from receiver.runtime import Runtime, journal_of, open_runtime
-from receiver.runtime.patience import Patience
 from receiver.settings import Settings
 from receiver.submissions import Options
 from receiver.tasks import Task
@@ -297,7 +297,7 @@ async def test_a_waiting_engine_survives_a_journal_that_is_away(tmp_path: Path, 
 async def test_an_outage_is_told_once_to_all_who_wait() -> None:
     """Thirty prompts of one command wait for the same database; the next outage is told anew."""
     clock = StillClock()
-    patiently = Patience(clock)
+    patiently = RetryOutage(clock)
     away = JournalError("Nothing listens there.", fault="unreachable")
 
     async def outage() -> list[str]:

@@ -9,9 +9,9 @@ from engine import StillClock
 from test_runtime import provider, settings
 
 from receiver import Event, Receiver
+from receiver.app import journal_of, replay_of
 from receiver.errors import InputError
 from receiver.journal.selection import Selection
-from receiver.runtime import journal_of, replay_of
 
 
 async def test_functions_are_known_by_what_an_engine_registered(tmp_path: Path) -> None:

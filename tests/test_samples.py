@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from receiver.app import find_destination, try_destination
 from receiver.errors import NotDelivered, NotFound, SettingsError
 from receiver.events import EVENT_TYPES, EventType
 from receiver.handlers.samples import LABELS, PROMPT, sample_attempt, sample_event, sample_picture
-from receiver.runtime import find_destination, try_destination
 from receiver.settings import Destination, load
 from receiver.testing import make_media
 

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from receiver import serverless
+from receiver.app import journal_of, open_courier
 from receiver.errors import SettingsError
 from receiver.requests import build
-from receiver.runtime import journal_of, open_courier
 from receiver.serverless import asgi
 from receiver.settings import Settings
 from receiver.submissions import Options

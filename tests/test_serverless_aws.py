@@ -13,7 +13,7 @@ from functions import TOKEN
 from lambdas import Runtime, environment, request_event, scheduled_event
 from providers import Relay, provided
 
-from receiver.runtime import journal_of
+from receiver.app import journal_of
 from receiver.settings import load
 
 HANDLERS = """

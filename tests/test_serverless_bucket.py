@@ -18,7 +18,7 @@ from lambdas import environment, request_event, scheduled_event
 from providers import provided
 from servers import receiver
 
-from receiver.runtime import journal_of
+from receiver.app import journal_of
 from receiver.serverless import Application
 from receiver.settings import Settings
 

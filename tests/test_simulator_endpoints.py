@@ -288,7 +288,7 @@ async def test_edits(name: str, action: str) -> None:
         target = io.BytesIO()
         mask.save(target, "PNG")
         sent = base64.b64encode(target.getvalue()).decode()
-        task = await finished(run, name, prompt="a forest", image=RED, maskBase64=sent)
+        task = await finished(run, name, prompt="a forest at noon", image=RED, maskBase64=sent)
         assert (task["action"], len(task["buttons"])) == (action, 9)
         grid = (await picture(run, task["imageUrl"])).convert("RGB")
         kept, new = grid.getpixel((100, 250)), grid.getpixel((400, 250))

@@ -16,6 +16,7 @@ from slack_sdk.models.blocks import Block
 from slacks import CHANNEL, TOKEN, Slack, check_blocks, workspace
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from receiver.app import open_runtime
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError, SettingsError
 from receiver.events import EventType
@@ -24,7 +25,6 @@ from receiver.handlers.posts import LINK_TRIES
 from receiver.handlers.registry import build
 from receiver.handlers.slack import SlackHandler, SlackOptions
 from receiver.handlers.slack.api import REMEDIES, SCOPES, SlackError, UnknownFile, manifest
-from receiver.runtime import open_runtime
 from receiver.settings import Destination, Settings, load
 from receiver.testing import check_handler, make_attempt, make_media
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from receiver.app import find_destination, try_destination
 from receiver.cli.options import AsJSON
 from receiver.cli.output import ago, note, one_line, print_json, print_table, say, when
 from receiver.cli.process import on_journal, run, settings_for
@@ -16,7 +17,6 @@ from receiver.errors import InputError, NotFound
 from receiver.events import EVENT_TYPES
 from receiver.handlers.slack.api import SCOPES, manifest
 from receiver.journal import Journal
-from receiver.runtime import find_destination, try_destination
 
 COLUMNS = ("DESTINATION", "HANDLER", "STATUS", "PENDING", "DEAD", "LAST SUCCESS", "LAST ERROR")
 

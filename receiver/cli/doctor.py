@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from receiver.app.doctor import Finding, examine
 from receiver.cli.options import AsJSON
 from receiver.cli.output import print_json, say
 from receiver.cli.process import run, settings_for
-from receiver.runtime.doctor import Finding, examine
 
 
 def doctor(as_json: AsJSON = False) -> None:

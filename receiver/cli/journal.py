@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from receiver.app import copy_journal, journal_of, keep_of, retention_of, store_of
 from receiver.cli.options import AsJSON, Reference, duration
 from receiver.cli.output import note, print_json, print_table, say
 from receiver.cli.process import on_journal, run, settings_for
@@ -16,7 +17,6 @@ from receiver.errors import JournalError, MediaError
 from receiver.journal import Journal
 from receiver.journal.store import RowKind
 from receiver.maintenance.retention import Erased, Keep
-from receiver.runtime import copy_journal, journal_of, keep_of, retention_of, store_of
 
 PAGE = 500
 STEP = 50_000

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from receiver.app import open_runtime
 from receiver.cli.options import AsJSON, Label, Speed, State, To, Wait, bot_type, options
 from receiver.cli.options import account_filter as read_filter
 from receiver.cli.output import print_json, say
 from receiver.cli.process import run, settings_for
 from receiver.cli.session import Session
 from receiver.requests import KINDS, REQUIRED, Field, Request, build
-from receiver.runtime import open_runtime
 
 
 def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
@@ -65,8 +65,7 @@ def command_of(kind: str, carried: Sequence[inspect.Parameter] = _CARRIED) -> Ca
 
 
 def _field_parameter(field: Field) -> inspect.Parameter:
-    text = f"{field.help} {field.form.command}".strip()
-    info = typer.Argument(help=text) if field.argument else typer.Option(help=text)
+    info = (typer.Argument if field.argument else typer.Option)(help=field.command_help)
     type = str if field.form.type == dict[str, Any] else field.form.type
     default = inspect.Parameter.empty if field.default is REQUIRED else field.default
     return _parameter(field.option or field.name, Annotated[type | None if default is None else type, info], default)

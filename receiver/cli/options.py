@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from receiver.errors import InputError
-from receiver.requests import BOTS, SPEEDS
+from receiver.requests import BOTS, KINDS, SPEEDS
 from receiver.settings.kinds import parse_keep
 from receiver.submissions import Options
 
@@ -23,7 +23,8 @@ OfSubmission = Annotated[
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the result has reached every destination.")]
 Speed = Annotated[str | None, typer.Option(help=f"{', '.join(SPEEDS)}.", show_default=False)]
-Bot = Annotated[str | None, typer.Option(help=f"{' or '.join(BOTS)}.", show_default=False)]
+IMAGINE = {field.name: field for field in KINDS["imagine"].fields}
+Bot = Annotated[str | None, typer.Option(help=IMAGINE["bot_type"].command_help, show_default=False)]
 Label = Annotated[
     list[str] | None, typer.Option(help="name=value, carried by every event. Repeatable.", show_default=False)
 ]
@@ -32,10 +33,11 @@ To = Annotated[
     list[str] | None,
     typer.Option("--to", help="Name of a destination; all of them if not given. Repeatable.", show_default=False),
 ]
-Auto = Annotated[str | None, typer.Option(help="Buttons to press once after success: U1,U3.", show_default=False)]
-Filter = Annotated[
-    str | None, typer.Option(help='The provider\'s accountFilter, as JSON: {"modes": ["FAST"]}.', show_default=False)
+Auto = Annotated[
+    str | None,
+    typer.Option(help="Buttons to press by itself when it has succeeded, once: U1,U3.", show_default=False),
 ]
+Filter = Annotated[str | None, typer.Option(help=IMAGINE["account_filter"].command_help, show_default=False)]
 
 
 def options(

@@ -7,13 +7,13 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from receiver.app import Runtime, open_runtime
 from receiver.cli.options import AsJSON, Auto, Label, Reference, Speed, State, To, Wait, options
 from receiver.cli.output import note, print_json, say
 from receiver.cli.process import run, settings_for
 from receiver.cli.session import Session
 from receiver.errors import InputError
 from receiver.events import Submission
-from receiver.runtime import Runtime, open_runtime
 
 T = TypeVar("T")
 

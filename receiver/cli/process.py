@@ -18,9 +18,9 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from receiver.app import journal_of
 from receiver.errors import SettingsError
 from receiver.journal import Journal
-from receiver.runtime import journal_of
 from receiver.settings import Settings, load
 from receiver.telemetry import configure
 from receiver.web.connections import KEEP_ALIVE_SECONDS, MAX_CONNECTIONS, bounded

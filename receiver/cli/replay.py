@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from receiver.app import replay_of
 from receiver.cli.options import AsJSON, OfSubmission, choice, moment
 from receiver.cli.output import note, print_json, print_table
 from receiver.cli.process import on_journal, settings_for
@@ -19,7 +20,6 @@ from receiver.events import EVENT_TYPES
 from receiver.journal import Journal
 from receiver.journal.selection import REPLAYED, Order, Replayed, ReplayOutcome, Selection
 from receiver.maintenance.replay import Replay
-from receiver.runtime import replay_of
 
 LARGE = 50
 """Number of deliveries above which --yes is needed."""

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from receiver.app import Runtime, open_runtime
 from receiver.cli.output import say
 from receiver.cli.process import address, bind, run, server, settings_for, stop_signal, until_stopped
 from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError
-from receiver.runtime import Runtime, open_runtime
 
 ENGINES = frozenset({"serve", "worker"})
 """Roles that hold the engine for long. One that finds another of them refuses to start."""

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from receiver.app import Runtime, open_runtime, open_stateless_submit
+from receiver.app.stateless import StatelessSubmit
 from receiver.cli.output import note, one_line, print_json, say, when
 from receiver.cli.process import first_end, run, settings_for
 from receiver.cli.progress import Progress
@@ -19,8 +21,6 @@ from receiver.events import EventType, Submission, event_id
 from receiver.followups import once_name
 from receiver.intake.facts import replace
 from receiver.requests import Request
-from receiver.runtime import Runtime, open_runtime, open_stateless_submit
-from receiver.runtime.stateless import StatelessSubmit
 from receiver.settings import Settings
 from receiver.submissions import Options
 from receiver.tasks import Task
@@ -206,7 +206,7 @@ async def follow_all(runtime: Runtime, submission_id: str, follow_one: Follow) -
         return status
     names = {once_name(row.id, button) for button in row.auto}
     found: dict[str, Submission] = {}
-    for child in await runtime.patiently(lambda: runtime.journal.family(row.id)):
+    for child in await runtime.retry_outage(lambda: runtime.journal.family(row.id)):
         name = once_name(row.id, child.button or "")
         if child.parent_id == row.id and name in names and (name not in found or child.once == name):
             found[name] = child
@@ -229,7 +229,7 @@ async def until_settled(
         if row.status != "refused" and row.last_word is None:
             continue
         deliveries = await _attempted(runtime, row)
-        now = await runtime.patiently(lambda: runtime.journal.get(submission_id))
+        now = await runtime.retry_outage(lambda: runtime.journal.get(submission_id))
         if now is None or now.last_word == row.last_word:  # else a success has replaced a failure meanwhile
             return row, deliveries
     raise AssertionError("a watch ends only when its caller leaves")
@@ -240,7 +240,7 @@ async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
     type = row.last_word
     if type is None:
         return []
-    event = await runtime.patiently(lambda: runtime.journal.event(event_id(row.id, type)))
+    event = await runtime.retry_outage(lambda: runtime.journal.event(event_id(row.id, type)))
     if event is None:
         return []
     noted: set[str] = set()
@@ -256,7 +256,7 @@ async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
         return deliveries, waiting
 
     while True:
-        deliveries, waiting = await runtime.patiently(look)
+        deliveries, waiting = await runtime.retry_outage(look)
         if not waiting:
             return sorted(deliveries, key=lambda item: item.destination)
         await runtime.clock.sleep(_LOOK_SECONDS)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from receiver.app import Runtime, open_runtime
 from receiver.cli.options import (
     AsJSON,
     Auto,
@@ -40,7 +41,6 @@ from receiver.cli.session import (
 from receiver.errors import InputError, JournalError, ReceiverError
 from receiver.events import Submission
 from receiver.requests import Request, build
-from receiver.runtime import Runtime, open_runtime
 from receiver.submissions import Options
 
 

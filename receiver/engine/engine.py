@@ -466,6 +466,8 @@ class Engine:
                     await self._leave()
                 if not self._joined:
                     await self._join(FUNCTION)
+                elif self._journal.shared and self._silence() >= HEARTBEAT_SECONDS:
+                    await self._show_heartbeat()
                 if not self._registered:
                     await self._register()
             except EngineRunning as exc:

@@ -115,7 +115,7 @@ def _load(entry: EntryPoint) -> HandlerClass | BrokenHandler:
     try:
         plugin = entry.load()
     except Exception as exc:
-        problem = f"{entry.value} could not be loaded: {_words(exc)}"
+        problem = f"{entry.value} could not be loaded: {in_words(exc)}"
         # Our extras have the names of the handlers that need them.
         extras = (entry.dist.metadata.get_all("Provides-Extra") if entry.dist is not None else None) or ()
         if isinstance(exc, ModuleNotFoundError) and entry.dist is not None and entry.name in extras:
@@ -166,7 +166,7 @@ def build(destination: Destination, registry: Registry | None = None) -> Handler
     except SettingsError as exc:
         raise _wrong(destination, str(exc)) from exc
     except Exception as exc:
-        raise _wrong(destination, f"the handler {plugin.name} could not be set up: {_words(exc)}") from exc
+        raise _wrong(destination, f"the handler {plugin.name} could not be set up: {in_words(exc)}") from exc
 
 
 def _by_scheme(destination: Destination, registry: Registry) -> str:
@@ -225,7 +225,8 @@ def _wrong(destination: Destination, problem: str) -> SettingsError:
     return SettingsError(f"Destination {destination.name}: {problem}")
 
 
-def _words(exc: BaseException) -> str:
+def in_words(exc: BaseException) -> str:
+    """Return the type and text of an error without secrets."""
     return redact(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
 
 

@@ -124,7 +124,7 @@ async def gather(attempt: Attempt, *, tiles: bool, embed: bool) -> ResultFiles:
 
 def _result_file(stored: StoredMedia, mark: str, event: Event, embed: bool) -> ResultFile:
     insert = b""
-    if embed and stored.media.type == "image/png" and takes_chunks(next(_read(stored, HEADER), b"")):
+    if embed and stored.media.type == "image/png" and takes_chunks(next(_blocks(stored), b"")):
         insert = provenance(event, stored.tile)
     if not insert:
         return ResultFile(stored=stored, mark=mark, digest=stored.media.digest, size=stored.media.size)
@@ -139,20 +139,13 @@ def _result_file(stored: StoredMedia, mark: str, event: Event, embed: bool) -> R
     return ResultFile(stored=stored, mark=mark, digest=sha256.hexdigest(), size=size, insert=insert)
 
 
-def _blocks(stored: StoredMedia, insert: bytes) -> Iterator[bytes]:
-    blocks = _read(stored, HEADER if insert else 0)
-    if insert:
-        yield next(blocks, b"")
-        yield insert
-    yield from blocks
-
-
-def _read(stored: StoredMedia, first: int) -> Iterator[bytes]:
-    """Yield the archived file in blocks, the first one of `first` bytes unless 0."""
+def _blocks(stored: StoredMedia, insert: bytes = b"") -> Iterator[bytes]:
+    """Yield the archived file in blocks. With an insert, the header is the first one and the insert the second."""
     try:
         with stored.path.open("rb") as file:
-            if first:
-                yield file.read(first)
+            if insert:
+                yield file.read(HEADER)
+                yield insert
             while block := file.read(BLOCK):
                 yield block
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""Answers to requests (PROTOCOL.md §4): their envelope, and the outcome it stands for. Pure; no network.
+"""Answers to requests (PROTOCOL.md §4): their envelope, and the outcome it stands for. Pure.
 
 Known envelopes are the submit answer and the relay's error `{code, description, …}` (§2, §4), the routing error
 `{"error": {code, message, type}}`, the picture route's `{"error": "…"}`, and `{success: false, code: -1, message}`.
@@ -112,7 +112,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """Body of an answer, read tolerantly.
 
     Attributes:
-        form: only an `object` can hold more; `other` is a JSON array, string, number or boolean.
+        form: only an `object` can hold more. `other` is a JSON array, string, number or boolean.
         value: the decoded JSON, None where there is none.
         code: the protocol's number, also from `"1"` and `1.0`.
         name: `error.code`, or a `code` that is no number, in lower case.
@@ -140,7 +140,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_envelope(body: bytes) -> Envelope:
-    """Read any bytes; never raises."""
+    """Read any bytes. Never raises."""
     text = body.strip()
     if not text:
         return Envelope(form="empty")
@@ -222,7 +222,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
         task_ids: at least one, several where the provider made several (PROTOCOL.md §2, comma-joined). None after an
             upload.
         urls: links of an upload, one for each picture, in their order.
-        outcome: `accepted`, also for a task that existed already; `queued`; `modal` waits for input.
+        outcome: `accepted` (also for a task that existed already), `queued`, or `modal`, which waits for input.
     """
 
     task_ids: tuple[str, ...]
@@ -231,7 +231,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def task_id(self) -> str:
-        """The task to follow, the first of them; "" after an upload."""
+        """The task to follow, the first of them, or "" after an upload."""
         return next(iter(self.task_ids), "")
 
 
@@ -292,14 +292,14 @@ def read_submit(
     """Read the answer to a submit.
 
     Args:
-        http_status: as received; redirects are not followed.
+        http_status: as received. Redirects are not followed.
         headers: for Retry-After.
         body: all of it.
         kind: kind of the request. It decides between task ids and links, and about a path that is missing.
         now: epoch seconds, to measure a Retry-After date by.
 
     Raises:
-        Refused: no task was made; `outcome` and `retry` as `OUTCOMES` says.
+        Refused: no task was made. `outcome` and `retry` are as `OUTCOMES` says.
         Ambiguous: a task may have been made.
     """
     answer = read_answer(http_status, headers, body, kind=kind, now=now)
@@ -312,7 +312,7 @@ def read_submit(
 def read_answer(
     http_status: int, headers: Mapping[str, str], body: bytes, *, kind: str | None = None, now: float | None = None
 ) -> Answer:
-    """Judge any answer; never raises. Without a `kind`, task ids and links both count as a result."""
+    """Judge any answer. Never raises. Without a `kind`, task ids and links both count as a result."""
     envelope = read_envelope(body)
     outcome = OUTCOMES[_judge(http_status, envelope, kind)]
     return Answer(outcome=outcome, http_status=http_status, envelope=envelope, retry_after=retry_after(headers, now))

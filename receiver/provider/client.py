@@ -36,7 +36,7 @@ class Provider:
     """Client of the provider at one address with one key.
 
     Args:
-        base_url: `https://host[/prefix]`; a trailing slash or `/mj` does not matter.
+        base_url: `https://host[/prefix]`, with or without a trailing slash and `/mj`.
         key: sent as `Authorization: Bearer`, unless it is empty. It never reaches an error or a repr.
         clock: measures Retry-After dates and how long a missing list route is remembered.
         transport: in place of the network.
@@ -80,10 +80,10 @@ class Provider:
             speed: `fast`, `turbo` or `relax` as prefix of the path (PROTOCOL.md §1). None: the provider's default.
 
         Raises:
-            InputError: `kind`, `speed` or `body` cannot be sent; nothing was.
+            InputError: `kind`, `speed` or `body` cannot be sent, and nothing was.
             Refused: no task was made.
-            Unreachable: there was no connection; nothing was sent.
-            Ambiguous: everything else; a task may have been made.
+            Unreachable: there was no connection, and nothing was sent.
+            Ambiguous: everything else. A task may have been made.
         """
         path = KINDS[one_of("a kind of request", kind, KINDS)].path
         prefix = f"/mj-{speed}" if check_speed(speed) else ""
@@ -107,12 +107,12 @@ class Provider:
         """Ask for one task. Return None if the provider does not know it.
 
         Raises:
-            Refused: the provider answers no questions now; `outcome` names the reason (key, rate, address).
+            Refused: the provider answers no questions now. `outcome` names the reason (key, rate, address).
             Unreachable: there was no answer.
             Unreadable: the answer makes no sense, or is another task's object.
         """
         if not task_id.strip("."):
-            return None  # "." and ".." would change the path; no provider has such ids
+            return None  # "." and ".." would change the path; no provider has these ids
         answer = await self._ask("GET", _task_path(task_id, "fetch"))
         if _is_unknown(answer):
             return None
@@ -133,7 +133,7 @@ class Provider:
         raise self._failure(answer, "a task")
 
     async def list_tasks(self, ids: Sequence[str]) -> dict[str, Task] | None:
-        """Ask for many tasks by list-by-condition, 50 at a time. Return None if a relay lacks it; then `fetch` each.
+        """Ask for many tasks by list-by-condition, 50 at a time. Return None if a relay lacks it.
 
         The result has only ids that were asked for. Tasks that are unknown or unreadable are absent.
 
@@ -178,7 +178,7 @@ class Provider:
         Raises:
             InputError: no task can have that id.
             Refused: `not_found`, `unsupported` where a relay lacks the route or keeps it from this key, or as `fetch`.
-            Unreachable, Unreadable: as `fetch`; the task may have been stopped.
+            Unreachable, Unreadable: as `fetch`. The task may have been stopped.
         """
         answer = await self._ask("POST", _task_path(check_task_id(task_id), "cancel"))
         envelope = answer.envelope
@@ -191,7 +191,7 @@ class Provider:
         await self._wire.aclose()
 
     async def _list(self, batch: list[str]) -> dict[str, Task] | None:
-        """Return the tasks of one batch, or None if the relay has no such route."""
+        """Return the tasks of one batch, or None if the relay lacks the route."""
         answer = await self._ask("POST", "/mj/task/list-by-condition", _encode({"ids": batch}))
         items = answer.envelope.value
         if answer.ok and isinstance(items, list):
@@ -261,7 +261,7 @@ class Provider:
 
 
 def _is_unknown(answer: Answer) -> bool:
-    """Return True for "no such task" besides code 4 (PROTOCOL.md §2): 2xx with nothing or null, 404 with JSON."""
+    """Return True for "unknown task" besides code 4 (PROTOCOL.md §2): 2xx with nothing or null, 404 with JSON."""
     if answer.http_status == 404:
         return answer.envelope.form in ("null", "object", "other")
     return answer.ok and answer.envelope.form in ("empty", "null")

@@ -42,7 +42,7 @@ def inspect(body: bytes, http_status: int = 200) -> dict[str, Any]:
 
     Args:
         body: the payload's bytes.
-        http_status: its HTTP status; it decides where the body does not.
+        http_status: its HTTP status. It decides where the body does not.
 
     Returns:
         Always the keys `kind` (task, list, submit, error), `id`, `status`, `terminal`, `progress`, `event_type`,

@@ -1,4 +1,4 @@
-"""One HTTP exchange with the provider: address, key, pool, total deadline, size cap; no redirects, no proxies."""
+"""One HTTP exchange with the provider: address, key, pool, total deadline, size cap, no redirects, no proxies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepal
 
 
 class UnreadError(Exception):
-    """The answer was not read to its end; the text holds the reason. It never leaves this package."""
+    """The answer was not read to its end. The text holds the reason. It never leaves this package."""
 
 
 class Reply(NamedTuple):
@@ -58,7 +58,7 @@ class Wire:
         )
 
     async def exchange(self, method: str, path: str, content: bytes | None, limit: float) -> Reply:
-        """Send one request under a total deadline of `limit` seconds; httpx counts its time-outs per operation.
+        """Send one request under a total deadline of `limit` seconds. httpx counts its time-outs per operation.
 
         Waiting for the pool, TCP and TLS get a quarter each. A connection that fails then shows as that, and not as
         the deadline.

@@ -16,11 +16,11 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from receiver import runtime
+from receiver import app as runtime
+from receiver.app.stateless import BUDGET, StatelessSubmit
 from receiver.clock import Clock
 from receiver.engine.engine import Engine
 from receiver.errors import JournalError, ReceiverError, SettingsError, require
-from receiver.runtime.stateless import BUDGET, StatelessSubmit
 from receiver.settings import Settings, load
 from receiver.telemetry import configure, learn, use_logging
 from receiver.web.problems import Problem, problem

@@ -42,11 +42,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         id: 1–64 characters, opaque.
-        status: upper case; "" when the relay has not looked yet (§5).
+        status: upper case, "" before the relay's first look (§5).
         progress: 0–100, None when absent or no number ("Waiting to start").
         submit_ms, start_ms, finish_ms: epoch milliseconds, None when unset.
-        image_url: the result, or a preview while IN_PROGRESS; may be an mp4 for videos.
-        state: as the provider echoes it; "" until the relay's first poll.
+        image_url: the result, or a preview while IN_PROGRESS. May be an mp4 for videos.
+        state: as the provider echoes it, "" until the relay's first poll.
         problems: parts that could not be read, one phrase each.
     """
 
@@ -112,7 +112,7 @@ EventType = Literal[
 
 
 def event_type(task: Task) -> EventType | None:
-    """Return the event type of a task's status; None for "" and unknown statuses."""
+    """Return the event type of a task's status, None for "" and unknown statuses."""
     return _EVENT_TYPES.get(task.status)
 
 
@@ -139,7 +139,7 @@ def merge(old: Task | None, new: Task) -> Task:
     """Return the later of two views of one task.
 
     Views are ordered by (rank, progress). A duplicate, a late callback or a relay that lags changes nothing. A SUCCESS
-    beats a FAILURE or CANCEL of the same rank, because those may be false (PROTOCOL.md §8). An equal view may still
+    beats a FAILURE or CANCEL of the same rank, because both may be false (PROTOCOL.md §8). An equal view may still
     fill in unset values, because buttons and links come late.
     """
     if old is None:

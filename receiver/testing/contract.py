@@ -18,7 +18,7 @@ import msgspec
 from receiver.deliveries import Receipt
 from receiver.events import EventType, new_id
 from receiver.handlers.base import Attempt, Guarantee, Handler, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.registry import contract_problem
+from receiver.handlers.registry import contract_problem, in_words
 from receiver.testing.attempts import make_attempt
 
 Effects = Callable[[], Awaitable[Iterable[Hashable]]]
@@ -115,7 +115,7 @@ async def _broken(rule: str, check: Callable[[Trial], Awaitable[None]], trial: T
     except RuleBroken as exc:
         return Broken(rule, str(exc))
     except Exception as exc:  # of the handler's class or of `effects`: part of the report
-        return Broken(rule, f"it could not be checked: {told(exc)}")
+        return Broken(rule, f"it could not be checked: {in_words(exc)}")
     return None
 
 
@@ -227,7 +227,7 @@ async def _delivered_or(
     except allowed:
         return
     except Exception as exc:
-        raise RuleBroken(f"a result {wanted}, but failed with {told(exc)}") from exc
+        raise RuleBroken(f"a result {wanted}, but failed with {in_words(exc)}") from exc
 
 
 async def receipt(trial: Trial) -> None:
@@ -239,7 +239,7 @@ async def receipt(trial: Trial) -> None:
     try:
         kept = msgspec.json.decode(msgspec.json.encode(given), type=Receipt)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as exc:
-        raise RuleBroken(f"the receipt cannot be kept: {told(exc)}. `data` may hold JSON values only") from exc
+        raise RuleBroken(f"the receipt cannot be kept: {in_words(exc)}. `data` may hold JSON values only") from exc
     if kept != given:
         raise RuleBroken(f"the receipt comes back changed from the journal: {given} becomes {kept}")
 
@@ -258,7 +258,7 @@ async def close(trial: Trial) -> None:
             except TimeoutError as exc:
                 raise RuleBroken(f"{what} took longer than {END_SECONDS:g} s") from exc
             except Exception as exc:
-                raise RuleBroken(f"{what} failed with {told(exc)}") from exc
+                raise RuleBroken(f"{what} failed with {in_words(exc)}") from exc
 
 
 RULES: Mapping[str, Callable[[Trial], Awaitable[None]]] = {
@@ -325,7 +325,7 @@ class Trial:
             async with asyncio.timeout(self.deadline):
                 return await handler.deliver(attempt)
         except Exception as exc:
-            raise RuleBroken(f"attempt {attempt.number} at {attempt.event.type} failed with {told(exc)}") from exc
+            raise RuleBroken(f"attempt {attempt.number} at {attempt.event.type} failed with {in_words(exc)}") from exc
 
     async def seen(self) -> Counter[Hashable]:
         """Count the effects that are visible outside now."""
@@ -387,11 +387,6 @@ class Trial:
 
 async def _coroutine(handler: Handler, attempt: Attempt) -> Receipt:
     return await handler.deliver(attempt)
-
-
-def told(exc: BaseException) -> str:
-    """Return an error in a few words."""
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
 def listed(effects: Counter[Hashable]) -> str:

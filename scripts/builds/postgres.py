@@ -11,10 +11,10 @@ from typing import Any
 from receiver.journal.postgres.writer import Writer
 
 from builds.replacing import replaced
+from receiver.app import standing
 from receiver.events import Callback, Submission
 from receiver.journal import Changed, Decide
 from receiver.journal.postgres import PostgresJournal, connecting, connections, engines, statements
-from receiver.runtime import standing
 
 LATE_SECONDS = 0.3
 HASTY: Mapping[str, float] = {"BEAT_SECONDS": 1.0, "DEAD_SECONDS": 5.0, "LEASE_SECONDS": 3.0}

@@ -15,13 +15,13 @@ from receiver.clock_steps import ClockSteps
 from builds import postgres
 from builds.clocks import SetClock
 from builds.replacing import replaced
+from receiver.app import opening
 from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
 from receiver.journal import Work
 from receiver.journal.sqlite import SQLiteJournal
 from receiver.provider import Accepted, Provider
-from receiver.runtime import opening
 from receiver.watchdog import Watchdog
 
 LATE_SECONDS = 0.3

@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 from buckets import KEY, SECRET, shared_server
 from builds.replacing import replaced
-from receiver.runtime.shifts import Shifts
+from receiver.app.shifts import Shifts
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -32,13 +32,13 @@ from stores import Fault, proxied
 from experiments.base import Experiment, Outcome
 from experiments.servers import served
 from experiments.stage import KEY as SIGNING_KEY
+from receiver.app import journal_of
 from receiver.bucket.client import Bucket
 from receiver.clock import Clock
 from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import JournalError
 from receiver.journal.bucket import engines, opening
 from receiver.journal.bucket.objects import BucketObjects, Found, Tag
-from receiver.runtime import journal_of
 from receiver.serverless import Application
 from receiver.settings import Settings
 

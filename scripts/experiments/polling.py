@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from experiments.base import Experiment, Outcome
 from experiments.servers import here, served
+from receiver.app import Runtime
 from receiver.clock import Clock
 from receiver.engine.reconciler import Reconciler
 from receiver.errors import Ambiguous, Refused
@@ -23,7 +24,6 @@ from receiver.intake import decisions
 from receiver.intake.rules import Rules
 from receiver.journal import Change
 from receiver.requests import build
-from receiver.runtime import Runtime
 from receiver.simulator import Simulator, pictures
 from receiver.testing import make_media
 

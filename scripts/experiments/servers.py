@@ -19,11 +19,11 @@ from ports import free_port
 from starlette.types import ASGIApp
 
 from experiments.stage import HOUR, KEY, PATIENCE, ROOT, http_client
+from receiver.app import Runtime, open_runtime
+from receiver.app.functions import Function
 from receiver.cli.process import address, bind
 from receiver.cli.process import server as web_server
 from receiver.clock import Clock
-from receiver.runtime import Runtime, open_runtime
-from receiver.runtime.functions import Function
 from receiver.settings import Settings
 
 

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 from receiver.journal.sqlite.statements import SQL as SQL  # noqa: PLC0414 - for those who restate one
 
+from receiver.app.functions import Function
 from receiver.deliveries import Receipt
 from receiver.events import EVENT_TYPES, Event
 from receiver.journal import Journal
-from receiver.runtime.functions import Function
 from receiver.tasks import Task
 
 Does = Callable[[Event], Awaitable[None]]

@@ -292,24 +292,21 @@ class Posting:
                 posted.ts = posted.event = ""
             else:
                 return
-        answer = await self._post_new(content)
-        posted.channel, posted.ts = str(answer.get("channel", posted.channel)), str(answer["ts"])
-        posted.url = await self._api.permalink(posted.channel, posted.ts)
-
-    async def _post_new(self, content: dict[str, Any]) -> dict[str, Any]:
         try:
-            return await self._new(self._posted.thread, content)
+            answer = await self._new(posted.thread, content)
         except SlackError as exc:
-            if exc.code in _GONE and self._posted.thread is not None:  # it was deleted: then into the channel
-                self._posted.thread = None
+            if exc.code in _GONE and posted.thread is not None:  # it was deleted: then into the channel
+                posted.thread = None
             elif exc.code == "not_in_channel":
                 try:
-                    await self._api.call("conversations.join", channel=self._posted.channel)
+                    await self._api.call("conversations.join", channel=posted.channel)
                 except SlackError:
                     raise exc from None
             else:
                 raise
-        return await self._new(self._posted.thread, content)
+            answer = await self._new(posted.thread, content)
+        posted.channel, posted.ts = str(answer.get("channel", posted.channel)), str(answer["ts"])
+        posted.url = await self._api.permalink(posted.channel, posted.ts)
 
     async def _new(self, thread: str | None, content: dict[str, Any]) -> dict[str, Any]:
         where = {"channel": self._posted.channel, "thread_ts": thread}

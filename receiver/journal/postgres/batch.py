@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from receiver.deliveries import AttemptRecord
+from receiver.deliveries import AttemptRecord, Delivery
 from receiver.events import Event, Submission
 from receiver.journal.document import Document, Transition, file_digests, open_deadline, replace
 from receiver.journal.postgres.connections import Connections, Transaction
@@ -27,8 +28,7 @@ from receiver.journal.postgres.statements import (
     read_event,
     write_statement,
 )
-from receiver.journal.rows import delivery_from_row, to_json, to_row
-from receiver.journal.store import Filter, fits_submission
+from receiver.journal.rows import delivery_from_row, to_json
 from receiver.tasks import clean_text
 
 CACHED = 4096
@@ -98,66 +98,84 @@ def _document(rows: Sequence[Mapping[str, Any]]) -> Document:
     )
 
 
-SETTLED = Filter(settled=True)
-Columns = dict[str, Any]
+Row = tuple[Any, ...]
+DELIVERY = tuple(Delivery.__struct_fields__)
+CHANGING = (
+    "task_id", "once", "status", "display", "task_status", "ended", "hooked", "settled", "send_due_ms", "poll_due_ms",
+    "media_due_ms", "deadline_due_ms", "body", "working", "id", "version",
+)  # fmt: skip
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "written": CHANGING,
+    "submissions": (*CHANGING, "kind", "prompt", "labels", "parent_id"),
+    "events": ("id", "submission_id", "type", "created_ms", "body"),
+    "callbacks": ("submission_id", "received_ms", "cause", "body"),
+    "owed": DELIVERY,
+    "moved": DELIVERY,
+    "deliveries": DELIVERY,
+    "attempts": ("delivery_id", "number", "started_ms", "finished_ms", "outcome", "detail", "manual"),
+    "files": ("submission_id", "digest"),
+}
+"""Columns of the rows that these functions return, by table or part of a write."""
 
 
-def changing_columns(row: Submission, version: int) -> Columns:
-    """Return the columns of a submission to search by that may change."""
-    return {
-        "id": row.id, "version": version, "task_id": row.task_id, "once": row.once, "status": row.status,
-        "display": row.display_status, "task_status": clean_text(row.task_status), "ended": row.ended, "hooked": row.hooked,
-        "settled": fits_submission(row, SETTLED), "send_due_ms": row.send_due_ms, "poll_due_ms": row.poll_due_ms,
-        "media_due_ms": row.media_due_ms, "deadline_due_ms": open_deadline(row),
-    }  # fmt: skip
+def _changing(row: Submission, body: str | None, working: str | None, version: int) -> Row:
+    ended = row.ended is not None or row.status == "refused"
+    waits = row.send_due_ms, row.poll_due_ms, row.media_due_ms
+    return (
+        row.task_id, row.once, row.status, row.display_status, row.task_status, row.ended, row.hooked,
+        ended and waits == (None, None, None) and row.claim is None, *waits, open_deadline(row), body, working, row.id,
+        version,
+    )  # fmt: skip
 
 
-def all_columns(document: Document, version: int = 1) -> Columns:
-    """Return all columns of a document's row."""
+def submission_row(document: Document, version: int = 1) -> Row:
     row = document.submission
-    return changing_columns(row, version) | {
-        "kind": row.kind, "prompt": clean_text(row.prompt).casefold(), "labels": label_text(row.labels),
-        "parent_id": row.parent_id, "body": to_json(row), "working": _working(document),
-    }  # fmt: skip
+    return (
+        *_changing(row, to_json(row), _working(document), version), row.kind, clean_text(row.prompt).casefold(),
+        label_text(row.labels), row.parent_id,
+    )  # fmt: skip
 
 
 def _working(document: Document) -> str:
     return to_json(Working(document.known, document.newest, document.receipts))
 
 
-def _same_working(one: Document, other: Document) -> bool:
-    return (one.known, one.newest, one.receipts) == (other.known, other.newest, other.receipts)
+def event_row(event: Event) -> Row:
+    return event.id, event.submission_id, event.type, event.created_ms, to_json(event)
 
 
-def event_columns(event: Event) -> Columns:
-    return {
-        "id": event.id, "submission_id": event.submission_id, "type": event.type, "created_ms": event.created_ms,
-        "body": to_json(event),
-    }  # fmt: skip
+def delivery_row(item: Delivery) -> Row:
+    detail = None if item.detail is None else clean_text(item.detail)
+    receipt = None if item.receipt is None else to_json(item.receipt)
+    return (
+        item.id, item.event_id, item.submission_id, item.destination, item.created_ms, item.due_ms, item.status,
+        item.attempt, item.failures, item.owner, detail, receipt, item.finished_ms, item.manual,
+    )  # fmt: skip
 
 
-def difference(before: Document, after: Document, rows: dict[str, list[Columns]]) -> None:
+def attempt_row(item: AttemptRecord) -> Row:
+    detail = None if item.detail is None else clean_text(item.detail)
+    return item.delivery_id, item.number, item.started_ms, item.finished_ms, item.outcome, detail, item.manual
+
+
+def difference(before: Document, after: Document, rows: Mapping[str, list[Row]]) -> None:
     """Add the rows to write, by part of the statement (see `queries.sql`)."""
     old, new = before.submission, after.submission
-    rows["written"].append(
-        changing_columns(new, before.version)
-        | {
-            "body": None if new is old else to_json(new),
-            "working": None if _same_working(before, after) else _working(after),
-        }
+    same = (before.known, before.newest, before.receipts) == (after.known, after.newest, after.receipts)
+    body, working = None if new is old else to_json(new), None if same else _working(after)
+    rows["written"].append(_changing(new, body, working, before.version))
+    rows["events"].extend(map(event_row, after.new_events))
+    rows["callbacks"].extend(
+        (item.submission_id, item.received_ms, item.cause, item.body) for item in after.new_callbacks
     )
-    rows["events"] += map(event_columns, after.new_events)
-    rows["callbacks"] += map(to_row, after.new_callbacks)
-    rows["attempts"] += map(to_row, {(item.delivery_id, item.number): item for item in after.new_attempts}.values())
+    attempts = {(item.delivery_id, item.number): item for item in after.new_attempts}
+    rows["attempts"].extend(map(attempt_row, attempts.values()))
     was = {item.id: item for item in before.deliveries}
     for id, item in {item.id: item for item in (*after.closed, *after.deliveries)}.items():
-        if id not in was:
-            rows["owed"].append(to_row(item))
-        elif item is not was[id]:
-            rows["moved"].append(to_row(item))
-    if new is not old:
-        digests = file_digests(new) - file_digests(old)
-        rows["files"] += [{"submission_id": new.id, "digest": digest} for digest in sorted(digests)]
+        if (one := was.get(id)) is not item:
+            rows["owed" if one is None else "moved"].append(delivery_row(item))
+    if new is not old and (new.media is not old.media or new.reply is not old.reply):
+        rows["files"].extend((new.id, digest) for digest in file_digests(new) - file_digests(old))
 
 
 async def write(db: Connection, pairs: Sequence[tuple[Document, Document]]) -> str | None:
@@ -167,18 +185,19 @@ async def write(db: Connection, pairs: Sequence[tuple[Document, Document]]) -> s
         Conflict: one of them does not have the version that was read.
         UniqueViolationError: the id of an event or a delivery is taken.
     """
-    rows: dict[str, list[Columns]] = {
-        part: [] for part in ("written", "events", "callbacks", "owed", "moved", "attempts", "files")
-    }
+    if not pairs:
+        return None
+    rows: defaultdict[str, list[Row]] = defaultdict(list)
     # In one order for all, so that no two transactions wait for each other.
     for before, after in sorted(pairs, key=lambda pair: pair[0].id):
         difference(before, after, rows)
-    if not pairs:
-        return None
-    statement = write_statement(tuple(part for part, some in rows.items() if some))
+    parts = [part for part in COLUMNS if rows[part]]
     values = {
-        f"{part}_{name}": [row[name] for row in some] for part, some in rows.items() if some for name in some[0]
-    }  # fmt: skip
+        f"{part}_{name}": column
+        for part in parts
+        for name, column in zip(COLUMNS[part], zip(*rows[part], strict=True), strict=True)
+    }
+    statement = write_statement(tuple(parts))
     (counts,) = await fetch(db, statement, **values)
     if counts["written"] != len(pairs):
         raise Conflict
@@ -194,8 +213,8 @@ async def create(transaction: Transaction, created: Sequence[Submission]) -> dic
         UniqueViolationError: an id is taken.
         Conflict: a name was taken and has just come free.
     """
-    values = [all_columns(Document(submission=row)) for row in created]
-    found = await fetch(transaction.db, "create", **{name: [row[name] for row in values] for name in values[0]})
+    values = zip(*(submission_row(Document(submission=row)) for row in created), strict=True)
+    found = await fetch(transaction.db, "create", **dict(zip(COLUMNS["submissions"], values, strict=True)))
     kept = {row["id"] for row in found}
     transaction.xid = found[0]["xid"] if found else transaction.xid
     digests = [(row.id, digest) for row in created if row.id in kept for digest in sorted(file_digests(row))]

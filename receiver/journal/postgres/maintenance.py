@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from receiver.errors import InputError, JournalError
-from receiver.events import Callback, Event
-from receiver.journal.document import Document
-from receiver.journal.postgres.batch import all_columns, event_columns
+from receiver.journal.postgres.batch import COLUMNS, attempt_row, delivery_row, event_row, submission_row
 from receiver.journal.postgres.connections import Connections
 from receiver.journal.postgres.faults import ERRORS, Connection, translated
 from receiver.journal.postgres.statements import SQL, fetch, fetch_page
-from receiver.journal.rows import to_row
 from receiver.journal.statements import migrations
-from receiver.journal.store import EVERYTHING, Key, LeftFile, RowKind, SharedValue, StoredRow
+from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow
 from receiver.journal.transfer import COPIED_VALUES
 from receiver.journal.transitions import CONTRADICTIONS, contradiction_sentences
 
@@ -180,27 +177,30 @@ class HeldRows:
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
         if not rows:
             return
-        values = [_columns(row) for row in rows]
+        columns, row_of = _WRITERS[kind]
         with translated(self._where):
             await self._db.copy_records_to_table(
                 "shared_values" if kind == "values" else kind,
                 schema_name="receiver",
-                columns=list(values[0]),
-                records=[tuple(row.values()) for row in values],
+                columns=columns,
+                records=[row_of(row.key, row.record) for row in rows],
             )
 
 
-def _columns(row: StoredRow) -> dict[str, Any]:
-    record = row.record
-    if isinstance(record, Document):
-        return all_columns(record, record.version)
-    if isinstance(record, Event):
-        return {"number": row.key[0], **event_columns(record)}
-    if isinstance(record, Callback):
-        return {"number": row.key[0], **to_row(record), "body": record.body.decode()}
-    if isinstance(record, SharedValue):
-        return {"key": record.key, "data": record.data.decode(), "version": record.version}
-    return {"digest": record.digest} if isinstance(record, LeftFile) else to_row(record)
+_WRITERS: Mapping[RowKind, tuple[Sequence[str], Callable[[Key, Any], tuple[Any, ...]]]] = {
+    "submissions": (COLUMNS["submissions"], lambda key, item: submission_row(item, item.version)),
+    "callbacks": (
+        ("number", *COLUMNS["callbacks"]),
+        lambda key, item: (*key, item.submission_id, item.received_ms, item.cause, item.body.decode()),
+    ),
+    "events": (("number", *COLUMNS["events"]), lambda key, item: (*key, *event_row(item))),
+    "deliveries": (COLUMNS["deliveries"], lambda key, item: delivery_row(item)),
+    "attempts": (COLUMNS["attempts"], lambda key, item: attempt_row(item)),
+    "files": (COLUMNS["files"], lambda key, item: key),
+    "leftovers": (("digest",), lambda key, item: key),
+    "values": (("key", "data", "version"), lambda key, item: (*key, item.data.decode(), item.version)),
+}
+"""Columns, and the values of a row, by kind."""
 
 
 @asynccontextmanager

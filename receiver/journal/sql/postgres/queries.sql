@@ -1,4 +1,4 @@
--- Named statements. `:name` is a parameter. `:name::text::text[]` takes a list as one literal (see `statements.array`).
+-- Named statements. `:name` is a parameter. `:name::text::…[]` takes a list as one literal (see `statements.array`).
 -- The planner avoids sorting at any price (`connections.PLANS`) and would rather walk through a whole table in the
 -- order of its key. Where few rows are found by another key, `|| ''` keeps it from that. Statuses that are parameters
 -- keep it from partial indexes.
@@ -30,10 +30,10 @@ INSERT INTO receiver.submissions (
     id, version, kind, prompt, labels, parent_id, task_id, once, status, display, task_status, ended, hooked, settled,
     send_due_ms, poll_due_ms, media_due_ms, deadline_due_ms, body, working)
 SELECT * FROM unnest(
-    :id::text::text[], :version::bigint[], :kind::text::text[], :prompt::text[], :labels::text[],
+    :id::text::text[], :version::text::bigint[], :kind::text::text[], :prompt::text[], :labels::text[],
     :parent_id::text::text[], :task_id::text::text[], :once::text::text[], :status::text::text[],
-    :display::text::text[], :task_status::text::text[], :ended::text::text[], :hooked::boolean[], :settled::boolean[],
-    :send_due_ms::bigint[], :poll_due_ms::bigint[], :media_due_ms::bigint[], :deadline_due_ms::bigint[],
+    :display::text::text[], :task_status::text::text[], :ended::text::text[], :hooked::text::boolean[], :settled::text::boolean[],
+    :send_due_ms::text::bigint[], :poll_due_ms::text::bigint[], :media_due_ms::text::bigint[], :deadline_due_ms::text::bigint[],
     :body::text[], :working::text[])
 ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING RETURNING id, pg_current_xact_id()::text AS xid;
 
@@ -51,11 +51,11 @@ UPDATE receiver.submissions SET
     media_due_ms = new.media_due_ms, deadline_due_ms = new.deadline_due_ms,
     body = coalesce(new.body, submissions.body), working = coalesce(new.working, submissions.working)
 FROM unnest(
-    :written_id::text::text[], :written_version::bigint[], :written_task_id::text::text[],
+    :written_id::text::text[], :written_version::text::bigint[], :written_task_id::text::text[],
     :written_once::text::text[], :written_status::text::text[], :written_display::text::text[],
-    :written_task_status::text::text[], :written_ended::text::text[], :written_hooked::boolean[],
-    :written_settled::boolean[], :written_send_due_ms::bigint[], :written_poll_due_ms::bigint[],
-    :written_media_due_ms::bigint[], :written_deadline_due_ms::bigint[], :written_body::text[],
+    :written_task_status::text::text[], :written_ended::text::text[], :written_hooked::text::boolean[],
+    :written_settled::text::boolean[], :written_send_due_ms::text::bigint[], :written_poll_due_ms::text::bigint[],
+    :written_media_due_ms::text::bigint[], :written_deadline_due_ms::text::bigint[], :written_body::text[],
     :written_working::text[]
 ) AS new (
     id, version, task_id, once, status, display, task_status, ended, hooked, settled, send_due_ms, poll_due_ms,
@@ -67,13 +67,13 @@ RETURNING 1;
 INSERT INTO receiver.events (id, submission_id, type, created_ms, body)
 SELECT * FROM unnest(
     :events_id::text::text[], :events_submission_id::text::text[], :events_type::text::text[],
-    :events_created_ms::bigint[], :events_body::text[]);
+    :events_created_ms::text::bigint[], :events_body::text[]);
 
 -- name: callbacks
 INSERT INTO receiver.callbacks (submission_id, received_ms, cause, body)
 SELECT called, received_ms, cause, convert_from(body, 'UTF8')
 FROM unnest(
-    :callbacks_submission_id::text::text[], :callbacks_received_ms::bigint[], :callbacks_cause::text::text[],
+    :callbacks_submission_id::text::text[], :callbacks_received_ms::text::bigint[], :callbacks_cause::text::text[],
     :callbacks_body::bytea[]) AS new (called, received_ms, cause, body);
 
 -- name: owed
@@ -83,9 +83,9 @@ INSERT INTO receiver.deliveries (
     finished_ms, manual)
 SELECT * FROM unnest(
     :owed_id::text::text[], :owed_event_id::text::text[], :owed_submission_id::text::text[],
-    :owed_destination::text::text[], :owed_created_ms::bigint[], :owed_due_ms::bigint[], :owed_status::text::text[],
-    :owed_attempt::bigint[], :owed_failures::bigint[], :owed_owner::text::text[], :owed_detail::text::text[],
-    :owed_receipt::text::text[], :owed_finished_ms::bigint[], :owed_manual::boolean[])
+    :owed_destination::text::text[], :owed_created_ms::text::bigint[], :owed_due_ms::text::bigint[], :owed_status::text::text[],
+    :owed_attempt::text::bigint[], :owed_failures::text::bigint[], :owed_owner::text::text[], :owed_detail::text::text[],
+    :owed_receipt::text::text[], :owed_finished_ms::text::bigint[], :owed_manual::text::boolean[])
 ON CONFLICT (id) DO UPDATE SET
     due_ms = excluded.due_ms, status = excluded.status, attempt = excluded.attempt, failures = excluded.failures,
     owner = excluded.owner, detail = excluded.detail, receipt = excluded.receipt,
@@ -99,18 +99,18 @@ UPDATE receiver.deliveries SET
     due_ms = new.due_ms, status = new.status, attempt = new.attempt, failures = new.failures, owner = new.owner,
     detail = new.detail, receipt = new.receipt, finished_ms = new.finished_ms, manual = new.manual
 FROM unnest(
-    :moved_id::text::text[], :moved_due_ms::bigint[], :moved_status::text::text[], :moved_attempt::bigint[],
-    :moved_failures::bigint[], :moved_owner::text::text[], :moved_detail::text::text[], :moved_receipt::text::text[],
-    :moved_finished_ms::bigint[], :moved_manual::boolean[]
+    :moved_id::text::text[], :moved_due_ms::text::bigint[], :moved_status::text::text[], :moved_attempt::text::bigint[],
+    :moved_failures::text::bigint[], :moved_owner::text::text[], :moved_detail::text::text[], :moved_receipt::text::text[],
+    :moved_finished_ms::text::bigint[], :moved_manual::text::boolean[]
 ) AS new (id, due_ms, status, attempt, failures, owner, detail, receipt, finished_ms, manual)
 WHERE deliveries.id = new.id;
 
 -- name: attempts
 INSERT INTO receiver.attempts (delivery_id, number, started_ms, finished_ms, outcome, detail, manual)
 SELECT * FROM unnest(
-    :attempts_delivery_id::text::text[], :attempts_number::bigint[], :attempts_started_ms::bigint[],
-    :attempts_finished_ms::bigint[], :attempts_outcome::text::text[], :attempts_detail::text::text[],
-    :attempts_manual::boolean[])
+    :attempts_delivery_id::text::text[], :attempts_number::text::bigint[], :attempts_started_ms::text::bigint[],
+    :attempts_finished_ms::text::bigint[], :attempts_outcome::text::text[], :attempts_detail::text::text[],
+    :attempts_manual::text::boolean[])
 ON CONFLICT (delivery_id, number) DO UPDATE SET
     finished_ms = excluded.finished_ms, outcome = excluded.outcome, detail = excluded.detail;
 

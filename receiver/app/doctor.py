@@ -8,14 +8,13 @@ from typing import Literal
 
 import msgspec
 
+from receiver.app.container import check_same_store, store_of
+from receiver.app.factory import check_links, close_all, journal_of, open_all
 from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
 from receiver.errors import MediaError, ReceiverError
 from receiver.journal import Journal
 from receiver.provider import Provider
-from receiver.runtime.journals import journal_of
-from receiver.runtime.opening import check_links, close_all, open_all
-from receiver.runtime.upkeep import check_same_store, store_of
 from receiver.settings import Settings, check_platform, ensure_keys, require_provider_key
 
 Verdict = Literal["ok", "note", "problem"]

@@ -8,25 +8,31 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import structlog
 from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
+from receiver.app.functions import Function, OnEvent, check_function, check_registration
+from receiver.app.handle import TaskHandle
+from receiver.app.options import to_options
+from receiver.app.requests import Requests
 from receiver.clock import Clock
 from receiver.deliveries import DeliveryStatus
 from receiver.errors import NotStarted, PayloadError
 from receiver.events import EventType
 from receiver.journal import Trouble
 from receiver.journal.selection import Replayed, Selection
-from receiver.runtime.functions import Function, OnEvent, check_function, check_registration
-from receiver.runtime.handle import TaskHandle
-from receiver.runtime.mounting import create_mountable
-from receiver.runtime.opening import open_runtime
-from receiver.runtime.options import to_options
-from receiver.runtime.requests import Requests
-from receiver.runtime.wiring import Runtime
 from receiver.settings import Settings, load
 from receiver.telemetry import use_logging
 from receiver.verification import Unwrapped, unwrap
 from receiver.web.callbacks import MAX_BODY
+from receiver.web.health import livez
+from receiver.web.problems import Problem, problem
+
+log = structlog.get_logger("receiver.app")
 
 ROLE = "python"
 """What other processes are told about who is the engine."""
@@ -333,3 +339,34 @@ class Receiver(Requests):
                 "or give your application the argument `lifespan=receiver.lifespan`."
             )
         return self._runtime
+
+
+def create_mountable(started: Callable[[], ASGIApp], lifespan: Lifespan[Starlette]) -> Starlette:
+    """Return an app that hands every request to the running Receiver's. It exists before Receiver starts.
+
+    Args:
+        started: returns the app of the running Receiver, or raises NotStarted.
+        lifespan: used when the app is served by itself. A server ignores a mounted app's.
+    """
+    app = Starlette(routes=[Route("/livez", livez), Route("/{path:path}", LazyApp(started))], lifespan=lifespan)
+    app.router.redirect_slashes = False
+    return app
+
+
+class LazyApp:
+    """The app of the running Receiver, or a 503 that says why there is none. Logged once."""
+
+    def __init__(self, started: Callable[[], ASGIApp]) -> None:
+        self._started = started
+        self._told = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            app = self._started()
+        except NotStarted as exc:
+            if not self._told:
+                log.error("receiver.not_started", problem=str(exc))
+            self._told = True
+            app = problem(Problem(503, str(exc), {"Retry-After": "5"}))
+        # Parameters of the outer app's route may have the names of ours.
+        await app({**scope, "path_params": {}}, receive, send)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from receiver.app.factory import check_link, route_of
 from receiver.clock import Clock
 from receiver.deliveries import Receipt
 from receiver.engine.attempts import tiles_of
@@ -17,8 +18,6 @@ from receiver.handlers import registry
 from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, StoredMedia
 from receiver.handlers.samples import LINK, sample_attempt, sample_event, sample_picture
 from receiver.media import MediaStore, Tiles
-from receiver.runtime.opening import check_link
-from receiver.runtime.routing import route_of
 from receiver.settings import Destination, Settings
 from receiver.telemetry import redact
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from engine import Kit, destination, engine, logged, until
-from receiver.runtime.display_status import GAP_SECONDS, Standing
+from receiver.app.display_status import GAP_SECONDS, Standing
 from test_dispatcher import Hanging, only, outcomes, owed
 
 from receiver.engine.dispatcher import Dispatcher

@@ -1,10 +1,10 @@
-"""Everything wired together for one process: where concrete classes meet settings."""
+"""The container of one process: the only place that picks concrete classes and reads settings."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.applications import Starlette
 
+from receiver.app.functions import FunctionHandler
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.attempts import OpenDestination
@@ -19,17 +20,15 @@ from receiver.engine.dispatcher import Dispatcher
 from receiver.engine.engine import DRAIN_SECONDS, Engine
 from receiver.engine.loops import TICK, Step
 from receiver.engine.reconciler import Reconciler
-from receiver.errors import EngineRunning, EngineStopped, NotFound, ReceiverError
+from receiver.errors import EngineRunning, EngineStopped, JournalError, MediaError, NotFound, ReceiverError
 from receiver.events import Submission
 from receiver.health import CallbackHealth, ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import LASTING_ROLES, Journal
 from receiver.maintenance.replay import Replay
-from receiver.media import Fetcher
+from receiver.maintenance.retention import Keep, Retention
+from receiver.media import Fetcher, Store, open_store
 from receiver.provider import Provider
-from receiver.runtime import patience
-from receiver.runtime.patience import Patience
-from receiver.runtime.upkeep import check_same_store, check_to_start, retention_of, store_of
 from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
@@ -45,6 +44,47 @@ WATCH_SECONDS = 0.5
 """Another process may move what we watch, so we look that often."""
 
 T = TypeVar("T")
+OUTAGE_SECONDS = 60.0
+"""How long the journal may be away before a caller that waits gets the error. A server restarts in less."""
+
+_PASSING = frozenset({"crowded", "full", "io", "locked", "readonly", "uncertain", "unopened", "unreachable"})
+"""Faults that may end by themselves. A server is read-only while it takes over from another."""
+
+
+class RetryOutage:
+    """Retries of calls while the journal is away. The outage is logged once for all callers of a process."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting = 0
+
+    async def __call__(self, call: Callable[[], Awaitable[T]], *, seconds: float = OUTAGE_SECONDS) -> T:
+        """Return the result of `call`. While the journal is away, call again.
+
+        Raises:
+            JournalError: it was away for `seconds`, or it needs an operator.
+        """
+        try:
+            return await call()
+        except JournalError as exc:
+            if exc.fault not in _PASSING:
+                raise
+            if not self._waiting:
+                log.warning("journal.away", problem=str(exc))
+        self._waiting += 1
+        try:
+            return await self._again(call, self._clock.monotonic() + seconds)
+        finally:
+            self._waiting -= 1
+
+    async def _again(self, call: Callable[[], Awaitable[T]], until: float) -> T:
+        while True:
+            await self._clock.sleep(TICK)
+            try:
+                return await call()
+            except JournalError as exc:
+                if exc.fault not in _PASSING or self._clock.monotonic() >= until:
+                    raise
 
 
 class Runtime:
@@ -68,7 +108,7 @@ class Runtime:
         self.journal = journal
         self.destinations = destinations
         self.clock = clock
-        self.patiently = Patience(clock)
+        self.retry_outage = RetryOutage(clock)
         self._settings = settings
         self._news = asyncio.Event()
         self._becoming: asyncio.Task[None] | None = None
@@ -227,10 +267,10 @@ class Runtime:
             ReceiverError: somebody has to mend something.
         """
         told = False
-        seconds = float("inf") if role in LASTING_ROLES else patience.SECONDS
+        seconds = float("inf") if role in LASTING_ROLES else OUTAGE_SECONDS
         while True:
             try:
-                await self.patiently(lambda: self.start_engine(role), seconds=seconds)
+                await self.retry_outage(lambda: self.start_engine(role), seconds=seconds)
             except EngineRunning as exc:
                 if exc.holder in unless:
                     raise
@@ -266,7 +306,7 @@ class Runtime:
 
     async def watch(self, submission_id: str) -> AsyncGenerator[Submission, None]:
         """The submission now, and again after each change, until the caller leaves. A journal that is away for a moment
-        ends nothing: see `patiently`.
+        ends nothing: see `retry_outage`.
 
         Raises:
             NotFound: there is no such submission.
@@ -278,7 +318,7 @@ class Runtime:
             self._news.clear()
             if self._failure is not None:
                 raise self._failure
-            row = await self.patiently(lambda: self.journal.get(submission_id))
+            row = await self.retry_outage(lambda: self.journal.get(submission_id))
             if row is None:
                 raise NotFound(f"There is no submission {submission_id} in this journal.")
             if row != last:
@@ -332,3 +372,59 @@ def _unexpected(failure: BaseException) -> BaseException | None:
 def _kind(item: OpenDestination) -> str:
     """The handler's name, as users know it."""
     return str(getattr(item.handler, "name", None) or type(item.handler).__name__)
+
+
+async def replay_of(settings: Settings, journal: Journal) -> Replay:
+    """Replay to the destinations of the settings, and to functions that an engine has registered by name."""
+    registered = await journal.registered()
+    functions = [name for name, handler in registered.items() if handler == FunctionHandler.name]
+    names = {*functions, *(item.name for item in settings.resolved_destinations())}
+    return Replay(journal=journal, destinations=names, clock=Clock())
+
+
+def retention_of(
+    settings: Settings, journal: Journal, clock: Clock | None = None, *, store: Store | None = None
+) -> Retention:
+    """Retention with the ages of the settings, and with their media store if none is given."""
+    return Retention(journal=journal, store=store or store_of(settings), clock=clock or Clock(), keep=keep_of(settings))
+
+
+def store_of(settings: Settings) -> Store:
+    """The media store. Raises SettingsError where its URL makes none."""
+    return open_store(settings.media_place, cache=settings.media_cache_folder, cache_bytes=settings.media_cache_bytes)
+
+
+async def check_to_start(check: Callable[[], Awaitable[None]], store: Store) -> None:
+    """Check a media store before work begins. One that is merely away comes back by itself, and callbacks are kept
+    without it: that is told, and keeps nobody from starting.
+
+    Raises:
+        MediaError: somebody has to mend something.
+    """
+    try:
+        await check()
+    except MediaError as exc:
+        if not exc.away:
+            raise
+        log.error("media.away", store=store.place, problem=str(exc))
+
+
+async def check_same_store(journal: Journal, store: Store) -> None:
+    """Check that the engines of a journal that several processes share have this media store.
+
+    Raises:
+        MediaError: one has another.
+    """
+    mine = await store.identity()
+    for item in await journal.engines():
+        if item.store not in ("", mine):  # a copy or a compaction has none
+            raise MediaError(
+                f"The media store here, {store.place} ({mine}), is another than that of `receiver {item.role}` on "
+                f"{item.host} ({item.store}): neither would find the other's pictures. Give all of them the same one "
+                "with RECEIVER_MEDIA: a bucket, or one folder that all of them see."
+            )
+
+
+def keep_of(settings: Settings) -> Keep:
+    """The ages of the settings."""
+    return Keep(callbacks=settings.keep_callbacks, media=settings.keep_media, submissions=settings.keep_submissions)

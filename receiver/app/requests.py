@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from receiver.app.container import Runtime
+from receiver.app.handle import TaskHandle, send
+from receiver.app.options import How, to_options
 from receiver.requests import build
-from receiver.runtime.handle import TaskHandle, send
-from receiver.runtime.options import How, to_options
-from receiver.runtime.wiring import Runtime
 
 
 class Requests(ABC):
@@ -28,7 +28,7 @@ class Requests(ABC):
         account_filter: Mapping[str, Any] | None = None,
         **how: Unpack[How],
     ) -> TaskHandle:
-        """A grid of four pictures from a prompt; a video, where the prompt starts with a link and says `--video`.
+        """A grid of four pictures from a prompt, or a video if the prompt starts with a link and says `--video`.
 
         Example::
 
@@ -46,10 +46,10 @@ class Requests(ABC):
             The task. A busy provider is no error: the request is kept, and the engine sends it again.
 
         Raises:
-            InputError: a value cannot be sent; nothing was.
+            InputError: a value cannot be sent, and nothing was.
             Conflict: the name `once` was given to another request.
             Refused: the provider will make no task of it.
-            Unreachable: the provider could not be reached; nothing was sent.
+            Unreachable: the provider could not be reached, and nothing was sent.
             Ambiguous: the answer was lost. The request may have been charged, so it is never sent again. If a task
                 was made and a callback URL was sent, the result still comes to the destinations.
             JournalError, MediaError: nothing was sent.
@@ -87,7 +87,7 @@ class Requests(ABC):
 
         Args:
             source: a path, data URI or link.
-            language: of the texts, like `en` or `zh-CN`; not every provider knows it.
+            language: of the texts, like `en` or `zh-CN`. Not every provider knows it.
             bot_type, how: as `imagine`, whose errors are raised here too.
         """
         return await self._submit("describe", how, source=source, bot_type=bot_type, language=language)

@@ -1,4 +1,4 @@
-"""The engine of a process that lives only while it answers: its shifts, and what others may think of it meanwhile."""
+"""The engine of a process that may be frozen as soon as it has answered: runs until idle, and its membership."""
 
 from __future__ import annotations
 
@@ -10,65 +10,81 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 from engine import PNG, Kit, Recording, StillClock, answer, destination, engine, logged, until, wire_task
-from receiver.runtime.shifts import Shifts
 
 from receiver.deliveries import Completion, Receipt
 from receiver.engine.attempts import OpenDestination
+from receiver.engine.engine import Engine
 from receiver.errors import EngineRunning, JournalError
 from receiver.handlers.base import Attempt, RetryLater
 from receiver.journal import Journal
 from receiver.web.admission import Admission
 
 
-class Shared:
-    """A journal that several engines may run on, and what it says of this one.
+class Members:
+    """The engines of a journal that several share, as far as one of them sees.
 
     Attributes:
-        alive: what `beat` says next; the last one repeats.
-        refusal: raised by `become_engine`.
+        alive: the next answers to a heartbeat; the last one repeats.
+        refusal: raised by `join`.
+        calls: methods and owners, in order.
+    """
+
+    def __init__(self) -> None:
+        self.alive = [True]
+        self.refusal: JournalError | None = None
+        self.calls: list[tuple[str, str]] = []
+
+    async def join(self, role: str, owner: str, *, store: str) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.calls.append(("join", owner))
+
+    async def heartbeat(self, owner: str) -> bool:
+        self.calls.append(("heartbeat", owner))
+        return self.alive.pop(0) if len(self.alive) > 1 else self.alive[0]
+
+    async def leave(self, owner: str) -> None:
+        self.calls.append(("leave", owner))
+
+    async def expire(self, owner: str) -> list[str]:
+        self.calls.append(("expire", owner))
+        return []
+
+    async def owners(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def said(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
+
+class Shared:
+    """A journal that several engines may run on.
+
+    Attributes:
         unregistered: raised by `register`.
         completing: what `complete` waits for.
         incomplete: raised by `complete`.
-        calls: methods and owners, in order.
     """
 
     shared = True
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self.alive = [True]
-        self.refusal: JournalError | None = None
+        self.membership = Members()
         self.unregistered: JournalError | None = None
         self.completing = asyncio.Event()
         self.completing.set()
         self.incomplete: JournalError | None = None
-        self.calls: list[tuple[str, str]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._journal, name)
-
-    async def become_engine(self, role: str, owner: str, *, store: str) -> None:
-        if self.refusal is not None:
-            raise self.refusal
-        self.calls.append(("enter", owner))
 
     async def register(self, destinations: Mapping[str, str]) -> None:
         if self.unregistered is not None:
             raise self.unregistered
         await self._journal.register(destinations)
-
-    async def beat(self, owner: str) -> bool:
-        self.calls.append(("beat", owner))
-        return self.alive.pop(0) if len(self.alive) > 1 else self.alive[0]
-
-    async def resign(self, owner: str) -> None:
-        self.calls.append(("resign", owner))
-
-    async def free_running(self, owner: str, now_ms: int) -> int:
-        self.calls.append(("free", owner))
-        return await self._journal.free_running(owner, now_ms)
 
     async def complete(self, completion: Completion) -> bool:
         await self.completing.wait()
@@ -76,18 +92,14 @@ class Shared:
             raise self.incomplete
         return await self._journal.complete(completion)
 
-    @property
-    def said(self) -> list[str]:
-        return [name for name, _ in self.calls]
-
 
 @dataclass
 class Function:
-    """Shifts on a kit."""
+    """An engine on a kit."""
 
     kit: Kit
     journal: Shared
-    shifts: Shifts
+    engine: Engine
     steps: list[str] = field(default_factory=list)
 
 
@@ -119,7 +131,7 @@ async def function(
             "purge": nothing,
         }
         dispatcher = kit.dispatcher(*opened, journal=journal)
-        shifts = Shifts(
+        made = Engine(
             journal=journal,  # type: ignore[arg-type] - it is one where it counts
             dispatcher=dispatcher,
             archiver=kit.archiver,
@@ -131,11 +143,11 @@ async def function(
             clock=kit.clock,
             exit_on_stall=False,
         )
-        shifts.progress = False
-        dispatcher._changed = shifts.slot_free  # as the runtime wires it
-        kit.intake._changed = shifts.changed
-        yield Function(kit, journal, shifts, steps)
-        await shifts.stop()
+        made.progress = False
+        dispatcher._changed = made.slot_free  # as the runtime wires it
+        kit.intake._changed = made.changed
+        yield Function(kit, journal, made, steps)
+        await made.stop()
 
 
 async def hang(attempt: Attempt) -> Receipt:
@@ -168,7 +180,7 @@ def hold_submits(kit: Kit) -> asyncio.Event:
 
 
 async def left_running(kit: Kit, destination: str) -> None:
-    """As a process does that was killed while it delivered; what it did runs alone then."""
+    """Leave deliveries running, as a process does that is killed while it delivers, and free them."""
     assert await kit.journal.claim(destination, owner="killed", limit=9, now_ms=kit.clock.now_ms())
     assert await kit.journal.free_running("another", kit.clock.now_ms())
 
@@ -178,10 +190,10 @@ async def test_a_shift_delivers_what_is_due_and_leaves_nothing_running(tmp_path:
     handler = Recording()
     async with function(tmp_path, handler) as item:
         await item.kit.succeeded()
-        await item.shifts.work(20)
+        await item.engine.run_until_idle(20)
         assert len(handler.attempts) == 1
-        assert item.journal.said[:2] == ["enter", "free"]
-        assert not item.shifts.running
+        assert item.journal.membership.said[:2] == ["join", "expire"]
+        assert not item.engine.running
 
 
 async def test_looks_for_what_is_overdue_are_rare(tmp_path: Path) -> None:
@@ -189,31 +201,31 @@ async def test_looks_for_what_is_overdue_are_rare(tmp_path: Path) -> None:
     async with function(tmp_path, Recording()) as item:
         for seconds in (0, 1, 28, 2):
             item.kit.clock.advance(seconds)
-            await item.shifts.work(20, begun=False)
+            await item.engine.run_until_idle(20, begun=False)
         assert item.steps.count("reconcile") == 2
 
 
 async def test_a_process_that_slept_claims_under_a_new_name_only(tmp_path: Path) -> None:
     """Others may have taken it for dead meanwhile, and free what it claims under the old one."""
     async with function(tmp_path, Recording()) as item:
-        await item.shifts.work(20)
+        await item.engine.run_until_idle(20)
         item.kit.clock.step(3600)  # asleep: the clock that only goes forward stood still
-        await item.shifts.work(20)
-        names = [(name, owner) for name, owner in item.journal.calls if name in ("enter", "resign")]
-        assert [name for name, _ in names] == ["enter", "resign", "enter"]
+        await item.engine.run_until_idle(20)
+        names = [(name, owner) for name, owner in item.journal.membership.calls if name in ("join", "leave")]
+        assert [name for name, _ in names] == ["join", "leave", "join"]
         assert names[0][1] == names[1][1] != names[2][1]
 
 
 async def test_one_that_was_taken_for_dead_goes_on_under_a_new_name(tmp_path: Path) -> None:
     """Between two signs of life of one shift."""
     async with function(tmp_path, Recording()) as item:
-        await item.shifts.work(20)
+        await item.engine.run_until_idle(20)
         item.kit.clock.advance(5)
-        item.journal.alive = [False, True]
+        item.journal.membership.alive = [False, True]
         with logged() as lines:
-            await item.shifts.tick(20)
-        assert item.journal.said.count("enter") == 2
-        assert "shift.taken_for_dead" in [line["event"] for line in lines]
+            await item.engine.run_everything(20)
+        assert item.journal.membership.said.count("join") == 2
+        assert "engine.expired" in [line["event"] for line in lines]
 
 
 async def test_a_start_that_failed_halfway_is_completed_by_the_next_shift(tmp_path: Path) -> None:
@@ -224,13 +236,13 @@ async def test_a_start_that_failed_halfway_is_completed_by_the_next_shift(tmp_pa
         await item.kit.journal.register({"main": "file"})  # what it was before this process
         await item.kit.succeeded()
         item.journal.unregistered = JournalError("The journal does not answer in time.", fault="unreachable")
-        await item.shifts.tick(20)
+        await item.engine.run_everything(20)
         assert handler.attempts == []
         item.journal.unregistered = None
         item.kit.clock.advance(1)
-        await item.shifts.tick(20)
+        await item.engine.run_everything(20)
         assert len(handler.attempts) == 1
-        assert item.journal.said.count("enter") == 1
+        assert item.journal.membership.said.count("join") == 1
         assert await item.kit.journal.registered() == {"main": "recording"}
 
 
@@ -238,12 +250,12 @@ async def test_an_engine_that_lives_and_suffers_no_other_is_left_the_work(tmp_pa
     """That is no error: it delivers."""
     handler = Recording()
     async with function(tmp_path, handler) as item:
-        item.journal.refusal = EngineRunning("`receiver serve` is the engine.", holder="serve")
+        item.journal.membership.refusal = EngineRunning("`receiver serve` is the engine.", holder="serve")
         await item.kit.succeeded()
-        await item.shifts.work(20)
+        await item.engine.run_until_idle(20)
         assert handler.attempts == []
-        item.journal.refusal = None
-        await item.shifts.tick(20)
+        item.journal.membership.refusal = None
+        await item.engine.run_everything(20)
         assert len(handler.attempts) == 1
 
 
@@ -258,14 +270,14 @@ async def test_shifts_of_one_process_share_its_work(tmp_path: Path) -> None:
     handler = Recording(wait)
     async with function(tmp_path, handler) as item:
         row = await item.kit.succeeded()
-        first, second = (asyncio.create_task(item.shifts.work(20)) for _ in range(2))
+        first, second = (asyncio.create_task(item.engine.run_until_idle(20)) for _ in range(2))
         await until(lambda: len(handler.attempts) == 1)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
-        assert item.shifts.running
+        assert item.engine.running
         gate.set()
         await second
-        assert not item.shifts.running
+        assert not item.engine.running
         assert [delivery.status for delivery in await item.kit.deliveries(row.id)] == ["succeeded"]
 
 
@@ -275,7 +287,7 @@ async def test_a_shift_waits_for_all_that_was_put_off(tmp_path: Path) -> None:
     handler = Recording(*later, Receipt(ref="made"))
     async with function(tmp_path, handler) as item:
         rows = [await item.kit.succeeded() for _ in range(3)]
-        shift = asyncio.create_task(item.shifts.work(40))
+        shift = asyncio.create_task(item.engine.run_until_idle(40))
         for count in (4, 5):
             await until(lambda: 5.0 in item.kit.clock.waited)
             item.kit.clock.waited.clear()
@@ -291,22 +303,14 @@ async def test_what_runs_at_the_end_of_the_time_is_given_back(tmp_path: Path) ->
     handler = Recording(hang, Receipt(ref="made"))
     async with function(tmp_path, handler) as item:
         row = await item.kit.succeeded()
-        shift = asyncio.create_task(item.shifts.work(20))
+        shift = asyncio.create_task(item.engine.run_until_idle(20))
         await until(lambda: len(handler.attempts) == 1)
         item.kit.clock.advance(21)
         await shift
         [delivery] = await item.kit.deliveries(row.id)
         assert (delivery.status, delivery.failures) == ("pending", 0)
-        await item.shifts.tick(20)
+        await item.engine.run_everything(20)
         assert len(handler.attempts) == 2
-
-
-async def test_nothing_goes_on_by_itself(tmp_path: Path) -> None:
-    """Who asks it to be an engine that stays is told."""
-    async with function(tmp_path, Recording()) as item:
-        with pytest.raises(EngineRunning, match="works in shifts"):
-            await item.shifts.start("serve")
-        await item.shifts.check()
 
 
 async def test_slots_are_filled_again_beside_one_that_hangs(tmp_path: Path) -> None:
@@ -316,7 +320,7 @@ async def test_slots_are_filled_again_beside_one_that_hangs(tmp_path: Path) -> N
     async with function(tmp_path, *places) as item:
         for _ in range(12):
             await item.kit.succeeded()
-        await passing(item.kit, item.shifts.work(20))
+        await passing(item.kit, item.engine.run_until_idle(20))
         assert len(full.attempts) == 12
         assert len(single.attempts) == 12
 
@@ -327,7 +331,7 @@ async def test_what_was_put_off_comes_beside_one_that_hangs(tmp_path: Path) -> N
     slow = destination("slow", Recording(hang), timeout=60)
     async with function(tmp_path, destination("chat", chat), slow) as item:
         await item.kit.succeeded()
-        await passing(item.kit, item.shifts.work(20))
+        await passing(item.kit, item.engine.run_until_idle(20))
         assert len(chat.attempts) == 2
 
 
@@ -340,12 +344,12 @@ async def test_a_claim_is_asked_about_again_beside_a_delivery_that_hangs(tmp_pat
         kit.relay.submits = [answer(1, "B")]
         row = await kit.submit()
         kit.relay.tasks["B"] = wire_task("B", "IN_PROGRESS")
-        first = asyncio.create_task(item.shifts.work(20))
+        first = asyncio.create_task(item.engine.run_until_idle(20))
         await until(lambda: len(slow.attempts) == 1)
         await kit.calls_back(row, "SUCCESS")
         await until(lambda: "B" in kit.relay.asked)
         kit.relay.tasks["B"] = wire_task("B", "SUCCESS")
-        await passing(kit, asyncio.gather(first, item.shifts.work(18)))
+        await passing(kit, asyncio.gather(first, item.engine.run_until_idle(18)))
         assert (await kit.row(row.id)).ended == "task.succeeded"
         assert len(slow.attempts) == 2
 
@@ -356,12 +360,12 @@ async def test_one_tick_brings_all_that_is_to_be_downloaded(tmp_path: Path) -> N
         kit = item.kit
         kit.intake._changed = lambda row: None
         rows = [await kit.succeeded(imageUrl=f"{kit.origin.url}/p.png") for _ in range(12)]
-        kit.intake._changed = item.shifts.changed
+        kit.intake._changed = item.engine.changed
         gate = kit.origin.hanging["/p.png"] = asyncio.Event()
         kit.origin.files["/p.png"] = PNG
-        tick = asyncio.create_task(item.shifts.tick(40))
+        tick = asyncio.create_task(item.engine.run_everything(40))
         await until(lambda: len(kit.origin.requests) == 8)
-        await until(lambda: not item.shifts._steps)
+        await until(lambda: not item.engine._steps)
         gate.set()
         await passing(kit, tick)
         assert all([(await kit.row(row.id)).media for row in rows])
@@ -376,15 +380,15 @@ async def test_what_comes_while_the_last_shift_ends_is_not_forgotten(tmp_path: P
         kit.relay.submits = [answer(1, "A")]
         row = await kit.submit()
         kit.relay.tasks["A"] = wire_task("A", "SUCCESS")
-        first = asyncio.create_task(item.shifts.work(20))
+        first = asyncio.create_task(item.engine.run_until_idle(20))
         await until(lambda: len(handler.attempts) == 1)
         item.journal.completing.clear()
         kit.clock.advance(21)
-        await until(item.shifts._door.locked)
-        before = item.shifts.begun
+        await until(item.engine._resting.locked)
+        before = item.engine.begun
         await kit.calls_back(row, "SUCCESS")
-        second = asyncio.create_task(item.shifts.work(20, begun=item.shifts.begun > before))
-        await until(lambda: bool(item.shifts._door._waiters))
+        second = asyncio.create_task(item.engine.run_until_idle(20, begun=item.engine.begun > before))
+        await until(lambda: bool(item.engine._resting._waiters))
         item.journal.completing.set()
         await passing(kit, asyncio.gather(first, second))
         assert (await kit.row(row.id)).ended == "task.succeeded"
@@ -398,7 +402,7 @@ async def test_a_shift_does_not_wait_for_what_another_request_sends(tmp_path: Pa
         other = await item.kit.prepared()
         sending = asyncio.create_task(item.kit.submissions.send(other.id))
         await until(lambda: len(item.kit.relay.submitted) == 1)
-        assert await passing(item.kit, item.shifts.work(20)) < 20
+        assert await passing(item.kit, item.engine.run_until_idle(20)) < 20
         gate.set()
         await sending
 
@@ -411,7 +415,7 @@ async def test_a_send_that_hangs_holds_up_nothing_else(tmp_path: Path) -> None:
         gate = hold_submits(item.kit)
         await item.kit.prepared()
         item.kit.clock.advance(31)
-        tick = asyncio.create_task(item.shifts.tick(40))
+        tick = asyncio.create_task(item.engine.run_everything(40))
         await until(lambda: len(item.kit.relay.submitted) == 2)
         await until(lambda: len(handler.attempts) == 1)
         gate.set()
@@ -429,14 +433,14 @@ async def test_a_step_that_takes_long_keeps_no_sign_of_life_back(tmp_path: Path)
 
     async with function(tmp_path, destination("main", handler, timeout=60), reconcile=reconcile) as item:
         await item.kit.succeeded()
-        shift = asyncio.create_task(item.shifts.work(40))
+        shift = asyncio.create_task(item.engine.run_until_idle(40))
         await until(lambda: len(handler.attempts) == 1)
         count = item.steps.count("reconcile")
-        item.shifts.changed(msgspec.structs.replace(await item.kit.submit(), poll_due_ms=1))
+        item.engine.changed(msgspec.structs.replace(await item.kit.submit(), poll_due_ms=1))
         await until(lambda: item.steps.count("reconcile") > count)
-        item.journal.calls.clear()
+        item.journal.membership.calls.clear()
         await passing(item.kit, shift)
-        assert "beat" in item.journal.said
+        assert "heartbeat" in item.journal.membership.said
 
 
 async def test_follow_ups_by_themselves_are_sent_in_the_shift_of_the_result(tmp_path: Path) -> None:
@@ -447,33 +451,16 @@ async def test_follow_ups_by_themselves_are_sent_in_the_shift_of_the_result(tmp_
         kit.relay.submits = [answer(1, "A")]
         row = await kit.submit(auto=("U1",))
         kit.relay.tasks["A"] = wire_task("A", "SUCCESS", buttons=[upscale])
-        await passing(kit, item.shifts.work(20))  # an earlier request has looked for what is overdue
+        await passing(kit, item.engine.run_until_idle(20))  # an earlier request has looked for what is overdue
         kit.relay.submits = [answer(1, "U")]
-        before = item.shifts.begun
+        before = item.engine.begun
         await kit.calls_back(row, "SUCCESS")
-        await passing(kit, item.shifts.work(20, begun=item.shifts.begun > before))
+        await passing(kit, item.engine.run_until_idle(20, begun=item.engine.begun > before))
         assert (await kit.row(row.id)).ended == "task.succeeded"
         assert len(kit.relay.submitted) == 2
 
 
-async def test_what_waits_for_one_that_runs_alone_has_its_turn(tmp_path: Path) -> None:
-    """In the same tick, though what ran alone first took longer than others wait for it."""
-    clock = StillClock()
-
-    async def slow(attempt: Attempt) -> Receipt:
-        await clock.sleep(11)
-        return Receipt(ref="made")
-
-    handler = Recording(slow, Receipt(ref="made"))
-    async with function(tmp_path, destination("main", handler, timeout=60), clock=clock) as item:
-        for _ in range(2):
-            await item.kit.succeeded()
-        await left_running(item.kit, "main")
-        await passing(item.kit, item.shifts.tick(40))
-        assert len(handler.attempts) == 2
-
-
-async def test_one_that_hangs_alone_starves_nobody(tmp_path: Path) -> None:
+async def test_a_crash_suspect_that_hangs_starves_no_other(tmp_path: Path) -> None:
     """Where each tick is a process of its own."""
     bad, good, clock = Recording(hang), Recording(), StillClock()
     for number in range(2):
@@ -483,7 +470,7 @@ async def test_one_that_hangs_alone_starves_nobody(tmp_path: Path) -> None:
             if number == 0:
                 await item.kit.succeeded()
                 await left_running(item.kit, "bad")
-            await passing(item.kit, item.shifts.tick(40))
+            await passing(item.kit, item.engine.run_everything(40))
             clock.advance(300)
     assert len(good.attempts) == 1
 
@@ -493,14 +480,14 @@ async def test_what_could_not_be_given_back_is_freed(tmp_path: Path) -> None:
     handler = Recording(hang, Receipt(ref="made"))
     async with function(tmp_path, destination("main", handler, timeout=60)) as item:
         row = await item.kit.succeeded()
-        shift = asyncio.create_task(item.shifts.work(20))
+        shift = asyncio.create_task(item.engine.run_until_idle(20))
         await until(lambda: len(handler.attempts) == 1)
         item.journal.incomplete = JournalError("The store is down.")
         await passing(item.kit, shift)
         item.journal.incomplete = None
         for _ in range(30):
             item.kit.clock.advance(3)
-            await item.shifts.tick(20)
+            await item.engine.run_everything(20)
         [delivery] = await item.kit.deliveries(row.id)
         assert delivery.status == "succeeded"
 
@@ -510,9 +497,9 @@ async def test_a_shift_waits_for_nothing_that_is_due_after_its_end(tmp_path: Pat
     handler = Recording(RetryLater(30, "later"), Receipt(ref="made"))
     async with function(tmp_path, handler) as item:
         await item.kit.succeeded()
-        tick = asyncio.create_task(item.shifts.tick(40))
+        tick = asyncio.create_task(item.engine.run_everything(40))
         await until(lambda: 30.0 in item.kit.clock.waited)
-        assert await passing(item.kit, item.shifts.work(20)) < 20
+        assert await passing(item.kit, item.engine.run_until_idle(20)) < 20
         await passing(item.kit, tick)
         assert len(handler.attempts) == 2
 
@@ -531,9 +518,9 @@ async def test_a_handler_that_cannot_be_stopped_makes_no_shift_longer(tmp_path: 
 
     handler = Recording(leak, Receipt(ref="made"))
     async with function(tmp_path, destination("main", handler, timeout=0.1)) as item:
-        item.shifts._dispatcher._patience = 0.1
+        item.engine._dispatcher._stuck_seconds = 0.1
         row = await item.kit.succeeded()
-        shift = asyncio.create_task(item.shifts.work(3600))
+        shift = asyncio.create_task(item.engine.run_until_idle(3600))
         try:
             await until(lambda: any(2 < wait < 20 for wait in item.kit.clock.waited))  # nothing runs, for all it knows
             await passing(item.kit, shift)

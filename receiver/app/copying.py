@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import structlog
 
+from receiver.app.factory import journal_of
 from receiver.errors import EngineRunning, InputError, JournalError
 from receiver.events import new_id
 from receiver.journal import Journal
 from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
 from receiver.journal.store import RowKind
 from receiver.journal.transfer import Tally, copy
-from receiver.runtime.journals import journal_of
 from receiver.settings import Settings
 from receiver.settings.kinds import check_database, database_secrets
 from receiver.telemetry import learn

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
+from receiver.app.container import Runtime
+from receiver.app.options import to_options
 from receiver.errors import InputError, InputRequired, JournalError, MediaError, NoResult, Refused, TaskFailed, TaskLost
 from receiver.events import Event, EventType, Submission, event_id
-from receiver.runtime.options import to_options
-from receiver.runtime.wiring import Runtime
 
 MOST_EVENTS = 1000
 """Of one submission; a hundred percentages and a few decisive ones are what there can be."""
@@ -236,7 +236,7 @@ class TaskHandle:
             text = row.detail or "The provider refused the request."
             raise Refused(text, outcome=row.outcome or "refused", retry=False)
         runtime = self._runtime()
-        event = await runtime.patiently(lambda: runtime.journal.event(event_id(row.id, type)))
+        event = await runtime.retry_outage(lambda: runtime.journal.event(event_id(row.id, type)))
         if event is None:
             raise JournalError(f"The journal says that submission {row.id} has ended, but holds no event of that.")
         if type in _NO_RESULTS:
@@ -248,7 +248,7 @@ class TaskHandle:
     async def _fresh(self, seen: set[str]) -> list[Event]:
         """What has been journalled since, in order."""
         runtime = self._runtime()
-        events = await runtime.patiently(lambda: runtime.journal.events(limit=MOST_EVENTS, submission_id=self.id))
+        events = await runtime.retry_outage(lambda: runtime.journal.events(limit=MOST_EVENTS, submission_id=self.id))
         fresh = [event for event in reversed(events) if event.id not in seen]
         seen.update(event.id for event in fresh)
         return fresh

@@ -27,6 +27,8 @@ import structlog
 from starlette.applications import Starlette
 from ulid import ULID
 
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
 from receiver.backoff import CONFIRM
 from receiver.clock import Clock
 from receiver.errors import InputError, NotDelivered, ProviderError, SettingsError, TokenError
@@ -35,8 +37,6 @@ from receiver.inputs import data_uri, read_mask, read_picture
 from receiver.journal.selection import Order
 from receiver.provider import Provider
 from receiver.requests import Request, with_pictures
-from receiver.runtime.opening import open_runtime
-from receiver.runtime.wiring import Runtime
 from receiver.settings import Settings, require_provider_key
 from receiver.submissions import Options
 from receiver.submissions.addresses import Addresses
