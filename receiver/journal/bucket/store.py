@@ -149,6 +149,9 @@ class BucketStore:
         def changed(stored: StoredSubmission) -> tuple[StoredSubmission, T]:
             before = stored.document()
             after, outcome = transition(before)
+            made = {item.id for item in (*after.deliveries, *after.closed)} - {item.id for item in stored.deliveries}
+            if any(self._documents.owner_of(id) is not None for id in made):
+                raise JournalError("Another submission has a delivery of that id. Nothing was kept (UNIQUE id).")
             return (stored if after is before else stored.with_changes(after)), outcome
 
         return await self._documents.write(id, changed)
