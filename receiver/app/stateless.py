@@ -189,8 +189,8 @@ class StatelessReceive:
         return True
 
     async def _add(self, submission_id: str, view: Task, cause: str | None) -> None:
-        """Journal the submission of a callback. Its tokens travel in clear and may leak, so only a task that the provider
-        shows with our `state` is the submission's."""
+        """Journal the submission of a callback. Its tokens may leak, so only a task that the provider shows with our
+        `state` is the submission's."""
         if cause is None and self._confirm_seconds <= 0:
             tag = self.tokens.read_tag(view.state)
         else:
