@@ -1,4 +1,4 @@
-"""A clock that others can set while Receiver runs, and that goes on over its restarts."""
+"""A clock that an experiment sets while Receiver runs. It goes on over restarts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from receiver.clock import Clock
 
 SPEED = 20.0
-"""How many times as fast as the world's."""
+"""Seconds of this clock in one real second."""
 FILE = "clock"
-"""In the server's folder: when the clock began (epoch seconds), and how far it was set forward since (< 0: back)."""
+"""In the server's folder: when the clock began (epoch seconds), and by how much it was set forward (< 0: back)."""
 _LOOK = 0.02
 
 
 class SetClock(Clock):
-    """`SPEED` times as fast as the world's, and set to another time whenever the file says so."""
+    """`SPEED` times as fast as real time, and set to another time when the file says so."""
 
     def __init__(self) -> None:
         super().__init__(SPEED)
@@ -33,18 +33,18 @@ class SetClock(Clock):
 
 
 def make(folder: Path) -> None:
-    """Let a clock begin now."""
+    """Begin a clock now."""
     put(folder, time.time(), 0)
 
 
 def step(folder: Path, seconds: float) -> None:
-    """Set it forward by so much, or back."""
+    """Set the clock forward by so much, or back."""
     began, forward = map(float, (folder / FILE).read_text().split())
     put(folder, began, forward + seconds)
 
 
 def put(folder: Path, began: float, forward: float) -> None:
-    """Whole or not at all: somebody reads it all the time."""
+    """Write the file in one step, because the server reads it all the time."""
     draft = folder / f"{FILE}.part"
     draft.write_text(f"{began} {forward}")
     draft.replace(folder / FILE)
