@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
@@ -18,7 +18,7 @@ from receiver.errors import EngineRunning, JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
 from receiver.journal.sqlite import maintenance
-from receiver.journal.sqlite.documents import SQL, RowCache, insert_document, load, submission_of
+from receiver.journal.sqlite.documents import SQL, RowCache, load, submission_of
 from receiver.journal.sqlite.files import (
     BUSY_SECONDS,
     Ballast,
@@ -125,14 +125,7 @@ class SQLiteStore:
         if self._ballast is not None and not await self._has_room(self._ballast):
             raise self._full()
 
-        def write(db: Connection) -> Submission:
-            if insert_document(db, Document(submission=submission, version=1)):
-                self._cache.written.add(submission.id)
-                return submission
-            (id,) = db.execute(SQL["get_once"], (submission.once,)).fetchone()
-            return cast(Document, self._cache.get(db, id)).submission
-
-        return await self._write(write)
+        return await self._write(lambda db: self._cache.insert(db, submission))
 
     async def load(self, ids: Sequence[str]) -> dict[str, Document]:
         def read(db: Connection) -> dict[str, Document]:
