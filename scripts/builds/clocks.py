@@ -25,11 +25,21 @@ class SetClock(Clock):
     def now(self) -> float:
         if time.monotonic() - self._looked > _LOOK:
             self._read()
-        return self._began + (time.time() - self._began) * SPEED + self._forward
+        return _time(self._began, self._forward)
 
     def _read(self) -> None:
         self._looked = time.monotonic()
         self._began, self._forward = map(float, Path(FILE).read_text().split())
+
+
+def _time(began: float, forward: float) -> float:
+    return began + (time.time() - began) * SPEED + forward
+
+
+def now(folder: Path) -> float:
+    """Return the time of a clock in epoch seconds."""
+    began, forward = map(float, (folder / FILE).read_text().split())
+    return _time(began, forward)
 
 
 def make(folder: Path) -> None:
