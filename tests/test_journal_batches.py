@@ -125,7 +125,7 @@ async def test_one_that_fails_is_alone_in_failing(journal: Journal) -> None:
 async def test_a_row_that_sqlite_refuses_is_alone_in_failing(tmp_path: Path) -> None:
     """A NULL where there must be a value, found as the batch is written."""
     journal = Journal(await open_store(tmp_path / "receiver.db"))
-    await _one_fails(journal, lambda row: Change(submission=replace(row, callbacks=None)))  # type: ignore[arg-type]
+    await _one_fails(journal, lambda row: Change(submission=replace(row, status=None)))  # type: ignore[arg-type]
     await journal.aclose()
 
 
