@@ -23,7 +23,6 @@ from receiver.deliveries import Completion, Delivery
 from receiver.events import Callback, Claim, Event, EventType, Input, Media, Reply, Submission, event_id
 from receiver.journal import Change, Journal, Work
 from receiver.journal.bucket import client_of, keys, over
-from receiver.journal.bucket.objects import Objects
 from receiver.journal.bucket.stored import decode, encode
 from receiver.journal.sqlite import open_store
 from receiver.tasks import Button, Task
@@ -273,12 +272,12 @@ class BucketStore:
         return Journal(await over(self.bucket_client(), place=place, look_seconds=look_seconds))
 
     async def lose_event(self, event_id: str) -> None:
-        objects, key = Objects(self.bucket_client()), keys.submission(event_id.partition(".")[0])
-        found = await objects.get(key)
+        bucket, key = self.bucket_client(), keys.submission(event_id.partition(".")[0])
+        found = await bucket.get(key)
         assert found is not None
         stored = decode(found.data, key)
         events = tuple(item for item in stored.events if item.event.id != event_id)
-        await objects.put(key, encode(msgspec.structs.replace(stored, events=events))[0])
+        await bucket.put(key, encode(msgspec.structs.replace(stored, events=events))[0])
 
 
 @asynccontextmanager

@@ -1,68 +1,68 @@
-"""Stores that fail, in front of a real one: cut off after so many writes, or by a proxy that answers as told."""
+"""Stores that fail, in front of a real one: cut off after so many writes, or behind a proxy that fails as told."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 import httpx
 
+from receiver.bucket.client import Bucket, StoredObject, Tag
 from receiver.errors import EngineStopped
-from receiver.journal.bucket.objects import BucketObjects, Found, Tag
 
 Fault = Literal["busy", "error", "done", "slow", "reset", "reset done"]
 """What a proxy does: answer 503 SlowDown, or 500, and do nothing; do it and answer 500; wait, then do it; close the
 connection before, or after it was done."""
 
 
-class Cut(BucketObjects):
-    """Objects of a process that ends before its `writes`-th write: from then on nothing reaches the store any more."""
+class Cut(Bucket):
+    """The bucket of a process that ends before its `writes`-th write. Nothing reaches the store from then on."""
 
-    def __init__(self, objects: BucketObjects, writes: int) -> None:
-        super().__init__(objects.bucket)
+    def __init__(self, bucket: Bucket, writes: int) -> None:
+        self.__dict__.update(vars(bucket))
         self.left = writes
         self.done: list[str] = []
 
     @property
-    def dead(self) -> bool:
+    def ended(self) -> bool:
         return self.left <= 0
 
-    def _lives(self) -> None:
-        if self.dead:
+    def _check(self) -> None:
+        if self.ended:
             raise EngineStopped("the process has ended")
 
-    def _writes(self, what: str) -> None:
+    def _write(self, what: str) -> None:
         self.left -= 1
-        self._lives()
+        self._check()
         self.done.append(what)
 
-    async def get(self, key: str) -> Found | None:
-        self._lives()
+    async def get(self, key: str) -> StoredObject | None:
+        self._check()
         return await super().get(key)
 
-    async def get_unless(self, key: str, tag: Tag) -> Found | Tag | None:
-        self._lives()
-        return await super().get_unless(key, tag)
+    async def get_if_changed(self, key: str, tag: Tag) -> StoredObject | Tag | None:
+        self._check()
+        return await super().get_if_changed(key, tag)
 
-    async def put(self, key: str, data: bytes) -> Tag:
-        self._writes(key)
-        return await super().put(key, data)
+    async def put(self, key: str, data: bytes | bytearray, attributes: Mapping[str, str] | None = None) -> Tag:
+        self._write(key)
+        return await super().put(key, data, attributes)
 
-    async def create(self, key: str, data: bytes) -> Tag:
-        self._writes(key)
-        return await super().create(key, data)
+    async def create(self, key: str, data: bytes | bytearray, attributes: Mapping[str, str] | None = None) -> Tag:
+        self._write(key)
+        return await super().create(key, data, attributes)
 
-    async def replace(self, key: str, data: bytes, tag: Tag) -> Tag:
-        self._writes(key)
+    async def replace(self, key: str, data: bytes | bytearray, tag: Tag) -> Tag:
+        self._write(key)
         return await super().replace(key, data, tag)
 
     async def delete(self, keys: Sequence[str]) -> None:
         if keys:
-            self._writes(f"delete {keys[0]}")
+            self._write(f"delete {keys[0]}")
         await super().delete(keys)
 
 

@@ -29,15 +29,18 @@ from journals import (
     submission,
     take,
 )
-from receiver.journal.bucket.rows import LARGE
 from stores import Cut, Fault, Proxy, proxied
 
+from receiver.bucket.client import Tag
 from receiver.deliveries import Receipt
 from receiver.errors import EngineRunning, InputError, JournalError, ReceiverError
 from receiver.events import Event, Media, Submission, first_id
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Change, Journal
-from receiver.journal.bucket import BucketJournal, keys, over
+from receiver.journal.bucket import BucketStore as Opened
+from receiver.journal.bucket import keys, over
+from receiver.journal.bucket.stored import LARGE
+from receiver.journal.membership import SharedMembership
 from receiver.tasks import Button, Task
 
 replace = msgspec.structs.replace
@@ -63,7 +66,7 @@ async def place(tmp_path: Path) -> AsyncIterator[BucketStore]:
 class Life:
     """One task from its submission to its deliveries, as engine and endpoint bring it about.
 
-    It goes on from wherever it stands, so that another process can finish what one has begun.
+    It goes on from any state, so that another process can finish what one has begun.
 
     Attributes:
         called: bodies of the callbacks that were answered 2xx.
@@ -83,7 +86,7 @@ class Life:
         return Intake(journal, policy=policy, routes=routes, clock=self.clock, changed=lambda row: None)
 
     async def begin(self, journal: Journal) -> None:
-        """Submit, and be called back on the way. Whoever is cut off here is not heard of again."""
+        """Submit, and be called back on the way. A process that is cut off here does nothing more."""
         await journal.register(dict.fromkeys(DESTINATIONS, "recording"))
         row = submission(1, once="the boat", once_digest="d", auto=("U1",), send_due_ms=NOW)
         self.added = (await journal.add(row)).id
@@ -109,9 +112,6 @@ class Life:
         for row in await journal.due_media(now_ms, 10):
             moved += 1
             await intake.archived(row.id, (PICTURE,))
-        while work := await journal.claim_alone(DESTINATIONS, owner=OWNER, now_ms=now_ms):
-            moved += 1
-            await self._deliver(journal, work.delivery.destination, work.event, work)
         for name in DESTINATIONS:
             for work in await journal.claim(name, owner=OWNER, limit=4, now_ms=now_ms):
                 moved += 1
@@ -139,7 +139,7 @@ class Life:
 
     async def go_on(self, journal: Journal, owner: str) -> None:
         """Another process: free what was left, and work until nothing is due any more, for hours."""
-        await journal.advance(self.clock.now_ms())
+        await journal.clamp(self.clock.now_ms())
         await journal.free_running(owner, self.clock.now_ms())
         for seconds in (60, 600, 3600, 7200, 0):
             while await self.turn(journal):
@@ -159,23 +159,23 @@ def _task(id: str, status: str, progress: int) -> Task:
 
 async def lives(place: BucketStore, writes: int, *, skew: float = 0.0) -> tuple[Life, Cut]:
     """A life whose process ends before that write, and goes on in another one, whose clock differs by `skew`."""
-    life, objects = Life(), Cut(place.objects(), writes)
+    life, bucket = Life(), Cut(place.bucket_client(), writes)
     try:
-        first = await over(objects, place="s3://first", look_seconds=0)
+        first = Journal(await over(bucket, place="s3://first", look_seconds=0))
         await life.begin(first)
         await first.settle()
     except ReceiverError:
-        assert objects.dead, "only the end of the process may end it"
-    objects.left = min(objects.left, 0)
+        assert bucket.ended, "only the end of the process may end it"
+    bucket.left = min(bucket.left, 0)
     life.clock.seconds += 100 + skew
     second = await place.open(look_seconds=0)
     await life.go_on(second, "engine-2")
     await check(life, second)
     await second.aclose()
-    return life, objects
+    return life, bucket
 
 
-async def check(life: Life, journal: BucketJournal) -> None:
+async def check(life: Life, journal: Journal) -> None:
     """Nothing acknowledged is lost; nothing happens twice where a key says that it is the same."""
     rows = {row.id: row for row in await journal.submissions(limit=10)}
     if life.added is not None:
@@ -195,7 +195,7 @@ async def check(life: Life, journal: BucketJournal) -> None:
     assert await journal.owed_destinations() == []
 
 
-async def _check_ended(life: Life, journal: BucketJournal, row: Submission) -> None:
+async def _check_ended(life: Life, journal: Journal, row: Submission) -> None:
     assert row.ended == "task.succeeded"
     assert (await journal.find(f"task-{row.id}")).id == row.id
     assert await journal.needed_files() == [PICTURE.digest]
@@ -213,8 +213,8 @@ async def _check_ended(life: Life, journal: BucketJournal, row: Submission) -> N
 async def _cut(folder: Path, writes: int) -> int:
     async with bucket_store(folder) as store:
         assert isinstance(store, BucketStore)
-        _, objects = await lives(store, writes)
-    return len(objects.done)
+        _, bucket = await lives(store, writes)
+    return len(bucket.done)
 
 
 async def test_a_process_that_ends_between_any_two_writes_loses_nothing(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ async def test_a_process_that_ends_between_any_two_writes_loses_nothing(tmp_path
 
 
 async def test_the_check_would_notice(place: BucketStore) -> None:
-    """A control: where a mark is lost, or a write that was acknowledged is not there, the same check fails."""
+    """A control: where an index entry is lost, or a write that was acknowledged is not there, the same check fails."""
     life, _ = await lives(place, 10**6)
     journal = await place.open(look_seconds=0)
     life.called.append(b"a callback that nobody kept")
@@ -239,9 +239,9 @@ async def test_the_check_would_notice(place: BucketStore) -> None:
         await check(life, journal)
     life.called.pop()
     await journal.add(submission(7, send_due_ms=NOW))
-    objects = place.objects()
-    async for page in objects.pages("due"):
-        await objects.delete([item.key for item in page])
+    bucket = place.bucket_client()
+    async for page in bucket.pages("due"):
+        await bucket.delete([item.key for item in page])
     with pytest.raises(AssertionError):
         await check(life, journal)
     await journal.aclose()
@@ -362,7 +362,7 @@ async def test_a_frozen_process_does_not_write_over_another(place: BucketStore) 
 
 def sometimes(fault: Fault, share: float = 0.08) -> Callable[[str, str], Fault | None]:
     """The fault at some requests; now and then at a write and all that the client makes of it. Of what is read, and of
-    signs of life, which nobody writes again, no more than two in a row fail: the third is the last that is made."""
+    heartbeats, which are not written again, no more than two in a row fail: the third is the last that is made."""
     chance = random.Random(7)  # noqa: S311 - which requests fail shall not change from run to run
     stubborn: Counter[str] = Counter()
     failed: Counter[str] = Counter()
@@ -385,7 +385,7 @@ def sometimes(fault: Fault, share: float = 0.08) -> Callable[[str, str], Fault |
         return fault
 
     def again(method: str, path: str) -> bool:
-        return method == "PUT" and not any(part in path for part in ("/clock", "/engines/", "/leader"))
+        return method == "PUT" and not any(part in path for part in ("/members/", "/leader"))
 
     return asked
 
@@ -433,37 +433,42 @@ async def test_a_store_without_conditions_is_refused(place: BucketStore) -> None
     """It is tried out before anything is written, and the sentence says what is missing and what to use."""
 
     class Careless(Cut):
-        async def create(self, key: str, data: bytes) -> object:  # type: ignore[override]
+        async def create(self, key: str, data: bytes) -> Tag:  # type: ignore[override]
             return await self.put(key, data)
 
-        async def replace(self, key: str, data: bytes, tag: object) -> object:  # type: ignore[override]
+        async def replace(self, key: str, data: bytes, tag: object) -> Tag:  # type: ignore[override]
             return await self.put(key, data)
 
     class Half(Careless):
         create = Cut.create  # type: ignore[assignment]
 
     for kind, missing in ((Careless, "If-None-Match and If-Match"), (Half, "honour If-Match")):
-        with pytest.raises(JournalError, match=f"{missing}, so two that write at once"):
-            await over(kind(place.objects(), 10**6), place="s3://acme/journal")
-    assert await place.objects().get("format") is None
+        with pytest.raises(JournalError, match=f"{missing}, so two processes that write at once"):
+            await over(kind(place.bucket_client(), 10**6), place="s3://acme/journal")
+    assert await place.bucket_client().get("format") is None
 
 
-async def test_a_newer_format_is_left_alone(place: BucketStore) -> None:
+@pytest.mark.parametrize(
+    ("format", "sentence", "fault"),
+    [(b"99", r"written by a newer Receiver \(format 99", "newer"), (b"1", "earlier development version", "older")],
+)
+async def test_another_format_is_left_alone(place: BucketStore, format: bytes, sentence: str, fault: str) -> None:
     """As with any database."""
-    await place.objects().put("format", b"99")
-    with pytest.raises(JournalError, match="written by a newer Receiver \\(format 99"):
+    await place.bucket_client().put("format", format)
+    with pytest.raises(JournalError, match=sentence) as caught:
         await place.open()
+    assert caught.value.fault == fault
 
 
 async def test_a_journal_that_is_not_there_yet(place: BucketStore) -> None:
     """Commands that only read make none."""
     with pytest.raises(JournalError, match="There is no journal at s3://x yet"):
-        await over(place.objects(), place="s3://x", existing=True)
+        await over(place.bucket_client(), place="s3://x", existing=True)
     await (await place.open()).aclose()
-    await (await over(place.objects(), place="s3://x", existing=True)).aclose()
+    await (await over(place.bucket_client(), place="s3://x", existing=True)).aclose()
 
 
-async def test_large_callbacks_lie_apart(place: BucketStore) -> None:
+async def test_large_callbacks_are_objects_of_their_own(place: BucketStore) -> None:
     """A flood of them does not make each further one dearer; erasing removes them, too."""
     journal = await place.open()
     row = submission(1)
@@ -473,12 +478,12 @@ async def test_large_callbacks_lie_apart(place: BucketStore) -> None:
         kept = replace(callback(), submission_id=row.id, body=body)
         await journal.change(row.id, lambda row: None, kept)
     assert [item.body for item in await journal.callbacks(row.id)] == bodies
-    found = await place.objects().get(keys.submission(row.id))
+    found = await place.bucket_client().get(keys.submission(row.id))
     assert found is not None
     assert len(found.data) < LARGE
     assert await journal.erase(row.id, force=True)
     await journal.settle()
-    left = [item.key async for page in place.objects().pages("") for item in page]
+    left = [item.key async for page in place.bucket_client().pages("") for item in page]
     assert left == ["format"]
     await journal.aclose()
 
@@ -491,19 +496,20 @@ async def test_a_purge_reads_again_only_what_may_have_callbacks(place: BucketSto
         kept = replace(callback(), submission_id=submission(number).id)
         await journal.change(kept.submission_id, lambda row: None, kept)
     later = NOW + 10**9
-    found = await journal.old("callbacks", later, "")
+    found = await journal.old("callbacks", later, None)
     assert len(found) == 5
     assert (await journal.delete("callbacks", found, problem="")).removed == {"callbacks": 5}
     await asyncio.sleep(1.1)  # the store's times are cut to seconds
     await journal.add(submission(6))
     for day in range(2):
         fresh = await place.open()
-        assert await fresh.old("callbacks", later, "") == []
-        assert fresh.requests["GET"] <= (9 if day == 0 else 5)
+        assert await fresh.old("callbacks", later, None) == []
+        assert isinstance(fresh.store, Opened)
+        assert fresh.store.requests["GET"] <= (9 if day == 0 else 5)
         await fresh.aclose()
     late = replace(callback(9), submission_id=submission(2).id)
     await journal.change(late.submission_id, lambda row: None, late)
-    assert [key.partition(".")[0] for key in await journal.old("callbacks", later, "")] == [late.submission_id]
+    assert [key[-1] for key in await journal.old("callbacks", later, None)] == [late.submission_id]
     await journal.aclose()
 
 
@@ -524,63 +530,64 @@ async def test_what_a_bucket_cannot_do_is_said(place: BucketStore, tmp_path: Pat
 async def test_engines_see_each_other(place: BucketStore) -> None:
     """One leads; the other takes over when that one leaves. A command that steps in is refused while one lives."""
     one, two, command = [await place.open() for _ in range(3)]
-    await one.become_engine("serve", "a", store="s3://acme/media")
-    await two.become_engine("worker", "b", store="s3://acme/media")
+    await one.membership.join("serve", "a", store="s3://acme/media")
+    await two.membership.join("worker", "b", store="s3://acme/media")
     with pytest.raises(EngineRunning, match="already is an engine of s3://journals/"):
-        await command.become_engine("submit --wait", "c", store="s3://acme/media")
+        await command.membership.join("submit --wait", "c", store="s3://acme/media")
     with pytest.raises(JournalError, match="another media store"):
-        await command.become_engine("worker", "d", store="/home/me/media")
-    assert [await one.lead("a"), await two.lead("b"), await one.lead("a")] == [True, False, True]
+        await command.membership.join("worker", "d", store="/home/me/media")
+    leads = [await one.membership.lead("a"), await two.membership.lead("b"), await one.membership.lead("a")]
+    assert leads == [True, False, True]
     assert [(item.owner, item.role, item.leads) for item in await two.engines()] == [
         ("a", "serve", True),
         ("b", "worker", False),
     ]
-    await one.resign("a")
-    assert await two.lead("b")
+    await one.membership.leave("a")
+    assert await two.membership.lead("b")
     assert [item.owner for item in await two.engines()] == ["b"]
-    await two.resign("b")
-    await command.become_engine("submit --wait", "c", store="x")
+    await two.membership.leave("b")
+    await command.membership.join("submit --wait", "c", store="x")
     for journal in (one, two, command):
         await journal.aclose()
 
 
 @pytest.mark.parametrize("role", ["serve", "worker"])
-async def test_whoever_starts_beside_a_copy_is_told_of_it(place: BucketStore, role: str) -> None:
-    """A copy is the engine until it is told that no bucket can be copied, and longer where it is killed then. Whoever
-    starts waits for its end; that it names no place for pictures is no quarrel."""
+async def test_an_engine_beside_a_copy_names_it(place: BucketStore, role: str) -> None:
+    """A copy is the engine until it has failed because no bucket can be copied, and longer where it is killed then. A
+    starter waits for its end; that it names no media store is no conflict."""
     one, two = [await place.open() for _ in range(2)]
-    await one.become_engine("journal copy", "copy-1", store="")
+    await one.membership.join("journal copy", "copy-1", store="")
     with pytest.raises(EngineRunning, match="`receiver journal copy` on ") as caught:
-        await two.become_engine(role, "a", store="s")
+        await two.membership.join(role, "a", store="s")
     assert caught.value.holder == "journal copy"
-    await one.resign("copy-1")
-    await two.become_engine(role, "a", store="s")
+    await one.membership.leave("copy-1")
+    await two.membership.join(role, "a", store="s")
     for journal in (one, two):
         await journal.aclose()
 
 
-async def test_who_is_taken_for_dead_learns_of_it(place: BucketStore) -> None:
-    """An engine without a sign of life loses what it ran, and its lead; when it wakes it is told."""
+async def test_an_expired_engine_learns_of_it(place: BucketStore) -> None:
+    """An engine without a heartbeat loses what it ran, and its lead. When it wakes, its own calls say so."""
     one, two = [await place.open(look_seconds=0) for _ in range(2)]
     for journal in (one, two):
-        journal.set_pace(beat=0.0, dead=1.5, lease=1.0)
-    await one.become_engine("serve", "a", store="m")
-    await two.become_engine("serve", "b", store="m")
-    assert await one.lead("a")
+        assert isinstance(journal.membership, SharedMembership)
+        journal.membership.expire_seconds = 1.5
+    await one.membership.join("serve", "a", store="m")
+    await two.membership.join("serve", "b", store="m")
+    assert await one.membership.lead("a")
     await fill(one, 1)
     (work,) = await take(one, owner="a")
-    assert await two.free_running("b", NOW) == 0
-    deadline = asyncio.get_running_loop().time() + 10
-    while not await two.lead("b"):
-        assert await two.beat("b")
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.2)
-    while await two.free_running("b", NOW) == 0:
-        assert await two.beat("b")
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.2)
-    assert not await one.beat("a")
-    assert not await one.lead("a")
+    assert await two.free_running("b", NOW, two.membership.owners) == 0
+    assert await two.membership.expire("b") == []
+    async with asyncio.timeout(10):
+        while await two.membership.expire("b") != ["a"]:
+            assert await two.membership.heartbeat("b")
+            assert not await two.membership.lead("b")
+            await asyncio.sleep(0.2)
+    assert await two.membership.lead("b")
+    assert await two.free_running("b", NOW, two.membership.owners) == 1
+    assert not await one.membership.heartbeat("a")
+    assert not await one.membership.lead("a")
     assert not await one.complete(completion(work))
     for journal in (one, two):
         await journal.aclose()
@@ -600,14 +607,14 @@ def test_any_text_makes_a_segment_and_comes_back(text: str) -> None:
 
 @given(st.lists(st.integers(0, 2**48 - 1), min_size=2, max_size=6, unique=True))
 def test_the_newest_is_listed_first_and_what_is_due_first(times: list[int]) -> None:
-    """Keys of submissions sort against their ids, marks with their times, and both say what they were made of."""
+    """Keys of submissions sort against their ids, entries with their times, and both say what they were made of."""
     made = [first_id(ms) for ms in times]
     assert [keys.submission_id(key) for key in sorted(map(keys.submission, made))] == sorted(made, reverse=True)
-    marks = [keys.mark(keys.ROWS, ms, id, 3, "abc") for ms, id in zip(times, made, strict=True)]
-    assert [keys.read_mark(key) for key in sorted(marks)] == sorted(
+    entries = [keys.entry(keys.ROWS, ms, id, 3, "abc") for ms, id in zip(times, made, strict=True)]
+    assert [keys.read_entry(key) for key in sorted(entries)] == sorted(
         (ms, id, 3) for ms, id in zip(times, made, strict=True)
     )
-    assert sorted(marks)[0] < keys.until(keys.ROWS, min(times)) <= sorted(marks)[1]
+    assert sorted(entries)[0] < keys.until(keys.ROWS, min(times)) <= sorted(entries)[1]
 
 
 # What it costs
@@ -653,7 +660,7 @@ async def test_what_a_task_costs(place: BucketStore, capsys: pytest.CaptureFixtu
 class Typical:
     """Submits a task, is called back ten times, archives its picture and delivers it."""
 
-    def __init__(self, journal: BucketJournal) -> None:
+    def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.life = Life()
 

@@ -13,6 +13,7 @@ from postgres import PostgresStore
 from receiver.events import Input, Media, Reply, Submission
 from receiver.journal import Change, Journal
 from receiver.journal.selection import Batch
+from receiver.journal.store import Key
 
 DAY_MS = 86_400_000
 
@@ -31,7 +32,7 @@ async def test_a_sound_journal_has_no_problems(journal: Journal) -> None:
         ("DELETE FROM submissions", "2 events belong to no submission"),
         (
             "INSERT INTO attempts VALUES ('nobody', 1, 1, 2, 'failed', NULL, false)",
-            "1 deliveries have attempts but are gone",
+            "1 deliveries have attempts but do not exist",
         ),
         (
             "INSERT INTO callbacks (submission_id, received_ms, body) VALUES ('nobody', 1, '{}')",
@@ -56,7 +57,7 @@ async def test_rows_that_contradict_each_other(tables: SQLiteStore | PostgresSto
 
 async def test_what_runs_under_an_engine_is_no_problem(journal: Journal, store: Store) -> None:
     """It is its daily work."""
-    await journal.become_engine("serve", OWNER, store="")
+    await journal.membership.join("serve", OWNER, store="m")
     await fill(journal, 2)
     assert len(await take(journal)) == 2
     assert await journal.problems() == []
@@ -106,10 +107,10 @@ async def test_callbacks_of_a_clock_that_went_ahead_hold_up_no_others(journal: J
     assert len(await old_callbacks(journal, NOW + 366 * DAY_MS)) == 500
 
 
-async def old_callbacks(journal: Journal, before_ms: int) -> list[str]:
+async def old_callbacks(journal: Journal, before_ms: int) -> list[Key]:
     """All pages of them."""
-    keys: list[str] = []
-    while page := await journal.old("callbacks", before_ms, keys[-1] if keys else ""):
+    keys: list[Key] = []
+    while page := await journal.old("callbacks", before_ms, keys[-1] if keys else None):
         keys += page
     return keys
 
@@ -117,12 +118,12 @@ async def old_callbacks(journal: Journal, before_ms: int) -> list[str]:
 async def test_a_step_is_short(journal: Journal) -> None:
     """It ends after its time, wherever it is, and says where the next one goes on."""
     rows = await finished(journal, 200)
-    keys = await journal.old("submissions", NOW + 10**12, "")
+    keys = await journal.old("submissions", NOW + 10**12, None)
     assert len(keys) == 200
     started = time.monotonic()
     batch = await journal.delete("submissions", keys, problem="")
     assert time.monotonic() - started < 1
     assert batch.after in keys
-    assert batch.removed["submissions"] == keys.index(batch.after or "") + 1
+    assert batch.removed["submissions"] == keys.index(batch.after or ()) + 1
     assert await journal.delete("submissions", [], problem="") == Batch()
     assert rows

@@ -80,7 +80,7 @@ class StoredObject:
 class Bucket:
     """A folder of a bucket. Keys are relative to it, and "" is the whole bucket.
 
-    Every method raises BucketError if the store fails.
+    Every method raises BucketError if the store fails, or what `failure` makes of it.
 
     Args:
         options: name and credentials.
@@ -88,6 +88,7 @@ class Bucket:
         seconds: limit of one request in all, obstore's own retries included.
         transfer_seconds: limit of one upload or download, `seconds` unless given.
         needs: rights that the credentials must have, for error texts.
+        failure: translates a BucketError for the caller's own callers.
 
     Attributes:
         name: of the bucket.
@@ -109,6 +110,7 @@ class Bucket:
         seconds: float = 20.0,
         transfer_seconds: float | None = None,
         needs: str = WRITE_AND_READ,
+        failure: Callable[[BucketError], Exception] = lambda error: error,
     ) -> None:
         self.name = options.bucket
         self.url = f"{options.service}://{options.bucket}/{folder}".rstrip("/")
@@ -120,6 +122,7 @@ class Bucket:
         self._seconds = seconds
         self._transfer_seconds = seconds if transfer_seconds is None else transfer_seconds
         self._needs = needs
+        self._failure = failure
         try:
             self._store = _open(options, folder or None)
         except BaseError as exc:
@@ -199,10 +202,11 @@ class Bucket:
             found = [_head(meta, {}) for meta in page]
             keys = [last, *(item.key for item in found)]
             if keys != sorted(keys):
-                raise BucketError(
+                problem = BucketError(
                     f"{self.server} does not list the bucket {self.name} in key order, so nothing can be found there. "
                     "Use a general purpose bucket."
                 )
+                raise self._failure(problem)
             last = keys[-1]
             yield found
 
@@ -283,11 +287,11 @@ class Bucket:
         except NotModifiedError:
             raise
         except TimeoutError as exc:
-            raise BucketError(
-                f"{self.server} did not answer in full within {seconds:g} s (bucket {self.name}).", away=True
-            ) from exc
+            text = f"{self.server} did not answer in full within {seconds:g} s (bucket {self.name})."
+            raise self._failure(BucketError(text, away=True)) from exc
         except (BaseError, OSError) as exc:
-            raise explain(exc, bucket=self.name, server=self.server, needs=self._needs) from exc
+            problem = explain(exc, bucket=self.name, server=self.server, needs=self._needs)
+            raise self._failure(problem) from exc
 
 
 def _head(meta: ObjectMeta, attributes: Mapping[str, str]) -> ObjectHead:

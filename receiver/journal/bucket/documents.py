@@ -1,7 +1,17 @@
-"""Reading and writing submissions in a bucket: the cache, the order of writes, and conflicts.
+"""Reading and writing submissions in a bucket: the cache, the order of writes, conflicts, and the due index.
 
 Changes of one submission that come while another one is written wait, and share the next put. A put whose condition
 fails was overtaken: the object is read again, and the changes run again on it.
+
+The due index is empty objects whose keys are listed in order of time, up to now, so that nothing else is read.
+
+    due/rows/TIME.ID.VERSION-NONCE              a submission to be sent, polled, archived or ended
+    due/to/DESTINATION/TIME.ID.VERSION-NONCE    a submission with an open delivery to this destination
+    dead/DESTINATION/0.ID.VERSION-NONCE         a submission with a dead delivery there
+
+An entry is made before the submission that needs it, and deleted after the one that does not. The submission names its
+entries. An entry it does not name is deleted once the submission is as new as the entry: until then its writer may be
+about to write the submission that names it. So a submission that needs an entry always has one.
 """
 
 from __future__ import annotations
@@ -10,15 +20,17 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
+from receiver.bucket import PreconditionFailed
+from receiver.bucket.client import Bucket, Tag
 from receiver.errors import JournalError
 from receiver.events import Submission
-from receiver.journal.bucket import keys, stored
-from receiver.journal.bucket.objects import ObjectHead, Objects, PreconditionFailed, Tag
-from receiver.journal.bucket.stored import StoredSubmission, decode, encode, replace, with_entries
+from receiver.journal.bucket import keys
+from receiver.journal.bucket.stored import LARGE, MOVE_MS, StoredSubmission, decode, encode, replace, with_entries
 from receiver.journal.shared import jitter
 
 T = TypeVar("T")
@@ -27,18 +39,23 @@ Mutate = Callable[[StoredSubmission], tuple[StoredSubmission, T]]
 
 CACHED = 4 * 1024 * 1024
 """Bytes of cached objects, as the bucket has them: they are gzipped there, to about a tenth."""
-KNOWN = 20_000
-"""Deliveries whose submission is remembered."""
 TRIES = 20
 """How often a change runs again because another process was faster."""
 WAITS = (0.2, 1.0)
 """Seconds before a put that failed, obstore's own retries included, is tried again."""
 AT_ONCE = 16
 """Reads at once."""
+WINDOW = 1000
+"""Entries looked at in one place, those due first."""
+AHEAD_MS = 60_000
+"""How far ahead entries are listed, so that what comes due before the next look is known."""
+ABANDONED_MS = 2 * 86_400_000
+"""Age of an entry without a submission from which on no process can be about to write that: a signed request is valid
+for minutes."""
 
 
 @dataclass(slots=True)
-class Cached:
+class _Cached:
     """An object as the bucket has, or had, it. `read_at` is monotonic."""
 
     stored: StoredSubmission
@@ -49,69 +66,76 @@ class Cached:
 
 @dataclass(slots=True)
 class _Waiting:
+    """A change that waits to be written."""
+
     mutate: Mutate[Any]
     future: asyncio.Future[Any]
     outcome: Any = None
     problem: Exception | None = None
 
 
+@dataclass(slots=True)
+class _Place:
+    """Entries of one place as last listed, with those that this process has made and deleted since."""
+
+    entries: dict[str, int] = field(default_factory=dict)
+    """When it was made, by key."""
+    looked_at: float | None = None
+    until_ms: int = 0
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Documents:
-    """The submissions of a bucket.
+    """The submissions of a bucket, and what of them is due.
 
     Args:
-        objects: the bucket.
-        indexed: called with keys of index entries that were made, and of those that are no longer needed.
+        bucket: with errors of the journal.
+        look_seconds: for how long a list of the due index is used again; 0: never. Changes of this process are known at
+            once.
         written: called with the id of a submission after each write.
-
-    Attributes:
-        add: writes a submission that comes of a change. Set by the store.
+        add: writes a submission that comes of a change.
     """
 
     def __init__(
         self,
-        objects: Objects,
+        bucket: Bucket,
         *,
-        indexed: Callable[[Sequence[str], Sequence[str]], None],
+        look_seconds: float,
         written: Callable[[str], None],
+        add: Callable[[Submission], Awaitable[Submission]],
     ) -> None:
-        self._objects = objects
-        self._indexed = indexed
+        self._bucket = bucket
+        self.look_seconds = look_seconds
         self._written = written
-        self._cache: OrderedDict[str, Cached] = OrderedDict()
+        self._add = add
+        self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._weight = 0
-        self._owners: OrderedDict[str, str] = OrderedDict()
+        self._places: dict[str, _Place] = {}
         self._queues: dict[str, list[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._litter: list[str] = []
         self._sweeping: asyncio.Task[None] | None = None
         self._reads = asyncio.Semaphore(AT_ONCE)
-        self.add: Callable[[Submission], Awaitable[Submission]] | None = None
 
     # Reading
 
-    async def get(self, id: str, max_age: float = 0.0) -> StoredSubmission | None:
-        """Return a submission as it was at most `max_age` seconds ago."""
+    async def get(self, id: str, *, max_age: float = 0.0, etag: str = "") -> StoredSubmission | None:
+        """Return a submission as it was at most `max_age` seconds ago, or as it was listed with this ETag."""
         cached = self._cache.get(id)
-        if cached is not None and max_age > 0 and time.monotonic() - cached.read_at < max_age:
+        if cached is not None and (cached.tag.etag == etag or time.monotonic() - cached.read_at < max_age):
             return cached.stored
         read = await self._read(id)
         return None if read is None else read.stored
 
-    async def listed(self, item: ObjectHead) -> StoredSubmission | None:
-        """Return a submission as it was listed. It is read only if the cache does not have that version."""
-        id = keys.submission_id(item.key)
-        cached = self._cache.get(id)
-        return cached.stored if cached is not None and cached.tag.etag == item.etag else await self.get(id)
-
     def owner_of(self, delivery_id: str) -> str | None:
-        """Return the submission of a delivery that was seen before."""
-        return self._owners.get(delivery_id)
+        """Return the submission of a delivery, if that is cached."""
+        found = (item.stored for item in self._cache.values())
+        return next((item.id for item in found if any(one.id == delivery_id for one in item.deliveries)), None)
 
-    async def _read(self, id: str) -> Cached | None:
-        key = keys.submission(id)
-        cached = self._cache.get(id)
+    async def _read(self, id: str) -> _Cached | None:
+        key, cached = keys.submission(id), self._cache.get(id)
         async with self._reads:
-            found = await (self._objects.get(key) if cached is None else self._objects.get_unless(key, cached.tag))
+            found = await (self._bucket.get(key) if cached is None else self._bucket.get_if_changed(key, cached.tag))
         if isinstance(found, Tag):
             assert cached is not None  # noqa: S101 - its tag was the condition
             cached.read_at = time.monotonic()
@@ -123,20 +147,21 @@ class Documents:
             return None
         return self._keep(read, found.tag, len(found.data))
 
-    def _keep(self, read: StoredSubmission, tag: Tag, size: int) -> Cached:
+    def _keep(self, read: StoredSubmission, tag: Tag, size: int) -> _Cached:
         now = self._cache.get(read.id)
-        cached = Cached(read, tag, size, time.monotonic())
+        cached = _Cached(read, tag, size, time.monotonic())
         if now is None or now.stored.version <= read.version:  # an answer may be overtaken by a later one
             self.forget(read.id)
             self._cache[read.id] = cached
             self._weight += size
         while self._weight > CACHED:
             self.forget(next(iter(self._cache)))
-        for item in read.deliveries:
-            self._owners[item.id] = read.id
-        while len(self._owners) > KNOWN:
-            self._owners.popitem(last=False)
         return cached
+
+    def forget(self, id: str) -> None:
+        """Drop a submission from the cache."""
+        cached = self._cache.pop(id, None)
+        self._weight -= cached.size if cached is not None else 0
 
     # Writing
 
@@ -159,20 +184,16 @@ class Documents:
             self._queues[id] = []
             try:
                 await self._write_batch(id, batch)
-            except BaseException as exc:
-                problem = exc if isinstance(exc, Exception) else JournalError("The write was broken off.", fault="io")
+            except Exception as exc:
                 for item in batch:
-                    item.problem = problem
-                if not isinstance(exc, Exception):
-                    raise
-            finally:
-                for item in batch:
-                    if item.future.done():
-                        continue  # its caller was cancelled
-                    if item.problem is not None:
-                        item.future.set_exception(item.problem)
-                    else:
-                        item.future.set_result(item.outcome)
+                    item.problem = exc
+            for item in batch:
+                if item.future.done():
+                    continue  # its caller was cancelled
+                if item.problem is not None:
+                    item.future.set_exception(item.problem)
+                else:
+                    item.future.set_result(item.outcome)
         del self._queues[id]
 
     async def _write_batch(self, id: str, batch: list[_Waiting]) -> None:
@@ -182,7 +203,13 @@ class Documents:
         for attempt in range(TRIES):
             if cached is None:
                 return None
-            draft = _run(batch, cached.stored)
+            draft = cached.stored
+            for item in batch:
+                item.problem = None
+                try:
+                    draft, item.outcome = item.mutate(draft)
+                except Exception as exc:  # one that fails changes nothing
+                    item.problem = exc
             if draft is cached.stored:
                 if fresh:
                     return await self._write_additions(cached)
@@ -200,12 +227,12 @@ class Documents:
     async def create(self, submission: Submission) -> bool:
         """Write a new submission. False: there is one of that id."""
         try:
-            await self._commit(None, stored.new(submission), None)
+            await self._commit(None, StoredSubmission(submission=submission), None)
         except PreconditionFailed:
             return False
         return True
 
-    async def _commit(self, old: StoredSubmission | None, draft: StoredSubmission, tag: Tag | None) -> Cached:
+    async def _commit(self, old: StoredSubmission | None, draft: StoredSubmission, tag: Tag | None) -> _Cached:
         """Write first what leads to the object, then the object, then delete what led to the old one. A crash in
         between leaves an entry too many, never one too few."""
         draft = replace(draft, version=(old.version if old else 0) + 1, nonce=secrets.token_hex(8))
@@ -214,74 +241,107 @@ class Documents:
         draft = replace(draft, files=(*draft.files, *fresh))
         bodies: dict[str, bytes] = {}
         data, draft = encode(draft)
-        if len(data) > stored.LARGE:
+        if len(data) > LARGE:
             bodies = {
-                keys.callback(draft.id, item.number): item.body.encode(errors="replace")
+                keys.path(keys.CALLBACKS, draft.id, item.number): item.body.encode(errors="replace")
                 for item in draft.callbacks
                 if item.body is not None
             }
             data, draft = encode(
                 replace(draft, callbacks=tuple(replace(item, body=None) for item in draft.callbacks))
             )  # fmt: skip
-        leading = (*made, *_indexes(old, draft), *(keys.file(digest, draft.id) for digest in fresh))
-        aside = {**dict.fromkeys(leading, b""), **bodies}
-        await asyncio.gather(*(self._put_aside(key, body) for key, body in aside.items()))
+        links = [keys.path(keys.FILES, digest, draft.id) for digest in fresh]
+        row, task_id = draft.submission, draft.submission.task_id
+        if task_id is not None and (old is None or old.submission.task_id != task_id):
+            links.append(keys.path(keys.TASKS, task_id, row.id))
+        if row.parent_id is not None and old is None:
+            links.append(keys.path(keys.CHILDREN, row.parent_id, row.id))
+        aside = {**dict.fromkeys((*made, *links), b""), **bodies}
+        await asyncio.gather(*(put(self._bucket, key, body, "any") for key, body in aside.items()))
         try:
-            written = await self._put(keys.submission(draft.id), data, draft.nonce, tag)
+            written = await put(self._bucket, keys.submission(draft.id), data, tag)
         except BaseException:
             self.forget(draft.id)
             raise
         cached = self._keep(draft, written, len(data))
-        self._indexed(made, stale)
-        self.sweep(stale)
+        for key in made:
+            self._place(key.rpartition("/")[0]).entries[key] = int(time.time() * 1000)
+        self.drop(stale)
         self._written(draft.id)
         return cached
 
-    async def _put_aside(self, key: str, body: bytes) -> None:
-        """Put an object that may be put twice."""
-        for wait in (*WAITS, None):
-            try:
-                await self._objects.put(key, body)
-            except JournalError:
-                if wait is None:
-                    raise
-                await asyncio.sleep(wait)
-            else:
-                return
-
-    async def _put(self, key: str, data: bytes, nonce: str, tag: Tag | None) -> Tag:
-        """Put the object. If the answer is a refusal or lost, look whether the put was done.
-
-        Raises:
-            PreconditionFailed: another process was faster.
-        """
-        problem: Exception | None = None
-        for wait in (0.0, *WAITS):
-            await asyncio.sleep(wait)
-            try:
-                return await (self._objects.create(key, data) if tag is None else self._objects.replace(key, data, tag))
-            except (PreconditionFailed, JournalError) as exc:
-                problem = exc
-            try:
-                found = await self._objects.get(key)
-            except JournalError as exc:
-                problem = exc
-                continue
-            if found is not None and decode(found.data, key).nonce == nonce:
-                return found.tag
-            if isinstance(problem, PreconditionFailed):
-                break
-        assert problem is not None  # noqa: S101 - each turn ends with one
-        raise problem
-
-    async def _write_additions(self, cached: Cached) -> None:
+    async def _write_additions(self, cached: _Cached) -> None:
         """Write submissions that came of a change. If this process ends here, a look at what is due goes on with it."""
         if not cached.stored.additions:
             return
-        assert self.add is not None  # noqa: S101 - set by the store
         for addition in cached.stored.additions:
-            await self.add(addition)
-        await self._commit(cached.stored, replace(cached.stored, additions=()), cached.tag)
+            await self._add(addition)
+        with suppress(PreconditionFailed):  # another process has written it since, and goes on with it
+            await self._commit(cached.stored, replace(cached.stored, additions=()), cached.tag)
+
+    # The due index
+
+    def _place(self, name: str) -> _Place:
+        return self._places.setdefault(name, _Place())
+
+    def drop(self, entries: Sequence[str]) -> None:
+        """Delete entries that are no longer needed."""
+        for key in entries:
+            self._place(key.rpartition("/")[0]).entries.pop(key, None)
+        self.sweep(entries)
+
+    async def due(self, place: str, now_ms: int) -> AsyncIterator[StoredSubmission]:
+        """Yield submissions with an entry that has come, in order of the entries, read as they are asked for."""
+        known = self._place(place)
+        async with known.looking:
+            stale = known.looked_at is None or time.monotonic() - known.looked_at >= self.look_seconds
+            if stale or now_ms > known.until_ms:
+                await self._look(place, known, now_ms)
+        end = keys.until(place, now_ms)
+        entries = sorted(key for key in known.entries if key < end)
+        seen: set[str] = set()
+        for start in range(0, len(entries), AT_ONCE):
+            some = entries[start : start + AT_ONCE]
+            for key, found in zip(some, await asyncio.gather(*map(self._due, some)), strict=True):
+                if found is not None and found.entries.get(place) == key:
+                    if found.id not in seen:
+                        seen.add(found.id)
+                        yield found
+                    continue
+                abandoned = found is None and time.time() * 1000 - known.entries.get(key, 0) > ABANDONED_MS
+                if abandoned or (found is not None and found.version >= keys.read_entry(key)[2]):
+                    self.drop([key])  # it leads nowhere
+
+    async def _due(self, key: str) -> StoredSubmission | None:
+        _, id, version = keys.read_entry(key)
+        found = await self.get(id, max_age=self.look_seconds)
+        if self.look_seconds and found is not None and found.version < version:
+            return await self.get(id)  # another process has written it since
+        return found
+
+    async def _look(self, place: str, known: _Place, now_ms: int) -> None:
+        before = set(known.entries)
+        began, until_ms = time.monotonic(), now_ms + (AHEAD_MS if self.look_seconds else 0)
+        end = keys.until(place, until_ms)
+        found: dict[str, int] = {}
+        async for page in self._bucket.pages(place):
+            found |= {item.key: item.modified_ms for item in page if item.key < end}
+            if len(found) >= WINDOW or (page and page[-1].key >= end):
+                break
+        gone = before - set(known.entries)  # deleted while we looked
+        mine = {key: made for key, made in known.entries.items() if key not in before or key >= end}
+        known.entries = {key: made for key, made in (found | mine).items() if key not in gone}
+        known.looked_at, known.until_ms = began, until_ms
+
+    async def finish(self, found: Sequence[StoredSubmission], place: str, now_ms: int) -> None:
+        """Move entries that came much too early, and do what a change left undone."""
+
+        def unnamed(item: StoredSubmission) -> tuple[StoredSubmission, None]:
+            return replace(item, entries={name: key for name, key in item.entries.items() if name != place}), None
+
+        due = {item.id: item.due_ms().get(place) for item in found}
+        late = [item.id for item in found if (ms := due[item.id]) is None or ms > now_ms + MOVE_MS or item.additions]
+        await asyncio.gather(*(self.write(id, unnamed) for id in late))
 
     # Deleting
 
@@ -296,7 +356,7 @@ class Documents:
         while self._litter:
             some, self._litter = self._litter[:1000], self._litter[1000:]
             try:
-                await self._objects.delete(some)
+                await self._bucket.delete(some)
             except JournalError:
                 return
 
@@ -307,29 +367,37 @@ class Documents:
         if self._sweeping is not None:
             await asyncio.wait([self._sweeping])
 
-    def forget(self, id: str) -> None:
-        """Drop a submission from the cache."""
-        cached = self._cache.pop(id, None)
-        self._weight -= cached.size if cached is not None else 0
 
+async def put(bucket: Bucket, key: str, data: bytes, tag: Tag | Literal["any"] | None) -> Tag:
+    """Put an object, and again if that fails. If the answer is a refusal or lost, look whether the put was done.
 
-def _indexes(old: StoredSubmission | None, new: StoredSubmission) -> list[str]:
-    """Return keys that lead to the submission from its task and its parent."""
-    row, before = new.submission, old.submission if old is not None else None
-    found = []
-    if row.task_id is not None and (before is None or before.task_id != row.task_id):
-        found.append(keys.task(row.task_id, row.id))
-    if before is None and row.parent_id is not None:
-        found.append(keys.child(row.parent_id, row.id))
-    return found
+    Args:
+        bucket: with errors of the journal.
+        key: of the object.
+        data: unique to this write, where it has a condition.
+        tag: the version that is replaced; None: there must be none.
 
-
-def _run(batch: list[_Waiting], draft: StoredSubmission) -> StoredSubmission:
-    """Run changes one after the other. One that fails changes nothing."""
-    for item in batch:
-        item.problem = None
+    Raises:
+        PreconditionFailed: another process was faster.
+        JournalError: it was not done, or that cannot be seen.
+    """
+    problem: Exception | None = None
+    for wait in (0.0, *WAITS):
+        await asyncio.sleep(wait)
         try:
-            draft, item.outcome = item.mutate(draft)
-        except Exception as exc:
-            item.problem = exc
-    return draft
+            if tag == "any":
+                return await bucket.put(key, data)
+            return await (bucket.create(key, data) if tag is None else bucket.replace(key, data, tag))
+        except (PreconditionFailed, JournalError) as exc:
+            problem = exc
+        try:
+            found = await bucket.get(key)
+        except JournalError as exc:
+            problem = exc
+            continue
+        if found is not None and found.data == data:
+            return found.tag
+        if isinstance(problem, PreconditionFailed):
+            break
+    assert problem is not None  # noqa: S101 - each turn ends with one
+    raise problem

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Of our ids, in order."""
-_TURNED = str.maketrans(DIGITS, DIGITS[::-1])
+_MIRRORED = str.maketrans(DIGITS, DIGITS[::-1])
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
 _ESCAPED = re.compile(r"=([0-9a-f]{2})")
 
@@ -18,8 +18,23 @@ ROWS = "due/rows"
 TO = "due/to"
 """Due index of deliveries, below their destination."""
 DEAD = "dead"
+TASKS = "tasks"
+CHILDREN = "children"
+FILES = "files"
+LEFTOVERS = "leftovers"
+CALLBACKS = "callbacks"
 VALUES = "values"
 _SUFFIX = ".json.gz"
+
+
+def path(folder: str, *segments: str | int) -> str:
+    """Return a key or a folder below `folder`."""
+    return "/".join((folder, *(escaped(str(segment)) for segment in segments)))
+
+
+def segments(key: str, folder: str) -> list[str]:
+    """Return the segments of a key that `path` made."""
+    return [unescaped(segment) for segment in key.removeprefix(f"{folder}/").split("/")]
 
 
 def escaped(text: str) -> str:
@@ -40,26 +55,22 @@ def unescaped(segment: str) -> str:
 
 def submission(id: str) -> str:
     """Return the key of a submission. The newest sorts first: each digit of the id is mirrored."""
-    return f"{SUBMISSIONS}/{_turned(id)}{_SUFFIX}"
-
-
-def _turned(id: str) -> str:
-    return escaped(id.translate(_TURNED))
+    return path(SUBMISSIONS, id.translate(_MIRRORED)) + _SUFFIX
 
 
 def submission_id(key: str) -> str:
     """Return the id for a key of `submission`."""
-    return unescaped(last(key).removesuffix(_SUFFIX)).translate(_TURNED)
+    return segments(key, SUBMISSIONS)[0].removesuffix(_SUFFIX).translate(_MIRRORED)
 
 
 def before(id: str) -> str:
     """Return the offset behind which submissions older than an id are listed."""
-    return f"{SUBMISSIONS}/{_turned(id)}~"
+    return submission(id).removesuffix(_SUFFIX) + "~"
 
 
-def last(key: str) -> str:
-    """Return the last segment of a key."""
-    return key.rpartition("/")[2]
+def once(name: str) -> str:
+    """Return the key of a unique name."""
+    return f"once/{sha256(name.encode(errors='replace')).hexdigest()}"
 
 
 def entry(place: str, due_ms: int, id: str, version: int, nonce: str) -> str:
@@ -74,46 +85,6 @@ def until(place: str, due_ms: int) -> str:
 
 def read_entry(key: str) -> tuple[int, str, int]:
     """Return (due time, submission id, version) of an index entry."""
-    due, _, rest = last(key).partition(".")
+    due, _, rest = key.rpartition("/")[2].partition(".")
     id, _, version = rest.rpartition(".")
     return int(due), unescaped(id), int(version.partition("-")[0])
-
-
-def destination(name: str) -> str:
-    """Return the place of a destination's open deliveries in the due index."""
-    return f"{TO}/{escaped(name)}"
-
-
-def dead(name: str) -> str:
-    """Return the place of a destination's dead deliveries."""
-    return f"{DEAD}/{escaped(name)}"
-
-
-def task(task_id: str, id: str = "") -> str:
-    """Return the key that leads from a task to its submission."""
-    return f"tasks/{escaped(task_id)}/{escaped(id)}" if id else f"tasks/{escaped(task_id)}"
-
-
-def child(parent_id: str, id: str = "") -> str:
-    """Return the key that leads from a submission to a follow-up."""
-    return f"children/{escaped(parent_id)}/{escaped(id)}" if id else f"children/{escaped(parent_id)}"
-
-
-def once(name: str) -> str:
-    """Return the key of a unique name."""
-    return f"once/{sha256(name.encode(errors='replace')).hexdigest()}"
-
-
-def file(digest: str, id: str = "") -> str:
-    """Return the key that leads from a file of the media store to a submission that needs it."""
-    return f"files/{escaped(digest)}/{escaped(id)}" if id else f"files/{escaped(digest)}"
-
-
-def leftover(digest: str) -> str:
-    """Return the key of a file that no submission needs any more."""
-    return f"leftovers/{escaped(digest)}"
-
-
-def callback(id: str, number: int) -> str:
-    """Return the key of a callback's body that is too large for its submission's object."""
-    return f"callbacks/{escaped(id)}/{number}"

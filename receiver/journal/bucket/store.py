@@ -2,7 +2,7 @@
 
     submissions/ID.json.gz     a submission with all its rows (`stored`). Each digit of the id is mirrored, so that the
                                newest is listed first
-    due/…, dead/…              the due index (`due_index`)
+    due/…, dead/…              the due index (`documents`)
     values/KEY                 shared values
     once/DIGEST                the submission that has a unique name
     tasks/TASK/ID              leads from a task to its submission
@@ -31,25 +31,27 @@ import asyncio
 import heapq
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 import msgspec
 
-from receiver.bucket.client import Bucket
+from receiver.bucket import PreconditionFailed
+from receiver.bucket.client import Bucket, ObjectHead, StoredObject, Tag
 from receiver.deliveries import Delivery
 from receiver.errors import InputError, JournalError
-from receiver.events import Submission, first_id
+from receiver.events import Callback, Submission, first_id
 from receiver.journal import transitions
 from receiver.journal.bucket import keys
-from receiver.journal.bucket.due_index import DueIndex
-from receiver.journal.bucket.objects import Objects, PreconditionFailed, StoredObject, Tag
-from receiver.journal.bucket.stored import StoredSubmission, callback_of, replace
+from receiver.journal.bucket.documents import Documents, put
+from receiver.journal.bucket.stored import KeptCallback, StoredSubmission, damaged, replace
 from receiver.journal.document import DUE_FIELDS, Document, Transition
 from receiver.journal.rows import to_json_bytes
 from receiver.journal.store import (
+    EVERYTHING,
     Counts,
     DestinationCount,
     DueKind,
@@ -57,7 +59,6 @@ from receiver.journal.store import (
     Key,
     LeftFile,
     NeededFile,
-    Record,
     RowKind,
     Rows,
     SharedValue,
@@ -73,10 +74,11 @@ MARGIN_MS = 300_000
 """By how much clocks may differ where a person is shown the newest."""
 COUNTED = 100
 """Up to how many index entries are read to count deliveries. Each takes a request. Beyond, one entry counts as one."""
-LATE_MS = 3_600_000
-"""By how much the clock of a claiming process may be ahead of ours."""
 ID_LENGTH = 26
 NAME_TRIES = 20
+FAR_MS = 2**62
+PURGED = "purged"
+"""Shared value: objects last written before this time, by the bucket's clock, have no callbacks left."""
 
 
 class UniqueName(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,29 +92,27 @@ class BucketStore:
     """See `journal.store.Store`. Made by `open_store`.
 
     Args:
-        objects: the bucket.
+        bucket: the bucket, with errors of the journal (see `client_of`).
         place: the store as people may see it, for instance `s3://acme/receiver`.
         look_seconds: for how long a list of what is due is used again.
     """
 
     shared: ClassVar[bool] = True
 
-    def __init__(self, objects: Objects, *, place: str, look_seconds: float) -> None:
+    def __init__(self, bucket: Bucket, *, place: str, look_seconds: float) -> None:
         self.place = place
         self.cache_seconds = look_seconds
-        self._objects = objects
-        self._index = DueIndex(objects, look_seconds=look_seconds, written=self._written)
-        self._documents = self._index.documents
-        self._documents.add = self.create
+        self._bucket = bucket
+        self._documents = Documents(bucket, look_seconds=look_seconds, written=self._written, add=self.create)
         self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._values: dict[str, tuple[bytes, Tag]] = {}
+        self._values: dict[str, StoredObject] = {}
         self._subscribers: list[Callable[[frozenset[str] | None], None]] = []
         self._closed = False
 
     @property
     def requests(self) -> Counter[str]:
         """The number of requests of each class so far."""
-        return self._objects.requests
+        return self._bucket.requests
 
     def _written(self, id: str) -> None:
         for changed in self._subscribers:
@@ -132,7 +132,7 @@ class BucketStore:
     async def check(self, *, space: bool = False) -> None:
         self._check_open()
         if not space:  # a bucket has no end; a quota shows in the put
-            await self._objects.put("check", b"")
+            await self._bucket.put("check", b"")
 
     def subscribe(self, changed: Callable[[frozenset[str] | None], None]) -> None:
         self._subscribers.append(changed)
@@ -146,31 +146,28 @@ class BucketStore:
 
     async def update(self, id: str, transition: Transition[T]) -> T | None:
         self._check_open()
-        return await self._documents.write(id, lambda stored: self._changed(stored, transition))
 
-    def _changed(self, stored: StoredSubmission, transition: Transition[T]) -> tuple[StoredSubmission, T]:
-        before = stored.document()
-        after, outcome = transition(before)
-        if after is before:
-            return stored, outcome
-        known = {item.id for item in stored.deliveries}
-        for item in (*after.deliveries, *after.closed):
-            if item.id not in known and self._documents.owner_of(item.id) not in (None, stored.id):
+        def changed(stored: StoredSubmission) -> tuple[StoredSubmission, T]:
+            before = stored.document()
+            after, outcome = transition(before)
+            made = {item.id for item in (*after.deliveries, *after.closed)} - {item.id for item in stored.deliveries}
+            if any(self._documents.owner_of(id) is not None for id in made):
                 raise JournalError("Another submission has a delivery of that id. Nothing was kept (UNIQUE id).")
-        return stored.with_changes(after), outcome
+            return (stored if after is before else stored.with_changes(after)), outcome
+
+        return await self._documents.write(id, changed)
 
     async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
         self._check_open()
         async with self._claiming[destination]:
             due: list[tuple[int, str]] = []
-            async for stored in self._index.due(keys.destination(destination), now_ms):
+            async for stored in self._documents.due(keys.path(keys.TO, destination), now_ms):
                 times = [
                     item.due_ms
                     for item in stored.deliveries
                     if item.destination == destination and item.status == "pending" and item.due_ms <= now_ms
                 ]
-                busy = stored.document().is_busy(destination)
-                if times and not busy:
+                if times and not stored.document().is_busy(destination):
                     due.append((min(times), stored.id))
                 if len(due) >= max(2 * limit, 16):
                     break
@@ -185,7 +182,9 @@ class BucketStore:
     async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
         self._check_open()
         due_of = DUE_FIELDS[kind]
-        rows = [item.submission for item in await self._index.all_due(keys.ROWS, now_ms)]
+        due = [item async for item in self._documents.due(keys.ROWS, now_ms)]
+        await self._documents.finish(due, keys.ROWS, now_ms)
+        rows = [item.submission for item in due]
         found = [(ms, row) for row in rows if (ms := due_of(row)) is not None and ms <= now_ms]
         return [row for _, row in sorted(found, key=lambda item: item[0])[:limit]]
 
@@ -200,20 +199,19 @@ class BucketStore:
         # The name is put first, with the submission in it: a process that finds a name without its submission writes
         # that. So a name whose taker was killed is no obstacle, and two that take it at once make one submission.
         key = keys.once(submission.once)
-        name = UniqueName(nonce=secrets.token_hex(8), submission=submission)
+        name = to_json_bytes(UniqueName(nonce=secrets.token_hex(8), submission=submission))
         for _ in range(NAME_TRIES):
-            found = await self._take_name(key, name, None)
-            if found is None:
-                return await self._create_named(submission)
-            holder = _decode(UniqueName, found.data, key).submission
+            found = await self._bucket.get(key)
+            holder = _decode(UniqueName, found.data, key).submission if found is not None else None
             stored = await self._documents.get(holder.id) if holder is not None else None
             if stored is not None and stored.submission.once == submission.once:
                 return stored.submission
-            if stored is None and holder is not None:
-                again = await self._objects.get(key)
-                if again is not None and again.tag == found.tag:  # otherwise it was erased, which frees the name first
+            if holder is not None and stored is None:
+                if await self._bucket.get(key) == found:  # otherwise it was erased, which frees the name first
                     return await self._create_named(holder)
-            elif await self._take_name(key, name, found) is None:
+                continue
+            with suppress(PreconditionFailed):
+                await put(self._bucket, key, name, found.tag if found is not None else None)
                 return await self._create_named(submission)
         raise JournalError("The submission's name is taken and freed by too many at once. Try again.", fault="locked")
 
@@ -224,34 +222,16 @@ class BucketStore:
                 raise JournalError(f"There already is a submission {submission.id}. Nothing was written.")
         return submission
 
-    async def _take_name(self, key: str, name: UniqueName, old: StoredObject | None) -> StoredObject | None:
-        """Put the name. Return its holder if that is another submission."""
-        data = to_json_bytes(name)
-        try:
-            await (self._objects.create(key, data) if old is None else self._objects.replace(key, data, old.tag))
-        except (PreconditionFailed, JournalError) as exc:
-            found = await self._objects.get(key)
-            if found is not None and _decode(UniqueName, found.data, key).nonce == name.nonce:
-                return None  # it was done, and the answer was lost
-            if isinstance(exc, JournalError) or found is None:
-                raise JournalError("The submission's name could not be taken. Try again.", fault="io") from exc
-            return found
-        return None
-
     async def _free_name(self, submission: Submission) -> None:
         """Free a name, if the submission still has it."""
-        if submission.once is None:
-            return
-        key = keys.once(submission.once)
-        while (found := await self._objects.get(key)) is not None:
+        key = keys.once(submission.once or "")
+        while submission.once is not None and (found := await self._bucket.get(key)) is not None:
             holder = _decode(UniqueName, found.data, key).submission
             if holder is None or holder.id != submission.id:
                 return
-            try:
-                await self._objects.replace(key, to_json_bytes(UniqueName(nonce=secrets.token_hex(8))), found.tag)
-            except PreconditionFailed:
-                continue
-            return
+            with suppress(PreconditionFailed):
+                await put(self._bucket, key, to_json_bytes(UniqueName(nonce=secrets.token_hex(8))), found.tag)
+                return
 
     # Deleting
 
@@ -268,7 +248,7 @@ class BucketStore:
         if not files_only:
             await self._free_name(stored.submission)
         files = [digest for digest in stored.files if not await self._is_needed(digest, but=id)]
-        await asyncio.gather(*(self._objects.put(keys.leftover(digest), b"") for digest in files))
+        await asyncio.gather(*(self._bucket.put(keys.path(keys.LEFTOVERS, digest), b"") for digest in files))
 
         def removed(current: StoredSubmission) -> tuple[StoredSubmission, StoredSubmission | None]:
             after = transition(current.document())
@@ -285,359 +265,308 @@ class BucketStore:
         last = await self._documents.write(id, removed)
         if last is None:
             return None
-        links = [keys.file(digest, id) for digest in last.files]
+        links = [keys.path(keys.FILES, digest, id) for digest in last.files]
         if files_only:
-            await self._objects.delete(links)
+            await self._bucket.delete(links)
             return {"files": len(files)}
         self._documents.forget(id)
         row = last.submission
-        links += [keys.task(row.task_id, id)] if row.task_id is not None else []
-        links += [keys.child(row.parent_id, id)] if row.parent_id is not None else []
-        bodies = [item.key async for page in self._objects.pages(f"callbacks/{keys.escaped(id)}") for item in page]
-        await self._objects.delete([*links, *bodies, keys.submission(id)])
+        links += [keys.path(keys.TASKS, row.task_id, id)] if row.task_id is not None else []
+        links += [keys.path(keys.CHILDREN, row.parent_id, id)] if row.parent_id is not None else []
+        bodies = [item.key async for item in self._list(keys.path(keys.CALLBACKS, id))]
+        await self._bucket.delete([*links, *bodies, keys.submission(id)])
         return _counts(last, len(files))
 
     async def _is_needed(self, digest: str, *, but: str = "") -> bool:
-        async for id in self._names(keys.file(digest)):
+        async for id in self._names(keys.path(keys.FILES, digest)):
             if id == but:
                 continue
             if await self._documents.get(id) is not None:
                 return True
-            self._documents.sweep([keys.file(digest, id)])
+            self._documents.sweep([keys.path(keys.FILES, digest, id)])
         return False
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys_: Sequence[Key]) -> int:
         self._check_open()
         if kind == "leftovers":
-            await self._objects.delete([keys.leftover(str(digest)) for (digest,) in keys_])
-            return len(keys_)
+            digests = {str(digest) for (digest,) in keys_} & {item async for item in self._names(keys.LEFTOVERS)}
+            await self._bucket.delete([keys.path(keys.LEFTOVERS, digest) for digest in sorted(digests)])
+            return len(digests)
         by_id: dict[str, set[int]] = defaultdict(set)
         for number, id in keys_:
             by_id[str(id)].add(int(number))
-        return sum(await asyncio.gather(*(self._forget_callbacks(id, numbers) for id, numbers in by_id.items())))
 
-    async def _forget_callbacks(self, id: str, numbers: set[int]) -> int:
-        def without(stored: StoredSubmission) -> tuple[StoredSubmission, int]:
-            left = tuple(item for item in stored.callbacks if item.number not in numbers)
-            gone = len(stored.callbacks) - len(left)
-            return (replace(stored, callbacks=left) if gone else stored), gone
+        async def forget_of(id: str, numbers: set[int]) -> int:
+            def without(stored: StoredSubmission) -> tuple[StoredSubmission, list[KeptCallback]]:
+                gone = [item for item in stored.callbacks if item.number in numbers]
+                left = tuple(item for item in stored.callbacks if item.number not in numbers)
+                return (replace(stored, callbacks=left) if gone else stored), gone
 
-        gone = await self._documents.write(id, without) or 0
-        bodies = [item.key async for page in self._objects.pages(f"callbacks/{keys.escaped(id)}") for item in page]
-        self._documents.sweep([key for key in bodies if int(keys.last(key)) in numbers])
-        return gone
+            gone = await self._documents.write(id, without) or []
+            self._documents.sweep(
+                [keys.path(keys.CALLBACKS, id, item.number) for item in gone if item.body is None]
+            )  # fmt: skip
+            return len(gone)
+
+        return sum(await asyncio.gather(*(forget_of(id, numbers) for id, numbers in by_id.items())))
 
     # Reading
+
+    async def _list(self, folder: str, *, after: str = "") -> AsyncIterator[ObjectHead]:
+        async for page in self._bucket.pages(folder, after=after):
+            for item in page:
+                yield item
+
+    async def _names(self, folder: str) -> AsyncIterator[str]:
+        async for item in self._list(folder):
+            yield keys.segments(item.key, folder)[-1]
+
+    async def _read(self, heads: Iterable[ObjectHead]) -> AsyncIterator[StoredSubmission]:
+        """Yield submissions as they were listed."""
+        for some in _batches(heads):
+            reads = (self._documents.get(keys.submission_id(item.key), etag=item.etag) for item in some)
+            for stored in await asyncio.gather(*reads):
+                if stored is not None:
+                    yield stored
+
+    async def _all(self, *, after: str = "") -> AsyncIterator[StoredSubmission]:
+        """Yield submissions, the newest first."""
+        async for page in self._bucket.pages(keys.SUBMISSIONS, after=after):
+            async for stored in self._read(page):
+                yield stored
 
     async def page(
         self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = False
     ) -> list[StoredRow]:
         self._check_open()
-        if kind == "submissions":
-            return await self._page_submissions(wanted, after, limit, newest_first=newest_first)
-        if kind in ("files", "leftovers"):
-            return await self._page_links(kind, after, limit)
+
+        def chosen(rows: Iterable[StoredRow]) -> list[StoredRow]:
+            """Return the rows of this page."""
+            left = [row for row in rows if after is None or (row.key < after if newest_first else row.key > after)]
+            return (heapq.nlargest if newest_first else heapq.nsmallest)(limit, left, key=lambda row: row.key)
+
         if kind == "values":
-            values = await self.values("")
-            found = [StoredRow((key,), item) for key, item in sorted(values.items())]
-        elif (sources := await self._sources(kind, wanted)) is not None:
-            found = [row for stored in sources for row in await self._rows(kind, stored, wanted)]
-        elif newest_first and after is None and kind != "callbacks":
-            found = await self._newest(kind, wanted, limit)
-        else:
-            found = [row async for stored in self._all() for row in await self._rows(kind, stored, wanted)]
-        found = [row for row in found if after is None or (row.key < after if newest_first else row.key > after)]
-        if newest_first:
-            return heapq.nlargest(limit, found, key=lambda row: row.key)
-        return heapq.nsmallest(limit, found, key=lambda row: row.key)
-
-    async def _sources(self, kind: RowKind, wanted: Filter) -> list[StoredSubmission] | None:
-        """Return the submissions that can have such rows. None: any may."""
-        ids: Iterable[str | None]
-        if wanted.submission_id is not None:
-            ids = [wanted.submission_id]
-        elif kind == "events" and wanted.ids is not None:
-            ids = {id.partition(".")[0] for id in wanted.ids}
-            age = self._index.look_seconds  # an event never changes
-            found = await asyncio.gather(*(self._documents.get(id or "", age) for id in ids))
-            return [item for item in found if item is not None]
-        elif kind == "deliveries" and wanted.ids is not None:
-            ids = set(await asyncio.gather(*map(self._owner_of, wanted.ids)))
-        elif kind == "attempts" and wanted.delivery_id is not None:
-            ids = [await self._owner_of(wanted.delivery_id)]
-        elif kind == "deliveries" and wanted.statuses and set(wanted.statuses) <= {"pending", "running", "dead"}:
-            return [item async for item in self._indexed(wanted)]
-        else:
-            return None
-        found = await asyncio.gather(*(self._documents.get(id) for id in ids if id))
-        return [item for item in found if item is not None]
-
-    async def _indexed(self, wanted: Filter) -> AsyncIterator[StoredSubmission]:
-        """Yield submissions with open or dead deliveries, found by the due index."""
-        places: list[str] = []
-        if set(wanted.statuses) & {"pending", "running"}:
-            places += [keys.TO if wanted.destination is None else keys.destination(wanted.destination)]
-        if "dead" in wanted.statuses:
-            places += [keys.DEAD if wanted.destination is None else keys.dead(wanted.destination)]
-        seen: set[str] = set()
-        for place in places:
-            async for page in self._objects.pages(place):
-                for start in range(0, len(page), BATCH):
-                    ids = [keys.read_entry(item.key)[1] for item in page[start : start + BATCH]]
-                    fresh = [id for id in dict.fromkeys(ids) if id not in seen]
-                    seen.update(fresh)
-                    for stored in await asyncio.gather(*map(self._documents.get, fresh)):
-                        if stored is not None:
-                            yield stored
-
-    async def _rows(self, kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[StoredRow]:
-        """Return the rows of a submission that fit."""
-        if kind == "events":
+            return chosen(StoredRow((key,), item) for key, item in (await self.values("")).items())
+        if kind == "files":
+            return chosen([row async for row in self._needed_files(wanted)])
+        if kind == "leftovers":
+            left = [StoredRow((item,), LeftFile(digest=item)) async for item in self._names(keys.LEFTOVERS)]
+            digests = [str(row.key[0]) for row in chosen(left)]
+            needed = await asyncio.gather(*map(self._is_needed, digests))
             return [
-                StoredRow((item.number, stored.id), item.event)
-                for item in stored.events
-                if (not wanted.types or item.event.type in wanted.types)
-                and (wanted.ids is None or item.event.id in wanted.ids)
-                and _is_within(item.event.created_ms, wanted)
+                StoredRow((digest,), LeftFile(digest=digest, needed=item))
+                for digest, item in zip(digests, needed, strict=True)
             ]
-        if kind == "deliveries":
-            first, last = first_id(wanted.since_ms or 0), first_id(wanted.until_ms) if wanted.until_ms else "~"
-            return [
-                StoredRow((item.id,), item)
-                for item in stored.deliveries
-                if (wanted.ids is None or item.id in wanted.ids)
-                and wanted.destination in (None, item.destination)
-                and (not wanted.statuses or item.status in wanted.statuses)
-                and (wanted.since_ms is None or item.id >= first)
-                and item.id < last
-                and (wanted.due_after_ms is None or item.due_ms > wanted.due_after_ms)
-            ]
-        if kind == "attempts":
-            return [
-                StoredRow((item.delivery_id, item.number), item)
-                for item in stored.attempts
-                if wanted.delivery_id in (None, item.delivery_id)
-            ]
-        kept = [item for item in stored.callbacks if _is_within(item.received_ms, wanted)]
-        bodies = await asyncio.gather(*(self._body(stored.id, item.number, item.body) for item in kept))
-        return [
-            StoredRow((item.number, stored.id), callback_of(stored.id, item, body))
-            for item, body in zip(kept, bodies, strict=True)
-        ]
-
-    async def _body(self, submission_id: str, number: int, body: str | None) -> str:
-        if body is not None:
-            return body
-        found = await self._objects.get(keys.callback(submission_id, number))
-        return "" if found is None else found.data.decode()
-
-    async def _page_submissions(
-        self, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool
-    ) -> list[StoredRow]:
-        start = None if after is None else str(after[0])
-        ids = await self._submission_ids(wanted, start, newest_first=newest_first)
         found: list[StoredRow] = []
-        for at in range(0, len(ids), BATCH):
-            for stored in await asyncio.gather(*(self._documents.get(id) for id in ids[at : at + BATCH])):
-                if stored is None or not fits_submission(stored.submission, wanted):
-                    continue
-                if not wanted.with_files or stored.files:
-                    found.append(StoredRow((stored.id,), stored.submission))
-            if len(found) >= limit:
-                break
-        return found[:limit]
-
-    async def _submission_ids(self, wanted: Filter, start: str | None, *, newest_first: bool) -> list[str]:
-        """Return ids in order, of submissions that may fit."""
-        if wanted.ids is not None:
-            ids = set(wanted.ids)
-        elif wanted.submission_id is not None:
-            ids = {wanted.submission_id}
-        elif wanted.task_id is not None:
-            ids = {id async for id in self._names(keys.task(wanted.task_id))}
-        elif wanted.parent_id is not None:
-            ids = {id async for id in self._names(keys.child(wanted.parent_id))}
-        elif wanted.with_files:
-            ids = {row.record.submission_id async for row in self._needed_files() if isinstance(row.record, NeededFile)}
-        elif wanted.due_after_ms is not None:
-            after = keys.until(keys.ROWS, wanted.due_after_ms)
-            ids = {keys.read_entry(key)[1] async for key in self._index.entries(keys.ROWS, after=after)}
+        if kind == "callbacks" and not newest_first and wanted == Filter(until_ms=wanted.until_ms) != EVERYTHING:
+            found = chosen(await self._old_callbacks(wanted))
         else:
-            bound = min([id for id in (start if newest_first else None, _until_id(wanted)) if id], default=None)
-            offset = "" if bound is None else keys.before(bound)
-            pages = self._objects.pages(keys.SUBMISSIONS, after=offset)
-            ids = {keys.submission_id(item.key) async for page in pages for item in page}
-        if wanted.part is not None:
-            ids = {id for id in ids if id.startswith(wanted.part) or id.endswith(wanted.part)}
-        first, last = first_id(wanted.since_ms) if wanted.since_ms else "", _until_id(wanted) or "~"
-        kept = [id for id in ids if first <= id < last]
-        if start is not None:
-            kept = [id for id in kept if (id < start if newest_first else id > start)]
-        return sorted(kept, reverse=newest_first)
+            async for latest_ms, some in self._candidates(kind, wanted, after, newest_first=newest_first):
+                if len(found) >= limit and latest_ms < min(map(_known_ms, found)):
+                    break
+                found = chosen([*found, *(row for stored in some for row in _rows(kind, stored, wanted))])
+        return list(await asyncio.gather(*map(self._with_body, found))) if kind == "callbacks" else found
 
-    async def _newest(self, kind: RowKind, wanted: Filter, limit: int) -> list[StoredRow]:
-        """Return the newest rows of all submissions.
+    async def _candidates(
+        self, kind: RowKind, wanted: Filter, after: Key | None, *, newest_first: bool
+    ) -> AsyncIterator[tuple[float, list[StoredSubmission]]]:
+        """Yield submissions that may have such rows, in batches, each after a time: no row that is left is newer.
 
-        A row was known when its object was last written. So objects written last are read first, until none that is
-        left can hold a newer row.
+        A row was known when its object was last written. So for the newest rows the objects written last come first.
+        Submissions come in the order of the page, so none that is left can belong before those found.
         """
-        items = [item async for page in self._objects.pages(keys.SUBMISSIONS) for item in page]
-        items.sort(key=lambda item: -item.modified_ms)
-        found: list[StoredRow] = []
-        for start in range(0, len(items), BATCH):
-            if len(found) == limit and _oldest_ms(found) > items[start].modified_ms + MARGIN_MS:
-                break
-            for stored in await asyncio.gather(*map(self._documents.listed, items[start : start + BATCH])):
-                found += await self._rows(kind, stored, wanted) if stored is not None else []
-            found = heapq.nlargest(limit, found, key=lambda row: row.key)
+        submissions = kind == "submissions"
+        start = str(after[0]) if after is not None and submissions else None
+
+        def fits(item: ObjectHead) -> bool:
+            id = keys.submission_id(item.key)
+            begins = start is None or (id < start if newest_first else id > start)
+            is_part = wanted.part is None or id.startswith(wanted.part) or id.endswith(wanted.part)
+            return not submissions or (begins and is_part and _is_within_id(id, wanted))
+
+        ids = await self._ids(kind, wanted)
+        if ids is not None:
+            pages = _in_one([ObjectHead(keys.submission(id), "", 0, FAR_MS) for id in sorted(ids, reverse=True)])
+        else:
+            bounds = [id for id in (start if newest_first else None, _until_id(wanted)) if id and submissions]
+            pages = self._bucket.pages(keys.SUBMISSIONS, after=keys.before(min(bounds)) if bounds else "")
+        if not (submissions and newest_first):
+            heads = [item async for page in pages for item in page]
+            if submissions:
+                heads.reverse()
+            elif newest_first and after is None:
+                heads.sort(key=lambda item: -item.modified_ms)
+            pages = _in_one(heads)
+        latest_ms = float("-inf") if submissions else float("inf")
+        async for page in pages:
+            for batch in _batches(filter(fits, page)):
+                if newest_first and after is None and not submissions:
+                    latest_ms = batch[0].modified_ms + MARGIN_MS
+                yield latest_ms, [item async for item in self._read(batch)]
+
+    async def _ids(self, kind: RowKind, wanted: Filter) -> Collection[str] | None:
+        """Return ids of the submissions that can have such rows. None: any may."""
+        statuses = set(wanted.statuses)
+        named = wanted.ids if kind == "deliveries" else None
+        if kind == "attempts" and wanted.delivery_id is not None:
+            named = (wanted.delivery_id,)
+        found: Collection[str] | None = None
+        if wanted.submission_id is not None:
+            found = [wanted.submission_id]
+        elif kind == "submissions":
+            if wanted.ids is not None:
+                found = set(wanted.ids)
+            elif wanted.task_id is not None:
+                found = [id async for id in self._names(keys.path(keys.TASKS, wanted.task_id))]
+            elif wanted.parent_id is not None:
+                found = [id async for id in self._names(keys.path(keys.CHILDREN, wanted.parent_id))]
+            elif wanted.with_files:
+                found = {str(row.key[0]) async for row in self._needed_files(EVERYTHING)}
+            elif wanted.due_after_ms is not None:
+                found = await self._indexed(keys.ROWS, after=keys.until(keys.ROWS, wanted.due_after_ms))
+        elif kind == "events" and wanted.ids is not None:
+            found = {id.partition(".")[0] for id in wanted.ids}
+        elif named is not None:
+            found = {id for id in await asyncio.gather(*map(self._owner_of, named)) if id is not None}
+        elif kind == "deliveries" and statuses and statuses <= {"pending", "running", "dead"}:
+            below = () if wanted.destination is None else (wanted.destination,)
+            found = await self._indexed(keys.path(keys.TO, *below)) if statuses != {"dead"} else set()
+            found |= await self._indexed(keys.path(keys.DEAD, *below)) if "dead" in statuses else set()
         return found
 
-    async def _all(self) -> AsyncIterator[StoredSubmission]:
-        async for page in self._objects.pages(keys.SUBMISSIONS):
-            for start in range(0, len(page), BATCH):
-                for stored in await asyncio.gather(*map(self._documents.listed, page[start : start + BATCH])):
-                    if stored is not None:
-                        yield stored
-
-    async def _page_links(self, kind: RowKind, after: Key | None, limit: int) -> list[StoredRow]:
-        if kind == "files":
-            rows = [row async for row in self._needed_files()]
-            return heapq.nsmallest(
-                limit, (row for row in rows if after is None or row.key > after), key=lambda row: row.key
-            )
-        offset = "" if after is None else keys.leftover(str(after[0]))
-        digests: list[str] = []
-        async for page in self._objects.pages("leftovers", after=offset):
-            digests += [keys.unescaped(keys.last(item.key)) for item in page]
-            if len(digests) >= limit:
-                break
-        needed = await asyncio.gather(*map(self._is_needed, digests[:limit]))
-        return [
-            StoredRow((digest,), LeftFile(digest=digest, needed=item))
-            for digest, item in zip(digests, needed, strict=False)
-        ]
-
-    async def _needed_files(self) -> AsyncIterator[StoredRow]:
-        async for page in self._objects.pages("files"):
-            for item in page:
-                digest, _, id = item.key.removeprefix("files/").partition("/")
-                record = NeededFile(submission_id=keys.unescaped(id), digest=keys.unescaped(digest))
-                yield StoredRow((record.submission_id, record.digest), record)
+    async def _indexed(self, place: str, *, after: str = "") -> set[str]:
+        """Return the submissions with an entry below a place of the due index, however late it comes."""
+        return {keys.read_entry(item.key)[1] async for item in self._list(place, after=after)}
 
     async def _owner_of(self, delivery_id: str) -> str | None:
         """Return the submission of a delivery.
 
         No index leads there. But a delivery is younger than its submission, mostly by minutes, so submissions are read
-        from its time backwards, and those after it last (a wrong clock made them).
+        from its time backwards.
         """
         known = self._documents.owner_of(delivery_id)
         if known is not None or len(delivery_id) != ID_LENGTH:
             return known
-        start = keys.before(delivery_id)
-        for after, until in ((start, None), ("", start)):
-            async for page in self._objects.pages(keys.SUBMISSIONS, after=after):
-                items = [item for item in page if until is None or item.key < until]
-                for at in range(0, len(items), BATCH):
-                    for stored in await asyncio.gather(*map(self._documents.listed, items[at : at + BATCH])):
-                        if stored is not None and any(item.id == delivery_id for item in stored.deliveries):
-                            return stored.id
+        async for stored in self._all(after=keys.before(delivery_id)):
+            if any(item.id == delivery_id for item in stored.deliveries):
+                return stored.id
         return None
 
-    async def _names(self, folder: str) -> AsyncIterator[str]:
-        async for page in self._objects.pages(folder):
-            for item in page:
-                yield keys.unescaped(keys.last(item.key))
+    async def _old_callbacks(self, wanted: Filter) -> list[StoredRow]:
+        """Return all callbacks from before `until_ms`, without reading what was last written before the oldest object
+        that still has one: a purge a day would else read every submission every day."""
+        value = (await self.values(PURGED)).get(PURGED)
+        purged_ms = int(value.data) if value is not None else 0
+        end = keys.before(_until_id(wanted) or "")
+        heads = [item async for item in self._list(keys.SUBMISSIONS)]
+        written = {keys.submission_id(item.key): item.modified_ms for item in heads}
+        left = [item.modified_ms for item in heads if item.key <= end]
+        rows: list[StoredRow] = []
+        async for stored in self._read(item for item in heads if item.key > end and item.modified_ms >= purged_ms):
+            left += [written[stored.id]] if stored.callbacks else []
+            rows += _rows("callbacks", stored, wanted)
+        until_ms = min(left, default=max(written.values(), default=0))
+        if until_ms > purged_ms:
+            await self.swap(PURGED, b"%d" % until_ms, value.version if value is not None else None)
+        return rows
+
+    async def _with_body(self, row: StoredRow) -> StoredRow:
+        """Return a callback with its body, if that is in an object of its own."""
+        if not isinstance(row.record, Callback) or row.record.body:
+            return row
+        number, id = row.key
+        found = await self._bucket.get(keys.path(keys.CALLBACKS, id, number))
+        return row if found is None else StoredRow(row.key, replace(row.record, body=found.data))
+
+    async def _needed_files(self, wanted: Filter) -> AsyncIterator[StoredRow]:
+        folder = keys.FILES if wanted.digest is None else keys.path(keys.FILES, wanted.digest)
+        async for item in self._list(folder):
+            digest, id = keys.segments(item.key, keys.FILES)
+            if wanted.submission_id in (None, id):
+                yield StoredRow((id, digest), NeededFile(submission_id=id, digest=digest))
 
     async def counts(self, *, submissions: bool = False) -> Counts:
         self._check_open()
         statuses: Counter[str] = Counter()
         if submissions:
             statuses.update([item.submission.display_status async for item in self._all()])
-        open_ = {name.rpartition("/")[2] for name in await self._index.places()}
-        names = sorted(open_ | set(await self._objects.folders(keys.DEAD)))
-        found = await asyncio.gather(*(self._count(keys.unescaped(name)) for name in names))
-        counted = {keys.unescaped(name): count for name, (count, _) in zip(names, found, strict=True)}
-        return Counts(submissions=statuses, destinations=counted, exact=all(exact for _, exact in found))
+        entries: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        for place in (keys.TO, keys.DEAD):
+            async for item in self._list(place):
+                entries[keys.segments(item.key, place)[0]].append((place, item.key))
+        found = await asyncio.gather(*(self._count(name, entries[name]) for name in sorted(entries)))
+        counted = dict(zip(sorted(entries), found, strict=True))
+        return Counts(
+            submissions=statuses, destinations=counted, exact=all(len(some) <= COUNTED for some in entries.values())
+        )
 
-    async def _count(self, name: str) -> tuple[DestinationCount, bool]:
-        open_ = [key async for key in self._index.entries(keys.destination(name))]
-        dead = [key async for key in self._index.entries(keys.dead(name))]
-        oldest = keys.read_entry(open_[0])[0] if open_ else None
-        if len(open_) + len(dead) > COUNTED:
-            return DestinationCount(pending=len(open_), dead=len(dead), oldest_due_ms=oldest), False
-        ids = sorted({keys.read_entry(key)[1] for key in (*open_, *dead)})
-        found = [item for item in await asyncio.gather(*map(self._documents.get, ids)) if item is not None]
-        mine = [item for stored in found for item in stored.deliveries if item.destination == name]
+    async def _count(self, name: str, entries: Sequence[tuple[str, str]]) -> DestinationCount:
+        """Count the deliveries of a destination. Where there are many, one entry counts as one."""
+        if len(entries) > COUNTED:
+            due = [keys.read_entry(key)[0] for place, key in entries if place == keys.TO]
+            return DestinationCount(
+                pending=len(due), dead=len(entries) - len(due), oldest_due_ms=min(due, default=None)
+            )
+        ids = {keys.read_entry(key)[1] for _, key in entries}
+        found = await asyncio.gather(*map(self._documents.get, sorted(ids)))
+        mine = [one for item in found if item is not None for one in item.deliveries if one.destination == name]
         statuses = Counter(item.status for item in mine)
         return DestinationCount(
             pending=statuses["pending"],
             running=statuses["running"],
             dead=statuses["dead"],
             oldest_due_ms=min((item.due_ms for item in mine if item.status == "pending"), default=None),
-        ), True
+        )
 
     # Shared values
 
     async def values(self, prefix: str) -> dict[str, SharedValue]:
         self._check_open()
-        if prefix and not prefix.endswith("/"):
-            found = {prefix: await self._value(prefix)}
-        else:
-            folder = f"{keys.VALUES}/{prefix}".rstrip("/")
-            names = [item.key async for page in self._objects.pages(folder) for item in page]
-            names = [name.removeprefix(f"{keys.VALUES}/") for name in names]
-            found = dict(zip(names, await asyncio.gather(*map(self._value, names)), strict=True))
-        return {key: value for key, value in found.items() if value is not None}
+        listed = {prefix: ""}
+        if not prefix or prefix.endswith("/"):
+            heads = self._list(f"{keys.VALUES}/{prefix}".rstrip("/"))
+            listed = {item.key.removeprefix(f"{keys.VALUES}/"): item.etag async for item in heads}
+            self._values = {
+                key: item for key, item in self._values.items() if key in listed or not key.startswith(prefix)
+            }
 
-    async def _value(self, key: str) -> SharedValue | None:
-        name = f"{keys.VALUES}/{key}"
-        known = self._values.get(key)
-        found = await (self._objects.get(name) if known is None else self._objects.get_unless(name, known[1]))
-        if isinstance(found, Tag):
-            assert known is not None  # noqa: S101 - its tag was the condition
-            return SharedValue(key=key, data=known[0], version=_version(known[1]))
-        if found is None or not found.data:
-            self._values.pop(key, None)
-            return None
-        self._values[key] = found.data, found.tag
-        return SharedValue(key=key, data=found.data, version=_version(found.tag))
+        async def read(key: str, etag: str) -> SharedValue | None:
+            found = self._values.get(key)
+            if found is None or found.tag.etag != etag:
+                found = await self._bucket.get(f"{keys.VALUES}/{key}")
+            if found is None or not found.data:
+                self._values.pop(key, None)
+                return None
+            self._values[key] = found
+            return SharedValue(key=key, data=found.data, version=_version(found.tag))
+
+        read_ = await asyncio.gather(*(read(key, etag) for key, etag in listed.items()))
+        return {item.key: item for item in read_ if item is not None}
 
     async def swap(self, key: str, data: bytes | None, version: str | None) -> str | None:
         self._check_open()
-        name, content = f"{keys.VALUES}/{key}", data or b""  # an empty object is a deleted value
+        name = f"{keys.VALUES}/{key}"
+        etag, _, generation = (version or "").partition("\n")
+        tag = Tag(etag, generation or None) if version is not None else None
+        if tag is None and (found := await self._bucket.get(name)) is not None and not found.data:
+            tag = found.tag  # its deletion has ended halfway
         try:
-            tag = await self._swap(name, content, _tag(version) if version is not None else None)
-        except (PreconditionFailed, JournalError) as exc:
-            found = await self._objects.get(name)
-            if found is None or found.data != content or not content:
-                if isinstance(exc, JournalError):
-                    raise
-                return None
-            tag = found.tag  # it was done, and the answer was lost
+            tag = await put(self._bucket, name, data or b"", tag)  # an empty object is a deleted value
+        except PreconditionFailed:
+            return None
         if data is None:
             self._values.pop(key, None)
-            await self._objects.delete([name])
+            await self._bucket.delete([name])
             return ""
-        self._values[key] = data, tag
+        self._values[key] = StoredObject(data, tag, 0)
         return _version(tag)
-
-    async def _swap(self, name: str, content: bytes, tag: Tag | None) -> Tag:
-        if tag is not None:
-            return await self._objects.replace(name, content, tag)
-        try:
-            return await self._objects.create(name, content)
-        except PreconditionFailed:
-            found = await self._objects.get(name)
-            if found is None or found.data:
-                raise
-            return await self._objects.replace(name, content, found.tag)  # its deletion has ended halfway
 
     # The store as a whole
 
     async def problems(self, owners: frozenset[str]) -> list[str]:
         self._check_open()
         found: dict[str, list[str]] = defaultdict(list)
-        entries = {item.key async for page in self._objects.pages(keys.DUE) for item in page}
+        entries = {item.key async for item in self._list(keys.DUE)}
         lost: list[str] = []
         running: list[Delivery] = []
         async for stored in self._all():
@@ -673,7 +602,7 @@ class BucketStore:
         )
 
     async def scrub(self, words: str) -> str | None:
-        if not self._objects.bucket.versioned:
+        if not self._bucket.versioned:
             return None
         return (
             f"The bucket keeps versions of what was deleted: the prompt stays in those of {self.place} until its "
@@ -685,113 +614,89 @@ class BucketStore:
         raise InputError(f"This version copies no journal {where} a bucket: {self.place}.")
 
 
-def _counts(stored: StoredSubmission | None, files: int) -> Mapping[str, int]:
-    kinds = ("attempts", "deliveries", "callbacks", "events")
-    counts = {kind: len(getattr(stored, kind)) if stored is not None else 0 for kind in kinds}
-    return {"files": files, **counts, "submissions": int(stored is not None)}
+def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[StoredRow]:
+    """Return the rows of a submission that fit."""
+    if kind == "submissions":
+        fits = fits_submission(stored.submission, wanted) and (not wanted.with_files or stored.files)
+        return [StoredRow((stored.id,), stored.submission)] if fits else []
+    if kind == "events":
+        return [
+            StoredRow((item.number, stored.id), item.event)
+            for item in stored.events
+            if (not wanted.types or item.event.type in wanted.types)
+            and (wanted.ids is None or item.event.id in wanted.ids)
+            and _is_within(item.event.created_ms, wanted)
+        ]
+    if kind == "deliveries":
+        return [
+            StoredRow((item.id,), item)
+            for item in stored.deliveries
+            if (wanted.ids is None or item.id in wanted.ids)
+            and wanted.destination in (None, item.destination)
+            and (not wanted.statuses or item.status in wanted.statuses)
+            and _is_within_id(item.id, wanted)
+            and (wanted.due_after_ms is None or item.due_ms > wanted.due_after_ms)
+        ]
+    if kind == "attempts":
+        return [
+            StoredRow((item.delivery_id, item.number), item)
+            for item in stored.attempts
+            if wanted.delivery_id in (None, item.delivery_id)
+        ]
+    return [
+        StoredRow(
+            (item.number, stored.id),
+            Callback(
+                submission_id=stored.id,
+                received_ms=item.received_ms,
+                cause=item.cause,
+                body=(item.body or "").encode(),
+            ),
+        )
+        for item in stored.callbacks
+        if _is_within(item.received_ms, wanted)
+    ]
 
 
-def _until_id(wanted: Filter) -> str | None:
-    return first_id(wanted.until_ms) if wanted.until_ms is not None else None
+def _known_ms(row: StoredRow) -> float:
+    """Return since when a row is known, in epoch milliseconds, by the clock that wrote it down."""
+    return row.key[0] / 1e6 if isinstance(row.key[0], int) else getattr(row.record, "created_ms", 0)
 
 
 def _is_within(ms: int, wanted: Filter) -> bool:
     return (wanted.since_ms is None or ms >= wanted.since_ms) and (wanted.until_ms is None or ms < wanted.until_ms)
 
 
-def _oldest_ms(rows: Sequence[StoredRow]) -> int:
-    """Return since when the oldest of these rows is known, by the clock that wrote it down."""
-    return min(_known_ms(row.record) for row in rows)
+def _is_within_id(id: str, wanted: Filter) -> bool:
+    return (not wanted.since_ms or id >= first_id(wanted.since_ms)) and id < (_until_id(wanted) or "~")
 
 
-def _known_ms(record: Record) -> int:
-    return int(getattr(record, "created_ms", 0) or getattr(record, "received_ms", 0) or 0)
+def _until_id(wanted: Filter) -> str | None:
+    return first_id(wanted.until_ms) if wanted.until_ms is not None else None
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    left = iter(items)
+    while some := list(islice(left, BATCH)):
+        yield some
+
+
+async def _in_one(heads: list[ObjectHead]) -> AsyncIterator[list[ObjectHead]]:
+    yield heads
+
+
+def _counts(stored: StoredSubmission | None, files: int) -> Mapping[str, int]:
+    kinds = ("attempts", "deliveries", "callbacks", "events")
+    counts = {kind: len(getattr(stored, kind)) if stored is not None else 0 for kind in kinds}
+    return {"files": files, **counts, "submissions": int(stored is not None)}
 
 
 def _version(tag: Tag) -> str:
     return f"{tag.etag}\n{tag.version}" if tag.version is not None else tag.etag
 
 
-def _tag(version: str) -> Tag:
-    etag, _, generation = version.partition("\n")
-    return Tag(etag, generation or None)
-
-
 def _decode(type: type[T], data: bytes, key: str) -> T:
     try:
         return msgspec.json.decode(data, type=type)
     except msgspec.DecodeError as exc:
-        raise JournalError(
-            f"The journal's object {key} cannot be read ({exc}). Restore it from an older version, or delete it.",
-            fault="damaged",
-        ) from exc
-
-
-# Opening
-
-LOOK_SECONDS = 10.0
-"""For how long a process that stays uses a list of what is due again. 0 where each call may be another process."""
-FORMAT = b"2"
-_OLD_FORMAT = b"1"
-_FORMAT_KEY = "format"
-
-
-async def over(
-    bucket: Bucket, *, place: str, look_seconds: float = LOOK_SECONDS, existing: bool = False
-) -> BucketStore:
-    """Open a store in a bucket, once the bucket was found fit.
-
-    Raises:
-        JournalError: the bucket cannot be used, it does not honour conditions, or another version wrote there.
-    """
-    objects = Objects(bucket)
-    found = await objects.get(_FORMAT_KEY)
-    if found is None and existing:
-        raise JournalError(
-            f"There is no journal at {place} yet. Submit something first, or name the right one with RECEIVER_DATABASE."
-        )
-    if found is None:
-        await _check_conditions(objects, place)
-        await objects.put(_FORMAT_KEY, FORMAT)
-    elif found.data == _OLD_FORMAT:
-        raise JournalError(
-            f"{place} was written by an earlier development version of Receiver 0.1 (format 1, this one knows "
-            f"{FORMAT.decode()}), which alone can read it. Name another folder with RECEIVER_DATABASE to start anew.",
-            fault="older",
-        )
-    elif found.data != FORMAT:
-        raise JournalError(
-            f"{place} was written by a newer Receiver (format {found.data[:20].decode(errors='replace')}, this one "
-            f"knows {FORMAT.decode()}). Install that version, or name another database with RECEIVER_DATABASE.",
-            fault="newer",
-        )
-    return BucketStore(objects, place=place, look_seconds=look_seconds)
-
-
-async def _check_conditions(objects: Objects, place: str) -> None:
-    """Try two puts that must be refused, each beside one that must not."""
-    key = f"conditions/{secrets.token_hex(8)}"
-    created = await _is_done(objects, key, b"1", None)
-    found = await objects.get(key)
-    if found is None:
-        raise JournalError(f"{place} does not hold what was just put there. See if another program deletes there.")
-    wrong = Tag(f'"{"0" * 32}"', found.tag.version and "1")
-    again, blind = await asyncio.gather(_is_done(objects, key, b"2", None), _is_done(objects, key, b"3", wrong))
-    right = again or blind or await _is_done(objects, key, b"4", found.tag)
-    await objects.delete([key])
-    kept = {"If-None-Match": created and not again, "If-Match": right and not blind}
-    if missing := [name for name, honoured in kept.items() if not honoured]:
-        raise JournalError(
-            f"The store of {place} does not honour {' and '.join(missing)}, so two processes that write at once would "
-            "overwrite each other. Use one that does (S3, R2, Google Cloud Storage, Azure, SeaweedFS), or another "
-            "database."
-        )
-
-
-async def _is_done(objects: Objects, key: str, data: bytes, tag: Tag | None) -> bool:
-    try:
-        await (objects.create(key, data) if tag is None else objects.replace(key, data, tag))
-    except PreconditionFailed:
-        found = await objects.get(key)
-        return found is not None and found.data == data  # it was done, and the answer was lost
-    return True
+        raise damaged(key, exc) from exc

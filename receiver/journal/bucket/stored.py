@@ -14,7 +14,7 @@ import msgspec
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
-from receiver.events import Callback, Event, Submission
+from receiver.events import Event, Submission
 from receiver.journal.bucket import keys
 from receiver.journal.document import DUE_FIELDS, Document, LastReceipt, file_digests
 from receiver.journal.rows import to_json_bytes
@@ -37,7 +37,7 @@ class NumberedEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeptCallback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A callback. Without a body, that is in an object of its own (see `keys.callback`)."""
+    """A callback. Without a body, that is in an object of its own (below `keys.CALLBACKS`)."""
 
     number: int
     received_ms: int
@@ -94,7 +94,9 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     def with_changes(self, document: Document) -> StoredSubmission:
         """Return the object with what a transition has changed and added."""
-        number = self._next_number()
+        # Nanoseconds since 1970, but more than any number in this object, whatever the clock says.
+        last = max([0, *(item.number for item in self.events[-1:]), *(item.number for item in self.callbacks[-1:])])
+        number = max(last + 1, time.time_ns())
         events, callbacks = list(self.events), list(self.callbacks)
         for event in document.new_events:
             events.append(NumberedEvent(number=number, event=event))
@@ -122,11 +124,6 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
             additions=(*self.additions, *document.additions),
         )
 
-    def _next_number(self) -> int:
-        """Return nanoseconds since 1970, but more than any number in this object, whatever the clock says."""
-        last = max([0, *(item.number for item in self.events[-1:]), *(item.number for item in self.callbacks[-1:])])
-        return max(last + 1, time.time_ns())
-
     def due_ms(self) -> dict[str, int]:
         """Return, by place of the due index, when this submission must be looked at, in epoch milliseconds.
 
@@ -137,9 +134,9 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         wanted: dict[str, int] = {}
         for item in self.deliveries:
             if item.status == "dead":
-                wanted[keys.dead(item.destination)] = 0
+                wanted[keys.path(keys.DEAD, item.destination)] = 0
             elif item.status in ("pending", "running"):
-                place = keys.destination(item.destination)
+                place = keys.path(keys.TO, item.destination)
                 wanted[place] = min(item.due_ms, wanted.get(place, item.due_ms))
         due = [ms for field in DUE_FIELDS.values() if (ms := field(self.submission)) is not None]
         if self.additions:
@@ -174,39 +171,28 @@ def with_entries(
 ) -> tuple[StoredSubmission, list[str], list[str]]:
     """Return the draft with its index entries, the keys of new entries, and those of entries no longer needed.
 
-    An entry may come too early, never too late. One that comes a little too early stays where it is.
+    An entry may come too early, never too late. One that comes a little too early stays where it is. A new one is early
+    enough for what follows soon, so that this needs no other entry: the first poll after the send, and deliveries as
+    soon as their picture is there.
     """
     entries: dict[str, str] = {}
     made: list[str] = []
     for place, due_ms in draft.due_ms().items():
         key = draft.entries.get(place)
         if key is None or not due_ms - MOVE_MS <= keys.read_entry(key)[0] <= due_ms:
-            key = keys.entry(place, _early(draft, place, due_ms), draft.id, draft.version, draft.nonce[:6])
+            created = [
+                item.created_ms
+                for item in draft.deliveries
+                if item.attempt == 0 and keys.path(keys.TO, item.destination) == place
+            ]
+            early = max([ms for ms in created if due_ms - MOVE_MS <= ms <= due_ms], default=due_ms)
+            if place == keys.ROWS and draft.version == 1:
+                early = min(due_ms, draft.submission.created_ms + SOON_MS)
+            key = keys.entry(place, early, draft.id, draft.version, draft.nonce[:6])
             made.append(key)
         entries[place] = key
     before = set(old.entries.values()) if old is not None else set()
     return replace(draft, entries=entries), made, sorted(before - set(entries.values()))
-
-
-def _early(draft: StoredSubmission, place: str, due_ms: int) -> int:
-    """Return the time of a new entry. Early enough for what follows soon, so that this needs no other entry: the first
-    poll after the send, and deliveries as soon as their picture is there."""
-    if place == keys.ROWS:
-        return min(due_ms, draft.submission.created_ms + SOON_MS) if draft.version == 1 else due_ms
-    untried = [
-        item.created_ms
-        for item in draft.deliveries
-        if item.attempt == 0 and keys.destination(item.destination) == place
-    ]
-    return max([created for created in untried if due_ms - MOVE_MS <= created <= due_ms], default=due_ms)
-
-
-def callback_of(id: str, kept: KeptCallback, body: str) -> Callback:
-    return Callback(submission_id=id, received_ms=kept.received_ms, cause=kept.cause, body=body.encode())
-
-
-def new(submission: Submission) -> StoredSubmission:
-    return StoredSubmission(submission=submission)
 
 
 _decoder = msgspec.json.Decoder(StoredSubmission)
@@ -227,7 +213,12 @@ def decode(data: bytes, key: str) -> StoredSubmission:
     try:
         return _decoder.decode(gzip.decompress(data))
     except (OSError, EOFError, zlib.error, msgspec.DecodeError) as exc:
-        raise JournalError(
-            f"The journal's object {key} cannot be read ({exc}). Restore it from an older version, or delete it.",
-            fault="damaged",
-        ) from exc
+        raise damaged(key, exc) from exc
+
+
+def damaged(key: str, problem: Exception) -> JournalError:
+    """Return the error of an object that cannot be read."""
+    return JournalError(
+        f"The journal's object {key} cannot be read ({problem}). Restore it from an older version, or delete it.",
+        fault="damaged",
+    )
