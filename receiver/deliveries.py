@@ -94,6 +94,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
     delivery_id: str
     submission_id: str
+    destination: str
     attempt: int
     owner: str
     outcome: AttemptOutcome

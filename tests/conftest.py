@@ -6,10 +6,12 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import postgres
 import pytest
 from buckets import Buckets
 from hypothesis import HealthCheck, settings
 from journals import STORES, SQLiteStore, Store
+from postgres import PostgresStore
 
 from receiver.journal import Journal
 
@@ -26,6 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def servers() -> Iterator[None]:
     """Servers that tests have started and share live as long as the test process."""
     yield
+    postgres.stop()
 
 
 @pytest.fixture(params=STORES)
@@ -36,7 +39,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-async def tables(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SQLiteStore]:
+async def tables(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SQLiteStore | PostgresStore]:
     """An empty store that speaks SQL; a bucket's own tests say what can be wrong with that."""
     async with STORES[request.param](tmp_path) as made:
         yield made  # type: ignore[misc]

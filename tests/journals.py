@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 from buckets import KEY, SECRET, shared_server
+from postgres import postgres_store
 from pydantic import SecretStr
 
 from receiver.bucket import read_url
@@ -145,6 +146,7 @@ def completion(work: Work | Delivery, **fields: Any) -> Completion:
     default: dict[str, Any] = {
         "delivery_id": claimed.id,
         "submission_id": claimed.submission_id,
+        "destination": claimed.destination,
         "attempt": claimed.attempt,
         "owner": claimed.owner or OWNER,
         "outcome": "succeeded",
@@ -286,6 +288,7 @@ async def bucket_store(folder: Path) -> AsyncIterator[Store]:
 
 STORES: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
     "sqlite": sqlite_store,
+    "postgres": postgres_store,
     "bucket": bucket_store,
 }
 """By name: what makes an empty store, and removes it in the end. The folder is for those who need one. The suite for

@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 from postgres_server import Server
 
 from receiver.journal import Journal
+from receiver.journal.postgres import PostgresStore as Opened
 from receiver.journal.postgres import open_store
 
 _running: list[Server] = []
@@ -83,6 +85,20 @@ async def empty_database() -> str:
     return _shared[0]
 
 
+async def open_journal(url: str, **options: Any) -> Journal:
+    return Journal(await open_store(url, **options))
+
+
+def store_of(journal: Journal) -> Opened:
+    assert isinstance(journal.store, Opened)
+    return journal.store
+
+
+async def asked(journal: Journal, statement: str, *values: object) -> Any:
+    """Return what a statement finds on one of the journal's own connections."""
+    return await store_of(journal)._connections.read(lambda db: db.fetchval(statement, *values))
+
+
 class PostgresStore:
     """A database for journals; see `journals.Store`."""
 
@@ -105,8 +121,12 @@ class PostgresStore:
 
     async def lose_event(self, event_id: str) -> None:
         await self.execute("DELETE FROM receiver.events WHERE id = $1", event_id)
+        # Each of our writes gives a document a new version.
+        await self.execute(
+            "UPDATE receiver.submissions SET version = version + 1 WHERE id = split_part($1, '.', 1)", event_id
+        )
 
 
 @asynccontextmanager
 async def postgres_store(folder: Path) -> AsyncIterator[PostgresStore]:
-    yield PostgresStore(await empty_database())
+    yield PostgresStore(await new_database("copy") if folder.name == "copy" else await empty_database())

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from receiver.journal.sqlite.filesystems import check_file_system, kind_of
 
 from receiver.errors import JournalError
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_store
+from receiver.journal.sqlite.files import check_file_system, file_system
 
 MOUNTS = """\
 /dev/vda / ext4 rw,relatime 0 0
@@ -54,7 +54,7 @@ def mounts(tmp_path: Path) -> Path:
 )
 def test_kinds(mounts: Path, path: str, kind: str, taken: bool) -> None:
     """Local disks are taken, network file systems are refused by a sentence that names kind and setting."""
-    assert kind_of(Path(path), mounts) == kind
+    assert file_system(Path(path), mounts) == kind
     if taken:
         check_file_system(Path(path), mounts)
         return
@@ -67,12 +67,12 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     """It is where the file lies that counts."""
     (tmp_path / "link").symlink_to("/srv/share")
     (tmp_path / "mounts").write_text(MOUNTS)
-    assert kind_of(tmp_path / "link/journal.db", tmp_path / "mounts") == "nfs4"
+    assert file_system(tmp_path / "link/journal.db", tmp_path / "mounts") == "nfs4"
 
 
 def test_a_system_that_does_not_say(tmp_path: Path) -> None:
     """Where nothing is known, nothing is refused."""
-    assert kind_of(tmp_path / "journal.db", tmp_path / "missing") == ""
+    assert file_system(tmp_path / "journal.db", tmp_path / "missing") == ""
     check_file_system(tmp_path / "journal.db", tmp_path / "missing")
 
 

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import sqlite3
 import stat
 import time
 from collections.abc import AsyncIterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from journals import ID, SQLiteStore, delivery, event, finished, owing, submission
-from receiver.journal.sqlite.statements import SQL
+from journals import delivery, event, finished, owing, submission
 
 from receiver.errors import InputError, JournalError
 from receiver.events import Submission
-from receiver.journal import Change
-from receiver.journal.sqlite import SQLiteJournal, open_journal
+from receiver.journal import Change, Journal
+from receiver.journal.sqlite import maintenance, open_store
+
+
+async def open_journal(path: Path, **options: Any) -> Journal:
+    return Journal(await open_store(path, **options))
 
 
 @pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[SQLiteJournal]:
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
     opened = await open_journal(tmp_path / "receiver.db", busy_seconds=2)
     yield opened
     await opened.aclose()
@@ -33,19 +34,12 @@ def change_to(change: Change, row: Submission) -> Change:
     return change
 
 
-async def test_a_task_whose_event_is_gone(journal: SQLiteJournal, tmp_path: Path) -> None:
-    """Only here a task is kept in its event."""
-    await finished(journal, 2)
-    await SQLiteStore(tmp_path / "receiver.db").spoil("UPDATE submissions SET told = 'nothing'")
-    assert any("2 submissions have their task in an event that is gone" in item for item in await journal.problems())
-
-
 async def test_a_damaged_file_is_found(tmp_path: Path) -> None:
     """A page overwritten by something else."""
     path = tmp_path / "receiver.db"
     journal = await open_journal(path)
     await finished(journal, 300)
-    assert await journal.empty_log()
+    assert maintenance.empty_log(path)
     size = path.stat().st_size
     with path.open("r+b") as file:
         for page in range(size // 8192, size // 4096, 7):
@@ -65,7 +59,7 @@ async def test_a_damaged_file_is_found(tmp_path: Path) -> None:
 # --- backup ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_copy_is_whole_and_for_its_owner_only(journal: SQLiteJournal, tmp_path: Path) -> None:
+async def test_a_copy_is_whole_and_for_its_owner_only(journal: Journal, tmp_path: Path) -> None:
     """It passes the check, and opens as a journal with everything in it."""
     rows = await finished(journal, 50)
     target = tmp_path / "copy.db"
@@ -78,7 +72,7 @@ async def test_a_copy_is_whole_and_for_its_owner_only(journal: SQLiteJournal, tm
     await copy.aclose()
 
 
-async def test_a_copy_replaces_nothing(journal: SQLiteJournal, tmp_path: Path) -> None:
+async def test_a_copy_replaces_nothing(journal: Journal, tmp_path: Path) -> None:
     """Neither a file nor a folder, and it says so."""
     target = tmp_path / "copy.db"
     target.write_text("precious")
@@ -89,14 +83,14 @@ async def test_a_copy_replaces_nothing(journal: SQLiteJournal, tmp_path: Path) -
         await journal.back_up(tmp_path / "nowhere" / "copy.db")
 
 
-async def test_a_copy_that_cannot_be_written_leaves_nothing(journal: SQLiteJournal, tmp_path: Path) -> None:
+async def test_a_copy_that_cannot_be_written_leaves_nothing(journal: Journal, tmp_path: Path) -> None:
     """Where the name is longer than a file system takes."""
     with pytest.raises(JournalError, match="could not be written"):
         await journal.back_up(tmp_path / ("x" * 300))
     assert {path.name.removeprefix("receiver.db") for path in tmp_path.iterdir()} <= {"", "-wal", "-shm"}
 
 
-async def test_a_copy_under_load_is_one_moment(journal: SQLiteJournal, tmp_path: Path) -> None:
+async def test_a_copy_under_load_is_one_moment(journal: Journal, tmp_path: Path) -> None:
     """Another process goes on writing: nobody waits, and the copy has each submission with its event or neither."""
     await finished(journal, 300, prompt="x" * 2000)
     writer = await open_journal(tmp_path / "receiver.db")
@@ -132,17 +126,17 @@ async def test_a_copy_under_load_is_one_moment(journal: SQLiteJournal, tmp_path:
 # --- compact -----------------------------------------------------------------------------------------------------
 
 
-async def test_compacting_gives_space_back(journal: SQLiteJournal, tmp_path: Path) -> None:
+async def test_compacting_gives_space_back(journal: Journal, tmp_path: Path) -> None:
     """After a purge the file is as small as what is left; not while an engine runs."""
     rows = await finished(journal, 400, prompt="x" * 3000)
-    await journal.empty_log()
+    maintenance.empty_log(tmp_path / "receiver.db")
     before = (tmp_path / "receiver.db").stat().st_size
     for row in rows[20:]:
         assert await journal.erase(row.id, force=True)
     other = await open_journal(tmp_path / "receiver.db")
-    await other.become_engine("serve", "serve", store="")
+    await other.membership.join("serve", "serve", store="")
     assert await journal.compact() is None
-    await other.resign("")
+    await other.membership.leave("")
     await other.aclose()
     sizes = await journal.compact()
     assert sizes is not None
@@ -151,53 +145,8 @@ async def test_compacting_gives_space_back(journal: SQLiteJournal, tmp_path: Pat
     assert await journal.problems() == []
 
 
-async def test_the_engine_itself_does_not_compact(journal: SQLiteJournal) -> None:
+async def test_the_engine_itself_does_not_compact(journal: Journal) -> None:
     """It would stop taking callbacks meanwhile; and it stays the engine."""
-    await journal.become_engine("python", "python", store="")
+    await journal.membership.join("python", "python", store="")
     assert await journal.compact() is None
-    await journal.become_engine("python", "python", store="")
-
-
-# --- plans -------------------------------------------------------------------------------------------------------
-
-UPKEEP = {
-    "select_submission_deliveries": "deliveries_submission (submission_id=?)",
-    "select_deliveries": "PRIMARY KEY (id>? AND id<?)",
-    "select_events": "INTEGER PRIMARY KEY (rowid>?)",
-    "event_deliveries": "deliveries_submission (submission_id=?)",
-    "revive_delivery": "(id=?)",
-    "settled": "(id=?)",
-    "settled_before": "(id>? AND id<?)",
-    "with_files_before": "PRIMARY KEY (submission_id>? AND submission_id<?)",
-    "callbacks_after": "INTEGER PRIMARY KEY (rowid>?)",
-    "newest_callback": "INTEGER PRIMARY KEY (rowid=?)",
-    "delete_callback": "INTEGER PRIMARY KEY (rowid=?)",
-    "delete_callbacks": "callbacks_submission (submission_id=?)",
-    "delete_attempts": "PRIMARY KEY (delivery_id=?)",
-    "delete_deliveries": "deliveries_submission (submission_id=?)",
-    "delete_submission": "(id=?)",
-    "drop_media": "(id=?)",
-    "leave_files": "PRIMARY KEY (submission_id=?)",
-    "count_files": "PRIMARY KEY (submission_id=?)",
-    "delete_files": "PRIMARY KEY (submission_id=?)",
-    "list_leftovers": "PRIMARY KEY (digest>?)",
-    "list_children": "submissions_parent (parent_id=?)",
-    "list_owed": "deliveries_submission (submission_id=?)",
-}
-
-
-@pytest.mark.parametrize("statement", UPKEEP)
-async def test_upkeep_uses_indexes(journal: SQLiteJournal, tmp_path: Path, statement: str) -> None:
-    """Deleting by age and replaying read no table from end to end, so that they hold up nobody."""
-    with closing(sqlite3.connect(tmp_path / "receiver.db")) as db:
-        values = dict.fromkeys(re.findall(r":(\w+)", SQL[statement]), 1)
-        steps = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {SQL[statement]}", values)]
-    assert not [step for step in steps if step.startswith("SCAN")], steps
-    assert any(UPKEEP[statement] in step for step in steps), steps
-
-
-async def test_deleting_an_events_rows_uses_their_key(journal: SQLiteJournal, tmp_path: Path) -> None:
-    """Event ids begin with their submission's."""
-    with closing(sqlite3.connect(tmp_path / "receiver.db")) as db:
-        steps = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {SQL['delete_events']}", {"id": ID})]
-    assert "id>? AND id<?" in steps[0]
+    await journal.membership.join("python", "python", store="")

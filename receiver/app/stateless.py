@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -27,13 +27,15 @@ import structlog
 from starlette.applications import Starlette
 from ulid import ULID
 
-from receiver.app.container import Runtime
 from receiver.app.factory import open_runtime
 from receiver.backoff import CONFIRM
 from receiver.clock import Clock
+from receiver.engine.engine import Engine
 from receiver.errors import InputError, NotDelivered, ProviderError, SettingsError, TokenError
 from receiver.events import Submission, new_id
 from receiver.inputs import data_uri, read_mask, read_picture
+from receiver.intake import Intake
+from receiver.journal import Journal
 from receiver.journal.selection import Order
 from receiver.provider import Provider
 from receiver.requests import Request, with_pictures
@@ -125,14 +127,33 @@ class StatelessReceive:
     """Takes callbacks without a lasting journal. It stands where `Intake` stands otherwise.
 
     Args:
-        runtime: on a temporary journal.
-        confirm_seconds: how long a result waits for the provider's own word.
+        journal: a temporary one.
+        intake, engine, provider, tokens, clock: on that journal.
+        destinations: names of those there are.
+        confirm_seconds: how long a result waits for the provider's own word. 0 trusts a doubly signed callback.
         budget: see `BUDGET`.
     """
 
-    def __init__(self, runtime: Runtime, *, confirm_seconds: float, budget: float = BUDGET) -> None:
-        self._runtime = runtime
-        self.tokens = runtime.tokens
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        intake: Intake,
+        engine: Engine,
+        provider: Provider,
+        tokens: Tokens,
+        clock: Clock,
+        destinations: Collection[str],
+        confirm_seconds: float,
+        budget: float = BUDGET,
+    ) -> None:
+        self.tokens = tokens
+        self._journal = journal
+        self._intake = intake
+        self._engine = engine
+        self._provider = provider
+        self._clock = clock
+        self._destinations = destinations
         self._confirm_seconds = confirm_seconds
         self._budget = budget
         self._seen: OrderedDict[str, None] = OrderedDict()
@@ -157,25 +178,31 @@ class StatelessReceive:
             return True
         turn = self._turns.setdefault(submission_id, asyncio.Lock())
         async with turn:
-            if await self._runtime.journal.get(submission_id) is None:
+            row = await self._journal.get(submission_id)
+            if row is None:
                 await self._add(submission_id, view, cause)
-                await self._runtime.intake.received(submission_id, view, body, None)
+                await self._intake.received(submission_id, view, body, None)
             else:
-                await self._retry(submission_id)
-            await self._runtime.engine.run_until_idle(self._confirm_seconds + self._budget, look=False)
+                await self._retry(row)
+            await self._engine.run_until_idle(self._confirm_seconds + self._budget, look=False)
             await self._check(submission_id)
         return True
 
     async def _add(self, submission_id: str, view: Task, cause: str | None) -> None:
-        tag = self._runtime.tokens.read_tag(view.state) if cause is None else await self._shown_tag(submission_id, view)
-        unknown = [name for name in tag.destinations or () if name not in self._runtime.destinations]
+        """Journal the submission of a callback. Its tokens may leak, so only a task that the provider shows with our
+        `state` is the submission's."""
+        if cause is None and self._confirm_seconds <= 0:
+            tag = self.tokens.read_tag(view.state)
+        else:
+            tag = await self._shown_tag(submission_id, view)
+        unknown = [name for name in tag.destinations or () if name not in self._destinations]
         if unknown:
             raise NotDelivered(
                 f"Submission {submission_id} names the destination {unknown[0]!r}, which is not here. "
-                f"There are: {', '.join(sorted(self._runtime.destinations))}."
+                f"There are: {', '.join(sorted(self._destinations))}."
             )
-        now_ms = self._runtime.clock.now_ms()
-        await self._runtime.journal.add(
+        now_ms = self._clock.now_ms()
+        await self._journal.add(
             Submission(
                 id=submission_id,
                 kind=view.action.lower() or "imagine",
@@ -193,7 +220,7 @@ class StatelessReceive:
         self._seen[submission_id] = None
         while len(self._seen) > REMEMBERED:
             oldest, _ = self._seen.popitem(last=False)
-            await self._runtime.journal.erase(oldest, force=True)
+            await self._journal.erase(oldest, force=True)
 
     async def _shown_tag(self, submission_id: str, view: Task) -> Tag:
         """Return the tag in the provider's own answer about a task. Asked at 0, 2, 5, 10, 16 and 30 s, because a relay
@@ -202,19 +229,19 @@ class StatelessReceive:
         Raises:
             NotDelivered: the provider shows no task with our `state` in time, or it is another submission's.
         """
-        clock, seconds = self._runtime.clock, self._confirm_seconds
+        clock, seconds = self._clock, self._confirm_seconds
         began = clock.monotonic()
         for share in CONFIRM:
             await clock.sleep(began + share * seconds - clock.monotonic())
             try:
-                shown = await self._runtime.provider.fetch(view.id)
+                shown = await self._provider.fetch(view.id)
             except ProviderError as exc:
                 log.info("task.unanswered", task=view.id, problem=str(exc))
                 continue
             if shown is None or not shown.state:
                 continue
             try:
-                tag = self._runtime.tokens.read_tag(shown.state)
+                tag = self.tokens.read_tag(shown.state)
             except TokenError:
                 tag = None
             if tag is None or tag.submission_id != submission_id:
@@ -222,28 +249,25 @@ class StatelessReceive:
             return tag
         raise NotDelivered(f"The provider did not show task {view.id} with our state within {seconds:g} s.")
 
-    async def _retry(self, submission_id: str) -> None:
-        """Make due now what an earlier callback did not bring to its destination."""
-        journal = self._runtime.journal
+    async def _retry(self, row: Submission) -> None:
+        """Go on with what an earlier callback has begun: ask again, and make due what did not reach its destination."""
+        self._engine.changed(row)
         left = [
-            Order(
-                event_id=item.event_id, submission_id=submission_id, destination=item.destination, delivery_id=item.id
-            )
-            for item in await journal.deliveries(limit=1000, submission_id=submission_id)
+            Order(event_id=item.event_id, submission_id=row.id, destination=item.destination, delivery_id=item.id)
+            for item in await self._journal.deliveries(limit=1000, submission_id=row.id)
             if item.status in ("pending", "dead")
         ]
         if left:
-            await journal.replay(left, self._runtime.clock.now_ms())
-            self._runtime.engine.slot_free()
+            await self._journal.replay(left, self._clock.now_ms())
+            self._engine.changed(row)
 
     async def _check(self, submission_id: str) -> None:
-        journal = self._runtime.journal
-        row = await journal.get(submission_id)
+        row = await self._journal.get(submission_id)
         if row is None or row.ended is None:
             raise NotDelivered(f"Submission {submission_id} could not be confirmed in time.")
         problems = sorted(
             f"{item.destination}: {item.detail or 'it was not delivered in time'}"
-            for item in await journal.deliveries(limit=1000, submission_id=submission_id)
+            for item in await self._journal.deliveries(limit=1000, submission_id=submission_id)
             if item.status not in ("succeeded", "cancelled")
         )
         if problems:
@@ -298,7 +322,17 @@ async def open_stateless_receive(
         )
         runtime = await stack.enter_async_context(open_runtime(temporary, clock=clock, function=True, steady=True))
         runtime.engine.progress = False
-        yield StatelessReceive(runtime, confirm_seconds=settings.confirm_within, budget=budget)
+        yield StatelessReceive(
+            journal=runtime.journal,
+            intake=runtime.intake,
+            engine=runtime.engine,
+            provider=runtime.provider,
+            tokens=runtime.tokens,
+            clock=runtime.clock,
+            destinations=runtime.destinations.keys(),
+            confirm_seconds=settings.confirm_within,
+            budget=budget,
+        )
 
 
 def stateless_app(receive: StatelessReceive, *, seconds: float) -> Starlette:

@@ -206,6 +206,7 @@ def _completion(
     return Completion(
         delivery_id=work.delivery.id,
         submission_id=work.delivery.submission_id,
+        destination=work.delivery.destination,
         attempt=work.delivery.attempt,
         owner=work.delivery.owner or "",
         outcome=outcome,

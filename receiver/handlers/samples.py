@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
 from receiver.deliveries import Receipt
 from receiver.events import Event, EventType, event_id, new_id
@@ -64,37 +63,34 @@ def sample_event(type: EventType, now_ms: int) -> Event:
 
 
 def event_about(
-    task: Task, type: EventType, *, created_ms: int, submission_id: str | None = None, **fields: Any
+    task: Task,
+    type: EventType,
+    *,
+    created_ms: int,
+    labels: dict[str, str],
+    reason: str | None,
+    submission_id: str | None = None,
 ) -> Event:
-    """Return an event of a task as intake writes it, of a new submission unless its id is given.
-
-    Args:
-        task: the provider's task object.
-        type: of the event.
-        created_ms: epoch milliseconds.
-        submission_id: 26 characters, as `receiver.events.new_id` makes them.
-        fields: of the event, in place of the default ones.
-    """
+    """Return an event of a task as intake writes it, of a new submission unless its id is given."""
     row_id = submission_id or new_id(created_ms)
-    default: dict[str, Any] = {
-        "id": event_id(row_id, type, task.progress),
-        "type": type,
-        "submission_id": row_id,
-        "created_ms": created_ms,
-        "source": "poll",
-        "task_id": task.id,
-        "status": task.status,
-        "progress": task.progress,
-        "prompt": task.prompt,
-        "kind": task.action.lower(),
-        "labels": {},
-        "state": None,
-        "parent_id": None,
-        "confirmed": True,
-        "reason": None,
-        "task": task,
-    }
-    return Event(**default | fields)
+    return Event(
+        id=event_id(row_id, type, task.progress),
+        type=type,
+        submission_id=row_id,
+        created_ms=created_ms,
+        source="poll",
+        task_id=task.id,
+        status=task.status,
+        progress=task.progress,
+        prompt=task.prompt,
+        kind=task.action.lower(),
+        labels=labels,
+        state=None,
+        parent_id=None,
+        confirmed=True,
+        reason=reason,
+        task=task,
+    )
 
 
 def sample_attempt(

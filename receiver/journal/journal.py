@@ -282,31 +282,25 @@ class Journal:
 
         False: another owner or attempt has taken over, and nothing was written.
         """
-        submission_id = completion.submission_id
-
-        def transition(document: Document) -> tuple[Document, str | None]:
-            found = document.delivery(completion.delivery_id)
-            after, done = transitions.complete(document, completion)
-            return after, found.destination if found is not None and done else None
-
-        destination = await self.store.update(submission_id, transition)
-        if destination is None:
-            return False
+        # The health comes first: between the two commits, a claim must not find a failing destination idle and healthy.
         if transitions.speaks(completion):
-            await self._note_health(destination, completion)
-        return True
+            await self._note_health(completion)
+        done = await self.store.update(
+            completion.submission_id, lambda document: transitions.complete(document, completion)
+        )
+        return bool(done)
 
-    async def _note_health(self, destination: str, completion: Completion) -> None:
+    async def _note_health(self, completion: Completion) -> None:
         def noted(known: dict[str, DestinationRecord]) -> dict[str, DestinationRecord]:
-            record = known.get(destination)
-            return known if record is None else {**known, destination: transitions.noted(record, completion)}
+            record = known.get(completion.destination)
+            return known if record is None else {**known, record.name: transitions.noted(record, completion)}
 
         known = await self._destinations.read(max(self.store.cache_seconds, 1.0))
         if noted(known) != known:
             try:
                 await self._destinations.update(noted)
             except JournalError:
-                return  # the attempt itself is recorded; the next one notes it again
+                return  # the end of the attempt counts more; the next one notes its own
 
     async def free_running(
         self, owner: str, now_ms: int, owners: Callable[[], Awaitable[Collection[str]]] | None = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Protocol
@@ -93,10 +94,16 @@ class _Seen:
 
 
 class SharedMembership:
-    """Membership on shared values, for a store on which several engines may run."""
+    """Membership on shared values, for a store on which several engines may run.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: where the records are.
+        monotonic: the observer's clock, in seconds.
+    """
+
+    def __init__(self, store: Store, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store = store
+        self._monotonic = monotonic
         self.heartbeat_seconds, self.expire_seconds = HEARTBEAT_SECONDS, EXPIRE_SECONDS
         self._mine: dict[str, tuple[Member, str]] = {}
         self._seen: dict[str, _Seen] = {}
@@ -193,7 +200,7 @@ class SharedMembership:
     async def expire(self, owner: str) -> list[str]:
         """Observe the others, and delete records that have not changed for `expire_seconds`. Return their owners."""
         await self._observe()
-        now, gone = time.monotonic(), []
+        now, gone = self._monotonic(), []
         for key, seen in list(self._seen.items()):
             name = key.removeprefix(_MEMBERS)
             if name != owner and now - seen.at >= self.expire_seconds:
@@ -203,7 +210,7 @@ class SharedMembership:
         return gone
 
     async def _observe(self) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         if self._observed_at is None or now - self._observed_at > self.expire_seconds / 2:
             # We were away, or the store was: then no other could show a heartbeat either. Start counting again.
             self._seen.clear()

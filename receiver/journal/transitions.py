@@ -156,6 +156,7 @@ def claim(document: Document, destination: str, owner: str, now_ms: int) -> tupl
     lost = Completion(
         delivery_id=taken.id,
         submission_id=taken.submission_id,
+        destination=taken.destination,
         attempt=taken.attempt,
         owner=owner,
         outcome="rejected",
@@ -238,6 +239,7 @@ def _vanished(delivery: Delivery, now_ms: int) -> Completion:
     return Completion(
         delivery_id=delivery.id,
         submission_id=delivery.submission_id,
+        destination=delivery.destination,
         attempt=delivery.attempt,
         owner=delivery.owner or "",
         outcome="vanished",

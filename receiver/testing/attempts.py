@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from receiver.events import Event, EventType, Media, new_id
 from receiver.handlers.base import Attempt, StoredMedia
 from receiver.handlers.samples import STATUS, event_about, png
@@ -46,12 +48,15 @@ def make_event(
         image_urls=links[1:] and links,
         fail_reason=_REASON.get(type, "") if type == "task.failed" else "",
     )
-    own: dict[str, Any] = {
-        "created_ms": int(time.time() * 1000),
-        "labels": {"order": "17"},
-        "reason": _REASON.get(type),
-    }
-    return event_about(task, type, submission_id=submission_id, **own | fields)
+    event = event_about(
+        task,
+        type,
+        created_ms=int(time.time() * 1000),
+        labels={"order": "17"},
+        reason=_REASON.get(type),
+        submission_id=submission_id,
+    )
+    return msgspec.structs.replace(event, **fields)
 
 
 def make_media(folder: Path, count: int = 1) -> tuple[StoredMedia, ...]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +27,7 @@ from receiver.journal.postgres.statements import (
     label_text,
     read_document,
     read_event,
+    read_submission,
     write_statement,
 )
 from receiver.journal.rows import delivery_from_row, to_json
@@ -87,7 +89,7 @@ def _document(rows: Sequence[Mapping[str, Any]]) -> Document:
     return replace(
         document,
         deliveries=tuple(delivery_from_row(row) for row in rows),
-        events=tuple({row["event_id"]: read_event(row["event"]) for row in rows if row["event"] is not None}.values()),
+        events=tuple(_events({row["event_id"]: row["event"] for row in rows if row["event"] is not None}.values())),
         attempts=tuple(
             AttemptRecord(
                 delivery_id=row["id"], number=row["attempt"], started_ms=row["started_ms"], manual=row["attempt_manual"]
@@ -96,6 +98,13 @@ def _document(rows: Sequence[Mapping[str, Any]]) -> Document:
             if row["started_ms"] is not None
         ),
     )
+
+
+def _events(bodies: Iterable[str]) -> Iterator[Event]:
+    """An event that cannot be read counts as lost."""
+    for body in bodies:
+        with suppress(msgspec.DecodeError):
+            yield read_event(body)
 
 
 Row = tuple[Any, ...]
@@ -116,6 +125,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "files": ("submission_id", "digest"),
 }
 """Columns of the rows that these functions return, by table or part of a write."""
+
+
+BODY = CHANGING.index("body")
 
 
 def _changing(row: Submission, body: str | None, working: str | None, version: int) -> Row:
@@ -178,18 +190,19 @@ def difference(before: Document, after: Document, rows: Mapping[str, list[Row]])
         rows["files"].extend((new.id, digest) for digest in file_digests(new) - file_digests(old))
 
 
-async def write(db: Connection, pairs: Sequence[tuple[Document, Document]]) -> str | None:
-    """Write documents, each as it was and as it is now. Return the transaction's id, None if there are none.
+async def write(transaction: Transaction, pairs: Sequence[tuple[Document, Document]]) -> list[Document]:
+    """Write documents, each as it was and as it is now. Return them as they will be read.
 
     Raises:
         Conflict: one of them does not have the version that was read.
         UniqueViolationError: the id of an event or a delivery is taken.
     """
     if not pairs:
-        return None
+        return []
     rows: defaultdict[str, list[Row]] = defaultdict(list)
     # In one order for all, so that no two transactions wait for each other.
-    for before, after in sorted(pairs, key=lambda pair: pair[0].id):
+    pairs = sorted(pairs, key=lambda pair: pair[0].id)
+    for before, after in pairs:
         difference(before, after, rows)
     parts = [part for part in COLUMNS if rows[part]]
     values = {
@@ -197,37 +210,49 @@ async def write(db: Connection, pairs: Sequence[tuple[Document, Document]]) -> s
         for part in parts
         for name, column in zip(COLUMNS[part], zip(*rows[part], strict=True), strict=True)
     }
-    statement = write_statement(tuple(parts))
-    (counts,) = await fetch(db, statement, **values)
+    (counts,) = await fetch(transaction.db, write_statement(tuple(parts)), **values)
     if counts["written"] != len(pairs):
         raise Conflict
     if rows["owed"] and counts["owed"] != len(rows["owed"]):
         raise asyncpg.UniqueViolationError("a delivery has the id of another one (UNIQUE id)")
-    return str(counts["xid"])
+    transaction.xid = counts["xid"]
+    return [_as_stored(after.written(), row[BODY]) for (_, after), row in zip(pairs, rows["written"], strict=True)]
 
 
-async def create(transaction: Transaction, created: Sequence[Submission]) -> dict[str, Submission]:
-    """Write new submissions. Return those that had a name before one of the new ones could take it, by name.
+def _as_stored(document: Document, body: str | None) -> Document:
+    """Return a document as it will be read, where the text of its submission had to be cleaned."""
+    if body is None or "\ufffd" not in body:
+        return document
+    return replace(document, submission=read_submission(body))
+
+
+async def create(
+    transaction: Transaction, created: Sequence[Submission]
+) -> tuple[list[Document], dict[str, Submission]]:
+    """Write new submissions. Return them, and those that had a name before one of the new ones could take it, by name.
 
     Raises:
         UniqueViolationError: an id is taken.
         Conflict: a name was taken and has just come free.
     """
-    values = zip(*(submission_row(Document(submission=row)) for row in created), strict=True)
-    found = await fetch(transaction.db, "create", **dict(zip(COLUMNS["submissions"], values, strict=True)))
-    kept = {row["id"] for row in found}
-    transaction.xid = found[0]["xid"] if found else transaction.xid
-    digests = [(row.id, digest) for row in created if row.id in kept for digest in sorted(file_digests(row))]
-    if digests:
-        ids, names = zip(*digests, strict=True)
-        await fetch(transaction.db, "files", files_submission_id=ids, files_digest=names)
-    left = {row.once for row in created if row.once is not None and row.id not in kept}
-    if not left:
-        return {}
-    named = await fetch(transaction.db, "named", names=sorted(left))
-    if len(named) < len(left):
+    rows = [submission_row(Document(submission=row)) for row in created]
+    values = dict(zip(COLUMNS["submissions"], zip(*rows, strict=True), strict=True))
+    found = {row["id"]: row["xid"] for row in await fetch(transaction.db, "create", **values)}
+    transaction.xid = next(iter(found.values()), transaction.xid)
+    kept = [
+        _as_stored(Document(submission=submission, version=1), row[BODY])
+        for submission, row in zip(created, rows, strict=True)
+        if submission.id in found
+    ]
+    files = [(item.id, digest) for item in kept for digest in file_digests(item.submission)]
+    if files:
+        ids, digests = zip(*files, strict=True)
+        await fetch(transaction.db, "files", files_submission_id=ids, files_digest=digests)
+    names = {row.once for row in created if row.once is not None and row.id not in found}
+    taken = await fetch(transaction.db, "named", names=sorted(names)) if names else []
+    if len(taken) < len(names):
         raise Conflict
-    return {row["once"]: msgspec.json.decode(row["body"], type=Submission) for row in named}
+    return kept, {row["once"]: read_submission(row["body"]) for row in taken}
 
 
 # Batches
@@ -307,15 +332,11 @@ class Batch:
         created = [item.submission for item in self._operations if isinstance(item, Create)]
         created += [row for _, document in pairs for row in document.additions]
         if created:
-            taken = await create(transaction, created)
+            self.created, taken = await create(transaction, created)
             for number, item in enumerate(self._operations):
                 if isinstance(item, Create):
                     self.outcomes[number] = taken.get(item.submission.once or "", item.submission)
-            self.created = [
-                Document(submission=row, version=1) for row in created if row.once is None or row.once not in taken
-            ]  # fmt: skip
-        transaction.xid = await write(transaction.db, pairs) or transaction.xid
-        self.written = [document.written() for _, document in pairs]
+        self.written = await write(transaction, pairs)
 
     def _outcome(self, item: Operation, documents: dict[str, Document]) -> Any:
         document = documents.get(item.id) if isinstance(item, Update) else None
@@ -351,7 +372,9 @@ class Writer(Generic[Op]):
         key: the document of an operation. Operations on one document are carried out in order, never at once.
     """
 
-    def __init__(self, run: Run[Op], *, width: int, shares: int, key: Callable[[Op], str]) -> None:
+    def __init__(
+        self, run: Run[Op], *, width: int = 1, shares: int = 1, key: Callable[[Op], str] = lambda _: ""
+    ) -> None:
         self._run, self._width, self._shares, self._key = run, width, shares, key
         self._busy: set[str] = set()
         self._in_flight = 0

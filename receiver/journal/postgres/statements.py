@@ -29,8 +29,8 @@ TEXTS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with `$1`, `$2` … and the names of its parameters, each with the type of its list if that goes as one literal.
-    (The driver needs half a microsecond for each element of a list. In a literal each quote needs a backslash, so long
+    """SQL with `$1`, `$2` … and the names of its parameters, each with the type of its list if that is a literal. (The
+    driver needs half a microsecond for each element of a list. In a literal each quote needs a backslash, so long
     texts go as a list.)"""
 
     text: str
@@ -96,7 +96,7 @@ def write_statement(parts: tuple[str, ...]) -> Statement:
     """Return one statement that writes these parts and returns the number of documents and of new deliveries written,
     and the transaction's id."""
     written = ", ".join(f"{part}_rows AS ({TEXTS[part]})" for part in parts)
-    counts = [f"(SELECT count(*) FROM {part}_rows) AS {part}" for part in ("written", "owed") if part in parts]
+    counts = [f"(SELECT count(*) FROM {part}_rows) AS {part}" for part in ("written", "owed") if part in parts]  # noqa: S608
     return Statement.parse(f"WITH {written} SELECT {', '.join(counts)}, pg_current_xact_id()::text AS xid")
 
 
@@ -238,14 +238,18 @@ def _deliveries(wanted: Filter, where: _Conditions) -> None:
     if wanted.destination is not None:
         where.add("destination = ?", wanted.destination)
     statuses = wanted.statuses or (("pending",) if wanted.due_after_ms is not None else ())
-    if statuses:  # as literals, so that partial indexes fit
+    if statuses and where.few:
+        where.add("status = ANY (?)", statuses)
+    elif statuses:  # as literals, so that partial indexes fit
         known = ", ".join(f"'{status}'" for status in DELIVERY_STATUSES if status in statuses)
         where.add(f"status IN ({known})" if known else "false", few=known == "'running'")
     if wanted.due_after_ms is not None:
         where.add("due_ms > ?", wanted.due_after_ms, few=True)
 
 
-def page_query(kind: str, wanted: Filter, after: Key | None, limit: int, newest_first: bool) -> tuple[str, list[Any]]:
+def page_query(
+    kind: str, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool
+) -> tuple[str, list[Any]]:
     """Return the query for a page of rows, and its arguments. It has conditions only for what is given."""
     table, where = TABLES[kind], _Conditions()
     key = ", ".join(table.key)
@@ -286,10 +290,10 @@ def page_query(kind: str, wanted: Filter, after: Key | None, limit: int, newest_
 
 
 async def fetch_page(
-    db: Connection, kind: RowKind | str, wanted: Filter, after: Key | None, limit: int, newest_first: bool = False
+    db: Connection, kind: RowKind | str, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool = False
 ) -> list[StoredRow]:
     """Return a page of rows in order of key, or against it."""
-    text, values = page_query(kind, wanted, after, limit, newest_first)
+    text, values = page_query(kind, wanted, after, limit, newest_first=newest_first)
     table = TABLES[kind]
     return [
         StoredRow(tuple(row[name] for name in table.key), table.record(row)) for row in await db.fetch(text, *values)

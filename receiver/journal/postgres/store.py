@@ -127,8 +127,7 @@ class PostgresStore:
                     tried.append(document.id)
                 if len(rows) < wanted:
                     break
-            transaction.xid = await write(transaction.db, pairs)
-            claim.written = [after.written() for _, after in pairs]
+            claim.written = await write(transaction, pairs)
 
         try:
             with translated(self.place):
@@ -182,7 +181,7 @@ class PostgresStore:
             if not files_only:
                 removed = dict((await fetch(db, "remove", id=id))[0])
             elif after is not document:
-                await write(db, [(document, after)])
+                await write(Transaction(db), [(document, after)])
             return _NOTHING | removed | dict((await fetch(db, "leave_files", id=id))[0])
 
         removed = await self._connections.write(operation)
@@ -205,7 +204,9 @@ class PostgresStore:
     async def page(
         self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = False
     ) -> list[StoredRow]:
-        return await self._connections.read(lambda db: fetch_page(db, kind, wanted, after, limit, newest_first))
+        return await self._connections.read(
+            lambda db: fetch_page(db, kind, wanted, after, limit, newest_first=newest_first)
+        )
 
     async def counts(self, *, submissions: bool = False) -> Counts:
         async def operation(db: Connection) -> Counts:

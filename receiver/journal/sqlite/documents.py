@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterable
 from contextlib import suppress
+from operator import attrgetter
+from typing import cast
 
 import msgspec
 
@@ -70,26 +70,18 @@ def load(db: Connection, id: str) -> Document | None:
 # Writing
 
 
-def insert_document(db: Connection, document: Document) -> bool:
-    """Write a new submission with its files. False: its name (`once`) is taken."""
-    try:
-        row = _insertion(document)
-    except UnicodeEncodeError:
-        document = _clean(document)
-        row = _insertion(document)
-    if db.execute(SQL["insert_submission"], row).rowcount == 0:
-        return False
-    db.executemany(SQL["insert_file"], [(document.id, digest) for digest in file_digests(document.submission)])
-    return True
-
-
-def _insertion(document: Document) -> Row:
+def insert_document(db: Connection, document: Document) -> Document | None:
+    """Write a new submission with its files, and return it as it was written. None: its name (`once`) is taken."""
     row = document.submission
-    task = None if row.task is None else encode(row.task)
-    return (
-        document.version, encode_working(document), *_searched(row), *_progress(row), task, None, row.id,
-        row.parent_id,
-    )  # fmt: skip
+    try:
+        task = None if row.task is None else encode(row.task)
+        columns = (document.version, encode_working(document), *_searched(row), _body(row), task, None, row.id)
+    except UnicodeEncodeError:
+        return insert_document(db, _clean(document))
+    if db.execute(SQL["insert_submission"], (*columns, row.parent_id)).rowcount == 0:
+        return None
+    db.executemany(SQL["insert_file"], [(row.id, digest) for digest in file_digests(row)])
+    return document
 
 
 def _clean(document: Document) -> Document:
@@ -102,15 +94,14 @@ def encode_working(document: Document) -> bytes:
 
 
 def _searched(row: Submission) -> Row:
-    """Return the columns that few changes touch."""
     return (
         row.task_id, row.once, row.status, row.display_status, row.ended, 1 if row.hooked else 0, row.send_due_ms,
-        row.media_due_ms, open_deadline(row),
+        row.media_due_ms, open_deadline(row), row.task_status, row.poll_due_ms,
     )  # fmt: skip
 
 
-def _progress(row: Submission) -> Row:
-    return row.task_status, row.poll_due_ms, encode(row if row.task is None else replace(row, task=None))
+def _body(row: Submission) -> bytes:
+    return encode(row if row.task is None else replace(row, task=None))
 
 
 def callback_row(item: Callback, number: int | None = None) -> Row:
@@ -146,56 +137,77 @@ class WriteBuffer:
     than five statements in turn."""
 
     def __init__(self) -> None:
-        self._rows: defaultdict[str, list[Row]] = defaultdict(list)
+        self._rows: dict[str, list[Row]] = {name: [] for name in _ORDER}
         self._deliveries: list[Row] = []
         self._additions: list[Submission] = []
 
     def add(self, old: Document, new: Document) -> None:
         """Raise UnicodeEncodeError, and add nothing, where a text is not UTF-8."""
-        changes: list[tuple[str, Row]] = [("insert_callback", callback_row(item)) for item in new.new_callbacks]
-        changes.extend(("insert_event", event_row(item)) for item in new.new_events)
-        changes.append(_update(old, new))
-        changes.extend(("insert_file", (new.id, digest)) for digest in _new_digests(old.submission, new.submission))
-        attempts = {(item.delivery_id, item.number): item for item in new.new_attempts}
-        changes.extend(("write_attempt", attempt_row(item)) for item in attempts.values())
-        deliveries: list[Row] = []
-        if new.deliveries is not old.deliveries or new.closed:
-            before = {item.id: item for item in old.deliveries}
-            after = {item.id: item for item in (*new.closed, *new.deliveries)}
-            deliveries = [delivery_row(item) for item in after.values() if item is not before.get(item.id)]
-        for name, row in changes:
-            self._rows[name].append(row)
+        rows, row = self._rows, new.submission
+        update, columns = _update(old, new)
+        events = [event_row(item) for item in new.new_events]
+        deliveries, known = _changed_deliveries(old, new)
+        rows[update].append(columns)
+        rows["insert_event"] += events
+        rows["update_delivery"] += known
         self._deliveries += deliveries
+        rows["insert_callback"] += map(callback_row, new.new_callbacks)
+        if new.new_attempts:
+            attempts = {(item.delivery_id, item.number): item for item in new.new_attempts}
+            rows["write_attempt"] += map(attempt_row, attempts.values())
+        before = old.submission
+        if row.media is not before.media or row.reply is not before.reply or row.inputs is not before.inputs:
+            rows["insert_file"] += [(row.id, digest) for digest in file_digests(row) - file_digests(before)]
         self._additions += new.additions
 
     def write(self, db: Connection) -> set[str]:
         """Write everything, and return the ids of the new submissions."""
         for name, rows in self._rows.items():
-            db.executemany(SQL[name], rows)
+            if rows:
+                db.executemany(SQL[name], rows)
         if self._deliveries:
             write_deliveries(db, self._deliveries)
         return {row.id for row in self._additions if insert_document(db, Document(submission=row, version=1))}
 
 
+_ORDER = (
+    "insert_callback", "update_progress", "update_working", "update_submission", "insert_event", "update_delivery",
+    "write_attempt", "insert_file",
+)  # fmt: skip
+_SEARCHED = attrgetter(
+    "status", "task_status", "ended", "task_id", "once", "hooked", "send_due_ms", "media_due_ms", "deadline_ms", "reply"
+)
+"""What the searched columns depend on. Few changes touch it."""
+
+
 def _update(old: Document, new: Document) -> tuple[str, Row]:
-    row, working = new.submission, (old.version + 1, encode_working(new))
+    row, version, working = new.submission, old.version + 1, encode_working(new)
     if row is old.submission:
-        return "update_working", (*working, new.id)
-    task, event_id, replaced = None, None, row.task is not old.submission.task
-    if replaced and row.task is not None:
-        event_id = next((item.id for item in new.new_events if item.task is row.task), None)
-        task = encode(row.task) if event_id is None else None
-    columns = (*_progress(row), task, event_id, new.id, 1 if replaced else 0)
-    searched = _searched(row)
-    if searched == _searched(old.submission):
-        return "update_progress", (*working, *columns)
-    return "update_submission", (*working, *searched, *columns)
+        return "update_working", (version, working, new.id)
+    task, event_id, replaced = None, None, 0
+    if row.task is not old.submission.task:
+        replaced = 1
+        if row.task is not None:
+            event_id = next((item.id for item in new.new_events if item.task is row.task), None)
+            task = encode(row.task) if event_id is None else None
+    if _SEARCHED(row) == _SEARCHED(old.submission):
+        return "update_progress", (version, working, row.poll_due_ms, _body(row), task, event_id, row.id, replaced)
+    return "update_submission", (version, working, *_searched(row), _body(row), task, event_id, row.id, replaced)
 
 
-def _new_digests(old: Submission, new: Submission) -> Iterable[str]:
-    if new.media is old.media and new.reply is old.reply and new.inputs is old.inputs:
-        return ()
-    return file_digests(new) - file_digests(old)
+def _changed_deliveries(old: Document, new: Document) -> tuple[list[Row], list[Row]]:
+    """Return rows of deliveries that may be new, and of those that were open before."""
+    fresh: list[Row] = []
+    known: list[Row] = []
+    if new.deliveries is not old.deliveries or new.closed:
+        before = {item.id: item for item in old.deliveries}
+        for item in {item.id: item for item in new.closed + new.deliveries}.values():
+            was = before.get(item.id)
+            if was is None:
+                fresh.append(delivery_row(item))
+            elif was is not item:
+                known.append((*delivery_row(item)[5:], item.id))
+    return fresh, known
 
 
 class RowCache:
@@ -233,6 +245,16 @@ class RowCache:
             if found is not None:
                 self._keep(found)
         return found
+
+    def insert(self, db: Connection, submission: Submission) -> Submission:
+        """Write a new submission. If its name (`once`) is taken, return the one that has it."""
+        document = insert_document(db, Document(submission=submission, version=1))
+        if document is None:
+            (id,) = db.execute(SQL["get_once"], (submission.once,)).fetchone()
+            return cast(Document, self.get(db, id)).submission
+        self.written.add(document.id)
+        self._keep(document)
+        return document.submission
 
     def put(self, document: Document) -> None:
         """Take a document, as a transition gave it, to be written by the next `flush`."""

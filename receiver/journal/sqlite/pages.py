@@ -55,7 +55,9 @@ _CONDITIONS: Mapping[RowKind, Mapping[str, str]] = {
         " WHERE NOT instr(casefold(json_extract(submissions.body, '$.prompt')), casefold(word.value)))",
         "since_ms": _SINCE,
         "until_ms": _UNTIL,
-        "due_after_ms": "(send_due_ms > :due_after_ms OR poll_due_ms > :due_after_ms OR media_due_ms > :due_after_ms)",
+        "due_after_ms": "id IN (SELECT id FROM submissions WHERE send_due_ms > :due_after_ms"
+        " UNION ALL SELECT id FROM submissions WHERE poll_due_ms > :due_after_ms"
+        " UNION ALL SELECT id FROM submissions WHERE media_due_ms > :due_after_ms)",
         "called_back": "hooked = 1 AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')",
         "settled": "(ended IS NOT NULL OR status = 'refused') AND send_due_ms IS NULL AND poll_due_ms IS NULL"
         " AND media_due_ms IS NULL AND json_extract(body, '$.claim') IS NULL",
@@ -89,6 +91,7 @@ _CONDITIONS: Mapping[RowKind, Mapping[str, str]] = {
     "leftovers": {},
     "values": {},
 }
+_SELECTIVE = {"ids", "submission_id", "delivery_id", "parent_id", "task_id", "digest", "destination", "due_after_ms"}
 _OLD_CALLBACKS = (
     "number < coalesce((SELECT number FROM callbacks WHERE received_ms >= :until_ms AND received_ms <="
     " (SELECT received_ms FROM callbacks ORDER BY number DESC LIMIT 1) ORDER BY number LIMIT 1), 9223372036854775807)"
@@ -118,7 +121,9 @@ def page_query(
     if after is not None:
         names = [f"after_{index}" for index in range(len(keys))]
         compare = "<" if newest_first else ">"
-        conditions.append(f"({', '.join(keys)}) {compare} ({', '.join(f':{name}' for name in names)})")
+        # A `+` keeps SQLite from a search by key alone, in the order of the page, where another index finds few rows.
+        compared = [f"+{key}" if _SELECTIVE & given.keys() else key for key in keys]
+        conditions.append(f"({', '.join(compared)}) {compare} ({', '.join(f':{name}' for name in names)})")
         values |= dict(zip(names, after, strict=True))
     select = SQL["page_submissions_with_files" if kind == "submissions" and wanted.with_files else f"page_{kind}"]
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
@@ -18,7 +18,7 @@ from receiver.errors import EngineRunning, JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
 from receiver.journal.sqlite import maintenance
-from receiver.journal.sqlite.documents import SQL, RowCache, insert_document, load, submission_of
+from receiver.journal.sqlite.documents import SQL, RowCache, load, submission_of
 from receiver.journal.sqlite.files import (
     BUSY_SECONDS,
     Ballast,
@@ -50,6 +50,10 @@ Changed = Callable[[frozenset[str] | None], None]
 
 _KINDS = ("attempts", "deliveries", "events", "callbacks", "submissions")
 _GONE: Mapping[str, int] = dict.fromkeys(("files", *_KINDS), 0)
+
+
+def _delete(kind: str) -> str:
+    return SQL.get(f"delete_{kind}") or f"DELETE FROM {kind} WHERE submission_id = :id"  # noqa: S608 - a table of ours
 
 
 class _Raised:
@@ -125,14 +129,7 @@ class SQLiteStore:
         if self._ballast is not None and not await self._has_room(self._ballast):
             raise self._full()
 
-        def write(db: Connection) -> Submission:
-            if insert_document(db, Document(submission=submission, version=1)):
-                self._cache.written.add(submission.id)
-                return submission
-            (id,) = db.execute(SQL["get_once"], (submission.once,)).fetchone()
-            return cast(Document, self._cache.get(db, id)).submission
-
-        return await self._write(write)
+        return await self._write(lambda db: self._cache.insert(db, submission))
 
     async def load(self, ids: Sequence[str]) -> dict[str, Document]:
         def read(db: Connection) -> dict[str, Document]:
@@ -209,13 +206,13 @@ class SQLiteStore:
             removed = dict(_GONE)
             removed["files"] = db.execute(SQL["count_files"], values).fetchone()[0]
             db.execute(SQL["leave_files"], values)
-            db.execute(SQL["delete_files"], values)
+            db.execute(_delete("files"), values)
             if files_only:
                 if after is not document:
                     self._cache.put(after)
                 return removed
             for kind in _KINDS:
-                removed[kind] = db.execute(SQL[f"delete_{kind}"], values).rowcount
+                removed[kind] = db.execute(_delete(kind), values).rowcount
             self._cache.forget(id)
             self._cache.written.add(id)
             return removed

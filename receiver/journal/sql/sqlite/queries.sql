@@ -20,10 +20,10 @@ WHERE id = ?17;
 -- name: update_progress
 -- The changes of most callbacks and polls. SQLite maintains the index of every column that a statement names.
 UPDATE submissions SET
-    version = ?, working = CAST(? AS TEXT), task_status = ?, poll_due_ms = ?, body = CAST(? AS TEXT),
-    task = CASE WHEN ?9 THEN CAST(?6 AS TEXT) ELSE task END,
-    task_event_id = CASE WHEN ?9 THEN ?7 ELSE task_event_id END
-WHERE id = ?8;
+    version = ?, working = CAST(? AS TEXT), poll_due_ms = ?, body = CAST(? AS TEXT),
+    task = CASE WHEN ?8 THEN CAST(?5 AS TEXT) ELSE task END,
+    task_event_id = CASE WHEN ?8 THEN ?6 ELSE task_event_id END
+WHERE id = ?7;
 
 -- name: update_working
 -- The changes of claims and completions.
@@ -46,6 +46,12 @@ ON CONFLICT (id) DO UPDATE SET
     owner = excluded.owner, detail = excluded.detail, receipt = excluded.receipt, finished_ms = excluded.finished_ms,
     manual = excluded.manual
 WHERE submission_id = excluded.submission_id;
+
+-- name: update_delivery
+UPDATE deliveries SET
+    due_ms = ?, status = ?, attempt = ?, failures = ?, owner = ?, detail = ?, receipt = CAST(? AS TEXT),
+    finished_ms = ?, manual = ?
+WHERE id = ?;
 
 -- name: write_attempt
 INSERT INTO attempts (delivery_id, number, started_ms, finished_ms, outcome, detail, manual)
@@ -151,20 +157,11 @@ SELECT count(*) FROM files AS mine
 WHERE submission_id = :id AND NOT EXISTS (
     SELECT 1 FROM files AS other WHERE other.digest = mine.digest AND other.submission_id <> :id);
 
--- name: delete_files
-DELETE FROM files WHERE submission_id = :id;
-
 -- name: delete_attempts
 DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE submission_id = :id);
 
--- name: delete_deliveries
-DELETE FROM deliveries WHERE submission_id = :id;
-
 -- name: delete_events
 DELETE FROM events WHERE id > :id || '.' AND id < :id || '/';
-
--- name: delete_callbacks
-DELETE FROM callbacks WHERE submission_id = :id;
 
 -- name: delete_submissions
 DELETE FROM submissions WHERE id = :id;
