@@ -277,14 +277,15 @@ class Engine:
         await self._join(self._role)
         log.info("engine.joined_again", owner=self._dispatcher.owner)
 
-    async def _free(self, *, at_once: bool) -> None:
-        """Free what engines that are gone have left running."""
+    async def _free(self, *, at_once: bool, patient: bool = False) -> None:
+        """Free what engines that are gone have left running. `patient`: wait until the silent ones have expired."""
         now = self._clock.now()
         if not at_once and 0 <= now - self._freed_at < FREE_SECONDS:
             return
         self._freed_at = now
         owner, membership = self._dispatcher.owner, self._journal.membership
-        if freed := await self._journal.free_running(owner, self._clock.now_ms(), membership.owners):
+        owners = partial(membership.await_silent, owner) if patient else membership.owners
+        if freed := await self._journal.free_running(owner, self._clock.now_ms(), owners):
             log.warning("engine.freed", deliveries=freed)
             self.slot_free()
 
@@ -373,8 +374,13 @@ class Engine:
         self._done = {}
         self._looked_at, self._freed_at = self._clock.now(), float("-inf")
         await self._journal.clamp(self._clock.now_ms())
+        begun = self._clock.monotonic()
+        try:
+            await self._join_function(patient=True)
+        except (JournalError, MediaError) as exc:  # the other steps do not need a member
+            log.warning("engine.not_joined", problem=str(exc))
         self._want(*OVERDUE, *DAILY)
-        await self._run(seconds)
+        await self._run(max(seconds - (self._clock.monotonic() - begun), 0.0))
         await self._journal.settle()
         return dict(self._done)
 
@@ -454,7 +460,7 @@ class Engine:
         if found >= MUCH:
             self._wanted.add(name)
 
-    async def _join_function(self) -> bool:
+    async def _join_function(self, *, patient: bool = False) -> bool:
         """Be a member before anything is claimed. False: an engine that runs alone is there, and gets the work.
 
         A process may have been frozen since its last heartbeat, and have expired. Then it claims under a new name.
@@ -475,7 +481,7 @@ class Engine:
                 return False
             if not 0 <= self._clock.now() - self._freed_at < FREE_SECONDS:
                 await self._journal.membership.expire(self._dispatcher.owner)
-                await self._free(at_once=True)
+                await self._free(at_once=True, patient=patient)
         return True
 
     async def _show_heartbeat_if_due(self) -> None:
