@@ -77,7 +77,7 @@ async def test_not_beside_an_engine(library: Library, url: str) -> None:
     assert refused.code == 1
     assert f"An engine runs on {SQLITE}: `receiver serve`. Stop it, and every other process" in refused.err
     journal = Journal(await open_postgres(url, listen=False))
-    await journal.become_engine("worker", "somebody", store="here")
+    await journal.membership.join("worker", "somebody", store="here")
     refused = library.run("journal", "copy", SQLITE, url)
     assert refused.code == 1
     assert "`receiver worker`. Stop it" in refused.err
