@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -24,7 +24,6 @@ from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
 from receiver.media import Store
 from receiver.submissions import Submissions
 from receiver.watchdog import Watchdog
-from receiver.web.admission import Admission
 
 log = structlog.get_logger("receiver.engine")
 
@@ -60,6 +59,7 @@ class Engine:
     """The steps of one process, and its membership in the journal's engines.
 
     Args:
+        waiting: returns the number of callbacks that wait to be written.
         leading: the leader's steps, by name.
         destinations: where this engine delivers to: name → handler.
         exit_on_stall: end the process when the event loop stands still (see `Watchdog`).
@@ -78,7 +78,7 @@ class Engine:
         dispatcher: Dispatcher,
         archiver: Archiver,
         submissions: Submissions,
-        admission: Admission,
+        waiting: Callable[[], int],
         store: Store,
         leading: Mapping[str, Step],
         destinations: Mapping[str, str],
@@ -89,7 +89,7 @@ class Engine:
         self._dispatcher = dispatcher
         self._archiver = archiver
         self._submissions = submissions
-        self._admission = admission
+        self._waiting = waiting
         self._store = store
         self._destinations = destinations
         self._clock = clock
@@ -342,7 +342,7 @@ class Engine:
         """Callbacks first: what is to be delivered is in the journal already."""
         if not self.is_member:
             raise NotNow
-        if self._admission.waiting >= MANY_CALLBACKS:
+        if self._waiting() >= MANY_CALLBACKS:
             await self._clock.sleep(REST_SECONDS)
         return await self._dispatcher.dispatch_once()
 
