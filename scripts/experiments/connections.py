@@ -100,7 +100,7 @@ class Connection:
         self._db.create_scalar_function(name, func, narg, deterministic=deterministic)
 
     def close(self) -> None:
-        """Close. The last connection checkpoints, and APSW raises where SQLite ignores that error: the WAL has it all."""
+        """Close. The last connection checkpoints. APSW raises an error of that, which SQLite ignores."""
         with suppress(apsw.Error):
             self._db.close()
 
