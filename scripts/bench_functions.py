@@ -35,10 +35,10 @@ from functions import TOKEN, bearer  # noqa: E402
 from lambdas import environment, request_event  # noqa: E402
 from providers import Relay, provided  # noqa: E402
 
+import receiver.journal.bucket as bucket_journal  # noqa: E402
 from receiver.bucket import BucketOptions  # noqa: E402
 from receiver.bucket.client import Bucket  # noqa: E402
 from receiver.clock import Clock  # noqa: E402
-from receiver.journal import bucket  # noqa: E402
 from receiver.serverless import Application  # noqa: E402
 from receiver.settings import load  # noqa: E402
 from receiver.telemetry import configure  # noqa: E402
@@ -92,6 +92,12 @@ def _timed(name: str) -> Callable[..., Awaitable[Any]]:
 
 for _name in ("get", "get_if_changed", "put", "create", "replace", "delete"):
     setattr(Asked, _name, _timed(_name))
+
+_client_of = bucket_journal.client_of
+
+
+def asked_client(options: BucketOptions, folder: str) -> Bucket:
+    return Asked(_client_of(options, folder))
 
 
 def weigh(folder: Path) -> None:
@@ -157,12 +163,7 @@ async def serve(folder: Path, variables: dict[str, str], relay: Relay, picture: 
     settings = load({**variables, "RECEIVER_POLL_INTERVAL": "15"}, folder)
     application = Application(settings, clock=Clock(options.speed), budget=20 * options.speed, limit=2000)
     times: list[tuple[str, float]] = []
-    client_of = bucket.client_of
-
-    def open_asked(options: BucketOptions, folder: str) -> Bucket:
-        return Asked(client_of(options, folder))
-
-    with replaced(bucket, "client_of", open_asked):
+    with replaced(bucket_journal, "client_of", asked_client):
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(application), base_url="http://function", timeout=60
         ) as http:
