@@ -364,8 +364,8 @@ class Engine:
         if look and not 0 <= now - self._looked_at < LOOK_SECONDS:
             self._looked_at = now
             self._want(*OVERDUE)
-            begun = True
-        if begun:
+            await self._run_and_free(seconds)
+        elif begun:
             await self._run(seconds)
         await self._journal.settle()
 
@@ -380,9 +380,33 @@ class Engine:
         except (JournalError, MediaError) as exc:  # the other steps do not need a member
             log.warning("engine.not_joined", problem=str(exc))
         self._want(*OVERDUE, *DAILY)
-        await self._run(max(seconds - (self._clock.monotonic() - begun), 0.0))
+        await self._run_and_free(seconds)
         await self._journal.settle()
         return dict(self._done)
+
+    async def _run_and_free(self, seconds: float) -> None:
+        """Run, then free the deliveries of engines that are gone, and run again if there are any."""
+        until = self._clock.monotonic() + seconds
+        await self._run(seconds)
+        if self._journal.shared and await self._expire_silent(until):
+            await self._free(at_once=True)
+            self._want("dispatch")
+            await self._run(until - self._clock.monotonic())
+
+    async def _expire_silent(self, until: float) -> bool:
+        """Observe the engines of running deliveries that seem silent, until one has expired. Return True if one has.
+
+        Between runs nothing observes them, and each run may be in another process. So the time has to pass in one run.
+        """
+        membership, owner = self._journal.membership, self._dispatcher.owner
+        fresh = {owner, *(item.owner for item in await self._journal.engines())}
+        silent = await self._journal.running_owners() - fresh
+        until = min(until, self._clock.monotonic() + (EXPIRE_SECONDS + HEARTBEAT_SECONDS) * self._clock.speed)
+        while silent and self._clock.monotonic() < until:
+            if not silent.isdisjoint(await membership.expire(owner)):
+                return True
+            await asyncio.sleep(HEARTBEAT_SECONDS / 2)
+        return False
 
     async def _run(self, seconds: float) -> None:
         over = asyncio.Event()
