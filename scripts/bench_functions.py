@@ -35,9 +35,10 @@ from functions import TOKEN, bearer  # noqa: E402
 from lambdas import environment, request_event  # noqa: E402
 from providers import Relay, provided  # noqa: E402
 
+import receiver.journal.bucket as bucket_journal  # noqa: E402
+from receiver.bucket import BucketOptions  # noqa: E402
+from receiver.bucket.client import Bucket  # noqa: E402
 from receiver.clock import Clock  # noqa: E402
-from receiver.journal.bucket import opening  # noqa: E402
-from receiver.journal.bucket.objects import BucketObjects  # noqa: E402
 from receiver.serverless import Application  # noqa: E402
 from receiver.settings import load  # noqa: E402
 from receiver.telemetry import configure  # noqa: E402
@@ -59,7 +60,7 @@ PRICES = {"PUT": 5.0, "LIST": 5.0, "GET": 0.4, "DELETE": 0.0}
 """Dollars for a million requests (S3, us-east-1)."""
 
 
-class Asked(BucketObjects):
+class Asked(Bucket):
     """Counts the time in which at least one request is under way."""
 
     seconds = 0.0
@@ -67,13 +68,13 @@ class Asked(BucketObjects):
     _since = 0.0
     found: Counter[str] | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, bucket: Bucket) -> None:
+        self.__dict__.update(vars(bucket))
         Asked.found = self.requests
 
 
 def _timed(name: str) -> Callable[..., Awaitable[Any]]:
-    method = getattr(BucketObjects, name)
+    method = getattr(Bucket, name)
 
     async def call(self: Asked, *args: Any, **kwargs: Any) -> Any:
         if Asked._open == 0:
@@ -89,8 +90,14 @@ def _timed(name: str) -> Callable[..., Awaitable[Any]]:
     return call
 
 
-for _name in ("get", "get_unless", "put", "create", "replace", "delete"):
+for _name in ("get", "get_if_changed", "put", "create", "replace", "delete"):
     setattr(Asked, _name, _timed(_name))
+
+_client_of = bucket_journal.client_of
+
+
+def asked_client(options: BucketOptions, folder: str) -> Bucket:
+    return Asked(_client_of(options, folder))
 
 
 def weigh(folder: Path) -> None:
@@ -156,7 +163,7 @@ async def serve(folder: Path, variables: dict[str, str], relay: Relay, picture: 
     settings = load({**variables, "RECEIVER_POLL_INTERVAL": "15"}, folder)
     application = Application(settings, clock=Clock(options.speed), budget=20 * options.speed, limit=2000)
     times: list[tuple[str, float]] = []
-    with replaced(opening, "BucketObjects", Asked):
+    with replaced(bucket_journal, "client_of", asked_client):
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(application), base_url="http://function", timeout=60
         ) as http:

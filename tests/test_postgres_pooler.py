@@ -14,12 +14,13 @@ import postgres
 import pytest
 from journals import ID, NOW, callback, completion, fill, owe, submission, take
 from poolers import pooler
+from postgres import asked, open_journal, store_of
 from proxies import proxy
 
 from receiver.errors import JournalError
 from receiver.events import Submission
-from receiver.journal import Change
-from receiver.journal.postgres import Journal, connecting, open_postgres
+from receiver.journal import Change, Journal
+from receiver.journal.postgres import connections
 from receiver.journal.selection import Order
 
 pytestmark = pytest.mark.debian
@@ -33,7 +34,7 @@ def pooled() -> Iterator[str]:
 
 
 async def behind(url: str) -> Journal:
-    return Journal(await open_postgres(url, listen=False, statements=False))
+    return await open_journal(url, listen=False, statements=False)
 
 
 async def test_everything_works_behind_a_pooler(pooled: str) -> None:
@@ -41,7 +42,7 @@ async def test_everything_works_behind_a_pooler(pooled: str) -> None:
     replay."""
     one, two = await behind(pooled), await behind(pooled)
     for journal in (one, two):
-        await journal.become_engine("worker", f"engine-{journal is one}", store="s")
+        await journal.membership.join("worker", f"engine-{journal is one}", store="s")
     await one.register({"folder": "file"})
     await fill(one, 100)
     await asyncio.gather(*(journal.change(ID, _count, callback(n)) for n in range(50) for journal in (one, two)))
@@ -56,14 +57,13 @@ async def test_everything_works_behind_a_pooler(pooled: str) -> None:
         return done
 
     assert sum(await asyncio.gather(work(one), work(two), work(one), work(two))) == 100
-    assert (await one.lead("engine-True"), await two.lead("engine-False")) == (True, False)
-    assert await two.beat("engine-False")
+    assert (await one.membership.lead("engine-True"), await two.membership.lead("engine-False")) == (True, False)
+    assert await two.membership.heartbeat("engine-False")
     fact = await owe(one, submission(1), "task.lost", 500)
     (work_again,) = await take(two)
     assert await two.complete(completion(work_again))
     order = Order(event_id=fact.id, submission_id=fact.submission_id, destination="folder")
     assert [found.outcome for found in await one.replay([order], NOW)] == ["again"]
-    await asyncio.to_thread(one.accuse, work_again.delivery.id)
     await one.aclose()
     await two.aclose()
 
@@ -86,7 +86,7 @@ async def test_whoever_is_cut_off_in_a_transaction_holds_its_rows_not_for_long(
     pooling: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A black hole between a process and PostgreSQL, or the pooler before it: others go on with its rows soon."""
-    for settings in (connecting.LOCAL, connecting.SETTINGS):
+    for settings in (connections.LOCAL, connections.SETTINGS):
         assert settings["idle_in_transaction_session_timeout"] == "10s"
         monkeypatch.setitem(settings, "idle_in_transaction_session_timeout", "1s")
     url = await postgres.new_database("cutoff")
@@ -94,10 +94,10 @@ async def test_whoever_is_cut_off_in_a_transaction_holds_its_rows_not_for_long(
         parts = urlsplit(reached)
         assert parts.port is not None
         async with proxy(parts.port) as wire:
-            other = Journal(await open_postgres(reached, listen=False, statements=not pooling))
+            other = await open_journal(reached, listen=False, statements=not pooling)
             await other.add(submission(1))
             through = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{wire.port}").geturl()
-            cut = Journal(await open_postgres(through, listen=False, statements=not pooling))
+            cut = await open_journal(through, listen=False, statements=not pooling)
             locked = asyncio.Event()
 
             def decide(row: Submission) -> Change:
@@ -119,12 +119,12 @@ async def test_a_pooler_in_session_mode_works_as_it_is(monkeypatch: pytest.Monke
     config = poolers.CONFIG.replace("pool_mode = transaction", "pool_mode = session").replace("size = 3", "size = 20")
     monkeypatch.setattr(poolers, "CONFIG", config)
     with pooler(await postgres.new_database("session")) as url:
-        one, two = Journal(await open_postgres(url)), Journal(await open_postgres(url))
-        for name, value in connecting.PLANS.items():
-            assert await one._read(lambda db, name=name: db.fetchval("SELECT current_setting($1)", name)) == value
+        one, two = await open_journal(url), await open_journal(url)
+        for name, value in connections.PLANS.items():
+            assert await asked(one, "SELECT current_setting($1)", name) == value
         heard = asyncio.Event()
-        one.listen(heard.set)
-        await asyncio.wait_for(heard.wait(), 10)  # as soon as it listens: something may have been said before
+        one.subscribe(lambda ids: heard.set())
+        await store_of(one)._notifier.listening.wait()
         heard.clear()
         await two.add(submission(1, send_due_ms=1))
         await asyncio.wait_for(heard.wait(), 10)
@@ -135,4 +135,4 @@ async def test_a_pooler_in_session_mode_works_as_it_is(monkeypatch: pytest.Monke
 async def test_a_pooler_is_told_from_a_server(pooled: str) -> None:
     """In transaction mode, without the settings for one, the start is refused, and the settings are named."""
     with pytest.raises(JournalError, match="RECEIVER_DATABASE_STATEMENTS=false"):
-        Journal(await open_postgres(pooled))
+        await open_journal(pooled)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import asyncpg
 import pytest
-from receiver.journal.postgres.writer import Writer
+
+from receiver.journal.postgres.batch import Writer
 
 
 class Lanes:

@@ -11,9 +11,9 @@ import asyncpg
 import httpx
 import pytest
 from postgres import TABLES, new_database
-from receiver.journal.postgres.migrations import is_breaking
 from servers import receiver, serving_receiver, simulating
 
+from receiver.journal.postgres.maintenance import is_breaking
 from receiver.journal.statements import migrations
 
 NEWEST = migrations("postgres")[-1][0]

@@ -52,15 +52,21 @@ class Shared(Generic[T]):
             JournalError: too many processes change it at once, or the store failed.
         """
         async with self._writing:
+            fresh = self._read_at is None
             for attempt in range(TRIES):
-                await self._load()
+                if fresh:
+                    await self._load()
                 value = change(self._value)
                 if value == self._value:
-                    return value
+                    if fresh:
+                        return value
+                    fresh = True  # what is in memory may be outdated
+                    continue
                 version = await self._store.swap(self._key, msgspec.json.encode(value), self._version)
                 if version is not None:
                     self._value, self._version, self._read_at = value, version, time.monotonic()
                     return value
+                fresh = True
                 await asyncio.sleep(jitter(attempt))
         raise JournalError(f"Too many processes change {self._key} of the journal at once. Try again.", fault="locked")
 

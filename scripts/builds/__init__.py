@@ -1,1 +1,1 @@
-"""What runs inside the servers of experiments; apart from these, because a server should not import them all."""
+"""Code that runs inside the servers of experiments. Kept apart, so that a server does not import all experiments."""

@@ -1,4 +1,4 @@
-"""The `receiver` command of a build with seams replaced.
+"""The `receiver` command of a build with functions replaced.
 
 usage: python -m builds BUILD[+BUILD…] serve …
 """

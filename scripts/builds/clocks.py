@@ -1,4 +1,4 @@
-"""A clock that others can set while Receiver runs, and that goes on over its restarts."""
+"""A clock that an experiment sets while Receiver runs. It goes on over restarts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from receiver.clock import Clock
 
 SPEED = 20.0
-"""How many times as fast as the world's."""
+"""Seconds of this clock in one real second."""
 FILE = "clock"
-"""In the server's folder: when the clock began (epoch seconds), and how far it was set forward since (< 0: back)."""
+"""In the server's folder: when the clock began (epoch seconds), and by how much it was set forward (< 0: back)."""
 _LOOK = 0.02
 
 
 class SetClock(Clock):
-    """`SPEED` times as fast as the world's, and set to another time whenever the file says so."""
+    """`SPEED` times as fast as real time, and set to another time when the file says so."""
 
     def __init__(self) -> None:
         super().__init__(SPEED)
@@ -25,26 +25,36 @@ class SetClock(Clock):
     def now(self) -> float:
         if time.monotonic() - self._looked > _LOOK:
             self._read()
-        return self._began + (time.time() - self._began) * SPEED + self._forward
+        return _time(self._began, self._forward)
 
     def _read(self) -> None:
         self._looked = time.monotonic()
         self._began, self._forward = map(float, Path(FILE).read_text().split())
 
 
+def _time(began: float, forward: float) -> float:
+    return began + (time.time() - began) * SPEED + forward
+
+
+def now(folder: Path) -> float:
+    """Return the time of a clock in epoch seconds."""
+    began, forward = map(float, (folder / FILE).read_text().split())
+    return _time(began, forward)
+
+
 def make(folder: Path) -> None:
-    """Let a clock begin now."""
+    """Begin a clock now."""
     put(folder, time.time(), 0)
 
 
 def step(folder: Path, seconds: float) -> None:
-    """Set it forward by so much, or back."""
+    """Set the clock forward by so much, or back."""
     began, forward = map(float, (folder / FILE).read_text().split())
     put(folder, began, forward + seconds)
 
 
 def put(folder: Path, began: float, forward: float) -> None:
-    """Whole or not at all: somebody reads it all the time."""
+    """Write the file in one step, because the server reads it all the time."""
     draft = folder / f"{FILE}.part"
     draft.write_text(f"{began} {forward}")
     draft.replace(folder / FILE)

@@ -1,4 +1,4 @@
-"""Handlers that take their time, installed as a stranger's package would be."""
+"""Slow handlers, installed as a third-party package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from receiver.deliveries import Receipt
 from receiver.handlers.base import Attempt, HandlerOptions, RetryLater
 
 SECONDS = 50.0
-"""Longer than any shutdown may take, and shorter than an attempt may."""
+"""Longer than a shutdown may take, and shorter than an attempt may."""
 LATER = 60.0
 EFFECTS = "effects"
 """In the server's folder: a line for each effect."""
@@ -41,7 +41,7 @@ class Slow:
 
 
 class Later(Slow):
-    """Asks to be called again in a minute, and then writes down that it was."""
+    """Asks to be called again in a minute, and then records an effect."""
 
     name = "later"
     summary = "Succeeds when it is called again."
@@ -57,13 +57,13 @@ class Later(Slow):
 
 
 def effects(folder: Path) -> list[dict[str, str]]:
-    """What `Later` has written down."""
+    """Return the effects of `Later`."""
     path = folder / EFFECTS
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def install(folder: Path) -> None:
-    """Their entry points, in a folder on the server's path."""
+    """Write entry points for the handlers into a folder on the server's path."""
     package = folder / "experiments-1.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: experiments\nVersion: 1\n")

@@ -1,58 +1,58 @@
-"""Receiver on PostgreSQL with one seam replaced."""
+"""Receiver on PostgreSQL with one function replaced."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
-from receiver.journal.postgres.writer import Writer
-
 from builds.replacing import replaced
-from receiver.app import standing
-from receiver.events import Callback, Submission
-from receiver.journal import Changed, Decide
-from receiver.journal.postgres import PostgresJournal, connecting, connections, engines, statements
+from receiver.deliveries import AttemptRecord, Completion
+from receiver.engine import engine
+from receiver.events import Callback
+from receiver.journal import Changed, Decide, Journal, membership, transitions
+from receiver.journal.document import Document, replace
+from receiver.journal.membership import SharedMembership
+from receiver.journal.postgres import connections
+from receiver.journal.postgres.batch import Writer
 
 LATE_SECONDS = 0.3
-HASTY: Mapping[str, float] = {"BEAT_SECONDS": 1.0, "DEAD_SECONDS": 5.0, "LEASE_SECONDS": 3.0}
+HASTY: Mapping[str, float] = {"HEARTBEAT_SECONDS": 1.0, "EXPIRE_SECONDS": 5.0}
 
 
 @contextmanager
-def hasty() -> Iterator[None]:
-    """Not broken: takes others for dead three times as soon, for those who have no time."""
+def hasty(times: Mapping[str, float] = HASTY) -> Iterator[None]:
+    """Not broken: engines expire three times as soon."""
     with ExitStack() as stack:
-        for owner in (engines, standing):
-            for name, seconds in HASTY.items():
-                if hasattr(owner, name):
-                    stack.enter_context(replaced(owner, name, seconds))
+        for owner in (membership, engine):
+            for name, seconds in times.items():
+                stack.enter_context(replaced(owner, name, seconds))
         yield
 
 
 @contextmanager
 def commit_later() -> Iterator[None]:
-    """Does not mind a server that answers before anything is on disk."""
-    careless = {**connecting.SETTINGS, "synchronous_commit": "off"}
+    """Accept a server that answers before the commit is on disk."""
+    careless = {**connections.SETTINGS, "synchronous_commit": "off"}
 
     async def nothing(*values: Any) -> None:
         return
 
-    with replaced(connecting, "SETTINGS", careless), replaced(connections, "check_server", nothing):
+    with replaced(connections, "SETTINGS", careless), replaced(connections, "_check_server", nothing):
         yield
 
 
 @contextmanager
 def acknowledge_before_write() -> Iterator[None]:
-    """Callbacks are answered first, and written a little later."""
-    change = PostgresJournal.change
+    """Answer callbacks first, and write them a little later."""
+    change = Journal.change
     late: set[asyncio.Task[Any]] = set()
 
     async def early(
-        self: PostgresJournal, submission_id: str, decide: Decide, callback: Callback | None = None
+        self: Journal, submission_id: str, decide: Decide, callback: Callback | None = None
     ) -> Changed | None:
-        row: Submission | None = await self.get(submission_id)
+        row = await self.get(submission_id)
         if callback is None or row is None:
             return await change(self, submission_id, decide, callback)
 
@@ -65,35 +65,43 @@ def acknowledge_before_write() -> Iterator[None]:
         task.add_done_callback(late.discard)
         return Changed(submission=row)
 
-    with replaced(PostgresJournal, "change", early):
+    with replaced(Journal, "change", early):
         yield
 
 
-def restated(name: str, old: str, new: str) -> AbstractContextManager[None]:
-    """One of the journal's statements, in part another."""
-    statement = statements.SQL[name]
-    assert old in statement.text, f"{name} has changed"
-    changed = replace(statement, text=statement.text.replace(old, new))
-    return replaced(statements, "SQL", {**statements.SQL, name: changed})
+def unfenced() -> AbstractContextManager[None]:
+    """Record the end of any attempt, even if another engine has freed or taken over the delivery."""
+    complete = transitions.complete
 
+    def record(document: Document, completion: Completion) -> tuple[Document, bool]:
+        after, done = complete(document, completion)
+        if done:
+            return after, True
+        late = AttemptRecord(
+            delivery_id=completion.delivery_id,
+            number=completion.attempt,
+            started_ms=completion.finished_ms,
+            finished_ms=completion.finished_ms,
+            outcome=completion.outcome,
+        )
+        return replace(document, new_attempts=(*document.new_attempts, late)), True
 
-@contextmanager
-def unfenced() -> Iterator[None]:
-    """Whoever has made an attempt may say how it ended, whatever has become of the delivery since."""
-    with (
-        restated("complete", "AND deliveries.owner = new.owner AND deliveries.attempt = new.attempt", ""),
-        restated("complete", "AND deliveries.status || '' = 'running'", ""),
-    ):
-        yield
+    return replaced(transitions, "complete", record)
 
 
 def leading_for_ever() -> AbstractContextManager[None]:
-    """Who has led once is never replaced."""
-    return restated("lead", "OR leases.expires < clock_timestamp()", "")
+    """Never replace a leader, even after its record has expired."""
+    lead = SharedMembership.lead
+
+    async def once(self: SharedMembership, owner: str) -> bool:
+        leader = (await self._store.values("leader")).get("leader")
+        return leader.data.decode() == owner if leader is not None else await lead(self, owner)
+
+    return replaced(SharedMembership, "lead", once)
 
 
 def all_for_one() -> AbstractContextManager[None]:
-    """What is wrong with one of a batch is the fault of all."""
+    """Refuse a whole batch if one of its operations fails."""
 
     async def commit(self: Writer[Any], operations: list[Any]) -> list[Any]:
         try:

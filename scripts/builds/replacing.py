@@ -1,4 +1,4 @@
-"""How a seam is replaced."""
+"""Replace functions and constants for a while."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another thing in a seam's place while the block runs."""
+    """Set an attribute of a module or class, and set it back at the end of the block."""
     original = getattr(owner, name)
     setattr(owner, name, value)
     try:

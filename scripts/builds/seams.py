@@ -1,4 +1,4 @@
-"""Receiver with one seam replaced: by something worse, which no experiment may let pass, or by a clock of ours."""
+"""Builds of Receiver with one function replaced: broken ones, which no experiment may pass, and one with another clock."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
-from receiver.clock_steps import ClockSteps
-
-from builds import postgres
-from builds.clocks import SetClock
+from builds import clocks, postgres
 from builds.replacing import replaced
-from receiver.app import opening
+from receiver.app import factory
+from receiver.engine import engine
 from receiver.engine.dispatcher import Dispatcher
 from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
-from receiver.journal import Work
-from receiver.journal.sqlite import SQLiteJournal
+from receiver.journal import Journal, Work
 from receiver.provider import Accepted, Provider
 from receiver.watchdog import Watchdog
 
@@ -28,7 +25,7 @@ LATE_SECONDS = 0.3
 
 
 class LateCommit(sqlite3.Connection):
-    """Says that a transaction is committed, and commits it some time later with all that came meanwhile."""
+    """Report a transaction as committed, and commit it later with all that came meanwhile."""
 
     def __init__(self, *values: Any, **more: Any) -> None:
         super().__init__(*values, **more)
@@ -63,12 +60,12 @@ class LateCommit(sqlite3.Connection):
 
 
 def acknowledge_before_commit() -> AbstractContextManager[None]:
-    """Callbacks are answered 200 while their transaction is still open."""
+    """Answer callbacks 200 while their transaction is still open."""
     return replaced(sqlite3, "connect", partial(sqlite3.connect, factory=LateCommit))
 
 
 def acknowledge_failures() -> AbstractContextManager[None]:
-    """Callbacks are answered 200 although the journal could not keep them."""
+    """Answer callbacks 200 although the journal could not keep them."""
     received = Intake.received
 
     async def shrugging(self: Intake, *values: Any) -> bool:
@@ -82,7 +79,7 @@ def acknowledge_failures() -> AbstractContextManager[None]:
 
 @contextmanager
 def acknowledge_locked() -> Iterator[None]:
-    """Whoever holds the lock for half a second makes callbacks be answered 200 without a row."""
+    """Wait half a second for the lock, then answer callbacks 200 without a row."""
     connect = sqlite3.connect
 
     def impatient(*values: Any, **more: Any) -> Any:
@@ -93,7 +90,7 @@ def acknowledge_locked() -> Iterator[None]:
 
 
 def end_without_drain() -> AbstractContextManager[None]:
-    """SIGTERM ends the process where it would drain."""
+    """End the process at SIGTERM where it would drain."""
 
     async def end(self: Dispatcher, grace: float) -> None:
         os._exit(0)
@@ -102,7 +99,7 @@ def end_without_drain() -> AbstractContextManager[None]:
 
 
 def send_again() -> AbstractContextManager[None]:
-    """A submit whose answer was lost is sent once more."""
+    """Send a submit whose answer was lost once more."""
     submit = Provider.submit
 
     async def twice(self: Provider, kind: str, body: Mapping[str, Any], *, speed: str | None) -> Accepted:
@@ -115,17 +112,17 @@ def send_again() -> AbstractContextManager[None]:
 
 
 def greedy() -> AbstractContextManager[None]:
-    """Claims all that is due at once."""
-    claim = SQLiteJournal.claim
+    """Claim all that is due at once."""
+    claim = Journal.claim
 
-    async def all_of_it(self: SQLiteJournal, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
+    async def all_of_it(self: Journal, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
         return await claim(self, destination, owner=owner, limit=1_000_000, now_ms=now_ms)
 
-    return replaced(SQLiteJournal, "claim", all_of_it)
+    return replaced(Journal, "claim", all_of_it)
 
 
 def unwatched() -> AbstractContextManager[None]:
-    """Nobody looks whether the event loop still turns."""
+    """Let the event loop stand still without end."""
 
     async def nothing(self: Watchdog) -> None:
         return
@@ -133,18 +130,21 @@ def unwatched() -> AbstractContextManager[None]:
     return replaced(Watchdog, "run", nothing)
 
 
-def set_clock() -> AbstractContextManager[None]:
-    """Not broken: lives by a clock that is faster, and that an experiment sets."""
-    return replaced(opening, "Clock", SetClock)
+@contextmanager
+def set_clock() -> Iterator[None]:
+    """Not broken: use a clock that is faster, and that an experiment sets."""
+    clamp = engine.CLAMP_SECONDS / clocks.SPEED  # five minutes of that clock
+    with replaced(factory, "Clock", clocks.SetClock), replaced(engine, "CLAMP_SECONDS", clamp):
+        yield
 
 
-def ignore_clock_steps() -> AbstractContextManager[None]:
-    """Nobody notices that the clock was set."""
+def unclamped() -> AbstractContextManager[None]:
+    """Leave due times where a wrong clock has put them."""
 
-    async def nothing(self: ClockSteps) -> int:
+    async def nothing(self: Journal, now_ms: int) -> int:
         return 0
 
-    return replaced(ClockSteps, "check_once", nothing)
+    return replaced(Journal, "clamp", nothing)
 
 
 BUILDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
@@ -152,8 +152,8 @@ BUILDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "acknowledge-failures": acknowledge_failures,
     "acknowledge-locked": acknowledge_locked,
     "send-again": send_again,
-    "ignore-clock-steps": ignore_clock_steps,
     "set-clock": set_clock,
+    "unclamped": unclamped,
     "greedy": greedy,
     "unwatched": unwatched,
     "end-without-drain": end_without_drain,

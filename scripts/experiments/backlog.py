@@ -1,4 +1,4 @@
-"""A journal with many rows, made by copying those of one submission, far faster than they could have come."""
+"""A journal with many rows: copies of the rows of one submission, which is faster than making each."""
 
 from __future__ import annotations
 
@@ -87,6 +87,8 @@ async def claim_and_complete(journal: Journal, destination: str, limit: int = 64
             journal.complete(
                 Completion(
                     delivery_id=work.delivery.id,
+                    submission_id=work.delivery.submission_id,
+                    destination=destination,
                     attempt=work.delivery.attempt,
                     owner=OWNER,
                     outcome="succeeded",

@@ -1,5 +1,7 @@
-"""Many processes on one PostgreSQL: webs and workers that can be killed, callbacks to any of the webs, and what was
-acknowledged compared with what is in the database and what destinations got."""
+"""Many processes on one PostgreSQL: webs and workers that can be killed, and callbacks to any of the webs.
+
+What was acknowledged is compared with the rows in the database and with what destinations got.
+"""
 
 from __future__ import annotations
 
@@ -85,13 +87,13 @@ class Member(Server):
         self._there = there
 
     async def ready(self) -> None:
-        """A worker is when it stands among the engines."""
+        """Wait until `/readyz` says 200. A worker is ready when it is a member of the engines."""
         if self.web:
             return await super().ready()
         until = time.monotonic() + PATIENCE
-        statement = "SELECT 1 FROM receiver.engines WHERE owner LIKE $1"
+        statement = "SELECT 1 FROM receiver.shared_values WHERE key LIKE $1"
         while time.monotonic() < until and self.running:
-            if await self._there.ask(statement, f"{self.pid}-%"):
+            if await self._there.ask(statement, f"members/worker-{self.pid}-%"):
                 return None
             await asyncio.sleep(0.05)
         raise RuntimeError(f"`receiver worker` did not become ready. It said: {self.log()[-2000:]}")

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own, that can be crashed, and a way to it that can be cut."""
+"""A PostgreSQL server that can be crashed, and a proxy to it that can be cut."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 from postgres_server import Server
-from receiver.journal.postgres.driver import asyncpg
 
 PATIENCE = 30.0
-"""Seconds until an answer is given up."""
+"""Limit of an answer in seconds."""
 
 
 class Database:
-    """A server, and questions to it."""
+    """A server, and queries to it."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -27,11 +27,11 @@ class Database:
         await asyncio.to_thread(self._server.stop, "immediate")
 
     async def start(self) -> None:
-        """It takes connections when this returns."""
+        """Start the server. It takes connections when this returns."""
         await asyncio.to_thread(self._server.start)
 
     async def ask(self, statement: str, *values: Any) -> list[Any]:
-        """Rows, as any program could read them."""
+        """Return rows, as any program can read them."""
         db = await asyncpg.connect(self.url, timeout=PATIENCE)
         try:
             return await db.fetch(statement, *values)  # type: ignore[no-any-return]
@@ -41,7 +41,7 @@ class Database:
 
 @asynccontextmanager
 async def database(**settings: str) -> AsyncIterator[Database]:
-    """A running server, gone with its files at the end of the block. `settings` are of `postgresql.conf`."""
+    """Run a server until the end of the block, then remove its files. `settings` are of `postgresql.conf`."""
     server = await asyncio.to_thread(Server, **settings)
     try:
         yield Database(server)
@@ -50,7 +50,7 @@ async def database(**settings: str) -> AsyncIterator[Database]:
 
 
 class Way:
-    """A TCP proxy to a server. While it is cut, bytes go nowhere and nobody is told: like a cable that was pulled."""
+    """A TCP proxy to a server. While it is cut, bytes go nowhere, and neither side gets an error."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -60,17 +60,17 @@ class Way:
         self.url = ""
 
     def cut(self) -> None:
-        """Swallow everything, new connections too."""
+        """Drop everything, new connections too."""
         self._open.clear()
 
     def mend(self) -> None:
-        """What was swallowed is lost, and its connections with it; new ones go through."""
+        """Abort the old connections, and let new ones through."""
         for task in self._tasks:
             task.cancel()
         self._open.set()
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Handle one connection."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -99,7 +99,7 @@ class Way:
 
 @asynccontextmanager
 async def way_to(database: Database) -> AsyncIterator[Way]:
-    """A way to the database, open at first."""
+    """Open a proxy to the database."""
     way = Way(database.port)
     server = await asyncio.start_server(way.take, "127.0.0.1", 0)
     way.url = database.url.replace(f":{database.port}/", f":{server.sockets[0].getsockname()[1]}/")

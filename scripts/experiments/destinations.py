@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractContextManager, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ from builds.replacing import replaced
 from experiments.base import Experiment, Outcome
 from experiments.servers import Here, here
 from experiments.stage import Target, http_client, seed
-from experiments.witnesses import SQL, Witness, quiet, restated, view
-from receiver import dispatcher
+from experiments.witnesses import Witness, quiet, view
 from receiver.clock import Clock
-from receiver.deliveries import DeliveryStatus
+from receiver.deliveries import Delivery, DeliveryStatus
+from receiver.engine import dispatcher
 from receiver.events import Event
+from receiver.journal import transitions
+from receiver.journal.document import Document, replace
 
 HELD_UP = 10.0
 """Seconds a destination may hold up the others (P9)."""
@@ -30,7 +31,7 @@ DAY, HOUR = 86_400.0, 3600.0
 
 
 class Steps(Clock):
-    """A clock that stands until it is moved. Whoever waits on it looks again when it moves."""
+    """A clock that stands still until it is moved."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Steps(Clock):
         return self._time
 
     def advance(self, seconds: float) -> None:
-        """Let so much pass at once."""
+        """Move the clock forward, and wake all that wait on it."""
         self._time += seconds
         self._moved.set()
         self._moved = asyncio.Event()
@@ -73,8 +74,13 @@ class DeadForADay:
         return await self._day(folder, 200 if quick else 2000)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Owes every event for ever: yesterday's percentages come, too."""
-        with _never("cancel_older"), _never("cancel_known"), _never("cancel_if_outdated"):
+        """Never cancel an older delivery: yesterday's percentages arrive, too."""
+        owe = transitions.owe
+
+        def for_ever(document: Document, event: Event, deliveries: Sequence[Delivery]) -> Document:
+            return owe(document, event, [replace(item, manual=True) for item in deliveries])
+
+        with replaced(transitions, "owe", for_ever):
             return await self._day(folder, 40)
 
     async def _day(self, folder: Path, tasks: int) -> Outcome:
@@ -82,12 +88,11 @@ class DeadForADay:
 
         async def refuse(event: Event) -> None:
             if down:
-                raise ConnectionRefusedError("nobody listens there")
+                raise ConnectionRefusedError("nothing listens there")
 
         dead = Witness("dead", refuse)
         neighbours = [Witness("one"), Witness("two")]
-        targets = await seed(folder / "data", tasks)
-        _never_lost(folder / "data")
+        targets = await seed(folder / "data", tasks, deadline=30 * DAY)
         slowest = 0.0
         functions = [item.function() for item in (dead, *neighbours)]
         async with here(folder, clock=clock, functions=functions, poll_interval=30 * DAY) as world:
@@ -117,24 +122,13 @@ class DeadForADay:
         )
 
 
-def _never(statement: str) -> AbstractContextManager[None]:
-    """It finds no row."""
-    return restated(statement, SQL[statement].replace("WHERE", "WHERE 0 AND", 1))
-
-
-def _never_lost(data: Path) -> None:
-    """Put the deadline of every submission beyond this experiment's days."""
-    with closing(sqlite3.connect(data / "journal.db")) as db, db:
-        db.execute("UPDATE submissions SET deadline_ms = deadline_ms + :more", {"more": int(30 * DAY * 1000)})
-
-
 def _cohorts(targets: list[Target], count: int) -> Iterable[list[Target]]:
     size = math.ceil(len(targets) / count)
     return (targets[at : at + size] for at in range(0, len(targets), size))
 
 
 async def _step(world: Here, targets: list[Target], percent: int | None, neighbours: list[Witness]) -> float:
-    """An event of each; the seconds until both neighbours have it."""
+    """Journal an event of each. Return the seconds until both neighbours have it."""
     begun, wanted = time.monotonic(), [item.count + len(targets) for item in neighbours]
     receiver = world.receiver
     await asyncio.gather(
@@ -148,7 +142,7 @@ async def _step(world: Here, targets: list[Target], percent: int | None, neighbo
 
 
 class SlowDestination:
-    """A web server that answers two bytes a second, so that no read ever times out."""
+    """A web server that answers two bytes a second, so that no read times out."""
 
     name = "slow-destination"
     summary = "a destination that answers 2 B/s beside two healthy ones: each attempt ends in time, nobody waits"
@@ -159,7 +153,7 @@ class SlowDestination:
         return await self._trickle(folder, 12 if quick else 200)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Trusts httpx's time-outs, which are for each read."""
+        """Rely on httpx's time-outs, which are for each read."""
 
         @asynccontextmanager
         async def unlimited(seconds: float) -> AsyncIterator[Any]:
@@ -214,7 +208,7 @@ class SlowDestination:
 
 
 class _Never:
-    """A time-out that does not come."""
+    """A time-out that never expires."""
 
     def expired(self) -> bool:
         return False

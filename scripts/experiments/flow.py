@@ -1,11 +1,10 @@
-"""The same fact many times, facts in every order, and several facts at once."""
+"""One fact many times, facts in every order, and several facts at once."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import random
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +15,13 @@ from builds.replacing import replaced
 from experiments.base import Experiment, Outcome
 from experiments.servers import here
 from experiments.stage import Ledger, callbacks, seed, send_all
-from experiments.witnesses import SQL, Witness, quiet, restated, view
+from experiments.witnesses import Witness, quiet, restated, view
 from receiver.events import EventType, Submission
 from receiver.intake import transitions
-from receiver.journal.sqlite import operations
+from receiver.journal.document import Document
 
 SETTLED = 60.0
-"""Seconds in which everything owed is delivered, or it is lost."""
+"""Seconds in which everything owed must be delivered."""
 
 
 class DuplicateStorm:
@@ -37,7 +36,7 @@ class DuplicateStorm:
         return await self._storm(folder, 8 if quick else 100)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Takes each callback for a new fact."""
+        """Take each callback for a new fact."""
         with _no_dedupe():
             return await self._storm(folder, 4 if quick else 20)
 
@@ -64,7 +63,7 @@ class DuplicateStorm:
 
 @contextmanager
 def _no_dedupe() -> Iterator[None]:
-    """An end is news each time, under another id."""
+    """Make an event of each end, under another id."""
     numbers = itertools.count()
 
     def unique(submission_id: str, type: EventType, percent: int | None = None) -> str:
@@ -89,7 +88,7 @@ class EveryOrder:
         return await self._orders(folder)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """The last callback is always right."""
+        """Take the last callback as the truth."""
         with replaced(transitions, "merge", lambda old, new: new):
             return await self._orders(folder)
 
@@ -141,9 +140,9 @@ class OneAtATime:
         return await self._press(folder, 30 if quick else 150)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Claims whatever is due."""
-        greedy = re.sub(r"AND NOT EXISTS \(\s.*?'running'\)", "", SQL["claim"], flags=re.DOTALL)
-        with restated("claim", greedy), replaced(operations, "_one_each", lambda db, claimed: claimed):
+        """Claim whatever is due, also while another delivery of the submission runs."""
+        never_busy = replaced(Document, "is_busy", lambda document, destination: False)
+        with never_busy, restated("claimable", "AND other.status = 'running'", "AND other.status = 'none'"):
             return await self._press(folder, 30)
 
     async def _press(self, folder: Path, tasks: int) -> Outcome:

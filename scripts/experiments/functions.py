@@ -12,8 +12,8 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,8 @@ from typing import Any
 
 import httpx
 from buckets import KEY, SECRET, shared_server
+from builds.postgres import hasty
 from builds.replacing import replaced
-from receiver.app.shifts import Shifts
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -33,20 +33,17 @@ from experiments.base import Experiment, Outcome
 from experiments.servers import served
 from experiments.stage import KEY as SIGNING_KEY
 from receiver.app import journal_of
-from receiver.bucket.client import Bucket
+from receiver.bucket import BucketOptions
+from receiver.bucket.client import Bucket, StoredObject, Tag
 from receiver.clock import Clock
-from receiver.engine.dispatcher import Dispatcher
+from receiver.engine.engine import Engine
 from receiver.errors import JournalError
-from receiver.journal.bucket import engines, opening
-from receiver.journal.bucket.objects import BucketObjects, Found, Tag
+from receiver.journal import Journal, bucket
 from receiver.serverless import Application
 from receiver.settings import Settings
 
-DEAD, SIGN = 2.0, 0.5
-"""Seconds of silence after which an instance is taken for dead, and between signs of life: shorter than elsewhere, for
-nobody wants to wait so long each time."""
-BURIED = DEAD + SIGN + 2.5
-"""Seconds after which nobody can take it for alive: the store's times are cut to seconds."""
+TIMES = {"EXPIRE_SECONDS": 2.0, "HEARTBEAT_SECONDS": 0.5}
+"""Membership with shorter times, because the experiment waits for them with each kill."""
 WRITES = 20
 """More than the request of a callback takes."""
 AT_ONCE = 8
@@ -137,17 +134,14 @@ class Life:
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Fatal(BucketObjects):
-    """The bucket as an instance sees it that will be killed before one of its writes."""
+class Fatal(Bucket):
+    """The bucket of an instance that is killed before one of its writes."""
 
-    life: ContextVar[Life | None] = ContextVar("life", default=None)
-    """Of the instance that opens here; None: it lives as long as it likes."""
+    def __init__(self, bucket: Bucket, life: Life | None) -> None:
+        self.__dict__.update(vars(bucket))
+        self._life = life
 
-    def __init__(self, *values: Any, **more: Any) -> None:
-        super().__init__(*values, **more)
-        self._life = Fatal.life.get()
-
-    def _lives(self, writes: int = 0) -> None:
+    def _check(self, writes: int = 0) -> None:
         if self._life is not None:
             self._life.writes -= writes
             if self._life.writes < 0:
@@ -155,29 +149,43 @@ class Fatal(BucketObjects):
             if self._life.over.is_set():
                 raise JournalError("This instance has been killed.")
 
-    async def get(self, key: str) -> Found | None:
-        self._lives()
+    async def get(self, key: str) -> StoredObject | None:
+        self._check()
         return await super().get(key)
 
-    async def get_unless(self, key: str, tag: Tag) -> Found | Tag | None:
-        self._lives()
-        return await super().get_unless(key, tag)
+    async def get_if_changed(self, key: str, tag: Tag) -> StoredObject | Tag | None:
+        self._check()
+        return await super().get_if_changed(key, tag)
 
-    async def put(self, key: str, data: bytes) -> Tag:
-        self._lives(1)
-        return await super().put(key, data)
+    async def put(self, key: str, data: bytes | bytearray, attributes: Mapping[str, str] | None = None) -> Tag:
+        self._check(1)
+        return await super().put(key, data, attributes)
 
-    async def create(self, key: str, data: bytes) -> Tag:
-        self._lives(1)
-        return await super().create(key, data)
+    async def create(self, key: str, data: bytes | bytearray, attributes: Mapping[str, str] | None = None) -> Tag:
+        self._check(1)
+        return await super().create(key, data, attributes)
 
-    async def replace(self, key: str, data: bytes, tag: Tag) -> Tag:
-        self._lives(1)
+    async def replace(self, key: str, data: bytes | bytearray, tag: Tag) -> Tag:
+        self._check(1)
         return await super().replace(key, data, tag)
 
     async def delete(self, keys: Sequence[str]) -> None:
-        self._lives(1)
+        self._check(1)
         await super().delete(keys)
+
+
+life_of_opener: ContextVar[Life | None] = ContextVar("life", default=None)
+"""The life of the instance that opens its journal here. None: it is not killed."""
+
+
+def mortal() -> AbstractContextManager[None]:
+    """Let each instance that is opened while the block runs end with its life."""
+    client_of = bucket.client_of
+
+    def open_fatal(options: BucketOptions, folder: str) -> Bucket:
+        return Fatal(client_of(options, folder), life_of_opener.get())
+
+    return replaced(bucket, "client_of", open_fatal)
 
 
 class Shifted(Clock):
@@ -194,10 +202,10 @@ class Shifted(Clock):
 def place(world: World, folder: Path, endpoint: str | None = None) -> Settings:
     """Settings of a function with a bucket's folder of its own: to a folder here, and to the webhook."""
     os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
-    bucket = f"s3://journals/{secrets.token_hex(8)}?endpoint={endpoint or shared_server().url}&region=us-east-1"
+    url = f"s3://journals/{secrets.token_hex(8)}?endpoint={endpoint or shared_server().url}&region=us-east-1"
     return Settings.model_validate(
         {
-            "database": bucket,
+            "database": url,
             "data": folder / "data",
             "keys": [SIGNING_KEY],
             "provider_url": world.url,
@@ -216,7 +224,7 @@ async def instance(
     settings: Settings, *, life: Life | None = None, clock: Clock | None = None
 ) -> AsyncIterator[tuple[Application, httpx.AsyncClient]]:
     """A function that has just been started, and a client of it."""
-    mark = Fatal.life.set(life)
+    mark = life_of_opener.set(life)
     application = Application(settings, clock=clock)
     try:
         transport = httpx.ASGITransport(application, raise_app_exceptions=False)
@@ -224,7 +232,7 @@ async def instance(
             yield application, http
     finally:
         await application.aclose()
-        Fatal.life.reset(mark)
+        life_of_opener.reset(mark)
 
 
 async def submit(http: httpx.AsyncClient) -> None:
@@ -254,21 +262,17 @@ class Killed:
         return await self._kill(folder, range(0, WRITES, 3 if quick else 1))
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Nobody frees what a killed instance was delivering."""
+        """Never free the deliveries of a killed instance."""
 
-        async def never(self: Dispatcher) -> int:
+        async def never(self: Journal, *values: Any) -> int:
             return 0
 
-        with replaced(Dispatcher, "free", never):
+        with replaced(Journal, "free_running", never):
             return await self._kill(folder, range(11, 19))
 
     async def _kill(self, folder: Path, numbers: range) -> Outcome:
         begun = time.monotonic()
-        with (
-            replaced(opening, "BucketObjects", Fatal),
-            replaced(engines, "DEAD_SECONDS", DEAD),
-            replaced(engines, "WRITE_SECONDS", SIGN),
-        ):
+        with mortal(), hasty(TIMES):
             results = [
                 result
                 for start in range(0, len(numbers), AT_ONCE)
@@ -301,7 +305,6 @@ class Killed:
                 for task in (request, end):
                     task.cancel()
                 await asyncio.gather(request, end, return_exceptions=True)
-            await asyncio.sleep(BURIED)
             async with instance(settings) as (application, _):
                 for _ in range(2):
                     await application.tick(120)
@@ -322,16 +325,16 @@ class AtOnce:
         return await self._meet(folder, 8 if quick else 40)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """A submission is overwritten whatever somebody else has written there meanwhile."""
-        replace = BucketObjects.replace
+        """Overwrite a submission, even if another process has written it meanwhile."""
+        replace = Bucket.replace
 
-        async def heedless(self: BucketObjects, key: str, data: bytes, tag: Tag) -> Tag:
+        async def heedless(self: Bucket, key: str, data: bytes | bytearray, tag: Tag) -> Tag:
             if key.startswith("submissions/"):
                 await asyncio.sleep(0.05)
                 return await self.put(key, data)
             return await replace(self, key, data, tag)
 
-        with replaced(BucketObjects, "replace", heedless):
+        with replaced(Bucket, "replace", heedless):
             return await self._meet(folder, 8)
 
     async def _meet(self, folder: Path, tasks: int) -> Outcome:
@@ -371,13 +374,13 @@ class NoTick:
         return await self._sleep(folder, 12 if quick else 40)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Requests carry on what they have begun, and look at nothing else."""
-        work = Shifts.work
+        """Carry on what a request has begun, and look at nothing else."""
+        run_until_idle = Engine.run_until_idle
 
-        async def own(self: Shifts, seconds: float, *, begun: bool = True, look: bool = True) -> None:
-            await work(self, seconds, begun=begun, look=False)
+        async def own(self: Engine, seconds: float, *, begun: bool = True, look: bool = True) -> None:
+            await run_until_idle(self, seconds, begun=begun, look=False)
 
-        with replaced(Shifts, "work", own):
+        with replaced(Engine, "run_until_idle", own):
             return await self._sleep(folder, 4)
 
     async def _sleep(self, folder: Path, tasks: int) -> Outcome:
@@ -417,13 +420,13 @@ class StoreErrors:
         return await self._fail(folder, 6 if quick else 40)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """A submission that could not be put counts as put."""
+        """Treat a submission that could not be put as put."""
         put, dice = Bucket._put, random.Random(1)  # noqa: S311 - no secret
 
-        async def careless(self: Bucket, key: str, *values: Any) -> Tag:
+        async def careless(self: Bucket, key: str, *values: Any, **more: Any) -> Tag:
             if key.startswith("submissions/") and dice.random() < 2 * SHARE:
                 return Tag("")
-            return await put(self, key, *values)
+            return await put(self, key, *values, **more)
 
         return await self._fail(folder, 6, careless)
 

@@ -30,7 +30,7 @@ class Kill:
         return await self._kill(folder, 8 if quick else 40, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Acknowledges before it commits."""
+        """Acknowledge before the commit."""
         return await self._kill(folder, 4 if quick else 8, build="acknowledge-before-commit")
 
     async def _kill(self, folder: Path, kills: int, *, build: str | None) -> Outcome:

@@ -25,7 +25,7 @@ class Kills:
         return await self._kill(folder, 3 if quick else 15, build="hasty" if quick else None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Answers callbacks before it writes them down."""
+        """Answer callbacks before they are written."""
         return await self._kill(folder, 1, build="hasty+acknowledge-before-write", settling=BROKEN)
 
     async def _kill(self, folder: Path, each: int, *, build: str | None, settling: float = SETTLED) -> Outcome:
@@ -54,15 +54,15 @@ class CutOff:
     """A worker that is in the middle of deliveries is cut off from the database, and comes back."""
 
     name = "postgres-cut-off"
-    summary = "a worker is cut off from PostgreSQL for 30 s: others make its deliveries, and its late word is refused"
+    summary = "a worker is cut off from PostgreSQL for 40 s: others make its deliveries, and its late word is refused"
     promises = ("P3", "P4")
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
-        return await self._cut(folder, 7.0 if quick else 30.0, build="hasty" if quick else None)
+        return await self._cut(folder, 14.0 if quick else 40.0, build="hasty" if quick else None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Whoever has made an attempt may say how it ended, whatever has become of the delivery since."""
-        return await self._cut(folder, 7.0, build="hasty+unfenced")
+        """Record the end of any attempt, even if another engine has freed or taken over the delivery."""
+        return await self._cut(folder, 14.0, build="hasty+unfenced")
 
     async def _cut(self, folder: Path, seconds: float, *, build: str | None) -> Outcome:
         begun = time.monotonic()
@@ -99,7 +99,7 @@ BELIEVED = """
 SELECT delivery_id FROM receiver.attempts
 WHERE delivery_id = ANY ($1::text[]) AND number = 1 AND outcome IS DISTINCT FROM 'vanished'
 """
-"""Of these, those whose first attempt does not count as the one that vanished."""
+"""Of these deliveries, those whose first attempt is not recorded as vanished."""
 
 
 def _of(place: Cluster, member: Member, what: str) -> set[str]:
@@ -127,18 +127,18 @@ class Leader:
     """Of two workers the one that leads is killed, again and again, while deadlines come."""
 
     name = "postgres-leader"
-    summary = "the engine that leads is killed: another one leads within seconds, and each deadline is told once"
+    summary = "the engine that leads is killed: another one leads within 30 s, and each deadline is told once"
     promises = ("P6",)
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
-        """A lease, and a second to see that it is over; `quick`: with a short one."""
+        """`quick`: with engines that expire sooner."""
         if quick:
-            return await self._kill(folder, 2, within=4.0, build="hasty")
-        return await self._kill(folder, 8, within=11.0, build=None)
+            return await self._kill(folder, 2, within=10.0, build="hasty")
+        return await self._kill(folder, 8, within=30.0, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Who has led once is never replaced."""
-        return await self._kill(folder, 1, within=4.0, build="hasty+leading-for-ever")
+        """Never replace a leader."""
+        return await self._kill(folder, 1, within=10.0, build="hasty+leading-for-ever")
 
     async def _kill(self, folder: Path, kills: int, *, within: float, build: str | None) -> Outcome:
         begun, waits = time.monotonic(), []
@@ -165,21 +165,25 @@ class Leader:
 
 
 DEADLINES = """
-UPDATE receiver.submissions SET deadline_ms = $1::bigint + $2::bigint * ranked.place / ranked.all
-FROM (SELECT id, row_number() OVER (ORDER BY id) AS place, count(*) OVER () AS all FROM receiver.submissions) AS ranked
+UPDATE receiver.submissions
+SET deadline_due_ms = ranked.ms, body = jsonb_set(body::jsonb, '{deadline_ms}', to_jsonb(ranked.ms))::text
+FROM (
+    SELECT id, $1::bigint + $2::bigint * row_number() OVER (ORDER BY id) / count(*) OVER () AS ms
+    FROM receiver.submissions
+) AS ranked
 WHERE submissions.id = ranked.id
 """
-"""One after the other, over some time."""
+"""Spread the deadlines over some time."""
 SLACK = 2.0
 """Seconds for a busy machine."""
 
 
 async def leader(place: Cluster, *, seconds: float) -> Member | None:
-    """The member that leads; None: none does for so long."""
+    """Return the running member that leads. None: none does for so long."""
     until = time.monotonic() + seconds
     while True:
-        found = await place.there.ask("SELECT owner FROM receiver.leases WHERE expires > clock_timestamp()")
-        pids = {int(row["owner"].partition("-")[0]) for row in found}
+        found = await place.there.ask("SELECT data FROM receiver.shared_values WHERE key = 'leader'")
+        pids = {int(row["data"].split("-")[-2]) for row in found}
         for member in place.members:
             if member.running and member.pid in pids:
                 return member
@@ -189,14 +193,14 @@ async def leader(place: Cluster, *, seconds: float) -> Member | None:
 
 
 async def _replaced(place: Cluster, *, most: float) -> float:
-    """Seconds until another one leads."""
+    """Return the seconds until another one leads."""
     begun = time.monotonic()
     await leader(place, seconds=most)
     return time.monotonic() - begun
 
 
 async def _untold(place: Cluster, *, seconds: float) -> int:
-    """Submissions whose end nobody tells, when it has had time for that."""
+    """Return the number of submissions that have not ended after so many seconds."""
     until = time.monotonic() + seconds
     statement = "SELECT count(*) FROM receiver.submissions WHERE ended IS NULL"
     while left := int((await place.there.ask(statement))[0][0]):

@@ -1,13 +1,12 @@
-"""Handlers that end the process, never give the loop back, or want more memory than there is."""
+"""Handlers that end the process, block the event loop, or want more memory than there is."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,12 +65,12 @@ class Plugin:
 
 
 POISONS: Mapping[str, float] = {"memory": 2.0, "exit": 6.0, "loop": 16.0}
-"""What the handler does, and for how many seconds results stream in afterwards."""
+"""Actions of the handler, and the seconds for which results come in afterwards."""
 
 
 @dataclass(frozen=True)
 class Harm:
-    """What one poison has done to the others.
+    """The harm that one poison has done to others.
 
     Attributes:
         attempts: at the poison.
@@ -90,7 +89,7 @@ class Harm:
 
     @property
     def longest(self) -> float:
-        """How long it held up anybody."""
+        """The longest time it held up another delivery or callback."""
         return max(self.silence, self.slowest)
 
 
@@ -107,7 +106,7 @@ class PoisonHandlers:
         )
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Nobody watches the event loop."""
+        """Run without the watchdog."""
         return await self._each(folder, {"loop": HELD_UP + RESTART + 1}, build="unwatched")
 
     async def _each(self, folder: Path, poisons: Mapping[str, float], *, build: str | None) -> Outcome:
@@ -133,9 +132,8 @@ class PoisonHandlers:
 async def _poisoned(folder: Path, does: str, seconds: float, build: str | None) -> Harm:
     ledger, data = Ledger(), folder / "data"
     plug_in(folder, "poison", PLUGIN)
-    targets = await seed(data, FIRST + int(seconds / PACE))
+    targets = await seed(data, FIRST + int(seconds / PACE), prompts={FIRST: does})
     poison = targets[FIRST].id
-    _prompt(data, poison, does)
     ends = [item for item in callbacks(targets, steps=1) if item.final]
     there = {"RECEIVER_DESTINATIONS__POISON__HANDLER": "poison"}
     async with server(folder, build=build, **there) as item, _supervised(item) as restarts:
@@ -153,14 +151,9 @@ async def _poisoned(folder: Path, does: str, seconds: float, build: str | None) 
     )
 
 
-def _prompt(data: Path, submission_id: str, prompt: str) -> None:
-    with closing(sqlite3.connect(data / "journal.db")) as db, db:
-        db.execute("UPDATE submissions SET prompt = ? WHERE id = ?", (prompt, submission_id))
-
-
 @asynccontextmanager
 async def _supervised(item: Server) -> AsyncIterator[list[int]]:
-    """Started again whenever it ends, as any supervisor does. Yields the exit statuses."""
+    """Start the server again when it ends, as any supervisor does. Yield the exit statuses."""
     await item.start()
     restarts: list[int] = []
 
@@ -178,7 +171,7 @@ async def _supervised(item: Server) -> AsyncIterator[list[int]]:
 
 
 async def _stream(url: str, ends: Iterable[Callback], ledger: Ledger) -> float:
-    """One after the other at the pace, whatever becomes of those before. Returns the longest time without an answer."""
+    """Send callbacks at a fixed pace, without waiting for answers. Return the longest time without an answer."""
     answers = [time.monotonic()]
 
     async def send(http: httpx.AsyncClient, end: Callback) -> None:
@@ -198,7 +191,7 @@ async def _stream(url: str, ends: Iterable[Callback], ledger: Ledger) -> float:
 
 
 async def _settled(data: Path, poison: str, seconds: float) -> None:
-    """Until nothing healthy is owed, or for so long."""
+    """Wait until nothing healthy is owed, or for so long."""
     until = time.monotonic() + seconds
     statement = "SELECT 1 FROM deliveries WHERE status IN ('pending', 'running') AND submission_id <> :poison"
     while time.monotonic() < until and rows(data, statement, {"poison": poison}):  # noqa: ASYNC110 - another's rows
@@ -206,7 +199,7 @@ async def _settled(data: Path, poison: str, seconds: float) -> None:
 
 
 def _waits(data: Path, poison: str) -> list[float]:
-    """Seconds from callback to receipt of each healthy delivery that was made."""
+    """Return the seconds from callback to receipt of each healthy delivery that was made."""
     statement = (
         "SELECT finished_ms - created_ms FROM deliveries WHERE status = 'succeeded' AND submission_id <> :poison"
     )

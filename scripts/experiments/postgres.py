@@ -1,4 +1,4 @@
-"""PostgreSQL crashes, lets nobody in, makes everybody wait, or is given rows it cannot keep."""
+"""PostgreSQL crashes, refuses connections, lets all statements wait, or gets rows that it cannot keep."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import asyncpg  # type: ignore[import-untyped]
 import msgspec
 from builds.postgres import all_for_one
-from receiver.journal.postgres.driver import asyncpg
 
 from experiments.base import Experiment, Outcome
 from experiments.cluster import BROKEN, SETTLED, Cluster, cluster, late, said
 from experiments.databases import database
 from experiments.stage import Target, sow
 from receiver.events import Callback, Submission
-from receiver.journal import Change, Changed
-from receiver.journal.postgres import PostgresJournal, open_postgres
+from receiver.journal import Change, Changed, Journal
+from receiver.journal.postgres import open_store
 
 
 class Crashes:
@@ -34,7 +34,7 @@ class Crashes:
         return await self._crash(folder, 2 if quick else 22, (1, 3) if quick else (3, 8), build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Does not mind `synchronous_commit = off`."""
+        """Accept `synchronous_commit = off`."""
         return await self._crash(folder, 2, (1, 2), build="commit-later")
 
     async def _crash(self, folder: Path, crashes: int, pause: tuple[float, float], *, build: str | None) -> Outcome:
@@ -57,7 +57,7 @@ class Crashes:
 
 
 class Refused:
-    """For a while nobody gets a new connection, and the old ones are gone."""
+    """For a while the server refuses new connections and has cut the old ones."""
 
     name = "postgres-crowded"
     summary = "PostgreSQL's connection limit is reached, and ours are cut: 503, nothing lost, and it goes on within 5 s"
@@ -67,12 +67,12 @@ class Refused:
         return await _troubled(folder, 1 if quick else 10, 2.0 if quick else 10.0, crowd, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Acknowledges what the journal refused."""
+        """Acknowledge what the journal refused."""
         return await _troubled(folder, 1, 2.0, crowd, build="acknowledge-failures")
 
 
 class Slow:
-    """For a while every statement waits for somebody else's lock; the operator has set a lock_timeout."""
+    """For a while every statement waits for another session's lock. The operator has set a lock_timeout."""
 
     name = "postgres-slow"
     summary = "all statements wait until they are given up: late 200 or 503, nothing lost, and it goes on within 5 s"
@@ -82,7 +82,7 @@ class Slow:
         return await _troubled(folder, 1 if quick else 10, 3.0 if quick else 12.0, hold_up, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Acknowledges what the journal refused."""
+        """Acknowledge what the journal refused."""
         return await _troubled(folder, 1, 3.0, hold_up, build="acknowledge-failures")
 
 
@@ -91,7 +91,7 @@ Trouble = Callable[[Cluster], AbstractAsyncContextManager[None]]
 
 @asynccontextmanager
 async def crowd(place: Cluster) -> AsyncIterator[None]:
-    """Nobody is let in, and who is in is thrown out."""
+    """Refuse new connections, and cut those that are open."""
     await place.there.ask("ALTER ROLE receiver CONNECTION LIMIT 0")
     await place.there.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'receiver'")
     yield
@@ -100,7 +100,7 @@ async def crowd(place: Cluster) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def hold_up(place: Cluster) -> AsyncIterator[None]:
-    """Every statement waits, a second at most."""
+    """Hold locks, so that every statement waits for a second."""
     db = await asyncpg.connect(place.there.url)
     async with db.transaction():
         await db.execute("SET LOCAL lock_timeout = '10s'")
@@ -143,15 +143,15 @@ class PoisonRows:
         return await self._mix(200 if quick else 5000)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """What is wrong with one of a batch is the fault of all."""
+        """Refuse a whole batch if one of its operations fails."""
         with all_for_one():
             return await self._mix(200)
 
     async def _mix(self, sound: int) -> Outcome:
         begun = time.monotonic()
         async with database() as there:
-            targets = await sow(await open_postgres(there.url, listen=False), sound + len(POISONS))
-            journal = await open_postgres(there.url, listen=False)
+            targets = await sow(Journal(await open_store(there.url, listen=False)), sound + len(POISONS))
+            journal = Journal(await open_store(there.url, listen=False))
             told = await asyncio.gather(
                 *(_keep(journal, target, number) for number, target in enumerate(targets)), return_exceptions=True
             )
@@ -182,14 +182,14 @@ def _fault(row: Submission) -> Submission:
 POISONS: tuple[Callable[[Submission], Submission], ...] = (
     lambda row: msgspec.structs.replace(row, detail="a NUL \0 in it"),
     lambda row: msgspec.structs.replace(row, detail="half a \ud800 character"),
-    lambda row: msgspec.structs.replace(row, polls=2**63),
+    lambda row: msgspec.structs.replace(row, poll_due_ms=2**63),
     lambda row: msgspec.structs.replace(row, fallback_urls=("\0", "\udfff")),
     _fault,
 )
-"""What the first rows of a batch become."""
+"""Changes of the first rows of a batch."""
 
 
-async def _keep(journal: PostgresJournal, target: Target, number: int) -> Changed | None:
+async def _keep(journal: Journal, target: Target, number: int) -> Changed | None:
     """Change a row as a callback does; the first ones to something poisonous."""
     callback = Callback(submission_id=target.id, received_ms=number, cause=None, body=b'{"number":%d}' % number)
     change = POISONS[number] if number < len(POISONS) else (lambda row: msgspec.structs.replace(row, callbacks=1))

@@ -60,7 +60,7 @@ class MillionPending:
         return await self._grow(folder, 20_000 if quick else 1_000_000, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Claims everything that is due at once."""
+        """Claim everything that is due at once."""
         return await self._grow(folder, 40_000, build="greedy")
 
     async def _grow(self, folder: Path, pending: int, *, build: str | None) -> Outcome:
@@ -123,7 +123,7 @@ class RowCounts:
         return await self._compare(folder, 100_000 if quick else 2_000_000, rounds, allowed)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Has lost an index."""
+        """Run without an index."""
         return await self._compare(folder, 50_000, 1, SLOWER_QUICK, lost="deliveries_submission")
 
     async def _compare(self, folder: Path, many: int, rounds: int, allowed: float, lost: str | None = None) -> Outcome:

@@ -1,5 +1,5 @@
-"""What most experiments share: submissions the provider has accepted, callbacks for them over real HTTP, and a ledger
-of what was acknowledged, to be compared with the journal's rows."""
+"""Parts of most experiments: accepted submissions, callbacks for them over real HTTP, and a ledger of what was
+acknowledged, to be compared with the journal's rows."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ STEPS = 10
 """Progress callbacks of a task, 10 % apart; then comes its end."""
 HOUR = 3600.0
 PATIENCE = 30.0
-"""Seconds after which something that should have happened is given up."""
+"""Limit in seconds for something that should happen."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A submission callbacks can come for."""
+    """A submission that callbacks can come for."""
 
     id: str
     url_token: str
@@ -44,15 +44,27 @@ class Target:
     task_id: str
 
 
-async def seed(data: Path, count: int) -> list[Target]:
-    """Journal submissions the provider has accepted, none of which was called back yet."""
-    return await sow(Journal(await open_store(data / "journal.db")), count)
+async def seed(
+    data: Path, count: int, *, deadline: float = HOUR, prompts: Mapping[int, str] | None = None
+) -> list[Target]:
+    """Journal submissions that the provider has accepted and not called back yet.
+
+    Args:
+        data: the folder of the journal.
+        count: of submissions.
+        deadline: of each, in seconds from now.
+        prompts: of some, by number.
+    """
+    journal = Journal(await open_store(data / "journal.db"))
+    return await sow(journal, count, deadline=deadline, prompts=prompts)
 
 
-async def sow(journal: Journal, count: int) -> list[Target]:
-    """The same in any journal, which is closed afterwards."""
+async def sow(
+    journal: Journal, count: int, *, deadline: float = HOUR, prompts: Mapping[int, str] | None = None
+) -> list[Target]:
+    """Do the same in any journal, and close it."""
     try:
-        rows = [accepted(number) for number in range(count)]
+        rows = [accepted(number, deadline=deadline, prompt=(prompts or {}).get(number)) for number in range(count)]
         await asyncio.gather(*map(journal.add, rows))
     finally:
         await journal.aclose()
@@ -60,9 +72,9 @@ async def sow(journal: Journal, count: int) -> list[Target]:
     return [Target(row.id, tokens.url_token(row.id), tokens.state_token(row.id), row.task_id or "") for row in rows]
 
 
-def accepted(number: int) -> Submission:
+def accepted(number: int, *, deadline: float = HOUR, prompt: str | None = None) -> Submission:
     now_ms = Clock().now_ms()
-    prompt = f"a paper boat {number}"
+    prompt = prompt or f"a paper boat {number}"
     return Submission(
         id=new_id(now_ms),
         kind="imagine",
@@ -74,11 +86,11 @@ def accepted(number: int) -> Submission:
         outcome="accepted",
         sends=1,
         task_id=f"17733149421{number:05}",
-        deadline_ms=now_ms + int(HOUR * 1000),
+        deadline_ms=now_ms + int(deadline * 1000),
     )
 
 
-# Callbacks, and what was said to them
+# Callbacks and their answers
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ class Callback:
 
 
 def callbacks(targets: Iterable[Target], *, steps: int = STEPS) -> Iterator[Callback]:
-    """Of every task its progress, then its end, which has no picture to download."""
+    """Yield the callbacks of each task: its progress, then its end, which has no picture to download."""
     task = json.loads(PAYLOAD.read_text()) | {"imageUrl": None, "imageUrls": None}
     numbers = itertools.count(1)
     for target in targets:
@@ -105,7 +117,7 @@ def callbacks(targets: Iterable[Target], *, steps: int = STEPS) -> Iterator[Call
 
 @dataclass
 class Ledger:
-    """What was said to the clients."""
+    """The answers that the clients got."""
 
     acknowledged: set[int] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
@@ -117,7 +129,7 @@ class Ledger:
     slowest: dict[int, float] = field(default_factory=dict)
     """Seconds, by status."""
     times: list[float] = field(default_factory=list)
-    """When each was acknowledged, by the monotonic clock."""
+    """Time of each acknowledgement, by the monotonic clock."""
 
     def note(self, item: Callback, status: int, seconds: float) -> None:
         self.answers[status] += 1
@@ -130,12 +142,12 @@ class Ledger:
 
 
 def http_client(url: str) -> httpx.AsyncClient:
-    """Without certificates, which take longer to read than a start of Receiver, and nobody here has any."""
+    """Return a client without certificates, which take longer to read than Receiver takes to start."""
     return httpx.AsyncClient(base_url=url, timeout=PATIENCE, verify=False)  # noqa: S501
 
 
 async def post(http: httpx.AsyncClient, item: Callback, ledger: Ledger) -> int | None:
-    """Send it once, as the provider does. Returns the status; None: there was no answer."""
+    """Send a callback once, as the provider does. Return the status; None: there was no answer."""
     begun = time.monotonic()
     headers = {"Content-Type": "application/json"}
     try:
@@ -154,7 +166,7 @@ async def send_all(url: str, items: Iterator[Callback], ledger: Ledger, *, clien
 
 @asynccontextmanager
 async def load(url: str, items: Iterator[Callback], ledger: Ledger, *, clients: int = CLIENTS) -> AsyncIterator[None]:
-    """Clients that send callbacks while the block runs. What is under way at its end is still waited for."""
+    """Send callbacks while the block runs. Requests under way at its end are still waited for."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
@@ -171,37 +183,37 @@ async def _client(url: str, items: Iterator[Callback], ledger: Ledger, stop: asy
     async with http_client(url) as http:
         for item in items:
             if await post(http, item, ledger) in (None, 503):
-                await asyncio.sleep(0.1)  # there is nobody, or it is in trouble: then fewer are enough
+                await asyncio.sleep(0.1)  # the server is down or in trouble: fewer are enough
             if stop.is_set():
                 return
 
 
-# What is there afterwards
+# The journal afterwards
 
 
 def rows(data: Path, statement: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-    """Of the journal, read as any program could."""
+    """Return rows of the journal's file, as any program can read them."""
     with closing(sqlite3.connect(data / "journal.db", timeout=PATIENCE)) as db:
         return db.execute(statement, values or {}).fetchall()
 
 
 def kept(data: Path) -> Counter[int]:
-    """How often each callback is in the journal, by its number."""
+    """Return how often each callback is in the journal, by its number."""
     return Counter(json.loads(body)["number"] for (body,) in rows(data, "SELECT body FROM callbacks"))
 
 
 def lost(data: Path, ledger: Ledger) -> int:
-    """Acknowledged callbacks that are not in the journal."""
+    """Return the number of acknowledged callbacks that are not in the journal."""
     return len(ledger.acknowledged - kept(data).keys())
 
 
 def doubled(data: Path) -> int:
-    """Rows too many; each callback was sent once."""
+    """Return the number of surplus rows. Each callback was sent once."""
     return sum(count - 1 for count in kept(data).values())
 
 
 async def delivered(data: Path, seconds: float = PATIENCE) -> None:
-    """Wait until nothing is owed. Raises RuntimeError if that does not come."""
+    """Wait until nothing is owed. Raise RuntimeError after so many seconds."""
     until = time.monotonic() + seconds
     statement = "SELECT count(*) FROM deliveries WHERE status IN ('pending', 'running')"
     while left := rows(data, statement)[0][0]:
@@ -211,6 +223,6 @@ async def delivered(data: Path, seconds: float = PATIENCE) -> None:
 
 
 def results(outputs: Path) -> Counter[str]:
-    """How many results of each submission lie in the folder."""
+    """Return how many results of each submission are in the folder."""
     found = (json.loads(path.read_text()) for path in outputs.glob("*.json"))
     return Counter(record["lineage"]["submission"] for record in found if record["event"]["type"] == "task.succeeded")

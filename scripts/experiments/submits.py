@@ -99,7 +99,7 @@ class AnswerLost:
                 await until_ended(data)
                 await delivered(data)
                 await asyncio.sleep(1)  # some time more, in which nothing may be sent either
-            ends = dict(rows(data, "SELECT prompt, ended FROM submissions"))
+            ends = dict(rows(data, "SELECT body ->> '$.prompt', ended FROM submissions"))
         return Outcome(
             injected=len(asked),
             acknowledged=len(asked),

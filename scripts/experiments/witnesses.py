@@ -1,4 +1,4 @@
-"""Destinations that note what they are given, and statements of the journal that are replaced for a while."""
+"""Destinations that record the events they get, and a statement of the journal that is replaced for a while."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-from receiver.journal.sqlite.statements import SQL as SQL  # noqa: PLC0414 - for those who restate one
-
 from receiver.app.functions import Function
 from receiver.deliveries import Receipt
 from receiver.events import EVENT_TYPES, Event
 from receiver.journal import Journal
+from receiver.journal.sqlite.documents import SQL
 from receiver.tasks import Task
 
 Does = Callable[[Event], Awaitable[None]]
@@ -45,7 +44,7 @@ class Witness:
         self._timeout = timeout
 
     def function(self) -> Function:
-        """As `@receiver.on` would register it."""
+        """Return the destination as `@receiver.on` registers it."""
         return Function(
             call=self._take,
             name=self.name,
@@ -56,17 +55,17 @@ class Witness:
 
     @property
     def count(self) -> int:
-        """Events taken."""
+        """Number of events taken."""
         return sum(map(len, self.seen.values()))
 
     @property
     def repeated(self) -> int:
-        """Events taken more than once."""
+        """Number of events taken more than once."""
         return self.count - len({event.id for events in self.seen.values() for event in events})
 
     @property
     def falling(self) -> int:
-        """Events taken although a later one was taken before."""
+        """Number of events taken after a later one."""
         return sum(
             rank(later) < rank(earlier)
             for events in self.seen.values()
@@ -75,7 +74,7 @@ class Witness:
 
     @property
     def ended(self) -> int:
-        """Submissions whose last word here is their result."""
+        """Number of submissions whose last event here is their result."""
         return sum(events[-1].type == "task.succeeded" for events in self.seen.values())
 
     async def _take(self, event: Event) -> Receipt:
@@ -95,19 +94,19 @@ class Witness:
 
 
 def rank(event: Event) -> tuple[int, int]:
-    """What may not fall at a destination: the status, then the percentage."""
+    """Return what may not fall at a destination: the status, then the percentage."""
     return EVENT_TYPES.index(event.type), event.progress or 0
 
 
 def view(task_id: str, percent: int | None = None) -> Task:
-    """The task at some percentage; None: succeeded, without a picture to download."""
+    """Return the task at some percentage; None: succeeded, without a picture to download."""
     if percent is None:
         return Task(id=task_id, status="SUCCESS", progress=100)
     return Task(id=task_id, status="IN_PROGRESS", progress=percent)
 
 
 async def quiet(journal: Journal, *destinations: str, seconds: float) -> bool:
-    """Wait until nothing is owed to these destinations; False if that does not come."""
+    """Wait until nothing is owed to these destinations. Return False after so many seconds."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         owed = [
@@ -122,10 +121,11 @@ async def quiet(journal: Journal, *destinations: str, seconds: float) -> bool:
 
 
 @contextmanager
-def restated(name: str, statement: str) -> Iterator[None]:
-    """Another statement in place of one of the journal's while the block runs."""
+def restated(name: str, old: str, new: str) -> Iterator[None]:
+    """Replace a part of one of the SQLite store's statements while the block runs."""
     original = SQL[name]
-    SQL[name] = statement
+    assert old in original, f"{name} has changed"
+    SQL[name] = original.replace(old, new)
     try:
         yield
     finally:

@@ -372,7 +372,9 @@ class Writer(Generic[Op]):
         key: the document of an operation. Operations on one document are carried out in order, never at once.
     """
 
-    def __init__(self, run: Run[Op], *, width: int, shares: int, key: Callable[[Op], str]) -> None:
+    def __init__(
+        self, run: Run[Op], *, width: int = 1, shares: int = 1, key: Callable[[Op], str] = lambda _: ""
+    ) -> None:
         self._run, self._width, self._shares, self._key = run, width, shares, key
         self._busy: set[str] = set()
         self._in_flight = 0
