@@ -82,8 +82,19 @@ class CommandHandler:
         given = {name: value.get_secret_value() for name, value in options.environment.items()}
         learn(given.values())
         self._environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | given
-        self._arguments = [_find(options.command[0], self._folder, self._environment), *options.command[1:]]
         self._later = options.later
+        if not self._folder.is_dir():
+            problem = f"there is no folder {self._folder}. Make it, or name another."
+            raise SettingsError(f"the option folder is wrong: {problem}")
+        program, *arguments = options.command
+        place = str(self._folder / Path(program).expanduser()) if os.sep in program else program
+        found = shutil.which(place, path=self._environment.get("PATH", os.defpath))
+        if found is None:
+            raise SettingsError(
+                f"the option command is wrong: there is no program {program} that can be run. "
+                "Write its whole path, and make it executable: chmod +x"
+            )
+        self._arguments = [found, *arguments]
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
@@ -145,25 +156,9 @@ class CommandHandler:
             raise Rejected(f"exit status {NEVER}: never{said}")
         end = f"exit status {output.status}"
         if output.status < 0:
-            name = str(-output.status)
-            with suppress(ValueError):
-                name = signal.Signals(-output.status).name
-            end = f"ended by {name}"
+            names = {number.value: number.name for number in signal.Signals}
+            end = f"ended by {names.get(-output.status, -output.status)}"
         raise CommandFailed(f"{end}{said}")
-
-
-def _find(program: str, folder: Path, environment: dict[str, str]) -> str:
-    """Return the program's full path. Raise SettingsError if there is none that can be run."""
-    if not folder.is_dir():
-        raise SettingsError(f"the option folder is wrong: there is no folder {folder}. Make it, or name another.")
-    place = str(folder / Path(program).expanduser()) if os.sep in program else program
-    found = shutil.which(place, path=environment.get("PATH", os.defpath))
-    if found is None:
-        raise SettingsError(
-            f"the option command is wrong: there is no program {program} that can be run. "
-            "Write its whole path, and make it executable: chmod +x"
-        )
-    return found
 
 
 def _tail(output: Output) -> str:

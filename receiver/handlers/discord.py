@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NoReturn
 
-import httpx
 from pydantic import Field, SecretStr, field_validator
 
 from receiver.deliveries import Receipt
@@ -188,7 +187,20 @@ class DiscordHandler:
             query["thread_id"] = self._options.thread_id
         parts: dict[str, Any] = {"payload_json": (None, json.dumps(payload).encode(), "application/json")}
         parts |= {f"files[{at}]": (file.name, file.data, file.type) for at, file in enumerate(files)}
-        return _answer(await call(self._client, "Discord", verb, self._url + path, params=query, files=parts))
+        response = await call(self._client, "Discord", verb, self._url + path, params=query, files=parts)
+        answer = json_object(response) or {}
+        if response.status_code == 429:
+            # The body is exact to the millisecond. Cloudflare, in front of Discord, sends the header alone.
+            after, reason = answer.get("retry_after"), "Discord is posted to too often"
+            if isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= 86400:
+                raise RetryLater(float(after), reason, pause=True)
+            raise RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason=reason)
+        if response.is_success and answer.get("id"):
+            return answer
+        code, errors = answer.get("code"), answer.get("errors")  # `errors` names the wrong fields of the form
+        said = (str(answer.get("message", "")), json.dumps(errors, ensure_ascii=False)[:200] if errors else "")
+        text = " ".join(part for part in said if part) or "no reason given"
+        raise DiscordError(response.status_code, code if isinstance(code, int) else 0, text[:300])
 
 
 def payload_of(post: Post, names: list[str], types: list[str]) -> dict[str, Any]:
@@ -237,19 +249,3 @@ def _file(attempt: Attempt, item: StoredMedia, limit: int) -> tuple[_File | None
     if media.type.startswith("image/") and not CAN_SHRINK:
         problem += ' With pip install "imagine-receiver[images]", a JPEG is sent in its place.'
     return None, problem
-
-
-def _answer(response: httpx.Response) -> dict[str, Any]:
-    answer = json_object(response) or {}
-    if response.status_code == 429:
-        # The body is exact to the millisecond. Cloudflare, in front of Discord, sends the header alone.
-        after, reason = answer.get("retry_after"), "Discord is posted to too often"
-        if isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= 86400:
-            raise RetryLater(float(after), reason, pause=True)
-        raise RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason=reason)
-    if response.is_success and answer.get("id"):
-        return answer
-    code, errors = answer.get("code"), answer.get("errors")  # `errors` names the wrong fields of the form
-    said = (str(answer.get("message", "")), json.dumps(errors, ensure_ascii=False)[:200] if errors else "")
-    text = " ".join(part for part in said if part) or "no reason given"
-    raise DiscordError(response.status_code, code if isinstance(code, int) else 0, text[:300])

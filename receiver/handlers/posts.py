@@ -134,8 +134,17 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
     if event.button and _PLAIN_BUTTON.match(event.button):
         title = f"{title} ({event.button})"
     missing = f"It could not be downloaded: {cut(clean(attempt.media_problem), 160)}" if attempt.media_problem else ""
-    buttons = [button.text for button in (event.task or Task(id="")).buttons if button.text]
+    task = event.task or Task(id="")
+    buttons = [button.text for button in task.buttons if button.text]
     advice, command = _next_step(event, buttons)
+    final = "" if task.texts or task.final_prompt == event.prompt else task.final_prompt
+    rows = {
+        "Task": event.task_id or "",
+        "Submission": event.submission_id,
+        "Final prompt": final,
+        "Seed": task.seed,
+        "State": event.state or "",
+    }
     return Post(
         title=title,
         mood=mood,
@@ -147,7 +156,7 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
         steps=clean(", ".join(buttons)),
         remark=" ".join(part for part in (missing, remark) if part),
         facts=" · ".join(_facts(event)),
-        details=_details(event),
+        details=tuple((name, clean(value)) for name, value in rows.items() if clean(value)),
     )
 
 
@@ -199,19 +208,6 @@ def _facts(event: Event) -> list[str]:
     if event.type == "task.succeeded" and not event.confirmed:
         facts.append("not confirmed by the provider")
     return [fact for fact in facts if fact]
-
-
-def _details(event: Event) -> tuple[tuple[str, str], ...]:
-    task = event.task or Task(id="")
-    final = "" if task.texts else task.final_prompt
-    rows = (
-        ("Task", event.task_id or ""),
-        ("Submission", event.submission_id),
-        ("Final prompt", final if final != event.prompt else ""),
-        ("Seed", task.seed),
-        ("State", event.state or ""),
-    )
-    return tuple((name, clean(value)) for name, value in rows if clean(value))
 
 
 # Pictures

@@ -244,19 +244,13 @@ def describe_handlers(registry: Registry | None = None) -> list[HandlerDoc]:
             continue
         options = []
         for name, field in plugin.Options.model_fields.items():
-            default = None if field.is_required() else _default(field.get_default(call_default_factory=False))
+            value = field.get_default(call_default_factory=False)
+            words = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            default = None if field.is_required() else words.lower() if value in (None, True, False) else words
             options.append(OptionDoc(name, _type_name(field.annotation), default, field.description or ""))
         guarantee: Guarantee = getattr(plugin, "guarantee", "once")
         docs.append(HandlerDoc(plugin.name, plugin.summary, plugin.schemes, tuple(options), guarantee=guarantee))
     return docs
-
-
-def _default(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _type_name(annotation: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
 from ulid import ULID
 
@@ -62,7 +61,18 @@ def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: 
         },
         "texts": list(texts(event)),
         "links": list(task.result_urls),
-        "media": [_file(name, file) for name, file in named],
+        "media": [
+            {
+                "file": name,
+                "sha256": file.digest,
+                "type": file.stored.media.type,
+                "size": file.size,
+                **({"tile": f"U{file.stored.tile}"} if file.stored.tile else {}),
+                **({"original": file.stored.media.digest} if file.insert else {}),  # of the file it was made from
+                "link": file.stored.media.url,
+            }
+            for name, file in named
+        ],
         "media_problem": attempt.media_problem,
         "tiles_problem": problem,
         "event": {
@@ -74,18 +84,6 @@ def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: 
             "schema": event.schema,
         },
     }
-    unsaid = [name for name in ("media_problem", "tiles_problem") if said[name] is None]
-    document = {name: value for name, value in said.items() if name not in unsaid}
+    document = {name: value for name, value in said.items() if value is not None or not name.endswith("_problem")}
     # A lone surrogate, which UTF-8 cannot encode, becomes its JSON escape.
     return (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "backslashreplace")
-
-
-def _file(name: str, file: ResultFile) -> dict[str, Any]:
-    """Return the entry of one file. `original` is the SHA-256 of its source, if that is another file."""
-    media = file.stored.media
-    said: dict[str, Any] = {"file": name, "sha256": file.digest, "type": media.type, "size": file.size}
-    if file.stored.tile:
-        said["tile"] = f"U{file.stored.tile}"
-    if file.insert:
-        said["original"] = media.digest
-    return {**said, "link": media.url}

@@ -107,26 +107,21 @@ def draw(picture: Picture, size: Size) -> Image.Image:
     """Return a picture of this size from its recipe."""
     if isinstance(picture, Scene):
         return scenes.draw(picture, size)
-    if isinstance(picture, Extended):
-        return _extended(picture, size)
     if isinstance(picture, Repainted):
         return _repainted(picture, size)
+    if isinstance(picture, Extended):  # laid on itself, out of focus and mirrored differently for each take
+        left, top, right, bottom = picture.sides
+        width, height = round(size[0] / (1 + left + right)), round(size[1] / (1 + top + bottom))
+        whole = draw(picture.inner, size).filter(ImageFilter.GaussianBlur(size[0] / 50))
+        whole = ImageOps.mirror(whole) if picture.take % 2 else whole
+        whole = ImageOps.flip(whole) if picture.take // 2 % 2 else whole
+        whole.paste(draw(picture.inner, (width, height)), (round(left * width), round(top * height)))
+        return whole
     try:
         return ImageOps.fit(_opened(picture.content), size, Image.Resampling.LANCZOS)
     except _NO_PICTURE:
         # Only its first bytes look like a picture, and the provider would accept it, too.
         return Image.new("RGB", size, _GREY)
-
-
-def _extended(picture: Extended, size: Size) -> Image.Image:
-    """Lay the picture on itself, out of focus and mirrored differently for each ``take``."""
-    left, top, right, bottom = picture.sides
-    width, height = round(size[0] / (1 + left + right)), round(size[1] / (1 + top + bottom))
-    whole = draw(picture.inner, size).filter(ImageFilter.GaussianBlur(size[0] / 50))
-    whole = ImageOps.mirror(whole) if picture.take % 2 else whole
-    whole = ImageOps.flip(whole) if picture.take // 2 % 2 else whole
-    whole.paste(draw(picture.inner, (width, height)), (round(left * width), round(top * height)))
-    return whole
 
 
 def _repainted(picture: Repainted, size: Size) -> Image.Image:

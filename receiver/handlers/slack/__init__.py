@@ -136,7 +136,13 @@ class SlackHandler:
         post = post_of(attempt, remark=f"There is no link from {self.waits_for}." if unlinked else "")
         try:
             if self._webhook is not None:
-                return await self._post_by_webhook(self._webhook, attempt, post, link)
+                if attempt.event.type not in ENDS | {"task.input_required"}:
+                    return Receipt()
+                shows = link is not None and all(item.media.type in SHOWN for item in attempt.media[:1])
+                picture = linked_picture(link, post.alt_text) if link is not None and shows else None
+                content = {"text": fallback(post), "blocks": post_blocks(post, [picture] if picture else [], link)}
+                await self._webhook.post({**content, "unfurl_links": False, "unfurl_media": False})
+                return Receipt(url=link)
             assert self._api is not None  # noqa: S101 - the options see to it
             return await self._post(self._api, attempt, post, link)
         except SlackError as exc:
@@ -147,15 +153,6 @@ class SlackHandler:
         for client in (self._api, self._webhook):
             if client is not None:
                 await client.aclose()
-
-    async def _post_by_webhook(self, webhook: SlackWebhook, attempt: Attempt, post: Post, link: str | None) -> Receipt:
-        if attempt.event.type not in ENDS | {"task.input_required"}:
-            return Receipt()
-        shows = link is not None and all(item.media.type in SHOWN for item in attempt.media[:1])
-        picture = linked_picture(link, post.alt_text) if link is not None and shows else None
-        blocks = post_blocks(post, [picture] if picture else [], link)
-        await webhook.post({"text": fallback(post), "blocks": blocks, "unfurl_links": False, "unfurl_media": False})
-        return Receipt(url=link)
 
     async def _post(self, api: SlackApi, attempt: Attempt, post: Post, link: str | None) -> Receipt:
         posted = await self._so_far(api, attempt)
@@ -211,7 +208,7 @@ class Posted:
         files: Slack's ids of uploaded files by their digest.
         url: the post's URL for a browser.
         waiting: ids of files that Slack has not processed yet.
-        refused: whether Slack refused to show the pictures of an earlier attempt.
+        refused: True if Slack refused to show the pictures of an earlier attempt.
     """
 
     channel: str
@@ -239,17 +236,13 @@ class Posting:
         self._wants_details = details and attempt.event.type in ENDS
 
     async def put(self, post: Post, link: str | None, shown: list[StoredMedia], files: list[StoredMedia]) -> None:
-        """Put the post and its thread.
+        """Put the post and its thread. Raise as `SlackApi.post`.
 
         Args:
             post: its words.
             link: to the copy of another destination.
             shown: pictures for image blocks, the first one for the post itself.
             files: files that no block shows. They go into the thread.
-
-        Raises:
-            UnknownFile: Slack refuses the block of a picture in `shown`.
-            SlackError, RetryLater, ConnectionError: as `SlackApi.call`.
         """
         alt_texts = [f"U{item.tile} of: {post.alt_text}" if item.tile else post.alt_text for item in shown]
         await self._upload(shown, alt_texts)
