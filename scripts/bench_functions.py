@@ -34,13 +34,11 @@ from builds.replacing import replaced  # noqa: E402
 from functions import TOKEN, bearer  # noqa: E402
 from lambdas import environment, request_event  # noqa: E402
 from providers import Relay, provided  # noqa: E402
-from receiver.journal.bucket.objects import BucketObjects  # noqa: E402
 
 import receiver.journal.bucket as bucket_journal  # noqa: E402
 from receiver.bucket import BucketOptions  # noqa: E402
 from receiver.bucket.client import Bucket  # noqa: E402
 from receiver.clock import Clock  # noqa: E402
-from receiver.journal.bucket import opening  # noqa: E402
 from receiver.serverless import Application  # noqa: E402
 from receiver.settings import load  # noqa: E402
 from receiver.telemetry import configure  # noqa: E402

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from receiver.cli.listening import REMEMBERED, Listener
 from servers import Command, Result, receiver
 
+from receiver.cli.listen import REMEMBERED, Listener
 from receiver.handlers.webhook import new_secret
 
 

@@ -26,14 +26,17 @@ from journals import (
     take,
 )
 from postgres import postgres_store
-from receiver.journal.copying import PAGE, ROW_KINDS, Kept, NewRows, RowKind, copy, tally
 
 from receiver.app import copying
 from receiver.deliveries import Receipt
 from receiver.errors import InputError, JournalError
 from receiver.events import Input
-from receiver.journal import Journal, Trouble, beating
+from receiver.journal import Journal, Trouble
+from receiver.journal.document import replace
+from receiver.journal.membership import SharedMembership
 from receiver.journal.selection import Selection
+from receiver.journal.store import ROW_KINDS, RowKind, Rows, StoredRow
+from receiver.journal.transfer import PAGE, copy, tally
 
 LATER = NOW + 3_600_000
 DESTINATIONS = {"folder": "file", "chat": "slack", "hook": "webhook"}
@@ -97,7 +100,7 @@ async def view(journal: Journal) -> dict[str, Any]:
         "rows": rows,
         "callbacks": [await journal.callbacks(row.id) for row in rows],
         "events": await journal.events(limit=1000),
-        "numbers": await journal.select_events(Selection(), after=0, limit=1000),
+        "order": [event.id for _, event in await journal.select_events(Selection(), after=None, limit=1000)],
         "deliveries": deliveries,
         "attempts": [await journal.attempts(item.id) for item in deliveries],
         "destinations": await journal.destinations(),
@@ -111,10 +114,10 @@ async def test_everything_is_there(source: Journal, target: Journal) -> None:
     """Each row of each kind, and every number and order; the source is as it was."""
     await half_way(source)
     before = await view(source)
-    copied = await copy(source, target)
+    copied = await copy(source.store, target.store)
     assert {kind: item.count for kind, item in copied.items()} == {
-        "destinations": 3, "submissions": 7, "callbacks": 3, "events": 9, "deliveries": 9, "attempts": 6, "files": 2,
-        "leftovers": 1, "troubles": 1,
+        "submissions": 7, "callbacks": 3, "events": 9, "deliveries": 9, "attempts": 6, "files": 2, "leftovers": 1,
+        "values": 2,
     }  # fmt: skip
     assert await view(source) == await view(target) == before
     assert {item.status for item in before["deliveries"]} == {"succeeded", "running", "pending", "dead", "cancelled"}
@@ -123,7 +126,7 @@ async def test_everything_is_there(source: Journal, target: Journal) -> None:
 async def test_what_was_owed_is_owed_once(source: Journal, target: Journal) -> None:
     """The next engine there takes what this one would have taken, under the same keys; pauses and due times hold."""
     await half_way(source)
-    await copy(source, target)
+    await copy(source.store, target.store)
     for at in (0, LATER - NOW + 1):
         for name in DESTINATIONS:
             here = await take(source, at, destination=name, owner="next")
@@ -136,12 +139,12 @@ async def test_what_was_owed_is_owed_once(source: Journal, target: Journal) -> N
 async def test_numbers_go_on(source: Journal, target: Journal) -> None:
     """What becomes known afterwards stands behind all that was copied."""
     await half_way(source)
-    await copy(source, target)
-    last = (await target.select_events(Selection(), after=0, limit=1000))[-1][0]
+    await copy(source.store, target.store)
+    last = (await target.select_events(Selection(), after=None, limit=1000))[-1][0]
     fact = await owe(target, submission(6), "task.succeeded", 40)
     await target.change(ID, lambda row: None, callback(9))
     numbers = await target.select_events(Selection(), after=last, limit=10)
-    assert [id for _, id in numbers] == [fact.id]
+    assert [found.id for _, found in numbers] == [fact.id]
     assert [item.received_ms - NOW for item in await target.callbacks(ID)] == [3, 1, 2, 9]
 
 
@@ -154,7 +157,7 @@ async def test_more_than_a_page(source: Journal, target: Journal) -> None:
     changes = [owing(row, (fact, delivery(fact, n))) for n, (row, fact) in enumerate(zip(rows, facts, strict=True))]
     await asyncio.gather(*(put(source, change) for change in changes))
     told: list[tuple[RowKind, int]] = []
-    copied = await copy(source, target, lambda kind, number: told.append((kind, number)))
+    copied = await copy(source.store, target.store, lambda kind, number: told.append((kind, number)))
     assert copied["submissions"].count == copied["events"].count == copied["deliveries"].count == count
     assert [number for kind, number in told if kind == "submissions"] == [PAGE, count]
     assert len(await target.deliveries(limit=2 * count)) == count
@@ -169,7 +172,7 @@ async def test_a_target_that_holds_something_is_refused(source: Journal, target:
         await target.erase(submission(99).id, force=True)
     before = await view(target)
     with pytest.raises(InputError, match="holds something already"):
-        await copy(source, target)
+        await copy(source.store, target.store)
     assert await view(target) == before
 
 
@@ -178,7 +181,7 @@ async def test_what_a_start_leaves_behind_is_replaced(source: Journal, target: J
     await half_way(source)
     await target.register({"old": "file"})
     await target.note(Trouble(name="callbacks", since_ms=NOW, text="None come."))
-    await copy(source, target)
+    await copy(source.store, target.store)
     assert [item.name for item in await target.destinations()] == sorted(DESTINATIONS)
     assert [item.name for item in await target.troubles()] == ["provider"]
 
@@ -192,39 +195,43 @@ async def test_an_interrupted_copy_leaves_nothing(source: Journal, target: Journ
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        await copy(source, target, fail)
+        await copy(source.store, target.store, fail)
     assert await target.submissions(limit=10) == []
     assert await target.destinations() == []
-    await copy(source, target)
+    await copy(source.store, target.store)
     assert await view(target) == await view(source)
 
 
 class Worse:
-    """A journal that does not keep what it is given, in one way or another."""
+    """A store that does not keep what it is given, in one way or another."""
 
-    def __init__(self, journal: Journal, way: str) -> None:
-        self._journal = journal
+    def __init__(self, store: Any, way: str) -> None:
+        self._store = store
         self._way = way
 
     @asynccontextmanager
-    async def filling(self) -> AsyncIterator[NewRows]:
-        async with self._journal.filling() as rows:
+    async def transfer(self, *, fill: bool) -> AsyncIterator[Rows]:
+        async with self._store.transfer(fill=fill) as rows:
             self._rows = rows
             yield self
 
-    def reading(self) -> Any:
-        return self._journal.reading()
+    async def page(self, kind: RowKind, after: Any, limit: int) -> list[StoredRow]:
+        found: list[StoredRow] = await self._rows.page(kind, after, limit)
+        return found
 
-    async def page(self, kind: RowKind, after: Any, limit: int) -> list[Kept]:
-        return await self._rows.page(kind, after, limit)
-
-    async def put(self, kind: RowKind, rows: Sequence[Kept]) -> None:
+    async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
         if self._way == "loses" and kind == "deliveries":
             rows = rows[1:]
         if self._way == "changes" and kind == "submissions":
-            spoilt = submission(3, prompt="other")
-            rows = [Kept(item.key, spoilt) if item.key == (spoilt.id,) else item for item in rows]
+            rows = [StoredRow(row.key, _spoilt(row.record)) for row in rows]
         await self._rows.put(kind, rows)
+
+
+def _spoilt(record: Any) -> Any:
+    row = getattr(record, "submission", None)
+    if row is None or row.id != submission(3).id:
+        return record
+    return replace(record, submission=replace(row, prompt="other"))
 
 
 @pytest.mark.parametrize(("way", "words"), [("loses", "8 deliveries in place of 9"), ("changes", "or not the same")])
@@ -232,14 +239,14 @@ async def test_a_copy_that_differs_is_not_kept(source: Journal, target: Journal,
     """By count, or by digest."""
     await half_way(source)
     with pytest.raises(JournalError, match=words):
-        await copy(source, Worse(target, way))
+        await copy(source.store, Worse(target.store, way))
     assert await target.submissions(limit=10) == []
 
 
 async def test_nobody_writes_meanwhile(pair: tuple[Store, Store], source: Journal) -> None:
     """What another process is told to keep, it keeps after the copy, or not at all; it can be read all the time."""
     other = await pair[0].open()
-    async with source.reading() as rows:
+    async with source.store.transfer(fill=False) as rows:
         writing = asyncio.create_task(other.add(submission(1)))
         assert (await tally(rows, "submissions")).count == 0
         await other.submissions(limit=1)
@@ -251,69 +258,74 @@ async def test_nobody_writes_meanwhile(pair: tuple[Store, Store], source: Journa
 
 
 class Elsewhere:
-    """A journal on a server, and what it answers to signs of life.
+    """A journal on a server, and how it answers heartbeats.
 
     Attributes:
-        answers: to the next ones; the last one repeats.
-        resigned: whether it was left.
+        answers: to the next heartbeats; the last one repeats.
+        left: True once its membership was ended.
     """
 
     def __init__(self, *answers: bool | JournalError) -> None:
         self.answers = list(answers)
-        self.resigned = False
+        self.left = False
+        self.membership = self
 
-    async def become_engine(self, role: str, owner: str, *, store: str) -> None: ...
+    async def join(self, role: str, owner: str, *, store: str) -> None: ...
 
-    async def resign(self, owner: str) -> None:
-        self.resigned = True
+    async def leave(self, owner: str) -> None:
+        self.left = True
 
-    async def beat(self, owner: str) -> bool:
+    async def heartbeat(self, owner: str) -> bool:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, JournalError):
             raise answer
         return answer
 
 
-async def test_signs_of_life_go_on_after_one_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A journal that was away for a moment does not take the copy for dead, so that no engine begins beside it."""
-    monkeypatch.setattr(beating, "BEAT_SECONDS", 0.01)
+async def test_heartbeats_go_on_after_one_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that was away for a moment does not let the copy expire, so that no engine begins beside it."""
+    monkeypatch.setattr(copying, "HEARTBEAT_SECONDS", 0.01)
     away = JournalError("The journal does not answer in time.", fault="unreachable")
     journal = Elsewhere(away, away, True, True)
     async with asyncio.timeout(10), copying._alone(journal, "there"):  # type: ignore[arg-type]
         while len(journal.answers) > 1:  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0.01)
-    assert journal.resigned
+    assert journal.left
 
 
-async def test_a_copy_that_was_taken_for_dead_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_copy_that_has_expired_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine may have begun on that journal: what it does from now on would be missing in the copy."""
-    monkeypatch.setattr(beating, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(copying, "HEARTBEAT_SECONDS", 0.01)
     journal = Elsewhere(True, False)
-    with pytest.raises(JournalError, match="Broken off: there had no sign of life"):
+    with pytest.raises(JournalError, match="Broken off: there had no heartbeat"):
         async with asyncio.timeout(10), copying._alone(journal, "there"):  # type: ignore[arg-type]
             await asyncio.Event().wait()
-    assert journal.resigned
+    assert journal.left
 
 
-async def test_a_copy_asks_whether_it_lives_before_it_is_kept(source: Journal, target: Journal) -> None:
-    """Signs of life may have failed for long, and the next one is not due before the end."""
+async def test_a_copy_shows_a_heartbeat_before_it_is_kept(source: Journal, target: Journal) -> None:
+    """Heartbeats may have failed for long, and the next one is not due before the end."""
     await half_way(source)
-    async with copying._alone(Elsewhere(False), "there") as sure:  # type: ignore[arg-type]
-        with pytest.raises(JournalError, match="Broken off: there had no sign of life"):
-            await copy(source, target, sure=sure)
+    async with copying._alone(Elsewhere(False), "there") as confirm:  # type: ignore[arg-type]
+        with pytest.raises(JournalError, match="Broken off: there had no heartbeat"):
+            await copy(source.store, target.store, confirm=confirm)
     assert await target.submissions(limit=10) == []
 
 
 async def test_a_copy_beside_which_an_engine_began_is_not_kept(tmp_path: Path) -> None:
-    """It came while signs of life failed, and has not buried the copy yet."""
+    """Its heartbeats failed for so long that the engine found it expired."""
     async with postgres_store(tmp_path) as store:
         journal = await store.open()
-        async with copying._alone(journal, "there") as sure:
-            await sure()
-            await store.execute("UPDATE receiver.engines SET beat = beat - interval '1 hour'")
-            await journal.become_engine("worker", "a", store="s")
-            with pytest.raises(JournalError, match="Broken off: there had no sign of life"):
-                await sure()
+        async with copying._alone(journal, "there") as confirm:
+            await confirm()
+            (copy_owner,) = await journal.membership.owners()
+            seconds = iter(range(0, 100, 7))
+            engine = SharedMembership(journal.store, monotonic=lambda: next(seconds) / 2)
+            while not (gone := await engine.expire("a")):
+                pass
+            assert gone == [copy_owner]
+            with pytest.raises(JournalError, match="Broken off: there had no heartbeat"):
+                await confirm()
         await journal.aclose()
 
 
@@ -328,11 +340,11 @@ async def test_a_copy_is_whole_though_the_journal_cannot_be_left() -> None:
     """It is out of reach when all has been done: others learn from our silence that we are gone."""
 
     class Unreachable(Elsewhere):
-        async def resign(self, owner: str) -> None:
-            self.resigned = True
+        async def leave(self, owner: str) -> None:
+            self.left = True
             raise JournalError("The journal does not answer in time.", fault="unreachable")
 
     journal = Unreachable(True)
     async with copying._alone(journal, "there"):  # type: ignore[arg-type]
         pass
-    assert journal.resigned
+    assert journal.left

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from receiver.handlers.s3.keys import fill
 from slacks import check_blocks
 
 from receiver.events import EVENT_TYPES, Event
@@ -26,6 +25,7 @@ from receiver.handlers.discord import payload_of
 from receiver.handlers.file import FileHandler
 from receiver.handlers.posts import post_of
 from receiver.handlers.result_files import provenance
+from receiver.handlers.s3 import fill
 from receiver.handlers.slack.blocks import detail_blocks, fallback, linked_picture, post_blocks, uploaded
 from receiver.handlers.webhook import new_secret, signed_headers
 from receiver.tasks import Button, Task

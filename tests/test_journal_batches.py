@@ -125,7 +125,7 @@ async def test_one_that_fails_is_alone_in_failing(journal: Journal) -> None:
 async def test_a_row_that_sqlite_refuses_is_alone_in_failing(tmp_path: Path) -> None:
     """A NULL where there must be a value, found as the batch is written."""
     journal = Journal(await open_store(tmp_path / "receiver.db"))
-    await _one_fails(journal, lambda row: Change(submission=replace(row, callbacks=None)))  # type: ignore[arg-type]
+    await _one_fails(journal, lambda row: Change(submission=replace(row, status=None)))
     await journal.aclose()
 
 
@@ -137,7 +137,9 @@ async def _one_fails(journal: Journal, spoil: Callable[[Submission], Change]) ->
     rows = [submission(number) for number in range(1, 6)]
     for row in rows:
         await journal.add(row)
-    decides = [partial(change_to, number=number, percent=10, detail=None, places=PLACES) for number in range(1, 5)]
+    decides: list[Callable[[Submission], Change]] = [
+        partial(change_to, number=number, percent=10, detail=None, places=PLACES) for number in range(1, 5)
+    ]
     done = await asyncio.gather(
         *(journal.change(row.id, decide, heard(row)) for row, decide in zip(rows, [*decides, spoil], strict=True))
     )

@@ -23,6 +23,7 @@ from receiver.journal.document import Document
 from receiver.journal.sqlite import SQLiteStore, documents, open_store
 from receiver.journal.sqlite.documents import SQL
 from receiver.journal.sqlite.pages import page_query
+from receiver.journal.sqlite.store import _delete
 from receiver.journal.store import Filter, RowKind
 
 
@@ -316,12 +317,12 @@ HOT = {
     "leftovers": (listed("leftovers"), "PRIMARY KEY (digest>?)"),
     "leave_files": (SQL["leave_files"], "PRIMARY KEY (submission_id=?)"),
     "count_files": (SQL["count_files"], "PRIMARY KEY (submission_id=?)"),
-    "delete_files": (SQL["delete_files"], "PRIMARY KEY (submission_id=?)"),
-    "delete_attempts": (SQL["delete_attempts"], "PRIMARY KEY (delivery_id=?)"),
-    "delete_deliveries": (SQL["delete_deliveries"], "deliveries_submission (submission_id=?)"),
-    "delete_events": (SQL["delete_events"], "sqlite_autoindex_events_1 (id>? AND id<?)"),
-    "delete_callbacks": (SQL["delete_callbacks"], "callbacks_submission (submission_id=?)"),
-    "delete_submissions": (SQL["delete_submissions"], "(id=?)"),
+    "delete_files": (_delete("files"), "PRIMARY KEY (submission_id=?)"),
+    "delete_attempts": (_delete("attempts"), "PRIMARY KEY (delivery_id=?)"),
+    "delete_deliveries": (_delete("deliveries"), "deliveries_submission (submission_id=?)"),
+    "delete_events": (_delete("events"), "sqlite_autoindex_events_1 (id>? AND id<?)"),
+    "delete_callbacks": (_delete("callbacks"), "callbacks_submission (submission_id=?)"),
+    "delete_submissions": (_delete("submissions"), "(id=?)"),
 }
 """Queries that serve a request or a loop: name → text, and the index it needs."""
 BOUNDED = ("SCAN json_each", "SCAN needing", "SCAN callbacks")

@@ -32,7 +32,7 @@ async def test_a_sound_journal_has_no_problems(journal: Journal) -> None:
         ("DELETE FROM submissions", "2 events belong to no submission"),
         (
             "INSERT INTO attempts VALUES ('nobody', 1, 1, 2, 'failed', NULL, false)",
-            "1 deliveries have attempts but are gone",
+            "1 deliveries have attempts but do not exist",
         ),
         (
             "INSERT INTO callbacks (submission_id, received_ms, body) VALUES ('nobody', 1, '{}')",

@@ -10,7 +10,7 @@ import pytest
 from engine import PNG, Kit, Recording, answer, destination, engine
 from journals import Store
 
-from receiver.engine.loops import Worker
+from receiver.engine.loops import Loops
 from receiver.errors import InputError, JournalError
 from receiver.events import Submission
 from receiver.handlers.base import Rejected
@@ -262,13 +262,13 @@ async def test_a_sweep_that_fails_comes_again_in_an_hour(tmp_path: Path, store: 
 
 
 async def test_the_sweep_is_a_step_of_the_engine(tmp_path: Path, store: Store) -> None:
-    """A worker runs it like any other step, and it never asks to be called again at once."""
+    """The loops run it like any other step, and it never asks to be called again at once."""
     async with engine(tmp_path, at=store) as kit:
         retention = retaining(kit)
-        worker = Worker({"purge": retention.sweep_once}, clock=kit.clock)
-        worker.start()
-        assert worker.running
-        await worker.stop()
+        loops = Loops({"purge": retention.sweep_once}, clock=kit.clock)
+        loops.start()
+        assert loops.running
+        await loops.stop()
 
 
 # --- erase -------------------------------------------------------------------------------------------------------
@@ -384,13 +384,13 @@ async def test_beside_an_engine_a_trace_is_not_denied(tmp_path: Path) -> None:
     compacting takes it away."""
     async with engine(tmp_path) as kit:
         rows = await crowd(kit)
-        await kit.journal.become_engine("serve", "serve", store="")
+        await kit.journal.membership.join("serve", "serve", store="")
         told = []
         for row in rows[::3]:
             erased = await retaining(kit).erase(row, force=True)
             told.append(erased.traces is not None)
             assert told[-1] == bool(held(tmp_path, row.prompt))
         assert told.count(False) > 40
-        await kit.journal.resign("")
+        await kit.journal.membership.leave("serve")
         assert await kit.journal.compact()
         assert [row.id for row in rows[::3] if held(tmp_path, row.prompt[:41])] == []

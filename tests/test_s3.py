@@ -17,10 +17,6 @@ from buckets import READER, READER_SECRET, SECRET, Between, Buckets, content, li
 from flows import world
 from hypothesis import given
 from hypothesis import strategies as st
-from receiver.handlers.s3.answers import StoreError
-from receiver.handlers.s3.handler import WHOLE
-from receiver.handlers.s3.keys import check_template, fill
-from receiver.handlers.s3.options import S3Options
 
 from receiver.bucket.options import read_profile
 from receiver.deliveries import Receipt
@@ -28,7 +24,7 @@ from receiver.errors import MediaError, SettingsError
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.registry import build, describe_handlers
 from receiver.handlers.result_files import ArchiveError
-from receiver.handlers.s3 import S3Handler
+from receiver.handlers.s3 import WHOLE, S3Handler, S3Options, StoreError, check_template, fill
 from receiver.media import MediaStore, Tiles
 from receiver.settings import Destination
 from receiver.settings.kinds import show_url

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from receiver import serverless
-from receiver.app import journal_of, open_courier
+from receiver.app import journal_of, open_stateless_receive, open_stateless_submit
 from receiver.errors import SettingsError
 from receiver.requests import build
 from receiver.serverless import asgi
@@ -39,7 +39,7 @@ async def test_nothing_goes_on_after_the_answer(tmp_path: Path) -> None:
         await function.until(1)
         await function.clock.sleep(20)
         names = {task.get_name() for task in asyncio.all_tasks()}
-        assert not {name for name in names if name.startswith(("shift", "delivery", "archive", "dispatch", "engine"))}
+        assert not {name for name in names if name.startswith(("run", "delivery", "archive", "dispatch", "engine"))}
 
 
 async def test_the_tick_brings_what_no_callback_announced(tmp_path: Path) -> None:
@@ -158,18 +158,18 @@ async def test_the_time_a_request_has_taken_counts(tmp_path: Path) -> None:
     clock, takes, sends = StillClock(), [1950, 0], []
     async with deployed(tmp_path) as function:
         assert (await function.http.get("/livez")).status_code == 200
-        shifts = function.application._shifts
-        assert shifts is not None
+        engine = function.application._engine
+        assert engine is not None
         function.application._clock = clock
 
         async def work(seconds: float, **other: Any) -> None:
-            sends.append(shifts.sends)
+            sends.append(engine.sends)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             clock.advance(takes.pop())  # the provider's time
             await Response()(scope, receive, send)
 
-        shifts.work, function.application._app = work, app  # type: ignore[method-assign]
+        engine.run_until_idle, function.application._app = work, app  # type: ignore[method-assign]
         for _ in range(2):
             assert (await function.http.post("/submissions")).status_code == 200
         assert sends == [True, False]
@@ -178,8 +178,8 @@ async def test_the_time_a_request_has_taken_counts(tmp_path: Path) -> None:
 async def test_without_a_journal_it_is_delivered_in_the_request(tmp_path: Path) -> None:
     """The submitter shares the key with the function and nothing else."""
     async with deployed(tmp_path, database="none") as function:
-        async with open_courier(function.settings, clock=function.clock) as courier:
-            row = await courier.submit(build("imagine", prompt="a boat"), Options(labels={"order": "17"}))
+        async with open_stateless_submit(function.settings, clock=function.clock) as stateless:
+            row = await stateless.submit(build("imagine", prompt="a boat"), Options(labels={"order": "17"}))
         await function.until(1)
         assert function.pictures() == [".json", ".png"]
         [page] = (tmp_path / "outputs").glob("*.json")
@@ -189,18 +189,18 @@ async def test_without_a_journal_it_is_delivered_in_the_request(tmp_path: Path) 
 
 
 async def test_another_program_submits_with_the_key_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`open_courier` opens no destination, because only the function delivers."""
+    """`open_stateless` opens no destination, because only the function delivers."""
     monkeypatch.chdir(tmp_path)
     async with deployed(tmp_path, database="none") as function:
-        async with serverless.open_courier(
+        async with serverless.open_stateless(
             database="none",
             keys="k" * 32,
             provider_url=function.settings.provider_url,
             provider_key="simulator",
             public_url=function.settings.public_url,
             to="slack://C0123",  # which would need a token
-        ) as courier:
-            row = await courier.submit(build("imagine", prompt="a boat"), Options(to=("file",)))
+        ) as stateless:
+            row = await stateless.submit(build("imagine", prompt="a boat"), Options(to=("file",)))
         await function.until(1)
         assert row.id in next((tmp_path / "outputs").glob("*.json")).name
 
@@ -210,8 +210,8 @@ async def test_without_a_journal_a_result_that_is_not_delivered_is_an_error(tmp_
     table = {"handler": "command", "command": ["false"]}
     with logged() as lines:
         async with deployed(tmp_path, database="none", destinations={"broken": table}) as function:
-            async with open_courier(function.settings, clock=function.clock) as courier:
-                await courier.submit(build("imagine", prompt="a boat"))
+            async with open_stateless_submit(function.settings, clock=function.clock) as stateless:
+                await stateless.submit(build("imagine", prompt="a boat"))
             async with asyncio.timeout(20):
                 while not (told := [line for line in lines if line["event"] == "callback.refused"]):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
@@ -243,5 +243,5 @@ async def test_without_a_journal_progress_is_refused_at_the_start(tmp_path: Path
         destinations={"album": {"url": f"file:{tmp_path}", "progress": True}},
     )
     with pytest.raises(SettingsError, match="progress needs a journal"):
-        async with open_courier(settings):
+        async with open_stateless_receive(settings):
             pass

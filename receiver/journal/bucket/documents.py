@@ -23,7 +23,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from receiver.bucket import PreconditionFailed
 from receiver.bucket.client import Bucket, Tag
@@ -184,20 +184,16 @@ class Documents:
             self._queues[id] = []
             try:
                 await self._write_batch(id, batch)
-            except BaseException as exc:
-                problem = exc if isinstance(exc, Exception) else JournalError("The write was broken off.", fault="io")
+            except Exception as exc:
                 for item in batch:
-                    item.problem = problem
-                if not isinstance(exc, Exception):
-                    raise
-            finally:
-                for item in batch:
-                    if item.future.done():
-                        continue  # its caller was cancelled
-                    if item.problem is not None:
-                        item.future.set_exception(item.problem)
-                    else:
-                        item.future.set_result(item.outcome)
+                    item.problem = exc
+            for item in batch:
+                if item.future.done():
+                    continue  # its caller was cancelled
+                if item.problem is not None:
+                    item.future.set_exception(item.problem)
+                else:
+                    item.future.set_result(item.outcome)
         del self._queues[id]
 
     async def _write_batch(self, id: str, batch: list[_Waiting]) -> None:
@@ -261,9 +257,9 @@ class Documents:
         if row.parent_id is not None and old is None:
             links.append(keys.path(keys.CHILDREN, row.parent_id, row.id))
         aside = {**dict.fromkeys((*made, *links), b""), **bodies}
-        await asyncio.gather(*(self._put_aside(key, body) for key, body in aside.items()))
+        await asyncio.gather(*(put(self._bucket, key, body, "any") for key, body in aside.items()))
         try:
-            written = await self._put(keys.submission(draft.id), data, draft.nonce, tag)
+            written = await put(self._bucket, keys.submission(draft.id), data, tag)
         except BaseException:
             self.forget(draft.id)
             raise
@@ -273,43 +269,6 @@ class Documents:
         self.drop(stale)
         self._written(draft.id)
         return cached
-
-    async def _put_aside(self, key: str, body: bytes) -> None:
-        """Put an object that may be put twice."""
-        for wait in (*WAITS, None):
-            try:
-                await self._bucket.put(key, body)
-            except JournalError:
-                if wait is None:
-                    raise
-                await asyncio.sleep(wait)
-            else:
-                return
-
-    async def _put(self, key: str, data: bytes, nonce: str, tag: Tag | None) -> Tag:
-        """Put the object. If the answer is a refusal or lost, look whether the put was done.
-
-        Raises:
-            PreconditionFailed: another process was faster.
-        """
-        problem: Exception | None = None
-        for wait in (0.0, *WAITS):
-            await asyncio.sleep(wait)
-            try:
-                return await (self._bucket.create(key, data) if tag is None else self._bucket.replace(key, data, tag))
-            except (PreconditionFailed, JournalError) as exc:
-                problem = exc
-            try:
-                found = await self._bucket.get(key)
-            except JournalError as exc:
-                problem = exc
-                continue
-            if found is not None and decode(found.data, key).nonce == nonce:
-                return found.tag
-            if isinstance(problem, PreconditionFailed):
-                break
-        assert problem is not None  # noqa: S101 - each turn ends with one
-        raise problem
 
     async def _write_additions(self, cached: _Cached) -> None:
         """Write submissions that came of a change. If this process ends here, a look at what is due goes on with it."""
@@ -407,3 +366,38 @@ class Documents:
             await asyncio.wait(list(self._tasks))
         if self._sweeping is not None:
             await asyncio.wait([self._sweeping])
+
+
+async def put(bucket: Bucket, key: str, data: bytes, tag: Tag | Literal["any"] | None) -> Tag:
+    """Put an object, and again if that fails. If the answer is a refusal or lost, look whether the put was done.
+
+    Args:
+        bucket: with errors of the journal.
+        key: of the object.
+        data: unique to this write, where it has a condition.
+        tag: the version that is replaced; None: there must be none.
+
+    Raises:
+        PreconditionFailed: another process was faster.
+        JournalError: it was not done, or that cannot be seen.
+    """
+    problem: Exception | None = None
+    for wait in (0.0, *WAITS):
+        await asyncio.sleep(wait)
+        try:
+            if tag == "any":
+                return await bucket.put(key, data)
+            return await (bucket.create(key, data) if tag is None else bucket.replace(key, data, tag))
+        except (PreconditionFailed, JournalError) as exc:
+            problem = exc
+        try:
+            found = await bucket.get(key)
+        except JournalError as exc:
+            problem = exc
+            continue
+        if found is not None and found.data == data:
+            return found.tag
+        if isinstance(problem, PreconditionFailed):
+            break
+    assert problem is not None  # noqa: S101 - each turn ends with one
+    raise problem

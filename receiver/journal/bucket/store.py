@@ -32,7 +32,7 @@ import heapq
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
@@ -46,8 +46,8 @@ from receiver.errors import InputError, JournalError
 from receiver.events import Callback, Submission, first_id
 from receiver.journal import transitions
 from receiver.journal.bucket import keys
-from receiver.journal.bucket.documents import Documents
-from receiver.journal.bucket.stored import StoredSubmission, replace
+from receiver.journal.bucket.documents import Documents, put
+from receiver.journal.bucket.stored import KeptCallback, StoredSubmission, damaged, replace
 from receiver.journal.document import DUE_FIELDS, Document, Transition
 from receiver.journal.rows import to_json_bytes
 from receiver.journal.store import (
@@ -76,6 +76,7 @@ COUNTED = 100
 """Up to how many index entries are read to count deliveries. Each takes a request. Beyond, one entry counts as one."""
 ID_LENGTH = 26
 NAME_TRIES = 20
+FAR_MS = 2**62
 PURGED = "purged"
 """Shared value: objects last written before this time, by the bucket's clock, have no callbacks left."""
 
@@ -198,20 +199,19 @@ class BucketStore:
         # The name is put first, with the submission in it: a process that finds a name without its submission writes
         # that. So a name whose taker was killed is no obstacle, and two that take it at once make one submission.
         key = keys.once(submission.once)
-        name = UniqueName(nonce=secrets.token_hex(8), submission=submission)
+        name = to_json_bytes(UniqueName(nonce=secrets.token_hex(8), submission=submission))
         for _ in range(NAME_TRIES):
-            found = await self._take_name(key, name, None)
-            if found is None:
-                return await self._create_named(submission)
-            holder = _decode(UniqueName, found.data, key).submission
+            found = await self._bucket.get(key)
+            holder = _decode(UniqueName, found.data, key).submission if found is not None else None
             stored = await self._documents.get(holder.id) if holder is not None else None
             if stored is not None and stored.submission.once == submission.once:
                 return stored.submission
-            if stored is None and holder is not None:
-                again = await self._bucket.get(key)
-                if again is not None and again.tag == found.tag:  # otherwise it was erased, which frees the name first
+            if holder is not None and stored is None:
+                if await self._bucket.get(key) == found:  # otherwise it was erased, which frees the name first
                     return await self._create_named(holder)
-            elif await self._take_name(key, name, found) is None:
+                continue
+            with suppress(PreconditionFailed):
+                await put(self._bucket, key, name, found.tag if found is not None else None)
                 return await self._create_named(submission)
         raise JournalError("The submission's name is taken and freed by too many at once. Try again.", fault="locked")
 
@@ -222,34 +222,16 @@ class BucketStore:
                 raise JournalError(f"There already is a submission {submission.id}. Nothing was written.")
         return submission
 
-    async def _take_name(self, key: str, name: UniqueName, old: StoredObject | None) -> StoredObject | None:
-        """Put the name. Return its holder if that is another submission."""
-        data = to_json_bytes(name)
-        try:
-            await (self._bucket.create(key, data) if old is None else self._bucket.replace(key, data, old.tag))
-        except (PreconditionFailed, JournalError) as exc:
-            found = await self._bucket.get(key)
-            if found is not None and _decode(UniqueName, found.data, key).nonce == name.nonce:
-                return None  # it was done, and the answer was lost
-            if isinstance(exc, JournalError) or found is None:
-                raise JournalError("The submission's name could not be taken. Try again.", fault="io") from exc
-            return found
-        return None
-
     async def _free_name(self, submission: Submission) -> None:
         """Free a name, if the submission still has it."""
-        if submission.once is None:
-            return
-        key = keys.once(submission.once)
-        while (found := await self._bucket.get(key)) is not None:
+        key = keys.once(submission.once or "")
+        while submission.once is not None and (found := await self._bucket.get(key)) is not None:
             holder = _decode(UniqueName, found.data, key).submission
             if holder is None or holder.id != submission.id:
                 return
-            try:
-                await self._bucket.replace(key, to_json_bytes(UniqueName(nonce=secrets.token_hex(8))), found.tag)
-            except PreconditionFailed:
-                continue
-            return
+            with suppress(PreconditionFailed):
+                await put(self._bucket, key, to_json_bytes(UniqueName(nonce=secrets.token_hex(8))), found.tag)
+                return
 
     # Deleting
 
@@ -315,15 +297,16 @@ class BucketStore:
             by_id[str(id)].add(int(number))
 
         async def forget_of(id: str, numbers: set[int]) -> int:
-            def without(stored: StoredSubmission) -> tuple[StoredSubmission, int]:
+            def without(stored: StoredSubmission) -> tuple[StoredSubmission, list[KeptCallback]]:
+                gone = [item for item in stored.callbacks if item.number in numbers]
                 left = tuple(item for item in stored.callbacks if item.number not in numbers)
-                gone = len(stored.callbacks) - len(left)
                 return (replace(stored, callbacks=left) if gone else stored), gone
 
-            gone = await self._documents.write(id, without) or 0
-            bodies = [item.key async for item in self._list(keys.path(keys.CALLBACKS, id))]
-            self._documents.sweep([key for key in bodies if int(key.rpartition("/")[2]) in numbers])
-            return gone
+            gone = await self._documents.write(id, without) or []
+            self._documents.sweep(
+                [keys.path(keys.CALLBACKS, id, item.number) for item in gone if item.body is None]
+            )  # fmt: skip
+            return len(gone)
 
         return sum(await asyncio.gather(*(forget_of(id, numbers) for id, numbers in by_id.items())))
 
@@ -387,32 +370,26 @@ class BucketStore:
     async def _candidates(
         self, kind: RowKind, wanted: Filter, after: Key | None, *, newest_first: bool
     ) -> AsyncIterator[tuple[float, list[StoredSubmission]]]:
-        """Yield submissions that may have such rows, in batches, and before each a time: no row that is left is newer.
+        """Yield submissions that may have such rows, in batches, each after a time: no row that is left is newer.
 
         A row was known when its object was last written. So for the newest rows the objects written last come first.
         Submissions come in the order of the page, so none that is left can belong before those found.
         """
-        ids = await self._ids(kind, wanted)
         submissions = kind == "submissions"
-        latest_ms = float("-inf") if submissions else float("inf")
-        start = str(after[0]) if after is not None else None
+        start = str(after[0]) if after is not None and submissions else None
 
-        def fits(id: str) -> bool:
-            if not submissions:
-                return True
+        def fits(item: ObjectHead) -> bool:
+            id = keys.submission_id(item.key)
             begins = start is None or (id < start if newest_first else id > start)
             is_part = wanted.part is None or id.startswith(wanted.part) or id.endswith(wanted.part)
-            return begins and is_part and _is_within_id(id, wanted)
+            return not submissions or (begins and is_part and _is_within_id(id, wanted))
 
+        ids = await self._ids(kind, wanted)
         if ids is not None:
-            # An event never changes, and what others have written since the last look is not known anyway.
-            age = self.cache_seconds if kind == "events" or (wanted.statuses and not submissions) else 0.0
-            for some in _batches(sorted(filter(fits, ids), reverse=newest_first)):
-                read = await asyncio.gather(*(self._documents.get(id, max_age=age) for id in some))
-                yield latest_ms, [item for item in read if item is not None]
-            return
-        bounds = [id for id in (start if newest_first else None, _until_id(wanted)) if id and submissions]
-        pages = self._bucket.pages(keys.SUBMISSIONS, after=keys.before(min(bounds)) if bounds else "")
+            pages = _in_one([ObjectHead(keys.submission(id), "", 0, FAR_MS) for id in sorted(ids, reverse=True)])
+        else:
+            bounds = [id for id in (start if newest_first else None, _until_id(wanted)) if id and submissions]
+            pages = self._bucket.pages(keys.SUBMISSIONS, after=keys.before(min(bounds)) if bounds else "")
         if not (submissions and newest_first):
             heads = [item async for page in pages for item in page]
             if submissions:
@@ -420,47 +397,42 @@ class BucketStore:
             elif newest_first and after is None:
                 heads.sort(key=lambda item: -item.modified_ms)
             pages = _in_one(heads)
+        latest_ms = float("-inf") if submissions else float("inf")
         async for page in pages:
-            for batch in _batches(item for item in page if fits(keys.submission_id(item.key))):
+            for batch in _batches(filter(fits, page)):
                 if newest_first and after is None and not submissions:
                     latest_ms = batch[0].modified_ms + MARGIN_MS
                 yield latest_ms, [item async for item in self._read(batch)]
-            if (
-                submissions
-                and newest_first
-                and wanted.since_ms
-                and keys.submission_id(page[-1].key) < first_id(wanted.since_ms)
-            ):
-                return
 
     async def _ids(self, kind: RowKind, wanted: Filter) -> Collection[str] | None:
         """Return ids of the submissions that can have such rows. None: any may."""
-        if wanted.submission_id is not None:
-            return [wanted.submission_id]
-        if kind == "submissions":
-            if wanted.ids is not None:
-                return set(wanted.ids)
-            if wanted.task_id is not None:
-                return {id async for id in self._names(keys.path(keys.TASKS, wanted.task_id))}
-            if wanted.parent_id is not None:
-                return {id async for id in self._names(keys.path(keys.CHILDREN, wanted.parent_id))}
-            if wanted.with_files:
-                return {str(row.key[0]) async for row in self._needed_files(EVERYTHING)}
-            if wanted.due_after_ms is not None:
-                return await self._indexed(keys.ROWS, after=keys.until(keys.ROWS, wanted.due_after_ms))
-        if kind == "events" and wanted.ids is not None:
-            return {id.partition(".")[0] for id in wanted.ids}
-        named = wanted.ids if kind == "deliveries" else (wanted.delivery_id,) if kind == "attempts" else None
-        if named is not None and None not in named:
-            owners = await asyncio.gather(*(self._owner_of(id) for id in named if id is not None))
-            return {id for id in owners if id is not None}
         statuses = set(wanted.statuses)
-        if kind == "deliveries" and statuses and statuses <= {"pending", "running", "dead"}:
-            places = [keys.TO] * bool(statuses & {"pending", "running"}) + [keys.DEAD] * ("dead" in statuses)
+        named = wanted.ids if kind == "deliveries" else None
+        if kind == "attempts" and wanted.delivery_id is not None:
+            named = (wanted.delivery_id,)
+        found: Collection[str] | None = None
+        if wanted.submission_id is not None:
+            found = [wanted.submission_id]
+        elif kind == "submissions":
+            if wanted.ids is not None:
+                found = set(wanted.ids)
+            elif wanted.task_id is not None:
+                found = [id async for id in self._names(keys.path(keys.TASKS, wanted.task_id))]
+            elif wanted.parent_id is not None:
+                found = [id async for id in self._names(keys.path(keys.CHILDREN, wanted.parent_id))]
+            elif wanted.with_files:
+                found = {str(row.key[0]) async for row in self._needed_files(EVERYTHING)}
+            elif wanted.due_after_ms is not None:
+                found = await self._indexed(keys.ROWS, after=keys.until(keys.ROWS, wanted.due_after_ms))
+        elif kind == "events" and wanted.ids is not None:
+            found = {id.partition(".")[0] for id in wanted.ids}
+        elif named is not None:
+            found = {id for id in await asyncio.gather(*map(self._owner_of, named)) if id is not None}
+        elif kind == "deliveries" and statuses and statuses <= {"pending", "running", "dead"}:
             below = () if wanted.destination is None else (wanted.destination,)
-            found = await asyncio.gather(*(self._indexed(keys.path(place, *below)) for place in places))
-            return set().union(*found)
-        return None
+            found = await self._indexed(keys.path(keys.TO, *below)) if statuses != {"dead"} else set()
+            found |= await self._indexed(keys.path(keys.DEAD, *below)) if "dead" in statuses else set()
+        return found
 
     async def _indexed(self, place: str, *, after: str = "") -> set[str]:
         """Return the submissions with an entry below a place of the due index, however late it comes."""
@@ -558,53 +530,36 @@ class BucketStore:
                 key: item for key, item in self._values.items() if key in listed or not key.startswith(prefix)
             }
 
-        async def read(key: str, etag: str) -> StoredObject | None:
-            known = self._values.get(key)
-            if known is None or known.tag.etag != etag:
-                known = await self._bucket.get(f"{keys.VALUES}/{key}")
-            if known is None or not known.data:
+        async def read(key: str, etag: str) -> SharedValue | None:
+            found = self._values.get(key)
+            if found is None or found.tag.etag != etag:
+                found = await self._bucket.get(f"{keys.VALUES}/{key}")
+            if found is None or not found.data:
                 self._values.pop(key, None)
                 return None
-            self._values[key] = known
-            return known
+            self._values[key] = found
+            return SharedValue(key=key, data=found.data, version=_version(found.tag))
 
-        found = await asyncio.gather(*(read(key, etag) for key, etag in listed.items()))
-        return {
-            key: SharedValue(key=key, data=item.data, version=_version(item.tag))
-            for key, item in zip(listed, found, strict=True)
-            if item is not None
-        }
+        read_ = await asyncio.gather(*(read(key, etag) for key, etag in listed.items()))
+        return {item.key: item for item in read_ if item is not None}
 
     async def swap(self, key: str, data: bytes | None, version: str | None) -> str | None:
         self._check_open()
-        name, content = f"{keys.VALUES}/{key}", data or b""  # an empty object is a deleted value
+        name = f"{keys.VALUES}/{key}"
+        etag, _, generation = (version or "").partition("\n")
+        tag = Tag(etag, generation or None) if version is not None else None
+        if tag is None and (found := await self._bucket.get(name)) is not None and not found.data:
+            tag = found.tag  # its deletion has ended halfway
         try:
-            tag = await self._put_value(name, content, version)
-        except (PreconditionFailed, JournalError) as exc:
-            found = await self._bucket.get(name)
-            if found is None or found.data != content or not content:
-                if isinstance(exc, JournalError):
-                    raise
-                return None
-            tag = found.tag  # it was done, and the answer was lost
+            tag = await put(self._bucket, name, data or b"", tag)  # an empty object is a deleted value
+        except PreconditionFailed:
+            return None
         if data is None:
             self._values.pop(key, None)
             await self._bucket.delete([name])
             return ""
         self._values[key] = StoredObject(data, tag, 0)
         return _version(tag)
-
-    async def _put_value(self, name: str, content: bytes, version: str | None) -> Tag:
-        if version is not None:
-            etag, _, generation = version.partition("\n")
-            return await self._bucket.replace(name, content, Tag(etag, generation or None))
-        try:
-            return await self._bucket.create(name, content)
-        except PreconditionFailed:
-            found = await self._bucket.get(name)
-            if found is None or found.data:
-                raise
-            return await self._bucket.replace(name, content, found.tag)  # its deletion has ended halfway
 
     # The store as a whole
 
@@ -744,7 +699,4 @@ def _decode(type: type[T], data: bytes, key: str) -> T:
     try:
         return msgspec.json.decode(data, type=type)
     except msgspec.DecodeError as exc:
-        raise JournalError(
-            f"The journal's object {key} cannot be read ({exc}). Restore it from an older version, or delete it.",
-            fault="damaged",
-        ) from exc
+        raise damaged(key, exc) from exc

@@ -213,7 +213,12 @@ def decode(data: bytes, key: str) -> StoredSubmission:
     try:
         return _decoder.decode(gzip.decompress(data))
     except (OSError, EOFError, zlib.error, msgspec.DecodeError) as exc:
-        raise JournalError(
-            f"The journal's object {key} cannot be read ({exc}). Restore it from an older version, or delete it.",
-            fault="damaged",
-        ) from exc
+        raise damaged(key, exc) from exc
+
+
+def damaged(key: str, problem: Exception) -> JournalError:
+    """Return the error of an object that cannot be read."""
+    return JournalError(
+        f"The journal's object {key} cannot be read ({problem}). Restore it from an older version, or delete it.",
+        fault="damaged",
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from contextlib import suppress
 from operator import attrgetter
 from typing import cast
@@ -144,28 +143,21 @@ class WriteBuffer:
 
     def add(self, old: Document, new: Document) -> None:
         """Raise UnicodeEncodeError, and add nothing, where a text is not UTF-8."""
-        before = {item.id: item for item in old.deliveries}
-        deliveries: list[Row] = []
-        known: list[Row] = []
-        if new.deliveries is not old.deliveries or new.closed:
-            for item in {item.id: item for item in (*new.closed, *new.deliveries)}.values():
-                was = before.get(item.id)
-                if was is None:
-                    deliveries.append(delivery_row(item))
-                elif was is not item:
-                    known.append((*delivery_row(item)[5:], item.id))
-        update, row = _update(old, new)
+        rows, row = self._rows, new.submission
+        update, columns = _update(old, new)
         events = [event_row(item) for item in new.new_events]
-        self._rows[update].append(row)
-        self._rows["insert_event"] += events
-        self._rows["update_delivery"] += known
+        deliveries, known = _changed_deliveries(old, new)
+        rows[update].append(columns)
+        rows["insert_event"] += events
+        rows["update_delivery"] += known
         self._deliveries += deliveries
-        self._rows["insert_callback"] += [callback_row(item) for item in new.new_callbacks]
+        rows["insert_callback"] += map(callback_row, new.new_callbacks)
         if new.new_attempts:
             attempts = {(item.delivery_id, item.number): item for item in new.new_attempts}
-            self._rows["write_attempt"] += map(attempt_row, attempts.values())
-        if digests := _new_digests(old.submission, new.submission):
-            self._rows["insert_file"] += [(new.id, digest) for digest in digests]
+            rows["write_attempt"] += map(attempt_row, attempts.values())
+        before = old.submission
+        if row.media is not before.media or row.reply is not before.reply or row.inputs is not before.inputs:
+            rows["insert_file"] += [(row.id, digest) for digest in file_digests(row) - file_digests(before)]
         self._additions += new.additions
 
     def write(self, db: Connection) -> set[str]:
@@ -203,10 +195,19 @@ def _update(old: Document, new: Document) -> tuple[str, Row]:
     return "update_submission", (version, working, *_searched(row), _body(row), task, event_id, row.id, replaced)
 
 
-def _new_digests(old: Submission, new: Submission) -> Iterable[str]:
-    if new.media is old.media and new.reply is old.reply and new.inputs is old.inputs:
-        return ()
-    return file_digests(new) - file_digests(old)
+def _changed_deliveries(old: Document, new: Document) -> tuple[list[Row], list[Row]]:
+    """Return rows of deliveries that may be new, and of those that were open before."""
+    fresh: list[Row] = []
+    known: list[Row] = []
+    if new.deliveries is not old.deliveries or new.closed:
+        before = {item.id: item for item in old.deliveries}
+        for item in {item.id: item for item in new.closed + new.deliveries}.values():
+            was = before.get(item.id)
+            if was is None:
+                fresh.append(delivery_row(item))
+            elif was is not item:
+                known.append((*delivery_row(item)[5:], item.id))
+    return fresh, known
 
 
 class RowCache:

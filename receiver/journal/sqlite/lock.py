@@ -1,4 +1,4 @@
-"""One engine per SQLite file: an advisory lock on a file beside it, which the system drops when its holder dies."""
+"""One engine per SQLite file: an advisory lock on a file beside it, which the system drops when its holder ends."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar
 
 from receiver.errors import EngineRunning, JournalError
-from receiver.journal import EngineRecord
+from receiver.journal.membership import EngineRecord
 
 
 class EngineLock:
-    """`<journal>.engine`, locked while an engine runs; its text says who holds it."""
+    """`<journal>.engine`, locked while an engine runs. Its text says which one."""
 
     def __init__(self, journal: Path) -> None:
         self._path = journal.with_name(journal.name + ".engine")
         self._file: int | None = None
 
     def acquire(self, role: str, *, owner: str = "", store: str = "") -> None:
-        """Raises EngineRunning with the holder's role."""
+        """Take the lock. Raise EngineRunning with the holder's role if another process has it."""
         if self._file is not None:
             return
         try:
@@ -33,9 +31,8 @@ class EngineLock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _read_holder(file)
             os.close(file)
-            raise _running(self._path, holder) from None
+            raise self._running() from None
         except OSError as exc:
             os.close(file)
             raise JournalError(f"The engine's lock file {self._path} cannot be locked: {exc.strerror}.") from exc
@@ -45,7 +42,7 @@ class EngineLock:
         self._file = file
 
     def held(self) -> bool:
-        """Whether some process is the engine now. It is tried out: whoever wants the lock in that moment misses it."""
+        """Return True if a process is the engine now. This tries the lock: a process that wants it then is refused."""
         if self._file is not None:
             return True
         try:
@@ -56,14 +53,10 @@ class EngineLock:
         return False
 
     def holder(self) -> EngineRecord | None:
-        """Who is the engine now, by what it wrote into the lock's file."""
+        """Return the engine that runs now, as it described itself in the lock file."""
         if not self.held():
             return None
-        try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            found = {}
-        known = found if isinstance(found, dict) else {}
+        known = self._read()
         texts = {name: str(known.get(name) or "") for name in ("owner", "host", "version", "store")}
         return EngineRecord(**texts, role=str(known.get("role") or "another process"), seconds=0.0, leads=True)
 
@@ -74,48 +67,21 @@ class EngineLock:
             os.close(self._file)
             self._file = None
 
+    def _read(self) -> dict[str, object]:
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
-def _read_holder(file: int) -> dict[str, object]:
-    try:
-        holder = json.loads(os.pread(file, 4000, 0))
-    except ValueError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
-
-
-def _running(path: Path, holder: dict[str, object]) -> EngineRunning:
-    role = str(holder.get("role") or "another process")
-    pid = f", process {holder['pid']}" if "pid" in holder else ""
-    host = holder.get("host", platform.node())
-    where = "" if host == platform.node() else f" on {host}"
-    return EngineRunning(
-        f"`receiver {role}`{pid}{where} already is the engine of {path.with_suffix('')}. "
-        "Stop it first, or give this one a database of its own with RECEIVER_DATABASE.",
-        holder=role,
-    )
-
-
-class OneEngine:
-    """The part about engines of a journal that one alone may run on: it leads, and nobody takes it for dead."""
-
-    shared: ClassVar[bool] = False
-    _lock: EngineLock
-
-    async def become_engine(self, role: str, owner: str, *, store: str) -> None:
-        self._lock.acquire(role, owner=owner, store=store)
-
-    async def beat(self, owner: str) -> bool:
-        return True
-
-    async def lead(self, owner: str) -> bool:
-        return True
-
-    async def resign(self, owner: str) -> None:
-        self._lock.release()
-
-    async def engines(self) -> list[EngineRecord]:
-        holder = self._lock.holder()
-        return [] if holder is None else [holder]
-
-    def listen(self, woken: Callable[[], None]) -> None:
-        """Other processes that write the file tell nobody."""
+    def _running(self) -> EngineRunning:
+        holder = self._read()
+        role = str(holder.get("role") or "another process")
+        pid = f", process {holder['pid']}" if "pid" in holder else ""
+        host = holder.get("host", platform.node())
+        where = "" if host == platform.node() else f" on {host}"
+        return EngineRunning(
+            f"`receiver {role}`{pid}{where} already is the engine of {self._path.with_suffix('')}. "
+            "Stop it first, or give this one a database of its own with RECEIVER_DATABASE.",
+            holder=role,
+        )

@@ -52,6 +52,10 @@ _KINDS = ("attempts", "deliveries", "events", "callbacks", "submissions")
 _GONE: Mapping[str, int] = dict.fromkeys(("files", *_KINDS), 0)
 
 
+def _delete(kind: str) -> str:
+    return SQL.get(f"delete_{kind}") or f"DELETE FROM {kind} WHERE submission_id = :id"  # noqa: S608 - a table of ours
+
+
 class _Raised:
     """An exception of a transition. It wrote nothing, so that the others of its batch need not run again."""
 
@@ -202,13 +206,13 @@ class SQLiteStore:
             removed = dict(_GONE)
             removed["files"] = db.execute(SQL["count_files"], values).fetchone()[0]
             db.execute(SQL["leave_files"], values)
-            db.execute(SQL["delete_files"], values)
+            db.execute(_delete("files"), values)
             if files_only:
                 if after is not document:
                     self._cache.put(after)
                 return removed
             for kind in _KINDS:
-                removed[kind] = db.execute(SQL[f"delete_{kind}"], values).rowcount
+                removed[kind] = db.execute(_delete(kind), values).rowcount
             self._cache.forget(id)
             self._cache.written.add(id)
             return removed

@@ -157,20 +157,11 @@ SELECT count(*) FROM files AS mine
 WHERE submission_id = :id AND NOT EXISTS (
     SELECT 1 FROM files AS other WHERE other.digest = mine.digest AND other.submission_id <> :id);
 
--- name: delete_files
-DELETE FROM files WHERE submission_id = :id;
-
 -- name: delete_attempts
 DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE submission_id = :id);
 
--- name: delete_deliveries
-DELETE FROM deliveries WHERE submission_id = :id;
-
 -- name: delete_events
 DELETE FROM events WHERE id > :id || '.' AND id < :id || '/';
-
--- name: delete_callbacks
-DELETE FROM callbacks WHERE submission_id = :id;
 
 -- name: delete_submissions
 DELETE FROM submissions WHERE id = :id;
