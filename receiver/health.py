@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 import structlog
@@ -188,8 +189,10 @@ class CallbackHealth:
         without = 0
         for id in called:
             kept = await self._journal.callbacks(id, limit=LOOKED_AT)
-            if any(_is_end(callback.body) for callback in kept):
-                return "well"
+            for callback in kept:
+                with suppress(PayloadError):
+                    if read_task(decode_json(callback.body)).terminal:
+                        return "well"
             without += bool(kept)  # callbacks are not kept for ever: none is no evidence
         return "unfinished" if without >= ENOUGH else None
 
@@ -212,10 +215,3 @@ class CallbackHealth:
             f"Of the last {SAMPLE} submissions some were called back, but none with its result: the last callback "
             f"never comes. {meanwhile} Tell the provider, and see what came with: receiver tasks list"
         )
-
-
-def _is_end(body: bytes) -> bool:
-    try:
-        return read_task(decode_json(body)).terminal
-    except PayloadError:
-        return False

@@ -67,32 +67,19 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """Words of a post. Prompt, reason, facts and details come from users and the provider: never treat them as markup.
+    """Words of a post. Prompt, reason, facts and details come from outside: never treat them as markup."""
 
-    Attributes:
-        title: our own word or two, without any chat's markup.
-        prompt: as submitted, "" if there is none.
-        texts: the prompts that a describe or shorten found.
-        reason: why it failed.
-        advice: our own words on what to do.
-        command: what to type for that, or for the next step.
-        steps: names of the buttons there are.
-        remark: what is missing from this post, and why.
-        facts: one line: what it was, how long it took, its labels.
-        details: further names and values.
-    """
-
-    title: str
+    title: str  # our own word or two, without any chat's markup
     mood: Mood
-    prompt: str
-    texts: tuple[str, ...] = ()
-    reason: str = ""
-    advice: str = ""
-    command: str = ""
-    steps: str = ""
-    remark: str = ""
-    facts: str = ""
-    details: tuple[tuple[str, str], ...] = ()
+    prompt: str  # as submitted, "" if there is none
+    texts: tuple[str, ...] = ()  # the prompts that a describe or shorten found
+    reason: str = ""  # why it failed
+    advice: str = ""  # our own words on what to do
+    command: str = ""  # what to type for that, or for the next step
+    steps: str = ""  # names of the buttons there are
+    remark: str = ""  # what is missing from this post, and why
+    facts: str = ""  # one line: what it was, how long it took, its labels
+    details: tuple[tuple[str, str], ...] = ()  # further names and values
 
     @property
     def alt_text(self) -> str:

@@ -36,20 +36,14 @@ log = structlog.get_logger()
 class HandlerPlugin(Handler, Protocol):
     """Class of a handler, with the members it needs beside the two methods of `Handler`.
 
-    Attributes:
-        name: the name of its entry point, and of `handler` in a destination.
-        summary: one sentence for `receiver handlers`.
-        schemes: the URL schemes it takes, without colon.
-        Options: the model of its options. Each field's description is its help.
-
     A `guarantee` (`receiver.handlers.base.Guarantee`) is optional and `once` by default. An attribute `waits_for` of an
     instance names the destination whose receipt it shows. The start checks that it exists.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    schemes: ClassVar[tuple[str, ...]]
-    Options: ClassVar[type[HandlerOptions]]
+    name: ClassVar[str]  # the name of its entry point, and of `handler` in a destination
+    summary: ClassVar[str]  # one sentence for `receiver handlers`
+    schemes: ClassVar[tuple[str, ...]]  # the URL schemes it takes, without colon
+    Options: ClassVar[type[HandlerOptions]]  # the model of its options. Each field's description is its help
 
     @classmethod
     def options_from_url(cls, url: str) -> dict[str, Any]:

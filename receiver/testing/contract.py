@@ -283,25 +283,15 @@ class RuleBroken(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Handler under test.
+    """Handler under test."""
 
-    Attributes:
-        make: returns a new handler, ready for use.
-        effects: returns the effects that are visible outside now.
-        once: whether a repeated attempt must have no further effect.
-        deadline: seconds an undisturbed attempt may take.
-        folder: for the pictures of attempts.
-        usual: the number of effects of one result.
-        closes: whether its handlers close as they should. Else they are left open.
-    """
-
-    make: Callable[[], Handler]
-    effects: Effects
-    once: bool
-    deadline: float
-    folder: Path
-    usual: int = 0
-    closes: bool = True
+    make: Callable[[], Handler]  # returns a new handler, ready for use
+    effects: Effects  # returns the effects that are visible outside now
+    once: bool  # whether a repeated attempt must have no further effect
+    deadline: float  # seconds an undisturbed attempt may take
+    folder: Path  # for the pictures of attempts
+    usual: int = 0  # the number of effects of one result
+    closes: bool = True  # whether its handlers close as they should. Else they are left open
 
     def attempt(self, type: EventType = "task.succeeded", **fields: Any) -> Attempt:
         """Return the first attempt at an event, of a new submission unless `fields` say otherwise."""

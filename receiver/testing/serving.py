@@ -20,15 +20,10 @@ _STOP_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """Simulator that is being served.
+    """Simulator that is being served."""
 
-    Attributes:
-        url: its base URL without a slash at the end, for a client of CometAPI.
-        simulator: the requests it received and sent: `submits`, `endpoints`, `callbacks`, `pictures`.
-    """
-
-    url: str
-    simulator: Simulator
+    url: str  # its base URL without a slash at the end, for a client of CometAPI
+    simulator: Simulator  # the requests it received and sent: `submits`, `endpoints`, `callbacks`, `pictures`
 
 
 @asynccontextmanager

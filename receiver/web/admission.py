@@ -45,15 +45,13 @@ class BodyLimits:
     """Bounds of the bodies that one endpoint reads.
 
     Attributes:
-        name: the first word of an error sentence, in the plural.
         limit: bytes a body may have. Some more are read and dropped: closing with bytes unread would reset the
             connection and lose our answer (RFC 9112 §9.6).
-        seconds: deadline of a body.
     """
 
-    name: str
+    name: str  # the first word of an error sentence, in the plural
     limit: int
-    seconds: float
+    seconds: float  # deadline of a body
 
     async def check_length(self, headers: Mapping[bytes, bytes], receive: Receive) -> None:
         """Raise Problem if the length is missing, not a number, or too large."""

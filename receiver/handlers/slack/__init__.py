@@ -200,25 +200,16 @@ class SlackHandler:
 
 @dataclass
 class Posted:
-    """State of a submission's post so far.
-
-    Attributes:
-        thread: the post that starts the thread this one is in; None if it is in the channel.
-        event: the id of the event whose details are in the thread.
-        files: Slack's ids of uploaded files by their digest.
-        url: the post's URL for a browser.
-        waiting: ids of files that Slack has not processed yet.
-        refused: True if Slack refused to show the pictures of an earlier attempt.
-    """
+    """State of a submission's post so far."""
 
     channel: str
     ts: str = ""
-    thread: str | None = None
-    event: str = ""
-    files: dict[str, str] = field(default_factory=dict)
-    url: str | None = None
-    waiting: set[str] = field(default_factory=set)
-    refused: bool = False
+    thread: str | None = None  # the post that starts the thread this one is in; None if it is in the channel
+    event: str = ""  # the id of the event whose details are in the thread
+    files: dict[str, str] = field(default_factory=dict)  # Slack's ids of uploaded files by their digest
+    url: str | None = None  # the post's URL for a browser
+    waiting: set[str] = field(default_factory=set)  # ids of files that Slack has not processed yet
+    refused: bool = False  # True if Slack refused to show the pictures of an earlier attempt
 
     @property
     def receipt(self) -> Receipt:

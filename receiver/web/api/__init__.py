@@ -19,9 +19,8 @@ from receiver.media import Store
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.web.admission import Admission
-from receiver.web.api.read_routes import ReadRoutes
+from receiver.web.api.read_routes import HEARTBEAT, ReadRoutes, Watch
 from receiver.web.api.responses import problem_of
-from receiver.web.api.streaming import HEARTBEAT, Watch
 from receiver.web.api.write_routes import MAX_BODY, WriteRoutes
 from receiver.web.problems import Problem, problem
 
