@@ -143,11 +143,6 @@ class CallbackHealth:
 
     Polling needs no change meanwhile: a callback only postpones the next question, so a task without callbacks is asked
     about at the pace of a task without a callback URL.
-
-    Args:
-        journal, troubles, clock: its collaborators.
-        public_url: the base URL of callbacks. None if none are expected.
-        poll_seconds: interval of questions about a task meanwhile.
     """
 
     def __init__(

@@ -21,9 +21,7 @@ from receiver.tasks import MAX_TASK_ID
 BOTS = {"midjourney": "MID_JOURNEY", "niji": "NIJI_JOURNEY"}
 """Name on the command line → name in the protocol."""
 SPEEDS = ("fast", "turbo", "relax")
-MAX_PROMPT = 6000
-"""Characters."""
-MAX_LINK = 2048
+MAX_PROMPT, MAX_LINK = 6000, 2048
 """Characters."""
 MAX_PICTURES = 5
 """Pictures of one request."""
@@ -66,11 +64,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Form of a value.
-
-    Attributes:
-        check: returns the value as it is sent, from the name used in sentences and the value. Raises InputError.
-    """
+    """Form of a value. `check` takes its name in sentences and the value, and returns the value as it is sent."""
 
     type: Any  # its type in JSON
     check: Callable[[str, Any], Any]
@@ -101,11 +95,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of request.
-
-    Attributes:
-        combine: raises InputError for values that do not belong together. Unset values are None.
-    """
+    """A kind of request. `combine` raises InputError for values that do not belong together. Unset ones are None."""
 
     path: str  # its path after `/mj/`
     summary: str  # its description in OpenAPI
@@ -117,11 +107,7 @@ class Kind:
 
 
 def build(kind: str, **given: Any) -> Request:
-    """Return the request of a kind.
-
-    Args:
-        kind: a key of `KINDS` that has fields.
-        given: values by the names of its fields.
+    """Return the request of a kind, of values by the names of its fields.
 
     Raises:
         InputError: a value the provider could not take, or values that do not belong together.
@@ -154,12 +140,7 @@ def build(kind: str, **given: Any) -> Request:
 
 
 def with_pictures(body: Mapping[str, Any], pictures: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return a request's body with its pictures in place.
-
-    Args:
-        body: the request's.
-        pictures: (field, data URI), in the order of `Request.pictures`.
-    """
+    """Return a request's body with its pictures, (field, data URI) in the order of `Request.pictures`, in place."""
     whole = dict(body)
     for name, uri in pictures:
         whole[name] = [*whole.get(name, ()), uri] if name == LIST else uri
@@ -170,11 +151,7 @@ def with_pictures(body: Mapping[str, Any], pictures: Iterable[tuple[str, str]]) 
 
 
 def sendable(what: str, value: Any) -> str:
-    """Return text that JSON can carry and databases can store.
-
-    Raises:
-        InputError: no text, or with a NUL or half a character in it.
-    """
+    """Return text that JSON can carry and databases can store, or raise InputError."""
     if not isinstance(value, str):
         raise InputError(f"{what} must be text.")
     if _UNSENDABLE.search(value):
@@ -196,11 +173,7 @@ def check_speed(speed: str | None) -> str | None:
 
 
 def check_prompt(prompt: Any) -> str:
-    """Return the prompt, stripped.
-
-    Raises:
-        InputError: empty, too long, or with characters that cannot be sent.
-    """
+    """Return the prompt, stripped, or raise InputError."""
     text = sendable("The prompt", prompt).strip()
     if not text:
         raise InputError("The prompt is empty; say what the picture should show.")
@@ -210,11 +183,7 @@ def check_prompt(prompt: Any) -> str:
 
 
 def check_task_id(task_id: Any) -> str:
-    """Return a task's id, stripped: opaque, 1–64 printable characters (PROTOCOL.md §3).
-
-    Raises:
-        InputError: no provider can have it, or it would change a path that holds it.
-    """
+    """Return a task's id, stripped: opaque, 1–64 printable characters (PROTOCOL.md §3). Raises InputError."""
     text = sendable("The task id", task_id).strip()
     if not text.strip("."):
         raise InputError("The task id is empty; name the task to go on with.")

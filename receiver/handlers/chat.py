@@ -75,9 +75,7 @@ class ChatHandler:
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Post an end, or that a task asks for input. Events in between would only repeat themselves.
 
-        Raises:
-            RetryLater: the picture is not there yet.
-            ConnectionError: Apprise could not deliver. The text holds its warnings.
+        Raises ConnectionError with Apprise's warnings if it could not deliver.
         """
         if attempt.event.type not in SIDECAR_EVENTS:
             return Receipt()

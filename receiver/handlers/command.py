@@ -105,13 +105,7 @@ class CommandHandler:
         return {"command": [program]}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Run the program once.
-
-        Raises:
-            RetryLater: the picture is still being downloaded, or the program says later.
-            Rejected: the program says never.
-            CommandFailed: any other end but exit status 0.
-        """
+        """Run the program once. Raise RetryLater if it says later, Rejected if it says never, else CommandFailed."""
         attempt.wait_for_media()
         paths = [str(item.path.absolute()) for item in attempt.media]
         document = encode(cloud_event(attempt, files=[{"path": path} for path in paths]))

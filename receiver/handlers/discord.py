@@ -94,11 +94,7 @@ class _File:
 
 
 class DiscordError(Exception):
-    """Discord refused a call.
-
-    Attributes:
-        code: Discord's own number of the error, 0 if it gave none.
-    """
+    """Discord refused a call. `code` is its own number of the error, 0 if it gave none."""
 
     def __init__(self, status: int, code: int, text: str) -> None:
         super().__init__(f"Discord answered {status} ({f'{code}: ' if code else ''}{text})")
@@ -138,13 +134,7 @@ class DiscordHandler:
         return {"webhook_url": f"https://discord.com/api/webhooks/{path}"} if path else {}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post, or edit the existing post.
-
-        Raises:
-            RetryLater: too many posts, or the picture is not there yet.
-            Rejected: Discord refuses until a person has done something. The text says what.
-            DiscordError, ConnectionError: any other failure. Later may help.
-        """
+        """Post, or edit the existing post. Raise Rejected if Discord refuses until a person has done something."""
         attempt.wait_for_media()
         limit = self._options.max_bytes
         try:

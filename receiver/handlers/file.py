@@ -91,7 +91,6 @@ class FileHandler:
         """Write the files of an event, if it is one of `SIDECAR_EVENTS`.
 
         Raises:
-            RetryLater: the picture is still being downloaded, or another attempt writes the same files.
             Rejected: there will be no picture. The JSON is written and says why.
             OSError: the folder cannot be written. The text names the reason and the remedy.
         """

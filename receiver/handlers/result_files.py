@@ -86,11 +86,6 @@ class ResultFiles:
 async def gather(attempt: Attempt, *, tiles: bool, embed: bool) -> ResultFiles:
     """Return the files of a result in order: its own, then the tiles U1 to U4 of a grid.
 
-    Args:
-        attempt: of an event with media.
-        tiles: cut a grid.
-        embed: write provenance into PNGs.
-
     Raises:
         MediaError: the tiles cannot be made now. Later may help.
         ArchiveError: an archived file is missing or damaged.

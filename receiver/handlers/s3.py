@@ -90,11 +90,7 @@ def check_template(template: str) -> str:
 def fill(template: str, event: Event, *, mark: str, ext: str) -> str:
     """Return the key of one file of an event. Of foreign text, only words in `[a-z0-9-]` get into it.
 
-    Args:
-        template: checked by `check_template`.
-        event: of the file. A submission id that is not ours raises ValueError.
-        mark: tells the file from others of its result, `u1` or `2`, "" for an only one.
-        ext: without the dot.
+    `mark` tells the file from others of its result. A submission id that is not ours raises ValueError.
     """
     submission = ULID.from_str(event.submission_id)
 
@@ -179,9 +175,7 @@ class S3Handler:
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Return the options of `s3://BUCKET`, `s3://BUCKET/PATH` or `s3://BUCKET/PATH?OPTION=VALUE`.
-
-        Also of `gs` and `az`. PATH is a folder, or a whole template if it has a `{`.
+        """Return the options of `s3://BUCKET/PATH?OPTION=VALUE`, `gs://` or `az://`. PATH is a folder or a template.
 
         Raises:
             SettingsError: the URL holds a secret, which belongs into the environment, or an unknown option.

@@ -90,16 +90,7 @@ def sample_attempt(
     tiles: Callable[[], Awaitable[tuple[StoredMedia, ...]]] = no_tiles,
     others: Iterable[str] = (),
 ) -> Attempt:
-    """Return the first attempt at the sample.
-
-    Args:
-        event: by `sample_event`.
-        destination: its name.
-        deadline: seconds the attempt may take.
-        picture: `sample_picture` as it is kept, for a result.
-        tiles: returns the four pictures it is cut into.
-        others: names of other destinations. Each seems to have a copy under a link.
-    """
+    """Return the first attempt at the sample. Each of the `others` seems to have a copy under a link."""
     result = event.type == "task.succeeded"
     return Attempt(
         event=event,

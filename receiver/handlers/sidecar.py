@@ -23,12 +23,9 @@ def texts(event: Event) -> tuple[str, ...]:
 
 
 def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: str | None = None) -> bytes:
-    """Return the `.json` in UTF-8, indented. It depends on event and files only, so a retry writes the same bytes.
+    """Return the `.json` of an event and its named files in UTF-8, indented. A retry writes the same bytes.
 
-    Args:
-        attempt: what is delivered.
-        named: each file with its name at the destination, in order.
-        problem: why there are no tiles although they were asked for.
+    `problem` says why there are no tiles although they were asked for.
     """
     event = attempt.event
     task = event.task or Task(id="")

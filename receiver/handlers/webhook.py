@@ -83,14 +83,7 @@ def check_secret(secret: str) -> str:
 
 
 def signed_headers(keys: Sequence[str], id: str, body: bytes, now_s: int) -> dict[str, str]:
-    """Return the three headers of one attempt. Each secret signs, so that secrets can be rotated.
-
-    Args:
-        keys: secrets, at least one, as `check_secret` takes them.
-        id: the same over all retries.
-        body: as it is sent.
-        now_s: epoch seconds of this attempt.
-    """
+    """Return the three headers of one attempt at `id`. Each secret signs, so that secrets can be rotated."""
     now = datetime.fromtimestamp(now_s, UTC)
     signatures = [Webhook(key).sign(id, now, body.decode()) for key in keys]
     return {ID: id, TIMESTAMP: str(now_s), SIGNATURE: " ".join(signatures)}
@@ -193,12 +186,7 @@ class WebhookHandler:
         return {"url": address, "secret": secret} if secret else {"url": address}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post the event once.
-
-        Raises:
-            RetryLater: the picture is still being downloaded, or the place asks to wait or is gone.
-            WebhookFailed: no 2xx.
-        """
+        """Post the event once. Raise RetryLater if the place asks to wait or is gone, WebhookFailed if it is no 2xx."""
         attempt.wait_for_media()
         total = sum(item.media.size for item in attempt.media)
         inline = self._options.picture == "inline" and 0 < total <= self._options.inline_max

@@ -40,11 +40,8 @@ class Fetcher:
         hosts: exact host names that may be fetched from, over https, at public addresses.
         origins: exact origins such as `http://127.0.0.1:8801` that the operator trusts. There, http and any address
             are allowed.
-        max_bytes: largest size of a file.
-        timeout: seconds for one file in all: name resolution, redirects, body. The store has its own limit for what
-            it does afterwards.
+        timeout: seconds for one file in all, but for what the store does afterwards.
         resolve: (host, port) → addresses (the seam for tests).
-        tls: accepted certificates, the usual authorities by default.
 
     Raises:
         SettingsError: one of `origins` is not an origin.

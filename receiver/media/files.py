@@ -196,10 +196,6 @@ async def receive(
 ) -> tuple[str, str]:
     """Pass `chunks` to `add` in blocks. Return (media type, extension) of the content.
 
-    Args:
-        source: origin of the content, for errors.
-        max_bytes: largest size allowed.
-
     Raises:
         MediaError: larger than allowed (permanent), or neither picture nor video. The type is checked before anything
             is written and before the rest is fetched.

@@ -296,12 +296,6 @@ class MediaStore(Store):
 class BucketStore(Store):
     """A content-addressed folder of a bucket. No request is made before the first call.
 
-    Args:
-        options: the bucket.
-        folder: prefix of every key, "" for none.
-        cache: of this machine.
-        check_seconds: see `CHECK_SECONDS`.
-
     Raises:
         SettingsError: the extra `s3` is missing, or the options contradict each other.
     """
@@ -498,12 +492,7 @@ class BucketStore(Store):
 def open_store(where: str | Path, *, cache: Path, cache_bytes: int = 2**30) -> Store:
     """Return the media store at a path, or at `s3://BUCKET/FOLDER`, `gs://…`, `az://…` (see `bucket.read_url`).
 
-    No request is made, and nothing is written.
-
-    Args:
-        where: the path or URL.
-        cache: folder for local copies of a bucket's files.
-        cache_bytes: its largest size.
+    No request is made, and nothing is written. `cache` is the folder for local copies of a bucket's files.
 
     Raises:
         SettingsError: another URL, or the extra `s3` is missing.

@@ -73,12 +73,9 @@ class Tiles:
 
 
 def cut(path: Path) -> Iterator[bytes]:
-    """Yield the quarters of a picture as PNG: top left, top right, bottom left, bottom right.
+    """Yield the quarters of a picture as PNG, without loss, in reading order. Raises a permanent MediaError.
 
-    An odd pixel goes to the right and to the bottom. Always PNG, because a cut must lose nothing.
-
-    Raises:
-        MediaError: permanent, with the reason.
+    An odd pixel goes to the right and to the bottom.
     """
     try:
         from PIL import Image  # noqa: PLC0415 - an optional extra, and slow to import

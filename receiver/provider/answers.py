@@ -101,11 +101,7 @@ _BY_STATUS: dict[int, str] = {
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of an answer, read tolerantly.
-
-    Attributes:
-        form: only an `object` can hold more. `other` is a JSON array, string, number or boolean.
-    """
+    """Body of an answer, read tolerantly. Only the form `object` can hold more. `other` is any further JSON."""
 
     form: Literal["empty", "html", "unreadable", "null", "object", "other"]
     value: Any = None  # the decoded JSON, None where there is none
@@ -200,15 +196,9 @@ def _links(result: Any) -> tuple[str, ...]:
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """A request the provider took.
+    """A request the provider took. A task that existed already is `accepted`, and a `modal` one waits for input."""
 
-    Attributes:
-        task_ids: at least one, several where the provider made several (PROTOCOL.md §2, comma-joined). None after an
-            upload.
-        outcome: `accepted` (also for a task that existed already), `queued`, or `modal`, which waits for input.
-    """
-
-    task_ids: tuple[str, ...]
+    task_ids: tuple[str, ...]  # one, several where the provider made several (PROTOCOL.md §2), or none of an upload
     outcome: Literal["accepted", "queued", "modal"]
     urls: tuple[str, ...] = ()  # links of an upload, one for each picture, in their order
 
@@ -275,9 +265,6 @@ def read_submit(
     """Read the answer to a submit.
 
     Args:
-        http_status: as received. Redirects are not followed.
-        headers: for Retry-After.
-        body: all of it.
         kind: kind of the request. It decides between task ids and links, and about a path that is missing.
         now: epoch seconds, to measure a Retry-After date by.
 

@@ -55,14 +55,7 @@ class Reply(NamedTuple):
 
 
 class Wire:
-    """A pooled client for one address with one key.
-
-    Attributes:
-        base: the address without trailing slash and `/mj`.
-
-    Raises:
-        SettingsError: the address or the key cannot be used.
-    """
+    """A pooled client for one address with one key. Raises SettingsError if one of them cannot be used."""
 
     def __init__(self, base_url: str, key: str, transport: httpx.AsyncBaseTransport | None) -> None:
         try:
@@ -92,13 +85,8 @@ class Wire:
     async def exchange(self, method: str, path: str, content: bytes | None, limit: float) -> Reply:
         """Send one request under a total deadline of `limit` seconds. httpx counts its time-outs per operation.
 
-        Waiting for the pool, TCP and TLS get a quarter each. A connection that fails then shows as that, and not as
-        the deadline.
-
-        Raises:
-            TimeoutError: the deadline passed.
-            UnreadError: the answer is too long, or compressed.
-            httpx.HTTPError: the network failed.
+        Waiting for the pool, TCP and TLS get a quarter each. A connection that fails then shows as that, and not as the
+        deadline. Raises TimeoutError, httpx.HTTPError, and UnreadError for an answer that is too long or compressed.
         """
         stage = min(_LONGEST_STAGE, limit / 4)
         headers = {"Content-Type": "application/json"} if content is not None else None
@@ -135,11 +123,8 @@ class Provider:
     Args:
         base_url: `https://host[/prefix]`, with or without a trailing slash and `/mj`.
         key: sent as `Authorization: Bearer`, unless it is empty. It never reaches an error or a repr.
-        clock: measures Retry-After dates and how long a missing list route is remembered.
-        transport: in place of the network.
         submit_timeout: seconds for a whole submit. It exceeds the relay's own 60 (PROTOCOL.md §1), so that the
             relay's answer comes first.
-        ask_timeout: seconds for a whole fetch, list or cancel.
         seed_timeout: seconds for an image seed, which takes the provider up to 60 (PROTOCOL.md §2).
 
     Raises:
@@ -169,17 +154,11 @@ class Provider:
         return f"Provider(base_url={self._wire.base!r}, key='***')"
 
     async def submit(self, kind: str, body: Mapping[str, Any], *, speed: str | None) -> Accepted:
-        """Send a request that makes a task, once.
-
-        Args:
-            kind: a key of `KINDS`, e.g. `imagine`.
-            body: the whole request with pictures, `state` and callback URL.
-            speed: `fast`, `turbo` or `relax` as prefix of the path (PROTOCOL.md §1). None: the provider's default.
+        """Send a request that makes a task, once. The speed is a prefix of the path (PROTOCOL.md §1).
 
         Raises:
             InputError: `kind`, `speed` or `body` cannot be sent, and nothing was.
-            Refused: no task was made.
-            Unreachable: there was no connection, and nothing was sent.
+            Refused, Unreachable: no task was made.
             Ambiguous: everything else. A task may have been made.
         """
         path = KINDS[one_of("a kind of request", kind, KINDS)].path
@@ -254,8 +233,7 @@ class Provider:
 
         Raises:
             InputError: no task can have that id.
-            Refused: `not_found`, `not_ready` (ask again later), `unsupported` where a relay lacks the route, or as
-                `fetch`.
+            Refused: `not_found`, `not_ready` (ask again later), `unsupported` (a relay lacks the route), or as `fetch`.
             Unreachable, Unreadable: as `fetch`.
         """
         answer = await self._ask("GET", _task_path(check_task_id(task_id), "image-seed"), limit=self._seed_timeout)
@@ -271,11 +249,7 @@ class Provider:
         """Ask the provider to stop a task. Only a fetch shows the effect: a cancelled task becomes a FAILURE.
 
         The answer for a task that is unknown, finished or another user's may be the same as for one that was stopped.
-
-        Raises:
-            InputError: no task can have that id.
-            Refused: `not_found`, `unsupported` where a relay lacks the route or keeps it from this key, or as `fetch`.
-            Unreachable, Unreadable: as `fetch`. The task may have been stopped.
+        It raises as `image_seed`. After Unreachable and Unreadable the task may have been stopped.
         """
         answer = await self._ask("POST", _task_path(check_task_id(task_id), "cancel"))
         envelope = answer.envelope

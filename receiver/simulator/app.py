@@ -38,12 +38,12 @@ class Simulator:
     """CometAPI's Midjourney API without CometAPI: mount ``app`` under any ASGI server.
 
     The same seed and the same order of submits give the same run: timelines, faults and pictures. Only ids and times
-    differ.
+    differ. ``submits`` holds the body of every submit received, ``endpoints`` the last part of its path, ``callbacks``
+    every callback made, in order.
 
     Args:
         profile: Server whose quirks to show, one of `PROFILES`.
         speed: Simulated seconds per real second.
-        seed: Decides everything that is otherwise left to chance.
         faults: Active faults, any of `FAULTS`.
         key: The only key accepted. None accepts any key, and none.
         client: Client for the callbacks, which is not closed. None makes one of our own.
@@ -51,12 +51,6 @@ class Simulator:
     Raises:
         ValueError: The profile or a fault is unknown, or the speed is not above 0.
         ImportError: Pillow is not installed.
-
-    Attributes:
-        app: The ASGI application. Its lifespan ends with `aclose`.
-        submits: Body of every submit received, in order, also of those answered with an error.
-        endpoints: Last part of the path of each of `submits`: ``imagine``, ``action``, ``modal``.
-        callbacks: Every callback made, in order.
     """
 
     def __init__(

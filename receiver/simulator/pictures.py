@@ -80,14 +80,7 @@ class Gallery:
 
 @lru_cache(maxsize=64)
 def compose(pictures: tuple[Picture, ...], caption: str = "", note: str = "", enlarged: int = 1) -> bytes:
-    """Return one picture, or four as a grid, as PNG. The same arguments give the same bytes.
-
-    Args:
-        pictures: One or four recipes of the same proportions.
-        caption: A line at the foot, with the note at its end. Nothing is written without one.
-        note: Seed of the pictures.
-        enlarged: Factor by which the result is larger than usual.
-    """
+    """Return one picture, or four as a grid, as PNG, with a caption and a note at the foot. Deterministic."""
     width, height = prompts.picture_size(pictures[0].ratio)
     if len(pictures) == 1:
         whole = draw(pictures[0], (width, height))

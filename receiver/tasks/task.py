@@ -38,11 +38,7 @@ class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rena
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A task as read from a callback, a fetch or a list.
-
-    Attributes:
-        submit_ms, start_ms, finish_ms: epoch milliseconds, None when unset.
-    """
+    """A task as read from a callback, a fetch or a list. Times are epoch milliseconds, None when unset."""
 
     id: str  # 1–64 characters, opaque
     status: str = ""  # upper case, "" before the relay's first look (§5)
@@ -181,12 +177,8 @@ def is_grid(task: Task, kind: str, button: str | None) -> bool:
 
     The buttons decide: only a grid has U1 to U4. Without buttons (Java callbacks have none, relays fill them late) the
     action decides. Where the action is unclear (ACTION, MODAL, unknown), the request does. In doubt it is no grid,
-    because a single picture cut in four is worse than a grid left whole.
-
-    Args:
-        task: a finished one. A video's U1 to U4 look the same, so ask only about pictures.
-        kind: the kind of request, for instance `imagine`.
-        button: for a follow-up, the button as it was given.
+    because a single picture cut in four is worse than a grid left whole. A video's U1 to U4 look the same, so ask only
+    about pictures.
     """
     if task.buttons:
         found = (_UPSAMPLE.search(item.custom_id) or _U_LABEL.match(item.label) for item in task.buttons)

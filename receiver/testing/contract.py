@@ -43,11 +43,7 @@ class Broken:
 
 
 class HandlerBroken(AssertionError):
-    """A handler breaks the contract. The text has a line for each rule.
-
-    Attributes:
-        broken: the rules, in the order they were checked.
-    """
+    """A handler breaks the contract. The text has a line for each rule of `broken`, in the order of their checks."""
 
     def __init__(self, broken: tuple[Broken, ...]) -> None:
         super().__init__("\n".join(["The handler breaks its contract:", *(f"{b.rule}: {b.problem}." for b in broken)]))
@@ -391,12 +387,7 @@ part, and we do not know yet), or left without the event, so that only a deadlin
 
 
 class Stepping:
-    """Await of a coroutine that stops it at its await number `at` (1 is the first).
-
-    Attributes:
-        steps: awaits so far.
-        reached: whether it came to await `at`.
-    """
+    """Await of a coroutine that stops it at its await number `at` (1 is the first). `steps` counts its awaits."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Receipt], *, at: int = 0, stop: Stop = "before") -> None:
         self.steps = 0

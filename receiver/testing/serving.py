@@ -41,12 +41,9 @@ async def simulated(
         faults: any of `receiver.simulator.FAULTS`.
         profile: the kind of provider, one of `receiver.simulator.PROFILES`.
         speed: simulated seconds in a real one.
-        seed: of all random choices.
         key: the only accepted key. None accepts any, and none.
 
-    Raises:
-        ValueError: a fault or the profile is unknown, or the speed is not above 0.
-        ImportError: Pillow is not installed.
+    Raises as `receiver.simulator.Simulator`.
     """
     simulator = Simulator(profile=profile, speed=speed, seed=seed, faults=faults, key=key)
     with _listener() as listener:

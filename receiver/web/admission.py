@@ -44,9 +44,8 @@ RETRY = {"Retry-After": "5"}
 class BodyLimits:
     """Bounds of the bodies that one endpoint reads.
 
-    Attributes:
-        limit: bytes a body may have. Some more are read and dropped: closing with bytes unread would reset the
-            connection and lose our answer (RFC 9112 §9.6).
+    Some bytes beyond the limit are read and dropped: closing with bytes unread would reset the connection and lose our
+    answer (RFC 9112 §9.6).
     """
 
     name: str  # the first word of an error sentence, in the plural
@@ -138,9 +137,6 @@ class Admission:
     Args:
         probe: a write that raises JournalError while the journal cannot be used. Without it, a request that waits too
             long is given up, and new ones are still admitted.
-        most: requests that may wait.
-        most_bytes: bytes that their bodies may have together.
-        max_wait: seconds that each may wait.
         kept: a sentence for the sender of a request that was given up.
     """
 

@@ -123,13 +123,7 @@ class SlackHandler:
         return ({"channel": channel} if channel else {}) | dict(parse_qsl(query))
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post, or edit the existing post.
-
-        Raises:
-            RetryLater: too many calls, or the picture or its link is not there yet.
-            Rejected: Slack refuses until a person has done something. The text says what.
-            SlackError, ConnectionError: any other failure. Later may help.
-        """
+        """Post, or edit the existing post. Raise Rejected if Slack refuses until a person has done something."""
         attempt.wait_for_media()
         link = linked(attempt, self.waits_for)
         unlinked = self.waits_for and link is None and attempt.event.type == "task.succeeded" and attempt.media
@@ -229,11 +223,7 @@ class Posting:
     async def put(self, post: Post, link: str | None, shown: list[StoredMedia], files: list[StoredMedia]) -> None:
         """Put the post and its thread. Raise as `SlackApi.post`.
 
-        Args:
-            post: its words.
-            link: to the copy of another destination.
-            shown: pictures for image blocks, the first one for the post itself.
-            files: files that no block shows. They go into the thread.
+        The first of the pictures in `shown` is for the post itself. No block shows `files`, so they go into the thread.
         """
         alt_texts = [f"U{item.tile} of: {post.alt_text}" if item.tile else post.alt_text for item in shown]
         await self._upload(shown, alt_texts)

@@ -69,12 +69,7 @@ _LIMITED = frozenset({"ratelimited", "rate_limited", "rollup_error", "message_li
 
 
 class SlackError(Exception):
-    """Slack refused a call.
-
-    Attributes:
-        code: Slack's own name of the error, e.g. `channel_not_found`.
-        details: what Slack adds for developers.
-    """
+    """Slack refused a call. `code` is its own name of the error, `details` is what it adds for developers."""
 
     def __init__(self, method: str, code: str, details: str = "") -> None:
         super().__init__(f"Slack answered {code} to {method}{f' ({details})' if details else ''}")
@@ -93,13 +88,7 @@ class UnknownFile(ConnectionError):
 
 
 class SlackApi:
-    """Calls of the Web API with a bot token.
-
-    Args:
-        token: `xoxb-…`.
-        base_url: the beginning of each method's URL.
-        sleep: waits for files. Only tests need another one.
-    """
+    """Calls of the Web API with a bot token."""
 
     def __init__(self, token: str, base_url: str, *, sleep: Sleep = asyncio.sleep) -> None:
         self._base = base_url.rstrip("/")
