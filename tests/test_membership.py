@@ -20,7 +20,6 @@ from receiver.engine.engine import Engine
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS, SharedMembership
 from receiver.journal.store import SharedValue
-from receiver.web.admission import Admission
 
 
 @dataclass
@@ -252,7 +251,7 @@ async def joined(folder: Path) -> AsyncIterator[Joined]:
         dispatcher = kit.dispatcher(destination("main", handler), journal=journal)
         made = Engine(
             journal=journal, dispatcher=dispatcher, archiver=kit.archiver, submissions=kit.submissions,
-            admission=Admission(None), store=kit.store, leading={}, destinations={"main": "recording"}, clock=kit.clock,
+            waiting=lambda: 0, store=kit.store, leading={}, destinations={"main": "recording"}, clock=kit.clock,
         )  # fmt: skip
         await made._join("worker")
         yield Joined(kit, members, handler, dispatcher, made)
