@@ -24,7 +24,7 @@ T = TypeVar("T")
 PART = 6
 """Characters of an id by which a submission can be found."""
 PAGE = 200
-STEP = 50
+STEP = 25
 """Submissions that one step of a purge deletes."""
 HEALTH_SECONDS = 0.5
 """A claim knows pauses of other processes at most so much later."""
