@@ -61,7 +61,7 @@ class CutOff:
         return await self._cut(folder, 14.0 if quick else 40.0, build="hasty" if quick else None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Record the end of any attempt, even if another engine has freed or taken over the delivery."""
+        """Finish and record every attempt, even if another engine has taken over the delivery."""
         return await self._cut(folder, 14.0, build="hasty+unfenced")
 
     async def _cut(self, folder: Path, seconds: float, *, build: str | None) -> Outcome:
