@@ -81,7 +81,7 @@ _ELSEWHERE = {
     "Submission": "receiver.events",
     "Task": "receiver.tasks",
     "TaskHandle": "receiver.app",
-    "Trouble": "receiver.journal.base",
+    "Trouble": "receiver.journal",
     "Unwrapped": "receiver.verification",
 }
 """Where a name comes from, if not from `receiver.errors`."""

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from engine import Answer, Kit, engine, wire_task
 
-from receiver.engine.reconciler import HINTS
+from receiver.engine.reconciler import CANDIDATES
 from receiver.errors import Ambiguous
 from receiver.events import Submission
-from receiver.intake.hints import SEEK
+from receiver.intake.transitions import IDENTIFY
 from receiver.tasks import Task
 
 
@@ -104,7 +104,7 @@ async def test_asking_ends(tmp_path: Path, silence: Answer | None) -> None:
         await hinted(kit, row)
         for _ in range(1200):
             await reconcile(kit, 1)
-        assert len([path for path in kit.relay.paths if path.endswith("/fetch")]) == 1 + len(SEEK)
+        assert len([path for path in kit.relay.paths if path.endswith("/fetch")]) == 1 + len(IDENTIFY)
         assert (await kit.row(row.id)).poll_due_ms is None
         after = await reconcile(kit, 4200)
         assert (after.ended, after.status) == ("task.lost", "unknown")
@@ -141,7 +141,7 @@ async def test_a_flood_of_hints_costs_few_questions(tmp_path: Path) -> None:
         for number in range(200):
             await hinted(kit, row, f"x{number}")
         await reconcile(kit)
-        assert sorted(set(kit.relay.asked)) == [f"x{number}" for number in range(200 - HINTS, 200)]
+        assert sorted(set(kit.relay.asked)) == [f"x{number}" for number in range(200 - CANDIDATES, 200)]
 
 
 async def test_an_outage_uses_up_no_question(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What each kind of news does to a submission. The decisions are pure, so every situation is built by hand."""
+"""What each kind of news does to a submission. The transitions are pure, so every situation is built by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from receiver.backoff import MEDIA, PROVISIONAL
 from receiver.deliveries import Delivery
 from receiver.errors import Refused
 from receiver.events import EVENT_TYPES, TERMINAL_TYPES, Claim, Event, EventType, Media, Submission
-from receiver.intake import Policy, Route, Rules, decisions, hints
+from receiver.intake import Policy, Route, Rules, transitions
 from receiver.journal import Change
 from receiver.tasks import Button, Task
 
@@ -116,7 +116,7 @@ def due_after(change: Change | None) -> int | None:
 @pytest.mark.parametrize("before", [prepared(), sending(), unknown(), submission(id=ID, status="refused")])
 def test_an_accepted_request(before: Submission, outcome: str, status: str) -> None:
     """Answers 1 and 22 set NOT_START, 21 for a dialogue MODAL; the task is bound, polled, and never sent again."""
-    change = decisions.answered(before, (TASK_ID,), outcome, rules(routes=(SCREEN,)))
+    change = transitions.answered(before, (TASK_ID,), outcome, rules(routes=(SCREEN,)))
     row = change.submission
     assert (row.status, row.outcome, row.task_id, row.task_status) == ("accepted", outcome, TASK_ID, status)
     assert row.send_due_ms is None
@@ -129,7 +129,7 @@ def test_an_accepted_request(before: Submission, outcome: str, status: str) -> N
 def test_an_answer_after_a_callback_is_no_second_acceptance() -> None:
     """A callback outran the answer and bound the same task: nothing is new, and the task keeps its status."""
     before = accepted(RUNNING, outcome=None)
-    change = decisions.answered(before, (TASK_ID,), "queued", rules())
+    change = transitions.answered(before, (TASK_ID,), "queued", rules())
     assert types(change) == []
     assert row_of(change).task_status == "IN_PROGRESS"
     assert row_of(change).outcome == "queued"
@@ -137,7 +137,7 @@ def test_an_answer_after_a_callback_is_no_second_acceptance() -> None:
 
 def test_an_answer_does_not_hold_up_a_confirmation() -> None:
     """A terminal callback outran the answer: its claim stays, and is asked about when it was to be."""
-    change = decisions.answered(claiming(), (TASK_ID,), "accepted", rules(200))
+    change = transitions.answered(claiming(), (TASK_ID,), "accepted", rules(200))
     assert row_of(change).claim == Claim(task=CLAIMED, since_ms=NOW)
     assert due_after(change) == 0
 
@@ -149,7 +149,7 @@ def test_the_answer_wins_over_another_task(ended: EventType | None) -> None:
         view("SUCCESS", 100, id="other", image_url=RAW), task_id="other", ended=ended, fallback_urls=(RAW,),
         claim=Claim(task=CLAIMED, since_ms=NOW), media=(MEDIA_FILE,), media_due_ms=NOW,
     )  # fmt: skip
-    change = decisions.answered(before, (TASK_ID,), "accepted", rules())
+    change = transitions.answered(before, (TASK_ID,), "accepted", rules())
     row = row_of(change)
     assert (row.task_id, row.task, row.claim, row.ended) == (TASK_ID, view("NOT_START"), None, None)
     assert (row.fallback_urls, row.media, row.media_due_ms) == ((), (), None)
@@ -160,15 +160,15 @@ def refusal(outcome: str = "banned_word") -> Refused:
     return Refused("The provider refuses a word.", outcome=outcome, retry=False)
 
 
-@pytest.mark.parametrize("tell", [True, False])
-def test_a_refused_request(tell: bool) -> None:
+@pytest.mark.parametrize("announce", [True, False])
+def test_a_refused_request(announce: bool) -> None:
     """It stays refused, and is told to the destinations only when nobody waits for the answer."""
-    change = decisions.refused(sending(), refusal(), rules(), tell=tell)
+    change = transitions.refused(sending(), refusal(), rules(), announce=announce)
     row = row_of(change)
     assert (row.status, row.outcome, row.detail) == ("refused", "banned_word", "The provider refuses a word.")
     assert (row.send_due_ms, row.poll_due_ms) == (None, None)
-    assert row.ended == ("task.failed" if tell else None)
-    if tell:
+    assert row.ended == ("task.failed" if announce else None)
+    if announce:
         event = only(change)
         assert (event.type, event.source, event.reason) == ("task.failed", "submit", "The provider refuses a word.")
         assert (event.confirmed, event.supersedes) == (True, None)
@@ -182,7 +182,7 @@ def row_deliveries(change: Change | None) -> tuple[Delivery, ...]:
 
 def test_a_refusal_after_the_deadline_corrects_the_loss() -> None:
     """`task.failed` with the provider's reason follows `task.lost`, and says what it supersedes."""
-    event = only(decisions.refused(sending(ended="task.lost"), refusal(), rules(), tell=True))
+    event = only(transitions.refused(sending(ended="task.lost"), refusal(), rules(), announce=True))
     assert event.supersedes == f"{ID}.task.lost"
 
 
@@ -191,7 +191,7 @@ def test_a_refusal_after_the_deadline_corrects_the_loss() -> None:
 )
 def test_a_request_that_made_no_task_goes_out_again(sends: int, after: float | None, low: float, high: float) -> None:
     """Back to prepared with a due time that grows, or the one the provider asked for."""
-    change = decisions.postponed(sending(sends=sends), "queue_full", "Queue is full.", after, rules())
+    change = transitions.postponed(sending(sends=sends), "queue_full", "Queue is full.", after, rules())
     row = row_of(change)
     assert (row.status, row.outcome, row.detail) == ("prepared", "queue_full", "Queue is full.")
     assert row.send_due_ms is not None
@@ -201,13 +201,13 @@ def test_a_request_that_made_no_task_goes_out_again(sends: int, after: float | N
 
 def test_what_has_ended_is_not_sent_again() -> None:
     """A request postponed after its deadline is never due again: it would be due for ever."""
-    row = row_of(decisions.postponed(sending(ended="task.lost"), "queue_full", "Queue is full.", None, rules()))
+    row = row_of(transitions.postponed(sending(ended="task.lost"), "queue_full", "Queue is full.", None, rules()))
     assert row.send_due_ms is None
 
 
 def test_a_lost_answer_waits_for_a_callback() -> None:
     """A request whose answer was lost becomes unknown and is never sent again; a callback can still resolve it."""
-    change = decisions.unanswered(sending(), "The answer was lost.", rules())
+    change = transitions.unanswered(sending(), "The answer was lost.", rules())
     row = row_of(change)
     assert (row.status, row.ended, row.send_due_ms, row.detail) == ("unknown", None, None, "The answer was lost.")
     assert types(change) == []
@@ -215,7 +215,7 @@ def test_a_lost_answer_waits_for_a_callback() -> None:
 
 def test_a_lost_answer_without_a_callback_url_is_lost_at_once() -> None:
     """Nobody could ever tell what became of it, and the event says so."""
-    change = decisions.unanswered(sending(hooked=False), "The answer was lost.", rules())
+    change = transitions.unanswered(sending(hooked=False), "The answer was lost.", rules())
     event = only(change)
     assert (row_of(change).status, row_of(change).ended) == ("unknown", "task.lost")
     assert event.type == "task.lost"
@@ -226,15 +226,15 @@ def test_a_lost_answer_without_a_callback_url_is_lost_at_once() -> None:
 
 def test_what_is_lost_is_not_lost_twice() -> None:
     """The deadline ended it while it was under way; the lost answer adds no event."""
-    change = decisions.unanswered(sending(hooked=False, ended="task.lost"), "The answer was lost.", rules())
+    change = transitions.unanswered(sending(hooked=False, ended="task.lost"), "The answer was lost.", rules())
     assert types(change) == []
     assert row_of(change).status == "unknown"
 
 
 ANSWERS: dict[str, Callable[[Submission, Rules], Change | None]] = {
-    "refused": lambda row, by: decisions.refused(row, refusal(), by, tell=True),
-    "postponed": lambda row, by: decisions.postponed(row, "queue_full", "Full.", None, by),
-    "unanswered": lambda row, by: decisions.unanswered(row, "Lost.", by),
+    "refused": lambda row, by: transitions.refused(row, refusal(), by, announce=True),
+    "postponed": lambda row, by: transitions.postponed(row, "queue_full", "Full.", None, by),
+    "unanswered": lambda row, by: transitions.unanswered(row, "Lost.", by),
 }
 
 
@@ -248,14 +248,14 @@ def test_an_accepted_submission_takes_no_other_answer(answer: str, row: Submissi
 @pytest.mark.parametrize("row", [prepared(), unknown(), submission(id=ID, status="refused")])
 def test_only_what_is_being_sent_can_go_unanswered(row: Submission) -> None:
     """A row that a crash left behind is given up once."""
-    assert decisions.unanswered(row, "Lost.", rules()) is None
+    assert transitions.unanswered(row, "Lost.", rules()) is None
 
 
 # Callbacks: trust
 
 
 def received(row: Submission, seen: Task, cause: str | None = None, by: Rules | None = None) -> Change:
-    return decisions.received(row, seen, cause, by or rules())
+    return transitions.received(row, seen, cause, by or rules())
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def received(row: Submission, seen: Task, cause: str | None = None, by: Rules | 
 def test_a_callback_moves_the_next_poll_by_halves(due: int | None, after: int, then: int) -> None:
     """Silence is noticed within one interval, and not every callback has to move an index entry for it."""
     before = accepted(RUNNING, poll_due_ms=None if due is None else NOW + due)
-    change = decisions.received(before, view("IN_PROGRESS", 62), None, rules(after))
+    change = transitions.received(before, view("IN_PROGRESS", 62), None, rules(after))
     assert row_of(change).poll_due_ms == NOW + then
 
 
@@ -312,7 +312,7 @@ def test_a_callback_that_is_not_believed_says_what_to_ask_about(row: Submission)
 
 def test_a_callback_before_a_lost_answer_says_what_to_ask_about() -> None:
     """It came while the answer was still expected; when that is lost, the provider is asked at once."""
-    row = row_of(decisions.unanswered(sending(callbacks=1), "Lost.", rules()))
+    row = row_of(transitions.unanswered(sending(callbacks=1), "Lost.", rules()))
     assert (row.status, row.poll_due_ms) == ("unknown", NOW)
 
 
@@ -368,7 +368,7 @@ def test_duplicates_and_lag_change_nothing(late: Task) -> None:
     everything = rules(routes=(FOLDER, SCREEN))
     for change in (
         received(accepted(RUNNING), late, by=everything),
-        decisions.polled(accepted(RUNNING), late, everything),
+        transitions.polled(accepted(RUNNING), late, everything),
     ):
         assert types(change) == []
         assert row_of(change).task == RUNNING
@@ -377,13 +377,13 @@ def test_duplicates_and_lag_change_nothing(late: Task) -> None:
 
 def test_a_dialogue_is_asked_for_once() -> None:
     """MODAL gives `task.input_required`; once the dialogue has been answered, the same task goes on."""
-    first = decisions.polled(accepted(), view("MODAL"), rules())
+    first = transitions.polled(accepted(), view("MODAL"), rules())
     assert only(first).type == "task.input_required"
-    again = decisions.polled(row_of(first), view("MODAL"), rules())
+    again = transitions.polled(row_of(first), view("MODAL"), rules())
     assert types(again) == []
-    on = decisions.polled(row_of(again), view("SUBMITTED", 0), rules())
+    on = transitions.polled(row_of(again), view("SUBMITTED", 0), rules())
     assert types(on) == []
-    assert types(decisions.polled(row_of(on), view("MODAL"), rules())) == []
+    assert types(transitions.polled(row_of(on), view("MODAL"), rules())) == []
 
 
 @pytest.mark.parametrize("before", [failed, lost])
@@ -392,7 +392,7 @@ def test_only_another_end_follows_an_end(before: Callable[[], Submission], seen:
     """Progress after an end is no event: it would take the place of the end where that is still owed."""
     everything = rules(routes=(FOLDER, SCREEN))
     assert types(received(before(), seen, by=everything)) == []
-    assert types(decisions.polled(before(), seen, everything)) == []
+    assert types(transitions.polled(before(), seen, everything)) == []
 
 
 # Confirmation
@@ -426,7 +426,7 @@ def test_a_lagging_provider_is_asked_six_times() -> None:
     while row.claim is not None:
         assert row.poll_due_ms is not None
         asked.append(row.poll_due_ms - NOW)
-        change = decisions.polled(row, RUNNING, rules(asked[-1]))
+        change = transitions.polled(row, RUNNING, rules(asked[-1]))
         row = row_of(change)
     assert asked == [0, 2_000, 5_000, 10_000, 16_000, 30_000]
     event = only(change)
@@ -437,7 +437,7 @@ def test_a_lagging_provider_is_asked_six_times() -> None:
 @pytest.mark.parametrize(("late_ms", "next_ms"), [(100, 2_000), (2_000, 5_000), (6_000, 10_000), (29_000, 30_000)])
 def test_late_questions_are_not_made_up_for(late_ms: int, next_ms: int) -> None:
     """However often it was asked, the next question comes at the next of the six moments."""
-    assert due_after(decisions.polled(claiming(), None, rules(late_ms))) == next_ms
+    assert due_after(transitions.polled(claiming(), None, rules(late_ms))) == next_ms
 
 
 def test_a_claim_from_before_the_clock_was_set_back_is_asked_about_anew() -> None:
@@ -445,10 +445,10 @@ def test_a_claim_from_before_the_clock_was_set_back_is_asked_about_anew() -> Non
     row = claiming()
     assert row.claim is not None
     row = replace(row, claim=replace(row.claim, since_ms=NOW + 2 * 86_400_000))
-    first = row_of(decisions.polled(row, None, rules()))
+    first = row_of(transitions.polled(row, None, rules()))
     assert first.claim is not None
     assert (first.claim.since_ms, first.poll_due_ms) == (NOW, NOW + 2_000)
-    change = decisions.polled(first, None, rules(30_000))
+    change = transitions.polled(first, None, rules(30_000))
     assert types(change) == ["task.succeeded"]
 
 
@@ -457,17 +457,17 @@ def test_a_claim_from_before_the_clock_was_set_back_is_asked_about_anew() -> Non
 def test_a_claim_nobody_contradicts(claimed: Task, seen: Task | None) -> None:
     """While time runs it waits; when time is out it is believed, unconfirmed."""
     before = claiming(claimed)
-    waiting = decisions.polled(before, seen, rules(29_999))
+    waiting = transitions.polled(before, seen, rules(29_999))
     assert row_of(waiting).claim == Claim(task=claimed, since_ms=NOW, asked=1)
     assert types(waiting) == []
-    event = only(decisions.polled(before, seen, rules(30_000)))
+    event = only(transitions.polled(before, seen, rules(30_000)))
     assert event.type == ("task.succeeded" if claimed is CLAIMED else "task.failed")
     assert event.confirmed is False
 
 
 def test_agreement_confirms_a_success() -> None:
     """The fetch's links come first, the callback's are kept as the second source; the picture is due now."""
-    change = decisions.polled(claiming(), SUCCESS, rules(2_000))
+    change = transitions.polled(claiming(), SUCCESS, rules(2_000))
     row, event = row_of(change), only(change)
     assert (event.type, event.confirmed, event.source) == ("task.succeeded", True, "poll")
     assert (row.claim, row.ended, row.poll_due_ms) == (None, "task.succeeded", None)
@@ -478,13 +478,13 @@ def test_agreement_confirms_a_success() -> None:
 
 def test_a_link_only_the_callback_has_is_downloaded() -> None:
     """The relay confirms without a link: the callback's is the only one, and worth a download."""
-    row = row_of(decisions.polled(claiming(), view("SUCCESS", 100), rules()))
+    row = row_of(transitions.polled(claiming(), view("SUCCESS", 100), rules()))
     assert (row.fallback_urls, row.media_due_ms) == ((RAW,), NOW)
 
 
 def test_agreement_confirms_a_failure() -> None:
     """At once, and provisionally: the task is still polled."""
-    change = decisions.polled(claiming(FAILURE), FAILURE, rules())
+    change = transitions.polled(claiming(FAILURE), FAILURE, rules())
     event = only(change)
     assert (event.type, event.confirmed, event.reason) == ("task.failed", True, "任务超时")
     assert (row_of(change).claim, due_after(change)) == (None, 30_000)
@@ -493,23 +493,23 @@ def test_agreement_confirms_a_failure() -> None:
 
 def test_a_fetched_success_beats_a_claimed_failure() -> None:
     """The task has succeeded, and the callback's links are no source."""
-    change = decisions.polled(claiming(replace(FAILURE, image_url=RAW)), SUCCESS, rules())
+    change = transitions.polled(claiming(replace(FAILURE, image_url=RAW)), SUCCESS, rules())
     assert (only(change).type, only(change).confirmed) == ("task.succeeded", True)
     assert row_of(change).fallback_urls == ()
 
 
 def test_a_contradiction_is_asked_about_until_time_is_out() -> None:
     """SUCCESS claimed, FAILURE fetched, and no picture to prove it: the provider's last word counts."""
-    waiting = decisions.polled(claiming(), FAILURE, rules(5_000))
+    waiting = transitions.polled(claiming(), FAILURE, rules(5_000))
     assert types(waiting) == []
     assert (row_of(waiting).task_status, due_after(waiting)) == ("NOT_START", 10_000)
-    event = only(decisions.polled(claiming(), FAILURE, rules(30_000)))
+    event = only(transitions.polled(claiming(), FAILURE, rules(30_000)))
     assert (event.type, event.confirmed) == ("task.failed", True)
 
 
 def test_a_picture_proves_a_claim() -> None:
     """SUCCESS claimed, FAILURE fetched, and the picture downloads: it has succeeded, and its file is there."""
-    change = decisions.polled(claiming(), FAILURE, rules(), proof=(MEDIA_FILE,))
+    change = transitions.polled(claiming(), FAILURE, rules(), proof=(MEDIA_FILE,))
     row, event = row_of(change), only(change)
     assert (event.type, event.confirmed, event.source) == ("task.succeeded", False, "callback")
     assert (row.media, row.media_due_ms, row.claim) == ((MEDIA_FILE,), None, None)
@@ -551,7 +551,7 @@ def test_without_confirmation_a_callback_is_trusted_at_once(seen: Task, type: Ev
 
 def test_a_view_of_another_task_is_no_answer() -> None:
     """The submit answer bound another task while we asked about the first: its view must not bind it again."""
-    change = decisions.polled(accepted(), view("SUCCESS", 100, id="other", image_url=LINK), rules())
+    change = transitions.polled(accepted(), view("SUCCESS", 100, id="other", image_url=LINK), rules())
     row = row_of(change)
     assert (row.task_id, row.ended, types(change)) == (TASK_ID, None, [])
     assert due_after(change) == POLICY.poll_ms
@@ -563,9 +563,9 @@ def test_a_view_of_another_task_is_no_answer() -> None:
 @pytest.mark.parametrize(("before", "supersedes"), [(failed(), "task.failed"), (lost(), "task.lost")])
 def test_a_success_supersedes(before: Submission, supersedes: str) -> None:
     """By poll at once, by callback after confirmation; the event names the end it corrects."""
-    by_poll = decisions.polled(before, SUCCESS, rules())
+    by_poll = transitions.polled(before, SUCCESS, rules())
     claim = row_of(received(before, CLAIMED))
-    by_callback = decisions.polled(claim, SUCCESS, rules())
+    by_callback = transitions.polled(claim, SUCCESS, rules())
     for change in (by_poll, by_callback):
         event = only(change)
         assert (event.type, event.supersedes) == ("task.succeeded", f"{ID}.{supersedes}")
@@ -576,7 +576,7 @@ def test_a_success_supersedes(before: Submission, supersedes: str) -> None:
 
 def test_a_failure_follows_a_loss() -> None:
     """The provider's reason is worth more than our deadline; it is polled some minutes more from then."""
-    change = decisions.polled(lost(polls=4), FAILURE, rules())
+    change = transitions.polled(lost(polls=4), FAILURE, rules())
     event = only(change)
     assert (event.type, event.reason, event.supersedes) == ("task.failed", "任务超时", f"{ID}.task.lost")
     assert (row_of(change).polls, due_after(change)) == (0, 30_000)
@@ -586,7 +586,7 @@ def test_a_failure_follows_a_loss() -> None:
 @pytest.mark.parametrize("before", [failed(), succeeded()])
 def test_nothing_else_follows_an_end(before: Submission, seen: Task | None) -> None:
     """A failure is told once, and a success is final."""
-    change = decisions.polled(before, seen, rules())
+    change = transitions.polled(before, seen, rules())
     assert types(change) == []
     assert (row_of(change).ended, row_of(change).task) == (before.ended, before.task)
     if seen is not None and seen.terminal:
@@ -601,7 +601,7 @@ def test_a_provisional_end_is_polled_some_minutes_more(before: Submission) -> No
     while row.poll_due_ms is not None:
         waits.append((row.poll_due_ms - at) / 1000)
         at = row.poll_due_ms
-        row = row_of(decisions.polled(row, row.task, rules(at - NOW)))
+        row = row_of(transitions.polled(row, row.task, rules(at - NOW)))
     assert tuple(waits) == PROVISIONAL
 
 
@@ -610,7 +610,7 @@ def test_a_confirmation_uses_up_no_provisional_poll() -> None:
     row = row_of(received(failed(), CLAIMED))
     while row.claim is not None:
         assert row.poll_due_ms is not None
-        row = row_of(decisions.polled(row, FAILURE, rules(row.poll_due_ms - NOW)))
+        row = row_of(transitions.polled(row, FAILURE, rules(row.poll_due_ms - NOW)))
     assert (row.ended, row.polls) == ("task.failed", 0)
     assert row.poll_due_ms == NOW + 30_000 + 30_000
 
@@ -623,17 +623,17 @@ def test_a_confirmation_uses_up_no_provisional_poll() -> None:
     [
         (prepared(), "could not be sent before the deadline"),
         (prepared(detail="Queue is full."), "before the deadline. Queue is full."),
-        (sending(), "The answer to the submit was lost. No callback told"),
-        (unknown(detail="The answer was cut short."), "The answer was cut short. No callback told"),
+        (sending(), "The answer to the submit was lost. No callback said"),
+        (unknown(detail="The answer was cut short."), "The answer was cut short. No callback said"),
         (accepted(), f"still says NOT_START of task {TASK_ID}"),
         (accepted(RUNNING), f"still says IN_PROGRESS of task {TASK_ID}"),
         (accepted(view("")), f"still says nothing of task {TASK_ID}"),
-        (accepted(RUNNING, misses=3), f"no word of task {TASK_ID} in its last 3 answers"),
+        (accepted(RUNNING, misses=3), f"nothing of task {TASK_ID} in its last 3 answers"),
     ],
 )
 def test_the_deadline_gives_its_reason(row: Submission, words: str) -> None:
     """Whatever the status, the end is `task.lost` and says why; a bound task is still polled some minutes."""
-    change = decisions.expired(row, rules(900_000))
+    change = transitions.expired(row, rules(900_000))
     event = only(change)
     assert (event.type, event.source, event.confirmed) == ("task.lost", "deadline", True)
     assert event.reason is not None
@@ -658,7 +658,7 @@ def test_the_deadline_gives_its_reason(row: Submission, words: str) -> None:
 )
 def test_what_the_deadline_does_not_touch(row: Submission, after_ms: int) -> None:
     """Too early, ended or refused already, or a claim that is being settled."""
-    assert decisions.expired(row, rules(after_ms)) is None
+    assert transitions.expired(row, rules(after_ms)) is None
 
 
 # Media
@@ -666,7 +666,7 @@ def test_what_the_deadline_does_not_touch(row: Submission, after_ms: int) -> Non
 
 def test_an_archived_picture_releases_what_waited() -> None:
     """The row has its files, nothing more is due, and the deliveries go out now."""
-    change = decisions.archived(
+    change = transitions.archived(
         succeeded(media_due_ms=NOW, media_problem="slow", media_tries=2), (MEDIA_FILE,), rules(5)
     )
     row = row_of(change)
@@ -678,25 +678,25 @@ def test_downloads_are_tried_on_a_schedule() -> None:
     """Each failure waits longer; the last one gives up and lets the deliveries go without the picture."""
     row = succeeded(media_due_ms=NOW)
     for number, seconds in enumerate(MEDIA, start=1):
-        change = decisions.not_archived(row, "HTTP 503", False, rules())
+        change = transitions.not_archived(row, "HTTP 503", False, rules())
         row = row_of(change)
         assert (row.media_tries, row.media_problem, change.release_ms) == (number, "HTTP 503", None)
         assert row.media_due_ms is not None
         assert 0.9 * seconds <= (row.media_due_ms - NOW) / 1000 <= 1.1 * seconds
-    last = decisions.not_archived(row, "HTTP 404", False, rules(9))
+    last = transitions.not_archived(row, "HTTP 404", False, rules(9))
     assert (row_of(last).media_due_ms, row_of(last).media_problem, last.release_ms) == (None, "HTTP 404", NOW + 9)
 
 
 def test_a_download_that_cannot_help_is_not_repeated() -> None:
     """A forbidden address releases the deliveries at once, with the reason on the row."""
-    change = decisions.not_archived(succeeded(media_due_ms=NOW), "forbidden", True, rules())
+    change = transitions.not_archived(succeeded(media_due_ms=NOW), "forbidden", True, rules())
     assert (row_of(change).media_due_ms, row_of(change).media_problem, change.release_ms) == (None, "forbidden", NOW)
 
 
 @pytest.mark.parametrize("seen", [view("SUCCESS", 100), view("SUCCESS", 100, prompt="1️⃣ Cat", action="DESCRIBE")])
 def test_a_result_without_a_picture_does_not_wait_for_one(seen: Task) -> None:
     """A description has no file: its deliveries are due at once."""
-    change = decisions.polled(accepted(), seen, rules())
+    change = transitions.polled(accepted(), seen, rules())
     assert row_of(change).media_due_ms is None
     assert [one.due_ms for one in change.deliveries] == [NOW]
 
@@ -708,7 +708,7 @@ def test_an_event_carries_what_the_caller_gave() -> None:
     """Labels, state, parent, prompt and kind come back with every event, and the task as it stands."""
     given_fields = {"labels": {"order": "7"}, "user_state": "mine", "parent_id": "parent", "prompt": "a boat"}
     event = only(
-        decisions.polled(accepted(**given_fields), replace(SUCCESS, buttons=(Button(custom_id="c"),)), rules(3))
+        transitions.polled(accepted(**given_fields), replace(SUCCESS, buttons=(Button(custom_id="c"),)), rules(3))
     )
     assert (event.labels, event.state, event.parent_id, event.prompt) == ({"order": "7"}, "mine", "parent", "a boat")
     assert (event.kind, event.created_ms, event.task_id, event.progress) == ("imagine", NOW + 3, TASK_ID, 100)
@@ -755,7 +755,7 @@ def test_a_destination_may_want_some_tasks_only(fields: dict[str, Any], type: Ev
     submission that names its destinations goes to them whatever it is."""
     route = dataclasses.replace(UPSCALES, progress=True)
     row = accepted(**{"labels": {"customer": "acme-7", "order": "1"}, "task": None, **fields})
-    assert route.owed(row, type) == owed
+    assert route.matches(row, type) == owed
 
 
 def test_a_destination_may_name_the_types_it_wants() -> None:
@@ -811,13 +811,13 @@ class Life:
 
     def due(self) -> None:
         """What the engine does of itself, with a provider that says nothing."""
-        self.apply(decisions.expired(self.row, self.rules()))
+        self.apply(transitions.expired(self.row, self.rules()))
         if self.row.status == "sending" and self.row.send_due_ms is not None and self.row.send_due_ms <= NOW + self.now:
-            self.apply(decisions.unanswered(self.row, "Lost.", self.rules()))
+            self.apply(transitions.unanswered(self.row, "Lost.", self.rules()))
         if self.row.poll_due_ms is not None and self.row.poll_due_ms <= NOW + self.now:
             silent = self.row.task_id is None
             by = self.rules()
-            self.apply(hints.unidentified(self.row, by) if silent else decisions.polled(self.row, None, by))
+            self.apply(transitions.unidentified(self.row, by) if silent else transitions.polled(self.row, None, by))
 
 
 TASKS = st.sampled_from(
@@ -845,20 +845,20 @@ def tell(life: Life, news: News) -> None:
         life.due()
     elif kind == "callback":
         seen, cause = given_values
-        life.apply(decisions.received(life.row, seen, cause, by))
+        life.apply(transitions.received(life.row, seen, cause, by))
     elif kind == "poll" and life.row.task_id is not None:
         seen, proof = given_values
-        life.apply(decisions.polled(life.row, seen, by, proof=proof))
+        life.apply(transitions.polled(life.row, seen, by, proof=proof))
     elif kind == "identify":
-        life.apply(hints.identified(life.row, given_values[0], by))
+        life.apply(transitions.identified(life.row, given_values[0], by))
     elif kind == "answer":
-        life.apply(decisions.answered(life.row, (TASK_ID,), given_values[0], by))
+        life.apply(transitions.answered(life.row, (TASK_ID,), given_values[0], by))
     elif kind in ANSWERS and life.row.status == "sending":
         life.apply(ANSWERS[kind](life.row, by))
     elif kind == "archived" and life.row.media_due_ms is not None:
-        life.apply(decisions.archived(life.row, (MEDIA_FILE,), by))
+        life.apply(transitions.archived(life.row, (MEDIA_FILE,), by))
     elif kind == "not_archived" and life.row.media_due_ms is not None:
-        life.apply(decisions.not_archived(life.row, "HTTP 503", False, by))
+        life.apply(transitions.not_archived(life.row, "HTTP 503", False, by))
 
 
 RANK_OF: dict[EventType, int] = {
@@ -902,7 +902,7 @@ def test_every_order_of_five_callbacks_is_one_result() -> None:
         for number, seen in enumerate([*order, *order]):
             life.now = number
             life.apply(received(life.row, seen, by=life.rules()))
-        life.apply(decisions.polled(life.row, SUCCESS, life.rules()))
+        life.apply(transitions.polled(life.row, SUCCESS, life.rules()))
         wins = [event for event in life.events.values() if event.type == "task.succeeded"]
         assert [(win.confirmed, win.status) for win in wins] == [(True, "SUCCESS")]
         assert sum(one.event_id == wins[0].id for one in life.deliveries) == 2

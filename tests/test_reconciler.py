@@ -202,7 +202,7 @@ async def test_an_unknown_task_is_lost_at_the_deadline_only(tmp_path: Path) -> N
         await reconcile(kit, 31)
         (*_, event) = await kit.events(row.id)
         assert (event.type, event.source) == ("task.lost", "deadline")
-        assert "no word of task t0 in its last 2" in (event.reason or "")
+        assert "nothing of task t0 in its last 2" in (event.reason or "")
 
 
 async def test_what_nobody_asked_about_for_a_day_is_asked_before_it_is_lost(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ class Runtime:
             dispatcher=self.dispatcher,
             archiver=archiver,
             submissions=self.submissions,
-            admission=self.admission,
+            waiting=lambda: self.admission.waiting,
             store=self.store,
             leading=self._leading(archiver),
             destinations={name: _kind(item) for name, item in destinations.items()},

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import typer
+from msgspec.structs import replace
 
 from receiver.app import Runtime, open_runtime, open_stateless_submit
 from receiver.app.stateless import StatelessSubmit
@@ -19,7 +20,6 @@ from receiver.deliveries import Delivery
 from receiver.errors import Ambiguous, JournalError, MediaError, ProviderError, Refused, Unreachable
 from receiver.events import EventType, Submission, event_id
 from receiver.followups import once_name
-from receiver.intake.facts import replace
 from receiver.requests import Request
 from receiver.settings import Settings
 from receiver.submissions import Options

@@ -1,4 +1,4 @@
-"""Archive: download a result's files once, at its end, because links to them die within a day (PROTOCOL.md §9)."""
+"""Archive: download a result's files once, at its end, because links to them expire within a day (PROTOCOL.md §9)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from receiver.media import Fetcher, Store
 log = structlog.get_logger("receiver.engine.archiver")
 
 AT_ONCE = 8
-"""Results downloaded at once. One that hangs keeps its place until its time-out, and nobody else's."""
+"""Results downloaded at once. One that hangs takes a single slot until its time-out."""
 
 
 class Archiver:
-    """Downloads what is due into the media store and tells intake. Downloads run beside the step that starts them."""
+    """Downloads results into the media store and reports to intake. Downloads run beside the step that starts them."""
 
     def __init__(self, *, journal: Journal, intake: Intake, fetcher: Fetcher, store: Store, clock: Clock) -> None:
         self._journal = journal
@@ -34,7 +34,7 @@ class Archiver:
         self._full = False
 
     async def archive_once(self) -> int:
-        """Start the downloads that are due, never more than `AT_ONCE`. Returns how many started."""
+        """Start the downloads that are due, never more than `AT_ONCE`. Return how many started."""
         due = await self._journal.due_media(self._clock.now_ms(), limit=AT_ONCE)
         free = AT_ONCE - len(self._running)
         started = [row for row in due if row.id not in self._running][:free]
@@ -47,28 +47,28 @@ class Archiver:
 
     @property
     def more(self) -> bool:
-        """Whether more may be due than there were places for, and there is a place now."""
+        """True if more may be due than there were slots for, and a slot is free now."""
         return self._full and len(self._running) < AT_ONCE
 
     @property
     def running(self) -> bool:
-        """Whether something is being downloaded."""
+        """True while a download runs."""
         return bool(self._running)
 
     async def settle(self) -> None:
-        """Wait until nothing is being downloaded."""
+        """Wait until no download runs."""
         while self._running:
             await asyncio.wait(self._running.values())
 
     async def stop(self) -> None:
-        """Give up what is being downloaded; it is still due."""
+        """Cancel the downloads. They are still due."""
         running = list(self._running.values())
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
     async def download(self, urls: Sequence[str]) -> tuple[Media, ...]:
-        """All files of one result, in order. Raises MediaError if one cannot be had."""
+        """Return all files of one result, in order. Raise MediaError if one cannot be downloaded."""
         return await self._fetcher.fetch_all(urls, self._store)
 
     def _ended(self, submission_id: str, task: asyncio.Task[None]) -> None:
@@ -81,7 +81,7 @@ class Archiver:
 
     async def _archive(self, row: Submission) -> None:
         try:
-            media = await self._first_of(row)
+            media = await self._from_either(row)
         except MediaError as exc:
             log.warning("media.unavailable", submission=row.id, problem=str(exc), tries=row.media_tries + 1)
             await self._intake.not_archived(row.id, str(exc), permanent=exc.permanent)
@@ -90,18 +90,15 @@ class Archiver:
         log.info("media.archived", submission=row.id, files=len(media), bytes=sum(sizes))
         await self._intake.archived(row.id, media)
 
-    async def _first_of(self, row: Submission) -> tuple[Media, ...]:
-        """The fetch's links first, the callback's second. Only if neither can ever be had, asking again cannot help."""
-        links = row.task.result_urls if row.task else ()
+    async def _from_either(self, row: Submission) -> tuple[Media, ...]:
+        """Try the fetch's links, then the callback's. The failure is permanent only if both are."""
         try:
-            return await self.download(links)
+            return await self.download(row.task.result_urls if row.task else ())
         except MediaError as exc:
             if not row.fallback_urls:
                 raise
-            log.info("media.second_source", submission=row.id, problem=str(exc))
-            return await self._second(row, exc)
-
-    async def _second(self, row: Submission, first: MediaError) -> tuple[Media, ...]:
+            first = exc
+        log.info("media.second_source", submission=row.id, problem=str(first))
         try:
             return await self.download(row.fallback_urls)
         except MediaError as exc:

@@ -1,7 +1,4 @@
-"""One attempt: the files and values that a handler gets, and the completion that follows from how it ended.
-
-Nothing is written here.
-"""
+"""One attempt: the files and values that a handler gets, and the completion that its end makes. Nothing is written."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ import structlog
 from receiver.backoff import DELIVERY, STORE, wait, wait_forever
 from receiver.deliveries import AttemptOutcome, Completion, DeliveryStatus, Receipt
 from receiver.errors import MediaError
-from receiver.events import Event, Media
+from receiver.events import Media
 from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, StoredMedia, no_tiles
 from receiver.journal import Work
 from receiver.media import Store, Tiles
@@ -30,12 +27,14 @@ log = structlog.get_logger("receiver.engine.dispatcher")
 MAX_DETAIL = 500
 """Characters of an error kept with an attempt."""
 LONGEST_PAUSE = max(DELIVERY)
-"""Seconds; a handler that asks for more is called again after that."""
+"""Longest `RetryLater`, in seconds. A handler that asks for more is called again after that."""
+BRING_SECONDS = 60.0
+"""Time an attempt waits for its files. A slower download goes on, and the next attempt finds the files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenDestination:
-    """A destination ready for use: its handler, and how much of it may run at once.
+    """A destination ready for use: its handler and limits.
 
     Attributes:
         concurrency: attempts at once.
@@ -49,26 +48,8 @@ class OpenDestination:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How a handler that raised came to do so.
-
-    Attributes:
-        late: our own deadline had passed.
-        interrupted: somebody cancelled the attempt; a handler may raise CancelledError without that.
-    """
-
-    error: BaseException
-    late: bool
-    interrupted: bool
-
-
-BRING_SECONDS = 60.0
-"""How long an attempt waits for its files. What is still coming then goes on coming, and the next attempt finds it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """What a handler may read. `problem` says why there is nothing although the journal knows of files."""
+    """Files that a handler may read. `problem` is the reason why none can be read, although the journal lists some."""
 
     media: tuple[StoredMedia, ...] = ()
     problem: str | None = None
@@ -76,13 +57,18 @@ class Files:
 
 @asynccontextmanager
 async def bring(work: Work, store: Store) -> AsyncIterator[Files]:
-    """The files of a result. What the store has no more is no reason to keep back the rest.
+    """Yield the files of a result. Files that the store has lost do not hold up the delivery.
 
-    It has time of its own: a handler gets all of its deadline, and a store that is down is no failure of a destination.
+    This has its own time limit. A handler gets all of its deadline, and a store that is down is no failure of a
+    destination.
 
     Raises:
         RetryLater: the store cannot be read now.
     """
+
+    def later(problem: str) -> RetryLater:  # longer each time it was postponed
+        return RetryLater(wait_forever(STORE, work.delivery.attempt - work.delivery.failures), problem)
+
     media = work.media if work.event.type == "task.succeeded" else ()
     if not media:
         yield Files()
@@ -94,47 +80,45 @@ async def bring(work: Work, store: Store) -> AsyncIterator[Files]:
             found = zip(media, paths, strict=True)
             files = Files(media=tuple(StoredMedia(media=item, path=path) for item, path in found))
         except TimeoutError as exc:
-            raise _later(work, f"The files have not come from {store.place} within {BRING_SECONDS:g} s.") from exc
+            raise later(f"The files have not come from {store.place} within {BRING_SECONDS:g} s.") from exc
         except MediaError as exc:
             if not exc.permanent:
-                raise _later(work, str(exc)) from exc
+                raise later(str(exc)) from exc
             files = Files(problem=str(exc))
         yield files
 
 
-def _later(work: Work, problem: str) -> RetryLater:
-    """Longer each time it was put off."""
-    return RetryLater(wait_forever(STORE, work.delivery.attempt - work.delivery.failures), problem)
-
-
 def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) -> Attempt:
-    """What the handler gets."""
-    result = work.event.type == "task.succeeded"
-    media = tuple(item.media for item in files.media)
+    """Return the attempt that the handler gets."""
+    event, media = work.event, tuple(item.media for item in files.media)
+    result = event.type == "task.succeeded"
+    problem = files.problem
+    if problem is None and result and not media and event.task is not None and event.task.result_urls:
+        problem = work.media_problem or "the picture has not been downloaded yet"
+    grid = (
+        len(media) == 1
+        and media[0].type.startswith("image/")
+        and event.task is not None
+        and is_grid(event.task, event.kind, event.button)
+    )
     return Attempt(
-        event=work.event,
+        event=event,
         destination=destination.name,
         number=work.delivery.attempt,
         idempotency_key=work.delivery.idempotency_key,
         deadline=destination.timeout,
         media=files.media,
-        media_problem=files.problem or _media_problem(work) if result and not media else None,
+        media_problem=problem,
         media_pending=result and work.media_due_ms is not None,
         previous=work.receipts.get(destination.name),
         parent=work.parent,
         receipts={name: receipt for name, receipt in work.receipts.items() if name != destination.name},
-        tiles=partial(tiles_of, media[0], tiles) if _shows_four(work.event, media) else no_tiles,
+        tiles=partial(tiles_of, media[0], tiles) if grid else no_tiles,
     )
 
 
-def _shows_four(event: Event, media: tuple[Media, ...]) -> bool:
-    if len(media) != 1 or not media[0].type.startswith("image/") or event.task is None:
-        return False
-    return is_grid(event.task, event.kind, event.button)
-
-
 async def tiles_of(grid: Media, tiles: Tiles) -> tuple[StoredMedia, ...]:
-    """What `Attempt.tiles` gives a handler."""
+    """Return the four tiles of a grid, for `Attempt.tiles`."""
     made = await tiles.of(grid)
     return tuple(
         StoredMedia(media=media, path=tiles.path(grid, number), tile=number) for number, media in enumerate(made, 1)
@@ -142,20 +126,34 @@ async def tiles_of(grid: Media, tiles: Tiles) -> tuple[StoredMedia, ...]:
 
 
 def succeeded(work: Work, receipt: Receipt | None, now_ms: int) -> Completion:
-    """The handler returned."""
-    return _completion(work, "succeeded", now_ms, receipt=_storable(work, receipt))
+    """Return the completion of a handler that returned. A receipt that the journal cannot hold is dropped."""
+    try:
+        msgspec.json.decode(msgspec.json.encode(receipt), type=Receipt | None)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as exc:
+        log.warning("receipt.unusable", delivery=work.delivery.id, problem=text_of(exc))
+        receipt = None
+    return _completion(work, "succeeded", now_ms, receipt=receipt)
 
 
-def raised(work: Work, ending: Ending, timeout: float, now_ms: int) -> Completion:
-    """The handler raised: every exception is a failure, but for the two it may say and our own interruption."""
-    error = ending.error
+def raised(
+    work: Work, error: BaseException, now_ms: int, *, timeout: float, late: bool, interrupted: bool
+) -> Completion:
+    """Return the completion of a handler that raised. Every exception is a failure, except RetryLater, Rejected and our
+    own interruption.
+
+    Args:
+        timeout: seconds of the deadline, and `late` is True if it had passed.
+        interrupted: True if the attempt was cancelled. A handler may raise CancelledError without that.
+    """
     if isinstance(error, RetryLater):
-        return _completion(work, "postponed", now_ms, wait_ms=pause_ms(error), detail=text_of(error))
+        # At least a second, so that no handler runs in a tight loop. NaN becomes a second, too.
+        wait_ms = int(min(max(1.0, float(error.after)), LONGEST_PAUSE) * 1000)
+        return _completion(work, "postponed", now_ms, wait_ms=wait_ms, detail=text_of(error))
     if isinstance(error, Rejected):
         return _completion(work, "rejected", now_ms, detail=text_of(error))
-    if ending.interrupted:
+    if interrupted:
         return _completion(work, "interrupted", now_ms, detail="Receiver was stopped during the attempt")
-    if isinstance(error, TimeoutError) and ending.late:
+    if isinstance(error, TimeoutError) and late:
         return failed(work, f"the attempt took longer than {timeout:g} s", now_ms)
     if isinstance(error, asyncio.CancelledError):
         return failed(work, "the handler was cancelled by its own code", now_ms)
@@ -163,20 +161,15 @@ def raised(work: Work, ending: Ending, timeout: float, now_ms: int) -> Completio
 
 
 def failed(work: Work, detail: str, now_ms: int) -> Completion:
-    """Again by schedule, or dead when that is used up."""
+    """Return the completion of a failure: a retry on schedule, or dead after the last one."""
     seconds = wait(DELIVERY, work.delivery.failures + 1, random=random.random)
     if seconds is None:
         return _completion(work, "failed", now_ms, status="dead", detail=f"{detail}; the retries are used up")
     return _completion(work, "failed", now_ms, wait_ms=int(seconds * 1000), detail=detail)
 
 
-def pause_ms(later: RetryLater) -> int:
-    """At least a second, so that no handler keeps us spinning; NaN becomes that too."""
-    return int(min(max(1.0, float(later.after)), LONGEST_PAUSE) * 1000)
-
-
 def text_of(error: BaseException) -> str:
-    """An error as a person and every database can read it, without secrets."""
+    """Return an error's text without secrets, and with nothing that a database refuses."""
     try:
         text = str(error)
     except Exception:
@@ -217,20 +210,3 @@ def _completion(
         detail=detail,
         receipt=receipt,
     )
-
-
-def _storable(work: Work, receipt: Receipt | None) -> Receipt | None:
-    """The receipt, if the journal can keep it and give it back. What it reports has happened either way."""
-    try:
-        msgspec.json.decode(msgspec.json.encode(receipt), type=Receipt | None)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as exc:
-        log.warning("receipt.unusable", delivery=work.delivery.id, problem=text_of(exc))
-        return None
-    return receipt
-
-
-def _media_problem(work: Work) -> str | None:
-    has_links = work.event.task is not None and work.event.task.result_urls
-    if not has_links:
-        return None
-    return work.media_problem or "the picture has not been downloaded yet"

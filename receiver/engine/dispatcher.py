@@ -1,9 +1,9 @@
 """Dispatch: claim due deliveries, run their handlers under a deadline, record how each attempt ended.
 
-At least once, newest event wins. A destination never holds up another: each has slots of its own.
+At least once, newest event wins. Each destination has its own slots, so that none holds up another.
 
-Whatever a handler does, its attempt is recorded. While the journal cannot be written, that is tried again, because a
-row left `running` would be freed only when this engine has expired.
+Every attempt is recorded, whatever its handler does. While the journal cannot be written, the record is retried,
+because a row left `running` is freed only after this engine has expired.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import structlog
 from receiver.backoff import JOURNAL, wait_forever
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Receipt
-from receiver.engine.attempts import Ending, Files, OpenDestination, bring, build, failed, raised, succeeded, text_of
+from receiver.engine.attempts import Files, OpenDestination, bring, build, failed, raised, succeeded, text_of
 from receiver.errors import JournalError
 from receiver.handlers.base import RetryLater
 from receiver.journal import Journal, Work
@@ -27,11 +27,11 @@ from receiver.media import Store, Tiles
 log = structlog.get_logger("receiver.engine.dispatcher")
 
 CANCEL_SECONDS = 1.0
-"""How long an interrupted attempt may take to end."""
+"""Time for an interrupted attempt to end."""
 CLAIM_SECONDS = 4.0
-"""How long a claim under way is waited for: what it takes must be known to be given back."""
+"""Time for a claim under way to end. Its deliveries must be known before they can be given back."""
 STUCK_SECONDS = 5.0
-"""Seconds an attempt may take to end after its deadline. Then it is recorded as failed, and its slot stays taken."""
+"""Time for an attempt to end after its deadline. Then it is recorded as failed, and its slot stays taken."""
 
 T = TypeVar("T")
 
@@ -40,14 +40,14 @@ class Dispatcher:
     """Claims and runs deliveries of its destinations.
 
     Args:
-        journal, store, clock: what it works with.
+        journal, store, clock: its collaborators.
         destinations: by name.
         owner: signs this engine's claims.
         changed: called when an attempt has ended, because a slot is free again.
         stuck_seconds: see `STUCK_SECONDS`.
 
     Attributes:
-        ended: called with the id of a delivery whose attempt has ended here, and when it is due again, if it is.
+        ended: called with the id of a delivery whose attempt has ended here, and its next due time or None.
     """
 
     def __init__(
@@ -73,27 +73,29 @@ class Dispatcher:
         self._claiming: asyncio.Task[int] | None = None
         self._failing: set[str] = set()
         self._full: set[str] = set()
-        """Destinations that were short of slots when last claimed for."""
+        """Destinations that had too few slots at their last claim."""
         self._drained = False
         self.ended: Callable[[str, int | None], None] | None = None
 
     async def abandon(self) -> int:
-        """Drop what runs, because this engine has expired and others have it. Return how many there were. The journal
-        accepts no completion of theirs, and `owner` must be new afterwards."""
+        """Cancel all attempts, because this engine has expired and others have their deliveries. Return their number.
+
+        The journal accepts no completion of theirs, and `owner` must be new afterwards.
+        """
         running = self._tasks()
         self.owner = ""
         await self._interrupt(running)
         return len(running)
 
     async def dispatch_once(self) -> int:
-        """Claim what is due, never more than a destination's free slots, and start it. Return how many started.
+        """Claim due deliveries, never more than a destination's free slots, and start them. Return how many started.
 
-        A destination whose claim fails keeps no other back. The error is raised only when all fail.
+        A destination whose claim fails does not hold up the others. The error is raised only if all fail.
         """
         self._drained = False
         self._claiming = asyncio.create_task(self._dispatch(), name="dispatch")
         self._claiming.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # Shielded, because a claim stands once it is committed: what it took must start, or it would stay `running`.
+        # Shielded: once the claim is committed its deliveries must start, or they would stay `running`.
         return await asyncio.shield(self._claiming)
 
     async def _dispatch(self) -> int:
@@ -123,7 +125,7 @@ class Dispatcher:
         if owner != self.owner:
             return 0  # we expired meanwhile, so the leader frees them
         for work in claimed:
-            self._start(destination, work)
+            self._start(destination, self._attempt(destination, work), f"delivery {work.delivery.id}")
         (self._full.add if len(claimed) == free else self._full.discard)(destination.name)
         return len(claimed)
 
@@ -143,12 +145,12 @@ class Dispatcher:
             await asyncio.wait(running)
 
     async def drain(self, grace: float) -> int:
-        """Let what runs finish for `grace` seconds, or until this is cancelled, and interrupt it then; an interrupted
-        attempt uses up nothing.
+        """Let attempts finish for `grace` seconds, or until this is cancelled. Then interrupt them, which counts as no
+        failure.
 
         Returns:
             The number of attempts left behind: they did not end, or their end could not be recorded. The next engine
-            frees such a delivery, and counts a failure.
+            frees their deliveries, and counts a failure.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + grace
@@ -157,7 +159,7 @@ class Dispatcher:
             await self._claimed(max(grace, CLAIM_SECONDS))
             if running := self._tasks():
                 await asyncio.wait(running, timeout=max(until - loop.time(), 0))
-        finally:  # while the journal is open; nothing else would end what was claimed meanwhile
+        finally:  # while the journal is open: deliveries may have been claimed meanwhile
             await self._claimed(CLAIM_SECONDS)
             running |= self._tasks()
             await self._interrupt(self._tasks())
@@ -179,14 +181,10 @@ class Dispatcher:
         for task in stuck:
             log.error("delivery.stuck", attempt=task.get_name())
 
-    def _start(self, destination: OpenDestination, work: Work) -> asyncio.Task[None]:
-        return self._keep(destination, self._attempt(destination, work), f"delivery {work.delivery.id}")
-
-    def _keep(self, destination: OpenDestination, main: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def _start(self, destination: OpenDestination, main: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(main, name=name)
         self._running[destination.name].add(task)
         task.add_done_callback(lambda done: self._ended(destination.name, done))
-        return task
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         self._running[name].discard(task)
@@ -202,12 +200,19 @@ class Dispatcher:
             async with bring(work, self._store) as files, limit:
                 receipt = await self._deliver(destination, work, files)
         except KeyboardInterrupt:
-            raise  # a person's, not the handler's
+            raise  # from the terminal
         except BaseException as exc:  # SystemExit too: no handler ends this process
-            ending = Ending(error=exc, late=limit.expired(), interrupted=_interrupted())
-            completion = raised(work, ending, destination.timeout, self._clock.now_ms())
+            task = asyncio.current_task()
+            completion = raised(
+                work,
+                exc,
+                self._clock.now_ms(),
+                timeout=destination.timeout,
+                late=limit.expired(),
+                interrupted=task is not None and task.cancelling() > 0,
+            )
             if isinstance(exc, RetryLater) and exc.pause:
-                # Exactly until the delivery is due, so that the pause does not hold it back then.
+                # Exactly until the delivery is due, so that the pause does not delay it further.
                 pause = partial(self._journal.pause, destination.name, completion.due_ms, text_of(exc))
                 await self._recorded(work, pause)
         else:
@@ -223,14 +228,26 @@ class Dispatcher:
             stuck.cancel()
 
     async def _record(self, work: Work, completion: Completion, *, seconds: float) -> None:
-        kept = await self._recorded(work, partial(self._journal.complete, completion))
-        if kept and self.ended is not None:
+        accepted = await self._recorded(work, partial(self._journal.complete, completion))
+        if accepted and self.ended is not None:
             self.ended(completion.delivery_id, completion.due_ms if completion.status == "pending" else None)
-        self._tell(work, completion, kept=kept, seconds=seconds)
+        log.info(
+            f"delivery.{completion.outcome if accepted else 'refused'}",
+            delivery=work.delivery.id,
+            destination=work.delivery.destination,
+            submission=work.delivery.submission_id,
+            event_id=work.event.id,
+            attempt=work.delivery.attempt,
+            status=completion.status,
+            detail=completion.detail,
+            seconds=round(seconds, 3),
+        )
 
     def _give_up(self, destination: OpenDestination, work: Work, task: asyncio.Task[None] | None) -> None:
-        """Record a failure for a handler that ignores its cancellation. The fence refuses what it still does. Its slot
-        stays taken until it ends, so that a handler that leaks cannot leak without end."""
+        """Record a failure for a handler that ignores its cancellation. The fence refuses its later completion.
+
+        Its slot stays taken until it ends, so that a leaking handler leaks at most its slots.
+        """
         log.error("delivery.stuck", delivery=work.delivery.id, destination=destination.name)
         if task is not None:
             task.set_name(f"stuck {work.delivery.id}")
@@ -239,11 +256,10 @@ class Dispatcher:
         )
         completion = failed(work, detail, self._clock.now_ms())
         seconds = destination.timeout + self._stuck_seconds
-        self._keep(destination, self._record(work, completion, seconds=seconds), f"end of {work.delivery.id}")
+        self._start(destination, self._record(work, completion, seconds=seconds), f"end of {work.delivery.id}")
 
     async def _recorded(self, work: Work, write: Callable[[], Awaitable[T]]) -> T:
-        """Write until it works. The slot stays taken meanwhile, because an engine that cannot record should not start
-        more."""
+        """Write until it works. The slot stays taken meanwhile, so that an engine that cannot record starts no more."""
         failures = 0
         while True:
             try:
@@ -255,22 +271,3 @@ class Dispatcher:
                 level = log.error if failures == 1 else log.debug
                 level("delivery.recording", delivery=work.delivery.id, problem=str(exc))
             await self._clock.sleep(wait_forever(JOURNAL, failures))
-
-    def _tell(self, work: Work, completion: Completion, *, kept: bool, seconds: float) -> None:
-        log.info(
-            f"delivery.{completion.outcome if kept else 'refused'}",
-            delivery=work.delivery.id,
-            destination=work.delivery.destination,
-            submission=work.delivery.submission_id,
-            event_id=work.event.id,
-            attempt=work.delivery.attempt,
-            status=completion.status,
-            detail=completion.detail,
-            seconds=round(seconds, 3),
-        )
-
-
-def _interrupted() -> bool:
-    """Return True if the attempt was cancelled from outside."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

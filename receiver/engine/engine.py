@@ -1,6 +1,6 @@
-"""The engine: sends, reconciles, archives and delivers what is due: for ever (`start`), or until idle.
+"""The engine: sends, polls, archives and delivers whatever is due, for ever (`start`) or until idle (`run_until_idle`).
 
-Every engine of a journal dispatches. Its leader does all else. Where one engine alone may run, it leads.
+Every engine of a journal dispatches. Only its leader does the rest. A journal in a file has one engine, which leads.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -24,34 +24,33 @@ from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
 from receiver.media import Store
 from receiver.submissions import Submissions
 from receiver.watchdog import Watchdog
-from receiver.web.admission import Admission
 
 log = structlog.get_logger("receiver.engine")
 
 DRAIN_SECONDS = 4.0
-"""How long running attempts may go on after the engine was told to stop."""
+"""Time for running attempts to end after a stop."""
 LEAVE_SECONDS = 2.0
-"""How long the journal may take to end our membership: a person waits for our exit."""
+"""Time for the journal to end our membership, because a person waits for the exit."""
 FREE_SECONDS = 60.0
-"""How often the leader looks for deliveries of engines that are gone, besides right after one has expired."""
+"""Interval between searches for deliveries of engines that are gone. An engine that expires also starts one."""
 CLAMP_SECONDS = 300.0
-"""How often due times are brought back into reach of the clock."""
+"""Interval between corrections of due times after the clock was set back."""
 MANY_CALLBACKS = 24
 REST_SECONDS = 0.15
-"""How long the engine begins nothing new while so many callbacks wait to be written."""
+"""Pause before the next deliveries while `MANY_CALLBACKS` or more wait to be written."""
 SOON_SECONDS = 0.05
-"""How long the leader collects news of other processes' commits before it looks."""
+"""Time in which the leader collects news of commits before it runs its steps."""
 
 FUNCTION = "function"
 """The role of an engine that runs until idle."""
 LOOK_SECONDS = 30.0
-"""How often a process that runs until idle looks for what is overdue, whatever began it."""
+"""Interval between searches for overdue work by a process that runs until idle."""
 PAUSE_SECONDS = 0.2
-"""Between looks whether what runs has ended, where nothing wakes us."""
+"""Interval between checks of running attempts and downloads, which do not wake the driver."""
 SEND_SECONDS = 600.0
-"""More than any request to the provider may take."""
+"""Longer than any request to the provider."""
 MUCH = 4
-"""A step that found so much is repeated, because there may be more. In a bucket each look costs requests."""
+"""A step with this count is repeated, because there may be more. In a bucket each search costs requests."""
 OVERDUE = ("send", "reconcile", "archive", "dispatch")
 DAILY = ("callbacks", "purge")
 
@@ -60,15 +59,16 @@ class Engine:
     """The steps of one process, and its membership in the journal's engines.
 
     Args:
+        waiting: returns the number of callbacks that wait to be written.
         leading: the leader's steps, by name.
-        destinations: where this engine delivers to: name → handler.
-        exit_on_stall: end the process when the event loop stands still (see `Watchdog`).
+        destinations: the handler's name of each destination.
+        exit_on_stall: end the process if the event loop stalls (see `Watchdog`).
 
     Attributes:
         loops: repeat the steps once the engine has started.
-        progress: True if a destination wants events on the way. Only `run_until_idle` asks.
+        progress: True if a destination gets progress events. Only `run_until_idle` uses it.
         sends: False while a run is too short to wait for the provider's answer.
-        begun: increases with all that was found due, so that a request can tell if it has begun something.
+        begun: increases with all that became due, so that a request can see if it has begun something.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Engine:
         dispatcher: Dispatcher,
         archiver: Archiver,
         submissions: Submissions,
-        admission: Admission,
+        waiting: Callable[[], int],
         store: Store,
         leading: Mapping[str, Step],
         destinations: Mapping[str, str],
@@ -89,7 +89,7 @@ class Engine:
         self._dispatcher = dispatcher
         self._archiver = archiver
         self._submissions = submissions
-        self._admission = admission
+        self._waiting = waiting
         self._store = store
         self._destinations = destinations
         self._clock = clock
@@ -109,7 +109,7 @@ class Engine:
         self._role = ""
         self._joined = self._leads = self._registered = False
         self._freed_at = self._clamped_at = float("-inf")
-        self._heartbeat_at = (float("-inf"), float("-inf"))
+        self._last_heartbeat = (float("-inf"), float("-inf"))
         """By the monotonic clock, which may stand still while a machine sleeps, and by the wall clock."""
         self._joining = asyncio.Lock()
         # Runs until idle
@@ -118,12 +118,13 @@ class Engine:
         self._wanted: set[str] = set()
         self._steps: dict[str, asyncio.Task[None]] = {}
         self._due: dict[str, int] = {}
-        """When something that was moved here is due again, by the id of its submission or delivery."""
+        """The next due time of rows that changed here, by the id of the submission or delivery."""
         self._news = asyncio.Event()
         self._runs: dict[asyncio.Event, float] = {}
-        """Runs under way: the event that ends each, and the monotonic second at which its time is over."""
+        """Runs under way: the event that ends each, and the monotonic second of its time limit."""
         self._driver: asyncio.Task[None] | None = None
         self._resting = asyncio.Lock()
+        """Held while a run begins or the last one ends."""
         self._looked_at = float("-inf")
         self._freed_slot = False
         self._done: dict[str, int] = {}
@@ -141,15 +142,14 @@ class Engine:
 
     @property
     def is_member(self) -> bool:
-        """True while our last heartbeat is so recent that no other engine can have found us expired. Then what we claim
-        is ours."""
+        """True while our last heartbeat is so recent that no other engine can have expired us. Only then we claim."""
         if not self._journal.shared:
             return self._joined
         return self._joined and self._silence() < EXPIRE_SECONDS - HEARTBEAT_SECONDS
 
     def _silence(self) -> float:
-        """Return the seconds since our last heartbeat. A wall clock that was set back says nothing."""
-        monotonic, wall = self._heartbeat_at
+        """Return the seconds since our last heartbeat, by the clock that shows more of them."""
+        monotonic, wall = self._last_heartbeat
         return max(self._clock.monotonic() - monotonic, self._clock.now() - wall) / self._clock.speed
 
     async def check(self) -> None:
@@ -159,12 +159,12 @@ class Engine:
     # Start and end
 
     async def start(self, role: str) -> None:
-        """Become an engine of this journal, and work for ever. Without effect if we are one.
+        """Become an engine of this journal, and work until `stop`. Without effect if we are one.
 
         Raises:
-            EngineRunning: another engine runs, and the two may not run together.
+            EngineRunning: another engine runs, and excludes this one.
             JournalError: another engine has another media store, or the journal cannot be used.
-            MediaError: the media store cannot be used, and is not merely away.
+            MediaError: the media store is wrong. One that is only out of reach is logged.
         """
         if self.loops.started:
             return
@@ -184,32 +184,31 @@ class Engine:
         self._watching = asyncio.create_task(self._watchdog.run(), name="watchdog")
 
     async def stop(self) -> None:
-        """Stop taking work, let what runs finish for a while, leave the engines. Idempotent."""
+        """Stop taking work, let running attempts finish for a while, and leave the engines. Idempotent.
+
+        Attempts are given back even if this is cancelled. Otherwise they would stay `running`, and the next engine
+        would count a failure.
+        """
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
         try:
             await self._rest()
             if self.loops.started:
-                await self._finish()
+                try:
+                    await self.loops.stop()
+                    await self._archiver.stop()
+                finally:
+                    drains = self._dispatcher.drain(DRAIN_SECONDS), self._submissions.drain(DRAIN_SECONDS)
+                    for result in await asyncio.gather(*drains, return_exceptions=True):
+                        if isinstance(result, BaseException):
+                            raise result
+                log.info("engine.stopped")
         finally:
             if self._watching is not None:
                 self._watching.cancel()
                 self._watching = None
             await self._leave()
-
-    async def _finish(self) -> None:
-        """Also where this is cancelled, what runs is given back. It would stay `running` otherwise, and the next engine
-        would count a failure."""
-        try:
-            await self.loops.stop()
-            await self._archiver.stop()
-        finally:
-            drains = self._dispatcher.drain(DRAIN_SECONDS), self._submissions.drain(DRAIN_SECONDS)
-            for result in await asyncio.gather(*drains, return_exceptions=True):
-                if isinstance(result, BaseException):
-                    raise result
-        log.info("engine.stopped")
 
     # Membership
 
@@ -217,7 +216,7 @@ class Engine:
         owner = f"{role.replace(' ', '-')}-{os.getpid()}-{secrets.token_hex(4)}"
         await self._journal.membership.join(role, owner, store=await self._store.identity())
         self._role, self._dispatcher.owner = role, owner
-        self._joined, self._heartbeat_at = True, (self._clock.monotonic(), self._clock.now())
+        self._joined, self._last_heartbeat = True, (self._clock.monotonic(), self._clock.now())
 
     async def _register(self) -> None:
         try:
@@ -230,7 +229,7 @@ class Engine:
         self._registered = True
 
     async def _leave(self) -> None:
-        """End the membership. Where the journal is out of reach, the others find us expired."""
+        """End the membership. If the journal is out of reach, the other engines expire us later."""
         if not self._joined:
             return
         self._joined = self._leads = False
@@ -242,11 +241,11 @@ class Engine:
             log.warning("engine.not_left", owner=self._dispatcher.owner, problem=problem)
 
     async def _keep_membership(self) -> int:
-        """Show a heartbeat when it is due, delete members that have expired, and lead if no other does."""
+        """Send a heartbeat if one is due, delete expired members, and lead if no other does."""
         membership, looked = self._journal.membership, self._freed_at != float("-inf")
         if self._joined and looked and self._silence() < HEARTBEAT_SECONDS:
             return 0
-        await self._show_heartbeat()
+        await self._heartbeat()
         gone = await membership.expire(self._dispatcher.owner)
         led, self._leads = self._leads, await membership.lead(self._dispatcher.owner)
         if self._leads and not led:
@@ -264,13 +263,13 @@ class Engine:
             self._freed_at = self._clock.now()
         return 0
 
-    async def _show_heartbeat(self) -> None:
-        """Show a heartbeat. If we have expired, others have what runs here: drop it, and go on as another owner."""
+    async def _heartbeat(self) -> None:
+        """Send a heartbeat. If we have expired, drop our attempts, which others have, and go on as another owner."""
         at = self._clock.monotonic(), self._clock.now()
         owner = self._dispatcher.owner
         if self._joined:
             if await self._journal.membership.heartbeat(owner):
-                self._heartbeat_at = at
+                self._last_heartbeat = at
                 return
             self._joined = self._leads = False
             log.error("engine.expired", owner=owner, dropped=await self._dispatcher.abandon())
@@ -278,20 +277,21 @@ class Engine:
         log.info("engine.joined_again", owner=self._dispatcher.owner)
 
     async def _free(self, *, at_once: bool) -> None:
-        """Free what engines that are gone have left running."""
+        """Free the deliveries that engines left running when they ended."""
         now = self._clock.now()
         if not at_once and 0 <= now - self._freed_at < FREE_SECONDS:
             return
         self._freed_at = now
         owner, membership = self._dispatcher.owner, self._journal.membership
-        if freed := await self._journal.free_running(owner, self._clock.now_ms(), membership.owners):
+        owners = partial(membership.await_silent, owner) if patient else membership.owners
+        if freed := await self._journal.free_running(owner, self._clock.now_ms(), owners):
             log.warning("engine.freed", deliveries=freed)
             self.slot_free()
 
     # News
 
     def changed(self, row: Submission) -> None:
-        """Wake the steps that have work with the row now. To wake all at each callback would cost more than it."""
+        """Wake the steps that have work with the row now. Waking all would cost more than the callback itself."""
         now_ms = self._clock.now_ms()
         dues = {"send": row.send_due_ms, "reconcile": row.poll_due_ms, "archive": row.media_due_ms}
         due = [name for name, at_ms in dues.items() if at_ms is not None and at_ms <= now_ms]
@@ -300,7 +300,7 @@ class Engine:
             return
         self._want(*due)
         if row.media_due_ms is None and (self.progress or row.last_word is not None):
-            self._want("dispatch")  # what waits for a download is not due before
+            self._want("dispatch")  # a delivery that waits for the download is not due earlier
         if row.auto and row.ended == "task.succeeded":
             self._want("send")  # its follow-ups
         later = (row.poll_due_ms if row.claim else None, row.media_due_ms)
@@ -308,7 +308,7 @@ class Engine:
         self._news.set()
 
     def slot_free(self) -> None:
-        """There may be something to deliver now."""
+        """Dispatch again, because a slot is free or deliveries became due."""
         if self.loops.started:
             self.loops.wake("dispatch")
             return
@@ -318,46 +318,48 @@ class Engine:
         self._news.set()
 
     def _changed_elsewhere(self, ids: frozenset[str] | None) -> None:
-        """Another process, or this one, has committed something."""
+        """Run the steps soon, because this process or another one has committed something."""
         if not self.loops.started:
             return
         self.loops.wake("dispatch")
         if self.leads and self._soon is None:
-            self._soon = asyncio.get_running_loop().call_later(SOON_SECONDS, self._look)
+            self._soon = asyncio.get_running_loop().call_later(SOON_SECONDS, self._wake_leading)
 
-    def _look(self) -> None:
+    def _wake_leading(self) -> None:
         self._soon = None
         self.loops.wake(*self._leading)
 
     # Steps
 
     async def _when_leading(self, step: Step) -> int:
-        """Where two lead for a moment, a step may run in both: the journal lets only one of them send."""
+        """Run a leader's step. If two lead for a moment, both run it, and the journal lets only one of them send."""
         if self.loops.started and not self.leads:
             raise NotNow
         return await step()
 
     async def _dispatch(self) -> int:
-        """Callbacks first: what is to be delivered is in the journal already."""
+        """Dispatch. Callbacks come first, because deliveries are in the journal already."""
         if not self.is_member:
             raise NotNow
-        if self._admission.waiting >= MANY_CALLBACKS:
+        if self._waiting() >= MANY_CALLBACKS:
             await self._clock.sleep(REST_SECONDS)
         return await self._dispatcher.dispatch_once()
 
-    # Runs until idle: for a process that may be frozen or ended as soon as it has answered.
+    # Runs until idle, for a process that may be frozen or ended as soon as it has answered
     #
-    # Runs of one process share its work. Runs of several processes may overlap, and each may be killed at any point:
-    # what is due is in the journal. There is no leader then. The journal lets steps run in several processes at once.
+    # A run wants steps, and lasts until nothing is wanted, running or due before its end. One driver task starts the
+    # wanted steps for all runs of the process. The last run to end cancels whatever still goes on. Any process may be
+    # killed at any point, because the due work is in the journal. There is no leader: the journal lets steps run in
+    # several processes at once.
 
     async def run_until_idle(self, seconds: float, *, begun: bool = True, look: bool = True) -> None:
-        """Carry on what is due until nothing is, or the time is over. Then interrupt what runs, unless another run of
+        """Carry on due work until nothing is due, or the time is over. Then interrupt the rest, unless another run of
         this process goes on.
 
         Args:
-            seconds: of this run.
-            begun: True if the caller has begun something. Without it, this waits for nothing that others began.
-            look: also look for what is overdue, if this process has not looked lately.
+            seconds: time limit of this run.
+            begun: True if the caller has begun something. Otherwise this does not wait for work that others began.
+            look: also search for overdue work, if this process has not done so lately.
         """
         now = self._clock.now()
         if look and not 0 <= now - self._looked_at < LOOK_SECONDS:
@@ -369,10 +371,15 @@ class Engine:
         await self._journal.settle()
 
     async def run_everything(self, seconds: float) -> dict[str, int]:
-        """Look at all that is due, and carry it on as `run_until_idle` does. Return how much each step found to do."""
+        """Search for all due work, and carry it on as `run_until_idle` does. Return the count of each step."""
         self._done = {}
         self._looked_at, self._freed_at = self._clock.now(), float("-inf")
         await self._journal.clamp(self._clock.now_ms())
+        begun = self._clock.monotonic()
+        try:
+            await self._join_function(patient=True)
+        except (JournalError, MediaError) as exc:  # the other steps do not need a member
+            log.warning("engine.not_joined", problem=str(exc))
         self._want(*OVERDUE, *DAILY)
         await self._run_and_free(seconds)
         await self._journal.settle()
@@ -407,7 +414,7 @@ class Engine:
         late = self._resting.locked()
         async with self._resting:
             if late and self._driver is None:
-                self._wanted.update(OVERDUE)  # the end of the last run may have taken what we have begun
+                self._wanted.update(OVERDUE)  # the end of the last run may have dropped steps wanted by this one
             self._runs[over] = self._clock.monotonic() + seconds
             self._news.set()
             self._driver = self._driver or asyncio.create_task(self._drive(), name="run")
@@ -418,7 +425,7 @@ class Engine:
             await self._rest()
 
     async def _rest(self) -> None:
-        """End what goes on, once no run is left. A request to the provider is worth its answer: that is waited for."""
+        """End all work, once no run is left. Wait for answers of the provider, because a request may be charged."""
         async with self._resting:
             if self._runs or self._driver is None:
                 return
@@ -430,47 +437,41 @@ class Engine:
             await asyncio.wait(ending)
             await self._archiver.stop()
             if await self._dispatcher.drain(0):
-                await self._leave()  # something was left behind under our name: claim under another one next time
+                await self._leave()  # an attempt was left behind under our name, so claim under another one next time
             self._wanted.clear()
             self._due.clear()
         if sending:
             await self._submissions.drain(SEND_SECONDS)
 
     async def _drive(self) -> None:
-        """The one task that starts steps for all runs of the process."""
+        """Start the wanted steps, and end each run that has nothing left to wait for."""
         while self._driver is asyncio.current_task():
             self._news.clear()
-            self._start_steps()
+            wait = self._seconds_until_due()
+            if self._archiver.more:
+                self._wanted.add("archive")
+            for name in [name for name in (*OVERDUE, *DAILY) if name in self._wanted and name not in self._steps]:
+                self._wanted.discard(name)
+                if name != "send" or self.sends:
+                    self._steps[name] = asyncio.create_task(self._step(name), name=f"run {name}")
+                    self._steps[name].add_done_callback(partial(self._stepped, name))
             if self._steps or self._dispatcher.running() or self._archiver.running:
                 if self._dispatcher.running():
-                    await self._show_heartbeat_if_due()
-                if self._next_due() != 0.0:
-                    await self._clock.wait(self._news, PAUSE_SECONDS)
+                    await self._keep_heartbeat()
+                wait = min(wait, PAUSE_SECONDS)
             elif self._freed_slot:
                 self._freed_slot = False
                 self._wanted.add("dispatch")
-            elif (wait := self._next_due()) is not None:
-                self._end_runs_before(wait)
-                await self._clock.wait(self._news, wait)
+                continue
             else:
-                self._end_runs_before(float("inf"))
-                await self._news.wait()
-
-    def _start_steps(self) -> None:
-        if self._archiver.more:
-            self._wanted.add("archive")
-        for name in [name for name in (*OVERDUE, *DAILY) if name in self._wanted and name not in self._steps]:
-            self._wanted.discard(name)
-            if name != "send" or self.sends:
-                self._steps[name] = asyncio.create_task(self._step(name), name=f"run {name}")
-                self._steps[name].add_done_callback(partial(self._stepped, name))
-
-    def _stepped(self, name: str, task: asyncio.Task[None]) -> None:
-        del self._steps[name]
-        self._news.set()
+                due = self._clock.monotonic() + wait
+                for over, until in self._runs.items():
+                    if until <= due:
+                        over.set()
+            await self._clock.wait(self._news, min(wait, LOOK_SECONDS))
 
     async def _step(self, name: str) -> None:
-        if name == "dispatch" and not await self._join_function():
+        if name == "dispatch" and not await self._join_as_function():
             return
         found = await self.loops.once(name)
         if found:
@@ -478,8 +479,21 @@ class Engine:
         if found >= MUCH:
             self._wanted.add(name)
 
-    async def _join_function(self) -> bool:
-        """Be a member before anything is claimed. False: an engine that runs alone is there, and gets the work.
+    def _stepped(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._steps[name]
+        self._news.set()
+
+    def _seconds_until_due(self) -> float:
+        """Return the seconds until a row that changed here is due again, or infinity. Want the steps of due rows."""
+        now_ms = self._clock.now_ms()
+        later = {id: due for id, due in self._due.items() if due > now_ms}
+        if len(later) < len(self._due):
+            self._due = later
+            self._wanted.update(("reconcile", "archive", "dispatch"))
+        return (min(later.values()) - now_ms) / 1000 if later else float("inf")
+
+    async def _join_as_function(self) -> bool:
+        """Be a member before anything is claimed. Return False if an exclusive engine runs, which does the work.
 
         A process may have been frozen since its last heartbeat, and have expired. Then it claims under a new name.
         """
@@ -491,7 +505,7 @@ class Engine:
                 if not self._joined:
                     await self._join(FUNCTION)
                 elif self._journal.shared and self._silence() >= HEARTBEAT_SECONDS:
-                    await self._show_heartbeat()
+                    await self._heartbeat()
                 if not self._registered:
                     await self._register()
             except EngineRunning as exc:
@@ -499,38 +513,17 @@ class Engine:
                 return False
             if not 0 <= self._clock.now() - self._freed_at < FREE_SECONDS:
                 await self._journal.membership.expire(self._dispatcher.owner)
-                await self._free(at_once=True)
+                await self._free(at_once=True, patient=patient)
         return True
 
-    async def _show_heartbeat_if_due(self) -> None:
-        """Show heartbeats while deliveries run. If we have expired all the same, the journal refuses their ends."""
+    async def _keep_heartbeat(self) -> None:
+        """Send a heartbeat if one is due. If we expire all the same, the journal refuses our completions."""
         async with self._joining:
             if self._joined and self._silence() >= HEARTBEAT_SECONDS:
                 try:
-                    await self._show_heartbeat()
+                    await self._heartbeat()
                 except JournalError as exc:
                     log.warning("engine.no_heartbeat", problem=str(exc))
-
-    def _end_runs_before(self, wait: float) -> None:
-        """Nothing is due for so many seconds: end the runs whose time is over before that."""
-        due = self._clock.monotonic() + wait
-        for over, until in self._runs.items():
-            if until <= due:
-                over.set()
-
-    def _next_due(self) -> float | None:
-        """Return the seconds until something that was moved here is due, if a run lasts so long. What is due now is
-        wanted."""
-        now_ms = self._clock.now_ms()
-        if not self._due or not self._runs:
-            return None
-        first = min(self._due.values())
-        if first > now_ms:
-            wait = (first - now_ms) / 1000
-            return wait if self._clock.monotonic() + wait < max(self._runs.values()) else None
-        self._due = {id: due for id, due in self._due.items() if due > now_ms}
-        self._wanted.update(("reconcile", "archive", "dispatch"))
-        return 0.0
 
     def _set_due(self, id: str, due_ms: int | None) -> None:
         self._due.pop(id, None)

@@ -13,16 +13,16 @@ from receiver.errors import EngineStopped, ReceiverError
 log = structlog.get_logger("receiver.engine")
 
 TICK = 1.0
-"""Seconds between looks at the journal when nothing wakes us: other processes write it too, and due times come."""
+"""Seconds between looks at the journal without a wake-up: other processes write it too, and due times pass."""
 
 STALLED = 900.0
-"""Seconds after which a step that has not ended counts as hanging; the slowest asks the provider ten times in a row."""
+"""Seconds after which a step counts as hanging. The slowest one makes ten requests to the provider in a row."""
 
 Step = Callable[[], Awaitable[int]]
 
 
 class NotNow(Exception):
-    """Raised by a step that is not to run now. It is neither a failure nor the end of one."""
+    """Raised by a step that must not run now. It neither begins nor ends a failure."""
 
 
 class Loops:
@@ -38,16 +38,16 @@ class Loops:
 
     @property
     def started(self) -> bool:
-        """Whether `stop` has something to stop."""
+        """True from `start` until `stop`."""
         return bool(self._tasks)
 
     @property
     def running(self) -> bool:
-        """Whether the loops are going."""
+        """True while all loops run."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     def check(self) -> None:
-        """Raises EngineStopped where the loops were started and do not turn any more."""
+        """Raise EngineStopped if the loops were started and have ended, or if a step hangs."""
         if self.started and not self.running:
             raise EngineStopped("The engine has stopped. Receiver's log says why; start it again.")
         late = self._clock.now() - STALLED
@@ -55,7 +55,7 @@ class Loops:
             raise EngineStopped(f"The engine hangs in: {', '.join(stuck)}. Start Receiver again.")
 
     def start(self) -> None:
-        """Start the loops. Without effect while they go."""
+        """Start the loops. Without effect while they run."""
         if self._tasks:
             return
         self._tasks = [
@@ -63,16 +63,16 @@ class Loops:
         ]
 
     def wake(self, *names: str) -> None:
-        """There may be work for these steps: look now. The others look at their next tick."""
+        """Make these steps run now, because they may have work. The others run at their next tick."""
         for name in names:
             self._wakes[name].set()
 
     async def once(self, name: str) -> int:
-        """One step, for those who have no loops: what it did; 0 where it failed, which is logged as a loop's is."""
+        """Run one step without a loop and return its count. A failure is logged as a loop's is, and counts 0."""
         return await self._step(name, self._steps[name]) or 0
 
     async def stop(self) -> None:
-        """End the loops. A step under way is cancelled; what it had not committed is found again by due time."""
+        """End the loops. A running step is cancelled. Its uncommitted work is still due."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -87,45 +87,28 @@ class Loops:
             done = await self._step(name, step)
             del self._began[name]
             if done is None:
-                await self._clock.sleep(TICK)  # whatever wakes us: a step that fails may ask the provider each time
+                await self._clock.sleep(TICK)  # even if woken: a failing step may make a request each time
             elif not done:
                 await self._clock.wait(wake, TICK)
 
     async def _step(self, name: str, step: Step) -> int | None:
-        """What the step did; None: it failed."""
+        """Run a step and return its count. None: it failed, which is logged once until it works again."""
+        current = asyncio.current_task()
         try:
             done = await step()
         except NotNow:
             return 0
-        except asyncio.CancelledError:
-            if _stopped():
-                raise
-            self._unexpected(name)  # something it waited for was cancelled, not the loop
-            return None
-        except Exception as exc:
-            if _stopped():
-                raise asyncio.CancelledError from exc  # our cancellation, told in words of the step's own
-            self._failed(name, exc)
+        except (asyncio.CancelledError, Exception) as exc:
+            if current is not None and current.cancelling():
+                if isinstance(exc, asyncio.CancelledError):
+                    raise
+                raise asyncio.CancelledError from exc  # our cancellation, which the step turned into an error
+            if name not in self._failing:
+                traceback = None if isinstance(exc, ReceiverError) else exc
+                log.error("engine.step_failed", step=name, problem=str(exc), exc_info=traceback)
+            self._failing.add(name)
             return None
         if name in self._failing:
             self._failing.discard(name)
             log.info("engine.step_recovered", step=name)
         return done
-
-    def _failed(self, name: str, exc: Exception) -> None:
-        if not isinstance(exc, ReceiverError):
-            self._unexpected(name)
-            return
-        if name not in self._failing:
-            log.error("engine.step_failed", step=name, problem=str(exc))
-        self._failing.add(name)
-
-    def _unexpected(self, name: str) -> None:
-        if name not in self._failing:
-            log.exception("engine.step_failed", step=name)
-        self._failing.add(name)
-
-
-def _stopped() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -1,7 +1,7 @@
 """Reconcile: ask the provider about every task that has been silent for too long, and end what is overdue.
 
-Polling is the ground truth (PROTOCOL.md §10): callbacks only make it faster. What the provider may answer, and what
-comes of it; nothing of it ends a task but a task object of that very task, and our own deadline:
+Polling is the ground truth (PROTOCOL.md §10). Callbacks only make it faster. Only a task object of that very task, or
+our own deadline, ends a task. The provider's answers:
 
     429, 403 without a body, code 30     the account backs off, as long as Retry-After says, at most an hour
     429 whose Retry-After is nonsense    the account backs off: 5, 10, 20, 40 and then 60 s
@@ -9,14 +9,14 @@ comes of it; nothing of it ends a task but a task object of that very task, and 
     redirect, 404 or HTML on every path  the same
     no connection, no TLS                the same
     a hang, a slow drip                  the same, after 20 s in all
-    5xx, cut short, too long, packed     the tasks are fetched one by one, eight at most to begin with; when that
-                                         makes no sense either, the same
-    the list works, a fetch does not     a miss of that task; the others go on
-    200 and nothing, `null`              a miss: that is how a provider says it does not know the task
+    5xx, cut short, too long, packed     the tasks are fetched one by one, eight at most to begin with. If no fetch is
+                                         answered either, the same
+    the list works, a fetch does not     a miss of that task, and the others go on
+    200 and nothing, `null`              a miss: a provider's way to say that it does not know the task
     another task's object                a miss
 
-A miss is counted, and asked about again at the usual pace. Both kinds are told once when they begin, a round of misses
-when it is the third in a row, and once when they are over.
+A miss is counted, and the task is polled again at the usual pace. A backoff is logged once when it begins and once when
+it is over. So is a row of rounds with nothing but misses, from the third round on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -43,11 +44,12 @@ log = structlog.get_logger("receiver.engine.reconciler")
 BATCH = 50
 FETCHES = 8
 """Fetches at once."""
-HINTS = 5
-"""Tasks at most that are asked about for one submission, the last ones named."""
+CANDIDATES = 5
+"""Tasks asked about for one submission without a task: the last ones that callbacks named."""
 UNASKED = 1000
-"""Rows looked at for claims while nobody can be asked."""
+"""Rows searched for claims while the provider is out of reach."""
 PROOF_SECONDS = 10.0
+UNKNOWN = "The provider knows none of them; check that the key and the address are those they were submitted with."
 
 Answer = Task | ProviderError | None
 """None: the provider does not know the task."""
@@ -56,8 +58,8 @@ Answer = Task | ProviderError | None
 class Reconciler:
     """Polls by due time, in batches.
 
-    While the provider cannot be asked at all (down, rate-limited, wrong key) the whole account backs off together; rows
-    stay due, and only claims whose time is over are settled without it.
+    While the provider is out of reach (down, rate limit, wrong key) the whole account backs off. Rows stay due, and
+    only claims whose time is over are settled without it.
     """
 
     def __init__(
@@ -80,55 +82,68 @@ class Reconciler:
         self._tokens = tokens
         self._policy = policy
         self._clock = clock
-        self._trouble: list[BaseException] = []
+        self._errors: list[BaseException] = []
 
     async def reconcile_once(self) -> int:
-        """Ask about what is due, then settle what is overdue: where nobody has asked for long, as in a function, a task
-        may have ended well before its deadline. Returns how many submissions it moved.
+        """Poll the tasks that are due, then end the overdue ones. Return how many submissions changed.
 
-        A submission that cannot be moved keeps no other back; what stopped it is raised at the end.
+        Polls come first, because after a long pause, as in a function, a task may have ended before its deadline. A
+        submission that fails does not hold up the others. The first error is raised at the end.
         """
-        self._trouble = []
+        self._errors = []
         moved = await self._poll() + await self._expire()
-        if self._trouble:
-            raise self._trouble[0]
+        if self._errors:
+            raise self._errors[0]
         return moved
 
     async def _poll(self) -> int:
         if self._health.paused:
             return await self._settle_unasked()
         due = [(row, await self._tasks_of(row)) for row in await self._journal.due_polls(self._clock.now_ms(), BATCH)]
-        ids = list(dict.fromkeys(id for _, ids in due for id in ids))
-        answers: dict[str, Answer] = {}
         try:
-            answers = await self._ask(ids)
+            answers = await self._ask(list(dict.fromkeys(id for _, ids in due for id in ids)))
         except ProviderError as exc:
             await self._health.failed(exc)
             return await self._settle_unasked()
-        refusals = _of_the_account(answers)
-        await self._judge(answers, refusals)
-        # What the account was refused, or was not asked for any more, stays due.
+        problems = {id: answer for id, answer in answers.items() if isinstance(answer, ProviderError)}
+        # A refusal to ask so much concerns the account. Any other does only if nothing was answered: one task may be
+        # forbidden that others are not.
+        refusals = {
+            id: answer
+            for id, answer in problems.items()
+            if isinstance(answer, Refused) and (answer.retry or len(problems) == len(answers))
+        }
+        if refusals:
+            await self._health.failed(next(iter(refusals.values())))
+        elif answers:
+            await self._health.answered()
+            known = sum(isinstance(answer, Task) for answer in answers.values())
+            self._health.heard(len(answers), known, next((str(exc) for exc in problems.values()), UNKNOWN))
+        # Tasks that the account was refused, or that were not asked about, stay due.
         clear = answers.keys() - refusals.keys()
         return await self._all(
             self._take(row, [answers[id] for id in ids]) for row, ids in due if clear.issuperset(ids)
         )
 
     async def _tasks_of(self, row: Submission) -> list[str]:
-        """The task bound; where there is none yet, those that the last callbacks named."""
+        """Return the bound task. Without one, return the candidates: the tasks that the last callbacks named."""
         if row.task_id is not None:
             return [row.task_id]
-        named = [_task_id(callback.body) for callback in await self._journal.callbacks(row.id, limit=4 * HINTS)]
-        return list(dict.fromkeys(id for id in reversed(named) if id))[:HINTS]
+        named = []
+        for callback in await self._journal.callbacks(row.id, limit=4 * CANDIDATES):
+            with suppress(PayloadError):
+                named.append(read_task(decode_json(callback.body)).id)
+        return list(dict.fromkeys(id for id in reversed(named) if id))[:CANDIDATES]
 
     async def _ask(self, ids: list[str]) -> dict[str, Answer]:
-        """What was answered for each task. Those a list leaves out are fetched one by one (PROTOCOL.md §6: a relay may
-        forget some); so are all when the list makes no sense, because one task may have spoilt it.
+        """Return the answer for each task. Tasks that a list leaves out are fetched one by one, because a relay may
+        forget some (PROTOCOL.md §6). If the list is unreadable, all are, because one task may have spoilt it.
 
-        Fetches go out in waves, in any order. After one that brings nothing but trouble the rest waits for the next
-        round: a provider that hangs would else hold up for minutes what the list has brought.
+        Fetches run in waves, in any order. After a wave of nothing but errors the rest waits for the next round.
+        Otherwise a provider that hangs would hold up the list's answers for minutes.
 
         Raises:
-            ProviderError: nothing could be asked.
+            ProviderError: the provider is out of reach.
         """
         answers: dict[str, Answer] = {}
         problem: ProviderError | None = None
@@ -158,21 +173,11 @@ class Reconciler:
             log.info("task.unanswered", task=task_id, problem=str(exc))
             return exc
 
-    async def _judge(self, answers: Mapping[str, Answer], refusals: Mapping[str, Refused]) -> None:
-        """What the round says of the provider."""
-        if refusals:
-            await self._health.failed(next(iter(refusals.values())))
-        elif answers:
-            await self._health.answered()
-            words = sum(isinstance(answer, Task) for answer in answers.values())
-            problem = next((str(answer) for answer in answers.values() if isinstance(answer, ProviderError)), UNKNOWN)
-            self._health.heard(len(answers), words, problem)
-
-    async def _all(self, moves: Iterable[Awaitable[object]]) -> int:
-        """Side by side. A submission that was purged meanwhile needs nothing more."""
-        results = await asyncio.gather(*moves, return_exceptions=True)
+    async def _all(self, changes: Iterable[Awaitable[object]]) -> int:
+        """Run the changes side by side, and collect their errors. A submission purged meanwhile is none."""
+        results = await asyncio.gather(*changes, return_exceptions=True)
         failed = [error for error in results if isinstance(error, BaseException)]
-        self._trouble += [error for error in failed if not isinstance(error, NotFound)]
+        self._errors += [error for error in failed if not isinstance(error, NotFound)]
         return len(results) - len(failed)
 
     async def _take(self, row: Submission, answers: Sequence[Answer]) -> None:
@@ -181,79 +186,52 @@ class Reconciler:
             await self._identify(row, views)
             return
         view = next(iter(views), None)
-        proof = await self._proof(row) if _contradicts(row, view) else ()
+        claim = row.claim.task if row.claim is not None and row.claim.task.status == "SUCCESS" else None
+        contradicted = view is not None and view.terminal and view.status != "SUCCESS"
+        proof = await self._proof(row.id, claim) if claim is not None and contradicted else ()
         await self._intake.polled(row.id, view, proof)
 
     async def _identify(self, row: Submission, views: Sequence[Task]) -> None:
-        """Bind the task that holds our state token in the provider's own answer. What callbacks said counts nothing."""
-        ours = next((view for view in views if self._made_for(view) == row.id), None)
-        if ours is None:
-            await self._intake.unidentified(row.id)
-            return
-        log.info("submission.identified", submission=row.id, task=ours.id)
-        await self._intake.identified(row.id, ours)
+        """Bind the candidate that holds our state token in the provider's own answer, whatever callbacks said."""
+        for view in views:
+            try:
+                made_for = self._tokens.read_state_token(view.state)
+            except TokenError:
+                continue
+            if made_for == row.id:
+                log.info("submission.identified", submission=row.id, task=view.id)
+                await self._intake.identified(row.id, view)
+                return
+        await self._intake.unidentified(row.id)
 
-    def _made_for(self, view: Task) -> str | None:
-        """The submission whose token the task holds."""
-        try:
-            return self._tokens.read_state_token(view.state)
-        except TokenError:
-            return None
+    async def _proof(self, submission_id: str, task: Task) -> tuple[Media, ...]:
+        """Return the files of a claimed SUCCESS, if they can be downloaded. Then the fetched FAILURE is false.
 
-    async def _proof(self, row: Submission) -> tuple[Media, ...]:
-        """The files of a claimed SUCCESS, if they can be downloaded: then the fetched FAILURE is false.
-
-        Everybody's polls wait for this one, so it may not take long; the claim is asked about again.
+        All polls wait for this one, so its time is short. The claim is polled again.
         """
-        assert row.claim is not None  # noqa: S101 - `_contradicts` has looked
         try:
             async with asyncio.timeout(PROOF_SECONDS):
-                return await self._archiver.download(row.claim.task.result_urls)
+                return await self._archiver.download(task.result_urls)
         except (MediaError, TimeoutError) as exc:
-            log.info("claim.unproven", submission=row.id, problem=str(exc) or f"no picture within {PROOF_SECONDS:g} s")
+            problem = str(exc) or f"no picture within {PROOF_SECONDS:g} s"
+            log.info("claim.unproven", submission=submission_id, problem=problem)
             return ()
 
     async def _settle_unasked(self) -> int:
-        """Claims whose time is over while nobody can be asked. They stand behind everything else that is due."""
+        """Settle the claims whose time is over while the provider is out of reach. They may be the last rows due."""
         now_ms = self._clock.now_ms()
         due = await self._journal.due_polls(now_ms, limit=UNASKED)
         over = now_ms - self._policy.confirm_ms
-        # One from the future was made before the clock was set back: it is asked about anew.
+        # A claim from the future was made before the clock was set back, and starts again.
         late = [row for row in due if row.claim is not None and not over < row.claim.since_ms <= now_ms]
         return await self._all(self._intake.polled(row.id, None) for row in late)
 
     async def _expire(self) -> int:
-        now_ms = self._clock.now_ms()
-        overdue = await self._journal.overdue(now_ms, limit=BATCH)
+        """End the overdue submissions, except those that a later round will poll first."""
+        now_ms, paused = self._clock.now_ms(), self._health.paused
+        overdue = [row for row in await self._journal.overdue(now_ms, limit=BATCH) if row.claim is None]
         return await self._all(
-            self._intake.expired(row.id) for row in overdue if row.claim is None and not self._unasked(row, now_ms)
+            self._intake.expired(row.id)
+            for row in overdue
+            if paused or row.poll_due_ms is None or row.poll_due_ms > now_ms
         )
-
-    def _unasked(self, row: Submission, now_ms: int) -> bool:
-        """Whether it waits to be asked about in a later round, which there will be."""
-        return row.poll_due_ms is not None and row.poll_due_ms <= now_ms and not self._health.paused
-
-
-UNKNOWN = "The provider knows none of them; check that the key and the address are those they were submitted with."
-
-
-def _of_the_account(answers: Mapping[str, Answer]) -> dict[str, Refused]:
-    """Refusals that mean everybody: to ask less; any other only where nothing was answered, because one task may be
-    forbidden to us that others are not."""
-    heard = any(not isinstance(answer, ProviderError) for answer in answers.values())
-    refused = {id: answer for id, answer in answers.items() if isinstance(answer, Refused)}
-    return {id: answer for id, answer in refused.items() if answer.retry or not heard}
-
-
-def _contradicts(row: Submission, view: Task | None) -> bool:
-    """Whether the provider says FAILURE where a doubly signed callback said SUCCESS."""
-    claims_success = row.claim is not None and row.claim.task.status == "SUCCESS"
-    return claims_success and view is not None and view.terminal and view.status != "SUCCESS"
-
-
-def _task_id(body: bytes) -> str | None:
-    """The task a kept callback names."""
-    try:
-        return read_task(decode_json(body)).id
-    except PayloadError:
-        return None

@@ -1,18 +1,18 @@
-"""The one door in: the submit answer, callbacks, polls and our own deadline meet here and give the same events."""
+"""Intake: the one entry of facts. The submit answer, callbacks, polls and our own deadline make the same events."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
 import structlog
+from msgspec.structs import replace
 
 from receiver.clock import Clock
 from receiver.errors import NotFound, Refused
 from receiver.events import Callback, Media, Reply, Submission
-from receiver.intake import decisions, hints
-from receiver.intake.rules import Policy, Route, Rules
+from receiver.intake import transitions
+from receiver.intake.routes import Policy, Route, Rules
 from receiver.journal import Change, Changed, Journal
 from receiver.tasks import Task
 
@@ -22,12 +22,12 @@ log = structlog.get_logger("receiver.intake")
 
 
 class Intake:
-    """Runs decisions on the journal and says what came of them.
+    """Runs transitions on the journal, logs the new events, and returns the changed row.
 
     Args:
-        journal: where everything is written.
-        policy: the pace.
-        routes: what each destination wants.
+        journal: holds the submissions.
+        policy: the intervals.
+        routes: the events that each destination gets.
         clock: the time.
         changed: called after each commit with the row, which may be due for something now.
     """
@@ -48,90 +48,89 @@ class Intake:
         self._changed = changed
 
     async def answered(self, submission_id: str, task_ids: tuple[str, ...], outcome: str) -> Submission:
-        """The provider took the request, and made one task or several."""
-        return await self._decide(submission_id, partial(decisions.answered, task_ids=task_ids, outcome=outcome))
+        """Take the provider's answer: it accepted the request, and made one task or several."""
+        return await self._change(submission_id, partial(transitions.answered, task_ids=task_ids, outcome=outcome))
 
-    async def refused(self, submission_id: str, error: Refused, *, tell: bool) -> Submission:
-        """The provider made no task and never will."""
-        return await self._decide(submission_id, partial(decisions.refused, error=error, tell=tell))
+    async def refused(self, submission_id: str, error: Refused, *, announce: bool) -> Submission:
+        """Take a final refusal: the provider made no task. `announce` makes that an event."""
+        return await self._change(submission_id, partial(transitions.refused, error=error, announce=announce))
 
     async def postponed(self, submission_id: str, outcome: str, text: str, after: float | None) -> Submission:
-        """No task was made; the request goes out again later."""
-        decide = partial(decisions.postponed, outcome=outcome, text=text, after=after)
-        return await self._decide(submission_id, decide)
+        """Take a passing refusal: no task was made, and the request is sent again later."""
+        transition = partial(transitions.postponed, outcome=outcome, text=text, after=after)
+        return await self._change(submission_id, transition)
 
     async def unanswered(self, submission_id: str, text: str) -> Submission:
-        """The answer to the submit was lost or unclear."""
-        return await self._decide(submission_id, partial(decisions.unanswered, text=text))
+        """Record that the answer to the submit was lost or unclear."""
+        return await self._change(submission_id, partial(transitions.unanswered, text=text))
 
     async def reply_given(self, submission_id: str, reply: Reply) -> Submission:
-        """A person has answered a task that asks for input."""
-        return await self._decide(submission_id, partial(decisions.reply_given, reply=reply))
+        """Take a person's reply to a task that asks for input."""
+        return await self._change(submission_id, partial(transitions.reply_given, reply=reply))
 
     async def replied(self, submission_id: str) -> Submission:
-        """The provider took the reply."""
-        return await self._decide(submission_id, decisions.replied)
+        """Record that the provider accepted the reply."""
+        return await self._change(submission_id, transitions.replied)
 
     async def reply_postponed(self, submission_id: str, error: Refused) -> Submission:
-        """The provider was too busy for the reply."""
-        return await self._decide(submission_id, partial(decisions.reply_postponed, error=error))
+        """Record that the provider was too busy for the reply."""
+        return await self._change(submission_id, partial(transitions.reply_postponed, error=error))
 
     async def reply_refused(self, submission_id: str, error: Refused) -> Submission:
-        """The provider will not take the reply."""
-        return await self._decide(submission_id, partial(decisions.reply_refused, error=error))
+        """Record that the provider refused the reply for good."""
+        return await self._change(submission_id, partial(transitions.reply_refused, error=error))
 
     async def reply_unanswered(self, submission_id: str, text: str) -> Submission:
-        """The answer to the reply was lost or unclear."""
-        return await self._decide(submission_id, partial(decisions.reply_unanswered, text=text))
+        """Record that the answer to the reply was lost or unclear."""
+        return await self._change(submission_id, partial(transitions.reply_unanswered, text=text))
 
     async def received(self, submission_id: str, view: Task, body: bytes, cause: str | None) -> bool:
-        """A verified callback: journalled before this returns, whatever becomes of it.
+        """Journal a verified callback. It is committed when this returns, whether it is accepted or not.
 
         Returns:
-            Whether it was accepted; False when the provider is asked instead.
+            True if it was accepted, False if the provider is asked instead.
 
         Raises:
             NotFound: the token is ours, but there is no such submission.
             JournalError: nothing was journalled.
         """
         callback = Callback(submission_id=submission_id, received_ms=self._clock.now_ms(), cause=cause, body=body)
-        decide = partial(decisions.received, view=_without_state(view), cause=cause)
-        changed = await self._journal.change(submission_id, self._deciding(decide), callback)
-        changed = self._report(submission_id, changed)
+        transition = partial(transitions.received, view=_without_state(view), cause=cause, rules=self._rules())
+        changed = self._report(submission_id, await self._journal.change(submission_id, transition, callback))
         return changed.problem is None and cause is None and changed.submission.task_id == view.id
 
     async def polled(self, submission_id: str, view: Task | None, proof: tuple[Media, ...] = ()) -> Submission:
-        """The provider was asked; None: it did not know, or could not be reached."""
+        """Take the provider's answer to a poll. None: it did not know the task, or was out of reach."""
         view = None if view is None else _without_state(view)
-        return await self._decide(submission_id, partial(decisions.polled, view=view, proof=proof))
+        return await self._change(submission_id, partial(transitions.polled, view=view, proof=proof))
 
     async def identified(self, submission_id: str, view: Task) -> Submission:
-        """The provider's own answer about a task that a callback named holds our state token."""
-        return await self._decide(submission_id, partial(hints.identified, view=_without_state(view)))
+        """Take the candidate that holds our state token in the provider's own answer."""
+        return await self._change(submission_id, partial(transitions.identified, view=_without_state(view)))
 
     async def unidentified(self, submission_id: str) -> Submission:
-        """None of the tasks that callbacks named is known to be this submission's."""
-        return await self._decide(submission_id, hints.unidentified)
+        """Record that no candidate is known to be this submission's task."""
+        return await self._change(submission_id, transitions.unidentified)
 
     async def expired(self, submission_id: str) -> Submission:
-        """Our own deadline has passed."""
-        return await self._decide(submission_id, decisions.expired)
+        """End the submission, if its deadline has passed."""
+        return await self._change(submission_id, transitions.expired)
 
     async def archived(self, submission_id: str, media: tuple[Media, ...]) -> Submission:
-        """The result's files lie in the media store."""
-        return await self._decide(submission_id, partial(decisions.archived, media=media))
+        """Take the archived files of a result."""
+        return await self._change(submission_id, partial(transitions.archived, media=media))
 
     async def not_archived(self, submission_id: str, problem: str, *, permanent: bool) -> Submission:
-        """A download failed."""
-        decide = partial(decisions.not_archived, problem=problem, permanent=permanent)
-        return await self._decide(submission_id, decide)
+        """Record a failed download."""
+        transition = partial(transitions.not_archived, problem=problem, permanent=permanent)
+        return await self._change(submission_id, transition)
 
-    async def _decide(self, submission_id: str, decision: Callable[..., Change | None]) -> Submission:
-        changed = await self._journal.change(submission_id, self._deciding(decision))
+    async def _change(self, submission_id: str, transition: Callable[..., Change | None]) -> Submission:
+        changed = await self._journal.change(submission_id, partial(transition, rules=self._rules()))
         return self._report(submission_id, changed).submission
 
-    def _deciding(self, decision: Callable[..., Change | None]) -> Callable[[Submission], Change | None]:
-        return partial(decision, rules=Rules(now_ms=self._clock.now_ms(), policy=self._policy, routes=self._routes))
+    def _rules(self) -> Rules:
+        return Rules(now_ms=self._clock.now_ms(), policy=self._policy, routes=self._routes)
 
     def _report(self, submission_id: str, changed: Changed | None) -> Changed:
         if changed is None:
@@ -155,5 +154,5 @@ class Intake:
 
 
 def _without_state(view: Task) -> Task:
-    """The view without the echo of our token: what is kept here is shown to people and handed to handlers."""
-    return msgspec.structs.replace(view, state="")
+    """Return the view without the echo of our token, because rows are shown to people and given to handlers."""
+    return replace(view, state="")

@@ -1,4 +1,4 @@
-"""Submit: journal the request, mint its tokens, send it once, and hand the answer to intake.
+"""Submissions: journal a request, mint its tokens, send it once, and give the answer to intake.
 
 The submission is journalled before the HTTP call, because a callback can outrun the answer and a timed-out request may
 have been charged.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import structlog
+from msgspec.structs import replace
 
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Conflict, InputError, NotFound, Refused, Unreachable
@@ -16,16 +17,13 @@ from receiver.events import Input, Reply, Submission, new_id
 from receiver.followups import find_button, follow_up, once_name
 from receiver.inputs import data_uri, read_mask, read_picture
 from receiver.intake import Intake
-from receiver.intake.decisions import GRACE_MS
-from receiver.intake.facts import replace
+from receiver.intake.transitions import GRACE_MS
 from receiver.journal import Journal
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.requests import PictureField, Request, build, check_task_id, with_pictures
-from receiver.submissions.addresses import Addresses
 from receiver.submissions.options import MAX_LABEL, MAX_LABELS, Options, check_button
-from receiver.submissions.replies import Replies
-from receiver.submissions.sending import Sending
+from receiver.submissions.sending import Addresses, Sending
 from receiver.tokens import Tokens
 
 __all__ = ["MAX_LABEL", "MAX_LABELS", "Options", "Submissions"]
@@ -36,14 +34,14 @@ SENDS_AT_ONCE = 10
 
 
 class Submissions:
-    """Prepares and sends submissions, follow-ups and replies, and takes over tasks of others.
+    """Prepares and sends submissions, follow-ups and replies, and takes over tasks of other programs.
 
     Args:
-        journal, provider, intake, tokens, store, clock: what it works with.
-        destinations: the names there are.
-        public_url: where the provider can reach us; None: no callback URL is sent, and results are polled.
-        deadline_ms: how long a task may take before it counts as lost.
-        submit_timeout: seconds; a `sending` row older than that and a grace was orphaned by a crash.
+        journal, provider, intake, tokens, store, clock: its collaborators.
+        destinations: all names.
+        public_url: our address for the provider. None: no callback URL is sent, and results are polled.
+        deadline_ms: time after which a task counts as lost.
+        submit_timeout: seconds. A `sending` row older than that and a grace was orphaned by a crash.
     """
 
     def __init__(
@@ -68,7 +66,6 @@ class Submissions:
         self._destinations = destinations
         self._deadline_ms = deadline_ms
         self._addresses = Addresses(tokens, public_url)
-        sending_ms = int(submit_timeout * clock.speed * 1000) + GRACE_MS
         self._sending = Sending(
             journal=journal,
             provider=provider,
@@ -76,20 +73,11 @@ class Submissions:
             addresses=self._addresses,
             store=store,
             clock=clock,
-            sending_ms=sending_ms,
-        )
-        self._replies = Replies(
-            journal=journal,
-            provider=provider,
-            intake=intake,
-            store=store,
-            sending=self._sending,
-            clock=clock,
-            sending_ms=sending_ms,
+            sending_ms=int(submit_timeout * clock.speed * 1000) + GRACE_MS,
         )
 
     async def prepare(self, request: Request, options: Options | None = None) -> Submission:
-        """Check a request and journal it. Nothing has gone out when this returns.
+        """Check a request and journal it. Nothing has been sent when this returns.
 
         Returns:
             The submission, or the one that already has the name `options.once`.
@@ -97,7 +85,7 @@ class Submissions:
         Raises:
             InputError: something in the request or the options cannot be sent.
             Conflict: the name belongs to another request.
-            MediaError: a picture could not be kept.
+            MediaError: a picture could not be stored.
             JournalError: it could not be journalled.
         """
         options = options or Options()
@@ -109,7 +97,7 @@ class Submissions:
             created_ms=now_ms,
             prompt=request.prompt,
             request=request.body,
-            inputs=tuple([await self._keep(picture) for picture in request.pictures]),
+            inputs=tuple([await self._store_picture(picture) for picture in request.pictures]),
             hooked=self._addresses.hooked,
             send_due_ms=now_ms + GRACE_MS,
             deadline_ms=now_ms + self._deadline_ms,
@@ -130,18 +118,25 @@ class Submissions:
 
         Args:
             parent: its task must have succeeded.
-            button: as a person calls it: `U2`, `reroll`, `zoom`, a label, an emoji.
+            button: its name for people: `U2`, `reroll`, `zoom`, a label, an emoji.
             options: None inherits the parent's.
             again: press it once more although it was pressed before.
             prompt: the reply, if the button asks for input.
-            mask: where to repaint, as a path or data URI, if the button asks for that.
+            mask: area to repaint, as a path or data URI, if the button asks for that.
 
         Raises:
             InputError: the parent has not succeeded, or has no such button.
-            ProviderError: the buttons could not be asked for.
+            ProviderError: the buttons could not be fetched.
         """
         check_button(button)
-        await self._check_parent(parent, button)
+        if parent.ended != "task.succeeded" or parent.task_id is None:
+            raise InputError(
+                f"Task {parent.task_id or parent.id} has not succeeded, so nothing can follow it. "
+                f"See: receiver tasks show {parent.id}"
+            )
+        view = await self._provider.fetch(parent.task_id)
+        if view is not None and view.buttons:
+            find_button(view, button)
         now_ms = self._clock.now_ms()
         submission = follow_up(parent, button, now_ms=now_ms, deadline_ms=self._deadline_ms)
         submission = replace(submission, send_due_ms=now_ms + GRACE_MS, hooked=self._addresses.hooked)
@@ -153,7 +148,7 @@ class Submissions:
         return await self._add(replace(submission, once=once, reply=reply))
 
     async def reply(self, row: Submission, *, prompt: str | None = None, mask: str | None = None) -> Submission:
-        """Journal the reply to a task that asks for input; `send_reply` sends it.
+        """Journal the reply to a task that asks for input. `send_reply` sends it.
 
         Raises:
             InputError: the task does not ask for input, or the reply cannot be sent.
@@ -165,12 +160,12 @@ class Submissions:
         return row
 
     async def adopt(self, task_id: str, options: Options | None = None) -> Submission:
-        """Take over a task somebody else submitted: it is followed and delivered like our own.
+        """Take over a task that another program submitted. It is followed and delivered like our own.
 
         Raises:
-            InputError: that can be no task id.
+            InputError: the task id is malformed.
             NotFound: the provider does not know the task.
-            ProviderError: the provider could not be asked.
+            ProviderError: the provider did not answer.
         """
         options = options or Options()
         options.check(self._destinations)
@@ -195,38 +190,38 @@ class Submissions:
         return await self._intake.polled(row.id, view) if row.ended is None else row
 
     async def upload(self, request: Request) -> list[str]:
-        """Send pictures that make no task; their links, in order. Nothing is journalled: nothing is owed.
+        """Upload pictures and return their links, in order. No task is made, and nothing is journalled.
 
         Raises:
             InputError: a picture cannot be sent.
-            ProviderError: the provider did not take them.
+            ProviderError: the provider did not accept them.
         """
-        kept = [(item.field, await read_picture(item.source)) for item in request.pictures]
-        body = with_pictures(request.body, [(field, data_uri(*picture)) for field, picture in kept])
+        pictures = [(item.field, data_uri(*await read_picture(item.source))) for item in request.pictures]
+        body = with_pictures(request.body, pictures)
         return list((await self._provider.submit(request.kind, body, speed=None)).urls)
 
-    async def send(self, submission_id: str, *, tell: bool = False) -> Submission:
-        """Send a prepared submission, once; see `Sending.send`."""
-        return await self._sending.send(submission_id, tell=tell)
+    async def send(self, submission_id: str, *, background: bool = False) -> Submission:
+        """Send a prepared submission, once. See `Sending.send`."""
+        return await self._sending.send(submission_id, background=background)
 
     async def send_reply(self, submission_id: str) -> Submission:
-        """Send a waiting reply, once; see `Replies.send`."""
-        return await self._replies.send(submission_id)
+        """Send a waiting reply, once. See `Sending.send_reply`."""
+        return await self._sending.send_reply(submission_id)
 
     async def drain(self, grace: float) -> None:
-        """Wait `grace` seconds for the answers under way. What is cut off then becomes `unknown` in time."""
+        """Wait `grace` seconds for the answers under way. An exchange cut off then becomes `unknown` in time."""
         await self._sending.drain(grace)
 
     async def send_once(self) -> int:
-        """The engine's step: send what is due, and give up what a crash orphaned. Returns how many were due.
+        """Send the submissions that are due, and give up those that a crash orphaned. Return how many were due.
 
-        One that fails keeps no other back; the first such error is raised at the end.
+        One that fails does not hold up the others. The first such error is raised at the end.
         """
         due = await self._journal.due_sends(self._clock.now_ms(), limit=SENDS_AT_ONCE)
         errors = []
         for row in due:
             try:
-                await self._move(row)
+                await self._send_due(row)
             except (Refused, Ambiguous, Unreachable) as exc:
                 log.warning("submission.not_accepted", submission=row.id, problem=str(exc))
             except Exception as exc:
@@ -235,7 +230,7 @@ class Submissions:
             raise errors[0]
         return len(due)
 
-    async def _move(self, row: Submission) -> None:
+    async def _send_due(self, row: Submission) -> None:
         lost = "the process that sent it has ended."
         if row.status == "sending":
             await self._intake.unanswered(row.id, f"The answer to the submit was lost: {lost}")
@@ -245,35 +240,24 @@ class Submissions:
             else:
                 await self.send_reply(row.id)
         elif row.ended is None and row.deadline_ms <= self._clock.now_ms():
-            await self._intake.expired(row.id)  # nobody waits for it any more, so it must not be charged
+            await self._intake.expired(row.id)  # its deadline has passed, so it must not be charged
         else:
-            await self.send(row.id, tell=True)
-
-    async def _check_parent(self, parent: Submission, button: str) -> None:
-        """Before any money is spent: the parent has an end, and a button that answers to that name."""
-        if parent.ended != "task.succeeded" or parent.task_id is None:
-            raise InputError(
-                f"Task {parent.task_id or parent.id} has not succeeded, so nothing can follow it. "
-                f"See: receiver tasks show {parent.id}"
-            )
-        view = await self._provider.fetch(parent.task_id)
-        if view is not None and view.buttons:
-            find_button(view, button)
+            await self.send(row.id, background=True)
 
     async def _reply(self, task_id: str | None, prompt: str | None, mask: str | None) -> Reply:
         request = build("modal", task_id=task_id or "", prompt=prompt, mask=mask)
         body = {key: value for key, value in request.body.items() if key != "taskId"}
-        kept = [await self._keep(picture) for picture in request.pictures]
-        return Reply(body=body, mask=kept[0] if kept else None)
+        masks = [await self._store_picture(picture) for picture in request.pictures]
+        return Reply(body=body, mask=masks[0] if masks else None)
 
-    async def _keep(self, picture: PictureField) -> Input:
-        """Put a request's picture into the media store; the journal keeps digest and size."""
+    async def _store_picture(self, picture: PictureField) -> Input:
+        """Put a request's picture into the media store. The journal holds its digest and size."""
         data, type = await (read_mask if picture.mask else read_picture)(picture.source)
         media = await self._store.put_bytes(data, url="")
         return Input(digest=media.digest, type=type, size=media.size, field=picture.field)
 
     async def _add(self, submission: Submission) -> Submission:
-        self._addresses.of(submission)  # a URL that is too long must fail before anything is journalled
+        self._addresses.of(submission)  # a URL that is too long must fail before the submission is journalled
         row = await self._journal.add(submission)
         if row.id != submission.id and row.once_digest != submission.once_digest:
             raise Conflict(f"That name was given to another request before, which is submission {row.id}.")

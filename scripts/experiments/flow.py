@@ -17,7 +17,7 @@ from experiments.servers import here
 from experiments.stage import Ledger, callbacks, seed, send_all
 from experiments.witnesses import Witness, quiet, restated, view
 from receiver.events import EventType, Submission
-from receiver.intake import facts
+from receiver.intake import transitions
 from receiver.journal.document import Document
 
 SETTLED = 60.0
@@ -72,7 +72,7 @@ def _no_dedupe() -> Iterator[None]:
     def always(ended: EventType | None, type: EventType) -> bool:
         return True
 
-    with replaced(facts, "event_id", unique), replaced(facts, "supersedable", always):
+    with replaced(transitions, "event_id", unique), replaced(transitions, "supersedable", always):
         yield
 
 
@@ -89,7 +89,7 @@ class EveryOrder:
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Take the last callback as the truth."""
-        with replaced(facts, "merge", lambda old, new: new):
+        with replaced(transitions, "merge", lambda old, new: new):
             return await self._orders(folder)
 
     async def _orders(self, folder: Path) -> Outcome:

@@ -20,8 +20,8 @@ from receiver.clock import Clock
 from receiver.engine.reconciler import Reconciler
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Submission
-from receiver.intake import decisions
-from receiver.intake.rules import Rules
+from receiver.intake import transitions
+from receiver.intake.routes import Rules
 from receiver.journal import Change
 from receiver.requests import build
 from receiver.simulator import Simulator, pictures
@@ -103,12 +103,12 @@ class ProviderOutage:
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """A picture that cannot be had at once is given up."""
-        given_up = decisions.not_archived
+        given_up = transitions.not_archived
 
         def at_once(row: Submission, problem: str, permanent: bool, rules: Rules) -> Change:
             return given_up(row, problem, True, rules)
 
-        with replaced(decisions, "not_archived", at_once):
+        with replaced(transitions, "not_archived", at_once):
             return await self._outage(folder, 10, patience=30)
 
     async def _outage(self, folder: Path, tasks: int, *, patience: float) -> Outcome:

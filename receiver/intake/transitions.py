@@ -1,0 +1,475 @@
+"""Transitions of a submission: one pure function for each fact, run by the journal inside its transaction.
+
+Trust (both tokens of a callback are checked earlier):
+
+    both tokens good, task id ours or not known yet   the callback is accepted; a terminal one becomes a claim
+    any of them not                                   the callback is journalled, and the provider is asked now
+
+Confirmation: a claim is settled by the provider's own answer, fetched at 0, 2, 5, 10, 16 and 30 s (shares of
+`confirm_ms`). Agreement or the end of that time makes the event, marked `confirmed` or not. A fetch that only lags is
+no contradiction. A claimed SUCCESS whose picture was downloaded from an allowed host beats a fetched FAILURE, because
+relays fail tasks by their own clock (PROTOCOL.md §6).
+
+Candidates: if the answer to the submit was lost, a callback with one good token still names a task. The provider is
+asked about it with our key. Only a task that holds our state token in that answer is bound.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from receiver.backoff import CONFIRM, MEDIA, PROVISIONAL, SEND, wait, wait_forever
+from receiver.deliveries import Delivery
+from receiver.errors import Refused
+from receiver.events import (
+    PROVISIONAL_TYPES,
+    Claim,
+    Event,
+    EventType,
+    Media,
+    Reply,
+    ReplyStatus,
+    Source,
+    Submission,
+    event_id,
+    new_id,
+    steady_id,
+)
+from receiver.followups import follow_up
+from receiver.intake.routes import Rules
+from receiver.journal import Change
+from receiver.tasks import Task, event_type, merge
+
+GRACE_MS = 30_000
+"""Age up to which a new row belongs to the process that made it. The engine takes over an older one."""
+IDENTIFY: tuple[float, ...] = (5, 15, 15, 30, 60, 120, 300)
+"""Seconds between questions about candidates. A relay shows `state` only after its own first poll, within 15 s
+(PROTOCOL.md §5)."""
+_ENDS: tuple[EventType, ...] = ("task.succeeded", "task.failed")
+
+# The submit answer
+
+
+def answered(row: Submission, task_ids: tuple[str, ...], outcome: str, rules: Rules) -> Change:
+    """Bind the task of an accepted request. Answers 1 and 22 set NOT_START, 21 for a dialogue MODAL; only a task object
+    sets more. If a callback bound another task before, the answer wins, because it came over our own connection.
+
+    One answer may name several tasks (PROTOCOL.md §2, describe → all). Each further one becomes its own submission. Its
+    callbacks carry the first one's tokens, so it is polled.
+    """
+    task_id = task_ids[0]
+    if row.task_id is not None and row.task_id != task_id:
+        row = replace(row, task=None, claim=None, ended=None, media=(), media_due_ms=None, fallback_urls=())
+    row = replace(row, outcome=outcome, detail=None)
+    view = Task(id=task_id, status="MODAL" if outcome == "modal" else "NOT_START")
+    change = _unless_claimed(row, observe(row, view, rules, source="submit"))
+    further = tuple(
+        replace(
+            change.submission,
+            id=new_id(rules.now_ms),
+            task_id=other,
+            task=Task(id=other, status="NOT_START"),
+            once=None,
+            hooked=False,
+            callbacks=0,
+            claim=None,
+            ended=None,
+            poll_due_ms=rules.now_ms + rules.policy.poll_ms,
+        )
+        for other in task_ids[1:]
+    )
+    return replace(change, additions=(*change.additions, *further))
+
+
+def refused(row: Submission, error: Refused, rules: Rules, *, announce: bool) -> Change | None:
+    """End a request that will never make a task. `announce` makes that an event, for requests without a caller."""
+    if row.status == "accepted":
+        return None
+    row = replace(row, status="refused", outcome=error.outcome, detail=str(error), send_due_ms=None, once=None)
+    return lose(row, str(error), rules, type="task.failed") if announce else Change(submission=row)
+
+
+def postponed(row: Submission, outcome: str, text: str, after: float | None, rules: Rules) -> Change | None:
+    """Schedule the request again, because no task was made."""
+    if row.status == "accepted":
+        return None
+    seconds = max(wait_forever(SEND, row.sends), after or 0)
+    due = None if row.ended else rules.now_ms + int(seconds * 1000)
+    return Change(submission=replace(row, status="prepared", outcome=outcome, detail=text, send_due_ms=due))
+
+
+def unanswered(row: Submission, text: str, rules: Rules) -> Change | None:
+    """Mark a request as `unknown`, because its answer was lost. It may have been charged, so it is never sent again.
+
+    If a callback URL was sent, a callback can still resolve it. An earlier one may already name a candidate.
+    """
+    if row.status != "sending":
+        return None
+    due = rules.now_ms if row.callbacks else None
+    row = replace(row, status="unknown", outcome="ambiguous", detail=text, send_due_ms=None, poll_due_ms=due)
+    if row.hooked or row.ended:
+        return Change(submission=row)
+    return lose(row, f"{text} No callback URL was sent, so no callback can say what became of it.", rules)
+
+
+# Replies to a task that asks for input
+
+
+def reply_given(row: Submission, reply: Reply, rules: Rules) -> Change | None:
+    """Take a reply, if the task waits for input."""
+    if not row.awaits_input or row.ended is not None:
+        return None
+    return Change(submission=replace(row, reply=reply, send_due_ms=rules.now_ms + GRACE_MS))
+
+
+def replied(row: Submission, rules: Rules) -> Change | None:
+    """Mark the reply as sent. The same task goes on, and its deadline starts again."""
+    return _with_reply(row, "sent", deadline_ms=rules.now_ms + rules.policy.deadline_ms)
+
+
+def reply_postponed(row: Submission, error: Refused, rules: Rules) -> Change | None:
+    """Schedule the reply again, because the provider was busy."""
+    sends = row.reply.sends if row.reply else 1
+    seconds = max(wait_forever(SEND, sends), error.retry_after or 0)
+    return _with_reply(row, "waiting", send_due_ms=rules.now_ms + int(seconds * 1000), detail=str(error))
+
+
+def reply_refused(row: Submission, error: Refused, rules: Rules) -> Change | None:
+    """Ask for input again, because the provider refused the reply. The event is the same one as before."""
+    change = _with_reply(row, "refused", detail=str(error))
+    if change is None:
+        return None
+    row = change.submission
+    events = (_event(row, "task.input_required", rules, source="submit"),)
+    return Change(submission=row, events=events, deliveries=fan_out(row, events, rules))
+
+
+def reply_unanswered(row: Submission, text: str, rules: Rules) -> Change | None:
+    """Mark the reply as `unknown`, because its answer was lost. It is never sent again. Polls show the result."""
+    return _with_reply(row, "unknown", detail=text)
+
+
+def _with_reply(row: Submission, status: ReplyStatus, **fields: Any) -> Change | None:
+    if row.reply is None or row.reply.status != "sending":
+        return None
+    reply = replace(row.reply, status=status)
+    return Change(submission=replace(row, **{"reply": reply, "send_due_ms": None, **fields}))
+
+
+# Callbacks
+
+
+def received(row: Submission, view: Task, cause: str | None, rules: Rules) -> Change:
+    """Take a verified callback. `cause` says why the provider is asked instead."""
+    row = replace(row, callbacks=row.callbacks + 1)
+    if cause is None and row.task_id not in (None, view.id):
+        cause = "other_task"
+    if cause is not None:
+        asks = (row.task_id is not None or needs_task(row)) and row.ended != "task.succeeded"
+        return Change(submission=replace(row, poll_due_ms=rules.now_ms) if asks else row, cause=cause)
+    if view.terminal and rules.policy.confirm_ms > 0:
+        return _claim(row, view, rules)
+    return _unless_claimed(row, observe(row, view, rules, source="callback", confirmed=False))
+
+
+def _claim(row: Submission, view: Task, rules: Rules) -> Change:
+    """Keep a terminal callback as a claim, and ask the provider now. The first callback also makes `task.accepted`."""
+    type = event_type(view)
+    if type not in _ENDS or not supersedable(row.ended, type):
+        return Change(submission=row)
+    if row.claim is not None and (row.claim.task.status == "SUCCESS" or view.status != "SUCCESS"):
+        return Change(submission=row)
+    if row.status == "accepted":
+        change = Change(submission=bind(row, view.id))
+    else:
+        change = observe(row, Task(id=view.id, status="NOT_START"), rules, source="callback")
+    claim = Claim(task=view, since_ms=rules.now_ms)
+    row = replace(change.submission, claim=claim, poll_due_ms=rules.now_ms)
+    return Change(submission=row, events=change.events, deliveries=change.deliveries)
+
+
+def _unless_claimed(row: Submission, change: Change) -> Change:
+    """Return the change. A waiting claim keeps its own poll time."""
+    if row.claim is None or change.submission.claim is None:
+        return change
+    return replace(change, submission=replace(change.submission, poll_due_ms=row.poll_due_ms))
+
+
+# Candidates
+
+
+def needs_task(row: Submission) -> bool:
+    """Return True if the answer to the submit was lost, so that callbacks name candidates for its task."""
+    return row.status == "unknown" and row.task_id is None
+
+
+def identified(row: Submission, view: Task, rules: Rules) -> Change | None:
+    """Bind the candidate that holds our state token in the provider's own answer."""
+    if not needs_task(row):
+        return None  # an answer or a doubly signed callback was faster
+    return observe(replace(row, misses=0), view, rules, source="poll")
+
+
+def unidentified(row: Submission, rules: Rules) -> Change | None:
+    """Ask about the candidates again for a while, and at the next callback, because none is known to be ours."""
+    if row.task_id is not None:
+        return None
+    again = needs_task(row) and row.misses < len(IDENTIFY)
+    due_ms = rules.now_ms + int(IDENTIFY[row.misses] * 1000) if again else None
+    return Change(submission=replace(row, misses=row.misses + 1, poll_due_ms=due_ms))
+
+
+# Polls
+
+
+def polled(row: Submission, view: Task | None, rules: Rules, proof: tuple[Media, ...] = ()) -> Change:
+    """Take the provider's answer to a poll.
+
+    Args:
+        row: the current row.
+        view: the task. None: the provider did not know it, or was out of reach. Another task's view counts as None,
+            because the submit answer has bound this one since the poll began.
+        rules: the time, the policy, the routes.
+        proof: the files of a claimed SUCCESS, downloaded because the view contradicts it.
+    """
+    if view is not None and view.id != row.task_id:
+        view = None
+    row = replace(row, misses=0 if view else row.misses + 1)
+    if row.claim is not None:
+        return _settle(row, row.claim, view, rules, proof)
+    row = replace(row, polls=row.polls + 1 if row.ended else row.polls)
+    if view is None:
+        return Change(submission=replace(row, poll_due_ms=next_poll(row, rules)))
+    return observe(row, view, rules, source="poll")
+
+
+def _settle(row: Submission, claim: Claim, view: Task | None, rules: Rules, proof: tuple[Media, ...]) -> Change:
+    """End a claim, or schedule the next question about it. Other links of the callback stay as the second source
+    (PROTOCOL.md §10.4)."""
+    claim = replace(claim, since_ms=min(claim.since_ms, rules.now_ms))  # the clock may have been set back since
+    over = rules.now_ms >= claim.since_ms + rules.policy.confirm_ms
+    claims_success = claim.task.status == "SUCCESS"
+    closed = replace(row, claim=None)
+    if view is not None and view.status == "SUCCESS":
+        links = claim.task.result_urls if claims_success else ()
+        second = tuple(link for link in links if link not in view.result_urls)
+        return observe(replace(closed, fallback_urls=second), view, rules, source="poll")
+    if proof:
+        return observe(closed, claim.task, rules, source="callback", confirmed=False, media=proof)
+    if view is not None and view.terminal and (over or not claims_success):
+        return observe(closed, view, rules, source="poll")
+    if over:
+        return observe(closed, claim.task, rules, source="callback", confirmed=False)
+    steps = (claim.since_ms + int(share * rules.policy.confirm_ms) for share in CONFIRM)
+    due = next(step for step in steps if step > rules.now_ms)
+    claim = replace(claim, asked=claim.asked + 1)
+    if view is None or view.terminal:
+        return Change(submission=replace(row, claim=claim, poll_due_ms=due))
+    change = observe(row, view, rules, source="poll")
+    waiting = replace(change.submission, claim=claim, poll_due_ms=due)
+    return Change(submission=waiting, events=change.events, deliveries=change.deliveries)
+
+
+# Our own deadline
+
+
+def expired(row: Submission, rules: Rules) -> Change | None:
+    """End a submission whose deadline has passed, with the reason."""
+    if row.ended is not None or row.status == "refused" or row.claim is not None or rules.now_ms < row.deadline_ms:
+        return None
+    if row.status == "prepared":
+        reason = f"The request could not be sent before the deadline. {row.detail or ''}".strip()
+    elif row.task_id is None:
+        reason = f"{row.detail or 'The answer to the submit was lost.'} No callback said what became of it."
+    elif row.misses:
+        reason = f"The provider said nothing of task {row.task_id} in its last {row.misses} answers."
+    else:
+        reason = f"The provider still says {row.task_status or 'nothing'} of task {row.task_id} at the deadline."
+    return lose(row, reason, rules)
+
+
+# Media
+
+
+def archived(row: Submission, media: tuple[Media, ...], rules: Rules) -> Change:
+    """Take the files of a result. Deliveries that waited for them are due."""
+    row = replace(row, media=media, media_problem=None, media_due_ms=None)
+    return Change(submission=row, release_ms=rules.now_ms)
+
+
+def not_archived(row: Submission, problem: str, permanent: bool, rules: Rules) -> Change:
+    """Schedule a failed download again, unless the failure is permanent or the tries are used up."""
+    tries = row.media_tries + 1
+    seconds = None if permanent else wait(MEDIA, tries)
+    due = None if seconds is None else rules.now_ms + int(seconds * 1000)
+    row = replace(row, media_problem=problem, media_tries=tries, media_due_ms=due)
+    return Change(submission=row, release_ms=rules.now_ms if due is None else None)
+
+
+# A view becomes a row, its new events, and their deliveries
+
+
+def observe(
+    submission: Submission,
+    view: Task,
+    rules: Rules,
+    *,
+    source: Source,
+    confirmed: bool = True,
+    media: tuple[Media, ...] = (),
+) -> Change:
+    """Take a view of the task as true: bind it, merge it, and make the new events and their deliveries.
+
+    Args:
+        submission: the current row.
+        view: the task.
+        rules: the time, the policy, the routes.
+        source: origin of the view.
+        confirmed: True if the provider's own answer agrees with a terminal view.
+        media: the result's files, if they were fetched already.
+    """
+    row = bind(submission, view.id)
+    row = replace(row, task=merge(submission.task, view))
+    types = new_events(submission, row, rules)
+    ended: EventType | None = next((type for type in types if type in _ENDS), None)
+    if ended is not None:
+        links = ended == "task.succeeded" and (row.fallback_urls or (row.task is not None and row.task.result_urls))
+        row = replace(
+            row,
+            ended=ended,
+            claim=None,
+            polls=0,
+            detail=None,
+            media=media,
+            media_problem=None,
+            media_tries=0,
+            media_due_ms=rules.now_ms if links and not media else None,
+        )
+    events = tuple(
+        _event(row, type, rules, source=source, confirmed=confirmed, superseded=submission.ended) for type in types
+    )
+    if row.task_status == "MODAL" and row.reply is not None and row.reply.status == "waiting":
+        row = replace(row, send_due_ms=row.send_due_ms or rules.now_ms)
+    due, before = next_poll(row, rules), row.poll_due_ms
+    if source == "callback" and due and before and 0 <= due - before <= rules.policy.poll_ms // 2:
+        due = before  # moving it at each callback would cost as much as writing the callback
+    row = replace(row, poll_due_ms=due)
+    # Written with the event, and named, so that each follow-up starts once.
+    buttons = row.auto if ended == "task.succeeded" else ()
+    deadline_ms = rules.policy.deadline_ms
+    started = tuple(follow_up(row, button, now_ms=rules.now_ms, deadline_ms=deadline_ms) for button in buttons)
+    return Change(submission=row, events=events, deliveries=fan_out(row, events, rules), additions=started)
+
+
+def bind(submission: Submission, task_id: str) -> Submission:
+    """Return the row with its task id. A task that answers under our tokens was accepted, whatever the submit said."""
+    if submission.status == "accepted" and submission.task_id == task_id:
+        return submission
+    return replace(submission, task_id=task_id, status="accepted", send_due_ms=None)
+
+
+def new_events(old: Submission, row: Submission, rules: Rules) -> list[EventType]:
+    """Return the types of the events that `row` adds to `old`, in order. After an end only another end is new, because
+    any other event would cancel the deliveries of the end."""
+    types: list[EventType] = []
+    task = row.task
+    if old.status != "accepted" and old.ended is None:
+        types.append("task.accepted")
+    if task is None:
+        return types
+    type = event_type(task)
+    if type == "task.progressed":
+        rises = old.task is None or task.rank > old.task.rank
+        if rises and old.ended is None and task.progress is not None and rules.destinations(row, type):
+            types.append(type)
+    elif type == "task.input_required":
+        if row.awaits_input and not old.awaits_input and old.ended is None:
+            types.append(type)
+    elif type in ("task.succeeded", "task.failed") and supersedable(old.ended, type):
+        types.append(type)
+    return types
+
+
+def supersedable(ended: EventType | None, type: EventType) -> bool:
+    """Return True if an end of this type may follow the last one: any after lost, only succeeded after failed."""
+    if ended == "task.failed":
+        return type == "task.succeeded"
+    return ended in (None, "task.lost")
+
+
+def next_poll(row: Submission, rules: Rules) -> int | None:
+    """Return the time of the next poll of this row. None: never."""
+    if row.task_id is None or row.ended == "task.succeeded":
+        return None
+    if row.ended in PROVISIONAL_TYPES:
+        if row.polls >= len(PROVISIONAL):
+            return None
+        return rules.now_ms + int(PROVISIONAL[row.polls] * 1000)
+    return rules.now_ms + rules.policy.poll_ms
+
+
+def lose(row: Submission, reason: str, rules: Rules, *, type: EventType = "task.lost") -> Change:
+    """End a submission without the provider's word, with the reason as a sentence."""
+    superseded = row.ended
+    row = replace(row, ended=type, detail=reason, send_due_ms=None, polls=0)
+    row = replace(row, poll_due_ms=next_poll(row, rules))
+    source: Source = "deadline" if type == "task.lost" else "submit"
+    events = (_event(row, type, rules, source=source, superseded=superseded),)
+    return Change(submission=row, events=events, deliveries=fan_out(row, events, rules))
+
+
+def _event(
+    row: Submission,
+    type: EventType,
+    rules: Rules,
+    *,
+    source: Source,
+    confirmed: bool = True,
+    superseded: EventType | None = None,
+) -> Event:
+    task = row.task
+    ends = type in _ENDS
+    reason = row.detail if type == "task.lost" else None
+    if type == "task.failed":
+        reason = row.reason or "The provider gave no reason."
+    return Event(
+        id=event_id(row.id, type, task.progress if task else None),
+        type=type,
+        submission_id=row.id,
+        created_ms=(task.finish_ms if rules.policy.steady and task else None) or rules.now_ms,
+        source=source,
+        task_id=row.task_id,
+        status=row.task_status,
+        progress=task.progress if task else None,
+        prompt=row.prompt,
+        kind=row.kind,
+        labels=row.labels,
+        state=row.user_state,
+        parent_id=row.parent_id,
+        button=row.button,
+        confirmed=confirmed or not ends,
+        supersedes=event_id(row.id, superseded) if ends and superseded else None,
+        reason=reason,
+        task=task,
+    )
+
+
+def fan_out(row: Submission, events: tuple[Event, ...], rules: Rules) -> tuple[Delivery, ...]:
+    """Return the deliveries of new events. A result's wait for its files, at most as long as the policy allows."""
+    deliveries = []
+    for event in events:
+        waits = event.type == "task.succeeded" and row.media_due_ms is not None
+        due_ms = rules.now_ms + (rules.policy.media_wait_ms if waits else 0)
+        for destination in rules.destinations(row, event.type):
+            delivery = Delivery(
+                id=steady_id(event.id, destination) if rules.policy.steady else new_id(rules.now_ms),
+                event_id=event.id,
+                submission_id=row.id,
+                destination=destination,
+                created_ms=rules.now_ms,
+                due_ms=due_ms,
+            )
+            deliveries.append(delivery)
+    return tuple(deliveries)
