@@ -1,4 +1,4 @@
-"""How Receiver does with many rows: memory, and rates beside those of a small journal."""
+"""Memory and rates of a journal with many rows, compared with a small journal."""
 
 from __future__ import annotations
 
@@ -164,8 +164,8 @@ class RowCounts:
 
 @dataclass
 class Rates:
-    """What was done in each round, for each second of this process's own time (its threads together): what else the
-    machine has to do changes a wall clock's seconds threefold, and those hardly."""
+    """Rates of each round per CPU second of this process, all threads together. Other programs change the rates per
+    wall-clock second threefold, and these hardly."""
 
     seen: dict[str, list[float]] = field(default_factory=dict)
 
@@ -181,7 +181,7 @@ def _best(rates: Rates, what: str) -> float:
 
 
 async def _round(journal: Journal, rates: Rates) -> None:
-    """Callbacks that make an event and two deliveries each, then those deliveries."""
+    """Measure callbacks that make an event and two deliveries each, then these deliveries."""
     targets = await asyncio.gather(*(journal.add(row) for row in map(accepted, range(TASKS))))
     door = intake(journal)
 
