@@ -81,12 +81,9 @@ class ProviderError(ReceiverError):
 
 
 class Refused(ProviderError):
-    """No task was made (PROTOCOL.md §4).
+    """No task was made (PROTOCOL.md §4). `outcome` is a name from `provider.OUTCOMES`, e.g. `banned_word`, `quota`.
 
-    Attributes:
-        outcome: a name from `provider.OUTCOMES`, e.g. `banned_word`, `queue_full`, `quota`.
-        retry: True if the same request may be sent again later.
-        retry_after: seconds the provider asked us to wait, if it did.
+    With `retry`, the same request may be sent again later, after `retry_after` seconds if the provider named them.
     """
 
     def __init__(self, text: str, *, outcome: str, retry: bool, retry_after: float | None = None) -> None:
@@ -145,9 +142,8 @@ class NotStarted(ReceiverError):
 class MediaError(ReceiverError):
     """A picture could not be fetched or stored.
 
-    Attributes:
-        permanent: another attempt cannot help (a forbidden address, a host outside the allow-list).
-        away: a remote store is out of reach or out of order. Nothing needs mending here.
+    If `permanent`, another attempt cannot help (a forbidden address, a host outside the allow-list). If `away`, a
+    remote store is out of reach or out of order, and nothing needs mending here.
     """
 
     def __init__(self, text: str, *, permanent: bool = False, away: bool = False) -> None:
@@ -191,15 +187,9 @@ class NotFound(ReceiverError):
 
 
 def require(module: str, *, extra: str, why: str) -> None:
-    """Check that an optional extra is installed.
+    """Raise SettingsError, with the remedy, if the module of an optional extra is not installed.
 
-    Args:
-        module: a module of the extra, for instance `PIL`.
-        extra: its name in `imagine-receiver[…]`.
-        why: the feature that needs it, as the beginning of a sentence, for instance `The option tiles`.
-
-    Raises:
-        SettingsError: it is missing. The text says how to get it.
+    `why` names the feature that needs it, as the beginning of a sentence, for instance `The option tiles`.
     """
     if find_spec(module) is None:
         raise SettingsError(f'{why} needs more than the core: pip install "imagine-receiver[{extra}]"')

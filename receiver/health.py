@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 import structlog
@@ -142,11 +143,6 @@ class CallbackHealth:
 
     Polling needs no change meanwhile: a callback only postpones the next question, so a task without callbacks is asked
     about at the pace of a task without a callback URL.
-
-    Args:
-        journal, troubles, clock: its collaborators.
-        public_url: the base URL of callbacks. None if none are expected.
-        poll_seconds: interval of questions about a task meanwhile.
     """
 
     def __init__(
@@ -188,8 +184,10 @@ class CallbackHealth:
         without = 0
         for id in called:
             kept = await self._journal.callbacks(id, limit=LOOKED_AT)
-            if any(_is_end(callback.body) for callback in kept):
-                return "well"
+            for callback in kept:
+                with suppress(PayloadError):
+                    if read_task(decode_json(callback.body)).terminal:
+                        return "well"
             without += bool(kept)  # callbacks are not kept for ever: none is no evidence
         return "unfinished" if without >= ENOUGH else None
 
@@ -212,10 +210,3 @@ class CallbackHealth:
             f"Of the last {SAMPLE} submissions some were called back, but none with its result: the last callback "
             f"never comes. {meanwhile} Tell the provider, and see what came with: receiver tasks list"
         )
-
-
-def _is_end(body: bytes) -> bool:
-    try:
-        return read_task(decode_json(body)).terminal
-    except PayloadError:
-        return False

@@ -21,9 +21,7 @@ from receiver.tasks import MAX_TASK_ID
 BOTS = {"midjourney": "MID_JOURNEY", "niji": "NIJI_JOURNEY"}
 """Name on the command line → name in the protocol."""
 SPEEDS = ("fast", "turbo", "relax")
-MAX_PROMPT = 6000
-"""Characters."""
-MAX_LINK = 2048
+MAX_PROMPT, MAX_LINK = 6000, 2048
 """Characters."""
 MAX_PICTURES = 5
 """Pictures of one request."""
@@ -43,15 +41,10 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureField:
-    """A picture, and the field of the body it goes into as a data URI.
+    """A picture, and the field of the body it goes into as a data URI."""
 
-    Attributes:
-        field: e.g. `base64Array`, `image`, `maskBase64`.
-        source: a path or a data URI, not read yet. The body itself holds links.
-    """
-
-    field: str
-    source: str
+    field: str  # e.g. `base64Array`, `image`, `maskBase64`
+    source: str  # a path or a data URI, not read yet. The body itself holds links
 
     @property
     def mask(self) -> bool:
@@ -61,65 +54,38 @@ class PictureField:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A checked request.
+    """A checked request."""
 
-    Attributes:
-        kind: a key of `KINDS`.
-        body: the provider's fields, without `state`, `notifyHook` and pictures. Unset fields are left out.
-        prompt: its prompt, "" where it has none.
-        pictures: for `with_pictures`.
-    """
-
-    kind: str
-    body: dict[str, Any]
-    prompt: str = ""
-    pictures: tuple[PictureField, ...] = ()
+    kind: str  # a key of `KINDS`
+    body: dict[str, Any]  # the provider's fields, without `state`, `notifyHook` and pictures. Unset fields are left out
+    prompt: str = ""  # its prompt, "" where it has none
+    pictures: tuple[PictureField, ...] = ()  # for `with_pictures`
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Form of a value.
+    """Form of a value. `check` takes its name in sentences and the value, and returns the value as it is sent."""
 
-    Attributes:
-        type: its type in JSON.
-        check: returns the value as it is sent, from the name used in sentences and the value. Raises InputError.
-        http: sentence about its form, for OpenAPI.
-        command: sentence about its form, for the command line.
-        schema: its limits as JSON Schema. They only document.
-        picture: True if the values are pictures. `check` then returns sources: a list, a file or a link.
-    """
-
-    type: Any
+    type: Any  # its type in JSON
     check: Callable[[str, Any], Any]
-    http: str = ""
-    command: str = ""
-    schema: Mapping[str, Any] = field(default_factory=dict)
-    picture: bool = False
+    http: str = ""  # sentence about its form, for OpenAPI
+    command: str = ""  # sentence about its form, for the command line
+    schema: Mapping[str, Any] = field(default_factory=dict)  # its limits as JSON Schema. They only document
+    picture: bool = False  # True if the values are pictures. `check` then returns sources: a list, a file or a link
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a kind of request.
+    """A field of a kind of request."""
 
-    Attributes:
-        name: its name in Python and HTTP.
-        key: its name in the provider's body.
-        form: the form of its values.
-        help: its description. OpenAPI and the command line add the sentence of the form.
-        default: the value if not given. None is not sent. REQUIRED: it must be given.
-        link_key: the key that a link goes to instead of `key`.
-        option: its name on the command line, if another one.
-        argument: True if the command line takes it by position.
-    """
-
-    name: str
-    key: str
-    form: Form
-    help: str
-    default: Any = None
-    link_key: str = ""
-    option: str = ""
-    argument: bool = False
+    name: str  # its name in Python and HTTP
+    key: str  # its name in the provider's body
+    form: Form  # the form of its values
+    help: str  # its description. OpenAPI and the command line add the sentence of the form
+    default: Any = None  # the value if not given. None is not sent. REQUIRED: it must be given
+    link_key: str = ""  # the key that a link goes to instead of `key`
+    option: str = ""  # its name on the command line, if another one
+    argument: bool = False  # True if the command line takes it by position
 
     @property
     def command_help(self) -> str:
@@ -129,33 +95,19 @@ class Field:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of request.
+    """A kind of request. `combine` raises InputError for values that do not belong together. Unset ones are None."""
 
-    Attributes:
-        path: its path after `/mj/`.
-        summary: its description in OpenAPI.
-        fields: its fields, in the order of the body. Links come first there.
-        command: the description of its command.
-        address: its address in the HTTP API.
-        answered_by_links: True if the answer holds links and names no task.
-        combine: raises InputError for values that do not belong together. Unset values are None.
-    """
-
-    path: str
-    summary: str
-    fields: tuple[Field, ...] = ()
-    command: str = ""
-    address: str = "/submissions"
-    answered_by_links: bool = False
+    path: str  # its path after `/mj/`
+    summary: str  # its description in OpenAPI
+    fields: tuple[Field, ...] = ()  # its fields, in the order of the body. Links come first there
+    command: str = ""  # the description of its command
+    address: str = "/submissions"  # its address in the HTTP API
+    answered_by_links: bool = False  # True if the answer holds links and names no task
     combine: Callable[[Mapping[str, Any]], None] | None = None
 
 
 def build(kind: str, **given: Any) -> Request:
-    """Return the request of a kind.
-
-    Args:
-        kind: a key of `KINDS` that has fields.
-        given: values by the names of its fields.
+    """Return the request of a kind, of values by the names of its fields.
 
     Raises:
         InputError: a value the provider could not take, or values that do not belong together.
@@ -188,12 +140,7 @@ def build(kind: str, **given: Any) -> Request:
 
 
 def with_pictures(body: Mapping[str, Any], pictures: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return a request's body with its pictures in place.
-
-    Args:
-        body: the request's.
-        pictures: (field, data URI), in the order of `Request.pictures`.
-    """
+    """Return a request's body with its pictures, (field, data URI) in the order of `Request.pictures`, in place."""
     whole = dict(body)
     for name, uri in pictures:
         whole[name] = [*whole.get(name, ()), uri] if name == LIST else uri
@@ -204,11 +151,7 @@ def with_pictures(body: Mapping[str, Any], pictures: Iterable[tuple[str, str]]) 
 
 
 def sendable(what: str, value: Any) -> str:
-    """Return text that JSON can carry and databases can store.
-
-    Raises:
-        InputError: no text, or with a NUL or half a character in it.
-    """
+    """Return text that JSON can carry and databases can store, or raise InputError."""
     if not isinstance(value, str):
         raise InputError(f"{what} must be text.")
     if _UNSENDABLE.search(value):
@@ -230,11 +173,7 @@ def check_speed(speed: str | None) -> str | None:
 
 
 def check_prompt(prompt: Any) -> str:
-    """Return the prompt, stripped.
-
-    Raises:
-        InputError: empty, too long, or with characters that cannot be sent.
-    """
+    """Return the prompt, stripped, or raise InputError."""
     text = sendable("The prompt", prompt).strip()
     if not text:
         raise InputError("The prompt is empty; say what the picture should show.")
@@ -244,11 +183,7 @@ def check_prompt(prompt: Any) -> str:
 
 
 def check_task_id(task_id: Any) -> str:
-    """Return a task's id, stripped: opaque, 1–64 printable characters (PROTOCOL.md §3).
-
-    Raises:
-        InputError: no provider can have it, or it would change a path that holds it.
-    """
+    """Return a task's id, stripped: opaque, 1–64 printable characters (PROTOCOL.md §3). Raises InputError."""
     text = sendable("The task id", task_id).strip()
     if not text.strip("."):
         raise InputError("The task id is empty; name the task to go on with.")

@@ -116,11 +116,8 @@ def configure(
 ) -> None:
     """Set up all logging of this process, including uvicorn, httpx and asyncio.
 
-    Args:
-        level: `debug`, `info`, `warning` or `error`.
-        format: `auto` is `console` on a terminal and `json` elsewhere.
-        secrets: values that must never be written.
-        stream: for the lines; standard error if None.
+    `auto` is `console` on a terminal and `json` elsewhere. `secrets` are never written. Lines go to standard error
+    unless a stream is given.
     """
     _output.stream = stream
     _known.forget()

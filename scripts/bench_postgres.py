@@ -364,8 +364,9 @@ async def work_through(journal: Journal, batch: int, count: int) -> float:
 
 def done(work: Work, now_ms: int) -> Completion:
     return Completion(
-        delivery_id=work.delivery.id, attempt=work.delivery.attempt, owner=OWNER, outcome="succeeded",
-        status="succeeded", finished_ms=now_ms, due_ms=now_ms, counts=False,
+        delivery_id=work.delivery.id, submission_id=work.delivery.submission_id, destination=PLACE,
+        attempt=work.delivery.attempt, owner=OWNER, outcome="succeeded", status="succeeded", finished_ms=now_ms,
+        due_ms=now_ms, counts=False,
     )  # fmt: skip
 
 
@@ -425,10 +426,9 @@ async def procrastinate(url: str, count: int) -> float:
 
 GROWTH = """
 INSERT INTO receiver.submissions (
-    id, kind, created_ms, prompt, request, inputs, labels, auto, hooked, status, sends, task_id, ended,
-    deadline_ms, polls, misses, callbacks, media, media_tries, fallback_urls)
-SELECT '00' || lpad(n::text, 24, '0'), 'imagine', 1, 'a boat', '{{}}', '[]', '{{}}', '[]', true, 'accepted', 1,
-    't' || n, 'task.succeeded', 1, 0, 0, 1, '[]', 0, '[]' FROM generate_series({first}, {last}) AS n;
+    id, version, kind, prompt, labels, task_id, status, display, task_status, ended, hooked, settled, body, working)
+SELECT '00' || lpad(n::text, 24, '0'), 1, 'imagine', 'a boat', '', 't' || n, 'accepted', 'succeeded', 'SUCCESS',
+    'task.succeeded', true, true, '{{}}', '{{}}' FROM generate_series({first}, {last}) AS n;
 INSERT INTO receiver.events (id, submission_id, type, created_ms, body)
 SELECT '00' || lpad(n::text, 24, '0') || '.task.succeeded', '00' || lpad(n::text, 24, '0'), 'task.succeeded', 1, '{{}}'
 FROM generate_series({first}, {last}) AS n;

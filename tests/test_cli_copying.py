@@ -45,7 +45,7 @@ async def test_moving_to_postgres_and_back(library: Library, url: str) -> None:
     assert f"Do not start it on {SQLITE} again" in moved.err
     assert there(library, url, "tasks", "list", "--json").out == library.run("tasks", "list", "--json").out
     checked = there(library, url, "journal", "check")
-    assert "1 deliveries were under way when the engine died" in checked.out
+    assert "1 deliveries were under way when their engine ended" in checked.out
     back = library.run("journal", "copy", url, "sqlite:back.db", "--json")
     assert json.loads(back.out)["rows"]["submissions"]["count"] == 3
     assert (library.folder / "back.db").exists()
@@ -77,7 +77,7 @@ async def test_not_beside_an_engine(library: Library, url: str) -> None:
     assert refused.code == 1
     assert f"An engine runs on {SQLITE}: `receiver serve`. Stop it, and every other process" in refused.err
     journal = Journal(await open_postgres(url, listen=False))
-    await journal.become_engine("worker", "somebody", store="here")
+    await journal.membership.join("worker", "somebody", store="here")
     refused = library.run("journal", "copy", SQLITE, url)
     assert refused.code == 1
     assert "`receiver worker`. Stop it" in refused.err

@@ -61,7 +61,7 @@ async def test_what_needs_a_journal_says_so(tmp_path: Path) -> None:
     async with deployed(tmp_path, database="none") as function:
         for arguments, other, text in (
             (("tasks", "list"), {}, "needs a journal"),
-            (("submit", "a boat", "--auto", "U1"), {}, "nobody remembers"),
+            (("submit", "a boat", "--auto", "U1"), {}, "nothing remembers"),
             (("submit", "a boat", "--label", "note=" + "x" * 200), {}, "174 characters"),
             (("submit", "a boat"), {"RECEIVER_PUBLIC_URL": ""}, "RECEIVER_PUBLIC_URL is not set"),
             (("submit", "a boat"), {"RECEIVER_KEYS": ""}, "RECEIVER_KEYS is not set"),

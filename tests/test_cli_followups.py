@@ -188,6 +188,16 @@ async def test_follow_ups_where_a_destination_fails(tmp_path: Path) -> None:
     assert result.err.count("did not reach bad") == 2
 
 
+def refuse(folder: Path, button: str) -> None:
+    """Let the provider have refused the press of a button."""
+    rows(
+        folder,
+        "UPDATE submissions SET status = 'refused', once = NULL, ended = NULL, "
+        "body = json_remove(json_set(body, '$.status', 'refused'), '$.once', '$.ended') "
+        f"WHERE body ->> '$.button' = '{button}'",
+    )
+
+
 async def test_what_a_person_pressed_is_no_part_of_the_result(tmp_path: Path) -> None:
     """`wait` tells of the task and of what it started by itself, also where that was refused; not of other presses."""
     async with provider() as (_, env):
@@ -196,10 +206,14 @@ async def test_what_a_person_pressed_is_no_part_of_the_result(tmp_path: Path) ->
         assert made.code == 0, made
         for button in ("V1", "V2"):
             assert (await run("action", id, button, folder=tmp_path, env=env)).code == 0
-        rows(tmp_path, "UPDATE submissions SET status = 'refused', once = NULL, ended = NULL WHERE button = 'V1'")
-        rows(tmp_path, "UPDATE submissions SET ended = 'task.failed' WHERE button = 'V2'")
+        refuse(tmp_path, "V1")
+        rows(
+            tmp_path,
+            "UPDATE submissions SET ended = 'task.failed', body = json_set(body, '$.ended', 'task.failed') "
+            "WHERE body ->> '$.button' = 'V2'",
+        )
         assert (await run("wait", id, folder=tmp_path, env=env)).code == 0
-        rows(tmp_path, "UPDATE submissions SET status = 'refused', once = NULL, ended = NULL WHERE button = 'U1'")
+        refuse(tmp_path, "U1")
         assert (await run("wait", id, folder=tmp_path, env=env)).code == 1
 
 

@@ -30,7 +30,10 @@ async def library(tmp_path: Path) -> Library:
     with closing(sqlite3.connect(tmp_path / ".receiver/journal.db", isolation_level=None)) as db:
         db.execute("UPDATE deliveries SET status = 'dead' WHERE status = 'running'")
         db.execute("UPDATE attempts SET outcome = 'rejected', finished_ms = started_ms WHERE outcome IS NULL")
-        db.execute("UPDATE submissions SET poll_due_ms = NULL, media_due_ms = NULL")
+        db.execute(
+            "UPDATE submissions SET poll_due_ms = NULL, media_due_ms = NULL, "
+            "body = json_remove(body, '$.poll_due_ms', '$.media_due_ms')"
+        )
     return library
 
 

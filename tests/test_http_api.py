@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from receiver.requests import KINDS, build
 from receiver.web.api import Api
-from receiver.web.api.streaming import with_pauses
+from receiver.web.api.read_routes import with_pauses
 from receiver.web.api.write_routes import MAX_BODY
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks

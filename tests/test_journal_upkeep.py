@@ -43,7 +43,7 @@ async def test_a_sound_journal_has_no_problems(journal: Journal) -> None:
             "INSERT INTO attempts SELECT id, 2, 1, NULL, NULL, NULL, false FROM deliveries",
             "2 deliveries do not run, but",
         ),
-        ("UPDATE deliveries SET status = 'running'", "2 deliveries were under way when the engine died"),
+        ("UPDATE deliveries SET status = 'running'", "2 deliveries were under way when their engine ended"),
     ],
 )
 async def test_rows_that_contradict_each_other(tables: SQLiteStore | PostgresStore, statement: str, words: str) -> None:

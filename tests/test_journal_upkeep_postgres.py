@@ -88,8 +88,9 @@ async def test_a_replay_beside_claims_gives_each_one_attempt(journal: Journal, o
     """What an engine takes in that moment runs; nothing is taken out of its hands, and nothing is owed twice."""
     await finished(journal, 60)
     orders = await orders_of(journal)
-    replayed, *claimed = await asyncio.gather(
-        journal.replay(orders, NOW), *(take(other, limit=20, owner=f"engine-{number}") for number in range(6))
+    replayed, claimed = await asyncio.gather(
+        journal.replay(orders, NOW),
+        asyncio.gather(*(take(other, limit=20, owner=f"engine-{number}") for number in range(6))),
     )
     claimed.append(await take(other, limit=99))
     taken = [work.delivery.id for works in claimed for work in works]

@@ -20,7 +20,6 @@ from receiver.engine.engine import Engine
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS, SharedMembership
 from receiver.journal.store import SharedValue
-from receiver.web.admission import Admission
 
 
 @dataclass
@@ -73,6 +72,28 @@ async def test_a_member_without_a_heartbeat_expires(tmp_path: Path) -> None:
     assert await alive.expire("alive") == ["gone"]
     assert await alive.owners() == {"alive"}
     assert not await gone.heartbeat("gone")
+
+
+async def test_a_process_that_runs_seldom_waits_for_the_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It observes until each has shown a heartbeat or expired. A member with a recent heartbeat is not waited for."""
+    world = Observers()
+    tick, gone, frozen = world.process(), world.process(), world.process()
+    await gone.join("function", "gone", store="here")
+    await frozen.join("function", "frozen", store="here")
+    await tick.join("function", "tick", store="here")
+    assert await tick.await_silent("tick") == {"tick", "gone", "frozen"}
+    assert world.now == 0.0
+
+    async def sleep(seconds: float) -> None:
+        world.now += seconds
+        assert not (world.now > 5 and "members/frozen" in world.values.kept) or await frozen.heartbeat("frozen")
+
+    monkeypatch.setattr(
+        "receiver.journal.membership.SharedMembership._fresh", lambda self, member: member.owner == "tick"
+    )
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    assert await tick.await_silent("tick") == {"tick", "frozen"}
+    assert EXPIRE_SECONDS <= world.now < EXPIRE_SECONDS + HEARTBEAT_SECONDS
 
 
 async def test_members_with_heartbeats_never_expire() -> None:
@@ -230,7 +251,7 @@ async def joined(folder: Path) -> AsyncIterator[Joined]:
         dispatcher = kit.dispatcher(destination("main", handler), journal=journal)
         made = Engine(
             journal=journal, dispatcher=dispatcher, archiver=kit.archiver, submissions=kit.submissions,
-            admission=Admission(None), store=kit.store, leading={}, destinations={"main": "recording"}, clock=kit.clock,
+            waiting=lambda: 0, store=kit.store, leading={}, destinations={"main": "recording"}, clock=kit.clock,
         )  # fmt: skip
         await made._join("worker")
         yield Joined(kit, members, handler, dispatcher, made)

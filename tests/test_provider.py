@@ -17,7 +17,7 @@ from receiver import provider
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, ProviderError, Refused, SettingsError, Unreachable, Unreadable
 from receiver.provider import Provider
-from receiver.provider.wire import MAX_ANSWER
+from receiver.provider.client import MAX_ANSWER
 
 PAYLOADS = Path(__file__).parent / "payloads"
 KEY = "sk-0123456789abcdef"

@@ -20,6 +20,7 @@ from servers import Command, Result, receiver, simulating
 
 from receiver import Event, Receiver
 from receiver.journal import EngineRecord, Journal
+from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
 from receiver.journal.postgres import open_store as open_postgres
 from receiver.testing.serving import simulated
 

@@ -18,7 +18,6 @@ from receiver.engine.engine import Engine
 from receiver.errors import EngineRunning, JournalError
 from receiver.handlers.base import Attempt, RetryLater
 from receiver.journal import Journal
-from receiver.web.admission import Admission
 
 
 class Members:
@@ -52,6 +51,9 @@ class Members:
         return []
 
     async def owners(self) -> frozenset[str]:
+        return frozenset()
+
+    async def await_silent(self, owner: str) -> frozenset[str]:
         return frozenset()
 
     @property
@@ -136,7 +138,7 @@ async def function(
             dispatcher=dispatcher,
             archiver=kit.archiver,
             submissions=kit.submissions,
-            admission=Admission(None),
+            waiting=lambda: 0,
             store=kit.store,
             leading={name: counted(name, step) for name, step in (real | leading).items()},
             destinations={place.name: "recording" for place in opened},

@@ -137,6 +137,8 @@ def completion(delivery: Delivery, outcome: AttemptOutcome, now_ms: int, *, coun
     """An attempt's end after which the delivery is owed again, in 5 s."""
     return Completion(
         delivery_id=delivery.id,
+        submission_id=delivery.submission_id,
+        destination=delivery.destination,
         attempt=delivery.attempt,
         owner=delivery.owner or "",
         outcome=outcome,
@@ -342,7 +344,7 @@ async def test_what_somebody_has_to_mend_is_not_waited_for(tmp_path: Path, fault
     """Another media store than the others', a journal of a newer version: the engine's start fails at once."""
     async with open_runtime(settings(tmp_path)) as receiver:
         journal: Any = receiver.journal
-        journal.become_engine = failing(JournalError("Mend this.", fault=fault))
+        journal.membership.join = failing(JournalError("Mend this.", fault=fault))
         with pytest.raises(JournalError, match="Mend"):
             await receiver.start_engine_when_free("python")
 
@@ -534,7 +536,7 @@ async def test_readiness_is_checked_and_reasoned(tmp_path: Path) -> None:
         assert (answer.status_code, answer.json()["journal"]) == (503, "ok")
         assert answer.json()["media"].endswith(".")
         with sqlite3.connect(tmp_path / "data" / "journal.db") as db:
-            db.execute("DROP TABLE destinations")
+            db.execute("DROP TABLE shared_values")
         db.close()
         answer = await web.get("/readyz")
         assert answer.status_code == 503

@@ -140,7 +140,7 @@ def test_pan(direction: str) -> None:
     """The picture keeps its place at one side and half as much is added at the other."""
     left, top, right, bottom = (0.5 if direction == side else 0.0 for side in ("left", "top", "right", "bottom"))
     sides = (left, top, right, bottom)
-    inner, outer = opened(TILE), opened(works.extended(TILE, sides, 1))
+    inner, outer = opened(TILE), opened(works.Extended(TILE, sides, 1))
     across = direction in {"left", "right"}
     assert outer.width / outer.height == pytest.approx(1.5 if across else 1 / 1.5, abs=0.01)
     side = min(outer.size)
@@ -182,7 +182,7 @@ def test_variations() -> None:
 )
 def test_everything_can_be_done_again(picture: works.Picture) -> None:
     """A variation, a zoom and a pan can be made of any picture, over and over."""
-    again = works.extended(works.zoomed(works.varied(picture, "a cat", 5, 2), 1.5, 2), (0.0, 0.5, 0.0, 0.0), 3)
+    again = works.Extended(works.zoomed(works.varied(picture, "a cat", 5, 2), 1.5, 2), (0.0, 0.5, 0.0, 0.0), 3)
     assert opened(again).size == picture_size(again.ratio)
 
 

@@ -43,7 +43,6 @@ from receiver.submissions import Options
 from receiver.tasks import decode_task
 from receiver.tokens import Tag, Tokens
 from receiver.verification import trust
-from receiver.web.admission import Admission
 
 TASK = "17"
 
@@ -93,7 +92,7 @@ async def direct(
             dispatcher = kit.dispatcher(*opened)
             made = Engine(
                 journal=kit.journal, dispatcher=dispatcher, archiver=kit.archiver, submissions=kit.submissions,
-                admission=Admission(None), store=kit.store, destinations=dict.fromkeys(names, "recording"),
+                waiting=lambda: 0, store=kit.store, destinations=dict.fromkeys(names, "recording"),
                 leading={"send": kit.submissions.send_once, "reconcile": kit.reconciler.reconcile_once,
                          "archive": kit.archiver.archive_once},
                 clock=kit.clock,

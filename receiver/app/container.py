@@ -177,7 +177,7 @@ class Runtime:
             dispatcher=self.dispatcher,
             archiver=archiver,
             submissions=self.submissions,
-            admission=self.admission,
+            waiting=lambda: self.admission.waiting,
             store=self.store,
             leading={
                 "send": self.submissions.send_once,

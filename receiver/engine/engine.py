@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -24,7 +24,6 @@ from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
 from receiver.media import Store
 from receiver.submissions import Submissions
 from receiver.watchdog import Watchdog
-from receiver.web.admission import Admission
 
 log = structlog.get_logger("receiver.engine")
 
@@ -60,6 +59,7 @@ class Engine:
     """The steps of one process, and its membership in the journal's engines.
 
     Args:
+        waiting: returns the number of callbacks that wait to be written.
         leading: the leader's steps, by name.
         destinations: the handler's name of each destination.
         exit_on_stall: end the process if the event loop stalls (see `Watchdog`).
@@ -78,7 +78,7 @@ class Engine:
         dispatcher: Dispatcher,
         archiver: Archiver,
         submissions: Submissions,
-        admission: Admission,
+        waiting: Callable[[], int],
         store: Store,
         leading: Mapping[str, Step],
         destinations: Mapping[str, str],
@@ -89,7 +89,7 @@ class Engine:
         self._dispatcher = dispatcher
         self._archiver = archiver
         self._submissions = submissions
-        self._admission = admission
+        self._waiting = waiting
         self._store = store
         self._destinations = destinations
         self._clock = clock
@@ -283,7 +283,8 @@ class Engine:
             return
         self._freed_at = now
         owner, membership = self._dispatcher.owner, self._journal.membership
-        if freed := await self._journal.free_running(owner, self._clock.now_ms(), membership.owners):
+        owners = partial(membership.await_silent, owner) if patient else membership.owners
+        if freed := await self._journal.free_running(owner, self._clock.now_ms(), owners):
             log.warning("engine.freed", deliveries=freed)
             self.slot_free()
 
@@ -340,7 +341,7 @@ class Engine:
         """Dispatch. Callbacks come first, because deliveries are in the journal already."""
         if not self.is_member:
             raise NotNow
-        if self._admission.waiting >= MANY_CALLBACKS:
+        if self._waiting() >= MANY_CALLBACKS:
             await self._clock.sleep(REST_SECONDS)
         return await self._dispatcher.dispatch_once()
 
@@ -364,8 +365,8 @@ class Engine:
         if look and not 0 <= now - self._looked_at < LOOK_SECONDS:
             self._looked_at = now
             self._want(*OVERDUE)
-            begun = True
-        if begun:
+            await self._run_and_free(seconds)
+        elif begun:
             await self._run(seconds)
         await self._journal.settle()
 
@@ -374,10 +375,39 @@ class Engine:
         self._done = {}
         self._looked_at, self._freed_at = self._clock.now(), float("-inf")
         await self._journal.clamp(self._clock.now_ms())
+        begun = self._clock.monotonic()
+        try:
+            await self._join_function(patient=True)
+        except (JournalError, MediaError) as exc:  # the other steps do not need a member
+            log.warning("engine.not_joined", problem=str(exc))
         self._want(*OVERDUE, *DAILY)
-        await self._run(seconds)
+        await self._run_and_free(seconds)
         await self._journal.settle()
         return dict(self._done)
+
+    async def _run_and_free(self, seconds: float) -> None:
+        """Run, then free the deliveries of engines that are gone, and run again if there are any."""
+        until = self._clock.monotonic() + seconds
+        await self._run(seconds)
+        if self._journal.shared and await self._expire_silent(until):
+            await self._free(at_once=True)
+            self._want("dispatch")
+            await self._run(until - self._clock.monotonic())
+
+    async def _expire_silent(self, until: float) -> bool:
+        """Observe the engines of running deliveries that seem silent, until one has expired. Return True if one has.
+
+        Between runs nothing observes them, and each run may be in another process. So the time has to pass in one run.
+        """
+        membership, owner = self._journal.membership, self._dispatcher.owner
+        fresh = {owner, *(item.owner for item in await self._journal.engines())}
+        silent = await self._journal.running_owners() - fresh
+        until = min(until, self._clock.monotonic() + (EXPIRE_SECONDS + HEARTBEAT_SECONDS) * self._clock.speed)
+        while silent and self._clock.monotonic() < until:
+            if not silent.isdisjoint(await membership.expire(owner)):
+                return True
+            await asyncio.sleep(HEARTBEAT_SECONDS / 2)
+        return False
 
     async def _run(self, seconds: float) -> None:
         over = asyncio.Event()
@@ -483,7 +513,7 @@ class Engine:
                 return False
             if not 0 <= self._clock.now() - self._freed_at < FREE_SECONDS:
                 await self._journal.membership.expire(self._dispatcher.owner)
-                await self._free(at_once=True)
+                await self._free(at_once=True, patient=patient)
         return True
 
     async def _keep_heartbeat(self) -> None:

@@ -75,9 +75,7 @@ class ChatHandler:
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Post an end, or that a task asks for input. Events in between would only repeat themselves.
 
-        Raises:
-            RetryLater: the picture is not there yet.
-            ConnectionError: Apprise could not deliver. The text holds its warnings.
+        Raises ConnectionError with Apprise's warnings if it could not deliver.
         """
         if attempt.event.type not in SIDECAR_EVENTS:
             return Receipt()
@@ -119,16 +117,14 @@ class ChatHandler:
             attach=attached,
             timeout=max(attempt.deadline - SPARE_SECONDS, 1.0),
         )
-        return bool(result), self._redacted(" ".join(entry.message for entry in result.logs()))
-
-    def _redacted(self, text: str) -> str:
-        """Return the text without possible secrets of the URL: all its parts but the host of a URL with a user name."""
+        text = " ".join(entry.message for entry in result.logs())
+        # Every part of the URL may be a secret, but for the host of one with a user name.
         host = (urlsplit(self._url).hostname or "") if "@" in self._url.partition("?")[0] else ""
         parts = {unquote(part) for part in _SEPARATORS.split(self._url.partition("://")[2])}
         for part in sorted(parts, key=len, reverse=True):
             if len(part) >= _SHORTEST and part.lower() != host:
                 text = text.replace(part, REDACTED)
-        return redact(" ".join(text.split()))[:400]
+        return bool(result), redact(" ".join(text.split()))[:400]
 
 
 def harmless(text: str) -> str:

@@ -28,10 +28,7 @@ def encode(document: Mapping[str, Any]) -> bytes:
 def cloud_event(attempt: Attempt, *, source: str = SOURCE, files: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """Return the attempt's event as a CloudEvent (1.0.2, §3.1). `source` and `id` together identify the fact.
 
-    Args:
-        attempt: as the handler got it.
-        source: URI reference of the sender.
-        files: further members for the description of each file of the result, such as its path.
+    `files` are further members for the description of each file of the result, such as its path.
     """
     event = attempt.event
     task = event.task or Task(id="")

@@ -82,8 +82,19 @@ class CommandHandler:
         given = {name: value.get_secret_value() for name, value in options.environment.items()}
         learn(given.values())
         self._environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | given
-        self._arguments = [_find(options.command[0], self._folder, self._environment), *options.command[1:]]
         self._later = options.later
+        if not self._folder.is_dir():
+            problem = f"there is no folder {self._folder}. Make it, or name another."
+            raise SettingsError(f"the option folder is wrong: {problem}")
+        program, *arguments = options.command
+        place = str(self._folder / Path(program).expanduser()) if os.sep in program else program
+        found = shutil.which(place, path=self._environment.get("PATH", os.defpath))
+        if found is None:
+            raise SettingsError(
+                f"the option command is wrong: there is no program {program} that can be run. "
+                "Write its whole path, and make it executable: chmod +x"
+            )
+        self._arguments = [found, *arguments]
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
@@ -94,13 +105,7 @@ class CommandHandler:
         return {"command": [program]}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Run the program once.
-
-        Raises:
-            RetryLater: the picture is still being downloaded, or the program says later.
-            Rejected: the program says never.
-            CommandFailed: any other end but exit status 0.
-        """
+        """Run the program once. Raise RetryLater if it says later, Rejected if it says never, else CommandFailed."""
         attempt.wait_for_media()
         paths = [str(item.path.absolute()) for item in attempt.media]
         document = encode(cloud_event(attempt, files=[{"path": path} for path in paths]))
@@ -145,25 +150,9 @@ class CommandHandler:
             raise Rejected(f"exit status {NEVER}: never{said}")
         end = f"exit status {output.status}"
         if output.status < 0:
-            name = str(-output.status)
-            with suppress(ValueError):
-                name = signal.Signals(-output.status).name
-            end = f"ended by {name}"
+            names = {number.value: number.name for number in signal.Signals}
+            end = f"ended by {names.get(-output.status, -output.status)}"
         raise CommandFailed(f"{end}{said}")
-
-
-def _find(program: str, folder: Path, environment: dict[str, str]) -> str:
-    """Return the program's full path. Raise SettingsError if there is none that can be run."""
-    if not folder.is_dir():
-        raise SettingsError(f"the option folder is wrong: there is no folder {folder}. Make it, or name another.")
-    place = str(folder / Path(program).expanduser()) if os.sep in program else program
-    found = shutil.which(place, path=environment.get("PATH", os.defpath))
-    if found is None:
-        raise SettingsError(
-            f"the option command is wrong: there is no program {program} that can be run. "
-            "Write its whole path, and make it executable: chmod +x"
-        )
-    return found
 
 
 def _tail(output: Output) -> str:
@@ -222,23 +211,10 @@ class Process:
     @classmethod
     async def start(cls, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Process:
         """Start a program. Its first argument is its path. Raise OSError if the system cannot start it."""
-        loop = asyncio.get_running_loop()
-        starting = asyncio.ensure_future(
-            loop.subprocess_exec(_Listener, *arguments, cwd=folder, env=dict(environment), start_new_session=True)
+        # When cancelled here, asyncio kills the program.
+        transport, listener = await asyncio.get_running_loop().subprocess_exec(
+            _Listener, *arguments, cwd=folder, env=dict(environment), start_new_session=True
         )
-        try:
-            transport, listener = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-
-            def end_at_once(started: asyncio.Future[tuple[asyncio.SubprocessTransport, _Listener]]) -> None:
-                if not started.cancelled() and started.exception() is None:
-                    transport, _ = started.result()
-                    _signal(transport.get_pid(), signal.SIGKILL)
-                    transport.close()
-
-            # Cancelled before we have its id: end it as soon as it is there.
-            starting.add_done_callback(end_at_once)
-            raise
         return cls(transport, listener)
 
     @property

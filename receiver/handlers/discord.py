@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NoReturn
 
-import httpx
 from pydantic import Field, SecretStr, field_validator
 
 from receiver.deliveries import Receipt
@@ -95,11 +94,7 @@ class _File:
 
 
 class DiscordError(Exception):
-    """Discord refused a call.
-
-    Attributes:
-        code: Discord's own number of the error, 0 if it gave none.
-    """
+    """Discord refused a call. `code` is its own number of the error, 0 if it gave none."""
 
     def __init__(self, status: int, code: int, text: str) -> None:
         super().__init__(f"Discord answered {status} ({f'{code}: ' if code else ''}{text})")
@@ -139,13 +134,7 @@ class DiscordHandler:
         return {"webhook_url": f"https://discord.com/api/webhooks/{path}"} if path else {}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post, or edit the existing post.
-
-        Raises:
-            RetryLater: too many posts, or the picture is not there yet.
-            Rejected: Discord refuses until a person has done something. The text says what.
-            DiscordError, ConnectionError: any other failure. Later may help.
-        """
+        """Post, or edit the existing post. Raise Rejected if Discord refuses until a person has done something."""
         attempt.wait_for_media()
         limit = self._options.max_bytes
         try:
@@ -188,7 +177,20 @@ class DiscordHandler:
             query["thread_id"] = self._options.thread_id
         parts: dict[str, Any] = {"payload_json": (None, json.dumps(payload).encode(), "application/json")}
         parts |= {f"files[{at}]": (file.name, file.data, file.type) for at, file in enumerate(files)}
-        return _answer(await call(self._client, "Discord", verb, self._url + path, params=query, files=parts))
+        response = await call(self._client, "Discord", verb, self._url + path, params=query, files=parts)
+        answer = json_object(response) or {}
+        if response.status_code == 429:
+            # The body is exact to the millisecond. Cloudflare, in front of Discord, sends the header alone.
+            after, reason = answer.get("retry_after"), "Discord is posted to too often"
+            if isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= 86400:
+                raise RetryLater(float(after), reason, pause=True)
+            raise RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason=reason)
+        if response.is_success and answer.get("id"):
+            return answer
+        code, errors = answer.get("code"), answer.get("errors")  # `errors` names the wrong fields of the form
+        said = (str(answer.get("message", "")), json.dumps(errors, ensure_ascii=False)[:200] if errors else "")
+        text = " ".join(part for part in said if part) or "no reason given"
+        raise DiscordError(response.status_code, code if isinstance(code, int) else 0, text[:300])
 
 
 def payload_of(post: Post, names: list[str], types: list[str]) -> dict[str, Any]:
@@ -237,19 +239,3 @@ def _file(attempt: Attempt, item: StoredMedia, limit: int) -> tuple[_File | None
     if media.type.startswith("image/") and not CAN_SHRINK:
         problem += ' With pip install "imagine-receiver[images]", a JPEG is sent in its place.'
     return None, problem
-
-
-def _answer(response: httpx.Response) -> dict[str, Any]:
-    answer = json_object(response) or {}
-    if response.status_code == 429:
-        # The body is exact to the millisecond. Cloudflare, in front of Discord, sends the header alone.
-        after, reason = answer.get("retry_after"), "Discord is posted to too often"
-        if isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= 86400:
-            raise RetryLater(float(after), reason, pause=True)
-        raise RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason=reason)
-    if response.is_success and answer.get("id"):
-        return answer
-    code, errors = answer.get("code"), answer.get("errors")  # `errors` names the wrong fields of the form
-    said = (str(answer.get("message", "")), json.dumps(errors, ensure_ascii=False)[:200] if errors else "")
-    text = " ".join(part for part in said if part) or "no reason given"
-    raise DiscordError(response.status_code, code if isinstance(code, int) else 0, text[:300])

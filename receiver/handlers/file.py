@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -62,7 +63,6 @@ class FileHandler:
         )
 
     def __init__(self, options: Options) -> None:
-        """Raise SettingsError if `tiles` is on and its extra is missing."""
         if options.tiles:
             require("PIL", extra="images", why="The option tiles")
         self.folder = options.path.expanduser().absolute()
@@ -91,7 +91,6 @@ class FileHandler:
         """Write the files of an event, if it is one of `SIDECAR_EVENTS`.
 
         Raises:
-            RetryLater: the picture is still being downloaded, or another attempt writes the same files.
             Rejected: there will be no picture. The JSON is written and says why.
             OSError: the folder cannot be written. The text names the reason and the remedy.
         """
@@ -139,23 +138,15 @@ class FileHandler:
 
 def _write_once(path: Path, draft: Path, digest: str, size: int, blocks: Iterator[bytes]) -> None:
     """Put `blocks` on disk under `path`, by way of `draft`, unless that content is there already."""
-    if _is_there(path, digest, size):
-        return
+    with suppress(FileNotFoundError):
+        found = path.lstat()  # a symlink is replaced, never followed
+        if stat.S_ISREG(found.st_mode) and found.st_size == size:
+            with path.open("rb") as present:
+                if hashlib.file_digest(present, "sha256").hexdigest() == digest:
+                    return
     with own_draft(draft) as file:
         for block in blocks:  # of a result's file: ArchiveError at their end if the digest is another one
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
         os.replace(draft, path)
-
-
-def _is_there(path: Path, digest: str, size: int) -> bool:
-    """Return True if `path` is a plain file with that content. A symlink is replaced, never followed."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISREG(found.st_mode) or found.st_size != size:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == digest

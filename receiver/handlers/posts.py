@@ -67,32 +67,19 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """Words of a post. Prompt, reason, facts and details come from users and the provider: never treat them as markup.
+    """Words of a post. Prompt, reason, facts and details come from outside: never treat them as markup."""
 
-    Attributes:
-        title: our own word or two, without any chat's markup.
-        prompt: as submitted, "" if there is none.
-        texts: the prompts that a describe or shorten found.
-        reason: why it failed.
-        advice: our own words on what to do.
-        command: what to type for that, or for the next step.
-        steps: names of the buttons there are.
-        remark: what is missing from this post, and why.
-        facts: one line: what it was, how long it took, its labels.
-        details: further names and values.
-    """
-
-    title: str
+    title: str  # our own word or two, without any chat's markup
     mood: Mood
-    prompt: str
-    texts: tuple[str, ...] = ()
-    reason: str = ""
-    advice: str = ""
-    command: str = ""
-    steps: str = ""
-    remark: str = ""
-    facts: str = ""
-    details: tuple[tuple[str, str], ...] = ()
+    prompt: str  # as submitted, "" if there is none
+    texts: tuple[str, ...] = ()  # the prompts that a describe or shorten found
+    reason: str = ""  # why it failed
+    advice: str = ""  # our own words on what to do
+    command: str = ""  # what to type for that, or for the next step
+    steps: str = ""  # names of the buttons there are
+    remark: str = ""  # what is missing from this post, and why
+    facts: str = ""  # one line: what it was, how long it took, its labels
+    details: tuple[tuple[str, str], ...] = ()  # further names and values
 
     @property
     def alt_text(self) -> str:
@@ -134,8 +121,17 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
     if event.button and _PLAIN_BUTTON.match(event.button):
         title = f"{title} ({event.button})"
     missing = f"It could not be downloaded: {cut(clean(attempt.media_problem), 160)}" if attempt.media_problem else ""
-    buttons = [button.text for button in (event.task or Task(id="")).buttons if button.text]
+    task = event.task or Task(id="")
+    buttons = [button.text for button in task.buttons if button.text]
     advice, command = _next_step(event, buttons)
+    final = "" if task.texts or task.final_prompt == event.prompt else task.final_prompt
+    rows = {
+        "Task": event.task_id or "",
+        "Submission": event.submission_id,
+        "Final prompt": final,
+        "Seed": task.seed,
+        "State": event.state or "",
+    }
     return Post(
         title=title,
         mood=mood,
@@ -147,7 +143,7 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
         steps=clean(", ".join(buttons)),
         remark=" ".join(part for part in (missing, remark) if part),
         facts=" · ".join(_facts(event)),
-        details=_details(event),
+        details=tuple((name, clean(value)) for name, value in rows.items() if clean(value)),
     )
 
 
@@ -199,19 +195,6 @@ def _facts(event: Event) -> list[str]:
     if event.type == "task.succeeded" and not event.confirmed:
         facts.append("not confirmed by the provider")
     return [fact for fact in facts if fact]
-
-
-def _details(event: Event) -> tuple[tuple[str, str], ...]:
-    task = event.task or Task(id="")
-    final = "" if task.texts else task.final_prompt
-    rows = (
-        ("Task", event.task_id or ""),
-        ("Submission", event.submission_id),
-        ("Final prompt", final if final != event.prompt else ""),
-        ("Seed", task.seed),
-        ("State", event.state or ""),
-    )
-    return tuple((name, clean(value)) for name, value in rows if clean(value))
 
 
 # Pictures

@@ -36,20 +36,14 @@ log = structlog.get_logger()
 class HandlerPlugin(Handler, Protocol):
     """Class of a handler, with the members it needs beside the two methods of `Handler`.
 
-    Attributes:
-        name: the name of its entry point, and of `handler` in a destination.
-        summary: one sentence for `receiver handlers`.
-        schemes: the URL schemes it takes, without colon.
-        Options: the model of its options. Each field's description is its help.
-
     A `guarantee` (`receiver.handlers.base.Guarantee`) is optional and `once` by default. An attribute `waits_for` of an
     instance names the destination whose receipt it shows. The start checks that it exists.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    schemes: ClassVar[tuple[str, ...]]
-    Options: ClassVar[type[HandlerOptions]]
+    name: ClassVar[str]  # the name of its entry point, and of `handler` in a destination
+    summary: ClassVar[str]  # one sentence for `receiver handlers`
+    schemes: ClassVar[tuple[str, ...]]  # the URL schemes it takes, without colon
+    Options: ClassVar[type[HandlerOptions]]  # the model of its options. Each field's description is its help
 
     @classmethod
     def options_from_url(cls, url: str) -> dict[str, Any]:
@@ -244,19 +238,13 @@ def describe_handlers(registry: Registry | None = None) -> list[HandlerDoc]:
             continue
         options = []
         for name, field in plugin.Options.model_fields.items():
-            default = None if field.is_required() else _default(field.get_default(call_default_factory=False))
+            value = field.get_default(call_default_factory=False)
+            words = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            default = None if field.is_required() else words.lower() if value in (None, True, False) else words
             options.append(OptionDoc(name, _type_name(field.annotation), default, field.description or ""))
         guarantee: Guarantee = getattr(plugin, "guarantee", "once")
         docs.append(HandlerDoc(plugin.name, plugin.summary, plugin.schemes, tuple(options), guarantee=guarantee))
     return docs
-
-
-def _default(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _type_name(annotation: Any) -> str:

@@ -44,21 +44,13 @@ class ArchiveError(OSError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFile:
-    """One file for the destination.
+    """One file for the destination."""
 
-    Attributes:
-        stored: the archived file or tile that it is made of.
-        mark: its suffix among the files of its result: "" for an only one, else `1`, `2` …, or `u1` to `u4`.
-        digest: SHA-256 of its content, in hex. It differs from the archived file's if there is an `insert`.
-        size: bytes.
-        insert: chunks that go in behind a PNG's header.
-    """
-
-    stored: StoredMedia
-    mark: str
-    digest: str
-    size: int
-    insert: bytes = b""
+    stored: StoredMedia  # the archived file or tile that it is made of
+    mark: str  # its suffix among the files of its result: "" for an only one, else `1`, `2` …, or `u1` to `u4`
+    digest: str  # SHA-256 of its content, in hex. It differs from the archived file's if there is an `insert`
+    size: int  # bytes
+    insert: bytes = b""  # chunks that go in behind a PNG's header
 
     @property
     def made(self) -> bool:
@@ -93,11 +85,6 @@ class ResultFiles:
 
 async def gather(attempt: Attempt, *, tiles: bool, embed: bool) -> ResultFiles:
     """Return the files of a result in order: its own, then the tiles U1 to U4 of a grid.
-
-    Args:
-        attempt: of an event with media.
-        tiles: cut a grid.
-        embed: write provenance into PNGs.
 
     Raises:
         MediaError: the tiles cannot be made now. Later may help.

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from ulid import ULID
 
 from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, open_bucket, split_url
@@ -28,8 +28,6 @@ from receiver.settings.kinds import Seconds, check_origin_url
 
 TRANSFER_SECONDS = 600.0
 """Limit of one upload or download."""
-PENDING_SECONDS = 15.0
-"""Delay while a picture is still being downloaded."""
 BUSY_SECONDS = 15.0
 """Delay while a store is too busy; obstore does not pass on the store's own."""
 WHOLE = 16 * 1024 * 1024
@@ -92,11 +90,7 @@ def check_template(template: str) -> str:
 def fill(template: str, event: Event, *, mark: str, ext: str) -> str:
     """Return the key of one file of an event. Of foreign text, only words in `[a-z0-9-]` get into it.
 
-    Args:
-        template: checked by `check_template`.
-        event: of the file. A submission id that is not ours raises ValueError.
-        mark: tells the file from others of its result, `u1` or `2`, "" for an only one.
-        ext: without the dot.
+    `mark` tells the file from others of its result. A submission id that is not ours raises ValueError.
     """
     submission = ULID.from_str(event.submission_id)
 
@@ -119,12 +113,6 @@ def fill(template: str, event: Event, *, mark: str, ext: str) -> str:
 # --- options ---
 
 
-def _check_header(value: str) -> str:
-    if value and not _HEADER.match(value):
-        raise ValueError("it holds characters that no header has, or is too long")
-    return value
-
-
 class S3Options(BucketOptions, HandlerOptions):
     """Options of an `s3` destination."""
 
@@ -135,17 +123,15 @@ class S3Options(BucketOptions, HandlerOptions):
     )
     tiles: bool = Field(
         default=False,
-        description="Whether a grid's four pictures are put, too: `{tile}` is `-u1` to `-u4`. Extra `images`.",
+        description="Also put a grid's four pictures: `{tile}` is `-u1` to `-u4`. Extra `images`.",
     )
-    embed: bool = Field(
-        default=False, description="Whether prompt, parameters and task id are written into PNGs, as iTXt chunks."
-    )
-    cache_control: Annotated[str, AfterValidator(_check_header)] = Field(
+    embed: bool = Field(default=False, description="Write prompt, parameters and task id into PNGs, as iTXt chunks.")
+    cache_control: str = Field(
         default="max-age=31536000, immutable", description="The pictures' Cache-Control; empty for none."
     )
     conditional: bool = Field(
         default=True,
-        description="Whether pictures are put by `If-None-Match: *`. Off for servers that do not know it: "
+        description="Put pictures by `If-None-Match: *`. Off for servers that do not know it: "
         "then we look first, and a file that comes in between is overwritten.",
     )
     public_url: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
@@ -154,6 +140,13 @@ class S3Options(BucketOptions, HandlerOptions):
     link_for: Annotated[Seconds, Field(gt=0, le=LONGEST_LINK)] | None = Field(
         default=None, description="Or how long a signed link in the receipt opens the file, at most 7d."
     )
+
+    @field_validator("cache_control")
+    @classmethod
+    def _is_header(cls, value: str) -> str:
+        if value and not _HEADER.match(value):
+            raise ValueError("it holds characters that no header has, or is too long")
+        return value
 
     @model_validator(mode="after")
     def _one_link(self) -> S3Options:
@@ -175,7 +168,6 @@ class S3Handler:
     Options = S3Options
 
     def __init__(self, options: S3Options) -> None:
-        """Raise SettingsError if an extra is missing, or the options contradict each other."""
         if options.tiles:
             require("PIL", extra="images", why="The option tiles")
         self._bucket = open_bucket(options, why="The handler s3", transfer_seconds=TRANSFER_SECONDS)
@@ -183,9 +175,7 @@ class S3Handler:
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Return the options of `s3://BUCKET`, `s3://BUCKET/PATH` or `s3://BUCKET/PATH?OPTION=VALUE`.
-
-        Also of `gs` and `az`. PATH is a folder, or a whole template if it has a `{`.
+        """Return the options of `s3://BUCKET/PATH?OPTION=VALUE`, `gs://` or `az://`. PATH is a folder or a template.
 
         Raises:
             SettingsError: the URL holds a secret, which belongs into the environment, or an unknown option.
@@ -214,16 +204,20 @@ class S3Handler:
         event = attempt.event
         if event.type not in SIDECAR_EVENTS:
             return Receipt()
-        succeeded = event.type == "task.succeeded"
-        if succeeded and not attempt.media and attempt.media_pending:
-            raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
-        found = ResultFiles()
-        if succeeded:
-            found = await gather(attempt, tiles=self._options.tiles, embed=self._options.embed)
-        named = [(self._key(attempt, piece.mark, piece.stored.media.extension[1:]), piece) for piece in found.files]
+        succeeded, options = event.type == "task.succeeded", self._options
+        attempt.wait_for_media()
+        found = await gather(attempt, tiles=options.tiles, embed=options.embed) if succeeded else ResultFiles()
+        named = [
+            (fill(options.path, event, mark=piece.mark, ext=piece.stored.media.extension[1:]), piece)
+            for piece in found.files
+        ]
+        # Named after the event, so that a later event replaces nothing.
+        name = fill(options.path, event, mark="", ext=f"{event.type}.json")
         try:
             files = [await self._put_file(key, piece, attempt) for key, piece in named]
-            page = await self._put_sidecar(attempt, sidecar(attempt, named, found.problem))
+            attributes = {"Content-Type": "application/json", "Cache-Control": "no-cache"}
+            etag = await self._bucket.put(name, sidecar(attempt, named, found.problem), attributes)
+            page = await self._described(name, str(etag))
         except BucketError as exc:
             if exc.fate == "later":  # a busy store is busy for every delivery
                 raise RetryLater(BUSY_SECONDS, str(exc), pause=True) from exc
@@ -236,10 +230,8 @@ class S3Handler:
     async def aclose(self) -> None:
         """Do nothing: nothing stays open."""
 
-    def _key(self, attempt: Attempt, mark: str, ext: str) -> str:
-        return fill(self._options.path, attempt.event, mark=mark, ext=ext)
-
     async def _put_file(self, key: str, piece: ResultFile, attempt: Attempt) -> dict[str, Any]:
+        """Put a piece if its key is free, and return its entry in the receipt."""
         attributes = {
             "Content-Type": piece.stored.media.type,
             DIGEST: piece.digest,
@@ -294,21 +286,14 @@ class S3Handler:
             "then replay the delivery."
         )
 
-    async def _put_sidecar(self, attempt: Attempt, data: bytes) -> dict[str, Any]:
-        """Put the JSON under a name with its event, so that a later event replaces nothing. A retry puts the same."""
-        key = self._key(attempt, "", f"{attempt.event.type}.json")
-        attributes = {"Content-Type": "application/json", "Cache-Control": "no-cache"}
-        return await self._described(key, str(await self._bucket.put(key, data, attributes)))
-
     async def _described(self, key: str, etag: str) -> dict[str, Any]:
-        link = await self._link(key)
-        return {"url": self._url(key), "key": key, "etag": etag} | ({"link": link} if link else {})
-
-    async def _link(self, key: str) -> str | None:
-        """Return a link that a person can open, if the options have one."""
-        if self._options.public_url is not None:
-            return f"{self._options.public_url}/{quote(key)}"
-        return await self._bucket.sign(key, self._options.link_for) if self._options.link_for is not None else None
+        """Return an object's entry in the receipt, with a link that a person can open if the options have one."""
+        entry, options = {"url": self._url(key), "key": key, "etag": etag}, self._options
+        if options.public_url is not None:
+            entry["link"] = f"{options.public_url}/{quote(key)}"
+        elif options.link_for is not None:
+            entry["link"] = await self._bucket.sign(key, options.link_for)
+        return entry
 
     def _url(self, key: str) -> str:
         return f"{self._bucket.url}/{key}"

@@ -18,20 +18,8 @@ LINK = "https://example.com/receiver-sample.png"
 REASON = "SAMPLE, sent by receiver destinations test: this is how a reason looks."
 SIDE = 512
 """Pixels of the picture's side. It is a grid of four, like Midjourney's."""
-_HALF = SIDE // 2
-_DOT = 6
-"""Pixels of a dot. A letter is five dots wide and seven high."""
-_TOP, _LEFT = 40, (_HALF - 35 * _DOT) // 2
-_LETTERS = {
-    "S": "01111 10000 10000 01110 00001 00001 11110",
-    "A": "01110 10001 10001 11111 10001 10001 10001",
-    "M": "10001 11011 10101 10101 10001 10001 10001",
-    "P": "11110 10001 10001 11110 10000 10000 10000",
-    "L": "10000 10000 10000 10000 10000 10000 11111",
-    "E": "11111 10000 10000 11110 10000 10000 11111",
-}
 _SKIES = ((250, 176, 120), (120, 170, 230), (180, 140, 210), (240, 140, 150))
-_WATER, _INK = (40, 70, 120), (255, 255, 255)
+_WATER = (40, 70, 120)
 
 STATUS: dict[EventType, str] = {
     "task.accepted": "NOT_START",
@@ -102,16 +90,7 @@ def sample_attempt(
     tiles: Callable[[], Awaitable[tuple[StoredMedia, ...]]] = no_tiles,
     others: Iterable[str] = (),
 ) -> Attempt:
-    """Return the first attempt at the sample.
-
-    Args:
-        event: by `sample_event`.
-        destination: its name.
-        deadline: seconds the attempt may take.
-        picture: `sample_picture` as it is kept, for a result.
-        tiles: returns the four pictures it is cut into.
-        others: names of other destinations. Each seems to have a copy under a link.
-    """
+    """Return the first attempt at the sample. Each of the `others` seems to have a copy under a link."""
     result = event.type == "task.succeeded"
     return Attempt(
         event=event,
@@ -126,9 +105,15 @@ def sample_attempt(
 
 
 def sample_picture() -> bytes:
-    """Return a PNG of a few kilobytes: four small seas under four skies, each with the word SAMPLE on it."""
-    skies = [(y % _HALF, _SKIES[0 if y < _HALF else 2 :][:2]) for y in range(SIDE)]
-    return png(SIDE, (_half_row(y, left) + _half_row(y, right) for y, (left, right) in skies))
+    """Return a PNG of a few kilobytes: four small seas under four skies."""
+    half = SIDE // 2
+    horizon = half * 5 // 8
+
+    def row(y: int, sky: tuple[int, int, int]) -> bytes:
+        return bytes(_WATER if y >= horizon else (channel - (horizon - y) // 4 for channel in sky)) * half
+
+    skies = [(y % half, _SKIES[0 if y < half else 2 :][:2]) for y in range(SIDE)]
+    return png(SIDE, (row(y, left) + row(y, right) for y, (left, right) in skies))
 
 
 def png(side: int, rows: Iterable[bytes]) -> bytes:
@@ -136,16 +121,3 @@ def png(side: int, rows: Iterable[bytes]) -> bytes:
     header = side.to_bytes(4, "big") * 2 + bytes((8, 2, 0, 0, 0))
     data = zlib.compress(b"".join(b"\0" + row for row in rows), 9)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
-
-
-def _half_row(y: int, sky: tuple[int, int, int]) -> bytes:
-    horizon = _HALF * 5 // 8
-    ground = _WATER if y >= horizon else tuple(channel - (horizon - y) // 4 for channel in sky)
-    pixels = bytearray(bytes(ground) * _HALF)
-    line = (y - _TOP) // _DOT
-    if 0 <= line < 7:
-        for number, dot in enumerate("0".join(_LETTERS[letter].split()[line] for letter in "SAMPLE")):
-            if dot == "1":
-                start = 3 * (_LEFT + number * _DOT)
-                pixels[start : start + 3 * _DOT] = bytes(_INK) * _DOT
-    return bytes(pixels)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
 from ulid import ULID
 
@@ -24,12 +23,9 @@ def texts(event: Event) -> tuple[str, ...]:
 
 
 def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: str | None = None) -> bytes:
-    """Return the `.json` in UTF-8, indented. It depends on event and files only, so a retry writes the same bytes.
+    """Return the `.json` of an event and its named files in UTF-8, indented. A retry writes the same bytes.
 
-    Args:
-        attempt: what is delivered.
-        named: each file with its name at the destination, in order.
-        problem: why there are no tiles although they were asked for.
+    `problem` says why there are no tiles although they were asked for.
     """
     event = attempt.event
     task = event.task or Task(id="")
@@ -62,7 +58,18 @@ def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: 
         },
         "texts": list(texts(event)),
         "links": list(task.result_urls),
-        "media": [_file(name, file) for name, file in named],
+        "media": [
+            {
+                "file": name,
+                "sha256": file.digest,
+                "type": file.stored.media.type,
+                "size": file.size,
+                **({"tile": f"U{file.stored.tile}"} if file.stored.tile else {}),
+                **({"original": file.stored.media.digest} if file.insert else {}),  # of the file it was made from
+                "link": file.stored.media.url,
+            }
+            for name, file in named
+        ],
         "media_problem": attempt.media_problem,
         "tiles_problem": problem,
         "event": {
@@ -74,18 +81,6 @@ def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: 
             "schema": event.schema,
         },
     }
-    unsaid = [name for name in ("media_problem", "tiles_problem") if said[name] is None]
-    document = {name: value for name, value in said.items() if name not in unsaid}
+    document = {name: value for name, value in said.items() if value is not None or not name.endswith("_problem")}
     # A lone surrogate, which UTF-8 cannot encode, becomes its JSON escape.
     return (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "backslashreplace")
-
-
-def _file(name: str, file: ResultFile) -> dict[str, Any]:
-    """Return the entry of one file. `original` is the SHA-256 of its source, if that is another file."""
-    media = file.stored.media
-    said: dict[str, Any] = {"file": name, "sha256": file.digest, "type": media.type, "size": file.size}
-    if file.stored.tile:
-        said["tile"] = f"U{file.stored.tile}"
-    if file.insert:
-        said["original"] = media.digest
-    return {**said, "link": media.url}

@@ -27,7 +27,7 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn
 from urllib.parse import urldefrag, urlsplit
 
 import httpx
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from receiver.deliveries import Receipt
@@ -83,14 +83,7 @@ def check_secret(secret: str) -> str:
 
 
 def signed_headers(keys: Sequence[str], id: str, body: bytes, now_s: int) -> dict[str, str]:
-    """Return the three headers of one attempt. Each secret signs, so that secrets can be rotated.
-
-    Args:
-        keys: secrets, at least one, as `check_secret` takes them.
-        id: the same over all retries.
-        body: as it is sent.
-        now_s: epoch seconds of this attempt.
-    """
+    """Return the three headers of one attempt at `id`. Each secret signs, so that secrets can be rotated."""
     now = datetime.fromtimestamp(now_s, UTC)
     signatures = [Webhook(key).sign(id, now, body.decode()) for key in keys]
     return {ID: id, TIMESTAMP: str(now_s), SIGNATURE: " ".join(signatures)}
@@ -111,32 +104,6 @@ def verify(keys: Iterable[str], headers: Mapping[str, str], body: bytes) -> str 
     return problem[:1].lower() + problem[1:]
 
 
-def _check_url(value: SecretStr) -> SecretStr:
-    parts = urlsplit(value.get_secret_value())
-    if parts.scheme.lower() not in ("https", "http") or not parts.hostname:
-        raise ValueError("it is no http or https URL")
-    if parts.fragment:
-        raise ValueError("it holds a #; percent-encode it, or write it as %23")
-    if parts.username is not None:
-        raise ValueError('it holds a user name; write that as headers = { Authorization = "Basic …" }')
-    return value
-
-
-def _check_secrets(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    for value in values:
-        check_secret(value.get_secret_value())
-    return values
-
-
-def _check_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
-    for name, value in headers.items():
-        if not _HEADER.match(name) or _OURS.match(name):
-            raise ValueError(f"a further header cannot be called {name[:40]!r}")
-        if not _VALUE.match(value.get_secret_value()):
-            raise ValueError(f"the value of the header {name} holds a line end, or what is not ASCII")
-    return headers
-
-
 class WebhookHandler:
     """Posts each event. All retries have the same `webhook-id`, by which the receiving server drops repeats."""
 
@@ -148,14 +115,12 @@ class WebhookHandler:
     class Options(HandlerOptions):
         """Options of a `webhook` destination."""
 
-        url: Annotated[SecretStr, AfterValidator(_check_url)] = Field(
-            description="Destination, an http or https URL. It is kept as a secret."
-        )
+        url: SecretStr = Field(description="Destination, an http or https URL. It is kept as a secret.")
         secret: Annotated[
             tuple[SecretStr, ...],
             BeforeValidator(lambda value: value.split() if isinstance(value, str) else value),
             Field(min_length=1),
-            AfterValidator(_check_secrets),
+            AfterValidator(lambda values: [check_secret(value.get_secret_value()) for value in values] and values),
         ] = Field(
             description="Signing secret: `whsec_` and 24 to 64 bytes in Base64. Several during a rotation: each signs."
         )
@@ -168,10 +133,30 @@ class WebhookHandler:
         )
         inline_max: int = Field(8 * 2**20, gt=0, description="Limit in bytes of all inline files of one event.")
         source: str = Field(SOURCE, min_length=1, max_length=200, description="The CloudEvent's `source`.")
-        headers: Annotated[dict[str, SecretStr], AfterValidator(_check_headers)] = Field(
-            {}, description="Further headers, for instance `Authorization`."
-        )
+        headers: dict[str, SecretStr] = Field({}, description="Further headers, for instance `Authorization`.")
         ca: Path | None = Field(None, description="A file of certificates to trust beside the system's.")
+
+        @field_validator("url")
+        @classmethod
+        def _is_usable(cls, value: SecretStr) -> SecretStr:
+            parts = urlsplit(value.get_secret_value())
+            if parts.scheme.lower() not in ("https", "http") or not parts.hostname:
+                raise ValueError("it is no http or https URL")
+            if parts.fragment:
+                raise ValueError("it holds a #; percent-encode it, or write it as %23")
+            if parts.username is not None:
+                raise ValueError('it holds a user name; write that as headers = { Authorization = "Basic …" }')
+            return value
+
+        @field_validator("headers")
+        @classmethod
+        def _are_usable(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+            for name, value in headers.items():
+                if not _HEADER.match(name) or _OURS.match(name):
+                    raise ValueError(f"a further header cannot be called {name[:40]!r}")
+                if not _VALUE.match(value.get_secret_value()):
+                    raise ValueError(f"the value of the header {name} holds a line end, or what is not ASCII")
+            return headers
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -201,12 +186,7 @@ class WebhookHandler:
         return {"url": address, "secret": secret} if secret else {"url": address}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post the event once.
-
-        Raises:
-            RetryLater: the picture is still being downloaded, or the place asks to wait or is gone.
-            WebhookFailed: no 2xx.
-        """
+        """Post the event once. Raise RetryLater if the place asks to wait or is gone, WebhookFailed if it is no 2xx."""
         attempt.wait_for_media()
         total = sum(item.media.size for item in attempt.media)
         inline = self._options.picture == "inline" and 0 < total <= self._options.inline_max

@@ -316,11 +316,7 @@ class Journal:
         Returns:
             The number of deliveries that were freed.
         """
-        running = [
-            row.record
-            async for row in pages(self.store, "deliveries", Filter(statuses=("running",)))
-            if isinstance(row.record, Delivery)
-        ]
+        running = await self._running()
         alive = {owner, *(await (owners or self._no_owners)())} if running else set()
 
         def lost(item: Delivery) -> bool:
@@ -331,6 +327,17 @@ class Journal:
             *(self.store.update(id, lambda document: transitions.free(document, lost, now_ms)) for id in ids)
         )
         return sum(count or 0 for count in freed)
+
+    async def running_owners(self) -> set[str]:
+        """Return the engines that have deliveries running."""
+        return {item.owner for item in await self._running() if item.owner is not None}
+
+    async def _running(self) -> list[Delivery]:
+        return [
+            row.record
+            async for row in pages(self.store, "deliveries", Filter(statuses=("running",)))
+            if isinstance(row.record, Delivery)
+        ]
 
     async def _no_owners(self) -> frozenset[str]:
         return frozenset()

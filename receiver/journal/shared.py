@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,6 +18,12 @@ T = TypeVar("T")
 
 TRIES = 20
 """How often a change is tried again because another process was faster."""
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[T]):
+    change: Callable[[T], T]
+    done: bool = False
 
 
 class Shared(Generic[T]):
@@ -38,6 +45,7 @@ class Shared(Generic[T]):
         self._version: str | None = None
         self._read_at: float | None = None
         self._writing = asyncio.Lock()
+        self._waiting: list[_Waiting[T]] = []
 
     async def read(self, max_age: float = 0.0) -> T:
         """Return the value, as it was at most `max_age` seconds ago."""
@@ -51,23 +59,40 @@ class Shared(Generic[T]):
         Raises:
             JournalError: too many processes change it at once, or the store failed.
         """
+        mine = _Waiting(change)
+        self._waiting.append(mine)
         async with self._writing:
-            fresh = self._read_at is None
-            for attempt in range(TRIES):
-                if fresh:
-                    await self._load()
-                value = change(self._value)
-                if value == self._value:
-                    if fresh:
-                        return value
-                    fresh = True  # what is in memory may be outdated
-                    continue
+            if not mine.done:
+                await asyncio.sleep(0)  # changes that come at the same time share the swap
+                batch, self._waiting = self._waiting, []
+                try:
+                    await self._write(batch)
+                except BaseException:
+                    self._waiting = [item for item in batch if item is not mine] + self._waiting
+                    raise
+        return self._value
+
+    async def _write(self, batch: Sequence[_Waiting[T]]) -> None:
+        """Write changes that wait together in one swap. What is in memory is tried first."""
+        fresh = self._read_at is None
+        for attempt in range(TRIES):
+            if fresh:
+                await self._load()
+            value = self._value
+            for item in batch:
+                value = item.change(value)
+            version: str | None = ""
+            if value != self._value:
                 version = await self._store.swap(self._key, msgspec.json.encode(value), self._version)
                 if version is not None:
                     self._value, self._version, self._read_at = value, version, time.monotonic()
-                    return value
-                fresh = True
+            if version or (fresh and version is not None):
+                for item in batch:
+                    item.done = True
+                return
+            if version is None:
                 await asyncio.sleep(jitter(attempt))
+            fresh = True  # what was in memory may be outdated
         raise JournalError(f"Too many processes change {self._key} of the journal at once. Try again.", fault="locked")
 
     async def _load(self) -> None:

@@ -53,7 +53,6 @@ class Cache:
     """A folder of local copies. Methods block: call them in a thread. All raise OSError if the folder cannot be used.
 
     Args:
-        folder: made when needed.
         limit: largest size in bytes, less if the disk is nearly full. Files in use and very recent ones may exceed it.
         disk: returns (size, used, free) of a folder's disk in bytes (the seam for tests).
     """

@@ -13,7 +13,6 @@ import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing, suppress
-from typing import Any
 
 import httpcore
 
@@ -41,11 +40,8 @@ class Fetcher:
         hosts: exact host names that may be fetched from, over https, at public addresses.
         origins: exact origins such as `http://127.0.0.1:8801` that the operator trusts. There, http and any address
             are allowed.
-        max_bytes: largest size of a file.
-        timeout: seconds for one file in all: name resolution, redirects, body. The store has its own limit for what
-            it does afterwards.
+        timeout: seconds for one file in all, but for what the store does afterwards.
         resolve: (host, port) → addresses (the seam for tests).
-        tls: accepted certificates, the usual authorities by default.
 
     Raises:
         SettingsError: one of `origins` is not an origin.
@@ -62,9 +58,11 @@ class Fetcher:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._hosts = frozenset(host.strip().lower().removesuffix(".") for host in hosts)
-        self._origins = frozenset(_read_origin(origin) for origin in origins)
+        self._origins = frozenset(map(_read_origin, origins))
         self._max_bytes = max_bytes
         self._timeout = timeout
+        # httpcore closes a connection whose TLS handshake fails, also by this limit, but not one that is cancelled.
+        self._limits = {"timeout": {"connect": min(CONNECT_SECONDS, timeout / 2)}}
         tls = tls or httpcore.default_ssl_context()  # made once: it takes 20 ms
         # Two pools, so that a connection to a trusted origin never serves a checked host.
         self._checked = _pool(_Network(resolve, public_only=True), tls)
@@ -126,10 +124,16 @@ class Fetcher:
                 # 317 bytes of brotli can become 200 MB: ask for plain bytes and accept nothing else.
                 ("Accept-Encoding", "identity"),
             )
-            async with pool.stream("GET", request, headers=headers) as response:
+            async with pool.stream("GET", request, headers=headers, extensions=self._limits) as response:
                 if response.status not in _REDIRECTS:
                     self._check(link, response)
-                    async with aclosing(_until_the_end(response.aiter_stream(), limit)) as body:
+
+                    async def whole(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+                        async for chunk in body:
+                            yield chunk
+                        limit.reschedule(None)  # the sender is not to blame for a slow store
+
+                    async with aclosing(whole(response.aiter_stream())) as body:
                         return await store.put(body, url=url, index=index, max_bytes=self._max_bytes)
                 link = self._allowed(link.follow(_header(response, b"location")))
         raise MediaError(f"{link.place} is not fetched: more than {MAX_REDIRECTS} redirects led there.")
@@ -146,13 +150,6 @@ class Fetcher:
         length = _header(response, b"content-length")
         if length.isdecimal() and int(length[:20]) > self._max_bytes:
             raise too_large(link.place, self._max_bytes)
-
-
-async def _until_the_end(body: AsyncIterable[bytes], limit: asyncio.Timeout) -> AsyncGenerator[bytes, None]:
-    """Yield the body under the limit, and lift the limit after it: the sender is not to blame for a slow store."""
-    async for chunk in body:
-        yield chunk
-    limit.reschedule(None)
 
 
 class _Network(httpcore.AsyncNetworkBackend):
@@ -189,39 +186,8 @@ class _Network(httpcore.AsyncNetworkBackend):
             )
         for address in addresses[:-1]:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return _Stream(await self._network.connect_tcp(address, port, CONNECT_SECONDS))
-        return _Stream(await self._network.connect_tcp(addresses[-1], port, CONNECT_SECONDS))
-
-
-class _Stream(httpcore.AsyncNetworkStream):
-    """A TCP stream that also closes when cancelled during the TLS handshake. httpcore 1.0 closes it on errors only."""
-
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream = stream
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's signature
-        return await self._stream.read(max_bytes, timeout)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's signature
-        await self._stream.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
-        except BaseException:
-            await self._stream.aclose()
-            raise
+                return await self._network.connect_tcp(address, port, CONNECT_SECONDS)
+        return await self._network.connect_tcp(addresses[-1], port, CONNECT_SECONDS)
 
 
 def _pool(network: httpcore.AsyncNetworkBackend, tls: ssl.SSLContext) -> httpcore.AsyncConnectionPool:

@@ -11,8 +11,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -196,10 +196,6 @@ async def receive(
 ) -> tuple[str, str]:
     """Pass `chunks` to `add` in blocks. Return (media type, extension) of the content.
 
-    Args:
-        source: origin of the content, for errors.
-        max_bytes: largest size allowed.
-
     Raises:
         MediaError: larger than allowed (permanent), or neither picture nor video. The type is checked before anything
             is written and before the rest is fetched.
@@ -211,27 +207,20 @@ async def receive(
         return kind
 
     kind: tuple[str, str] | None = None
-    async with aclosing(_blocks(chunks, source, max_bytes)) as blocks:
-        async for block in blocks:
-            kind = kind or kind_of(block)
-            await add(block)
-    return kind or kind_of(b"")
-
-
-async def _blocks(chunks: AsyncIterator[bytes], source: str, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """Regroup chunks: first enough to tell the type, then `BLOCK` bytes at a time."""
-    held, size, wanted = bytearray(), 0, HEAD
+    held, size = bytearray(), 0
     async for chunk in chunks:
         size += len(chunk)
         if size > max_bytes:
             raise too_large(source, max_bytes)
         held += chunk
-        if len(held) >= wanted:
-            yield bytes(held)
+        if len(held) >= (BLOCK if kind else HEAD):
+            kind = kind or kind_of(bytes(held[:HEAD]))
+            await add(bytes(held))
             held.clear()
-            wanted = BLOCK
+    kind = kind or kind_of(bytes(held))
     if held:
-        yield bytes(held)
+        await add(bytes(held))
+    return kind
 
 
 def too_large(source: str, max_bytes: int) -> MediaError:

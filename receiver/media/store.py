@@ -14,11 +14,11 @@ import re
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from receiver.bucket import BucketError, BucketOptions, open_bucket, read_url
 from receiver.disk import in_thread
@@ -39,7 +39,6 @@ from receiver.media.files import (
     write,
 )
 from receiver.media.links import place_of
-from receiver.media.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from receiver.bucket.client import ObjectHead
@@ -65,18 +64,38 @@ _NEEDS = (
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
+class SingleFlight(Generic[_T]):
+    """One call per key at a time. Callers that come meanwhile get its result."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[_T]] = {}
+
+    async def run(self, key: str, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Return the result of `call`, or of the call that is under way for the key."""
+        task = self._running.get(key)
+        if task is None:
+            task = self._running[key] = asyncio.create_task(call(), name=f"for {key[:12]}")
+            # Read the error, so that asyncio does not log it: each caller that waits gets it.
+            task.add_done_callback(lambda done: (self._running.pop(key), done.cancelled() or done.exception()))
+        # Shielded: a cancelled caller must not take the result from others, and the work is not lost.
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        """Cancel the calls that are under way."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
 class Store(ABC):
     """A folder (`MediaStore`), or a bucket with a cache in a folder of this machine (`BucketStore`).
 
     Several processes may share it: content never changes. Methods raise MediaError if the store cannot be used.
-
-    Attributes:
-        remote: True for a service elsewhere, which may be unreachable while this machine works.
-        folder: the folder, or that of the cache.
     """
 
-    remote: ClassVar[bool]
-    folder: Path
+    remote: ClassVar[bool]  # True for a service elsewhere, which may be unreachable while this machine works
+    folder: Path  # the folder, or that of the cache
     _unusable: ClassVar[str]
     """Sentence for a folder that cannot be used, with `{folder}` and `{reason}`."""
 
@@ -277,12 +296,6 @@ class MediaStore(Store):
 class BucketStore(Store):
     """A content-addressed folder of a bucket. No request is made before the first call.
 
-    Args:
-        options: the bucket.
-        folder: prefix of every key, "" for none.
-        cache: of this machine.
-        check_seconds: see `CHECK_SECONDS`.
-
     Raises:
         SettingsError: the extra `s3` is missing, or the options contradict each other.
     """
@@ -479,12 +492,7 @@ class BucketStore(Store):
 def open_store(where: str | Path, *, cache: Path, cache_bytes: int = 2**30) -> Store:
     """Return the media store at a path, or at `s3://BUCKET/FOLDER`, `gs://…`, `az://…` (see `bucket.read_url`).
 
-    No request is made, and nothing is written.
-
-    Args:
-        where: the path or URL.
-        cache: folder for local copies of a bucket's files.
-        cache_bytes: its largest size.
+    No request is made, and nothing is written. `cache` is the folder for local copies of a bucket's files.
 
     Raises:
         SettingsError: another URL, or the extra `s3` is missing.

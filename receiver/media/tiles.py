@@ -12,16 +12,11 @@ import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from receiver.disk import in_thread
 from receiver.errors import MediaError
 from receiver.events import Media
-from receiver.media.single_flight import SingleFlight
-from receiver.media.store import Store
-
-if TYPE_CHECKING:
-    from PIL import Image
+from receiver.media.store import SingleFlight, Store
 
 MAX_PIXELS = 25_000_000
 """The largest grid that is decoded (100 MB of memory). Midjourney's have 4 million pixels (PROTOCOL.md §9)."""
@@ -78,12 +73,9 @@ class Tiles:
 
 
 def cut(path: Path) -> Iterator[bytes]:
-    """Yield the quarters of a picture as PNG: top left, top right, bottom left, bottom right.
+    """Yield the quarters of a picture as PNG, without loss, in reading order. Raises a permanent MediaError.
 
-    An odd pixel goes to the right and to the bottom. Always PNG, because a cut must lose nothing.
-
-    Raises:
-        MediaError: permanent, with the reason.
+    An odd pixel goes to the right and to the bottom.
     """
     try:
         from PIL import Image  # noqa: PLC0415 - an optional extra, and slow to import
@@ -91,11 +83,16 @@ def cut(path: Path) -> Iterator[bytes]:
         raise MediaError(f'{NEEDED} pip install "imagine-receiver[images]"', permanent=True) from exc
     try:
         with Image.open(path, formats=_FORMATS) as picture:
-            _check(picture)
+            width, height = picture.size  # of the header: nothing is decoded yet
+            if width * height > MAX_PIXELS:
+                raise _uncut(f"it is {width} × {height} pixels large, and was not decoded")
+            if width < 2 or height < 2:
+                raise _uncut(f"it is only {width} × {height} pixels large")
+            if getattr(picture, "is_animated", False):
+                raise _uncut("it moves")
             picture.load()
             profile = picture.info.get("icc_profile")
             whole = picture if picture.mode in _MODES else picture.convert("RGB")
-            width, height = picture.size
             for top, bottom in ((0, height // 2), (height // 2, height)):
                 for left, right in ((0, width // 2), (width // 2, width)):
                     held = io.BytesIO()
@@ -107,17 +104,6 @@ def cut(path: Path) -> Iterator[bytes]:
         raise _uncut("it is larger than any grid, and was not decoded") from exc
     except (OSError, SyntaxError, ValueError, EOFError) as exc:  # Pillow's errors for broken files
         raise _uncut("its file is broken, or no PNG, JPEG or WebP") from exc
-
-
-def _check(picture: Image.Image) -> None:
-    """Raise MediaError by the header alone: nothing is decoded yet."""
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise _uncut(f"it is {width} × {height} pixels large, and was not decoded")
-    if width < 2 or height < 2:
-        raise _uncut(f"it is only {width} × {height} pixels large")
-    if getattr(picture, "is_animated", False):
-        raise _uncut("it moves")
 
 
 def _digest(path: Path) -> tuple[str, int]:

@@ -34,21 +34,13 @@ _LINK = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """Outcome of a request (PROTOCOL.md §4).
+    """Outcome of a request (PROTOCOL.md §4)."""
 
-    Attributes:
-        name: its name in events, logs and `inspect`.
-        task: `made` or `none`, or `unknown` where a task may exist.
-        retry: True if the same request may be sent again: certainly no task was made, and time can help.
-        meaning: first half of a sentence: the event.
-        remedy: second half: the next step.
-    """
-
-    name: str
-    task: Literal["made", "none", "unknown"]
-    retry: bool
-    meaning: str
-    remedy: str
+    name: str  # its name in events, logs and `inspect`
+    task: Literal["made", "none", "unknown"]  # `made` or `none`, or `unknown` where a task may exist
+    retry: bool  # True if the same request may be sent again: certainly no task was made, and time can help
+    meaning: str  # first half of a sentence: the event
+    remedy: str  # second half: the next step
 
 
 _ROWS = (
@@ -109,29 +101,17 @@ _BY_STATUS: dict[int, str] = {
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of an answer, read tolerantly.
-
-    Attributes:
-        form: only an `object` can hold more. `other` is a JSON array, string, number or boolean.
-        value: the decoded JSON, None where there is none.
-        code: the protocol's number, also from `"1"` and `1.0`.
-        name: `error.code`, or a `code` that is no number, in lower case.
-        type: `error.type` in lower case.
-        said: the provider's own words, on one line. They are for people and decide nothing.
-        task_ids: the ids in `result`, a comma-joined string split (§2).
-        links: the links in `result` (§2, upload).
-        properties: the object of that name, else {}.
-    """
+    """Body of an answer, read tolerantly. Only the form `object` can hold more. `other` is any further JSON."""
 
     form: Literal["empty", "html", "unreadable", "null", "object", "other"]
-    value: Any = None
-    code: int | None = None
-    name: str = ""
-    type: str = ""
-    said: str = ""
-    task_ids: tuple[str, ...] = ()
-    links: tuple[str, ...] = ()
-    properties: dict[str, Any] = {}
+    value: Any = None  # the decoded JSON, None where there is none
+    code: int | None = None  # the protocol's number, also from `"1"` and `1.0`
+    name: str = ""  # `error.code`, or a `code` that is no number, in lower case
+    type: str = ""  # `error.type` in lower case
+    said: str = ""  # the provider's own words, on one line. They are for people and decide nothing
+    task_ids: tuple[str, ...] = ()  # the ids in `result`, a comma-joined string split (§2)
+    links: tuple[str, ...] = ()  # the links in `result` (§2, upload)
+    properties: dict[str, Any] = {}  # the object of that name, else {}
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -216,18 +196,11 @@ def _links(result: Any) -> tuple[str, ...]:
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """A request the provider took.
+    """A request the provider took. A task that existed already is `accepted`, and a `modal` one waits for input."""
 
-    Attributes:
-        task_ids: at least one, several where the provider made several (PROTOCOL.md §2, comma-joined). None after an
-            upload.
-        urls: links of an upload, one for each picture, in their order.
-        outcome: `accepted` (also for a task that existed already), `queued`, or `modal`, which waits for input.
-    """
-
-    task_ids: tuple[str, ...]
+    task_ids: tuple[str, ...]  # one, several where the provider made several (PROTOCOL.md §2), or none of an upload
     outcome: Literal["accepted", "queued", "modal"]
-    urls: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()  # links of an upload, one for each picture, in their order
 
     @property
     def task_id(self) -> str:
@@ -292,9 +265,6 @@ def read_submit(
     """Read the answer to a submit.
 
     Args:
-        http_status: as received. Redirects are not followed.
-        headers: for Retry-After.
-        body: all of it.
         kind: kind of the request. It decides between task ids and links, and about a path that is missing.
         now: epoch seconds, to measure a Retry-After date by.
 

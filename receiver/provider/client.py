@@ -6,18 +6,19 @@ with 200 (§1).
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from importlib.metadata import version
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
 from receiver.clock import Clock
-from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, Unreachable, Unreadable
+from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, SettingsError, Unreachable, Unreadable
 from receiver.provider.answers import OUTCOMES, TAKEN, Accepted, Answer, integral, one_line, read_answer, read_submit
-from receiver.provider.wire import UnreadError, Wire
 from receiver.requests import KINDS, check_speed, check_task_id, one_of
 from receiver.tasks import Task, read_task
 
@@ -31,6 +32,90 @@ _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.Un
 _NETWORK = (httpx.HTTPError, TimeoutError, OSError)
 _SEED = re.compile(r"[0-9]{1,20}\Z")
 
+MAX_ANSWER = 4 * 1024 * 1024
+"""Bytes read of one answer; a list of 50 tasks with all the upstream's fields is about 300 KB."""
+
+_LONGEST_STAGE = 10.0
+
+# Servers commonly close idle connections after 5 s. A submit written just then gets no answer and stays ambiguous
+# for ever. Connections are therefore reused only well before that.
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2.0)
+
+
+class UnreadError(Exception):
+    """The answer was not read to its end. The text holds the reason. It never leaves this package."""
+
+
+class Reply(NamedTuple):
+    """A complete answer."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class Wire:
+    """A pooled client for one address with one key. Raises SettingsError if one of them cannot be used."""
+
+    def __init__(self, base_url: str, key: str, transport: httpx.AsyncBaseTransport | None) -> None:
+        try:
+            url = httpx.URL(base_url.strip())
+        except httpx.InvalidURL:
+            url = httpx.URL("")
+        usable = url.scheme in ("http", "https") and url.host and "%" not in url.host and (url.port or 1) < 65536
+        if not usable or url.userinfo or url.query or url.fragment:
+            raise SettingsError(
+                "RECEIVER_PROVIDER_URL is no usable address; write it like https://api.cometapi.com, without user or "
+                "query."
+            )
+        self.base = str(url).rstrip("/").removesuffix("/mj").rstrip("/")
+        self._key = key.strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise SettingsError("COMETAPI_KEY holds characters that no header can carry; copy it again.")
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",  # a few hundred compressed bytes can become gigabytes
+            "User-Agent": f"imagine-receiver/{version('imagine-receiver')}",
+            **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+        }
+        self._client = httpx.AsyncClient(
+            transport=transport, trust_env=False, follow_redirects=False, limits=_LIMITS, headers=headers
+        )
+
+    async def exchange(self, method: str, path: str, content: bytes | None, limit: float) -> Reply:
+        """Send one request under a total deadline of `limit` seconds. httpx counts its time-outs per operation.
+
+        Waiting for the pool, TCP and TLS get a quarter each. A connection that fails then shows as that, and not as the
+        deadline. Raises TimeoutError, httpx.HTTPError, and UnreadError for an answer that is too long or compressed.
+        """
+        stage = min(_LONGEST_STAGE, limit / 4)
+        headers = {"Content-Type": "application/json"} if content is not None else None
+        timeout = httpx.Timeout(limit, connect=stage, pool=stage)
+        url = self.base + path
+        async with (
+            asyncio.timeout(limit),
+            self._client.stream(method, url, content=content, headers=headers, timeout=timeout) as response,
+        ):
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise UnreadError("it is compressed, which was not asked for")
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
+            return Reply(response.status_code, response.headers, bytes(body))
+
+    def mask(self, text: str) -> str:
+        """Return `text` without the key, which some relays repeat.
+
+        Keys shorter than 8 characters are not masked. They are no real ones, and could be part of any word.
+        """
+        return text.replace(self._key, "***") if len(self._key) >= 8 else text
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
 
 class Provider:
     """Client of the provider at one address with one key.
@@ -38,11 +123,8 @@ class Provider:
     Args:
         base_url: `https://host[/prefix]`, with or without a trailing slash and `/mj`.
         key: sent as `Authorization: Bearer`, unless it is empty. It never reaches an error or a repr.
-        clock: measures Retry-After dates and how long a missing list route is remembered.
-        transport: in place of the network.
         submit_timeout: seconds for a whole submit. It exceeds the relay's own 60 (PROTOCOL.md §1), so that the
             relay's answer comes first.
-        ask_timeout: seconds for a whole fetch, list or cancel.
         seed_timeout: seconds for an image seed, which takes the provider up to 60 (PROTOCOL.md §2).
 
     Raises:
@@ -72,17 +154,11 @@ class Provider:
         return f"Provider(base_url={self._wire.base!r}, key='***')"
 
     async def submit(self, kind: str, body: Mapping[str, Any], *, speed: str | None) -> Accepted:
-        """Send a request that makes a task, once.
-
-        Args:
-            kind: a key of `KINDS`, e.g. `imagine`.
-            body: the whole request with pictures, `state` and callback URL.
-            speed: `fast`, `turbo` or `relax` as prefix of the path (PROTOCOL.md §1). None: the provider's default.
+        """Send a request that makes a task, once. The speed is a prefix of the path (PROTOCOL.md §1).
 
         Raises:
             InputError: `kind`, `speed` or `body` cannot be sent, and nothing was.
-            Refused: no task was made.
-            Unreachable: there was no connection, and nothing was sent.
+            Refused, Unreachable: no task was made.
             Ambiguous: everything else. A task may have been made.
         """
         path = KINDS[one_of("a kind of request", kind, KINDS)].path
@@ -157,8 +233,7 @@ class Provider:
 
         Raises:
             InputError: no task can have that id.
-            Refused: `not_found`, `not_ready` (ask again later), `unsupported` where a relay lacks the route, or as
-                `fetch`.
+            Refused: `not_found`, `not_ready` (ask again later), `unsupported` (a relay lacks the route), or as `fetch`.
             Unreachable, Unreadable: as `fetch`.
         """
         answer = await self._ask("GET", _task_path(check_task_id(task_id), "image-seed"), limit=self._seed_timeout)
@@ -174,11 +249,7 @@ class Provider:
         """Ask the provider to stop a task. Only a fetch shows the effect: a cancelled task becomes a FAILURE.
 
         The answer for a task that is unknown, finished or another user's may be the same as for one that was stopped.
-
-        Raises:
-            InputError: no task can have that id.
-            Refused: `not_found`, `unsupported` where a relay lacks the route or keeps it from this key, or as `fetch`.
-            Unreachable, Unreadable: as `fetch`. The task may have been stopped.
+        It raises as `image_seed`. After Unreachable and Unreadable the task may have been stopped.
         """
         answer = await self._ask("POST", _task_path(check_task_id(task_id), "cancel"))
         envelope = answer.envelope

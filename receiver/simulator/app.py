@@ -38,12 +38,12 @@ class Simulator:
     """CometAPI's Midjourney API without CometAPI: mount ``app`` under any ASGI server.
 
     The same seed and the same order of submits give the same run: timelines, faults and pictures. Only ids and times
-    differ.
+    differ. ``submits`` holds the body of every submit received, ``endpoints`` the last part of its path, ``callbacks``
+    every callback made, in order.
 
     Args:
         profile: Server whose quirks to show, one of `PROFILES`.
         speed: Simulated seconds per real second.
-        seed: Decides everything that is otherwise left to chance.
         faults: Active faults, any of `FAULTS`.
         key: The only key accepted. None accepts any key, and none.
         client: Client for the callbacks, which is not closed. None makes one of our own.
@@ -51,12 +51,6 @@ class Simulator:
     Raises:
         ValueError: The profile or a fault is unknown, or the speed is not above 0.
         ImportError: Pillow is not installed.
-
-    Attributes:
-        app: The ASGI application. Its lifespan ends with `aclose`.
-        submits: Body of every submit received, in order, also of those answered with an error.
-        endpoints: Last part of the path of each of `submits`: ``imagine``, ``action``, ``modal``.
-        callbacks: Every callback made, in order.
     """
 
     def __init__(
@@ -84,7 +78,15 @@ class Simulator:
         self.submits: list[dict[str, Any]] = self._submits.bodies
         self.endpoints: list[str] = self._submits.endpoints
         self.callbacks: list[SentCallback] = self._sender.sent
-        self.app = Starlette(routes=list(self._routes()), lifespan=self._lifespan)
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            try:
+                yield
+            finally:
+                await self.aclose()
+
+        self.app = Starlette(routes=list(self._routes()), lifespan=lifespan)
         # The provider has its paths and no others, and a redirect is not among its known quirks.
         self.app.router.redirect_slashes = False
 
@@ -93,21 +95,14 @@ class Simulator:
         """Count of pictures and videos downloaded, previews included."""
         return self._gallery.served
 
-    @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await self.aclose()
-
     async def aclose(self) -> None:
         """Stop calling back. May be called twice."""
         await self._sender.aclose()
 
     def _routes(self) -> Iterator[Route]:
         for prefix in PREFIXES:
-            for name, endpoint in ENDPOINTS.items():
-                yield Route(f"{prefix}{endpoint.path}", partial(self._submit, name), methods=["POST"])
+            for path in ENDPOINTS:
+                yield Route(f"{prefix}{path}", partial(self._submit, path), methods=["POST"])
             for name in ("list-by-condition", "list-by-ids"):
                 yield Route(f"{prefix}/task/{name}", self._list, methods=["POST"])
             for name, answer, method in (
@@ -117,20 +112,15 @@ class Simulator:
             ):
                 yield Route(f"{prefix}/task/{{task_id}}/{name}", partial(self._about, answer), methods=[method])
             yield Route(f"{prefix}/image/{{task_id}}", self._relayed_picture, methods=["GET"])
-        yield Route("/attachments/{channel}/{message}/{name}", self._attachment, methods=["GET"])
-        yield Route("/cdn/video/{job}/{name}", self._video, methods=["GET"])
-        yield Route("/cdn/{job}/{name}", self._single_picture, methods=["GET"])
+        for path in ("/attachments/{channel}/{message}/{name}", "/cdn/video/{job}/{name}", "/cdn/{job}/{name}"):
+            yield Route(path, self._raw, methods=["GET"])
 
-    async def _submit(self, name: str, request: Request) -> Response:
-        speed = _SPEED_PREFIX.search(request.url.path)
-        answer = self._submits.receive(
-            name,
-            await request.body(),
-            _address(request),
-            speed[1] if speed else None,
-            authorized=self._authorized(request),
+    async def _submit(self, path: str, request: Request) -> Response:
+        found = _SPEED_PREFIX.search(request.url.path)
+        speed, content, authorized = found[1] if found else None, await request.body(), self._authorized(request)
+        return await self._response(
+            self._submits.receive(path, content, _address(request), speed, authorized=authorized)
         )
-        return await self._response(answer)
 
     async def _about(self, answer: Callable[[str, str], Answer], request: Request) -> Response:
         """Answer a query about one task, or a cancel."""
@@ -173,45 +163,40 @@ class Simulator:
         if not self._world.download():
             return await self._file(None)
         view = self._world.view(task, _address(request))
-        file: File | None = None
         if not view.succeeded:
             file = await self._preview(view)
         elif view.videos and view.films_are_pictures:
             file = self._gallery.film(task, 0)
-        elif task.work.pictures:
-            file = await self._gallery.whole(task)
+        else:
+            file = await self._gallery.whole(task) if task.work.pictures else None
         if file is None:
             return await self._response(Answer(500, {"error": "http_get_image_failed"}))
         return StreamingResponse(iter((file.content,)), media_type=file.content_type)
 
-    async def _attachment(self, request: Request) -> Response:
-        """Serve a raw Discord link, smaller if it has a ``width``."""
-        name, width = request.path_params["name"], request.query_params.get("width", "")
-        good, upload, view = self._world.download(), self._world.upload_in_link(name), self._linked(name)
-        if good and upload is not None:
-            return await self._file(self._gallery.upload(upload))
-        if good and view and name.endswith(".png") and view.succeeded and view.task.work.pictures:
-            size = int(width) if re.fullmatch(r"[0-9]{1,4}", width) else None
-            return await self._file(await self._gallery.whole(view.task, size))
-        return await self._file(await self._preview(view) if good and view and name.endswith(".webp") else None)
-
-    async def _single_picture(self, request: Request) -> Response:
-        """Serve one of the pictures of a finished task."""
-        good, view = self._world.download(), self._linked(request.path_params["job"])
-        found = re.fullmatch(r"0_([0-3])(\.png|.+)", request.path_params["name"])
-        if not (good and view and view.succeeded and found) or int(found[1]) >= len(view.task.work.pictures):
-            return await self._file(None)
-        return await self._file(await self._gallery.tile(view.task, int(found[1]), small=found[2] != ".png"))
-
-    async def _video(self, request: Request) -> Response:
-        """Serve one of the videos of a finished task, or a small picture of it."""
-        good, view = self._world.download(), self._linked(request.path_params["job"])
-        found = re.fullmatch(r"([0-3])(\.mp4|.*)", request.path_params["name"])
-        if not (good and view and found) or int(found[1]) >= len(view.videos):
-            return await self._file(None)
-        if found[2] == ".mp4":
-            return await self._file(self._gallery.film(view.task, int(found[1])))
-        return await self._file(await self._gallery.whole(view.task, 640))
+    async def _raw(self, request: Request) -> Response:
+        """Serve a raw Discord link: an upload, a picture or preview, one picture of a grid, or a video."""
+        path, name = request.url.path, request.path_params["name"]
+        upload, task = self._world.upload_in_link(path), self._world.task_in_link(path)
+        file = None
+        if not self._world.download():
+            pass
+        elif upload is not None:
+            file = self._gallery.upload(upload)
+        elif task is not None:
+            view, number = self._world.live(task), re.fullmatch(r"(?:0_)?([0-3])(\.png|\.mp4|.+)", name)
+            if path.startswith("/attachments/"):
+                width = request.query_params.get("width", "")
+                size = int(width) if re.fullmatch(r"[0-9]{1,4}", width) else None
+                if name.endswith(".webp"):
+                    file = await self._preview(view)
+                elif name.endswith(".png") and view.succeeded and task.work.pictures:
+                    file = await self._gallery.whole(task, size)
+            elif number and path.startswith("/cdn/video/") and int(number[1]) < len(view.videos):
+                film = number[2] == ".mp4"
+                file = self._gallery.film(task, int(number[1])) if film else await self._gallery.whole(task, 640)
+            elif number and view.succeeded and int(number[1]) < len(task.work.pictures):
+                file = await self._gallery.tile(task, int(number[1]), small=number[2] != ".png")
+        return await self._file(file)
 
     async def _preview(self, view: View) -> "File | None":
         if view.succeeded and view.task.work.pictures:
@@ -223,10 +208,6 @@ class Simulator:
         if file is None:
             return await self._response(_GONE)
         return Response(file.content, media_type=file.content_type)
-
-    def _linked(self, link: str) -> View | None:
-        task = self._world.task_in_link(link)
-        return self._world.live(task) if task else None
 
 
 def _address(request: Request) -> str:

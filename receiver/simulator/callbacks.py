@@ -47,13 +47,15 @@ class CallbackSender:
         """Send the calls at their time, and drop the task's earlier ones that are not sent yet."""
         if earlier := self._running.get(task.id):
             earlier.cancel()
-        self._running[task.id] = asyncio.create_task(self._send_all(replace(task, state=state, hook=hook), list(calls)))
+        task, planned = replace(task, state=state, hook=hook), list(calls)
 
-    async def _send_all(self, task: Task, calls: list[Call]) -> None:
-        for call in calls:
-            await self._clock.until(task.submitted + call.after)
-            await self._send(self._profile.view(task, call.step, task.origin, task.submitted + call.after))
-        self._running.pop(task.id, None)
+        async def send_all() -> None:
+            for call in planned:
+                await self._clock.until(task.submitted + call.after)
+                await self._send(self._profile.view(task, call.step, task.origin, task.submitted + call.after))
+            self._running.pop(task.id, None)
+
+        self._running[task.id] = asyncio.create_task(send_all())
 
     async def _send(self, view: View) -> None:
         http_status, error, caller = None, None, self._profile.caller
@@ -61,7 +63,7 @@ class CallbackSender:
             request = self._client.build_request(
                 "POST",
                 caller.address(view.task.hook or ""),
-                content=caller.encode(self._faults.callback(caller.shape(view))),
+                content=caller.encode(self._faults.apply("callback", caller.shape(view))),
                 headers=dict(caller.headers),
                 timeout=_TIMEOUT,
             )

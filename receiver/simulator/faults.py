@@ -9,9 +9,8 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import reduce
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from receiver.simulator import answers
 from receiver.simulator.answers import Answer, coded
@@ -66,6 +65,7 @@ _PROGRESS_TEXTS = ("Waiting to start", "paused", "fast", "")
 
 Body = dict[str, Any]
 Value = TypeVar("Value")
+Hook = Literal["answered", "timeline", "fetched_timeline", "calls", "callback", "fetched"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,12 @@ class Fault:
     answer: Answer | None = None  # to submits
     reply: Callable[[Request], Answer | None] | None = None  # to submits, where the answer depends on them
     accepts: bool = False  # makes the task before the answer
-    answered: Callable[[Answer], Answer] = _same  # answer to a submit
+    answered: Callable[[Answer, Random], Answer] = _same  # answer to a submit
     timeline: Callable[[Timeline, Random], Timeline] = _same  # true timeline of a task
     fetched_timeline: Callable[[Timeline, Random], Timeline] = _same  # the one that fetch and list show
     calls: Callable[[list[Call], Random], list[Call]] = _same  # callbacks of a task
-    callback: Callable[[Body], Body] = _same  # body of a callback
-    fetched: Callable[[Body], Body] = _same  # task in fetch and list
+    callback: Callable[[Body, Random], Body] = _same  # body of a callback
+    fetched: Callable[[Body, Random], Body] = _same  # task in fetch and list
     query: Answer | None = None  # to fetches and lists
     hides: tuple[str, ...] = ()  # queries that know no task: fetch, list
     gone: bool = False  # downloads fail
@@ -119,11 +119,7 @@ def queued(request: Request) -> Answer:
     return coded(answers.QUEUED, f"排队中，前面还有{waiting}个任务", request.accept(), facts)
 
 
-def queue_full(request: Request) -> Answer:
-    return coded(answers.QUEUE_FULL, "Queue is full, please try again later", None, request.properties)
-
-
-def numeric(answer: Answer) -> Answer:
+def numeric(answer: Answer, chance: Random) -> Answer:
     body = answer.body
     if isinstance(body, dict) and str(body.get("result")).isdigit():
         return replace(answer, body={**body, "result": int(body["result"])})
@@ -137,8 +133,8 @@ def _failure(after: float, reason: str = "任务超时", progress: str = "") -> 
     return Step(after, "FAILURE", progress, reason)
 
 
-def _later(call: Call, seconds: float) -> Call:
-    return replace(call, after=call.after + seconds)
+def _later(calls: list[Call], seconds: float) -> list[Call]:
+    return [replace(call, after=call.after + seconds) for call in calls]
 
 
 def fail(timeline: Timeline, chance: Random) -> Timeline:
@@ -172,16 +168,16 @@ def reorder(calls: list[Call], chance: Random) -> list[Call]:
 # --- bodies, fetch and list (PROTOCOL.md §5, §7, §9) ---------------------------------------------------------
 
 
-def _without(key: str) -> Callable[[Body], Body]:
-    return lambda body: {name: value for name, value in body.items() if name != key}
+def _without(key: str) -> Callable[[Body, Random], Body]:
+    return lambda body, chance: {name: value for name, value in body.items() if name != key}
 
 
-def with_half_a_state(body: Body) -> Body:
+def with_half_a_state(body: Body, chance: Random) -> Body:
     state = body.get("state")
     return {**body, "state": state[: len(state) // 2]} if isinstance(state, str) else body
 
 
-def with_odd_progress(body: Body) -> Body:
+def with_odd_progress(body: Body, chance: Random) -> Body:
     progress = str(body.get("progress") or "")
     if body.get("status") not in {"SUBMITTED", "IN_PROGRESS"} or not progress.endswith("%"):
         return body
@@ -195,6 +191,7 @@ _SATURATED = {
     "type": "upstream_error",
     "code": answers.SATURATED,
 }
+_FULL = "Queue is full, please try again later"
 _NO_CHANNEL = "no available channel for group default and model mj_imagine (distributor)"
 
 _HOOKS: Mapping[str, Fault] = {
@@ -209,10 +206,10 @@ _HOOKS: Mapping[str, Fault] = {
     "saturated": Fault(answer=Answer(429, _SATURATED), first=2),
     "no_channel": Fault(answer=answers.comet_error(503, "model_not_found", _NO_CHANNEL), first=2),
     "no_account": Fault(answer=coded(answers.NOT_FOUND, "无可用的账号实例"), first=2),
-    "queue_full": Fault(reply=queue_full, first=2),
+    "queue_full": Fault(reply=lambda request: coded(answers.QUEUE_FULL, _FULL, None, request.properties), first=2),
     "existed": Fault(reply=lambda request: request.existing()),
     "queued": Fault(reply=queued, timeline=lambda timeline, chance: delayed(timeline, chance.uniform(3.0, 8.0))),
-    "slow_answer": Fault(answered=lambda answer: replace(answer, after=SLOW)),
+    "slow_answer": Fault(answered=lambda answer, chance: replace(answer, after=SLOW)),
     "numeric_result": Fault(answered=numeric),
     "failure": Fault(timeline=fail),
     "banned_later": Fault(
@@ -224,9 +221,9 @@ _HOOKS: Mapping[str, Fault] = {
         fetched_timeline=lambda steps, chance: (steps[0], _failure(1.0, "上游任务超时（超过1小时）", "100%"))
     ),
     "dropped": Fault(calls=lambda calls, chance: [call for call in calls if not call.step.terminal]),
-    "duplicated": Fault(calls=lambda calls, chance: [twice for call in calls for twice in (call, _later(call, 0.2))]),
+    "duplicated": Fault(calls=lambda calls, chance: [*calls, *_later(calls, 0.2)]),
     "reordered": Fault(calls=reorder),
-    "late": Fault(calls=lambda calls, chance: [_later(call, LATE) for call in calls]),
+    "late": Fault(calls=lambda calls, chance: _later(calls, LATE)),
     "hook_stripped": Fault(calls=lambda calls, chance: []),
     "state_missing": Fault(callback=_without("state")),
     "state_mangled": Fault(callback=with_half_a_state),
@@ -256,7 +253,6 @@ class Faults:
         self._active = {name: _HOOKS[name] for name in FAULTS if name in wanted}
         self._faults = list(self._active.values())
         self.doubles = any(fault.doubles for fault in self._faults)
-        """True if another task carries each task's state and hook."""
 
     def answer(self, request: Request) -> Answer | None:
         """Return the first answer that any fault gives, None if all is well."""
@@ -269,35 +265,11 @@ class Faults:
                 return answer
         return None
 
-    def answered(self, answer: Answer) -> Answer:
-        """Return a submit's answer as the faults leave it."""
-        return reduce(lambda value, fault: fault.answered(value), self._faults, answer)
-
-    def timeline(self, timeline: Timeline, chance: str) -> Timeline:
-        """Return the timeline as the faults leave it."""
+    def apply(self, hook: Hook, value: Value, chance: str = "") -> Value:
+        """Return an answer, timeline, list of callbacks or body as the faults leave it."""
         for name, fault in self._active.items():
-            timeline = fault.timeline(timeline, dice(chance, name))
-        return timeline
-
-    def fetched_timeline(self, timeline: Timeline, chance: str) -> Timeline:
-        """Return the timeline that fetch and list show."""
-        for name, fault in self._active.items():
-            timeline = fault.fetched_timeline(timeline, dice(chance, name))
-        return timeline
-
-    def calls(self, calls: list[Call], chance: str) -> list[Call]:
-        """Return the callbacks as the faults leave them, in the order they are sent."""
-        for name, fault in self._active.items():
-            calls = fault.calls(calls, dice(chance, name))
-        return sorted(calls, key=lambda call: call.after)
-
-    def callback(self, body: Body) -> Body:
-        """Return a callback's body as the faults leave it."""
-        return reduce(lambda value, fault: fault.callback(value), self._faults, body)
-
-    def fetched(self, body: Body) -> Body:
-        """Return a task in fetch or list as the faults leave it."""
-        return reduce(lambda value, fault: fault.fetched(value), self._faults, body)
+            value = getattr(fault, hook)(value, dice(chance, name))
+        return value
 
     def query(self, before: int) -> Answer | None:
         """Return the error for a fetch or list, given how many there were before."""

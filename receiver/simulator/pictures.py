@@ -80,14 +80,7 @@ class Gallery:
 
 @lru_cache(maxsize=64)
 def compose(pictures: tuple[Picture, ...], caption: str = "", note: str = "", enlarged: int = 1) -> bytes:
-    """Return one picture, or four as a grid, as PNG. The same arguments give the same bytes.
-
-    Args:
-        pictures: One or four recipes of the same proportions.
-        caption: A line at the foot, with the note at its end. Nothing is written without one.
-        note: Seed of the pictures.
-        enlarged: Factor by which the result is larger than usual.
-    """
+    """Return one picture, or four as a grid, as PNG, with a caption and a note at the foot. Deterministic."""
     width, height = prompts.picture_size(pictures[0].ratio)
     if len(pictures) == 1:
         whole = draw(pictures[0], (width, height))
@@ -107,26 +100,21 @@ def draw(picture: Picture, size: Size) -> Image.Image:
     """Return a picture of this size from its recipe."""
     if isinstance(picture, Scene):
         return scenes.draw(picture, size)
-    if isinstance(picture, Extended):
-        return _extended(picture, size)
     if isinstance(picture, Repainted):
         return _repainted(picture, size)
+    if isinstance(picture, Extended):  # laid on itself, out of focus and mirrored differently for each take
+        left, top, right, bottom = picture.sides
+        width, height = round(size[0] / (1 + left + right)), round(size[1] / (1 + top + bottom))
+        whole = draw(picture.inner, size).filter(ImageFilter.GaussianBlur(size[0] / 50))
+        whole = ImageOps.mirror(whole) if picture.take % 2 else whole
+        whole = ImageOps.flip(whole) if picture.take // 2 % 2 else whole
+        whole.paste(draw(picture.inner, (width, height)), (round(left * width), round(top * height)))
+        return whole
     try:
         return ImageOps.fit(_opened(picture.content), size, Image.Resampling.LANCZOS)
     except _NO_PICTURE:
         # Only its first bytes look like a picture, and the provider would accept it, too.
         return Image.new("RGB", size, _GREY)
-
-
-def _extended(picture: Extended, size: Size) -> Image.Image:
-    """Lay the picture on itself, out of focus and mirrored differently for each ``take``."""
-    left, top, right, bottom = picture.sides
-    width, height = round(size[0] / (1 + left + right)), round(size[1] / (1 + top + bottom))
-    whole = draw(picture.inner, size).filter(ImageFilter.GaussianBlur(size[0] / 50))
-    whole = ImageOps.mirror(whole) if picture.take % 2 else whole
-    whole = ImageOps.flip(whole) if picture.take // 2 % 2 else whole
-    whole.paste(draw(picture.inner, (width, height)), (round(left * width), round(top * height)))
-    return whole
 
 
 def _repainted(picture: Repainted, size: Size) -> Image.Image:

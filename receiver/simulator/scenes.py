@@ -1,7 +1,4 @@
-"""Scenes drawn from a prompt's words with Pillow: an hour of the day, a land, and a motif (``scenes.toml``).
-
-Everything is placed by its own dice, so a wider view of a scene shows the same scene and more around it.
-"""
+"""Scenes drawn from a prompt's words with Pillow: an hour of the day, a land, and a motif (``scenes.toml``)."""
 
 import math
 import re
@@ -11,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from PIL import Image, ImageColor, ImageDraw, ImageFilter
+from PIL import Image, ImageColor, ImageDraw
 
 from receiver.simulator.timeline import dice
 from receiver.simulator.works import Scene
@@ -50,14 +47,11 @@ def _named(said: Sequence[str], names: Iterable[tuple[Any, str]]) -> Any:
 
 
 class _Painting:
-    """Scene while it is drawn. One unit is the height of the picture as first drawn, and y grows downwards."""
+    """Scene while it is drawn. One unit is the height of the picture, and y grows downwards."""
 
     def __init__(self, scene: Scene, size: tuple[int, int]) -> None:
         self.scene = scene
         self.size = (size[0] * _FINE, size[1] * _FINE)
-        self.scale = self.size[1] / scene.size[1]
-        left, top, right, bottom = scene.sides
-        self.left, self.top, self.right, self.bottom = -left, -top, scene.frame + right, 1 + bottom
         self.image = Image.new("RGB", self.size)
         # Mode RGBA on an RGB picture blends colours that carry alpha.
         self.canvas = ImageDraw.Draw(self.image, "RGBA")
@@ -85,8 +79,15 @@ class _Painting:
         """Draw the scene from far to near, and return it in its final size."""
         own = self.chance("composition")
         horizon = own.uniform(*_WORDS["lands"][self.land]["horizon"])
-        light = (self.scene.frame * own.uniform(0.2, 0.8), horizon * own.uniform(0.3, 0.8))
-        self.paint_sky(horizon, light, own)
+        light = (self.scene.ratio * own.uniform(0.2, 0.8), horizon * own.uniform(0.3, 0.8))
+        self.gradient(0.0, horizon + 0.02, self.sky)
+        self.gradient(horizon, 1.0, self.sky[2:])
+        side = round(1.2 * self.size[1])
+        # Pillow's gradient is 180 where its circle touches the sides, where the light must have ended.
+        glow = Image.radial_gradient("L").point([(max(0, 178 - n) / 178) ** 2 * 150 for n in range(256)])
+        corner = (round(light[0] * self.size[1]) - side // 2, round(light[1] * self.size[1]) - side // 2)
+        self.image.paste(_mix(self.light, self.sky[2], 0.3), corner, glow.resize((side, side)))
+        self.ellipse(light, own.uniform(0.045, 0.08), color=self.light)
         if self.land in {"mountains", "city"}:
             (self.mountains if self.land == "mountains" else self.city)(horizon)
         if self.land in {"water", "city"} or (self.land == "mountains" and self.wet):
@@ -94,39 +95,7 @@ class _Painting:
         else:
             self.rows(horizon - 0.05)
         self.figures(own)
-        if self.land == "meadow":
-            self.flowers(horizon)
         return self.image.reduce(_FINE)
-
-    def paint_sky(self, horizon: float, light: Point, own: Random) -> None:
-        self.gradient(self.top, 0.01, self.sky[:1])
-        self.gradient(0.0, horizon + 0.02, self.sky)
-        self.gradient(horizon, self.bottom, self.sky[2:])
-        night = self.hour == "night"
-        for x, chance in self.slots("stars", 0.006 if night else math.inf):
-            self.ellipse(
-                (x, chance.uniform(-horizon, horizon)),
-                0.0014 + 0.002 * chance.random() ** 4,
-                color=(255, 250, 235),
-                alpha=chance.random(),
-            )
-        for radius, alpha in ((0.75, 0.5), (0.28, 0.6)):
-            side = 2 * round(radius * self.scale)
-            # Pillow's gradient is 180 where its circle touches the sides, where the light must have ended.
-            glow = Image.radial_gradient("L").point([(max(0, 178 - n) / 178) ** 2 * 255 * alpha for n in range(256)])
-            x, y = (round(value) for value in self.pixel(light[0] - radius, light[1] - radius))
-            self.image.paste(_mix(self.light, self.sky[2], 0.3), (x, y), glow.resize((side, side)))
-        self.ellipse(light, own.uniform(0.045, 0.08), color=self.light)
-        # Drawn at an eighth of the size, because blurring large pictures is slow and the difference is invisible.
-        small = Image.new("L", (self.size[0] // 8, self.size[1] // 8))
-        for x, chance in self.slots("clouds", 0.4):
-            middle = chance.uniform(0.04, horizon * 0.8)
-            for _ in range(chance.randrange(9)):
-                across, puff = chance.uniform(0.05, 0.15), (x + chance.gauss(0, 0.1), middle + chance.gauss(0, 0.012))
-                corners = self.corners(puff, across, 0.014)
-                ImageDraw.Draw(small).ellipse([value / 8 for value in corners], fill=60 if night else 125)
-        soft = small.filter(ImageFilter.GaussianBlur(self.scale / 460)).resize(self.size, Image.Resampling.BILINEAR)
-        self.image.paste(_mix(self.sky[2], self.light, 0.5), None, soft)
 
     def mountains(self, horizon: float) -> None:
         base = horizon + 0.06
@@ -135,13 +104,10 @@ class _Painting:
             for middle, chance in self.slots(f"peaks {nearness}", step):
                 tall, x = height * chance.uniform(0.6, 1.0), middle + chance.uniform(-0.2, 0.2) * step
                 top, left, right = base - tall, tall * chance.uniform(0.9, 1.2), tall * chance.uniform(0.9, 1.2)
-                foot, snow = (x + 0.1 * tall, base), chance.uniform(0.25, 0.4)
-                self.polygon([(x - left, base), (x, top), foot], _mix(rock, self.sky[2], 0.22))
-                self.polygon([(x, top), (x + right, base), foot], _mix(rock, self.near, 0.25))
-                edge = ((-left, 1), (-left * 0.6, 0.95), (-left * 0.3, 0.35), (0, 0.75), (right * 0.4, 0.4), (right, 1))
-                cap = [(x + across * snow, top + tall * snow * down) for across, down in edge]
-                self.polygon([(x, top), *cap], (243, 243, 246))
-        self.haze(base, 0.1)
+                self.polygon([(x - left, base), (x, top), (x + 0.1 * tall, base)], _mix(rock, self.sky[2], 0.22))
+                self.polygon([(x, top), (x + right, base), (x + 0.1 * tall, base)], _mix(rock, self.near, 0.25))
+                snow = [(x - 0.25 * left, top + 0.25 * tall), (x, top), (x + 0.25 * right, top + 0.25 * tall)]
+                self.polygon(snow, (243, 243, 246))
 
     def city(self, base: float) -> None:
         lamps = (255, 214, 130) if self.hour in {"night", "sunset"} else self.light
@@ -151,26 +117,15 @@ class _Painting:
                 x, width = middle + chance.uniform(-0.02, 0.02), chance.uniform(0.05, 0.1)
                 top = base - chance.uniform(0.08, 0.45 - 0.1 * row)
                 self.box(x, top, width, base - top, color)
-                self.box(x + width * 0.7, top, width * 0.3, base - top, _mix(color, self.near, 0.3))
-                if chance.random() < 0.4:
-                    self.polygon([(x, top), (x + width / 2, top - width * 0.6), (x + width, top)], color)
-                columns, glass = int(width / 0.019), _mix(color, self.sky[2], 0.25)
-                for number in range(int((base - top) / 0.024) * columns):
-                    pane = lamps if chance.random() < 0.35 else glass
-                    left, down = x + 0.007 + number % columns * 0.019, top + 0.012 + number // columns * 0.024
-                    if chance.random() < 0.55:
-                        self.box(left, down, 0.009, 0.011, pane)
-            self.haze(base, 0.1)
+                for number in range(int((base - top) / 0.024) * 2):
+                    if chance.random() < 0.4:
+                        self.box(x + 0.01 + number % 2 * 0.02, top + 0.012 + number // 2 * 0.024, 0.009, 0.011, lamps)
 
     def water(self, horizon: float, light: float) -> None:
         if self.land == "water":
             self.ridge("shore", horizon, 0.03, _mix(self.far, self.near, 0.25))
         deep = _mix(self.sky[0], self.near, 0.45)
         self.gradient(horizon, 1.0, [_mix(self.sky[2], deep, 0.25), _mix(self.sky[1], deep, 0.5), deep])
-        self.gradient(1.0, self.bottom, [deep])
-        for x, chance in self.slots("waves", 0.02):
-            near = chance.random()
-            self.ellipse((x, horizon + near**1.5), 0.02 + 0.1 * near, 0.0012 + 0.0016 * near, color=deep, alpha=0.35)
         for number in range(1, 91):
             chance, near = self.chance("glitter", number), number / 90
             where = (light + chance.gauss(0, 0.03 + 0.07 * near), horizon + (1.02 - horizon) * near)
@@ -178,55 +133,33 @@ class _Painting:
             self.ellipse(where, across, 0.0016 + 0.002 * near, color=self.light, alpha=0.75)
 
     def rows(self, top: float) -> None:
-        """Draw hills, dunes or firs in four rows, with haze between."""
-        sand = _mix(self.light, self.sky[2], 0.7)
+        """Draw hills, dunes, meadows or firs in four rows."""
+        far = _mix(self.light, self.sky[2], 0.7) if self.land == "dunes" else self.far
         for row in range(4):
-            base, color = top + 0.06 + (1.02 - top) * row / 4, _mix(self.far, self.near, 0.12 + 0.27 * row)
-            if self.land == "dunes":
-                color = _mix(sand, self.near, 0.2 + 0.17 * row)
-            for middle, chance in self.slots(f"firs {row}", 0.05 + 0.025 * row if self.land == "forest" else math.inf):
+            base, color = top + 0.06 + (1.02 - top) * row / 4, _mix(far, self.near, 0.12 + 0.27 * row)
+            for middle, chance in self.slots(f"firs {row}", 0.05 + 0.025 * row) if self.land == "forest" else ():
                 x, foot = middle + chance.uniform(-0.03, 0.03), base + chance.uniform(0, 0.03)
                 height = (0.17 + 0.13 * row) * chance.uniform(0.7, 1.15)
-                for tier in range(7):
-                    half, low = 0.24 * height * (1 - tier / 7) + 0.004, foot - height * (0.03 + 0.13 * tier)
-                    tip = (x, low - height * (0.3 - 0.02 * tier))
-                    self.polygon([(x - half, low), (x, low - half * 0.3), (x + half, low), tip], color)
+                self.polygon([(x - 0.2 * height, foot), (x, foot - height), (x + 0.2 * height, foot)], color)
             self.ridge(f"hill {row}", base - 0.02, 0.01 if self.land == "forest" else 0.06, color)
-            if row < 3 and self.land != "dunes":
-                self.haze(base + 0.06, 0.12)
-
-    def flowers(self, top: float) -> None:
-        petals = [self.accent] if self.accent else [(236, 84, 96), (248, 178, 70), (250, 240, 235), (196, 120, 210)]
-        for row in range(9):
-            near = row / 8
-            for middle, chance in self.slots(f"flowers {row}", 0.05 + 0.09 * near):
-                size, petal = (0.006 + 0.03 * near**1.5) * chance.uniform(0.7, 1.2), chance.choice(petals)
-                x = middle + chance.uniform(-0.05, 0.05)
-                y = top + 0.05 + (0.95 - top) * near + chance.uniform(-0.03, 0.03)
-                self.polygon([(x - 0.002, y), (x + 0.002, y), (x, y + 4 * size)], (80, 120, 70))
-                for turn in range(6):
-                    angle = math.tau * turn / 6
-                    head = (x + 0.7 * size * math.cos(angle), y + 0.6 * size * math.sin(angle))
-                    self.ellipse(head, size * 0.5, color=self.lit(_mix(petal, self.light, 0.05 * turn)))
-                self.ellipse((x, y), size * 0.4, color=self.lit((250, 205, 80)))
+            for middle, chance in self.slots(f"flowers {row}", 0.05) if self.land == "meadow" else ():
+                where = (middle, base + chance.uniform(0.04, 0.2))
+                petal = self.accent or chance.choice(((236, 84, 96), (248, 178, 70), (250, 240, 235), (196, 120, 210)))
+                self.ellipse(where, 0.006 + 0.006 * row, color=self.lit(petal))
 
     def figures(self, own: Random) -> None:
-        """Draw what the words name: one on land or water, several in the air, or else perhaps some birds."""
-        motif, frame, grown = self.motif, self.scene.frame, own.uniform(0.85, 1.15)
-        third = frame * own.choice((0.33, 0.42, 0.58, 0.67))
+        """Draw what the words name: one on land or water, several in the air."""
+        motif, width, grown = self.motif, self.scene.ratio, own.uniform(0.85, 1.15)
         if motif and motif["land"]:
             if motif["land"] != "water" and (self.wet or self.land == "city"):
                 self.ridge("bank", 0.9, 0.03, self.near)
             low = 0.74 if motif["land"] == "water" else 0.9
-            return self.figure(motif, (third, low + own.uniform(-0.03, 0.03)), motif["size"] * grown)
-        if motif is None:
-            birds = next(motif for motif in _WORDS["motifs"] if "bird" in motif["words"])
-            return self.figure(birds, (third, own.uniform(0.15, 0.3)), 0.08) if own.random() < 0.5 else None
-        slots = own.sample((0.18, 0.4, 0.62, 0.84), own.randint(2, 4) if motif["size"] < 0.3 else 1)
-        for number, slot in enumerate(slots):
-            size = motif["size"] * (1.0, 0.6, 0.45, 0.3)[number] * grown
-            self.figure(motif, (frame * slot, own.uniform(0.32, 0.56)), size)
-        return None
+            foot = (width * own.choice((0.33, 0.42, 0.58, 0.67)), low + own.uniform(-0.03, 0.03))
+            self.figure(motif, foot, motif["size"] * grown)
+        elif motif:
+            slots = own.sample((0.18, 0.4, 0.62, 0.84), own.randint(2, 4) if motif["size"] < 0.3 else 1)
+            for slot, share in zip(slots, (1.0, 0.6, 0.45, 0.3), strict=False):
+                self.figure(motif, (width * slot, own.uniform(0.32, 0.56)), motif["size"] * share * grown)
 
     def figure(self, motif: dict[str, Any], foot: Point, size: float) -> None:
         accent = self.accent or _color(motif["accent"])
@@ -252,53 +185,37 @@ class _Painting:
         return dice(self.scene.words, self.scene.seed, self.scene.index, self.scene.take, *name)
 
     def slots(self, name: str, step: float) -> Iterator[tuple[float, Random]]:
-        """Yield places from left to right, each with its dice. Outside the first picture ``around`` changes them."""
-        for number in range(math.floor(self.left / step) - 2, math.ceil(self.right / step) + 3) if step < 9 else ():
-            inside = -2 * step <= number * step <= self.scene.frame + 2 * step
-            yield number * step, self.chance(name, number, *([] if inside else [self.scene.around]))
+        """Yield places from left to right, each with its dice."""
+        for number in range(-2, math.ceil(self.scene.ratio / step) + 3):
+            yield number * step, self.chance(name, number)
 
     def lit(self, color: Color) -> Color:
         """Return the colour of a thing as this hour's light shows it."""
         return _mix(color, self.near, {"night": 0.4, "sunset": 0.2, "mist": 0.2}.get(self.hour, 0.06))
 
     def ridge(self, name: str, base: float, height: float, color: Color) -> None:
-        chance, width = self.chance(name), self.right - self.left
+        chance, width = self.chance(name), self.scene.ratio
         waves = [(2.2 * 1.9**octave, chance.uniform(0, math.tau), height * 0.42**octave) for octave in range(5)]
-        xs = [self.left + width * index / 160 for index in range(161)]
+        xs = [width * index / 160 for index in range(161)]
         line = [(x, base - abs(sum(math.sin(x * f + phase) * size for f, phase, size in waves))) for x in xs]
-        self.polygon([*line, (self.right, self.bottom), (self.left, self.bottom)], color)
+        self.polygon([*line, (width, 1.0), (0.0, 1.0)], color)
 
     def gradient(self, top: float, bottom: float, colors: Sequence[Color]) -> None:
-        first, last = round(self.pixel(0, top)[1]), round(self.pixel(0, bottom)[1])
-        if last > first:
-            strip = Image.new("RGB", (1, len(colors)))
-            strip.putdata(list(colors))
-            # Stretched about the middles of the outer pixels, so that both end colours are reached.
-            span = (0.0, 0.5 if len(colors) > 1 else 0.0, 1.0, len(colors) - (0.5 if len(colors) > 1 else 0.0))
-            column = strip.resize((1, last - first), Image.Resampling.BILINEAR, box=span)
-            self.image.paste(column.resize((self.size[0], last - first)), (0, first))
-
-    def haze(self, middle: float, height: float) -> None:
-        rows = max(2, round(2 * height * self.scale))
-        column = Image.new("L", (1, rows))
-        column.putdata([round(110 * math.sin(math.pi * row / rows) ** 2) for row in range(rows)])
-        top = round(self.pixel(0, middle - height)[1])
-        self.image.paste(self.sky[2], (0, top, self.size[0], top + rows), column.resize((self.size[0], rows)))
+        first, last = round(top * self.size[1]), round(bottom * self.size[1])
+        strip = Image.new("RGB", (1, len(colors)))
+        strip.putdata(list(colors))
+        column = strip.resize((1, last - first), Image.Resampling.BILINEAR)
+        self.image.paste(column.resize((self.size[0], last - first)), (0, first))
 
     def polygon(self, points: Sequence[Point], color: Color) -> None:
-        self.canvas.polygon([self.pixel(*point) for point in points], fill=color)
+        self.canvas.polygon([(x * self.size[1], y * self.size[1]) for x, y in points], fill=color)
 
     def box(self, x: float, y: float, width: float, height: float, color: Color) -> None:
-        self.canvas.rectangle((self.pixel(x, y), self.pixel(x + width, y + height)), fill=color)
+        self.polygon([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], color)
 
     def ellipse(
         self, center: Point, across: float, down: float | None = None, *, color: Color, alpha: float = 1.0
     ) -> None:
-        self.canvas.ellipse(self.corners(center, across, down or across), fill=(*color, round(alpha * 255)))
-
-    def corners(self, center: Point, across: float, down: float) -> tuple[float, float, float, float]:
-        (x, y) = center
-        return (*self.pixel(x - across, y - down), *self.pixel(x + across, y + down))
-
-    def pixel(self, x: float, y: float) -> Point:
-        return (x - self.left) * self.scale, (y - self.top) * self.scale
+        (x, y), down = center, down or across
+        corners = [value * self.size[1] for value in (x - across, y - down, x + across, y + down)]
+        self.canvas.ellipse(corners, fill=(*color, round(alpha * 255)))

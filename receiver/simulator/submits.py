@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -142,8 +142,12 @@ class Submit:
         order = self.order
         if not order.works:
             return order.result
-        if order.waiting:
-            return self._continue(order.waiting, order.works[0]).id
+        if task := order.waiting:  # it leaves MODAL under the same id and state, and its time starts now
+            elapsed = self.world.clock.now() - task.submitted
+            steps = timeline.continued(self.world.planned(order.works[0], task.mode, task.chance), elapsed)
+            hook = task.hook or self.fields.notify_hook
+            again = replace(task, work=order.works[0], window=None, timeline=steps, hook=hook)
+            return self.world.start(again).id
         several = len(order.works) > 1
         return ",".join(
             self._make(work, number if several else 0).id for number, work in enumerate(order.works, start=1)
@@ -175,13 +179,6 @@ class Submit:
         self.world.start_double(task)
         return task
 
-    def _continue(self, task: Task, work: Work) -> Task:
-        """Let a task leave MODAL: the same id and state, and its time starts now."""
-        elapsed = self.world.clock.now() - task.submitted
-        steps = timeline.continued(self.world.planned(work, task.mode, task.chance), elapsed)
-        hook = task.hook or self.fields.notify_hook
-        return self.world.start(replace(task, work=work, window=None, timeline=steps, hook=hook))
-
     def accepted(self) -> Answer:
         """Return code 1, or 21 where a window opened."""
         result, profile = self.accept(), self.world.profile
@@ -210,11 +207,11 @@ class Submits:
         self._faults = faults
         self._seed = seed
 
-    def receive(self, name: str, content: bytes, origin: str, speed: str | None, *, authorized: bool) -> Answer:
+    def receive(self, path: str, content: bytes, origin: str, speed: str | None, *, authorized: bool) -> Answer:
         """Answer one submit. An unreadable body is recorded as an empty one."""
         body, profile = json_object(content), self._world.profile
         self.bodies.append(body or {})
-        self.endpoints.append(name)
+        self.endpoints.append(path.rsplit("/", 1)[-1])
         if not authorized:
             return answers.unauthorized()
         fields = None if body is None else read(body, coerces=profile.coerces)
@@ -225,25 +222,17 @@ class Submits:
         if len(fields.notify_hook or "") > profile.hook_limit:
             return answers.validation(f"notifyHook is longer than {profile.hook_limit} characters")
         submit = Submit(self._world, fields, origin, speed, f"{self._seed}/{len(self.bodies)}")
-        order = ENDPOINTS[name].order(submit, fields)
+        order = ENDPOINTS[path](submit, fields)
         if isinstance(order, Answer):
             return order
         submit = replace(submit, order=order)
         work = order.works[0] if order.works else Work("", "")
         request = Request(len(self.bodies), work.prompt, profile.properties, submit.accept, submit.existing)
         answer = self._faults.answer(request) or submit.accepted()
-        return self._faults.answered(profile.rewritten(answer, work.relay_action or work.action))
+        return self._faults.apply("answered", profile.rewritten(answer, work.relay_action or work.action))
 
 
 # --- endpoints -----------------------------------------------------------------------------------------------
-
-
-class Endpoint(NamedTuple):
-    """Name and path below the prefix, and the check that turns a body into an order or a refusal."""
-
-    name: str
-    path: str
-    order: Callable[[Submit, Fields], Order | Answer]
 
 
 def imagine(submit: Submit, fields: Fields) -> Order | Answer:
@@ -407,7 +396,7 @@ def _picture(submit: Submit, sent: str, words: str = "") -> Picture | None:
     return Upload(content, 1.0) if content is not None else None
 
 
-_PATHS: Mapping[str, Callable[[Submit, Fields], Order | Answer]] = {
+ENDPOINTS: Mapping[str, Callable[[Submit, Fields], Order | Answer]] = {
     "/submit/imagine": imagine,
     "/submit/action": action,
     "/submit/modal": modal,
@@ -423,6 +412,4 @@ _PATHS: Mapping[str, Callable[[Submit, Fields], Order | Answer]] = {
     "/insight-face/swap": swap,
     "/submit/upload-discord-images": upload,
 }
-
-ENDPOINTS = {(name := path.rsplit("/", 1)[-1]): Endpoint(name, path, order) for path, order in _PATHS.items()}
-"""Every submit endpoint by its name."""
+"""Path below the prefix of each endpoint, and the check that turns a body into an order or a refusal."""

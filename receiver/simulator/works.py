@@ -27,22 +27,9 @@ class Scene:
     words: str
     seed: int
     index: int
-    frame: float  # width of the picture as first drawn, in units of its height
+    ratio: float  # width by height
     take: int = 0  # another number arranges the scene anew
     tone: int = 0  # another number lights it differently
-    sides: Sides = (0.0, 0.0, 0.0, 0.0)  # added by zoom and pan, in the same unit
-    around: int = 0  # another number changes what is visible in the added parts
-
-    @property
-    def size(self) -> tuple[float, float]:
-        """Width and height in units of the first height."""
-        left, top, right, bottom = self.sides
-        return self.frame + left + right, 1 + top + bottom
-
-    @property
-    def ratio(self) -> float:
-        """Width by height."""
-        return self.size[0] / self.size[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +78,8 @@ Picture = Scene | Upload | Extended | Repainted
 
 def scenes(prompt: str, seed: int, ratio: float | None = None) -> tuple[Scene, ...]:
     """Return the four pictures of a prompt, in its own proportions unless others are given."""
-    words, frame = prompts.scene_words(prompt), ratio or prompts.ratio(prompt)
-    return tuple(Scene(words, seed, index, frame) for index in range(4))
+    words, ratio = prompts.scene_words(prompt), ratio or prompts.ratio(prompt)
+    return tuple(Scene(words, seed, index, ratio) for index in range(4))
 
 
 def varied(picture: Picture, prompt: str, seed: int, index: int, *, subtle: bool = False) -> Picture:
@@ -109,16 +96,6 @@ def varied(picture: Picture, prompt: str, seed: int, index: int, *, subtle: bool
     return Repainted(picture, Scene(words, seed, index, picture.ratio))
 
 
-def extended(picture: Picture, sides: Sides, take: int) -> Picture:
-    """Return a wider picture, with sides in shares of the present width and height."""
-    if not isinstance(picture, Scene):
-        return Extended(picture, sides, take)
-    (width, height), old = picture.size, picture.sides
-    added = [share * length for share, length in zip(sides, (width, height, width, height), strict=True)]
-    left, top, right, bottom = (one + other for one, other in zip(old, added, strict=True))
-    return replace(picture, sides=(left, top, right, bottom), around=take)
-
-
 def blended(parts: tuple[Picture, ...], index: int) -> Picture:
     """Return one of four pictures in which the parts have different weights."""
     lead, share = index % len(parts), 0.45 - 0.12 * (index // len(parts))
@@ -128,17 +105,17 @@ def blended(parts: tuple[Picture, ...], index: int) -> Picture:
 def zoomed(picture: Picture, factor: float, take: int) -> Picture:
     """Return the picture smaller in the middle of a wider one."""
     side = (factor - 1) / 2
-    return extended(picture, (side, side, side, side), take)
+    return Extended(picture, (side, side, side, side), take)
 
 
 def squared(picture: Picture, take: int) -> Picture:
     """Return the picture with enough added at two sides to make it a square."""
     side = (max(picture.ratio, 1 / picture.ratio) - 1) / 2
-    return extended(picture, (0.0, side, 0.0, side) if picture.ratio > 1 else (side, 0.0, side, 0.0), take)
+    return Extended(picture, (0.0, side, 0.0, side) if picture.ratio > 1 else (side, 0.0, side, 0.0), take)
 
 
 def first_scene(picture: Picture) -> Scene | None:
-    """Return the scene that zooms, pans and repaints started from, if there is one."""
+    """Return the scene that zooms, pans and repaints started from."""
     while isinstance(picture, Extended | Repainted):
         picture = picture.inner
     return picture if isinstance(picture, Scene) else None
@@ -357,7 +334,7 @@ class Press:
         """Return one of the four pictures of a variation, zoom, pan or repaint."""
         effect, picture, take = self.button.effect, self._picture, self.seed + index
         if effect in _PANS:
-            return extended(picture, _PANS[effect], take)
+            return Extended(picture, _PANS[effect], take)
         if effect == "square":
             return squared(picture, take)
         if effect in {"zoom", "custom_zoom"}:
@@ -371,7 +348,7 @@ class Press:
         if self.parent.film:
             return replace(self._film(), relay_action="REROLL")
         pictures = self.parent.pictures
-        if isinstance(pictures[0], Scene) and not pictures[0].around:
+        if isinstance(pictures[0], Scene):
             return imagined(self.prompt, self.seed, parent=self.parent_id, action="REROLL")
         fresh = [varied(picture, self.prompt, self.seed, index) for index, picture in enumerate(pictures)]
         four = tuple(fresh[index % len(fresh)] for index in range(4))

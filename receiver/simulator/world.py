@@ -47,11 +47,12 @@ class World:
 
     def planned(self, work: Work, mode: str, chance: str) -> Timeline:
         """Return the timeline of a work, faults included."""
-        return self._faults.timeline(timeline.plan(mode, dice(chance, "timeline"), work.pace), chance)
+        return self._faults.apply("timeline", timeline.plan(mode, dice(chance, "timeline"), work.pace), chance)
 
     def start(self, task: Task, since: float = 0.0) -> Task:
         """Add or replace a task, and send the callbacks of its timeline from ``since`` so many seconds on."""
-        task = self._add(replace(task, fetched=self._faults.fetched_timeline(task.timeline, task.chance)))
+        fetched = self._faults.apply("fetched_timeline", task.timeline, task.chance)
+        task = self._add(replace(task, fetched=fetched))
         self._call_back(task, task.hook, task.state, since)
         return task
 
@@ -100,8 +101,9 @@ class World:
 
     def _call_back(self, task: Task, hook: str | None, state: str | None, since: float = 0.0) -> None:
         if hook:
-            calls = self._faults.calls(self.profile.caller.schedule(task.timeline), task.chance)
-            self._sender.start(task, hook, state, [call for call in calls if call.step.after >= since])
+            calls = self._faults.apply("calls", self.profile.caller.schedule(task.timeline), task.chance)
+            calls = sorted((call for call in calls if call.step.after >= since), key=lambda call: call.after)
+            self._sender.start(task, hook, state, calls)
 
     def finished(self, task_id: object) -> Task | Answer:
         """Return the task to build on, or the refusal."""
@@ -167,7 +169,7 @@ class World:
         return self._faults.query(self._queries - 1)
 
     def _object(self, task: Task, origin: str) -> dict[str, Any]:
-        return self._faults.fetched(self.profile.shape(self.view(task, origin)))
+        return self._faults.apply("fetched", self.profile.shape(self.view(task, origin)))
 
     def image_seed(self, task_id: str, origin: str) -> Answer:
         """Return Midjourney's seed as text."""

@@ -75,12 +75,7 @@ def _too_deep(value: Any) -> bool:
 
 
 def decode_task(body: bytes) -> Task:
-    """Read a task from a body. Its texts are UTF-8 without NUL, so that every database can store them.
-
-    Raises:
-        NotJSON: see `decode_json`.
-        NotATask: see `read_task`.
-    """
+    """Read a task from a body, as `read_task` and `decode_json`. Every database can store its texts."""
     return read_common(body) or read_task(decode_json(body))
 
 

@@ -38,38 +38,28 @@ class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rena
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A task as read from a callback, a fetch or a list.
+    """A task as read from a callback, a fetch or a list. Times are epoch milliseconds, None when unset."""
 
-    Attributes:
-        id: 1–64 characters, opaque.
-        status: upper case, "" before the relay's first look (§5).
-        progress: 0–100, None when absent or no number ("Waiting to start").
-        submit_ms, start_ms, finish_ms: epoch milliseconds, None when unset.
-        image_url: the result, or a preview while IN_PROGRESS. May be an mp4 for videos.
-        state: as the provider echoes it, "" until the relay's first poll.
-        problems: parts that could not be read, one phrase each.
-    """
-
-    id: str
-    status: str = ""
-    progress: int | None = None
+    id: str  # 1–64 characters, opaque
+    status: str = ""  # upper case, "" before the relay's first look (§5)
+    progress: int | None = None  # 0–100, None when absent or no number ("Waiting to start")
     action: str = ""
     prompt: str = ""
     prompt_en: str = ""
     final_prompt: str = ""
     description: str = ""
-    state: str = ""
+    state: str = ""  # as the provider echoes it, "" until the relay's first poll
     submit_ms: int | None = None
     start_ms: int | None = None
     finish_ms: int | None = None
-    image_url: str = ""
+    image_url: str = ""  # the result, or a preview while IN_PROGRESS. May be an mp4 for videos
     image_urls: tuple[str, ...] = ()
     video_url: str = ""
     video_urls: tuple[str, ...] = ()
     fail_reason: str = ""
     buttons: tuple[Button, ...] = ()
     seed: str = ""
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()  # parts that could not be read, one phrase each
 
     @property
     def terminal(self) -> bool:
@@ -187,12 +177,8 @@ def is_grid(task: Task, kind: str, button: str | None) -> bool:
 
     The buttons decide: only a grid has U1 to U4. Without buttons (Java callbacks have none, relays fill them late) the
     action decides. Where the action is unclear (ACTION, MODAL, unknown), the request does. In doubt it is no grid,
-    because a single picture cut in four is worse than a grid left whole.
-
-    Args:
-        task: a finished one. A video's U1 to U4 look the same, so ask only about pictures.
-        kind: the kind of request, for instance `imagine`.
-        button: for a follow-up, the button as it was given.
+    because a single picture cut in four is worse than a grid left whole. A video's U1 to U4 look the same, so ask only
+    about pictures.
     """
     if task.buttons:
         found = (_UPSAMPLE.search(item.custom_id) or _U_LABEL.match(item.label) for item in task.buttons)

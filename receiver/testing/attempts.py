@@ -31,8 +31,6 @@ def make_event(
     """Return an event as intake writes it, of a new submission unless its id is given.
 
     Args:
-        type: of the event.
-        submission_id: 26 characters, as `receiver.events.new_id` makes them.
         pictures: the number of links in the result, 0 for a result of texts (`describe`).
         fields: of the event, in place of the default ones.
     """
@@ -86,11 +84,9 @@ def make_attempt(
     submission_id: str | None = None,
     **fields: Any,
 ) -> Attempt:
-    """Return the first attempt at a delivery of a new event. A result has its pictures.
+    """Return the first attempt at a delivery of a new event. A result has its pictures, which are put into `folder`.
 
     Args:
-        folder: for the pictures.
-        type: of the event.
         pictures: the number of pictures of a result, 0 for one of texts.
         submission_id: for a further event of the same submission.
         fields: of the attempt, in place of the default ones: `previous`, `media=()`, `media_problem`, …

@@ -43,11 +43,7 @@ class Broken:
 
 
 class HandlerBroken(AssertionError):
-    """A handler breaks the contract. The text has a line for each rule.
-
-    Attributes:
-        broken: the rules, in the order they were checked.
-    """
+    """A handler breaks the contract. The text has a line for each rule of `broken`, in the order of their checks."""
 
     def __init__(self, broken: tuple[Broken, ...]) -> None:
         super().__init__("\n".join(["The handler breaks its contract:", *(f"{b.rule}: {b.problem}." for b in broken)]))
@@ -283,25 +279,15 @@ class RuleBroken(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Handler under test.
+    """Handler under test."""
 
-    Attributes:
-        make: returns a new handler, ready for use.
-        effects: returns the effects that are visible outside now.
-        once: whether a repeated attempt must have no further effect.
-        deadline: seconds an undisturbed attempt may take.
-        folder: for the pictures of attempts.
-        usual: the number of effects of one result.
-        closes: whether its handlers close as they should. Else they are left open.
-    """
-
-    make: Callable[[], Handler]
-    effects: Effects
-    once: bool
-    deadline: float
-    folder: Path
-    usual: int = 0
-    closes: bool = True
+    make: Callable[[], Handler]  # returns a new handler, ready for use
+    effects: Effects  # returns the effects that are visible outside now
+    once: bool  # whether a repeated attempt must have no further effect
+    deadline: float  # seconds an undisturbed attempt may take
+    folder: Path  # for the pictures of attempts
+    usual: int = 0  # the number of effects of one result
+    closes: bool = True  # whether its handlers close as they should. Else they are left open
 
     def attempt(self, type: EventType = "task.succeeded", **fields: Any) -> Attempt:
         """Return the first attempt at an event, of a new submission unless `fields` say otherwise."""
@@ -401,12 +387,7 @@ part, and we do not know yet), or left without the event, so that only a deadlin
 
 
 class Stepping:
-    """Await of a coroutine that stops it at its await number `at` (1 is the first).
-
-    Attributes:
-        steps: awaits so far.
-        reached: whether it came to await `at`.
-    """
+    """Await of a coroutine that stops it at its await number `at` (1 is the first). `steps` counts its awaits."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Receipt], *, at: int = 0, stop: Stop = "before") -> None:
         self.steps = 0

@@ -20,15 +20,10 @@ _STOP_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """Simulator that is being served.
+    """Simulator that is being served."""
 
-    Attributes:
-        url: its base URL without a slash at the end, for a client of CometAPI.
-        simulator: the requests it received and sent: `submits`, `endpoints`, `callbacks`, `pictures`.
-    """
-
-    url: str
-    simulator: Simulator
+    url: str  # its base URL without a slash at the end, for a client of CometAPI
+    simulator: Simulator  # the requests it received and sent: `submits`, `endpoints`, `callbacks`, `pictures`
 
 
 @asynccontextmanager
@@ -46,12 +41,9 @@ async def simulated(
         faults: any of `receiver.simulator.FAULTS`.
         profile: the kind of provider, one of `receiver.simulator.PROFILES`.
         speed: simulated seconds in a real one.
-        seed: of all random choices.
         key: the only accepted key. None accepts any, and none.
 
-    Raises:
-        ValueError: a fault or the profile is unknown, or the speed is not above 0.
-        ImportError: Pillow is not installed.
+    Raises as `receiver.simulator.Simulator`.
     """
     simulator = Simulator(profile=profile, speed=speed, seed=seed, faults=faults, key=key)
     with _listener() as listener:

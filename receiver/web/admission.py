@@ -44,16 +44,13 @@ RETRY = {"Retry-After": "5"}
 class BodyLimits:
     """Bounds of the bodies that one endpoint reads.
 
-    Attributes:
-        name: the first word of an error sentence, in the plural.
-        limit: bytes a body may have. Some more are read and dropped: closing with bytes unread would reset the
-            connection and lose our answer (RFC 9112 §9.6).
-        seconds: deadline of a body.
+    Some bytes beyond the limit are read and dropped: closing with bytes unread would reset the connection and lose our
+    answer (RFC 9112 §9.6).
     """
 
-    name: str
+    name: str  # the first word of an error sentence, in the plural
     limit: int
-    seconds: float
+    seconds: float  # deadline of a body
 
     async def check_length(self, headers: Mapping[bytes, bytes], receive: Receive) -> None:
         """Raise Problem if the length is missing, not a number, or too large."""
@@ -140,9 +137,6 @@ class Admission:
     Args:
         probe: a write that raises JournalError while the journal cannot be used. Without it, a request that waits too
             long is given up, and new ones are still admitted.
-        most: requests that may wait.
-        most_bytes: bytes that their bodies may have together.
-        max_wait: seconds that each may wait.
         kept: a sentence for the sender of a request that was given up.
     """
 

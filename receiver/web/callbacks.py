@@ -8,7 +8,7 @@ binding (inside the journal's transaction). Nothing unsigned is stored, and 2xx 
     no URL token (`POST /callbacks`), `state` good                       202: the same
     both good                                                            200: kept and accepted
     overload, or too long a wait for the commit                          503 (see `web.admission`)
-    no journal, and not confirmed or not delivered                       500 (see `receiver.courier`)
+    no journal, and not confirmed or not delivered                       500 (see `app.stateless`)
 """
 
 from __future__ import annotations

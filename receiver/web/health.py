@@ -41,12 +41,8 @@ class Readyz:
     """Answer 200 if every check passes, else 503 with the reasons.
 
     A check raises ReceiverError with a sentence. Concurrent requests share one run of each check, and a check that
-    hangs is not started again, because checks write and anyone may ask.
-
-    Args:
-        checks: by name.
-        notes: checks that are shown and do not count: refusing callbacks would not help.
-        timeout: seconds a request waits for a check.
+    hangs is not started again, because checks write and anyone may ask. `notes` are checks that are shown and do not
+    count, because refusing callbacks would not help.
     """
 
     def __init__(

@@ -27,23 +27,14 @@ _REF = "#/components/schemas/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of one path.
+    """One method of one path."""
 
-    Attributes:
-        summary: its effect.
-        body: schema of the request's body.
-        answers: status → (description of the answer, and its content by media type).
-        problems: statuses of the problems worth naming, beside 401.
-        parameters: parameters outside the path.
-        open: True if it needs no token.
-    """
-
-    summary: str
-    answers: dict[int, tuple[str, Schema]]
-    body: Schema | None = None
-    problems: tuple[int, ...] = ()
-    parameters: tuple[Schema, ...] = ()
-    open: bool = False
+    summary: str  # its effect
+    answers: dict[int, tuple[str, Schema]]  # status → (description of the answer, and its content by media type)
+    body: Schema | None = None  # schema of the request's body
+    problems: tuple[int, ...] = ()  # statuses of the problems worth naming, beside 401
+    parameters: tuple[Schema, ...] = ()  # parameters outside the path
+    open: bool = False  # True if it needs no token
 
 
 def _ref(type: type) -> Schema:

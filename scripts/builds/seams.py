@@ -1,4 +1,4 @@
-"""Builds of Receiver with one function replaced: broken ones, which no experiment may pass, and one with another clock."""
+"""Builds of Receiver with one function replaced: broken ones, which must fail, and one with another clock."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class ClockSteps:
                 count - 1 for count in [*sent.values(), *Counter(effect["key"] for effect in effects).values()]
             ),
             seconds=time.monotonic() - begun,
-            notes=f"in reach or delivered within {slowest:.1f} s of a step, {slowest * clocks.SPEED:.0f} s by its clock",
+            notes=f"in reach or delivered {slowest:.1f} s after a step, {slowest * clocks.SPEED:.0f} s by its clock",
         )
 
     async def _round(self, folder: Path, item: Server, prompts: list[str], step: float, patience: float) -> float:

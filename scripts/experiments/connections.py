@@ -8,7 +8,7 @@ below: the one inside APSW instead of the one Python was built with.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ AUTOCHECKPOINT = 1000
 
 
 class Row(tuple[Any, ...]):
-    """As `sqlite3.Row`: values by position and by name."""
+    """A row like `sqlite3.Row`: values by position and by name."""
 
     names: tuple[str, ...]
 
@@ -37,8 +37,8 @@ def _named(cursor: apsw.Cursor, values: apsw.SQLiteValues) -> Any:
 
 
 def _checkpoint(db: apsw.Connection, name: str, pages: int) -> int:
-    """What SQLite does by itself after a commit. Its error is no error of the commit, which stands; APSW would raise it
-    there all the same."""
+    """Checkpoint after a commit, as SQLite does by itself. An error is ignored, because the commit stands. APSW would
+    raise it."""
     if pages >= AUTOCHECKPOINT:
         with suppress(apsw.Error):
             db.wal_checkpoint(name, apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -48,9 +48,10 @@ def _checkpoint(db: apsw.Connection, name: str, pages: int) -> int:
 class Cursor:
     """The rows of one statement, all read."""
 
-    def __init__(self, rows: list[Any], rowcount: int) -> None:
+    def __init__(self, rows: list[Any], rowcount: int, lastrowid: int = 0) -> None:
         self._rows = iter(rows)
         self.rowcount = rowcount
+        self.lastrowid = lastrowid
 
     def fetchone(self) -> Any:
         return next(self._rows, None)
@@ -69,7 +70,7 @@ class Connection:
         path: the database.
         disk: the name of the VFS.
         timeout: seconds to wait for a lock.
-        instead: statements to be replaced by others: what makes a build a broken one.
+        instead: statements to be replaced by others, for a broken build.
     """
 
     def __init__(self, path: str, *, disk: str, timeout: float, instead: Mapping[str, str]) -> None:
@@ -89,21 +90,24 @@ class Connection:
         with translated():
             cursor = self._db.cursor()
             cursor.execute(self._instead.get(sql, sql), values)
-            return Cursor(list(cursor), self._db.changes())
+            return Cursor(list(cursor), self._db.changes(), self._db.last_insert_rowid())
 
     def executemany(self, sql: str, many: Iterable[Mapping[str, Any]]) -> Cursor:
         count = sum(self.execute(sql, values).rowcount for values in many)
         return Cursor([], count)
 
+    def create_function(self, name: str, narg: int, func: Callable[..., Any], *, deterministic: bool = False) -> None:
+        self._db.create_scalar_function(name, func, narg, deterministic=deterministic)
+
     def close(self) -> None:
-        """The last one checkpoints. If that fails, SQLite says nothing, as the WAL holds everything; APSW would."""
+        """Close. The last connection checkpoints. APSW raises an error of that, which SQLite ignores."""
         with suppress(apsw.Error):
             self._db.close()
 
 
 @contextmanager
 def on_disk(disk: str, instead: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Whoever opens a database while the block runs, opens it there."""
+    """Let `sqlite3.connect` open databases on that disk while the block runs."""
     original = sqlite3.connect
 
     def connect(path: Any, timeout: float = 5.0, **_: Any) -> Any:
@@ -118,7 +122,7 @@ def on_disk(disk: str, instead: Mapping[str, str] | None = None) -> Iterator[Non
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """APSW's errors as Python's own module raises them."""
+    """Raise APSW's errors as Python's own module does."""
     try:
         yield
     except apsw.Error as exc:

@@ -7,6 +7,7 @@ one that is killed reaches the bucket no more from one put to the next, and is a
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 import random
 import secrets
@@ -305,9 +306,9 @@ class Killed:
                 for task in (request, end):
                     task.cancel()
                 await asyncio.gather(request, end, return_exceptions=True)
+            await asyncio.sleep(TIMES["EXPIRE_SECONDS"])
             async with instance(settings) as (application, _):
-                for _ in range(2):
-                    await application.tick(120)
+                await application.tick(120)
             async with journal_of(settings, existing=True) as journal:
                 owed = [item for item in await journal.deliveries(limit=10) if item.status != "succeeded"]
             twice = world.doubled + max(len(list((folder / "outputs").glob("*.png"))) - 1, 0)
@@ -451,10 +452,13 @@ class StoreErrors:
                 await asyncio.sleep(6)  # the first retry of what failed
                 for _ in range(2):
                     await application.tick(120)
+            async with journal_of(settings, existing=True) as journal:
+                rows = {row.task_id: row.id for row in await journal.submissions(limit=tasks)}
+                stored = [bool(await journal.callbacks(rows[str(n + 1)])) for n in range(tasks)]
         return Outcome(
             injected=done.total(),
             acknowledged=tasks + sum(kept),
-            lost=missing(folder, world, tasks),
+            lost=missing(folder, world, tasks) + sum(map(operator.gt, kept, stored)),
             doubled=world.doubled,
             seconds=time.monotonic() - begun,
             notes=", ".join(f"{count} {name}" for name, count in done.items()),

@@ -106,13 +106,15 @@ class PoisonHandlers:
         )
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Run without the watchdog."""
-        return await self._each(folder, {"loop": HELD_UP + RESTART + 1}, build="unwatched")
+        """Run without the watchdog, for longer than another delivery may be held up."""
+        return await self._each(folder, {"loop": 0.0}, build="unwatched")
 
     async def _each(self, folder: Path, poisons: Mapping[str, float], *, build: str | None) -> Outcome:
         begun = time.monotonic()
-        harms = {does: await _poisoned(folder / does, does, seconds, build) for does, seconds in poisons.items()}
         limit = HELD_UP + max(RESTART, BUSY * await plain_start(folder / "plain"))
+        harms = {
+            does: await _poisoned(folder / does, does, seconds or limit + 2, build) for does, seconds in poisons.items()
+        }
         late = [does for does, harm in harms.items() if harm.longest > limit or not harm.attempts]
         told = [
             f"{does}: {harm.attempts} attempts, {len(harm.restarts)} restarts, others held up {harm.longest:.1f} s"

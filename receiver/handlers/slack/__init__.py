@@ -123,20 +123,20 @@ class SlackHandler:
         return ({"channel": channel} if channel else {}) | dict(parse_qsl(query))
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post, or edit the existing post.
-
-        Raises:
-            RetryLater: too many calls, or the picture or its link is not there yet.
-            Rejected: Slack refuses until a person has done something. The text says what.
-            SlackError, ConnectionError: any other failure. Later may help.
-        """
+        """Post, or edit the existing post. Raise Rejected if Slack refuses until a person has done something."""
         attempt.wait_for_media()
         link = linked(attempt, self.waits_for)
         unlinked = self.waits_for and link is None and attempt.event.type == "task.succeeded" and attempt.media
         post = post_of(attempt, remark=f"There is no link from {self.waits_for}." if unlinked else "")
         try:
             if self._webhook is not None:
-                return await self._post_by_webhook(self._webhook, attempt, post, link)
+                if attempt.event.type not in ENDS | {"task.input_required"}:
+                    return Receipt()
+                shows = link is not None and all(item.media.type in SHOWN for item in attempt.media[:1])
+                picture = linked_picture(link, post.alt_text) if link is not None and shows else None
+                content = {"text": fallback(post), "blocks": post_blocks(post, [picture] if picture else [], link)}
+                await self._webhook.post({**content, "unfurl_links": False, "unfurl_media": False})
+                return Receipt(url=link)
             assert self._api is not None  # noqa: S101 - the options see to it
             return await self._post(self._api, attempt, post, link)
         except SlackError as exc:
@@ -147,15 +147,6 @@ class SlackHandler:
         for client in (self._api, self._webhook):
             if client is not None:
                 await client.aclose()
-
-    async def _post_by_webhook(self, webhook: SlackWebhook, attempt: Attempt, post: Post, link: str | None) -> Receipt:
-        if attempt.event.type not in ENDS | {"task.input_required"}:
-            return Receipt()
-        shows = link is not None and all(item.media.type in SHOWN for item in attempt.media[:1])
-        picture = linked_picture(link, post.alt_text) if link is not None and shows else None
-        blocks = post_blocks(post, [picture] if picture else [], link)
-        await webhook.post({"text": fallback(post), "blocks": blocks, "unfurl_links": False, "unfurl_media": False})
-        return Receipt(url=link)
 
     async def _post(self, api: SlackApi, attempt: Attempt, post: Post, link: str | None) -> Receipt:
         posted = await self._so_far(api, attempt)
@@ -203,25 +194,16 @@ class SlackHandler:
 
 @dataclass
 class Posted:
-    """State of a submission's post so far.
-
-    Attributes:
-        thread: the post that starts the thread this one is in; None if it is in the channel.
-        event: the id of the event whose details are in the thread.
-        files: Slack's ids of uploaded files by their digest.
-        url: the post's URL for a browser.
-        waiting: ids of files that Slack has not processed yet.
-        refused: whether Slack refused to show the pictures of an earlier attempt.
-    """
+    """State of a submission's post so far."""
 
     channel: str
     ts: str = ""
-    thread: str | None = None
-    event: str = ""
-    files: dict[str, str] = field(default_factory=dict)
-    url: str | None = None
-    waiting: set[str] = field(default_factory=set)
-    refused: bool = False
+    thread: str | None = None  # the post that starts the thread this one is in; None if it is in the channel
+    event: str = ""  # the id of the event whose details are in the thread
+    files: dict[str, str] = field(default_factory=dict)  # Slack's ids of uploaded files by their digest
+    url: str | None = None  # the post's URL for a browser
+    waiting: set[str] = field(default_factory=set)  # ids of files that Slack has not processed yet
+    refused: bool = False  # True if Slack refused to show the pictures of an earlier attempt
 
     @property
     def receipt(self) -> Receipt:
@@ -239,17 +221,9 @@ class Posting:
         self._wants_details = details and attempt.event.type in ENDS
 
     async def put(self, post: Post, link: str | None, shown: list[StoredMedia], files: list[StoredMedia]) -> None:
-        """Put the post and its thread.
+        """Put the post and its thread. Raise as `SlackApi.post`.
 
-        Args:
-            post: its words.
-            link: to the copy of another destination.
-            shown: pictures for image blocks, the first one for the post itself.
-            files: files that no block shows. They go into the thread.
-
-        Raises:
-            UnknownFile: Slack refuses the block of a picture in `shown`.
-            SlackError, RetryLater, ConnectionError: as `SlackApi.call`.
+        The first of the pictures in `shown` is for the post itself. No block shows `files`, so they go into the thread.
         """
         alt_texts = [f"U{item.tile} of: {post.alt_text}" if item.tile else post.alt_text for item in shown]
         await self._upload(shown, alt_texts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -68,12 +69,7 @@ _LIMITED = frozenset({"ratelimited", "rate_limited", "rollup_error", "message_li
 
 
 class SlackError(Exception):
-    """Slack refused a call.
-
-    Attributes:
-        code: Slack's own name of the error, e.g. `channel_not_found`.
-        details: what Slack adds for developers.
-    """
+    """Slack refused a call. `code` is its own name of the error, `details` is what it adds for developers."""
 
     def __init__(self, method: str, code: str, details: str = "") -> None:
         super().__init__(f"Slack answered {code} to {method}{f' ({details})' if details else ''}")
@@ -92,13 +88,7 @@ class UnknownFile(ConnectionError):
 
 
 class SlackApi:
-    """Calls of the Web API with a bot token.
-
-    Args:
-        token: `xoxb-…`.
-        base_url: the beginning of each method's URL.
-        sleep: waits for files. Only tests need another one.
-    """
+    """Calls of the Web API with a bot token."""
 
     def __init__(self, token: str, base_url: str, *, sleep: Sleep = asyncio.sleep) -> None:
         self._base = base_url.rstrip("/")
@@ -171,9 +161,22 @@ class SlackApi:
             "files.getUploadURLExternal", filename=name, length=stored.media.size, alt_txt=alt_text[:1000] or None
         )
         url, file_id = str(place["upload_url"]), str(place["file_id"])
-        self._check_home(url)
+        target, base = urlsplit(url), urlsplit(self._base)
+        same = (target.scheme, target.netloc) == (base.scheme, base.netloc)
+        if not same and not (target.scheme == "https" and f".{target.hostname or ''}".endswith(_HOMES)):
+            raise ConnectionError(
+                f"Slack named {target.hostname} as the place for the upload, which is none of its own."
+            )
+
+        async def blocks() -> AsyncIterator[bytes]:
+            # The file is open only while a block is read, so a cancelled upload leaves nothing open.
+            at = 0
+            while data := await in_thread(_block, stored.path, at):
+                yield data
+                at += len(data)
+
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(stored.media.size)}
-        response = await _post(self._client, url, content=_content(stored), headers=headers)
+        response = await _post(self._client, url, content=blocks(), headers=headers)
         if response.status_code != 200:
             raise ConnectionError(f"Slack's upload server answered {response.status_code} to the picture.")
         return file_id
@@ -215,15 +218,6 @@ class SlackApi:
             f"if it is a private one, invite the bot there first (/invite @Receiver) or give the channel's id."
         )
 
-    def _check_home(self, url: str) -> None:
-        """Raise ConnectionError unless the upload URL, which an answer names, is on a host of Slack."""
-        target, base = urlsplit(url), urlsplit(self._base)
-        same = (target.scheme, target.netloc) == (base.scheme, base.netloc)
-        if not same and not (target.scheme == "https" and f".{target.hostname or ''}".endswith(_HOMES)):
-            raise ConnectionError(
-                f"Slack named {target.hostname} as the place for the upload, which is none of its own."
-            )
-
 
 class SlackWebhook:
     """Incoming webhook: it posts, and never learns a post's id."""
@@ -261,18 +255,10 @@ def _later(response: httpx.Response) -> RetryLater:
     return RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason="Slack is called too often")
 
 
-async def _content(stored: StoredMedia) -> AsyncIterator[bytes]:
-    """Yield the file in blocks. It is open only while one is read, so a cancelled upload leaves nothing open."""
-
-    def block(at: int) -> bytes:
-        with stored.path.open("rb") as file:
-            file.seek(at)
-            return file.read(_BLOCK)
-
-    at = 0
-    while data := await in_thread(block, at):
-        yield data
-        at += len(data)
+def _block(path: Path, at: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(at)
+        return file.read(_BLOCK)
 
 
 # The app

@@ -104,8 +104,8 @@ class Documents:
         written: Callable[[str], None],
         add: Callable[[Submission], Awaitable[Submission]],
     ) -> None:
-        self._bucket = bucket
-        self.look_seconds = look_seconds
+        self.bucket = bucket
+        self._look_seconds = look_seconds
         self._written = written
         self._add = add
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
@@ -135,7 +135,7 @@ class Documents:
     async def _read(self, id: str) -> _Cached | None:
         key, cached = keys.submission(id), self._cache.get(id)
         async with self._reads:
-            found = await (self._bucket.get(key) if cached is None else self._bucket.get_if_changed(key, cached.tag))
+            found = await (self.bucket.get(key) if cached is None else self.bucket.get_if_changed(key, cached.tag))
         if isinstance(found, Tag):
             assert cached is not None  # noqa: S101 - its tag was the condition
             cached.read_at = time.monotonic()
@@ -257,9 +257,9 @@ class Documents:
         if row.parent_id is not None and old is None:
             links.append(keys.path(keys.CHILDREN, row.parent_id, row.id))
         aside = {**dict.fromkeys((*made, *links), b""), **bodies}
-        await asyncio.gather(*(put(self._bucket, key, body, "any") for key, body in aside.items()))
+        await asyncio.gather(*(put(self.bucket, key, body, "any") for key, body in aside.items()))
         try:
-            written = await put(self._bucket, keys.submission(draft.id), data, tag)
+            written = await put(self.bucket, keys.submission(draft.id), data, tag)
         except BaseException:
             self.forget(draft.id)
             raise
@@ -294,7 +294,7 @@ class Documents:
         """Yield submissions with an entry that has come, in order of the entries, read as they are asked for."""
         known = self._place(place)
         async with known.looking:
-            stale = known.looked_at is None or time.monotonic() - known.looked_at >= self.look_seconds
+            stale = known.looked_at is None or time.monotonic() - known.looked_at >= self._look_seconds
             if stale or now_ms > known.until_ms:
                 await self._look(place, known, now_ms)
         end = keys.until(place, now_ms)
@@ -314,17 +314,17 @@ class Documents:
 
     async def _due(self, key: str) -> StoredSubmission | None:
         _, id, version = keys.read_entry(key)
-        found = await self.get(id, max_age=self.look_seconds)
-        if self.look_seconds and found is not None and found.version < version:
+        found = await self.get(id, max_age=self._look_seconds)
+        if self._look_seconds and found is not None and found.version < version:
             return await self.get(id)  # another process has written it since
         return found
 
     async def _look(self, place: str, known: _Place, now_ms: int) -> None:
         before = set(known.entries)
-        began, until_ms = time.monotonic(), now_ms + (AHEAD_MS if self.look_seconds else 0)
+        began, until_ms = time.monotonic(), now_ms + (AHEAD_MS if self._look_seconds else 0)
         end = keys.until(place, until_ms)
         found: dict[str, int] = {}
-        async for page in self._bucket.pages(place):
+        async for page in self.bucket.pages(place):
             found |= {item.key: item.modified_ms for item in page if item.key < end}
             if len(found) >= WINDOW or (page and page[-1].key >= end):
                 break
@@ -356,7 +356,7 @@ class Documents:
         while self._litter:
             some, self._litter = self._litter[:1000], self._litter[1000:]
             try:
-                await self._bucket.delete(some)
+                await self.bucket.delete(some)
             except JournalError:
                 return
 

@@ -1,7 +1,6 @@
 """The store in a bucket: conditional puts are its transactions, and nothing else is needed.
 
-    submissions/ID.json.gz     a submission with all its rows (`stored`). Each digit of the id is mirrored, so that the
-                               newest is listed first
+    submissions/ID.json.gz     a submission with all its rows (`stored`); the digits of the id are mirrored
     due/…, dead/…              the due index (`documents`)
     values/KEY                 shared values
     once/DIGEST                the submission that has a unique name
@@ -21,19 +20,18 @@ Order of puts, and what a crash leaves between any two of them:
        until they are written.
     4. delete entries that are no longer needed. One that stays is not named by the submission, and is deleted later.
 
-Nothing is acknowledged before 2. A put whose answer was lost, or is 500 or 412 although it was done, is recognized by
-the nonce in the object.
+Nothing is acknowledged before 2. A put whose answer was lost, or is 500 or 412 although it was done, is recognized,
+because the object says what was put.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-import secrets
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
@@ -81,13 +79,6 @@ PURGED = "purged"
 """Shared value: objects last written before this time, by the bucket's clock, have no callbacks left."""
 
 
-class UniqueName(msgspec.Struct, frozen=True, kw_only=True):
-    """The submission that has a name. None: the name is free again."""
-
-    nonce: str
-    submission: Submission | None = None
-
-
 class BucketStore:
     """See `journal.store.Store`. Made by `open_store`.
 
@@ -102,35 +93,33 @@ class BucketStore:
     def __init__(self, bucket: Bucket, *, place: str, look_seconds: float) -> None:
         self.place = place
         self.cache_seconds = look_seconds
-        self._bucket = bucket
-        self._documents = Documents(bucket, look_seconds=look_seconds, written=self._written, add=self.create)
+        self._open_documents = Documents(bucket, look_seconds=look_seconds, written=self._written, add=self.create)
         self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._values: dict[str, StoredObject] = {}
         self._subscribers: list[Callable[[frozenset[str] | None], None]] = []
         self._closed = False
-
-    @property
-    def requests(self) -> Counter[str]:
-        """The number of requests of each class so far."""
-        return self._bucket.requests
 
     def _written(self, id: str) -> None:
         for changed in self._subscribers:
             changed(frozenset([id]))
 
-    def _check_open(self) -> None:
+    @property
+    def _documents(self) -> Documents:
         if self._closed:
             raise JournalError(f"The journal {self.place} is closed.", fault="closed")
+        return self._open_documents
+
+    @property
+    def _bucket(self) -> Bucket:
+        return self._documents.bucket
 
     async def aclose(self) -> None:
         self._closed = True
-        await self._documents.settle()
+        await self.settle()
 
     async def settle(self) -> None:
-        await self._documents.settle()
+        await self._open_documents.settle()
 
     async def check(self, *, space: bool = False) -> None:
-        self._check_open()
         if not space:  # a bucket has no end; a quota shows in the put
             await self._bucket.put("check", b"")
 
@@ -140,12 +129,10 @@ class BucketStore:
     # Documents
 
     async def load(self, ids: Sequence[str]) -> dict[str, Document]:
-        self._check_open()
         found = await asyncio.gather(*map(self._documents.get, ids))
         return {item.id: item.document() for item in found if item is not None}
 
     async def update(self, id: str, transition: Transition[T]) -> T | None:
-        self._check_open()
 
         def changed(stored: StoredSubmission) -> tuple[StoredSubmission, T]:
             before = stored.document()
@@ -158,7 +145,6 @@ class BucketStore:
         return await self._documents.write(id, changed)
 
     async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
-        self._check_open()
         async with self._claiming[destination]:
             due: list[tuple[int, str]] = []
             async for stored in self._documents.due(keys.path(keys.TO, destination), now_ms):
@@ -180,7 +166,6 @@ class BucketStore:
         return taken
 
     async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
-        self._check_open()
         due_of = DUE_FIELDS[kind]
         due = [item async for item in self._documents.due(keys.ROWS, now_ms)]
         await self._documents.finish(due, keys.ROWS, now_ms)
@@ -191,7 +176,6 @@ class BucketStore:
     # New submissions, and names under which one exists once
 
     async def create(self, submission: Submission) -> Submission:
-        self._check_open()
         if submission.once is None:
             if not await self._documents.create(submission):
                 raise JournalError(f"There already is a submission {submission.id}. Nothing was written.")
@@ -199,10 +183,9 @@ class BucketStore:
         # The name is put first, with the submission in it: a process that finds a name without its submission writes
         # that. So a name whose taker was killed is no obstacle, and two that take it at once make one submission.
         key = keys.once(submission.once)
-        name = to_json_bytes(UniqueName(nonce=secrets.token_hex(8), submission=submission))
         for _ in range(NAME_TRIES):
             found = await self._bucket.get(key)
-            holder = _decode(UniqueName, found.data, key).submission if found is not None else None
+            holder = _holder(found, key)
             stored = await self._documents.get(holder.id) if holder is not None else None
             if stored is not None and stored.submission.once == submission.once:
                 return stored.submission
@@ -211,7 +194,8 @@ class BucketStore:
                     return await self._create_named(holder)
                 continue
             with suppress(PreconditionFailed):
-                await put(self._bucket, key, name, found.tag if found is not None else None)
+                tag = found.tag if found is not None else None
+                await put(self._bucket, key, to_json_bytes(submission), tag)
                 return await self._create_named(submission)
         raise JournalError("The submission's name is taken and freed by too many at once. Try again.", fault="locked")
 
@@ -223,14 +207,15 @@ class BucketStore:
         return submission
 
     async def _free_name(self, submission: Submission) -> None:
-        """Free a name, if the submission still has it."""
+        """Free a name, if the submission still has it. A name that is free is an empty object."""
         key = keys.once(submission.once or "")
-        while submission.once is not None and (found := await self._bucket.get(key)) is not None:
-            holder = _decode(UniqueName, found.data, key).submission
-            if holder is None or holder.id != submission.id:
+        while submission.once is not None:
+            found = await self._bucket.get(key)
+            holder = _holder(found, key)
+            if found is None or holder is None or holder.id != submission.id:
                 return
             with suppress(PreconditionFailed):
-                await put(self._bucket, key, to_json_bytes(UniqueName(nonce=secrets.token_hex(8))), found.tag)
+                await put(self._bucket, key, b"", found.tag)
                 return
 
     # Deleting
@@ -238,7 +223,6 @@ class BucketStore:
     async def remove(
         self, id: str, transition: Callable[[Document], Document | None], *, files_only: bool = False
     ) -> Mapping[str, int] | None:
-        self._check_open()
         stored = await self._documents.get(id)
         if stored is None:
             return {} if files_only else _counts(None, 0)
@@ -256,11 +240,7 @@ class BucketStore:
                 return current, None
             if files_only:
                 return replace(current, submission=after.submission, files=()), current
-            row = current.submission
-            empty = Submission(
-                id=row.id, kind=row.kind, created_ms=row.created_ms, prompt="", request={}, deadline_ms=row.deadline_ms
-            )
-            return StoredSubmission(submission=empty, version=current.version, erased=True), current
+            return replace(current, additions=(), erased=True), current
 
         last = await self._documents.write(id, removed)
         if last is None:
@@ -287,7 +267,6 @@ class BucketStore:
         return False
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys_: Sequence[Key]) -> int:
-        self._check_open()
         if kind == "leftovers":
             digests = {str(digest) for (digest,) in keys_} & {item async for item in self._names(keys.LEFTOVERS)}
             await self._bucket.delete([keys.path(keys.LEFTOVERS, digest) for digest in sorted(digests)])
@@ -338,11 +317,13 @@ class BucketStore:
     async def page(
         self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = False
     ) -> list[StoredRow]:
-        self._check_open()
+
+        def follows(key: Key) -> bool:
+            return after is None or (key < after if newest_first else key > after)
 
         def chosen(rows: Iterable[StoredRow]) -> list[StoredRow]:
             """Return the rows of this page."""
-            left = [row for row in rows if after is None or (row.key < after if newest_first else row.key > after)]
+            left = (row for row in rows if follows(row.key))
             return (heapq.nlargest if newest_first else heapq.nsmallest)(limit, left, key=lambda row: row.key)
 
         if kind == "values":
@@ -357,52 +338,51 @@ class BucketStore:
                 StoredRow((digest,), LeftFile(digest=digest, needed=item))
                 for digest, item in zip(digests, needed, strict=True)
             ]
-        found: list[StoredRow] = []
         if kind == "callbacks" and not newest_first and wanted == Filter(until_ms=wanted.until_ms) != EVERYTHING:
-            found = chosen(await self._old_callbacks(wanted))
-        else:
-            async for latest_ms, some in self._candidates(kind, wanted, after, newest_first=newest_first):
-                if len(found) >= limit and latest_ms < min(map(_known_ms, found)):
-                    break
-                found = chosen([*found, *(row for stored in some for row in _rows(kind, stored, wanted))])
-        return list(await asyncio.gather(*map(self._with_body, found))) if kind == "callbacks" else found
+            return await self._with_bodies(chosen(await self._old_callbacks(wanted)))
+        found: list[StoredRow] = []
+        async for heads in self._heads(kind, wanted, after, newest_first=newest_first):
+            if kind == "submissions":
+                ids = [keys.submission_id(item.key) for item in heads]
+                fit = [follows((id,)) and _may_fit(id, wanted) for id in ids]
+                heads = list(compress(heads, fit))  # noqa: PLW2901 - the rest is not read
+            for batch in _batches(heads):
+                # A row was known when its object was last written. Submissions come in order.
+                latest_ms = batch[0].modified_ms + MARGIN_MS
+                if len(found) >= limit and (
+                    kind == "submissions" or (newest_first and latest_ms < min(map(_known_ms, found)))
+                ):
+                    return await self._with_bodies(found)
+                found = chosen(
+                    [*found, *[row async for item in self._read(batch) for row in _rows(kind, item, wanted)]]
+                )
+        return await self._with_bodies(found)
 
-    async def _candidates(
+    async def _heads(
         self, kind: RowKind, wanted: Filter, after: Key | None, *, newest_first: bool
-    ) -> AsyncIterator[tuple[float, list[StoredSubmission]]]:
-        """Yield submissions that may have such rows, in batches, each after a time: no row that is left is newer.
-
-        A row was known when its object was last written. So for the newest rows the objects written last come first.
-        Submissions come in the order of the page, so none that is left can belong before those found.
-        """
+    ) -> AsyncIterator[list[ObjectHead]]:
+        """Yield submissions that may have such rows, in pages: submissions themselves in order, for the newest rows of
+        another kind those written last first."""
         submissions = kind == "submissions"
-        start = str(after[0]) if after is not None and submissions else None
-
-        def fits(item: ObjectHead) -> bool:
-            id = keys.submission_id(item.key)
-            begins = start is None or (id < start if newest_first else id > start)
-            is_part = wanted.part is None or id.startswith(wanted.part) or id.endswith(wanted.part)
-            return not submissions or (begins and is_part and _is_within_id(id, wanted))
-
         ids = await self._ids(kind, wanted)
         if ids is not None:
-            pages = _in_one([ObjectHead(keys.submission(id), "", 0, FAR_MS) for id in sorted(ids, reverse=True)])
+            heads = [ObjectHead(keys.submission(id), "", 0, FAR_MS) for id in sorted(ids, reverse=True)]
         else:
-            bounds = [id for id in (start if newest_first else None, _until_id(wanted)) if id and submissions]
-            pages = self._bucket.pages(keys.SUBMISSIONS, after=keys.before(min(bounds)) if bounds else "")
-        if not (submissions and newest_first):
+            bounds = [str(after[0])] if after is not None and newest_first else []
+            bounds += [first_id(wanted.until_ms)] if wanted.until_ms is not None else []
+            pages = self._bucket.pages(
+                keys.SUBMISSIONS, after=keys.before(min(bounds)) if submissions and bounds else ""
+            )
+            if submissions and newest_first:
+                async for page in pages:
+                    yield page
+                return
             heads = [item async for page in pages for item in page]
-            if submissions:
-                heads.reverse()
-            elif newest_first and after is None:
-                heads.sort(key=lambda item: -item.modified_ms)
-            pages = _in_one(heads)
-        latest_ms = float("-inf") if submissions else float("inf")
-        async for page in pages:
-            for batch in _batches(filter(fits, page)):
-                if newest_first and after is None and not submissions:
-                    latest_ms = batch[0].modified_ms + MARGIN_MS
-                yield latest_ms, [item async for item in self._read(batch)]
+        if submissions and not newest_first:
+            heads.reverse()
+        elif newest_first and not submissions:
+            heads.sort(key=lambda item: -item.modified_ms)
+        yield heads
 
     async def _ids(self, kind: RowKind, wanted: Filter) -> Collection[str] | None:
         """Return ids of the submissions that can have such rows. None: any may."""
@@ -457,7 +437,7 @@ class BucketStore:
         that still has one: a purge a day would else read every submission every day."""
         value = (await self.values(PURGED)).get(PURGED)
         purged_ms = int(value.data) if value is not None else 0
-        end = keys.before(_until_id(wanted) or "")
+        end = keys.before(first_id(wanted.until_ms or 0))
         heads = [item async for item in self._list(keys.SUBMISSIONS)]
         written = {keys.submission_id(item.key): item.modified_ms for item in heads}
         left = [item.modified_ms for item in heads if item.key <= end]
@@ -470,13 +450,17 @@ class BucketStore:
             await self.swap(PURGED, b"%d" % until_ms, value.version if value is not None else None)
         return rows
 
-    async def _with_body(self, row: StoredRow) -> StoredRow:
-        """Return a callback with its body, if that is in an object of its own."""
-        if not isinstance(row.record, Callback) or row.record.body:
-            return row
-        number, id = row.key
-        found = await self._bucket.get(keys.path(keys.CALLBACKS, id, number))
-        return row if found is None else StoredRow(row.key, replace(row.record, body=found.data))
+    async def _with_bodies(self, rows: Iterable[StoredRow]) -> list[StoredRow]:
+        """Return callbacks with the bodies that are in objects of their own."""
+
+        async def with_body(row: StoredRow) -> StoredRow:
+            if not isinstance(row.record, Callback) or row.record.body:
+                return row
+            number, id = row.key
+            found = await self._bucket.get(keys.path(keys.CALLBACKS, id, number))
+            return row if found is None else StoredRow(row.key, replace(row.record, body=found.data))
+
+        return list(await asyncio.gather(*map(with_body, rows)))
 
     async def _needed_files(self, wanted: Filter) -> AsyncIterator[StoredRow]:
         folder = keys.FILES if wanted.digest is None else keys.path(keys.FILES, wanted.digest)
@@ -486,7 +470,6 @@ class BucketStore:
                 yield StoredRow((id, digest), NeededFile(submission_id=id, digest=digest))
 
     async def counts(self, *, submissions: bool = False) -> Counts:
-        self._check_open()
         statuses: Counter[str] = Counter()
         if submissions:
             statuses.update([item.submission.display_status async for item in self._all()])
@@ -521,30 +504,17 @@ class BucketStore:
     # Shared values
 
     async def values(self, prefix: str) -> dict[str, SharedValue]:
-        self._check_open()
-        listed = {prefix: ""}
+        names = [f"{keys.VALUES}/{prefix}"]
         if not prefix or prefix.endswith("/"):
-            heads = self._list(f"{keys.VALUES}/{prefix}".rstrip("/"))
-            listed = {item.key.removeprefix(f"{keys.VALUES}/"): item.etag async for item in heads}
-            self._values = {
-                key: item for key, item in self._values.items() if key in listed or not key.startswith(prefix)
-            }
-
-        async def read(key: str, etag: str) -> SharedValue | None:
-            found = self._values.get(key)
-            if found is None or found.tag.etag != etag:
-                found = await self._bucket.get(f"{keys.VALUES}/{key}")
-            if found is None or not found.data:
-                self._values.pop(key, None)
-                return None
-            self._values[key] = found
-            return SharedValue(key=key, data=found.data, version=_version(found.tag))
-
-        read_ = await asyncio.gather(*(read(key, etag) for key, etag in listed.items()))
-        return {item.key: item for item in read_ if item is not None}
+            names = [item.key async for item in self._list(names[0].rstrip("/"))]
+        found: dict[str, SharedValue] = {}
+        for name, item in zip(names, await asyncio.gather(*map(self._bucket.get, names)), strict=True):
+            if item is not None and item.data:
+                key = name.removeprefix(f"{keys.VALUES}/")
+                found[key] = SharedValue(key=key, data=item.data, version=_version(item.tag))
+        return found
 
     async def swap(self, key: str, data: bytes | None, version: str | None) -> str | None:
-        self._check_open()
         name = f"{keys.VALUES}/{key}"
         etag, _, generation = (version or "").partition("\n")
         tag = Tag(etag, generation or None) if version is not None else None
@@ -555,16 +525,13 @@ class BucketStore:
         except PreconditionFailed:
             return None
         if data is None:
-            self._values.pop(key, None)
             await self._bucket.delete([name])
             return ""
-        self._values[key] = StoredObject(data, tag, 0)
         return _version(tag)
 
     # The store as a whole
 
     async def problems(self, owners: frozenset[str]) -> list[str]:
-        self._check_open()
         found: dict[str, list[str]] = defaultdict(list)
         entries = {item.key async for item in self._list(keys.DUE)}
         lost: list[str] = []
@@ -634,7 +601,7 @@ def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[Store
             if (wanted.ids is None or item.id in wanted.ids)
             and wanted.destination in (None, item.destination)
             and (not wanted.statuses or item.status in wanted.statuses)
-            and _is_within_id(item.id, wanted)
+            and _may_fit(item.id, wanted)
             and (wanted.due_after_ms is None or item.due_ms > wanted.due_after_ms)
         ]
     if kind == "attempts":
@@ -667,22 +634,19 @@ def _is_within(ms: int, wanted: Filter) -> bool:
     return (wanted.since_ms is None or ms >= wanted.since_ms) and (wanted.until_ms is None or ms < wanted.until_ms)
 
 
-def _is_within_id(id: str, wanted: Filter) -> bool:
-    return (not wanted.since_ms or id >= first_id(wanted.since_ms)) and id < (_until_id(wanted) or "~")
-
-
-def _until_id(wanted: Filter) -> str | None:
-    return first_id(wanted.until_ms) if wanted.until_ms is not None else None
+def _may_fit(id: str, wanted: Filter) -> bool:
+    """Return True if the id of a submission or delivery fits."""
+    return (
+        (not wanted.since_ms or id >= first_id(wanted.since_ms))
+        and (wanted.until_ms is None or id < first_id(wanted.until_ms))
+        and (wanted.part is None or id.startswith(wanted.part) or id.endswith(wanted.part))
+    )
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:
     left = iter(items)
     while some := list(islice(left, BATCH)):
         yield some
-
-
-async def _in_one(heads: list[ObjectHead]) -> AsyncIterator[list[ObjectHead]]:
-    yield heads
 
 
 def _counts(stored: StoredSubmission | None, files: int) -> Mapping[str, int]:
@@ -695,8 +659,11 @@ def _version(tag: Tag) -> str:
     return f"{tag.etag}\n{tag.version}" if tag.version is not None else tag.etag
 
 
-def _decode(type: type[T], data: bytes, key: str) -> T:
+def _holder(name: StoredObject | None, key: str) -> Submission | None:
+    """Return the submission that has a name."""
+    if name is None or not name.data:
+        return None
     try:
-        return msgspec.json.decode(data, type=type)
+        return msgspec.json.decode(name.data, type=Submission)
     except msgspec.DecodeError as exc:
         raise damaged(key, exc) from exc

@@ -9,6 +9,7 @@ import gzip
 import time
 import zlib
 from collections.abc import Mapping
+from itertools import count
 
 import msgspec
 
@@ -96,17 +97,15 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         """Return the object with what a transition has changed and added."""
         # Nanoseconds since 1970, but more than any number in this object, whatever the clock says.
         last = max([0, *(item.number for item in self.events[-1:]), *(item.number for item in self.callbacks[-1:])])
-        number = max(last + 1, time.time_ns())
-        events, callbacks = list(self.events), list(self.callbacks)
-        for event in document.new_events:
-            events.append(NumberedEvent(number=number, event=event))
-            number += 1
-        for callback in document.new_callbacks:
-            body = bytes(callback.body).decode(errors="replace")
-            callbacks.append(
-                KeptCallback(number=number, received_ms=callback.received_ms, cause=callback.cause, body=body)
+        numbers = count(max(last + 1, time.time_ns()))
+        events = [NumberedEvent(number=next(numbers), event=event) for event in document.new_events]
+        callbacks = [
+            KeptCallback(
+                number=next(numbers), received_ms=item.received_ms, cause=item.cause,
+                body=bytes(item.body).decode(errors="replace"),
             )
-            number += 1
+            for item in document.new_callbacks
+        ]  # fmt: skip
         deliveries = {item.id: item for item in self.deliveries}
         deliveries |= {item.id: item for item in (*document.closed, *document.deliveries)}
         attempts = {(item.delivery_id, item.number): item for item in self.attempts}
@@ -117,10 +116,10 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
             known=document.known,
             newest=document.newest,
             receipts=document.receipts,
-            events=tuple(events),
+            events=(*self.events, *events),
             deliveries=tuple(deliveries.values()),
             attempts=tuple(attempts.values()),
-            callbacks=tuple(callbacks),
+            callbacks=(*self.callbacks, *callbacks),
             additions=(*self.additions, *document.additions),
         )
 

@@ -11,7 +11,7 @@ import msgspec
 from receiver.errors import JournalError
 
 try:  # the only import of asyncpg, which is an extra
-    import asyncpg  # type: ignore[import-untyped]
+    import asyncpg as asyncpg  # type: ignore[import-untyped]  # noqa: PLC0414 - for the modules beside this one
 except ImportError as exc:  # pragma: no cover - the tests have it
     raise ImportError("A journal on PostgreSQL needs asyncpg: pip install 'imagine-receiver[postgres]'") from exc
 

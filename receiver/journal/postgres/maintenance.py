@@ -213,6 +213,7 @@ async def transfer(connections: Connections, *, fill: bool) -> AsyncIterator[Hel
             await transaction.start()
             await db.execute(_LIMITS)
             await db.execute(SQL["hold_still"].text)
+            await db.execute("SELECT FROM receiver.shared_values WHERE key = ANY ($1) FOR UPDATE", COPIED_VALUES)
             if fill and (await fetch(db, "holds_rows"))[0]["held"]:
                 raise InputError(f"The journal at {where} holds something already, and only an empty one takes a copy.")
             if fill:

@@ -50,7 +50,7 @@ def problems(path: Path, owners: frozenset[str]) -> list[str]:
         found = {name: [str(row["id"]) for row in db.execute(SQL[name])] for name in CONTRADICTIONS}
         left = [row["id"] for row in db.execute(SQL["running_deliveries"]) if row["owner"] not in owners]
     abandoned = (
-        f"{len(left):,} deliveries were under way when the engine died: {left[0]}, for one. "
+        f"{len(left):,} deliveries were under way when their engine ended: {left[0]}, for one. "
         "They are delivered as soon as an engine starts: receiver serve, or receiver worker."
         if left
         else None

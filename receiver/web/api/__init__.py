@@ -19,9 +19,8 @@ from receiver.media import Store
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.web.admission import Admission
-from receiver.web.api.read_routes import ReadRoutes
+from receiver.web.api.read_routes import HEARTBEAT, ReadRoutes, Watch
 from receiver.web.api.responses import problem_of
-from receiver.web.api.streaming import HEARTBEAT, Watch
 from receiver.web.api.write_routes import MAX_BODY, WriteRoutes
 from receiver.web.problems import Problem, problem
 
@@ -40,14 +39,11 @@ Endpoint = Callable[[Request, str], Awaitable[Response]]
 
 
 class Api:
-    """The routes for `create_app`.
+    """The routes for `create_app`, for callers with a bearer token (RFC 6750).
 
     Args:
-        tokens: name of a caller → its bearer token (RFC 6750).
-        submissions, journal, provider, store, clock: what the routes work with.
-        watch: gives a submission now, and again after each change.
+        tokens: name of a caller → its token.
         admission: that of the callbacks. While it is shut, nothing is written here either.
-        heartbeat: seconds of silence after which a stream sends a comment.
     """
 
     def __init__(

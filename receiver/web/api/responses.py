@@ -173,12 +173,7 @@ def json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 
 
 def problem_of(exc: ReceiverError, submission_id: str | None = None) -> Problem:
-    """Return the problem for an error of an endpoint.
-
-    Args:
-        exc: the error. An unknown kind is raised again.
-        submission_id: the submission it concerns, if there is one.
-    """
+    """Return the problem for an error of an endpoint. An unknown kind of error is raised again."""
     members: dict[str, str] = {} if submission_id is None else {"submission": submission_id}
     if isinstance(exc, Refused):
         status = 502 if exc.outcome in PROVIDER_FAULTS else 503 if exc.retry else 422

@@ -22,6 +22,8 @@ from receiver.tasks import MAX_TASK_ID
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+
 
 def _meta(description: str, **schema: Any) -> Meta:
     """Document a value. It is checked elsewhere, with a sentence."""
@@ -154,7 +156,13 @@ def read(type: type[T], value: Any) -> T:
     try:
         return msgspec.convert(body, type)
     except msgspec.ValidationError as exc:
-        raise InputError(_sentence(str(exc))) from exc
+        # Its message has names and types, and of the values only that of `kind`.
+        problem, _, place = str(exc).partition(" - at `$")
+        field = place.strip("`.")
+        if match := _MISSING.match(problem):
+            raise InputError(f"The field {match[1]} is missing.") from exc
+        subject = f"The field {field}" if field else "The body"
+        raise InputError(f"{subject} is wrong: {problem[:1].lower()}{problem[1:]}.") from exc
 
 
 def check_uri(source: str | None) -> None:
@@ -180,15 +188,3 @@ def _guess(name: Any, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.5) if isinstance(name, str) else []
     return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
-
-
-_MISSING = re.compile(r"Object missing required field `(\w+)`")
-
-
-def _sentence(text: str) -> str:
-    """Return msgspec's message as a sentence. It has names and types, and of the values only that of `kind`."""
-    if match := _MISSING.match(text):
-        return f"The field {match[1]} is missing."
-    problem, _, place = text.partition(" - at `$")
-    field = place.strip("`.")
-    return f"{f'The field {field}' if field else 'The body'} is wrong: {problem[:1].lower()}{problem[1:]}."

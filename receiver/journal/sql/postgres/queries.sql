@@ -222,9 +222,9 @@ DELETE FROM receiver.shared_values WHERE key = :key AND version = :version RETUR
 -- The store as a whole
 
 -- name: hold_still
--- Others read, and writers wait.
+-- Others read, and writers wait. Heartbeats, which are shared values, go on.
 LOCK TABLE receiver.submissions, receiver.callbacks, receiver.events, receiver.deliveries, receiver.attempts,
-    receiver.files, receiver.leftovers, receiver.shared_values IN SHARE ROW EXCLUSIVE MODE;
+    receiver.files, receiver.leftovers IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: holds_rows
 SELECT EXISTS (SELECT 1 FROM receiver.submissions) OR EXISTS (SELECT 1 FROM receiver.callbacks)
