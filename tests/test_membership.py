@@ -74,28 +74,6 @@ async def test_a_member_without_a_heartbeat_expires(tmp_path: Path) -> None:
     assert not await gone.heartbeat("gone")
 
 
-async def test_a_process_that_runs_seldom_waits_for_the_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It observes until each has shown a heartbeat or expired. A member with a recent heartbeat is not waited for."""
-    world = Observers()
-    tick, gone, frozen = world.process(), world.process(), world.process()
-    await gone.join("function", "gone", store="here")
-    await frozen.join("function", "frozen", store="here")
-    await tick.join("function", "tick", store="here")
-    assert await tick.await_silent("tick") == {"tick", "gone", "frozen"}
-    assert world.now == 0.0
-
-    async def sleep(seconds: float) -> None:
-        world.now += seconds
-        assert not (world.now > 5 and "members/frozen" in world.values.kept) or await frozen.heartbeat("frozen")
-
-    monkeypatch.setattr(
-        "receiver.journal.membership.SharedMembership._fresh", lambda self, member: member.owner == "tick"
-    )
-    monkeypatch.setattr("asyncio.sleep", sleep)
-    assert await tick.await_silent("tick") == {"tick", "frozen"}
-    assert EXPIRE_SECONDS <= world.now < EXPIRE_SECONDS + HEARTBEAT_SECONDS
-
-
 async def test_members_with_heartbeats_never_expire() -> None:
     """However long they run, and whatever their wall clocks say."""
     world = Observers()

@@ -53,9 +53,6 @@ class Members:
     async def owners(self) -> frozenset[str]:
         return frozenset()
 
-    async def await_silent(self, owner: str) -> frozenset[str]:
-        return frozenset()
-
     @property
     def said(self) -> list[str]:
         return [name for name, _ in self.calls]

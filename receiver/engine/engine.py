@@ -283,8 +283,7 @@ class Engine:
             return
         self._freed_at = now
         owner, membership = self._dispatcher.owner, self._journal.membership
-        owners = partial(membership.await_silent, owner) if patient else membership.owners
-        if freed := await self._journal.free_running(owner, self._clock.now_ms(), owners):
+        if freed := await self._journal.free_running(owner, self._clock.now_ms(), membership.owners):
             log.warning("engine.freed", deliveries=freed)
             self.slot_free()
 
@@ -375,11 +374,6 @@ class Engine:
         self._done = {}
         self._looked_at, self._freed_at = self._clock.now(), float("-inf")
         await self._journal.clamp(self._clock.now_ms())
-        begun = self._clock.monotonic()
-        try:
-            await self._join_function(patient=True)
-        except (JournalError, MediaError) as exc:  # the other steps do not need a member
-            log.warning("engine.not_joined", problem=str(exc))
         self._want(*OVERDUE, *DAILY)
         await self._run_and_free(seconds)
         await self._journal.settle()
@@ -513,7 +507,7 @@ class Engine:
                 return False
             if not 0 <= self._clock.now() - self._freed_at < FREE_SECONDS:
                 await self._journal.membership.expire(self._dispatcher.owner)
-                await self._free(at_once=True, patient=patient)
+                await self._free(at_once=True)
         return True
 
     async def _keep_heartbeat(self) -> None:

@@ -82,8 +82,6 @@ class Membership(Protocol):
 
     async def owners(self) -> frozenset[str]: ...
 
-    async def await_silent(self, owner: str) -> frozenset[str]: ...
-
     async def engines(self) -> list[EngineRecord]: ...
 
 
@@ -232,24 +230,6 @@ class SharedMembership:
         """Return the owners whose records have not been deleted."""
         return frozenset(key.removeprefix(_MEMBERS) for key in await self._store.values(_MEMBERS))
 
-    async def await_silent(self, owner: str) -> frozenset[str]:
-        """Return the owners once each member without a recent heartbeat has shown one or expired.
-
-        For a process that runs too seldom to observe others: it takes up to `expire_seconds`. A record's own time only
-        says which members to wait for.
-        """
-        await self._observe()
-        silent = {
-            key: item.version for key, (member, item) in (await self._members()).items() if not self._fresh(member)
-        }
-        while silent:
-            await asyncio.sleep(self.heartbeat_seconds / 2)
-            await self.heartbeat(owner)
-            await self.expire(owner)
-            found = await self._store.values(_MEMBERS)
-            silent = {key: old for key, old in silent.items() if key in found and found[key].version == old}
-        return await self.owners()
-
     async def engines(self) -> list[EngineRecord]:
         """Return the engines that have shown a heartbeat lately, the leader first."""
         leader = (await self._store.values(_LEADER)).get(_LEADER)
@@ -309,9 +289,6 @@ class SingleMembership:
     async def owners(self) -> frozenset[str]:
         holder = self._lock.holder()
         return frozenset([holder.owner]) if holder is not None else frozenset()
-
-    async def await_silent(self, owner: str) -> frozenset[str]:
-        return await self.owners()
 
     async def engines(self) -> list[EngineRecord]:
         holder = self._lock.holder()
