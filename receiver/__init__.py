@@ -1,4 +1,4 @@
-"""Receiver: submit a Midjourney task through CometAPI, and every result reaches every place you named."""
+"""Receiver: submit a Midjourney task through CometAPI, and deliver its result to every destination you named."""
 
 from __future__ import annotations
 
@@ -84,12 +84,11 @@ _ELSEWHERE = {
     "Trouble": "receiver.journal",
     "Unwrapped": "receiver.verification",
 }
-"""Where a name comes from, if not from `receiver.errors`."""
+"""Modules of the names that are not in `receiver.errors`."""
 
 
 def __getattr__(name: str) -> object:
-    """Imports a name when it is first asked for (PEP 562): nobody who runs a command loads what it does not use, and
-    the modules below import each other as if this one were empty."""
+    """Import a name at its first use (PEP 562), so that a command loads only the modules it uses."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_ELSEWHERE.get(name, "receiver.errors")), name)

@@ -287,7 +287,7 @@ async def test_heartbeats_go_on_after_one_failed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(copying, "HEARTBEAT_SECONDS", 0.01)
     away = JournalError("The journal does not answer in time.", fault="unreachable")
     journal = Elsewhere(away, away, True, True)
-    async with asyncio.timeout(10), copying._alone(journal, "there"):  # type: ignore[arg-type]
+    async with asyncio.timeout(10), copying._exclusive(journal, "there"):  # type: ignore[arg-type]
         while len(journal.answers) > 1:  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0.01)
     assert journal.left
@@ -298,7 +298,7 @@ async def test_a_copy_that_has_expired_is_broken_off(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(copying, "HEARTBEAT_SECONDS", 0.01)
     journal = Elsewhere(True, False)
     with pytest.raises(JournalError, match="Broken off: there had no heartbeat"):
-        async with asyncio.timeout(10), copying._alone(journal, "there"):  # type: ignore[arg-type]
+        async with asyncio.timeout(10), copying._exclusive(journal, "there"):  # type: ignore[arg-type]
             await asyncio.Event().wait()
     assert journal.left
 
@@ -306,7 +306,7 @@ async def test_a_copy_that_has_expired_is_broken_off(monkeypatch: pytest.MonkeyP
 async def test_a_copy_shows_a_heartbeat_before_it_is_kept(source: Journal, target: Journal) -> None:
     """Heartbeats may have failed for long, and the next one is not due before the end."""
     await half_way(source)
-    async with copying._alone(Elsewhere(False), "there") as confirm:  # type: ignore[arg-type]
+    async with copying._exclusive(Elsewhere(False), "there") as confirm:  # type: ignore[arg-type]
         with pytest.raises(JournalError, match="Broken off: there had no heartbeat"):
             await copy(source.store, target.store, confirm=confirm)
     assert await target.submissions(limit=10) == []
@@ -316,7 +316,7 @@ async def test_a_copy_beside_which_an_engine_began_is_not_kept(tmp_path: Path) -
     """Its heartbeats failed for so long that the engine found it expired."""
     async with postgres_store(tmp_path) as store:
         journal = await store.open()
-        async with copying._alone(journal, "there") as confirm:
+        async with copying._exclusive(journal, "there") as confirm:
             await confirm()
             (copy_owner,) = await journal.membership.owners()
             seconds = iter(range(0, 100, 7))
@@ -332,7 +332,7 @@ async def test_a_copy_beside_which_an_engine_began_is_not_kept(tmp_path: Path) -
 async def test_what_fails_in_time_is_no_lack_of_life() -> None:
     """What a copy fails by is told as it is."""
     with pytest.raises(TimeoutError, match="the disk"):
-        async with copying._alone(Elsewhere(True), "there"):  # type: ignore[arg-type]
+        async with copying._exclusive(Elsewhere(True), "there"):  # type: ignore[arg-type]
             raise TimeoutError("the disk")
 
 
@@ -345,6 +345,6 @@ async def test_a_copy_is_whole_though_the_journal_cannot_be_left() -> None:
             raise JournalError("The journal does not answer in time.", fault="unreachable")
 
     journal = Unreachable(True)
-    async with copying._alone(journal, "there"):  # type: ignore[arg-type]
+    async with copying._exclusive(journal, "there"):  # type: ignore[arg-type]
         pass
     assert journal.left

@@ -276,10 +276,10 @@ def test_an_unknown_field_is_a_mistake_of_the_caller() -> None:
 
 @pytest.mark.parametrize("kind", ["imagine", *COMMANDS])
 def test_the_methods_of_receiver_have_the_declared_fields(kind: str) -> None:
-    """Same names, optionality and defaults; only `how` is added."""
+    """Same names, optionality and defaults; only `options` is added."""
     parameters = dict(inspect.signature(getattr(Receiver, kind)).parameters)
     del parameters["self"]
-    parameters.pop("how", None)
+    parameters.pop("options", None)
     expected = {field.name: field.default for field in KINDS[kind].fields}
     found = {
         name: REQUIRED if item.default is inspect.Parameter.empty else item.default for name, item in parameters.items()

@@ -177,7 +177,7 @@ def test_without_any_engine_callbacks_are_still_taken(house: House) -> None:
         assert worker.stop().code == 0
     status, said = house.readyz(house.webs[1][1])
     assert (status, said["ready"]) == (200, True)
-    assert said["engines"].startswith("No engine lives: callbacks are kept, but nothing is polled or delivered")
+    assert said["engines"].startswith("No engine runs: callbacks are accepted, but nothing is polled or delivered")
     result = house.run("submit", "a last boat", "--wait", RECEIVER_LOG_LEVEL="info")
     assert result.code == 0, result
     assert "engine.started" in result.err

@@ -1,4 +1,4 @@
-"""The runtime: everything wired together for one process, and the class for Python users on top of it."""
+"""The application: the container of one process, and the class for Python users."""
 
 from receiver.app.container import Runtime, keep_of, replay_of, retention_of, store_of
 from receiver.app.copying import Copied, copy_journal

@@ -27,10 +27,10 @@ ROLE = "journal copy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copied:
-    """A copy that is whole.
+    """A complete copy.
 
     Attributes:
-        source, target: as they can be shown.
+        source, target: the databases, without passwords.
         rows: of each kind, the same on both sides.
     """
 
@@ -45,25 +45,25 @@ async def copy_journal(
     """Copy everything from one journal into another, empty one. No engine may run on either.
 
     Args:
+        settings: as loaded.
         source, target: databases, for instance `sqlite:./journal.db` and `postgresql://…`.
-        told: called with each kind of rows and how many of it were copied so far.
+        told: called with each kind of rows and the number copied so far.
 
     Raises:
-        InputError: one of them is no database, they are the same, or the target holds something.
+        InputError: a database is malformed, they are the same, or the target is not empty.
         EngineRunning: an engine runs on one of them.
-        JournalError: one of them cannot be used, the copy was taken for dead there, or it differs; then nothing of it
-            was kept.
+        JournalError: one cannot be used, our membership there expired, or the copy differs. Then the target is empty.
     """
-    there, here = (_naming(settings, url) for url in (source, target))
+    there, here = (_with_database(settings, url) for url in (source, target))
     if "none" in (there.database_kind, here.database_kind):
         raise InputError("`none` keeps no journal: there is nothing to copy from or to.")
     if there.database_shown == here.database_shown:
         raise InputError(f"A journal is not copied onto itself: {there.database_shown}.")
     async with (
         journal_of(there, existing=True) as origin,
-        _alone(origin, there.database_shown) as confirm_there,  # before the target is made
+        _exclusive(origin, there.database_shown) as confirm_there,  # before the target is made
         journal_of(here, migrate=True) as copied,
-        _alone(copied, here.database_shown) as confirm_here,
+        _exclusive(copied, here.database_shown) as confirm_here,
     ):
 
         async def confirm() -> None:
@@ -74,8 +74,7 @@ async def copy_journal(
     return Copied(source=there.database_shown, target=here.database_shown, rows=rows)
 
 
-def _naming(settings: Settings, url: str) -> Settings:
-    """The settings with another database."""
+def _with_database(settings: Settings, url: str) -> Settings:
     try:
         database = check_database(url)
     except ValueError as exc:
@@ -86,17 +85,21 @@ def _naming(settings: Settings, url: str) -> Settings:
 
 
 @asynccontextmanager
-async def _alone(journal: Journal, shown: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Be the only engine of a journal until the end of the block.
+async def _exclusive(journal: Journal, shown: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Be the only engine of a journal until the end of the block, which is cancelled if we expire.
 
     Yields:
         A function that raises JournalError unless we still are a member.
 
     Raises:
         EngineRunning: an engine runs.
-        JournalError: our heartbeat came too late, so that an engine may have started. The block was cancelled.
+        JournalError: our heartbeat came too late, so that an engine may have started.
     """
     owner, membership = f"copy-{new_id(0)}", journal.membership
+    expired = JournalError(
+        f"Broken off: {shown} had no heartbeat from this command for {EXPIRE_SECONDS:g} s, so that an engine may have "
+        "started there. Stop every process that uses this journal, and run the command again."
+    )
     try:
         await membership.join(ROLE, owner, store="")
     except EngineRunning as exc:
@@ -108,38 +111,29 @@ async def _alone(journal: Journal, shown: str) -> AsyncIterator[Callable[[], Awa
 
     async def confirm() -> None:
         if not await membership.heartbeat(owner):
-            raise _expired(shown)
+            raise expired
+
+    async def send_heartbeats(block: asyncio.Timeout) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            try:
+                await confirm()
+            except JournalError as exc:
+                if not exc.fault:
+                    block.reschedule(asyncio.get_running_loop().time())
+                    return
+                log.warning("journal.no_heartbeat", problem=str(exc))  # the next one may come in time
 
     try:
         async with asyncio.timeout(None) as block:
-            heartbeats = asyncio.create_task(_show_heartbeats(confirm, block))
+            heartbeats = asyncio.create_task(send_heartbeats(block))
             try:
                 yield confirm
             finally:
                 heartbeats.cancel()
                 await asyncio.gather(heartbeats, return_exceptions=True)
     except TimeoutError as exc:
-        raise (_expired(shown) if block.expired() else exc) from exc
+        raise (expired if block.expired() else exc) from exc
     finally:
-        with suppress(JournalError):  # where it is out of reach, the others find us expired
+        with suppress(JournalError):  # if it is out of reach, other engines expire us
             await membership.leave(owner)
-
-
-async def _show_heartbeats(confirm: Callable[[], Awaitable[None]], block: asyncio.Timeout) -> None:
-    while True:
-        await asyncio.sleep(HEARTBEAT_SECONDS)
-        try:
-            await confirm()
-        except JournalError as exc:
-            if exc.fault:
-                log.warning("journal.no_heartbeat", problem=str(exc))  # the next one may come in time
-                continue
-            block.reschedule(asyncio.get_running_loop().time())
-            return
-
-
-def _expired(shown: str) -> JournalError:
-    return JournalError(
-        f"Broken off: {shown} had no heartbeat from this command for {EXPIRE_SECONDS:g} s, so that an engine may have "
-        "started there. Stop every process that uses this journal, and run the command again."
-    )

@@ -1,6 +1,6 @@
-"""Factories for one process: the journal that the settings name, the destinations, and a Runtime on both.
+"""Factories for one process: the journal of the settings, the destinations, and a Runtime on both.
 
-The only place that knows all stores. Each is imported when it is wanted, because its library is an extra.
+The only place that knows all stores. Each is imported only when it is used, because its library is an extra.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from receiver.telemetry import learn
 log = structlog.get_logger("receiver.engine")
 
 CLOSE_SECONDS = 1.0
-"""How long all handlers together may take to close."""
+"""Time for all handlers together to close."""
 ACTIONS = (
     "ACTION", "BLEND", "CUSTOM_ZOOM", "DESCRIBE", "EDIT", "HIGH_VARIATION", "IMAGINE", "INPAINT", "LOW_VARIATION",
     "MODAL", "PAN", "REROLL", "RETEXTURE", "SHORTEN", "SHOW", "SWAP_FACE", "SWAP_VIDEO_FACE", "UPLOAD", "UPSCALE",
     "UPSCALE_HD", "VARIATION", "VIDEO", "ZOOM",
 )  # fmt: skip
-"""Those of the three proxies (PROTOCOL.md §5). A provider may have others: a pattern with `*` is not looked up."""
+"""Actions of the three relays (PROTOCOL.md §5). A provider may have others: a pattern with `*` is not checked."""
 
 
 @asynccontextmanager
 async def journal_of(
     settings: Settings, *, existing: bool = False, migrate: bool | None = None, stays: bool = True
 ) -> AsyncIterator[Journal]:
-    """The journal alone.
+    """Open the journal alone.
 
     Args:
         settings: as loaded.
-        existing: do not make a new one, and leave its tables as they are: for commands that look at what is there,
-            perhaps of a newer version than all that run.
-        migrate: whether a database's tables are brought up to date; as the settings say if None.
-        stays: whether this process goes on; what it has seen of a bucket is worth more then.
+        existing: neither make a journal nor change its tables. For commands that only read, perhaps with a newer
+            version than the running processes.
+        migrate: True updates a database's tables. None does as the settings say.
+        stays: True if this process goes on, so that it may cache what it reads of a bucket.
 
     Raises:
-        SettingsError: what it needs is not installed.
+        SettingsError: a library is not installed.
         JournalError: it cannot be opened.
     """
     opened = settings if migrate is None else settings.model_copy(update={"database_migrate": migrate})
@@ -106,13 +106,13 @@ async def open_runtime(
     function: bool = False,
     steady: bool = False,
 ) -> AsyncIterator[Runtime]:
-    """A Runtime on its journal, closed at the end of the block.
+    """Open a Runtime on its journal. Closed at the end of the block.
 
     Args:
         settings: as loaded.
-        clock: the time; a real one if None.
+        clock: the time. None: a real one.
         functions: destinations registered in code, beside those of the settings.
-        exit_on_stall: end the process when the event loop stands still while we are an engine. For a process of ours.
+        exit_on_stall: end the process if the event loop stalls while we are an engine. For our own commands.
         function: for a process that may be frozen or ended as soon as it has answered.
         steady: give the same event to the same destination the same delivery id, whatever journal it is in.
 
@@ -125,9 +125,10 @@ async def open_runtime(
     learn([*settings.secret_values(), require_provider_key(settings), *ensure_keys(settings)])
     async with AsyncExitStack() as stack:
         destinations: dict[str, OpenDestination] = {}
-        stack.push_async_callback(close_all, destinations)  # also those before one that cannot be opened
+        stack.push_async_callback(close_all, destinations)  # also if a later one cannot be opened
         routes = open_all(destinations, settings, functions)
-        check_links(destinations)
+        for item in destinations.values():
+            check_link(item.name, item.handler, destinations)
         journal = await stack.enter_async_context(journal_of(settings, stays=not function))
         runtime = Runtime(
             settings,
@@ -146,10 +147,12 @@ async def open_runtime(
 def open_all(
     opened: dict[str, OpenDestination], settings: Settings, functions: Iterable[Function] = ()
 ) -> tuple[Route, ...]:
-    """Puts each into `opened` as soon as it is."""
+    """Open all destinations and return their routes. Each is in `opened` as soon as it is open."""
     routes = []
     for item in settings.resolved_destinations():
-        opened[item.name] = _open(item)
+        opened[item.name] = OpenDestination(
+            name=item.name, handler=registry.build(item), concurrency=item.concurrency, timeout=item.timeout
+        )
         routes.append(route_of(item))
     for function in functions:
         if function.name in opened:
@@ -162,14 +165,8 @@ def open_all(
     return tuple(routes)
 
 
-def _open(item: Destination) -> OpenDestination:
-    return OpenDestination(
-        name=item.name, handler=registry.build(item), concurrency=item.concurrency, timeout=item.timeout
-    )
-
-
 async def close_all(destinations: Mapping[str, OpenDestination]) -> None:
-    """Side by side and for a while only: a handler that fails or hangs here keeps nobody from ending."""
+    """Close all handlers side by side, within `CLOSE_SECONDS`. A failure is logged only."""
     closing = {asyncio.create_task(item.handler.aclose()): name for name, item in destinations.items()}
     done, late = await asyncio.wait(closing, timeout=CLOSE_SECONDS) if closing else (set(), set())
     for task in late:
@@ -181,7 +178,7 @@ async def close_all(destinations: Mapping[str, OpenDestination]) -> None:
 
 
 def check_link(name: str, handler: Handler, names: Iterable[str]) -> None:
-    """A handler's `waits_for` names the destination whose link it shows. Raises SettingsError where there is none."""
+    """Raise SettingsError if a handler's `waits_for`, the destination whose link it shows, does not exist."""
     wanted = getattr(handler, "waits_for", None)
     others = [other for other in names if other != name]
     if wanted is not None and wanted not in others:
@@ -191,17 +188,11 @@ def check_link(name: str, handler: Handler, names: Iterable[str]) -> None:
         )
 
 
-def check_links(destinations: Mapping[str, OpenDestination]) -> None:
-    """Raises SettingsError where one of them shows the link of a destination that is not there."""
-    for item in destinations.values():
-        check_link(item.name, item.handler, destinations)
-
-
 def route_of(item: Destination) -> Route:
-    """The route of a destination.
+    """Return the route of a destination.
 
     Raises:
-        SettingsError: it names an event type or an action there is not; a line for each.
+        SettingsError: an event type or an action does not exist. One line for each.
     """
     actions = [action.upper() for action in item.actions]
     problems = [

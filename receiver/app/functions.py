@@ -1,4 +1,4 @@
-"""Functions as destinations: what `@receiver.on(…)` registers, delivered to as durably as anything else."""
+"""Functions as destinations, registered by `@receiver.on(…)`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Function:
     """A function that is a destination.
 
     Attributes:
-        name: under which its deliveries are journalled.
-        types: what it wants; empty: every decisive event.
+        name: the destination's name in the journal.
+        types: event types. Empty: every decisive one.
         concurrency: calls at once.
         timeout: seconds one call may take.
     """
@@ -38,11 +38,11 @@ class Function:
     timeout: float
 
     def route(self) -> Route:
-        """What it wants, for intake."""
+        """Return the route to this function."""
         return Route(destination=self.name, types=self.types or None)
 
     def destination(self) -> OpenDestination:
-        """The function as the dispatcher calls it."""
+        """Return the function as the dispatcher calls it."""
         return OpenDestination(
             name=self.name, handler=FunctionHandler(self.call), concurrency=self.concurrency, timeout=self.timeout
         )
@@ -64,17 +64,17 @@ class FunctionHandler:
 
 
 def check_registration(types: tuple[EventType, ...], name: str | None, concurrency: int, timeout: float) -> str:
-    """The name, if everything beside it can be taken as well.
+    """Return the name, after a check of all values.
 
     Raises:
         TypeError: the name is missing.
-        ValueError: a value that cannot be taken.
+        ValueError: a value is wrong.
     """
     if any(callable(type) for type in types):
         raise TypeError(f"The decorator is called, with the function under it: {_EXAMPLE}.")
     if name is None:
         raise TypeError(
-            f"The function needs a name, as in {_EXAMPLE}: deliveries outlive functions, and find theirs by that name."
+            f"The function needs a name, as in {_EXAMPLE}. After a restart, its deliveries find it by that name."
         )
     if not _NAME.match(name):
         raise ValueError(f"The name {name[:60]!r} must have at most 40 characters from a-z, 0-9, - and _.")
@@ -88,8 +88,8 @@ def check_registration(types: tuple[EventType, ...], name: str | None, concurren
 
 
 def check_function(function: object) -> None:
-    """Raises TypeError unless it can be awaited."""
+    """Raise TypeError unless calls of it can be awaited."""
     called = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004 - its own
     if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(called):
         name = getattr(function, "__name__", type(function).__name__)
-        raise TypeError(f"{name} must be `async def`: it runs in the event loop, which nothing may hold up.")
+        raise TypeError(f"{name} must be `async def`: it runs in the event loop, which it must not block.")

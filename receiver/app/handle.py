@@ -1,4 +1,4 @@
-"""A task as Python users hold it: its status, its result, and what follows from it."""
+"""Handle of a task for Python users: its status, its result, and its follow-ups."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import aclosing
 from pathlib import Path
 
 from receiver.app.container import Runtime
-from receiver.app.options import to_options
+from receiver.app.requests import to_options
 from receiver.errors import InputError, InputRequired, JournalError, MediaError, NoResult, Refused, TaskFailed, TaskLost
 from receiver.events import Event, EventType, Submission, event_id
 
 MOST_EVENTS = 1000
-"""Of one submission; a hundred percentages and a few decisive ones are what there can be."""
+"""Events of one submission: at most a hundred percentages and a few decisive ones."""
 
 _NO_RESULTS: Mapping[EventType, tuple[type[NoResult], str]] = {
     "task.failed": (TaskFailed, "failed"),
@@ -23,8 +23,8 @@ _NO_RESULTS: Mapping[EventType, tuple[type[NoResult], str]] = {
 
 
 class TaskHandle:
-    """One submission and its task. It holds nothing but the id: everything is read from the journal, so a handle made
-    after a restart (`await receiver.task(id)`) is as good as the first one.
+    """One submission and its task. Everything is read from the journal, so a handle made after a restart
+    (`await receiver.task(id)`) works like the first one.
 
     Example::
 
@@ -43,21 +43,21 @@ class TaskHandle:
 
     @property
     def id(self) -> str:
-        """The submission's id: what to keep, and to find the task by again."""
+        """The submission's id. Store it to find the task again."""
         return self._submission.id
 
     @property
     def task_id(self) -> str | None:
-        """The provider's id; None as long as it has not taken the request."""
+        """The provider's id. None until it has accepted the request."""
         return self._submission.task_id
 
     @property
     def submission(self) -> Submission:
-        """What this handle saw last. `status` looks again."""
+        """The submission as last read. `status` reads it again."""
         return self._submission
 
     async def status(self) -> Submission:
-        """The submission as it stands now.
+        """Read and return the submission.
 
         Example::
 
@@ -70,7 +70,7 @@ class TaskHandle:
     async def result(self, timeout: float | None = None) -> Event:  # noqa: ASYNC109 - it counts in our clock's seconds
         """Wait for the result, also one that came while no process of ours ran.
 
-        A failure may be false, and a success follow it within minutes; to ask again then gives that.
+        A failure may be false, and a success follow it within minutes. A later call then returns the success.
 
         Example::
 
@@ -78,24 +78,24 @@ class TaskHandle:
             print(event.task.image_url)
 
         Args:
-            timeout: seconds to wait; None waits until the end, which the setting `deadline` bounds.
+            timeout: seconds to wait. None waits until the end, at most as long as the setting `deadline`.
 
         Returns:
             The event `task.succeeded`.
 
         Raises:
-            TaskFailed, TaskLost, InputRequired: it ended without one, or waits for input; `event` says why.
-            Refused: the provider never took the request.
+            TaskFailed, TaskLost, InputRequired: it ended without one, or waits for input. `event` has the reason.
+            Refused: the provider refused the request.
             TimeoutError: it has not ended yet.
             ReceiverError: this process could not become the engine.
         """
         return await self._word(await self._until(_has_last_word, timeout))
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Every journalled event in order, from the first, until the last word: `task.succeeded`, `task.failed` or
-        `task.lost`, and a success that superseded one of those meanwhile.
+        """Yield every journalled event in order, from the first until the end: `task.succeeded`, `task.failed` or
+        `task.lost`, and a success that superseded one of them meanwhile.
 
-        Progress is journalled only where a destination wants it (`progress = true`, or `@receiver.on`).
+        Progress is journalled only if a destination gets it (`progress = true`, or `@receiver.on`).
 
         Example::
 
@@ -109,8 +109,9 @@ class TaskHandle:
         async with aclosing(self._runtime().watch(self.id)) as rows:
             async for row in rows:
                 self._submission = row
-                while fresh := await self._fresh(seen):
+                while fresh := [event for event in await self._journalled() if event.id not in seen]:
                     for event in fresh:
+                        seen.add(event.id)
                         yield event
                 if row.ended is not None or row.status == "refused":
                     return
@@ -126,7 +127,7 @@ class TaskHandle:
         to: Sequence[str] | None = None,
         auto: Sequence[str] = (),
     ) -> TaskHandle:
-        """Press a button of the finished task. The same one twice gives the first one's task, unless `again`.
+        """Press a button of the finished task. The same one twice returns the first one's task, unless `again`.
 
         Example::
 
@@ -134,16 +135,16 @@ class TaskHandle:
             wide = await large.action("Custom Zoom", prompt="a paper boat in a wide bay --zoom 2")
 
         Args:
-            button: as a person calls it: `U2`, `V1`, `reroll`, `zoom`, `pan left`, any label or emoji.
+            button: its name: `U2`, `V1`, `reroll`, `zoom`, `pan left`, any label or emoji.
             again: press it once more.
-            prompt: the answer, where the button asks for one.
-            mask: where to repaint, as a path or data URI: white is repainted.
+            prompt: the reply, if the button asks for one.
+            mask: area to repaint, as a path or data URI: white is repainted.
             labels: None inherits this task's.
-            to: names of destinations; None inherits this task's.
-            auto: buttons to press by itself when that has succeeded.
+            to: names of destinations. None inherits this task's.
+            auto: buttons that Receiver presses when that has succeeded.
 
         Raises:
-            InputError: this task has not succeeded, or has no such button; nothing was sent.
+            InputError: this task has not succeeded, or has no such button. Nothing was sent.
             Refused, Ambiguous, Unreachable: as `Receiver.imagine`.
         """
         runtime = self._runtime()
@@ -154,7 +155,7 @@ class TaskHandle:
         return TaskHandle(self._runtime, await send(runtime, row))
 
     async def modal(self, *, prompt: str | None = None, mask: str | None = None) -> None:
-        """Answer a task that asks for input; it then goes on under the same id.
+        """Reply to a task that asks for input. It then goes on under the same id.
 
         Example::
 
@@ -162,8 +163,8 @@ class TaskHandle:
             await task.result()
 
         Raises:
-            InputError: it does not ask for input, or that is no answer.
-            Refused, Ambiguous, Unreachable: the provider did not take it.
+            InputError: it does not ask for input, or the reply cannot be sent.
+            Refused, Ambiguous, Unreachable: the provider did not accept it.
         """
         runtime = self._runtime()
         await runtime.submissions.reply(await self.status(), prompt=prompt, mask=mask)
@@ -172,18 +173,18 @@ class TaskHandle:
         except Refused as exc:
             if not exc.retry:
                 raise
-            await self.status()  # kept, and sent again by the engine
+            await self.status()  # the engine sends it again
 
     async def seed(self) -> str:
-        """The seed of the finished picture, for `--seed`. May take a minute.
+        """Return the seed of the finished picture, for `--seed`. May take a minute.
 
         Raises:
-            Refused: there is none yet, or this provider does not tell.
+            Refused: there is none yet, or this provider does not give it.
         """
         return await self._runtime().provider.image_seed(await self._known_task_id())
 
     async def cancel(self) -> None:
-        """Ask the provider to stop the task. Whether it did, its end tells: a stopped task fails.
+        """Ask the provider to stop the task. A stopped task fails.
 
         Raises:
             Refused: this provider cancels nothing.
@@ -191,10 +192,10 @@ class TaskHandle:
         await self._runtime().provider.cancel(await self._known_task_id())
 
     async def files(self, timeout: float | None = None) -> list[Path]:  # noqa: ASYNC109 - as above
-        """Where the result's files lie in the media store; read them, copy them, leave them as they are. With a media
-        store in a bucket they lie in its cache, which lets go of them when it needs room: copy them soon.
+        """Wait for the result and its download, and return the paths of its files in the media store.
 
-        Waits for the result and its download.
+        Do not change the files. With a media store in a bucket they are in its cache, which deletes old files: copy
+        them soon.
 
         Example::
 
@@ -227,10 +228,10 @@ class TaskHandle:
             if not waiting.expired():
                 raise
             raise TimeoutError(f"Task {self.task_id or self.id} has not come to its end within {seconds:g} s.") from exc
-        raise AssertionError("a watch ends only when its caller leaves")
+        raise AssertionError("a watch ends only with its caller")
 
     async def _word(self, row: Submission) -> Event:
-        """The event of the row's last word, if it is the result."""
+        """Return the row's last event, if it is the result."""
         type = row.last_word
         if type is None:
             text = row.detail or "The provider refused the request."
@@ -245,23 +246,21 @@ class TaskHandle:
             raise error(f"Task {row.task_id or row.id} {words}{reason}", event)
         return event
 
-    async def _fresh(self, seen: set[str]) -> list[Event]:
-        """What has been journalled since, in order."""
+    async def _journalled(self) -> list[Event]:
+        """Return all events of the submission, in order."""
         runtime = self._runtime()
         events = await runtime.retry_outage(lambda: runtime.journal.events(limit=MOST_EVENTS, submission_id=self.id))
-        fresh = [event for event in reversed(events) if event.id not in seen]
-        seen.update(event.id for event in fresh)
-        return fresh
+        return events[::-1]
 
     async def _known_task_id(self) -> str:
         row = await self.status()
         if row.task_id is None:
-            raise InputError(f"Submission {row.id} has no task yet, because the provider has not taken it.")
+            raise InputError(f"Submission {row.id} has no task yet, because the provider has not accepted it.")
         return row.task_id
 
 
 async def send(runtime: Runtime, row: Submission) -> Submission:
-    """Send a prepared submission now. A provider that is only busy is no error: the engine sends it again."""
+    """Send a prepared submission now. A busy provider is no error, because the engine sends it again."""
     try:
         return await runtime.submissions.send(row.id)
     except Refused as exc:

@@ -1,4 +1,4 @@
-"""Receiver for Python users: one object that submits, follows, delivers, and mounts into a web application."""
+"""Receiver for Python users: an object that submits, follows, delivers, and mounts into a web application."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from receiver.app.container import Runtime
 from receiver.app.factory import open_runtime
 from receiver.app.functions import Function, OnEvent, check_function, check_registration
-from receiver.app.handle import TaskHandle
-from receiver.app.options import to_options
-from receiver.app.requests import Requests
+from receiver.app.handle import TaskHandle, send
+from receiver.app.requests import Requests, SubmitOptions, to_options
 from receiver.clock import Clock
 from receiver.deliveries import DeliveryStatus
 from receiver.errors import NotStarted, PayloadError
 from receiver.events import EventType
 from receiver.journal import Trouble
 from receiver.journal.selection import Replayed, Selection
+from receiver.requests import Request
 from receiver.settings import Settings, load
 from receiver.telemetry import use_logging
 from receiver.verification import Unwrapped, unwrap
@@ -35,7 +35,7 @@ from receiver.web.problems import Problem, problem
 log = structlog.get_logger("receiver.app")
 
 ROLE = "python"
-"""What other processes are told about who is the engine."""
+"""The engine's role, as other processes see it."""
 
 F = TypeVar("F", bound=OnEvent)
 
@@ -43,8 +43,8 @@ F = TypeVar("F", bound=OnEvent)
 class Receiver(Requests):
     """Submit Midjourney tasks and get every result, even if no callback ever comes and this process restarts.
 
-    Making one is cheap and touches nothing. It works between the start and the end of `async with`, or of the
-    `lifespan` of the application it is mounted into::
+    The constructor opens nothing. Use the object inside `async with`, or inside the `lifespan` of the application it
+    is mounted into::
 
         async with Receiver() as receiver:
             task = await receiver.imagine("a paper boat --v 6.1")
@@ -56,10 +56,10 @@ class Receiver(Requests):
 
     Args:
         settings: None reads them as the command line does: environment and `receiver.toml`.
-        engine: whether to become the engine as soon as no other process is; without an engine somewhere nothing is
-            polled or delivered.
-        clock: the time; only tests need another one.
-        overrides: single settings over those that were read, e.g. `to="file:./album"`.
+        engine: True becomes the engine as soon as no other process is. Without any engine nothing is polled or
+            delivered.
+        clock: the time. Only tests need another one.
+        overrides: single settings that override those that were read, e.g. `to="file:./album"`.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Receiver(Requests):
         self._stack: AsyncExitStack | None = None
         self._runtime: Runtime | None = None
         self.app: Starlette = create_mountable(lambda: self._started().app, self.lifespan)
-        """The web application, to be mounted or served by itself: callbacks, health."""
+        """The web application, to be mounted or served by itself: callbacks, health, and the API."""
 
     # Start and end
 
     async def __aenter__(self) -> Self:
-        """Open the journal and start what is behind it.
+        """Open the journal and start the engine.
 
         Raises:
             SettingsError: a setting is missing, wrong or unsafe.
@@ -107,7 +107,7 @@ class Receiver(Requests):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop taking work, let what runs finish for a while, close everything."""
+        """Stop taking work, let running attempts finish for a while, and close everything."""
         stack = self._stack or AsyncExitStack()
         try:
             await stack.aclose()
@@ -116,9 +116,9 @@ class Receiver(Requests):
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
-        """Start with an application and end with it: the argument of that name in Starlette and FastAPI.
+        """Start and end with an application: the argument of that name in Starlette and FastAPI.
 
-        With a lifespan of your own, enter it there::
+        Enter it inside a lifespan of your own::
 
             @asynccontextmanager
             async def lifespan(app):
@@ -131,13 +131,12 @@ class Receiver(Requests):
     def on(
         self, *types: EventType, name: str | None = None, concurrency: int = 4, timeout: float = 60.0
     ) -> Callable[[F], F]:
-        """Register an `async def` function as a destination. It gets the event and returns a Receipt or None; it may
-        raise `RetryLater` or `Rejected`, and anything else is tried again as for any destination.
+        """Register an `async def` function as a destination. It gets the event and returns a Receipt or None. It may
+        raise `RetryLater` or `Rejected`. After any other exception it is called again, as for any destination.
 
-        Deliveries are journalled under the name. After a restart, those still owed go to the function that then has
-        it; where none has, they wait. The function is called where the engine runs, and an engine that does not know
-        it owes it nothing: let this process be the one. It may be called twice for one event, after a crash or a
-        failure: `event.id` is the same then.
+        Deliveries are journalled under the name. After a restart, outstanding ones go to the function with that name,
+        and wait if there is none. The function is called in the engine's process. An engine that does not know it makes
+        no deliveries to it, so this process must be the engine. A crash may repeat a call, with the same `event.id`.
 
         Example::
 
@@ -146,14 +145,14 @@ class Receiver(Requests):
                 await database.add(event.submission_id, event.prompt, event.labels)
 
         Args:
-            types: which events; none: every decisive one.
-            name: what the destination is called; it must be given, and stay.
-            concurrency: how many calls may run at once.
+            types: event types. None: every decisive one.
+            name: name of the destination. Required, and it must not change.
+            concurrency: calls at once.
             timeout: seconds one call may take.
 
         Raises:
             TypeError: the name is missing, or the function is not `async def`.
-            ValueError: a value that cannot be taken, or a name that is taken.
+            ValueError: a value is wrong, or the name is in use.
             RuntimeError: Receiver has been started already.
         """
         checked = check_registration(types, name, concurrency, timeout)
@@ -171,7 +170,7 @@ class Receiver(Requests):
 
         return register
 
-    # Tasks there are
+    # Existing tasks
 
     async def watch(
         self,
@@ -182,16 +181,16 @@ class Receiver(Requests):
         to: Sequence[str] | None = None,
         auto: Sequence[str] = (),
     ) -> TaskHandle:
-        """Take over a task that something else submitted with the same key: it is followed and delivered like our
-        own. Watched twice, it is one submission, with what was said the first time.
+        """Take over a task that another program submitted with the same key. It is followed and delivered like our own.
+        A second call returns the same submission, with the options of the first.
 
         Example::
 
             task = await receiver.watch("1733728800000000", labels={"from": "n8n"})
 
         Args:
-            task_id: as the provider calls it.
-            labels, state, to, auto: see `How`.
+            task_id: the provider's id.
+            labels, state, to, auto: see `SubmitOptions`.
 
         Raises:
             NotFound: the provider does not know it.
@@ -201,7 +200,7 @@ class Receiver(Requests):
         return TaskHandle(self._started, await self._started().submissions.adopt(task_id, options))
 
     async def task(self, reference: str) -> TaskHandle:
-        """An earlier task, also of another process or before a restart.
+        """Return an earlier task, also of another process or from before a restart.
 
         Example::
 
@@ -211,12 +210,12 @@ class Receiver(Requests):
             reference: a submission id, its beginning or end (6 characters or more), or a task id.
 
         Raises:
-            NotFound: there is none, or more than one.
+            NotFound: no submission matches, or more than one does.
         """
         return TaskHandle(self._started, await self._started().journal.find(reference))
 
     async def tasks(self, *, limit: int = 20, status: str | None = None) -> list[TaskHandle]:
-        """The newest tasks first.
+        """Return tasks, the newest first.
 
         Example::
 
@@ -224,15 +223,15 @@ class Receiver(Requests):
                 print(task.id, task.submission.prompt)
 
         Args:
-            limit: how many.
+            limit: largest number of tasks.
             status: a submission's (`accepted`), a task's (`IN_PROGRESS`), or an end (`succeeded`, `failed`, `lost`).
         """
         rows = await self._started().journal.submissions(limit=limit, status=status)
         return [TaskHandle(self._started, row) for row in rows]
 
     async def troubles(self) -> list[Trouble]:
-        """What does not work outside as the engine last saw it, oldest first: a provider that cannot be asked,
-        callbacks that never come. No result is lost by any of it.
+        """Return outside faults as the engine last saw them, oldest first: a provider out of reach, callbacks that
+        never come. None of them loses a result.
 
         Example::
 
@@ -254,7 +253,7 @@ class Receiver(Requests):
         to: str | None = None,
         as_new: bool = False,
     ) -> list[Replayed]:
-        """Make deliveries owed again; the engine delivers them, each with the idempotency key it had.
+        """Make deliveries due again. The engine delivers them, each with its old idempotency key.
 
         Example::
 
@@ -262,20 +261,20 @@ class Receiver(Requests):
                 print(done.delivery_id, done.outcome)
 
         Args:
-            ids: delivery ids; without any, all that fit the rest. One thing at least must be given.
-            task: of one task, as `task` takes it.
-            destination: that went to this destination.
+            ids: delivery ids. Without any, all deliveries that match the conditions. Give at least one condition.
+            task: deliveries of one task, with a reference as in `task`.
+            destination: deliveries to this destination.
             status: `dead`, `succeeded`, …
-            since, until: made in this time; a time without a zone is local.
-            to: bring them to this destination instead of where they went before.
-            as_new: with a new idempotency key, so that no destination takes them for repeats.
+            since, until: deliveries made in this time. A time without a zone is local.
+            to: deliver to this destination instead.
+            as_new: use a new idempotency key, so that no destination drops them as repeats.
 
         Returns:
-            What became of each. One that is still owed (`owed`) or runs (`running`) gets no second attempt by this.
+            The outcome of each. A delivery that is still due (`owed`) or runs (`running`) gets no second attempt.
 
         Raises:
-            InputError: nothing was selected, or a destination is not there.
-            NotFound: there is no such delivery or task.
+            InputError: nothing was selected, or a destination does not exist.
+            NotFound: a delivery or the task does not exist.
         """
         runtime = self._started()
         selection = Selection(
@@ -289,10 +288,10 @@ class Receiver(Requests):
         orders = await runtime.replay.of_deliveries(selection, to=to, as_new=as_new)
         return await runtime.replay.carry_out(orders)
 
-    # Callbacks, for those who receive them with a framework of their own
+    # Callbacks, for users with a web framework of their own
 
     def unwrap(self, body: bytes, url_token: str | None) -> Unwrapped:
-        """Verify a callback without keeping it: whose it is, what it says, and whether both tokens agree.
+        """Verify a callback without journalling it. Return its submission, its task, and the result of both tokens.
 
         Example::
 
@@ -300,17 +299,17 @@ class Receiver(Requests):
             print(callback.submission_id, callback.task.status, callback.trusted)
 
         Args:
-            body: as it came.
-            url_token: the last part of the URL's path; None where the URL has none.
+            body: the raw body.
+            url_token: the last part of the URL's path. None if the URL has none.
 
         Raises:
-            TokenError: nothing of it is signed by us; answer 401.
-            NotJSON, NotATask: the body is no task object; answer 400 or 422.
+            TokenError: neither token is ours. Answer 401.
+            NotJSON, NotATask: the body is no task object. Answer 400 or 422.
         """
         return unwrap(self._started().tokens, body, url_token)
 
     async def receive(self, body: bytes, url_token: str | None) -> bool:
-        """Verify a callback and journal it, as the endpoint of `app` does. It is on disk when this returns.
+        """Verify a callback and journal it, as the endpoint of `app` does. It is committed when this returns.
 
         Example::
 
@@ -318,19 +317,24 @@ class Receiver(Requests):
             return Response(status=200 if accepted else 202)
 
         Returns:
-            Whether it is believed; False when the provider is asked instead.
+            True if it was accepted, False if the provider is asked instead.
 
         Raises:
             TokenError, NotJSON, NotATask: as `unwrap`.
             PayloadError: the body is larger than any callback.
-            NotFound: its submission is not in this journal; answer 404.
-            JournalError: it was not kept; answer 503, which says so to a sender that tries again.
+            NotFound: its submission is not in this journal. Answer 404.
+            JournalError: it was not journalled. Answer 503, so that a sender with retries sends it again.
         """
         runtime = self._started()
         if len(body) > MAX_BODY:
             raise PayloadError(f"A callback may have {MAX_BODY // 1024} KiB at most.")
         callback = unwrap(runtime.tokens, body, url_token)
         return await runtime.intake.received(callback.submission_id, callback.task, body, callback.cause)
+
+    async def _submit(self, request: Request, options: SubmitOptions) -> TaskHandle:
+        runtime = self._started()
+        row = await runtime.submissions.prepare(request, to_options(options, request))
+        return TaskHandle(self._started, await send(runtime, row))
 
     def _started(self) -> Runtime:
         if self._runtime is None:
@@ -354,19 +358,19 @@ def create_mountable(started: Callable[[], ASGIApp], lifespan: Lifespan[Starlett
 
 
 class LazyApp:
-    """The app of the running Receiver, or a 503 that says why there is none. Logged once."""
+    """The app of the running Receiver, or a 503 with the reason. Logged once."""
 
     def __init__(self, started: Callable[[], ASGIApp]) -> None:
         self._started = started
-        self._told = False
+        self._logged = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             app = self._started()
         except NotStarted as exc:
-            if not self._told:
+            if not self._logged:
                 log.error("receiver.not_started", problem=str(exc))
-            self._told = True
+            self._logged = True
             app = problem(Problem(503, str(exc), {"Retry-After": "5"}))
         # Parameters of the outer app's route may have the names of ours.
         await app({**scope, "path_params": {}}, receive, send)

@@ -2,22 +2,86 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+import msgspec
 
 from receiver.app.container import Runtime
-from receiver.app.handle import TaskHandle, send
-from receiver.app.options import How, to_options
-from receiver.requests import build
+from receiver.errors import InputError
+from receiver.requests import Request, build
+from receiver.submissions import Options
+
+if TYPE_CHECKING:
+    from receiver.app.handle import TaskHandle
+
+
+class SubmitOptions(TypedDict, total=False):
+    """Arguments that every request takes besides its own fields.
+
+    Attributes:
+        labels: your own names and values. Every event carries them.
+        state: a text of your own. Every event carries it.
+        to: names of the destinations that get the result. None: all of them.
+        auto: buttons that Receiver presses, once, when the task has succeeded, e.g. `["U1", "U3"]`.
+        speed: fast, turbo or relax. None: the provider's default.
+        once: a name under which the request exists once, even over restarts. A repeat returns the first one's task.
+            The same name with another request raises Conflict.
+    """
+
+    labels: Mapping[str, str] | None
+    state: str | None
+    to: Sequence[str] | None
+    auto: Sequence[str] | None
+    speed: str | None
+    once: str | None
+
+
+def to_options(given: SubmitOptions, request: Request | None = None) -> Options:
+    """Return the options for `Submissions`. A single name may stand for a list of one.
+
+    Raises:
+        InputError: a label is no text.
+        TypeError: an argument does not exist.
+    """
+
+    def names(value: Sequence[str]) -> tuple[str, ...]:
+        return (value,) if isinstance(value, str) else tuple(value)
+
+    if unknown := sorted(given.keys() - SubmitOptions.__annotations__.keys()):
+        raise TypeError(f"There is no argument {unknown[0]!r}.")
+    labels = given.get("labels") or {}
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InputError(f"The label {str(name)[:40]!r} must be text, and its name too.")
+    to = given.get("to")
+    options = Options(
+        speed=given.get("speed"),
+        labels=dict(labels),
+        state=given.get("state"),
+        to=None if to is None else names(to),
+        auto=names(given.get("auto") or ()),
+        once=given.get("once"),
+    )
+    if request is None or options.once is None:
+        return options
+    content = msgspec.json.encode([request, options], order="deterministic")
+    return dataclasses.replace(options, once_digest=hashlib.sha256(content).hexdigest())
 
 
 class Requests(ABC):
-    """The requests of `Receiver`. All take `How` beside their own fields, and raise the same errors."""
+    """The requests of `Receiver`. All take `SubmitOptions`, and raise the same errors."""
 
     @abstractmethod
     def _started(self) -> Runtime:
-        """Return the runtime of a started Receiver. Raises NotStarted."""
+        """Return the runtime of a started Receiver. Raise NotStarted."""
+
+    @abstractmethod
+    async def _submit(self, request: Request, options: SubmitOptions) -> TaskHandle:
+        """Journal a request and send it."""
 
     async def imagine(
         self,
@@ -26,7 +90,7 @@ class Requests(ABC):
         bot_type: str | None = None,
         pictures: Sequence[str] = (),
         account_filter: Mapping[str, Any] | None = None,
-        **how: Unpack[How],
+        **options: Unpack[SubmitOptions],
     ) -> TaskHandle:
         """A grid of four pictures from a prompt, or a video if the prompt starts with a link and says `--video`.
 
@@ -40,7 +104,7 @@ class Requests(ABC):
             bot_type: MID_JOURNEY or NIJI_JOURNEY.
             pictures: at most 5 reference pictures, as paths or data URIs.
             account_filter: `instanceId`, `modes`, `remix`, `nijiRemix`, `remixAutoConsidered`, `remark`.
-            how: see `How`.
+            options: see `SubmitOptions`.
 
         Returns:
             The task. A busy provider is no error: the request is kept, and the engine sends it again.
@@ -55,11 +119,17 @@ class Requests(ABC):
             JournalError, MediaError: nothing was sent.
         """
         return await self._submit(
-            "imagine", how, prompt=prompt, bot_type=bot_type, pictures=pictures, account_filter=account_filter
+            build("imagine", prompt=prompt, bot_type=bot_type, pictures=pictures, account_filter=account_filter),
+            options,
         )
 
     async def blend(
-        self, pictures: Sequence[str], *, dimensions: str | None = None, bot_type: str | None = None, **how: Unpack[How]
+        self,
+        pictures: Sequence[str],
+        *,
+        dimensions: str | None = None,
+        bot_type: str | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> TaskHandle:
         """One grid out of 2–5 pictures.
 
@@ -70,12 +140,12 @@ class Requests(ABC):
         Args:
             pictures: paths or data URIs.
             dimensions: PORTRAIT, SQUARE or LANDSCAPE.
-            bot_type, how: as `imagine`, whose errors are raised here too.
+            bot_type, options: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit("blend", how, pictures=pictures, dimensions=dimensions, bot_type=bot_type)
+        return await self._submit(build("blend", pictures=pictures, dimensions=dimensions, bot_type=bot_type), options)
 
     async def describe(
-        self, source: str, *, bot_type: str | None = None, language: str | None = None, **how: Unpack[How]
+        self, source: str, *, bot_type: str | None = None, language: str | None = None, **options: Unpack[SubmitOptions]
     ) -> TaskHandle:
         """Prompts that could have made a picture: the result's `task.texts`.
 
@@ -88,11 +158,13 @@ class Requests(ABC):
         Args:
             source: a path, data URI or link.
             language: of the texts, like `en` or `zh-CN`. Not every provider knows it.
-            bot_type, how: as `imagine`, whose errors are raised here too.
+            bot_type, options: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit("describe", how, source=source, bot_type=bot_type, language=language)
+        return await self._submit(build("describe", source=source, bot_type=bot_type, language=language), options)
 
-    async def shorten(self, prompt: str, *, bot_type: str | None = None, **how: Unpack[How]) -> TaskHandle:
+    async def shorten(
+        self, prompt: str, *, bot_type: str | None = None, **options: Unpack[SubmitOptions]
+    ) -> TaskHandle:
         """Shorter prompts that mean the same: the result's `task.texts`.
 
         Example::
@@ -100,9 +172,9 @@ class Requests(ABC):
             task = await receiver.shorten("a very, very small paper boat on calm and quiet water")
 
         Args:
-            prompt, bot_type, how: as `imagine`, whose errors are raised here too.
+            prompt, bot_type, options: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit("shorten", how, prompt=prompt, bot_type=bot_type)
+        return await self._submit(build("shorten", prompt=prompt, bot_type=bot_type), options)
 
     async def video(
         self,
@@ -117,7 +189,7 @@ class Requests(ABC):
         loop: bool | None = None,
         video_type: str | None = None,
         batch_size: int | None = None,
-        **how: Unpack[How],
+        **options: Unpack[SubmitOptions],
     ) -> TaskHandle:
         """Videos out of a picture, or of an earlier video task.
 
@@ -136,21 +208,23 @@ class Requests(ABC):
             loop: True if the end leads into the beginning.
             video_type: vid_1.1_i2v_480 or vid_1.1_i2v_720.
             batch_size: number of videos: 1, 2 or 4.
-            how: as `imagine`, whose errors are raised here too.
+            options: as `imagine`, whose errors are raised here too.
         """
         return await self._submit(
-            "video",
-            how,
-            image=image,
-            prompt=prompt,
-            motion=motion,
-            action=action,
-            index=index,
-            task_id=task_id,
-            end_image=end_image,
-            loop=loop,
-            video_type=video_type,
-            batch_size=batch_size,
+            build(
+                "video",
+                image=image,
+                prompt=prompt,
+                motion=motion,
+                action=action,
+                index=index,
+                task_id=task_id,
+                end_image=end_image,
+                loop=loop,
+                video_type=video_type,
+                batch_size=batch_size,
+            ),
+            options,
         )
 
     async def edits(
@@ -160,7 +234,7 @@ class Requests(ABC):
         *,
         mask: str | None = None,
         account_filter: Mapping[str, Any] | None = None,
-        **how: Unpack[How],
+        **options: Unpack[SubmitOptions],
     ) -> TaskHandle:
         """A grid of four pictures made out of one by a prompt.
 
@@ -171,11 +245,13 @@ class Requests(ABC):
         Args:
             image: a path, data URI or link.
             mask: area to repaint, as a path or data URI: white is repainted.
-            prompt, account_filter, how: as `imagine`, whose errors are raised here too.
+            prompt, account_filter, options: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit("edits", how, prompt=prompt, image=image, mask=mask, account_filter=account_filter)
+        return await self._submit(
+            build("edits", prompt=prompt, image=image, mask=mask, account_filter=account_filter), options
+        )
 
-    async def swap(self, source: str, target: str, **how: Unpack[How]) -> TaskHandle:
+    async def swap(self, source: str, target: str, **options: Unpack[SubmitOptions]) -> TaskHandle:
         """The face of one picture in another.
 
         Example::
@@ -185,9 +261,9 @@ class Requests(ABC):
         Args:
             source: the picture with the face, as a path, data URI or link.
             target: the picture it goes into.
-            how: as `imagine`, whose errors are raised here too.
+            options: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit("swap", how, source=source, target=target)
+        return await self._submit(build("swap", source=source, target=target), options)
 
     async def upload(self, pictures: Sequence[str], *, account_filter: Mapping[str, Any] | None = None) -> list[str]:
         """Links for 1–5 pictures, to be used in prompts. No task is made, and nothing is journalled.
@@ -202,9 +278,3 @@ class Requests(ABC):
         """
         request = build("upload", pictures=pictures, account_filter=account_filter)
         return await self._started().submissions.upload(request)
-
-    async def _submit(self, kind: str, how: How, **values: Any) -> TaskHandle:
-        request = build(kind, **values)
-        runtime = self._started()
-        row = await runtime.submissions.prepare(request, to_options(how, request))
-        return TaskHandle(self._started, await send(runtime, row))

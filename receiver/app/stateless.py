@@ -1,14 +1,14 @@
-"""The mode without a journal: a callback is confirmed and delivered in the very request that brings it.
+"""Stateless mode, without a journal: a callback is confirmed and delivered in the request that brings it.
 
-What the endpoint must know of a submission travels in its `state` (see `Tag`). A callback becomes a submission of a
+The submission's labels and destinations travel in its `state` (see `Tag`). A callback becomes a submission of a
 temporary SQLite journal, and the engine runs on that until idle.
 
     neither token is ours                    401 as everywhere, and nothing is done
-    no end (progress, MODAL)                 nothing is owed: 200
+    no end (progress, MODAL)                 200, because nothing is delivered
     an end, and every delivery succeeded     200
-    an end that was not delivered in time    500, and what is left is tried again when the callback comes again
+    an end that was not delivered in time    500, and the rest is tried again when the callback comes again
 
-Nothing is kept beyond the process. The same event has the same idempotency key whatever process delivers it, so that a
+Nothing is stored beyond the process. The same event has the same idempotency key in every process, so that a
 destination that remembers keys gets it once.
 """
 
@@ -53,15 +53,15 @@ from receiver.web.health import Readyz
 log = structlog.get_logger("receiver.stateless")
 
 BUDGET = 20.0
-"""Seconds for the download and all deliveries of one callback together. Confirming it comes before."""
+"""Seconds for the download and all deliveries of one callback together, after its confirmation."""
 REMEMBERED = 1000
-"""Submissions kept in the temporary journal, because senders repeat the end after some seconds (PROTOCOL.md §7)."""
+"""Submissions in the temporary journal, because senders repeat the end after some seconds (PROTOCOL.md §7)."""
 AT_ONCE = 64
-"""Callbacks in one process: each keeps its files on disk, and a request open, until it is delivered."""
+"""Callbacks in one process. Each holds files on disk and an open request until it is delivered."""
 _NEEDS_JOURNAL = {
     "state": "A state of your own has no room beside ours; use a label",
-    "auto": "Buttons cannot be pressed by themselves, because nothing remembers them",
-    "once": "No name can be taken once, because nothing remembers it",
+    "auto": "Buttons cannot be pressed later, because nothing remembers them",
+    "once": "A name cannot be unique, because nothing remembers it",
 }
 
 
@@ -69,8 +69,8 @@ class StatelessSubmit:
     """Submits without a journal.
 
     Args:
-        provider, tokens, clock: what it works with.
-        public_url: where the provider can reach the endpoint.
+        provider, tokens, clock: its collaborators.
+        public_url: address of the endpoint for the provider.
     """
 
     def __init__(self, *, provider: Provider, tokens: Tokens, clock: Clock, public_url: str | None) -> None:
@@ -80,13 +80,13 @@ class StatelessSubmit:
         self._addresses = Addresses(tokens, public_url)
 
     async def submit(self, request: Request, options: Options | None = None) -> Submission:
-        """Send a request. Its result comes to the endpoint, if the provider calls it.
+        """Send a request. The provider must call the endpoint with its result.
 
         Returns:
-            The submission: accepted, with its task id.
+            The accepted submission, with its task id.
 
         Raises:
-            InputError: something cannot be sent without a journal, or at all. Nothing was sent.
+            InputError: a value is wrong, or needs a journal. Nothing was sent.
             Refused: no task was made. Nothing sends it again.
             Ambiguous: the answer was lost. If a task was made, its callback is delivered all the same.
             Unreachable: nothing was sent.
@@ -100,7 +100,7 @@ class StatelessSubmit:
                 "Without a journal a result comes by callback only, and RECEIVER_PUBLIC_URL is not set. "
                 "Set it to the address of the endpoint."
             )
-        options.check(options.to or ())  # the endpoint alone knows which destinations there are
+        options.check(options.to or ())  # only the endpoint knows the destinations
         now_ms = self._clock.now_ms()
         row = Submission(
             id=new_id(now_ms), kind=request.kind, created_ms=now_ms, prompt=request.prompt, request=request.body,
@@ -119,18 +119,18 @@ class StatelessSubmit:
         return msgspec.structs.replace(row, task_id=accepted.task_id, outcome=accepted.outcome)
 
     async def ask(self, task_id: str) -> Task | None:
-        """Return the task as the provider shows it now. None: it does not know it. Raises ProviderError."""
+        """Return the task as the provider shows it now. None: it does not know it. Raise ProviderError."""
         return await self._provider.fetch(task_id)
 
 
 class StatelessReceive:
-    """Takes callbacks without a lasting journal. It stands where `Intake` stands otherwise.
+    """Takes callbacks without a lasting journal, in the place of `Intake`.
 
     Args:
         journal: a temporary one.
         intake, engine, provider, tokens, clock: on that journal.
-        destinations: names of those there are.
-        confirm_seconds: how long a result waits for the provider's own word. 0 trusts a doubly signed callback.
+        destinations: all names.
+        confirm_seconds: time for the provider to confirm a result. 0 accepts a doubly signed callback.
         budget: see `BUDGET`.
     """
 
@@ -164,15 +164,15 @@ class StatelessReceive:
 
         Args:
             submission_id: from its tokens.
-            view: the task as the callback gives it.
-            body: as it came.
-            cause: why it is not accepted as it is. None: both tokens agree.
+            view: the task in the callback.
+            body: the raw body.
+            cause: reason not to accept it without the provider. None: both tokens agree.
 
         Returns:
-            True: it was delivered, or nothing is owed.
+            True: it was delivered, or it is no end.
 
         Raises:
-            NotDelivered: it could not be confirmed, or a destination did not get it. The text says which and why.
+            NotDelivered: it could not be confirmed, or a destination did not get it. The text has the reason.
         """
         if not view.terminal:
             return True
@@ -189,8 +189,8 @@ class StatelessReceive:
         return True
 
     async def _add(self, submission_id: str, view: Task, cause: str | None) -> None:
-        """Journal the submission of a callback. Its tokens may leak, so only a task that the provider shows with our
-        `state` is the submission's."""
+        """Journal the submission of a callback. Its tokens may leak, so the provider must show the task with our
+        `state`."""
         if cause is None and self._confirm_seconds <= 0:
             tag = self.tokens.read_tag(view.state)
         else:
@@ -227,7 +227,7 @@ class StatelessReceive:
         shows `state` late (PROTOCOL.md §5).
 
         Raises:
-            NotDelivered: the provider shows no task with our `state` in time, or it is another submission's.
+            NotDelivered: the provider does not show our `state` in time, or shows another submission's.
         """
         clock, seconds = self._clock, self._confirm_seconds
         began = clock.monotonic()
@@ -250,7 +250,7 @@ class StatelessReceive:
         raise NotDelivered(f"The provider did not show task {view.id} with our state within {seconds:g} s.")
 
     async def _retry(self, row: Submission) -> None:
-        """Go on with what an earlier callback has begun: ask again, and make due what did not reach its destination."""
+        """Continue after an earlier callback: poll again, and make failed deliveries due."""
         self._engine.changed(row)
         left = [
             Order(event_id=item.event_id, submission_id=row.id, destination=item.destination, delivery_id=item.id)
@@ -277,10 +277,10 @@ class StatelessReceive:
 
 @asynccontextmanager
 async def open_stateless_submit(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[StatelessSubmit]:
-    """Open what submits without a journal. No destination is opened.
+    """Open a `StatelessSubmit`. No destination is opened.
 
     Raises:
-        SettingsError: a setting is missing, wrong, or asks for what needs a journal.
+        SettingsError: a setting is missing, wrong, or needs a journal.
     """
     _check_settings(settings)
     key, keys = require_provider_key(settings), tuple(key.get_secret_value() for key in settings.keys)
@@ -298,22 +298,22 @@ async def open_stateless_submit(settings: Settings, *, clock: Clock | None = Non
 async def open_stateless_receive(
     settings: Settings, *, budget: float = BUDGET, clock: Clock | None = None
 ) -> AsyncIterator[StatelessReceive]:
-    """Open what takes callbacks without a lasting journal.
+    """Open a `StatelessReceive` on a temporary journal.
 
     Args:
         settings: as loaded.
         budget: see `BUDGET`.
-        clock: the time; a real one if None.
+        clock: the time. None: a real one.
 
     Raises:
-        SettingsError: a setting is missing, wrong, or asks for what needs a journal.
+        SettingsError: a setting is missing, wrong, or needs a journal.
     """
     _check_settings(settings)
     for item in settings.resolved_destinations():
         if item.progress or {"task.accepted", "task.progressed"} & set(item.events):
             raise SettingsError(
-                f"Destination {item.name}: progress needs a journal, which remembers what was shown before. Take it "
-                "out, or keep a journal in a bucket."
+                f"Destination {item.name}: progress needs a journal, which remembers earlier events. Remove it, or "
+                "keep a journal in a bucket."
             )
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-")))
@@ -336,11 +336,11 @@ async def open_stateless_receive(
 
 
 def stateless_app(receive: StatelessReceive, *, seconds: float) -> Starlette:
-    """Return the web application around it: callbacks and health.
+    """Return the web application for callbacks and health.
 
     Args:
         receive: takes the callbacks.
-        seconds: how long one may take in all; then it is answered 503.
+        seconds: time limit of one callback. Then it is answered 503.
     """
     admission = Admission(None, most=AT_ONCE, max_wait=seconds, kept="It may have been delivered in part.")
     return create_app(
@@ -351,6 +351,6 @@ def stateless_app(receive: StatelessReceive, *, seconds: float) -> Starlette:
 def _check_settings(settings: Settings) -> None:
     if not settings.keys:
         raise SettingsError(
-            "RECEIVER_KEYS is not set. Without a journal it is all that the submitting and the receiving program "
-            "share: make one with `openssl rand -hex 32`, and set it at both."
+            "RECEIVER_KEYS is not set. Without a journal the submitting and the receiving program share nothing else: "
+            "make one with `openssl rand -hex 32`, and set it at both."
         )
