@@ -211,10 +211,23 @@ class Process:
     @classmethod
     async def start(cls, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Process:
         """Start a program. Its first argument is its path. Raise OSError if the system cannot start it."""
-        # When cancelled here, asyncio kills the program.
-        transport, listener = await asyncio.get_running_loop().subprocess_exec(
-            _Listener, *arguments, cwd=folder, env=dict(environment), start_new_session=True
+        loop = asyncio.get_running_loop()
+        starting = asyncio.ensure_future(
+            loop.subprocess_exec(_Listener, *arguments, cwd=folder, env=dict(environment), start_new_session=True)
         )
+        try:
+            transport, listener = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+
+            def end_at_once(started: asyncio.Future[tuple[asyncio.SubprocessTransport, _Listener]]) -> None:
+                if not started.cancelled() and started.exception() is None:
+                    transport, _ = started.result()
+                    _signal(transport.get_pid(), signal.SIGKILL)
+                    transport.close()
+
+            # Cancelled before we have its id: end it as soon as it is there.
+            starting.add_done_callback(end_at_once)
+            raise
         return cls(transport, listener)
 
     @property
