@@ -24,7 +24,7 @@ from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions
 from receiver.handlers.posts import Mood, cut, file_name, post_of
-from receiver.handlers.sidecar import SIDECAR_EVENTS
+from receiver.handlers.result_files import SIDECAR_EVENTS
 from receiver.telemetry import REDACTED, redact
 
 SPARE_SECONDS = 2.0

@@ -21,8 +21,15 @@ from receiver.deliveries import Receipt
 from receiver.disk import in_thread, make_folder, own_draft, sync_folder
 from receiver.errors import SettingsError, require
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.result_files import ArchiveError, ResultFiles, file_stem, gather
-from receiver.handlers.sidecar import SIDECAR_EVENTS, sidecar, texts
+from receiver.handlers.result_files import (
+    SIDECAR_EVENTS,
+    ArchiveError,
+    ResultFiles,
+    file_stem,
+    gather,
+    sidecar,
+    texts,
+)
 
 BUSY_SECONDS = 5.0
 """Seconds to wait for another attempt at the same delivery, which an engine had counted as gone."""

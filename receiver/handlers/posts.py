@@ -15,8 +15,7 @@ import httpx
 from receiver.deliveries import Receipt
 from receiver.events import Event, EventType
 from receiver.handlers.base import Attempt, RetryLater, StoredMedia
-from receiver.handlers.result_files import file_stem
-from receiver.handlers.sidecar import texts
+from receiver.handlers.result_files import file_stem, texts
 from receiver.tasks import Task
 
 Mood = Literal["waiting", "asking", "good", "bad"]

@@ -22,8 +22,16 @@ from receiver.disk import in_thread
 from receiver.errors import SettingsError, require
 from receiver.events import Event
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.result_files import ResultFile, ResultFiles, gather, joined, plain_words, slug
-from receiver.handlers.sidecar import SIDECAR_EVENTS, sidecar
+from receiver.handlers.result_files import (
+    SIDECAR_EVENTS,
+    ResultFile,
+    ResultFiles,
+    gather,
+    joined,
+    plain_words,
+    sidecar,
+    slug,
+)
 from receiver.settings.kinds import Seconds, check_origin_url
 
 TRANSFER_SECONDS = 600.0
