@@ -2,12 +2,12 @@
 
 | the program | outcome |
 |---|---|
-| ends with 0 | succeeded; its last line is the receipt |
-| ends with 75 (`EX_TEMPFAIL` of sysexits) | retried after `later`; no attempt is used up |
+| ends with 0 | succeeded, and its last line is the receipt |
+| ends with 75 (`EX_TEMPFAIL` of sysexits) | retried after `later`, without using up an attempt |
 | ends with 65 (`EX_DATAERR`) | rejected: the delivery is dead now |
 | ends with any other status, or by a signal | failed: retried by schedule |
 | cannot be started | failed: retried by schedule |
-| runs too long | TERM, then KILL, to its whole process group; failed |
+| runs too long | failed, after TERM, then KILL, to its whole process group |
 """
 
 from __future__ import annotations
@@ -245,10 +245,7 @@ class Process:
         await self._listener.exited.wait()
 
     async def end(self, grace: float) -> None:
-        """End the rest of its process group by TERM, and by KILL `grace` seconds later. Close the pipes.
-
-        A cancelled call kills at once. A second call does nothing.
-        """
+        """End the rest of its process group by TERM, and by KILL `grace` seconds later, at once if cancelled."""
         if self._ended:
             return
         self._ended = True

@@ -78,11 +78,7 @@ class FileHandler:
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Return options from `file:./outputs`, `file:/abs`, `file:///abs` (RFC 8089) or `file:~/x`.
-
-        Raises:
-            SettingsError: the URL names another machine, or a path that no system can have.
-        """
+        """Return options from `file:./outputs`, `file:/abs`, `file:///abs` (RFC 8089) or `file:~/x`."""
         path = url.partition(":")[2]
         if path.startswith("//"):
             host, slash, rest = path[2:].partition("/")

@@ -152,8 +152,7 @@ def _damaged(stored: StoredMedia) -> ArchiveError:
 def file_stem(event: Event) -> str:
     """Return `<UTC day>_<slug>_<submission id>`. The day is that of the id, which no retry changes.
 
-    Raises:
-        ValueError: the submission id is not one of ours, so it never becomes a path.
+    A submission id that is not ours raises ValueError, so it never becomes a path.
     """
     submission = ULID.from_str(event.submission_id)
     parts = (f"{submission.datetime:%Y-%m-%d}", slug(event.prompt, event.button or ""), str(submission))

@@ -71,11 +71,7 @@ class StoreError(Exception):
 
 
 def check_template(template: str) -> str:
-    """Return the template if every key made of it is safe and belongs to one file only.
-
-    Raises:
-        ValueError: otherwise, with the reason.
-    """
+    """Return the template if every key made of it is safe and belongs to one file only, or raise ValueError."""
 
     def listed(names: Iterable[str]) -> str:
         return " ".join(f"{{{name}}}" for name in names)

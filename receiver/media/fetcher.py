@@ -75,11 +75,7 @@ class Fetcher:
         return tuple([await self.fetch(url, store, index=index) for index, url in enumerate(urls)])
 
     async def fetch(self, url: str, store: Store, *, index: int = 0) -> Media:
-        """Download `url` into `store`.
-
-        Raises:
-            MediaError: `permanent` if the link is forbidden or the file too large. Otherwise a retry may help.
-        """
+        """Download `url` into `store`. A MediaError is `permanent` if the link is forbidden or the file too large."""
         link = self._allowed(read_link(url))
         try:
             async with asyncio.timeout(self._timeout) as limit:

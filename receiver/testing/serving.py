@@ -64,10 +64,7 @@ def simulating(
     seed: int = 0,
     key: str | None = None,
 ) -> Iterator[Simulated]:
-    """Serve a simulator in a thread of its own while the block runs, for code without an event loop.
-
-    Arguments and errors are those of `simulated`.
-    """
+    """Serve a simulator, as `simulated`, in a thread of its own, for code without an event loop."""
     simulator = Simulator(profile=profile, speed=speed, seed=seed, faults=faults, key=key)
     with _listening(simulator) as (server, listener, served):
 
