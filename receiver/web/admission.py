@@ -1,7 +1,7 @@
 """Bounds of a request before the work begins: its body, and how many requests wait for the journal.
 
     body too large, too slow, not JSON or compressed     413, 408, 415
-    fewer requests wait than the bounds allow            admitted; the request waits for its commit
+    fewer requests wait than the bounds allow            admitted, and waits for its commit
     too many, or too many bytes                          503 with `Retry-After`, at once
     one has waited too long                              503, and every new one gets 503 at once until a write succeeds
 
@@ -75,12 +75,7 @@ class BodyLimits:
             raise Problem(415, f"{self.name} must not be compressed.", {"Accept-Encoding": "identity"})
 
     async def read(self, receive: Receive) -> bytes:
-        """Return the body.
-
-        Raises:
-            Problem: it is too large or too slow, or the server stops.
-            ClientDisconnect: the sender hung up before the body was complete.
-        """
+        """Return the body. Raise Problem if it is too large or too slow, ClientDisconnect if the sender hung up."""
         reading = self._read(receive).__await__()
         try:
             waits_for = next(reading)
@@ -174,11 +169,7 @@ class Admission:
         return len(self._slots)
 
     def enter(self, size: int) -> Slot:
-        """Return a slot for a body of this size, a context manager for the wait of the current task.
-
-        Raises:
-            Problem: 503, at once.
-        """
+        """Return a context manager for the current task's wait with a body of this size, or raise Problem (503)."""
         self.check()
         if len(self._slots) >= self._most or self._bytes + size > self._most_bytes:
             self.refused += 1

@@ -1,10 +1,10 @@
 """uvicorn's HTTP connection, with the bounds that uvicorn and httptools lack.
 
-    head too long or too slow             431 or 408; chunk extensions and trailers count as head
+    head too long or too slow             431 or 408 (chunk extensions and trailers are head)
     not HTTP/1.x, or framing that two readers could understand differently      400
     an upgrade is requested               answered as plain HTTP/1.1: Java's client requests h2c with every call
     requests pipelined without end, an answer that is not read                  the connection ends
-    more connections than the limit       an idle one is closed; if none is idle, 503, except for health checks
+    more connections than the limit       an idle one is closed, else 503, except for health checks
 
 A proxy does some of this better, but `receiver serve` must also hold without one. uvicorn's own `limit_concurrency`
 counts requests together with connections, and refuses health checks.
