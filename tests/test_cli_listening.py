@@ -12,7 +12,7 @@ import httpx
 import pytest
 from servers import Command, Result, receiver
 
-from receiver.cli.listen import REMEMBERED, Listener
+from receiver.cli.serve import REMEMBERED, Listener
 from receiver.handlers.webhook import new_secret
 
 

@@ -126,17 +126,12 @@ def _make_key(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """A platform whose disk is lost at each restart.
-
-    Attributes:
-        sign: the variable it sets.
-        keys_command: command that sets a key. `{name}` in it is the value of the variable `instance`.
-        database_command: command that makes a PostgreSQL database there and sets DATABASE_URL.
-    """
+    """A platform whose disk is lost at each restart. It sets the variable `sign`."""
 
     title: str
     sign: str
     keys_command: str
+    """Command that sets a key. `{name}` in it is the value of the variable `instance`."""
     instance: str = ""
     volume: str = ""
     database_command: str = ""
@@ -177,9 +172,7 @@ def ephemeral_platform(settings: Settings) -> Platform | None:
 def check_platform(settings: Settings, *, functions: bool = False) -> None:
     """Refuse to start on a platform whose disk is lost, if anything that must last would be on it.
 
-    Args:
-        settings: as loaded.
-        functions: True if results also go to functions of the program.
+    `functions` is True if results also go to functions of the program.
 
     Raises:
         SettingsError: no keys are set, the journal is a file, the media store beside a shared journal is a folder, or

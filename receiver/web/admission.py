@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -160,8 +161,9 @@ class Admission:
         self._most_bytes = most_bytes
         self._max_wait = max_wait
         self._kept = kept
-        self._slots: dict[Slot, None] = {}
-        """The oldest first."""
+        self._waits: dict[asyncio.Task[object], float] = {}
+        """Start of each wait, the oldest first."""
+        self._late = set[asyncio.Task[object]]()
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         """Kept from the first request, because asking for it costs a system call."""
@@ -177,20 +179,38 @@ class Admission:
     @property
     def waiting(self) -> int:
         """Number of requests that wait."""
-        return len(self._slots)
+        return len(self._waits)
 
-    def enter(self, size: int) -> Slot:
-        """Return a slot for a body of this size, a context manager for the wait of the current task.
+    @contextmanager
+    def enter(self, size: int) -> Iterator[None]:
+        """Count the current task, with a body of this size, as one that waits.
 
         Raises:
-            Problem: 503, at once.
+            Problem: 503, at once, or when the wait was cancelled by `Admission` or by the server's stop.
         """
         self.check()
-        if len(self._slots) >= self._most or self._bytes + size > self._most_bytes:
+        if len(self._waits) >= self._most or self._bytes + size > self._most_bytes:
             self.refused += 1
             raise Problem(503, "Receiver is overloaded. Send it again.", RETRY, cause="overload")
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        return Slot(self, size, loop)
+        task = cast("asyncio.Task[object]", asyncio.current_task(loop))
+        self._waits[task] = loop.time()
+        self._bytes += size
+        if self._sweep is None:
+            self._sweep_later(loop)
+        try:
+            yield
+        except asyncio.CancelledError as exc:
+            if task not in self._late:
+                headers = {**RETRY, "Connection": "close"}
+                raise Problem(503, f"Receiver is stopping. {self._kept}", headers, cause="stopping") from exc
+            task.uncancel()
+            detail = f"Receiver could not write within {self._max_wait:g} s. {self._kept}"
+            raise Problem(503, detail, RETRY, cause="journal stalled") from exc
+        finally:
+            del self._waits[task]
+            self._late.discard(task)
+            self._bytes -= size
 
     def check(self) -> None:
         """Raise Problem (503) while no request is admitted."""
@@ -210,17 +230,18 @@ class Admission:
 
     def _give_up_late(self, loop: asyncio.AbstractEventLoop) -> None:
         latest = loop.time() - self._max_wait
-        for slot in self._slots:
-            if slot.since > latest:
+        for task, since in self._waits.items():
+            if since > latest:
                 break
-            if slot.late:
+            if task in self._late:
                 continue
             if self._probe is not None and self._probing is None:
                 log.error("admission.shut", waiting=self.waiting, bytes=self._bytes, seconds=self._max_wait)
                 self._probing = loop.create_task(self._reopen(self._probe), name="admission probe")
-            slot.give_up()
+            self._late.add(task)
+            task.cancel()
         self._sweep = None
-        if self._slots:
+        if self._waits:
             self._sweep_later(loop)
 
     async def _reopen(self, probe: Callable[[], Awaitable[None]]) -> None:
@@ -233,42 +254,3 @@ class Admission:
                 await asyncio.sleep(PROBE_SECONDS)
         self._probing = None
         log.info("admission.open", refused=self.refused)
-
-
-class Slot:
-    """One request that waits. Cancelling its task, by `Admission` or by the server's stop, becomes a 503."""
-
-    __slots__ = ("_admission", "_loop", "_size", "_task", "late", "since")
-
-    def __init__(self, admission: Admission, size: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._admission = admission
-        self._size = size
-        self._loop = loop
-        self._task = cast("asyncio.Task[object]", asyncio.current_task(loop))
-        self.since = loop.time()
-        self.late = False
-
-    def __enter__(self) -> None:
-        admission = self._admission
-        admission._slots[self] = None
-        admission._bytes += self._size
-        if admission._sweep is None:
-            admission._sweep_later(self._loop)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        admission = self._admission
-        del admission._slots[self]
-        admission._bytes -= self._size
-        if kind is not asyncio.CancelledError:
-            return
-        if not self.late:
-            headers = {**RETRY, "Connection": "close"}
-            raise Problem(503, f"Receiver is stopping. {admission._kept}", headers, cause="stopping") from error
-        self._task.uncancel()
-        detail = f"Receiver could not write within {admission._max_wait:g} s. {admission._kept}"
-        raise Problem(503, detail, RETRY, cause="journal stalled") from error
-
-    def give_up(self) -> None:
-        """End the wait."""
-        self.late = True
-        self._task.cancel()
