@@ -154,19 +154,16 @@ def show_delivery(id: Annotated[str, typer.Argument(help="The delivery's id.")],
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """One delivery with its event, its attempts, and what comes next.
-
-    Attributes:
-        instead: the newer delivery that replaced a cancelled one.
-        paused: end of the destination's pause (epoch milliseconds) and its reason.
-    """
+    """One delivery with its event, its attempts, and what comes next."""
 
     delivery: Delivery
     attempts: list[AttemptRecord]
     event: Event | None
     submission: Submission | None
     instead: Delivery | None
+    """The newer delivery that replaced a cancelled one."""
     paused: tuple[int, str] | None
+    """End of the destination's pause (epoch milliseconds) and its reason."""
     now_ms: int
 
     @classmethod
@@ -194,9 +191,7 @@ class Story:
     def lines(self) -> list[tuple[str, str]]:
         """Return name and text of each line above the attempts."""
         item, row, event = self.delivery, self.submission, self.event
-        happened = "it has been deleted"
-        if event is not None:
-            happened = f"{_HAPPENED[event.type]}, {when(event.created_ms)} UTC"
+        happened = f"{_HAPPENED[event.type]}, {when(event.created_ms)} UTC" if event else "it has been deleted"
         files = ""
         if row is not None and event is not None and event.type == "task.succeeded":
             files = f"{len(row.media)} archived" if row.media else row.media_problem or ""

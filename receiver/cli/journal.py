@@ -26,13 +26,8 @@ STEP = 50_000
 ENGINES = Table[EngineRecord](
     ("ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST SIGN", "MEDIA STORE"),
     lambda item: (
-        item.role,
-        item.host,
-        item.owner,
-        item.version,
-        "yes" if item.leads else "",
-        f"{item.seconds:.0f} s ago",
-        item.store,
+        *(item.role, item.host, item.owner, item.version),
+        *("yes" if item.leads else "", f"{item.seconds:.0f} s ago", item.store),
     ),
 )
 
@@ -72,22 +67,12 @@ def purge(
         say(f"{'Would be deleted' if dry_run else 'Deleted'}: {_counted(removed)}.")
 
 
-_NOUNS = {
-    "submissions": "submission",
-    "events": "event",
-    "deliveries": "delivery",
-    "attempts": "attempt",
-    "callbacks": "callback",
-    "files": "file",
-    "media": "submission's files",
-}
-
-
 def _counted(removed: Mapping[str, int]) -> str:
     """Return a text like `1 submission, 2 events`, without kinds of which there are none."""
-    found = [(removed.get(kind, 0), kind, noun) for kind, noun in _NOUNS.items()]
-    plural = {"media": "submissions' files"}
-    return ", ".join(f"{n:,} {noun if n == 1 else plural.get(kind, kind)}" for n, kind, noun in found if n)
+    one, many = {"deliveries": "delivery", "media": "submission's files"}, {"media": "submissions' files"}
+    kinds = ("submissions", "events", "deliveries", "attempts", "callbacks", "files", "media")
+    found = [(removed[kind], kind) for kind in kinds if removed.get(kind)]
+    return ", ".join(f"{n:,} {one.get(kind, kind[:-1]) if n == 1 else many.get(kind, kind)}" for n, kind in found)
 
 
 def erase(

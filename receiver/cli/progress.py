@@ -6,11 +6,10 @@ The provider's view moves every 15 s (PROTOCOL.md §9), so the bar moves on a fo
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
-from rich.cells import cell_len
-from rich.progress import Progress as Bar
-from rich.progress import ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
 from receiver.cli.output import err, note
@@ -22,7 +21,7 @@ USUAL_SECONDS = {"turbo": 30.0, "fast": 60.0, "relax": 180.0}
 _CEILING = 0.97
 """Largest share shown, even at the provider's 100 %: some tasks stay there forever (PROTOCOL.md §6)."""
 _LONGEST, _SHORTEST = 40, 8
-_BESIDE = len("⠋  ") + len(" about 99 min left")
+_BESIDE = len(" about 99 min left")
 
 
 class Progress:
@@ -30,63 +29,50 @@ class Progress:
 
     def __init__(self, clock: Clock, *, quiet: bool) -> None:
         self._clock = clock
+        self._quiet = quiet
         self._row: Submission | None = None
         self._updated = 0.0
         self._share = 0.0
-        self._last = ""
-        live = err.is_terminal and not quiet
-        self._prints_lines = not live and not quiet
-        columns = SpinnerColumn(), TextColumn("{task.description}"), _ForecastBar(self)
-        self._bar = Bar(*columns, console=err, transient=True, disable=not live)
-        self._line = self._bar.add_task("Submitted", total=1.0)
+        self._text = "Submitted"
+        self._spinner = Spinner("dots")
+        self._view = Live(get_renderable=self._draw, console=err, transient=True, refresh_per_second=10)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if err.is_terminal and not self._quiet:
+            self._view.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._view.stop()
 
     def show(self, row: Submission) -> None:
         """Show the row as it is now."""
         if self._row is None or _percent(row) != _percent(self._row):
             self._updated = self._clock.now() - row.created_ms / 1000
         self._row = row
-        text = describe(row)
-        self._bar.update(self._line, description=text)
+        last, self._text = self._text, describe(row)
         shows = row.ended in (None, "task.succeeded")  # the command reports other ends itself
-        if shows and self._prints_lines and text != self._last:
-            note(text)
-        self._last = text
+        if shows and not self._quiet and not err.is_terminal and self._text != last:
+            note(self._text)
 
-    def guess(self) -> tuple[float, str]:
-        """Return the share done, which never goes back, and the time left."""
-        row = self._row
-        if row is None:
-            return 0.0, ""
-        usual = USUAL_SECONDS.get(row.speed or "fast", USUAL_SECONDS["fast"])
-        elapsed = self._clock.now() - row.created_ms / 1000
-        share, left = forecast(elapsed, usual=usual, percent=_percent(row) or 0, updated=self._updated)
-        self._share = max(self._share, share)
-        return self._share, left if row.status == "accepted" and row.ended is None else ""
-
-
-class _ForecastBar(ProgressColumn):
-    """Bar drawn at the forecast of the moment of drawing, if the line has room. A line that wraps leaves traces."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def render(self, task: Task) -> Text:
-        share, left = self._progress.guess()
-        width = min(_LONGEST, err.width - cell_len(task.description) - _BESIDE)
+    def _draw(self) -> Text:
+        """Draw the bar at the forecast of this moment, if the line has room. A line that wraps leaves traces."""
+        row, now = self._row, self._clock.now()
+        share, left = 0.0, ""
+        if row is not None:
+            usual = USUAL_SECONDS.get(row.speed or "fast", USUAL_SECONDS["fast"])
+            elapsed = now - row.created_ms / 1000
+            share, left = forecast(elapsed, usual=usual, percent=_percent(row) or 0, updated=self._updated)
+            left = left if row.status == "accepted" and row.ended is None else ""
+        self._share = share = max(self._share, share)  # it never goes back
+        head = Text.assemble(cast(Text, self._spinner.render(now)), f" {self._text} ")
+        width = min(_LONGEST, err.width - head.cell_len - _BESIDE)
         if width < _SHORTEST:
-            return Text("")
+            return head
         full = int(share * width)
-        return Text.assemble(("━" * full, "cyan"), ("━" * (width - full), "bright_black"), f" {left}")
+        return Text.assemble(head, ("━" * full, "cyan"), ("━" * (width - full), "bright_black"), f" {left}")
 
 
 def describe(row: Submission) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any
 
 import typer
-from starlette.requests import ClientDisconnect
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route
 
 from receiver.app import Runtime, open_runtime
 from receiver.cli.output import note, one_line, print_json, say
@@ -27,8 +28,6 @@ ENGINES = frozenset({"serve", "worker"})
 LOOK_SECONDS = 10.0
 """Interval between a worker's checks of its own engine."""
 BODIES = BodyLimits(name="Webhooks", limit=64 * 2**20, seconds=60.0)
-REMEMBERED = 10_000
-"""Number of webhook ids that are recognised as repeats."""
 _UNSHARED = (
     "Without the engine inside (--no-engine, RECEIVER_ENGINE), `receiver serve` needs a journal that several processes "
     "share: two that write one SQLite file hold each other up. Leave the engine inside, or set RECEIVER_DATABASE to "
@@ -174,9 +173,8 @@ def listen(
     except ValueError as exc:
         raise InputError(f"--secret is wrong: {exc}") from exc
     settings_for(quiet=True)
-    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    reply = Response(None, answer, headers)
-    app = Listener(lambda given, body: verify(secrets, given, body), reply, _show_json if as_json else _show)
+    reply = Response(None, answer, {} if retry_after is None else {"Retry-After": str(retry_after)})
+    app = webhook_app(partial(verify, secrets), reply, partial(_show, as_json=as_json))
 
     async def main() -> None:
         with stop_signal() as stop, bind(host, port) as listener:
@@ -191,67 +189,49 @@ def listen(
     run(main())
 
 
-class Listener:
-    """ASGI app that takes webhooks at any path.
+def webhook_app(
+    verify: Callable[[dict[str, str], bytes], str | None], answer: Response, show: Callable[..., None]
+) -> Starlette:
+    """Return an app that takes webhooks at any path.
 
     Args:
         verify: returns what is wrong with a signature, given headers and body, or None.
         answer: response to verified webhooks. Others get 401.
         show: called with the webhook's id, True for a repeat, what is wrong with it, and the event.
     """
+    seen = set[str]()
 
-    def __init__(
-        self,
-        verify: Callable[[dict[str, str], bytes], str | None],
-        answer: Response,
-        show: Callable[[str, bool, str | None, Any], None],
-    ) -> None:
-        self._verify = verify
-        self._answer = answer
-        self._show = show
-        self._seen: dict[str, None] = {}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        try:
-            response = await self._take(scope, receive)
-        except Problem as exc:
-            response = problem(exc)
-        except ClientDisconnect:
-            return
-        await response(scope, receive, send)
-
-    async def _take(self, scope: Scope, receive: Receive) -> Response:
-        raw = dict(scope["headers"])
-        if scope["method"] != "POST":
-            raise Problem(405, "Webhooks come by POST.", {"Allow": "POST"})
-        await BODIES.check_length(raw, receive)
+    async def take(request: Request) -> Response:
+        raw = dict(request.headers.raw)
+        await BODIES.check_length(raw, request.receive)
         BODIES.check_type(raw)
-        body = await BODIES.read(receive)
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw.items()}
-        id = headers.get("webhook-id", "")
-        wrong: str | None = "the body is not JSON"
-        with contextlib.suppress(ValueError, RecursionError):
+        body = await BODIES.read(request.receive)
+        id, event = request.headers.get("webhook-id", ""), None
+        try:
             event = json.loads(body)
-            wrong = None
-        wrong = wrong or self._verify(headers, body)
+            wrong = verify(dict(request.headers), body)
+        except (ValueError, RecursionError):
+            wrong = "the body is not JSON"
         if wrong is not None:
-            self._show(id, False, wrong, None)
+            show(id, False, wrong, None)
             return problem(Problem(401, "The signature is not good."))
-        self._show(id, self.repeats(id), None, event)
-        return self._answer
+        show(id, id in seen, None, event)
+        seen.add(id)
+        return answer
 
-    def repeats(self, id: str) -> bool:
-        """Remember a webhook's id. Return True if it came before."""
-        known = id in self._seen
-        self._seen[id] = None
-        if len(self._seen) > REMEMBERED:
-            del self._seen[next(iter(self._seen))]
-        return known
+    def refuse(request: Request, exc: Exception) -> Response:
+        return problem(exc) if isinstance(exc, Problem) else Response(None, 400)
+
+    return Starlette(
+        routes=[Route("/{path:path}", take, methods=["POST"])],
+        exception_handlers={Problem: refuse, ClientDisconnect: refuse},
+    )
 
 
-def _show(id: str, again: bool, wrong: str | None, event: Any) -> None:
+def _show(id: str, again: bool, wrong: str | None, event: Any, as_json: bool) -> None:
+    if as_json:
+        print_json({"webhook_id": id, "again": again, "problem": wrong, "event": event})
+        return
     at = time.strftime("%H:%M:%S")
     if wrong is not None:
         say(f"{at}  REFUSED   {one_line(wrong)}")
@@ -266,7 +246,3 @@ def _show(id: str, again: bool, wrong: str | None, event: Any) -> None:
         say(one_line(f"          {item.get('type')}, {item.get('size')} bytes  {inline}"))
     if again:
         say(f"          {one_line(id)} came before: a receiver drops it")
-
-
-def _show_json(id: str, again: bool, wrong: str | None, event: Any) -> None:
-    print_json({"webhook_id": id, "again": again, "problem": wrong, "event": event})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
 import typer
@@ -22,7 +22,6 @@ from receiver.intake.facts import replace
 from receiver.requests import Request
 from receiver.settings import Settings
 from receiver.submissions import Options
-from receiver.tasks import Task
 
 T = TypeVar("T")
 
@@ -35,7 +34,12 @@ _EXITS: dict[EventType, int] = {
     "task.input_required": INPUT_REQUIRED,
     "task.lost": LOST,
 }
-_TASK_EXITS = {"SUCCESS": SUCCEEDED, "FAILURE": FAILED, "CANCEL": FAILED, "MODAL": INPUT_REQUIRED}
+_TASK_ENDS: dict[str, EventType | None] = {
+    "SUCCESS": "task.succeeded",
+    "FAILURE": "task.failed",
+    "CANCEL": "task.failed",
+    "MODAL": None,
+}
 _LOOK_SECONDS = 0.1
 """Interval between looks at the last deliveries."""
 _LONG_MS = 10_000
@@ -243,8 +247,11 @@ async def _unattempted(runtime: Runtime, delivery: Delivery) -> bool:
     return any(item.outcome == "vanished" for item in counted[-1:])
 
 
-def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int:
-    """Print the end of a submission: problems on standard error, results on standard output. Return the exit status."""
+def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links: tuple[str, ...] | None = None) -> int:
+    """Print the end of a submission: problems on standard error, results on standard output. Return the exit status.
+
+    `links` are those of the result where there is no journal.
+    """
     type = row.last_word
     # A destination counts as reached by another delivery too, as `deliveries replay --as-new` makes.
     reached = {item.destination for item in deliveries if item.status == "succeeded"}
@@ -254,28 +261,27 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int
         status = ERROR
     texts = row.task.texts if row.task and row.ended == "task.succeeded" else ()
     if as_json:
-        records = [
-            {"id": item.id, "destination": item.destination, "status": item.status, "detail": item.detail}
-            | ({"ref": item.receipt.ref, "url": item.receipt.url} if item.receipt else {"ref": None, "url": None})
-            for item in deliveries
-        ]
-        word = (row.last_word or f"task.{row.status}").removeprefix("task.")
-        files = [record["ref"] for record in records if record["ref"]]
-        _print_result(row, word, row.reason, texts, {"state": row.user_state, "files": files, "deliveries": records})
+        print_json(_record(row, deliveries, texts) | ({} if links is None else {"links": links}))
         return status
     reason = row.reason or "The provider gave no reason."
     if type == "task.input_required":
-        note(f"Task {row.task_id} asks for input. Answer it with: receiver modal {row.id} --prompt …")
+        answer = f"Answer it with: receiver modal {row.id} --prompt …"
+        note(
+            f"Task {row.task_id} asks for input. "
+            f"{answer if links is None else 'Without a journal nothing can answer it here.'}"
+        )
     elif type != "task.succeeded":
         starts = {"task.lost": "The task was lost. ", "task.failed": "The task failed: "}
         note(f"{starts.get(type or '', '')}{reason}")
+    elif links is not None:
+        note("The log of the endpoint says if it has delivered the result.")
     for item in missed:
         if item.status in ("pending", "dead"):
             why = (item.detail or "the reason is not known").rstrip(".")
             then = "It is not tried again." if item.status == "dead" else "`receiver serve` or `worker` goes on trying."
             see = f"See: receiver deliveries show {item.id}"
             note(f"Error: The result did not reach {item.destination}: {why}. {then} {see}")
-    for text in texts:
+    for text in (*texts, *(links or ())):
         say(one_line(text))
     receipts = [(item.destination, item.receipt) for item in deliveries if item.receipt]
     for name, receipt in receipts:
@@ -285,6 +291,26 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int
         if receipt.ref and not receipt.url:
             say(receipt.ref)
     return status
+
+
+def _record(row: Submission, deliveries: list[Delivery], texts: tuple[str, ...]) -> dict[str, Any]:
+    records: list[dict[str, Any]] = [
+        {"id": item.id, "destination": item.destination, "status": item.status, "detail": item.detail}
+        | ({"ref": item.receipt.ref, "url": item.receipt.url} if item.receipt else {"ref": None, "url": None})
+        for item in deliveries
+    ]
+    return {
+        "submission": row.id,
+        "task": row.task_id,
+        "status": (row.last_word or f"task.{row.status}").removeprefix("task."),
+        "prompt": row.prompt,
+        "reason": row.reason,
+        "labels": row.labels,
+        "state": row.user_state,
+        "texts": texts,
+        "files": [record["ref"] for record in records if record["ref"]],
+        "deliveries": records,
+    }
 
 
 async def send_directly(settings: Settings, request: Request, options: Options, *, wait: bool, as_json: bool) -> int:
@@ -303,16 +329,17 @@ async def send_directly(settings: Settings, request: Request, options: Options, 
                 say(f"Submitted {row.id}, task {row.task_id}. {kept}")
             return SUCCEEDED
         with Progress(clock, quiet=as_json) as progress:
-            task = await _poll_until_end(stateless, row, settings, clock, progress)
-    return _report_directly(row, task, as_json=as_json)
+            row = await _poll_until_end(stateless, row, settings, progress)
+    links = row.task.result_urls if row.task and row.ended == "task.succeeded" else ()
+    return report(row, [], as_json=as_json, links=links)
 
 
 async def _poll_until_end(
-    stateless: StatelessSubmit, row: Submission, settings: Settings, clock: Clock, progress: Progress
-) -> Task | None:
-    """Return the task as it ended, or None at the deadline."""
-    progress.show(row)
+    stateless: StatelessSubmit, row: Submission, settings: Settings, progress: Progress
+) -> Submission:
+    clock = Clock()
     until = clock.now() + settings.deadline
+    progress.show(row)
     while clock.now() < until:
         await clock.sleep(settings.poll_interval)
         try:
@@ -321,36 +348,9 @@ async def _poll_until_end(
             note(str(exc))
             continue
         if task is not None:
-            progress.show(replace(row, task=task))
-            if task.status in _TASK_EXITS:
-                return task
-    return None
-
-
-def _report_directly(row: Submission, task: Task | None, *, as_json: bool) -> int:
-    status = LOST if task is None else _TASK_EXITS[task.status]
-    reason = task.fail_reason if task is not None and status == FAILED else None
-    texts, links = (task.texts, task.result_urls) if task is not None and status == SUCCEEDED else ((), ())
-    word, remark = {
-        SUCCEEDED: ("succeeded", "The log of the endpoint says if it has delivered the result."),
-        FAILED: ("failed", f"The task failed: {reason or 'The provider gave no reason.'}"),
-        INPUT_REQUIRED: (
-            "input_required",
-            f"Task {row.task_id} asks for input. Without a journal nothing can answer it here.",
-        ),
-        LOST: ("lost", f"The provider has shown no end of task {row.task_id} within the deadline."),
-    }[status]
-    if as_json:
-        _print_result(row, word, reason, texts, {"links": links})
-        return status
-    for line in (*texts, *links):
-        say(one_line(line))
-    note(remark)
-    return status
-
-
-def _print_result(
-    row: Submission, word: str, reason: str | None, texts: tuple[str, ...], more: Mapping[str, Any]
-) -> None:
-    record = {"submission": row.id, "task": row.task_id, "status": word, "prompt": row.prompt, "reason": reason}
-    print_json({**record, "labels": row.labels, "texts": texts, **more})
+            row = replace(row, task=task)
+            progress.show(row)
+            if task.status in _TASK_ENDS:
+                return replace(row, ended=_TASK_ENDS[task.status])
+    lost = f"The provider has shown no end of task {row.task_id} within the deadline."
+    return replace(row, ended="task.lost", detail=lost)

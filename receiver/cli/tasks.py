@@ -99,28 +99,22 @@ def print_family(family: list[Submission], here: str) -> None:
     print_table(("FAMILY", "MADE BY", "STATUS"), list(lines(None, 0)))
 
 
+_SAME = (
+    *("id", "kind", "task_status", "prompt", "speed", "labels", "button", "created_ms", "deadline_ms", "detail"),
+    *("callbacks", "media", "media_problem"),
+)
+"""Fields of a submission that have the same name in JSON."""
+
+
 def _summary(row: Submission) -> dict[str, Any]:
-    return {
-        "id": row.id,
+    return {name: getattr(row, name) for name in _SAME} | {
         "task": row.task_id,
-        "kind": row.kind,
         "status": row.display_status,
         "submission_status": row.status,
-        "task_status": row.task_status,
         "progress": row.task.progress if row.task else None,
-        "prompt": row.prompt,
-        "speed": row.speed,
-        "labels": row.labels,
         "state": row.user_state,
         "parent": row.parent_id,
-        "button": row.button,
         "texts": row.task.texts if row.task else (),
-        "created_ms": row.created_ms,
-        "deadline_ms": row.deadline_ms,
-        "detail": row.detail,
-        "callbacks": row.callbacks,
-        "media": row.media,
-        "media_problem": row.media_problem,
     }
 
 

@@ -87,9 +87,7 @@ def aws(*, budget: float = BUDGET, **settings: Any) -> tuple[Handler, Handler]:
     time limit is read from the context of each invocation. Set it to at least 100 s more than `budget`, or nothing is
     sent again automatically.
 
-    Args:
-        budget: seconds a callback may be held to deliver what it brings.
-        settings: single settings, which override the environment and `receiver.toml`.
+    The arguments are those of `asgi`.
 
     Raises:
         SettingsError: a setting is wrong, or the extra `aws` is not installed.
@@ -183,11 +181,8 @@ class Application:
     async def tick(self, limit: float | None = None) -> dict[str, int]:
         """Carry on everything that is due, also what other processes began.
 
-        Args:
-            limit: seconds the platform gives. None: those of the application.
-
-        Returns:
-            How much each step found to do. Empty without a journal.
+        Return how much each step found to do, nothing without a journal. `limit` is the seconds that the platform
+        gives, if they differ from the application's.
 
         Raises:
             ReceiverError: Receiver cannot be opened, or the journal cannot be used.

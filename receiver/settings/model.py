@@ -123,9 +123,7 @@ class Settings(BaseModel):
         description="Run the engine, which polls and delivers, inside `receiver serve`. If false, on PostgreSQL, "
         "`receiver worker` runs it.",
     )
-    disk: Annotated[
-        Literal["auto", "persistent", "network"], BeforeValidator(kinds.lower), Kind("auto, persistent or network")
-    ] = Field(
+    disk: Annotated[Literal["auto", "persistent", "network"], BeforeValidator(kinds.lower)] = Field(
         default="auto",
         description="`persistent`: the data folder and the database are on a volume that outlives restarts, "
         "on a platform whose disk is otherwise lost. `network`: the same, and a network file system is accepted, where "
@@ -203,14 +201,12 @@ class Settings(BaseModel):
     cron_secret: Annotated[Secret, KnownAs("CRON_SECRET"), Unset("none: no ticks over HTTP")] = Field(
         default=None, description="Bearer token that a scheduler sends to `/tick` of a function (see Serverless)."
     )
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        BeforeValidator(kinds.lower),
-        Kind("debug, info, warning or error"),
-    ] = Field(default="info", description="Lowest level of log lines to write.")
-    log_format: Annotated[
-        Literal["auto", "json", "console"], BeforeValidator(kinds.lower), Kind("auto, json or console")
-    ] = Field(default="auto", description="Format of log lines. `auto` is console on a terminal and JSON elsewhere.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(kinds.lower)] = Field(
+        default="info", description="Lowest level of log lines to write."
+    )
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(kinds.lower)] = Field(
+        default="auto", description="Format of log lines. `auto` is console on a terminal and JSON elsewhere."
+    )
 
     _context: dict[str, dict[str, str]] = PrivateAttr(default_factory=dict)
 

@@ -34,8 +34,6 @@ MAX_WAITING_BYTES = 32 * 1024 * 1024
 MAX_WAIT = 10.0
 """Seconds a request may wait for its commit: as long as the journal waits for another process's lock."""
 PROBE_SECONDS = 0.5
-_SWEEPS = 20
-"""Looks for requests that have waited too long, within `max_wait`."""
 _MAX_DRAIN = 8 * 1024 * 1024
 
 RETRY = {"Retry-After": "5"}
@@ -136,8 +134,6 @@ def _resume(started: Generator[Any, Any, bytes], waits_for: Any) -> Generator[An
 class Admission:
     """Count the requests that wait, and end waits that take too long. For one event loop, without locks.
 
-    One timer serves all requests: `asyncio.timeout` would cost each of them 5 µs, a tenth of its way to intake.
-
     Args:
         probe: a write that raises JournalError while the journal cannot be used. Without it, a request that waits too
             long is given up, and new ones are still admitted.
@@ -161,13 +157,12 @@ class Admission:
         self._most_bytes = most_bytes
         self._max_wait = max_wait
         self._kept = kept
-        self._waits: dict[asyncio.Task[object], float] = {}
-        """Start of each wait, the oldest first."""
-        self._late = set[asyncio.Task[object]]()
+        self._late = set[asyncio.Task[Any]]()
+        self.waiting = 0
+        """Number of requests that wait."""
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         """Kept from the first request, because asking for it costs a system call."""
-        self._sweep: asyncio.TimerHandle | None = None
         self._probing: asyncio.Task[None] | None = None
         self.refused = 0
 
@@ -175,11 +170,6 @@ class Admission:
     def shut(self) -> bool:
         """True while every request is refused, because one waited too long and no write has succeeded since."""
         return self._probing is not None
-
-    @property
-    def waiting(self) -> int:
-        """Number of requests that wait."""
-        return len(self._waits)
 
     @contextmanager
     def enter(self, size: int) -> Iterator[None]:
@@ -189,15 +179,14 @@ class Admission:
             Problem: 503, at once, or when the wait was cancelled by `Admission` or by the server's stop.
         """
         self.check()
-        if len(self._waits) >= self._most or self._bytes + size > self._most_bytes:
+        if self.waiting >= self._most or self._bytes + size > self._most_bytes:
             self.refused += 1
             raise Problem(503, "Receiver is overloaded. Send it again.", RETRY, cause="overload")
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        task = cast("asyncio.Task[object]", asyncio.current_task(loop))
-        self._waits[task] = loop.time()
+        task = cast("asyncio.Task[Any]", asyncio.current_task(loop))
+        timer = loop.call_later(self._max_wait, self._give_up, task)  # `asyncio.timeout` would cost 5 µs
+        self.waiting += 1
         self._bytes += size
-        if self._sweep is None:
-            self._sweep_later(loop)
         try:
             yield
         except asyncio.CancelledError as exc:
@@ -208,8 +197,9 @@ class Admission:
             detail = f"Receiver could not write within {self._max_wait:g} s. {self._kept}"
             raise Problem(503, detail, RETRY, cause="journal stalled") from exc
         finally:
-            del self._waits[task]
+            timer.cancel()
             self._late.discard(task)
+            self.waiting -= 1
             self._bytes -= size
 
     def check(self) -> None:
@@ -225,24 +215,12 @@ class Admission:
             await asyncio.wait([self._probing])
             self._probing = None
 
-    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweep = loop.call_later(self._max_wait / _SWEEPS, self._give_up_late, loop)
-
-    def _give_up_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        latest = loop.time() - self._max_wait
-        for task, since in self._waits.items():
-            if since > latest:
-                break
-            if task in self._late:
-                continue
-            if self._probe is not None and self._probing is None:
-                log.error("admission.shut", waiting=self.waiting, bytes=self._bytes, seconds=self._max_wait)
-                self._probing = loop.create_task(self._reopen(self._probe), name="admission probe")
-            self._late.add(task)
-            task.cancel()
-        self._sweep = None
-        if self._waits:
-            self._sweep_later(loop)
+    def _give_up(self, task: asyncio.Task[Any]) -> None:
+        if self._probe is not None and self._probing is None:
+            log.error("admission.shut", waiting=self.waiting, bytes=self._bytes, seconds=self._max_wait)
+            self._probing = asyncio.create_task(self._reopen(self._probe), name="admission probe")
+        self._late.add(task)
+        task.cancel()
 
     async def _reopen(self, probe: Callable[[], Awaitable[None]]) -> None:
         """Admit requests again after a write. It queues behind all that was given up, which by then takes no memory."""
