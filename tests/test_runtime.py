@@ -378,6 +378,7 @@ async def test_a_restarted_engine_frees_what_it_left_running(tmp_path: Path, plu
         owner = receiver.engine._dispatcher.owner
         await receiver.journal.claim("plugin", owner=owner, limit=1, now_ms=clock.now_ms())
         await receiver.start_engine("serve")
+        clock.advance(6)  # it counts as a failure
         await until(lambda: len(plugins[0].attempts) == 1)
 
 

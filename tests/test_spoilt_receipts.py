@@ -28,7 +28,7 @@ async def spoil(tables: SQLiteStore | PostgresStore) -> None:
 
 
 async def test_it_is_claimed_without_it(tables: SQLiteStore | PostgresStore, journal: Journal) -> None:
-    """Its handler does not learn of the receipt. A replay may make a second post where it would have edited the first."""
+    """Its handler learns of no receipt: a replay may post a second time where it would have edited."""
     await spoil(tables)
     works = await take(journal)
     assert [work.delivery.submission_id for work in works] == [submission(1).id, submission(2).id]

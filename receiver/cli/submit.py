@@ -13,6 +13,7 @@ import typer
 from receiver.app import Runtime, open_runtime
 from receiver.cli import options as reading
 from receiver.cli.options import (
+    IMAGINE,
     AsJSON,
     Auto,
     Bot,
@@ -61,7 +62,7 @@ def submit(
     speed: Speed = None,
     bot: Bot = None,
     picture: Annotated[
-        list[str] | None, typer.Option(help="A reference picture: a file or data URI. Repeatable.", show_default=False)
+        list[str] | None, typer.Option(help=f"{IMAGINE['pictures'].command_help} Repeatable.", show_default=False)
     ] = None,
     account_filter: Filter = None,
     label: Label = None,
