@@ -1,4 +1,4 @@
-"""Files that survive a power cut, work in threads, and memory that goes back to the system."""
+"""Files that survive a power cut, disks that are full or elsewhere, work in threads, and memory that goes back."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
+
+import structlog
+
+from receiver.errors import JournalError
+
+log = structlog.get_logger("receiver.journal")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -115,6 +124,88 @@ def lies_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+MOUNTS = Path("/proc/self/mounts")
+"""The mounted file systems, on Linux. Elsewhere there is no such file, and nothing is known."""
+_NETWORK = re.compile(
+    r"afs|beegfs|ceph|cifs|coda|davfs|glusterfs|gpfs|lustre|ncpfs|nfs4?|orangefs|pvfs2|smb[23]|smbfs"
+    r"|fuse\.(?!(bindfs|fuse-overlayfs|lxcfs|mergerfs|ntfs|ntfs-3g)$).*"
+)
+"""Any other `fuse.…` is a bucket or another machine: sshfs, s3fs, gcsfuse, rclone, blobfuse, juicefs …"""
+
+
+def check_local_disk(path: Path, mounts: Path = MOUNTS) -> None:
+    """Raise JournalError if `path` is, or would be, on a network file system."""
+    found, longest = "", -1
+    with suppress(OSError):
+        for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            _, place, kind, *_ = [*line.split(" "), "", "", ""]
+            folder = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place)
+            inside = path.resolve().is_relative_to(folder or "/nowhere")
+            if inside and len(folder) >= longest:  # the last of two covers the first
+                found, longest = kind, len(folder)
+    if _NETWORK.fullmatch(found):
+        raise JournalError(
+            f"The journal {path} would be on a network file system ({found}), where SQLite cannot promise to keep what "
+            "it wrote: a callback answered 200 could be lost. Name a local disk with RECEIVER_DATABASE. Pictures may "
+            "stay where they are. If only this machine uses the file and you accept the risk, set "
+            "RECEIVER_DISK=network."
+        )
+
+
+BALLAST_BYTES = 1024 * 1024
+SPARE_BYTES = 16 * 1024 * 1024
+"""Free bytes beside the ballast below which a disk counts as nearly full. At most a 16th of the disk."""
+LOOK_SECONDS = 1.0
+"""Time between two looks at a full disk."""
+
+
+class Ballast:
+    """File that is deleted when its disk is full. The freed space is for records of work that is already owed.
+
+    Attributes:
+        given_up: True from a full disk until there is room for the file again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._looked = 0.0
+        self.given_up = False
+
+    def make(self) -> None:
+        """Make the file if there is room for more than it. On a full disk, look at most once a second."""
+        if self.given_up and time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        try:
+            if self.nearly_full():
+                return
+            if not self._path.exists():
+                with self._path.open("wb") as file:
+                    file.write(os.urandom(BALLAST_BYTES))  # zeros could be compressed to nothing
+                    os.fsync(file.fileno())
+        except OSError:  # the disk filled up meanwhile, or is read only
+            with suppress(OSError):
+                self._path.unlink()
+            return
+        if self.given_up:
+            self.given_up = False
+            log.info("ballast.made")
+
+    def give_up(self) -> None:
+        """Free its space. Idempotent."""
+        if not self.given_up:
+            log.error("ballast.given_up", remedy="free some space on the journal's disk")
+        self.given_up, self._looked = True, time.monotonic()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    def nearly_full(self) -> bool:
+        """Return True if too little would be free beside the file."""
+        usage = shutil.disk_usage(self._path.parent)
+        held = BALLAST_BYTES if self._path.exists() else 0
+        return usage.free + held < BALLAST_BYTES + min(SPARE_BYTES, usage.total // 16)
 
 
 def return_large_blocks() -> bool:

@@ -1,19 +1,19 @@
 """Errors that Receiver raises on purpose, and the check of an optional extra.
 
 ReceiverError
-├── SettingsError            a setting is missing, wrong or unsafe; the start stops
+├── SettingsError            a setting is missing, wrong or unsafe
 ├── TokenError               a URL token or state token is not ours, too old, or from the future
 ├── PayloadError             bytes that break the protocol
 │   ├── NotJSON                  cannot be read as JSON
 │   └── NotATask                 JSON, but not a task object
-├── InputError               the request cannot be sent; nothing was sent
+├── InputError               the request cannot be sent, and nothing was
 │   └── Conflict                 its name (an idempotency key) belongs to another request
 ├── ProviderError            the provider refused, or its answer cannot be read
-│   ├── Refused                  no task was made; `outcome` is the reason
-│   ├── Ambiguous                the task may exist and be charged; never sent again
-│   ├── Unreachable              the request never arrived; nothing was made
-│   └── Unreadable               the answer to a fetch or list cannot be read; ask again later
-├── NoResult                 a task has ended without a result, or waits; `event` says why
+│   ├── Refused                  no task was made
+│   ├── Ambiguous                the task may exist and be charged
+│   ├── Unreachable              the request never arrived
+│   └── Unreadable               the answer to a fetch or list cannot be read
+├── NoResult                 a task has ended without a result, or waits
 │   ├── TaskFailed               the provider says it failed
 │   ├── TaskLost                 it has no end within our deadline
 │   └── InputRequired            it waits for a person's words or mask
@@ -129,10 +129,7 @@ class InputRequired(NoResult):
 
 
 class NotDelivered(ReceiverError):
-    """A destination did not take a sample, or a result that no journal keeps, or the result was not confirmed.
-
-    The text holds the handler's reason.
-    """
+    """A destination did not take a sample, or a result that no journal keeps, or the result was not confirmed."""
 
 
 class NotStarted(ReceiverError):

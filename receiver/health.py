@@ -45,11 +45,7 @@ class Troubles:
         self._told: set[str] = set()
 
     async def begin(self, name: str, text: str) -> bool:
-        """Note a fault that begins or goes on. Return True the first time, when this process must log it.
-
-        Raises:
-            JournalError: it could not be written.
-        """
+        """Note a fault that begins or goes on. Return True the first time, when this process must log it."""
         known = await self._load()
         news = name not in self._told
         self._told.add(name)
@@ -61,11 +57,7 @@ class Troubles:
         return news
 
     async def end(self, name: str) -> Trouble | None:
-        """Return the fault that is over and must be logged, or None if there was none.
-
-        Raises:
-            JournalError: it could not be written.
-        """
+        """Return the fault that is over and must be logged, or None if there was none."""
         known = await self._load()
         old = known.get(name)
         if old is not None:
@@ -167,7 +159,20 @@ class CallbackHealth:
             await self._well("callbacks come, with the result")
         elif verdict is not None:
             await self._troubles.end("callbacks unfinished" if verdict == "missing" else "callbacks missing")
-            text = self._text(verdict)
+            meanwhile = f"No result is lost by it: each task is asked about every {self._poll_seconds:g} s."
+            if verdict == "missing":
+                text = (
+                    f"None of the last {SAMPLE} submissions that took a callback URL along was called back. Either the "
+                    f"relay strips the URL, as many do, or {self._public_url} cannot be reached from outside, or what "
+                    f"listens there has other RECEIVER_KEYS and accepts none. {meanwhile} Open "
+                    f"{self._public_url}/livez from another network; if it answers and all processes have the same "
+                    "keys, ask the provider to pass `notifyHook` on, or unset RECEIVER_PUBLIC_URL."
+                )
+            else:
+                text = (
+                    f"Of the last {SAMPLE} submissions some were called back, but none with its result: the last "
+                    f"callback never comes. {meanwhile} Tell the provider, and see what came with: receiver tasks list"
+                )
             if await self._troubles.begin(f"callbacks {verdict}", text):
                 callback_log.warning(f"callbacks.{verdict}", problem=text)
         return 0
@@ -195,18 +200,3 @@ class CallbackHealth:
         over = [await self._troubles.end(f"callbacks {verdict}") for verdict in ("missing", "unfinished")]
         if any(over):
             callback_log.info("callbacks.returned", reason=reason)
-
-    def _text(self, verdict: Literal["missing", "unfinished"]) -> str:
-        meanwhile = f"No result is lost by it: each task is asked about every {self._poll_seconds:g} s."
-        if verdict == "missing":
-            return (
-                f"None of the last {SAMPLE} submissions that took a callback URL along was called back. Either the "
-                f"relay strips the URL, as many do, or {self._public_url} cannot be reached from outside, or what "
-                f"listens there has other RECEIVER_KEYS and accepts none. {meanwhile} Open {self._public_url}/livez "
-                "from another network; if it answers and all processes have the same keys, ask the provider to pass "
-                "`notifyHook` on, or unset RECEIVER_PUBLIC_URL."
-            )
-        return (
-            f"Of the last {SAMPLE} submissions some were called back, but none with its result: the last callback "
-            f"never comes. {meanwhile} Tell the provider, and see what came with: receiver tasks list"
-        )

@@ -107,12 +107,7 @@ class Kind:
 
 
 def build(kind: str, **given: Any) -> Request:
-    """Return the request of a kind, of values by the names of its fields.
-
-    Raises:
-        InputError: a value the provider could not take, or values that do not belong together.
-        TypeError: the kind lacks a field of that name.
-    """
+    """Return the request of a kind, of values by the names of its fields, or raise InputError."""
     declared = KINDS[kind]
     if unknown := sorted(given.keys() - {item.name for item in declared.fields}):
         raise TypeError(f"A request of the kind {kind} has no field {unknown[0]!r}.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -21,9 +21,9 @@ from receiver.errors import InputError, SettingsError, TokenError
 
 MIN_KEY_BYTES = 32
 MAX_STATE = 128
-"""Characters. The upstream refuses a `state` above 255 (PROTOCOL.md §2)."""
+"""Characters of a `state` without a tag."""
 MAX_TAGGED_STATE = 255
-"""Characters of a `state` with a tag."""
+"""Characters of a `state` with a tag. The upstream refuses more (PROTOCOL.md §2)."""
 MAX_TAG = 200
 """Characters of a tag. Its signature adds 51."""
 MAX_CALLBACK_URL = 512
@@ -113,14 +113,6 @@ class _Signer(itsdangerous.TimestampSigner):
             raise TokenError("signature") from exc
         return value.decode(), signed_at.timestamp()
 
-    def read_id(self, token: str) -> tuple[str, float]:
-        """Return as `read`, but only the submission id of a tag."""
-        text, signed_at = self.read(token)
-        return text.partition(".")[0], signed_at
-
-
-_Read = Callable[[str], tuple[str, float]]
-
 
 class Tokens:
     """Mints and verifies both tokens. `keys` has the newest last: the last one signs, all verify.
@@ -140,8 +132,8 @@ class Tokens:
         self._url = _Signer(keys, "receiver.url", clock)
         self._state = _Signer(keys, "receiver.state", clock)
         # A token that raises is not kept, so only a holder of a key can fill the cache.
-        self._verified_url: _Read = lru_cache(_REMEMBERED)(self._url.read)
-        self._verified_state: _Read = lru_cache(_REMEMBERED)(self._state.read_id)
+        self._read_url = lru_cache(_REMEMBERED)(self._url.read)
+        self._read_state = lru_cache(_REMEMBERED)(self._state.read)
         self._max_age = max_age
         self._clock = clock
 
@@ -155,17 +147,17 @@ class Tokens:
 
     def read_url_token(self, token: str) -> str:
         """Return the submission id in a URL token. Raise TokenError."""
-        return self._fresh(*self._verified_url(token))
+        return self._fresh(*self._read_url(token))
 
     def read_state_token(self, token: str) -> str:
         """Return the submission id in a state token. Raise TokenError."""
-        return self._fresh(*self._verified_state(token))
+        return self._fresh(*self._read_state(token)).partition(".")[0]
 
     def read_tag(self, token: str) -> Tag:
         """Return the whole content of a state token. Raise TokenError."""
-        text, signed_at = self._state.read(token)
+        text = self._fresh(*self._read_state(token))
         try:
-            return read_tag(self._fresh(text, signed_at))
+            return read_tag(text)
         except ValueError as exc:
             raise TokenError("malformed") from exc
 

@@ -19,14 +19,7 @@ from receiver.tokens import Tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unwrapped:
-    """Verified callback.
-
-    Attributes:
-        submission_id: the submission it belongs to.
-        task: the task object in its body.
-        cause: the reason to ask the provider first: `no_url_token`, `no_state`, `bad_state`, `other_state`. None if
-            both tokens agree.
-    """
+    """Verified callback. `cause` is that of `trust`."""
 
     submission_id: str
     task: Task
@@ -40,12 +33,7 @@ class Unwrapped:
 
 
 def unwrap(tokens: Tokens, body: bytes, url_token: str | None) -> Unwrapped:
-    """Verify a callback.
-
-    Args:
-        tokens: the signer of both tokens.
-        body: the request's body.
-        url_token: the last part of the URL's path, or None.
+    """Verify a callback by its body and the last part of its URL's path, or None.
 
     Raises:
         TokenError: no token of it is ours.
@@ -58,26 +46,21 @@ def unwrap(tokens: Tokens, body: bytes, url_token: str | None) -> Unwrapped:
 
 
 def trust(tokens: Tokens, url_id: str | None, state: str) -> tuple[str, str | None]:
-    """Return the submission id of a callback, and the cause to ask the provider first, or None.
+    """Return the submission id of a callback, and the cause to ask the provider first.
 
-    Args:
-        tokens: the signer of `state`.
-        url_id: the submission id in a good URL token, or None if there is no token.
-        state: in the body.
+    `url_id` is the submission id in a good URL token, or None. The cause is `no_url_token`, `no_state`, `bad_state`,
+    `other_state`, or None if both tokens agree.
 
     Raises:
         TokenError: there is no URL token, and `state` is not ours either.
     """
-    state_id, fault = None, "no_state"
-    if state:
-        try:
-            state_id = tokens.read_state_token(state)
-        except TokenError:
-            fault = "bad_state"
-    if url_id is None:
-        if state_id is None:
-            raise TokenError(fault)
-        return state_id, "no_url_token"
-    if state_id is None:
+    fault = "bad_state" if state else "no_state"
+    try:
+        state_id = tokens.read_state_token(state)
+    except TokenError as exc:
+        if url_id is None:
+            raise TokenError(fault) from exc
         return url_id, fault
+    if url_id is None:
+        return state_id, "no_url_token"
     return url_id, None if state_id == url_id else "other_state"

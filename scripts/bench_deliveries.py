@@ -55,7 +55,7 @@ def main() -> None:
 async def measured(options: argparse.Namespace) -> None:
     plug_in(options.folder)
     settings = Settings(
-        provider_url="http://127.0.0.1:9",  # nobody is asked: every task has ended
+        provider_url="http://127.0.0.1:9",  # no provider is asked: every task has ended
         provider_key="benchmark",
         keys=(KEY,),
         data=options.folder / "data",

@@ -1,4 +1,4 @@
-"""What a function costs: its package, its start, the time it adds to a callback, and what it asks of its bucket.
+"""Costs of a function: its package, its start, the time it adds to a callback, and its requests to the bucket.
 
 usage: .venv/bin/python scripts/bench_functions.py [--starts N] [--tasks N] [--speed N]
 
@@ -46,7 +46,7 @@ from receiver.telemetry import configure  # noqa: E402
 PACE = 6.0
 """Seconds between a task's callbacks (PROTOCOL.md §7)."""
 STEPS = ("SUBMITTED", 0, 0, 15, 31, 46, 62, 78, 93, "SUCCESS")
-"""What an imagine calls back with (PROTOCOL.md §7)."""
+"""Callbacks of an imagine (PROTOCOL.md §7)."""
 HANDLERS = """
 from receiver.serverless import aws
 http, tick = aws()
@@ -101,7 +101,7 @@ def asked_client(options: BucketOptions, folder: str) -> Bucket:
 
 
 def weigh(folder: Path) -> None:
-    """What a deployment package holds: Receiver and the extra `aws`, without compiled files."""
+    """Print the size of a deployment package: Receiver and the extra `aws`, without compiled files."""
     [wheel] = (ROOT / ".venv" / "wheel").glob("*.whl")
     target = folder / "package"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]

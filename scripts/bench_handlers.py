@@ -1,4 +1,4 @@
-"""How many deliveries a second each handler makes, and what more destinations cost. Part of `scripts/bench`.
+"""Deliveries a second of each handler, and the cost of more destinations. Part of `scripts/bench`.
 
 usage: .venv/bin/python scripts/bench_handlers.py [--rounds N] [--seconds N] [--json FILE] [--folder FOLDER]
                                                   [--core N] [--concurrency N]
@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from buckets import Buckets  # noqa: E402 - a real S3 server, as the tests start it
 
 KINDS = {"no-op": 1, "file": 1, "webhook": 1, "s3": 1, "no-op × 5": 5, "no-op × 20": 20}
-"""How many destinations each event goes to."""
+"""Number of destinations of each event."""
 PACE = {"no-op": 1000, "file": 300, "webhook": 400, "s3": 120}
 """Deliveries a second that a run is made for: it takes as many as these are in its time."""
 SECRET = "whsec_" + "Zm9yIHRoaXMgYmVuY2htYXJrIGFsb25l"

@@ -1,4 +1,4 @@
-"""How much memory many pictures take: each downloaded once, written to a folder and put to a real S3 server.
+"""Memory that many pictures take: each is downloaded once, written to a folder and put to a real S3 server.
 
 usage: .venv/bin/python scripts/bench_pictures.py [--pictures N] [--megabytes N] [--tiles] [--bucket]
 
@@ -254,7 +254,7 @@ async def _watched(run: Run, pid: int, url: str) -> float:
 
 
 async def problems(run: Run) -> list[str]:
-    """What is missing, damaged or was downloaded twice."""
+    """Return a sentence for each file that is missing, damaged or was downloaded twice."""
     each = 5 if run.tiles else 1
     found = []
     wanted = {hashlib.sha256(run.pictures.content(n)).hexdigest() for n in range(1, run.count + 1)}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How fast Receiver is with its journal in PostgreSQL, on this machine. Run by `scripts/bench --database postgres`.
+"""Speed of Receiver with its journal in PostgreSQL, on this machine. Run by `scripts/bench --database postgres`.
 
 usage: scripts/bench_postgres.py [--rounds N] [--seconds N] [--rows N] [--server URL] [--json FILE]
 
@@ -64,7 +64,7 @@ HELD = 3
 GROWTH_ROUNDS = 9
 """Each takes a second, and so has what else the machine does in it."""
 NEAR = 0.15
-"""How far the rates at many rows may be from those at few."""
+"""Tolerance of the rates at many rows, compared with the rates at few."""
 
 
 def _driver() -> Any:
@@ -233,7 +233,7 @@ def wrk(kind: str, folder: Path, port: int, options: Options, share: int) -> sub
 
 
 def missing(url: str, answers: int, results: list[dict[str, Any]]) -> list[str]:
-    """What is wrong with the rows. Whatever was under way at the end is written, but its answer was not waited for."""
+    """Return what is wrong with the rows. Requests under way at the end are written, but not counted as answered."""
 
     async def count() -> tuple[int, int, int]:
         db = await asyncpg.connect(url)
@@ -498,7 +498,7 @@ FROM pg_class WHERE relnamespace = 'receiver'::regnamespace AND relkind = 'r'
 
 
 async def kilobytes(url: str) -> tuple[float, float]:
-    """What a finished task with two destinations takes, indexes included; and how much of that its callbacks."""
+    """Return the kilobytes of a finished task with two destinations, indexes included, and of its callbacks."""
     journal = Journal(await open_postgres(url, listen=False))
     places = ("one", "two")
     await journal.register(dict.fromkeys(places, "noop"))

@@ -114,7 +114,7 @@ async def real(options: argparse.Namespace) -> None:
 async def opened(options: argparse.Namespace) -> AsyncIterator[Starlette]:
     plug_in(options.folder)
     settings = Settings(
-        provider_url="http://127.0.0.1:9",  # nobody is asked: confirm_within is 0, and polls are an hour away
+        provider_url="http://127.0.0.1:9",  # no provider is asked: confirm_within is 0, and polls are an hour away
         provider_key="benchmark",
         keys=(KEY,),
         data=options.folder / "data",

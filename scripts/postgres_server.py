@@ -77,7 +77,7 @@ class Server:
         pgexec("pg_ctl", command, bin_path=self._made.bin_path, user=self._made.system_user, timeout=60)
 
     def _write_access(self) -> None:
-        """Everybody on this machine, but `guarded` only with a password."""
+        """Let all users of this machine in, and `guarded` only with a password."""
         (self.folder / "data" / "pg_hba.conf").write_text(
             "host all guarded 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
         )

@@ -1,4 +1,4 @@
-"""What must hold for any bytes that come as a callback. Shared by the property-based tests and `scripts/fuzz`."""
+"""Rules that hold for any bytes that come as a callback. Shared by the property-based tests and `scripts/fuzz`."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def check_stored(text: str) -> None:
 
 
 def check_unsigned(body: bytes) -> None:
-    """Without a good token nothing is believed, whatever the body is."""
+    """Without a good token no body is accepted."""
     try:
         unwrap(TOKENS, body, None)
     except (TokenError, NotJSON, NotATask):
         return
-    raise AssertionError("a body that nobody signed was taken for ours")
+    raise AssertionError("an unsigned body was taken for ours")
 
 
 def check_token(text: str) -> None:

@@ -66,8 +66,8 @@ async def test_beyond_the_bounds_is_refused_at_once(store: Store, bounds: dict[s
     admission = Admission(store.write, **bounds)
     waiting = start(admission, store, 3, size)
     await asyncio.sleep(0)
-    with pytest.raises(Problem) as caught:
-        admission.enter(size)
+    with pytest.raises(Problem) as caught, admission.enter(size):
+        pass
     assert (caught.value.status, caught.value.headers["Retry-After"]) == (503, "5")
     store.works.set()
     assert await settled(*waiting) == ["kept"] * 3

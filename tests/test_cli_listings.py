@@ -77,8 +77,8 @@ async def fill(folder: Path) -> Library:
     delivery = next(work.delivery for work in works if work.delivery.submission_id == succeeded)
     done = Completion(
         delivery_id=delivery.id,
-        submission_id=succeeded,
-        destination="file",
+        submission_id=delivery.submission_id,
+        destination=delivery.destination,
         attempt=delivery.attempt,
         owner="me",
         outcome="succeeded",

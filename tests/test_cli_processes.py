@@ -73,9 +73,9 @@ async def test_a_worker_whose_engine_has_stopped_ends(tmp_path: Path) -> None:
         await until(lambda: LOOK_SECONDS in clock.slept)
         clock.advance(LOOK_SECONDS)
         await until(lambda: clock.slept.count(LOOK_SECONDS) == 2)
-        for task in runtime.engine.worker._tasks:
+        for task in runtime.engine.loops._tasks:
             task.cancel()
-        await asyncio.wait(runtime.engine.worker._tasks)
+        await asyncio.wait(runtime.engine.loops._tasks)
         clock.advance(LOOK_SECONDS)
         with pytest.raises(EngineStopped, match="start it again"):
             await staying

@@ -198,29 +198,6 @@ def test_pauses_get_longer_to_an_end() -> None:
 # The clock
 
 
-@pytest.mark.parametrize("step_ms", [HOUR, 48 * HOUR])
-async def test_a_step_back_moves_what_waits(journal: Journal, step_ms: int) -> None:
-    """What was to run in 5 s before the clock went back runs in 5 s after it; what is due already stays so."""
-    await fill(journal, 3)
-    one, two = await take(journal, limit=2)
-    await end(journal, one, due_ms=NOW + 5_000)
-    await end(journal, two, due_ms=NOW - step_ms - 1)
-    await journal.pause("screen", NOW + 60_000, "429")
-    row = submission(
-        9, send_due_ms=NOW + 30_000, poll_due_ms=NOW + 15_000, media_due_ms=NOW + 7_000, deadline_ms=NOW + 900_000
-    )
-    await journal.add(row)
-    now = NOW - step_ms
-    await journal.advance(now, step_ms=step_ms)
-    dues = [one.due_ms for one in (await journal.deliveries(limit=9))[::-1]]
-    assert dues == [now + 5_000, NOW - step_ms - 1, now]
-    moved = await journal.get(row.id)
-    assert moved is not None
-    assert (moved.send_due_ms, moved.poll_due_ms, moved.media_due_ms) == (now + 30_000, now + 15_000, now + 7_000)
-    assert moved.deadline_ms == now + 900_000
-    assert (await state(journal, "screen")).paused_until_ms == now + 60_000
-
-
 @pytest.mark.parametrize("ahead", [HOUR, 48 * HOUR, 10_000 * HOUR])
 async def test_a_step_nobody_saw_strands_nothing(journal: Journal, ahead: int) -> None:
     """Whatever a wrong clock has written, an engine that starts waits no longer than the longest wait of its kind."""
@@ -230,7 +207,7 @@ async def test_a_step_nobody_saw_strands_nothing(journal: Journal, ahead: int) -
     await journal.pause("folder", NOW + ahead, "429")
     row = submission(9, send_due_ms=NOW + ahead, poll_due_ms=NOW + ahead, media_due_ms=NOW + ahead)
     await journal.add(row)
-    await journal.advance(NOW)
+    await journal.clamp(NOW)
     found = await journal.get(row.id)
     waiting = await journal.delivery(work.delivery.id)
     assert found is not None
@@ -249,4 +226,4 @@ async def test_ordinary_waits_are_left_alone(journal: Journal) -> None:
     await end(journal, work, due_ms=NOW + int(max(DELIVERY) * 1000))
     row = submission(9, send_due_ms=NOW + 132_000, poll_due_ms=NOW + 15_000, media_due_ms=NOW + 600_000)
     await journal.add(row)
-    assert await journal.advance(NOW) == 0
+    assert await journal.clamp(NOW) == 0

@@ -132,7 +132,7 @@ def test_results_of_the_process_beside_come_back_whole(control: Outcome | None) 
 
 
 def test_a_late_commit_is_lost_with_its_process(tmp_path: Path) -> None:
-    """The broken build does break: what it calls committed is not there for anybody else at once."""
+    """The broken build does break: what it reports as committed is not there for others at once."""
     with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
         other.execute("CREATE TABLE t (a)")
         values = {"isolation_level": None, "check_same_thread": False, "factory": LateCommit}
@@ -201,7 +201,7 @@ def test_a_power_cut_takes_what_was_not_synced() -> None:
 
 
 def test_a_file_made_anew_has_nothing_of_the_old_one() -> None:
-    """Whoever deletes and makes it again does not find the old content after a power cut."""
+    """A file that was deleted and made again has no old content after a power cut."""
     file = File(b"old", [Operation("delete", "wal"), Operation("open", "wal"), Operation("write", "wal", 0, b"n")])
     chance = random.Random(1)  # noqa: S311 - the same each time
     assert settle(file, "lost", chance) is None

@@ -22,8 +22,7 @@ from receiver.journal import Journal
 from receiver.journal.document import Document
 from receiver.journal.sqlite import SQLiteStore, documents, open_store
 from receiver.journal.sqlite.documents import SQL
-from receiver.journal.sqlite.pages import page_query
-from receiver.journal.sqlite.store import _delete
+from receiver.journal.sqlite.pages import delete_query, page_query
 from receiver.journal.store import Filter, RowKind
 
 
@@ -173,7 +172,7 @@ async def test_a_locked_file_is_waited_for_and_then_reported(path: Path) -> None
         other.execute("BEGIN IMMEDIATE")
         results = await asyncio.gather(*(journal.add(submission(n)) for n in range(3)), return_exceptions=True)
         assert all(isinstance(result, JournalLocked) for result in results)
-        assert "locked by another process for 0.2 s" in str(results[0])
+        assert "locked by another process" in str(results[0])
         assert await journal.submissions(limit=9) == []  # reading goes on
         other.execute("ROLLBACK")
     await journal.add(submission(7))
@@ -316,13 +315,12 @@ HOT = {
     "files": (listed("files", submission_id="x"), "PRIMARY KEY (submission_id=?"),
     "leftovers": (listed("leftovers"), "PRIMARY KEY (digest>?)"),
     "leave_files": (SQL["leave_files"], "PRIMARY KEY (submission_id=?)"),
-    "count_files": (SQL["count_files"], "PRIMARY KEY (submission_id=?)"),
-    "delete_files": (_delete("files"), "PRIMARY KEY (submission_id=?)"),
-    "delete_attempts": (_delete("attempts"), "PRIMARY KEY (delivery_id=?)"),
-    "delete_deliveries": (_delete("deliveries"), "deliveries_submission (submission_id=?)"),
-    "delete_events": (_delete("events"), "sqlite_autoindex_events_1 (id>? AND id<?)"),
-    "delete_callbacks": (_delete("callbacks"), "callbacks_submission (submission_id=?)"),
-    "delete_submissions": (_delete("submissions"), "(id=?)"),
+    "delete_files": (delete_query("files"), "PRIMARY KEY (submission_id=?)"),
+    "delete_attempts": (delete_query("attempts"), "PRIMARY KEY (delivery_id=?)"),
+    "delete_deliveries": (delete_query("deliveries"), "deliveries_submission (submission_id=?)"),
+    "delete_events": (delete_query("events"), "sqlite_autoindex_events_1 (id>? AND id<?)"),
+    "delete_callbacks": (delete_query("callbacks"), "callbacks_submission (submission_id=?)"),
+    "delete_submissions": (delete_query("submissions"), "(id=?)"),
 }
 """Queries that serve a request or a loop: name → text, and the index it needs."""
 BOUNDED = ("SCAN json_each", "SCAN needing", "SCAN callbacks")
@@ -381,7 +379,7 @@ async def test_one_engine_per_file(path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from receiver.journal.sqlite.lock import EngineLock
+from receiver.journal.sqlite.files import EngineLock
 EngineLock(Path(sys.argv[1])).acquire("serve")
 print("held", flush=True)
 sys.stdin.read()

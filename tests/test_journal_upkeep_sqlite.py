@@ -39,7 +39,7 @@ async def test_a_damaged_file_is_found(tmp_path: Path) -> None:
     path = tmp_path / "receiver.db"
     journal = await open_journal(path)
     await finished(journal, 300)
-    assert maintenance.empty_log(path)
+    maintenance.empty_log(path)
     size = path.stat().st_size
     with path.open("r+b") as file:
         for page in range(size // 8192, size // 4096, 7):

@@ -18,7 +18,7 @@ from receiver.errors import MediaError
 from receiver.events import Media
 from receiver.media import MediaStore
 from receiver.media.cache import KEEP_SECONDS, SPARE_SECONDS, Cache
-from receiver.media.files import Draft
+from receiver.media.files import Draft, tile_paths_in
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_what_was_used_a_moment_ago_is_spared(cache: Cache) -> None:
 def test_tiles_go_with_their_grid(cache: Cache) -> None:
     """Never before it: one file and what was made of it are one."""
     grid = keep(cache, content(0), unused=KEEP_SECONDS + 1)
-    tiles = cache.tile_paths(grid.digest)
+    tiles = tile_paths_in(cache.folder, grid.digest)
     for tile in tiles:
         cache.write(tile, b"tile")
     cache.make_room()

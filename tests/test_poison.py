@@ -1,4 +1,4 @@
-"""Deliveries that end the process they run in, in a real `receiver worker`: each harms itself and nobody else."""
+"""Deliveries that end the process they run in, in a real `receiver worker`: each harms only itself."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ ENV = {
     "PYTHONPATH": "site",
 }
 POISON = 3
-"""Of twelve, this one."""
+"""Number of the poisonous one of twelve."""
 
 
 def prepare(folder: Path, poison: str) -> None:
-    """The handler installed, and twelve deliveries due: six to each destination, one of them poison."""
+    """Install the handler, and make twelve deliveries due: six to each destination, one of them poison."""
     info = folder / "site" / "receiver_poison-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: receiver-poison\nVersion: 1\n")
@@ -83,7 +83,7 @@ def deliveries(folder: Path) -> dict[int, Delivery]:
 
 
 def run(folder: Path) -> tuple[int, str]:
-    """A worker until it ends by itself."""
+    """Run a worker until it ends by itself."""
     with Command("worker", folder=folder, env=ENV) as command:
         result = command.wait()
     return result.code, result.err

@@ -21,11 +21,8 @@ __all__ = ["BucketError", "BucketOptions", "PreconditionFailed", "open_bucket", 
 def open_bucket(options: BucketOptions, folder: str = "", *, why: str, **limits: Any) -> Bucket:
     """Return the client of a bucket. No request is made.
 
-    Args:
-        options: name and credentials.
-        folder: prefix of every key.
-        why: the feature that needs obstore, as the subject of a sentence: `The handler s3`.
-        limits: the further arguments of `client.Bucket`.
+    `why` is the feature that needs obstore, as the subject of a sentence: `The handler s3`. The other arguments are
+    those of `client.Bucket`.
 
     Raises:
         SettingsError: the extra `s3` is missing, or the options contradict each other.

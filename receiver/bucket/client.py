@@ -54,12 +54,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class ObjectHead:
-    """An object without its content.
-
-    Attributes:
-        modified_ms: by the store's clock, on S3 in whole seconds.
-        attributes: headers and metadata, empty in lists.
-    """
+    """An object without its content. `modified_ms` is by the store's clock. Lists leave `attributes` empty."""
 
     key: str
     etag: str
@@ -91,10 +86,7 @@ class Bucket:
         failure: translates a BucketError for the caller's own callers.
 
     Attributes:
-        name: of the bucket.
-        url: `s3://BUCKET/FOLDER`.
         identity: the URL, with the server unless that is the service's own.
-        server: the other side, as the subject of a sentence.
         requests: number of requests by class (GET, PUT, DELETE, LIST), without obstore's retries.
         versioned: True once the store was seen to keep overwritten objects.
 
@@ -241,13 +233,7 @@ class Bucket:
         return await self._put(key, content, attributes, parts=True)
 
     async def _put(
-        self,
-        key: str,
-        data: Any,
-        attributes: Mapping[str, str] | None,
-        mode: Any = "overwrite",
-        *,
-        parts: bool = False,
+        self, key: str, data: Any, attributes: Mapping[str, str] | None, mode: Any = "overwrite", *, parts: bool = False
     ) -> Tag:
         async with self._request("PUT", self._transfer_seconds):
             try:
@@ -309,37 +295,36 @@ def _check_bucket(error: BaseException) -> None:
 
 
 def _open(options: BucketOptions, prefix: str | None) -> S3Store | GCSStore | AzureStore:
-    endpoint, config = options.endpoint, dict[str, Any]()
+    endpoint, virtual = options.endpoint, options.addressing == "virtual"
     client: ClientConfig = {
         "allow_http": any(url.startswith("http://") for url in (endpoint or "", *environment_endpoints())),
         "connect_timeout": timedelta(seconds=5),
         "timeout": timedelta(minutes=10),  # our own limits are shorter, unlike obstore's 30 s
         "user_agent": "imagine-receiver",
     }
+    if endpoint is not None and virtual:
+        endpoint = endpoint.replace("://", f"://{options.bucket}.", 1)  # obstore wants the bucket in the host
+    access, secret, session = (
+        item and item.get_secret_value() for item in (options.access_key, options.secret_key, options.session_token)
+    )
+    config: dict[str, Any]
     if options.service == "gs":
-        if options.service_account is not None:
-            config["service_account"] = str(options.service_account.expanduser())
-        if endpoint is not None:
-            config["base_url"] = endpoint
-        return GCSStore(options.bucket, prefix=prefix, client_options=client, retry_config=_RETRY, **config)
-    if endpoint is not None:
-        config["endpoint"] = endpoint
-    if options.service == "az":
-        if options.account is not None:
-            config["account_name"] = options.account
-        if options.access_key is not None:
-            config["account_key"] = options.access_key.get_secret_value()
-        return AzureStore(options.bucket, prefix=prefix, client_options=client, retry_config=_RETRY, **config)
-    if endpoint is not None and options.addressing == "virtual":
-        config["endpoint"] = endpoint.replace("://", f"://{options.bucket}.", 1)  # obstore wants the bucket in the host
-    config["virtual_hosted_style_request"] = options.addressing == "virtual"
-    if options.access_key is None or options.secret_key is None:
-        config |= read_profile(options.profile)
+        kind: Any = GCSStore
+        account = options.service_account
+        config = {"service_account": account and str(account.expanduser()), "base_url": endpoint}
+    elif options.service == "az":
+        kind = AzureStore
+        config = {"endpoint": endpoint, "account_name": options.account, "account_key": access}
     else:
-        config["access_key_id"] = options.access_key.get_secret_value()
-        config["secret_access_key"] = options.secret_key.get_secret_value()
-        if options.session_token is not None:
-            config["session_token"] = options.session_token.get_secret_value()
-    if options.region is not None:
-        config["region"] = options.region
-    return S3Store(options.bucket, prefix=prefix, client_options=client, retry_config=_RETRY, **config)
+        kind = S3Store
+        keys = {"access_key_id": access, "secret_access_key": secret, "session_token": session}
+        config = {
+            **(keys if access and secret else read_profile(options.profile)),
+            "endpoint": endpoint,
+            "virtual_hosted_style_request": virtual,
+        }
+        config["region"] = options.region or config.get("region")
+    given = {name: value for name, value in config.items() if value is not None}
+    store: S3Store | GCSStore | AzureStore
+    store = kind(options.bucket, prefix=prefix, client_options=client, retry_config=_RETRY, **given)
+    return store

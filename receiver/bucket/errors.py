@@ -84,12 +84,8 @@ _CAUSES = (
     ("Connection refused", "nothing listens there"),
     ("dns error", "its name cannot be resolved"),
     ("certificate", "its certificate is not trusted"),
-    ("Connection reset", "the connection was cut off"),
-    ("connection closed before", "the connection was cut off"),
-    ("IncompleteMessage", "the connection was cut off"),
-    ("deadline has elapsed", "it does not answer"),
-    ("TimedOut", "it does not answer"),
-    ("timed out", "it does not answer"),
+    *((sign, "the connection was cut off") for sign in ("Connection reset", "connection closed before", "Incomplete")),
+    *((sign, "it does not answer") for sign in ("deadline has elapsed", "TimedOut", "timed out")),
 )
 _GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS, or service_account, to the file of a service account"
 _LOGINS = (
@@ -103,13 +99,9 @@ _METADATA = ("169.254.169.254", "fd00:ec2::254", "metadata.google.internal", "16
 
 
 def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRITE_AND_READ) -> BucketError:
-    """Translate an error of obstore.
+    """Translate an error of obstore by the name of its type and its text, which holds the response's status and XML.
 
-    Args:
-        error: read by the name of its type and by its text, which holds the status and XML of the response.
-        bucket: its name.
-        server: the other side, as the subject of a sentence (see `options.server_of`).
-        needs: rights that the credentials must have, for the remedy.
+    `server` is the subject of a sentence (see `options.server_of`), `needs` the rights that the credentials must have.
     """
     text = str(error)
     if any(address in text for address in _METADATA):

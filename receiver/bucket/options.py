@@ -98,8 +98,7 @@ def split_url(url: str) -> SplitResult:
 def read_url(url: str) -> tuple[BucketOptions, str]:
     """Return bucket and folder of `s3://BUCKET/FOLDER?endpoint=https://…`, also with `gs` and `az`.
 
-    The folder has no slashes at its ends. The query may hold endpoint, region, addressing, profile, account and
-    service_account, but no secrets.
+    The folder has no slashes at its ends.
 
     Raises:
         SettingsError: no such URL, a secret in it, or an unknown option. The text begins with a small letter, so that
@@ -143,11 +142,8 @@ def environment_endpoints() -> list[str]:
 def read_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return keys and region of a profile in `~/.aws`, by obstore's names. obstore knows the rest of AWS's chain.
 
-    Empty if the environment has keys or there is no profile.
-
-    Args:
-        name: a profile that must exist, or None for AWS_PROFILE, or for `default` if that exists.
-        environ: the environment.
+    Without a name that is AWS_PROFILE, or `default` if that exists. Empty if the environment has keys or there is no
+    profile.
 
     Raises:
         SettingsError: the profile is missing, or gets its keys in a way that needs AWS's own tools.

@@ -8,19 +8,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli import (
-    deliveries,
-    describing,
-    destinations,
-    doctor,
-    journal,
-    listen,
-    making,
-    pressing,
-    serve,
-    submit,
-    tasks,
-)
+from receiver.cli import configuration, deliveries, journal, serve, submit, tasks
 from receiver.cli.output import note
 from receiver.errors import ReceiverError
 from receiver.telemetry import redact
@@ -32,39 +20,39 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 for command in (
     submit.submit,
     submit.wait,
-    pressing.action,
-    pressing.modal,
+    submit.action,
+    submit.modal,
     submit.watch,
-    making.blend,
-    making.describe,
-    making.shorten,
-    making.video,
-    making.edits,
-    making.swap,
-    making.upload,
-    pressing.seed,
-    pressing.cancel,
+    submit.blend,
+    submit.describe,
+    submit.shorten,
+    submit.video,
+    submit.edits,
+    submit.swap,
+    submit.upload,
+    submit.seed,
+    submit.cancel,
     serve.serve,
     serve.worker,
-    doctor.doctor,
+    configuration.doctor,
     journal.engines,
     journal.migrate,
     journal.purge,
     journal.erase,
-    describing.handlers,
-    describing.settings,
-    describing.inspect,
+    configuration.handlers,
+    configuration.settings,
+    configuration.inspect,
     serve.simulate,
-    listen.listen,
+    serve.listen,
 ):
     app.command()(command)
 for name, group in {
     "tasks": tasks.tasks,
     "events": deliveries.events,
     "deliveries": deliveries.deliveries,
-    "destinations": destinations.destinations,
+    "destinations": configuration.destinations,
     "journal": journal.journal,
-    "slack": destinations.slack,
+    "slack": configuration.slack,
 }.items():
     app.add_typer(group, name=name)
 

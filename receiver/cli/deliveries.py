@@ -1,28 +1,46 @@
-"""`events` and `deliveries`: list and show them. `Story` explains one delivery to a person who sees it first."""
+"""`events` and `deliveries`: list, show and replay them. `Story` explains one delivery to a person."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import typer
 
+from receiver.app import replay_of
 from receiver.backoff import DELIVERY
-from receiver.cli.options import AsJSON, Limit, OfSubmission, choice
-from receiver.cli.output import note, one_line, print_json, print_table, say, span, when
-from receiver.cli.process import on_journal
-from receiver.cli.replay import replay_deliveries, replay_events
+from receiver.cli.options import AsJSON, Limit, OfSubmission, choice, moment
+from receiver.cli.output import Table, note, one_line, print_json, print_list, print_table, say, span, when
+from receiver.cli.process import on_journal, settings_for
 from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, AttemptOutcome, AttemptRecord, Delivery
-from receiver.errors import NotFound
+from receiver.errors import InputError, NotFound
 from receiver.events import EVENT_TYPES, Event, EventType, Submission
 from receiver.journal import Journal
+from receiver.journal.selection import REPLAYED, Replayed, ReplayOutcome, Selection
 
 ALL = 1000
 """Limit for the deliveries of one submission to one destination. Only a thousand replays would make more."""
 TRIES = len(DELIVERY) + 1
 """Failures until a delivery is dead."""
-COLUMNS = ("ATTEMPT", "STARTED BY", "STARTED (UTC)", "SECONDS", "OUTCOME", "DETAIL")
+ATTEMPTS = ("ATTEMPT", "STARTED BY", "STARTED (UTC)", "SECONDS", "OUTCOME", "DETAIL")
+
+LARGE = 50
+"""Number of deliveries above which --yes is needed."""
+SHOWN = 200
+"""Rows printed for people. `--json` has them all."""
+
+_WHAT: dict[ReplayOutcome, tuple[str, str]] = {
+    "again": ("is delivered again", "would be delivered again"),
+    "new": ("new delivery", "would be a new delivery"),
+    "sooner": ("is tried now instead of later", "would be tried now instead of later"),
+    "owed": ("is owed already; nothing changes", "is owed already; nothing would change"),
+    "running": ("is running now; nothing changes", "is running now; nothing would change"),
+    "gone": ("its event was deleted", "its event was deleted"),
+}
 
 _HAPPENED: dict[EventType, str] = {
     "task.accepted": "the provider took the task",
@@ -40,33 +58,50 @@ _MEANING: dict[AttemptOutcome, str] = {
     "vanished": "Receiver's process ended without a word; counts towards giving up, for this may be the reason",
 }
 
+OfDestination = Annotated[
+    str | None, typer.Option("--destination", help="Of deliveries to this destination.", show_default=False)
+]
+Since = Annotated[
+    str | None, typer.Option(help="Made since then: 2h, 3d, or 2026-11-25T10:00 (UTC).", show_default=False)
+]
+Until = Annotated[str | None, typer.Option(help="Made before that, given like --since.", show_default=False)]
+Instead = Annotated[str | None, typer.Option(help="Deliver to this destination instead.", show_default=False)]
+AsNew = Annotated[
+    bool, typer.Option("--as-new", help="With a new idempotency key, so that no destination drops it as a repeat.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would happen.")]
+Yes = Annotated[bool, typer.Option("--yes", help=f"Replay even more than {LARGE}.")]
+OfType = Annotated[str | None, typer.Option("--type", help=f"{', '.join(EVENT_TYPES)}.", show_default=False)]
+OfStatus = Annotated[str | None, typer.Option("--status", help=f"{', '.join(DELIVERY_STATUSES)}.", show_default=False)]
+
 events = typer.Typer(no_args_is_help=True, help="List, show and replay events.")
-events.command("replay")(replay_events)
 deliveries = typer.Typer(no_args_is_help=True, help="List, show and replay deliveries and their attempts.")
-deliveries.command("replay")(replay_deliveries)
+
+
+def _delivery_row(item: Delivery) -> tuple[str, ...]:
+    made = (item.receipt.url or item.receipt.ref) if item.receipt else None
+    type = item.event_id.partition(".")[2]
+    return item.id, item.destination, item.status, type, str(item.attempt), made or item.detail or ""
+
+
+EVENTS = Table[Event](
+    ("EVENT", "TIME", "SOURCE", "REASON"),
+    lambda event: (event.id, when(event.created_ms), event.source, event.reason or ""),
+)
+DELIVERIES = Table[Delivery](("DELIVERY", "DESTINATION", "STATUS", "EVENT", "ATTEMPTS", "RECEIPT"), _delivery_row)
 
 
 @events.command("list")
 def list_events(
-    submission: OfSubmission = None,
-    type: Annotated[str | None, typer.Option(help=f"{', '.join(EVENT_TYPES)}.", show_default=False)] = None,
-    limit: Limit = 20,
-    as_json: AsJSON = False,
+    submission: OfSubmission = None, type: OfType = None, limit: Limit = 20, as_json: AsJSON = False
 ) -> None:
     """List the newest events."""
     chosen = choice("--type", type, EVENT_TYPES)
 
     async def find(journal: Journal) -> list[Event]:
-        id = (await journal.find(submission)).id if submission else None
-        return await journal.events(limit=limit, submission_id=id, type=chosen)
+        return await journal.events(limit=limit, submission_id=await _id_of(journal, submission), type=chosen)
 
-    found = on_journal(find)
-    if as_json:
-        print_json(found)
-    elif not found:
-        note("No events.")
-    else:
-        print_events(found)
+    print_list(on_journal(find), EVENTS, none="No events.", as_json=as_json)
 
 
 @events.command("show")
@@ -82,7 +117,7 @@ def show_event(id: Annotated[str, typer.Argument(help="The event's id.")]) -> No
 def list_deliveries(
     submission: OfSubmission = None,
     destination: Annotated[str | None, typer.Option(help="To one destination.", show_default=False)] = None,
-    status: Annotated[str | None, typer.Option(help=f"{', '.join(DELIVERY_STATUSES)}.", show_default=False)] = None,
+    status: OfStatus = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
@@ -90,16 +125,14 @@ def list_deliveries(
     chosen = choice("--status", status, DELIVERY_STATUSES)
 
     async def find(journal: Journal) -> list[Delivery]:
-        id = (await journal.find(submission)).id if submission else None
+        id = await _id_of(journal, submission)
         return await journal.deliveries(limit=limit, submission_id=id, destination=destination, status=chosen)
 
-    found = on_journal(find)
-    if as_json:
-        print_json(found)
-    elif not found:
-        note("No deliveries.")
-    else:
-        print_deliveries(found)
+    print_list(on_journal(find), DELIVERIES, none="No deliveries.", as_json=as_json)
+
+
+async def _id_of(journal: Journal, submission: str | None) -> str | None:
+    return (await journal.find(submission)).id if submission else None
 
 
 @deliveries.command("show")
@@ -112,49 +145,25 @@ def show_delivery(id: Annotated[str, typer.Argument(help="The delivery's id.")],
     for name, value in story.lines():
         if value:
             say(f"{name:12} {one_line(value)}")
-    if story.attempts:
-        print_table(COLUMNS, story.rows())
+    print_table(ATTEMPTS, story.rows())
     for outcome, meaning in story.meanings():
         say(f"{outcome:12} {meaning}")
     for step in story.next_steps():
         say(f"{'next':12} {step}")
 
 
-def print_events(found: list[Event]) -> None:
-    """Print a table of events, or nothing for none."""
-    if found:
-        print_table(
-            ("EVENT", "TIME", "SOURCE", "REASON"),
-            [(event.id, when(event.created_ms), event.source, event.reason or "") for event in found],
-        )
-
-
-def print_deliveries(found: list[Delivery]) -> None:
-    """Print a table of deliveries, or nothing for none."""
-    rows = []
-    for item in found:
-        made = (item.receipt.url or item.receipt.ref) if item.receipt else None
-        type = item.event_id.partition(".")[2]
-        rows.append((item.id, item.destination, item.status, type, str(item.attempt), made or item.detail or ""))
-    if rows:
-        print_table(("DELIVERY", "DESTINATION", "STATUS", "EVENT", "ATTEMPTS", "RECEIPT"), rows)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """One delivery with its event, its attempts, and what comes next.
-
-    Attributes:
-        instead: the newer delivery that replaced a cancelled one.
-        paused: end of the destination's pause (epoch milliseconds) and its reason.
-    """
+    """One delivery with its event, its attempts, and what comes next."""
 
     delivery: Delivery
     attempts: list[AttemptRecord]
     event: Event | None
     submission: Submission | None
     instead: Delivery | None
+    """The newer delivery that replaced a cancelled one."""
     paused: tuple[int, str] | None
+    """End of the destination's pause (epoch milliseconds) and its reason."""
     now_ms: int
 
     @classmethod
@@ -182,9 +191,7 @@ class Story:
     def lines(self) -> list[tuple[str, str]]:
         """Return name and text of each line above the attempts."""
         item, row, event = self.delivery, self.submission, self.event
-        happened = "it has been deleted"
-        if event is not None:
-            happened = f"{_HAPPENED[event.type]}, {when(event.created_ms)} UTC"
+        happened = f"{_HAPPENED[event.type]}, {when(event.created_ms)} UTC" if event else "it has been deleted"
         files = ""
         if row is not None and event is not None and event.type == "task.succeeded":
             files = f"{len(row.media)} archived" if row.media else row.media_problem or ""
@@ -232,7 +239,7 @@ class Story:
         return f"tried again by itself, {due}; {item.failures} of {TRIES} failures, then it is dead"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the attempts as rows for `COLUMNS`."""
+        """Return the attempts as rows for `ATTEMPTS`."""
         rows: list[tuple[str, ...]] = []
         for item in self.attempts:
             seconds = "" if item.finished_ms is None else f"{(item.finished_ms - item.started_ms) / 1000:.3f}"
@@ -267,3 +274,99 @@ class Story:
             type = self.instead.event_id.partition(".")[2]
             steps = [f"Its successor: receiver deliveries show {self.instead.id} ({type})"]
         return steps
+
+
+def _replay_command(noun: str, doc: str) -> Callable[..., None]:
+    """Return the command that replays `events` or `deliveries`: by id, or all that match the options."""
+    of_events = noun == "events"
+    name, choices, chosen = ("type", EVENT_TYPES, OfType) if of_events else ("status", DELIVERY_STATUSES, OfStatus)
+
+    def command(
+        ids: list[str] | None = None,
+        chosen: str | None = None,
+        submission: OfSubmission = None,
+        destination: OfDestination = None,
+        since: Since = None,
+        until: Until = None,
+        to: Instead = None,
+        as_new: AsNew = False,
+        dry_run: DryRun = False,
+        yes: Yes = False,
+        as_json: AsJSON = False,
+    ) -> None:
+        now = time.time()
+        narrower: dict[str, Any] = {name: choice(f"--{name}", chosen, choices)}
+        selection = Selection(
+            ids=tuple(ids or ()),
+            destination=destination,
+            since_ms=moment("--since", since, now),
+            until_ms=moment("--until", until, now),
+            **narrower,
+        )
+        settings = settings_for(quiet=True)
+
+        async def work(journal: Journal) -> tuple[list[Replayed], set[str]]:
+            replay = await replay_of(settings, journal)
+            found = replace(selection, submission_id=await _id_of(journal, submission))
+            orders = await (replay.of_events if of_events else replay.of_deliveries)(found, to=to, as_new=as_new)
+            if dry_run:
+                return await replay.foresee(orders), set()
+            if len(orders) > LARGE and not yes:
+                raise InputError(
+                    f"That would replay {len(orders):,} deliveries. Look at them with --dry-run, then add --yes."
+                )
+            new = {order.destination for order in orders} - (await journal.registered()).keys()
+            return await replay.carry_out(orders), new
+
+        done, new = on_journal(work, settings)
+        _print_replayed(done, dry_run=dry_run, as_json=as_json)
+        for place in sorted(new):
+            note(
+                f"No engine has known the destination {place} yet: if one runs now, start it anew with these settings."
+            )
+
+    given = Annotated[list[str] | None, typer.Argument(help=f"Ids of {noun}.", show_default=False)]
+    command.__annotations__ |= {"ids": given, "chosen": chosen}
+    command.__doc__ = doc
+    return command
+
+
+def _print_replayed(done: Sequence[Replayed], *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        records: list[dict[str, Any]] = [
+            {"delivery": item.delivery_id, "event": item.order.event_id, "destination": item.order.destination}
+            | {"outcome": item.outcome, "was": item.was, "dry_run": dry_run}
+            for item in done
+        ]
+        print_json(records)
+        return
+    if not done:
+        note("Nothing fits, so nothing is replayed.")
+        return
+    rows = [
+        (
+            item.delivery_id or "(new)",
+            item.order.event_id,
+            item.order.destination,
+            item.was or "",
+            _WHAT[item.outcome][dry_run],
+        )
+        for item in done[:SHOWN]
+    ]
+    print_table(("DELIVERY", "EVENT", "DESTINATION", "WAS", "WHAT"), rows)
+    if len(done) > SHOWN:
+        note(f"… and {len(done) - SHOWN:,} more; --json prints them all.")
+    counts = Counter(item.outcome in REPLAYED for item in done)
+    rest = f", {counts[False]:,} stay as they are" if counts[False] else ""
+    if dry_run:
+        note(f"{counts[True]:,} would be replayed{rest}. Nothing was written.")
+    else:
+        note(f"{counts[True]:,} replayed{rest}. An engine delivers them: receiver serve, or receiver worker.")
+
+
+deliveries.command("replay")(_replay_command("deliveries", "Replay deliveries: by id, or all that match the options."))
+events.command("replay")(
+    _replay_command(
+        "events", "Replay events to the same destinations, or to another one.\n\nThe other one may be newly configured."
+    )
+)

@@ -11,16 +11,25 @@ import typer
 
 from receiver.app import copy_journal, journal_of, keep_of, retention_of, store_of
 from receiver.cli.options import AsJSON, Reference, duration
-from receiver.cli.output import note, print_json, print_table, say
+from receiver.cli.output import Table, note, print_json, print_list, say
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.errors import JournalError, MediaError
 from receiver.journal import Journal
+from receiver.journal.membership import EngineRecord
 from receiver.journal.store import RowKind
 from receiver.maintenance.retention import Erased, Keep
 
 PAGE = 500
 STEP = 50_000
 """Rows of a kind between two progress lines of a copy."""
+
+ENGINES = Table[EngineRecord](
+    ("ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST SIGN", "MEDIA STORE"),
+    lambda item: (
+        *(item.role, item.host, item.owner, item.version),
+        *("yes" if item.leads else "", f"{item.seconds:.0f} s ago", item.store),
+    ),
+)
 
 journal = typer.Typer(no_args_is_help=True, help="Check, back up, copy and compact the journal.")
 
@@ -58,21 +67,12 @@ def purge(
         say(f"{'Would be deleted' if dry_run else 'Deleted'}: {_counted(removed)}.")
 
 
-_NOUNS = {
-    "submissions": ("submission", "submissions"),
-    "events": ("event", "events"),
-    "deliveries": ("delivery", "deliveries"),
-    "attempts": ("attempt", "attempts"),
-    "callbacks": ("callback", "callbacks"),
-    "files": ("file", "files"),
-    "media": ("submission's files", "submissions' files"),
-}
-
-
 def _counted(removed: Mapping[str, int]) -> str:
     """Return a text like `1 submission, 2 events`, without kinds of which there are none."""
-    found = [(removed.get(kind, 0), nouns) for kind, nouns in _NOUNS.items()]
-    return ", ".join(f"{number:,} {nouns[number != 1]}" for number, nouns in found if number)
+    one, many = {"deliveries": "delivery", "media": "submission's files"}, {"media": "submissions' files"}
+    kinds = ("submissions", "events", "deliveries", "attempts", "callbacks", "files", "media")
+    found = [(removed[kind], kind) for kind in kinds if removed.get(kind)]
+    return ", ".join(f"{n:,} {one.get(kind, kind[:-1]) if n == 1 else many.get(kind, kind)}" for n, kind in found)
 
 
 def erase(
@@ -93,16 +93,9 @@ def erase(
 
     erased = on_journal(work, settings)
     if as_json:
-        print_json(
-            {
-                "submission": erased.submission.id,
-                "removed": erased.removed,
-                "waiting_files": erased.waiting,
-                "files_problem": erased.problem,
-                "follow_ups": erased.children,
-                "traces": erased.traces,
-            }
-        )
+        files = {"waiting_files": erased.waiting, "files_problem": erased.problem}
+        left = {"follow_ups": erased.children, "traces": erased.traces}
+        print_json({"submission": erased.submission.id, "removed": erased.removed, **files, **left})
         return
     say(f"Erased submission {erased.submission.id}: {_counted(erased.removed)}.")
     copy = f", and the provider's copy of task {erased.submission.task_id}" if erased.submission.task_id else ""
@@ -232,25 +225,8 @@ def copy(
 
 def engines(as_json: AsJSON = False) -> None:
     """List the engines, which poll and deliver, and the leader."""
-    found = on_journal(lambda opened: opened.engines())
-    if as_json:
-        print_json(found)
-    elif not found:
-        note("No engine runs: nothing is polled or delivered until one starts (receiver serve, or receiver worker).")
-    else:
-        rows = [
-            (
-                item.role,
-                item.host,
-                item.owner,
-                item.version,
-                "yes" if item.leads else "",
-                f"{item.seconds:.0f} s ago",
-                item.store,
-            )
-            for item in found
-        ]
-        print_table(("ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST SIGN", "MEDIA STORE"), rows)
+    none = "No engine runs: nothing is polled or delivered until one starts (receiver serve, or receiver worker)."
+    print_list(on_journal(lambda opened: opened.engines()), ENGINES, none=none, as_json=as_json)
 
 
 def migrate() -> None:

@@ -38,6 +38,11 @@ Auto = Annotated[
     typer.Option(help="Buttons to press by itself when it has succeeded, once: U1,U3.", show_default=False),
 ]
 Filter = Annotated[str | None, typer.Option(help=IMAGINE["account_filter"].command_help, show_default=False)]
+Prompt = Annotated[str | None, typer.Option(help="The prompt, for a button that asks for one.", show_default=False)]
+Mask = Annotated[
+    str | None,
+    typer.Option(help="Where to repaint, for a button that asks for it: a file, white on black.", show_default=False),
+]
 
 
 def options(
@@ -92,25 +97,27 @@ C = TypeVar("C", bound=str)
 
 def choice(option: str, value: str | None, choices: Sequence[C]) -> C | None:
     """Return the choice with this value, or None for None. Raise InputError for another value."""
-    found = next((item for item in choices if item == value), None)
-    if found is None and value is not None:
-        raise InputError(f"{option} is one of {', '.join(choices)}, not {value!r}.")
-    return found
+    if value is None:
+        return None
+    for item in choices:
+        if item == value:
+            return item
+    raise InputError(f"{option} is one of {', '.join(choices)}, not {value!r}.")
 
 
 def duration(option: str, text: str) -> float:
     """Return seconds from a text like `2h` or `30d`."""
-    seconds = _seconds(text)
-    if not seconds:
-        raise InputError(f"{option} takes a length of time, for instance 30m, 2h or 30d, not {text!r}.")
-    return seconds
+    if seconds := _seconds(text):
+        return seconds
+    raise InputError(f"{option} takes a length of time, for instance 30m, 2h or 30d, not {text!r}.")
 
 
-def _seconds(text: str) -> float | None:
+def _seconds(text: str) -> float:
+    """Return 0 for a text that is no length of time."""
     try:
         return float(str(parse_keep(text)))
     except ValueError:
-        return None
+        return 0.0
 
 
 def moment(option: str, text: str | None, now: float) -> int | None:

@@ -6,14 +6,17 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
+
+T = TypeVar("T")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -41,14 +44,30 @@ def print_json(value: Any) -> None:
     sys.stdout.write(data.decode() + "\n")
 
 
+@dataclass(frozen=True)
+class Table(Generic[T]):
+    """Layout of a list for people: the columns, and the texts of one row."""
+
+    columns: Sequence[str]
+    row: Callable[[T], Sequence[str]]
+    flexible: int | None = None
+
+    def print(self, found: Iterable[T]) -> None:
+        """Print a row for each, or nothing for none."""
+        print_table(self.columns, map(self.row, found), flexible=self.flexible)
+
+
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, flexible: int | None = None, fold: bool = False
 ) -> None:
     """Print rows under a header. Only the `flexible` column is cut or folded, on a terminal too narrow for all.
 
-    Without one, or without room for it, the terminal wraps lines, so that ids and paths can be copied.
+    Without one, or without room for it, the terminal wraps lines, so that ids and paths can be copied. No rows print
+    nothing.
     """
     cells = [[one_line(cell) for cell in row] for row in rows]
+    if not cells:
+        return
     widths = [max(cell_len(row[at]) for row in [columns, *cells]) for at in range(len(columns))]
     at = flexible or 0
     if flexible is not None and out.is_terminal:
@@ -64,6 +83,16 @@ def print_table(
         for number, part in enumerate(parts):
             rest = [""] * len(row) if number else row
             _print_row([*rest[:at], part, *rest[at + 1 :]], widths)
+
+
+def print_list(found: Sequence[T], table: Table[T], *, none: str, as_json: bool, records: Any = None) -> None:
+    """Print a list as JSON, as a table, or as the note `none` if it is empty. JSON has the `records`, if given."""
+    if as_json:
+        print_json(found if records is None else records)
+    elif found:
+        table.print(found)
+    else:
+        note(none)
 
 
 def _print_row(cells: Sequence[str], widths: Sequence[int], style: str = "") -> None:

@@ -194,9 +194,9 @@ def spare_the_collector() -> None:
     gc.set_threshold(10_000, 20, 50)
 
 
-async def first_end(ends: list[asyncio.Task[Any]], others: list[asyncio.Task[Any]]) -> None:
+async def first_end(ends: list[asyncio.Future[Any]], others: list[asyncio.Task[Any]]) -> None:
     """Wait until one of `ends` is done, or raise the error of one of `others`."""
-    waiting = set(ends) | set(others)
+    waiting = {*ends, *others}
     while not any(task.done() for task in ends):
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

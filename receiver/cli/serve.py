@@ -1,28 +1,41 @@
-"""Commands that keep running: `serve`, `worker` and `simulate`."""
+"""Commands that keep running: `serve`, `worker`, `simulate` and `listen`."""
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any
 
 import typer
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from receiver.app import Runtime, open_runtime
-from receiver.cli.output import say
+from receiver.cli.output import note, one_line, print_json, say
 from receiver.cli.process import address, bind, run, server, settings_for, stop_signal, until_stopped
 from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError
+from receiver.web.admission import BodyLimits
+from receiver.web.problems import Problem, problem
 
 ENGINES = frozenset({"serve", "worker"})
 """Roles that hold the engine for long. One that finds another of them refuses to start."""
 LOOK_SECONDS = 10.0
 """Interval between a worker's checks of its own engine."""
+BODIES = BodyLimits(name="Webhooks", limit=64 * 2**20, seconds=60.0)
 _UNSHARED = (
     "Without the engine inside (--no-engine, RECEIVER_ENGINE), `receiver serve` needs a journal that several processes "
     "share: two that write one SQLite file hold each other up. Leave the engine inside, or set RECEIVER_DATABASE to "
     "postgresql://…"
 )
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
 
 
 def serve(
@@ -107,8 +120,8 @@ async def _start_engine(receiver: Runtime, role: str) -> Coroutine[Any, Any, Non
 
 
 def simulate(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8001,
+    host: Host = "127.0.0.1",
+    port: Port = 8001,
     profile: Annotated[str, typer.Option(help="Whose quirks to show; `list` names them.")] = "default",
     faults: Annotated[str, typer.Option(help="Faults to make, separated by commas; `list` names them.")] = "",
     speed: Annotated[float, typer.Option(help="How many times as fast as the real provider.")] = 1.0,
@@ -137,3 +150,99 @@ def simulate(
             await until_stopped(stop, (server(simulator.app), listener))
 
     run(main())
+
+
+def listen(
+    host: Host = "127.0.0.1",
+    port: Port = 9000,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(help="Signing secret of the destination; a new one if not given. Repeatable.", show_default=False),
+    ] = None,
+    answer: Annotated[int, typer.Option(help="HTTP status for verified webhooks.", min=200, max=599)] = 204,
+    retry_after: Annotated[int | None, typer.Option(help="Seconds to put into Retry-After.", min=0)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each event as JSON.")] = False,
+) -> None:
+    """Print and verify what a webhook destination sends."""
+    try:
+        from receiver.handlers.webhook import check_secret, new_secret, verify  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise InputError('`receiver listen` needs: pip install "imagine-receiver[webhook]"') from exc
+    try:
+        secrets = [check_secret(item) for item in secret or [new_secret()]]
+    except ValueError as exc:
+        raise InputError(f"--secret is wrong: {exc}") from exc
+    settings_for(quiet=True)
+    reply = Response(None, answer, {} if retry_after is None else {"Retry-After": str(retry_after)})
+    app = webhook_app(partial(verify, secrets), reply, partial(_show, as_json=as_json))
+
+    async def main() -> None:
+        with stop_signal() as stop, bind(host, port) as listener:
+            url = address(listener)
+            if not (secret or as_json):
+                table = f'    [destinations.listen]\n    url = "{url}/"\n    secret = "{secrets[0]}"'
+                say(f"A destination that posts here, for receiver.toml:\n\n{table}\n")
+                say("Try it with: receiver destinations test listen\n")
+            (note if as_json else say)(f"Listening on {url}")
+            await until_stopped(stop, (server(app), listener))
+
+    run(main())
+
+
+def webhook_app(
+    verify: Callable[[dict[str, str], bytes], str | None], answer: Response, show: Callable[..., None]
+) -> Starlette:
+    """Return an app that takes webhooks at any path.
+
+    Args:
+        verify: returns what is wrong with a signature, given headers and body, or None.
+        answer: response to verified webhooks. Others get 401.
+        show: called with the webhook's id, True for a repeat, what is wrong with it, and the event.
+    """
+    seen = set[str]()
+
+    async def take(request: Request) -> Response:
+        raw = dict(request.headers.raw)
+        await BODIES.check_length(raw, request.receive)
+        BODIES.check_type(raw)
+        body = await BODIES.read(request.receive)
+        id, event = request.headers.get("webhook-id", ""), None
+        try:
+            event = json.loads(body)
+            wrong = verify(dict(request.headers), body)
+        except (ValueError, RecursionError):
+            wrong = "the body is not JSON"
+        if wrong is not None:
+            show(id, False, wrong, None)
+            return problem(Problem(401, "The signature is not good."))
+        show(id, id in seen, None, event)
+        seen.add(id)
+        return answer
+
+    def refuse(request: Request, exc: Exception) -> Response:
+        return problem(exc) if isinstance(exc, Problem) else Response(None, 400)
+
+    return Starlette(
+        routes=[Route("/{path:path}", take, methods=["POST"])],
+        exception_handlers={Problem: refuse, ClientDisconnect: refuse},
+    )
+
+
+def _show(id: str, again: bool, wrong: str | None, event: Any, as_json: bool) -> None:
+    if as_json:
+        print_json({"webhook_id": id, "again": again, "problem": wrong, "event": event})
+        return
+    at = time.strftime("%H:%M:%S")
+    if wrong is not None:
+        say(f"{at}  REFUSED   {one_line(wrong)}")
+        return
+    event = event if isinstance(event, dict) else {}
+    data = event.get("data") if isinstance(event.get("data"), dict) else {}
+    text = data.get("reason") or data.get("prompt") or ""
+    word = "again   " if again else "verified"
+    say(one_line(f"{at}  {word}  {event.get('type')}  {event.get('subject')}  {text}"))
+    for item in data.get("media") or ():
+        inline = "inline" if "base64" in item else item.get("link")
+        say(one_line(f"          {item.get('type')}, {item.get('size')} bytes  {inline}"))
+    if again:
+        say(f"          {one_line(id)} came before: a receiver drops it")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import typer
 from msgspec.structs import replace
@@ -23,7 +22,6 @@ from receiver.followups import once_name
 from receiver.requests import Request
 from receiver.settings import Settings
 from receiver.submissions import Options
-from receiver.tasks import Task
 
 T = TypeVar("T")
 
@@ -36,7 +34,12 @@ _EXITS: dict[EventType, int] = {
     "task.input_required": INPUT_REQUIRED,
     "task.lost": LOST,
 }
-_TASK_EXITS = {"SUCCESS": SUCCEEDED, "FAILURE": FAILED, "CANCEL": FAILED, "MODAL": INPUT_REQUIRED}
+_TASK_ENDS: dict[str, EventType | None] = {
+    "SUCCESS": "task.succeeded",
+    "FAILURE": "task.failed",
+    "CANCEL": "task.failed",
+    "MODAL": None,
+}
 _LOOK_SECONDS = 0.1
 """Interval between looks at the last deliveries."""
 _LONG_MS = 10_000
@@ -55,55 +58,35 @@ class Session:
         self._resume: str | None = None
         self._status: int | None = None  # set once the result is printed and only other deliveries still run
 
-    def submit(self, prepare: Prepare, *, wait: bool) -> None:
-        """Journal what `prepare` makes, send it, and stay for the result if `wait`."""
-
-        async def main() -> int:
-            async with _runtime() as runtime:
-                row = await prepare(runtime)
-                self._resume = row.id
-                fresh = row.status == "prepared"
-                if fresh:
-                    row = await send(runtime, row, wait=wait)
-                if wait:
-                    return await self._follow(runtime, row)
-            self._print(row, "Submitted" if fresh else "There is already" if row.outcome != "adopted" else "Watching")
-            return SUCCEEDED
-
-        self._run(main())
-
     def request(self, request: Request, options: Options, *, wait: bool) -> None:
         """Submit a request, with a journal or without."""
         settings = settings_for(quiet=True)
         if settings.database_kind == "none":
             self._run(send_directly(settings, request, options, wait=wait, as_json=self._as_json))
         else:
-            self.submit(lambda runtime: runtime.submissions.prepare(request, options), wait=wait)
+            self.run(lambda runtime: runtime.submissions.prepare(request, options), wait=wait)
 
-    def reply(self, prepare: Prepare, *, wait: bool) -> None:
-        """Journal the reply that `prepare` gives, send it, and stay for the result if `wait`."""
+    def run(self, prepare: Prepare, *, wait: bool, sends: Literal["submission", "reply"] | None = "submission") -> None:
+        """Send the submission that `prepare` journals or finds, or its reply, and stay for the result if `wait`."""
 
         async def main() -> int:
-            async with _runtime() as runtime:
+            async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
                 row = await prepare(runtime)
                 self._resume = row.id
-                row = await send(runtime, row, wait=wait, reply=True)
+                reply = sends == "reply"
+                fresh = row.status == "prepared"
+                if reply or (sends and fresh):
+                    row = await send(runtime, row, wait=wait, reply=reply)
                 if wait:
-                    return await self._follow(runtime, row)
-            if self._as_json or not _is_kept(row):
-                self._print(row, "Replied to")
+                    self._status = await follow_all(runtime, row.id, lambda row_id: self._follow(runtime, row_id))
+                    return self._status
+            if reply:
+                done = "Replied to"
+            else:
+                done = "Submitted" if fresh else "There is already" if row.outcome != "adopted" else "Watching"
+            if self._as_json or not (reply and _is_kept(row)):
+                self._print(row, done)
             return SUCCEEDED
-
-        self._run(main())
-
-    def wait(self, find: Prepare) -> None:
-        """Stay for the result of the submission that `find` returns."""
-
-        async def main() -> int:
-            async with _runtime() as runtime:
-                row = await find(runtime)
-                self._resume = row.id
-                return await self._follow(runtime, row)
 
         self._run(main())
 
@@ -122,13 +105,16 @@ class Session:
         if status:
             raise typer.Exit(status)
 
-    async def _follow(self, runtime: Runtime, row: Submission) -> int:
-        async def follow_one(id: str) -> tuple[Submission, int]:
-            self._resume = id
-            return await follow(runtime, id, as_json=self._as_json)
+    async def _follow(self, runtime: Runtime, id: str) -> tuple[Submission, int]:
+        """Show progress until the result has reached every destination, then print it.
 
-        self._status = await follow_all(runtime, row.id, follow_one)
-        return self._status
+        Runs the engine if no other process does, and takes over when that one stops.
+        """
+        self._resume = id
+        with Progress(runtime.clock, quiet=self._as_json) as progress:
+            settling = until_settled(runtime, id, progress.show)
+            row, deliveries = await beside_engine(runtime, "submit --wait", settling)
+        return row, report(row, deliveries, as_json=self._as_json)
 
     def _print(self, row: Submission, done: str) -> None:
         if self._as_json:
@@ -138,10 +124,6 @@ class Session:
         elif row.display_status != "prepared":  # of a submission that is kept, `send` has printed a note
             reason = f" {row.reason}" if row.reason else ""
             say(f"Submission {row.id}: {row.display_status}.{reason} See: receiver tasks show {row.id}")
-
-
-def _runtime() -> AbstractAsyncContextManager[Runtime]:
-    return open_runtime(settings_for(quiet=True), exit_on_stall=True)
 
 
 async def send(runtime: Runtime, row: Submission, *, wait: bool, reply: bool = False) -> Submission:
@@ -171,21 +153,10 @@ def _is_kept(row: Submission) -> bool:
     return row.reply is not None and row.reply.status == "waiting"
 
 
-async def follow(runtime: Runtime, submission_id: str, *, as_json: bool) -> tuple[Submission, int]:
-    """Show progress until the result has reached every destination, then print it.
-
-    Runs the engine if no other process does, and takes over when that one stops.
-    """
-    with Progress(runtime.clock, quiet=as_json) as progress:
-        settling = until_settled(runtime, submission_id, progress.show)
-        row, deliveries = await beside_engine(runtime, "submit --wait", settling)
-    return row, report(row, deliveries, as_json=as_json)
-
-
-async def beside_engine(runtime: Runtime, role: str, main: Coroutine[Any, Any, T]) -> T:
+async def beside_engine(runtime: Runtime, role: str, main: Awaitable[T]) -> T:
     """Run `main` with an engine in this process, unless another process has one. Raise the engine's error."""
     engine = asyncio.create_task(runtime.start_engine_when_free(role))
-    task = asyncio.create_task(main)
+    task = asyncio.ensure_future(main)
     try:
         await first_end([task], [engine])
     finally:
@@ -276,8 +247,11 @@ async def _unattempted(runtime: Runtime, delivery: Delivery) -> bool:
     return any(item.outcome == "vanished" for item in counted[-1:])
 
 
-def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int:
-    """Print the end of a submission: problems on standard error, results on standard output. Return the exit status."""
+def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links: tuple[str, ...] | None = None) -> int:
+    """Print the end of a submission: problems on standard error, results on standard output. Return the exit status.
+
+    `links` are those of the result where there is no journal.
+    """
     type = row.last_word
     # A destination counts as reached by another delivery too, as `deliveries replay --as-new` makes.
     reached = {item.destination for item in deliveries if item.status == "succeeded"}
@@ -287,21 +261,27 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int
         status = ERROR
     texts = row.task.texts if row.task and row.ended == "task.succeeded" else ()
     if as_json:
-        print_json(_record(row, deliveries, texts))
+        print_json(_record(row, deliveries, texts) | ({} if links is None else {"links": links}))
         return status
     reason = row.reason or "The provider gave no reason."
     if type == "task.input_required":
-        note(f"Task {row.task_id} asks for input. Answer it with: receiver modal {row.id} --prompt …")
+        answer = f"Answer it with: receiver modal {row.id} --prompt …"
+        note(
+            f"Task {row.task_id} asks for input. "
+            f"{answer if links is None else 'Without a journal nothing can answer it here.'}"
+        )
     elif type != "task.succeeded":
         starts = {"task.lost": "The task was lost. ", "task.failed": "The task failed: "}
         note(f"{starts.get(type or '', '')}{reason}")
+    elif links is not None:
+        note("The log of the endpoint says if it has delivered the result.")
     for item in missed:
         if item.status in ("pending", "dead"):
             why = (item.detail or "the reason is not known").rstrip(".")
             then = "It is not tried again." if item.status == "dead" else "`receiver serve` or `worker` goes on trying."
             see = f"See: receiver deliveries show {item.id}"
             note(f"Error: The result did not reach {item.destination}: {why}. {then} {see}")
-    for text in texts:
+    for text in (*texts, *(links or ())):
         say(one_line(text))
     receipts = [(item.destination, item.receipt) for item in deliveries if item.receipt]
     for name, receipt in receipts:
@@ -314,6 +294,11 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool) -> int
 
 
 def _record(row: Submission, deliveries: list[Delivery], texts: tuple[str, ...]) -> dict[str, Any]:
+    records: list[dict[str, Any]] = [
+        {"id": item.id, "destination": item.destination, "status": item.status, "detail": item.detail}
+        | ({"ref": item.receipt.ref, "url": item.receipt.url} if item.receipt else {"ref": None, "url": None})
+        for item in deliveries
+    ]
     return {
         "submission": row.id,
         "task": row.task_id,
@@ -323,18 +308,8 @@ def _record(row: Submission, deliveries: list[Delivery], texts: tuple[str, ...])
         "labels": row.labels,
         "state": row.user_state,
         "texts": texts,
-        "files": [item.receipt.ref for item in deliveries if item.receipt and item.receipt.ref],
-        "deliveries": [
-            {
-                "id": item.id,
-                "destination": item.destination,
-                "status": item.status,
-                "ref": item.receipt.ref if item.receipt else None,
-                "url": item.receipt.url if item.receipt else None,
-                "detail": item.detail,
-            }
-            for item in deliveries
-        ],
+        "files": [record["ref"] for record in records if record["ref"]],
+        "deliveries": records,
     }
 
 
@@ -354,17 +329,17 @@ async def send_directly(settings: Settings, request: Request, options: Options, 
                 say(f"Submitted {row.id}, task {row.task_id}. {kept}")
             return SUCCEEDED
         with Progress(clock, quiet=as_json) as progress:
-            task = await _poll_until_end(stateless, row, settings, clock, progress)
-    _report_directly(row, task, as_json=as_json)
-    return LOST if task is None else _TASK_EXITS[task.status]
+            row = await _poll_until_end(stateless, row, settings, progress)
+    links = row.task.result_urls if row.task and row.ended == "task.succeeded" else ()
+    return report(row, [], as_json=as_json, links=links)
 
 
 async def _poll_until_end(
-    stateless: StatelessSubmit, row: Submission, settings: Settings, clock: Clock, progress: Progress
-) -> Task | None:
-    """Return the task as it ended, or None at the deadline."""
-    progress.show(row)
+    stateless: StatelessSubmit, row: Submission, settings: Settings, progress: Progress
+) -> Submission:
+    clock = Clock()
     until = clock.now() + settings.deadline
+    progress.show(row)
     while clock.now() < until:
         await clock.sleep(settings.poll_interval)
         try:
@@ -373,28 +348,9 @@ async def _poll_until_end(
             note(str(exc))
             continue
         if task is not None:
-            progress.show(replace(row, task=task))
-            if task.status in _TASK_EXITS:
-                return task
-    return None
-
-
-def _report_directly(row: Submission, task: Task | None, *, as_json: bool) -> None:
-    words = {SUCCEEDED: "succeeded", FAILED: "failed", INPUT_REQUIRED: "input_required"}
-    status = "lost" if task is None else words[_TASK_EXITS[task.status]]
-    reason = task.fail_reason if task is not None and status == "failed" else None
-    texts, links = (task.texts, task.result_urls) if task is not None and status == "succeeded" else ((), ())
-    if as_json:
-        found = {"submission": row.id, "task": row.task_id, "status": status, "prompt": row.prompt, "reason": reason}
-        print_json({**found, "labels": row.labels, "texts": texts, "links": links})
-        return
-    for line in (*texts, *links):
-        say(one_line(line))
-    if status == "failed":
-        note(f"The task failed: {reason or 'The provider gave no reason.'}")
-    elif status == "input_required":
-        note(f"Task {row.task_id} asks for input. Without a journal nothing can answer it here.")
-    elif status == "lost":
-        note(f"The provider has shown no end of task {row.task_id} within the deadline.")
-    else:
-        note("The log of the endpoint says if it has delivered the result.")
+            row = replace(row, task=task)
+            progress.show(row)
+            if task.status in _TASK_ENDS:
+                return replace(row, ended=_TASK_ENDS[task.status])
+    lost = f"The provider has shown no end of task {row.task_id} within the deadline."
+    return replace(row, ended="task.lost", detail=lost)

@@ -1,31 +1,33 @@
-"""`submit`, of one prompt or a file of them, `wait` and `watch`."""
+"""Commands that send something to the provider: requests of each kind, follow-ups of a task, and `wait`."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from receiver.app import Runtime, open_runtime
+from receiver.cli import options as reading
 from receiver.cli.options import (
     AsJSON,
     Auto,
     Bot,
     Filter,
     Label,
+    Mask,
+    Prompt,
     Reference,
     Speed,
     State,
     To,
     Wait,
-    bot_type,
     options,
-    text_or_stdin,
 )
-from receiver.cli.options import account_filter as read_filter
-from receiver.cli.output import note
+from receiver.cli.output import note, print_json, say
 from receiver.cli.process import run, settings_for
 from receiver.cli.session import (
     ERROR,
@@ -40,8 +42,10 @@ from receiver.cli.session import (
 )
 from receiver.errors import InputError, JournalError, ReceiverError
 from receiver.events import Submission
-from receiver.requests import Request, build
+from receiver.requests import KINDS, REQUIRED, Field, Request, build
 from receiver.submissions import Options
+
+T = TypeVar("T")
 
 
 def submit(
@@ -75,10 +79,12 @@ def submit(
     if (prompt is None) == (file is None):
         raise typer.BadParameter("Give a prompt, or --file with prompts, one a line.")
     chosen = options(speed=speed, label=label, state=state, to=to, auto=auto)
-    filter = read_filter(account_filter)
-    prompts = [text_or_stdin(prompt)] if prompt is not None else _read_prompts(file or "")
+    filter = reading.account_filter(account_filter)
+    prompts = [reading.text_or_stdin(prompt)] if prompt is not None else _read_prompts(file or "")
     asked = [
-        build("imagine", prompt=text, bot_type=bot_type(bot), pictures=tuple(picture or ()), account_filter=filter)
+        build(
+            "imagine", prompt=text, bot_type=reading.bot_type(bot), pictures=tuple(picture or ()), account_filter=filter
+        )
         for text in prompts
     ]
     if file is not None:
@@ -92,7 +98,7 @@ def wait(reference: Reference, as_json: AsJSON = False) -> None:
 
     Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
-    Session(as_json=as_json).wait(lambda runtime: runtime.journal.find(reference))
+    Session(as_json=as_json).run(lambda runtime: runtime.journal.find(reference), wait=True, sends=None)
 
 
 def watch(
@@ -106,7 +112,7 @@ def watch(
 ) -> None:
     """Follow and deliver a task that another program submitted."""
     chosen = options(label=label, state=state, to=to, auto=auto)
-    Session(as_json=as_json).submit(lambda runtime: runtime.submissions.adopt(task_id, chosen), wait=wait)
+    Session(as_json=as_json).run(lambda runtime: runtime.submissions.adopt(task_id, chosen), wait=wait)
 
 
 def _read_prompts(file: str) -> list[str]:
@@ -127,17 +133,14 @@ def _submit_all(requests: list[Request], options: Options, *, jobs: int, as_json
     statuses: list[int] = []  # filled once all results are printed and only other deliveries still run
     gate = asyncio.Semaphore(jobs)
 
+    async def one(runtime: Runtime, request: Request) -> int:
+        async with gate:
+            return await submit_one(runtime, request, options, as_json=as_json)
+
     async def main() -> None:
         async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
-
-            async def one(request: Request) -> int:
-                async with gate:
-                    return await submit_one(runtime, request, options, as_json=as_json)
-
-            async def each() -> list[int]:
-                return await asyncio.gather(*map(one, requests))
-
-            statuses.extend(await beside_engine(runtime, "submit --file", each()))
+            each = asyncio.gather(*(one(runtime, request) for request in requests))
+            statuses.extend(await beside_engine(runtime, "submit --file", each))
 
     try:
         run(main())
@@ -174,3 +177,146 @@ async def submit_one(runtime: Runtime, request: Request, options: Options, *, as
             then = " It was not submitted."
         note(f"Error: {request.prompt}: {exc}{then}")
         return ERROR
+
+
+def action(
+    reference: Reference,
+    button: Annotated[str, typer.Argument(help="U2, V1, reroll, zoom, pan left, or any label `tasks show` lists.")],
+    prompt: Prompt = None,
+    mask: Mask = None,
+    again: Annotated[bool, typer.Option("--again", help="Press it once more although it was pressed before.")] = False,
+    wait: Wait = False,
+    speed: Speed = None,
+    label: Label = None,
+    state: State = None,
+    to: To = None,
+    auto: Auto = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Press a button of a finished task. The same one a second time gives the first one's result.
+
+    Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
+    """
+    chosen = options(speed=speed, label=label, state=state, to=to, auto=auto)
+
+    async def prepare(runtime: Runtime) -> Submission:
+        parent = await runtime.journal.find(reference)
+        return await runtime.submissions.follow_up(parent, button, chosen, again=again, prompt=prompt, mask=mask)
+
+    Session(as_json=as_json).run(prepare, wait=wait)
+
+
+def modal(
+    reference: Reference, prompt: Prompt = None, mask: Mask = None, wait: Wait = False, as_json: AsJSON = False
+) -> None:
+    """Answer a task that asks for input; the same task goes on."""
+
+    async def prepare(runtime: Runtime) -> Submission:
+        row = await runtime.journal.find(reference)
+        return await runtime.submissions.reply(row, prompt=prompt, mask=mask)
+
+    Session(as_json=as_json).run(prepare, wait=wait, sends="reply")
+
+
+def seed(reference: Reference, as_json: AsJSON = False) -> None:
+    """Print the seed of a finished picture.
+
+    The provider may take a minute for it.
+    """
+
+    task_id, found = _ask(reference, lambda runtime, task_id: runtime.provider.image_seed(task_id))
+    if as_json:
+        print_json({"task": task_id, "seed": found})
+    else:
+        say(found)
+
+
+def cancel(reference: Reference) -> None:
+    """Ask the provider to cancel a task.
+
+    Not every provider lets its users do so.
+    """
+
+    task_id, _ = _ask(reference, lambda runtime, task_id: runtime.provider.cancel(task_id))
+    note(f"The provider was asked to cancel task {task_id}. See its result: receiver wait {reference}")
+
+
+def _ask(reference: str, question: Callable[[Runtime, str], Awaitable[T]]) -> tuple[str, T]:
+    """Return a submission's task id, and the provider's answer to a question about it."""
+
+    async def ask(runtime: Runtime) -> tuple[str, T]:
+        row = await runtime.journal.find(reference)
+        if row.task_id is None:
+            raise InputError(f"Submission {row.id} has no task yet. See: receiver tasks show {row.id}")
+        return row.task_id, await question(runtime, row.task_id)
+
+    return _with_runtime(ask)
+
+
+def _with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
+    async def main() -> T:
+        async with open_runtime(settings_for(quiet=True)) as runtime:
+            return await work(runtime)
+
+    return run(main())
+
+
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_JSON = _parameter("as_json", AsJSON, default=False)
+_CARRIED = [
+    _parameter("wait", Wait, default=False),
+    *(_parameter(name, kind) for name, kind in {"speed": Speed, "label": Label, "state": State, "to": To}.items()),
+    _JSON,
+]
+_READERS: dict[str, Callable[[Any], Any]] = {"bot_type": reading.bot_type, "account_filter": reading.account_filter}
+"""Field → reading of its text on the command line."""
+
+
+def command_of(kind: str, carried: Sequence[inspect.Parameter] = _CARRIED) -> Callable[..., None]:
+    """Return the command of a kind of request.
+
+    Args:
+        kind: a key of `KINDS`.
+        carried: its options beside its fields.
+    """
+    declared = KINDS[kind]
+
+    def command(**given: Any) -> None:
+        values = {}
+        for field in declared.fields:
+            value = given.pop(field.option or field.name)
+            values[field.name] = _READERS[field.name](value) if field.name in _READERS else value
+        request = build(kind, **values)
+        as_json, wait = given.pop("as_json"), given.pop("wait", False)
+        if not declared.answered_by_links:
+            Session(as_json=as_json).request(request, options(**given), wait=wait)
+            return
+        urls = _with_runtime(lambda runtime: runtime.submissions.upload(request))
+        if as_json:
+            print_json({"urls": urls})
+        else:
+            say("\n".join(urls))
+
+    parameters = [*map(_field_parameter, declared.fields), *carried]
+    command.__name__ = kind
+    command.__doc__ = declared.command
+    # Typer reads both.
+    vars(command)["__signature__"] = inspect.Signature(parameters)
+    command.__annotations__ = {item.name: item.annotation for item in parameters}
+    return command
+
+
+def _field_parameter(field: Field) -> inspect.Parameter:
+    info = (typer.Argument if field.argument else typer.Option)(help=field.command_help)
+    type = str if field.form.type == dict[str, Any] else field.form.type
+    default = inspect.Parameter.empty if field.default is REQUIRED else field.default
+    return _parameter(field.option or field.name, Annotated[type | None if default is None else type, info], default)
+
+
+blend, describe, shorten, video, edits, swap = (
+    command_of(kind) for kind in ("blend", "describe", "shorten", "video", "edits", "swap")
+)
+upload = command_of("upload", [_JSON])

@@ -7,14 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.cli.deliveries import print_deliveries, print_events
+from receiver.cli.deliveries import DELIVERIES, EVENTS
 from receiver.cli.options import AsJSON, Limit, Reference
-from receiver.cli.output import ago, note, one_line, print_json, print_table, say, when
+from receiver.cli.output import Table, ago, note, one_line, print_json, print_list, print_table, say, when
 from receiver.cli.process import on_journal
 from receiver.cli.progress import describe
 from receiver.deliveries import Delivery
 from receiver.events import Event, Submission
 from receiver.journal import Journal, Trouble
+
+TASKS = Table[Submission](
+    ("SUBMISSION", "AGE", "MADE BY", "STATUS", "PROMPT"),
+    lambda row: (row.id, ago(row.created_ms), made_by(row), status_of(row), row.prompt),
+    flexible=4,
+)
 
 tasks = typer.Typer(no_args_is_help=True, help="List and show submissions.")
 
@@ -33,19 +39,10 @@ def list_tasks(
         return await journal.submissions(limit=limit, status=status), await journal.troubles()
 
     rows, troubles = on_journal(work)
-    if as_json:
-        print_json([_summary(row) for row in rows])
-        return
-    for trouble in troubles:
+    for trouble in () if as_json else troubles:
         note(f"Since {when(trouble.since_ms)}: {trouble.text}")
-    if not rows:
-        note("No submissions." if status is None else f"No submissions with status {status}.")
-    else:
-        print_table(
-            ("SUBMISSION", "AGE", "MADE BY", "STATUS", "PROMPT"),
-            [(row.id, ago(row.created_ms), made_by(row), status_of(row), row.prompt) for row in rows],
-            flexible=4,
-        )
+    none = "No submissions." if status is None else f"No submissions with status {status}."
+    print_list(rows, TASKS, none=none, as_json=as_json, records=[_summary(row) for row in rows])
 
 
 @tasks.command("show")
@@ -73,8 +70,8 @@ def show_task(reference: Reference, as_json: AsJSON = False) -> None:
             say(f"{name:12} {one_line(value)}")
     if len(family) > 1:
         print_family(family, row.id)
-    print_events(events)
-    print_deliveries(deliveries)
+    EVENTS.print(events)
+    DELIVERIES.print(deliveries)
 
 
 def status_of(row: Submission) -> str:
@@ -102,28 +99,22 @@ def print_family(family: list[Submission], here: str) -> None:
     print_table(("FAMILY", "MADE BY", "STATUS"), list(lines(None, 0)))
 
 
+_SAME = (
+    *("id", "kind", "task_status", "prompt", "speed", "labels", "button", "created_ms", "deadline_ms", "detail"),
+    *("callbacks", "media", "media_problem"),
+)
+"""Fields of a submission that have the same name in JSON."""
+
+
 def _summary(row: Submission) -> dict[str, Any]:
-    return {
-        "id": row.id,
+    return {name: getattr(row, name) for name in _SAME} | {
         "task": row.task_id,
-        "kind": row.kind,
         "status": row.display_status,
         "submission_status": row.status,
-        "task_status": row.task_status,
         "progress": row.task.progress if row.task else None,
-        "prompt": row.prompt,
-        "speed": row.speed,
-        "labels": row.labels,
         "state": row.user_state,
         "parent": row.parent_id,
-        "button": row.button,
         "texts": row.task.texts if row.task else (),
-        "created_ms": row.created_ms,
-        "deadline_ms": row.deadline_ms,
-        "detail": row.detail,
-        "callbacks": row.callbacks,
-        "media": row.media,
-        "media_problem": row.media_problem,
     }
 
 

@@ -394,8 +394,9 @@ class Engine:
         Between runs nothing observes them, and each run may be in another process. So the time has to pass in one run.
         """
         membership, owner = self._journal.membership, self._dispatcher.owner
-        fresh = {owner, *(item.owner for item in await self._journal.engines())}
-        silent = await self._journal.running_owners() - fresh
+        silent = await self._journal.running_owners() - {owner}
+        if silent:
+            silent -= {item.owner for item in await self._journal.engines()}
         until = min(until, self._clock.monotonic() + (EXPIRE_SECONDS + HEARTBEAT_SECONDS) * self._clock.speed)
         while silent and self._clock.monotonic() < until:
             if not silent.isdisjoint(await membership.expire(owner)):

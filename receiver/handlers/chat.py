@@ -24,7 +24,7 @@ from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions
 from receiver.handlers.posts import Mood, cut, file_name, post_of
-from receiver.handlers.sidecar import SIDECAR_EVENTS
+from receiver.handlers.result_files import SIDECAR_EVENTS
 from receiver.telemetry import REDACTED, redact
 
 SPARE_SECONDS = 2.0
@@ -73,10 +73,7 @@ class ChatHandler:
         return {"url": url.removeprefix("chat:")}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post an end, or that a task asks for input. Events in between would only repeat themselves.
-
-        Raises ConnectionError with Apprise's warnings if it could not deliver.
-        """
+        """Post an end, or that a task asks for input. Raise ConnectionError with Apprise's warnings if that failed."""
         if attempt.event.type not in SIDECAR_EVENTS:
             return Receipt()
         attempt.wait_for_media()
@@ -133,11 +130,7 @@ def harmless(text: str) -> str:
 
 
 def _place(url: str) -> Any:
-    """Return Apprise's object for one place.
-
-    Raises:
-        SettingsError: Apprise is not installed, or does not understand the URL.
-    """
+    """Return Apprise's object for one place, or raise SettingsError."""
     try:
         from apprise import Apprise, AppriseAsset, PersistentStoreMode  # noqa: PLC0415 - an extra
 

@@ -2,12 +2,12 @@
 
 | the program | outcome |
 |---|---|
-| ends with 0 | succeeded; its last line is the receipt |
-| ends with 75 (`EX_TEMPFAIL` of sysexits) | retried after `later`; no attempt is used up |
+| ends with 0 | succeeded, and its last line is the receipt |
+| ends with 75 (`EX_TEMPFAIL` of sysexits) | retried after `later`, without using up an attempt |
 | ends with 65 (`EX_DATAERR`) | rejected: the delivery is dead now |
 | ends with any other status, or by a signal | failed: retried by schedule |
 | cannot be started | failed: retried by schedule |
-| runs too long | TERM, then KILL, to its whole process group; failed |
+| runs too long | failed, after TERM, then KILL, to its whole process group |
 """
 
 from __future__ import annotations
@@ -211,10 +211,23 @@ class Process:
     @classmethod
     async def start(cls, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Process:
         """Start a program. Its first argument is its path. Raise OSError if the system cannot start it."""
-        # When cancelled here, asyncio kills the program.
-        transport, listener = await asyncio.get_running_loop().subprocess_exec(
-            _Listener, *arguments, cwd=folder, env=dict(environment), start_new_session=True
+        loop = asyncio.get_running_loop()
+        starting = asyncio.ensure_future(
+            loop.subprocess_exec(_Listener, *arguments, cwd=folder, env=dict(environment), start_new_session=True)
         )
+        try:
+            transport, listener = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+
+            def end_at_once(started: asyncio.Future[tuple[asyncio.SubprocessTransport, _Listener]]) -> None:
+                if not started.cancelled() and started.exception() is None:
+                    transport, _ = started.result()
+                    _signal(transport.get_pid(), signal.SIGKILL)
+                    transport.close()
+
+            # Cancelled before we have its id: end it as soon as it is there.
+            starting.add_done_callback(end_at_once)
+            raise
         return cls(transport, listener)
 
     @property
@@ -232,10 +245,7 @@ class Process:
         await self._listener.exited.wait()
 
     async def end(self, grace: float) -> None:
-        """End the rest of its process group by TERM, and by KILL `grace` seconds later. Close the pipes.
-
-        A cancelled call kills at once. A second call does nothing.
-        """
+        """End the rest of its process group by TERM, and by KILL `grace` seconds later, at once if cancelled."""
         if self._ended:
             return
         self._ended = True

@@ -21,8 +21,15 @@ from receiver.deliveries import Receipt
 from receiver.disk import in_thread, make_folder, own_draft, sync_folder
 from receiver.errors import SettingsError, require
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.result_files import ArchiveError, ResultFiles, file_stem, gather
-from receiver.handlers.sidecar import SIDECAR_EVENTS, sidecar, texts
+from receiver.handlers.result_files import (
+    SIDECAR_EVENTS,
+    ArchiveError,
+    ResultFiles,
+    file_stem,
+    gather,
+    sidecar,
+    texts,
+)
 
 BUSY_SECONDS = 5.0
 """Seconds to wait for another attempt at the same delivery, which an engine had counted as gone."""
@@ -71,11 +78,7 @@ class FileHandler:
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Return options from `file:./outputs`, `file:/abs`, `file:///abs` (RFC 8089) or `file:~/x`.
-
-        Raises:
-            SettingsError: the URL names another machine, or a path that no system can have.
-        """
+        """Return options from `file:./outputs`, `file:/abs`, `file:///abs` (RFC 8089) or `file:~/x`."""
         path = url.partition(":")[2]
         if path.startswith("//"):
             host, slash, rest = path[2:].partition("/")

@@ -15,8 +15,7 @@ import httpx
 from receiver.deliveries import Receipt
 from receiver.events import Event, EventType
 from receiver.handlers.base import Attempt, RetryLater, StoredMedia
-from receiver.handlers.result_files import file_stem
-from receiver.handlers.sidecar import texts
+from receiver.handlers.result_files import file_stem, texts
 from receiver.tasks import Task
 
 Mood = Literal["waiting", "asking", "good", "bad"]
@@ -105,11 +104,7 @@ class Post:
 
 
 def post_of(attempt: Attempt, *, remark: str = "") -> Post:
-    """Return the words about an attempt's event.
-
-    Args:
-        remark: what is missing from the post. A missing picture is mentioned in any case.
-    """
+    """Return the words about an attempt's event. `remark` says what else than a picture is missing from the post."""
     event = attempt.event
     title, mood = _TITLES[event.type]
     if event.type == "task.progressed" and event.progress is not None:
@@ -148,11 +143,7 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
 
 
 def linked(attempt: Attempt, name: str | None) -> str | None:
-    """Return the link in the receipt of the destination `name`, or None if there is none after a minute.
-
-    Raises:
-        RetryLater: it may still come.
-    """
+    """Return the link in the receipt of the destination `name`, or None. Raise RetryLater for a minute."""
     if name is None or attempt.event.type != "task.succeeded":
         return None
     url = attempt.receipts.get(name, Receipt()).url
@@ -243,11 +234,7 @@ def chat_client() -> httpx.AsyncClient:
 
 
 async def call(client: httpx.AsyncClient, chat: str, verb: str, url: str, **request: Any) -> httpx.Response:
-    """Return a chat's answer.
-
-    Raises:
-        ConnectionError: there is none. Its text leaves out the URL, because a webhook's URL is its secret.
-    """
+    """Return a chat's answer. A ConnectionError leaves out the URL, because a webhook's URL is its secret."""
     try:
         return await client.request(verb, url, **request)
     except httpx.HTTPError as exc:

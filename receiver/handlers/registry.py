@@ -142,11 +142,7 @@ def contract_problem(plugin: Any, name: str) -> str | None:
 
 
 def build(destination: Destination, registry: Registry | None = None) -> Handler:
-    """Return the handler of one destination, ready to deliver.
-
-    Raises:
-        SettingsError: there is no such handler, or its options are wrong. The text has a line for each problem.
-    """
+    """Return the handler of one destination, ready to deliver. A SettingsError has a line for each problem."""
     registry = load_handlers() if registry is None else registry
     name = destination.handler or _by_scheme(destination, registry)
     plugin = registry.get(name)

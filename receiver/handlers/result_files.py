@@ -1,4 +1,4 @@
-"""Files of a result as a destination keeps them: their names, the tiles of a grid, and provenance inside each PNG.
+"""Files of a result as a destination keeps them: names, the tiles of a grid, provenance inside each PNG, the sidecar.
 
 Names are made of our own id and a slug of the prompt, so they are never a path, and a retry makes the same ones.
 Provenance is written as iTXt chunks (PNG specification, 11.3.3.4) behind the header. No pixel is decoded.
@@ -18,8 +18,9 @@ from ulid import ULID
 
 from receiver.disk import in_thread
 from receiver.errors import MediaError
-from receiver.events import Event
+from receiver.events import Event, EventType
 from receiver.handlers.base import Attempt, StoredMedia
+from receiver.handlers.cloudevents import iso_time
 from receiver.tasks import Task
 
 SLUG_LENGTH = 40
@@ -27,6 +28,8 @@ BLOCK = 1024 * 1024
 HEADER = 33
 """Bytes of a PNG's signature and its IHDR chunk, which always comes first."""
 SOFTWARE = "imagine-receiver"
+SIDECAR_EVENTS: frozenset[EventType] = frozenset({"task.input_required", "task.succeeded", "task.failed", "task.lost"})
+"""Events after which nothing comes by itself. A destination that keeps files writes a sidecar for each."""
 
 _LINKS = re.compile(r"\S*://\S*")
 # Midjourney reads flags at the end of a prompt only. Phones turn "--" into a dash.
@@ -149,8 +152,7 @@ def _damaged(stored: StoredMedia) -> ArchiveError:
 def file_stem(event: Event) -> str:
     """Return `<UTC day>_<slug>_<submission id>`. The day is that of the id, which no retry changes.
 
-    Raises:
-        ValueError: the submission id is not one of ours, so it never becomes a path.
+    A submission id that is not ours raises ValueError, so it never becomes a path.
     """
     submission = ULID.from_str(event.submission_id)
     parts = (f"{submission.datetime:%Y-%m-%d}", slug(event.prompt, event.button or ""), str(submission))
@@ -237,3 +239,75 @@ def takes_chunks(head: bytes) -> bool:
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     """Return one chunk of a PNG (ISO/IEC 15948): length, kind, data, checksum."""
     return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+# The sidecar: the `.json` beside the files, which holds the event for people and programs
+
+
+def texts(event: Event) -> tuple[str, ...]:
+    """Return the prompts that a describe or shorten found."""
+    return event.task.texts if event.task is not None and event.type == "task.succeeded" else ()
+
+
+def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: str | None = None) -> bytes:
+    """Return the `.json` of an event and its named files in UTF-8, indented. A retry writes the same bytes.
+
+    `problem` says why there are no tiles although they were asked for.
+    """
+    event = attempt.event
+    task = event.task or Task(id="")
+    said = {
+        "prompt": event.prompt,
+        "parameters": parameters(event.prompt),
+        "kind": event.kind,
+        "task": {  # without `state` and the echoed callback URL, which hold our tokens
+            "id": event.task_id,
+            "action": task.action,
+            "status": event.status,
+            "progress": event.progress,
+            "seed": task.seed,
+            "final_prompt": task.final_prompt,
+            "description": task.description,
+            "fail_reason": task.fail_reason,
+            "buttons": [
+                {"custom_id": button.custom_id, "label": button.label, "emoji": button.emoji} for button in task.buttons
+            ],
+        },
+        "labels": dict(sorted(event.labels.items())),
+        "state": event.state,
+        "lineage": {"submission": event.submission_id, "parent": event.parent_id, "button": event.button},
+        "times": {
+            # Our own time if the provider gives none.
+            "submitted": iso_time(task.submit_ms or ULID.from_str(event.submission_id).milliseconds),
+            "started": iso_time(task.start_ms),
+            "finished": iso_time(task.finish_ms),
+            "event": iso_time(event.created_ms),
+        },
+        "texts": list(texts(event)),
+        "links": list(task.result_urls),
+        "media": [
+            {
+                "file": name,
+                "sha256": file.digest,
+                "type": file.stored.media.type,
+                "size": file.size,
+                **({"tile": f"U{file.stored.tile}"} if file.stored.tile else {}),
+                **({"original": file.stored.media.digest} if file.insert else {}),  # of the file it was made from
+                "link": file.stored.media.url,
+            }
+            for name, file in named
+        ],
+        "media_problem": attempt.media_problem,
+        "tiles_problem": problem,
+        "event": {
+            "id": event.id,
+            "type": event.type,
+            "confirmed": event.confirmed,
+            "reason": event.reason,
+            "supersedes": event.supersedes,
+            "schema": event.schema,
+        },
+    }
+    document = {name: value for name, value in said.items() if value is not None or not name.endswith("_problem")}
+    # A lone surrogate, which UTF-8 cannot encode, becomes its JSON escape.
+    return (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "backslashreplace")

@@ -22,8 +22,16 @@ from receiver.disk import in_thread
 from receiver.errors import SettingsError, require
 from receiver.events import Event
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.result_files import ResultFile, ResultFiles, gather, joined, plain_words, slug
-from receiver.handlers.sidecar import SIDECAR_EVENTS, sidecar
+from receiver.handlers.result_files import (
+    SIDECAR_EVENTS,
+    ResultFile,
+    ResultFiles,
+    gather,
+    joined,
+    plain_words,
+    sidecar,
+    slug,
+)
 from receiver.settings.kinds import Seconds, check_origin_url
 
 TRANSFER_SECONDS = 600.0
@@ -63,11 +71,7 @@ class StoreError(Exception):
 
 
 def check_template(template: str) -> str:
-    """Return the template if every key made of it is safe and belongs to one file only.
-
-    Raises:
-        ValueError: otherwise, with the reason.
-    """
+    """Return the template if every key made of it is safe and belongs to one file only, or raise ValueError."""
 
     def listed(names: Iterable[str]) -> str:
         return " ".join(f"{{{name}}}" for name in names)

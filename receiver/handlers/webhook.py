@@ -4,7 +4,7 @@
 |---|---|
 | 2xx | succeeded, whatever its body |
 | 410 | the destination is paused and says so, because its receiver wants no more |
-| 429 or 503 with `Retry-After` | the destination waits as asked; no attempt is used up |
+| 429 or 503 with `Retry-After` | the destination waits as asked, without using up an attempt |
 | any other, redirects included | failed: retried by schedule |
 | none: refused, cut off, not in time, TLS that cannot be trusted | failed: retried by schedule |
 """
@@ -65,11 +65,7 @@ def new_secret() -> str:
 
 
 def check_secret(secret: str) -> str:
-    """Return the secret.
-
-    Raises:
-        ValueError: it is not `whsec_` and 24–64 bytes in Base64. The text leaves out the secret.
-    """
+    """Return the secret if it is `whsec_` and 24–64 bytes in Base64. A ValueError leaves out the secret."""
     remedy = 'make one with: echo "whsec_$(openssl rand -base64 32)"'
     if not secret.startswith(PREFIX):
         raise ValueError(f"a secret begins with {PREFIX}; {remedy}")

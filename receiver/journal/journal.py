@@ -24,10 +24,12 @@ T = TypeVar("T")
 PART = 6
 """Characters of an id by which a submission can be found."""
 PAGE = 200
-STEP = 50
+STEP = 25
 """Submissions that one step of a purge deletes."""
 HEALTH_SECONDS = 0.5
 """A claim knows pauses of other processes at most so much later."""
+PROBE_MS = 60_000
+"""Milliseconds after which a claim of a probe is taken for one of a process that has ended."""
 
 
 class Journal:
@@ -251,31 +253,38 @@ class Journal:
         While the destination is paused, nothing starts. While it is down, one starts if nothing else runs there (a
         probe). A claim lasts until it is completed or its engine has expired.
         """
-        room = await self._room(destination, limit, now_ms)
-        if room <= 0:
-            return []
+        known = await self._destinations.read(max(self.store.cache_seconds, HEALTH_SECONDS))
+        record = known.get(destination)
+        if record is None or not (record.paused(now_ms) or transitions.is_down(record)):
+            return await self._claim(destination, owner, now_ms, limit)
+        return [] if record.paused(now_ms) or limit <= 0 else await self._probe(destination, owner, now_ms)
 
+    async def _claim(self, destination: str, owner: str, now_ms: int, limit: int) -> list[Work]:
         def transition(document: Document) -> tuple[Document, tuple[Document, Delivery] | None]:
             after, taken = transitions.claim(document, destination, owner, now_ms)
             return after, None if taken is None else (after, taken)
 
-        claimed = await self.store.claim(destination, now_ms, room, transition)
+        claimed = await self.store.claim(destination, now_ms, limit, transition) if limit > 0 else []
         parents = {id for document, _ in claimed if (id := document.submission.parent_id) is not None}
         loaded = await self.store.load(sorted(parents)) if parents else {}
         return [_work(document, taken, loaded.get(document.submission.parent_id or "")) for document, taken in claimed]
 
-    async def _room(self, destination: str, limit: int, now_ms: int) -> int:
-        """Return how many deliveries may start there now."""
-        known = await self._destinations.read(max(self.store.cache_seconds, HEALTH_SECONDS))
-        record = known.get(destination)
-        if record is None:
-            return limit
-        if record.paused(now_ms):
-            return 0
-        if not transitions.is_down(record):
-            return limit
-        running = Filter(destination=destination, statuses=("running",))
-        return 0 if await self.store.page("deliveries", running, limit=1) else min(limit, 1)
+    async def _probe(self, destination: str, owner: str, now_ms: int) -> list[Work]:
+        """Claim one delivery if nothing runs there. A shared value keeps other processes from doing so meanwhile."""
+        key = f"probes/{destination}"
+        held = (await self.store.values(key)).get(key)
+        if held is not None and abs(now_ms - int(held.data)) < PROBE_MS:
+            return []
+        version = await self.store.swap(key, str(now_ms).encode(), held.version if held is not None else None)
+        if version is None:
+            return []
+        try:
+            running = Filter(destination=destination, statuses=("running",))
+            if await self.store.page("deliveries", running, limit=1):
+                return []
+            return await self._claim(destination, owner, now_ms, 1)
+        finally:
+            await self.store.swap(key, None, version)
 
     async def complete(self, completion: Completion) -> bool:
         """Record the end of an attempt, and the health of its destination: failures in a row pause it.

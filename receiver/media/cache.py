@@ -72,10 +72,6 @@ class Cache:
         """Return the path of a file. It need not be there."""
         return path_in(self.folder, media.digest, media.extension)
 
-    def tile_paths(self, digest: str) -> tuple[Path, ...]:
-        """Return the paths of a grid's tiles. They need not be there."""
-        return tile_paths_in(self.folder, digest)
-
     def keep(self, draft: Draft, media: Media) -> None:
         """Keep a draft as the content of `media`, whose digest was compared. An existing file stays: it may be held."""
         path = self.path(media)
@@ -126,17 +122,13 @@ class Cache:
 
     def drop(self, digest: str) -> None:
         """Remove a file and its tiles, unless it is held."""
-        group = _Group(tiles=list(self.tile_paths(digest)))
+        group = _Group(tiles=list(tile_paths_in(self.folder, digest)))
         group.originals = [path_in(self.folder, digest, extension) for extension in EXTENSIONS]
         self._known.pop(digest, None)
         _removed(group)
 
     def check(self) -> None:
-        """Make the folder, try to write in it, and remove old files.
-
-        Raises:
-            MediaError: the folder is a media store, whose files would all be removed in time.
-        """
+        """Make the folder, try to write in it, and remove old files. Raise MediaError if it is a media store itself."""
         if (self.folder / IDENTITY).exists():
             raise MediaError(
                 f"The cache cannot be in {self.folder}: that folder is a media store itself. Set "
@@ -151,7 +143,14 @@ class Cache:
             return
         try:
             self._new, self._looked = 0, time.monotonic()
-            groups = _groups(self.folder)
+            groups: dict[str, _Group] = defaultdict(_Group)
+            for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
+                if match := _OURS.match(path.name):
+                    with suppress(FileNotFoundError):
+                        found, group = path.stat(), groups[match[1]]
+                        group.size += found.st_size
+                        group.used = max(group.used, found.st_atime)
+                        (group.tiles if match[2].startswith(".u") else group.originals).append(path)
             self._known = {digest: known for digest, known in self._known.items() if digest in groups}
             total = sum(group.size for group in groups.values())
             size, _, free = self._disk(self.folder) if groups else (0, 0, 0)
@@ -175,20 +174,6 @@ class Cache:
 
 def _signature(found: os.stat_result) -> Signature:
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _groups(folder: Path) -> dict[str, _Group]:
-    """Return the files by digest, without those that are not ours."""
-    groups: dict[str, _Group] = defaultdict(_Group)
-    for path in folder.glob("[0-9a-f][0-9a-f]/*"):
-        if match := _OURS.match(path.name):
-            with suppress(FileNotFoundError):
-                found = path.stat()
-                group = groups[match[1]]
-                group.size += found.st_size
-                group.used = max(group.used, found.st_atime)
-                (group.tiles if match[2].startswith(".u") else group.originals).append(path)
-    return dict(groups)
 
 
 def _removed(group: _Group) -> bool:

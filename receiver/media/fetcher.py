@@ -62,7 +62,7 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._timeout = timeout
         # httpcore closes a connection whose TLS handshake fails, also by this limit, but not one that is cancelled.
-        self._limits = {"timeout": {"connect": min(CONNECT_SECONDS, timeout / 2)}}
+        self._limits = {"timeout": {"connect": min(CONNECT_SECONDS, timeout)}}
         tls = tls or httpcore.default_ssl_context()  # made once: it takes 20 ms
         # Two pools, so that a connection to a trusted origin never serves a checked host.
         self._checked = _pool(_Network(resolve, public_only=True), tls)
@@ -75,17 +75,14 @@ class Fetcher:
         return tuple([await self.fetch(url, store, index=index) for index, url in enumerate(urls)])
 
     async def fetch(self, url: str, store: Store, *, index: int = 0) -> Media:
-        """Download `url` into `store`.
-
-        Raises:
-            MediaError: `permanent` if the link is forbidden or the file too large. Otherwise a retry may help.
-        """
+        """Download `url` into `store`. A MediaError is `permanent` if the link is forbidden or the file too large."""
         link = self._allowed(read_link(url))
         try:
             async with asyncio.timeout(self._timeout) as limit:
                 return await self._follow(link, url, store, index, limit)
-        except TimeoutError as exc:
-            raise MediaError(f"{link.place} did not answer in full within {self._timeout:g} s.") from exc
+        except (TimeoutError, httpcore.ConnectTimeout) as exc:
+            seconds = self._limits["timeout"]["connect"] if isinstance(exc, httpcore.ConnectTimeout) else self._timeout
+            raise MediaError(f"{link.place} did not answer in full within {seconds:g} s.") from exc
         except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as exc:
             raise MediaError(f"{link.place} cannot be reached ({_cause(exc)}).") from exc
         except httpcore.ProtocolError as exc:

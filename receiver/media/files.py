@@ -116,8 +116,7 @@ LEFTOVER_SECONDS = 24 * 3600
 class Draft:
     """A file in `folder` without its final name: hashed while it is written. Methods block: call them in a thread.
 
-    Args:
-        durable: True to sync file and folder, so that a kept file survives a power cut.
+    A `durable` one is synced with its folder, so that a kept file survives a power cut.
     """
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:

@@ -100,11 +100,7 @@ class Link:
 
 
 def read_link(url: str) -> Link:
-    """Take `url` apart. Strict where parsers differ.
-
-    Raises:
-        MediaError: permanent: not http(s), no usable host or port, a user name inside, too long, control characters.
-    """
+    """Take `url` apart. Strict where parsers differ: everything doubtful raises a permanent MediaError."""
     url = url.strip(" ")
     if len(url) > MAX_LENGTH or _UNUSABLE.search(url):
         raise _unusable("too long, or with characters that no link has")
@@ -151,11 +147,7 @@ def is_public(address: str) -> bool:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Return every address of `host` by the system's resolver, in its order, each once.
-
-    Raises:
-        OSError: the name cannot be resolved.
-    """
+    """Return every address of `host` by the system's resolver, in its order, each once, or raise OSError."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as exc:  # the idna codec, for labels longer than 63 characters

@@ -294,11 +294,7 @@ class MediaStore(Store):
 
 
 class BucketStore(Store):
-    """A content-addressed folder of a bucket. No request is made before the first call.
-
-    Raises:
-        SettingsError: the extra `s3` is missing, or the options contradict each other.
-    """
+    """A content-addressed folder of a bucket. No request is made before the first call."""
 
     remote: ClassVar[bool] = True
     _unusable: ClassVar[str] = (

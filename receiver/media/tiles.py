@@ -41,9 +41,7 @@ class Tiles:
     async def of(self, grid: Media) -> tuple[Media, ...]:
         """Return the four pictures, U1 to U4, cut now if they are not there. Their `url` is the grid's.
 
-        Raises:
-            MediaError: permanent if the grid cannot be cut: too large, animated, damaged, no picture. Otherwise its
-                file or the disk failed, and a retry may help.
+        A MediaError is permanent if the grid cannot be cut. Otherwise its file or the disk failed.
         """
 
         async def made() -> tuple[Media, ...]:

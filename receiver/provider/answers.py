@@ -168,7 +168,7 @@ def _name(value: Any) -> str:
 def _task_ids(result: Any) -> tuple[str, ...]:
     """Return the task ids of a `result`: string, number, comma-joined string or list of them (PROTOCOL.md §2).
 
-    Empty when one of them can be no task id: half of a list would hide tasks.
+    Empty if one of them can be no task id: half of a list would hide tasks.
     """
     found: dict[str, None] = {}
     for item in result if isinstance(result, list) else [result]:

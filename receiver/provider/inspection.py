@@ -69,7 +69,13 @@ def inspect(body: bytes, http_status: int = 200) -> dict[str, Any]:
         return _object(answer)
     if items and all(_is_recorded(item) for item in items):
         return _reading("error", answers=[_string_error(item["body"]["error"], item["http"]) for item in items])
-    return _reading("list", tasks=[_entry(item) for item in items])
+    tasks = []
+    for item in items:
+        try:
+            tasks.append(_task(read_task(item)))
+        except NotATask as exc:
+            tasks.append(_reading("task", problems=[str(exc)]))
+    return _reading("list", tasks=tasks)
 
 
 def _is_recorded(item: Any) -> bool:
@@ -78,13 +84,6 @@ def _is_recorded(item: Any) -> bool:
         return False
     body = item.get("body")
     return isinstance(body, dict) and isinstance(body.get("error"), str)
-
-
-def _entry(item: Any) -> dict[str, Any]:
-    try:
-        return _task(read_task(item))
-    except NotATask as exc:
-        return _reading("task", problems=[str(exc)])
 
 
 def _object(answer: Answer) -> dict[str, Any]:

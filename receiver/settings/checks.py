@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shlex
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,17 +58,15 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
         raise SettingsError(_keys_problem(settings, platform))
     if settings.database_kind != "sqlite":
         database = settings.sources["database"].removeprefix("environment ")
-        shared = (
-            f"RECEIVER_KEYS is not set. All processes on the database that {database} names sign and verify with the "
-            "same keys, on any machine, so none is made here. "
-        )
-        if path.exists():
-            raise SettingsError(
-                f'{shared}The keys used so far are in {path}: set RECEIVER_KEYS="$(cat {path})" for all of them.'
-            )
-        raise SettingsError(
-            f"{shared}{_MAKE}, once, and set RECEIVER_KEYS to it for all of them. "
+        remedy = (
+            f'The keys used so far are in {path}: set RECEIVER_KEYS="$(cat {path})" for all of them.'
+            if path.exists()
+            else f"{_MAKE}, once, and set RECEIVER_KEYS to it for all of them. "
             "For a journal in a file of this machine set RECEIVER_DATABASE=sqlite:.receiver/journal.db"
+        )
+        raise SettingsError(
+            f"RECEIVER_KEYS is not set. All processes on the database that {database} names sign and verify with the "
+            f"same keys, on any machine, so none is made here. {remedy}"
         )
     try:
         if not path.exists():
@@ -101,42 +99,27 @@ def _read_keys(path: Path) -> tuple[str, ...]:
 
 
 def _make_key(path: Path) -> None:
-    """Make a key under the folder's lock, unless a process that started at the same time has made one."""
+    """Make a key, unless a process that started at the same time has made one. A reader sees a whole key or no file."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".keys-") as file:  # has mode 0600
+        file.write(secrets.token_hex(32) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(file.name)
     folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # a crash releases it
-        if path.exists():
-            return
-        # Write beside and rename, so that a reader sees a whole key or no file. `mkstemp` makes files with mode 0600.
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(secrets.token_hex(32) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    os.fsync(folder)
+    os.close(folder)
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """A platform whose disk is lost at each restart.
-
-    Attributes:
-        sign: the variable it sets.
-        keys_command: command that sets a key. `{name}` in it is the value of the variable `instance`.
-        database_command: command that makes a PostgreSQL database there and sets DATABASE_URL.
-    """
+    """A platform whose disk is lost at each restart. It sets the variable `sign`."""
 
     title: str
     sign: str
     keys_command: str
+    """Command that sets a key. `{name}` in it is the value of the variable `instance`."""
     instance: str = ""
     volume: str = ""
     database_command: str = ""
@@ -177,9 +160,7 @@ def ephemeral_platform(settings: Settings) -> Platform | None:
 def check_platform(settings: Settings, *, functions: bool = False) -> None:
     """Refuse to start on a platform whose disk is lost, if anything that must last would be on it.
 
-    Args:
-        settings: as loaded.
-        functions: True if results also go to functions of the program.
+    `functions` is True if results also go to functions of the program.
 
     Raises:
         SettingsError: no keys are set, the journal is a file, the media store beside a shared journal is a folder, or

@@ -56,7 +56,7 @@ class Unset:
 
 def parse_seconds(value: object) -> object:
     """Return seconds from a number or a text like `30s`, `15m`, `72h` or `2d`."""
-    seconds = _seconds(value)
+    seconds = _amount(value, _SECONDS, "a length of time")
     if not seconds <= _YEAR:  # written so that NaN is refused too
         raise ValueError("it is longer than a year")
     return seconds
@@ -66,7 +66,7 @@ def parse_keep(value: object) -> object:
     """Return seconds as `parse_seconds` does, but of up to 100 years, and 0 for `forever`."""
     if isinstance(value, str) and value.strip().lower() in {"forever", "for ever"}:
         return 0.0
-    seconds = _seconds(value)
+    seconds = _amount(value, _SECONDS, "a length of time")
     if not 0 <= seconds <= 100 * _YEAR:  # written so that NaN is refused too
         raise ValueError("it is longer than a hundred years, or less than nothing")
     return seconds
@@ -77,36 +77,28 @@ def parse_size(value: object) -> object:
     return int(_amount(value, _BYTES, "a size")) if isinstance(value, str) else value
 
 
-def _seconds(value: object) -> float:
+def _amount(value: object, units: dict[str, int], what: str) -> float:
     if isinstance(value, str):
-        return _amount(value, _SECONDS, "a length of time")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("it is not a length of time")
-    return float(value)
-
-
-def _amount(text: str, units: dict[str, int], what: str) -> float:
-    match = _AMOUNT.match(text.strip())
-    unit = match and units.get(match[2].lower())
-    if match is None or unit is None:
-        raise ValueError(f"it is not {what}")
-    return float(match[1]) * unit
+        match = _AMOUNT.match(value.strip())
+        if match is not None and (unit := units.get(match[2].lower())):
+            return float(match[1]) * unit
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError(f"it is not {what}")
 
 
 def show_seconds(seconds: float) -> str:
     """Return the shortest way to write it: 4200 becomes `70m`."""
-    for unit in ("d", "h", "m"):
-        if seconds and seconds % _SECONDS[unit] == 0:
-            return f"{seconds / _SECONDS[unit]:g}{unit}"
-    return f"{seconds:g}s"
+    return _shown(seconds, {"d": 86400, "h": 3600, "m": 60}) or f"{seconds:g}s"
 
 
 def show_size(size: int) -> str:
     """Return the shortest exact way to write it: 268435456 becomes `256MiB`."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size and size % _BYTES[unit.lower()] == 0:
-            return f"{size // _BYTES[unit.lower()]}{unit}"
-    return str(size)
+    return _shown(size, {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}) or str(size)
+
+
+def _shown(amount: float, units: dict[str, int]) -> str | None:
+    return next((f"{int(amount // size)}{unit}" for unit, size in units.items() if amount and amount % size == 0), None)
 
 
 def split_words(value: object) -> object:
@@ -150,8 +142,8 @@ def check_origin_url(value: str) -> str:
 
 
 def check_callback_base(value: str) -> str:
-    """Check a base URL for callbacks: short enough to keep callback URLs under 512 characters."""
-    if len(value) > 400:
+    """Check a base URL for callbacks."""
+    if len(value) > 400:  # a callback URL has at most 512
         raise ValueError("it is longer than 400 characters")
     return check_origin_url(value)
 
@@ -193,20 +185,14 @@ def check_folder(value: Path) -> Path:
     return value.expanduser() if str(value).startswith("~") else value
 
 
-def is_bucket(url: str) -> bool:
-    """Return True if the URL's scheme is one of a bucket."""
-    scheme, found, _ = url.partition("://")
-    return bool(found) and scheme.lower() in _BUCKETS
-
-
 def check_media(value: str) -> str:
     """Check a folder, or a bucket's URL without a secret in it. The media store checks the bucket when it opens."""
-    _, found, rest = value.partition("://")
+    scheme, found, rest = value.partition("://")
     if value.lower().startswith("file:"):
         raise ValueError("a folder is written as its path alone, without file:")
     if not found:
         return str(check_folder(Path(value)))
-    if not is_bucket(value):
+    if scheme.lower() not in _BUCKETS:
         raise ValueError("it is neither a folder nor a URL that begins with s3://, gs:// or az://")
     if "@" in rest.partition("/")[0]:
         raise ValueError("it holds a user name or a secret, which belong into the environment")
@@ -293,36 +279,22 @@ URLs = Annotated[
 Words = Annotated[tuple[str, ...], BeforeValidator(split_words), Kind("words separated by spaces, or a list", " ".join)]
 
 DatabaseKind = Literal["sqlite", "postgres", "bucket", "none"]
-_DATABASES: dict[str, DatabaseKind] = {
-    "sqlite": "sqlite",
-    "postgres": "postgres",
-    "postgresql": "postgres",
-    "s3": "bucket",
-    "gs": "bucket",
-    "az": "bucket",
-}
+_DATABASES: dict[str, DatabaseKind] = {"sqlite": "sqlite", "postgres": "postgres", "postgresql": "postgres"}
 
 
 def database_kind(value: str) -> DatabaseKind:
-    """Return the kind of journal that a database URL names.
-
-    Raises:
-        ValueError: the scheme is not known.
-    """
+    """Return the kind of journal that a database URL names. Raise ValueError if the scheme is not known."""
     if value.lower() == "none":
         return "none"
-    kind = _DATABASES.get(value.partition(":")[0].lower())
-    if kind is None or ":" not in value:
+    scheme, colon, _ = value.lower().partition(":")
+    kind = "bucket" if scheme in _BUCKETS else _DATABASES.get(scheme)
+    if kind is None or not colon:
         raise ValueError("it does not begin with sqlite:, postgresql://, s3://, gs:// or az://")
     return kind
 
 
 def check_database(value: str) -> str:
-    """Check that the value names a database for a journal.
-
-    Raises:
-        ValueError: it names none, or lacks a part.
-    """
+    """Check that the value names a database for a journal."""
     kind = database_kind(value)
     if kind == "sqlite":
         sqlite_path(value)
@@ -359,11 +331,6 @@ def sqlite_path(value: str) -> Path:
     return check_folder(Path(path))
 
 
-def show_database(value: str) -> str:
-    """Mask the passwords of a database URL, before the host and in the query."""
-    return value if database_kind(value) in {"sqlite", "none"} else without_passwords(value)
-
-
 def without_passwords(url: str) -> str:
     """Mask the passwords of a URL."""
     shown = re.sub(r"^(\w+://[^/?#@:]*):[^/]+@", rf"\1:{MASK}@", url)
@@ -376,8 +343,6 @@ def database_secrets(value: str) -> list[str]:
     A password that is a common word of ours, or repeats another part of the URL, is left out: it protects nothing, and
     masking it would hide the subject of log lines.
     """
-    if database_kind(value) in {"sqlite", "none"}:
-        return []
     parts = urlsplit(value)
     written = [parts.password or "", *(match[2] for match in re.finditer(_HIDDEN, value, re.IGNORECASE))]
     words = {"receiver", parts.scheme, parts.username, parts.hostname, parts.path.strip("/")}

@@ -184,10 +184,8 @@ class _Layers:
 
     def _sentence(self, error: ErrorDetails) -> str:
         path = tuple(str(part) for part in error["loc"])
-        lengths = range(len(path), 0, -1)
-        name = next(
-            (self.written[path[:length]] for length in lengths if path[:length] in self.written), ".".join(path)
-        )
+        prefixes = [path[:length] for length in range(len(path), 0, -1)]
+        name = next((self.written[prefix] for prefix in prefixes if prefix in self.written), ".".join(path))
         model: type[BaseModel] = Destination if len(path) > 2 else Settings
         info = model.model_fields.get(path[2] if len(path) > 2 else path[0])
         kind = next((marker for marker in info.metadata if isinstance(marker, Kind)), None) if info else None
@@ -195,11 +193,7 @@ class _Layers:
 
 
 def expand(value: Any, environ: Mapping[str, str]) -> Any:
-    """Replace `$VAR` and `${VAR}` in every text within `value`. `$$` is a dollar sign.
-
-    Raises:
-        ValueError: a variable is not set. The text names it.
-    """
+    """Replace `$VAR` and `${VAR}` in every text within `value`. `$$` is a dollar sign. Raise ValueError."""
     if isinstance(value, str):
         return _VARIABLE.sub(lambda match: _variable(match[1], environ), value)
     if isinstance(value, list):

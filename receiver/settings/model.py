@@ -14,20 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from receiver.settings import kinds
-from receiver.settings.kinds import (
-    ApiTokens,
-    Flag,
-    Keep,
-    Kind,
-    KnownAs,
-    Seconds,
-    Secret,
-    Secrets,
-    Size,
-    Unset,
-    URLs,
-    Words,
-)
+from receiver.settings.kinds import Flag, Keep, Kind, KnownAs, Seconds, Secret, Size, Unset, Words
 
 T = TypeVar("T")
 
@@ -93,7 +80,7 @@ class Settings(BaseModel):
         description="URL at which the provider reaches `receiver serve`. "
         "Without it no callback comes, and results are polled.",
     )
-    keys: Annotated[Secrets, Unset("made on first start, in <data>/keys")] = Field(
+    keys: Annotated[kinds.Secrets, Unset("made on first start, in <data>/keys")] = Field(
         default=(),
         description="Signing keys of at least 32 bytes, newest last, separated by spaces. The last signs, all verify.",
     )
@@ -104,7 +91,9 @@ class Settings(BaseModel):
     database: Annotated[
         str | None,
         AfterValidator(lambda value: value and kinds.check_database(value)),
-        Kind("sqlite:PATH, for instance sqlite:/var/lib/receiver/journal.db, or postgresql://…", kinds.show_database),
+        Kind(
+            "sqlite:PATH, for instance sqlite:/var/lib/receiver/journal.db, or postgresql://…", kinds.without_passwords
+        ),
         KnownAs("DATABASE_URL"),
         Unset("sqlite:<data>/journal.db"),
     ] = Field(
@@ -134,15 +123,13 @@ class Settings(BaseModel):
         description="Run the engine, which polls and delivers, inside `receiver serve`. If false, on PostgreSQL, "
         "`receiver worker` runs it.",
     )
-    disk: Annotated[
-        Literal["auto", "persistent", "network"], BeforeValidator(kinds.lower), Kind("auto, persistent or network")
-    ] = Field(
+    disk: Annotated[Literal["auto", "persistent", "network"], BeforeValidator(kinds.lower)] = Field(
         default="auto",
         description="`persistent`: the data folder and the database are on a volume that outlives restarts, "
         "on a platform whose disk is otherwise lost. `network`: the same, and a network file system is accepted, where "
         "SQLite cannot guarantee that written data lasts.",
     )
-    to: Annotated[URLs, Unset(DEFAULT_TO)] = Field(
+    to: Annotated[kinds.URLs, Unset(DEFAULT_TO)] = Field(
         default="", repr=False, description="Destination URLs separated by spaces. `$VAR` is replaced."
     )
     destinations: Annotated[dict[str, Destination], Kind("tables [destinations.NAME]"), Unset("none")] = Field(
@@ -166,12 +153,9 @@ class Settings(BaseModel):
         description="Place of archived pictures: a folder, or `s3://BUCKET/FOLDER` (also `gs:`, `az:`), "
         "which several machines can share. Needs the extra `s3`.",
     )
-    media_cache: Annotated[
-        Path | None,
-        AfterValidator(lambda value: value and kinds.check_folder(value)),
-        Kind("a folder this user may write"),
-        Unset("<data>/cache"),
-    ] = Field(default=None, description="Local cache of pictures from a bucket. It may be deleted at any time.")
+    media_cache: Annotated[kinds.Folder | None, Kind("a folder this user may write"), Unset("<data>/cache")] = Field(
+        default=None, description="Local cache of pictures from a bucket. It may be deleted at any time."
+    )
     media_cache_bytes: Size = Field(
         default=2**30, gt=0, description="Maximum size of that cache, without files being read."
     )
@@ -209,7 +193,7 @@ class Settings(BaseModel):
         le=100_000,
         description="Maximum number of open connections of `receiver serve`. More get 503, except health checks.",
     )
-    api_tokens: Annotated[ApiTokens, Unset("none: no HTTP API")] = Field(
+    api_tokens: Annotated[kinds.ApiTokens, Unset("none: no HTTP API")] = Field(
         default={},
         description="Callers of the HTTP API: `NAME:SECRET`, separated by spaces, or a table `[api_tokens]`. "
         "A secret has at least 16 characters. The log names the caller.",
@@ -217,14 +201,12 @@ class Settings(BaseModel):
     cron_secret: Annotated[Secret, KnownAs("CRON_SECRET"), Unset("none: no ticks over HTTP")] = Field(
         default=None, description="Bearer token that a scheduler sends to `/tick` of a function (see Serverless)."
     )
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        BeforeValidator(kinds.lower),
-        Kind("debug, info, warning or error"),
-    ] = Field(default="info", description="Lowest level of log lines to write.")
-    log_format: Annotated[
-        Literal["auto", "json", "console"], BeforeValidator(kinds.lower), Kind("auto, json or console")
-    ] = Field(default="auto", description="Format of log lines. `auto` is console on a terminal and JSON elsewhere.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(kinds.lower)] = Field(
+        default="info", description="Lowest level of log lines to write."
+    )
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(kinds.lower)] = Field(
+        default="auto", description="Format of log lines. `auto` is console on a terminal and JSON elsewhere."
+    )
 
     _context: dict[str, dict[str, str]] = PrivateAttr(default_factory=dict)
 
@@ -275,7 +257,7 @@ class Settings(BaseModel):
         """URL of the journal, without passwords."""
         if self.database_kind == "sqlite":
             return f"sqlite:{self.database_path}"
-        return kinds.show_database(self.database or "")
+        return kinds.without_passwords(self.database or "")
 
     @property
     def media_place(self) -> str:
@@ -317,10 +299,8 @@ class Settings(BaseModel):
     def secret_values(self) -> tuple[str, ...]:
         """Return every secret in the settings, for the logs to mask."""
         keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret)
-        secrets = [key.get_secret_value() for key in keys if key is not None] + list(
-            self._context.get("variables", {}).values()
-        )
-        secrets += kinds.database_secrets(self.database) if self.database is not None else []
+        secrets = [key.get_secret_value() for key in keys if key is not None]
+        secrets += [*self._context.get("variables", {}).values(), *kinds.database_secrets(self.database or "")]
         for destination in self.destinations.values():
             for name, value in destination.options.items():
                 if any(word in name.lower() for word in _SECRET_WORDS):

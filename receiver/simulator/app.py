@@ -15,12 +15,11 @@ from starlette.routing import Route
 
 from receiver.simulator import answers, profiles
 from receiver.simulator.answers import Answer
-from receiver.simulator.callbacks import CallbackSender, SentCallback
 from receiver.simulator.faults import Faults
 from receiver.simulator.submits import ENDPOINTS, Submits, json_object
 from receiver.simulator.tasks import View
 from receiver.simulator.timeline import Clock
-from receiver.simulator.world import World
+from receiver.simulator.world import CallbackSender, SentCallback, World
 
 if TYPE_CHECKING:
     from receiver.simulator.pictures import File

@@ -240,11 +240,7 @@ _HOOKS: Mapping[str, Fault] = {
 
 
 class Faults:
-    """The active faults as one. Each has its own dice, so none disturbs another.
-
-    Raises:
-        ValueError: A name is unknown. The message lists the known ones.
-    """
+    """The active faults as one. Each has its own dice, so none disturbs another. An unknown one is a ValueError."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         wanted = set(names)

@@ -184,11 +184,7 @@ def java_schedule(timeline: Timeline) -> list[Call]:
 
 
 def java_address(hook: str) -> str:
-    """Return the hook read as a URI template: ``%`` is encoded again, ``{x}`` has no value (PROTOCOL.md §7, §11).
-
-    Raises:
-        ValueError: The hook holds a brace and cannot be called.
-    """
+    """Return the hook read as a URI template: ``%`` is encoded again (PROTOCOL.md §7, §11). A brace is a ValueError."""
     if "{" in hook:
         raise ValueError("not enough variable values available to expand the hook")
     return hook.replace("%", "%25")

@@ -35,10 +35,7 @@ def ratio(prompt: str) -> float:
 
 
 def picture_size(ratio: float) -> tuple[int, int]:
-    """Return width and height of a picture or grid: about 1024², in the given proportions.
-
-    Both are even, so that the four pictures of a grid are equal.
-    """
+    """Return width and height of a picture or grid: about 1024², in the given proportions, both even."""
     return 2 * round(_SIDE * ratio**0.5 / 2), 2 * round(_SIDE / ratio**0.5 / 2)
 
 

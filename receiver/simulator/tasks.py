@@ -29,8 +29,7 @@ class Task:
     """Everything decided at the submit. Its later status is a pure function of the clock.
 
     Times are simulated seconds since 1970. ``chance`` seeds ids and hashes. ``fetched`` is the timeline that fetch and
-    list show, None for the true one. ``window`` is the button pressed while the task waits
-    for submit/modal.
+    list show, None for the true one. ``window`` is the button pressed while the task waits for submit/modal.
     """
 
     id: str
@@ -153,7 +152,7 @@ class View:
 
     @property
     def picture(self) -> str | None:
-        """The raw Discord link (PROTOCOL.md §9) of the preview or picture; of a video, the first mp4 at the proxies."""
+        """The raw Discord link (PROTOCOL.md §9) of the preview or picture. Of a video, the first mp4 at the proxies."""
         if self.succeeded and self.videos and self.films_are_pictures:
             return self.videos[0]
         if self.succeeded and self.task.work.pictures:

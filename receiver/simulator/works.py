@@ -57,10 +57,7 @@ class Extended:
 
 @dataclass(frozen=True, slots=True)
 class Repainted:
-    """Picture with another where the mask is white, or in its middle for ``face``.
-
-    Without a mask the new one is blended in with this share.
-    """
+    """Picture with another where the mask is white, in its middle for ``face``, or all over by this share."""
 
     inner: "Picture"
     new: "Picture"
@@ -140,7 +137,7 @@ class Button:
     asks: str = NEVER  # when a window opens first, which submit/modal answers
 
     def hash_in(self, custom_id: str) -> str | None:
-        """Return the hash of a customId of this shape, "" where the shape has none; None for another shape."""
+        """Return the hash of a customId of this shape, or "" where the shape has none. None for another shape."""
         start, has_hash, end = self.shape.partition("{hash}")
         if not has_hash:
             return "" if custom_id == start else None
@@ -305,10 +302,7 @@ class Press:
     mask: bytes | None = None
 
     def work(self) -> Work:
-        """Return the work that the button starts.
-
-        The bookmark and "imagine all" make no single task and are handled before this.
-        """
+        """Return the work that the button starts. The bookmark and "imagine all" make no single task."""
         effect, parent = self.button.effect, self.parent_id
         others: dict[str, Callable[[], Work]] = {
             "imagine_text": lambda: imagined(self.prompt, self.seed, parent=parent),

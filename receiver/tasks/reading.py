@@ -80,13 +80,16 @@ def decode_task(body: bytes) -> Task:
 
 
 def read_task(value: Any) -> Task:
-    """Read a task from decoded JSON.
-
-    Raises:
-        NotATask: not an object, or `id` is missing, empty, longer than 64 characters, or neither string nor integer.
-    """
+    """Read a task from decoded JSON. Raise NotATask without an object and a usable `id`."""
     if not isinstance(value, dict):
         raise NotATask("The JSON is not an object, so it is no task.")
+    id = value.get("id")
+    if isinstance(id, int) and not isinstance(id, bool):
+        id = str(id)
+    if not isinstance(id, str) or not id.strip():
+        raise NotATask("The object has no task id.")
+    if len(id) > MAX_TASK_ID:
+        raise NotATask(f"The task id is longer than {MAX_TASK_ID} characters.")
     problems: list[str] = []
     read = _Reader(value, problems)
     properties = value.get("properties")
@@ -95,9 +98,9 @@ def read_task(value: Any) -> Task:
     if status and status not in RANKS:
         problems.append("status is none of the protocol's; it changes nothing")
     return Task(
-        id=_task_id(value.get("id")),
+        id=clean_text(id),
         status=status,
-        progress=_progress(value.get("progress"), problems),
+        progress=read.percent("progress"),
         action=read.text("action"),
         prompt=read.text("prompt"),
         prompt_en=read.text("promptEn"),
@@ -116,29 +119,6 @@ def read_task(value: Any) -> Task:
         seed=read.text("seed"),
         problems=tuple(problems),
     )
-
-
-def _task_id(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise NotATask("The object has no task id.")
-    if len(value) > MAX_TASK_ID:
-        raise NotATask(f"The task id is longer than {MAX_TASK_ID} characters.")
-    return clean_text(value)
-
-
-def _progress(value: Any, problems: list[str]) -> int | None:
-    if value is None or value == "":
-        return None
-    match = _PERCENT.match(value.strip()) if isinstance(value, str) else None
-    number = int(match[1]) if match else value
-    if isinstance(number, float) and number.is_integer():
-        number = int(number)
-    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= 100:
-        return number
-    problems.append("progress is no percentage")
-    return None
 
 
 class _Reader:
@@ -170,6 +150,19 @@ class _Reader:
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53:
             return value
         self._problems.append(f"{key} is no time in milliseconds")
+        return None
+
+    def percent(self, key: str) -> int | None:
+        value = self._value.get(key)
+        if value is None or value == "":
+            return None
+        match = _PERCENT.match(value.strip()) if isinstance(value, str) else None
+        number = int(match[1]) if match else value
+        if isinstance(number, float) and number.is_integer():
+            number = int(number)
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= 100:
+            return number
+        self._problems.append(f"{key} is no percentage")
         return None
 
     def _list(self, key: str) -> list[Any]:

@@ -46,11 +46,10 @@ async def simulated(
     Raises as `receiver.simulator.Simulator`.
     """
     simulator = Simulator(profile=profile, speed=speed, seed=seed, faults=faults, key=key)
-    with _listener() as listener:
-        server = _server(simulator)
+    with _listening(simulator) as (server, listener, served):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
-            yield Simulated(_url(listener), simulator)
+            yield served
         finally:
             server.should_exit = True
             await serving
@@ -65,13 +64,9 @@ def simulating(
     seed: int = 0,
     key: str | None = None,
 ) -> Iterator[Simulated]:
-    """Serve a simulator in a thread of its own while the block runs, for code without an event loop.
-
-    Arguments and errors are those of `simulated`.
-    """
+    """Serve a simulator, as `simulated`, in a thread of its own, for code without an event loop."""
     simulator = Simulator(profile=profile, speed=speed, seed=seed, faults=faults, key=key)
-    with _listener() as listener:
-        server = _server(simulator)
+    with _listening(simulator) as (server, listener, served):
 
         def serve() -> None:
             asyncio.run(server.serve(sockets=[listener]))
@@ -79,24 +74,18 @@ def simulating(
         thread = threading.Thread(target=serve, name="simulator", daemon=True)
         thread.start()
         try:
-            yield Simulated(_url(listener), simulator)
+            yield served
         finally:
             server.should_exit = True
             thread.join(_STOP_SECONDS)
 
 
 @contextmanager
-def _listener() -> Iterator[socket.socket]:
+def _listening(simulator: Simulator) -> Iterator[tuple[uvicorn.Server, socket.socket, Simulated]]:
     # It listens from the start, so a client that connects before the server is up waits and is not refused.
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # Answers come at once on asyncio's own loop, too (see `receiver.cli.running.bind`).
+        # Answers come at once on asyncio's own loop, too (see `receiver.cli.process.bind`).
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield listener
-
-
-def _server(simulator: Simulator) -> uvicorn.Server:
-    return uvicorn.Server(uvicorn.Config(simulator.app, log_level="error", ws="none", timeout_graceful_shutdown=1))
-
-
-def _url(listener: socket.socket) -> str:
-    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(simulator.app, log_level="error", ws="none", timeout_graceful_shutdown=1)
+        served = Simulated(f"http://127.0.0.1:{listener.getsockname()[1]}", simulator)
+        yield uvicorn.Server(config), listener, served

@@ -1,7 +1,7 @@
 """Bounds of a request before the work begins: its body, and how many requests wait for the journal.
 
     body too large, too slow, not JSON or compressed     413, 408, 415
-    fewer requests wait than the bounds allow            admitted; the request waits for its commit
+    fewer requests wait than the bounds allow            admitted, and waits for its commit
     too many, or too many bytes                          503 with `Retry-After`, at once
     one has waited too long                              503, and every new one gets 503 at once until a write succeeds
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,8 +34,6 @@ MAX_WAITING_BYTES = 32 * 1024 * 1024
 MAX_WAIT = 10.0
 """Seconds a request may wait for its commit: as long as the journal waits for another process's lock."""
 PROBE_SECONDS = 0.5
-_SWEEPS = 20
-"""Looks for requests that have waited too long, within `max_wait`."""
 _MAX_DRAIN = 8 * 1024 * 1024
 
 RETRY = {"Retry-After": "5"}
@@ -75,12 +74,7 @@ class BodyLimits:
             raise Problem(415, f"{self.name} must not be compressed.", {"Accept-Encoding": "identity"})
 
     async def read(self, receive: Receive) -> bytes:
-        """Return the body.
-
-        Raises:
-            Problem: it is too large or too slow, or the server stops.
-            ClientDisconnect: the sender hung up before the body was complete.
-        """
+        """Return the body. Raise Problem if it is too large or too slow, ClientDisconnect if the sender hung up."""
         reading = self._read(receive).__await__()
         try:
             waits_for = next(reading)
@@ -132,8 +126,6 @@ def _resume(started: Generator[Any, Any, bytes], waits_for: Any) -> Generator[An
 class Admission:
     """Count the requests that wait, and end waits that take too long. For one event loop, without locks.
 
-    One timer serves all requests: `asyncio.timeout` would cost each of them 5 µs, a tenth of its way to intake.
-
     Args:
         probe: a write that raises JournalError while the journal cannot be used. Without it, a request that waits too
             long is given up, and new ones are still admitted.
@@ -154,12 +146,12 @@ class Admission:
         self._most_bytes = most_bytes
         self._max_wait = max_wait
         self._kept = kept
-        self._slots: dict[Slot, None] = {}
-        """The oldest first."""
+        self._late = set[asyncio.Task[Any]]()
+        self.waiting = 0
+        """Number of requests that wait."""
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         """Kept from the first request, because asking for it costs a system call."""
-        self._sweep: asyncio.TimerHandle | None = None
         self._probing: asyncio.Task[None] | None = None
         self.refused = 0
 
@@ -168,23 +160,36 @@ class Admission:
         """True while every request is refused, because one waited too long and no write has succeeded since."""
         return self._probing is not None
 
-    @property
-    def waiting(self) -> int:
-        """Number of requests that wait."""
-        return len(self._slots)
-
-    def enter(self, size: int) -> Slot:
-        """Return a slot for a body of this size, a context manager for the wait of the current task.
+    @contextmanager
+    def enter(self, size: int) -> Iterator[None]:
+        """Count the current task, with a body of this size, as one that waits.
 
         Raises:
-            Problem: 503, at once.
+            Problem: 503, at once, or when the wait was cancelled by `Admission` or by the server's stop.
         """
         self.check()
-        if len(self._slots) >= self._most or self._bytes + size > self._most_bytes:
+        if self.waiting >= self._most or self._bytes + size > self._most_bytes:
             self.refused += 1
             raise Problem(503, "Receiver is overloaded. Send it again.", RETRY, cause="overload")
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        return Slot(self, size, loop)
+        task = cast("asyncio.Task[Any]", asyncio.current_task(loop))
+        timer = loop.call_later(self._max_wait, self._give_up, task)  # `asyncio.timeout` would cost 5 µs
+        self.waiting += 1
+        self._bytes += size
+        try:
+            yield
+        except asyncio.CancelledError as exc:
+            if task not in self._late:
+                headers = {**RETRY, "Connection": "close"}
+                raise Problem(503, f"Receiver is stopping. {self._kept}", headers, cause="stopping") from exc
+            task.uncancel()
+            detail = f"Receiver could not write within {self._max_wait:g} s. {self._kept}"
+            raise Problem(503, detail, RETRY, cause="journal stalled") from exc
+        finally:
+            timer.cancel()
+            self._late.discard(task)
+            self.waiting -= 1
+            self._bytes -= size
 
     def check(self) -> None:
         """Raise Problem (503) while no request is admitted."""
@@ -199,23 +204,12 @@ class Admission:
             await asyncio.wait([self._probing])
             self._probing = None
 
-    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweep = loop.call_later(self._max_wait / _SWEEPS, self._give_up_late, loop)
-
-    def _give_up_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        latest = loop.time() - self._max_wait
-        for slot in self._slots:
-            if slot.since > latest:
-                break
-            if slot.late:
-                continue
-            if self._probe is not None and self._probing is None:
-                log.error("admission.shut", waiting=self.waiting, bytes=self._bytes, seconds=self._max_wait)
-                self._probing = loop.create_task(self._reopen(self._probe), name="admission probe")
-            slot.give_up()
-        self._sweep = None
-        if self._slots:
-            self._sweep_later(loop)
+    def _give_up(self, task: asyncio.Task[Any]) -> None:
+        if self._probe is not None and self._probing is None:
+            log.error("admission.shut", waiting=self.waiting, bytes=self._bytes, seconds=self._max_wait)
+            self._probing = asyncio.create_task(self._reopen(self._probe), name="admission probe")
+        self._late.add(task)
+        task.cancel()
 
     async def _reopen(self, probe: Callable[[], Awaitable[None]]) -> None:
         """Admit requests again after a write. It queues behind all that was given up, which by then takes no memory."""
@@ -227,42 +221,3 @@ class Admission:
                 await asyncio.sleep(PROBE_SECONDS)
         self._probing = None
         log.info("admission.open", refused=self.refused)
-
-
-class Slot:
-    """One request that waits. Cancelling its task, by `Admission` or by the server's stop, becomes a 503."""
-
-    __slots__ = ("_admission", "_loop", "_size", "_task", "late", "since")
-
-    def __init__(self, admission: Admission, size: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._admission = admission
-        self._size = size
-        self._loop = loop
-        self._task = cast("asyncio.Task[object]", asyncio.current_task(loop))
-        self.since = loop.time()
-        self.late = False
-
-    def __enter__(self) -> None:
-        admission = self._admission
-        admission._slots[self] = None
-        admission._bytes += self._size
-        if admission._sweep is None:
-            admission._sweep_later(self._loop)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        admission = self._admission
-        del admission._slots[self]
-        admission._bytes -= self._size
-        if kind is not asyncio.CancelledError:
-            return
-        if not self.late:
-            headers = {**RETRY, "Connection": "close"}
-            raise Problem(503, f"Receiver is stopping. {admission._kept}", headers, cause="stopping") from error
-        self._task.uncancel()
-        detail = f"Receiver could not write within {admission._max_wait:g} s. {admission._kept}"
-        raise Problem(503, detail, RETRY, cause="journal stalled") from error
-
-    def give_up(self) -> None:
-        """End the wait."""
-        self.late = True
-        self._task.cancel()

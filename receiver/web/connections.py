@@ -1,13 +1,11 @@
 """uvicorn's HTTP connection, with the bounds that uvicorn and httptools lack.
 
-    head too long or too slow             431 or 408; chunk extensions and trailers count as head
+    head too long or too slow             431 or 408. Chunk extensions and trailers count as head
     not HTTP/1.x, or framing that two readers could understand differently      400
     an upgrade is requested               answered as plain HTTP/1.1: Java's client requests h2c with every call
-    requests pipelined without end, an answer that is not read                  the connection ends
-    more connections than the limit       an idle one is closed; if none is idle, 503, except for health checks
+    more connections than the limit       503, except for health checks
 
-A proxy does some of this better, but `receiver serve` must also hold without one. uvicorn's own `limit_concurrency`
-counts requests together with connections, and refuses health checks.
+`receiver serve` must also hold without a proxy. uvicorn's own `limit_concurrency` refuses health checks.
 """
 
 from __future__ import annotations
@@ -28,15 +26,11 @@ log = structlog.get_logger("receiver.connections")
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers, approximately. Real senders have 1–2 KB."""
 MAX_CONNECTIONS = 1000
-MAX_PIPELINED = 32
-"""Requests that one connection may send before their turn. Real senders send none."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than a proxy keeps an idle connection (nginx: 60 s). A callback on a connection that we just closed is lost,
 because a proxy must not repeat a POST."""
 _RESERVE = 64
-"""Connections beyond the limit that are still read, so that health checks are answered."""
-_REFUSED = 256
-"""Connections beyond the reserve that get a 503. Later ones are dropped."""
+"""Connections beyond the limit that are still read, so that health checks are answered. Later ones are dropped."""
 _LINGER_SECONDS = 1.0
 _LOG_SECONDS = 10.0
 
@@ -48,52 +42,27 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _HEALTH = frozenset({b"/livez", b"/readyz"})
 
 
-class ConnectionLimit:
-    """Limit of one server's connections. Counts refusals and logs them at most once in 10 s."""
-
-    def __init__(self, most: int = MAX_CONNECTIONS) -> None:
-        self.most = most
-        self.refused = 0
-        self._logged = float("-inf")
-
-    def refuse(self, now: float) -> None:
-        """Count one refused connection."""
-        self.refused += 1
-        if now - self._logged >= _LOG_SECONDS:
-            self._logged = now
-            log.warning("connections.full", most=self.most, refused=self.refused)
-
-
 class Connection(HttpToolsProtocol):
     """One connection, with its requests one after the other."""
 
-    limit = ConnectionLimit()
+    most = MAX_CONNECTIONS
     head_seconds = 10.0
     """Deadline of a head, counted from the connection or its first byte."""
-    unread_seconds = 30.0
-    """How long the peer may leave its answer unread."""
+    _logged = float("-inf")  # time of the last log line about too many connections, of all connections
     _in_head = False
     _in_body = False
     _framing = 0  # bytes since a head began, or since the last part of a body
     _over_limit = False
     _ignores_input = False  # the connection ends, or only waits for its last answer
     _timer: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        excess = len(self.connections) - self.limit.most
-        if excess > 0:
-            idle = next((item for item in self.connections if isinstance(item, Connection) and item.idle), None)
-            if idle is not None:
-                idle.transport.close()
-                excess = 0
+        excess = len(self.connections) - self.most
         self._over_limit = excess > 0
-        if excess > _RESERVE + _REFUSED:
-            self.limit.refuse(self.loop.time())
+        if excess > _RESERVE:
+            self._log_full()
             self.transport.abort()
-        elif excess > _RESERVE:
-            self._refuse(_BUSY)
         else:
             self._start_timer()
 
@@ -131,7 +100,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._over_limit and self.url not in _HEALTH:
             self._refuse(_BUSY)
-        if self._ignores_input or len(self.pipeline) >= MAX_PIPELINED or not self._is_unambiguous():
+        if self._ignores_input or not self._is_unambiguous():
             raise ValueError("refused")  # httptools turns it into an HttpParserError
         super().on_headers_complete()
         self._unset_keepalive_if_required()  # the last answer may have been completed since the head began
@@ -149,34 +118,6 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         self._framing = 0
         super().on_message_complete()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unread = self.loop.call_later(self.unread_seconds, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-
-    def eof_received(self) -> bool:  # type: ignore[override] # asyncio reads the answer, uvicorn gives none
-        """Return True if the connection still owes an answer. A sender that hangs up after a whole callback, without
-        waiting, has sent it. uvicorn would drop it."""
-        owes_answer = self.cycle is not None and not self.cycle.response_complete and not self._in_body
-        if owes_answer:
-            self.cycle.keep_alive = False
-        return owes_answer
-
-    @property
-    def idle(self) -> bool:
-        """True between two requests."""
-        return (
-            self.cycle is not None
-            and self.cycle.response_complete
-            and not self._in_head
-            and not self._in_body
-            and not self.transport.is_closing()
-        )
 
     def _is_unambiguous(self) -> bool:
         """Return True if this head can be read in one way only (RFC 9112 §3.2, §6.1)."""
@@ -231,7 +172,7 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()  # an error in the middle of other answers could not be read
                 return
         elif error is _BUSY:
-            self.limit.refuse(self.loop.time())
+            self._log_full()
         else:
             log.info("connection.refused", status=error.status, reason=error.detail)
         if answering and not self._in_body:
@@ -245,7 +186,13 @@ class Connection(HttpToolsProtocol):
         self.transport.write_eof()
         self._timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
+    def _log_full(self) -> None:
+        kind, now = type(self), self.loop.time()
+        if now - kind._logged >= _LOG_SECONDS:
+            kind._logged = now
+            log.warning("connections.full", most=self.most)
+
 
 def bounded(most: int) -> type[Connection]:
     """Return the connection class of a server that may have `most` connections."""
-    return type("Connection", (Connection,), {"limit": ConnectionLimit(most)})
+    return type("Connection", (Connection,), {"most": most})

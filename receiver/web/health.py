@@ -41,7 +41,7 @@ class Readyz:
     """Answer 200 if every check passes, else 503 with the reasons.
 
     A check raises ReceiverError with a sentence. Concurrent requests share one run of each check, and a check that
-    hangs is not started again, because checks write and anyone may ask. `notes` are checks that are shown and do not
+    hangs is not started again, because checks write and are public. `notes` are checks that are shown and do not
     count, because refusing callbacks would not help.
     """
 

@@ -10,6 +10,7 @@ from typing import Any
 from builds.replacing import replaced
 from receiver.deliveries import AttemptRecord, Completion
 from receiver.engine import engine
+from receiver.engine.dispatcher import Dispatcher
 from receiver.events import Callback
 from receiver.journal import Changed, Decide, Journal, membership, transitions
 from receiver.journal.document import Document, replace
@@ -69,8 +70,9 @@ def acknowledge_before_write() -> Iterator[None]:
         yield
 
 
-def unfenced() -> AbstractContextManager[None]:
-    """Record the end of any attempt, even if another engine has freed or taken over the delivery."""
+@contextmanager
+def unfenced() -> Iterator[None]:
+    """Finish and record every attempt, even if this engine has expired and another has taken over the delivery."""
     complete = transitions.complete
 
     def record(document: Document, completion: Completion) -> tuple[Document, bool]:
@@ -86,7 +88,12 @@ def unfenced() -> AbstractContextManager[None]:
         )
         return replace(document, new_attempts=(*document.new_attempts, late)), True
 
-    return replaced(transitions, "complete", record)
+    async def keep(self: Dispatcher) -> int:
+        self.owner = ""
+        return 0
+
+    with replaced(transitions, "complete", record), replaced(Dispatcher, "abandon", keep):
+        yield
 
 
 def leading_for_ever() -> AbstractContextManager[None]:

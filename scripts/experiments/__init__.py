@@ -48,5 +48,4 @@ BESIDE: tuple[tuple[str, ...], ...] = (
     ("postgres-cut-off", "postgres-crashes"),
     ("poison-handlers", "postgres-crowded", "postgres-slow", "postgres-poison-rows"),
 )
-"""These mostly wait, and measure nothing that others would disturb: each row runs in a process of its own beside the
-rest."""
+"""Experiments that mostly wait and measure nothing. Each row runs in another process beside the rest."""

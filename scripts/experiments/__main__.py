@@ -1,6 +1,6 @@
 """Run experiments, each with its control, and print what was counted. See `scripts/faults`.
 
-They run one after the other; those that mostly wait do so in a process of their own beside the rest.
+They run one after the other. Experiments that mostly wait run in other processes beside the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from receiver.telemetry import configure
 
 QUICK_LIMIT = 120.0
 LIMIT = 1800.0
-"""Seconds after which a run is given up: what hangs keeps no promise."""
+"""Limit of one run in seconds."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Result:
 
     @property
     def complaints(self) -> list[str]:
-        """A sentence for each thing that is not as it must be."""
+        """Return a sentence for each promise that broke and each proof that is missing."""
         return [*self._broken(), *self._unproven()]
 
     def _broken(self) -> list[str]:
@@ -99,9 +99,10 @@ def read_options() -> argparse.Namespace:
 
 @contextmanager
 def beside(experiments: Sequence[Experiment], *, quick: bool) -> Iterator[Callable[[], list[Result]]]:
-    """Run these in a process of their own while the block runs; what is yielded waits for it and has their results.
+    """Run experiments in another process while the block runs. Yield a function that waits for their results.
 
-    Raises RuntimeError where the process ends without them.
+    Raises:
+        RuntimeError: the process ended without them.
     """
     if not experiments:
         yield list
@@ -118,10 +119,10 @@ def beside(experiments: Sequence[Experiment], *, quick: bool) -> Iterator[Callab
 
 
 def read_results(process: subprocess.Popen[bytes], file: Path, experiments: Sequence[Experiment]) -> list[Result]:
-    """What the process has written, when it has ended."""
+    """Wait for the process, and return the results that it has written."""
     status = process.wait()
     if not file.exists():
-        raise RuntimeError(f"The process beside this one ended with {status}; what it said is above.")
+        raise RuntimeError(f"The process beside this one ended with {status}; its output is above.")
     written = {item.pop("experiment"): item for item in json.loads(file.read_text())}
     return [result_of(experiment, written[experiment.name]) for experiment in experiments]
 
@@ -134,7 +135,7 @@ def result_of(experiment: Experiment, written: dict[str, Any]) -> Result:
 
 
 def run(experiment: Experiment, *, quick: bool) -> Result:
-    """Both of its runs, each in an empty folder and an event loop of its own."""
+    """Run an experiment and its control, each in an empty folder and a new event loop."""
     tell(f"{experiment.name} …")
     outcome = attempt(experiment.run, quick=quick)
     assert outcome is not None, "only a control may be missing"
@@ -153,7 +154,7 @@ class Failed(Exception):
 
 
 def attempt(method: Callable[..., Awaitable[Outcome | None]], *, quick: bool, broken: bool = False) -> Outcome | None:
-    """One run. An error in it is a broken promise; in a control it proves nothing, and raises Failed."""
+    """Run one method. An error is a broken promise. In a control it proves nothing, and raises Failed."""
     limit = QUICK_LIMIT if quick else LIMIT
     begun = time.monotonic()
 
@@ -194,7 +195,7 @@ def print_table(results: list[Result], seconds: float) -> None:
 
 
 def harm(control: Outcome | None) -> str:
-    """What the broken build did, in a few words."""
+    """Return the harm of the broken build in a few words."""
     if control is None:
         return "none"
     counts = [f"{control.lost:,} lost"] * bool(control.lost) + [f"{control.doubled:,} doubled"] * bool(control.doubled)
@@ -202,7 +203,7 @@ def harm(control: Outcome | None) -> str:
 
 
 def summary(result: Result) -> dict[str, object]:
-    """Everything, for programs."""
+    """Return everything about a result, for programs."""
     return {
         "experiment": result.experiment.name,
         "promises": result.experiment.promises,
@@ -213,7 +214,7 @@ def summary(result: Result) -> dict[str, object]:
 
 
 def tell(text: str) -> None:
-    """For people; standard output is the table's."""
+    """Write for people. Standard output is for the table."""
     print(text, file=sys.stderr, flush=True)
 
 

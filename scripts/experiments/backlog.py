@@ -34,18 +34,24 @@ async def backlog(path: Path, submissions: int, *, events: int = 1, owed: bool) 
 
 
 def _copy(path: Path, submissions: int, events: int) -> None:
-    """`n.i` is the copy's number, `s` the row that is copied, `o.id` the one submission there is."""
+    """`n.i` is the number of a copy, `s` the row that is copied."""
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA synchronous = OFF")
         (original,) = db.execute("SELECT id FROM submissions").fetchone()
-        submission = f"printf('01HA%022d', n.i / {events})"
-        renamed = {name: f"replace(s.{name}, '{original}', {submission})" for name in ("id", "event_id", "body")}
-        _copies(db, "submissions", submissions, id="printf('01HA%022d', n.i)", task_id="'t' || n.i")
-        changed = {"number": "NULL", "id": f"{renamed['id']} || '.' || n.i", "body": renamed["body"]}
-        _copies(db, "events", submissions * events, submission_id=submission, **changed)
+
+        def renamed(column: str, submission: str) -> str:
+            return f"replace(s.{column}, '{original}', {submission})"
+
+        one, of_event = "printf('01HA%022d', n.i)", f"printf('01HA%022d', n.i / {events})"
+        changed = {"id": one, "body": renamed("body", one), "task_id": "'t' || n.i", "task_event_id": "NULL"}
+        _copies(db, "submissions", submissions, **changed)
+        event = f"{renamed('id', of_event)} || '.' || n.i"
+        body = f"json_set({renamed('body', of_event)}, '$.id', {event})"
+        _copies(db, "events", submissions * events, number="NULL", id=event, submission_id=of_event, body=body)
         for name, at in zip(DESTINATIONS, "BC", strict=True):
             delivery = f"printf('01H{at}%022d', n.i)"
-            changed = {"id": delivery, "event_id": f"{renamed['event_id']} || '.' || n.i", "submission_id": submission}
+            event = f"{renamed('event_id', of_event)} || '.' || n.i"
+            changed = {"id": delivery, "event_id": event, "submission_id": of_event}
             _copies(db, "deliveries", submissions * events, f"destination = '{name}'", **changed)
             if db.execute("SELECT 1 FROM attempts").fetchone():
                 _copies(db, "attempts", submissions * events, delivery_id=delivery)

@@ -1,4 +1,4 @@
-"""What an experiment is: a fault done to the real thing, counted, beside a broken build that must not survive it."""
+"""The interface of an experiment: a fault in real processes, and a control with a broken build that must fail."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run has counted.
+    """The counts of a run.
 
     Attributes:
         injected: faults done; a run that did none proves nothing, and fails.
-        acknowledged: what somebody outside was told is safe (answered 2xx, returned, printed).
+        acknowledged: facts that were reported as safe (answered 2xx, returned, printed).
         lost: acknowledged, and not there afterwards.
         doubled: effects there twice where once was promised.
         seconds: how long it took.
@@ -31,7 +31,7 @@ class Outcome:
 
     @property
     def harmed(self) -> bool:
-        """Whether anything was lost, doubled or broken: never in a run, always in a control."""
+        """True if anything was lost, doubled or broken: never in a run, always in a control."""
         return self.lost > 0 or self.doubled > 0 or self.problem is not None
 
 

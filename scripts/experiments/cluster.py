@@ -183,13 +183,13 @@ class Cluster:
         return 0
 
     def effects(self, what: str = "done") -> list[dict[str, Any]]:
-        """What the destination has written down."""
+        """Return what the destination has recorded."""
         path = self._folder / "effects"
         lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
         return [line for line in lines if line["what"] == what]
 
     def repeated(self) -> int:
-        """Effects that came again under the same key; whoever remembers keys has dropped them."""
+        """Return the number of effects that came again under the same key, which a destination may drop."""
         done = self.effects()
         return len(done) - len({effect["key"] for effect in done})
 
@@ -252,7 +252,7 @@ async def cluster(
 
 
 ROLE = ("CREATE ROLE receiver LOGIN", "GRANT pg_read_all_data, pg_write_all_data TO receiver")
-"""Who its members are to the server; a superuser is let in whatever happens."""
+"""The database user of the members. A superuser would be let in beyond the connection limit."""
 
 
 def late(seconds: Sequence[float]) -> str | None:
@@ -266,6 +266,6 @@ def late(seconds: Sequence[float]) -> str | None:
 
 
 def said(place: Cluster) -> str:
-    """What clients got that was no 200, in a few words."""
+    """Return the answers that were no 200, in a few words."""
     others = sum(count for status, count in place.ledger.answers.items() if status != 200)
-    return f"{others} callbacks were refused, {place.ledger.broken} met nobody"
+    return f"{others} callbacks were refused, {place.ledger.broken} were not answered"

@@ -1,4 +1,4 @@
-"""A process that dies at each step of the folder handler, one after the other. Run by `experiments.effects`.
+"""A process that ends at each step of the folder handler, one after the other. Run by `experiments.effects`.
 
 usage: python -m experiments.crashing FOLDER BUILD EVERY     BUILD: real, or in-place (writes under the final name);
 EVERY: 1 for each step, 2 for every second one …
@@ -39,7 +39,7 @@ PADDING = 2_500_000
 
 @dataclass(frozen=True)
 class Seen:
-    """What is there after a crash, and after the attempt that follows it."""
+    """The files after a crash, and after the attempt that follows it."""
 
     step: str
     half: list[str]
@@ -77,7 +77,7 @@ def crashes(folder: Path, every: int) -> Iterator[Seen]:
 
 
 def die_at(number: int, outputs: Path, attempt: Attempt) -> str | None:
-    """Make the attempt in a process that dies at a step. Its name; None: there are fewer steps."""
+    """Make the attempt in a process that ends at a step. Return the step's name. None: there are fewer steps."""
     told, tell = os.pipe()
     if not (child := os.fork()):
         os.close(told)

@@ -1,4 +1,4 @@
-"""A disk that tells what SQLite does to it, and can refuse: a VFS of APSW between SQLite and the file system."""
+"""A disk that reports what SQLite does to it, and can refuse: a VFS of APSW between SQLite and the file system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CREATES = apsw.SQLITE_OPEN_CREATE
 
 
 class Operation(NamedTuple):
-    """What is about to be done to a file of the journal."""
+    """An operation that is about to be done to a file of the journal."""
 
     kind: str
     """`open` (made if it is missing), `write`, `truncate`, `sync` or `delete`."""
@@ -26,7 +26,7 @@ class Operation(NamedTuple):
 
 
 Watch = Callable[[Operation], None]
-"""Called before each operation. What it raises, SQLite gets as that operation's error."""
+"""Called before each operation. SQLite gets an exception as the operation's error."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Effects: what a handler has made when its process dies."""
+"""Effects of a handler whose process ends in the middle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from experiments.base import Experiment, Outcome
 
 
 class CrashAtEachStep:
-    """A process dies at each step of the folder handler that touches the disk; the next one makes the attempt again."""
+    """A process ends at each step of the folder handler that touches the disk. The next one makes the attempt again."""
 
     name = "crash-each-step"
     summary = (

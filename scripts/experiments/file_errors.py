@@ -99,7 +99,7 @@ def refusing(fault: Fault) -> Iterator[None]:
 
 @dataclass
 class Run:
-    """What one fault did."""
+    """The result of one fault."""
 
     fault: Fault
     acknowledged: int = 0
@@ -123,7 +123,7 @@ class FileErrors:
         return await self._each(folder, nullcontext)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Writes under the name a file shall have in the end."""
+        """Write under the final name of a file."""
         return await self._each(folder, without_draft)
 
     async def _each(self, folder: Path, build: Build) -> Outcome:
@@ -228,7 +228,7 @@ def _half(outputs: Path) -> str | None:
 
 
 def _count(folder: Path, run: Run) -> None:
-    """What lies there in the end: one picture in the store, one in the folder with its page, and no draft."""
+    """Count the files in the end: one picture in the store, one in the folder with its page, and no draft."""
     pictures = list((folder / "outputs").glob("*.png"))
     pages = list((folder / "outputs").glob("*.json"))
     archived = [path for path in (folder / "media").rglob("*") if path.is_file()]

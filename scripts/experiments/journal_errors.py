@@ -67,7 +67,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Run:
-    """What one fault did."""
+    """The result of one fault."""
 
     fault: Fault
     ledger: Ledger
@@ -93,7 +93,7 @@ class JournalErrors:
         return await self._each(folder, 4 if quick else None, (1, LASTING), nullcontext)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Acknowledges what the journal refused."""
+        """Acknowledge what the journal refused."""
         return await self._each(folder, 4 if quick else None, (1,), acknowledge_failures)
 
     async def _each(self, folder: Path, points: int | None, lengths: tuple[int, ...], build: Build) -> Outcome:
@@ -129,7 +129,7 @@ class JournalErrors:
                     fault.mend()
                     went_on = await goes_on(place.url, items, ledger)
             except ReceiverError:
-                pass  # it says that it cannot start, which is no promise broken
+                pass  # it reports that it cannot start, which breaks no promise
         async with here(folder) as place:
             await send_all(place.url, items, ledger, clients=CLIENTS)
             await delivered(data)
@@ -140,7 +140,7 @@ class JournalErrors:
 
 
 async def goes_on(url: str, items: Iterator[Callback], ledger: Ledger) -> bool:
-    """Whether a callback is acknowledged within some seconds, once the fault is over."""
+    """Return True if a callback is acknowledged within some seconds, once the fault is over."""
     until = time.monotonic() + PATIENCE
     async with http_client(url) as http:
         for item in items:

@@ -13,9 +13,9 @@ from experiments.servers import Server, server
 from experiments.stage import CLIENTS, Ledger, callbacks, delivered, doubled, load, lost, results, seed
 
 READY_SECONDS = 2.0
-"""What P8 promises."""
+"""Limit of P8."""
 BUSY = 2.0
-"""A busy machine starts nothing in time: then, how many times as long as with nothing to recover it may take."""
+"""On a busy machine, a start may take so many times as long as a start with nothing to recover."""
 
 
 class Kill:

@@ -61,7 +61,7 @@ class CutOff:
         return await self._cut(folder, 14.0 if quick else 40.0, build="hasty" if quick else None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Record the end of any attempt, even if another engine has freed or taken over the delivery."""
+        """Finish and record every attempt, even if another engine has taken over the delivery."""
         return await self._cut(folder, 14.0, build="hasty+unfenced")
 
     async def _cut(self, folder: Path, seconds: float, *, build: str | None) -> Outcome:
@@ -77,11 +77,11 @@ class CutOff:
             worked = len(_of(place, far, "begun"))
             await place.end(8)
             back = await _until(lambda: len(_of(place, far, "begun")) > worked, seconds=SETTLED / 3)
-            believed = await place.there.ask(BELIEVED, sorted(held))
+            recorded = await place.there.ask(RECORDED, sorted(held))
             others = {effect["key"] for effect in place.effects() if effect["pid"] != far.pid}
             problems = [
                 f"{left} deliveries were not made" if left else "",
-                f"the late word about {len(believed)} attempts was believed" if believed else "",
+                f"the late word about {len(recorded)} attempts was recorded" if recorded else "",
                 "" if back else "the worker does not work any more",
             ]
             return await place.count(
@@ -95,7 +95,7 @@ class CutOff:
 
 
 SOME = 3
-BELIEVED = """
+RECORDED = """
 SELECT delivery_id FROM receiver.attempts
 WHERE delivery_id = ANY ($1::text[]) AND number = 1 AND outcome IS DISTINCT FROM 'vanished'
 """
@@ -146,7 +146,7 @@ class Leader:
             await place.there.ask(DEADLINES, int(time.time() * 1000), int(within * kills * 1000))
             for _ in range(kills):
                 victim = await leader(place, seconds=PATIENCE)
-                assert victim is not None, "nobody leads"
+                assert victim is not None, "no engine leads"
                 await asyncio.sleep(1)
                 await victim.kill()
                 waits.append(await _replaced(place, most=within + SLACK))
@@ -160,7 +160,7 @@ class Leader:
                 doubled=told[0] - told[1],
                 seconds=time.monotonic() - begun,
                 notes=f"another one led after {max(waits):.1f} s at most",
-                problem=f"nobody led for {max(waits):.1f} s" if max(waits) >= within + SLACK else None,
+                problem=f"no engine led for {max(waits):.1f} s" if max(waits) >= within + SLACK else None,
             )
 
 

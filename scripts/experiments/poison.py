@@ -75,7 +75,7 @@ class Harm:
     Attributes:
         attempts: at the poison.
         restarts: exit statuses of processes it ended.
-        acknowledged, lost: ends of others; deliveries of those that were never made.
+        acknowledged, lost: ends of others; their deliveries that were never made.
         silence: the longest time without an answer to a callback, in seconds.
         slowest: the longest time from callback to receipt of another delivery, in seconds.
     """

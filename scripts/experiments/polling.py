@@ -1,4 +1,4 @@
-"""The provider calls back to nobody, or is gone for a while: what only asking can make good."""
+"""The provider makes no callbacks, or is gone for a while, so that only polling brings results."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class NoCallbacks:
         return await self._poll(folder, 100 if quick else 500, patience=120)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Never asks the provider."""
+        """Never ask the provider."""
 
         async def nothing(self: Reconciler) -> int:
             return 0
@@ -102,7 +102,7 @@ class ProviderOutage:
         return await self._outage(folder, 30 if quick else 150, patience=150)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """A picture that cannot be had at once is given up."""
+        """Give up a picture that cannot be had at once."""
         given_up = transitions.not_archived
 
         def at_once(row: Submission, problem: str, permanent: bool, rules: Rules) -> Change:

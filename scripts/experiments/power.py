@@ -23,7 +23,7 @@ SECTOR = 512
 """Bytes a disk writes as a whole."""
 DATABASE = "journal.db"
 WAYS = ("lost", "kept", "torn", "some")
-"""What becomes of what was not synced: nothing of it arrives; all does; all but a last, torn write; each by chance."""
+"""Fates of unsynced operations: none arrives, all arrive, all arrive but a torn last write, each arrives by chance."""
 
 
 @dataclass
@@ -131,7 +131,7 @@ def images(recording: Recording, wanted: set[int]) -> Iterator[tuple[int, dict[s
 
 
 def settle(file: File, way: str, chance: random.Random) -> bytes | None:
-    """What a power cut leaves of a file."""
+    """Return what a power cut leaves of a file."""
     content = None if file.content is None else bytearray(file.content)
     for item in survivors(file.pending, way, chance):
         if item.kind == "delete":
@@ -147,7 +147,7 @@ def settle(file: File, way: str, chance: random.Random) -> bytes | None:
 
 
 def survivors(pending: list[Operation], way: str, chance: random.Random) -> list[Operation]:
-    """Those of the unsynced operations that arrived. A file that is made again was deleted before."""
+    """Return the unsynced operations that arrived. A file that is made again was deleted before."""
     if way == "lost":
         last = max((at for at, item in enumerate(pending) if item.kind == "open" and at), default=0)
         return [item for item in pending[:last] if item.kind == "delete"]

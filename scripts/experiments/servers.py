@@ -28,7 +28,7 @@ from receiver.settings import Settings
 
 
 def environment(folder: Path, port: int, **more: str) -> dict[str, str]:
-    """Settings of a Receiver that asks nobody: callbacks are believed at once, and polls are an hour away."""
+    """Return settings of a Receiver that never polls: callbacks need no confirmation, and polls are an hour away."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
@@ -73,7 +73,7 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether it was started, and has not ended."""
+        """True if it was started and has not ended."""
         return self._process is not None and self._process.returncode is None
 
     @property
@@ -170,7 +170,7 @@ async def here(
     Args:
         clock: the time; a real one if None.
         functions: destinations beside those of the settings.
-        call_back: whether the provider is told where we are.
+        call_back: give the provider our address.
         settings: in place of what `environment` says.
     """
     defaults: dict[str, Any] = {

@@ -26,7 +26,7 @@ from experiments.stage import (
 )
 
 DRAIN_SECONDS = 10.0
-"""What P8 promises."""
+"""Limit of P8."""
 RUNNING = "SELECT count(*) FROM deliveries WHERE status = 'running'"
 FAILED = "SELECT coalesce(sum(failures), 0) FROM deliveries"
 INTERRUPTED = "SELECT count(*) FROM attempts WHERE outcome = 'interrupted'"
@@ -44,7 +44,7 @@ class Shutdown:
         return await self._stop(folder, 1 if quick else 5, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Leaves what runs as it is."""
+        """Leave running attempts as they are."""
         return await self._stop(folder, 1, build="end-without-drain")
 
     async def _stop(self, folder: Path, times: int, *, build: str | None) -> Outcome:

@@ -41,7 +41,7 @@ LONGEST = 12.0
 
 class DiskFull:
     """A small disk of its own (a tmpfs; without the right to mount one, a limit on the size of files, at which writes
-    fail as I/O errors), filled by the callbacks; then somebody frees space."""
+    fail as I/O errors), filled by the callbacks; then space is freed."""
 
     name = "disk-full"
     summary = "the journal's disk is full: no 200 without a row, 503, and it goes on by itself when there is space"
@@ -51,7 +51,7 @@ class DiskFull:
         return await self._fill(folder, seconds=1 if quick else 10, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Acknowledges what the journal refused."""
+        """Acknowledge what the journal refused."""
         return await self._fill(folder, seconds=1 if quick else 10, build="acknowledge-failures")
 
     async def _fill(self, folder: Path, *, seconds: float, build: str | None) -> Outcome:
@@ -86,7 +86,7 @@ class Locked:
         return await self._lock(folder, seconds=3 if quick else 12, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Waits half a second for the lock, then acknowledges what it could not write."""
+        """Wait half a second for the lock, then acknowledge what could not be written."""
         return await self._lock(folder, seconds=3, build="acknowledge-locked")
 
     async def _lock(self, folder: Path, *, seconds: float, build: str | None) -> Outcome:
@@ -160,7 +160,7 @@ async def until_more(ledger: Ledger, before: int) -> float:
 async def until_unready(item: Server) -> None:
     """Until `/readyz` says 503."""
     async with asyncio.timeout(PATIENCE), http_client(item.url) as http:
-        while (await http.get("/readyz")).status_code == 200:  # noqa: ASYNC110 - another process tells nobody
+        while (await http.get("/readyz")).status_code == 200:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.05)
 
 

@@ -23,7 +23,7 @@ TOKEN = "experiments-16-or-more"  # noqa: S105
 ANSWERED = 1.0
 """Seconds Receiver waits for the answer to a submit."""
 ENDS = {"cut": "task.succeeded", "hung": "task.succeeded", "unmade": "task.lost", "killed": None}
-"""What becomes of a submit → how it must end; None: either way.
+"""Fate of a submit → its end; None: any.
 
     cut     the task is made, and the connection breaks in the middle of the answer
     hung    the task is made, and the answer does not come in time
@@ -38,7 +38,7 @@ class Unreliable:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self.seen: Counter[str] = Counter()
-        """How often each prompt was sent."""
+        """Number of times that each prompt was sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].endswith("/submit/imagine"):
@@ -58,7 +58,7 @@ class Unreliable:
         raise ConnectionAbortedError("in the middle of the answer")
 
     async def _make(self, scope: Scope, body: bytes) -> None:
-        """Let the provider make the task, and keep its answer from everybody."""
+        """Let the provider make the task, and drop its answer."""
 
         async def receive() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
@@ -81,7 +81,7 @@ class AnswerLost:
         return await self._submit(folder, 2 if quick else 10, build="set-clock", to_the_end=True)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Sends once more what was not answered; nobody has to wait for its end to see that."""
+        """Send once more what was not answered. Its end need not be waited for."""
         return await self._submit(folder, 2, build="set-clock+send-again", to_the_end=False)
 
     async def _submit(self, folder: Path, each: int, *, build: str, to_the_end: bool) -> Outcome:

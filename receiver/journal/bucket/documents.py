@@ -247,9 +247,8 @@ class Documents:
                 for item in draft.callbacks
                 if item.body is not None
             }
-            data, draft = encode(
-                replace(draft, callbacks=tuple(replace(item, body=None) for item in draft.callbacks))
-            )  # fmt: skip
+            apart = tuple(replace(item, body=None) for item in draft.callbacks)
+            data, draft = encode(replace(draft, callbacks=apart))
         links = [keys.path(keys.FILES, digest, draft.id) for digest in fresh]
         row, task_id = draft.submission, draft.submission.task_id
         if task_id is not None and (old is None or old.submission.task_id != task_id):

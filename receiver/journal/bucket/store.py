@@ -282,9 +282,8 @@ class BucketStore:
                 return (replace(stored, callbacks=left) if gone else stored), gone
 
             gone = await self._documents.write(id, without) or []
-            self._documents.sweep(
-                [keys.path(keys.CALLBACKS, id, item.number) for item in gone if item.body is None]
-            )  # fmt: skip
+            bodies = [keys.path(keys.CALLBACKS, id, item.number) for item in gone if item.body is None]
+            self._documents.sweep(bodies)
             return len(gone)
 
         return sum(await asyncio.gather(*(forget_of(id, numbers) for id, numbers in by_id.items())))
@@ -332,12 +331,7 @@ class BucketStore:
             return chosen([row async for row in self._needed_files(wanted)])
         if kind == "leftovers":
             left = [StoredRow((item,), LeftFile(digest=item)) async for item in self._names(keys.LEFTOVERS)]
-            digests = [str(row.key[0]) for row in chosen(left)]
-            needed = await asyncio.gather(*map(self._is_needed, digests))
-            return [
-                StoredRow((digest,), LeftFile(digest=digest, needed=item))
-                for digest, item in zip(digests, needed, strict=True)
-            ]
+            return await asyncio.gather(*map(self._left_file, chosen(left)))
         if kind == "callbacks" and not newest_first and wanted == Filter(until_ms=wanted.until_ms) != EVERYTHING:
             return await self._with_bodies(chosen(await self._old_callbacks(wanted)))
         found: list[StoredRow] = []
@@ -357,6 +351,10 @@ class BucketStore:
                     [*found, *[row async for item in self._read(batch) for row in _rows(kind, item, wanted)]]
                 )
         return await self._with_bodies(found)
+
+    async def _left_file(self, row: StoredRow) -> StoredRow:
+        digest = str(row.key[0])
+        return StoredRow(row.key, LeftFile(digest=digest, needed=await self._is_needed(digest)))
 
     async def _heads(
         self, kind: RowKind, wanted: Filter, after: Key | None, *, newest_first: bool
@@ -479,17 +477,15 @@ class BucketStore:
                 entries[keys.segments(item.key, place)[0]].append((place, item.key))
         found = await asyncio.gather(*(self._count(name, entries[name]) for name in sorted(entries)))
         counted = dict(zip(sorted(entries), found, strict=True))
-        return Counts(
-            submissions=statuses, destinations=counted, exact=all(len(some) <= COUNTED for some in entries.values())
-        )
+        exact = all(len(some) <= COUNTED for some in entries.values())
+        return Counts(submissions=statuses, destinations=counted, exact=exact)
 
     async def _count(self, name: str, entries: Sequence[tuple[str, str]]) -> DestinationCount:
         """Count the deliveries of a destination. Where there are many, one entry counts as one."""
         if len(entries) > COUNTED:
             due = [keys.read_entry(key)[0] for place, key in entries if place == keys.TO]
-            return DestinationCount(
-                pending=len(due), dead=len(entries) - len(due), oldest_due_ms=min(due, default=None)
-            )
+            oldest_ms = min(due, default=None)
+            return DestinationCount(pending=len(due), dead=len(entries) - len(due), oldest_due_ms=oldest_ms)
         ids = {keys.read_entry(key)[1] for _, key in entries}
         found = await asyncio.gather(*map(self._documents.get, sorted(ids)))
         mine = [one for item in found if item is not None for one in item.deliveries if one.destination == name]
@@ -611,15 +607,7 @@ def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[Store
             if wanted.delivery_id in (None, item.delivery_id)
         ]
     return [
-        StoredRow(
-            (item.number, stored.id),
-            Callback(
-                submission_id=stored.id,
-                received_ms=item.received_ms,
-                cause=item.cause,
-                body=(item.body or "").encode(),
-            ),
-        )
+        StoredRow((item.number, stored.id), item.callback(stored.id))
         for item in stored.callbacks
         if _is_within(item.received_ms, wanted)
     ]

@@ -15,7 +15,7 @@ import msgspec
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
-from receiver.events import Event, Submission
+from receiver.events import Callback, Event, Submission
 from receiver.journal.bucket import keys
 from receiver.journal.document import DUE_FIELDS, Document, LastReceipt, file_digests
 from receiver.journal.rows import to_json_bytes
@@ -44,6 +44,10 @@ class KeptCallback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     received_ms: int
     cause: str | None = None
     body: str | None = None
+
+    def callback(self, id: str) -> Callback:
+        body = (self.body or "").encode()
+        return Callback(submission_id=id, received_ms=self.received_ms, cause=self.cause, body=body)
 
 
 class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,121 +15,117 @@ from receiver.journal.rows import delivery_from_row, from_row, to_json
 from receiver.journal.sqlite.documents import SQL, submission_of
 from receiver.journal.store import Filter, Key, LeftFile, NeededFile, Record, RowKind, SharedValue, StoredRow
 
-KEYS: Mapping[RowKind, tuple[str, ...]] = {
-    "submissions": ("id",),
-    "callbacks": ("number",),
-    "events": ("number",),
-    "deliveries": ("id",),
-    "attempts": ("delivery_id", "number"),
-    "files": ("submission_id", "digest"),
-    "leftovers": ("digest",),
-    "values": ("key",),
-}
 _event = msgspec.json.Decoder(Event).decode
-_READERS: Mapping[RowKind, Callable[[Any], Record]] = {
-    "submissions": submission_of,
-    "callbacks": lambda row: from_row(Callback, row),
-    "events": lambda row: _event(row["body"]),
-    "deliveries": delivery_from_row,
-    "attempts": lambda row: from_row(AttemptRecord, row),
-    "files": lambda row: from_row(NeededFile, row),
-    "leftovers": lambda row: LeftFile(digest=row["digest"], needed=bool(row["needed"])),
-    "values": lambda row: from_row(SharedValue, row),
-}
 
-_IDS = "id IN (SELECT value FROM json_each(:ids))"
-_SINCE, _UNTIL = "id >= :since_id", "id < :until_id"
-_CONDITIONS: Mapping[RowKind, Mapping[str, str]] = {
-    "submissions": {
-        "ids": _IDS,
-        "submission_id": "id = :submission_id",
-        "parent_id": "parent_id = :parent_id",
-        "task_id": "task_id = :task_id",
-        "part": "(substr(id, 1, length(:part)) = :part OR substr(id, -length(:part)) = :part)",
-        "statuses": "EXISTS (SELECT 1 FROM json_each(:statuses) AS word WHERE submissions.status = word.value"
-        " OR submissions.ended = 'task.' || word.value OR submissions.task_status = upper(word.value))",
-        "kinds": "json_extract(body, '$.kind') IN (SELECT value FROM json_each(:kinds))",
-        "labels": "NOT EXISTS (SELECT 1 FROM json_each(:labels) AS pair WHERE NOT EXISTS ("
-        "SELECT 1 FROM json_each(submissions.body, '$.labels') AS label"
-        " WHERE label.key = json_extract(pair.value, '$[0]') AND label.value = json_extract(pair.value, '$[1]')))",
-        "words": "NOT EXISTS (SELECT 1 FROM json_each(:words) AS word"
-        " WHERE NOT instr(casefold(json_extract(submissions.body, '$.prompt')), casefold(word.value)))",
-        "since_ms": _SINCE,
-        "until_ms": _UNTIL,
-        "due_after_ms": "id IN (SELECT id FROM submissions WHERE send_due_ms > :due_after_ms"
-        " UNION ALL SELECT id FROM submissions WHERE poll_due_ms > :due_after_ms"
-        " UNION ALL SELECT id FROM submissions WHERE media_due_ms > :due_after_ms)",
-        "called_back": "hooked = 1 AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')",
-        "settled": "(ended IS NOT NULL OR status = 'refused') AND send_due_ms IS NULL AND poll_due_ms IS NULL"
-        " AND media_due_ms IS NULL AND json_extract(body, '$.claim') IS NULL",
-    },
-    "callbacks": {
-        "submission_id": "submission_id = :submission_id",
-        "since_ms": "received_ms >= :since_ms",
-        "until_ms": "received_ms < :until_ms",
-    },
-    "events": {
-        "ids": _IDS,
-        "submission_id": "id > :submission_id || '.' AND id < :submission_id || '/'",
-        "types": "type IN (SELECT value FROM json_each(:types))",
-        "since_ms": "created_ms >= :since_ms",
-        "until_ms": "created_ms < :until_ms",
-    },
-    "deliveries": {
-        "ids": _IDS,
-        "submission_id": "submission_id = :submission_id",
-        "destination": "destination = :destination",
-        "statuses": "status IN (SELECT value FROM json_each(:statuses))",
-        "due_after_ms": "status = 'pending' AND due_ms > :due_after_ms",
-        "since_ms": _SINCE,
-        "until_ms": _UNTIL,
-    },
-    "attempts": {
-        "delivery_id": "delivery_id = :delivery_id",
-        "submission_id": "delivery_id IN (SELECT id FROM deliveries WHERE submission_id = :submission_id)",
-    },
-    "files": {"submission_id": "submission_id = :submission_id", "digest": "digest = :digest"},
-    "leftovers": {},
-    "values": {},
+
+class Table(NamedTuple):
+    """One kind of rows. `conditions`: fields of a filter that make sense for it."""
+
+    keys: tuple[str, ...]
+    read: Callable[[Any], Record]
+    conditions: str
+    select: str
+
+
+_LISTED = "submission_id parent_id task_id part statuses kinds labels words due_after_ms called_back settled"
+TABLES: Mapping[RowKind, Table] = {
+    "submissions": Table(("id",), submission_of, f"ids since_ms until_ms {_LISTED}", SQL["page_submissions"]),
+    "callbacks": Table(
+        ("number",), partial(from_row, Callback), "submission_id since_ms until_ms",
+        "SELECT number, submission_id, received_ms, cause, CAST(body AS BLOB) AS body FROM callbacks",
+    ),
+    "events": Table(
+        ("number",), lambda row: _event(row["body"]), "ids submission_id types since_ms until_ms",
+        "SELECT number, body FROM events",
+    ),
+    "deliveries": Table(
+        ("id",), delivery_from_row, "ids since_ms until_ms submission_id destination statuses due_after_ms",
+        "SELECT * FROM deliveries",
+    ),
+    "attempts": Table(
+        ("delivery_id", "number"), partial(from_row, AttemptRecord), "delivery_id submission_id",
+        "SELECT * FROM attempts",
+    ),
+    "files": Table(
+        ("submission_id", "digest"), partial(from_row, NeededFile), "submission_id digest", "SELECT * FROM files"
+    ),
+    "leftovers": Table(
+        ("digest",), partial(from_row, LeftFile), "",
+        "SELECT *, EXISTS (SELECT 1 FROM files WHERE files.digest = leftovers.digest) AS needed FROM leftovers",
+    ),
+    "values": Table(
+        ("key",), partial(from_row, SharedValue), "",
+        "SELECT key, data, CAST(version AS TEXT) AS version FROM shared_values",
+    ),
+}  # fmt: skip
+_CONDITIONS = {
+    "ids": "id IN (SELECT value FROM json_each(:ids))",
+    "since_ms": "id >= :since_id",
+    "until_ms": "id < :until_id",
+    "callbacks.since_ms": "received_ms >= :since_ms",
+    "callbacks.until_ms": "received_ms < :until_ms",
+    "events.since_ms": "created_ms >= :since_ms",
+    "events.until_ms": "created_ms < :until_ms",
+    "submissions.submission_id": "id = :submission_id",
+    "events.submission_id": "id > :submission_id || '.' AND id < :submission_id || '/'",
+    "attempts.submission_id": "delivery_id IN (SELECT id FROM deliveries WHERE submission_id = :submission_id)",
+    "part": "(substr(id, 1, length(:part)) = :part OR substr(id, -length(:part)) = :part)",
+    "submissions.statuses": "EXISTS (SELECT 1 FROM json_each(:statuses) AS word WHERE submissions.status = word.value"
+    " OR submissions.ended = 'task.' || word.value OR submissions.task_status = upper(word.value))",
+    "deliveries.statuses": "status IN (SELECT value FROM json_each(:statuses))",
+    "types": "type IN (SELECT value FROM json_each(:types))",
+    "kinds": "json_extract(body, '$.kind') IN (SELECT value FROM json_each(:kinds))",
+    "labels": "NOT EXISTS (SELECT 1 FROM json_each(:labels) AS pair WHERE NOT EXISTS ("
+    "SELECT 1 FROM json_each(submissions.body, '$.labels') AS label"
+    " WHERE label.key = json_extract(pair.value, '$[0]') AND label.value = json_extract(pair.value, '$[1]')))",
+    "words": "NOT EXISTS (SELECT 1 FROM json_each(:words) AS word"
+    " WHERE NOT instr(casefold(json_extract(submissions.body, '$.prompt')), casefold(word.value)))",
+    "deliveries.due_after_ms": "status = 'pending' AND due_ms > :due_after_ms",
+    "submissions.due_after_ms": "id IN (SELECT id FROM submissions WHERE send_due_ms > :due_after_ms"
+    " UNION ALL SELECT id FROM submissions WHERE poll_due_ms > :due_after_ms"
+    " UNION ALL SELECT id FROM submissions WHERE media_due_ms > :due_after_ms)",
+    "called_back": "hooked = 1 AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')",
+    "settled": "(ended IS NOT NULL OR status = 'refused') AND send_due_ms IS NULL AND poll_due_ms IS NULL"
+    " AND media_due_ms IS NULL AND json_extract(body, '$.claim') IS NULL",
 }
+"""Conditions by field of the filter, for all kinds or for one. Any other field is a column of its name."""
 _SELECTIVE = {"ids", "submission_id", "delivery_id", "parent_id", "task_id", "digest", "destination", "due_after_ms"}
+_NEEDING = "(SELECT DISTINCT submission_id AS id FROM files) AS needing CROSS JOIN submissions USING (id)"
 _OLD_CALLBACKS = (
     "number < coalesce((SELECT number FROM callbacks WHERE received_ms >= :until_ms AND received_ms <="
     " (SELECT received_ms FROM callbacks ORDER BY number DESC LIMIT 1) ORDER BY number LIMIT 1), 9223372036854775807)"
 )
-"""Ends the search for old callbacks at the first one that is not old. They are numbered as they came, so none behind it
-is old. One dated after the newest was written by a clock that was ahead, and ends nothing."""
+"""Ends the search for old callbacks at the first one that is not old, because they are numbered as they came. One dated
+after the newest was written by a clock that was ahead, and ends nothing."""
 
 
 def page_query(
     kind: RowKind, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool
 ) -> tuple[str, dict[str, Any]]:
     """Return the statement of a page, and its parameters."""
-    texts = _CONDITIONS[kind]
-    given = {name: value for name in texts if (value := getattr(wanted, name)) not in (None, (), False)}
-    if wanted.ids is not None and "ids" in texts:
-        given["ids"] = wanted.ids
-    conditions = [texts[name] for name in given]
-    if kind == "deliveries" and len(wanted.statuses) == 1 and wanted.statuses[0] in DELIVERY_STATUSES:
-        conditions[list(given).index("statuses")] = f"status = '{wanted.statuses[0]}'"  # as in the partial indexes
-    if kind == "callbacks" and "until_ms" in given and len(given) == 1 and not newest_first:
-        conditions.append(_OLD_CALLBACKS)
+    keys, _, conditions, select = TABLES[kind]
+    given = {
+        name: value
+        for name in conditions.split()
+        if (value := getattr(wanted, name)) not in (None, False) and (value != () or name == "ids")
+    }
+    texts = {name: _condition(kind, name) for name in given}
     values = {name: to_json(value) if isinstance(value, tuple) else value for name, value in given.items()}
-    for name in ("since", "until"):
-        if (moment := given.get(f"{name}_ms")) is not None:
-            values[f"{name}_id"] = first_id(moment)
-    keys = KEYS[kind]
+    values |= {"limit": limit, "since_id": first_id(wanted.since_ms or 0), "until_id": first_id(wanted.until_ms or 0)}
+    if kind == "deliveries" and len(wanted.statuses) == 1 and wanted.statuses[0] in DELIVERY_STATUSES:
+        texts["statuses"] = f"status = '{wanted.statuses[0]}'"  # as in the partial indexes
+    if kind == "callbacks" and given.keys() == {"until_ms"} and not newest_first:
+        texts["old"] = _OLD_CALLBACKS
+    if kind == "submissions" and wanted.with_files:
+        select = select.removesuffix("submissions") + _NEEDING
     if after is not None:
-        names = [f"after_{index}" for index in range(len(keys))]
-        compare = "<" if newest_first else ">"
         # A `+` keeps SQLite from a search by key alone, in the order of the page, where another index finds few rows.
-        compared = [f"+{key}" if _SELECTIVE & given.keys() else key for key in keys]
-        conditions.append(f"({', '.join(compared)}) {compare} ({', '.join(f':{name}' for name in names)})")
-        values |= dict(zip(names, after, strict=True))
-    select = SQL["page_submissions_with_files" if kind == "submissions" and wanted.with_files else f"page_{kind}"]
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        compared = ", ".join(f"+{key}" if _SELECTIVE & given.keys() else key for key in keys)
+        texts["after"] = f"({compared}) {'<' if newest_first else '>'} ({', '.join(f':after_{key}' for key in keys)})"
+        values |= {f"after_{key}": value for key, value in zip(keys, after, strict=True)}
+    where = f" WHERE {' AND '.join(texts.values())}" if texts else ""
     order = ", ".join(f"{key} DESC" if newest_first else key for key in keys)
-    return f"{select}{where} ORDER BY {order} LIMIT :limit", {**values, "limit": limit}
+    return f"{select}{where} ORDER BY {order} LIMIT :limit", values
 
 
 def read_page(
@@ -143,5 +140,14 @@ def read_page(
 ) -> list[StoredRow]:
     """Read the rows of a page, with a reader of its own if one is given."""
     query, values = page_query(kind, wanted, after, limit, newest_first=newest_first)
-    keys, read = KEYS[kind], read or _READERS[kind]
+    keys, read = TABLES[kind].keys, read or TABLES[kind].read
     return [StoredRow(tuple(row[key] for key in keys), read(row)) for row in db.execute(query, values)]
+
+
+def delete_query(kind: RowKind) -> str:
+    """Return the statement that deletes all rows of a submission."""
+    return f"DELETE FROM {kind} WHERE {_condition(kind, 'submission_id')}"  # noqa: S608 - texts of ours
+
+
+def _condition(kind: RowKind, name: str) -> str:
+    return _CONDITIONS.get(f"{kind}.{name}") or _CONDITIONS.get(name) or f"{name} = :{name}"

@@ -7,13 +7,12 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
-from receiver.disk import in_thread
+from receiver.disk import Ballast, check_local_disk, in_thread
 from receiver.errors import EngineRunning, JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
@@ -21,16 +20,15 @@ from receiver.journal.sqlite import maintenance
 from receiver.journal.sqlite.documents import SQL, RowCache, load, submission_of
 from receiver.journal.sqlite.files import (
     BUSY_SECONDS,
-    Ballast,
+    ERRORS,
+    EngineLock,
     SameFiles,
-    check_file_system,
     connect,
     journal_error,
     migrate,
     translated,
 )
-from receiver.journal.sqlite.lock import EngineLock
-from receiver.journal.sqlite.pages import read_page
+from receiver.journal.sqlite.pages import TABLES, delete_query, read_page
 from receiver.journal.sqlite.writer import Writer
 from receiver.journal.store import (
     Counts,
@@ -48,12 +46,7 @@ T = TypeVar("T")
 Connection = sqlite3.Connection
 Changed = Callable[[frozenset[str] | None], None]
 
-_KINDS = ("attempts", "deliveries", "events", "callbacks", "submissions")
-_GONE: Mapping[str, int] = dict.fromkeys(("files", *_KINDS), 0)
-
-
-def _delete(kind: str) -> str:
-    return SQL.get(f"delete_{kind}") or f"DELETE FROM {kind} WHERE submission_id = :id"  # noqa: S608 - a table of ours
+_KINDS: tuple[RowKind, ...] = ("attempts", "deliveries", "events", "callbacks", "submissions")
 
 
 class _Raised:
@@ -73,13 +66,10 @@ class SQLiteStore:
     shared: ClassVar[bool] = False
     cache_seconds = 1.0
 
-    def __init__(
-        self, path: Path, writer: Connection, reader: Connection, *, busy_seconds: float, ballast: Ballast | None
-    ) -> None:
+    def __init__(self, path: Path, writer: Connection, reader: Connection, ballast: Ballast | None) -> None:
         self.place = str(path)
         self.engine_lock = EngineLock(path)
         self._path = path
-        self._busy_seconds = busy_seconds
         self._ballast = ballast
         self._damage: JournalError | None = None
         self._closed = False
@@ -108,10 +98,9 @@ class SQLiteStore:
 
     async def check(self, *, space: bool = False) -> None:
         if space:
-            if self._ballast is not None and (
-                await asyncio.to_thread(self._ballast.nearly_full) or not await self._has_room(self._ballast)
-            ):
-                raise self._full()
+            await self._make_ballast()
+            if self._full or (self._ballast is not None and await asyncio.to_thread(self._ballast.nearly_full)):
+                raise self._nothing_new()
             return
         if self._damage is not None:
             raise self._damage
@@ -119,16 +108,16 @@ class SQLiteStore:
         def write(db: Connection) -> None:
             # An UPDATE that finds no row would write nothing, and would not notice a full disk.
             db.execute(SQL["insert_leftover"], ("",))
-            db.execute(SQL["delete_leftover"], ("",))
+            db.execute("DELETE FROM leftovers WHERE digest = ''")
 
         await self._write(write)
 
     # Documents
 
     async def create(self, submission: Submission) -> Submission:
-        if self._ballast is not None and not await self._has_room(self._ballast):
-            raise self._full()
-
+        await self._make_ballast()
+        if self._full:
+            raise self._nothing_new()
         return await self._write(lambda db: self._cache.insert(db, submission))
 
     async def load(self, ids: Sequence[str]) -> dict[str, Document]:
@@ -142,8 +131,8 @@ class SQLiteStore:
         return await self._read(read)
 
     async def update(self, id: str, transition: Transition[T]) -> T | None:
-        if self._ballast is not None and self._ballast.given_up:
-            await self._has_room(self._ballast)
+        if self._full:
+            await self._make_ballast()
 
         def write(db: Connection) -> T | _Raised | None:
             try:
@@ -156,15 +145,15 @@ class SQLiteStore:
 
         result = await self._run(write)
         if isinstance(result, _Raised):
-            with translated(self._path, self._busy_seconds):
+            with translated(self._path):
                 raise result.error
         return result
 
     def _apply(self, document: Document, transition: Transition[T]) -> T:
         after, result = transition(document)
         if after is not document:
-            if len(after.new_callbacks) > len(document.new_callbacks) and self._ballast and self._ballast.given_up:
-                raise self._full()
+            if self._full and len(after.new_callbacks) > len(document.new_callbacks):
+                raise self._nothing_new()
             self._cache.put(after)
         return result
 
@@ -196,31 +185,29 @@ class SQLiteStore:
         self, id: str, transition: Callable[[Document], Document | None], *, files_only: bool = False
     ) -> Mapping[str, int] | None:
         def write(db: Connection) -> Mapping[str, int] | None:
+            removed: dict[str, int] = dict.fromkeys(("files", *_KINDS), 0)
             document = self._cache.get(db, id)
             if document is None:
-                return _GONE
+                return removed
             after = transition(document)
             if after is None:
                 return None
-            values = {"id": id}
-            removed = dict(_GONE)
-            removed["files"] = db.execute(SQL["count_files"], values).fetchone()[0]
-            db.execute(SQL["leave_files"], values)
-            db.execute(_delete("files"), values)
-            if files_only:
-                if after is not document:
-                    self._cache.put(after)
-                return removed
-            for kind in _KINDS:
-                removed[kind] = db.execute(_delete(kind), values).rowcount
-            self._cache.forget(id)
-            self._cache.written.add(id)
+            values = {"submission_id": id}
+            removed["files"] = db.execute(SQL["leave_files"], values).rowcount
+            db.execute(delete_query("files"), values)
+            if not files_only:
+                for kind in _KINDS:
+                    removed[kind] = db.execute(delete_query(kind), values).rowcount
+                self._cache.forget(id)
+                self._cache.written.add(id)
+            elif after is not document:
+                self._cache.put(after)
             return removed
 
         return await self._write(write)
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
-        statement = SQL["delete_callback" if kind == "callbacks" else "delete_leftover"]
+        statement = f"DELETE FROM {kind} WHERE {TABLES[kind].keys[0]} = ?"  # noqa: S608 - a table of ours
         return await self._write(lambda db: db.executemany(statement, keys).rowcount) if keys else 0
 
     # Reading
@@ -240,7 +227,7 @@ class SQLiteStore:
     # Shared values
 
     async def values(self, prefix: str) -> dict[str, SharedValue]:
-        query = f"{SQL['page_values']} WHERE key >= ? AND key < ? ORDER BY key"
+        query = f"{TABLES['values'].select} WHERE key >= ? AND key < ? ORDER BY key"
         rows = await self._read(lambda db: db.execute(query, (prefix, f"{prefix}\U0010ffff")).fetchall())
         return {row["key"]: SharedValue(key=row["key"], data=row["data"], version=row["version"]) for row in rows}
 
@@ -282,18 +269,14 @@ class SQLiteStore:
             lock.release()
 
     async def scrub(self, words: str) -> str | None:
-        """Deleted rows are overwritten, except where SQLite moved rows before. Where no engine runs the file is
-        written anew. Beside one, it is searched."""
+        """Rewrite the file if no engine runs. Deleted rows are overwritten anyway, except copies that SQLite left when
+        it moved rows."""
         if await self.compact() is not None:
             return None
-        spellings = {words.encode(errors="replace"), msgspec.json.encode(words)[1:-1]} if words else set()
-        if await self._beside(maintenance.empty_log) and not any(
-            [await self._beside(maintenance.holds, spelling) for spelling in spellings]
-        ):
-            return None
+        await self._beside(maintenance.empty_log)
         return (
-            "Its prompt still stands in the journal's file: another submission has the same, or unused space holds a "
-            "trace. To overwrite all unused space, stop the engine and run: receiver journal compact"
+            "Unused space of the journal's file may have traces of its prompt. To overwrite them, stop the engine, "
+            "then run: receiver journal compact"
         )
 
     def transfer(self, *, fill: bool) -> AbstractAsyncContextManager[Rows]:
@@ -314,11 +297,11 @@ class SQLiteStore:
         """Run an operation that may come before the changes of the batch are written."""
         try:
             return await self._writer.run(operation)
-        except (sqlite3.Error, OSError, msgspec.DecodeError) as exc:
-            error = journal_error(exc, self._path, self._busy_seconds)
+        except ERRORS as exc:
+            error = journal_error(exc, self._path)
             if error.fault == "damaged":
                 self._damage = error
-            elif error.fault == "full" and self._ballast is not None and not self._ballast.given_up:
+            elif error.fault == "full" and self._ballast is not None:
                 await asyncio.to_thread(self._ballast.give_up)
             raise error from exc
 
@@ -330,29 +313,32 @@ class SQLiteStore:
                 with suppress(RuntimeError):  # its loop is closed
                     loop.call_soon_threadsafe(changed, written)
 
-    async def _has_room(self, ballast: Ballast) -> bool:
-        """Once the disk was full, new submissions and callbacks are refused until there is room for more than them:
-        the rest is for what is owed already."""
-        if ballast.given_up and ballast.worth_a_look:
-            await asyncio.to_thread(ballast.make)
-        return not ballast.given_up
+    @property
+    def _full(self) -> bool:
+        """True from a full disk until there is room for more than what is owed already. Meanwhile submissions and
+        callbacks are refused."""
+        return self._ballast is not None and self._ballast.given_up
 
-    def _full(self) -> JournalError:
+    async def _make_ballast(self) -> None:
+        if self._ballast is not None and self._ballast.given_up:
+            await asyncio.to_thread(self._ballast.make)
+
+    def _nothing_new(self) -> JournalError:
         return JournalError(
-            f"The journal {self._path} takes nothing new: its disk is full, or nearly. Free some space; Receiver goes "
-            "on by itself.",
+            f"The journal {self._path} takes nothing new: its disk is full, or nearly. Free some space. Receiver then "
+            "goes on by itself.",
             fault="full",
         )
 
     async def _read(self, operation: Callable[[Connection], T]) -> T:
-        with translated(self._path, self._busy_seconds):
+        with translated(self._path):
             if self._closed:
                 raise sqlite3.ProgrammingError("the journal is closed")
             return await asyncio.get_running_loop().run_in_executor(self._readers, operation, self._reader)
 
     async def _beside(self, function: Callable[..., T], *args: Any) -> T:
-        with translated(self._path, self._busy_seconds):
-            return await in_thread(partial(function, self._path, *args))
+        with translated(self._path):
+            return await in_thread(function, self._path, *args)
 
 
 def _counts(db: Connection, *, submissions: bool) -> Counts:
@@ -385,9 +371,9 @@ async def open_store(
         JournalLocked: another process holds the write lock.
     """
     if not anywhere:
-        await asyncio.to_thread(check_file_system, path)
-    weight = Ballast(path) if ballast else None
-    with translated(path, busy_seconds):
+        await asyncio.to_thread(check_local_disk, path)
+    weight = Ballast(Path(f"{path}.ballast")) if ballast else None
+    with translated(path):
         writer = await asyncio.to_thread(connect, path, busy_seconds)
         try:
             await asyncio.to_thread(migrate, writer, path)
@@ -397,4 +383,4 @@ async def open_store(
             raise
     if weight is not None:
         await asyncio.to_thread(weight.make)
-    return SQLiteStore(path, writer, reader, busy_seconds=busy_seconds, ballast=weight)
+    return SQLiteStore(path, writer, reader, weight)

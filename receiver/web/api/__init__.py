@@ -121,11 +121,7 @@ class Api:
         return Route(path, endpoint, methods=list(endpoints))
 
     def _caller(self, headers: Headers) -> str:
-        """Return the name of the caller.
-
-        Raises:
-            Problem: 401, with the same answer for every wrong token.
-        """
+        """Return the name of the caller, or raise Problem (401), with the same answer for every wrong token."""
         given = headers.getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not token.strip():

@@ -117,11 +117,7 @@ class ReadRoutes:
 
 
 async def find(journal: Journal, request: Request) -> Submission:
-    """Return the submission with the id in the path, its own or its task's. Unlike in a shell, the id must be whole.
-
-    Raises:
-        Problem: 404.
-    """
+    """Return the submission with the whole id in the path, its own or its task's, or raise Problem (404)."""
     try:
         return await journal.find(request.path_params["id"], whole=True)
     except NotFound as exc:

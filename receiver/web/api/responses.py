@@ -63,8 +63,8 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A submission and its result.
 
     `task` is the provider's id. `reason` says why it failed or what it waits for. `texts` are the prompts that a
-    describe or shorten found. `parent` is the submission whose task this one follows up, by `button`. A list of
-    submissions shows no `deliveries`.
+    describe or shorten found. `parent` is the submission followed up by `button`. A list of submissions shows no
+    `deliveries`.
     """
 
     id: str

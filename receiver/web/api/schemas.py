@@ -121,11 +121,7 @@ Upload = _struct("upload", msgspec.Struct)
 
 
 def read_submission(value: Any) -> tuple[Request, Sent]:
-    """Return the request in the body of `POST /submissions`, and the body.
-
-    Raises:
-        InputError: an unknown kind or field, one that is missing or of another type, or a value that cannot be sent.
-    """
+    """Return the request in the body of `POST /submissions`, and the body, or raise InputError."""
     kind = _object(value).get("kind", "imagine")
     if not isinstance(kind, str):
         raise InputError("The kind must be text.")
@@ -143,11 +139,7 @@ def read_upload(value: Any) -> Request:
 
 
 def read(type: type[T], value: Any) -> T:
-    """Read a body as its struct.
-
-    Raises:
-        InputError: no object, an unknown field, one that is missing, or one of another type.
-    """
+    """Read a body as its struct, or raise InputError."""
     body = _object(value)
     known = [field.encode_name for field in msgspec.structs.fields(type)]
     for name in body:

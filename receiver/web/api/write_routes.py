@@ -113,29 +113,22 @@ class WriteRoutes:
         self, request: Request, name: str | None, prepare: Callable[[], Awaitable[Submission]]
     ) -> Response:
         """Serialize requests of one name, so that one of them makes the submission and the others find it."""
-        if name is None:
-            return await self._make(request, prepare)
-        lock = self._keys.setdefault(name, asyncio.Lock())
-        async with lock:
-            return await self._make(request, prepare)
-
-    async def _make(self, request: Request, prepare: Callable[[], Awaitable[Submission]]) -> Response:
-        before = self._mark()
-        row = await prepare()
-        if row.id < before:
-            return _made(request, row, 200)
-        try:
-            row = await self._submissions.send(row.id)
-        except Refused as exc:
-            if not exc.retry:
-                raise problem_of(exc, row.id) from exc
-        except Unreachable as exc:
-            refused = Refused(str(exc), outcome="unreachable", retry=False)
-            raise problem_of(refused, row.id) from exc
-        except Ambiguous:
-            pass  # the record has the status `unknown` and the reason
-        row = await self._journal.get(row.id) or row
-        return _made(request, row, 201 if row.status == "accepted" else 202)
+        async with asyncio.Lock() if name is None else self._keys.setdefault(name, asyncio.Lock()):
+            before = self._mark()
+            row = await prepare()
+            if row.id < before:
+                return _made(request, row, 200)
+            try:
+                row = await self._submissions.send(row.id)
+            except Refused as exc:
+                if not exc.retry:
+                    raise problem_of(exc, row.id) from exc
+            except Unreachable as exc:
+                raise problem_of(Refused(str(exc), outcome="unreachable", retry=False), row.id) from exc
+            except Ambiguous:
+                pass  # the record has the status `unknown` and the reason
+            row = await self._journal.get(row.id) or row
+            return _made(request, row, 201 if row.status == "accepted" else 202)
 
     def _mark(self) -> str:
         """Return an id that sorts before every id made later."""

@@ -252,34 +252,6 @@ VACUUM FULL receiver.submissions, receiver.callbacks, receiver.events, receiver.
 SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint AS bytes
 FROM pg_class WHERE relnamespace = 'receiver'::regnamespace AND relkind = 'r';
 
--- name: deliveries_without_event
-SELECT id FROM receiver.deliveries WHERE NOT EXISTS (
-    SELECT 1 FROM receiver.events WHERE events.id = deliveries.event_id);
-
--- name: deliveries_without_submission
-SELECT id FROM receiver.deliveries WHERE NOT EXISTS (
-    SELECT 1 FROM receiver.submissions WHERE submissions.id = deliveries.submission_id);
-
--- name: events_without_submission
-SELECT id FROM receiver.events WHERE NOT EXISTS (
-    SELECT 1 FROM receiver.submissions WHERE submissions.id = events.submission_id);
-
--- name: callbacks_without_submission
-SELECT number AS id FROM receiver.callbacks WHERE NOT EXISTS (
-    SELECT 1 FROM receiver.submissions WHERE submissions.id = callbacks.submission_id);
-
--- name: attempts_without_delivery
-SELECT DISTINCT delivery_id AS id FROM receiver.attempts WHERE NOT EXISTS (
-    SELECT 1 FROM receiver.deliveries WHERE deliveries.id = attempts.delivery_id);
-
--- name: ends_without_event
-SELECT id FROM receiver.submissions WHERE ended IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM receiver.events WHERE events.id = submissions.id || '.' || submissions.ended);
-
--- name: unfinished_attempts
-SELECT DISTINCT delivery_id AS id FROM receiver.attempts JOIN receiver.deliveries ON deliveries.id = attempts.delivery_id
-WHERE attempts.outcome IS NULL AND deliveries.status <> 'running';
-
 -- name: abandoned_deliveries
 SELECT id FROM receiver.deliveries WHERE status = 'running' AND owner <> ALL (:owners::text[]) ORDER BY id;
 

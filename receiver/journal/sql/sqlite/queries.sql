@@ -92,35 +92,9 @@ WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms
 ORDER BY due_ms;
 
 -- name: page_submissions
-SELECT id, version, working, body,
-    coalesce(task, (SELECT json_extract(events.body, '$.task') FROM events WHERE events.id = submissions.task_event_id)) AS task
+SELECT id, version, working, body, coalesce(
+    task, (SELECT json_extract(events.body, '$.task') FROM events WHERE events.id = submissions.task_event_id)) AS task
 FROM submissions;
-
--- name: page_submissions_with_files
-SELECT id, version, working, body,
-    coalesce(task, (SELECT json_extract(events.body, '$.task') FROM events WHERE events.id = submissions.task_event_id)) AS task
-FROM (SELECT DISTINCT submission_id AS id FROM files) AS needing CROSS JOIN submissions USING (id);
-
--- name: page_callbacks
-SELECT number, submission_id, received_ms, cause, CAST(body AS BLOB) AS body FROM callbacks;
-
--- name: page_events
-SELECT number, body FROM events;
-
--- name: page_deliveries
-SELECT * FROM deliveries;
-
--- name: page_attempts
-SELECT * FROM attempts;
-
--- name: page_files
-SELECT submission_id, digest FROM files;
-
--- name: page_leftovers
-SELECT digest, EXISTS (SELECT 1 FROM files WHERE files.digest = leftovers.digest) AS needed FROM leftovers;
-
--- name: page_values
-SELECT key, data, CAST(version AS TEXT) AS version FROM shared_values;
 
 -- name: count_submissions
 SELECT display, count(*) AS number FROM submissions GROUP BY display;
@@ -135,66 +109,15 @@ UNION ALL SELECT destination, status, count(*), NULL FROM deliveries WHERE statu
 -- name: delete_value
 DELETE FROM shared_values WHERE key = ? AND version = ?;
 
--- name: delete_values
-DELETE FROM shared_values;
-
--- name: delete_callback
-DELETE FROM callbacks WHERE number = ?;
-
--- name: delete_leftover
-DELETE FROM leftovers WHERE digest = ?;
-
 -- name: leave_files
--- Files that no other submission needs; they are removed from the disk afterwards.
+-- Files that no other submission needs are removed from the disk afterwards.
 INSERT INTO leftovers
 SELECT digest FROM files AS mine
-WHERE submission_id = :id AND NOT EXISTS (
-    SELECT 1 FROM files AS other WHERE other.digest = mine.digest AND other.submission_id <> :id)
-ON CONFLICT DO NOTHING;
-
--- name: count_files
-SELECT count(*) FROM files AS mine
-WHERE submission_id = :id AND NOT EXISTS (
-    SELECT 1 FROM files AS other WHERE other.digest = mine.digest AND other.submission_id <> :id);
-
--- name: delete_attempts
-DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE submission_id = :id);
-
--- name: delete_events
-DELETE FROM events WHERE id > :id || '.' AND id < :id || '/';
-
--- name: delete_submissions
-DELETE FROM submissions WHERE id = :id;
+WHERE submission_id = :submission_id AND NOT EXISTS (
+    SELECT 1 FROM files AS other WHERE other.digest = mine.digest AND other.submission_id <> :submission_id)
+ON CONFLICT DO UPDATE SET digest = excluded.digest;
 
 -- name: holds_rows
 SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM callbacks) OR EXISTS (SELECT 1 FROM events)
     OR EXISTS (SELECT 1 FROM deliveries) OR EXISTS (SELECT 1 FROM attempts) OR EXISTS (SELECT 1 FROM files)
     OR EXISTS (SELECT 1 FROM leftovers);
-
--- name: running_deliveries
-SELECT id, owner FROM deliveries WHERE status = 'running';
-
--- name: deliveries_without_event
-SELECT id FROM deliveries WHERE NOT EXISTS (SELECT 1 FROM events WHERE events.id = deliveries.event_id);
-
--- name: deliveries_without_submission
-SELECT id FROM deliveries WHERE NOT EXISTS (SELECT 1 FROM submissions WHERE submissions.id = deliveries.submission_id);
-
--- name: events_without_submission
-SELECT id FROM events WHERE NOT EXISTS (SELECT 1 FROM submissions WHERE submissions.id = events.submission_id);
-
--- name: callbacks_without_submission
-SELECT number AS id FROM callbacks
-WHERE NOT EXISTS (SELECT 1 FROM submissions WHERE submissions.id = callbacks.submission_id);
-
--- name: attempts_without_delivery
-SELECT DISTINCT delivery_id AS id FROM attempts
-WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.id = attempts.delivery_id);
-
--- name: ends_without_event
-SELECT id FROM submissions
-WHERE ended IS NOT NULL AND NOT EXISTS (SELECT 1 FROM events WHERE events.id = submissions.id || '.' || submissions.ended);
-
--- name: unfinished_attempts
-SELECT DISTINCT delivery_id AS id FROM attempts JOIN deliveries ON deliveries.id = attempts.delivery_id
-WHERE attempts.outcome IS NULL AND deliveries.status <> 'running';

@@ -1,20 +1,27 @@
-"""`destinations`: list, test and resume them. `slack`: what Slack needs for one."""
+"""Commands about what is configured: `settings`, `handlers`, `destinations`, `slack`, `doctor` and `inspect`."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
+from receiver import provider
+from receiver import settings as all_settings
 from receiver.app import find_destination, try_destination
+from receiver.app.doctor import Finding, examine
 from receiver.cli.options import AsJSON
-from receiver.cli.output import ago, note, one_line, print_json, print_table, say, when
+from receiver.cli.output import Table, ago, note, one_line, print_json, print_list, print_table, say, when
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.clock import Clock
 from receiver.deliveries import DestinationRecord
 from receiver.errors import InputError, NotFound
 from receiver.events import EVENT_TYPES
+from receiver.handlers.registry import describe_handlers
 from receiver.handlers.slack.api import SCOPES, manifest
 from receiver.journal import Journal
 
@@ -32,16 +39,9 @@ def list_destinations(as_json: AsJSON = False) -> None:
     """
     now_ms = Clock().now_ms()
     found = on_journal(lambda journal: journal.destinations())
-    if as_json:
-        print_json(
-            [{"name": item.name, "status": item.display_status(now_ms), **msgspec.to_builtins(item)} for item in found]
-        )
-        return
-    if not found:
-        note("No destinations: no engine has run on this journal yet.")
-        return
-    rows = [
-        (
+    table = Table[DestinationRecord](
+        COLUMNS,
+        lambda item: (
             item.name,
             item.handler,
             item.display_status(now_ms),
@@ -49,10 +49,15 @@ def list_destinations(as_json: AsJSON = False) -> None:
             str(item.dead),
             when(item.last_success_ms),
             f"{ago(item.last_error_ms)} ago: {item.last_error}" if item.last_error_ms is not None else "",
-        )
-        for item in found
+        ),
+    )
+    records = [
+        {"name": item.name, "status": item.display_status(now_ms), **msgspec.to_builtins(item)} for item in found
     ]
-    print_table(COLUMNS, rows)
+    none = "No destinations: no engine has run on this journal yet."
+    print_list(found, table, none=none, as_json=as_json, records=records)
+    if as_json:
+        return
     configured = {item.name for item in settings_for(quiet=True).resolved_destinations()}
     for item in found:
         if item.paused(now_ms):
@@ -98,7 +103,7 @@ def send_sample(
     others = [other.name for other in settings.resolved_destinations()]
     receipt = run(try_destination(item, type, others=others))
     if as_json:
-        print_json(msgspec.to_builtins(receipt))
+        print_json(receipt)
         return
     say(f"{name} took the sample.")
     for what, text in (("ref", receipt.ref), ("url", receipt.url)):
@@ -124,3 +129,58 @@ def print_manifest(
     note("Set SLACK_BOT_TOKEN to the Bot User OAuth Token from its page OAuth & Permissions. The bot may:")
     for scope, purpose in SCOPES.items():
         note(f"  {scope}: {purpose}")
+
+
+def handlers(as_json: AsJSON = False) -> None:
+    """List the handlers with their options."""
+    found = describe_handlers()
+    if as_json:
+        print_json([asdict(handler) for handler in found])
+        return
+    for handler in found:
+        say(f"{handler.name}: {handler.problem or f'{handler.summary} ({handler.guarantee})'}")
+        for option in handler.options:
+            default = "required" if option.default is None else f"default {option.default}"
+            say(f"  {option.name} ({option.type}, {default}): {option.help}")
+
+
+def settings(as_json: AsJSON = False) -> None:
+    """List every setting, its value and its source. Secrets are masked."""
+    rows = all_settings.show(settings_for(quiet=True))
+    if as_json:
+        print_json([{"name": name, "value": value, "source": source} for name, value, source in rows])
+    else:
+        print_table(("SETTING", "VALUE", "SOURCE"), rows, flexible=1, fold=True)
+
+
+def inspect(
+    file: Annotated[str, typer.Argument(help="A file with a payload of the provider; - reads it.")],
+    http_status: Annotated[int, typer.Option(help="The HTTP status it came with.", min=100, max=599)] = 200,
+) -> None:
+    """Show Receiver's reading of a payload of the provider, as JSON."""
+    try:
+        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as exc:
+        raise InputError(f"{file} cannot be read: {exc.strerror}. Check the path.") from exc
+    print_json(provider.inspect(body, http_status))
+
+
+def doctor(as_json: AsJSON = False) -> None:
+    """Check everything that Receiver depends on.
+
+    Settings, provider, journal, engines, media store and destinations. Nothing is submitted or delivered. Exit status 1
+    if something is wrong.
+    """
+    settings = settings_for(quiet=True)
+
+    async def main() -> list[Finding]:
+        return [item async for item in examine(settings)]
+
+    found = run(main())
+    if as_json:
+        print_json(found)
+    else:
+        for item in found:
+            say(f"{item.verdict:8} {item.name}: {item.text}")
+    if any(item.verdict == "problem" for item in found):
+        raise typer.Exit(1)
