@@ -1,7 +1,7 @@
 """Every rule of the journal, as pure functions on a document or a destination's record.
 
-Stores load and write documents. They know none of this. A transition takes a document and gives the document as it is
-afterwards, with a result for the caller; the same document means that nothing changes.
+Stores load and write documents and know no rules. A transition takes a document and returns the document as it is
+afterwards, with a result for the caller. The same document means that nothing changes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ VANISHED = "the process ended while the attempt ran"
 
 
 def change(document: Document, decide: Decide, callback: Callback | None) -> tuple[Document, Changed]:
-    """Decide on the row and apply the outcome. A callback is kept even where deciding fails.
+    """Decide on the row and apply the outcome. A callback is added even if `decide` fails.
 
     Raises:
-        JournalError: a delivery's id is taken, and there is no callback to keep.
-        Exception: `decide` failed, and there is no callback to keep.
+        JournalError: a delivery's id is taken, and there is no callback.
+        Exception: `decide` failed, and there is no callback.
     """
     row = document.submission
     if callback is None:
@@ -114,10 +114,8 @@ def owe(document: Document, events: Sequence[Event], deliveries: Sequence[Delive
     )
 
 
-def _with_open(
-    document: Document, deliveries: Iterable[Delivery], *, events: Iterable[Event], **changes: Any
-) -> Document:
-    """Set the open deliveries, with no more events and attempts than they need."""
+def _with_open(document: Document, deliveries: tuple[Delivery, ...]) -> Document:
+    """Set the open deliveries, and drop the events and attempts that they do not need."""
     needed = {item.event_id for item in deliveries}
     running = {item.id for item in deliveries if item.status == "running"} if document.attempts else ()
     return replace(
@@ -226,8 +224,8 @@ def complete(document: Document, completion: Completion) -> tuple[Document, bool
 
 
 def _has_newer(document: Document, item: Delivery) -> bool:
-    """Return True if a later event is owed there. Later is what became known later: ids follow the wall clock, which
-    may have been set back since."""
+    """Return True if a later event has a delivery there. The order of `known` counts, not that of ids, because the wall
+    clock may have been set back."""
     newest = document.newest.get(item.destination)
     name = event_name(item.event_id, document.id)
     if newest is None or newest not in document.known:
@@ -244,7 +242,7 @@ def _with_receipt(receipts: Mapping[str, LastReceipt], item: Delivery) -> dict[s
 
 def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int) -> tuple[Document, int]:
     """End the running attempts of engines that are gone. Each counts as a failure and is retried with backoff, because
-    it may be what ended its engine. Return how many there were."""
+    it may have ended its engine. Return how many there were."""
     left = [item for item in document.deliveries if item.status == "running" and lost(item)]
     for item in left:
         document, _ = complete(document, _vanished(item, now_ms))
@@ -252,7 +250,7 @@ def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int) -> t
 
 
 def _vanished(delivery: Delivery, now_ms: int) -> Completion:
-    """The first vanished attempt is due again at once: it may only have shared its engine with the culprit."""
+    """Return the completion of a vanished attempt. The first is due at once, because another one may be at fault."""
     failures = delivery.failures + 1
     seconds = 0.0 if failures == 1 else wait(DELIVERY, failures - 1)
     return Completion(
@@ -329,7 +327,7 @@ def is_down(record: DestinationRecord) -> bool:
 
 
 def end_wait(document: Document, destination: str, until_ms: int) -> Document:
-    """Make due what was to wait as long as a pause that a person ends."""
+    """Make the deliveries due that waited for the end of a pause."""
     return _map_deliveries(
         document,
         lambda item: (
@@ -351,7 +349,7 @@ LONGEST_MS: Mapping[str, int] = {
     "delivery": int(max(DELIVERY) * MOST * 1000),
     "pause": int(max(DELIVERY) * 1000),
 }
-"""The longest wait of each kind in milliseconds. What is due later was written by a clock that was ahead."""
+"""The longest wait of each kind in milliseconds. A later due time was written by a clock that was ahead."""
 
 
 def clamped(due_ms: int | None, kind: str, now_ms: int) -> int | None:
@@ -379,11 +377,11 @@ def clamp(document: Document, now_ms: int) -> tuple[Document, bool]:
 
 
 def outcome_of(order: Order, found: Delivery | None, now_ms: int, *, event: bool) -> Replayed:
-    """Return what an order comes to.
+    """Return the outcome of an order.
 
     Args:
-        order: one event to be brought to one destination again.
-        found: the delivery it means, if there is one.
+        order: one event to be delivered to one destination again.
+        found: the delivery that it repeats, if there is one.
         now_ms: epoch milliseconds.
         event: True if its event still exists.
     """
@@ -403,15 +401,14 @@ def outcome_of(order: Order, found: Delivery | None, now_ms: int, *, event: bool
 def replay(
     document: Document, orders: Sequence[Order], found: Mapping[str, Delivery], events: Mapping[str, Event], now_ms: int
 ) -> tuple[Document, list[Replayed]]:
-    """Make what is ordered owed and due now, one order after the other. What is owed already stays as it is.
+    """Make the ordered deliveries pending and due now, one after the other. Pending ones stay as they are.
 
-    A delivery keeps its id, which is its idempotency key, and its attempts. Its failures start afresh.
+    A delivery keeps its id, which is its idempotency key, and its attempts. Its failures start at 0.
 
     Args:
         document: of the submission.
         orders: for this submission.
-        found: its deliveries that the orders may mean, by id, as they were before. Open ones are taken from the
-            document.
+        found: its deliveries that the orders may repeat, by id. Open ones are taken from the document.
         events: its events that the orders name, by id.
         now_ms: epoch milliseconds.
     """
@@ -452,14 +449,14 @@ def replay(
 
 
 def drop_media(document: Document, problem: str) -> Document | None:
-    """Take a result's files away from a settled submission. None: something of it is owed or under way."""
+    """Remove the files of a settled submission's result. None: something of it is outstanding or under way."""
     if not is_settled(document):
         return None
     row = document.submission
     return replace(document, submission=replace(row, media=(), media_problem=problem)) if row.media else document
 
 
-# Contradictions: what must never be in a journal
+# Contradictions, which no journal should have
 
 Contradiction = Literal[
     "deliveries_without_event",
@@ -477,10 +474,10 @@ CONTRADICTIONS: Mapping[Contradiction, tuple[str, str]] = {
     "events_without_submission": ("events", "belong to no submission"),
     "callbacks_without_submission": ("callbacks", "belong to no submission"),
     "attempts_without_delivery": ("deliveries", "have attempts but do not exist themselves"),
-    "ends_without_event": ("submissions", "have ended without an event that says so, so their results reach nobody"),
+    "ends_without_event": ("submissions", "have ended without an event of the end, so their results are not delivered"),
     "unfinished_attempts": ("deliveries", "do not run, but have an attempt without an end"),
 }
-"""By kind: what the ids are ids of, and what is wrong with them."""
+"""By kind: the kind of rows, and their fault."""
 
 _MAX_NAMED = 3
 
