@@ -88,14 +88,11 @@ def own_draft(path: Path) -> Iterator[BinaryIO]:
 
 
 def _clear(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        return
-    except OSError as exc:
-        if exc.errno != errno.ELOOP:
-            raise
-        path.unlink(missing_ok=True)
         return
     try:
         lock(descriptor)
@@ -209,10 +206,9 @@ class Ballast:
 
 
 def return_large_blocks() -> bool:
-    """Make the C library return each large block of memory when it is freed. Return True if it can.
+    """Make glibc return each large block of memory when it is freed. Return True if it can.
 
-    glibc begins with this, but raises its threshold to the largest freed block, up to 32 MiB (mallopt(3)). Then each
-    thread that has seen a picture keeps that much. A threshold that is set stays. Other C libraries lack the call.
+    By itself it raises the threshold up to 32 MiB (mallopt(3)), and each thread with a picture keeps that much.
     """
     try:
         return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE))
