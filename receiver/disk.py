@@ -74,7 +74,14 @@ def own_draft(path: Path) -> Iterator[BinaryIO]:
     Raises:
         BlockingIOError: another writer is at work there now.
     """
-    _clear(path)
+    with suppress(FileNotFoundError):
+        if path.is_symlink():
+            path.unlink()
+        else:
+            with path.open("r+b") as left:
+                lock(left.fileno())
+                if lies_at(path, left.fileno()):
+                    path.unlink()
     with path.open("xb") as file:
         lock(file.fileno())
         try:
@@ -85,24 +92,6 @@ def own_draft(path: Path) -> Iterator[BinaryIO]:
             if lies_at(path, file.fileno()):
                 with suppress(OSError):
                     path.unlink()
-
-
-def _clear(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        if exc.errno != errno.ELOOP:
-            raise
-        path.unlink(missing_ok=True)
-        return
-    try:
-        lock(descriptor)
-        if lies_at(path, descriptor):
-            path.unlink()
-    finally:
-        os.close(descriptor)
 
 
 def lock(descriptor: int, *, shared: bool = False) -> None:

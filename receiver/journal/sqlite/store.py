@@ -205,11 +205,13 @@ class SQLiteStore:
     async def values(self, prefix: str) -> dict[str, SharedValue]:
         query = f"{TABLES['values'].select} WHERE key >= ? AND key < ? ORDER BY key"
         rows = await self._read(lambda db: db.execute(query, (prefix, f"{prefix}\U0010ffff")).fetchall())
-        return {row["key"]: SharedValue(key=row["key"], data=row["data"], version=row["version"]) for row in rows}
+        return {row["key"]: SharedValue(**dict(row)) for row in rows}
 
     async def swap(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        delete = "DELETE FROM shared_values WHERE key = ? AND version = ?"
+
         def write(db: Connection) -> str | None:
-            if version is not None and db.execute(SQL["delete_value"], (key, int(version))).rowcount == 0:
+            if version is not None and db.execute(delete, (key, int(version))).rowcount == 0:
                 return None
             if data is None:
                 return ""
@@ -233,10 +235,9 @@ class SQLiteStore:
         lock = EngineLock(self._path)  # of its own: ours may be held, because we are the engine
         try:
             lock.acquire("journal compact")
+            return await self._beside(maintenance.compact)
         except EngineRunning:
             return None
-        try:
-            return await self._beside(maintenance.compact)
         finally:
             lock.release()
 

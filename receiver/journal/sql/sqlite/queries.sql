@@ -99,9 +99,6 @@ FROM deliveries WHERE status = 'pending' GROUP BY destination
 UNION ALL SELECT destination, status, count(*), NULL FROM deliveries WHERE status = 'running' GROUP BY destination
 UNION ALL SELECT destination, status, count(*), NULL FROM deliveries WHERE status = 'dead' GROUP BY destination;
 
--- name: delete_value
-DELETE FROM shared_values WHERE key = ? AND version = ?;
-
 -- name: leave_files
 -- Files that no other submission needs are removed from the disk afterwards.
 INSERT INTO leftovers
@@ -109,8 +106,3 @@ SELECT digest FROM files AS mine
 WHERE submission_id = :submission_id AND NOT EXISTS (
     SELECT 1 FROM files AS other WHERE other.digest = mine.digest AND other.submission_id <> :submission_id)
 ON CONFLICT DO UPDATE SET digest = excluded.digest;
-
--- name: holds_rows
-SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM callbacks) OR EXISTS (SELECT 1 FROM events)
-    OR EXISTS (SELECT 1 FROM deliveries) OR EXISTS (SELECT 1 FROM attempts) OR EXISTS (SELECT 1 FROM files)
-    OR EXISTS (SELECT 1 FROM leftovers);
