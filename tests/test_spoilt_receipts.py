@@ -56,7 +56,7 @@ async def test_it_is_listed_without_it(tables: SQLiteStore | PostgresStore, jour
     assert [(item.submission_id, item.receipt) for item in found] == [(submission(n).id, None) for n in (2, 1)]
     assert await journal.delivery(SPOILT) == found[1]
     assert await journal.deliveries(limit=9, submission_id=submission(1).id) == found[1:]
-    assert await journal.owed(submission(1).id) == found[1:]
+    assert await journal.outstanding(submission(1).id) == found[1:]
 
 
 async def test_it_is_replayed_beside_others(tables: SQLiteStore | PostgresStore, journal: Journal) -> None:

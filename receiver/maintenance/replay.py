@@ -113,8 +113,8 @@ class Replay:
         return [Order(event_id=event_id, submission_id=event_id.partition(".")[0], destination=to, as_new=as_new)]
 
     def _check(self, selection: Selection, to: str | None, by_ids: Selection) -> None:
-        """Raise InputError unless the selection is by ids or by conditions. `by_ids` is what ids may be combined with:
-        other conditions would narrow what was named one by one."""
+        """Raise InputError unless the selection is by ids or by conditions. `by_ids` has all that ids allow: a further
+        condition would narrow a list that was given one by one."""
         if selection.ids and selection != by_ids:
             raise InputError("Give either ids or what to select by, not both.")
         if selection.empty:

@@ -165,9 +165,9 @@ class Retention:
         return waiting
 
     async def _why_not_erased(self, row: Submission) -> str:
-        if owed := await self._journal.owed(row.id):
-            names = ", ".join(sorted({item.destination for item in owed}))
-            what = f"{len(owed)} of its deliveries are still owed (to {names})"
+        if outstanding := await self._journal.outstanding(row.id):
+            names = ", ".join(sorted({item.destination for item in outstanding}))
+            what = f"{len(outstanding)} of its deliveries are still owed (to {names})"
             remedy = f"Wait for them (receiver wait {row.id})"
         else:
             what = f"its task is under way or may still change (status {row.display_status})"
