@@ -79,7 +79,7 @@ class Replay:
             orders += await self._of_event(event_id, selection, to, as_new)
             _check_size(orders)
         if found and not orders and to is None:
-            raise InputError("No selected event ever had a delivery. Name a destination with --to.")
+            raise InputError("No selected event ever had a destination. Name one with --to.")
         return self._distinct(orders)
 
     async def foresee(self, orders: Sequence[Order]) -> list[Replayed]:
