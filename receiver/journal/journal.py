@@ -612,7 +612,7 @@ class Journal:
         else:
             steps = [self.store.remove(str(key[0]), _if_settled) for key in some]
         for counts in await asyncio.gather(*steps):
-            removed.update(counts or {})
+            removed.update({"files": counts["files"]} if counts and kind == "media" else counts or {})
         return Batch(removed=removed, after=some[-1])
 
     async def children(self, submission_id: str) -> list[str]:

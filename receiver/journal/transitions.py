@@ -6,8 +6,8 @@ afterwards, with a result for the caller. The same document means that nothing c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from receiver.backoff import DELIVERY, DOWN_AFTER, LONGEST_RETRY_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DestinationRecord
@@ -35,78 +35,95 @@ def change(document: Document, decide: Decide, callback: Callback | None) -> tup
         return _apply(document, decide(row))
     try:
         outcome = decide(row)
-        after, changed = _apply(document, outcome)
+        cause = outcome.cause if outcome is not None else callback.cause
+        return _apply(document, outcome, _with_cause(callback, cause))
     except Exception as exc:
         return keep_callback(document, callback, "error"), Changed(submission=row, problem=exc)
-    return keep_callback(after, callback, outcome.cause if outcome is not None else callback.cause), changed
 
 
 def keep_callback(document: Document, callback: Callback, cause: str | None) -> Document:
     """Add a callback with the cause for which it was not accepted (None: it was)."""
-    kept = callback if callback.cause == cause else replace(callback, cause=cause)
-    return replace(document, new_callbacks=(*document.new_callbacks, kept))
+    return replace(document, new_callbacks=(*document.new_callbacks, _with_cause(callback, cause)))
 
 
-def _apply(document: Document, outcome: Change | None) -> tuple[Document, Changed]:
+def _with_cause(callback: Callback, cause: str | None) -> Callback:
+    return callback if callback.cause == cause else replace(callback, cause=cause)
+
+
+def _apply(document: Document, outcome: Change | None, *callbacks: Callback) -> tuple[Document, Changed]:
+    """Apply an outcome. The same fact twice is one event."""
+    callbacks = (*document.new_callbacks, *callbacks)
     if outcome is None:
-        return document, Changed(submission=document.submission)
-    fresh = []
+        after = replace(document, new_callbacks=callbacks) if len(callbacks) > len(document.new_callbacks) else document
+        return after, Changed(submission=document.submission)
+    known, fresh = [*document.known], []
     for event in outcome.events:
-        name = event_name(event.id, document.id)
-        if name in document.known:
-            continue  # the same fact twice is one event
-        fresh.append(event)
-        document = replace(
-            document, known=(*document.known, name), new_events=(*document.new_events, event)
-        )  # fmt: skip
-        owed = [item for item in outcome.deliveries if item.event_id == event.id]
-        document = owe(document, event, owed)
+        if (name := event_name(event.id, event.submission_id)) not in known:
+            known.append(name)
+            fresh.append(event)
+    after = owe(
+        document,
+        fresh,
+        outcome.deliveries,
+        submission=outcome.submission,
+        known=tuple(known),
+        new_events=(*document.new_events, *fresh),
+        new_callbacks=callbacks,
+        additions=document.additions + outcome.additions,
+    )
     if outcome.release_ms is not None:
-        document = _map_deliveries(document, lambda item: _released(item, outcome.release_ms or 0))
-    document = replace(
-        document, submission=outcome.submission, additions=(*document.additions, *outcome.additions)
-    )  # fmt: skip
-    return document, Changed(submission=outcome.submission, events=tuple(fresh))
+        after = _map_deliveries(after, lambda item: _released(item, outcome.release_ms or 0))
+    return after, Changed(submission=outcome.submission, events=tuple(fresh))
 
 
-def owe(document: Document, event: Event, deliveries: Sequence[Delivery]) -> Document:
-    """Add new deliveries of one event. A newer event cancels older pending deliveries to the same destination.
+def owe(document: Document, events: Sequence[Event], deliveries: Sequence[Delivery], **changes: Any) -> Document:
+    """Add the new deliveries of new events, event by event. A newer event cancels older pending deliveries to the same
+    destination.
 
     Deliveries that a person asked for (`manual`) neither cancel nor are cancelled.
+
+    Args:
+        document: of the submission.
+        events: those that are owed.
+        deliveries: all `pending`. Those of other events are dropped.
+        changes: other fields of the document to set.
 
     Raises:
         JournalError: an id is taken.
     """
-    if not deliveries:
-        return document
     open_ = {item.id: item for item in document.deliveries}
-    newest = dict(document.newest)
-    closed: list[Delivery] = []
-    for new in deliveries:
-        if new.id in open_:
-            raise JournalError(f"There already is a delivery {new.id}. Nothing of the change was kept (UNIQUE id).")
-        if not new.manual:
-            for item in list(open_.values()):
-                if item.destination == new.destination and item.status == "pending" and not item.manual:
-                    closed.append(_outdated(item, new.created_ms))
-                    del open_[item.id]
-            newest[new.destination] = event_name(event.id, document.id)
-        open_[new.id] = replace(new, status="pending", attempt=0, failures=0)
+    newest, closed = dict(document.newest), [*document.closed]
+    owed: list[Event] = []
+    for event in events:
+        mine = [item for item in deliveries if item.event_id == event.id]
+        owed += [event] if mine else []
+        for new in mine:
+            if new.id in open_:
+                raise JournalError(f"There already is a delivery {new.id}. Nothing of the change was kept (UNIQUE id).")
+            if not new.manual:
+                for item in [*open_.values()]:
+                    if item.destination == new.destination and item.status == "pending" and not item.manual:
+                        closed.append(_outdated(item, new.created_ms))
+                        del open_[item.id]
+                newest[new.destination] = event_name(event.id, event.submission_id)
+            open_[new.id] = new
+    if not owed:
+        return replace(document, **changes)
     return _with_open(
-        replace(document, newest=newest, events=(*document.events, event), closed=(*document.closed, *closed)),
-        tuple(open_.values()),
+        document, open_.values(), events=(*document.events, *owed), newest=newest, closed=tuple(closed), **changes
     )
 
 
 def _with_open(document: Document, deliveries: tuple[Delivery, ...]) -> Document:
     """Set the open deliveries, and drop the events and attempts that they do not need."""
     needed = {item.event_id for item in deliveries}
-    running = {item.id for item in deliveries if item.status == "running"}
+    running = {item.id for item in deliveries if item.status == "running"} if document.attempts else ()
     return replace(
         document,
-        deliveries=deliveries,
-        events=tuple({item.id: item for item in document.events if item.id in needed}.values()),
-        attempts=tuple(item for item in document.attempts if item.delivery_id in running),
+        deliveries=tuple(deliveries),
+        events=tuple({item.id: item for item in events if item.id in needed}.values()),
+        attempts=tuple([item for item in document.attempts if item.delivery_id in running]),
+        **changes,
     )
 
 
@@ -203,7 +220,7 @@ def complete(document: Document, completion: Completion) -> tuple[Document, bool
         closed=document.closed if is_open else (*document.closed, ended),
         receipts=_with_receipt(document.receipts, ended) if completion.receipt is not None else document.receipts,
     )
-    return _with_open(document, (*others, ended) if is_open else others), True
+    return _with_open(document, (*others, ended) if is_open else others, events=document.events), True
 
 
 def _has_newer(document: Document, item: Delivery) -> bool:
@@ -423,7 +440,7 @@ def replay(
                 )  # fmt: skip
             known[again.id] = again
             others = tuple(item for item in document.deliveries if item.id != again.id)
-            document = _with_open(replace(document, events=(*document.events, event)), (*others, again))
+            document = _with_open(document, (*others, again), events=(*document.events, event))
         results.append(seen)
     return document, results
 
