@@ -29,7 +29,7 @@ async def read_picture(source: str) -> tuple[bytes, str]:
         InputError: it cannot be read, is no PNG, JPEG, WebP or GIF, or is larger than 16 MiB.
     """
     if is_link(source):
-        raise InputError(f"{source[:80]!r} is a link; download it and give the file.")
+        raise InputError(f"{source[:80]!r} is a link. Download it and give the file.")
     if source[:5].lower() == "data:":
         name = "The data URI"
         match = _DATA_URI.match(source)

@@ -140,12 +140,7 @@ class Runtime:
             submit_timeout=settings.submit_timeout,
         )
         self.dispatcher = Dispatcher(
-            journal=journal,
-            destinations=destinations,
-            store=self.store,
-            clock=clock,
-            owner="",
-            changed=self._slot_free,
+            journal=journal, destinations=destinations, store=self.store, clock=clock, owner="", changed=self._slot_free
         )
         self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._slot_free)
         self.engine = self._engine(destinations, exit_on_stall=exit_on_stall)

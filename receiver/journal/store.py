@@ -70,7 +70,7 @@ class Filter:
     """Conditions on rows: all that are given must hold. A condition that makes no sense for a kind is ignored.
 
     Attributes:
-        ids: exactly these ids (submissions, events, deliveries).
+        ids: submissions, events or deliveries by id.
         submission_id: rows of one submission (for submissions: itself).
         delivery_id: attempts of one delivery.
         parent_id: submissions that follow this one up.
@@ -79,13 +79,13 @@ class Filter:
         digest: needed files with this digest.
         destination: deliveries to this destination.
         statuses: submissions by any of their statuses (see `search_status`), or deliveries by status.
-        types: events of these types.
-        kinds: submissions of these kinds of request.
-        labels: submissions with all these labels.
-        words: submissions with all these words in their prompt, in any case.
+        types: events by any of the types.
+        kinds: submissions by any of the kinds of request.
+        labels: submissions with all the labels.
+        words: submissions with all the words in their prompt, in any case.
         since_ms, until_ms: made at or after the one, and before the other, in epoch milliseconds. Submissions and
-            deliveries are told by their id, events by `created_ms`, callbacks by `received_ms`.
-        called_back: accepted submissions that took a callback URL along and that the provider has ended.
+            deliveries go by their id, events by `created_ms`, callbacks by `received_ms`.
+        called_back: accepted submissions with a callback URL that the provider has ended.
         due_after_ms: submissions to be sent, polled or downloaded later than this, or pending deliveries due later.
         settled: submissions that have ended or were refused and have nothing to be sent, polled, downloaded or
             confirmed. Open deliveries are not looked at.
@@ -155,12 +155,12 @@ class DestinationCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many rows there are.
+    """Numbers of rows.
 
     Attributes:
         submissions: by display status.
         destinations: by name.
-        exact: False where a store estimates (a bucket with many rows).
+        exact: False if the store estimates (a bucket with many rows).
     """
 
     submissions: Mapping[str, int] = field(default_factory=dict)

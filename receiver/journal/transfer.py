@@ -31,7 +31,7 @@ class Tally:
 async def copy(
     source: Store,
     target: Store,
-    told: Callable[[RowKind, int], None] = lambda kind, count: None,
+    progress: Callable[[RowKind, int], None] = lambda kind, count: None,
     *,
     confirm: Callable[[], Awaitable[None]] | None = None,
 ) -> Mapping[RowKind, Tally]:
@@ -39,7 +39,7 @@ async def copy(
 
     Args:
         source, target: no engine may run on either.
-        told: called with each kind and the number copied so far.
+        progress: called with each kind and the number copied so far.
         confirm: called before the commit. An error of it ends the copy.
 
     Returns:
@@ -50,7 +50,7 @@ async def copy(
         JournalError: one of them cannot be read or written, or they differ afterwards.
     """
     async with source.transfer(fill=False) as there, target.transfer(fill=True) as here:
-        copied = {kind: await _copy(kind, there, here, told) for kind in ROW_KINDS}
+        copied = {kind: await _copy(kind, there, here, progress) for kind in ROW_KINDS}
         for kind in ROW_KINDS:
             found = await tally(here, kind)
             if found != copied[kind]:
@@ -73,14 +73,14 @@ async def tally(rows: Rows, kind: RowKind) -> Tally:
     return Tally(count=count, digest=digest.hexdigest())
 
 
-async def _copy(kind: RowKind, there: Rows, here: Rows, told: Callable[[RowKind, int], None]) -> Tally:
+async def _copy(kind: RowKind, there: Rows, here: Rows, progress: Callable[[RowKind, int], None]) -> Tally:
     count, digest = 0, hashlib.sha256()
     async for page in _pages(there, kind):
         await here.put(kind, page)
         count += len(page)
         for row in page:
             digest.update(_bytes(row))
-        told(kind, count)
+        progress(kind, count)
     return Tally(count=count, digest=digest.hexdigest())
 
 
