@@ -34,8 +34,7 @@ _working = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, str], dict[str,
 
 def submission_of(row: sqlite3.Row) -> Submission:
     """Return the submission in a row of `page_submissions`."""
-    found = _submission(row["body"])
-    return found if row["task"] is None else replace(found, task=_task(row["task"]))
+    return _submission(row["body"])
 
 
 def document_of(row: sqlite3.Row) -> Document:
@@ -74,8 +73,7 @@ def insert_document(db: Connection, document: Document) -> Document | None:
     """Write a new submission with its files, and return it as it was written. None: its name (`once`) is taken."""
     row = document.submission
     try:
-        task = None if row.task is None else encode(row.task)
-        columns = (document.version, encode_working(document), *_searched(row), _body(row), task, None, row.id)
+        columns = (document.version, encode_working(document), *_searched(row), encode(row), row.id)
     except UnicodeEncodeError:
         return insert_document(db, _clean(document))
     if db.execute(SQL["insert_submission"], (*columns, row.parent_id)).rowcount == 0:
@@ -98,10 +96,6 @@ def _searched(row: Submission) -> Row:
         row.task_id, row.once, row.status, row.display_status, row.ended, 1 if row.hooked else 0, row.send_due_ms,
         row.media_due_ms, open_deadline(row), row.task_status, row.poll_due_ms,
     )  # fmt: skip
-
-
-def _body(row: Submission) -> bytes:
-    return encode(row if row.task is None else replace(row, task=None))
 
 
 def callback_row(item: Callback, number: int | None = None) -> Row:
@@ -184,15 +178,9 @@ def _update(old: Document, new: Document) -> tuple[str, Row]:
     row, version, working = new.submission, old.version + 1, encode_working(new)
     if row is old.submission:
         return "update_working", (version, working, new.id)
-    task, event_id, replaced = None, None, 0
-    if row.task is not old.submission.task:
-        replaced = 1
-        if row.task is not None:
-            event_id = next((item.id for item in new.new_events if item.task is row.task), None)
-            task = encode(row.task) if event_id is None else None
     if _SEARCHED(row) == _SEARCHED(old.submission):
-        return "update_progress", (version, working, row.poll_due_ms, _body(row), task, event_id, row.id, replaced)
-    return "update_submission", (version, working, *_searched(row), _body(row), task, event_id, row.id, replaced)
+        return "update_progress", (version, working, row.poll_due_ms, encode(row), row.id)
+    return "update_submission", (version, working, *_searched(row), encode(row), row.id)
 
 
 def _changed_deliveries(old: Document, new: Document) -> tuple[list[Row], list[Row]]:

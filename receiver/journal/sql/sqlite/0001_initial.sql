@@ -1,15 +1,14 @@
 -- Times are epoch milliseconds. Keys are time-ordered, so that inserts stay flat however many rows there are.
 
--- `body` is the submission as JSON without its task, and `working` is the rest of the document: known events, newest
--- events and receipts by destination. The other columns repeat what is searched for. The task is as large as the rest,
--- and its event has it too: then `task_event_id` names that event and `task` is NULL. With a rowid, a change rewrites
--- the row and nothing else.
+-- `body` is the submission as JSON, and `working` is the rest of the document: known events, newest events and receipts
+-- by destination. The other columns repeat what is searched for. With a rowid, a change rewrites the row and nothing
+-- else.
 CREATE TABLE submissions (
     id TEXT PRIMARY KEY, version INTEGER NOT NULL, working TEXT NOT NULL,
     parent_id TEXT, task_id TEXT, once TEXT UNIQUE,
     status TEXT NOT NULL, display TEXT NOT NULL, task_status TEXT NOT NULL, ended TEXT, hooked INTEGER NOT NULL,
     send_due_ms INTEGER, poll_due_ms INTEGER, media_due_ms INTEGER, deadline_due_ms INTEGER,
-    body TEXT NOT NULL, task TEXT, task_event_id TEXT
+    body TEXT NOT NULL
 );
 CREATE INDEX submissions_task ON submissions (task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX submissions_parent ON submissions (parent_id) WHERE parent_id IS NOT NULL;

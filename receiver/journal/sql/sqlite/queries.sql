@@ -4,26 +4,20 @@
 -- A name (`once`) that is taken keeps the newcomer out.
 INSERT INTO submissions (
     version, working, task_id, once, status, display, ended, hooked, send_due_ms, media_due_ms, deadline_due_ms,
-    task_status, poll_due_ms, body, task, task_event_id, id, parent_id
-) VALUES (?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)
+    task_status, poll_due_ms, body, id, parent_id
+) VALUES (?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?)
 ON CONFLICT (once) DO NOTHING;
 
 -- name: update_submission
--- The last parameter says if the task is replaced.
 UPDATE submissions SET
     version = ?, working = CAST(? AS TEXT), task_id = ?, once = ?, status = ?, display = ?, ended = ?, hooked = ?,
-    send_due_ms = ?, media_due_ms = ?, deadline_due_ms = ?, task_status = ?, poll_due_ms = ?, body = CAST(? AS TEXT),
-    task = CASE WHEN ?18 THEN CAST(?15 AS TEXT) ELSE task END,
-    task_event_id = CASE WHEN ?18 THEN ?16 ELSE task_event_id END
-WHERE id = ?17;
+    send_due_ms = ?, media_due_ms = ?, deadline_due_ms = ?, task_status = ?, poll_due_ms = ?, body = CAST(? AS TEXT)
+WHERE id = ?;
 
 -- name: update_progress
 -- The changes of most callbacks and polls. SQLite maintains the index of every column that a statement names.
 UPDATE submissions SET
-    version = ?, working = CAST(? AS TEXT), poll_due_ms = ?, body = CAST(? AS TEXT),
-    task = CASE WHEN ?8 THEN CAST(?5 AS TEXT) ELSE task END,
-    task_event_id = CASE WHEN ?8 THEN ?6 ELSE task_event_id END
-WHERE id = ?7;
+    version = ?, working = CAST(? AS TEXT), poll_due_ms = ?, body = CAST(? AS TEXT) WHERE id = ?;
 
 -- name: update_working
 -- The changes of claims and completions.
@@ -85,9 +79,7 @@ WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms
 ORDER BY due_ms;
 
 -- name: page_submissions
-SELECT id, version, working, body, coalesce(
-    task, (SELECT json_extract(events.body, '$.task') FROM events WHERE events.id = submissions.task_event_id)) AS task
-FROM submissions;
+SELECT id, version, working, body FROM submissions;
 
 -- name: count_submissions
 SELECT display, count(*) AS number FROM submissions GROUP BY display;
