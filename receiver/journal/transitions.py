@@ -483,8 +483,13 @@ CONTRADICTIONS: Mapping[Contradiction, tuple[str, str]] = {
 _MAX_NAMED = 3
 
 
-def contradiction_sentences(found: Mapping[Contradiction, Collection[str]]) -> list[str]:
-    """Return one sentence for each kind of contradiction that was found, with up to three examples."""
+def contradiction_sentences(found: Mapping[Contradiction, Collection[str]], abandoned: Sequence[str]) -> list[str]:
+    """Return one sentence for each kind of contradiction that was found, with up to three examples.
+
+    Args:
+        found: ids, by kind.
+        abandoned: ids of running deliveries whose engine has ended. They are no contradiction.
+    """
     sentences = []
     for kind, ids in found.items():
         if ids:
@@ -492,4 +497,9 @@ def contradiction_sentences(found: Mapping[Contradiction, Collection[str]]) -> l
             named = sorted(ids)[:_MAX_NAMED]
             more = f" and {len(ids) - _MAX_NAMED:,} more" if len(ids) > _MAX_NAMED else ""
             sentences.append(f"{len(ids):,} {noun} {text}: {', '.join(named)}{more}. Please report this.")
+    if abandoned:
+        sentences.append(
+            f"{len(abandoned):,} deliveries were under way when their engine ended: {abandoned[0]}, for one. "
+            "They are delivered as soon as an engine starts: receiver serve, or receiver worker."
+        )
     return sentences

@@ -538,17 +538,12 @@ class BucketStore:
                 found[name] += ids
             if any(key.startswith(f"{keys.DUE}/") and key not in entries for key in stored.entries.values()):
                 lost.append(stored.id)
-        sentences = transitions.contradiction_sentences(found)  # type: ignore[arg-type]
+        left = [item.id for item in running if item.owner not in owners]
+        sentences = transitions.contradiction_sentences(found, left)  # type: ignore[arg-type]
         if lost:
             sentences.append(
                 f"{len(lost):,} submissions have something due that no index entry leads to: {lost[0]}, for one. "
                 "Another program deletes objects below due/. Stop it, and please report this if there is none."
-            )
-        left = [item.id for item in running if item.owner not in owners]
-        if left:
-            sentences.append(
-                f"{len(left):,} deliveries were under way when their engine ended: {left[0]}, for one. "
-                "They are delivered as soon as an engine starts: receiver serve, or receiver worker."
             )
         return sentences
 

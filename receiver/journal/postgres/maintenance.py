@@ -133,13 +133,7 @@ async def problems(connections: Connections, owners: frozenset[str]) -> list[str
                 }
                 left = [row["id"] for row in await fetch(db, "abandoned_deliveries", sorted(owners))]
                 careless = [row["name"] for row in await fetch(db, "careless_settings")]
-    sentences = contradiction_sentences(found)
-    if left:
-        sentences.append(
-            f"{len(left):,} deliveries were under way when their engine ended: {left[0]}, for one. "
-            "They are delivered as soon as an engine starts: receiver serve, or receiver worker."
-        )
-    return sentences + [
+    return contradiction_sentences(found, left) + [
         f"The server has {name} = off: when its machine crashes, what was acknowledged may be gone, or the database "
         "damaged. Set it to on."
         for name in careless

@@ -14,7 +14,6 @@ from receiver.events import Callback, Event, Submission
 from receiver.journal.document import Document, LastReceipt, file_digests, open_deadline, replace
 from receiver.journal.rows import delivery_from_row, from_row, to_json_bytes
 from receiver.journal.statements import queries
-from receiver.tasks import Task
 
 SQL = queries("sqlite")
 Row = tuple[object, ...]
@@ -24,7 +23,6 @@ CACHED = 4096
 
 encode = msgspec.json.encode
 _submission = msgspec.json.Decoder(Submission).decode
-_task = msgspec.json.Decoder(Task).decode
 _event = msgspec.json.Decoder(Event).decode
 _working = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, str], dict[str, LastReceipt]]).decode
 
@@ -33,7 +31,6 @@ _working = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, str], dict[str,
 
 
 def submission_of(row: sqlite3.Row) -> Submission:
-    """Return the submission in a row of `page_submissions`."""
     return _submission(row["body"])
 
 
