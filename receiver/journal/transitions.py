@@ -77,15 +77,14 @@ def _apply(document: Document, outcome: Change | None, *callbacks: Callback) -> 
 
 
 def owe(document: Document, events: Sequence[Event], deliveries: Sequence[Delivery], **changes: Any) -> Document:
-    """Add the new deliveries of new events, event by event. A newer event cancels older pending deliveries to the same
-    destination.
+    """Add new deliveries, event by event. A newer event cancels older pending deliveries to the same destination.
 
-    Deliveries that a person asked for (`manual`) neither cancel nor are cancelled.
+    Manual deliveries neither cancel nor are cancelled.
 
     Args:
         document: of the submission.
-        events: those that are owed.
-        deliveries: all `pending`. Those of other events are dropped.
+        events: new events, oldest first.
+        deliveries: all `pending`. The ones of other events are dropped.
         changes: other fields of the document to set.
 
     Raises:
@@ -114,7 +113,9 @@ def owe(document: Document, events: Sequence[Event], deliveries: Sequence[Delive
     )
 
 
-def _with_open(document: Document, deliveries: tuple[Delivery, ...]) -> Document:
+def _with_open(
+    document: Document, deliveries: Iterable[Delivery], *, events: Iterable[Event], **changes: Any
+) -> Document:
     """Set the open deliveries, and drop the events and attempts that they do not need."""
     needed = {item.event_id for item in deliveries}
     running = {item.id for item in deliveries if item.status == "running"} if document.attempts else ()
