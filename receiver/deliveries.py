@@ -1,18 +1,16 @@
-"""Deliveries: one event owed to one destination, and the attempts made at it.
+"""Deliveries: one event for one destination, and the attempts made at it.
 
-Status of a delivery (who moves in → who moves out; what a crash does):
+Status of a delivery (cause → next status, effect of a crash):
 
-    pending    owed, due at `due_ms` (intake, or a failed attempt) → running, cancelled
-    running    claimed under `attempt`, which is the fence (dispatcher) → succeeded | pending | dead; after a crash the
-               engine's next holder frees it: an attempt that vanished counts as a failure, and the next one runs alone
-    succeeded  the handler returned; stays
-    dead       the handler said `Rejected`, or the retries are used up; stays until a person replays it
-    cancelled  a newer event of the same submission took its place before it ran; stays
+    pending    due at `due_ms` (intake, or a failed attempt) → running | cancelled
+    running    claimed under `attempt`, which is the fence (dispatcher) → succeeded | pending | dead. After a crash
+               another engine frees it. An attempt that vanished counts as a failure.
+    succeeded  the handler returned. Final.
+    dead       the handler raised `Rejected`, or the retries are used up. Final until a person replays it.
+    cancelled  a newer event of the same submission took its place before it ran. Final.
 
-Nothing renews a claim; its owner does, or does not, live. Where one engine at a time runs deliveries (SQLite) its lock
-tells: the system takes it from its holder the moment it dies, and whoever gets it next knows that all that is `running`
-was left behind. Where several do, each gives signs of life on the journal's own time, and the leader frees
-what the silent have left (`runtime.display_status`).
+A claim lasts as long as the membership of its owner (`journal.membership`). On SQLite, the owner's lock ends with its
+process. Elsewhere each engine sends heartbeats, and the leader frees the deliveries of expired ones.
 """
 
 from __future__ import annotations
@@ -24,18 +22,18 @@ import msgspec
 DeliveryStatus = Literal["pending", "running", "succeeded", "dead", "cancelled"]
 AttemptOutcome = Literal["succeeded", "failed", "rejected", "postponed", "interrupted", "vanished"]
 """`postponed` and `interrupted` use up no attempt: the handler asked to wait, or we were shut down. `vanished` counts
-like `failed`, for the attempt may be what ended its engine, but the destination has said nothing."""
+like `failed`, because the attempt may have ended its engine, but it says nothing about the destination."""
 
 DELIVERY_STATUSES: tuple[DeliveryStatus, ...] = ("pending", "running", "succeeded", "dead", "cancelled")
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a handler reports on success.
+    """A handler's report of a success.
 
     Attributes:
-        ref: the thing made, as its place names it: a path, a message id, a key.
-        url: a link a person can open, if there is one.
-        data: whatever the same handler needs later (`attempt.previous`, `attempt.parent`); JSON values only.
+        ref: the destination's name of the result: a path, a message id, a key.
+        url: a link for people, if there is one.
+        data: values for the same handler's later attempts (`attempt.previous`, `attempt.parent`). JSON values only.
     """
 
     ref: str | None = None
@@ -44,15 +42,14 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """One event owed to one destination. Times are epoch milliseconds.
+    """One event for one destination. Times are epoch milliseconds.
 
     Attributes:
-        id: time-ordered; also the idempotency key, the same over all retries (see `idempotency_key`).
-        attempt: attempts started so far; the fence of the running one.
+        id: time-ordered, and the idempotency key (see `idempotency_key`).
+        attempt: number of attempts started, and the fence of the running one.
         failures: attempts that count against the retry policy.
         owner: the engine that runs it.
-        manual: a person asked for it, so it is no part of the last word: newer events leave it alone, and it leaves
-            other deliveries alone.
+        manual: True if a person ordered it. It neither cancels other deliveries nor is cancelled by newer events.
     """
 
     id: str
@@ -72,13 +69,13 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def idempotency_key(self) -> str:
-        """The delivery id. It does not change over retries, so a destination that remembers keys drops repeats;
-        it differs between destinations, so two of them never share one."""
+        """The delivery id. It is the same over retries, so that a destination that remembers keys drops repeats. It
+        differs between destinations, so that two of them never share one."""
         return self.id
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt as journalled. `outcome` is None while it runs; `manual` tells a person's replay from a retry."""
+    """One attempt as journalled. `outcome` is None while it runs. `manual` marks a person's replay."""
 
     delivery_id: str
     number: int
@@ -90,7 +87,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """How an attempt ended and what becomes of its delivery."""
+    """The end of an attempt, and the next status of its delivery."""
 
     delivery_id: str
     submission_id: str
@@ -102,7 +99,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     finished_ms: int
     due_ms: int
     counts: bool
-    """Whether it counts as a failure of the retry policy."""
+    """True if it counts as a failure of the retry policy."""
     detail: str | None = None
     receipt: Receipt | None = None
 
@@ -111,17 +108,16 @@ DestinationStatus = Literal["working", "failing", "paused"]
 
 
 class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How a destination does. Times are epoch milliseconds.
+    """Health of a destination. Times are epoch milliseconds.
 
     Attributes:
         handler: the name of its handler.
         failures: attempts in a row that failed.
-        paused_until_ms: nothing is claimed for it until then; in the past: what is claimed next is a probe, if
-            failures were the reason.
-        paused_reason: why, a sentence.
+        paused_until_ms: nothing is claimed for it until then. After a pause for failures, the next claim is a probe.
+        paused_reason: a sentence.
         last_success_ms: to the second.
-        last_error: what the last attempt that failed or was rejected said.
-        pending: deliveries that are still to be made.
+        last_error: error of the last attempt that failed or was rejected.
+        pending: number of pending deliveries.
     """
 
     name: str
@@ -136,7 +132,7 @@ class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
     dead: int = 0
 
     def paused(self, now_ms: int) -> bool:
-        """Whether nothing is claimed for it now."""
+        """Return True if nothing is claimed for it now."""
         return self.paused_until_ms is not None and self.paused_until_ms > now_ms
 
     def display_status(self, now_ms: int) -> DestinationStatus:

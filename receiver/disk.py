@@ -74,7 +74,14 @@ def own_draft(path: Path) -> Iterator[BinaryIO]:
     Raises:
         BlockingIOError: another writer is at work there now.
     """
-    _clear(path)
+    with suppress(FileNotFoundError):
+        if path.is_symlink():
+            path.unlink()
+        else:
+            with path.open("r+b") as left:
+                lock(left.fileno())
+                if lies_at(path, left.fileno()):
+                    path.unlink()
     with path.open("xb") as file:
         lock(file.fileno())
         try:
@@ -85,24 +92,6 @@ def own_draft(path: Path) -> Iterator[BinaryIO]:
             if lies_at(path, file.fileno()):
                 with suppress(OSError):
                     path.unlink()
-
-
-def _clear(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        if exc.errno != errno.ELOOP:
-            raise
-        path.unlink(missing_ok=True)
-        return
-    try:
-        lock(descriptor)
-        if lies_at(path, descriptor):
-            path.unlink()
-    finally:
-        os.close(descriptor)
 
 
 def lock(descriptor: int, *, shared: bool = False) -> None:
@@ -168,14 +157,15 @@ class Ballast:
         given_up: True from a full disk until there is room for the file again.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, enabled: bool = True) -> None:
         self._path = path
+        self._enabled = enabled
         self._looked = 0.0
         self.given_up = False
 
     def make(self) -> None:
         """Make the file if there is room for more than it. On a full disk, look at most once a second."""
-        if self.given_up and time.monotonic() - self._looked < LOOK_SECONDS:
+        if not self._enabled or (self.given_up and time.monotonic() - self._looked < LOOK_SECONDS):
             return
         self._looked = time.monotonic()
         try:
@@ -195,24 +185,26 @@ class Ballast:
 
     def give_up(self) -> None:
         """Free its space. Idempotent."""
-        if not self.given_up:
-            log.error("ballast.given_up", remedy="free some space on the journal's disk")
+        if not self._enabled or self.given_up:
+            return
+        log.error("ballast.given_up", remedy="free some space on the journal's disk")
         self.given_up, self._looked = True, time.monotonic()
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
     def nearly_full(self) -> bool:
         """Return True if too little would be free beside the file."""
+        if not self._enabled:
+            return False
         usage = shutil.disk_usage(self._path.parent)
         held = BALLAST_BYTES if self._path.exists() else 0
         return usage.free + held < BALLAST_BYTES + min(SPARE_BYTES, usage.total // 16)
 
 
 def return_large_blocks() -> bool:
-    """Make the C library return each large block of memory when it is freed. Return True if it can.
+    """Make glibc return each large block of memory when it is freed. Return True if it can.
 
-    glibc begins with this, but raises its threshold to the largest freed block, up to 32 MiB (mallopt(3)). Then each
-    thread that has seen a picture keeps that much. A threshold that is set stays. Other C libraries lack the call.
+    By itself it raises the threshold up to 32 MiB (mallopt(3)), and each thread with a picture keeps that much.
     """
     try:
         return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE))

@@ -1,13 +1,13 @@
-"""Submissions, events and what the journal keeps of a callback: the facts everything else speaks of.
+"""Submissions, events and callbacks: the values that all other modules use.
 
-Status of a submission (who moves in → who moves out; what a crash does):
+Status of a submission (cause → next status, effect of a crash):
 
-    prepared   journalled, not sent (submissions.prepare) → sending; after a crash the engine sends it
-    sending    the request is under way → accepted | refused | unknown | prepared (no task was made, send again later);
-               after a crash it becomes unknown and is NEVER sent again: it may have been charged
-    accepted   a task id is bound (submit answer or a doubly signed callback); stays
-    refused    the provider made no task and never will (banned word, quota, …); stays
-    unknown    the answer was lost or unclear; a good callback makes it accepted, else it ends `task.lost`
+    prepared   journalled, not sent (submissions.prepare) → sending. After a crash the engine sends it.
+    sending    the request is under way → accepted | refused | unknown | prepared (no task was made, send again later).
+               After a crash it becomes unknown and is NEVER sent again, because it may have been charged.
+    accepted   a task id is bound (submit answer or a doubly signed callback). Final.
+    refused    the provider made no task and never will (banned word, quota, …). Final.
+    unknown    the answer was lost or unclear. A good callback makes it accepted, else it ends as `task.lost`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, Literal
 import msgspec
 from ulid import ULID
 
-from receiver.tasks import EventType as EventType  # noqa: PLC0414 - everyone above speaks of events, not of tasks
+from receiver.tasks import EventType as EventType  # noqa: PLC0414 - the modules above import events, not tasks
 from receiver.tasks import Task
 
 SCHEMA = 1
-"""Version of the event's shape, sent with every event."""
+"""Version of the event's fields, sent with every event."""
 
 SubmissionStatus = Literal["prepared", "sending", "accepted", "refused", "unknown"]
 DisplayStatus = Literal[
@@ -63,9 +63,9 @@ _ENDINGS = tuple(high + low for high in _DIGITS for low in _DIGITS)
 
 
 def new_id(now_ms: int) -> str:
-    """A time-ordered id of 26 characters (ULID), so that unique keys stay sorted by time.
+    """Return a time-ordered id of 26 characters (ULID), so that unique keys stay sorted by time.
 
-    Within one process ids made in the same millisecond only rise.
+    Within one process, ids of the same millisecond only rise.
     """
     global _last_id  # noqa: PLW0603 - the order is a promise of the process, not of a caller
     with _last_id_lock:
@@ -75,24 +75,26 @@ def new_id(now_ms: int) -> str:
 
 @lru_cache(maxsize=1)
 def _beginning(high: int) -> str:
-    """All but the last two characters: the same for most ids of a millisecond, and dear to write."""
+    """Return all but the last two characters. They are slow to make, and the same for most ids of a millisecond."""
     return str(ULID.from_int(high << 10))[:-2]
 
 
 def first_id(ms: int) -> str:
-    """The smallest id `new_id` could have made at that time, so that ids can be compared with a time."""
+    """Return the smallest id that `new_id` could have made at that time, to compare ids with a time."""
     return str(ULID.from_int(max(ms, 0) << 80))
 
 
 def steady_id(event_id: str, destination: str) -> str:
-    """Return a delivery id that depends on nothing but the event and the destination: for processes without a lasting
-    journal, so that a destination that remembers idempotency keys drops repeats."""
+    """Return a delivery id that depends only on the event and the destination.
+
+    For processes without a lasting journal, so that a destination that remembers idempotency keys drops repeats.
+    """
     digest = hashlib.sha256(f"{event_id}.{destination}".encode()).digest()
     return str(ULID.from_int(ULID.from_str(event_id[:26]).milliseconds << 80 | int.from_bytes(digest[:10], "big")))
 
 
 def event_id(submission_id: str, type: EventType, percent: int | None = None) -> str:
-    """The same fact by callback, duplicate or poll has the same id: `<submission>.<type>[.<percent>]`."""
+    """Return `<submission>.<type>[.<percent>]`: the same for the same fact by callback, duplicate or poll."""
     base = f"{submission_id}.{type}"
     return f"{base}.{percent}" if type == "task.progressed" and percent is not None else base
 
@@ -101,11 +103,11 @@ class Media(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One archived file of a result.
 
     Attributes:
-        digest: SHA-256 in hex; also its name in the media store.
+        digest: SHA-256 in hex, and its name in the media store.
         type: media type by magic bytes, e.g. `image/png`.
         size: bytes.
         extension: with the dot, e.g. `.png`.
-        url: where it came from.
+        url: its source.
         index: position among the files of one result, from 0.
     """
 
@@ -118,9 +120,9 @@ class Media(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture sent with a request: kept in the media store, in the journal as digest and size only.
+    """A picture sent with a request. The media store has its bytes, and the journal its digest and size.
 
-    `field` is the one of the request's body that it goes into.
+    `field` is its field in the request's body.
     """
 
     digest: str
@@ -133,14 +135,14 @@ ReplyStatus = Literal["waiting", "sending", "sent", "unknown", "refused"]
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """Our answer to a task that asks for input (MODAL); the same task goes on (PROTOCOL.md §2, modal).
+    """Our reply to a task that asks for input (MODAL). The same task goes on (PROTOCOL.md §2, modal).
 
     Status: `waiting` until the task asks → `sending` → `sent`, or `refused` (a person may reply again), or `unknown`
-    when the answer was lost: it is never sent again. A busy provider puts it back to `waiting`.
+    (the answer was lost, and it is never sent again). A busy provider puts it back to `waiting`.
 
     Attributes:
-        body: what goes out beside the task id: `prompt`, if given.
-        mask: where to repaint.
+        body: fields besides the task id: `prompt`, if given.
+        mask: area to repaint.
     """
 
     body: dict[str, Any]
@@ -150,12 +152,12 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """A terminal callback that waits for the provider's own word ("confirmation").
+    """A terminal callback that waits for its confirmation by the provider.
 
     Attributes:
-        task: the task as the callback gave it.
-        since_ms: when it came.
-        asked: how many fetches have been spent on it.
+        task: the task in the callback.
+        since_ms: time of arrival.
+        asked: number of fetches made for it.
     """
 
     task: Task
@@ -164,8 +166,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """Our request that creates a task, and what is known of that task. One row; changed only by `intake`
-    and `submissions`. Times are epoch milliseconds."""
+    """Our request that creates a task, and the state of that task. One row, changed only by `intake` and `submissions`.
+    Times are epoch milliseconds."""
 
     id: str
     kind: str
@@ -177,22 +179,22 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     speed: str | None = None
     labels: dict[str, str] = {}
     user_state: str | None = None
-    """The caller's own `state`; ours goes to the provider, theirs comes back in every event."""
+    """The caller's own `state`. It is not sent to the provider, and every event carries it."""
     parent_id: str | None = None
     """The submission whose task this one follows up."""
     button: str | None = None
-    """For a follow-up by button: what the person called it. Its `customId` is looked up as it is sent."""
+    """Name of the button of a follow-up, as given. Its `customId` is looked up at the send."""
     auto: tuple[str, ...] = ()
-    """Buttons to follow up by ourselves, once, when the task has succeeded."""
+    """Buttons that Receiver presses, once, when the task has succeeded."""
     destinations: tuple[str, ...] | None = None
-    """Where the results go; None: everywhere."""
+    """Destinations of the results. None: all."""
     once: str | None = None
-    """A name under which this submission exists once; None once it was refused."""
+    """A name under which this submission exists once. None after a refusal."""
     once_digest: str | None = None
-    """SHA-256 of the request that took the name, to tell a repeat from another request."""
+    """SHA-256 of the request with the name. Another request with that name is a conflict."""
     reply: Reply | None = None
     hooked: bool = False
-    """Whether a callback URL was sent along, so that a callback can come at all."""
+    """True if a callback URL was sent, so that a callback can come at all."""
     status: SubmissionStatus = "prepared"
     outcome: str | None = None
     """The provider's last answer to the submit, a name from `provider.OUTCOMES`."""
@@ -200,16 +202,16 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A sentence about that answer, or about the end."""
     sends: int = 0
     send_due_ms: int | None = None
-    """prepared: when to send; sending: when the send counts as lost."""
+    """Time to send it (prepared), or time at which the send counts as lost (sending)."""
     task_id: str | None = None
     task: Task | None = None
-    """The task as last merged; None before the first word."""
+    """The task as last merged. None before the first view of it."""
     ended: EventType | None = None
     """The last terminal event, None while under way."""
     deadline_ms: int
     poll_due_ms: int | None = None
     polls: int = 0
-    """Polls since the task ended provisionally; the pace after the end depends on it."""
+    """Polls since the task ended provisionally. They set the interval to the next one."""
     misses: int = 0
     """Failed or empty polls in a row."""
     claim: Claim | None = None
@@ -218,18 +220,18 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     media_problem: str | None = None
     media_tries: int = 0
     media_due_ms: int | None = None
-    """When to try the download next; None: nothing to download, or done, or given up."""
+    """Time of the next download. None: nothing to download, done, or given up."""
     fallback_urls: tuple[str, ...] = ()
-    """Links the callback gave where the fetch gave others (PROTOCOL.md §10.4: the fetch's first, these second)."""
+    """Links of the callback, if the fetch gave others. They are tried second (PROTOCOL.md §10.4)."""
 
     @property
     def task_status(self) -> str:
-        """The task's status, "" before the first word."""
+        """The task's status, "" before the first view of it."""
         return self.task.status if self.task else ""
 
     @property
     def awaits_input(self) -> bool:
-        """Whether the task stands in MODAL and no reply of ours is on its way."""
+        """True if the task is in MODAL and no reply of ours is on its way."""
         return self.task_status == "MODAL" and (self.reply is None or self.reply.status == "refused")
 
     @property
@@ -245,13 +247,13 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str | None:
-        """Why it failed, was lost or refused, or what it waits for: the provider's words first."""
+        """Reason of a failure, loss, refusal or wait. The provider's own reason comes first."""
         said = self.task.fail_reason if self.task is not None and self.ended == "task.failed" else ""
         return said or self.detail
 
     @property
     def last_word(self) -> EventType | None:
-        """The type of the event after which nothing comes by itself; None while under way."""
+        """Type of the event after which nothing comes by itself. None while under way."""
         return self.ended or ("task.input_required" if self.awaits_input else None)
 
 
@@ -263,14 +265,13 @@ _END_STATUSES: dict[EventType, DisplayStatus] = {
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """An immutable, verified, journalled fact. This is what handlers see and what leaves the house.
+    """An immutable, verified, journalled fact, as handlers get it.
 
     Attributes:
         id: `<submission>.<type>[.<percent>]`.
-        confirmed: a terminal fact that the provider's own answer agreed with; False when only a callback
-            said so until time ran out.
+        confirmed: False for an end that only a callback reported, without the provider's confirmation in time.
         supersedes: the id of the provisional end that this one corrects.
-        reason: why it failed or was lost, a sentence.
+        reason: reason of a failure or loss, a sentence.
         state: the caller's own `state`, if one was given.
     """
 
@@ -296,13 +297,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified callback as it came; kept 7 days.
+    """A verified callback as it came. Deleted after 7 days.
 
     Attributes:
-        cause: None when it was accepted (both tokens and the task id agree); else why the provider was asked instead:
-            `no_url_token`, `no_state`, `bad_state`, `other_state`, `other_task`, or `error` (a fault of ours).
-        body: UTF-8 without NUL. As bytes, because one emoji makes four bytes of each character of a `str`, and each
-            step on the way would turn them over.
+        cause: None if it was accepted (both tokens and the task id agree). Otherwise the reason why the provider was
+            asked: `no_url_token`, `no_state`, `bad_state`, `other_state`, `other_task`, or `error` (a fault of ours).
+        body: UTF-8 without NUL. Bytes, because one emoji makes a `str` four times as large, and each step would encode
+            it again.
     """
 
     submission_id: str

@@ -29,7 +29,7 @@ async def read_picture(source: str) -> tuple[bytes, str]:
         InputError: it cannot be read, is no PNG, JPEG, WebP or GIF, or is larger than 16 MiB.
     """
     if is_link(source):
-        raise InputError(f"{source[:80]!r} is a link; download it and give the file.")
+        raise InputError(f"{source[:80]!r} is a link. Download it and give the file.")
     if source[:5].lower() == "data:":
         name = "The data URI"
         match = _DATA_URI.match(source)
@@ -37,7 +37,7 @@ async def read_picture(source: str) -> tuple[bytes, str]:
             raise InputError("The data URI does not start with `data:image/…;base64,`.")
         try:
             data = base64.b64decode(source[match.end() :], validate=True)
-        except ValueError as exc:  # binascii.Error is one; letters outside ASCII give a plain one
+        except ValueError as exc:  # binascii.Error is a subclass, and letters outside ASCII raise ValueError itself
             raise InputError("The data URI is not valid base64.") from exc
     else:
         name, data = f"The picture {source}", await asyncio.to_thread(_from_file, Path(source))
@@ -50,7 +50,7 @@ async def read_picture(source: str) -> tuple[bytes, str]:
 
 
 async def read_mask(source: str) -> tuple[bytes, str]:
-    """Return (bytes, media type) of a mask: white is repainted, black is kept (PROTOCOL.md §2, modal).
+    """Return (bytes, media type) of a mask: white is repainted, black stays (PROTOCOL.md §2, modal).
 
     Raises:
         InputError: as `read_picture`, or for a GIF, more than 4 MiB, or a PNG that was cut short.
@@ -81,7 +81,7 @@ def _png_ends(data: bytes) -> bool:
 
 
 def _from_file(path: Path) -> bytes:
-    """Read at most one byte more than allowed, and only a regular file: a pipe or a device may never end."""
+    """Read at most one byte more than allowed, and only a regular file, because a pipe may never end."""
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"The picture {path} cannot be read: it is no file. Check the path.")

@@ -47,16 +47,13 @@ class Tag:
         01J…..order.17                      every destination, the label order = 17
         01J….album..order.17.client.Pyle    both
 
-    It is plain text. The relay, the upstream and any reader of the task can read it, and the signature only prevents
-    changes. Characters other than letters, digits, `-` and `_` are written as `~` and two hex digits for each byte in
-    UTF-8, so that it consists of characters that survive (PROTOCOL.md §7).
-
-    Attributes:
-        destinations: names. None for all destinations of the process that reads it.
+    Any reader of the task can read it. Characters other than letters, digits, `-` and `_` are written as `~` and two
+    hex digits for each byte in UTF-8, so that it consists of characters that survive (PROTOCOL.md §7).
     """
 
     submission_id: str
     destinations: tuple[str, ...] | None = None
+    """None for all destinations of the process that reads it."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 

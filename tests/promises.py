@@ -34,9 +34,7 @@ from receiver.tokens import Tokens
 from receiver.verification import unwrap
 
 POLICY = Policy(confirm_ms=30_000, poll_ms=15_000, deadline_ms=DEADLINE * 1000)
-WRITES = frozenset(
-    {"add", "clamp", "change", "claim", "complete", "free_running", "pause", "register"}
-)
+WRITES = frozenset({"add", "clamp", "change", "claim", "complete", "free_running", "pause", "register"})
 RANKS: dict[EventType, int] = {
     "task.accepted": 0, "task.input_required": 1, "task.progressed": 3,
     "task.lost": 4, "task.failed": 5, "task.succeeded": 6,

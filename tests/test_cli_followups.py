@@ -192,7 +192,7 @@ def refuse(folder: Path, button: str) -> None:
     """Let the provider have refused the press of a button."""
     rows(
         folder,
-        "UPDATE submissions SET status = 'refused', once = NULL, ended = NULL, "
+        "UPDATE submissions SET status = 'refused', once = NULL, ended = NULL, "  # noqa: S608
         "body = json_remove(json_set(body, '$.status', 'refused'), '$.once', '$.ended') "
         f"WHERE body ->> '$.button' = '{button}'",
     )

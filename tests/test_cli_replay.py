@@ -67,8 +67,8 @@ async def test_to_a_destination_configured_since(library: Library) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["deliveries", "replay"], "A replay of everything there is is refused"),
-        (["events", "replay"], "A replay of everything there is is refused"),
+        (["deliveries", "replay"], "A replay of everything is refused"),
+        (["events", "replay"], "A replay of everything is refused"),
         (["deliveries", "replay", "--status", "nope"], "--status is one of"),
         (["deliveries", "replay", "--status", "dead", "--to", "nope"], "There are: file"),
         (["deliveries", "replay", "--since", "yesterday"], "--since takes a time like"),

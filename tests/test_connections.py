@@ -20,7 +20,7 @@ from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from receiver.cli.process import server
-from receiver.web.connections import KEEP_ALIVE_SECONDS, MAX_PIPELINED, Connection, ConnectionLimit, bounded
+from receiver.web.connections import KEEP_ALIVE_SECONDS, Connection, bounded
 from receiver.web.health import livez
 
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -646,8 +646,8 @@ async def test_the_fence_counts_attempts_too(tmp_path: Path) -> None:
         await dispatcher.dispatch_once()
         delivery = await only(kit, submission)
         stale = Completion(
-            delivery_id=delivery.id, submission_id=submission, destination="main", attempt=0, owner="engine-1", outcome="succeeded", status="succeeded",
-            finished_ms=0, due_ms=0, counts=False,
+            delivery_id=delivery.id, submission_id=submission, destination="main", attempt=0, owner="engine-1",
+            outcome="succeeded", status="succeeded", finished_ms=0, due_ms=0, counts=False,
         )  # fmt: skip
         assert not await kit.journal.complete(stale)
         await dispatcher.drain(0)

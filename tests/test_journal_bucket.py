@@ -191,7 +191,7 @@ async def check(life: Life, journal: Journal) -> None:
     later = life.clock.now_ms() + 10**9
     for due in (journal.due_sends, journal.due_polls, journal.due_media):
         assert await due(later, 9) == []
-    assert await journal.owed_destinations() == []
+    assert await journal.outstanding_destinations() == []
 
 
 async def _check_ended(life: Life, journal: Journal, row: Submission) -> None:
@@ -646,7 +646,7 @@ async def test_what_a_task_costs(place: BucketStore, capsys: pytest.CaptureFixtu
             await engine.run(number)
         await journal.settle()
         per_task = {name: count / tasks for name, count in sorted(proxy.requests.items())}
-        assert await journal.owed_destinations() == []
+        assert await journal.outstanding_destinations() == []
         await journal.aclose()
     with capsys.disabled():
         sys.stdout.write(f"\nrequests per task (10 callbacks, 2 destinations): {per_task}\n")

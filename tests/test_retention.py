@@ -309,7 +309,7 @@ async def test_erase_refuses_what_is_owed_or_under_way(tmp_path: Path, store: St
         with pytest.raises(InputError, match=f"under way.*receiver cancel {under_way.id}.*--force"):
             await retaining(kit).erase(under_way, force=False)
         owing = await kit.succeeded()
-        with pytest.raises(InputError, match=r"1 of its deliveries are still owed \(to main\)"):
+        with pytest.raises(InputError, match=r"1 of its deliveries are outstanding \(to main\)"):
             await retaining(kit).erase(owing, force=False)
         assert len(await kit.journal.submissions(limit=10)) == 2
         for row in (under_way, owing):

@@ -11,13 +11,12 @@ from journals import submission
 
 from receiver.journal.document import Document, replace
 from receiver.journal.sqlite.documents import RowCache
-from receiver.journal.sqlite.files import connect, migrate
+from receiver.journal.sqlite.files import connect
 
 
 @pytest.fixture
 def connections(tmp_path: Path) -> Iterator[tuple[sqlite3.Connection, sqlite3.Connection]]:
     ours, other = (connect(tmp_path / "x.db", 1.0) for _ in range(2))
-    migrate(ours, tmp_path / "x.db")
     yield ours, other
     ours.close()
     other.close()

@@ -20,7 +20,7 @@ from receiver.errors import JournalError
 from receiver.intake import Policy
 from receiver.journal import Journal
 from receiver.journal.sqlite import SQLiteStore, open_store
-from receiver.journal.sqlite.files import SameFiles, journal_error
+from receiver.journal.sqlite.files import translated
 
 
 @pytest.fixture
@@ -132,11 +132,6 @@ async def test_files_taken_away(door: Door, breaks: Callable[[Path], None]) -> N
     assert (await door.post(path(row), body(row))).status_code == 200
 
 
-def test_files_that_are_not_there_yet(tmp_path: Path) -> None:
-    """What was not there at the start is not missed."""
-    SameFiles(tmp_path / "journal.db").check()
-
-
 async def test_a_file_that_is_damaged_while_we_run(tmp_path: Path) -> None:
     """A callback that meets damage gets 503, and from then on the check says so, whatever else still works."""
     async with opened(tmp_path, policy=Policy()) as door:
@@ -181,17 +176,23 @@ def test_every_fault_has_a_sentence(code: int, fault: str, words: str) -> None:
     """SQLite's code, its extended ones included, decides what is said; never its words, which change."""
     error: Any = sqlite3.OperationalError("as SQLite says it")
     error.sqlite_errorcode = code
-    told = journal_error(error, Path("/data/journal.db"))
+    with pytest.raises(JournalError) as caught, translated(Path("/data/journal.db")):
+        raise error
+    told = caught.value
     assert told.fault == fault
     assert words in str(told)
     assert "/data/journal.db" in str(told)
 
 
-def test_faults_of_our_own() -> None:
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [(sqlite3.ProgrammingError("the journal is closed"), "closed"), (sqlite3.InterfaceError("bad parameter"), "")],
+)
+def test_faults_of_our_own(error: sqlite3.Error, fault: str) -> None:
     """Python's own errors have no code."""
-    path = Path("/data/journal.db")
-    assert journal_error(sqlite3.ProgrammingError("the journal is closed"), path).fault == "closed"
-    assert journal_error(sqlite3.InterfaceError("bad parameter"), path).fault == ""
+    with pytest.raises(JournalError) as caught, translated(Path("/data/journal.db")):
+        raise error
+    assert caught.value.fault == fault
 
 
 async def test_no_ballast_for_those_who_only_read(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def add_event(fact: Event, *owed: Delivery) -> Callable[[Document], tuple[Docume
     def transition(document: Document) -> tuple[Document, None]:
         name = fact.id.removeprefix(f"{document.id}.")
         after = replace(document, known=(*document.known, name), new_events=(*document.new_events, fact))
-        return owe(after, fact, owed), None
+        return owe(after, [fact], owed), None
 
     return transition
 

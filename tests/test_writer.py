@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from receiver.journal.sqlite.documents import RowCache
 from receiver.journal.sqlite.writer import MAX_BATCH, Writer
 
 Operation = Callable[[sqlite3.Connection], Any]
@@ -30,7 +31,7 @@ class Bench:
         )
         self.statements: list[str] = []
         connection.set_trace_callback(self.statements.append)
-        self.writer = Writer(connection)
+        self.writer = Writer(connection, RowCache())
 
     def count(self, statement: str) -> int:
         return self.statements.count(statement)

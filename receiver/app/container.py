@@ -123,6 +123,7 @@ class Runtime:
             deadline_ms=int(settings.deadline * 1000),
             steady=steady,
         )
+        self._function = function
         self.intake = Intake(journal, policy=self._policy, routes=routes, clock=clock, changed=self._changed)
         # In a function nothing may run after the answer, so there is no probe.
         self.admission = Admission(None if function else journal.check)
@@ -139,16 +140,10 @@ class Runtime:
             submit_timeout=settings.submit_timeout,
         )
         self.dispatcher = Dispatcher(
-            journal=journal,
-            destinations=destinations,
-            store=self.store,
-            clock=clock,
-            owner="",
-            changed=self._slot_free,
+            journal=journal, destinations=destinations, store=self.store, clock=clock, owner="", changed=self._slot_free
         )
         self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._slot_free)
         self.engine = self._engine(destinations, exit_on_stall=exit_on_stall)
-        self._function = function
 
     def _engine(self, destinations: Mapping[str, OpenDestination], *, exit_on_stall: bool) -> Engine:
         archiver = Archiver(
@@ -333,11 +328,13 @@ class Runtime:
 
     def _changed(self, row: Submission) -> None:
         self._news.set()
-        self.engine.changed(row)
+        if self._function or self.engine.running:
+            self.engine.changed(row)
 
     def _slot_free(self) -> None:
         self._news.set()
-        self.engine.slot_free()
+        if self._function or self.engine.running:
+            self.engine.slot_free()
 
     async def aclose(self) -> None:
         """Stop the engine, wait for the answers of submits under way, and close all connections. Idempotent."""

@@ -40,14 +40,14 @@ class Copied:
 
 
 async def copy_journal(
-    settings: Settings, source: str, target: str, told: Callable[[RowKind, int], None] = lambda kind, count: None
+    settings: Settings, source: str, target: str, progress: Callable[[RowKind, int], None] = lambda kind, count: None
 ) -> Copied:
     """Copy everything from one journal into another, empty one. No engine may run on either.
 
     Args:
         settings: as loaded.
         source, target: databases, for instance `sqlite:./journal.db` and `postgresql://…`.
-        told: called with each kind of rows and the number copied so far.
+        progress: called with each kind of rows and the number copied so far.
 
     Raises:
         InputError: a database is malformed, they are the same, or the target is not empty.
@@ -70,7 +70,7 @@ async def copy_journal(
             await confirm_there()
             await confirm_here()
 
-        rows = await copy(origin.store, copied.store, told, confirm=confirm)
+        rows = await copy(origin.store, copied.store, progress, confirm=confirm)
     return Copied(source=there.database_shown, target=here.database_shown, rows=rows)
 
 

@@ -89,7 +89,7 @@ class TaskHandle:
             TimeoutError: it has not ended yet.
             ReceiverError: this process could not become the engine.
         """
-        return await self._word(await self._until(_has_last_word, timeout))
+        return await self._result_of(await self._until(_has_last_word, timeout))
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield every journalled event in order, from the first until the end: `task.succeeded`, `task.failed` or
@@ -206,8 +206,8 @@ class TaskHandle:
             MediaError: they could not be downloaded, or the media store cannot be read.
             NoResult, TimeoutError: as `result`.
         """
-        row = await self._until(_has_files, timeout)
-        await self._word(row)
+        row = await self._until(lambda row: _has_last_word(row) and row.media_due_ms is None, timeout)
+        await self._result_of(row)
         if row.media_problem is not None and not row.media:
             raise MediaError(f"The files of task {row.task_id} are not here: {row.media_problem}")
         async with self._runtime().store.holding(row.media) as paths:
@@ -230,7 +230,7 @@ class TaskHandle:
             raise TimeoutError(f"Task {self.task_id or self.id} has not come to its end within {seconds:g} s.") from exc
         raise AssertionError("a watch ends only with its caller")
 
-    async def _word(self, row: Submission) -> Event:
+    async def _result_of(self, row: Submission) -> Event:
         """Return the row's last event, if it is the result."""
         type = row.last_word
         if type is None:
@@ -271,7 +271,3 @@ async def send(runtime: Runtime, row: Submission) -> Submission:
 
 def _has_last_word(row: Submission) -> bool:
     return row.last_word is not None or row.status == "refused"
-
-
-def _has_files(row: Submission) -> bool:
-    return _has_last_word(row) and row.media_due_ms is None

@@ -68,7 +68,7 @@ class Receiver(Requests):
         if settings is not None and overrides:
             raise TypeError(f"Give either settings or single values like {next(iter(overrides))}, not both.")
         if unknown := overrides.keys() - Settings.model_fields.keys():
-            raise TypeError(f"There is no setting {min(unknown)!r}; `receiver settings` lists them all.")
+            raise TypeError(f"There is no setting {min(unknown)!r}. `receiver settings` lists them all.")
         self._settings = settings
         self._overrides = overrides
         self._engine = engine
@@ -160,9 +160,9 @@ class Receiver(Requests):
         def register(function: F) -> F:
             check_function(function)
             if self._stack is not None:
-                raise RuntimeError(f"Receiver has been started already; register {checked!r} before that.")
+                raise RuntimeError(f"Receiver has been started already. Register {checked!r} before that.")
             if checked in self._functions:
-                raise ValueError(f"A function is registered as {checked!r} already; each needs a name of its own.")
+                raise ValueError(f"A function is registered as {checked!r} already. Each needs a name of its own.")
             self._functions[checked] = Function(
                 call=function, name=checked, types=frozenset(types), concurrency=concurrency, timeout=timeout
             )

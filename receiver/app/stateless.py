@@ -59,7 +59,7 @@ REMEMBERED = 1000
 AT_ONCE = 64
 """Callbacks in one process. Each holds files on disk and an open request until it is delivered."""
 _NEEDS_JOURNAL = {
-    "state": "A state of your own has no room beside ours; use a label",
+    "state": "A state of your own has no room beside ours, but a label has",
     "auto": "Buttons cannot be pressed later, because nothing remembers them",
     "once": "A name cannot be unique, because nothing remembers it",
 }

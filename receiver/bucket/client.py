@@ -48,9 +48,6 @@ class Tag:
     etag: str
     version: str | None = None
 
-    def __str__(self) -> str:
-        return self.etag
-
 
 @dataclass(frozen=True, slots=True)
 class ObjectHead:
@@ -120,8 +117,6 @@ class Bucket:
         except BaseError as exc:
             cause = str(exc).partition("\n")[0]
             raise SettingsError(f"The bucket {options.bucket} cannot be used: {cause}") from exc
-
-    # --- read ---
 
     async def get(self, key: str) -> StoredObject | None:
         """Return an object, or None if there is none."""
@@ -212,8 +207,6 @@ class Bucket:
         """Return a link that opens an object for so long."""
         async with self._request("", self._seconds):
             return await obstore.sign_async(self._store, "GET", key, timedelta(seconds=seconds))
-
-    # --- write ---
 
     async def put(self, key: str, data: bytes | bytearray, attributes: Mapping[str, str] | None = None) -> Tag:
         """Put an object in one request. Return its version."""

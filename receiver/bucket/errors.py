@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Fate = Literal["later", "never", "again"]
 WRITE_AND_READ = "write and read objects (on S3: s3:PutObject and s3:GetObject)"
@@ -14,10 +13,8 @@ WRITE_AND_READ = "write and read objects (on S3: s3:PutObject and s3:GetObject)"
 class BucketError(Exception):
     """A request to the store failed. The text is one or two sentences: cause, place, remedy.
 
-    Attributes:
-        fate: `later` if the store is busy for every client, `never` if a retry cannot help, else `again`. What an
-            operator can repair (credentials, bucket, rights) is `again`, so that results still arrive afterwards.
-        away: True if the store is unreachable, failing or busy, so that there is nothing to repair on our side.
+    `fate` is `later` if the store is busy for every client, `never` if a retry cannot help, else `again`, also for what
+    an operator can repair (credentials, bucket, rights). `away` is True if there is nothing to repair on our side.
     """
 
     def __init__(self, text: str, *, fate: Fate = "again", away: bool = False) -> None:
@@ -30,8 +27,7 @@ class PreconditionFailed(Exception):
     """The condition of a put does not hold. Nothing was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Meaning:
+class _Meaning(NamedTuple):
     text: str
     remedy: str
     fate: Fate = "again"

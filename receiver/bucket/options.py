@@ -20,11 +20,7 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")
 _FOLDER = re.compile(r"(?:(?!\.+(?:/|\Z))[A-Za-z0-9_.=!~-]+(?:/|\Z))*\Z")
 """A path of characters that no store, browser or shell changes, without `.` and `..`."""
 _SERVERS = {"s3": "The object store", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
-_PROFILE_KEYS = {
-    "aws_access_key_id": "access_key_id",
-    "aws_secret_access_key": "secret_access_key",
-    "aws_session_token": "session_token",
-}
+_PROFILE_KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 _IN_URL = frozenset({"endpoint", "region", "addressing", "profile", "account", "service_account"})
 
 
@@ -157,7 +153,7 @@ def read_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> d
     found = _section(keys_file, wanted) | _section(config_file, wanted if wanted == "default" else f"profile {wanted}")
     if asked and not found:
         raise SettingsError(f"There is no profile {asked} in {keys_file} or {config_file}.")
-    keys = {ours: found[theirs] for theirs, ours in _PROFILE_KEYS.items() if theirs in found}
+    keys = {name.removeprefix("aws_"): found[name] for name in _PROFILE_KEYS if name in found}
     if asked and "access_key_id" not in keys:
         raise SettingsError(
             f"The profile {asked} holds no access key. Keys by SSO, a role or a program come from AWS's own tools: "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -14,7 +12,7 @@ from receiver import provider
 from receiver import settings as all_settings
 from receiver.app import find_destination, try_destination
 from receiver.app.doctor import Finding, examine
-from receiver.cli.options import AsJSON
+from receiver.cli.options import AsJSON, read_file
 from receiver.cli.output import Table, ago, note, one_line, print_json, print_list, print_table, say, when
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.clock import Clock
@@ -158,11 +156,7 @@ def inspect(
     http_status: Annotated[int, typer.Option(help="The HTTP status it came with.", min=100, max=599)] = 200,
 ) -> None:
     """Show Receiver's reading of a payload of the provider, as JSON."""
-    try:
-        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as exc:
-        raise InputError(f"{file} cannot be read: {exc.strerror}. Check the path.") from exc
-    print_json(provider.inspect(body, http_status))
+    print_json(provider.inspect(read_file(file), http_status))
 
 
 def doctor(as_json: AsJSON = False) -> None:

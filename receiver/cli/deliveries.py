@@ -259,8 +259,8 @@ class Story:
         again = f"receiver deliveries replay {item.id}"
         steps = [f"To deliver it once more: {again} (with --as-new if the destination drops repeats)"]
         if self.event is None:
-            steps = []
-        elif item.status == "pending" and self.on_hold:
+            return []
+        if item.status == "pending" and self.on_hold:
             steps = [f"If the place works again, end the pause: receiver destinations resume {item.destination}"]
         elif item.status == "pending":
             steps = ["An engine delivers it: receiver serve, or receiver worker."]
@@ -295,14 +295,9 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
         as_json: AsJSON = False,
     ) -> None:
         now = time.time()
-        narrower: dict[str, Any] = {name: choice(f"--{name}", chosen, choices)}
-        selection = Selection(
-            ids=tuple(ids or ()),
-            destination=destination,
-            since_ms=moment("--since", since, now),
-            until_ms=moment("--until", until, now),
-            **narrower,
-        )
+        times = {"since_ms": moment("--since", since, now), "until_ms": moment("--until", until, now)}
+        narrower: dict[str, Any] = {name: choice(f"--{name}", chosen, choices), **times}
+        selection = Selection(ids=tuple(ids or ()), destination=destination, **narrower)
         settings = settings_for(quiet=True)
 
         async def work(journal: Journal) -> tuple[list[Replayed], set[str]]:
@@ -343,16 +338,10 @@ def _print_replayed(done: Sequence[Replayed], *, dry_run: bool, as_json: bool) -
     if not done:
         note("Nothing fits, so nothing is replayed.")
         return
-    rows = [
-        (
-            item.delivery_id or "(new)",
-            item.order.event_id,
-            item.order.destination,
-            item.was or "",
-            _WHAT[item.outcome][dry_run],
-        )
-        for item in done[:SHOWN]
-    ]
+    rows = []
+    for item in done[:SHOWN]:
+        what = _WHAT[item.outcome][dry_run]
+        rows.append((item.delivery_id or "(new)", item.order.event_id, item.order.destination, item.was or "", what))
     print_table(("DELIVERY", "EVENT", "DESTINATION", "WAS", "WHAT"), rows)
     if len(done) > SHOWN:
         note(f"… and {len(done) - SHOWN:,} more; --json prints them all.")
@@ -366,7 +355,5 @@ def _print_replayed(done: Sequence[Replayed], *, dry_run: bool, as_json: bool) -
 
 deliveries.command("replay")(_replay_command("deliveries", "Replay deliveries: by id, or all that match the options."))
 events.command("replay")(
-    _replay_command(
-        "events", "Replay events to the same destinations, or to another one.\n\nThe other one may be newly configured."
-    )
+    _replay_command("events", "Replay events to the same destinations, or to another one, which may be new.")
 )

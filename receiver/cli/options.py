@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import msgspec
 import typer
 
 from receiver.errors import InputError
@@ -74,22 +75,20 @@ def bot_type(name: str | None) -> str | None:
     return None if name is None else BOTS[name]
 
 
-def text_or_stdin(text: str) -> str:
-    """Return the text, or standard input for `-`."""
-    return text if text != "-" else sys.stdin.buffer.read().decode(errors="surrogateescape")
+def read_file(file: str) -> bytes:
+    """Return the content of a file, or of standard input for `-`."""
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as exc:
+        raise InputError(f"{file} cannot be read: {exc.strerror}. Check the path.") from exc
 
 
 def account_filter(text: str | None) -> dict[str, Any] | None:
     """Parse the accountFilter from JSON."""
-    if text is None:
-        return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise InputError("--account-filter is not JSON.") from exc
-    if not isinstance(value, dict):
-        raise InputError("--account-filter is a JSON object.")
-    return value
+        return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise InputError("--account-filter is no JSON object.") from exc
 
 
 C = TypeVar("C", bound=str)
@@ -127,10 +126,9 @@ def moment(option: str, text: str | None, now: float) -> int | None:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        ago = _seconds(text)
-        if not ago:
-            raise InputError(
-                f"{option} takes a time like 2026-11-25T10:00 (UTC), or how long ago, like 2h or 3d, not {text!r}."
-            ) from None
-        return int((now - ago) * 1000)
+        if ago := _seconds(text):
+            return int((now - ago) * 1000)
+        raise InputError(
+            f"{option} takes a time like 2026-11-25T10:00 (UTC), or how long ago, like 2h or 3d, not {text!r}."
+        ) from None
     return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)

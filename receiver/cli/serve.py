@@ -192,12 +192,10 @@ def listen(
 def webhook_app(
     verify: Callable[[dict[str, str], bytes], str | None], answer: Response, show: Callable[..., None]
 ) -> Starlette:
-    """Return an app that takes webhooks at any path.
+    """Return an app that takes webhooks at any path, and answers 401 to those without a good signature.
 
-    Args:
-        verify: returns what is wrong with a signature, given headers and body, or None.
-        answer: response to verified webhooks. Others get 401.
-        show: called with the webhook's id, True for a repeat, what is wrong with it, and the event.
+    `verify` returns what is wrong with headers and body, or None. `show` gets the webhook's id, True for a repeat, what
+    is wrong with it, and the event.
     """
     seen = set[str]()
 

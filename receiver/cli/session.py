@@ -34,12 +34,7 @@ _EXITS: dict[EventType, int] = {
     "task.input_required": INPUT_REQUIRED,
     "task.lost": LOST,
 }
-_TASK_ENDS: dict[str, EventType | None] = {
-    "SUCCESS": "task.succeeded",
-    "FAILURE": "task.failed",
-    "CANCEL": "task.failed",
-    "MODAL": None,
-}
+_ENDS: dict[str, EventType] = {"SUCCESS": "task.succeeded", "FAILURE": "task.failed", "CANCEL": "task.failed"}
 _LOOK_SECONDS = 0.1
 """Interval between looks at the last deliveries."""
 _LONG_MS = 10_000
@@ -47,7 +42,6 @@ _LONG_MS = 10_000
 
 Prepare = Callable[[Runtime], Awaitable[Submission]]
 Follow = Callable[[str], Awaitable[tuple[Submission, int]]]
-"""Follows one submission, by id, to its end. Returns the submission then, and the exit status."""
 
 
 class Session:
@@ -80,12 +74,9 @@ class Session:
                 if wait:
                     self._status = await follow_all(runtime, row.id, lambda row_id: self._follow(runtime, row_id))
                     return self._status
-            if reply:
-                done = "Replied to"
-            else:
-                done = "Submitted" if fresh else "There is already" if row.outcome != "adopted" else "Watching"
+            done = "Submitted" if fresh else "There is already" if row.outcome != "adopted" else "Watching"
             if self._as_json or not (reply and _is_kept(row)):
-                self._print(row, done)
+                self._print(row, "Replied to" if reply else done)
             return SUCCEEDED
 
         self._run(main())
@@ -131,13 +122,10 @@ async def send(runtime: Runtime, row: Submission, *, wait: bool, reply: bool = F
 
     If the provider is busy, the submission is kept. A reply that never arrived is kept too.
     """
-    submissions = runtime.submissions
     try:
-        return await (submissions.send_reply(row.id) if reply else submissions.send(row.id))
+        return await (runtime.submissions.send_reply if reply else runtime.submissions.send)(row.id)
     except (Refused, Unreachable, MediaError) as exc:
-        kept = isinstance(exc, Refused) and exc.retry
-        if reply:
-            kept = _is_kept(await runtime.journal.find(row.id))
+        kept = _is_kept(await runtime.journal.find(row.id)) if reply else isinstance(exc, Refused) and exc.retry
         if not kept:
             raise
         what = f"The reply to {row.id}" if reply else f"Submission {row.id}"
@@ -169,8 +157,8 @@ async def beside_engine(runtime: Runtime, role: str, main: Awaitable[T]) -> T:
 async def follow_all(runtime: Runtime, submission_id: str, follow_one: Follow) -> int:
     """Follow a submission, then the buttons it presses by itself. Return the worst exit status.
 
-    A press is followed even if a destination has no result yet. A refused press has lost its name (`once`): the first
-    press of its button is taken.
+    `follow_one` takes an id, and returns the submission at its end and the exit status. A press is followed even if a
+    destination has no result yet. A refused press has lost its name (`once`): the first press of its button is taken.
     """
     row, status = await follow_one(submission_id)
     if row.last_word != "task.succeeded" or not row.auto:
@@ -256,9 +244,7 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links:
     # A destination counts as reached by another delivery too, as `deliveries replay --as-new` makes.
     reached = {item.destination for item in deliveries if item.status == "succeeded"}
     missed = [item for item in deliveries if item.destination not in reached]
-    status = ERROR if type is None else _EXITS[type]
-    if status == SUCCEEDED and missed:
-        status = ERROR
+    status = ERROR if type is None or (type == "task.succeeded" and missed) else _EXITS[type]
     texts = row.task.texts if row.task and row.ended == "task.succeeded" else ()
     if as_json:
         print_json(_record(row, deliveries, texts) | ({} if links is None else {"links": links}))
@@ -266,10 +252,8 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links:
     reason = row.reason or "The provider gave no reason."
     if type == "task.input_required":
         answer = f"Answer it with: receiver modal {row.id} --prompt …"
-        note(
-            f"Task {row.task_id} asks for input. "
-            f"{answer if links is None else 'Without a journal nothing can answer it here.'}"
-        )
+        answer = answer if links is None else "Without a journal nothing can answer it here."
+        note(f"Task {row.task_id} asks for input. {answer}")
     elif type != "task.succeeded":
         starts = {"task.lost": "The task was lost. ", "task.failed": "The task failed: "}
         note(f"{starts.get(type or '', '')}{reason}")
@@ -350,7 +334,8 @@ async def _poll_until_end(
         if task is not None:
             row = replace(row, task=task)
             progress.show(row)
-            if task.status in _TASK_ENDS:
-                return replace(row, ended=_TASK_ENDS[task.status])
+            row = replace(row, ended=_ENDS.get(task.status))
+            if row.last_word is not None:
+                return row
     lost = f"The provider has shown no end of task {row.task_id} within the deadline."
     return replace(row, ended="task.lost", detail=lost)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -13,6 +12,7 @@ import typer
 from receiver.app import Runtime, open_runtime
 from receiver.cli import options as reading
 from receiver.cli.options import (
+    IMAGINE,
     AsJSON,
     Auto,
     Bot,
@@ -61,7 +61,7 @@ def submit(
     speed: Speed = None,
     bot: Bot = None,
     picture: Annotated[
-        list[str] | None, typer.Option(help="A reference picture: a file or data URI. Repeatable.", show_default=False)
+        list[str] | None, typer.Option(help=f"{IMAGINE['pictures'].command_help} Repeatable.", show_default=False)
     ] = None,
     account_filter: Filter = None,
     label: Label = None,
@@ -80,7 +80,9 @@ def submit(
         raise typer.BadParameter("Give a prompt, or --file with prompts, one a line.")
     chosen = options(speed=speed, label=label, state=state, to=to, auto=auto)
     filter = reading.account_filter(account_filter)
-    prompts = [reading.text_or_stdin(prompt)] if prompt is not None else _read_prompts(file or "")
+    if prompt == "-":
+        prompt = reading.read_file("-").decode(errors="surrogateescape")
+    prompts = [prompt] if prompt is not None else _read_prompts(file or "")
     asked = [
         build(
             "imagine", prompt=text, bot_type=reading.bot_type(bot), pictures=tuple(picture or ()), account_filter=filter
@@ -118,10 +120,9 @@ def watch(
 def _read_prompts(file: str) -> list[str]:
     """Read one prompt a line, without empty lines and lines that begin with #."""
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-        raise InputError(f"The prompts in {file} cannot be read: {reason}.") from exc
+        lines = reading.read_file(file).decode().splitlines()
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{file} cannot be read: it is not UTF-8.") from exc
     prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not prompts:
         raise InputError(f"{file} holds no prompt; write one a line.")

@@ -17,8 +17,8 @@ import structlog
 
 from receiver.backoff import JOURNAL, wait_forever
 from receiver.clock import Clock
-from receiver.deliveries import Completion, Receipt
-from receiver.engine.attempts import Files, OpenDestination, bring, build, failed, raised, succeeded, text_of
+from receiver.deliveries import Completion
+from receiver.engine.attempts import OpenDestination, bring, build, failed, raised, succeeded, text_of
 from receiver.errors import JournalError
 from receiver.handlers.base import RetryLater
 from receiver.journal import Journal, Work
@@ -198,7 +198,14 @@ class Dispatcher:
         limit = asyncio.timeout(destination.timeout)
         try:
             async with bring(work, self._store) as files, limit:
-                receipt = await self._deliver(destination, work, files)
+                delay = destination.timeout + self._stuck_seconds
+                stuck = asyncio.get_running_loop().call_later(
+                    delay, self._give_up, destination, work, asyncio.current_task()
+                )
+                try:
+                    receipt = await destination.handler.deliver(build(destination, work, files, self._tiles))
+                finally:
+                    stuck.cancel()
         except KeyboardInterrupt:
             raise  # from the terminal
         except BaseException as exc:  # SystemExit too: no handler ends this process
@@ -218,14 +225,6 @@ class Dispatcher:
         else:
             completion = succeeded(work, receipt, self._clock.now_ms())
         await self._record(work, completion, seconds=self._clock.monotonic() - started)
-
-    async def _deliver(self, destination: OpenDestination, work: Work, files: Files) -> Receipt:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        stuck = loop.call_later(destination.timeout + self._stuck_seconds, self._give_up, destination, work, task)
-        try:
-            return await destination.handler.deliver(build(destination, work, files, self._tiles))
-        finally:
-            stuck.cancel()
 
     async def _record(self, work: Work, completion: Completion, *, seconds: float) -> None:
         accepted = await self._recorded(work, partial(self._journal.complete, completion))

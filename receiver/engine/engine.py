@@ -110,7 +110,7 @@ class Engine:
         self._joined = self._leads = self._registered = False
         self._freed_at = self._clamped_at = float("-inf")
         self._last_heartbeat = (float("-inf"), float("-inf"))
-        """By the monotonic clock, which may stand still while a machine sleeps, and by the wall clock."""
+        """By the monotonic clock, which may pause while a machine sleeps, and by the wall clock."""
         self._joining = asyncio.Lock()
         # Runs until idle
         self.progress = self.sends = True
@@ -175,7 +175,7 @@ class Engine:
         except BaseException:
             await self._leave()
             raise
-        unknown = [name for name in await self._journal.owed_destinations() if name not in self._destinations]
+        unknown = [name for name in await self._journal.outstanding_destinations() if name not in self._destinations]
         log.info("engine.started", role=role, destinations=sorted(self._destinations), unknown=unknown)
         if not self._subscribed:
             self._journal.subscribe(self._changed_elsewhere)

@@ -49,7 +49,7 @@ class Loops:
     def check(self) -> None:
         """Raise EngineStopped if the loops were started and have ended, or if a step hangs."""
         if self.started and not self.running:
-            raise EngineStopped("The engine has stopped. Receiver's log says why; start it again.")
+            raise EngineStopped("The engine has stopped. Receiver's log says why. Start it again.")
         late = self._clock.now() - STALLED
         if stuck := sorted(name for name, since in self._began.items() if since < late):
             raise EngineStopped(f"The engine hangs in: {', '.join(stuck)}. Start Receiver again.")

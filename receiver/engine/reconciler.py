@@ -49,7 +49,7 @@ CANDIDATES = 5
 UNASKED = 1000
 """Rows searched for claims while the provider is out of reach."""
 PROOF_SECONDS = 10.0
-UNKNOWN = "The provider knows none of them; check that the key and the address are those they were submitted with."
+UNKNOWN = "The provider knows none of them. Check that the key and the address are the ones they were submitted with."
 
 Answer = Task | ProviderError | None
 """None: the provider does not know the task."""
@@ -183,26 +183,22 @@ class Reconciler:
     async def _take(self, row: Submission, answers: Sequence[Answer]) -> None:
         views = [answer for answer in answers if isinstance(answer, Task)]
         if row.task_id is None:
-            await self._identify(row, views)
-            return
-        view = next(iter(views), None)
-        claim = row.claim.task if row.claim is not None and row.claim.task.status == "SUCCESS" else None
-        contradicted = view is not None and view.terminal and view.status != "SUCCESS"
-        proof = await self._proof(row.id, claim) if claim is not None and contradicted else ()
-        await self._intake.polled(row.id, view, proof)
-
-    async def _identify(self, row: Submission, views: Sequence[Task]) -> None:
-        """Bind the candidate that holds our state token in the provider's own answer, whatever callbacks said."""
-        for view in views:
-            try:
-                made_for = self._tokens.read_state_token(view.state)
-            except TokenError:
-                continue
-            if made_for == row.id:
-                log.info("submission.identified", submission=row.id, task=view.id)
-                await self._intake.identified(row.id, view)
+            # Only our state token in the provider's own answer counts, whatever callbacks said.
+            for view in views:
+                with suppress(TokenError):
+                    if self._tokens.read_state_token(view.state) == row.id:
+                        break
+            else:
+                await self._intake.unidentified(row.id)
                 return
-        await self._intake.unidentified(row.id)
+            log.info("submission.identified", submission=row.id, task=view.id)
+            await self._intake.identified(row.id, view)
+            return
+        found = next(iter(views), None)
+        claim = row.claim.task if row.claim is not None and row.claim.task.status == "SUCCESS" else None
+        contradicted = found is not None and found.terminal and found.status != "SUCCESS"
+        proof = await self._proof(row.id, claim) if claim is not None and contradicted else ()
+        await self._intake.polled(row.id, found, proof)
 
     async def _proof(self, submission_id: str, task: Task) -> tuple[Media, ...]:
         """Return the files of a claimed SUCCESS, if they can be downloaded. Then the fetched FAILURE is false.

@@ -56,8 +56,9 @@ class Route:
             return False
         if row.destinations is not None:
             return self.destination in row.destinations
-        if not all(name in row.labels and fnmatchcase(row.labels[name], pattern) for name, pattern in self.labels):
-            return False
+        for name, pattern in self.labels:
+            if name not in row.labels or not fnmatchcase(row.labels[name], pattern):
+                return False
         if not self.actions:
             return True
         action = row.task.action.upper() if row.task is not None and row.task.action else _ACTIONS.get(row.kind)

@@ -355,7 +355,8 @@ def observe(
     due, before = next_poll(row, rules), row.poll_due_ms
     if source == "callback" and due and before and 0 <= due - before <= rules.policy.poll_ms // 2:
         due = before  # moving it at each callback would cost as much as writing the callback
-    row = replace(row, poll_due_ms=due)
+    if due != before:
+        row = replace(row, poll_due_ms=due)
     # Written with the event, and named, so that each follow-up starts once.
     buttons = row.auto if ended == "task.succeeded" else ()
     deadline_ms = rules.policy.deadline_ms

@@ -1,8 +1,8 @@
 """The working set of one submission, and the values that callers exchange with the journal.
 
-A document is all that a rule may look at: the submission, its open deliveries with their events, and for each
-destination the newest event and receipt. It is no history. What a rule adds (events, callbacks, ended attempts and
-deliveries) is in the fields `new_…` and `closed`, until a store has written it.
+A document is all that a rule may read: the submission, its open deliveries with their events, and for each
+destination the newest event and receipt. It is no history. Rows that a rule adds (events, callbacks, ended attempts and
+deliveries) are in the fields `new_…` and `closed`, until a store has written them.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class LastReceipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """One submission with what its rules need.
+    """One submission with the rows that its rules need.
 
     Attributes:
         submission: the row.
         version: increases by one with each write. 0 is a document that was never written.
         known: names of all journalled events, in the order in which they became known. A name is the event id without
             the submission's id (see `event_name`).
-        deliveries: those that are pending or running.
-        events: the events of these deliveries. One is missing only where the journal has lost it.
+        deliveries: the pending and the running ones.
+        events: the events of these deliveries. One is missing only if the journal has lost it.
         attempts: the attempts of running deliveries.
-        newest: by destination, the name of the newest event that is or was owed there automatically.
+        newest: by destination, the name of the newest event with an automatic delivery there.
         receipts: by destination, the receipt of the newest delivery.
         new_events, new_callbacks: facts that this transaction adds.
         new_attempts: attempts that this transaction has started or ended. A later one replaces an earlier one of the
@@ -92,12 +92,12 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Transition = Callable[[Document], tuple[Document, T]]
-"""A rule: pure and quick, because it runs inside a transaction, and perhaps more than once. One that returns the very
-same document writes nothing."""
+"""A rule: pure and quick, because it runs inside a transaction, perhaps more than once. If it returns the same
+document, nothing is written."""
 
 
 def event_name(event_id: str, submission_id: str) -> str:
-    """Return the part of an event id that tells it from the submission's other events, e.g. `task.progressed.46`."""
+    """Return an event id without the submission's id, e.g. `task.progressed.46`."""
     return event_id.removeprefix(f"{submission_id}.")
 
 
@@ -108,11 +108,11 @@ def file_digests(row: Submission) -> frozenset[str]:
     return frozenset(item.digest for item in (*row.inputs, *row.media, *((mask,) if mask is not None else ())))
 
 
-# When something is to be done
+# Due times
 
 
 def open_deadline(row: Submission) -> int | None:
-    """Return the deadline in epoch milliseconds while it counts; None after an end or a refusal."""
+    """Return the deadline in epoch milliseconds. None after an end or a refusal."""
     return row.deadline_ms if row.ended is None and row.status != "refused" else None
 
 
@@ -122,11 +122,11 @@ DUE_FIELDS: Mapping[str, Callable[[Submission], int | None]] = {
     "media": lambda row: row.media_due_ms,
     "deadline": open_deadline,
 }
-"""By kind of work, the time in epoch milliseconds from which on it is due; None: never."""
+"""By kind of work, the due time in epoch milliseconds. None: never."""
 
 
 def is_settled(document: Document) -> bool:
-    """Return True if nothing of a submission is owed or under way, so that it may be deleted."""
+    """Return True if nothing of a submission is outstanding or under way, so that it may be deleted."""
     row = document.submission
     waits = (row.send_due_ms, row.poll_due_ms, row.media_due_ms, row.claim)
     ended = row.ended is not None or row.status == "refused"
@@ -138,7 +138,7 @@ def search_status(row: Submission, status: str) -> bool:
     return row.status == status or row.ended == f"task.{status}" or row.task_status == status.upper()
 
 
-# What callers of the journal exchange with it
+# Values that callers exchange with the journal
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,10 +147,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         submission: the row afterwards.
         events: new facts. One whose id is already journalled is dropped together with its deliveries.
-        deliveries: what the events owe, all `pending`. Each cancels older ones of its (submission, destination).
-        release_ms: make this submission's untried deliveries due now, because what they waited for has come.
-        cause: why the callback that led to this was not accepted, for its row.
-        additions: submissions that come of it: follow-ups we start ourselves, further tasks of one answer. One whose
+        deliveries: of the events, all `pending`. Each cancels older ones of its (submission, destination).
+        release_ms: make this submission's untried deliveries due now, because its files have come.
+        cause: reason why the callback was not accepted, for its row.
+        additions: new submissions: automatic follow-ups, further tasks of one answer. One whose
             name (`once`) is taken is dropped.
     """
 
@@ -163,14 +163,14 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Decide = Callable[[Submission], Change | None]
-"""Pure and quick: it runs inside the transaction. None changes nothing."""
+"""A pure and quick function that runs inside the transaction. None changes nothing."""
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a change: the row afterwards, and the events that were new.
 
     Attributes:
-        problem: why deciding failed although the callback itself was kept.
+        problem: the error of the decision, if the callback alone was journalled.
     """
 
     submission: Submission
@@ -183,7 +183,7 @@ class Work:
     """A claimed delivery with all that its attempt needs.
 
     Attributes:
-        media, media_problem, media_due_ms: the submission's, as they are now.
+        media, media_problem, media_due_ms: of the submission now.
         receipts: the last receipt of this submission at every destination, its own included.
         parent: the last receipt of the parent submission at this destination.
     """
@@ -198,12 +198,12 @@ class Work:
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
-    """Something outside that does not work and that the operator should see to. No result is lost by it.
+    """An outside fault that needs an operator. It loses no result.
 
     Attributes:
-        name: what it is about: `provider`, `callbacks`.
-        since_ms: when it began, in epoch milliseconds.
-        text: sentences: what happened, what Receiver does meanwhile, what to do.
+        name: its subject: `provider`, `callbacks`.
+        since_ms: its beginning, in epoch milliseconds.
+        text: sentences on the fault, on Receiver's behaviour meanwhile, and on the remedy.
     """
 
     name: str

@@ -33,13 +33,13 @@ PROBE_MS = 60_000
 
 
 class Journal:
-    """All that Receiver remembers.
+    """The durable state of Receiver: the rules of `transitions` on a store.
 
     Every method raises JournalError when the store cannot be read or written. Times are epoch milliseconds. A method
     that writes returns only after the commit is on disk.
 
     Args:
-        store: where it is kept.
+        store: holds the rows.
 
     Attributes:
         membership: the engines of this journal.
@@ -59,11 +59,11 @@ class Journal:
         return self.store.shared
 
     async def aclose(self) -> None:
-        """Finish what was accepted, then close. Idempotent."""
+        """Finish accepted writes, then close. Idempotent."""
         await self.store.aclose()
 
     async def settle(self) -> None:
-        """Wait until what is swept up after writes has been, for a process that is frozen afterwards."""
+        """Wait for the clean-up after commits, for a process that is frozen afterwards."""
         await self.store.settle()
 
     async def check(self) -> None:
@@ -71,7 +71,7 @@ class Journal:
         await self.store.check()
 
     async def check_space(self) -> None:
-        """Raise JournalError where the disk is full, or nearly."""
+        """Raise JournalError if the disk is full or nearly full."""
         await self.store.check(space=True)
 
     def subscribe(self, changed: Callable[[frozenset[str] | None], None]) -> None:
@@ -92,7 +92,7 @@ class Journal:
     async def change(self, submission_id: str, decide: Decide, callback: Callback | None = None) -> Changed | None:
         """Decide on the current row and write the outcome, in one transaction. None: no such submission.
 
-        A callback is kept whatever becomes of it: if deciding fails, the problem is returned, not raised.
+        A callback is journalled even if the decision fails. Then the problem is returned, not raised.
         """
 
         def transition(document: Document) -> tuple[Document, Changed]:
@@ -197,7 +197,7 @@ class Journal:
     # Callbacks and events
 
     async def callbacks(self, submission_id: str, *, limit: int | None = None) -> list[Callback]:
-        """Return callbacks in order of arrival; with a `limit` the last ones only."""
+        """Return callbacks in order of arrival. A `limit` returns the last ones only."""
         wanted = Filter(submission_id=submission_id)
         if limit is not None:
             return (await self._newest("callbacks", wanted, Callback, limit))[::-1]
@@ -242,7 +242,7 @@ class Journal:
             row.record async for row in pages(self.store, "attempts", wanted) if isinstance(row.record, AttemptRecord)
         ]
 
-    async def owed(self, submission_id: str) -> list[Delivery]:
+    async def outstanding(self, submission_id: str) -> list[Delivery]:
         """Return deliveries of a submission that are pending or running, oldest first."""
         document = (await self.store.load([submission_id])).get(submission_id)
         return sorted(document.deliveries, key=lambda item: item.id) if document is not None else []
@@ -251,7 +251,7 @@ class Journal:
         """Start up to `limit` due deliveries of one destination, never two of one submission at once.
 
         While the destination is paused, nothing starts. While it is down, one starts if nothing else runs there (a
-        probe). A claim stands until it is completed or its engine has expired.
+        probe). A claim lasts until it is completed or its engine has expired.
         """
         known = await self._destinations.read(max(self.store.cache_seconds, HEALTH_SECONDS))
         record = known.get(destination)
@@ -287,7 +287,7 @@ class Journal:
             await self.store.swap(key, None, version)
 
     async def complete(self, completion: Completion) -> bool:
-        """Record the end of an attempt, and what that says about its destination: failures in a row pause it.
+        """Record the end of an attempt, and the health of its destination: failures in a row pause it.
 
         False: another owner or attempt has taken over, and nothing was written.
         """
@@ -309,17 +309,17 @@ class Journal:
             try:
                 await self._destinations.update(noted)
             except JournalError:
-                return  # the end of the attempt counts more; the next one notes its own
+                return  # the end of the attempt is more important, and the next attempt notes its own health
 
     async def free_running(
         self, owner: str, now_ms: int, owners: Callable[[], Awaitable[Collection[str]]] | None = None
     ) -> int:
-        """End attempts that engines which are gone have left running. Each counts as a failure and is retried.
+        """End attempts left running by engines that are gone. Each counts as a failure and is retried.
 
         Args:
-            owner: our own, which is left alone.
+            owner: our own, whose attempts go on.
             now_ms: epoch milliseconds.
-            owners: returns the engines that are alive; asked after the running deliveries are known, because an engine
+            owners: returns the engines that run. Called after the running deliveries are known, because an engine
                 joins before it claims.
 
         Returns:
@@ -381,7 +381,7 @@ class Journal:
     # Destinations
 
     async def register(self, destinations: Mapping[str, str]) -> None:
-        """Keep a record of each configured destination (name → handler name)."""
+        """Make a record of each configured destination (name → handler name)."""
 
         def registered(known: dict[str, DestinationRecord]) -> dict[str, DestinationRecord]:
             made = {
@@ -406,7 +406,7 @@ class Journal:
             for name, record in sorted(known.items())
         ]
 
-    async def owed_destinations(self) -> list[str]:
+    async def outstanding_destinations(self) -> list[str]:
         """Return the names of registered destinations with pending deliveries."""
         names = sorted(await self._destinations.read())
         found = await asyncio.gather(
@@ -432,8 +432,8 @@ class Journal:
         )
 
     async def resume(self, destination: str) -> bool:
-        """End a destination's pause, make due what waits for no longer than that, and forget its failures. False: it
-        was never registered."""
+        """End a destination's pause and its failures, and make the deliveries due that waited for it. False: it was
+        never registered."""
         record = (await self._destinations.read()).get(destination)
         if record is None:
             return False
@@ -463,11 +463,11 @@ class Journal:
     # Troubles
 
     async def troubles(self) -> list[Trouble]:
-        """Return what the operator should know now, oldest first."""
+        """Return the current troubles, oldest first."""
         return sorted((await self._troubles.read()).values(), key=lambda item: (item.since_ms, item.name))
 
     async def note(self, trouble: Trouble) -> None:
-        """Journal a trouble. One of that name keeps its beginning, and takes the new text."""
+        """Journal a trouble. An open one of that name gets the new text."""
 
         def noted(known: dict[str, Trouble]) -> dict[str, Trouble]:
             old = known.get(trouble.name)
@@ -505,12 +505,12 @@ class Journal:
         return [(row.key, row.record) for row in page if isinstance(row.record, Event)]
 
     async def event_deliveries(self, event: Event) -> list[Delivery]:
-        """Return what an event is or was owed, the newest first."""
+        """Return all deliveries of an event, the newest first."""
         found = await self._newest("deliveries", Filter(submission_id=event.submission_id), Delivery, 10_000)
         return [item for item in found if item.event_id == event.id]
 
     async def foresee(self, orders: Sequence[Order], now_ms: int) -> list[Replayed]:
-        """Return what `replay` would do now. Writes nothing."""
+        """Return the outcome that `replay` would have now. Writes nothing."""
         documents, found, events = await self._replayed(orders)
         foreseen = []
         for order in orders:
@@ -524,7 +524,7 @@ class Journal:
         return foreseen
 
     async def replay(self, orders: Sequence[Order], now_ms: int) -> list[Replayed]:
-        """Make what is ordered owed, due now, in one transaction for each submission. What is owed already stays."""
+        """Make the ordered deliveries due now, in one transaction for each submission."""
         documents, found, events = await self._replayed(orders)
         by_id: dict[str, list[int]] = defaultdict(list)
         for number, order in enumerate(orders):
@@ -544,7 +544,7 @@ class Journal:
                     told: Mapping[str, Event] = told,
                 ) -> tuple[Document, list[Replayed] | None]:
                     if document.version != version:
-                        return document, None  # what was read beforehand may be outdated
+                        return document, None  # the rows read before may be outdated
                     return transitions.replay(document, mine, known, told, now_ms)
 
                 results = await self.store.update(id, transition)
@@ -562,7 +562,7 @@ class Journal:
     async def _replayed(
         self, orders: Sequence[Order]
     ) -> tuple[dict[str, Document], dict[str, Delivery], dict[str, Event]]:
-        """Read what orders are about: documents, and the deliveries and events that are no longer in them."""
+        """Read the rows of orders: documents, and deliveries and events that are no longer in them."""
         documents = await self.store.load(sorted({order.submission_id for order in orders}))
         named = tuple(sorted({order.delivery_id for order in orders if order.delivery_id is not None}))
         events = tuple(sorted({order.event_id for order in orders}))
@@ -576,10 +576,10 @@ class Journal:
             {row.record.id: row.record for row in facts if isinstance(row.record, Event)},
         )
 
-    # Deleting: never what is still owed, unless a person insists
+    # Deleting: never an outstanding delivery, unless a person forces it
 
     async def old(self, kind: Kind, before_ms: int, after: Key | None) -> list[Key]:
-        """Return a page of keys, beginning after the key `after`, of what is older than `before_ms` and may go."""
+        """Return a page of keys after `after`: rows older than `before_ms` that may be deleted."""
         if kind == "callbacks":
             page = await self.store.page("callbacks", Filter(until_ms=before_ms), after=after, limit=PAGE)
         else:
@@ -588,12 +588,12 @@ class Journal:
         return [row.key for row in page]
 
     async def delete(self, kind: Kind, keys: Sequence[Key], *, problem: str) -> Batch:
-        """Delete the first of the keys, as many as one step allows. What is owed again by now stays.
+        """Delete the first of the keys, as many as one step allows. A submission with new deliveries stays.
 
         Args:
-            kind: what the keys are keys of.
+            kind: the kind of rows.
             keys: from `old`.
-            problem: the sentence that handlers get about files that are gone.
+            problem: the sentence that handlers get about deleted files.
         """
         if not keys:
             return Batch()
@@ -612,7 +612,7 @@ class Journal:
         else:
             steps = [self.store.remove(str(key[0]), _if_settled) for key in some]
         for counts in await asyncio.gather(*steps):
-            removed.update(counts or {})
+            removed.update({"files": counts["files"]} if counts and kind == "media" else counts or {})
         return Batch(removed=removed, after=some[-1])
 
     async def children(self, submission_id: str) -> list[str]:
@@ -620,8 +620,8 @@ class Journal:
         return sorted(row.id for row in await self._submissions(Filter(parent_id=submission_id), limit=1000))
 
     async def erase(self, submission_id: str, *, force: bool) -> Mapping[str, int] | None:
-        """Delete a submission with all its rows and return how many of each kind. None: something is owed or under
-        way, and without `force` nothing was deleted."""
+        """Delete a submission with all its rows and return how many of each kind. None: something is outstanding or
+        under way, and without `force` nothing was deleted."""
         return await self.store.remove(submission_id, (lambda document: document) if force else _if_settled)
 
     async def needed_files(self) -> list[str]:
@@ -650,7 +650,7 @@ class Journal:
         return await self.membership.engines()
 
     async def problems(self) -> list[str]:
-        """Read everything and return what is wrong, as sentences."""
+        """Read everything and return its faults as sentences."""
         return await self.store.problems(frozenset(item.owner for item in await self.engines()))
 
     async def back_up(self, target: Path) -> int:

@@ -5,7 +5,7 @@ observer notes, on its own monotonic clock, when it last saw a counter change. A
 `EXPIRE_SECONDS` expires: any member deletes it, by compare-and-swap, so that a late heartbeat and the deletion cannot
 both succeed. The leader is a member whose name is in the value `leader`. It leads until its record is gone.
 
-No clock is compared with another machine's. A leader's death may take 30 s until its deliveries are free.
+No clock is compared with another machine's. After the leader's end, its deliveries may take 30 s to be free.
 A SQLite file has one engine, which holds a lock file instead.
 """
 
@@ -41,8 +41,8 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
         role: its command: `serve`, `worker`, `submit --wait` …
         host: the machine.
         version: of Receiver.
-        store: identity of its media store; "" for a copy or a compaction, which runs alone.
-        seconds: since its last heartbeat by its own clock; 0 where a lock is the sign.
+        store: identity of its media store. "" for a copy or a compaction, which runs alone.
+        seconds: since its last heartbeat by its own clock. 0 for an engine with a lock.
         leads: True if it alone sends, reconciles and archives.
     """
 
@@ -113,12 +113,12 @@ class SharedMembership:
         """Become a member.
 
         Args:
-            role: one that is not in `LASTING_ROLES` joins only where no other engine runs.
-            owner: signs this engine's claims; new for each start.
+            role: one that is not in `LASTING_ROLES` joins only if no other engine runs.
+            owner: signs this engine's claims, new for each start.
             store: identity of its media store.
 
         Raises:
-            EngineRunning: another engine runs, and the two may not run together.
+            EngineRunning: another engine runs, and excludes this one.
             JournalError: an engine with another media store runs, so neither would find the other's pictures.
         """
         member = Member(owner=owner, role=role, host=platform.node(), version=version("imagine-receiver"), store=store)
@@ -131,8 +131,7 @@ class SharedMembership:
             raise
 
     async def _wait_for_expired(self, member: Member) -> None:
-        """Return when no engine runs that keeps us from joining. One that shows no heartbeat is waited for until it
-        has expired."""
+        """Return as soon as no engine excludes us. Wait for one without heartbeats until it has expired."""
         while True:
             await self._observe()
             others = [item for item, _ in (await self._members()).values() if item.owner not in self._mine]

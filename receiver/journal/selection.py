@@ -1,4 +1,4 @@
-"""What a person, or the calendar, asks of a journal beyond its daily work, and what came of it: values only."""
+"""Values of replay and retention: selections, orders and their outcomes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from receiver.journal.store import Key
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which deliveries or events are meant: those that fit everything given. Times are epoch milliseconds.
+    """Conditions on deliveries or events: all that are given must hold. Times are epoch milliseconds.
 
     Attributes:
-        ids: delivery ids, or event ids; exactly these, in this order.
-        submission_id: of one submission.
-        destination: owed to this destination.
+        ids: delivery ids or event ids, in this order.
+        submission_id: rows of this submission.
+        destination: deliveries to this destination.
         status: deliveries of this status.
         type: events of this type.
         since_ms, until_ms: made at or after the one, and before the other.
@@ -34,17 +34,17 @@ class Selection:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was given, which would mean everything there is."""
+        """True without any condition, which would select everything."""
         return self == Selection()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One event to be brought to one destination again.
+    """One event to be delivered to one destination again.
 
     Attributes:
-        delivery_id: the delivery that is owed again; None: the event's newest one there, or a new one.
-        as_new: make a new delivery, and with it a new idempotency key, whatever there is.
+        delivery_id: the delivery to repeat. None: the event's newest one there, or a new one.
+        as_new: make a new delivery in any case, with a new idempotency key.
     """
 
     event_id: str
@@ -55,8 +55,8 @@ class Order:
 
 
 ReplayOutcome = Literal["again", "new", "sooner", "owed", "running", "gone"]
-"""again: it was done with and is owed again · new: a new delivery · sooner: it waited for a retry, and is due now ·
-owed: it is due already, nothing changes · running: it runs right now, nothing changes · gone: its event was deleted."""
+"""again: it was final, and is due again · new: a new delivery · sooner: it waited for a retry, and is due now ·
+owed: it is pending already, nothing changes · running: it runs now, nothing changes · gone: its event was deleted."""
 
 REPLAYED: tuple[ReplayOutcome, ...] = ("again", "new", "sooner")
 """Outcomes that make an attempt of their own."""
@@ -64,7 +64,7 @@ REPLAYED: tuple[ReplayOutcome, ...] = ("again", "new", "sooner")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """What an order came to, or would come to. `delivery_id` is None for a new one that was only foreseen."""
+    """The outcome of an order, carried out or foreseen. `delivery_id` is None for a new delivery that is foreseen."""
 
     order: Order
     outcome: ReplayOutcome
@@ -74,7 +74,7 @@ class Replayed:
 
 
 Kind = Literal["callbacks", "media", "submissions"]
-"""What is deleted by age: callbacks; a submission's files; a submission with all that hangs on it."""
+"""Kinds deleted by age: callbacks, a submission's files, a submission with all its rows."""
 
 KINDS: tuple[Kind, ...] = ("callbacks", "media", "submissions")
 
@@ -84,8 +84,8 @@ class Batch:
     """One short step of a purge.
 
     Attributes:
-        removed: rows or files by what they are, e.g. `{"events": 12}`.
-        after: where the next step begins; None: there is no more.
+        removed: number of rows or files by kind, e.g. `{"events": 12}`.
+        after: start of the next step. None: this was the last.
     """
 
     removed: Mapping[str, int] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """A file of the media store that a deleted submission had. `needed`: another one has it by now."""
+    """A file of the media store that a deleted submission had. `needed`: another submission has it, too."""
 
     digest: str
     needed: bool

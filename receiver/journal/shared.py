@@ -17,7 +17,7 @@ from receiver.journal.store import Store
 T = TypeVar("T")
 
 TRIES = 20
-"""How often a change is tried again because another process was faster."""
+"""Tries of a change that conflicts with other processes."""
 
 
 @dataclass(slots=True)
@@ -30,10 +30,10 @@ class Shared(Generic[T]):
     """One shared value of a type that msgspec knows.
 
     Args:
-        store: where it is kept.
+        store: holds the value.
         key: its key in the store.
         type: for msgspec.
-        empty: the value where none was written yet.
+        empty: the value before the first write.
     """
 
     def __init__(self, store: Store, key: str, type: Any, empty: T) -> None:
@@ -73,7 +73,7 @@ class Shared(Generic[T]):
         return self._value
 
     async def _write(self, batch: Sequence[_Waiting[T]]) -> None:
-        """Write changes that wait together in one swap. What is in memory is tried first."""
+        """Write changes that wait together in one swap. The value in memory is tried first."""
         fresh = self._read_at is None
         for attempt in range(TRIES):
             if fresh:
@@ -92,7 +92,7 @@ class Shared(Generic[T]):
                 return
             if version is None:
                 await asyncio.sleep(jitter(attempt))
-            fresh = True  # what was in memory may be outdated
+            fresh = True  # the value in memory may be outdated
         raise JournalError(f"Too many processes change {self._key} of the journal at once. Try again.", fault="locked")
 
     async def _load(self) -> None:
@@ -111,5 +111,5 @@ class Shared(Generic[T]):
 
 
 def jitter(attempt: int) -> float:
-    """Return the seconds to wait before the next try, so that processes that met once do not meet again."""
+    """Return the seconds to wait before the next try, with jitter, so that the conflict does not repeat."""
     return random.random() * 0.01 * 2.0 ** min(attempt, 6)  # noqa: S311 - no secret

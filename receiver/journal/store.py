@@ -29,7 +29,7 @@ ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
 Key = tuple[str | int, ...]
 """The sort key of a row: `(id,)` of submissions and deliveries, `(number,)` of callbacks and events in the order in
 which they came (a bucket adds the submission's id), `(delivery_id, number)` of attempts, `(submission_id, digest)`,
-`(digest,)`, `(key,)`. To everybody but its store a key is opaque."""
+`(digest,)`, `(key,)`. Only its store reads a key."""
 
 
 class NeededFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class Filter:
     """Conditions on rows: all that are given must hold. A condition that makes no sense for a kind is ignored.
 
     Attributes:
-        ids: exactly these ids (submissions, events, deliveries).
+        ids: submissions, events or deliveries by id.
         submission_id: rows of one submission (for submissions: itself).
         delivery_id: attempts of one delivery.
         parent_id: submissions that follow this one up.
@@ -79,13 +79,13 @@ class Filter:
         digest: needed files with this digest.
         destination: deliveries to this destination.
         statuses: submissions by any of their statuses (see `search_status`), or deliveries by status.
-        types: events of these types.
-        kinds: submissions of these kinds of request.
-        labels: submissions with all these labels.
-        words: submissions with all these words in their prompt, in any case.
+        types: events by any of the types.
+        kinds: submissions by any of the kinds of request.
+        labels: submissions with all the labels.
+        words: submissions with all the words in their prompt, in any case.
         since_ms, until_ms: made at or after the one, and before the other, in epoch milliseconds. Submissions and
-            deliveries are told by their id, events by `created_ms`, callbacks by `received_ms`.
-        called_back: accepted submissions that took a callback URL along and that the provider has ended.
+            deliveries go by their id, events by `created_ms`, callbacks by `received_ms`.
+        called_back: accepted submissions with a callback URL that the provider has ended.
         due_after_ms: submissions to be sent, polled or downloaded later than this, or pending deliveries due later.
         settled: submissions that have ended or were refused and have nothing to be sent, polled, downloaded or
             confirmed. Open deliveries are not looked at.
@@ -155,12 +155,12 @@ class DestinationCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many rows there are.
+    """Numbers of rows.
 
     Attributes:
         submissions: by display status.
         destinations: by name.
-        exact: False where a store estimates (a bucket with many rows).
+        exact: False if the store estimates (a bucket with many rows).
     """
 
     submissions: Mapping[str, int] = field(default_factory=dict)
@@ -191,7 +191,7 @@ class Store(Protocol):
     Attributes:
         shared: True if several engines may run on it at once.
         place: the store as people may see it: a path, or a URL without password.
-        cache_seconds: for how long a shared value that another process may change is kept in memory.
+        cache_seconds: time that a shared value may stay in memory while other processes may change it.
     """
 
     shared: ClassVar[bool]
@@ -199,10 +199,10 @@ class Store(Protocol):
     cache_seconds: float
 
     async def aclose(self) -> None:
-        """Finish what was accepted, then close. Idempotent."""
+        """Finish accepted writes, then close. Idempotent."""
 
     async def settle(self) -> None:
-        """Wait until everything that is swept up after a commit has been. For processes that are frozen afterwards."""
+        """Wait for the clean-up after commits, for processes that are frozen afterwards."""
 
     async def check(self, *, space: bool = False) -> None:
         """Raise JournalError unless a write works now. `space`: instead, raise if the disk is full or nearly full."""
@@ -223,13 +223,13 @@ class Store(Protocol):
         """Run a transition on the current document and write the difference, in one transaction.
 
         Updates that wait together share a commit. One that fails undoes nothing of the others. The transition runs
-        again if somebody else has written the document meanwhile.
+        again if the document was written meanwhile.
 
         Returns:
-            The transition's result; None if there is no such submission.
+            The transition's result. None if the submission does not exist.
 
         Raises:
-            Exception: what the transition raised. Nothing of it was written.
+            Exception: the error of the transition. Nothing of it was written.
         """
 
     async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
@@ -248,13 +248,12 @@ class Store(Protocol):
 
         Args:
             id: of the submission.
-            transition: returns None if it may not be deleted now, else the document (which is written where
-                `files_only`).
+            transition: returns None if it may not be deleted now, else the document (written if `files_only`).
             files_only: keep the submission.
 
         Returns:
-            The number of deleted rows by kind (`files` counts the leftovers); None if it may not be deleted. All are 0
-            if there is no such submission.
+            The number of deleted rows by kind (`files` counts the leftovers). None if it may not be deleted. All are 0
+            if the submission does not exist.
         """
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
@@ -271,7 +270,7 @@ class Store(Protocol):
         """Return a page of rows in order of key, or against it, beginning behind the key `after`.
 
         Raises:
-            JournalError: the store cannot answer this without reading everything, and says so.
+            JournalError: the store cannot answer this without reading everything.
         """
 
     async def counts(self, *, submissions: bool = False) -> Counts:
@@ -288,15 +287,15 @@ class Store(Protocol):
 
         Args:
             key: letters, digits, `-`, `_`, `.` and `/`.
-            data: the new value; None deletes it.
-            version: the version that was read; None: there was no value.
+            data: the new value. None deletes it.
+            version: the version that was read. None: there was no value.
 
         Returns:
-            The new version ("" after a deletion); None if the value has changed meanwhile, and nothing was written.
+            The new version ("" after a deletion). None if the value has changed meanwhile, and nothing was written.
         """
 
     def subscribe(self, changed: Callable[[frozenset[str] | None], None]) -> None:
-        """Call `changed` on the event loop with ids of submissions that were written; None: some, unknown which.
+        """Call `changed` on the event loop with the ids of written submissions. None: unknown ones.
 
         In this process on SQLite, in all processes on PostgreSQL (NOTIFY). A call may come too often or not at all, so
         a subscriber looks by itself as well. A bucket calls for its own process only.
@@ -305,7 +304,7 @@ class Store(Protocol):
     # The store as a whole
 
     async def problems(self, owners: frozenset[str]) -> list[str]:
-        """Read everything and return what is wrong as sentences. `owners`: engines that are alive."""
+        """Read everything and return its faults as sentences. `owners`: engines that run."""
 
     async def back_up(self, target: Path) -> int:
         """Copy the store as it is now to a new file and check that file. Return its size in bytes.
@@ -319,18 +318,18 @@ class Store(Protocol):
         """Rewrite the store without unused space. Return its bytes before and after. None: an engine runs on it."""
 
     async def scrub(self, words: str) -> str | None:
-        """Overwrite what was deleted, as far as possible beside others. Return a sentence that says where these words
-        may still be, and what to do about it; None: nowhere."""
+        """Overwrite deleted data, as far as possible beside other processes. Return a sentence on where the words may
+        still be, and on the remedy. None: nowhere."""
 
     def transfer(self, *, fill: bool) -> AbstractAsyncContextManager[Rows]:
-        """Hold all rows still for a copy until the end of the block.
+        """Block all other writes for a copy until the end of the block.
 
         Args:
-            fill: the store must be empty (shared values aside), and takes the rows. They are there when the block ends
-                well; otherwise none is.
+            fill: the store must be empty (shared values aside), and takes the rows. They are committed if the block
+                ends without an error.
 
         Raises:
-            InputError: it holds something already, or this store cannot be copied.
+            InputError: it is not empty, or this store cannot be copied.
         """
 
 

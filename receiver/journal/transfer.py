@@ -1,7 +1,7 @@
 """Copy a whole journal into an empty one on another store: row by row, then compared.
 
-Nothing is interpreted on the way. What was owed stays owed under the same id, which is its idempotency key. Due times,
-pauses, attempts and the order in which callbacks and events came stay as they were.
+Nothing is interpreted on the way. Pending deliveries keep their ids, which are their idempotency keys. Due times,
+pauses, attempts and the order of callbacks and events stay the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from receiver.journal.store import ROW_KINDS, Key, RowKind, Rows, SharedValue, S
 
 PAGE = 1000
 COPIED_VALUES = ("destinations", "troubles")
-"""Shared values that belong to the journal. The others are about engines that run."""
+"""Shared values that belong to the journal. The others belong to running engines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,32 +31,32 @@ class Tally:
 async def copy(
     source: Store,
     target: Store,
-    told: Callable[[RowKind, int], None] = lambda kind, count: None,
+    progress: Callable[[RowKind, int], None] = lambda kind, count: None,
     *,
     confirm: Callable[[], Awaitable[None]] | None = None,
 ) -> Mapping[RowKind, Tally]:
-    """Copy everything from one store to the other. The source is held still meanwhile. The target has all or nothing.
+    """Copy everything from one store to the other. The source is locked meanwhile. The target gets all or nothing.
 
     Args:
         source, target: no engine may run on either.
-        told: called with each kind and how many of it were copied so far.
-        confirm: called before anything is kept; an error it raises ends the copy.
+        progress: called with each kind and the number copied so far.
+        confirm: called before the commit. An error of it ends the copy.
 
     Returns:
-        The rows of each kind, the same on both sides: both were read again and compared.
+        The rows of each kind, the same on both sides. The target was read again and compared.
 
     Raises:
-        InputError: the target holds something already, or a store cannot be copied.
+        InputError: the target is not empty, or a store cannot be copied.
         JournalError: one of them cannot be read or written, or they differ afterwards.
     """
     async with source.transfer(fill=False) as there, target.transfer(fill=True) as here:
-        copied = {kind: await _copy(kind, there, here, told) for kind in ROW_KINDS}
+        copied = {kind: await _copy(kind, there, here, progress) for kind in ROW_KINDS}
         for kind in ROW_KINDS:
             found = await tally(here, kind)
             if found != copied[kind]:
                 raise JournalError(
                     f"The copy differs from the original: {found.count:,} {kind} in place of {copied[kind].count:,}, "
-                    "or not the same ones. Nothing of it was kept. Please report this."
+                    "or not the same ones. The target stays empty. Please report this."
                 )
         if confirm is not None:
             await confirm()
@@ -73,14 +73,14 @@ async def tally(rows: Rows, kind: RowKind) -> Tally:
     return Tally(count=count, digest=digest.hexdigest())
 
 
-async def _copy(kind: RowKind, there: Rows, here: Rows, told: Callable[[RowKind, int], None]) -> Tally:
+async def _copy(kind: RowKind, there: Rows, here: Rows, progress: Callable[[RowKind, int], None]) -> Tally:
     count, digest = 0, hashlib.sha256()
     async for page in _pages(there, kind):
         await here.put(kind, page)
         count += len(page)
         for row in page:
             digest.update(_bytes(row))
-        told(kind, count)
+        progress(kind, count)
     return Tally(count=count, digest=digest.hexdigest())
 
 
@@ -92,7 +92,7 @@ async def _pages(rows: Rows, kind: RowKind) -> AsyncIterator[list[StoredRow]]:
 
 
 def _bytes(row: StoredRow) -> bytes:
-    """Return the row as one line, the same whatever store it comes from. Versions of shared values differ."""
+    """Return the row as one line, the same from every store. Versions of shared values differ, so they are left out."""
     record = row.record
     if isinstance(record, SharedValue):
         record = msgspec.structs.replace(record, version="")

@@ -1,13 +1,13 @@
 """Every rule of the journal, as pure functions on a document or a destination's record.
 
-Stores load and write documents. They know none of this. A transition takes a document and gives the document as it is
-afterwards, with a result for the caller; the same document means that nothing changes.
+Stores load and write documents and know no rules. A transition takes a document and returns the document as it is
+afterwards, with a result for the caller. The same document means that nothing changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from receiver.backoff import DELIVERY, DOWN_AFTER, LONGEST_RETRY_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DestinationRecord
@@ -24,89 +24,107 @@ VANISHED = "the process ended while the attempt ran"
 
 
 def change(document: Document, decide: Decide, callback: Callback | None) -> tuple[Document, Changed]:
-    """Decide on the row and apply the outcome. A callback is kept even where deciding fails.
+    """Decide on the row and apply the outcome. A callback is added even if `decide` fails.
 
     Raises:
-        JournalError: a delivery's id is taken, and there is no callback to keep.
-        Exception: `decide` failed, and there is no callback to keep.
+        JournalError: a delivery's id is taken, and there is no callback.
+        Exception: `decide` failed, and there is no callback.
     """
     row = document.submission
     if callback is None:
         return _apply(document, decide(row))
     try:
         outcome = decide(row)
-        after, changed = _apply(document, outcome)
+        cause = outcome.cause if outcome is not None else callback.cause
+        return _apply(document, outcome, _with_cause(callback, cause))
     except Exception as exc:
         return keep_callback(document, callback, "error"), Changed(submission=row, problem=exc)
-    return keep_callback(after, callback, outcome.cause if outcome is not None else callback.cause), changed
 
 
 def keep_callback(document: Document, callback: Callback, cause: str | None) -> Document:
     """Add a callback with the cause for which it was not accepted (None: it was)."""
-    kept = callback if callback.cause == cause else replace(callback, cause=cause)
-    return replace(document, new_callbacks=(*document.new_callbacks, kept))
+    return replace(document, new_callbacks=(*document.new_callbacks, _with_cause(callback, cause)))
 
 
-def _apply(document: Document, outcome: Change | None) -> tuple[Document, Changed]:
+def _with_cause(callback: Callback, cause: str | None) -> Callback:
+    return callback if callback.cause == cause else replace(callback, cause=cause)
+
+
+def _apply(document: Document, outcome: Change | None, *callbacks: Callback) -> tuple[Document, Changed]:
+    """Apply an outcome. The same fact twice is one event."""
+    callbacks = (*document.new_callbacks, *callbacks)
     if outcome is None:
-        return document, Changed(submission=document.submission)
-    fresh = []
+        after = replace(document, new_callbacks=callbacks) if len(callbacks) > len(document.new_callbacks) else document
+        return after, Changed(submission=document.submission)
+    known, fresh = [*document.known], []
     for event in outcome.events:
-        name = event_name(event.id, document.id)
-        if name in document.known:
-            continue  # the same fact twice is one event
-        fresh.append(event)
-        document = replace(
-            document, known=(*document.known, name), new_events=(*document.new_events, event)
-        )  # fmt: skip
-        owed = [item for item in outcome.deliveries if item.event_id == event.id]
-        document = owe(document, event, owed)
+        if (name := event_name(event.id, event.submission_id)) not in known:
+            known.append(name)
+            fresh.append(event)
+    after = owe(
+        document,
+        fresh,
+        outcome.deliveries,
+        submission=outcome.submission,
+        known=tuple(known),
+        new_events=(*document.new_events, *fresh),
+        new_callbacks=callbacks,
+        additions=document.additions + outcome.additions,
+    )
     if outcome.release_ms is not None:
-        document = _map_deliveries(document, lambda item: _released(item, outcome.release_ms or 0))
-    document = replace(
-        document, submission=outcome.submission, additions=(*document.additions, *outcome.additions)
-    )  # fmt: skip
-    return document, Changed(submission=outcome.submission, events=tuple(fresh))
+        after = _map_deliveries(after, lambda item: _released(item, outcome.release_ms or 0))
+    return after, Changed(submission=outcome.submission, events=tuple(fresh))
 
 
-def owe(document: Document, event: Event, deliveries: Sequence[Delivery]) -> Document:
-    """Add new deliveries of one event. A newer event cancels older pending deliveries to the same destination.
+def owe(document: Document, events: Sequence[Event], deliveries: Sequence[Delivery], **changes: Any) -> Document:
+    """Add new deliveries, event by event. A newer event cancels older pending deliveries to the same destination.
 
-    Deliveries that a person asked for (`manual`) neither cancel nor are cancelled.
+    Manual deliveries neither cancel nor are cancelled.
+
+    Args:
+        document: of the submission.
+        events: new events, oldest first.
+        deliveries: all `pending`. The ones of other events are dropped.
+        changes: other fields of the document to set.
 
     Raises:
         JournalError: an id is taken.
     """
-    if not deliveries:
-        return document
     open_ = {item.id: item for item in document.deliveries}
-    newest = dict(document.newest)
-    closed: list[Delivery] = []
-    for new in deliveries:
-        if new.id in open_:
-            raise JournalError(f"There already is a delivery {new.id}. Nothing of the change was kept (UNIQUE id).")
-        if not new.manual:
-            for item in list(open_.values()):
-                if item.destination == new.destination and item.status == "pending" and not item.manual:
-                    closed.append(_outdated(item, new.created_ms))
-                    del open_[item.id]
-            newest[new.destination] = event_name(event.id, document.id)
-        open_[new.id] = replace(new, status="pending", attempt=0, failures=0)
+    newest, closed = dict(document.newest), [*document.closed]
+    owed: list[Event] = []
+    for event in events:
+        mine = [item for item in deliveries if item.event_id == event.id]
+        owed += [event] if mine else []
+        for new in mine:
+            if new.id in open_:
+                raise JournalError(f"There already is a delivery {new.id}. Nothing of the change was kept (UNIQUE id).")
+            if not new.manual:
+                for item in [*open_.values()]:
+                    if item.destination == new.destination and item.status == "pending" and not item.manual:
+                        closed.append(_outdated(item, new.created_ms))
+                        del open_[item.id]
+                newest[new.destination] = event_name(event.id, event.submission_id)
+            open_[new.id] = new
+    if not owed:
+        return replace(document, **changes)
     return _with_open(
-        replace(document, newest=newest, events=(*document.events, event), closed=(*document.closed, *closed)),
-        tuple(open_.values()),
+        document, open_.values(), events=(*document.events, *owed), newest=newest, closed=tuple(closed), **changes
     )
 
 
-def _with_open(document: Document, deliveries: tuple[Delivery, ...]) -> Document:
-    """Set the open deliveries, and keep no more events and attempts than they need."""
+def _with_open(
+    document: Document, deliveries: Iterable[Delivery], *, events: Iterable[Event], **changes: Any
+) -> Document:
+    """Set the open deliveries, and drop the events and attempts that they do not need."""
     needed = {item.event_id for item in deliveries}
-    running = {item.id for item in deliveries if item.status == "running"}
+    running = {item.id for item in deliveries if item.status == "running"} if document.attempts else ()
     return replace(
         document,
-        deliveries=deliveries,
-        events=tuple({item.id: item for item in document.events if item.id in needed}.values()),
-        attempts=tuple(item for item in document.attempts if item.delivery_id in running),
+        deliveries=tuple(deliveries),
+        events=tuple({item.id: item for item in events if item.id in needed}.values()),
+        attempts=tuple([item for item in document.attempts if item.delivery_id in running]),
+        **changes,
     )
 
 
@@ -203,12 +221,12 @@ def complete(document: Document, completion: Completion) -> tuple[Document, bool
         closed=document.closed if is_open else (*document.closed, ended),
         receipts=_with_receipt(document.receipts, ended) if completion.receipt is not None else document.receipts,
     )
-    return _with_open(document, (*others, ended) if is_open else others), True
+    return _with_open(document, (*others, ended) if is_open else others, events=document.events), True
 
 
 def _has_newer(document: Document, item: Delivery) -> bool:
-    """Return True if a later event is owed there. Later is what became known later: ids follow the wall clock, which
-    may have been set back since."""
+    """Return True if a later event has a delivery there. The order of `known` counts, not that of ids, because the wall
+    clock may have been set back."""
     newest = document.newest.get(item.destination)
     name = event_name(item.event_id, document.id)
     if newest is None or newest not in document.known:
@@ -225,7 +243,7 @@ def _with_receipt(receipts: Mapping[str, LastReceipt], item: Delivery) -> dict[s
 
 def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int) -> tuple[Document, int]:
     """End the running attempts of engines that are gone. Each counts as a failure and is retried with backoff, because
-    it may be what ended its engine. Return how many there were."""
+    it may have ended its engine. Return how many there were."""
     left = [item for item in document.deliveries if item.status == "running" and lost(item)]
     for item in left:
         document, _ = complete(document, _vanished(item, now_ms))
@@ -233,7 +251,7 @@ def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int) -> t
 
 
 def _vanished(delivery: Delivery, now_ms: int) -> Completion:
-    """The first vanished attempt is due again at once: it may only have shared its engine with the culprit."""
+    """Return the completion of a vanished attempt. The first is due at once, because another one may be at fault."""
     failures = delivery.failures + 1
     seconds = 0.0 if failures == 1 else wait(DELIVERY, failures - 1)
     return Completion(
@@ -310,7 +328,7 @@ def is_down(record: DestinationRecord) -> bool:
 
 
 def end_wait(document: Document, destination: str, until_ms: int) -> Document:
-    """Make due what was to wait as long as a pause that a person ends."""
+    """Make the deliveries due that waited for the end of a pause."""
     return _map_deliveries(
         document,
         lambda item: (
@@ -332,7 +350,7 @@ LONGEST_MS: Mapping[str, int] = {
     "delivery": int(max(DELIVERY) * MOST * 1000),
     "pause": int(max(DELIVERY) * 1000),
 }
-"""The longest wait of each kind in milliseconds. What is due later was written by a clock that was ahead."""
+"""The longest wait of each kind in milliseconds. A later due time was written by a clock that was ahead."""
 
 
 def clamped(due_ms: int | None, kind: str, now_ms: int) -> int | None:
@@ -360,11 +378,11 @@ def clamp(document: Document, now_ms: int) -> tuple[Document, bool]:
 
 
 def outcome_of(order: Order, found: Delivery | None, now_ms: int, *, event: bool) -> Replayed:
-    """Return what an order comes to.
+    """Return the outcome of an order.
 
     Args:
-        order: one event to be brought to one destination again.
-        found: the delivery it means, if there is one.
+        order: one event to be delivered to one destination again.
+        found: the delivery that it repeats, if there is one.
         now_ms: epoch milliseconds.
         event: True if its event still exists.
     """
@@ -384,15 +402,14 @@ def outcome_of(order: Order, found: Delivery | None, now_ms: int, *, event: bool
 def replay(
     document: Document, orders: Sequence[Order], found: Mapping[str, Delivery], events: Mapping[str, Event], now_ms: int
 ) -> tuple[Document, list[Replayed]]:
-    """Make what is ordered owed and due now, one order after the other. What is owed already stays as it is.
+    """Make the ordered deliveries pending and due now, one after the other. Pending ones stay as they are.
 
-    A delivery keeps its id, which is its idempotency key, and its attempts. Its failures start afresh.
+    A delivery keeps its id, which is its idempotency key, and its attempts. Its failures start at 0.
 
     Args:
         document: of the submission.
         orders: for this submission.
-        found: its deliveries that the orders may mean, by id, as they were before. Open ones are taken from the
-            document.
+        found: its deliveries that the orders may repeat, by id. Open ones are taken from the document.
         events: its events that the orders name, by id.
         now_ms: epoch milliseconds.
     """
@@ -424,7 +441,7 @@ def replay(
                 )  # fmt: skip
             known[again.id] = again
             others = tuple(item for item in document.deliveries if item.id != again.id)
-            document = _with_open(replace(document, events=(*document.events, event)), (*others, again))
+            document = _with_open(document, (*others, again), events=(*document.events, event))
         results.append(seen)
     return document, results
 
@@ -433,14 +450,14 @@ def replay(
 
 
 def drop_media(document: Document, problem: str) -> Document | None:
-    """Take a result's files away from a settled submission. None: something of it is owed or under way."""
+    """Remove the files of a settled submission's result. None: something of it is outstanding or under way."""
     if not is_settled(document):
         return None
     row = document.submission
     return replace(document, submission=replace(row, media=(), media_problem=problem)) if row.media else document
 
 
-# Contradictions: what must never be in a journal
+# Contradictions, which no journal should have
 
 Contradiction = Literal[
     "deliveries_without_event",
@@ -458,10 +475,10 @@ CONTRADICTIONS: Mapping[Contradiction, tuple[str, str]] = {
     "events_without_submission": ("events", "belong to no submission"),
     "callbacks_without_submission": ("callbacks", "belong to no submission"),
     "attempts_without_delivery": ("deliveries", "have attempts but do not exist themselves"),
-    "ends_without_event": ("submissions", "have ended without an event that says so, so their results reach nobody"),
+    "ends_without_event": ("submissions", "have ended without an event of the end, so their results are not delivered"),
     "unfinished_attempts": ("deliveries", "do not run, but have an attempt without an end"),
 }
-"""By kind: what the ids are ids of, and what is wrong with them."""
+"""By kind: the kind of rows, and their fault."""
 
 _MAX_NAMED = 3
 

@@ -79,7 +79,7 @@ class Replay:
             orders += await self._of_event(event_id, selection, to, as_new)
             _check_size(orders)
         if found and not orders and to is None:
-            raise InputError("None of these events was owed to a destination. Name one with --to.")
+            raise InputError("No selected event ever had a destination. Name one with --to.")
         return self._distinct(orders)
 
     async def foresee(self, orders: Sequence[Order]) -> list[Replayed]:
@@ -113,14 +113,13 @@ class Replay:
         return [Order(event_id=event_id, submission_id=event_id.partition(".")[0], destination=to, as_new=as_new)]
 
     def _check(self, selection: Selection, to: str | None, by_ids: Selection) -> None:
-        """Raise InputError unless the selection is by ids or by conditions. `by_ids` is what ids may be combined with:
-        other conditions would narrow what was named one by one."""
+        """Raise InputError unless the selection is by ids or by conditions. `by_ids` has all that ids allow: a further
+        condition would narrow a list that was given one by one."""
         if selection.ids and selection != by_ids:
-            raise InputError("Give either ids or what to select by, not both.")
+            raise InputError("Give either ids or conditions, not both.")
         if selection.empty:
             raise InputError(
-                "A replay of everything there is is refused. Say what: ids, or --task, --destination, --status, "
-                "--since or --until."
+                "A replay of everything is refused. Give ids, or --task, --destination, --status, --since or --until."
             )
         if to is not None:
             self._check_destination(to, "give another name to --to")

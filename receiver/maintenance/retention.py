@@ -139,7 +139,7 @@ class Retention:
         children = await self._journal.children(row.id)
         removed = await self._journal.erase(row.id, force=force)
         if removed is None:
-            raise InputError(await self._why_not_erased(row))
+            raise InputError(await self._problem(row))
         waiting, problem = 0, None
         try:
             waiting = await self._clear_away()
@@ -164,10 +164,11 @@ class Retention:
             after = page[-1].digest
         return waiting
 
-    async def _why_not_erased(self, row: Submission) -> str:
-        if owed := await self._journal.owed(row.id):
-            names = ", ".join(sorted({item.destination for item in owed}))
-            what = f"{len(owed)} of its deliveries are still owed (to {names})"
+    async def _problem(self, row: Submission) -> str:
+        """Return the reason why a submission may not be erased, with the remedy."""
+        if outstanding := await self._journal.outstanding(row.id):
+            names = ", ".join(sorted({item.destination for item in outstanding}))
+            what = f"{len(outstanding)} of its deliveries are outstanding (to {names})"
             remedy = f"Wait for them (receiver wait {row.id})"
         else:
             what = f"its task is under way or may still change (status {row.display_status})"

@@ -6,9 +6,7 @@ app = asgi(database="s3://acme/.receiver", to=["s3://acme/pictures"])
 from receiver.serverless import aws                        AWS Lambda
 http, tick = aws(database="s3://acme/.receiver", to=["s3://acme/pictures"])
 
-    from receiver.serverless import open_stateless             submit where there is no journal
-    async with open_stateless(database="none", public_url="https://…") as stateless:
-        await stateless.submit(build("imagine", prompt="a paper boat --v 6.1"))
+Both open at the first request. `open_stateless` submits where there is no journal.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def parse_seconds(value: object) -> object:
 
 def parse_keep(value: object) -> object:
     """Return seconds as `parse_seconds` does, but of up to 100 years, and 0 for `forever`."""
-    if isinstance(value, str) and value.strip().lower() in {"forever", "for ever"}:
+    if str(value).strip().lower() in {"forever", "for ever"}:
         return 0.0
     seconds = _amount(value, _SECONDS, "a length of time")
     if not 0 <= seconds <= 100 * _YEAR:  # written so that NaN is refused too
@@ -138,14 +138,9 @@ def check_origin_url(value: str) -> str:
         raise ValueError("it is not an http:// or https:// URL with a host")
     if "?" in value or "#" in value:
         raise ValueError("it must not have a query or a fragment")
-    return value.rstrip("/")
-
-
-def check_callback_base(value: str) -> str:
-    """Check a base URL for callbacks."""
-    if len(value) > 400:  # a callback URL has at most 512
+    if len(value) > 400:  # a callback URL below it has at most 512
         raise ValueError("it is longer than 400 characters")
-    return check_origin_url(value)
+    return value.rstrip("/")
 
 
 def check_hosts(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -230,14 +225,10 @@ def show_base_url(url: str) -> str:
 Seconds = Annotated[
     float, BeforeValidator(parse_seconds), Kind("seconds as a number, or for instance 30s, 15m or 72h", show_seconds)
 ]
-Keep = Annotated[
-    float,
-    BeforeValidator(parse_keep),
-    Kind(
-        "for instance 12h or 90d, or forever (0 means that too)",
-        lambda seconds: show_seconds(seconds) if seconds else "forever",
-    ),
-]
+_KEEP = Kind(
+    "for instance 12h or 90d, or forever (0 means that too)", lambda age: show_seconds(age) if age else "forever"
+)
+Keep = Annotated[float, BeforeValidator(parse_keep), _KEEP]
 Size = Annotated[int, BeforeValidator(parse_size), Kind("bytes as a number, or for instance 256MiB", show_size)]
 Secret = Annotated[
     SecretStr | None,
@@ -300,7 +291,6 @@ def check_database(value: str) -> str:
         sqlite_path(value)
     if kind not in {"postgres", "bucket"}:
         return value
-    needs = "a user, a host and a database after it" if kind == "postgres" else "a bucket after it"
     try:
         parts = urlsplit(value)
         if "," not in parts.netloc:  # several hosts, one of which is the primary
@@ -308,24 +298,22 @@ def check_database(value: str) -> str:
     except ValueError:
         raise ValueError("it is no URL") from None
     if not value.partition(":")[2].startswith("//") or len(value) <= len(f"{parts.scheme}://"):
-        raise ValueError(f"it needs // and {needs}")
+        needs = "a user, a host and a database" if kind == "postgres" else "a bucket"
+        raise ValueError(f"it needs // and {needs} after it")
     if kind == "bucket" and not parts.hostname:
         raise ValueError("it names no bucket")
     return value
 
 
 def sqlite_path(value: str) -> Path:
-    """Return the path in `sqlite:PATH` or `sqlite:///PATH`.
+    """Return the path in `sqlite:PATH` or `sqlite:///PATH`, or raise ValueError.
 
     With three slashes PATH is relative and a fourth makes it absolute, as in the `DATABASE_URL`s people have.
-
-    Raises:
-        ValueError: another database, or no usable path.
     """
     scheme, _, rest = value.partition(":")
     if scheme.lower() != "sqlite":
         raise ValueError("it does not begin with sqlite:")
-    path = rest.removeprefix("///") if rest.startswith("///") else rest
+    path = rest.removeprefix("///")
     if not path or path.startswith(("//", ":memory:")) or "?" in path or "\0" in path:
         raise ValueError("it has no usable path after sqlite:")
     return check_folder(Path(path))

@@ -37,12 +37,9 @@ Location = tuple[str, ...]
 def load(
     environ: Mapping[str, str] | None = None, folder: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Settings:
-    """Read all settings.
+    """Read all settings: from the process's environment, and `receiver.toml` in the working folder, if not given.
 
-    Args:
-        environ: the environment, or None for the process's own.
-        folder: the folder of `receiver.toml`, or None for the working folder.
-        overrides: values of command-line flags by setting name. None means that the flag is not given.
+    `overrides` are values of command-line flags by setting name. None means that the flag is not given.
 
     Raises:
         SettingsError: one or two sentences for each problem, a line each.

@@ -72,7 +72,7 @@ class Settings(BaseModel):
     )
     public_url: Annotated[
         str | None,
-        AfterValidator(lambda value: value and kinds.check_callback_base(value)),
+        AfterValidator(lambda value: value and kinds.check_origin_url(value)),
         Kind("for instance https://receiver.example.com", kinds.show_base_url),
         Unset("not set"),
     ] = Field(

@@ -41,10 +41,10 @@ RETRY = {"Retry-After": "5"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimits:
-    """Bounds of the bodies that one endpoint reads.
+    """Bounds of the bodies that one endpoint reads: bytes, and the seconds until a body is complete.
 
-    Some bytes beyond the limit are read and dropped: closing with bytes unread would reset the connection and lose our
-    answer (RFC 9112 §9.6).
+    Some more bytes than `limit` are read and dropped: closing with bytes unread would reset the connection and lose our
+    answer (RFC 9112 §9.6). `name` is the first word of an error sentence, in the plural.
     """
 
     name: str  # the first word of an error sentence, in the plural

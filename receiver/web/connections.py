@@ -122,15 +122,11 @@ class Connection(HttpToolsProtocol):
     def _is_unambiguous(self) -> bool:
         """Return True if this head can be read in one way only (RFC 9112 §3.2, §6.1)."""
         version = self.parser.get_http_version()
-        hosts, coded = 0, False
-        for name, value in self.headers:
-            if name == b"host":
-                hosts += 1
-            elif name == b"transfer-encoding":
-                coded = True
-                if value.lower() != b"chunked":
-                    return False
-        return (version == "1.1" and hosts == 1) or (version == "1.0" and hosts < 2 and not coded)
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        codings = {value.lower() for name, value in self.headers if name == b"transfer-encoding"}
+        return (version == "1.1" and hosts == 1 and codings <= {b"chunked"}) or (
+            version == "1.0" and hosts < 2 and not codings
+        )
 
     def _read_without_upgrade(self, rest: bytes) -> None:
         """Read the body of a request that asked for an upgrade. httptools stops parsing there, so a second parser goes

@@ -77,8 +77,10 @@ class DeadForADay:
         """Never cancel an older delivery: yesterday's percentages arrive, too."""
         owe = transitions.owe
 
-        def for_ever(document: Document, event: Event, deliveries: Sequence[Delivery]) -> Document:
-            return owe(document, event, [replace(item, manual=True) for item in deliveries])
+        def for_ever(
+            document: Document, events: Sequence[Event], deliveries: Sequence[Delivery], **changes: Any
+        ) -> Document:
+            return owe(document, events, [replace(item, manual=True) for item in deliveries], **changes)
 
         with replaced(transitions, "owe", for_ever):
             return await self._day(folder, 40)

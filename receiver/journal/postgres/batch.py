@@ -9,29 +9,36 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from receiver.deliveries import AttemptRecord, Delivery
-from receiver.events import Event, Submission
-from receiver.journal.document import Document, Transition, file_digests, open_deadline, replace
+from receiver.deliveries import AttemptRecord
+from receiver.events import Submission
+from receiver.journal.document import Document, Transition, file_digests, replace
 from receiver.journal.postgres.connections import Connections, Transaction
 from receiver.journal.postgres.faults import OUTSIDE, Connection, asyncpg, is_lost
-from receiver.journal.postgres.statements import (
-    Working,
+from receiver.journal.postgres.tables import (
+    CHANGING,
+    DELIVERY,
+    Row,
+    attempt_row,
+    callback_row,
+    changing_row,
+    delivery_row,
+    event_row,
     fetch,
-    label_text,
     read_document,
     read_event,
     read_submission,
-    write_statement,
+    submission_row,
+    working_text,
+    write_rows,
 )
-from receiver.journal.rows import delivery_from_row, to_json
-from receiver.tasks import clean_text
+from receiver.journal.rows import delivery_from_row
 
 CACHED = 4096
 """Documents in memory, a few kilobytes each."""
@@ -43,151 +50,80 @@ class Conflict(Exception):
     """A document was written by another transaction since it was read."""
 
 
-class RowCache:
+class RowCache(dict[str, Document]):
     """Documents as they were last committed. A task calls back about ten times, and reading its document again costs
     more than deciding about it."""
 
-    def __init__(self, limit: int = CACHED) -> None:
-        self._limit = limit
-        self._documents: dict[str, Document] = {}
-
-    def get(self, id: str) -> Document | None:
-        return self._documents.get(id)
-
-    def put(self, documents: Iterable[Document]) -> None:
+    def keep(self, documents: Iterable[Document]) -> None:
         """Keep committed documents in place of those that were written longest ago."""
         for document in documents:
-            old = self._documents.pop(document.id, None)
-            if old is None and len(self._documents) >= self._limit:
-                del self._documents[next(iter(self._documents))]
-            self._documents[document.id] = document if old is None or old.version < document.version else old
+            old = self.pop(document.id, None)
+            if old is None and len(self) >= CACHED:
+                del self[next(iter(self))]
+            self[document.id] = document if old is None or old.version < document.version else old
 
     def forget(self, ids: Iterable[str]) -> None:
         for id in ids:
-            self._documents.pop(id, None)
-
-    def clear(self) -> None:
-        """Forget all: a new connection may lead to a server that took over, with older rows."""
-        self._documents.clear()
+            self.pop(id, None)
 
 
-# Documents and rows
+# Documents
 
 
-async def load(db: Connection, ids: Sequence[str]) -> dict[str, Document]:
-    """Read documents without locks, all as of one moment."""
-    found: dict[str, list[Any]] = {}
-    for row in await fetch(db, "load", ids=[clean_text(id) for id in ids], open=["pending", "running"]):
-        found.setdefault(row["document_id"], []).append(row)
-    return {id: _document(rows) for id, rows in found.items()}
+async def load(db: Connection, ids: Sequence[str], *, skip: bool = False) -> dict[str, Document]:
+    """Read documents without locks, all as of one moment. `skip`: leave out those that cannot be read."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in await fetch(db, "load", ids, ["pending", "running"]) if ids else []:
+        rows.setdefault(row["document_id"], []).append(row)
+    found = {}
+    for id, mine in rows.items():
+        with suppress(*[msgspec.DecodeError] if skip else []):
+            found[id] = _document(mine)
+    return found
 
 
 def _document(rows: Sequence[Mapping[str, Any]]) -> Document:
     document = read_document(rows[0])
     if rows[0]["id"] is None:
         return document
+    events = {}
+    for row in rows:
+        with suppress(msgspec.DecodeError):  # an event that cannot be read counts as lost
+            if row["event"] is not None and row["event_id"] not in events:
+                events[row["event_id"]] = read_event(row["event"])
     return replace(
         document,
-        deliveries=tuple(delivery_from_row(row) for row in rows),
-        events=tuple(_events({row["event_id"]: row["event"] for row in rows if row["event"] is not None}.values())),
+        deliveries=tuple(delivery_from_row(dict(zip(DELIVERY, row[-len(DELIVERY) :], strict=True))) for row in rows),  # type: ignore[index]
+        events=tuple(events.values()),
         attempts=tuple(
             AttemptRecord(
-                delivery_id=row["id"], number=row["attempt"], started_ms=row["started_ms"], manual=row["attempt_manual"]
+                delivery_id=row["id"], number=row["number"], started_ms=row["started_ms"], manual=row["attempt_manual"]
             )
             for row in rows
-            if row["started_ms"] is not None
+            if row["number"] is not None
         ),
     )
 
 
-def _events(bodies: Iterable[str]) -> Iterator[Event]:
-    """An event that cannot be read counts as lost."""
-    for body in bodies:
-        with suppress(msgspec.DecodeError):
-            yield read_event(body)
-
-
-Row = tuple[Any, ...]
-DELIVERY = tuple(Delivery.__struct_fields__)
-CHANGING = (
-    "task_id", "once", "status", "display", "task_status", "ended", "hooked", "settled", "send_due_ms", "poll_due_ms",
-    "media_due_ms", "deadline_due_ms", "body", "working", "id", "version",
-)  # fmt: skip
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "written": CHANGING,
-    "submissions": (*CHANGING, "kind", "prompt", "labels", "parent_id"),
-    "events": ("id", "submission_id", "type", "created_ms", "body"),
-    "callbacks": ("submission_id", "received_ms", "cause", "body"),
-    "owed": DELIVERY,
-    "moved": DELIVERY,
-    "deliveries": DELIVERY,
-    "attempts": ("delivery_id", "number", "started_ms", "finished_ms", "outcome", "detail", "manual"),
-    "files": ("submission_id", "digest"),
-}
-"""Columns of the rows that these functions return, by table or part of a write."""
-
-
-BODY = CHANGING.index("body")
-
-
-def _changing(row: Submission, body: str | None, working: str | None, version: int) -> Row:
-    ended = row.ended is not None or row.status == "refused"
-    waits = row.send_due_ms, row.poll_due_ms, row.media_due_ms
-    return (
-        row.task_id, row.once, row.status, row.display_status, row.task_status, row.ended, row.hooked,
-        ended and waits == (None, None, None) and row.claim is None, *waits, open_deadline(row), body, working, row.id,
-        version,
-    )  # fmt: skip
-
-
-def submission_row(document: Document, version: int = 1) -> Row:
-    row = document.submission
-    return (
-        *_changing(row, to_json(row), _working(document), version), row.kind, clean_text(row.prompt).casefold(),
-        label_text(row.labels), row.parent_id,
-    )  # fmt: skip
-
-
-def _working(document: Document) -> str:
-    return to_json(Working(document.known, document.newest, document.receipts))
-
-
-def event_row(event: Event) -> Row:
-    return event.id, event.submission_id, event.type, event.created_ms, to_json(event)
-
-
-def delivery_row(item: Delivery) -> Row:
-    detail = None if item.detail is None else clean_text(item.detail)
-    receipt = None if item.receipt is None else to_json(item.receipt)
-    return (
-        item.id, item.event_id, item.submission_id, item.destination, item.created_ms, item.due_ms, item.status,
-        item.attempt, item.failures, item.owner, detail, receipt, item.finished_ms, item.manual,
-    )  # fmt: skip
-
-
-def attempt_row(item: AttemptRecord) -> Row:
-    detail = None if item.detail is None else clean_text(item.detail)
-    return item.delivery_id, item.number, item.started_ms, item.finished_ms, item.outcome, detail, item.manual
-
-
-def difference(before: Document, after: Document, rows: Mapping[str, list[Row]]) -> None:
-    """Add the rows to write, by part of the statement (see `queries.sql`)."""
+def _difference(before: Document, after: Document, rows: Mapping[str, list[Row]]) -> None:
+    """Add the rows to write, by part of the statement (see `write_statement`)."""
     old, new = before.submission, after.submission
     same = (before.known, before.newest, before.receipts) == (after.known, after.newest, after.receipts)
-    body, working = None if new is old else to_json(new), None if same else _working(after)
-    rows["written"].append(_changing(new, body, working, before.version))
+    working = None if same else working_text(after)
+    if new is old:
+        rows["touched"].append((new.id, before.version, working))
+    else:
+        rows["written"].append(changing_row(new, before.version, working))
+        if new.media is not old.media or new.reply is not old.reply:
+            rows["files"].extend((new.id, digest) for digest in file_digests(new) - file_digests(old))
     rows["events"].extend(map(event_row, after.new_events))
-    rows["callbacks"].extend(
-        (item.submission_id, item.received_ms, item.cause, item.body) for item in after.new_callbacks
-    )
+    rows["callbacks"].extend(map(callback_row, after.new_callbacks))
     attempts = {(item.delivery_id, item.number): item for item in after.new_attempts}
     rows["attempts"].extend(map(attempt_row, attempts.values()))
-    was = {item.id: item for item in before.deliveries}
-    for id, item in {item.id: item for item in (*after.closed, *after.deliveries)}.items():
-        if (one := was.get(id)) is not item:
-            rows["owed" if one is None else "moved"].append(delivery_row(item))
-    if new is not old and (new.media is not old.media or new.reply is not old.reply):
-        rows["files"].extend((new.id, digest) for digest in file_digests(new) - file_digests(old))
+    if after.deliveries is not before.deliveries or after.closed:
+        open_ = {item.id: item for item in before.deliveries}
+        changed = {item.id: item for item in (*after.closed, *after.deliveries)}
+        rows["deliveries"].extend(delivery_row(item) for id, item in changed.items() if open_.get(id) is not item)
 
 
 async def write(transaction: Transaction, pairs: Sequence[tuple[Document, Document]]) -> list[Document]:
@@ -201,22 +137,16 @@ async def write(transaction: Transaction, pairs: Sequence[tuple[Document, Docume
         return []
     rows: defaultdict[str, list[Row]] = defaultdict(list)
     # In one order for all, so that no two transactions wait for each other.
-    pairs = sorted(pairs, key=lambda pair: pair[0].id)
-    for before, after in pairs:
-        difference(before, after, rows)
-    parts = [part for part in COLUMNS if rows[part]]
-    values = {
-        f"{part}_{name}": column
-        for part in parts
-        for name, column in zip(COLUMNS[part], zip(*rows[part], strict=True), strict=True)
-    }
-    (counts,) = await fetch(transaction.db, write_statement(tuple(parts)), **values)
-    if counts["written"] != len(pairs):
+    for before, after in sorted(pairs, key=lambda pair: pair[0].id):
+        _difference(before, after, rows)
+    result = await write_rows(transaction.db, rows)
+    transaction.xid = result["xid"]
+    if any(result[part] != len(rows[part]) for part in ("touched", "written") if rows[part]):
         raise Conflict
-    if rows["owed"] and counts["owed"] != len(rows["owed"]):
+    if rows["deliveries"] and result["deliveries"] != len(rows["deliveries"]):
         raise asyncpg.UniqueViolationError("a delivery has the id of another one (UNIQUE id)")
-    transaction.xid = counts["xid"]
-    return [_as_stored(after.written(), row[BODY]) for (_, after), row in zip(pairs, rows["written"], strict=True)]
+    bodies = {row[0]: row[-1] for row in rows["written"]}
+    return [_as_stored(after.written(), bodies.get(after.id)) for _, after in pairs]
 
 
 def _as_stored(document: Document, body: str | None) -> Document:
@@ -226,7 +156,7 @@ def _as_stored(document: Document, body: str | None) -> Document:
     return replace(document, submission=read_submission(body))
 
 
-async def create(
+async def _create(
     transaction: Transaction, created: Sequence[Submission]
 ) -> tuple[list[Document], dict[str, Submission]]:
     """Write new submissions. Return them, and those that had a name before one of the new ones could take it, by name.
@@ -236,20 +166,18 @@ async def create(
         Conflict: a name was taken and has just come free.
     """
     rows = [submission_row(Document(submission=row)) for row in created]
-    values = dict(zip(COLUMNS["submissions"], zip(*rows, strict=True), strict=True))
-    found = {row["id"]: row["xid"] for row in await fetch(transaction.db, "create", **values)}
-    transaction.xid = next(iter(found.values()), transaction.xid)
+    result = await write_rows(transaction.db, {"submissions": rows})
+    transaction.xid, ids = result["xid"], set(result["created"] or ())
     kept = [
-        _as_stored(Document(submission=submission, version=1), row[BODY])
+        _as_stored(Document(submission=submission, version=1), row[len(CHANGING) - 1])
         for submission, row in zip(created, rows, strict=True)
-        if submission.id in found
+        if submission.id in ids
     ]
     files = [(item.id, digest) for item in kept for digest in file_digests(item.submission)]
     if files:
-        ids, digests = zip(*files, strict=True)
-        await fetch(transaction.db, "files", files_submission_id=ids, files_digest=digests)
-    names = {row.once for row in created if row.once is not None and row.id not in found}
-    taken = await fetch(transaction.db, "named", names=sorted(names)) if names else []
+        await write_rows(transaction.db, {"files": files})
+    names = sorted({row.once for row in created if row.once is not None and row.id not in ids})
+    taken = await fetch(transaction.db, "named", names) if names else []
     if len(taken) < len(names):
         raise Conflict
     return kept, {row["once"]: read_submission(row["body"]) for row in taken}
@@ -259,94 +187,70 @@ async def create(
 
 
 @dataclass(frozen=True, slots=True)
-class Create:
-    submission: Submission
-
-    @property
-    def id(self) -> str:
-        return self.submission.id
-
-
-@dataclass(frozen=True, slots=True)
 class Update:
     id: str
     transition: Transition[Any]
 
 
-Operation = Create | Update
+Operation = Submission | Update
+"""A submission to create, or an update."""
 
 
-class Batch:
-    """Some operations, and their outcomes.
+async def commit(
+    connections: Connections, cache: RowCache, operations: Sequence[Operation]
+) -> tuple[list[Any], list[Document]]:
+    """Run operations until they are written without a conflict. Raise the driver's errors.
 
-    Attributes:
-        outcomes: in order. An exception is the outcome of its own operation only.
-        written: documents as they are after the commit.
-        created: the same for new submissions.
+    Returns:
+        The outcomes in order (an exception is the outcome of its own operation only), and the documents as they are
+        after the commit.
     """
+    ids = sorted({item.id for item in operations if isinstance(item, Update)})
+    for attempt in range(CONFLICTS):
 
-    def __init__(self, operations: Sequence[Operation], cache: RowCache) -> None:
-        self._operations = operations
-        self._cache = cache
-        self._ids = sorted({item.id for item in operations if isinstance(item, Update)})
-        self.outcomes: list[Any] = []
-        self.written: list[Document] = []
-        self.created: list[Document] = []
+        async def run(transaction: Transaction, *, locked: bool = attempt > 0) -> tuple[list[Any], list[Document]]:
+            if locked:
+                await fetch(transaction.db, "lock", ids)
+            known = {} if locked else {id: cache[id] for id in ids if id in cache}
+            before = known | await load(transaction.db, [id for id in ids if id not in known])
+            return await _run(transaction, operations, before, known)
 
-    async def commit(self, connections: Connections) -> None:
-        """Run until it is written without a conflict. Raises the driver's errors."""
-        for attempt in range(CONFLICTS):
-            try:
-                await connections.transact(self._locked if attempt else self._optimistic)
-                return
-            except Conflict:
-                self._cache.forget(self._ids)
-                if attempt == CONFLICTS - 1:
-                    raise asyncpg.SerializationError("other processes change the same rows all the time") from None
-            except asyncpg.UniqueViolationError:
-                self._cache.forget(self._ids)
-                if attempt:
-                    raise  # at first, the document may have been out of date
-
-    async def _locked(self, transaction: Transaction) -> None:
-        await fetch(transaction.db, "lock", ids=self._ids)
-        await self._run(transaction, {}, await load(transaction.db, self._ids))
-
-    async def _optimistic(self, transaction: Transaction) -> None:
-        cached = {id: document for id in self._ids if (document := self._cache.get(id)) is not None}
-        unknown = [id for id in self._ids if id not in cached]
-        await self._run(transaction, cached, await load(transaction.db, unknown) if unknown else {})
-
-    async def _run(
-        self, transaction: Transaction, cached: Mapping[str, Document], loaded: Mapping[str, Document]
-    ) -> None:
-        before = {**cached, **loaded}
-        after = dict(before)
-        self.outcomes = [self._outcome(item, after) for item in self._operations]
-        pairs = [(before[id], after[id]) for id in before if after[id] is not before[id]]
-        same = {id: cached[id].version for id in cached if after[id] is before[id]}
-        if same:  # not checked by the write
-            found = await fetch(transaction.db, "versions", ids=list(same))
-            if {row["id"]: row["version"] for row in found} != same:
-                raise Conflict
-        created = [item.submission for item in self._operations if isinstance(item, Create)]
-        created += [row for _, document in pairs for row in document.additions]
-        if created:
-            self.created, taken = await create(transaction, created)
-            for number, item in enumerate(self._operations):
-                if isinstance(item, Create):
-                    self.outcomes[number] = taken.get(item.submission.once or "", item.submission)
-        self.written = await write(transaction, pairs)
-
-    def _outcome(self, item: Operation, documents: dict[str, Document]) -> Any:
-        document = documents.get(item.id) if isinstance(item, Update) else None
-        if document is None or not isinstance(item, Update):
-            return None
         try:
-            documents[item.id], result = item.transition(document)
-        except Exception as exc:
-            return exc
-        return result
+            return await connections.transact(run)
+        except Conflict:
+            pass
+        except asyncpg.UniqueViolationError:
+            if attempt:
+                raise  # at first, the document may have been out of date
+        cache.forget(ids)
+    raise asyncpg.SerializationError("other processes change the same rows all the time")
+
+
+async def _run(
+    transaction: Transaction, operations: Sequence[Operation], before: dict[str, Document], known: Iterable[str]
+) -> tuple[list[Any], list[Document]]:
+    after, outcomes = dict(before), list[Any]()
+    for item in operations:
+        result: Any = item if isinstance(item, Submission) else None
+        if isinstance(item, Update) and item.id in after:
+            try:
+                after[item.id], result = item.transition(after[item.id])
+            except Exception as exc:
+                result = exc
+        outcomes.append(result)
+    if any(after[id] is before[id] for id in known):
+        raise Conflict  # the write checks no version of it, and it may be out of date
+    pairs = [(before[id], after[id]) for id in before if after[id] is not before[id]]
+    created = [item for item in operations if isinstance(item, Submission)]
+    created += [row for _, document in pairs for row in document.additions]
+    kept: list[Document] = []
+    if created:
+        kept, taken = await _create(transaction, created)
+        outcomes = [
+            taken.get(item.once or "", item) if isinstance(item, Submission) else outcome
+            for item, outcome in zip(operations, outcomes, strict=True)
+        ]
+    return outcomes, [*kept, *await write(transaction, pairs)]
 
 
 MAX_BATCH = 500
@@ -366,16 +270,13 @@ class Writer(Generic[Op]):
 
     Args:
         run: see `Run`.
-        width: batches in flight at once.
-        shares: the number of batches into which all is divided that waits or is in flight. One more than `width`, so
-            that a batch that has been written finds the next one waiting.
+        width: batches in flight at once. What waits is divided into one share more, so that a batch that has been
+            written finds the next one waiting.
         key: the document of an operation. Operations on one document are carried out in order, never at once.
     """
 
-    def __init__(
-        self, run: Run[Op], *, width: int = 1, shares: int = 1, key: Callable[[Op], str] = lambda _: ""
-    ) -> None:
-        self._run, self._width, self._shares, self._key = run, width, shares, key
+    def __init__(self, run: Run[Op], *, width: int, key: Callable[[Op], str]) -> None:
+        self._run, self._width, self._key = run, width, key
         self._busy: set[str] = set()
         self._in_flight = 0
         self._waiting: list[_Item[Op]] = []
@@ -402,30 +303,24 @@ class Writer(Generic[Op]):
 
     def _begin(self) -> None:
         while self._waiting and len(self._turns) < self._width:
-            share = math.ceil((len(self._waiting) + self._in_flight) / self._shares)
-            batch = self._take(min(max(share, SMALL_BATCH), MAX_BATCH))
+            share = math.ceil((len(self._waiting) + self._in_flight) / (self._width + 1))
+            size = min(max(share, SMALL_BATCH), MAX_BATCH)
+            batch, left, held = list[_Item[Op]](), list[_Item[Op]](), set(self._busy)
+            for item in self._waiting:  # none overtakes another one on the same document
+                key = self._key(item[0])
+                if len(batch) < size and key not in held:
+                    batch.append(item)
+                else:
+                    left.append(item)
+                    held.add(key)
             if not batch:
                 return
+            self._waiting = left
             self._busy |= {self._key(operation) for operation, _ in batch}
             self._in_flight += len(batch)
             turn = asyncio.create_task(self._turn(batch), name="journal writer")
             self._turns.add(turn)
             turn.add_done_callback(self._end)
-
-    def _take(self, size: int) -> list[_Item[Op]]:
-        """Take the next operations. None overtakes another one on the same document."""
-        batch: list[_Item[Op]] = []
-        left: list[_Item[Op]] = []
-        held = set(self._busy)
-        for item in self._waiting:
-            key = self._key(item[0])
-            if len(batch) < size and key not in held:
-                batch.append(item)
-            else:
-                left.append(item)
-                held.add(key)
-        self._waiting = left
-        return batch
 
     def _end(self, turn: asyncio.Task[None]) -> None:
         self._turns.discard(turn)
@@ -452,8 +347,7 @@ class Writer(Generic[Op]):
             else:
                 future.set_result(outcome)
 
-    async def _commit(self, operations: Collection[Op]) -> list[Any]:
-        operations = list(operations)
+    async def _commit(self, operations: Sequence[Op]) -> list[Any]:
         try:
             return await self._run(operations)
         except Exception as exc:

@@ -1,4 +1,4 @@
-"""Connections to one PostgreSQL database: the address as libpq takes it, settings, poolers, transactions.
+"""Connections to one PostgreSQL database, and transactions.
 
 A connection can break during COMMIT, so that it is not known if the transaction was committed. Then another connection
 asks the server for the status of the transaction's id (`pg_xact_status`).
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl, urlencode
 
 from receiver.errors import JournalError
 from receiver.journal.postgres.faults import (
@@ -29,45 +29,17 @@ from receiver.journal.postgres.faults import (
 T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
-"""Time for a new connection where the address does not say (`connect_timeout`)."""
 COLLISIONS = 5
 """Tries of a transaction that the server undoes to let another one through."""
 OLDEST_SERVER = 14
-
-# The address
-
 LEFT_OUT = frozenset(
     {
-        "channel_binding", "client_encoding", "connect_timeout", "fallback_application_name", "gssdelegation",
-        "gssencmode", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "load_balance_hosts",
-        "max_protocol_version", "min_protocol_version", "sslcompression", "sslsni",
+        "channel_binding", "client_encoding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count",
+        "keepalives_idle", "keepalives_interval", "load_balance_hosts", "sslcompression", "sslsni",
     }
 )  # fmt: skip
-"""Parameters of libpq's own side of a connection. The driver passes on what it does not know, and the server refuses
-it. That is right for parameters that ask for a check the driver cannot make (require_auth, requirepeer, sslcrldir …).
-`channel_binding` is the exception, because hosters write it into their URLs."""
-
-
-def read_address(url: str) -> tuple[str, float | None]:
-    """Return the address for the driver, and the seconds that a new connection may take; None: it does not say.
-
-    Raises:
-        JournalError: it names a file that does not exist.
-        ValueError: it is no address.
-    """
-    base, _, query = url.partition("?")
-    given = {name: values[-1] for name, values in parse_qs(query).items()}
-    for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl"):
-        if name in given and not Path(given[name]).is_file():
-            raise JournalError(
-                f"RECEIVER_DATABASE names a file with {name} that is not there: {given[name]}. Name one that is."
-            )
-    kept = [pair for pair in query.split("&") if pair.partition("=")[0] not in LEFT_OUT]
-    seconds = int(given.get("connect_timeout", 0))
-    return f"{base}?{'&'.join(kept)}" if any(kept) else base, seconds if seconds > 0 else None
-
-
-# Settings
+"""Parameters of libpq that providers write into their URLs and the driver does not know. It would pass them on, and the
+server would refuse them. That is right for parameters that ask for a check (`require_auth`)."""
 
 PLANS = dict.fromkeys(
     ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_sort", "jit"), "off"
@@ -80,89 +52,25 @@ LOCAL = {
     # A process that is cut off from the server in the middle of a transaction holds its rows no longer than this.
     "idle_in_transaction_session_timeout": "10s",
 }
-"""Settings of each transaction, also behind a pooler."""
-SETTINGS = {
-    "application_name": "receiver",
-    **LOCAL,
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-}
+"""Settings of each transaction behind a pooler."""
+SETTINGS = {"application_name": "receiver", **LOCAL}
+"""Settings of each connection."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Options of all connections.
+def read_address(url: str) -> str:
+    """Return the address for the driver.
 
-    Attributes:
-        connections: maximum.
-        statements: let the server keep prepared statements, and give it our settings.
-        pooled: a pooler in session mode is in front, which takes no settings at the start of a connection.
-        connect_seconds: for a new connection.
-        busy_seconds: to wait for one of our connections while all are busy.
-        answer_seconds: for one statement, and for the question if a transaction was committed.
+    Raises:
+        JournalError: it names a file that does not exist.
     """
-
-    connections: int
-    statements: bool = True
-    pooled: bool = False
-    connect_seconds: float = CONNECT_SECONDS
-    busy_seconds: float = 10.0
-    answer_seconds: float = 30.0
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Arguments for the driver. Transaction poolers take no settings, and give each transaction another connection
-        of the server's."""
-        times = {"timeout": min(self.connect_seconds, self.answer_seconds), "command_timeout": self.answer_seconds}
-        if not self.statements:
-            return times | {"statement_cache_size": 0}
-        return times if self.pooled else times | {"server_settings": SETTINGS}
-
-    async def set_up(self, db: Connection) -> None:
-        """Make the settings that a new connection could not be given at its start."""
-        if self.statements and self.pooled:
-            await db.execute(";".join(f"SET {name} = '{value}'" for name, value in SETTINGS.items()))
-
-
-async def connect(url: str, options: Options) -> Connection:
-    """Raises the driver's errors."""
-    db = await asyncpg.connect(url, **options.arguments)
-    try:
-        await options.set_up(db)
-    except BaseException:
-        db.terminate()
-        raise
-    return db
-
-
-async def _connect_first(url: str, options: Options) -> tuple[Connection, Options]:
-    """Return a connection, and the options for the others."""
-    try:
-        return await connect(url, options), options
-    except asyncpg.ProtocolViolationError:  # a pooler refuses our settings
-        if not options.statements or not await _keeps_sessions(url, options):
-            raise
-    options = replace(options, pooled=True)
-    return await connect(url, options), options
-
-
-async def _keeps_sessions(url: str, options: Options) -> bool:
-    """Return True if a pooler gives each connection one of the server's for as long as it lasts. In transaction mode,
-    two in turn get the same one, or one of them gets several."""
-    bare = replace(options, statements=False)
-    found: tuple[set[int], set[int]] = (set(), set())
-    async with AsyncExitStack() as stack:
-        pair = []
-        for _ in found:
-            pair.append(await connect(url, bare))
-            stack.push_async_callback(pair[-1].close)
-        for _ in range(5):
-            for db, pids in zip(pair, found, strict=True):
-                async with db.transaction():
-                    pids.add(await db.fetchval("SELECT pg_backend_pid()"))
-    one, other = found
-    return len(one) == len(other) == 1 and one != other
+    base, _, query = url.partition("?")
+    given = [(name, value) for name, value in parse_qsl(query) if name not in LEFT_OUT]
+    for name, value in given:
+        if name in ("sslrootcert", "sslcert", "sslkey", "sslcrl") and not Path(value).is_file():
+            raise JournalError(
+                f"RECEIVER_DATABASE names a file with {name} that is not there: {value}. Name one that is."
+            )
+    return f"{base}?{urlencode(given)}" if given else base
 
 
 async def _check_server(db: Connection, where: str) -> None:
@@ -185,7 +93,7 @@ async def _check_server(db: Connection, where: str) -> None:
 
 
 def check_version(major: int, where: str) -> None:
-    """Raises JournalError where the server is too old."""
+    """Raise JournalError where the server is too old."""
     if major < OLDEST_SERVER:
         raise JournalError(
             f"The server at {where} is PostgreSQL {major}; Receiver needs {OLDEST_SERVER} or newer. Upgrade it, or "
@@ -194,16 +102,13 @@ def check_version(major: int, where: str) -> None:
         )
 
 
-# The pool
-
-
 @dataclass(slots=True)
 class Transaction:
     """A transaction that runs.
 
     Attributes:
         db: its connection.
-        xid: its id at the server; None while it has written nothing.
+        xid: its id at the server; None where its operation has not asked for it.
     """
 
     db: Connection
@@ -218,17 +123,58 @@ class _Bare(Connection):  # type: ignore[misc]
 
 
 class Connections:
-    """The connections of one process. Made by `open_connections`."""
+    """The connections of one process.
 
-    def __init__(self, url: str, pool: Any, options: Options) -> None:
+    Args:
+        url: see `read_address`.
+        maximum: of the pool.
+        statements: let the server keep prepared statements, and give it our settings at the start of a connection.
+            False behind a pooler.
+        busy_seconds: to wait for one of our connections while all are busy.
+        answer_seconds: for one statement, and for the question if a transaction was committed.
+    """
+
+    def __init__(self, url: str, *, maximum: int, statements: bool, busy_seconds: float, answer_seconds: float) -> None:
         self.where = place(url)
-        self._url = url
-        self._pool = pool
-        self._options = options
+        self._url, self._maximum = url, maximum
+        self._statements, self._busy_seconds, self._answer_seconds = statements, busy_seconds, answer_seconds
+        self._arguments: dict[str, Any] = {
+            "timeout": min(CONNECT_SECONDS, answer_seconds),
+            "command_timeout": answer_seconds,
+            **({"server_settings": SETTINGS} if statements else {"statement_cache_size": 0}),
+        }
         local = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in LOCAL.items())
-        self._begin = "BEGIN" if options.statements else f"BEGIN{local}"
+        self._begin = "BEGIN" if statements else f"BEGIN{local}"
+        self._pool: Any = None
         self._closing = False
         self._closed = False
+
+    async def open(self, connected: Callable[[], None]) -> None:
+        """Open the pool, after a look at the server. `connected` is called with each new connection.
+
+        Raises:
+            JournalError: it cannot be reached, does not let us in, is too old, or does not keep what it has committed.
+        """
+        with translated(self.where):
+            try:
+                self._url = read_address(self._url)
+                db = await self.connect()
+            except (ValueError, asyncpg.ClientConfigurationError) as exc:
+                if isinstance(exc, OSError):  # a certificate that is not trusted is both
+                    raise
+                raise misconfigured(exc, self.where) from exc
+            try:
+                await _check_server(db, self.where)
+            finally:
+                await db.close()
+
+            async def begin(db: Connection) -> None:
+                connected()
+
+            self._pool = await asyncpg.create_pool(
+                self._url, init=begin, min_size=0, max_size=self._maximum, connection_class=_Bare,
+                max_inactive_connection_lifetime=0, **self._arguments,
+            )  # fmt: skip
 
     def close_soon(self) -> None:
         """Let `check_open` raise from now on. What has begun goes on."""
@@ -238,37 +184,48 @@ class Connections:
         """Close all, after what runs on them has ended. Idempotent."""
         self._closing = self._closed = True
         try:
-            await asyncio.wait_for(self._pool.close(), self._options.answer_seconds)
+            await asyncio.wait_for(self._pool.close(), self._answer_seconds)
         except (TimeoutError, OSError, asyncpg.InterfaceError):
             self._pool.terminate()
 
     def check_open(self) -> None:
-        """Raises JournalError while it is being closed."""
+        """Raise JournalError while it is being closed."""
         if self._closing:
             raise JournalError(f"The journal at {self.where} is closed.", fault="closed")
 
     @asynccontextmanager
     async def _acquire(self) -> AsyncIterator[Connection]:
-        """Lend a connection. Raises the driver's errors, and JournalError where none comes free."""
+        """Lend a connection. Raise the driver's errors, and JournalError where none comes free."""
         try:
-            db = await self._pool.acquire(timeout=self._options.busy_seconds)
+            db = await self._pool.acquire(timeout=self._busy_seconds)
         except TimeoutError as exc:
-            if self._pool.get_size() < self._pool.get_max_size():
+            if self._pool.get_size() < self._maximum:
                 raise  # it was connecting
             raise JournalError(
-                f"The journal at {self.where} is busy: no connection came free within "
-                f"{self._options.busy_seconds:g} s. Look for slow statements in pg_stat_activity, or allow more "
-                "connections.",
+                f"The journal at {self.where} is busy: no connection came free within {self._busy_seconds:g} s. Look "
+                "for slow statements in pg_stat_activity, or allow more connections.",
                 fault="crowded",
             ) from exc
         try:
             yield db
-        except asyncpg.InternalClientError:
-            db.terminate()  # the driver has lost track of the server's answers
+        except BaseException as exc:
+            if is_lost(exc):
+                db.terminate()
             raise
         finally:
             with suppress(*ERRORS):
                 await self._pool.release(db)
+
+    async def _run(self, db: Connection, operation: Callable[[], Awaitable[T]]) -> T:
+        """Begin a transaction and run an operation in it. If that fails, undo it."""
+        await db.execute(self._begin)
+        try:
+            return await operation()
+        except BaseException as exc:
+            if not is_lost(exc):
+                with suppress(*ERRORS):
+                    await db.execute("ROLLBACK")
+            raise
 
     async def read(self, operation: Callable[[Connection], Awaitable[T]]) -> T:
         """Run an operation that only reads, or may happen twice. A broken connection is replaced once."""
@@ -283,14 +240,10 @@ class Connections:
 
     async def _read(self, operation: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._acquire() as db:
-            if self._options.statements:
+            if self._statements:
                 return await operation(db)
-            await db.execute(self._begin)  # behind a pooler, a statement and its plan meet only in a transaction
-            try:
-                result = await operation(db)
-            except BaseException as exc:
-                await _undo(db, exc)
-                raise
+            # Behind a pooler, a statement and its plan meet only in a transaction.
+            result = await self._run(db, lambda: operation(db))
             await db.execute("COMMIT")
             return result
 
@@ -298,17 +251,11 @@ class Connections:
         """Run an operation in a transaction of its own, committed when this returns. If it raises, nothing was kept.
         The operation may run again after it was undone."""
         self.check_open()
-
-        async def numbered(transaction: Transaction) -> T:
-            result = await operation(transaction.db)
-            transaction.xid = await transaction.db.fetchval("SELECT pg_current_xact_id()::text")
-            return result
-
         with translated(self.where):
-            return await self.transact(numbered)
+            return await self.transact(lambda transaction: operation(transaction.db))
 
     async def transact(self, operation: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Do the same for an operation that notes the transaction's id itself, and raise the driver's errors."""
+        """Do the same, and raise the driver's errors. An operation may note the transaction's id by itself."""
         broken, tries = False, 0
         while True:
             tries += 1
@@ -325,20 +272,22 @@ class Connections:
     async def _transact(self, operation: Callable[[Transaction], Awaitable[T]]) -> T:
         async with self._acquire() as db:
             transaction = Transaction(db)
-            await db.execute(self._begin)
-            try:
+
+            async def numbered() -> T:
                 result = await operation(transaction)
-            except BaseException as exc:
-                await _undo(db, exc)
-                raise
+                if transaction.xid is None:
+                    transaction.xid = await db.fetchval("SELECT pg_current_xact_id_if_assigned()::text")
+                return result
+
+            result = await self._run(db, numbered)
             try:
                 await db.execute("COMMIT")
+                return result
             except Exception as exc:
                 if not is_lost(exc):
                     raise
+                db.terminate()
                 problem = exc
-            else:
-                return result
         if transaction.xid is None or await self.is_committed(transaction.xid):
             return result
         raise problem
@@ -349,7 +298,7 @@ class Connections:
         Raises:
             JournalError: the server cannot be reached (fault `uncertain`).
         """
-        until = asyncio.get_running_loop().time() + self._options.answer_seconds
+        until = asyncio.get_running_loop().time() + self._answer_seconds
         problem: Exception | None = None
         while True:
             try:
@@ -370,8 +319,8 @@ class Connections:
             await asyncio.sleep(0.1)
 
     async def connect(self) -> Connection:
-        """Return a connection outside of the pool, to be closed by the caller. Raises the driver's errors."""
-        return await connect(self._url, self._options)
+        """Return a connection outside of the pool, to be closed by the caller. Raise the driver's errors."""
+        return await asyncpg.connect(self._url, **self._arguments)
 
     @asynccontextmanager
     async def separate(self) -> AsyncIterator[Connection]:
@@ -383,49 +332,3 @@ class Connections:
         finally:
             with suppress(*ERRORS):
                 await db.close(timeout=1)
-
-
-async def _undo(db: Connection, exc: BaseException) -> None:
-    """End a transaction that failed. Where the connection is gone, that is its end."""
-    if is_lost(exc):
-        db.terminate()
-        return
-    with suppress(*ERRORS):
-        await db.execute("ROLLBACK")
-
-
-async def open_connections(url: str, options: Options, connected: Callable[[], None]) -> Connections:
-    """Open the pool, after a look at the server. `connected` is called with each new connection.
-
-    Raises:
-        JournalError: it cannot be reached, does not let us in, is too old, or does not keep what it has committed.
-    """
-    where = place(url)
-    with translated(where):
-        try:
-            url, seconds = read_address(url)
-            options = replace(options, connect_seconds=seconds or options.connect_seconds)
-            db, options = await _connect_first(url, options)
-        except (ValueError, asyncpg.ClientConfigurationError) as exc:
-            if isinstance(exc, OSError):  # a certificate that is not trusted is both
-                raise
-            raise misconfigured(exc, where) from exc
-        try:
-            await _check_server(db, where)
-        finally:
-            await db.close()
-
-        async def begin(db: Connection) -> None:
-            connected()
-            await options.set_up(db)
-
-        pool = await asyncpg.create_pool(
-            url,
-            init=begin,
-            min_size=0,
-            max_size=options.connections,
-            connection_class=_Bare,
-            max_inactive_connection_lifetime=0,
-            **options.arguments,
-        )
-    return Connections(url, pool, options)

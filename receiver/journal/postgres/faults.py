@@ -21,8 +21,8 @@ _AGAIN = "A `serve` or `worker` that runs goes on by itself once that works."
 _REMEDIES: Mapping[str, tuple[str, str]] = {
     "08P01": (
         "pooler",
-        "It may be a transaction pooler before the server. For one, set RECEIVER_DATABASE_LISTEN=false and "
-        "RECEIVER_DATABASE_STATEMENTS=false.",
+        "It may be a pooler before the server. For one, set RECEIVER_DATABASE_STATEMENTS=false, and in transaction mode "
+        "RECEIVER_DATABASE_LISTEN=false.",
     ),
     "28P01": ("denied", "Its password, or the user's name, is wrong: look at RECEIVER_DATABASE."),
     "28000": ("denied", "The server does not let this user in from here: look at RECEIVER_DATABASE and pg_hba.conf."),
@@ -40,23 +40,19 @@ _REMEDIES: Mapping[str, tuple[str, str]] = {
 }
 """(fault, remedy) by PostgreSQL's code (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
-LOST = (
-    OSError,
+ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
+"""All that the driver raises. InternalClientError: the server ended a connection that was about to be used."""
+_LOST = (
+    OSError,  # also TimeoutError
     EOFError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server ended it in the moment in which it was to be used
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # restarted, stopped, starting up …
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
-"""The connection is gone, not the statement wrong. (See `is_lost` for the exceptions. TimeoutError is an OSError.)"""
-
 COLLIDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 """Undone to let another transaction through. The same again succeeds."""
-
-ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
-"""All that the driver raises."""
-
 OUTSIDE = (
     JournalError,
     asyncpg.InsufficientResourcesError,
@@ -73,7 +69,7 @@ OUTSIDE = (
 
 def is_lost(exc: BaseException) -> bool:
     """Return True if an error says that the connection is gone, or that there was none."""
-    return isinstance(exc, LOST) and not isinstance(exc, (asyncpg.DataError, asyncpg.QueryCanceledError))
+    return isinstance(exc, _LOST) and not isinstance(exc, (asyncpg.DataError, asyncpg.QueryCanceledError))
 
 
 def place(url: str) -> str:
@@ -106,34 +102,30 @@ def misconfigured(exc: Exception, where: str) -> JournalError:
 def sentence(exc: BaseException, where: str) -> JournalError:
     """Return the error to raise for one of the driver's. The server's words hold no password. The driver's words about
     a URL might, so they are not repeated."""
+    verb, fault, remedy = "reached", "unreachable", _AGAIN
     if isinstance(exc, asyncpg.PostgresError) and exc.sqlstate is not None:
-        fault, remedy = _REMEDIES.get(exc.sqlstate, ("unreachable" if is_lost(exc) else "", ""))
-        text = str(exc).strip().rstrip(".")
-        remedy = remedy or (_AGAIN if fault else "")
-        return JournalError(f"The journal at {where} cannot be used: {text}. {remedy}".strip(), fault=fault)
-    if isinstance(exc, asyncpg.DataError):
+        fault, remedy = _REMEDIES.get(exc.sqlstate, ("unreachable", _AGAIN) if is_lost(exc) else ("", ""))
+        verb, text = "used", str(exc).strip().rstrip(".")
+    elif isinstance(exc, asyncpg.DataError):
         return JournalError(f"The journal at {where} cannot keep a value: {exc}.")
-    if isinstance(exc, TimeoutError):
-        return JournalError(f"The journal at {where} does not answer in time. {_AGAIN}", fault="unreachable")
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return JournalError(
-            f"The journal at {where} cannot be trusted: {exc.verify_message.rstrip('.')}. Name the certificate that "
-            "signed its server's in RECEIVER_DATABASE (sslrootcert), or its host as the certificate has it.",
-            fault="denied",
+    elif isinstance(exc, TimeoutError):
+        text = "it does not answer in time"
+    elif isinstance(exc, ssl.SSLCertVerificationError):
+        verb, text, fault = "trusted", exc.verify_message.rstrip("."), "denied"
+        remedy = (
+            "Name the certificate that signed its server's in RECEIVER_DATABASE (sslrootcert), or its host as the "
+            "certificate has it."
         )
-    if isinstance(exc, ConnectionError) and "rejected SSL upgrade" in str(exc):
-        return JournalError(
-            f"The journal at {where} cannot be reached with TLS, which sslmode in RECEIVER_DATABASE asks for: its "
-            "server does not offer it.",
-            fault="denied",
-        )
-    if isinstance(exc, (ConnectionRefusedError, FileNotFoundError)):  # no port, or no socket
+    elif isinstance(exc, ConnectionError) and "rejected SSL upgrade" in str(exc):
+        text, fault = "its server does not offer TLS, which sslmode in RECEIVER_DATABASE asks for", "denied"
+        remedy = ""
+    elif isinstance(exc, (ConnectionRefusedError, FileNotFoundError)):  # no port, or no socket
         text = "nothing listens there"
     elif isinstance(exc, OSError):
         text = exc.strerror or type(exc).__name__
     else:
         text = "the connection is closed"
-    return JournalError(f"The journal at {where} cannot be reached: {text}. {_AGAIN}", fault="unreachable")
+    return JournalError(f"The journal at {where} cannot be {verb}: {text}. {remedy}".strip(), fault=fault)
 
 
 class translated:  # noqa: N801 - a context manager

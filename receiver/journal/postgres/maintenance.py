@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from receiver.errors import InputError, JournalError
-from receiver.journal.postgres.batch import COLUMNS, attempt_row, delivery_row, event_row, submission_row
+from receiver.journal.membership import SharedMembership
 from receiver.journal.postgres.connections import Connections
 from receiver.journal.postgres.faults import ERRORS, Connection, translated
-from receiver.journal.postgres.statements import SQL, fetch, fetch_page
+from receiver.journal.postgres.tables import (
+    COLUMNS,
+    SQL,
+    attempt_row,
+    callback_row,
+    delivery_row,
+    event_row,
+    fetch,
+    fetch_page,
+    submission_row,
+)
 from receiver.journal.statements import migrations
 from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow
 from receiver.journal.transfer import COPIED_VALUES
@@ -20,12 +32,11 @@ LOCK = 0x5245434549564552
 """Key of the advisory lock under which the tables are changed: "RECEIVER"."""
 LONG_SECONDS = 24 * 3600.0
 """Time for statements that read or write everything."""
+_NAMES = ("submissions", "callbacks", "events", "deliveries", "attempts", "files", "leftovers")
+_ALL = ", ".join(f"receiver.{name}" for name in _NAMES)
 _LEDGER = """
 CREATE TABLE IF NOT EXISTS receiver.migrations (
-    number         bigint PRIMARY KEY,
-    breaking       boolean NOT NULL,
-    run_at         timestamptz NOT NULL DEFAULT now()
-)
+    number bigint PRIMARY KEY, breaking boolean NOT NULL, run_at timestamptz NOT NULL DEFAULT now())
 """
 _OLD_LAYOUT = """
 SELECT EXISTS (
@@ -43,22 +54,23 @@ async def migrate(connections: Connections) -> None:
     Raises:
         JournalError: the database's user may not make tables.
     """
-    if await connections.read(_last) < migrations("postgres")[-1][0]:
-        await connections.write(_migrate)
+    scripts = migrations("postgres")
 
+    async def run(db: Connection) -> None:
+        await db.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        # Asked first, because a user that may not make a schema may use one that was made for it.
+        if not await db.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'receiver')"):
+            await db.execute("CREATE SCHEMA receiver")
+        await db.execute(_LEDGER)
+        last = await _last(db)
+        for number, script in scripts:
+            if number > last:
+                await db.execute(script)
+                breaking = is_breaking(script)
+                await db.execute("INSERT INTO receiver.migrations (number, breaking) VALUES ($1, $2)", number, breaking)
 
-async def _migrate(db: Connection) -> None:
-    await db.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-    # Asked first, because a user that may not make a schema may use one that was made for it.
-    if not await db.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'receiver')"):
-        await db.execute("CREATE SCHEMA receiver")
-    await db.execute(_LEDGER)
-    last = await _last(db)
-    for number, script in migrations("postgres"):
-        if number > last:
-            await db.execute(script)
-            breaking = is_breaking(script)
-            await db.execute("INSERT INTO receiver.migrations (number, breaking) VALUES ($1, $2)", number, breaking)
+    if await connections.read(_last) < scripts[-1][0]:
+        await connections.write(run)
 
 
 async def _last(db: Connection) -> int:
@@ -74,7 +86,7 @@ def is_breaking(script: str) -> bool:
 
 
 async def check_schema(connections: Connections) -> None:
-    """Raises JournalError where the tables are older than this Receiver, or too new for it."""
+    """Raise JournalError where the tables are older than this Receiver, or too new for it."""
     newest = migrations("postgres")[-1][0]
     last = await connections.read(_last)
     if await connections.read(lambda db: db.fetchval(_OLD_LAYOUT)):
@@ -103,10 +115,8 @@ async def check_schema(connections: Connections) -> None:
 # Checks and compaction
 
 _READ_ALL = """
-SET LOCAL enable_seqscan = on;
-SET LOCAL enable_hashjoin = on;
-SET LOCAL enable_mergejoin = on;
-SET LOCAL plan_cache_mode = auto;
+SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;
+SET LOCAL plan_cache_mode = auto
 """
 """Our connections are set up for statements that each look at a few rows."""
 
@@ -118,48 +128,70 @@ async def problems(connections: Connections, owners: frozenset[str]) -> list[str
             async with db.transaction(isolation="repeatable_read", readonly=True):
                 await db.execute(_READ_ALL)
                 found = {
-                    name: [str(row["id"]) for row in await db.fetch(SQL[name].text, timeout=LONG_SECONDS)]
+                    name: [str(row["id"]) for row in await db.fetch(SQL[name], timeout=LONG_SECONDS)]
                     for name in CONTRADICTIONS
                 }
-                left = [row["id"] for row in await fetch(db, "abandoned_deliveries", owners=sorted(owners))]
+                left = [row["id"] for row in await fetch(db, "abandoned_deliveries", sorted(owners))]
                 careless = [row["name"] for row in await fetch(db, "careless_settings")]
-    abandoned = (
-        f"{len(left):,} deliveries were under way when their engine ended: {left[0]}, for one. "
-        "They are delivered as soon as an engine starts: receiver serve, or receiver worker."
-        if left
-        else None
-    )
-    return [
-        *contradiction_sentences(found),
-        *([abandoned] if abandoned else []),
-        *(
-            f"The server has {name} = off: when its machine crashes, what was acknowledged may be gone, or the "
-            "database damaged. Set it to on."
-            for name in careless
-        ),
+    sentences = contradiction_sentences(found)
+    if left:
+        sentences.append(
+            f"{len(left):,} deliveries were under way when their engine ended: {left[0]}, for one. "
+            "They are delivered as soon as an engine starts: receiver serve, or receiver worker."
+        )
+    return sentences + [
+        f"The server has {name} = off: when its machine crashes, what was acknowledged may be gone, or the database "
+        "damaged. Set it to on."
+        for name in careless
     ]
 
 
-async def compact(connections: Connections) -> tuple[int, int]:
-    """Rewrite our tables. Each is locked meanwhile, also for reading. Return the bytes before and after."""
-    async with connections.separate() as db:
-        with translated(connections.where):
-            before = (await fetch(db, "bytes_used"))[0]["bytes"]
-            await db.execute(SQL["vacuum_full"].text, timeout=LONG_SECONDS)
-            return before, (await fetch(db, "bytes_used"))[0]["bytes"]
+async def compact(connections: Connections, membership: SharedMembership) -> tuple[int, int]:
+    """Rewrite our tables, as the only engine. Return the bytes before and after.
+
+    Raises:
+        EngineRunning: an engine runs, which could not read a table while it is written anew.
+    """
+    owner = secrets.token_hex(8)
+    await membership.join("journal compact", owner, store="")
+
+    async def beat() -> None:
+        while await membership.heartbeat(owner):
+            await asyncio.sleep(membership.heartbeat_seconds)
+
+    beating = asyncio.create_task(beat())
+    try:
+        async with connections.separate() as db:
+            with translated(connections.where):
+                before = await db.fetchval(SQL["bytes_used"])
+                await db.execute(f"VACUUM FULL {_ALL}", timeout=LONG_SECONDS)
+                return before, await db.fetchval(SQL["bytes_used"])
+    finally:
+        beating.cancel()
+        await asyncio.wait([beating])
+        await membership.leave(owner)
 
 
 async def vacuum(connections: Connections) -> None:
     """Let new rows overwrite what was deleted. Nothing waits for it."""
     async with connections.separate() as db:
         with translated(connections.where):
-            await db.execute(SQL["vacuum"].text, timeout=LONG_SECONDS)
+            await db.execute(f"VACUUM {_ALL}", timeout=LONG_SECONDS)
 
 
 # Copies
 
-_LIMITS = "SET LOCAL lock_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = 0"
-"""Writers have 10 s to end. The other side of the copy may take its time."""
+_WRITERS: Mapping[RowKind, Callable[[Key, Any], tuple[Any, ...]]] = {
+    "submissions": lambda key, item: submission_row(item, item.version),
+    "callbacks": lambda key, item: (*key, *callback_row(item)),
+    "events": lambda key, item: (*key, *event_row(item)),
+    "deliveries": lambda key, item: delivery_row(item),
+    "attempts": lambda key, item: attempt_row(item),
+    "files": lambda key, item: key,
+    "leftovers": lambda key, item: key,
+    "values": lambda key, item: (*key, item.data.decode(), item.version),
+}
+"""Values of a row, by kind."""
 
 
 class HeldRows:
@@ -175,32 +207,15 @@ class HeldRows:
             return await fetch_page(self._db, name, EVERYTHING, after, limit)
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
-        if not rows:
-            return
-        columns, row_of = _WRITERS[kind]
+        table, row_of = "shared_values" if kind == "values" else kind, _WRITERS[kind]
+        numbered = ("number",) if kind in ("callbacks", "events") else ()
         with translated(self._where):
             await self._db.copy_records_to_table(
-                "shared_values" if kind == "values" else kind,
+                table,
                 schema_name="receiver",
-                columns=columns,
+                columns=[*numbered, *COLUMNS[table]],
                 records=[row_of(row.key, row.record) for row in rows],
             )
-
-
-_WRITERS: Mapping[RowKind, tuple[Sequence[str], Callable[[Key, Any], tuple[Any, ...]]]] = {
-    "submissions": (COLUMNS["submissions"], lambda key, item: submission_row(item, item.version)),
-    "callbacks": (
-        ("number", *COLUMNS["callbacks"]),
-        lambda key, item: (*key, item.submission_id, item.received_ms, item.cause, item.body.decode()),
-    ),
-    "events": (("number", *COLUMNS["events"]), lambda key, item: (*key, *event_row(item))),
-    "deliveries": (COLUMNS["deliveries"], lambda key, item: delivery_row(item)),
-    "attempts": (COLUMNS["attempts"], lambda key, item: attempt_row(item)),
-    "files": (COLUMNS["files"], lambda key, item: key),
-    "leftovers": (("digest",), lambda key, item: key),
-    "values": (("key", "data", "version"), lambda key, item: (*key, item.data.decode(), item.version)),
-}
-"""Columns, and the values of a row, by kind."""
 
 
 @asynccontextmanager
@@ -211,12 +226,17 @@ async def transfer(connections: Connections, *, fill: bool) -> AsyncIterator[Hel
         transaction = db.transaction()
         with translated(where):
             await transaction.start()
-            await db.execute(_LIMITS)
-            await db.execute(SQL["hold_still"].text)
+            # Writers have 10 s to end. The other side of the copy may take its time.
+            await db.execute("SET LOCAL lock_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = 0")
+            # Others read, and writers wait. Heartbeats, which are shared values, go on.
+            await db.execute(f"LOCK TABLE {_ALL} IN SHARE ROW EXCLUSIVE MODE")
             await db.execute("SELECT FROM receiver.shared_values WHERE key = ANY ($1) FOR UPDATE", COPIED_VALUES)
-            if fill and (await fetch(db, "holds_rows"))[0]["held"]:
-                raise InputError(f"The journal at {where} holds something already, and only an empty one takes a copy.")
             if fill:
+                held = " OR ".join(f"EXISTS (SELECT FROM receiver.{name})" for name in _NAMES)
+                if await db.fetchval(f"SELECT {held}"):
+                    raise InputError(
+                        f"The journal at {where} holds something already, and only an empty one takes a copy."
+                    )
                 await db.execute("DELETE FROM receiver.shared_values WHERE key = ANY ($1)", COPIED_VALUES)
         yield HeldRows(db, where)
         with translated(where):
@@ -225,4 +245,4 @@ async def transfer(connections: Connections, *, fill: bool) -> AsyncIterator[Hel
             await transaction.commit()
         if fill:
             with suppress(*ERRORS):  # all is kept, and the server counts its rows by itself in time
-                await db.execute(SQL["analyze_copied"].text)
+                await db.execute(f"ANALYZE {_ALL}")

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from receiver.errors import InputError, JournalError
+from receiver.errors import EngineRunning, InputError, JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
+from receiver.journal.membership import SharedMembership
 from receiver.journal.postgres import maintenance
-from receiver.journal.postgres.batch import Batch, Create, Operation, RowCache, Update, Writer, load, write
-from receiver.journal.postgres.connections import Connections, Options, Transaction, open_connections
+from receiver.journal.postgres.batch import Operation, RowCache, Update, Writer, commit, load, write
+from receiver.journal.postgres.connections import Connections, Transaction
 from receiver.journal.postgres.faults import Connection, translated
 from receiver.journal.postgres.notify import Changed, Notifier
-from receiver.journal.postgres.statements import fetch, fetch_page, read_submission
+from receiver.journal.postgres.tables import fetch, fetch_page, read_submission
 from receiver.journal.store import (
     Counts,
     DestinationCount,
@@ -35,15 +35,8 @@ T = TypeVar("T")
 CONNECTIONS = 5
 """Connections of one process, including the one that listens."""
 _NOTHING = dict.fromkeys(("submissions", "callbacks", "events", "deliveries", "attempts", "files"), 0)
-
-
-@dataclass(slots=True)
-class _Claim:
-    """A claim under way: what it has written, and its results."""
-
-    transaction: Transaction | None
-    written: list[Document]
-    results: list[Any]
+_Claim = tuple[Transaction, list[Any], list[Document]]
+"""A claim's transaction, its results, and the documents that it has written."""
 
 
 class PostgresStore:
@@ -57,7 +50,7 @@ class PostgresStore:
         self._connections = connections
         self._cache = cache
         self._notifier = Notifier(connections, enabled=listen)
-        self._writer: Writer[Operation] = Writer(self._run_batch, width=3, shares=4, key=lambda item: item.id)
+        self._writer: Writer[Operation] = Writer(self._run_batch, width=3, key=lambda item: item.id)
         self._uncertain: dict[str, _Claim] = {}
 
     async def aclose(self) -> None:
@@ -74,15 +67,15 @@ class PostgresStore:
             return  # the server's disk is its operator's business, and a full one fails the other check
 
         async def operation(db: Connection) -> None:
-            (row,) = await fetch(db, "add_value", key=f"check/{id(self)}", data="")
-            await fetch(db, "delete_value", key=f"check/{id(self)}", version=row["version"])
+            (row,) = await fetch(db, "add_value", f"check/{id(self)}", "")
+            await fetch(db, "delete_value", f"check/{id(self)}", row["version"])
 
         await self._connections.write(operation)
 
     # Documents
 
     async def create(self, submission: Submission) -> Submission:
-        return await self._put(Create(submission))  # type: ignore[no-any-return]
+        return await self._put(submission)  # type: ignore[no-any-return]
 
     async def load(self, ids: Sequence[str]) -> dict[str, Document]:
         return await self._connections.read(lambda db: load(db, ids))
@@ -96,81 +89,70 @@ class PostgresStore:
             return await self._writer.put(operation)
 
     async def _run_batch(self, operations: Sequence[Operation]) -> list[Any]:
-        batch = Batch(operations, self._cache)
-        await batch.commit(self._connections)
-        self._cache.put([*batch.created, *batch.written])
-        self._notifier.tell(document.id for document in (*batch.created, *batch.written))
-        return batch.outcomes
+        outcomes, written = await commit(self._connections, self._cache, operations)
+        self._written(written)
+        return outcomes
+
+    def _written(self, documents: Sequence[Document]) -> None:
+        self._cache.keep(documents)
+        self._notifier.tell(document.id for document in documents)
 
     async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
-        uncertain = self._uncertain.pop(destination, None)
-        if uncertain is not None and await self._was_written(destination, uncertain):
-            return self._finish_claim(uncertain)
+        if (claim := self._uncertain.get(destination)) is not None:
+            # If a claim whose COMMIT was not answered was committed, nothing else would ever run it.
+            assert claim[0].xid is not None  # noqa: S101 - only a transaction with an id is uncertain
+            with translated(self.place):
+                committed = await self._connections.is_committed(claim[0].xid)
+            del self._uncertain[destination]
+            if committed:
+                self._written(claim[2])
+                return claim[1]
         # A look without a transaction first, because an idle engine asks often.
-        (due,) = await self._connections.read(lambda db: fetch(db, "look", destination=destination, now_ms=now_ms))
+        (due,) = await self._connections.read(lambda db: fetch(db, "look", destination, now_ms))
         if limit <= 0 or not due[0]:
             return []
-        claim = _Claim(None, [], [])
 
         async def attempt(transaction: Transaction) -> None:
-            pairs: list[tuple[Document, Document]] = []
-            claim.transaction, claim.results, tried = transaction, [], list[str]()
-            while (wanted := limit - len(claim.results)) > 0:
-                values = {"destination": destination, "now_ms": now_ms, "tried": tried, "limit": wanted}
-                rows = await fetch(transaction.db, "candidates", running="running", **values)
-                for document in await self._locked(transaction.db, {row["id"]: row["version"] for row in rows}):
+            nonlocal claim
+            results, tried, pairs = list[T](), list[str](), list[tuple[Document, Document]]()
+            while (wanted := limit - len(results)) > 0:
+                found = await fetch(transaction.db, "candidates", destination, now_ms, tried, "running", wanted)
+                for document in await self._locked(transaction.db, {row["id"]: row["version"] for row in found}):
                     after, result = transition(document)
                     if after is not document:
                         pairs.append((document, after))
                     if result is not None:
-                        claim.results.append(result)
-                    tried.append(document.id)
-                if len(rows) < wanted:
+                        results.append(result)
+                tried += [row["id"] for row in found]
+                if len(found) < wanted:
                     break
-            claim.written = await write(transaction, pairs)
+            claim = transaction, results, []
+            claim = transaction, results, await write(transaction, pairs)
 
         try:
             with translated(self.place):
                 await self._connections.transact(attempt)
         except JournalError as exc:
-            if exc.fault == "uncertain":
+            if exc.fault == "uncertain" and claim is not None:
                 self._uncertain[destination] = claim
             raise
-        return self._finish_claim(claim)
+        assert claim is not None  # noqa: S101 - the attempt has set it
+        self._written(claim[2])
+        return claim[1]
 
     async def _locked(self, db: Connection, versions: Mapping[str, int]) -> list[Document]:
-        """Return locked documents, in the same order."""
-        found = {
-            id: document
-            for id, version in versions.items()
-            if (document := self._cache.get(id)) is not None and document.version == version
-        }
-        unknown = [id for id in versions if id not in found]
-        found |= await load(db, unknown) if unknown else {}
-        return [found[id] for id in versions]
-
-    async def _was_written(self, destination: str, claim: _Claim) -> bool:
-        """Return True if a claim whose COMMIT was not answered was committed: nothing else would ever run it."""
-        assert claim.transaction is not None  # noqa: S101 - it has begun
-        assert claim.transaction.xid is not None  # noqa: S101 - it has written
-        try:
-            with translated(self.place):
-                return await self._connections.is_committed(claim.transaction.xid)
-        except JournalError:
-            self._uncertain[destination] = claim
-            raise
-
-    def _finish_claim(self, claim: _Claim) -> list[Any]:
-        self._cache.put(claim.written)
-        self._notifier.tell(document.id for document in claim.written)
-        return claim.results
+        """Return locked documents, in the same order. One that cannot be read is left out, and holds up no other."""
+        known = {id: self._cache[id] for id in versions if id in self._cache}
+        found = {id: document for id, document in known.items() if document.version == versions[id]}
+        found |= await load(db, [id for id in versions if id not in found], skip=True)
+        return [found[id] for id in versions if id in found]
 
     async def remove(
         self, id: str, transition: Callable[[Document], Document | None], *, files_only: bool = False
     ) -> Mapping[str, int] | None:
         async def operation(db: Connection) -> Mapping[str, int] | None:
             await fetch(db, "one_deletes")
-            await fetch(db, "lock", ids=[id])
+            await fetch(db, "lock", [id])
             document = (await load(db, [id])).get(id)
             if document is None:
                 return _NOTHING
@@ -179,10 +161,10 @@ class PostgresStore:
                 return None
             removed = {}
             if not files_only:
-                removed = dict((await fetch(db, "remove", id=id))[0])
+                removed = dict((await fetch(db, "remove", id))[0])
             elif after is not document:
                 await write(Transaction(db), [(document, after)])
-            return _NOTHING | removed | dict((await fetch(db, "leave_files", id=id))[0])
+            return _NOTHING | removed | dict((await fetch(db, "leave_files", id))[0])
 
         removed = await self._connections.write(operation)
         self._cache.forget([id])
@@ -192,12 +174,14 @@ class PostgresStore:
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
         found = [key[0] for key in keys]
-        return len(await self._connections.write(lambda db: fetch(db, f"forget_{kind}", keys=found)))
+        return len(await self._connections.write(lambda db: fetch(db, f"forget_{kind}", found)))
 
     # Reading
 
     async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
-        rows = await self._connections.read(lambda db: fetch(db, f"due_{kind}", now_ms=now_ms, limit=limit))
+        column = f"{kind}_due_ms"
+        query = f"SELECT body FROM receiver.submissions WHERE {column} <= $1 ORDER BY {column} LIMIT $2"  # noqa: S608
+        rows = await self._connections.read(lambda db: fetch(db, query, now_ms, limit))
         with translated(self.place):
             return [read_submission(row["body"]) for row in rows]
 
@@ -226,17 +210,19 @@ class PostgresStore:
     # Shared values
 
     async def values(self, prefix: str) -> dict[str, SharedValue]:
-        rows = await self._connections.read(lambda db: fetch(db, "values", prefix=prefix))
+        rows = await self._connections.read(lambda db: fetch(db, "values", prefix))
         return {
             row["key"]: SharedValue(key=row["key"], data=row["data"].encode(), version=row["version"]) for row in rows
         }
 
     async def swap(self, key: str, data: bytes | None, version: str | None) -> str | None:
-        name = "add_value" if version is None else "delete_value" if data is None else "replace_value"
         if data is None and version is None:
             return "" if key not in await self.values(key) else None
-        values = {"key": key, "data": (data or b"").decode(), "version": version}
-        rows = await self._connections.write(lambda db: fetch(db, name, **values))
+        name, values = "delete_value", [key, version]
+        if data is not None:
+            name, values = "add_value" if version is None else "replace_value", [key, data.decode()]
+            values += [] if version is None else [version]
+        rows = await self._connections.write(lambda db: fetch(db, name, *values))
         return rows[0]["version"] if rows else None
 
     def subscribe(self, changed: Changed) -> None:
@@ -255,7 +241,10 @@ class PostgresStore:
         )
 
     async def compact(self) -> tuple[int, int] | None:
-        return await maintenance.compact(self._connections)
+        try:
+            return await maintenance.compact(self._connections, SharedMembership(self))
+        except EngineRunning:
+            return None
 
     async def scrub(self, words: str) -> str | None:
         await maintenance.vacuum(self._connections)
@@ -284,27 +273,26 @@ async def open_store(
     """Connect, and bring the tables up to date.
 
     Args:
-        url: `postgresql://user:password@host:port/database`, with any parameter libpq knows; see `read_address`.
+        url: `postgresql://user:password@host:port/database`.
         connections: maximum of this process, including the one that listens.
         listen: hear from other processes what was written. False where a transaction pooler is in front of the server.
-        statements: let the server keep prepared statements, and give it our settings. False as above.
+        statements, busy_seconds, answer_seconds: see `Connections`.
         migrate: make or change the tables where they are missing or older.
-        busy_seconds: time to wait for one of our connections while all are busy.
-        answer_seconds: time for one statement.
 
     Raises:
         JournalError: the server cannot be reached, does not let us in, is too old, does not keep what it commits, or
             has tables of another Receiver.
     """
     listen = listen and connections > 1
-    options = Options(
-        connections=max(1, connections - listen),
+    opened = Connections(
+        url,
+        maximum=max(1, connections - listen),
         statements=statements,
         busy_seconds=busy_seconds,
         answer_seconds=answer_seconds,
     )
     cache = RowCache()
-    opened = await open_connections(url, options, cache.clear)
+    await opened.open(cache.clear)
     try:
         if migrate:
             await maintenance.migrate(opened)

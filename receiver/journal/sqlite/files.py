@@ -29,19 +29,25 @@ APPLICATION_ID = 0x49524A31
 """`IRJ1` in the header of the file: a journal of this layout."""
 
 
-@contextmanager
-def opened(path: Path, busy_seconds: float = BUSY_SECONDS) -> Iterator[Connection]:
-    """Open the file for one piece of work."""
-    with closing(sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)) as db:
-        db.row_factory = sqlite3.Row
-        yield db
+def opened(path: Path) -> closing[Connection]:
+    """Return a connection for one piece of work, as a context manager."""
+    return closing(_open(path, BUSY_SECONDS))
+
+
+def _open(path: Path, busy_seconds: float) -> Connection:
+    db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    db.row_factory = sqlite3.Row
+    return db
 
 
 def connect(path: Path, busy_seconds: float) -> Connection:
-    """Open the file, or make it with its folder, for durable writes."""
+    """Open the file for durable writes, or make it with its folder. Bring its schema up to date.
+
+    Raises:
+        JournalError: another version of Receiver, or another program, wrote the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
-    db.row_factory = sqlite3.Row
+    db = _open(path, busy_seconds)
     db.create_function("casefold", 1, str.casefold, deterministic=True)
     try:
         # Before the file is made. A commit writes whole pages with two system calls each, and our rows are large.
@@ -62,35 +68,27 @@ def connect(path: Path, busy_seconds: float) -> Connection:
         db.execute("PRAGMA temp_store = MEMORY")
         # Deleted and overwritten rows are zeroed, so that an erased prompt does not stay in unused space.
         db.execute("PRAGMA secure_delete = ON")
+        _migrate(db, path)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def migrate(db: Connection, path: Path) -> None:
-    """Bring the schema up to date in one transaction.
-
-    Raises:
-        JournalError: another version of Receiver, or another program, wrote the file.
-    """
+def _migrate(db: Connection, path: Path) -> None:
     available = statements.migrations("sqlite")
     newest = available[-1][0]
     if _version(db, path, newest) == newest:
         return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        current = _version(db, path, newest)
-        for number, script in available:
-            if number > current:
-                for statement in script.split(";\n"):  # `executescript` would commit the transaction
-                    db.execute(statement)
-        db.execute(f"PRAGMA user_version = {newest:d}")
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
-        db.execute("COMMIT")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
+    db.execute("BEGIN IMMEDIATE")  # undone when the connection is closed
+    current = _version(db, path, newest)
+    for number, script in available:
+        if number > current:
+            for statement in script.split(";\n"):  # `executescript` would commit the transaction
+                db.execute(statement)
+    db.execute(f"PRAGMA user_version = {newest:d}")
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
+    db.execute("COMMIT")
 
 
 def _version(db: Connection, path: Path, newest: int) -> int:
@@ -123,6 +121,8 @@ _FAULTS: Mapping[int, tuple[str, str]] = {
     sqlite3.SQLITE_CANTOPEN: ("unopened", _PLACE),
 }
 """Name and remedy of a fault, by SQLite's primary result code."""
+
+
 ERRORS = (sqlite3.Error, OSError, msgspec.DecodeError)
 
 
@@ -141,45 +141,28 @@ def journal_error(exc: Exception, path: Path) -> JournalError:
         return JournalError(f"The journal {path} holds a row that cannot be read: {exc}. Restore a backup.")
     if isinstance(exc, OSError):
         return JournalError(f"The journal {path} cannot be used: {exc.strerror}. {_PLACE}")
-    if isinstance(exc, sqlite3.ProgrammingError) and "closed" in str(exc):
-        return JournalError(f"The journal {path} is closed.", fault="closed")
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # Python's own errors have none
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return JournalLocked(
             f"The journal {path} is locked by another process. Look for a program that holds it open for writing, and "
             "try again."
         )
-    fault, remedy = _FAULTS.get(code, ("", ""))
+    closed = isinstance(exc, sqlite3.ProgrammingError) and "closed" in str(exc)
+    fault, remedy = ("closed", "") if closed else _FAULTS.get(code, ("", ""))
     return JournalError(f"The journal {path} cannot be used: {exc}. {remedy}".strip(), fault=fault)
 
 
-class SameFiles:
-    """The identity of the journal's file and its log at the start.
+def identities(path: Path) -> dict[str, tuple[int, int]]:
+    """Return device and inode of the journal's file and its log.
 
-    A file that was removed or replaced takes every write and keeps none. A check costs two `stat` calls.
+    A file that was removed or replaced takes every write and keeps none.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._files = {name: found for name in (str(path), f"{path}-wal") if (found := _identity(name)) is not None}
-
-    def check(self) -> None:
-        """Raise JournalError if one of them is gone, or another file."""
-        for name, before in self._files.items():
-            if _identity(name) != before:
-                raise JournalError(
-                    f"{name} has been removed or replaced since Receiver opened the journal {self._path}, so nothing "
-                    "is kept now. Put the file back where it was, or restart Receiver to use the file that is there.",
-                    fault="replaced",
-                )
-
-
-def _identity(name: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(name)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+    found = {}
+    for name in (str(path), f"{path}-wal"):
+        with suppress(FileNotFoundError):
+            status = os.stat(name)
+            found[name] = status.st_dev, status.st_ino
+    return found
 
 
 class EngineLock:

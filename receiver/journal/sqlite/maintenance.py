@@ -11,14 +11,15 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from receiver.disk import in_thread, sync_folder
 from receiver.errors import InputError, JournalError
+from receiver.journal.document import Document
 from receiver.journal.sqlite import documents
 from receiver.journal.sqlite.documents import SQL
 from receiver.journal.sqlite.files import opened, translated
-from receiver.journal.sqlite.pages import read_page
+from receiver.journal.sqlite.pages import TABLES, read_page
 from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow
 from receiver.journal.transitions import CONTRADICTIONS, contradiction_sentences
 
@@ -130,15 +131,11 @@ class Transfer:
         return await self.run(lambda db: read_page(db, kind, EVERYTHING, after, limit, read=read))
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
-        def write(db: Connection) -> None:
-            if kind == "submissions":
-                for row in rows:
-                    documents.insert_document(db, row.record)  # type: ignore[arg-type]
-            else:
-                statement, columns = _ROWS[kind]
-                db.executemany(SQL[statement], [columns(row.record, row.key) for row in rows])
-
-        await self.run(write)
+        if kind == "submissions":
+            await self.run(lambda db: [documents.insert_document(db, cast(Document, row.record)) for row in rows])
+        else:
+            statement, columns = _ROWS[kind]
+            await self.run(lambda db: db.executemany(SQL[statement], [columns(row.record, row.key) for row in rows]))
 
     async def run(self, function: Callable[[Connection], T]) -> T:
         """Run in a thread, with errors as sentences."""
@@ -149,13 +146,17 @@ class Transfer:
 @asynccontextmanager
 async def transfer(path: Path, *, fill: bool) -> AsyncIterator[Transfer]:
     """Committed when the block has ended well. Undone if it fails, or the process ends."""
+
+    def begin(db: Connection) -> None:
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN IMMEDIATE")
+        if fill:
+            if any(read_page(db, kind, EVERYTHING, None, 1) for kind in TABLES if kind != "values"):
+                raise InputError(f"{path} holds something already, and only an empty journal takes a copy.")
+            db.execute("DELETE FROM shared_values")
+
     with opened(path) as db:
         rows = Transfer(db, path)
-        await rows.run(lambda db: db.execute("PRAGMA synchronous = FULL"))
-        await rows.run(lambda db: db.execute("BEGIN IMMEDIATE"))
-        if fill:
-            if await rows.run(lambda db: db.execute(SQL["holds_rows"]).fetchone()[0]):
-                raise InputError(f"{path} holds something already, and only an empty journal takes a copy.")
-            await rows.run(lambda db: db.execute("DELETE FROM shared_values"))
+        await rows.run(begin)
         yield rows
         await rows.run(lambda db: db.execute("COMMIT"))

@@ -111,7 +111,7 @@ def page_query(
     }
     texts = {name: _condition(kind, name) for name in given}
     values = {name: to_json(value) if isinstance(value, tuple) else value for name, value in given.items()}
-    values |= {"limit": limit, "since_id": first_id(wanted.since_ms or 0), "until_id": first_id(wanted.until_ms or 0)}
+    values |= {f"{name[:5]}_id": first_id(given[name]) for name in ("since_ms", "until_ms") if name in given}
     if kind == "deliveries" and len(wanted.statuses) == 1 and wanted.statuses[0] in DELIVERY_STATUSES:
         texts["statuses"] = f"status = '{wanted.statuses[0]}'"  # as in the partial indexes
     if kind == "callbacks" and given.keys() == {"until_ms"} and not newest_first:
@@ -125,7 +125,7 @@ def page_query(
         values |= {f"after_{key}": value for key, value in zip(keys, after, strict=True)}
     where = f" WHERE {' AND '.join(texts.values())}" if texts else ""
     order = ", ".join(f"{key} DESC" if newest_first else key for key in keys)
-    return f"{select}{where} ORDER BY {order} LIMIT :limit", values
+    return f"{select}{where} ORDER BY {order} LIMIT :limit", {**values, "limit": limit}
 
 
 def read_page(

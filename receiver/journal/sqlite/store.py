@@ -16,44 +16,18 @@ from receiver.disk import Ballast, check_local_disk, in_thread
 from receiver.errors import EngineRunning, JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
-from receiver.journal.sqlite import maintenance
+from receiver.journal.sqlite import files, maintenance
 from receiver.journal.sqlite.documents import SQL, RowCache, load, submission_of
-from receiver.journal.sqlite.files import (
-    BUSY_SECONDS,
-    ERRORS,
-    EngineLock,
-    SameFiles,
-    connect,
-    journal_error,
-    migrate,
-    translated,
-)
+from receiver.journal.sqlite.files import BUSY_SECONDS, EngineLock, connect, identities, translated
 from receiver.journal.sqlite.pages import TABLES, delete_query, read_page
 from receiver.journal.sqlite.writer import Writer
-from receiver.journal.store import (
-    Counts,
-    DestinationCount,
-    DueKind,
-    Filter,
-    Key,
-    RowKind,
-    Rows,
-    SharedValue,
-    StoredRow,
-)
+from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")
 Connection = sqlite3.Connection
 Changed = Callable[[frozenset[str] | None], None]
 
 _KINDS: tuple[RowKind, ...] = ("attempts", "deliveries", "events", "callbacks", "submissions")
-
-
-class _Raised:
-    """An exception of a transition. It wrote nothing, so that the others of its batch need not run again."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
 
 
 class SQLiteStore:
@@ -66,7 +40,7 @@ class SQLiteStore:
     shared: ClassVar[bool] = False
     cache_seconds = 1.0
 
-    def __init__(self, path: Path, writer: Connection, reader: Connection, ballast: Ballast | None) -> None:
+    def __init__(self, path: Path, writer: Connection, reader: Connection, ballast: Ballast) -> None:
         self.place = str(path)
         self.engine_lock = EngineLock(path)
         self._path = path
@@ -74,15 +48,9 @@ class SQLiteStore:
         self._damage: JournalError | None = None
         self._closed = False
         self._subscribers: list[tuple[asyncio.AbstractEventLoop, Changed]] = []
-        self._files = SameFiles(path)
+        self._identities = identities(path)
         self._cache = RowCache()
-        self._writer = Writer(
-            writer,
-            begun=self._cache.begin,
-            ending=self._cache.flush,
-            undone=self._cache.forget,
-            committed=self._committed,
-        )
+        self._writer = Writer(writer, self._cache, self._committed)
         self._reader = reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
 
@@ -98,9 +66,9 @@ class SQLiteStore:
 
     async def check(self, *, space: bool = False) -> None:
         if space:
-            await self._make_ballast()
-            if self._full or (self._ballast is not None and await asyncio.to_thread(self._ballast.nearly_full)):
-                raise self._nothing_new()
+            await self._take_new()
+            if await asyncio.to_thread(self._ballast.nearly_full):
+                raise self._full()
             return
         if self._damage is not None:
             raise self._damage
@@ -115,9 +83,7 @@ class SQLiteStore:
     # Documents
 
     async def create(self, submission: Submission) -> Submission:
-        await self._make_ballast()
-        if self._full:
-            raise self._nothing_new()
+        await self._take_new()
         return await self._write(lambda db: self._cache.insert(db, submission))
 
     async def load(self, ids: Sequence[str]) -> dict[str, Document]:
@@ -131,29 +97,29 @@ class SQLiteStore:
         return await self._read(read)
 
     async def update(self, id: str, transition: Transition[T]) -> T | None:
-        if self._full:
-            await self._make_ballast()
+        if self._ballast.given_up:
+            await asyncio.to_thread(self._ballast.make)
 
-        def write(db: Connection) -> T | _Raised | None:
+        def write(db: Connection) -> tuple[T | None, Exception | None]:
             try:
                 document = self._cache.get(db, id)
-                return None if document is None else self._apply(document, transition)
+                return None if document is None else self._apply(document, transition), None
             except sqlite3.Error:
                 raise
-            except Exception as exc:
-                return _Raised(exc)
+            except Exception as exc:  # of the transition, which wrote nothing: the rest of the batch goes on
+                return None, exc
 
-        result = await self._run(write)
-        if isinstance(result, _Raised):
+        result, error = await self._run(write)
+        if error is not None:
             with translated(self._path):
-                raise result.error
+                raise error
         return result
 
     def _apply(self, document: Document, transition: Transition[T]) -> T:
         after, result = transition(document)
         if after is not document:
-            if self._full and len(after.new_callbacks) > len(document.new_callbacks):
-                raise self._nothing_new()
+            if self._ballast.given_up and len(after.new_callbacks) > len(document.new_callbacks):
+                raise self._full()
             self._cache.put(after)
         return result
 
@@ -222,29 +188,37 @@ class SQLiteStore:
         return await self._read(lambda db: read_page(db, kind, wanted, after, limit, newest_first=newest_first))
 
     async def counts(self, *, submissions: bool = False) -> Counts:
-        return await self._read(lambda db: _counts(db, submissions=submissions))
+        def read(db: Connection) -> Counts:
+            found: dict[str, dict[str, int]] = {}
+            for destination, status, number, due_ms in db.execute(SQL["count_deliveries"]):
+                oldest = {"oldest_due_ms": due_ms} if status == "pending" else {}
+                found.setdefault(destination, {}).update({status: number, **oldest})
+            return Counts(
+                submissions=dict(map(tuple, db.execute(SQL["count_submissions"]))) if submissions else {},
+                destinations={name: DestinationCount(**counted) for name, counted in found.items()},
+            )
+
+        return await self._read(read)
 
     # Shared values
 
     async def values(self, prefix: str) -> dict[str, SharedValue]:
         query = f"{TABLES['values'].select} WHERE key >= ? AND key < ? ORDER BY key"
         rows = await self._read(lambda db: db.execute(query, (prefix, f"{prefix}\U0010ffff")).fetchall())
-        return {row["key"]: SharedValue(key=row["key"], data=row["data"], version=row["version"]) for row in rows}
+        return {row["key"]: SharedValue(**dict(row)) for row in rows}
 
     async def swap(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        delete = "DELETE FROM shared_values WHERE key = ? AND version = ?"
+
         def write(db: Connection) -> str | None:
-            if version is not None and db.execute(SQL["delete_value"], (key, int(version))).rowcount == 0:
+            if version is not None and db.execute(delete, (key, int(version))).rowcount == 0:
                 return None
             if data is None:
                 return ""
-            return str(db.execute(SQL["insert_value"], (key, data)).lastrowid)
+            done = db.execute(SQL["insert_value"], (key, data))
+            return str(done.lastrowid) if done.rowcount else None
 
-        try:
-            return await self._run(write)
-        except JournalError as exc:
-            if version is None and isinstance(exc.__cause__, sqlite3.IntegrityError):
-                return None  # there is a value
-            raise
+        return await self._run(write)
 
     def subscribe(self, changed: Changed) -> None:
         self._subscribers.append((asyncio.get_running_loop(), changed))
@@ -261,10 +235,9 @@ class SQLiteStore:
         lock = EngineLock(self._path)  # of its own: ours may be held, because we are the engine
         try:
             lock.acquire("journal compact")
+            return await self._beside(maintenance.compact)
         except EngineRunning:
             return None
-        try:
-            return await self._beside(maintenance.compact)
         finally:
             lock.release()
 
@@ -297,33 +270,35 @@ class SQLiteStore:
         """Run an operation that may come before the changes of the batch are written."""
         try:
             return await self._writer.run(operation)
-        except ERRORS as exc:
-            error = journal_error(exc, self._path)
+        except files.ERRORS as exc:
+            error = files.journal_error(exc, self._path)
             if error.fault == "damaged":
                 self._damage = error
-            elif error.fault == "full" and self._ballast is not None:
+            elif error.fault == "full":
                 await asyncio.to_thread(self._ballast.give_up)
             raise error from exc
 
     def _committed(self) -> None:
-        self._files.check()
+        if not self._identities.items() <= identities(self._path).items():
+            raise JournalError(
+                f"The journal {self._path} or its log has been removed or replaced since Receiver opened it. Nothing "
+                "is kept now. Put the file back where it was, or restart Receiver to use the file that is there.",
+                fault="replaced",
+            )
         if self._cache.written:
             written = frozenset(self._cache.written)
             for loop, changed in self._subscribers:
                 with suppress(RuntimeError):  # its loop is closed
                     loop.call_soon_threadsafe(changed, written)
 
-    @property
-    def _full(self) -> bool:
-        """True from a full disk until there is room for more than what is owed already. Meanwhile submissions and
-        callbacks are refused."""
-        return self._ballast is not None and self._ballast.given_up
-
-    async def _make_ballast(self) -> None:
-        if self._ballast is not None and self._ballast.given_up:
+    async def _take_new(self) -> None:
+        """Raise JournalError from a full disk on, until there is room for more than what is owed already."""
+        if self._ballast.given_up:
             await asyncio.to_thread(self._ballast.make)
+            if self._ballast.given_up:
+                raise self._full()
 
-    def _nothing_new(self) -> JournalError:
+    def _full(self) -> JournalError:
         return JournalError(
             f"The journal {self._path} takes nothing new: its disk is full, or nearly. Free some space. Receiver then "
             "goes on by itself.",
@@ -339,19 +314,6 @@ class SQLiteStore:
     async def _beside(self, function: Callable[..., T], *args: Any) -> T:
         with translated(self._path):
             return await in_thread(function, self._path, *args)
-
-
-def _counts(db: Connection, *, submissions: bool) -> Counts:
-    found: dict[str, dict[str, int]] = {}
-    for row in db.execute(SQL["count_deliveries"]):
-        counted = found.setdefault(row["destination"], {})
-        counted[row["status"]] = row["number"]
-        if row["status"] == "pending":
-            counted["oldest_due_ms"] = row["due_ms"]
-    displayed = {row["display"]: row["number"] for row in db.execute(SQL["count_submissions"])} if submissions else {}
-    return Counts(
-        submissions=displayed, destinations={name: DestinationCount(**counted) for name, counted in found.items()}
-    )
 
 
 async def open_store(
@@ -372,15 +334,9 @@ async def open_store(
     """
     if not anywhere:
         await asyncio.to_thread(check_local_disk, path)
-    weight = Ballast(Path(f"{path}.ballast")) if ballast else None
+    reserve = Ballast(Path(f"{path}.ballast"), enabled=ballast)
     with translated(path):
         writer = await asyncio.to_thread(connect, path, busy_seconds)
-        try:
-            await asyncio.to_thread(migrate, writer, path)
-            reader = await asyncio.to_thread(connect, path, busy_seconds)
-        except BaseException:
-            writer.close()
-            raise
-    if weight is not None:
-        await asyncio.to_thread(weight.make)
-    return SQLiteStore(path, writer, reader, weight)
+        reader = await asyncio.to_thread(connect, path, busy_seconds)
+    await asyncio.to_thread(reserve.make)
+    return SQLiteStore(path, writer, reader, reserve)

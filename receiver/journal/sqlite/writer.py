@@ -4,27 +4,21 @@ commit"): an fsync is what a write costs, and one serves many."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import queue
 import sqlite3
 import threading
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from receiver.journal.sqlite.documents import RowCache
+
 T = TypeVar("T")
-Operation = Callable[[sqlite3.Connection], Any]
-_Item = tuple[Operation, asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+_Item = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
 _Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 MAX_BATCH = 500
-
-
-class _Failed(Exception):
-    """One operation of a batch failed."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 class Writer:
@@ -33,30 +27,18 @@ class Writer:
 
     Args:
         connection: for this writer alone.
-        begun: called when a transaction has begun and holds the write lock.
-        ending: called before the commit. An error counts as one of the operations'.
-        undone: called when something was rolled back.
+        cache: follows the transactions.
         committed: called after each commit, before any caller is answered. It raises if what was committed may be lost.
     """
 
     def __init__(
-        self,
-        connection: sqlite3.Connection,
-        *,
-        begun: Operation = lambda connection: None,
-        ending: Operation = lambda connection: None,
-        undone: Callable[[], None] = lambda: None,
-        committed: Callable[[], None] = lambda: None,
+        self, connection: sqlite3.Connection, cache: RowCache, committed: Callable[[], None] = lambda: None
     ) -> None:
         self._connection = connection
-        self._begun = begun
-        self._ending = ending
-        self._undone = undone
+        self._cache = cache
         self._committed = committed
         self._gathered: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
         self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
-        self._rest: list[_Item] = []
-        self._ended = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
@@ -68,7 +50,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         gathered = self._gathered.setdefault(loop, [])
-        gathered.append((operation, loop, future))
+        gathered.append((operation, future))
         if len(gathered) == 1:
             loop.call_soon(self._hand_over, loop, 0)
         return await future
@@ -93,77 +75,56 @@ class Writer:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        while batch := self._take():
-            outcomes = self._commit(batch)
-            by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-            for (_, loop, _), outcome in zip(batch, outcomes, strict=True):
-                by_loop.setdefault(loop, []).append(outcome)
-            for loop, mine in by_loop.items():  # each event loop is woken once for the whole batch
-                with contextlib.suppress(RuntimeError):  # the loop is closed, and has no waiter left
-                    loop.call_soon_threadsafe(_resolve, mine)
-        self._connection.close()
-
-    def _take(self) -> list[_Item]:
-        """Wait for something to do, then take what else has queued. Empty: it was the last batch."""
-        while not self._ended and len(self._rest) < MAX_BATCH:
-            try:
-                items = self._queue.get(block=not self._rest)
-            except queue.Empty:
+        rest: list[_Item] = []
+        ended = False
+        while True:
+            while not ended and len(rest) < MAX_BATCH:
+                try:
+                    items = self._queue.get(block=not rest)
+                except queue.Empty:
+                    break
+                ended = items is None
+                rest += items or ()
+            if not rest:
                 break
-            self._ended = items is None
-            self._rest.extend(items or ())
-        batch, self._rest = self._rest[:MAX_BATCH], self._rest[MAX_BATCH:]
-        return batch
+            batch, rest = rest[:MAX_BATCH], rest[MAX_BATCH:]
+            by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = defaultdict(list)
+            for outcome in self._commit(batch):
+                by_loop[outcome[0].get_loop()].append(outcome)
+            for loop, outcomes in by_loop.items():  # each event loop is woken once for the whole batch
+                with suppress(RuntimeError):  # the loop is closed, and has no waiter left
+                    loop.call_soon_threadsafe(_resolve, outcomes)
+        self._connection.close()
 
     def _commit(self, batch: list[_Item]) -> list[_Outcome]:
         """Run all in one transaction. If one of them fails, run each in its own, so that only that one gets the error.
 
         A savepoint for each would cost more than the rest: SQLite copies every page that is touched inside it.
         """
+        db, running = self._connection, False
         try:
-            return self._transact(batch)
-        except _Failed as failure:
-            if len(batch) == 1:
-                return [(batch[0][2], None, failure.error)]
-            return [self._commit([item])[0] for item in batch]
-        except BaseException as exc:
-            return [(future, None, exc) for _, _, future in batch]
-
-    def _transact(self, batch: list[_Item]) -> list[_Outcome]:
-        """Run a batch in BEGIN IMMEDIATE: a deferred transaction that upgrades fails at once, ignoring the busy
-        time-out.
-
-        Raises:
-            _Failed: an operation did.
-            BaseException: the transaction itself could not begin or end.
-        """
-        connection = self._connection
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            self._begun(connection)
-            outcomes: list[_Outcome] = [(future, _run(operation, connection), None) for operation, _, future in batch]
-            _run(self._ending, connection)
-            connection.execute("COMMIT")
+            db.execute("BEGIN IMMEDIATE")  # a deferred transaction that upgrades fails without waiting
+            self._cache.begin(db)
+            running = True
+            outcomes: list[_Outcome] = [(future, operation(db), None) for operation, future in batch]
+            self._cache.flush(db)
+            running = False
+            db.execute("COMMIT")
             self._committed()
-        except BaseException:
-            self._undone()
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")  # fails where the transaction is gone; the next BEGIN will tell
-            raise
+        except BaseException as exc:
+            self._cache.forget()
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")  # fails where the transaction is gone, and then the next BEGIN reports it
+            if running and len(batch) > 1 and isinstance(exc, Exception):
+                return [self._commit([item])[0] for item in batch]
+            return [(future, None, exc) for _, future in batch]
         return outcomes
-
-
-def _run(operation: Operation, connection: sqlite3.Connection) -> Any:
-    try:
-        return operation(connection)
-    except Exception as exc:
-        raise _Failed(exc) from exc
 
 
 def _resolve(outcomes: list[_Outcome]) -> None:
     for future, result, error in outcomes:
         if future.done():
-            continue  # the caller was cancelled; the write stays
+            continue  # the caller was cancelled, and the write stays
         if error is None:
             future.set_result(result)
         else:

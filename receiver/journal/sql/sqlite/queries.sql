@@ -30,18 +30,15 @@ WHERE id = ?7;
 UPDATE submissions SET version = ?, working = CAST(? AS TEXT) WHERE id = ?;
 
 -- name: insert_callback
-INSERT INTO callbacks (number, submission_id, received_ms, cause, body) VALUES (?, ?, ?, ?, CAST(? AS TEXT));
+INSERT INTO callbacks VALUES (?, ?, ?, ?, CAST(? AS TEXT));
 
 -- name: insert_event
-INSERT INTO events (number, id, submission_id, type, created_ms, body) VALUES (?, ?, ?, ?, ?, CAST(? AS TEXT));
+INSERT INTO events VALUES (?, ?, ?, ?, ?, CAST(? AS TEXT));
 
 -- name: write_delivery
 -- A row of another submission stays as it is, and does not count.
-INSERT INTO deliveries (
-    id, event_id, submission_id, destination, created_ms, due_ms, status, attempt, failures, owner, detail, receipt,
-    finished_ms, manual
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?)
-ON CONFLICT (id) DO UPDATE SET
+INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?)
+ON CONFLICT DO UPDATE SET
     due_ms = excluded.due_ms, status = excluded.status, attempt = excluded.attempt, failures = excluded.failures,
     owner = excluded.owner, detail = excluded.detail, receipt = excluded.receipt, finished_ms = excluded.finished_ms,
     manual = excluded.manual
@@ -54,11 +51,7 @@ UPDATE deliveries SET
 WHERE id = ?;
 
 -- name: write_attempt
-INSERT INTO attempts (delivery_id, number, started_ms, finished_ms, outcome, detail, manual)
-VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (delivery_id, number) DO UPDATE SET
-    started_ms = excluded.started_ms, finished_ms = excluded.finished_ms, outcome = excluded.outcome,
-    detail = excluded.detail, manual = excluded.manual;
+REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_file
 INSERT INTO files (submission_id, digest) VALUES (?, ?) ON CONFLICT DO NOTHING;
@@ -67,7 +60,7 @@ INSERT INTO files (submission_id, digest) VALUES (?, ?) ON CONFLICT DO NOTHING;
 INSERT INTO leftovers (digest) VALUES (?) ON CONFLICT DO NOTHING;
 
 -- name: insert_value
-INSERT INTO shared_values (key, data) VALUES (?, ?);
+INSERT INTO shared_values (key, data) VALUES (?, ?) ON CONFLICT DO NOTHING;
 
 -- name: get_once
 SELECT id FROM submissions WHERE once = ?;
@@ -106,9 +99,6 @@ FROM deliveries WHERE status = 'pending' GROUP BY destination
 UNION ALL SELECT destination, status, count(*), NULL FROM deliveries WHERE status = 'running' GROUP BY destination
 UNION ALL SELECT destination, status, count(*), NULL FROM deliveries WHERE status = 'dead' GROUP BY destination;
 
--- name: delete_value
-DELETE FROM shared_values WHERE key = ? AND version = ?;
-
 -- name: leave_files
 -- Files that no other submission needs are removed from the disk afterwards.
 INSERT INTO leftovers
@@ -116,8 +106,3 @@ SELECT digest FROM files AS mine
 WHERE submission_id = :submission_id AND NOT EXISTS (
     SELECT 1 FROM files AS other WHERE other.digest = mine.digest AND other.submission_id <> :submission_id)
 ON CONFLICT DO UPDATE SET digest = excluded.digest;
-
--- name: holds_rows
-SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM callbacks) OR EXISTS (SELECT 1 FROM events)
-    OR EXISTS (SELECT 1 FROM deliveries) OR EXISTS (SELECT 1 FROM attempts) OR EXISTS (SELECT 1 FROM files)
-    OR EXISTS (SELECT 1 FROM leftovers);
