@@ -199,7 +199,9 @@ class Cluster:
         """Compare what was acknowledged with what is there when nothing is owed any more, or after `settling`
         seconds."""
         if (left := await self.left(settling)) and problem is None:
-            problem = f"{left} deliveries were not made within {settling:g} s"
+            counted = await self.there.ask("SELECT status, count(*) FROM receiver.deliveries GROUP BY status")
+            statuses = ", ".join(f"{row['count']} {row['status']}" for row in counted)
+            problem = f"{left} deliveries were not made within {settling:g} s ({statuses})"
         bodies = await self.there.ask("SELECT body FROM receiver.callbacks")
         kept = Counter(json.loads(row["body"]).get("number") for row in bodies)
         keys: defaultdict[str, set[str]] = defaultdict(set)
