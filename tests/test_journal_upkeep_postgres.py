@@ -177,6 +177,15 @@ async def test_compacting_gives_space_back(journal: Journal, other: Journal) -> 
     assert len(await journal.submissions(limit=100)) == 10
 
 
+async def test_compacting_beside_an_engine_is_refused(journal: Journal, other: Journal) -> None:
+    """It would keep the engine from reading. Without one it works, and leaves no engine behind."""
+    await other.membership.join("worker", "engine", store="a store")
+    assert await journal.compact() is None
+    await other.membership.leave("engine")
+    assert await journal.compact() is not None
+    assert await other.membership.owners() == frozenset()
+
+
 async def test_what_is_erased_is_cleaned_up_at_once(journal: Journal, store: PostgresStore) -> None:
     """The server has looked after its dead rows; where the prompt may still stand is told, for it cannot be known."""
     rows = await finished(journal, 20)

@@ -42,7 +42,7 @@ from receiver.journal.document import Document
 from receiver.journal.postgres import batch
 from receiver.journal.postgres.connections import check_version, read_address
 from receiver.journal.postgres.maintenance import LOCK
-from receiver.journal.postgres.statements import fetch
+from receiver.journal.postgres.tables import fetch
 from receiver.journal.store import StoredRow
 
 replace = msgspec.structs.replace
@@ -120,12 +120,12 @@ async def test_any_parameter_that_libpq_knows(store: PostgresStore, query: str) 
 
 
 def test_an_address_keeps_what_the_driver_knows() -> None:
-    """As it was written, and the time that a connection may take is told apart."""
+    """As it was written."""
     base = "postgresql://u:p%3Fw@one:1,two:2/name"
-    assert read_address(base) == (base, None)
-    assert read_address(f"{base}?gssencmode=disable") == (base, None)
+    assert read_address(base) == base
+    assert read_address(f"{base}?gssencmode=disable") == base
     asked = "options=-c%20work_mem%3D8MB&sslmode=require"
-    assert read_address(f"{base}?keepalives=0&{asked}&connect_timeout=7") == (f"{base}?{asked}", 7.0)
+    assert read_address(f"{base}?keepalives=0&{asked}&connect_timeout=7") == f"{base}?{asked}"
 
 
 async def test_a_check_that_cannot_be_made_is_no_start(store: PostgresStore) -> None:
@@ -146,7 +146,7 @@ async def test_a_certificate_that_is_not_there_is_named(
 
 async def test_a_server_without_tls_that_is_asked_for_it(store: PostgresStore) -> None:
     """And a way to ask that is none."""
-    assert "its server does not offer it" in await refused(f"{store.url}?sslmode=require")
+    assert "it does not offer TLS. See sslmode" in await refused(f"{store.url}?sslmode=require")
     assert "`sslmode` parameter must be one of: disable, allow," in await refused(f"{store.url}?sslmode=always")
 
 
@@ -166,7 +166,7 @@ async def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     said = await refused(f"postgresql://u:{PASSWORD}@127.0.0.1:{port}/db?sslmode=verify-full&sslrootcert={known}")
-    assert re.search(r"cannot be trusted: .*certificate.*\. Name the certificate that signed its server's", said)
+    assert re.search(r"its certificate is not trusted \(.*certificate.*\)\. Name the certificate that signed it", said)
     server.close()
 
 
@@ -344,14 +344,14 @@ async def test_a_name_that_comes_free_meanwhile_is_taken(
     await other.add(submission(1, once="order 7"))
     looks = 0
 
-    async def fetching(db: Any, name: Any, /, **values: Any) -> Any:
+    async def fetching(db: Any, name: Any, /, *values: Any) -> Any:
         nonlocal looks
         if name == "named":
             looks += 1
             await other.change(
                 submission(1).id, lambda row: Change(submission=replace(row, status="refused", once=None))
             )
-        return await fetch(db, name, **values)
+        return await fetch(db, name, *values)
 
     monkeypatch.setattr(batch, "fetch", fetching)
     two, three, four = await asyncio.gather(
@@ -431,6 +431,16 @@ async def test_what_was_claimed_beside_something_unreadable_is_not_stuck(
     (work,) = await take(journal)
     assert (work.delivery.id, work.delivery.attempt) == (delivery(event(submission(2)), 2).id, 1)
     assert await status_of(journal, 1) == "dead"
+
+
+async def test_a_submission_that_cannot_be_read_holds_up_no_other(store: PostgresStore, journal: Journal) -> None:
+    """The claims of its destination skip it."""
+    await fill(journal, 3)
+    await store.execute(
+        "UPDATE receiver.submissions SET body = '{', version = version + 1 WHERE id = $1", submission(1).id
+    )
+    taken = [work.delivery.submission_id for _ in range(3) for work in await take(journal, limit=1)]
+    assert taken == [submission(2).id, submission(3).id]
 
 
 async def test_one_probe_at_a_time_from_all_processes(store: PostgresStore) -> None:

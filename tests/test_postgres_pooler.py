@@ -114,12 +114,12 @@ async def test_whoever_is_cut_off_in_a_transaction_holds_its_rows_not_for_long(
             await asyncio.gather(cut.aclose(), other.aclose())
 
 
-async def test_a_pooler_in_session_mode_works_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes no settings at the start of a connection: each one is given them afterwards, and hears from others."""
+async def test_a_pooler_in_session_mode_hears_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no settings at the start of a connection: each transaction is given them. LISTEN works."""
     config = poolers.CONFIG.replace("pool_mode = transaction", "pool_mode = session").replace("size = 3", "size = 20")
     monkeypatch.setattr(poolers, "CONFIG", config)
     with pooler(await postgres.new_database("session")) as url:
-        one, two = await open_journal(url), await open_journal(url)
+        one, two = await open_journal(url, statements=False), await open_journal(url, statements=False)
         for name, value in connections.PLANS.items():
             assert await asked(one, "SELECT current_setting($1)", name) == value
         heard = asyncio.Event()

@@ -45,25 +45,10 @@ def names(count: int) -> list[str]:
     return [str(number) for number in range(count)]
 
 
-async def test_one_lane_takes_all_that_waits() -> None:
-    """What came while a batch was written goes together in the next."""
-    lanes = Lanes()
-    writer: Writer[str] = Writer(lanes.run)
-    first = put(writer, ["first"])
-    await lanes.until(1)
-    rest = put(writer, names(200))
-    await asyncio.sleep(0)
-    lanes.let_go(0)
-    await lanes.until(2)
-    lanes.let_go(1)
-    assert await asyncio.gather(*first, *rest) == ["first", *names(200)]
-    assert lanes.sizes == [1, 200]
-
-
 async def test_lanes_take_a_share_each_and_leave_one() -> None:
     """So that a lane that has ended finds its next batch."""
     lanes = Lanes()
-    writer: Writer[str] = Writer(lanes.run, width=3, shares=4, key=lambda name: name)
+    writer: Writer[str] = Writer(lanes.run, width=3, key=lambda name: name)
     waiting = put(writer, names(200))
     await lanes.until(3)
     assert lanes.sizes == [50, 50, 50]
@@ -81,7 +66,7 @@ async def test_lanes_take_a_share_each_and_leave_one() -> None:
 async def test_a_small_share_is_not_worth_a_batch() -> None:
     """A commit costs the same for few."""
     lanes = Lanes()
-    writer: Writer[str] = Writer(lanes.run, width=3, shares=4, key=lambda name: name)
+    writer: Writer[str] = Writer(lanes.run, width=3, key=lambda name: name)
     waiting = put(writer, names(20))
     await lanes.until(2)
     assert lanes.sizes == [16, 4]
@@ -93,7 +78,7 @@ async def test_a_small_share_is_not_worth_a_batch() -> None:
 async def test_nothing_overtakes_another_about_the_same() -> None:
     """Whichever lane is free."""
     lanes = Lanes()
-    writer: Writer[str] = Writer(lanes.run, width=3, shares=4, key=lambda name: name[0])
+    writer: Writer[str] = Writer(lanes.run, width=3, key=lambda name: name[0])
     waiting = put(writer, ["a1", "b1"])
     await lanes.until(1)
     waiting += put(writer, ["a2", "c1"])
@@ -118,7 +103,7 @@ async def test_only_what_one_of_them_may_be_guilty_of_is_tried_in_halves(problem
         sizes.append(len(batch))
         raise problem
 
-    writer: Writer[str] = Writer(fail)
+    writer: Writer[str] = Writer(fail, width=1, key=lambda name: name)
     outcomes = await asyncio.gather(*put(writer, names(4)), return_exceptions=True)
     assert outcomes == [problem] * 4
     assert len(sizes) == times

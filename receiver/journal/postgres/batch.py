@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -19,26 +20,10 @@ import msgspec
 from receiver.deliveries import AttemptRecord
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition, file_digests, replace
+from receiver.journal.postgres import tables
 from receiver.journal.postgres.connections import Connections, Transaction
-from receiver.journal.postgres.faults import OUTSIDE, Connection, asyncpg, is_lost
-from receiver.journal.postgres.tables import (
-    CHANGING,
-    DELIVERY,
-    Row,
-    attempt_row,
-    callback_row,
-    changing_row,
-    delivery_row,
-    event_row,
-    fetch,
-    read_document,
-    read_event,
-    read_submission,
-    submission_row,
-    working_text,
-    write_rows,
-)
-from receiver.journal.rows import delivery_from_row
+from receiver.journal.postgres.faults import Connection, asyncpg, is_outside
+from receiver.journal.postgres.tables import Row, fetch, read_submission, write_rows
 
 CACHED = 4096
 """Documents in memory, a few kilobytes each."""
@@ -57,10 +42,11 @@ class RowCache(dict[str, Document]):
     def keep(self, documents: Iterable[Document]) -> None:
         """Keep committed documents in place of those that were written longest ago."""
         for document in documents:
-            old = self.pop(document.id, None)
+            id = document.submission.id
+            old = self.pop(id, None)
             if old is None and len(self) >= CACHED:
                 del self[next(iter(self))]
-            self[document.id] = document if old is None or old.version < document.version else old
+            self[id] = document if old is None or old.version < document.version else old
 
     def forget(self, ids: Iterable[str]) -> None:
         for id in ids:
@@ -83,17 +69,18 @@ async def load(db: Connection, ids: Sequence[str], *, skip: bool = False) -> dic
 
 
 def _document(rows: Sequence[Mapping[str, Any]]) -> Document:
-    document = read_document(rows[0])
+    document = tables.read_document(rows[0])
     if rows[0]["id"] is None:
         return document
+    rows = sorted(rows, key=itemgetter("id"))
     events = {}
     for row in rows:
         with suppress(msgspec.DecodeError):  # an event that cannot be read counts as lost
             if row["event"] is not None and row["event_id"] not in events:
-                events[row["event_id"]] = read_event(row["event"])
+                events[row["event_id"]] = tables.read_event(row["event"])
     return replace(
         document,
-        deliveries=tuple(delivery_from_row(dict(zip(DELIVERY, row[-len(DELIVERY) :], strict=True))) for row in rows),  # type: ignore[index]
+        deliveries=tuple(map(tables.read_delivery, rows)),
         events=tuple(events.values()),
         attempts=tuple(
             AttemptRecord(
@@ -105,25 +92,28 @@ def _document(rows: Sequence[Mapping[str, Any]]) -> Document:
     )
 
 
-def _difference(before: Document, after: Document, rows: Mapping[str, list[Row]]) -> None:
-    """Add the rows to write, by part of the statement (see `write_statement`)."""
+def _add_difference(rows: Mapping[str, list[Row]], before: Document, after: Document) -> None:
+    """Add the rows to write, by part of the statement (see `tables.write_statement`)."""
     old, new = before.submission, after.submission
-    same = (before.known, before.newest, before.receipts) == (after.known, after.newest, after.receipts)
-    working = None if same else working_text(after)
+    same = after.known is before.known and after.newest is before.newest and after.receipts is before.receipts
+    working = None if same else tables.working_text(after)
     if new is old:
         rows["touched"].append((new.id, before.version, working))
     else:
-        rows["written"].append(changing_row(new, before.version, working))
+        rows["written"].append(tables.changing_row(new, before.version, working))
         if new.media is not old.media or new.reply is not old.reply:
-            rows["files"].extend((new.id, digest) for digest in file_digests(new) - file_digests(old))
-    rows["events"].extend(map(event_row, after.new_events))
-    rows["callbacks"].extend(map(callback_row, after.new_callbacks))
-    attempts = {(item.delivery_id, item.number): item for item in after.new_attempts}
-    rows["attempts"].extend(map(attempt_row, attempts.values()))
+            rows["files"] += [(new.id, digest) for digest in file_digests(new) - file_digests(old)]
+    if after.new_events:
+        rows["events"] += map(tables.event_row, after.new_events)
+    if after.new_callbacks:
+        rows["callbacks"] += map(tables.callback_row, after.new_callbacks)
+    if after.new_attempts:
+        attempts = {(item.delivery_id, item.number): item for item in after.new_attempts}
+        rows["attempts"] += map(tables.attempt_row, attempts.values())
     if after.deliveries is not before.deliveries or after.closed:
         open_ = {item.id: item for item in before.deliveries}
         changed = {item.id: item for item in (*after.closed, *after.deliveries)}
-        rows["deliveries"].extend(delivery_row(item) for id, item in changed.items() if open_.get(id) is not item)
+        rows["deliveries"] += [tables.delivery_row(item) for id, item in changed.items() if open_.get(id) is not item]
 
 
 async def write(transaction: Transaction, pairs: Sequence[tuple[Document, Document]]) -> list[Document]:
@@ -137,23 +127,22 @@ async def write(transaction: Transaction, pairs: Sequence[tuple[Document, Docume
         return []
     rows: defaultdict[str, list[Row]] = defaultdict(list)
     # In one order for all, so that no two transactions wait for each other.
-    for before, after in sorted(pairs, key=lambda pair: pair[0].id):
-        _difference(before, after, rows)
+    for before, after in sorted(pairs, key=lambda pair: pair[0].submission.id):
+        _add_difference(rows, before, after)
     result = await write_rows(transaction.db, rows)
     transaction.xid = result["xid"]
     if any(result[part] != len(rows[part]) for part in ("touched", "written") if rows[part]):
         raise Conflict
     if rows["deliveries"] and result["deliveries"] != len(rows["deliveries"]):
         raise asyncpg.UniqueViolationError("a delivery has the id of another one (UNIQUE id)")
-    bodies = {row[0]: row[-1] for row in rows["written"]}
-    return [_as_stored(after.written(), bodies.get(after.id)) for _, after in pairs]
+    cleaned = {row[0]: row[-1] for row in rows["written"] if "\ufffd" in row[-1]}
+    return [_as_stored(after.written(), cleaned) if cleaned else after.written() for _, after in pairs]
 
 
-def _as_stored(document: Document, body: str | None) -> Document:
+def _as_stored(document: Document, bodies: Mapping[str, str]) -> Document:
     """Return a document as it will be read, where the text of its submission had to be cleaned."""
-    if body is None or "\ufffd" not in body:
-        return document
-    return replace(document, submission=read_submission(body))
+    body = bodies.get(document.id)
+    return document if body is None else replace(document, submission=read_submission(body))
 
 
 async def _create(
@@ -165,14 +154,11 @@ async def _create(
         UniqueViolationError: an id is taken.
         Conflict: a name was taken and has just come free.
     """
-    rows = [submission_row(Document(submission=row)) for row in created]
+    rows = [tables.submission_row(Document(submission=row)) for row in created]
     result = await write_rows(transaction.db, {"submissions": rows})
     transaction.xid, ids = result["xid"], set(result["created"] or ())
-    kept = [
-        _as_stored(Document(submission=submission, version=1), row[len(CHANGING) - 1])
-        for submission, row in zip(created, rows, strict=True)
-        if submission.id in ids
-    ]
+    cleaned = {row[0]: row[tables.BODY] for row in rows if "\ufffd" in row[tables.BODY]}
+    kept = [_as_stored(Document(submission=row, version=1), cleaned) for row in created if row.id in ids]
     files = [(item.id, digest) for item in kept for digest in file_digests(item.submission)]
     if files:
         await write_rows(transaction.db, {"files": files})
@@ -351,7 +337,7 @@ class Writer(Generic[Op]):
         try:
             return await self._run(operations)
         except Exception as exc:
-            if len(operations) == 1 or is_lost(exc) or isinstance(exc, OUTSIDE):
+            if len(operations) == 1 or is_outside(exc):
                 return [exc] * len(operations)
         half = len(operations) // 2
         return [*await self._commit(operations[:half]), *await self._commit(operations[half:])]

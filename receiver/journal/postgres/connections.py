@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 from receiver.errors import JournalError
 from receiver.journal.postgres.faults import (
@@ -64,13 +64,13 @@ def read_address(url: str) -> str:
         JournalError: it names a file that does not exist.
     """
     base, _, query = url.partition("?")
-    given = [(name, value) for name, value in parse_qsl(query) if name not in LEFT_OUT]
-    for name, value in given:
+    for name, value in parse_qsl(query):
         if name in ("sslrootcert", "sslcert", "sslkey", "sslcrl") and not Path(value).is_file():
             raise JournalError(
                 f"RECEIVER_DATABASE names a file with {name} that is not there: {value}. Name one that is."
             )
-    return f"{base}?{urlencode(given)}" if given else base
+    kept = [pair for pair in query.split("&") if pair.partition("=")[0] not in LEFT_OUT]
+    return f"{base}?{'&'.join(kept)}" if any(kept) else base
 
 
 async def _check_server(db: Connection, where: str) -> None:
@@ -147,34 +147,32 @@ class Connections:
         self._begin = "BEGIN" if statements else f"BEGIN{local}"
         self._pool: Any = None
         self._closing = False
-        self._closed = False
 
     async def open(self, connected: Callable[[], None]) -> None:
-        """Open the pool, after a look at the server. `connected` is called with each new connection.
+        """Open the pool, and look at the server. `connected` is called with each new connection.
 
         Raises:
             JournalError: it cannot be reached, does not let us in, is too old, or does not keep what it has committed.
         """
+
+        async def begin(db: Connection) -> None:
+            connected()
+
         with translated(self.where):
             try:
                 self._url = read_address(self._url)
-                db = await self.connect()
-            except (ValueError, asyncpg.ClientConfigurationError) as exc:
-                if isinstance(exc, OSError):  # a certificate that is not trusted is both
-                    raise
-                raise misconfigured(exc, self.where) from exc
-            try:
-                await _check_server(db, self.where)
-            finally:
-                await db.close()
-
-            async def begin(db: Connection) -> None:
-                connected()
-
-            self._pool = await asyncpg.create_pool(
-                self._url, init=begin, min_size=0, max_size=self._maximum, connection_class=_Bare,
-                max_inactive_connection_lifetime=0, **self._arguments,
-            )  # fmt: skip
+                self._pool = await asyncpg.create_pool(
+                    self._url, init=begin, min_size=0, max_size=self._maximum, connection_class=_Bare,
+                    max_inactive_connection_lifetime=0, **self._arguments,
+                )  # fmt: skip
+                async with self._acquire() as db:
+                    await _check_server(db, self.where)
+            except BaseException as exc:
+                await self.aclose()
+                # A certificate that is not trusted is a ValueError, too.
+                if isinstance(exc, ValueError | asyncpg.ClientConfigurationError) and not isinstance(exc, OSError):
+                    raise misconfigured(exc, self.where) from exc
+                raise
 
     def close_soon(self) -> None:
         """Let `check_open` raise from now on. What has begun goes on."""
@@ -182,11 +180,12 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close all, after what runs on them has ended. Idempotent."""
-        self._closing = self._closed = True
-        try:
-            await asyncio.wait_for(self._pool.close(), self._answer_seconds)
-        except (TimeoutError, OSError, asyncpg.InterfaceError):
-            self._pool.terminate()
+        self._closing = True
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), self._answer_seconds)
+            except (TimeoutError, OSError, asyncpg.InterfaceError):
+                self._pool.terminate()
 
     def check_open(self) -> None:
         """Raise JournalError while it is being closed."""
@@ -234,7 +233,7 @@ class Connections:
             try:
                 return await self._read(operation)
             except Exception as exc:
-                if self._closed or not is_lost(exc):
+                if self._closing or not is_lost(exc):
                     raise
             return await self._read(operation)
 
@@ -265,7 +264,7 @@ class Connections:
                 if tries >= COLLISIONS:
                     raise
             except Exception as exc:
-                if self._closed or broken or not is_lost(exc):
+                if self._closing or broken or not is_lost(exc):
                     raise
                 broken = True  # it was broken before, most likely: one more try on another connection
 

@@ -18,23 +18,25 @@ except ImportError as exc:  # pragma: no cover - the tests have it
 Connection = asyncpg.Connection
 
 _AGAIN = "A `serve` or `worker` that runs goes on by itself once that works."
+_POOLER = (
+    "It may be a pooler before the server. For one, set RECEIVER_DATABASE_STATEMENTS=false, and in transaction mode "
+    "RECEIVER_DATABASE_LISTEN=false as well."
+)
+_RIGHTS = "Give its user the right to do that; `CREATE SCHEMA receiver AUTHORIZATION <user>` is enough."
+_CROWDED = "Raise max_connections, or run fewer processes or connections."
 _REMEDIES: Mapping[str, tuple[str, str]] = {
-    "08P01": (
-        "pooler",
-        "It may be a pooler before the server. For one, set RECEIVER_DATABASE_STATEMENTS=false, and in transaction mode "
-        "RECEIVER_DATABASE_LISTEN=false.",
-    ),
+    "08P01": ("pooler", _POOLER),
     "28P01": ("denied", "Its password, or the user's name, is wrong: look at RECEIVER_DATABASE."),
     "28000": ("denied", "The server does not let this user in from here: look at RECEIVER_DATABASE and pg_hba.conf."),
     "3D000": ("missing", "Make the database (createdb), or name another one with RECEIVER_DATABASE."),
-    "42501": ("denied", "Give its user the right to do that; `CREATE SCHEMA receiver AUTHORIZATION <user>` is enough."),
+    "42501": ("denied", _RIGHTS),
     "25006": ("readonly", "Name the primary server with RECEIVER_DATABASE: this one only reads."),
-    "53100": ("full", "Free some space on the server's disk; nothing already journalled is lost. " + _AGAIN),
-    "53200": ("full", "Give the server more memory. " + _AGAIN),
-    "53300": ("crowded", "Raise max_connections, or run fewer processes or connections. " + _AGAIN),
+    "53100": ("full", f"Free some space on the server's disk; nothing already journalled is lost. {_AGAIN}"),
+    "53200": ("full", f"Give the server more memory. {_AGAIN}"),
+    "53300": ("crowded", f"{_CROWDED} {_AGAIN}"),
     "57014": ("locked", "Look for what holds it up in pg_stat_activity, and try again."),
     "55P03": ("locked", "Look for what holds it up in pg_locks, and try again."),
-    "58030": ("io", "Look at the server's disk and its log. " + _AGAIN),
+    "58030": ("io", f"Look at the server's disk and its log. {_AGAIN}"),
     "42P01": ("missing", "Its tables are not there: run `receiver migrate`."),
     "3F000": ("missing", "Its tables are not there: run `receiver migrate`."),
 }
@@ -42,34 +44,23 @@ _REMEDIES: Mapping[str, tuple[str, str]] = {
 
 ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
 """All that the driver raises. InternalClientError: the server ended a connection that was about to be used."""
-_LOST = (
-    OSError,  # also TimeoutError
-    EOFError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,  # restarted, stopped, starting up …
-    asyncpg.IdleInTransactionSessionTimeoutError,
-)
 COLLIDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 """Undone to let another transaction through. The same again succeeds."""
-OUTSIDE = (
-    JournalError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.PostgresIOError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.UndefinedTableError,
-    *COLLIDED,
-)
-"""Failures that no single write of a batch has caused."""
 
 
 def is_lost(exc: BaseException) -> bool:
     """Return True if an error says that the connection is gone, or that there was none."""
-    return isinstance(exc, _LOST) and not isinstance(exc, (asyncpg.DataError, asyncpg.QueryCanceledError))
+    if isinstance(exc, asyncpg.PostgresError) and exc.sqlstate is not None:
+        lost = exc.sqlstate[:2] in ("08", "57") and exc.sqlstate != "57014"
+        return bool(lost or exc.sqlstate == "25P03")
+    return isinstance(exc, ERRORS) and not isinstance(exc, asyncpg.DataError)
+
+
+def is_outside(exc: BaseException) -> bool:
+    """Return True if no single write of a batch can have caused an error: the connection, rights, locks, the server's
+    disk, memory, tables."""
+    state = (exc.sqlstate or "") if isinstance(exc, asyncpg.PostgresError) else ""
+    return isinstance(exc, JournalError) or is_lost(exc) or state[:2] in ("25", "40", "42", "53", "55", "57", "58")
 
 
 def place(url: str) -> str:
@@ -102,30 +93,25 @@ def misconfigured(exc: Exception, where: str) -> JournalError:
 def sentence(exc: BaseException, where: str) -> JournalError:
     """Return the error to raise for one of the driver's. The server's words hold no password. The driver's words about
     a URL might, so they are not repeated."""
-    verb, fault, remedy = "reached", "unreachable", _AGAIN
+    fault, remedy = "unreachable", _AGAIN
     if isinstance(exc, asyncpg.PostgresError) and exc.sqlstate is not None:
-        fault, remedy = _REMEDIES.get(exc.sqlstate, ("unreachable", _AGAIN) if is_lost(exc) else ("", ""))
-        verb, text = "used", str(exc).strip().rstrip(".")
-    elif isinstance(exc, asyncpg.DataError):
+        fault, remedy = _REMEDIES.get(exc.sqlstate, (fault, remedy) if is_lost(exc) else ("", ""))
+        text = str(exc).strip().rstrip(".")
+        return JournalError(f"The journal at {where} cannot be used: {text}. {remedy}".strip(), fault=fault)
+    if isinstance(exc, asyncpg.DataError):
         return JournalError(f"The journal at {where} cannot keep a value: {exc}.")
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        text, fault = f"its certificate is not trusted ({exc.verify_message.rstrip('.')})", "denied"
+        remedy = "Name the certificate that signed it in RECEIVER_DATABASE (sslrootcert), or its host as it has it."
+    elif isinstance(exc, ConnectionError) and "rejected SSL upgrade" in str(exc):
+        text, fault, remedy = "it does not offer TLS", "denied", "See sslmode in RECEIVER_DATABASE."
     elif isinstance(exc, TimeoutError):
         text = "it does not answer in time"
-    elif isinstance(exc, ssl.SSLCertVerificationError):
-        verb, text, fault = "trusted", exc.verify_message.rstrip("."), "denied"
-        remedy = (
-            "Name the certificate that signed its server's in RECEIVER_DATABASE (sslrootcert), or its host as the "
-            "certificate has it."
-        )
-    elif isinstance(exc, ConnectionError) and "rejected SSL upgrade" in str(exc):
-        text, fault = "its server does not offer TLS, which sslmode in RECEIVER_DATABASE asks for", "denied"
-        remedy = ""
     elif isinstance(exc, (ConnectionRefusedError, FileNotFoundError)):  # no port, or no socket
         text = "nothing listens there"
-    elif isinstance(exc, OSError):
-        text = exc.strerror or type(exc).__name__
     else:
-        text = "the connection is closed"
-    return JournalError(f"The journal at {where} cannot be {verb}: {text}. {remedy}".strip(), fault=fault)
+        text = (isinstance(exc, OSError) and (exc.strerror or type(exc).__name__)) or "the connection is closed"
+    return JournalError(f"The journal at {where} cannot be reached: {text}. {remedy}", fault=fault)
 
 
 class translated:  # noqa: N801 - a context manager

@@ -11,8 +11,8 @@ from typing import Any
 import structlog
 
 from receiver.errors import JournalError
-from receiver.journal.postgres.connections import Connections
-from receiver.journal.postgres.faults import ERRORS, Connection, sentence
+from receiver.journal.postgres.connections import Connections, Transaction
+from receiver.journal.postgres.faults import ERRORS, Connection, translated
 
 log = structlog.get_logger("receiver.journal")
 
@@ -30,7 +30,7 @@ Changed = Callable[[frozenset[str] | None], None]
 
 
 class Notifier:
-    """Tells subscribers in this process at once, and those in other processes by a connection that listens.
+    """Notifies subscribers in this process at once, and those in other processes by a connection that listens.
 
     Attributes:
         listening: set while that connection works.
@@ -53,9 +53,8 @@ class Notifier:
             self._listener = asyncio.create_task(self._listen(), name="journal listener")
 
     def tell(self, ids: Iterable[str]) -> None:
-        """Tell all of documents that were committed."""
-        changed = frozenset(ids)
-        if not changed:
+        """Notify all of documents that were committed."""
+        if not (changed := frozenset(ids)):
             return
         self._call(changed)
         if self._enabled:
@@ -68,14 +67,12 @@ class Notifier:
             subscriber(changed)
 
     async def flush(self) -> None:
-        """Wait until other processes have been told of all."""
+        """Wait until other processes have been notified of all."""
         if self._sender is not None:
             await asyncio.wait([self._sender])
 
     async def aclose(self) -> None:
-        """Tell what is to be told, then end."""
         await self.flush()
-        self._enabled = False
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.wait([self._listener])
@@ -84,36 +81,36 @@ class Notifier:
         while self._written:
             ids, self._written = self._written, set()
             payload = f"{self._process} {' '.join(ids) if len(ids) <= MOST else ''}"
+
+            async def operation(transaction: Transaction, *, payload: str = payload) -> None:
+                await transaction.db.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
+
             with suppress(JournalError, *ERRORS):
-                await self._connections.transact(
-                    lambda transaction, payload=payload: transaction.db.execute(  # type: ignore[misc]
-                        "SELECT pg_notify($1, $2)", CHANNEL, payload
-                    )
-                )
+                await self._connections.transact(operation)
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _listen(self) -> None:
         logged = False
         while True:
             try:
-                await self._hear()
-            except ERRORS as exc:
-                if not logged:
-                    log.warning("journal.listener_lost", problem=str(sentence(exc, self._connections.where)))
-                logged = True
-            else:
+                with translated(self._connections.where):
+                    async with self._connections.separate() as db:
+                        await self._hear(db)
                 logged = False
+            except JournalError as exc:
+                if not logged:
+                    log.warning("journal.listener_lost", problem=str(exc))
+                logged = True
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _hear(self) -> None:
+    async def _hear(self, db: Connection) -> None:
         """Listen until the connection breaks."""
-        db = await self._connections.connect()
         broken = asyncio.Event()
         db.add_termination_listener(lambda _: broken.set())
+        await db.add_listener(CHANNEL, self._heard)
+        self.listening.set()
+        self._call(None)  # notifications before this were missed
         try:
-            await db.add_listener(CHANNEL, self._heard)
-            self.listening.set()
-            self._call(None)  # notifications before this were missed
             while not broken.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(broken.wait(), ALIVE_SECONDS)
@@ -121,8 +118,6 @@ class Notifier:
                 await db.execute("SELECT 1", timeout=ALIVE_SECONDS)
         finally:
             self.listening.clear()
-            with suppress(*ERRORS):
-                await db.close(timeout=1)
 
     def _heard(self, db: Connection, pid: int, channel: str, payload: Any) -> None:
         process, *ids = str(payload).split()

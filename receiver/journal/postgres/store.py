@@ -17,7 +17,7 @@ from receiver.journal.postgres.batch import Operation, RowCache, Update, Writer,
 from receiver.journal.postgres.connections import Connections, Transaction
 from receiver.journal.postgres.faults import Connection, translated
 from receiver.journal.postgres.notify import Changed, Notifier
-from receiver.journal.postgres.tables import fetch, fetch_page, read_submission
+from receiver.journal.postgres.tables import due_query, fetch, fetch_page, read_submission
 from receiver.journal.store import (
     Counts,
     DestinationCount,
@@ -179,9 +179,7 @@ class PostgresStore:
     # Reading
 
     async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
-        column = f"{kind}_due_ms"
-        query = f"SELECT body FROM receiver.submissions WHERE {column} <= $1 ORDER BY {column} LIMIT $2"  # noqa: S608
-        rows = await self._connections.read(lambda db: fetch(db, query, now_ms, limit))
+        rows = await self._connections.read(lambda db: fetch(db, due_query(kind), now_ms, limit))
         with translated(self.place):
             return [read_submission(row["body"]) for row in rows]
 

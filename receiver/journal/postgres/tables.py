@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from operator import attrgetter
@@ -12,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord, Delivery
+from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord, Delivery, Receipt
 from receiver.events import Callback, Event, Submission, first_id
 from receiver.journal.document import Document, LastReceipt, open_deadline
 from receiver.journal.postgres.faults import Connection
-from receiver.journal.rows import delivery_from_row, to_json
+from receiver.journal.rows import to_json
 from receiver.journal.statements import queries
 from receiver.journal.store import Filter, Key, LeftFile, NeededFile, RowKind, SharedValue, StoredRow
 from receiver.tasks import clean_text
@@ -48,6 +49,7 @@ CHANGING = (
     "poll_due_ms", "media_due_ms", "deadline_due_ms", "body",
 )  # fmt: skip
 """Columns of a submission that a write may change, and those that tell which one it is."""
+BODY = len(CHANGING) - 1
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "touched": TOUCHED,
     "written": CHANGING,
@@ -76,6 +78,7 @@ class Working(msgspec.Struct, frozen=True):
     receipts: dict[str, LastReceipt] = {}
 
 
+_read_receipt = msgspec.json.Decoder(Receipt).decode
 _read_working = msgspec.json.Decoder(Working).decode
 
 
@@ -193,7 +196,7 @@ def _replace(columns: Sequence[str]) -> str:
     return ", ".join(f"{name} = excluded.{name}" for name in columns)
 
 
-_PARTS: Mapping[str, str] = {
+PARTS: Mapping[str, str] = {
     "touched": _update(TOUCHED),
     "written": _update(CHANGING),
     "callbacks": _insert("callbacks"),
@@ -223,14 +226,14 @@ def write_statement(parts: tuple[str, ...]) -> str:
     """Return one statement that writes these parts. Its row has the number of rows written of some, the ids of new
     submissions, and the transaction's id."""
     numbers = itertools.count(1)
-    written = [f"{part}_rows AS ({_PARTS[part].format(rows=_unnest(COLUMNS[part], numbers))})" for part in parts]
+    written = [f"{part}_rows AS ({PARTS[part].format(rows=_unnest(COLUMNS[part], numbers))})" for part in parts]
     results = [_RESULTS[part] for part in parts if part in _RESULTS]
     return f"WITH {', '.join(written)} SELECT {', '.join([*results, 'pg_current_xact_id()::text AS xid'])}"
 
 
 async def write_rows(db: Connection, rows: Mapping[str, Sequence[Row]]) -> Mapping[str, Any]:
     """Write rows by part, and return the result of `write_statement`."""
-    parts = tuple(part for part in _PARTS if rows.get(part))
+    parts = tuple(part for part in PARTS if rows.get(part))
     values = [value for part in parts for value in arguments(COLUMNS[part], rows[part])]
     return await db.fetchrow(write_statement(parts), *values)  # type: ignore[no-any-return]
 
@@ -244,6 +247,24 @@ def read_document(row: Mapping[str, Any]) -> Document:
     return Document(
         submission=read_submission(row["body"]), version=row["version"], known=working.known, newest=working.newest,
         receipts=working.receipts,
+    )  # fmt: skip
+
+
+def read_delivery(row: Any) -> Delivery:
+    """Return the delivery in the last columns of a row. A receipt that cannot be read is left out: the delivery can be
+    listed, freed and ended all the same."""
+    values = dict(zip(DELIVERY, row[-len(DELIVERY) :], strict=True))
+    if (text := values["receipt"]) is not None:
+        values["receipt"] = None
+        with suppress(msgspec.DecodeError):
+            values["receipt"] = _read_receipt(text)
+    return Delivery(**values)
+
+
+def _read_callback(row: Mapping[str, Any]) -> Callback:
+    return Callback(
+        submission_id=row["submission_id"], received_ms=row["received_ms"], cause=row["cause"],
+        body=row["body"].encode(),
     )  # fmt: skip
 
 
@@ -263,11 +284,11 @@ TABLES: Mapping[str, Table] = {
     "documents": Table(("id",), "id, version, body, working", read_document, name="submissions"),
     "callbacks": Table(
         ("number",),
-        "number, submission_id, received_ms, cause, convert_to(body, 'UTF8') AS body",
-        lambda row: Callback(**row),
+        "number, submission_id, received_ms, cause, body",
+        _read_callback,
     ),
     "events": Table(("number",), "number, body", lambda row: read_event(row["body"])),
-    "deliveries": Table(("id",), ", ".join(DELIVERY), delivery_from_row),
+    "deliveries": Table(("id",), ", ".join(DELIVERY), read_delivery),
     "attempts": Table(("delivery_id", "number"), ", ".join(ATTEMPT), lambda row: AttemptRecord(**row)),
     "files": Table(("submission_id", "digest"), "submission_id, digest", lambda row: NeededFile(**row)),
     "leftovers": Table(
@@ -380,6 +401,12 @@ def _argument(kind: str, field: str, value: Any) -> Any:
     if field in ("since_ms", "until_ms") and kind in ("submissions", "deliveries"):
         return first_id(value)
     return value
+
+
+def due_query(kind: str) -> str:
+    """Return the query for submissions with work of a kind that is due at $1."""
+    column = f"{kind}_due_ms"
+    return f"SELECT body FROM receiver.submissions WHERE {column} <= $1 ORDER BY {column} LIMIT $2"  # noqa: S608
 
 
 async def fetch_page(
