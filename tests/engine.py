@@ -22,11 +22,11 @@ from receiver.deliveries import Delivery, Receipt
 from receiver.engine.archiver import Archiver
 from receiver.engine.attempts import OpenDestination
 from receiver.engine.dispatcher import STUCK_SECONDS, Dispatcher
+from receiver.engine.health import ProviderHealth, Troubles
 from receiver.engine.reconciler import Reconciler
 from receiver.errors import JournalError
 from receiver.events import Event, Submission
 from receiver.handlers.base import Attempt
-from receiver.health import ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_store

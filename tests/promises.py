@@ -18,11 +18,11 @@ from engine import DEADLINE, KEYS, PUBLIC_URL, TLS, StillClock, answer, destinat
 from receiver.deliveries import Receipt
 from receiver.engine.archiver import Archiver
 from receiver.engine.dispatcher import Dispatcher
+from receiver.engine.health import ProviderHealth, Troubles
 from receiver.engine.reconciler import Reconciler
 from receiver.errors import ProviderError, TokenError
 from receiver.events import EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater
-from receiver.health import ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_store

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from engine import PUBLIC_URL, Kit, engine, logged, wire_task
 
+from receiver.engine.health import SAMPLE, SETTLED_SECONDS, CallbackHealth, Troubles
 from receiver.events import Submission
-from receiver.health import SAMPLE, SETTLED_SECONDS, CallbackHealth, Troubles
 from receiver.tasks import Task
 
 

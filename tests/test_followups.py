@@ -6,7 +6,7 @@ import pytest
 
 from receiver.errors import InputError
 from receiver.events import Submission
-from receiver.followups import as_change, find_button, follow_up, once_name
+from receiver.intake.followups import as_change, find_button, follow_up, once_name
 from receiver.tasks import Button, Task
 
 HASH = "eb86b767-9306-434d-908a-aca7b0f8b589"

@@ -12,7 +12,7 @@ import pytest
 from engine import JPEG, PNG
 
 from receiver.errors import InputError
-from receiver.inputs import MAX_BYTES, MAX_MASK_BYTES, data_uri, is_link, read_mask, read_picture
+from receiver.submissions.inputs import MAX_BYTES, MAX_MASK_BYTES, data_uri, is_link, read_mask, read_picture
 
 
 @pytest.mark.parametrize(("data", "type"), [(PNG, "image/png"), (JPEG, "image/jpeg")])

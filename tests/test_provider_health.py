@@ -19,9 +19,9 @@ from ports import free_port
 from test_provider import BROKEN, Behaviour, hang, says, serving, trickle
 
 from receiver.clock import Clock
+from receiver.engine.health import IN_VAIN
 from receiver.engine.reconciler import FETCHES
 from receiver.events import Submission
-from receiver.health import IN_VAIN
 from receiver.provider import Provider
 
 NOON = 1_800_000_000

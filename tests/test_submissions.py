@@ -15,8 +15,8 @@ from msgspec import structs
 
 from receiver.errors import Ambiguous, InputError, JournalError, NotFound, ReceiverError, Refused, Unreachable
 from receiver.events import Submission
-from receiver.inputs import data_uri
 from receiver.submissions import MAX_LABEL, MAX_LABELS
+from receiver.submissions.inputs import data_uri
 from receiver.tokens import MAX_CALLBACK_URL, MAX_STATE
 
 TIMEOUT = httpx.ReadTimeout("no answer")

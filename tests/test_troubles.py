@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from journals import NOW, SetClock
 
-from receiver.health import Troubles
+from receiver.engine.health import Troubles
 from receiver.journal import Journal, Trouble
 from receiver.journal.sqlite import open_store
 

@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from receiver.watchdog import Watchdog
+from receiver.engine.watchdog import Watchdog
 
 LIMIT = 0.4
 SCRIPT = """
 import asyncio, sys, time
-from receiver.watchdog import Watchdog
+from receiver.engine.watchdog import Watchdog
 
 async def block():
     {block}

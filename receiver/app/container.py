@@ -17,11 +17,11 @@ from receiver.engine.archiver import Archiver
 from receiver.engine.attempts import OpenDestination
 from receiver.engine.dispatcher import Dispatcher
 from receiver.engine.engine import DRAIN_SECONDS, Engine
+from receiver.engine.health import CallbackHealth, ProviderHealth, Troubles
 from receiver.engine.loops import TICK
 from receiver.engine.reconciler import Reconciler
 from receiver.errors import EngineRunning, EngineStopped, JournalError, MediaError, NotFound, ReceiverError
 from receiver.events import Submission
-from receiver.health import CallbackHealth, ProviderHealth, Troubles
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import LASTING_ROLES, Journal
 from receiver.maintenance.replay import Replay

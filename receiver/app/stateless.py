@@ -33,7 +33,6 @@ from receiver.clock import Clock
 from receiver.engine.engine import Engine
 from receiver.errors import InputError, NotDelivered, ProviderError, SettingsError, TokenError
 from receiver.events import Submission, new_id
-from receiver.inputs import data_uri, read_mask, read_picture
 from receiver.intake import Intake
 from receiver.journal import Journal
 from receiver.journal.selection import Order
@@ -41,6 +40,7 @@ from receiver.provider import Provider
 from receiver.requests import Request, with_pictures
 from receiver.settings import Settings, require_provider_key
 from receiver.submissions import Options
+from receiver.submissions.inputs import data_uri, read_mask, read_picture
 from receiver.submissions.sending import Addresses
 from receiver.tasks import Task
 from receiver.telemetry import learn

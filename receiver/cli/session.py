@@ -18,7 +18,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.errors import Ambiguous, JournalError, MediaError, ProviderError, Refused, Unreachable
 from receiver.events import EventType, Submission, event_id
-from receiver.followups import once_name
+from receiver.intake.followups import once_name
 from receiver.requests import Request
 from receiver.settings import Settings
 from receiver.submissions import Options

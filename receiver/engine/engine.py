@@ -17,13 +17,13 @@ from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.dispatcher import Dispatcher
 from receiver.engine.loops import Loops, NotNow, Step
+from receiver.engine.watchdog import Watchdog
 from receiver.errors import EngineRunning, JournalError, MediaError
 from receiver.events import Submission
 from receiver.journal import Journal
 from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
 from receiver.media import Store
 from receiver.submissions import Submissions
-from receiver.watchdog import Watchdog
 
 log = structlog.get_logger("receiver.engine")
 

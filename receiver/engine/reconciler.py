@@ -30,9 +30,9 @@ import structlog
 
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
+from receiver.engine.health import ProviderHealth
 from receiver.errors import MediaError, NotFound, PayloadError, ProviderError, Refused, TokenError, Unreadable
 from receiver.events import Media, Submission
-from receiver.health import ProviderHealth
 from receiver.intake import Intake, Policy
 from receiver.journal import Journal
 from receiver.provider import Provider

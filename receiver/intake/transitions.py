@@ -37,7 +37,7 @@ from receiver.events import (
     new_id,
     steady_id,
 )
-from receiver.followups import follow_up
+from receiver.intake.followups import follow_up
 from receiver.intake.routes import Rules
 from receiver.journal import Change
 from receiver.tasks import Task, event_type, merge

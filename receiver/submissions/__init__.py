@@ -14,14 +14,14 @@ from msgspec.structs import replace
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Conflict, InputError, NotFound, Refused, Unreachable
 from receiver.events import Input, Reply, Submission, new_id
-from receiver.followups import find_button, follow_up, once_name
-from receiver.inputs import data_uri, read_mask, read_picture
 from receiver.intake import Intake
+from receiver.intake.followups import find_button, follow_up, once_name
 from receiver.intake.transitions import GRACE_MS
 from receiver.journal import Journal
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.requests import PictureField, Request, build, check_task_id, with_pictures
+from receiver.submissions.inputs import data_uri, read_mask, read_picture
 from receiver.submissions.options import MAX_LABEL, MAX_LABELS, Options, check_button
 from receiver.submissions.sending import Addresses, Sending
 from receiver.tokens import Tokens

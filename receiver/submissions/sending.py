@@ -17,13 +17,13 @@ from receiver.backoff import JOURNAL
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, JournalError, MediaError, NotFound, Refused, Unreachable, Unreadable
 from receiver.events import Input, Submission
-from receiver.followups import as_change, find_button
-from receiver.inputs import data_uri
 from receiver.intake import Intake
+from receiver.intake.followups import as_change, find_button
 from receiver.journal import Change, Journal
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.requests import with_pictures
+from receiver.submissions.inputs import data_uri
 from receiver.tokens import MAX_CALLBACK_URL, MAX_STATE, Tokens
 
 log = structlog.get_logger("receiver.submissions")

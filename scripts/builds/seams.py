@@ -15,11 +15,11 @@ from builds.replacing import replaced
 from receiver.app import factory
 from receiver.engine import engine
 from receiver.engine.dispatcher import Dispatcher
+from receiver.engine.watchdog import Watchdog
 from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
 from receiver.journal import Journal, Work
 from receiver.provider import Accepted, Provider
-from receiver.watchdog import Watchdog
 
 LATE_SECONDS = 0.3
 
