@@ -379,7 +379,7 @@ async def test_one_engine_per_file(path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from receiver.journal.sqlite.files import EngineLock
+from receiver.journal.membership import EngineLock
 EngineLock(Path(sys.argv[1])).acquire("serve")
 print("held", flush=True)
 sys.stdin.read()

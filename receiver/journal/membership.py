@@ -12,11 +12,16 @@ A SQLite file has one engine, which holds a lock file instead.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import json
+import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -249,17 +254,66 @@ class SharedMembership:
         return abs(time.time() * 1000 - member.at_ms) < self.expire_seconds * 1000
 
 
-class EngineLock(Protocol):
-    """The lock file of a store that one engine at a time may use."""
+class EngineLock:
+    """`<journal>.engine`, locked while an engine runs. Its text names the engine. The system unlocks it at a crash."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._path = journal.with_name(journal.name + ".engine")
+        self._file: int | None = None
 
     def acquire(self, role: str, *, owner: str = "", store: str = "") -> None:
-        """Raise EngineRunning, with the holder's role, where another process holds it."""
+        """Take the lock. Raise EngineRunning with the holder's role if another process has it."""
+        if self._file is not None:
+            return
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(file)
+                raise
+        except BlockingIOError:
+            holder = self._read()
+            pid = f", process {holder['pid']}" if "pid" in holder else ""
+            where = "" if holder["host"] in ("", platform.node()) else f" on {holder['host']}"
+            raise EngineRunning(
+                f"`receiver {holder['role']}`{pid}{where} already is the engine of {self._journal}. "
+                "Stop it first, or give this one a database of its own with RECEIVER_DATABASE.",
+                holder=holder["role"],
+            ) from None
+        except OSError as exc:
+            raise JournalError(f"The engine's lock file {self._path} cannot be locked: {exc.strerror}.") from exc
+        me = {"role": role, "pid": os.getpid(), "host": platform.node(), "owner": owner, "store": store}
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps({**me, "version": version("imagine-receiver")}).encode(), 0)
+        self._file = file
+
+    def holder(self) -> EngineRecord | None:
+        """Return the engine that runs now. This tries the lock: a process that wants it then is refused."""
+        if self._file is None:
+            try:
+                self.acquire("journal check")
+            except EngineRunning:
+                pass
+            else:
+                self.release()
+                return None
+        return msgspec.convert({**self._read(), "seconds": 0.0, "leads": True}, EngineRecord)
 
     def release(self) -> None:
         """Idempotent."""
+        if self._file is not None:
+            os.ftruncate(self._file, 0)
+            os.close(self._file)
+            self._file = None
 
-    def holder(self) -> EngineRecord | None:
-        """Return the engine that holds it now."""
+    def _read(self) -> dict[str, str]:
+        found: object = None
+        with suppress(OSError, ValueError):
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+        known = {name: str(value) for name, value in found.items() if value} if isinstance(found, dict) else {}
+        return {"role": "another process", **dict.fromkeys(("owner", "host", "version", "store"), ""), **known}
 
 
 class SingleMembership:

@@ -16,9 +16,10 @@ from receiver.disk import Ballast, check_local_disk, in_thread
 from receiver.errors import EngineRunning, JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
+from receiver.journal.membership import EngineLock
 from receiver.journal.sqlite import files, maintenance
 from receiver.journal.sqlite.documents import SQL, RowCache, load, submission_of
-from receiver.journal.sqlite.files import BUSY_SECONDS, EngineLock, connect, identities, translated
+from receiver.journal.sqlite.files import BUSY_SECONDS, connect, identities, translated
 from receiver.journal.sqlite.pages import TABLES, delete_query, read_page
 from receiver.journal.sqlite.writer import Writer
 from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
