@@ -97,7 +97,7 @@ def simulating(
 def _listener() -> Iterator[socket.socket]:
     # It listens from the start, so a client that connects before the server is up waits and is not refused.
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # Answers come at once on asyncio's own loop, too (see `receiver.cli.running.bind`).
+        # Answers come at once on asyncio's own loop, too (see `receiver.cli.process.bind`).
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield listener
 
