@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from receiver.errors import JournalError, MediaError, ReceiverError
 
-log = structlog.get_logger("receiver.health")
+log = structlog.get_logger("receiver.engine.health")
 
 Check = Callable[[], Awaitable[None]]
 
