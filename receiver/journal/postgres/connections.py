@@ -209,7 +209,8 @@ class Connections:
             yield db
         except BaseException as exc:
             if is_lost(exc):
-                db.terminate()
+                with suppress(asyncpg.InterfaceError):  # the pool has noticed by itself
+                    db.terminate()
             raise
         finally:
             with suppress(*ERRORS):
@@ -285,7 +286,8 @@ class Connections:
             except Exception as exc:
                 if not is_lost(exc):
                     raise
-                db.terminate()
+                with suppress(asyncpg.InterfaceError):
+                    db.terminate()
                 problem = exc
         if transaction.xid is None or await self.is_committed(transaction.xid):
             return result

@@ -10,19 +10,10 @@ from typing import Any
 
 from receiver.errors import InputError, JournalError
 from receiver.journal.membership import SharedMembership
+from receiver.journal.postgres import tables
 from receiver.journal.postgres.connections import Connections
 from receiver.journal.postgres.faults import ERRORS, Connection, translated
-from receiver.journal.postgres.tables import (
-    COLUMNS,
-    SQL,
-    attempt_row,
-    callback_row,
-    delivery_row,
-    event_row,
-    fetch,
-    fetch_page,
-    submission_row,
-)
+from receiver.journal.postgres.tables import SQL, fetch
 from receiver.journal.statements import migrations
 from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow
 from receiver.journal.transfer import COPIED_VALUES
@@ -176,13 +167,12 @@ async def vacuum(connections: Connections) -> None:
 # Copies
 
 _WRITERS: Mapping[RowKind, Callable[[Key, Any], tuple[Any, ...]]] = {
-    "submissions": lambda key, item: submission_row(item, item.version),
-    "callbacks": lambda key, item: (*key, *callback_row(item)),
-    "events": lambda key, item: (*key, *event_row(item)),
-    "deliveries": lambda key, item: delivery_row(item),
-    "attempts": lambda key, item: attempt_row(item),
-    "files": lambda key, item: key,
-    "leftovers": lambda key, item: key,
+    "submissions": lambda key, item: tables.submission_row(item, item.version),
+    "callbacks": lambda key, item: (*key, *tables.callback_row(item)),
+    "events": lambda key, item: (*key, *tables.event_row(item)),
+    "deliveries": lambda key, item: tables.delivery_row(item),
+    "attempts": lambda key, item: tables.attempt_row(item),
+    **dict.fromkeys(("files", "leftovers"), lambda key, item: key),
     "values": lambda key, item: (*key, item.data.decode(), item.version),
 }
 """Values of a row, by kind."""
@@ -198,7 +188,7 @@ class HeldRows:
     async def page(self, kind: RowKind, after: Key | None, limit: int) -> list[StoredRow]:
         with translated(self._where):
             name = "documents" if kind == "submissions" else kind
-            return await fetch_page(self._db, name, EVERYTHING, after, limit)
+            return await tables.fetch_page(self._db, name, EVERYTHING, after, limit)
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
         table, row_of = "shared_values" if kind == "values" else kind, _WRITERS[kind]
@@ -207,7 +197,7 @@ class HeldRows:
             await self._db.copy_records_to_table(
                 table,
                 schema_name="receiver",
-                columns=[*numbered, *COLUMNS[table]],
+                columns=[*numbered, *tables.COLUMNS[table]],
                 records=[row_of(row.key, row.record) for row in rows],
             )
 

@@ -64,8 +64,6 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """Columns of the rows that are written, by table or part of a write (see `write_statement`)."""
 
-read_submission = msgspec.json.Decoder(Submission).decode
-read_event = msgspec.json.Decoder(Event).decode
 _delivery, _attempt = attrgetter(*DELIVERY), attrgetter(*ATTEMPT)
 _RECEIPT = DELIVERY.index("receipt")
 
@@ -78,6 +76,8 @@ class Working(msgspec.Struct, frozen=True):
     receipts: dict[str, LastReceipt] = {}
 
 
+read_submission = msgspec.json.Decoder(Submission).decode
+read_event = msgspec.json.Decoder(Event).decode
 _read_receipt = msgspec.json.Decoder(Receipt).decode
 _read_working = msgspec.json.Decoder(Working).decode
 
@@ -129,17 +129,6 @@ def attempt_row(item: AttemptRecord) -> Row:
 
 # Statements that write rows
 
-_TYPES = {
-    **dict.fromkeys(("hooked", "settled", "manual"), "boolean"),
-    **dict.fromkeys(
-        (
-            "version", "send_due_ms", "poll_due_ms", "media_due_ms", "deadline_due_ms", "created_ms", "received_ms",
-            "due_ms", "attempt", "failures", "finished_ms", "number", "started_ms",
-        ),
-        "bigint",
-    ),
-}  # fmt: skip
-"""Types of columns that hold no text."""
 _LONG = frozenset({"body", "working", "prompt", "labels", "receipt"})
 """Columns with long texts or quotes, whose values go to the driver as a list."""
 
@@ -155,25 +144,18 @@ def array(values: Sequence[Any]) -> str:
     except UnicodeEncodeError:
         text = "\\"
     if "\\" in text:
-        text = ",".join("NULL" if value is None else _quoted(str(value)) for value in values)
+        texts = [None if value is None else clean_text(str(value)) for value in values]
+        texts = [text and text.replace("\\", "\\\\").replace('"', '\\"') for text in texts]
+        text = ",".join("NULL" if text is None else f'"{text}"' for text in texts)
     return f"{{{text}}}"
 
 
-def _quoted(value: str) -> str:
-    text = clean_text(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
-
-
-def arguments(columns: Sequence[str], rows: Sequence[Row]) -> Iterator[Any]:
-    """Yield the arguments for `unnest`, one for each column."""
-    for column, values in zip(columns, zip(*rows, strict=True), strict=True):
-        yield list(values) if column in _LONG else array(values)
-
-
 def _unnest(columns: Sequence[str], numbers: Iterator[int]) -> str:
-    given = (
-        f"${next(numbers)}{'' if column in _LONG else '::text'}::{_TYPES.get(column, 'text')}[]" for column in columns
-    )
+    given = []
+    for name in columns:
+        number = name.endswith("_ms") or name in ("version", "attempt", "failures", "number")
+        kind = "boolean" if name in ("hooked", "settled", "manual") else "bigint" if number else "text"
+        given.append(f"${next(numbers)}{'' if name in _LONG else '::text'}::{kind}[]")
     return f"unnest({', '.join(given)})"
 
 
@@ -192,8 +174,9 @@ def _update(columns: Sequence[str]) -> str:
     )
 
 
-def _replace(columns: Sequence[str]) -> str:
-    return ", ".join(f"{name} = excluded.{name}" for name in columns)
+def _upsert(table: str, key: str, columns: Sequence[str], end: str = "") -> str:
+    changed = ", ".join(f"{name} = excluded.{name}" for name in columns)
+    return _insert(table, f"ON CONFLICT ({key}) DO UPDATE SET {changed} {end}")
 
 
 PARTS: Mapping[str, str] = {
@@ -202,21 +185,21 @@ PARTS: Mapping[str, str] = {
     "callbacks": _insert("callbacks"),
     "events": _insert("events"),
     # Only a replay opens a delivery again, and only one of its own submission.
-    "deliveries": _insert(
+    "deliveries": _upsert(
         "deliveries",
-        f"ON CONFLICT (id) DO UPDATE SET {_replace(DELIVERY[5:])} WHERE deliveries.submission_id = "
-        "excluded.submission_id AND (deliveries.status IN ('pending', 'running') OR excluded.manual) RETURNING 1",
+        "id",
+        DELIVERY[5:],
+        "WHERE deliveries.submission_id = excluded.submission_id AND "
+        "(deliveries.status IN ('pending', 'running') OR excluded.manual) RETURNING 1",
     ),
-    "attempts": _insert("attempts", f"ON CONFLICT (delivery_id, number) DO UPDATE SET {_replace(ATTEMPT[3:6])}"),
+    "attempts": _upsert("attempts", "delivery_id, number", ("finished_ms", "outcome", "detail")),
     "files": _insert("files", "ON CONFLICT DO NOTHING"),
     # A name (`once`) that is taken keeps the new submission out.
     "submissions": _insert("submissions", "ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING RETURNING id"),
 }
 """Statements in which `{rows}` are the rows to write."""
 _RESULTS = {
-    "touched": "(SELECT count(*) FROM touched_rows) AS touched",
-    "written": "(SELECT count(*) FROM written_rows) AS written",
-    "deliveries": "(SELECT count(*) FROM deliveries_rows) AS deliveries",
+    **{part: f"(SELECT count(*) FROM {part}_rows) AS {part}" for part in ("touched", "written", "deliveries")},  # noqa: S608
     "submissions": "(SELECT array_agg(id) FROM submissions_rows) AS created",
 }
 
@@ -233,8 +216,10 @@ def write_statement(parts: tuple[str, ...]) -> str:
 
 async def write_rows(db: Connection, rows: Mapping[str, Sequence[Row]]) -> Mapping[str, Any]:
     """Write rows by part, and return the result of `write_statement`."""
-    parts = tuple(part for part in PARTS if rows.get(part))
-    values = [value for part in parts for value in arguments(COLUMNS[part], rows[part])]
+    parts, values = tuple(part for part in PARTS if rows.get(part)), []
+    for part in parts:
+        for column, given in zip(COLUMNS[part], zip(*rows[part], strict=True), strict=True):
+            values.append(list(given) if column in _LONG else array(given))
     return await db.fetchrow(write_statement(parts), *values)  # type: ignore[no-any-return]
 
 
@@ -261,6 +246,10 @@ def read_delivery(row: Any) -> Delivery:
     return Delivery(**values)
 
 
+def read_value(row: Mapping[str, Any]) -> SharedValue:
+    return SharedValue(key=row["key"], data=row["data"].encode(), version=row["version"])
+
+
 def _read_callback(row: Mapping[str, Any]) -> Callback:
     return Callback(
         submission_id=row["submission_id"], received_ms=row["received_ms"], cause=row["cause"],
@@ -278,30 +267,17 @@ class Table:
     name: str = ""
 
 
-_VALUE = "key, data, version"
+_NEEDED = "EXISTS (SELECT FROM receiver.files WHERE files.digest = leftovers.digest) AS needed"
 TABLES: Mapping[str, Table] = {
     "submissions": Table(("id",), "id, body", lambda row: read_submission(row["body"])),
     "documents": Table(("id",), "id, version, body, working", read_document, name="submissions"),
-    "callbacks": Table(
-        ("number",),
-        "number, submission_id, received_ms, cause, body",
-        _read_callback,
-    ),
+    "callbacks": Table(("number",), "number, submission_id, received_ms, cause, body", _read_callback),
     "events": Table(("number",), "number, body", lambda row: read_event(row["body"])),
     "deliveries": Table(("id",), ", ".join(DELIVERY), read_delivery),
     "attempts": Table(("delivery_id", "number"), ", ".join(ATTEMPT), lambda row: AttemptRecord(**row)),
     "files": Table(("submission_id", "digest"), "submission_id, digest", lambda row: NeededFile(**row)),
-    "leftovers": Table(
-        ("digest",),
-        "digest, EXISTS (SELECT FROM receiver.files WHERE files.digest = leftovers.digest) AS needed",
-        lambda row: LeftFile(**row),
-    ),
-    "values": Table(
-        ("key",),
-        "key, convert_to(data, 'UTF8') AS data, version",
-        lambda row: SharedValue(**row),
-        name="shared_values",
-    ),
+    "leftovers": Table(("digest",), f"digest, {_NEEDED}", lambda row: LeftFile(**row)),
+    "values": Table(("key",), "key, data, version", read_value, name="shared_values"),
 }
 
 # Pages of rows
