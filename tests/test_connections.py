@@ -163,6 +163,19 @@ async def test_a_body_that_comes_after_its_answer() -> None:
             assert (await ask(connection)).endswith(b"ok")
 
 
+async def test_half_closed() -> None:
+    """A sender that says it will send nothing more still gets its answer."""
+
+    def talk(url: str) -> bytes:
+        with connect(url) as connection:
+            connection.sendall(GET)
+            connection.shutdown(socket.SHUT_WR)
+            return read_all(connection)
+
+    async with serving(APP) as url:
+        assert (await asyncio.to_thread(talk, url)).startswith(b"HTTP/1.1 200")
+
+
 async def test_connections_outlive_a_proxys() -> None:
     """An idle connection is kept longer than nginx keeps it: a POST on one that is just being closed would be lost."""
     assert server(APP).config.timeout_keep_alive == KEEP_ALIVE_SECONDS

@@ -70,6 +70,13 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio reads the result, and uvicorn returns none
+        """Answer a whole request although its sender closed its side. uvicorn would forget it."""
+        answering = self.cycle is not None and not self.cycle.response_complete and not self._in_body
+        if answering:
+            self.cycle.keep_alive = False
+        return answering
+
     def data_received(self, data: bytes) -> None:
         """Parse what arrived. Only a new head ends the keep-alive time: line ends between requests, and the rest of a
         body that was answered unread, keep no connection open."""
