@@ -132,5 +132,5 @@ async def test_a_link_is_not_read(link: str) -> None:
     """The sentence says what to do instead; nothing is fetched."""
     assert is_link(link)
     for read in (read_picture, read_mask):
-        with pytest.raises(InputError, match="is a link. Download it"):
+        with pytest.raises(InputError, match=r"is a link\. Download it"):
             await read(link)

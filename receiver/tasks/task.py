@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -122,6 +123,7 @@ _LASTING: tuple[str, ...] = (
     "action", "prompt", "prompt_en", "final_prompt", "description", "state", "submit_ms", "start_ms", "finish_ms",
     "image_url", "image_urls", "video_url", "video_urls", "fail_reason", "buttons", "seed",
 )  # fmt: skip
+_lasting = attrgetter(*_LASTING)
 _LINKS = ("image_url", "image_urls", "video_url", "video_urls")
 
 
@@ -138,8 +140,9 @@ def merge(old: Task | None, new: Task) -> Task:
         return old
     if new.status == "SUCCESS" and old.status in ("FAILURE", "CANCEL"):
         return _fill(new, msgspec.structs.replace(old, fail_reason=""))
-    later = new.rank > old.rank and not (old.terminal and new.terminal)
-    same = new.status == old.status and new.rank >= old.rank
+    rank, before = new.rank, old.rank
+    later = rank > before and not (old.terminal and new.terminal)
+    same = new.status == old.status and rank >= before
     return _fill(new, old) if later or same else old
 
 
@@ -147,9 +150,9 @@ def _fill(new: Task, old: Task) -> Task:
     """Return `new` with its unset values from `old`. A preview is no result, so an end keeps only its own links."""
     ends = new.terminal and new.status != old.status
     kept = {
-        name: getattr(old, name)
-        for name in _LASTING
-        if not getattr(new, name) and getattr(old, name) and not (ends and name in _LINKS)
+        name: before
+        for name, value, before in zip(_LASTING, _lasting(new), _lasting(old), strict=True)
+        if before and not value and not (ends and name in _LINKS)
     }
     return msgspec.structs.replace(new, **kept) if kept else new
 

@@ -146,14 +146,20 @@ class Admission:
         self._most_bytes = most_bytes
         self._max_wait = max_wait
         self._kept = kept
+        self._deadlines: dict[asyncio.Task[Any], float] = {}
+        """By request that waits, in order, in seconds of the loop's clock."""
         self._late = set[asyncio.Task[Any]]()
-        self.waiting = 0
-        """Number of requests that wait."""
+        self._timer: asyncio.TimerHandle | None = None
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         """Kept from the first request, because asking for it costs a system call."""
         self._probing: asyncio.Task[None] | None = None
         self.refused = 0
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait."""
+        return len(self._deadlines)
 
     @property
     def shut(self) -> bool:
@@ -168,13 +174,14 @@ class Admission:
             Problem: 503, at once, or when the wait was cancelled by `Admission` or by the server's stop.
         """
         self.check()
-        if self.waiting >= self._most or self._bytes + size > self._most_bytes:
+        if len(self._deadlines) >= self._most or self._bytes + size > self._most_bytes:
             self.refused += 1
             raise Problem(503, "Receiver is overloaded. Send it again.", RETRY, cause="overload")
         loop = self._loop = self._loop or asyncio.get_running_loop()
         task = cast("asyncio.Task[Any]", asyncio.current_task(loop))
-        timer = loop.call_later(self._max_wait, self._give_up, task)  # `asyncio.timeout` would cost 5 µs
-        self.waiting += 1
+        self._deadlines[task] = deadline = loop.time() + self._max_wait
+        # One timer for all: one for each would be thousands in the loop's queue, nearly all of them cancelled.
+        self._timer = self._timer or loop.call_at(deadline, self._give_up_late, loop)
         self._bytes += size
         try:
             yield
@@ -186,9 +193,8 @@ class Admission:
             detail = f"Receiver could not write within {self._max_wait:g} s. {self._kept}"
             raise Problem(503, detail, RETRY, cause="journal stalled") from exc
         finally:
-            timer.cancel()
+            del self._deadlines[task]
             self._late.discard(task)
-            self.waiting -= 1
             self._bytes -= size
 
     def check(self) -> None:
@@ -203,13 +209,20 @@ class Admission:
             self._probing.cancel()
             await asyncio.wait([self._probing])
             self._probing = None
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _give_up(self, task: asyncio.Task[Any]) -> None:
-        if self._probe is not None and self._probing is None:
+    def _give_up_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        late = [task for task, deadline in self._deadlines.items() if deadline <= now and task not in self._late]
+        if late and self._probe is not None and self._probing is None:
             log.error("admission.shut", waiting=self.waiting, bytes=self._bytes, seconds=self._max_wait)
             self._probing = asyncio.create_task(self._reopen(self._probe), name="admission probe")
-        self._late.add(task)
-        task.cancel()
+        for task in late:
+            self._late.add(task)
+            task.cancel()
+        later = next((deadline for deadline in self._deadlines.values() if deadline > now), None)
+        self._timer = None if later is None else loop.call_at(later, self._give_up_late, loop)
 
     async def _reopen(self, probe: Callable[[], Awaitable[None]]) -> None:
         """Admit requests again after a write. It queues behind all that was given up, which by then takes no memory."""

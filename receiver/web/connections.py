@@ -129,8 +129,12 @@ class Connection(HttpToolsProtocol):
     def _is_unambiguous(self) -> bool:
         """Return True if this head can be read in one way only (RFC 9112 §3.2, §6.1)."""
         version = self.parser.get_http_version()
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        codings = {value.lower() for name, value in self.headers if name == b"transfer-encoding"}
+        hosts, codings = 0, set()
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":
+                codings.add(value.lower())
         return (version == "1.1" and hosts == 1 and codings <= {b"chunked"}) or (
             version == "1.0" and hosts < 2 and not codings
         )

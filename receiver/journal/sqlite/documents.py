@@ -186,7 +186,7 @@ def _changed_deliveries(old: Document, new: Document) -> tuple[list[Row], list[R
     known: list[Row] = []
     if new.deliveries is not old.deliveries or new.closed:
         before = {item.id: item for item in old.deliveries}
-        for item in {item.id: item for item in new.closed + new.deliveries}.values():
+        for item in new.closed + new.deliveries:
             was = before.get(item.id)
             if was is None:
                 fresh.append(delivery_row(item))
