@@ -15,16 +15,8 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from receiver.errors import JournalError
-from receiver.journal.postgres.faults import (
-    COLLIDED,
-    ERRORS,
-    Connection,
-    asyncpg,
-    is_lost,
-    misconfigured,
-    place,
-    translated,
-)
+from receiver.journal.postgres import faults
+from receiver.journal.postgres.faults import COLLIDED, ERRORS, Connection, asyncpg, is_lost, translated
 
 T = TypeVar("T")
 
@@ -135,7 +127,7 @@ class Connections:
     """
 
     def __init__(self, url: str, *, maximum: int, statements: bool, busy_seconds: float, answer_seconds: float) -> None:
-        self.where = place(url)
+        self.where = faults.place(url)
         self._url, self._maximum = url, maximum
         self._statements, self._busy_seconds, self._answer_seconds = statements, busy_seconds, answer_seconds
         self._arguments: dict[str, Any] = {
@@ -171,7 +163,7 @@ class Connections:
                 await self.aclose()
                 # A certificate that is not trusted is a ValueError, too.
                 if isinstance(exc, ValueError | asyncpg.ClientConfigurationError) and not isinstance(exc, OSError):
-                    raise misconfigured(exc, self.where) from exc
+                    raise faults.misconfigured(exc, self.where) from exc
                 raise
 
     def close_soon(self) -> None:
