@@ -157,7 +157,7 @@ class Connections:
                     self._url, init=begin, min_size=0, max_size=self._maximum, connection_class=_Bare,
                     max_inactive_connection_lifetime=0, **self._arguments,
                 )  # fmt: skip
-                async with self._acquire() as db:
+                async with self.acquire() as db:
                     await _check_server(db, self.where)
             except BaseException as exc:
                 await self.aclose()
@@ -185,7 +185,7 @@ class Connections:
             raise JournalError(f"The journal at {self.where} is closed.", fault="closed")
 
     @asynccontextmanager
-    async def _acquire(self) -> AsyncIterator[Connection]:
+    async def acquire(self) -> AsyncIterator[Connection]:
         """Lend a connection. Raise the driver's errors, and JournalError where none comes free."""
         try:
             db = await self._pool.acquire(timeout=self._busy_seconds)
@@ -231,7 +231,7 @@ class Connections:
             return await self._read(operation)
 
     async def _read(self, operation: Callable[[Connection], Awaitable[T]]) -> T:
-        async with self._acquire() as db:
+        async with self.acquire() as db:
             if self._statements:
                 return await operation(db)
             # Behind a pooler, a statement and its plan meet only in a transaction.
@@ -262,7 +262,7 @@ class Connections:
                 broken = True  # it was broken before, most likely: one more try on another connection
 
     async def _transact(self, operation: Callable[[Transaction], Awaitable[T]]) -> T:
-        async with self._acquire() as db:
+        async with self.acquire() as db:
             transaction = Transaction(db)
 
             async def numbered() -> T:
