@@ -49,30 +49,30 @@ async def test_lanes_take_a_share_each_and_leave_one() -> None:
     """So that a lane that has ended finds its next batch."""
     lanes = Lanes()
     writer: Writer[str] = Writer(lanes.run, width=3, key=lambda name: name)
-    waiting = put(writer, names(200))
+    waiting = put(writer, names(400))
     await lanes.until(3)
-    assert lanes.sizes == [50, 50, 50]
+    assert lanes.sizes == [100, 100, 100]
     lanes.let_go(0)
     await lanes.until(4)
-    assert lanes.sizes == [50, 50, 50, 38]
+    assert lanes.sizes == [100, 100, 100, 75]
     for number in range(1, 4):
         lanes.let_go(number)
     await lanes.until(5)
     lanes.let_go(4)
-    assert await asyncio.gather(*waiting) == names(200)
-    assert lanes.sizes == [50, 50, 50, 38, 12]
+    assert await asyncio.gather(*waiting) == names(400)
+    assert lanes.sizes == [100, 100, 100, 75, 25]
 
 
 async def test_a_small_share_is_not_worth_a_batch() -> None:
     """A commit costs the same for few."""
     lanes = Lanes()
     writer: Writer[str] = Writer(lanes.run, width=3, key=lambda name: name)
-    waiting = put(writer, names(20))
+    waiting = put(writer, names(70))
     await lanes.until(2)
-    assert lanes.sizes == [16, 4]
+    assert lanes.sizes == [64, 6]
     lanes.let_go(0)
     lanes.let_go(1)
-    assert await asyncio.gather(*waiting) == names(20)
+    assert await asyncio.gather(*waiting) == names(70)
 
 
 async def test_nothing_overtakes_another_about_the_same() -> None:

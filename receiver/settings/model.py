@@ -112,8 +112,7 @@ class Settings(BaseModel):
     )
     database_statements: Flag = Field(
         default=True,
-        description="Prepare statements on PostgreSQL and set up connections. Set it to false behind a pooler in "
-        "transaction mode.",
+        description="Prepare statements on PostgreSQL and set up connections. Set it to false behind a pooler.",
     )
     database_migrate: Flag = Field(
         default=True, description="Migrate PostgreSQL's tables at the start. If false, only `receiver migrate` does."

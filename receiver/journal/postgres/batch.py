@@ -240,7 +240,7 @@ async def _run(
 
 
 MAX_BATCH = 500
-SMALL_BATCH = 16
+SMALL_BATCH = 64
 """Fewer operations are not worth a transaction of their own."""
 Op = TypeVar("Op")
 Run = Callable[[Sequence[Op]], Awaitable[list[Any]]]

@@ -15,16 +15,8 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from receiver.errors import JournalError
-from receiver.journal.postgres.faults import (
-    COLLIDED,
-    ERRORS,
-    Connection,
-    asyncpg,
-    is_lost,
-    misconfigured,
-    place,
-    translated,
-)
+from receiver.journal.postgres import faults
+from receiver.journal.postgres.faults import COLLIDED, ERRORS, Connection, asyncpg, is_lost, translated
 
 T = TypeVar("T")
 
@@ -135,7 +127,7 @@ class Connections:
     """
 
     def __init__(self, url: str, *, maximum: int, statements: bool, busy_seconds: float, answer_seconds: float) -> None:
-        self.where = place(url)
+        self.where = faults.place(url)
         self._url, self._maximum = url, maximum
         self._statements, self._busy_seconds, self._answer_seconds = statements, busy_seconds, answer_seconds
         self._arguments: dict[str, Any] = {
@@ -165,13 +157,13 @@ class Connections:
                     self._url, init=begin, min_size=0, max_size=self._maximum, connection_class=_Bare,
                     max_inactive_connection_lifetime=0, **self._arguments,
                 )  # fmt: skip
-                async with self._acquire() as db:
+                async with self.acquire() as db:
                     await _check_server(db, self.where)
             except BaseException as exc:
                 await self.aclose()
                 # A certificate that is not trusted is a ValueError, too.
                 if isinstance(exc, ValueError | asyncpg.ClientConfigurationError) and not isinstance(exc, OSError):
-                    raise misconfigured(exc, self.where) from exc
+                    raise faults.misconfigured(exc, self.where) from exc
                 raise
 
     def close_soon(self) -> None:
@@ -193,7 +185,7 @@ class Connections:
             raise JournalError(f"The journal at {self.where} is closed.", fault="closed")
 
     @asynccontextmanager
-    async def _acquire(self) -> AsyncIterator[Connection]:
+    async def acquire(self) -> AsyncIterator[Connection]:
         """Lend a connection. Raise the driver's errors, and JournalError where none comes free."""
         try:
             db = await self._pool.acquire(timeout=self._busy_seconds)
@@ -239,7 +231,7 @@ class Connections:
             return await self._read(operation)
 
     async def _read(self, operation: Callable[[Connection], Awaitable[T]]) -> T:
-        async with self._acquire() as db:
+        async with self.acquire() as db:
             if self._statements:
                 return await operation(db)
             # Behind a pooler, a statement and its plan meet only in a transaction.
@@ -270,7 +262,7 @@ class Connections:
                 broken = True  # it was broken before, most likely: one more try on another connection
 
     async def _transact(self, operation: Callable[[Transaction], Awaitable[T]]) -> T:
-        async with self._acquire() as db:
+        async with self.acquire() as db:
             transaction = Transaction(db)
 
             async def numbered() -> T:

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from receiver.errors import JournalError
-from receiver.journal.postgres.connections import Connections, Transaction
+from receiver.journal.postgres.connections import Connections
 from receiver.journal.postgres.faults import ERRORS, Connection, translated
 
 log = structlog.get_logger("receiver.journal")
@@ -81,12 +81,9 @@ class Notifier:
         while self._written:
             ids, self._written = self._written, set()
             payload = f"{self._process} {' '.join(ids) if len(ids) <= MOST else ''}"
-
-            async def operation(transaction: Transaction, *, payload: str = payload) -> None:
-                await transaction.db.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
-
             with suppress(JournalError, *ERRORS):
-                await self._connections.transact(operation)
+                async with self._connections.acquire() as db:
+                    await db.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _listen(self) -> None:

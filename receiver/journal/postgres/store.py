@@ -88,15 +88,9 @@ class PostgresStore:
         self._notifier.tell(document.id for document in documents)
 
     async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
-        if (claim := self._uncertain.get(destination)) is not None:
-            # If a claim whose COMMIT was not answered was committed, nothing else would ever run it.
-            assert claim[0].xid is not None  # noqa: S101 - only a transaction with an id is uncertain
-            with translated(self.place):
-                committed = await self._connections.is_committed(claim[0].xid)
-            del self._uncertain[destination]
-            if committed:
-                self._written(claim[2])
-                return claim[1]
+        claim = self._uncertain.pop(destination, None)
+        if claim is not None and await self._was_written(destination, claim):
+            return claim[1]
         # A look without a transaction first, because an idle engine asks often.
         (due,) = await self._connections.read(lambda db: fetch(db, "look", destination, now_ms))
         if limit <= 0 or not due[0]:
@@ -116,7 +110,6 @@ class PostgresStore:
                 tried += [row["id"] for row in found]
                 if len(found) < wanted:
                     break
-            claim = transaction, results, []
             claim = transaction, results, await write(transaction, pairs)
 
         try:
@@ -129,6 +122,19 @@ class PostgresStore:
         assert claim is not None  # noqa: S101 - the attempt has set it
         self._written(claim[2])
         return claim[1]
+
+    async def _was_written(self, destination: str, claim: _Claim) -> bool:
+        """Return True if a claim whose COMMIT was not answered was committed: nothing else would ever run it."""
+        transaction, _, documents = claim
+        try:
+            with translated(self.place):
+                committed = await self._connections.is_committed(transaction.xid or "")
+        except JournalError:
+            self._uncertain[destination] = claim
+            raise
+        if committed:
+            self._written(documents)
+        return committed
 
     async def _locked(self, db: Connection, versions: Mapping[str, int]) -> list[Document]:
         """Return locked documents, in the same order. One that cannot be read is left out, and holds up no other."""

@@ -64,7 +64,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """Columns of the rows that are written, by table or part of a write (see `write_statement`)."""
 
-_delivery, _attempt = attrgetter(*DELIVERY), attrgetter(*ATTEMPT)
+_delivery = attrgetter(*DELIVERY)
+attempt_row: Callable[[AttemptRecord], Row] = attrgetter(*ATTEMPT)
 _RECEIPT = DELIVERY.index("receipt")
 
 
@@ -120,11 +121,6 @@ def delivery_row(item: Delivery) -> Row:
     if item.receipt is None:
         return row
     return (*row[:_RECEIPT], to_json(item.receipt), *row[_RECEIPT + 1 :])
-
-
-def attempt_row(item: AttemptRecord) -> Row:
-    row: Row = _attempt(item)
-    return row
 
 
 # Statements that write rows

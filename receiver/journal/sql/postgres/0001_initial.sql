@@ -20,10 +20,7 @@ CREATE TABLE receiver.submissions (
     ended          text,
     hooked         boolean NOT NULL,
     settled        boolean NOT NULL,
-    send_due_ms    bigint,
-    poll_due_ms    bigint,
-    media_due_ms   bigint,
-    deadline_due_ms bigint,
+    send_due_ms    bigint, poll_due_ms bigint, media_due_ms bigint, deadline_due_ms bigint,
     body           text NOT NULL,
     -- Names of all events, and by destination the newest event and receipt.
     working        text NOT NULL
