@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import secrets
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -38,7 +37,6 @@ from receiver.events import Event, Media, Submission, first_id
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import Change, Journal
 from receiver.journal.bucket import keys, over
-from receiver.journal.bucket.stored import LARGE
 from receiver.journal.membership import SharedMembership
 from receiver.tasks import Button, Task
 
@@ -465,26 +463,6 @@ async def test_a_journal_that_is_not_there_yet(place: BucketStore) -> None:
         await over(place.bucket_client(), place="s3://x", existing=True)
     await (await place.open()).aclose()
     await (await over(place.bucket_client(), place="s3://x", existing=True)).aclose()
-
-
-async def test_large_callbacks_are_objects_of_their_own(place: BucketStore) -> None:
-    """A flood of them does not make each further one dearer; erasing removes them, too."""
-    journal = await place.open()
-    row = submission(1)
-    await journal.add(row)
-    bodies = [secrets.token_hex(60_000).encode() for _ in range(12)]
-    for body in bodies:
-        kept = replace(callback(), submission_id=row.id, body=body)
-        await journal.change(row.id, lambda row: None, kept)
-    assert [item.body for item in await journal.callbacks(row.id)] == bodies
-    found = await place.bucket_client().get(keys.submission(row.id))
-    assert found is not None
-    assert len(found.data) < LARGE
-    assert await journal.erase(row.id, force=True)
-    await journal.settle()
-    left = [item.key async for page in place.bucket_client().pages("") for item in page]
-    assert left == ["format"]
-    await journal.aclose()
 
 
 async def test_a_purge_reads_again_only_what_may_have_callbacks(place: BucketStore) -> None:

@@ -408,11 +408,8 @@ class Journal:
 
     async def outstanding_destinations(self) -> list[str]:
         """Return the names of registered destinations with pending deliveries."""
-        names = sorted(await self._destinations.read())
-        found = await asyncio.gather(
-            *(self.store.page("deliveries", Filter(destination=name, statuses=("pending",)), limit=1) for name in names)
-        )
-        return [name for name, page in zip(names, found, strict=True) if page]
+        counts = (await self.store.counts()).destinations
+        return [name for name in sorted(await self._destinations.read()) if name in counts and counts[name].pending]
 
     async def pause_of(self, destination: str) -> tuple[int, str] | None:
         """Return until when a destination gets nothing, or got nothing lately, and why."""

@@ -1,17 +1,17 @@
-"""Reading and writing submissions in a bucket: the cache, the order of writes, conflicts, and the due index.
+"""Submissions of a bucket: the cache, the order of writes, conflicts, and the due index.
 
-Changes of one submission that come while another one is written wait, and share the next put. A put whose condition
-fails was overtaken: the object is read again, and the changes run again on it.
+Changes of one submission that come during a write wait, and share the next put. After a conflict the object is read
+again, and the changes run again on it.
 
-The due index is empty objects whose keys are listed in order of time, up to now, so that nothing else is read.
+The due index consists of empty objects. Their keys are listed in order of time up to now, so nothing else is read.
 
     due/rows/TIME.ID.VERSION-NONCE              a submission to be sent, polled, archived or ended
     due/to/DESTINATION/TIME.ID.VERSION-NONCE    a submission with an open delivery to this destination
     dead/DESTINATION/0.ID.VERSION-NONCE         a submission with a dead delivery there
 
-An entry is made before the submission that needs it, and deleted after the one that does not. The submission names its
-entries. An entry it does not name is deleted once the submission is as new as the entry: until then its writer may be
-about to write the submission that names it. So a submission that needs an entry always has one.
+The submission names its entries. An entry is made before the submission that needs it, and deleted after the first
+version that does not. An entry that is not named is deleted once the submission is as new as the entry. Until then its
+writer may be about to write the submission.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,67 +30,59 @@ from receiver.bucket.client import Bucket, Tag
 from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.bucket import keys
-from receiver.journal.bucket.stored import LARGE, MOVE_MS, StoredSubmission, decode, encode, replace, with_entries
+from receiver.journal.bucket.stored import MOVE_MS, StoredSubmission, decode, encode, replace
 from receiver.journal.shared import jitter
 
 T = TypeVar("T")
 Mutate = Callable[[StoredSubmission], tuple[StoredSubmission, T]]
-"""Pure. It may run several times. One that returns the very same object writes nothing."""
+"""A pure function, which may run several times. If it returns the same object, nothing is written."""
 
-CACHED = 4 * 1024 * 1024
-"""Bytes of cached objects, as the bucket has them: they are gzipped there, to about a tenth."""
+CACHED = 256
+"""Submissions in the cache."""
 TRIES = 20
-"""How often a change runs again because another process was faster."""
+"""Tries of a change that conflicts with other processes."""
 WAITS = (0.2, 1.0)
-"""Seconds before a put that failed, obstore's own retries included, is tried again."""
+"""Seconds before the retries of a failed put. obstore's own retries come first."""
 AT_ONCE = 16
-"""Reads at once."""
+"""Concurrent reads."""
 WINDOW = 1000
-"""Entries looked at in one place, those due first."""
+"""Entries looked at in one place, the earliest first."""
 AHEAD_MS = 60_000
-"""How far ahead entries are listed, so that what comes due before the next look is known."""
+"""Time after now up to which entries are listed, so that those due before the next list are known."""
 ABANDONED_MS = 2 * 86_400_000
-"""Age of an entry without a submission from which on no process can be about to write that: a signed request is valid
-for minutes."""
+"""Age from which an entry or link without a submission is abandoned. Its writer would have written the submission
+long before, because a signed request is valid for minutes."""
 
 
 @dataclass(slots=True)
 class _Cached:
-    """An object as the bucket has, or had, it. `read_at` is monotonic."""
+    """An object as it was read or written last. `read_at` is monotonic."""
 
     stored: StoredSubmission
     tag: Tag
-    size: int
     read_at: float
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A change that waits to be written."""
-
-    mutate: Mutate[Any]
-    future: asyncio.Future[Any]
-    outcome: Any = None
-    problem: Exception | None = None
-
-
-@dataclass(slots=True)
 class _Place:
-    """Entries of one place as last listed, with those that this process has made and deleted since."""
+    """Entries of one place as last listed, with the later changes of this process.
+
+    Attributes:
+        entries: the time at which each was made, by key.
+    """
 
     entries: dict[str, int] = field(default_factory=dict)
-    """When it was made, by key."""
     looked_at: float | None = None
     until_ms: int = 0
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Documents:
-    """The submissions of a bucket, and what of them is due.
+    """Submissions of a bucket, and the due ones among them.
 
     Args:
         bucket: with errors of the journal.
-        look_seconds: for how long a list of the due index is used again; 0: never. Changes of this process are known at
+        look_seconds: lifetime of a list of the due index. 0: none is used again. Changes of this process are seen at
             once.
         written: called with the id of a submission after each write.
         add: writes a submission that comes of a change.
@@ -109,9 +101,8 @@ class Documents:
         self._written = written
         self._add = add
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
-        self._weight = 0
-        self._places: dict[str, _Place] = {}
-        self._queues: dict[str, list[_Waiting]] = {}
+        self._places: defaultdict[str, _Place] = defaultdict(_Place)
+        self._queues: dict[str, list[tuple[Mutate[Any], asyncio.Future[Any]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._litter: list[str] = []
         self._sweeping: asyncio.Task[None] | None = None
@@ -127,11 +118,6 @@ class Documents:
         read = await self._read(id)
         return None if read is None else read.stored
 
-    def owner_of(self, delivery_id: str) -> str | None:
-        """Return the submission of a delivery, if that is cached."""
-        found = (item.stored for item in self._cache.values())
-        return next((item.id for item in found if any(one.id == delivery_id for one in item.deliveries)), None)
-
     async def _read(self, id: str) -> _Cached | None:
         key, cached = keys.submission(id), self._cache.get(id)
         async with self._reads:
@@ -145,83 +131,83 @@ class Documents:
             self.forget(id)
             self.sweep([key] if found is not None else [])  # its eraser has ended halfway
             return None
-        return self._keep(read, found.tag, len(found.data))
+        return self._keep(read, found.tag)
 
-    def _keep(self, read: StoredSubmission, tag: Tag, size: int) -> _Cached:
+    def _keep(self, read: StoredSubmission, tag: Tag) -> _Cached:
         now = self._cache.get(read.id)
-        cached = _Cached(read, tag, size, time.monotonic())
+        cached = _Cached(read, tag, time.monotonic())
         if now is None or now.stored.version <= read.version:  # an answer may be overtaken by a later one
-            self.forget(read.id)
             self._cache[read.id] = cached
-            self._weight += size
-        while self._weight > CACHED:
-            self.forget(next(iter(self._cache)))
+            self._cache.move_to_end(read.id)
+        while len(self._cache) > CACHED:
+            self._cache.popitem(last=False)
         return cached
 
     def forget(self, id: str) -> None:
         """Drop a submission from the cache."""
-        cached = self._cache.pop(id, None)
-        self._weight -= cached.size if cached is not None else 0
+        self._cache.pop(id, None)
 
     # Writing
 
     async def write(self, id: str, mutate: Mutate[T]) -> T | None:
         """Change a submission in one transaction. None: there is no such submission."""
-        waiting = _Waiting(mutate, asyncio.get_running_loop().create_future())
+        future: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
         queue = self._queues.get(id)
         if queue is None:
-            self._queues[id] = [waiting]
+            self._queues[id] = [(mutate, future)]
             task = asyncio.create_task(self._serve(id), name=f"journal {id}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            queue.append(waiting)
-        outcome: T | None = await waiting.future
-        return outcome
+            queue.append((mutate, future))
+        return await future
 
     async def _serve(self, id: str) -> None:
         while batch := self._queues[id]:
             self._queues[id] = []
+            outcomes: Sequence[Any]
             try:
-                await self._write_batch(id, batch)
+                outcomes = await self._write_batch(id, [mutate for mutate, _ in batch])
             except Exception as exc:
-                for item in batch:
-                    item.problem = exc
-            for item in batch:
-                if item.future.done():
+                outcomes = [exc] * len(batch)
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                if future.done():
                     continue  # its caller was cancelled
-                if item.problem is not None:
-                    item.future.set_exception(item.problem)
+                if isinstance(outcome, Exception):
+                    future.set_exception(outcome)
                 else:
-                    item.future.set_result(item.outcome)
+                    future.set_result(outcome)
         del self._queues[id]
 
-    async def _write_batch(self, id: str, batch: list[_Waiting]) -> None:
+    async def _write_batch(self, id: str, batch: Sequence[Mutate[Any]]) -> Sequence[Any]:
+        """Return the outcome or the exception of each change."""
         cached = self._cache.get(id)
         fresh = cached is None
-        cached = cached or await self._read(id)
         for attempt in range(TRIES):
+            cached = cached or await self._read(id)
             if cached is None:
-                return None
-            draft = cached.stored
-            for item in batch:
-                item.problem = None
+                return [None] * len(batch)
+            draft, outcomes = cached.stored, []
+            for mutate in batch:
                 try:
-                    draft, item.outcome = item.mutate(draft)
+                    draft, outcome = mutate(draft)
                 except Exception as exc:  # one that fails changes nothing
-                    item.problem = exc
-            if draft is cached.stored:
-                if fresh:
-                    return await self._write_additions(cached)
-                before, cached, fresh = cached, await self._read(id), True
-                if cached is before:
-                    return await self._write_additions(cached)  # the cache was right
-                continue
+                    outcome = exc
+                outcomes.append(outcome)
+            if draft is cached.stored and not fresh:
+                found, fresh = await self._read(id), True
+                if found is not cached:
+                    cached = found  # the cache was outdated
+                    continue
             try:
-                return await self._write_additions(await self._commit(cached.stored, draft, cached.tag))
+                if draft is not cached.stored:
+                    cached = await self._commit(cached.stored, draft, cached.tag)
             except PreconditionFailed:
-                cached, fresh = await self._read(id), True
+                cached, fresh = None, True
                 await asyncio.sleep(jitter(attempt))
+                continue
+            await self._write_additions(cached)
+            return outcomes
         raise JournalError(f"Submission {id} is changed by too many at once. Try again.", fault="locked")
 
     async def create(self, submission: Submission) -> bool:
@@ -236,36 +222,26 @@ class Documents:
         """Write first what leads to the object, then the object, then delete what led to the old one. A crash in
         between leaves an entry too many, never one too few."""
         draft = replace(draft, version=(old.version if old else 0) + 1, nonce=secrets.token_hex(8))
-        draft, made, stale = with_entries(old, draft)
+        draft = draft.with_entries()
+        before, after = (set(item.entries.values()) if item else set() for item in (old, draft))
         fresh = sorted(draft.needed_files() - (old.needed_files() if old is not None else frozenset()))
-        draft = replace(draft, files=(*draft.files, *fresh))
-        bodies: dict[str, bytes] = {}
-        data, draft = encode(draft)
-        if len(data) > LARGE:
-            bodies = {
-                keys.path(keys.CALLBACKS, draft.id, item.number): item.body.encode(errors="replace")
-                for item in draft.callbacks
-                if item.body is not None
-            }
-            apart = tuple(replace(item, body=None) for item in draft.callbacks)
-            data, draft = encode(replace(draft, callbacks=apart))
+        data, draft = encode(replace(draft, files=(*draft.files, *fresh)))
         links = [keys.path(keys.FILES, digest, draft.id) for digest in fresh]
         row, task_id = draft.submission, draft.submission.task_id
         if task_id is not None and (old is None or old.submission.task_id != task_id):
             links.append(keys.path(keys.TASKS, task_id, row.id))
         if row.parent_id is not None and old is None:
             links.append(keys.path(keys.CHILDREN, row.parent_id, row.id))
-        aside = {**dict.fromkeys((*made, *links), b""), **bodies}
-        await asyncio.gather(*(put(self.bucket, key, body, "any") for key, body in aside.items()))
+        await asyncio.gather(*(put(self.bucket, key, b"", "any") for key in (*sorted(after - before), *links)))
         try:
             written = await put(self.bucket, keys.submission(draft.id), data, tag)
         except BaseException:
             self.forget(draft.id)
             raise
-        cached = self._keep(draft, written, len(data))
-        for key in made:
-            self._place(key.rpartition("/")[0]).entries[key] = int(time.time() * 1000)
-        self.drop(stale)
+        cached = self._keep(draft, written)
+        for key in after - before:
+            self._places[keys.place(key)].entries[key] = int(time.time() * 1000)
+        self.sweep(sorted(before - after))
         self._written(draft.id)
         return cached
 
@@ -280,18 +256,9 @@ class Documents:
 
     # The due index
 
-    def _place(self, name: str) -> _Place:
-        return self._places.setdefault(name, _Place())
-
-    def drop(self, entries: Sequence[str]) -> None:
-        """Delete entries that are no longer needed."""
-        for key in entries:
-            self._place(key.rpartition("/")[0]).entries.pop(key, None)
-        self.sweep(entries)
-
     async def due(self, place: str, now_ms: int) -> AsyncIterator[StoredSubmission]:
-        """Yield submissions with an entry that has come, in order of the entries, read as they are asked for."""
-        known = self._place(place)
+        """Yield submissions with an entry up to now, in order of the entries. Each is read when it is wanted."""
+        known = self._places[place]
         async with known.looking:
             stale = known.looked_at is None or time.monotonic() - known.looked_at >= self._look_seconds
             if stale or now_ms > known.until_ms:
@@ -309,7 +276,7 @@ class Documents:
                     continue
                 abandoned = found is None and time.time() * 1000 - known.entries.get(key, 0) > ABANDONED_MS
                 if abandoned or (found is not None and found.version >= keys.read_entry(key)[2]):
-                    self.drop([key])  # it leads nowhere
+                    self.sweep([key])  # it leads nowhere
 
     async def _due(self, key: str) -> StoredSubmission | None:
         _, id, version = keys.read_entry(key)
@@ -333,7 +300,7 @@ class Documents:
         known.looked_at, known.until_ms = began, until_ms
 
     async def finish(self, found: Sequence[StoredSubmission], place: str, now_ms: int) -> None:
-        """Move entries that came much too early, and do what a change left undone."""
+        """Move entries that came much too early, and write additions that another process left."""
 
         def unnamed(item: StoredSubmission) -> tuple[StoredSubmission, None]:
             return replace(item, entries={name: key for name, key in item.entries.items() if name != place}), None
@@ -344,9 +311,12 @@ class Documents:
 
     # Deleting
 
-    def sweep(self, keys: Sequence[str]) -> None:
+    def sweep(self, gone: Sequence[str]) -> None:
         """Delete objects in the background. If that fails, they lead nowhere, and the next reader deletes them."""
-        self._litter += keys
+        for key in gone:
+            if (place := self._places.get(keys.place(key))) is not None:
+                place.entries.pop(key, None)
+        self._litter += gone
         if self._litter and (self._sweeping is None or self._sweeping.done()):
             self._sweeping = asyncio.create_task(self._sweep(), name="journal sweep")
             self._sweeping.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -368,13 +338,13 @@ class Documents:
 
 
 async def put(bucket: Bucket, key: str, data: bytes, tag: Tag | Literal["any"] | None) -> Tag:
-    """Put an object, and again if that fails. If the answer is a refusal or lost, look whether the put was done.
+    """Put an object, with retries. After a refusal or a lost answer, read it to see if the put was done.
 
     Args:
         bucket: with errors of the journal.
         key: of the object.
         data: unique to this write, where it has a condition.
-        tag: the version that is replaced; None: there must be none.
+        tag: the version to replace. None: there must be none.
 
     Raises:
         PreconditionFailed: another process was faster.

@@ -6,7 +6,7 @@ import re
 from hashlib import sha256
 
 DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-"""Of our ids, in order."""
+"""Digits of our ids, in order."""
 _MIRRORED = str.maketrans(DIGITS, DIGITS[::-1])
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
 _ESCAPED = re.compile(r"=([0-9a-f]{2})")
@@ -22,7 +22,6 @@ TASKS = "tasks"
 CHILDREN = "children"
 FILES = "files"
 LEFTOVERS = "leftovers"
-CALLBACKS = "callbacks"
 VALUES = "values"
 _SUFFIX = ".json.gz"
 
@@ -74,8 +73,13 @@ def once(name: str) -> str:
 
 
 def entry(place: str, due_ms: int, id: str, version: int, nonce: str) -> str:
-    """Return the key of an index entry at `place`, made by that version of a submission. It is never used again."""
+    """Return the key of an index entry at `place` for one version of a submission. It is never used again."""
     return f"{place}/{max(due_ms, 0):015d}.{escaped(id)}.{version}-{nonce}"
+
+
+def place(key: str) -> str:
+    """Return the place of an index entry."""
+    return key.rpartition("/")[0]
 
 
 def until(place: str, due_ms: int) -> str:

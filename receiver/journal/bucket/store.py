@@ -1,6 +1,6 @@
-"""The store in a bucket: conditional puts are its transactions, and nothing else is needed.
+"""The store in a bucket. Its transactions are conditional puts.
 
-    submissions/ID.json.gz     a submission with all its rows (`stored`); the digits of the id are mirrored
+    submissions/ID.json.gz     a submission with all its rows (`stored`). The digits of the id are mirrored
     due/…, dead/…              the due index (`documents`)
     values/KEY                 shared values
     once/DIGEST                the submission that has a unique name
@@ -8,30 +8,28 @@
     children/PARENT/ID         leads to follow-ups
     files/DIGEST/ID            leads from a file of the media store to a submission that needs it
     leftovers/DIGEST           files to be removed
-    callbacks/ID/NUMBER        the body of a callback that is too large for its submission's object
     check, format              for `check`, and for the version of this layout
 
-Order of puts, and what a crash leaves between any two of them:
+Order of puts, and the effect of a crash between any two of them:
 
-    1. what leads to the submission: index entries, links, large bodies. Without 2, they lead nowhere, and the next
-       reader deletes them.
-    2. the submission. This is the commit.
-    3. further submissions that came of the change. The object names them, and an entry that is due at once leads to it,
-       until they are written.
-    4. delete entries that are no longer needed. One that stays is not named by the submission, and is deleted later.
+    1. index entries and links to the submission. Without 2, they lead nowhere, and a later reader deletes them.
+    2. the submission. This is the commit, and nothing is acknowledged before it.
+    3. further submissions that came of the change. Until they are written, the object names them, and an entry that is
+       due at once leads to it.
+    4. deletion of entries that are no longer needed. One that remains is not named, and is deleted later.
 
-Nothing is acknowledged before 2. A put whose answer was lost, or is 500 or 412 although it was done, is recognized,
-because the object says what was put.
+A put whose answer was lost, or is 500 or 412 although it was done, is recognized, because its content is unique.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from itertools import compress, islice
+from itertools import compress
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
@@ -41,11 +39,11 @@ from receiver.bucket import PreconditionFailed
 from receiver.bucket.client import Bucket, ObjectHead, StoredObject, Tag
 from receiver.deliveries import Delivery
 from receiver.errors import InputError, JournalError
-from receiver.events import Callback, Submission, first_id
+from receiver.events import Submission, first_id
 from receiver.journal import transitions
 from receiver.journal.bucket import keys
-from receiver.journal.bucket.documents import Documents, put
-from receiver.journal.bucket.stored import KeptCallback, StoredSubmission, damaged, replace
+from receiver.journal.bucket.documents import ABANDONED_MS, Documents, put
+from receiver.journal.bucket.stored import StoredSubmission, damaged, replace
 from receiver.journal.document import DUE_FIELDS, Document, Transition
 from receiver.journal.rows import to_json_bytes
 from receiver.journal.store import (
@@ -69,14 +67,14 @@ T = TypeVar("T")
 BATCH = 32
 """Submissions read at once for a listing."""
 MARGIN_MS = 300_000
-"""By how much clocks may differ where a person is shown the newest."""
-COUNTED = 100
-"""Up to how many index entries are read to count deliveries. Each takes a request. Beyond, one entry counts as one."""
+"""Tolerated difference of clocks where the newest rows are listed."""
+COUNTED = 200
+"""Most submissions read to count deliveries. With more, each index entry counts as one delivery."""
 ID_LENGTH = 26
 NAME_TRIES = 20
 FAR_MS = 2**62
 PURGED = "purged"
-"""Shared value: objects last written before this time, by the bucket's clock, have no callbacks left."""
+"""Shared value: objects last written before this time, by the bucket's clock, have no callbacks."""
 
 
 class BucketStore:
@@ -85,7 +83,7 @@ class BucketStore:
     Args:
         bucket: the bucket, with errors of the journal (see `client_of`).
         place: the store as people may see it, for instance `s3://acme/receiver`.
-        look_seconds: for how long a list of what is due is used again.
+        look_seconds: lifetime of a list of due work.
     """
 
     shared: ClassVar[bool] = True
@@ -137,9 +135,6 @@ class BucketStore:
         def changed(stored: StoredSubmission) -> tuple[StoredSubmission, T]:
             before = stored.document()
             after, outcome = transition(before)
-            made = {item.id for item in (*after.deliveries, *after.closed)} - {item.id for item in stored.deliveries}
-            if any(self._documents.owner_of(id) is not None for id in made):
-                raise JournalError("Another submission has a delivery of that id. Nothing was kept (UNIQUE id).")
             return (stored if after is before else stored.with_changes(after)), outcome
 
         return await self._documents.write(id, changed)
@@ -180,8 +175,8 @@ class BucketStore:
             if not await self._documents.create(submission):
                 raise JournalError(f"There already is a submission {submission.id}. Nothing was written.")
             return submission
-        # The name is put first, with the submission in it: a process that finds a name without its submission writes
-        # that. So a name whose taker was killed is no obstacle, and two that take it at once make one submission.
+        # The name is put first, with the submission in it. A process that finds a name without its submission writes
+        # that submission, so a crash blocks no name, and two that take it at once make one submission.
         key = keys.once(submission.once)
         for _ in range(NAME_TRIES):
             found = await self._bucket.get(key)
@@ -190,7 +185,7 @@ class BucketStore:
             if stored is not None and stored.submission.once == submission.once:
                 return stored.submission
             if holder is not None and stored is None:
-                if await self._bucket.get(key) == found:  # otherwise it was erased, which frees the name first
+                if await self._bucket.get(key) == found:  # else it was erased, which frees the name first
                     return await self._create_named(holder)
                 continue
             with suppress(PreconditionFailed):
@@ -228,7 +223,7 @@ class BucketStore:
             return {} if files_only else _counts(None, 0)
         if transition(stored.document()) is None:
             return None
-        # First the name, then the files' leftovers, then the submission. What led to it goes last.
+        # First the name, then the leftovers, then the submission. Links to it go last.
         if not files_only:
             await self._free_name(stored.submission)
         files = [digest for digest in stored.files if not await self._is_needed(digest, but=id)]
@@ -253,17 +248,19 @@ class BucketStore:
         row = last.submission
         links += [keys.path(keys.TASKS, row.task_id, id)] if row.task_id is not None else []
         links += [keys.path(keys.CHILDREN, row.parent_id, id)] if row.parent_id is not None else []
-        bodies = [item.key async for item in self._list(keys.path(keys.CALLBACKS, id))]
-        await self._bucket.delete([*links, *bodies, keys.submission(id)])
+        await self._bucket.delete([*links, keys.submission(id)])
         return _counts(last, len(files))
 
     async def _is_needed(self, digest: str, *, but: str = "") -> bool:
-        async for id in self._names(keys.path(keys.FILES, digest)):
+        """Return True if a submission needs a file. One whose link is new may be about to be written."""
+        async for item in self._list(keys.path(keys.FILES, digest)):
+            id = keys.segments(item.key, keys.FILES)[-1]
             if id == but:
                 continue
-            if await self._documents.get(id) is not None:
+            abandoned = time.time() * 1000 - item.modified_ms > ABANDONED_MS
+            if not abandoned or await self._documents.get(id) is not None:
                 return True
-            self._documents.sweep([keys.path(keys.FILES, digest, id)])
+            self._documents.sweep([item.key])
         return False
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys_: Sequence[Key]) -> int:
@@ -276,15 +273,12 @@ class BucketStore:
             by_id[str(id)].add(int(number))
 
         async def forget_of(id: str, numbers: set[int]) -> int:
-            def without(stored: StoredSubmission) -> tuple[StoredSubmission, list[KeptCallback]]:
-                gone = [item for item in stored.callbacks if item.number in numbers]
+            def without(stored: StoredSubmission) -> tuple[StoredSubmission, int]:
                 left = tuple(item for item in stored.callbacks if item.number not in numbers)
-                return (replace(stored, callbacks=left) if gone else stored), gone
+                count = len(stored.callbacks) - len(left)
+                return (replace(stored, callbacks=left) if count else stored), count
 
-            gone = await self._documents.write(id, without) or []
-            bodies = [keys.path(keys.CALLBACKS, id, item.number) for item in gone if item.body is None]
-            self._documents.sweep(bodies)
-            return len(gone)
+            return await self._documents.write(id, without) or 0
 
         return sum(await asyncio.gather(*(forget_of(id, numbers) for id, numbers in by_id.items())))
 
@@ -299,9 +293,10 @@ class BucketStore:
         async for item in self._list(folder):
             yield keys.segments(item.key, folder)[-1]
 
-    async def _read(self, heads: Iterable[ObjectHead]) -> AsyncIterator[StoredSubmission]:
+    async def _read(self, heads: Sequence[ObjectHead]) -> AsyncIterator[StoredSubmission]:
         """Yield submissions as they were listed."""
-        for some in _batches(heads):
+        for start in range(0, len(heads), BATCH):
+            some = heads[start : start + BATCH]
             reads = (self._documents.get(keys.submission_id(item.key), etag=item.etag) for item in some)
             for stored in await asyncio.gather(*reads):
                 if stored is not None:
@@ -330,91 +325,88 @@ class BucketStore:
         if kind == "files":
             return chosen([row async for row in self._needed_files(wanted)])
         if kind == "leftovers":
-            left = [StoredRow((item,), LeftFile(digest=item)) async for item in self._names(keys.LEFTOVERS)]
-            return await asyncio.gather(*map(self._left_file, chosen(left)))
+            page = chosen([StoredRow((item,), LeftFile(digest=item)) async for item in self._names(keys.LEFTOVERS)])
+            needed = await asyncio.gather(*(self._is_needed(str(row.key[0])) for row in page))
+            return [
+                StoredRow(row.key, LeftFile(digest=str(row.key[0]), needed=one))
+                for row, one in zip(page, needed, strict=True)
+            ]
         if kind == "callbacks" and not newest_first and wanted == Filter(until_ms=wanted.until_ms) != EVERYTHING:
-            return await self._with_bodies(chosen(await self._old_callbacks(wanted)))
+            return chosen(await self._old_callbacks(wanted))
         found: list[StoredRow] = []
         async for heads in self._heads(kind, wanted, after, newest_first=newest_first):
             if kind == "submissions":
                 ids = [keys.submission_id(item.key) for item in heads]
-                fit = [follows((id,)) and _may_fit(id, wanted) for id in ids]
+                fit = [follows((id,)) and _fits_id(id, wanted) for id in ids]
                 heads = list(compress(heads, fit))  # noqa: PLW2901 - the rest is not read
-            for batch in _batches(heads):
-                # A row was known when its object was last written. Submissions come in order.
-                latest_ms = batch[0].modified_ms + MARGIN_MS
+            for start in range(0, len(heads), BATCH):
+                some = heads[start : start + BATCH]
+                # Submissions come in order. Another row was known when its object was last written.
+                latest_ms = some[0].modified_ms + MARGIN_MS
                 if len(found) >= limit and (
                     kind == "submissions" or (newest_first and latest_ms < min(map(_known_ms, found)))
                 ):
-                    return await self._with_bodies(found)
-                found = chosen(
-                    [*found, *[row async for item in self._read(batch) for row in _rows(kind, item, wanted)]]
-                )
-        return await self._with_bodies(found)
-
-    async def _left_file(self, row: StoredRow) -> StoredRow:
-        digest = str(row.key[0])
-        return StoredRow(row.key, LeftFile(digest=digest, needed=await self._is_needed(digest)))
+                    return found
+                rows = [row async for stored in self._read(some) for row in _rows(kind, stored, wanted)]
+                found = chosen([*found, *rows])
+        return found
 
     async def _heads(
         self, kind: RowKind, wanted: Filter, after: Key | None, *, newest_first: bool
     ) -> AsyncIterator[list[ObjectHead]]:
-        """Yield submissions that may have such rows, in pages: submissions themselves in order, for the newest rows of
-        another kind those written last first."""
+        """Yield submissions that may have such rows, in pages. Submissions themselves come in order, for rows of
+        another kind those written last come first."""
         submissions = kind == "submissions"
         ids = await self._ids(kind, wanted)
         if ids is not None:
-            heads = [ObjectHead(keys.submission(id), "", 0, FAR_MS) for id in sorted(ids, reverse=True)]
-        else:
-            bounds = [str(after[0])] if after is not None and newest_first else []
-            bounds += [first_id(wanted.until_ms)] if wanted.until_ms is not None else []
-            pages = self._bucket.pages(
-                keys.SUBMISSIONS, after=keys.before(min(bounds)) if submissions and bounds else ""
-            )
+            found = [ObjectHead(keys.submission(id), "", 0, FAR_MS) for id in sorted(ids, reverse=newest_first)]
+            yield found
+            return
+        bounds = [first_id(wanted.until_ms)] if wanted.until_ms is not None else []
+        bounds += [str(after[0])] if after is not None and newest_first else []
+        heads: list[ObjectHead] = []
+        start = keys.before(min(bounds)) if submissions and bounds else ""
+        async for page in self._bucket.pages(keys.SUBMISSIONS, after=start):
             if submissions and newest_first:
-                async for page in pages:
-                    yield page
-                return
-            heads = [item async for page in pages for item in page]
-        if submissions and not newest_first:
-            heads.reverse()
-        elif newest_first and not submissions:
-            heads.sort(key=lambda item: -item.modified_ms)
+                yield page
+            else:
+                heads += page
+        heads.sort(key=lambda item: item.key if submissions else item.modified_ms, reverse=True)
         yield heads
 
     async def _ids(self, kind: RowKind, wanted: Filter) -> Collection[str] | None:
         """Return ids of the submissions that can have such rows. None: any may."""
-        statuses = set(wanted.statuses)
+        found: Collection[str] | None = None
         named = wanted.ids if kind == "deliveries" else None
         if kind == "attempts" and wanted.delivery_id is not None:
             named = (wanted.delivery_id,)
-        found: Collection[str] | None = None
         if wanted.submission_id is not None:
-            found = [wanted.submission_id]
+            found = {wanted.submission_id}
         elif kind == "submissions":
             if wanted.ids is not None:
                 found = set(wanted.ids)
             elif wanted.task_id is not None:
-                found = [id async for id in self._names(keys.path(keys.TASKS, wanted.task_id))]
+                found = {id async for id in self._names(keys.path(keys.TASKS, wanted.task_id))}
             elif wanted.parent_id is not None:
-                found = [id async for id in self._names(keys.path(keys.CHILDREN, wanted.parent_id))]
+                found = {id async for id in self._names(keys.path(keys.CHILDREN, wanted.parent_id))}
             elif wanted.with_files:
                 found = {str(row.key[0]) async for row in self._needed_files(EVERYTHING)}
             elif wanted.due_after_ms is not None:
-                found = await self._indexed(keys.ROWS, after=keys.until(keys.ROWS, wanted.due_after_ms))
+                found = await self._indexed(keys.ROWS)
         elif kind == "events" and wanted.ids is not None:
             found = {id.partition(".")[0] for id in wanted.ids}
         elif named is not None:
             found = {id for id in await asyncio.gather(*map(self._owner_of, named)) if id is not None}
-        elif kind == "deliveries" and statuses and statuses <= {"pending", "running", "dead"}:
+        elif kind == "deliveries" and wanted.statuses and {*wanted.statuses} <= {"pending", "running", "dead"}:
             below = () if wanted.destination is None else (wanted.destination,)
-            found = await self._indexed(keys.path(keys.TO, *below)) if statuses != {"dead"} else set()
-            found |= await self._indexed(keys.path(keys.DEAD, *below)) if "dead" in statuses else set()
+            found = set()
+            for place in {keys.DEAD if status == "dead" else keys.TO for status in wanted.statuses}:
+                found |= await self._indexed(keys.path(place, *below))
         return found
 
-    async def _indexed(self, place: str, *, after: str = "") -> set[str]:
-        """Return the submissions with an entry below a place of the due index, however late it comes."""
-        return {keys.read_entry(item.key)[1] async for item in self._list(place, after=after)}
+    async def _indexed(self, place: str) -> set[str]:
+        """Return the submissions with an entry below a place of the due index."""
+        return {keys.read_entry(item.key)[1] async for item in self._list(place)}
 
     async def _owner_of(self, delivery_id: str) -> str | None:
         """Return the submission of a delivery.
@@ -422,17 +414,15 @@ class BucketStore:
         No index leads there. But a delivery is younger than its submission, mostly by minutes, so submissions are read
         from its time backwards.
         """
-        known = self._documents.owner_of(delivery_id)
-        if known is not None or len(delivery_id) != ID_LENGTH:
-            return known
-        async for stored in self._all(after=keys.before(delivery_id)):
-            if any(item.id == delivery_id for item in stored.deliveries):
-                return stored.id
+        if len(delivery_id) == ID_LENGTH:
+            async for stored in self._all(after=keys.before(delivery_id)):
+                if any(item.id == delivery_id for item in stored.deliveries):
+                    return stored.id
         return None
 
     async def _old_callbacks(self, wanted: Filter) -> list[StoredRow]:
-        """Return all callbacks from before `until_ms`, without reading what was last written before the oldest object
-        that still has one: a purge a day would else read every submission every day."""
+        """Return all callbacks from before `until_ms`. Skip objects without callbacks that were not written since, or
+        the daily purge would read every submission."""
         value = (await self.values(PURGED)).get(PURGED)
         purged_ms = int(value.data) if value is not None else 0
         end = keys.before(first_id(wanted.until_ms or 0))
@@ -440,25 +430,13 @@ class BucketStore:
         written = {keys.submission_id(item.key): item.modified_ms for item in heads}
         left = [item.modified_ms for item in heads if item.key <= end]
         rows: list[StoredRow] = []
-        async for stored in self._read(item for item in heads if item.key > end and item.modified_ms >= purged_ms):
+        async for stored in self._read([item for item in heads if item.key > end and item.modified_ms >= purged_ms]):
             left += [written[stored.id]] if stored.callbacks else []
             rows += _rows("callbacks", stored, wanted)
         until_ms = min(left, default=max(written.values(), default=0))
         if until_ms > purged_ms:
             await self.swap(PURGED, b"%d" % until_ms, value.version if value is not None else None)
         return rows
-
-    async def _with_bodies(self, rows: Iterable[StoredRow]) -> list[StoredRow]:
-        """Return callbacks with the bodies that are in objects of their own."""
-
-        async def with_body(row: StoredRow) -> StoredRow:
-            if not isinstance(row.record, Callback) or row.record.body:
-                return row
-            number, id = row.key
-            found = await self._bucket.get(keys.path(keys.CALLBACKS, id, number))
-            return row if found is None else StoredRow(row.key, replace(row.record, body=found.data))
-
-        return list(await asyncio.gather(*map(with_body, rows)))
 
     async def _needed_files(self, wanted: Filter) -> AsyncIterator[StoredRow]:
         folder = keys.FILES if wanted.digest is None else keys.path(keys.FILES, wanted.digest)
@@ -468,34 +446,33 @@ class BucketStore:
                 yield StoredRow((id, digest), NeededFile(submission_id=id, digest=digest))
 
     async def counts(self, *, submissions: bool = False) -> Counts:
-        statuses: Counter[str] = Counter()
-        if submissions:
-            statuses.update([item.submission.display_status async for item in self._all()])
-        entries: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-        for place in (keys.TO, keys.DEAD):
-            async for item in self._list(place):
-                entries[keys.segments(item.key, place)[0]].append((place, item.key))
-        found = await asyncio.gather(*(self._count(name, entries[name]) for name in sorted(entries)))
-        counted = dict(zip(sorted(entries), found, strict=True))
-        exact = all(len(some) <= COUNTED for some in entries.values())
-        return Counts(submissions=statuses, destinations=counted, exact=exact)
+        displayed: Counter[str] = Counter()
+        statuses: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        oldest: dict[str, int] = {}
 
-    async def _count(self, name: str, entries: Sequence[tuple[str, str]]) -> DestinationCount:
-        """Count the deliveries of a destination. Where there are many, one entry counts as one."""
-        if len(entries) > COUNTED:
-            due = [keys.read_entry(key)[0] for place, key in entries if place == keys.TO]
-            oldest_ms = min(due, default=None)
-            return DestinationCount(pending=len(due), dead=len(entries) - len(due), oldest_due_ms=oldest_ms)
+        def count(name: str, status: str, due_ms: int) -> None:
+            statuses[name][status] += 1
+            if status == "pending":
+                oldest[name] = min(due_ms, oldest.get(name, due_ms))
+
+        entries = [(place, item.key) for place in (keys.TO, keys.DEAD) async for item in self._list(place)]
         ids = {keys.read_entry(key)[1] for _, key in entries}
-        found = await asyncio.gather(*map(self._documents.get, sorted(ids)))
-        mine = [one for item in found if item is not None for one in item.deliveries if one.destination == name]
-        statuses = Counter(item.status for item in mine)
-        return DestinationCount(
-            pending=statuses["pending"],
-            running=statuses["running"],
-            dead=statuses["dead"],
-            oldest_due_ms=min((item.due_ms for item in mine if item.status == "pending"), default=None),
-        )
+        exact = submissions or len(ids) <= COUNTED
+        heads = [ObjectHead(keys.submission(id), "", 0, 0) for id in sorted(ids)] if exact else []
+        async for stored in self._all() if submissions else self._read(heads):
+            displayed[stored.submission.display_status] += 1
+            for item in stored.deliveries:
+                count(item.destination, item.status, item.due_ms)
+        for place, key in () if exact else entries:
+            name = keys.segments(key, place)[0]
+            count(name, "dead" if place == keys.DEAD else "pending", keys.read_entry(key)[0])
+        destinations = {
+            name: DestinationCount(
+                pending=some["pending"], running=some["running"], dead=some["dead"], oldest_due_ms=oldest.get(name)
+            )
+            for name, some in sorted(statuses.items())
+        }
+        return Counts(submissions=displayed if submissions else {}, destinations=destinations, exact=exact)
 
     # Shared values
 
@@ -574,8 +551,12 @@ class BucketStore:
 
 def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[StoredRow]:
     """Return the rows of a submission that fit."""
+
+    def is_within(ms: int) -> bool:
+        return (wanted.since_ms is None or ms >= wanted.since_ms) and (wanted.until_ms is None or ms < wanted.until_ms)
+
     if kind == "submissions":
-        fits = fits_submission(stored.submission, wanted) and (not wanted.with_files or stored.files)
+        fits = fits_submission(stored.submission, wanted) and (stored.files or not wanted.with_files)
         return [StoredRow((stored.id,), stored.submission)] if fits else []
     if kind == "events":
         return [
@@ -583,16 +564,15 @@ def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[Store
             for item in stored.events
             if (not wanted.types or item.event.type in wanted.types)
             and (wanted.ids is None or item.event.id in wanted.ids)
-            and _is_within(item.event.created_ms, wanted)
+            and is_within(item.event.created_ms)
         ]
     if kind == "deliveries":
         return [
             StoredRow((item.id,), item)
             for item in stored.deliveries
-            if (wanted.ids is None or item.id in wanted.ids)
+            if _fits_id(item.id, wanted)
             and wanted.destination in (None, item.destination)
             and (not wanted.statuses or item.status in wanted.statuses)
-            and _may_fit(item.id, wanted)
             and (wanted.due_after_ms is None or item.due_ms > wanted.due_after_ms)
         ]
     if kind == "attempts":
@@ -604,32 +584,23 @@ def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[Store
     return [
         StoredRow((item.number, stored.id), item.callback(stored.id))
         for item in stored.callbacks
-        if _is_within(item.received_ms, wanted)
+        if is_within(item.received_ms)
     ]
 
 
 def _known_ms(row: StoredRow) -> float:
-    """Return since when a row is known, in epoch milliseconds, by the clock that wrote it down."""
+    """Return the time at which a row became known, by the clock of its writer."""
     return row.key[0] / 1e6 if isinstance(row.key[0], int) else getattr(row.record, "created_ms", 0)
 
 
-def _is_within(ms: int, wanted: Filter) -> bool:
-    return (wanted.since_ms is None or ms >= wanted.since_ms) and (wanted.until_ms is None or ms < wanted.until_ms)
-
-
-def _may_fit(id: str, wanted: Filter) -> bool:
+def _fits_id(id: str, wanted: Filter) -> bool:
     """Return True if the id of a submission or delivery fits."""
     return (
-        (not wanted.since_ms or id >= first_id(wanted.since_ms))
+        (wanted.ids is None or id in wanted.ids)
+        and (wanted.since_ms is None or id >= first_id(wanted.since_ms))
         and (wanted.until_ms is None or id < first_id(wanted.until_ms))
         and (wanted.part is None or id.startswith(wanted.part) or id.endswith(wanted.part))
     )
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    left = iter(items)
-    while some := list(islice(left, BATCH)):
-        yield some
 
 
 def _counts(stored: StoredSubmission | None, files: int) -> Mapping[str, int]:

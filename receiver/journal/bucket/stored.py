@@ -1,7 +1,4 @@
-"""One object is one submission with all its rows, so that one compare-and-swap is one transaction.
-
-Bodies of callbacks are in objects of their own where they would make the object large.
-"""
+"""One submission with all its rows in one object, so that one compare-and-swap is one transaction."""
 
 from __future__ import annotations
 
@@ -19,15 +16,14 @@ from receiver.events import Callback, Event, Submission
 from receiver.journal.bucket import keys
 from receiver.journal.document import DUE_FIELDS, Document, LastReceipt, file_digests
 from receiver.journal.rows import to_json_bytes
+from receiver.journal.transitions import Contradiction
 
 replace = msgspec.structs.replace
 
-LARGE = 256 * 1024
-"""Bytes of an object from which on its callbacks are in objects of their own."""
 SOON_MS = 15_000
-"""A new submission is looked at so soon. The first poll is due then, and needs no index entry of its own."""
+"""Age at which a new submission is looked at. Its first poll is due then and needs no further index entry."""
 MOVE_MS = 600_000
-"""An index entry that comes so much too early is made anew with the next change."""
+"""An index entry that comes earlier than needed by more than this is replaced."""
 
 
 class NumberedEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,20 +34,19 @@ class NumberedEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeptCallback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A callback. Without a body, that is in an object of its own (below `keys.CALLBACKS`)."""
+    """A callback with its body as text, and its place in the same order."""
 
     number: int
     received_ms: int
     cause: str | None = None
-    body: str | None = None
+    body: str = ""
 
     def callback(self, id: str) -> Callback:
-        body = (self.body or "").encode()
-        return Callback(submission_id=id, received_ms=self.received_ms, cause=self.cause, body=body)
+        return Callback(submission_id=id, received_ms=self.received_ms, cause=self.cause, body=self.body.encode())
 
 
 class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The content of one object.
+    """Content of one object.
 
     Attributes:
         version: of the document.
@@ -59,7 +54,7 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         entries: keys of the due index's entries for this submission, by place.
         files: digests of the files of the media store it needs, or has needed since they were last dropped.
         additions: submissions that came of a change and are not written yet.
-        erased: no process may write it any more, because the object is about to be deleted.
+        erased: True if the object is about to be deleted, so that no process writes it any more.
     """
 
     submission: Submission
@@ -98,8 +93,8 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         )
 
     def with_changes(self, document: Document) -> StoredSubmission:
-        """Return the object with what a transition has changed and added."""
-        # Nanoseconds since 1970, but more than any number in this object, whatever the clock says.
+        """Return the object with the changes and additions of a transition."""
+        # Nanoseconds since 1970, but more than any number in this object even if the clock was set back.
         last = max([0, *(item.number for item in self.events[-1:]), *(item.number for item in self.callbacks[-1:])])
         numbers = count(max(last + 1, time.time_ns()))
         events = [NumberedEvent(number=next(numbers), event=event) for event in document.new_events]
@@ -128,9 +123,9 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         )
 
     def due_ms(self) -> dict[str, int]:
-        """Return, by place of the due index, when this submission must be looked at, in epoch milliseconds.
+        """Return the times at which this submission must be looked at, in epoch milliseconds, by place of the index.
 
-        A running delivery keeps its entry, because it is found by it when its engine has expired.
+        A running delivery keeps its entry, which leads to it once its engine has expired.
         """
         if self.erased:
             return {}
@@ -149,53 +144,41 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     def needed_files(self) -> frozenset[str]:
         return frozenset() if self.erased else file_digests(self.submission)
 
-    def contradictions(self) -> Mapping[str, list[str]]:
-        """Return ids by what is wrong with them: see `transitions.CONTRADICTIONS`."""
-        events = {item.event.id for item in self.events}
-        deliveries = {item.id: item for item in self.deliveries}
-        row = self.submission
-        ended = row.ended is not None and f"{row.id}.{row.ended}" not in events
+    def contradictions(self) -> Mapping[Contradiction, list[str]]:
+        """Return ids by their fault: see `transitions.CONTRADICTIONS`."""
+        row, events = self.submission, {item.event.id for item in self.events}
+        statuses = {item.id: item.status for item in self.deliveries}
+        unfinished = [item.delivery_id for item in self.attempts if item.outcome is None]
         return {
             "deliveries_without_event": [item.id for item in self.deliveries if item.event_id not in events],
-            "attempts_without_delivery": sorted({item.delivery_id for item in self.attempts} - deliveries.keys()),
-            "ends_without_event": [row.id] if ended else [],
-            "unfinished_attempts": [
-                item.delivery_id
-                for item in self.attempts
-                if item.outcome is None
-                and item.delivery_id in deliveries
-                and deliveries[item.delivery_id].status != "running"
-            ],
+            "attempts_without_delivery": sorted({item.delivery_id for item in self.attempts} - statuses.keys()),
+            "ends_without_event": [row.id] if row.ended is not None and f"{row.id}.{row.ended}" not in events else [],
+            "unfinished_attempts": [id for id in unfinished if statuses.get(id, "running") != "running"],
         }
 
+    def with_entries(self) -> StoredSubmission:
+        """Return the object with its index entries.
 
-def with_entries(
-    old: StoredSubmission | None, draft: StoredSubmission
-) -> tuple[StoredSubmission, list[str], list[str]]:
-    """Return the draft with its index entries, the keys of new entries, and those of entries no longer needed.
-
-    An entry may come too early, never too late. One that comes a little too early stays where it is. A new one is early
-    enough for what follows soon, so that this needs no other entry: the first poll after the send, and deliveries as
-    soon as their picture is there.
-    """
-    entries: dict[str, str] = {}
-    made: list[str] = []
-    for place, due_ms in draft.due_ms().items():
-        key = draft.entries.get(place)
-        if key is None or not due_ms - MOVE_MS <= keys.read_entry(key)[0] <= due_ms:
-            created = [
-                item.created_ms
-                for item in draft.deliveries
-                if item.attempt == 0 and keys.path(keys.TO, item.destination) == place
-            ]
-            early = max([ms for ms in created if due_ms - MOVE_MS <= ms <= due_ms], default=due_ms)
-            if place == keys.ROWS and draft.version == 1:
-                early = min(due_ms, draft.submission.created_ms + SOON_MS)
-            key = keys.entry(place, early, draft.id, draft.version, draft.nonce[:6])
-            made.append(key)
-        entries[place] = key
-    before = set(old.entries.values()) if old is not None else set()
-    return replace(draft, entries=entries), made, sorted(before - set(entries.values()))
+        An entry may come too early, never too late. One that comes a little too early stays. A new one is early enough
+        for what follows soon: the first poll after the send, and deliveries as soon as their picture is there.
+        """
+        entries: dict[str, str] = {}
+        for place, due_ms in self.due_ms().items():
+            key = self.entries.get(place)
+            if key is None or not due_ms - MOVE_MS <= keys.read_entry(key)[0] <= due_ms:
+                untried = [
+                    item.created_ms
+                    for item in self.deliveries
+                    if item.attempt == 0
+                    and keys.path(keys.TO, item.destination) == place
+                    and due_ms - MOVE_MS <= item.created_ms <= due_ms
+                ]
+                early = max(untried, default=due_ms)
+                if place == keys.ROWS and self.version == 1:
+                    early = min(due_ms, self.submission.created_ms + SOON_MS)
+                key = keys.entry(place, early, self.id, self.version, self.nonce[:6])
+            entries[place] = key
+        return replace(self, entries=entries)
 
 
 _decoder = msgspec.json.Decoder(StoredSubmission)
