@@ -333,7 +333,10 @@ class Journal:
 
         ids = sorted({item.submission_id for item in running if lost(item)})
         freed = await asyncio.gather(
-            *(self.store.update(id, lambda document: transitions.free(document, lost, now_ms)) for id in ids)
+            *(
+                self.store.update(id, lambda document, turn=turn: transitions.free(document, lost, now_ms, turn))  # type: ignore[misc]
+                for turn, id in enumerate(ids)
+            )
         )
         return sum(count or 0 for count in freed)
 

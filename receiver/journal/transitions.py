@@ -241,19 +241,27 @@ def _with_receipt(receipts: Mapping[str, LastReceipt], item: Delivery) -> dict[s
     return {**receipts, item.destination: LastReceipt(delivery_id=item.id, receipt=item.receipt)}
 
 
-def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int) -> tuple[Document, int]:
+FREED_TOGETHER = 8
+"""Submissions that are freed at once are first retried one after the other, a second apart, in so many turns."""
+
+
+def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int, turn: int = 0) -> tuple[Document, int]:
     """End the running attempts of engines that are gone. Each counts as a failure and is retried with backoff, because
-    it may have ended its engine. Return how many there were."""
+    it may have ended its engine. Return how many there were.
+
+    `turn` is the submission's number among those that are freed at once. If all were retried at once, the one that ends
+    its engine would use up the attempts of all the others.
+    """
     left = [item for item in document.deliveries if item.status == "running" and lost(item)]
     for item in left:
-        document, _ = complete(document, _vanished(item, now_ms))
+        document, _ = complete(document, _vanished(item, now_ms, turn % FREED_TOGETHER))
     return document, len(left)
 
 
-def _vanished(delivery: Delivery, now_ms: int) -> Completion:
-    """Return the completion of a vanished attempt. The first is due at once, because another one may be at fault."""
+def _vanished(delivery: Delivery, now_ms: int, turn: int) -> Completion:
+    """Return the completion of a vanished attempt. The first is due in its turn, because another one may be at fault."""
     failures = delivery.failures + 1
-    seconds = 0.0 if failures == 1 else wait(DELIVERY, failures - 1)
+    seconds = float(turn) if failures == 1 else wait(DELIVERY, failures - 1)
     return Completion(
         delivery_id=delivery.id,
         submission_id=delivery.submission_id,
