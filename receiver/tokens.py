@@ -165,3 +165,24 @@ class Tokens:
         if age < -FUTURE_TOLERANCE:
             raise TokenError("future")
         return text
+
+
+def trust(tokens: Tokens, url_id: str | None, state: str) -> tuple[str, str | None]:
+    """Return the submission id of a callback, and the cause to ask the provider first.
+
+    `url_id` is the submission id in a good URL token, or None. The cause is `no_url_token`, `no_state`, `bad_state`,
+    `other_state`, or None if both tokens agree.
+
+    Raises:
+        TokenError: there is no URL token, and `state` is not ours either.
+    """
+    fault = "bad_state" if state else "no_state"
+    try:
+        state_id = tokens.read_state_token(state)
+    except TokenError as exc:
+        if url_id is None:
+            raise TokenError(fault) from exc
+        return url_id, fault
+    if url_id is None:
+        return state_id, "no_url_token"
+    return url_id, None if state_id == url_id else "other_state"

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from receiver.errors import TokenError
 from receiver.tasks import Task, decode_task
-from receiver.tokens import Tokens
+from receiver.tokens import Tokens, trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,24 +42,3 @@ def unwrap(tokens: Tokens, body: bytes, url_token: str | None) -> Unwrapped:
     task = decode_task(body)
     submission_id, cause = trust(tokens, url_id, task.state)
     return Unwrapped(submission_id=submission_id, task=task, cause=cause)
-
-
-def trust(tokens: Tokens, url_id: str | None, state: str) -> tuple[str, str | None]:
-    """Return the submission id of a callback, and the cause to ask the provider first.
-
-    `url_id` is the submission id in a good URL token, or None. The cause is `no_url_token`, `no_state`, `bad_state`,
-    `other_state`, or None if both tokens agree.
-
-    Raises:
-        TokenError: there is no URL token, and `state` is not ours either.
-    """
-    fault = "bad_state" if state else "no_state"
-    try:
-        state_id = tokens.read_state_token(state)
-    except TokenError as exc:
-        if url_id is None:
-            raise TokenError(fault) from exc
-        return url_id, fault
-    if url_id is None:
-        return state_id, "no_url_token"
-    return url_id, None if state_id == url_id else "other_state"

@@ -50,7 +50,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
 from receiver.events import Event, Submission, event_id, new_id
 from receiver.intake import Intake
-from receiver.intake.routes import Policy, Route
+from receiver.intake.transitions import Policy, Route
 from receiver.journal import Change, Journal, Work
 from receiver.journal.postgres import open_store as open_postgres
 from receiver.tasks import Task, decode_task

@@ -31,7 +31,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Receipt
 from receiver.events import Submission, new_id
 from receiver.handlers.base import Attempt, HandlerOptions
-from receiver.journal.sqlite import writer
+from receiver.journal.sqlite import store
 from receiver.settings import Destination, Settings
 from receiver.telemetry import configure
 from receiver.tokens import Tokens
@@ -72,7 +72,7 @@ def main() -> None:
     with (options.folder / "log").open("w", buffering=1) as stream:
         configure(level="info", format="json", secrets=[KEY], stream=stream)  # as `receiver serve` logs to a file
         if options.kind == "one-commit":
-            writer.MAX_BATCH = 1
+            store.MAX_BATCH = 1
         run(bare(options) if options.kind == "bare" else real(options))
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from engine import StillClock, logged, until
 
-from receiver.engine.loops import TICK, Loops, NotNow, Step
+from receiver.engine.engine import TICK, Loops, NotNow, Step
 from receiver.errors import JournalError
 
 

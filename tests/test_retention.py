@@ -10,7 +10,7 @@ import pytest
 from engine import PNG, Kit, Recording, answer, destination, engine
 from journals import Store
 
-from receiver.engine.loops import Loops
+from receiver.engine.engine import Loops
 from receiver.errors import InputError, JournalError
 from receiver.events import Submission
 from receiver.handlers.base import Rejected

@@ -41,8 +41,7 @@ from receiver.intake import Policy
 from receiver.requests import build
 from receiver.submissions import Options
 from receiver.tasks import decode_task
-from receiver.tokens import Tag, Tokens
-from receiver.verification import trust
+from receiver.tokens import Tag, Tokens, trust
 
 TASK = "17"
 

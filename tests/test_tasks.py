@@ -26,7 +26,7 @@ from receiver.tasks import (
     merge,
     read_task,
 )
-from receiver.tasks.reading import read_common
+from receiver.tasks.task import read_common
 
 PAYLOADS = Path(__file__).parent / "payloads"
 CDN = "https://cdn.discordapp.com/attachments/"

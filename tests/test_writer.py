@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from receiver.journal.sqlite.documents import RowCache
-from receiver.journal.sqlite.writer import MAX_BATCH, Writer
+from receiver.journal.sqlite.store import MAX_BATCH, Writer
 
 Operation = Callable[[sqlite3.Connection], Any]
 

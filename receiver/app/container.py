@@ -16,9 +16,8 @@ from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.attempts import OpenDestination
 from receiver.engine.dispatcher import Dispatcher
-from receiver.engine.engine import DRAIN_SECONDS, Engine
+from receiver.engine.engine import DRAIN_SECONDS, TICK, Engine
 from receiver.engine.health import CallbackHealth, ProviderHealth, Troubles
-from receiver.engine.loops import TICK
 from receiver.engine.reconciler import Reconciler
 from receiver.errors import EngineRunning, EngineStopped, JournalError, MediaError, NotFound, ReceiverError
 from receiver.events import Submission
@@ -105,7 +104,6 @@ class Runtime:
         self.clock = clock
         self.retry_outage = RetryOutage(clock)
         self._settings = settings
-        self._news = asyncio.Event()
         self._becoming: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self.tokens = Tokens(ensure_keys(settings), max_age=settings.token_max_age, clock=clock)
@@ -124,7 +122,7 @@ class Runtime:
             steady=steady,
         )
         self._function = function
-        self.intake = Intake(journal, policy=self._policy, routes=routes, clock=clock, changed=self._changed)
+        self.intake = Intake(journal, policy=self._policy, routes=routes, clock=clock)
         # In a function nothing may run after the answer, so there is no probe.
         self.admission = Admission(None if function else journal.check)
         self.submissions = Submissions(
@@ -140,10 +138,12 @@ class Runtime:
             submit_timeout=settings.submit_timeout,
         )
         self.dispatcher = Dispatcher(
-            journal=journal, destinations=destinations, store=self.store, clock=clock, owner="", changed=self._slot_free
+            journal=journal, destinations=destinations, store=self.store, clock=clock, owner=""
         )
-        self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock, changed=self._slot_free)
+        self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock)
         self.engine = self._engine(destinations, exit_on_stall=exit_on_stall)
+        self.intake.changed = self.engine.changed
+        self.dispatcher.changed = self.replay.changed = self.engine.slot_free
 
     def _engine(self, destinations: Mapping[str, OpenDestination], *, exit_on_stall: bool) -> Engine:
         archiver = Archiver(
@@ -187,6 +187,7 @@ class Runtime:
             },
             clock=self.clock,
             exit_on_stall=exit_on_stall,
+            function=self._function,
         )
 
     @cached_property
@@ -288,7 +289,7 @@ class Runtime:
                 traceback = None if isinstance(failure, ReceiverError) else failure
                 log.error("engine.not_started", problem=str(failure), exc_info=traceback)
                 self._failure = failure
-                self._news.set()
+                self.engine.news.set()
 
         self._becoming = asyncio.create_task(self.start_engine_when_free(role), name="engine start")
         self._becoming.add_done_callback(started)
@@ -315,7 +316,7 @@ class Runtime:
         """
         last: Submission | None = None
         while True:
-            self._news.clear()
+            self.engine.news.clear()
             if self._failure is not None:
                 raise self._failure
             row = await self.retry_outage(lambda: self.journal.get(submission_id))
@@ -324,17 +325,7 @@ class Runtime:
             if row != last:
                 yield row
                 last = row
-            await self.clock.wait(self._news, WATCH_SECONDS)
-
-    def _changed(self, row: Submission) -> None:
-        self._news.set()
-        if self._function or self.engine.running:
-            self.engine.changed(row)
-
-    def _slot_free(self) -> None:
-        self._news.set()
-        if self._function or self.engine.running:
-            self.engine.slot_free()
+            await self.clock.wait(self.engine.news, WATCH_SECONDS)
 
     async def aclose(self) -> None:
         """Stop the engine, wait for the answers of submits under way, and close all connections. Idempotent."""

@@ -58,7 +58,7 @@ class Dispatcher:
         store: Store,
         clock: Clock,
         owner: str,
-        changed: Callable[[], None],
+        changed: Callable[[], None] = lambda: None,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self._journal = journal
@@ -67,7 +67,7 @@ class Dispatcher:
         self._tiles = Tiles(store)
         self._clock = clock
         self.owner = owner
-        self._changed = changed
+        self.changed = changed
         self._stuck_seconds = stuck_seconds
         self._running: dict[str, set[asyncio.Task[None]]] = {name: set() for name in destinations}
         self._claiming: asyncio.Task[int] | None = None
@@ -191,7 +191,7 @@ class Dispatcher:
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or error is not None:
             log.error("delivery.unrecorded", destination=name, attempt=task.get_name(), exc_info=error)
-        self._changed()
+        self.changed()
 
     async def _attempt(self, destination: OpenDestination, work: Work) -> None:
         started = self._clock.monotonic()

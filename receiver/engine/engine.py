@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import structlog
@@ -16,9 +16,8 @@ import structlog
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.dispatcher import Dispatcher
-from receiver.engine.loops import Loops, NotNow, Step
 from receiver.engine.watchdog import Watchdog
-from receiver.errors import EngineRunning, JournalError, MediaError
+from receiver.errors import EngineRunning, EngineStopped, JournalError, MediaError, ReceiverError
 from receiver.events import Submission
 from receiver.journal import Journal
 from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
@@ -55,6 +54,108 @@ OVERDUE = ("send", "reconcile", "archive", "dispatch")
 DAILY = ("callbacks", "purge")
 
 
+TICK = 1.0
+"""Seconds between looks at the journal without a wake-up: other processes write it too, and due times pass."""
+
+STALLED = 900.0
+"""Seconds after which a step counts as hanging. The slowest one makes ten requests to the provider in a row."""
+
+Step = Callable[[], Awaitable[int]]
+
+
+class NotNow(Exception):
+    """Raised by a step that must not run now. It neither begins nor ends a failure."""
+
+
+class Loops:
+    """Runs steps side by side until stopped. A step that fails is logged and tried again after a tick."""
+
+    def __init__(self, steps: dict[str, Step], *, clock: Clock) -> None:
+        self._steps = steps
+        self._clock = clock
+        self._wakes = {name: asyncio.Event() for name in steps}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failing: set[str] = set()
+        self._began: dict[str, float] = {}
+
+    @property
+    def started(self) -> bool:
+        """True from `start` until `stop`."""
+        return bool(self._tasks)
+
+    @property
+    def running(self) -> bool:
+        """True while all loops run."""
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    def check(self) -> None:
+        """Raise EngineStopped if the loops were started and have ended, or if a step hangs."""
+        if self.started and not self.running:
+            raise EngineStopped("The engine has stopped. Receiver's log says why. Start it again.")
+        late = self._clock.now() - STALLED
+        if stuck := sorted(name for name, since in self._began.items() if since < late):
+            raise EngineStopped(f"The engine hangs in: {', '.join(stuck)}. Start Receiver again.")
+
+    def start(self) -> None:
+        """Start the loops. Without effect while they run."""
+        if self._tasks:
+            return
+        self._tasks = [
+            asyncio.create_task(self._loop(name, step), name=f"engine {name}") for name, step in self._steps.items()
+        ]
+
+    def wake(self, *names: str) -> None:
+        """Make these steps run now, because they may have work. The others run at their next tick."""
+        for name in names:
+            self._wakes[name].set()
+
+    async def once(self, name: str) -> int:
+        """Run one step without a loop and return its count. A failure is logged as a loop's is, and counts 0."""
+        return await self._step(name, self._steps[name]) or 0
+
+    async def stop(self) -> None:
+        """End the loops. A running step is cancelled. Its uncommitted work is still due."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._began.clear()
+
+    async def _loop(self, name: str, step: Step) -> None:
+        wake = self._wakes[name]
+        while True:
+            wake.clear()
+            self._began[name] = self._clock.now()
+            done = await self._step(name, step)
+            del self._began[name]
+            if done is None:
+                await self._clock.sleep(TICK)  # even if woken: a failing step may make a request each time
+            elif not done:
+                await self._clock.wait(wake, TICK)
+
+    async def _step(self, name: str, step: Step) -> int | None:
+        """Run a step and return its count. None: it failed, which is logged once until it works again."""
+        current = asyncio.current_task()
+        try:
+            done = await step()
+        except NotNow:
+            return 0
+        except (asyncio.CancelledError, Exception) as exc:
+            if current is not None and current.cancelling():
+                if isinstance(exc, asyncio.CancelledError):
+                    raise
+                raise asyncio.CancelledError from exc  # our cancellation, which the step turned into an error
+            if name not in self._failing:
+                traceback = None if isinstance(exc, ReceiverError) else exc
+                log.error("engine.step_failed", step=name, problem=str(exc), exc_info=traceback)
+            self._failing.add(name)
+            return None
+        if name in self._failing:
+            self._failing.discard(name)
+            log.info("engine.step_recovered", step=name)
+        return done
+
+
 class Engine:
     """The steps of one process, and its membership in the journal's engines.
 
@@ -63,8 +164,10 @@ class Engine:
         leading: the leader's steps, by name.
         destinations: the handler's name of each destination.
         exit_on_stall: end the process if the event loop stalls (see `Watchdog`).
+        function: True if the process runs until idle, whenever it is called.
 
     Attributes:
+        news: set after each change of this process, whether the engine runs or not.
         loops: repeat the steps once the engine has started.
         progress: True if a destination gets progress events. Only `run_until_idle` uses it.
         sends: False while a run is too short to wait for the provider's answer.
@@ -84,7 +187,10 @@ class Engine:
         destinations: Mapping[str, str],
         clock: Clock,
         exit_on_stall: bool = False,
+        function: bool = False,
     ) -> None:
+        self.news = asyncio.Event()
+        self._function = function
         self._journal = journal
         self._dispatcher = dispatcher
         self._archiver = archiver
@@ -291,6 +397,9 @@ class Engine:
 
     def changed(self, row: Submission) -> None:
         """Wake the steps that have work with the row now. Waking all would cost more than the callback itself."""
+        self.news.set()
+        if not self.loops.started and not self._function:
+            return  # the engine is another process
         now_ms = self._clock.now_ms()
         dues = {"send": row.send_due_ms, "reconcile": row.poll_due_ms, "archive": row.media_due_ms}
         due = [name for name, at_ms in dues.items() if at_ms is not None and at_ms <= now_ms]
@@ -308,8 +417,10 @@ class Engine:
 
     def slot_free(self) -> None:
         """Dispatch again, because a slot is free or deliveries became due."""
+        self.news.set()
         if self.loops.started:
             self.loops.wake("dispatch")
+        if self.loops.started or not self._function:
             return
         self._freed_slot = True
         if self._dispatcher.more:

@@ -12,7 +12,7 @@ from receiver.clock import Clock
 from receiver.errors import NotFound, Refused
 from receiver.events import Callback, Media, Reply, Submission
 from receiver.intake import transitions
-from receiver.intake.routes import Policy, Route, Rules
+from receiver.intake.transitions import Policy, Route, Rules
 from receiver.journal import Change, Changed, Journal
 from receiver.tasks import Task
 
@@ -39,13 +39,13 @@ class Intake:
         policy: Policy,
         routes: tuple[Route, ...],
         clock: Clock,
-        changed: Callable[[Submission], None],
+        changed: Callable[[Submission], None] = lambda row: None,
     ) -> None:
         self._journal = journal
         self._policy = policy
         self._routes = routes
         self._clock = clock
-        self._changed = changed
+        self.changed = changed
 
     async def answered(self, submission_id: str, task_ids: tuple[str, ...], outcome: str) -> Submission:
         """Take the provider's answer: it accepted the request, and made one task or several."""
@@ -149,7 +149,7 @@ class Intake:
                 reason=event.reason,
                 confirmed=event.confirmed,
             )
-        self._changed(changed.submission)
+        self.changed(changed.submission)
         return changed
 
 

@@ -259,7 +259,7 @@ def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int, turn
 
 
 def _vanished(delivery: Delivery, now_ms: int, turn: int) -> Completion:
-    """Return the completion of a vanished attempt. The first is due in its turn, because another one may be at fault."""
+    """Return the completion of a vanished attempt. The first is due in its turn: another may be at fault."""
     failures = delivery.failures + 1
     seconds = float(turn) if failures == 1 else wait(DELIVERY, failures - 1)
     return Completion(

@@ -44,12 +44,12 @@ class Replay:
         journal: Journal,
         destinations: Collection[str],
         clock: Clock,
-        changed: Callable[[], None] | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal = journal
         self._destinations = destinations
         self._clock = clock
-        self._changed = changed
+        self.changed = changed
 
     async def of_deliveries(self, selection: Selection, *, to: str | None = None, as_new: bool = False) -> list[Order]:
         """Return the orders that replay the selected deliveries, each to its own destination or to `to`.
@@ -94,8 +94,7 @@ class Replay:
             done += await self._journal.replay(page, self._clock.now_ms())
         if done:
             log.info("replay.ordered", orders=len(done))
-        if self._changed is not None:
-            self._changed()
+        self.changed()
         return done
 
     async def _of_event(self, event_id: str, selection: Selection, to: str | None, as_new: bool) -> list[Order]:

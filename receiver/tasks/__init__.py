@@ -1,7 +1,21 @@
 """The provider's task object: reading, and merging of two views."""
 
-from receiver.tasks.reading import MAX_DEPTH, MAX_TASK_ID, clean_text, decode_json, decode_task, read_task
-from receiver.tasks.task import RANKS, TERMINAL, Button, EventType, Task, event_type, is_grid, merge
+from receiver.tasks.task import (
+    MAX_DEPTH,
+    MAX_TASK_ID,
+    RANKS,
+    TERMINAL,
+    Button,
+    EventType,
+    Task,
+    clean_text,
+    decode_json,
+    decode_task,
+    event_type,
+    is_grid,
+    merge,
+    read_task,
+)
 
 __all__ = [
     "MAX_DEPTH",

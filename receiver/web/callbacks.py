@@ -22,8 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.errors import JournalError, NotATask, NotDelivered, NotFound, NotJSON, TokenError
 from receiver.tasks import Task, decode_task
-from receiver.tokens import Tokens
-from receiver.verification import trust
+from receiver.tokens import Tokens, trust
 from receiver.web.admission import RETRY, Admission, BodyLimits
 from receiver.web.problems import INTERNAL, Problem, problem
 

@@ -21,7 +21,7 @@ from receiver.engine.reconciler import Reconciler
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Submission
 from receiver.intake import transitions
-from receiver.intake.routes import Rules
+from receiver.intake.transitions import Rules
 from receiver.journal import Change
 from receiver.requests import build
 from receiver.simulator import Simulator, pictures

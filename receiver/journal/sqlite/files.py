@@ -5,11 +5,10 @@ These functions block: call them in a thread.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -146,16 +145,3 @@ def journal_error(exc: Exception, path: Path) -> JournalError:
     closed = isinstance(exc, sqlite3.ProgrammingError) and "closed" in str(exc)
     fault, remedy = ("closed", "") if closed else _FAULTS.get(code, ("", ""))
     return JournalError(f"The journal {path} cannot be used: {exc}. {remedy}".strip(), fault=fault)
-
-
-def identities(path: Path) -> dict[str, tuple[int, int]]:
-    """Return device and inode of the journal's file and its log.
-
-    A file that was removed or replaced takes every write and keeps none.
-    """
-    found = {}
-    for name in (str(path), f"{path}-wal"):
-        with suppress(FileNotFoundError):
-            status = os.stat(name)
-            found[name] = status.st_dev, status.st_ino
-    return found
