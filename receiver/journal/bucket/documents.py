@@ -31,6 +31,7 @@ from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.stored import MOVE_MS, StoredSubmission, decode, encode, replace
+from receiver.journal.document import file_digests
 from receiver.journal.shared import jitter
 
 T = TypeVar("T")
@@ -47,8 +48,6 @@ AT_ONCE = 16
 """Concurrent reads."""
 WINDOW = 1000
 """Entries looked at in one place, the earliest first."""
-AHEAD_MS = 60_000
-"""Time after now up to which entries are listed, so that those due before the next list are known."""
 FAR_MS = 2**62
 ABANDONED_MS = 2 * 86_400_000
 """Age from which an entry or link without a submission is abandoned. Its writer would have written the submission
@@ -70,7 +69,6 @@ class _Place:
 
     entries: dict[str, int] = field(default_factory=dict)
     looked_at: float | None = None
-    until_ms: int = 0
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -210,7 +208,7 @@ class Documents:
         version = old.version + 1 if old else 1
         draft = replace(draft, version=version, nonce=secrets.token_hex(8)).with_entries()
         before, after = (set(item.entries.values()) if item else set() for item in (old, draft))
-        fresh = sorted(draft.needed_files() - (old.needed_files() if old is not None else frozenset()))
+        fresh = sorted(file_digests(draft.submission) - (file_digests(old.submission) if old else frozenset()))
         data, draft = encode(replace(draft, files=(*draft.files, *fresh)))
         links = [keys.path(keys.FILES, digest, draft.id) for digest in fresh]
         row, task_id = draft.submission, draft.submission.task_id
@@ -252,26 +250,31 @@ class Documents:
         def without_entry(item: StoredSubmission) -> tuple[StoredSubmission, None]:
             return replace(item, entries={name: key for name, key in item.entries.items() if name != place}), None
 
-        known = self._places[place]
+        known, end = self._places[place], keys.until(place, now_ms)
         async with known.looking:
-            stale = known.looked_at is None or time.monotonic() - known.looked_at >= self._look_seconds
-            if stale or now_ms > known.until_ms:
-                await self._look(place, known, now_ms)
-        end = keys.until(place, now_ms)
+            began, before = time.monotonic(), set(known.entries)
+            if known.looked_at is None or began - known.looked_at >= self._look_seconds:
+                found: dict[str, int] = {}
+                async for page in self.bucket.pages(place):
+                    found |= {item.key: item.modified_ms for item in page}
+                    if len(found) >= WINDOW or max(found, default="") >= end:
+                        break
+                known.entries = found | {key: made for key, made in known.entries.items() if key not in before}
+                known.looked_at = began
         entries = sorted(key for key in known.entries if key < end)
         seen: set[str] = set()
         for start in range(0, len(entries), AT_ONCE):
             some = entries[start : start + AT_ONCE]
-            for key, found in zip(some, await asyncio.gather(*map(self._due, some)), strict=True):
-                if found is not None and found.entries.get(place) == key:
-                    if found.id not in seen:
-                        seen.add(found.id)
-                        yield found
-                        if found.additions or found.due_ms().get(place, FAR_MS) > now_ms + MOVE_MS:
-                            await self.write(found.id, without_entry)
+            for key, item in zip(some, await asyncio.gather(*map(self._due, some)), strict=True):
+                if item is not None and item.entries.get(place) == key:
+                    if item.id not in seen:
+                        seen.add(item.id)
+                        yield item
+                        if item.additions or item.due_ms().get(place, FAR_MS) > now_ms + MOVE_MS:
+                            await self.write(item.id, without_entry)
                     continue
-                abandoned = found is None and time.time() * 1000 - known.entries.get(key, 0) > ABANDONED_MS
-                if abandoned or (found is not None and found.version >= keys.read_entry(key)[2]):
+                abandoned = item is None and time.time() * 1000 - known.entries.get(key, 0) > ABANDONED_MS
+                if abandoned or (item is not None and item.version >= keys.read_entry(key)[2]):
                     self.sweep([key])  # it leads nowhere
 
     async def _due(self, key: str) -> StoredSubmission | None:
@@ -280,18 +283,6 @@ class Documents:
         if self._look_seconds and found is not None and found.version < version:
             return await self.get(id)  # another process has written it since
         return found
-
-    async def _look(self, place: str, known: _Place, now_ms: int) -> None:
-        before = set(known.entries)
-        began, until_ms = time.monotonic(), now_ms + (AHEAD_MS if self._look_seconds else 0)
-        end = keys.until(place, until_ms)
-        found: dict[str, int] = {}
-        async for page in self.bucket.pages(place):
-            found |= {item.key: item.modified_ms for item in page if item.key < end}
-            if len(found) >= WINDOW or (page and page[-1].key >= end):
-                break
-        known.entries = found | {key: made for key, made in known.entries.items() if key not in before or key >= end}
-        known.looked_at, known.until_ms = began, until_ms
 
     # Deleting
 

@@ -37,9 +37,9 @@ import msgspec
 
 from receiver.bucket import PreconditionFailed
 from receiver.bucket.client import Bucket, ObjectHead, StoredObject, Tag
-from receiver.deliveries import AttemptRecord, Delivery
+from receiver.deliveries import Delivery
 from receiver.errors import InputError, JournalError
-from receiver.events import Callback, Event, Submission, first_id
+from receiver.events import Submission, first_id
 from receiver.journal import transitions
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.documents import ABANDONED_MS, FAR_MS, Documents, put
@@ -55,7 +55,6 @@ from receiver.journal.store import (
     Key,
     LeftFile,
     NeededFile,
-    Record,
     RowKind,
     Rows,
     SharedValue,
@@ -543,42 +542,36 @@ class BucketStore:
 
 
 def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[StoredRow]:
-    """Return the rows of a submission that fit."""
-    rows: Iterable[tuple[Key, Record]]
+    """Return the rows of a submission that fit. The ids of submissions are checked before these are read."""
     if kind == "submissions":
-        rows = [((stored.id,), stored.submission)] if stored.files or not wanted.with_files else []
-    elif kind == "events":
-        rows = [((item.number, stored.id), item.event) for item in stored.events]
-    elif kind == "deliveries":
-        rows = [((item.id,), item) for item in stored.deliveries]
-    elif kind == "attempts":
-        rows = [((item.delivery_id, item.number), item) for item in stored.attempts]
-    else:
-        rows = [((item.number, stored.id), item.callback(stored.id)) for item in stored.callbacks]
-    return [StoredRow(key, record) for key, record in rows if _fits(record, wanted)]
+        fits = fits_submission(stored.submission, wanted) and (stored.files or not wanted.with_files)
+        return [StoredRow((stored.id,), stored.submission)] if fits else []
+    if kind == "events":
+        return [
+            StoredRow((item.number, stored.id), item.event)
+            for item in stored.events
+            if (not wanted.types or item.event.type in wanted.types)
+            and (wanted.ids is None or item.event.id in wanted.ids)
+            and _is_within(item.event.created_ms, wanted)
+        ]
+    if kind == "deliveries":
+        return [
+            StoredRow((item.id,), item)
+            for item in stored.deliveries
+            if _fits_id(item.id, wanted)
+            and wanted.destination in (None, item.destination)
+            and (not wanted.statuses or item.status in wanted.statuses)
+            and (wanted.due_after_ms is None or item.due_ms > wanted.due_after_ms)
+        ]
+    if kind == "attempts":
+        left = [item for item in stored.attempts if wanted.delivery_id in (None, item.delivery_id)]
+        return [StoredRow((item.delivery_id, item.number), item) for item in left]
+    called = [item for item in stored.callbacks if _is_within(item.received_ms, wanted)]
+    return [StoredRow((item.number, stored.id), item.callback(stored.id)) for item in called]
 
 
-def _fits(record: Record, wanted: Filter) -> bool:
-    """Return True if a row fulfils the conditions. The ids of submissions are checked before these are read."""
-    if isinstance(record, Submission):
-        return fits_submission(record, wanted)
-    if isinstance(record, Delivery):
-        return (
-            _fits_id(record.id, wanted)
-            and wanted.destination in (None, record.destination)
-            and (not wanted.statuses or record.status in wanted.statuses)
-            and (wanted.due_after_ms is None or record.due_ms > wanted.due_after_ms)
-        )
-    if isinstance(record, AttemptRecord):
-        return wanted.delivery_id in (None, record.delivery_id)
-    assert isinstance(record, Event | Callback)  # noqa: S101 - there are no other kinds of rows
-    ms = record.created_ms if isinstance(record, Event) else record.received_ms
-    return (
-        (isinstance(record, Callback) or not wanted.types or record.type in wanted.types)
-        and (isinstance(record, Callback) or wanted.ids is None or record.id in wanted.ids)
-        and (wanted.since_ms is None or ms >= wanted.since_ms)
-        and (wanted.until_ms is None or ms < wanted.until_ms)
-    )
+def _is_within(ms: int, wanted: Filter) -> bool:
+    return (wanted.since_ms is None or ms >= wanted.since_ms) and (wanted.until_ms is None or ms < wanted.until_ms)
 
 
 def _known_ms(row: StoredRow) -> float:

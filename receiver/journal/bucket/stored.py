@@ -14,7 +14,7 @@ from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
 from receiver.journal.bucket import keys
-from receiver.journal.document import DUE_FIELDS, Document, LastReceipt, file_digests
+from receiver.journal.document import DUE_FIELDS, Document, LastReceipt
 from receiver.journal.rows import to_json_bytes
 from receiver.journal.transitions import Contradiction
 
@@ -137,9 +137,6 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         if self.additions:
             due.append(0)
         return wanted | ({keys.ROWS: min(due)} if due else {})
-
-    def needed_files(self) -> frozenset[str]:
-        return frozenset() if self.erased else file_digests(self.submission)
 
     def contradictions(self) -> Mapping[Contradiction, list[str]]:
         """Return ids by their fault: see `transitions.CONTRADICTIONS`."""
