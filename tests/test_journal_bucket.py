@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from journals import (
+    FULL,
     NOW,
     OWNER,
     BucketStore,
@@ -463,6 +464,28 @@ async def test_a_journal_that_is_not_there_yet(place: BucketStore) -> None:
         await over(place.bucket_client(), place="s3://x", existing=True)
     await (await place.open()).aclose()
     await (await over(place.bucket_client(), place="s3://x", existing=True)).aclose()
+
+
+async def test_a_file_of_two_that_go_at_once_is_left(place: BucketStore) -> None:
+    """Each sees the other one in need of it at first; the file is to be removed all the same."""
+    journal = await place.open()
+    rows = [submission(number, inputs=FULL.inputs) for number in (1, 2)]
+    await asyncio.gather(*(journal.add(row) for row in rows))
+    await asyncio.gather(*(journal.erase(row.id, force=True) for row in rows))
+    assert [(item.digest, item.needed) for item in await journal.leftovers("")] == [("d", False)]
+    await journal.aclose()
+
+
+async def test_a_file_is_needed_before_its_submission_is_there(place: BucketStore) -> None:
+    """A process may have put the link, and be about to put the submission."""
+    journal = await place.open()
+    await journal.add(submission(1, inputs=FULL.inputs))
+    await place.bucket_client().put(keys.path(keys.FILES, "d", submission(2).id), b"")
+    await journal.erase(submission(1).id, force=True)
+    assert await journal.leftovers("") == []
+    await journal.add(submission(2, inputs=FULL.inputs))
+    assert await journal.needed_files() == ["d"]
+    await journal.aclose()
 
 
 async def test_a_purge_reads_again_only_what_may_have_callbacks(place: BucketStore) -> None:

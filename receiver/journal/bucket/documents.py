@@ -20,7 +20,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -31,6 +31,7 @@ from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.stored import MOVE_MS, StoredSubmission, decode, encode, replace
+from receiver.journal.document import file_digests
 from receiver.journal.shared import jitter
 
 T = TypeVar("T")
@@ -47,8 +48,7 @@ AT_ONCE = 16
 """Concurrent reads."""
 WINDOW = 1000
 """Entries looked at in one place, the earliest first."""
-AHEAD_MS = 60_000
-"""Time after now up to which entries are listed, so that those due before the next list are known."""
+FAR_MS = 2**62
 ABANDONED_MS = 2 * 86_400_000
 """Age from which an entry or link without a submission is abandoned. Its writer would have written the submission
 long before, because a signed request is valid for minutes."""
@@ -65,15 +65,10 @@ class _Cached:
 
 @dataclass(slots=True)
 class _Place:
-    """Entries of one place as last listed, with the later changes of this process.
-
-    Attributes:
-        entries: the time at which each was made, by key.
-    """
+    """Entries of one place as last listed, with the later changes of this process: the time each was made, by key."""
 
     entries: dict[str, int] = field(default_factory=dict)
     looked_at: float | None = None
-    until_ms: int = 0
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -84,28 +79,25 @@ class Documents:
         bucket: with errors of the journal.
         look_seconds: lifetime of a list of the due index. 0: none is used again. Changes of this process are seen at
             once.
-        written: called with the id of a submission after each write.
         add: writes a submission that comes of a change.
+
+    Attributes:
+        subscribers: called with the id of a submission after each write.
     """
 
     def __init__(
-        self,
-        bucket: Bucket,
-        *,
-        look_seconds: float,
-        written: Callable[[str], None],
-        add: Callable[[Submission], Awaitable[Submission]],
+        self, bucket: Bucket, *, look_seconds: float, add: Callable[[Submission], Awaitable[Submission]]
     ) -> None:
         self.bucket = bucket
         self._look_seconds = look_seconds
-        self._written = written
+        self.subscribers: list[Callable[[frozenset[str]], None]] = []
         self._add = add
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._places: defaultdict[str, _Place] = defaultdict(_Place)
         self._queues: dict[str, list[tuple[Mutate[Any], asyncio.Future[Any]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._litter: list[str] = []
-        self._sweeping: asyncio.Task[None] | None = None
+        self._sweeping = False
         self._reads = asyncio.Semaphore(AT_ONCE)
 
     # Reading
@@ -128,7 +120,7 @@ class Documents:
             return cached
         read = decode(found.data, key) if found is not None else None
         if found is None or read is None or read.erased:
-            self.forget(id)
+            self._cache.pop(id, None)
             self.sweep([key] if found is not None else [])  # its eraser has ended halfway
             return None
         return self._keep(read, found.tag)
@@ -139,13 +131,11 @@ class Documents:
         if now is None or now.stored.version <= read.version:  # an answer may be overtaken by a later one
             self._cache[read.id] = cached
             self._cache.move_to_end(read.id)
-        while len(self._cache) > CACHED:
+        if read.erased:
+            del self._cache[read.id]
+        if len(self._cache) > CACHED:
             self._cache.popitem(last=False)
         return cached
-
-    def forget(self, id: str) -> None:
-        """Drop a submission from the cache."""
-        self._cache.pop(id, None)
 
     # Writing
 
@@ -155,9 +145,7 @@ class Documents:
         queue = self._queues.get(id)
         if queue is None:
             self._queues[id] = [(mutate, future)]
-            task = asyncio.create_task(self._serve(id), name=f"journal {id}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._serve(id))
         else:
             queue.append((mutate, future))
         return await future
@@ -210,21 +198,17 @@ class Documents:
             return outcomes
         raise JournalError(f"Submission {id} is changed by too many at once. Try again.", fault="locked")
 
-    async def create(self, submission: Submission) -> bool:
-        """Write a new submission. False: there is one of that id."""
-        try:
-            await self._commit(None, StoredSubmission(submission=submission), None)
-        except PreconditionFailed:
-            return False
-        return True
+    async def create(self, submission: Submission) -> None:
+        """Write a new submission. Raises PreconditionFailed if there is one of that id."""
+        await self._commit(None, StoredSubmission(submission=submission), None)
 
     async def _commit(self, old: StoredSubmission | None, draft: StoredSubmission, tag: Tag | None) -> _Cached:
-        """Write first what leads to the object, then the object, then delete what led to the old one. A crash in
-        between leaves an entry too many, never one too few."""
-        draft = replace(draft, version=(old.version if old else 0) + 1, nonce=secrets.token_hex(8))
-        draft = draft.with_entries()
+        """Write entries and links, then the object, then delete old entries. A crash in between leaves an entry too
+        many, never one too few."""
+        version = old.version + 1 if old else 1
+        draft = replace(draft, version=version, nonce=secrets.token_hex(8)).with_entries()
         before, after = (set(item.entries.values()) if item else set() for item in (old, draft))
-        fresh = sorted(draft.needed_files() - (old.needed_files() if old is not None else frozenset()))
+        fresh = sorted(file_digests(draft.submission) - (file_digests(old.submission) if old else frozenset()))
         data, draft = encode(replace(draft, files=(*draft.files, *fresh)))
         links = [keys.path(keys.FILES, digest, draft.id) for digest in fresh]
         row, task_id = draft.submission, draft.submission.task_id
@@ -236,17 +220,18 @@ class Documents:
         try:
             written = await put(self.bucket, keys.submission(draft.id), data, tag)
         except BaseException:
-            self.forget(draft.id)
+            self._cache.pop(draft.id, None)
             raise
         cached = self._keep(draft, written)
         for key in after - before:
             self._places[keys.place(key)].entries[key] = int(time.time() * 1000)
         self.sweep(sorted(before - after))
-        self._written(draft.id)
+        for changed in self.subscribers:
+            changed(frozenset([draft.id]))
         return cached
 
     async def _write_additions(self, cached: _Cached) -> None:
-        """Write submissions that came of a change. If this process ends here, a look at what is due goes on with it."""
+        """Write submissions that came of a change. After a crash `finish` does."""
         if not cached.stored.additions:
             return
         for addition in cached.stored.additions:
@@ -257,25 +242,39 @@ class Documents:
     # The due index
 
     async def due(self, place: str, now_ms: int) -> AsyncIterator[StoredSubmission]:
-        """Yield submissions with an entry up to now, in order of the entries. Each is read when it is wanted."""
-        known = self._places[place]
+        """Yield submissions with an entry up to now, in order of the entries. Each is read when it is wanted.
+
+        Entries that came much too early are moved, and additions that another process left are written.
+        """
+
+        def without_entry(item: StoredSubmission) -> tuple[StoredSubmission, None]:
+            return replace(item, entries={name: key for name, key in item.entries.items() if name != place}), None
+
+        known, end = self._places[place], keys.until(place, now_ms)
         async with known.looking:
-            stale = known.looked_at is None or time.monotonic() - known.looked_at >= self._look_seconds
-            if stale or now_ms > known.until_ms:
-                await self._look(place, known, now_ms)
-        end = keys.until(place, now_ms)
+            began, before = time.monotonic(), set(known.entries)
+            if known.looked_at is None or began - known.looked_at >= self._look_seconds:
+                found: dict[str, int] = {}
+                async for page in self.bucket.pages(place):
+                    found |= {item.key: item.modified_ms for item in page}
+                    if len(found) >= WINDOW or max(found, default="") >= end:
+                        break
+                known.entries = found | {key: made for key, made in known.entries.items() if key not in before}
+                known.looked_at = began
         entries = sorted(key for key in known.entries if key < end)
         seen: set[str] = set()
         for start in range(0, len(entries), AT_ONCE):
             some = entries[start : start + AT_ONCE]
-            for key, found in zip(some, await asyncio.gather(*map(self._due, some)), strict=True):
-                if found is not None and found.entries.get(place) == key:
-                    if found.id not in seen:
-                        seen.add(found.id)
-                        yield found
+            for key, item in zip(some, await asyncio.gather(*map(self._due, some)), strict=True):
+                if item is not None and item.entries.get(place) == key:
+                    if item.id not in seen:
+                        seen.add(item.id)
+                        yield item
+                        if item.additions or item.due_ms().get(place, FAR_MS) > now_ms + MOVE_MS:
+                            await self.write(item.id, without_entry)
                     continue
-                abandoned = found is None and time.time() * 1000 - known.entries.get(key, 0) > ABANDONED_MS
-                if abandoned or (found is not None and found.version >= keys.read_entry(key)[2]):
+                abandoned = item is None and time.time() * 1000 - known.entries.get(key, 0) > ABANDONED_MS
+                if abandoned or (item is not None and item.version >= keys.read_entry(key)[2]):
                     self.sweep([key])  # it leads nowhere
 
     async def _due(self, key: str) -> StoredSubmission | None:
@@ -285,30 +284,6 @@ class Documents:
             return await self.get(id)  # another process has written it since
         return found
 
-    async def _look(self, place: str, known: _Place, now_ms: int) -> None:
-        before = set(known.entries)
-        began, until_ms = time.monotonic(), now_ms + (AHEAD_MS if self._look_seconds else 0)
-        end = keys.until(place, until_ms)
-        found: dict[str, int] = {}
-        async for page in self.bucket.pages(place):
-            found |= {item.key: item.modified_ms for item in page if item.key < end}
-            if len(found) >= WINDOW or (page and page[-1].key >= end):
-                break
-        gone = before - set(known.entries)  # deleted while we looked
-        mine = {key: made for key, made in known.entries.items() if key not in before or key >= end}
-        known.entries = {key: made for key, made in (found | mine).items() if key not in gone}
-        known.looked_at, known.until_ms = began, until_ms
-
-    async def finish(self, found: Sequence[StoredSubmission], place: str, now_ms: int) -> None:
-        """Move entries that came much too early, and write additions that another process left."""
-
-        def unnamed(item: StoredSubmission) -> tuple[StoredSubmission, None]:
-            return replace(item, entries={name: key for name, key in item.entries.items() if name != place}), None
-
-        due = {item.id: item.due_ms().get(place) for item in found}
-        late = [item.id for item in found if (ms := due[item.id]) is None or ms > now_ms + MOVE_MS or item.additions]
-        await asyncio.gather(*(self.write(id, unnamed) for id in late))
-
     # Deleting
 
     def sweep(self, gone: Sequence[str]) -> None:
@@ -317,24 +292,26 @@ class Documents:
             if (place := self._places.get(keys.place(key))) is not None:
                 place.entries.pop(key, None)
         self._litter += gone
-        if self._litter and (self._sweeping is None or self._sweeping.done()):
-            self._sweeping = asyncio.create_task(self._sweep(), name="journal sweep")
-            self._sweeping.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self._litter and not self._sweeping:
+            self._sweeping = True
+            self._start(self._sweep())
 
     async def _sweep(self) -> None:
-        while self._litter:
-            some, self._litter = self._litter[:1000], self._litter[1000:]
-            try:
+        with suppress(JournalError):
+            while self._litter:
+                some, self._litter = self._litter[:1000], self._litter[1000:]
                 await self.bucket.delete(some)
-            except JournalError:
-                return
+        self._sweeping = False
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def settle(self) -> None:
         """Wait until nothing is written or swept."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
-        if self._sweeping is not None:
-            await asyncio.wait([self._sweeping])
 
 
 async def put(bucket: Bucket, key: str, data: bytes, tag: Tag | Literal["any"] | None) -> Tag:
@@ -343,12 +320,11 @@ async def put(bucket: Bucket, key: str, data: bytes, tag: Tag | Literal["any"] |
     Args:
         bucket: with errors of the journal.
         key: of the object.
-        data: unique to this write, where it has a condition.
+        data: unique to this write if that has a condition.
         tag: the version to replace. None: there must be none.
 
     Raises:
         PreconditionFailed: another process was faster.
-        JournalError: it was not done, or that cannot be seen.
     """
     problem: Exception | None = None
     for wait in (0.0, *WAITS):

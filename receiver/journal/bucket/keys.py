@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from hashlib import sha256
+from urllib.parse import quote, unquote
 
 DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Digits of our ids, in order."""
 _MIRRORED = str.maketrans(DIGITS, DIGITS[::-1])
-_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
-_ESCAPED = re.compile(r"=([0-9a-f]{2})")
 
 SUBMISSIONS = "submissions"
 DUE = "due"
@@ -38,18 +36,13 @@ def segments(key: str, folder: str) -> list[str]:
 
 def escaped(text: str) -> str:
     """Return a segment of a key for any text. It can be read back unless it is too long."""
-    if _PLAIN.match(text):
-        return text
-    spelled = "".join(
-        chr(byte) if chr(byte).isalnum() and byte < 128 else f"={byte:02x}" for byte in text.encode(errors="replace")
-    )
+    spelled = quote(text, safe="", errors="replace").replace(".", "%2E").replace("~", "%7E").replace("%", "=")
     return spelled if 0 < len(spelled) <= 240 else "=_" + sha256(text.encode(errors="replace")).hexdigest()
 
 
 def unescaped(segment: str) -> str:
     """Return the text of a segment that `escaped` made."""
-    plain = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), segment)
-    return plain.encode("latin-1").decode(errors="replace") if plain != segment else segment
+    return unquote(segment.replace("=", "%"))
 
 
 def submission(id: str) -> str:

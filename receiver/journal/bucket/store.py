@@ -42,7 +42,7 @@ from receiver.errors import InputError, JournalError
 from receiver.events import Submission, first_id
 from receiver.journal import transitions
 from receiver.journal.bucket import keys
-from receiver.journal.bucket.documents import ABANDONED_MS, Documents, put
+from receiver.journal.bucket.documents import ABANDONED_MS, FAR_MS, Documents, put
 from receiver.journal.bucket.stored import StoredSubmission, damaged, replace
 from receiver.journal.document import DUE_FIELDS, Document, Transition
 from receiver.journal.rows import to_json_bytes
@@ -72,7 +72,6 @@ COUNTED = 200
 """Most submissions read to count deliveries. With more, each index entry counts as one delivery."""
 ID_LENGTH = 26
 NAME_TRIES = 20
-FAR_MS = 2**62
 PURGED = "purged"
 """Shared value: objects last written before this time, by the bucket's clock, have no callbacks."""
 
@@ -91,14 +90,9 @@ class BucketStore:
     def __init__(self, bucket: Bucket, *, place: str, look_seconds: float) -> None:
         self.place = place
         self.cache_seconds = look_seconds
-        self._open_documents = Documents(bucket, look_seconds=look_seconds, written=self._written, add=self.create)
+        self._open_documents = Documents(bucket, look_seconds=look_seconds, add=self.create)
         self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._subscribers: list[Callable[[frozenset[str] | None], None]] = []
         self._closed = False
-
-    def _written(self, id: str) -> None:
-        for changed in self._subscribers:
-            changed(frozenset([id]))
 
     @property
     def _documents(self) -> Documents:
@@ -122,7 +116,7 @@ class BucketStore:
             await self._bucket.put("check", b"")
 
     def subscribe(self, changed: Callable[[frozenset[str] | None], None]) -> None:
-        self._subscribers.append(changed)
+        self._open_documents.subscribers.append(changed)
 
     # Documents
 
@@ -163,7 +157,6 @@ class BucketStore:
     async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
         due_of = DUE_FIELDS[kind]
         due = [item async for item in self._documents.due(keys.ROWS, now_ms)]
-        await self._documents.finish(due, keys.ROWS, now_ms)
         rows = [item.submission for item in due]
         found = [(ms, row) for row in rows if (ms := due_of(row)) is not None and ms <= now_ms]
         return [row for _, row in sorted(found, key=lambda item: item[0])[:limit]]
@@ -172,9 +165,7 @@ class BucketStore:
 
     async def create(self, submission: Submission) -> Submission:
         if submission.once is None:
-            if not await self._documents.create(submission):
-                raise JournalError(f"There already is a submission {submission.id}. Nothing was written.")
-            return submission
+            return await self._write_new(submission)
         # The name is put first, with the submission in it. A process that finds a name without its submission writes
         # that submission, so a crash blocks no name, and two that take it at once make one submission.
         key = keys.once(submission.once)
@@ -186,32 +177,30 @@ class BucketStore:
                 return stored.submission
             if holder is not None and stored is None:
                 if await self._bucket.get(key) == found:  # else it was erased, which frees the name first
-                    return await self._create_named(holder)
+                    return await self._write_new(holder)
                 continue
             with suppress(PreconditionFailed):
                 tag = found.tag if found is not None else None
                 await put(self._bucket, key, to_json_bytes(submission), tag)
-                return await self._create_named(submission)
+                return await self._write_new(submission)
         raise JournalError("The submission's name is taken and freed by too many at once. Try again.", fault="locked")
 
-    async def _create_named(self, submission: Submission) -> Submission:
-        if not await self._documents.create(submission):
+    async def _write_new(self, submission: Submission) -> Submission:
+        try:
+            await self._documents.create(submission)
+        except PreconditionFailed as exc:
             stored = await self._documents.get(submission.id)
-            if stored is None or stored.submission.once != submission.once:
-                raise JournalError(f"There already is a submission {submission.id}. Nothing was written.")
+            if submission.once is None or stored is None or stored.submission.once != submission.once:
+                raise JournalError(f"There already is a submission {submission.id}. Nothing was written.") from exc
         return submission
 
-    async def _free_name(self, submission: Submission) -> None:
-        """Free a name, if the submission still has it. A name that is free is an empty object."""
-        key = keys.once(submission.once or "")
-        while submission.once is not None:
-            found = await self._bucket.get(key)
-            holder = _holder(found, key)
-            if found is None or holder is None or holder.id != submission.id:
-                return
-            with suppress(PreconditionFailed):
+    async def _free_name(self, id: str, key: str) -> None:
+        """Free a name if the submission still has it. The object of a free name is empty."""
+        found = await self._bucket.get(key)
+        holder = _holder(found, key)
+        if found is not None and holder is not None and holder.id == id:
+            with suppress(PreconditionFailed):  # another submission has taken it
                 await put(self._bucket, key, b"", found.tag)
-                return
 
     # Deleting
 
@@ -224,10 +213,10 @@ class BucketStore:
         if transition(stored.document()) is None:
             return None
         # First the name, then the leftovers, then the submission. Links to it go last.
-        if not files_only:
-            await self._free_name(stored.submission)
+        if not files_only and stored.submission.once is not None:
+            await self._free_name(stored.id, keys.once(stored.submission.once))
         files = [digest for digest in stored.files if not await self._is_needed(digest, but=id)]
-        await asyncio.gather(*(self._bucket.put(keys.path(keys.LEFTOVERS, digest), b"") for digest in files))
+        await self._leave(files)
 
         def removed(current: StoredSubmission) -> tuple[StoredSubmission, StoredSubmission | None]:
             after = transition(current.document())
@@ -241,15 +230,19 @@ class BucketStore:
         if last is None:
             return None
         links = [keys.path(keys.FILES, digest, id) for digest in last.files]
-        if files_only:
-            await self._bucket.delete(links)
-            return {"files": len(files)}
-        self._documents.forget(id)
-        row = last.submission
-        links += [keys.path(keys.TASKS, row.task_id, id)] if row.task_id is not None else []
-        links += [keys.path(keys.CHILDREN, row.parent_id, id)] if row.parent_id is not None else []
-        await self._bucket.delete([*links, keys.submission(id)])
-        return _counts(last, len(files))
+        if not files_only:
+            row = last.submission
+            links += [keys.path(keys.TASKS, row.task_id, id)] if row.task_id is not None else []
+            links += [keys.path(keys.CHILDREN, row.parent_id, id)] if row.parent_id is not None else []
+            links.append(keys.submission(id))
+        await self._bucket.delete(links)
+        # Two submissions that are removed at once see each other as in need of a file, until one has gone.
+        left = [digest for digest in last.files if digest not in files and not await self._is_needed(digest)]
+        await self._leave(left)
+        return {"files": len(files) + len(left)} if files_only else _counts(last, len(files) + len(left))
+
+    async def _leave(self, digests: Iterable[str]) -> None:
+        await asyncio.gather(*(self._bucket.put(keys.path(keys.LEFTOVERS, digest), b"") for digest in digests))
 
     async def _is_needed(self, digest: str, *, but: str = "") -> bool:
         """Return True if a submission needs a file. One whose link is new may be about to be written."""
@@ -377,9 +370,8 @@ class BucketStore:
     async def _ids(self, kind: RowKind, wanted: Filter) -> Collection[str] | None:
         """Return ids of the submissions that can have such rows. None: any may."""
         found: Collection[str] | None = None
-        named = wanted.ids if kind == "deliveries" else None
-        if kind == "attempts" and wanted.delivery_id is not None:
-            named = (wanted.delivery_id,)
+        delivery_id = wanted.delivery_id if kind == "attempts" else None
+        named = wanted.ids if kind == "deliveries" else None if delivery_id is None else [delivery_id]
         if wanted.submission_id is not None:
             found = {wanted.submission_id}
         elif kind == "submissions":
@@ -527,13 +519,13 @@ class BucketStore:
     async def back_up(self, target: Path) -> int:
         raise InputError(
             f"A journal on a bucket is copied with the store's own tools: aws s3 sync {self.place} FOLDER, for "
-            "instance, or rclone. Objects are written whole, so such a copy is sound; versioning keeps old ones."
+            "instance, or rclone. Objects are written whole, so the copy is sound. Versioning keeps old ones."
         )
 
     async def compact(self) -> tuple[int, int] | None:
         raise InputError(
-            f"A bucket has no unused space, so there is nothing to rewrite in {self.place}. What is deleted is gone at "
-            "once, unless the bucket keeps versions: then its lifecycle rules say for how long."
+            f"A bucket has no unused space, so there is nothing to rewrite in {self.place}. If it keeps versions, its "
+            "lifecycle rules say for how long."
         )
 
     async def scrub(self, words: str) -> str | None:
@@ -550,11 +542,7 @@ class BucketStore:
 
 
 def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[StoredRow]:
-    """Return the rows of a submission that fit."""
-
-    def is_within(ms: int) -> bool:
-        return (wanted.since_ms is None or ms >= wanted.since_ms) and (wanted.until_ms is None or ms < wanted.until_ms)
-
+    """Return the rows of a submission that fit. The ids of submissions are checked before these are read."""
     if kind == "submissions":
         fits = fits_submission(stored.submission, wanted) and (stored.files or not wanted.with_files)
         return [StoredRow((stored.id,), stored.submission)] if fits else []
@@ -564,7 +552,7 @@ def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[Store
             for item in stored.events
             if (not wanted.types or item.event.type in wanted.types)
             and (wanted.ids is None or item.event.id in wanted.ids)
-            and is_within(item.event.created_ms)
+            and _is_within(item.event.created_ms, wanted)
         ]
     if kind == "deliveries":
         return [
@@ -576,16 +564,14 @@ def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[Store
             and (wanted.due_after_ms is None or item.due_ms > wanted.due_after_ms)
         ]
     if kind == "attempts":
-        return [
-            StoredRow((item.delivery_id, item.number), item)
-            for item in stored.attempts
-            if wanted.delivery_id in (None, item.delivery_id)
-        ]
-    return [
-        StoredRow((item.number, stored.id), item.callback(stored.id))
-        for item in stored.callbacks
-        if is_within(item.received_ms)
-    ]
+        left = [item for item in stored.attempts if wanted.delivery_id in (None, item.delivery_id)]
+        return [StoredRow((item.delivery_id, item.number), item) for item in left]
+    called = [item for item in stored.callbacks if _is_within(item.received_ms, wanted)]
+    return [StoredRow((item.number, stored.id), item.callback(stored.id)) for item in called]
+
+
+def _is_within(ms: int, wanted: Filter) -> bool:
+    return (wanted.since_ms is None or ms >= wanted.since_ms) and (wanted.until_ms is None or ms < wanted.until_ms)
 
 
 def _known_ms(row: StoredRow) -> float:

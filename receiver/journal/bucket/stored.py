@@ -14,7 +14,7 @@ from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
 from receiver.journal.bucket import keys
-from receiver.journal.document import DUE_FIELDS, Document, LastReceipt, file_digests
+from receiver.journal.document import DUE_FIELDS, Document, LastReceipt
 from receiver.journal.rows import to_json_bytes
 from receiver.journal.transitions import Contradiction
 
@@ -24,6 +24,9 @@ SOON_MS = 15_000
 """Age at which a new submission is looked at. Its first poll is due then and needs no further index entry."""
 MOVE_MS = 600_000
 """An index entry that comes earlier than needed by more than this is replaced."""
+
+_SHARED = ("submission", "known", "newest", "receipts")
+"""Fields that a document has, too."""
 
 
 class NumberedEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,11 +85,8 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         needed = {item.event_id for item in open_}
         running = {(item.id, item.attempt) for item in open_ if item.status == "running"}
         return Document(
-            submission=self.submission,
+            **{name: getattr(self, name) for name in _SHARED},
             version=self.version,
-            known=self.known,
-            newest=self.newest,
-            receipts=self.receipts,
             deliveries=open_,
             events=tuple(item.event for item in self.events if item.event.id in needed),
             attempts=tuple(item for item in self.attempts if (item.delivery_id, item.number) in running),
@@ -111,10 +111,7 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         attempts |= {(item.delivery_id, item.number): item for item in document.new_attempts}
         return replace(
             self,
-            submission=document.submission,
-            known=document.known,
-            newest=document.newest,
-            receipts=document.receipts,
+            **{name: getattr(document, name) for name in _SHARED},
             events=(*self.events, *events),
             deliveries=tuple(deliveries.values()),
             attempts=tuple(attempts.values()),
@@ -141,9 +138,6 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
             due.append(0)
         return wanted | ({keys.ROWS: min(due)} if due else {})
 
-    def needed_files(self) -> frozenset[str]:
-        return frozenset() if self.erased else file_digests(self.submission)
-
     def contradictions(self) -> Mapping[Contradiction, list[str]]:
         """Return ids by their fault: see `transitions.CONTRADICTIONS`."""
         row, events = self.submission, {item.event.id for item in self.events}
@@ -157,10 +151,10 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         }
 
     def with_entries(self) -> StoredSubmission:
-        """Return the object with its index entries.
+        """Return the object with its index entries. An entry may come too early, never too late.
 
-        An entry may come too early, never too late. One that comes a little too early stays. A new one is early enough
-        for what follows soon: the first poll after the send, and deliveries as soon as their picture is there.
+        A new one is early enough for what follows soon: the first poll after the send, and deliveries as soon as their
+        picture is there.
         """
         entries: dict[str, str] = {}
         for place, due_ms in self.due_ms().items():
@@ -169,11 +163,9 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
                 untried = [
                     item.created_ms
                     for item in self.deliveries
-                    if item.attempt == 0
-                    and keys.path(keys.TO, item.destination) == place
-                    and due_ms - MOVE_MS <= item.created_ms <= due_ms
+                    if item.attempt == 0 and keys.path(keys.TO, item.destination) == place
                 ]
-                early = max(untried, default=due_ms)
+                early = max([ms for ms in untried if due_ms - MOVE_MS <= ms <= due_ms], default=due_ms)
                 if place == keys.ROWS and self.version == 1:
                     early = min(due_ms, self.submission.created_ms + SOON_MS)
                 key = keys.entry(place, early, self.id, self.version, self.nonce[:6])
