@@ -14,9 +14,8 @@ from receiver.journal.document import Document, Transition
 from receiver.journal.membership import SharedMembership
 from receiver.journal.postgres import maintenance
 from receiver.journal.postgres.batch import Operation, RowCache, Update, Writer, commit, load, write
-from receiver.journal.postgres.connections import Connections, Transaction
+from receiver.journal.postgres.connections import Changed, Connections, Notifier, Transaction
 from receiver.journal.postgres.faults import Connection, translated
-from receiver.journal.postgres.notify import Changed, Notifier
 from receiver.journal.postgres.tables import due_query, fetch, fetch_page, read_submission, read_value
 from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
@@ -44,7 +43,7 @@ class PostgresStore:
         self._uncertain: dict[str, _Claim] = {}
 
     async def aclose(self) -> None:
-        self._connections.close_soon()
+        self._connections.closing = True
         await self._writer.aclose()
         await self._notifier.aclose()
         await self._connections.aclose()
@@ -85,7 +84,7 @@ class PostgresStore:
 
     def _written(self, documents: Sequence[Document]) -> None:
         self._cache.keep(documents)
-        self._notifier.tell(document.id for document in documents)
+        self._notifier.notify(document.id for document in documents)
 
     async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
         claim = self._uncertain.pop(destination, None)
@@ -165,7 +164,7 @@ class PostgresStore:
         removed = await self._connections.write(operation)
         self._cache.forget([id])
         if removed is not None:
-            self._notifier.tell([id])
+            self._notifier.notify([id])
         return removed
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
