@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 from receiver.errors import InputError, JournalError
 from receiver.journal.membership import SharedMembership
@@ -166,17 +165,6 @@ async def vacuum(connections: Connections) -> None:
 
 # Copies
 
-_WRITERS: Mapping[RowKind, Callable[[Key, Any], tuple[Any, ...]]] = {
-    "submissions": lambda key, item: tables.submission_row(item, item.version),
-    "callbacks": lambda key, item: (*key, *tables.callback_row(item)),
-    "events": lambda key, item: (*key, *tables.event_row(item)),
-    "deliveries": lambda key, item: tables.delivery_row(item),
-    "attempts": lambda key, item: tables.attempt_row(item),
-    **dict.fromkeys(("files", "leftovers"), lambda key, item: key),
-    "values": lambda key, item: (*key, item.data.decode(), item.version),
-}
-"""Values of a row, by kind."""
-
 
 class HeldRows:
     """The rows of a database in a transaction that keeps others from writing. See `journal.store.Rows`."""
@@ -191,14 +179,13 @@ class HeldRows:
             return await tables.fetch_page(self._db, name, EVERYTHING, after, limit)
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
-        table, row_of = "shared_values" if kind == "values" else kind, _WRITERS[kind]
-        numbered = ("number",) if kind in ("callbacks", "events") else ()
+        table, counted = tables.TABLES[kind], kind in ("callbacks", "events")
         with translated(self._where):
             await self._db.copy_records_to_table(
-                table,
+                "shared_values" if kind == "values" else kind,
                 schema_name="receiver",
-                columns=[*numbered, *tables.COLUMNS[table]],
-                records=[row_of(row.key, row.record) for row in rows],
+                columns=[*(table.keys if counted else ()), *table.columns],
+                records=[(*(row.key if counted else ()), *table.write(row.record)) for row in rows],
             )
 
 

@@ -16,7 +16,8 @@ from receiver.journal.postgres import maintenance
 from receiver.journal.postgres.batch import Operation, RowCache, Update, Writer, commit, load, write
 from receiver.journal.postgres.connections import Changed, Connections, Notifier, Transaction
 from receiver.journal.postgres.faults import Connection, translated
-from receiver.journal.postgres.tables import due_query, fetch, fetch_page, read_submission, read_value
+from receiver.journal.postgres.tables import due_query, fetch, fetch_page, read_submission
+from receiver.journal.rows import from_row
 from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")
@@ -204,7 +205,7 @@ class PostgresStore:
 
     async def values(self, prefix: str) -> dict[str, SharedValue]:
         rows = await self._connections.read(lambda db: fetch(db, "values", prefix))
-        return {row["key"]: read_value(row) for row in rows}
+        return {row["key"]: from_row(SharedValue, row) for row in rows}
 
     async def swap(self, key: str, data: bytes | None, version: str | None) -> str | None:
         if data is None and version is None:

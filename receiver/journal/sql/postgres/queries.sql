@@ -90,7 +90,7 @@ SELECT destination, status, count(*) AS count,
 FROM receiver.deliveries WHERE status IN ('pending', 'running', 'dead') GROUP BY status, destination;
 
 -- name: values
-SELECT key, data, version FROM receiver.shared_values WHERE starts_with(key, $1);
+SELECT key, convert_to(data, 'UTF8') AS data, version FROM receiver.shared_values WHERE starts_with(key, $1);
 
 -- name: add_value
 INSERT INTO receiver.shared_values (key, data, version) VALUES ($1, $2, pg_current_xact_id()::text)
