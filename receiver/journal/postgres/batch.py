@@ -44,11 +44,10 @@ class RowCache(dict[str, Document]):
     def keep(self, documents: Iterable[Document]) -> None:
         """Keep committed documents in place of those that were written longest ago."""
         for document in documents:
-            id = document.submission.id
-            old = self.pop(id, None)
-            if old is None and len(self) >= CACHED:
+            old = self.pop(document.id, None)
+            self[document.id] = document if old is None or old.version < document.version else old
+            if len(self) > CACHED:
                 del self[next(iter(self))]
-            self[id] = document if old is None or old.version < document.version else old
 
     def forget(self, ids: Iterable[str]) -> None:
         for id in ids:
@@ -233,9 +232,6 @@ MAX_BATCH = 500
 SMALL_BATCH = 64
 """Fewer operations are not worth a transaction of their own."""
 Op = TypeVar("Op")
-Run = Callable[[Sequence[Op]], Awaitable[list[Any]]]
-"""Carries out a batch in one transaction. Results are in order. An exception among them is the error of its operation.
-An error that is raised undoes the batch."""
 _Item = tuple[Op, "asyncio.Future[Any]"]
 
 
@@ -245,19 +241,21 @@ class Writer(Generic[Op]):
     A batch that fails because of one operation is halved until that one is alone, and only it gets the error.
 
     Args:
-        run: see `Run`.
+        run: carries out a batch in one transaction and returns the results in order. An exception among them is the
+            error of its operation. An error that is raised undoes the batch.
         width: batches in flight at once. What waits is divided into one share more, so that a batch that has been
             written finds the next one waiting.
         key: the document of an operation. Operations on one document are carried out in order, never at once.
     """
 
-    def __init__(self, run: Run[Op], *, width: int, key: Callable[[Op], str]) -> None:
+    def __init__(
+        self, run: Callable[[Sequence[Op]], Awaitable[list[Any]]], *, width: int, key: Callable[[Op], str]
+    ) -> None:
         self._run, self._width, self._key = run, width, key
         self._busy: set[str] = set()
-        self._in_flight = 0
         self._waiting: list[_Item[Op]] = []
         self._gathering = False
-        self._turns: set[asyncio.Task[None]] = set()
+        self._turns: dict[asyncio.Task[None], int] = {}
 
     async def put(self, operation: Op) -> Any:
         """Return the operation's result, after the commit that holds it."""
@@ -273,13 +271,13 @@ class Writer(Generic[Op]):
         """Wait as long as each turn of the event loop brings more operations."""
         if seen < len(self._waiting) < MAX_BATCH:
             asyncio.get_running_loop().call_soon(self._gather, len(self._waiting))
-            return
-        self._gathering = False
-        self._begin()
+        else:
+            self._gathering = False
+            self._begin()
 
     def _begin(self) -> None:
         while self._waiting and len(self._turns) < self._width:
-            share = math.ceil((len(self._waiting) + self._in_flight) / (self._width + 1))
+            share = math.ceil((len(self._waiting) + sum(self._turns.values())) / (self._width + 1))
             size = min(max(share, SMALL_BATCH), MAX_BATCH)
             batch, left, held = list[_Item[Op]](), list[_Item[Op]](), set(self._busy)
             for item in self._waiting:  # none overtakes another one on the same document
@@ -293,13 +291,12 @@ class Writer(Generic[Op]):
                 return
             self._waiting = left
             self._busy |= {self._key(operation) for operation, _ in batch}
-            self._in_flight += len(batch)
             turn = asyncio.create_task(self._turn(batch), name="journal writer")
-            self._turns.add(turn)
+            self._turns[turn] = len(batch)
             turn.add_done_callback(self._end)
 
     def _end(self, turn: asyncio.Task[None]) -> None:
-        self._turns.discard(turn)
+        del self._turns[turn]
         self._begin()
 
     async def aclose(self) -> None:
@@ -314,10 +311,9 @@ class Writer(Generic[Op]):
             outcomes = await self._commit([operation for operation, _ in batch])
         finally:
             self._busy -= {self._key(operation) for operation, _ in batch}
-            self._in_flight -= len(batch)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():
-                continue  # the caller was cancelled; the write stands
+                continue  # the caller was cancelled, and the write is kept
             if isinstance(outcome, BaseException):
                 future.set_exception(outcome)
             else:

@@ -118,3 +118,8 @@ SELECT id FROM receiver.deliveries WHERE status = 'running' AND owner <> ALL ($1
 -- name: careless_settings
 -- With these a crash of the server's machine may take back what was committed.
 SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name;
+
+-- name: is_old_layout
+SELECT EXISTS (
+    SELECT FROM information_schema.columns
+    WHERE table_schema = 'receiver' AND table_name = 'submissions' AND column_name = 'told');
