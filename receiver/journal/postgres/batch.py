@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +25,7 @@ from receiver.journal.postgres import tables
 from receiver.journal.postgres.connections import Connections, Transaction
 from receiver.journal.postgres.faults import Connection, asyncpg, is_outside
 from receiver.journal.postgres.tables import Row, fetch, read_submission, write_rows
+from receiver.journal.rows import delivery_from_row
 
 CACHED = 4096
 """Documents in memory, a few kilobytes each."""
@@ -42,26 +44,21 @@ class RowCache(dict[str, Document]):
     def keep(self, documents: Iterable[Document]) -> None:
         """Keep committed documents in place of those that were written longest ago."""
         for document in documents:
-            id = document.submission.id
-            old = self.pop(id, None)
-            if old is None and len(self) >= CACHED:
+            old = self.pop(document.id, None)
+            self[document.id] = document if old is None or old.version < document.version else old
+            if len(self) > CACHED:
                 del self[next(iter(self))]
-            self[id] = document if old is None or old.version < document.version else old
 
     def forget(self, ids: Iterable[str]) -> None:
         for id in ids:
             self.pop(id, None)
 
 
-# Documents
-
-
 async def load(db: Connection, ids: Sequence[str], *, skip: bool = False) -> dict[str, Document]:
     """Read documents without locks, all as of one moment. `skip`: leave out those that cannot be read."""
-    rows: dict[str, list[Mapping[str, Any]]] = {}
+    rows, found = defaultdict(list), {}
     for row in await fetch(db, "load", ids, ["pending", "running"]) if ids else []:
-        rows.setdefault(row["document_id"], []).append(row)
-    found = {}
+        rows[row["document_id"]].append(row)
     for id, mine in rows.items():
         with suppress(*[msgspec.DecodeError] if skip else []):
             found[id] = _document(mine)
@@ -78,29 +75,33 @@ def _document(rows: Sequence[Mapping[str, Any]]) -> Document:
         with suppress(msgspec.DecodeError):  # an event that cannot be read counts as lost
             if row["event"] is not None and row["event_id"] not in events:
                 events[row["event_id"]] = tables.read_event(row["event"])
-    return replace(
-        document,
-        deliveries=tuple(map(tables.read_delivery, rows)),
-        events=tuple(events.values()),
-        attempts=tuple(
-            AttemptRecord(
-                delivery_id=row["id"], number=row["number"], started_ms=row["started_ms"], manual=row["attempt_manual"]
-            )
-            for row in rows
-            if row["number"] is not None
-        ),
+    attempts = tuple(
+        AttemptRecord(
+            delivery_id=row["id"], number=row["number"], started_ms=row["started_ms"], manual=row["attempt_manual"]
+        )
+        for row in rows
+        if row["number"] is not None
     )
+    deliveries = tuple(map(delivery_from_row, rows))
+    return replace(document, deliveries=deliveries, events=tuple(events.values()), attempts=attempts)
 
 
-def _add_difference(rows: Mapping[str, list[Row]], before: Document, after: Document) -> None:
-    """Add the rows to write, by part of the statement (see `tables.write_statement`)."""
+def _stored(document: Document, body: str) -> Document:
+    """Return a document as it will be read, where the text of its submission had to be cleaned."""
+    return replace(document, submission=read_submission(body)) if "\ufffd" in body else document
+
+
+def _add_difference(rows: Mapping[str, list[Row]], before: Document, after: Document) -> Document:
+    """Add the rows to write, by part of the statement. Return the document as it will be read."""
     old, new = before.submission, after.submission
     same = after.known is before.known and after.newest is before.newest and after.receipts is before.receipts
-    working = None if same else tables.working_text(after)
+    working, written = None if same else tables.working_text(after), after.written()
     if new is old:
         rows["touched"].append((new.id, before.version, working))
     else:
-        rows["written"].append(tables.changing_row(new, before.version, working))
+        row = tables.changing_row(new, before.version, working)
+        rows["written"].append(row)
+        written = _stored(written, row[tables.BODY])
         if new.media is not old.media or new.reply is not old.reply:
             rows["files"] += [(new.id, digest) for digest in file_digests(new) - file_digests(old)]
     if after.new_events:
@@ -114,6 +115,7 @@ def _add_difference(rows: Mapping[str, list[Row]], before: Document, after: Docu
         open_ = {item.id: item for item in before.deliveries}
         changed = {item.id: item for item in (*after.closed, *after.deliveries)}
         rows["deliveries"] += [tables.delivery_row(item) for id, item in changed.items() if open_.get(id) is not item]
+    return written
 
 
 async def write(transaction: Transaction, pairs: Sequence[tuple[Document, Document]]) -> list[Document]:
@@ -127,22 +129,14 @@ async def write(transaction: Transaction, pairs: Sequence[tuple[Document, Docume
         return []
     rows: defaultdict[str, list[Row]] = defaultdict(list)
     # In one order for all, so that no two transactions wait for each other.
-    for before, after in sorted(pairs, key=lambda pair: pair[0].submission.id):
-        _add_difference(rows, before, after)
+    written = [_add_difference(rows, *pair) for pair in sorted(pairs, key=lambda pair: pair[0].id)]
     result = await write_rows(transaction.db, rows)
     transaction.xid = result["xid"]
     if any(result[part] != len(rows[part]) for part in ("touched", "written") if rows[part]):
         raise Conflict
     if rows["deliveries"] and result["deliveries"] != len(rows["deliveries"]):
         raise asyncpg.UniqueViolationError("a delivery has the id of another one (UNIQUE id)")
-    cleaned = {row[0]: row[-1] for row in rows["written"] if "\ufffd" in row[-1]}
-    return [_as_stored(after.written(), cleaned) if cleaned else after.written() for _, after in pairs]
-
-
-def _as_stored(document: Document, bodies: Mapping[str, str]) -> Document:
-    """Return a document as it will be read, where the text of its submission had to be cleaned."""
-    body = bodies.get(document.id)
-    return document if body is None else replace(document, submission=read_submission(body))
+    return written
 
 
 async def _create(
@@ -154,13 +148,12 @@ async def _create(
         UniqueViolationError: an id is taken.
         Conflict: a name was taken and has just come free.
     """
-    rows = [tables.submission_row(Document(submission=row)) for row in created]
+    documents = [Document(submission=row, version=1) for row in created]
+    rows = [tables.submission_row(document) for document in documents]
     result = await write_rows(transaction.db, {"submissions": rows})
-    transaction.xid, ids = result["xid"], set(result["created"] or ())
-    cleaned = {row[0]: row[tables.BODY] for row in rows if "\ufffd" in row[tables.BODY]}
-    kept = [_as_stored(Document(submission=row, version=1), cleaned) for row in created if row.id in ids]
-    files = [(item.id, digest) for item in kept for digest in file_digests(item.submission)]
-    if files:
+    transaction.xid, ids = result["xid"], set(result["submissions"] or ())
+    kept = [_stored(item, row[tables.BODY]) for item, row in zip(documents, rows, strict=True) if item.id in ids]
+    if files := [(item.id, digest) for item in kept for digest in file_digests(item.submission)]:
         await write_rows(transaction.db, {"files": files})
     names = sorted({row.once for row in created if row.once is not None and row.id not in ids})
     taken = await fetch(transaction.db, "named", names) if names else []
@@ -193,16 +186,8 @@ async def commit(
     """
     ids = sorted({item.id for item in operations if isinstance(item, Update)})
     for attempt in range(CONFLICTS):
-
-        async def run(transaction: Transaction, *, locked: bool = attempt > 0) -> tuple[list[Any], list[Document]]:
-            if locked:
-                await fetch(transaction.db, "lock", ids)
-            known = {} if locked else {id: cache[id] for id in ids if id in cache}
-            before = known | await load(transaction.db, [id for id in ids if id not in known])
-            return await _run(transaction, operations, before, known)
-
         try:
-            return await connections.transact(run)
+            return await connections.transact(partial(_run, cache, operations, ids, attempt > 0))
         except Conflict:
             pass
         except asyncpg.UniqueViolationError:
@@ -213,8 +198,12 @@ async def commit(
 
 
 async def _run(
-    transaction: Transaction, operations: Sequence[Operation], before: dict[str, Document], known: Iterable[str]
+    cache: RowCache, operations: Sequence[Operation], ids: Sequence[str], locked: bool, transaction: Transaction
 ) -> tuple[list[Any], list[Document]]:
+    if locked:
+        await fetch(transaction.db, "lock", ids)
+    known = {} if locked else {id: cache[id] for id in ids if id in cache}
+    before = known | await load(transaction.db, [id for id in ids if id not in known])
     after, outcomes = dict(before), list[Any]()
     for item in operations:
         result: Any = item if isinstance(item, Submission) else None
@@ -243,9 +232,6 @@ MAX_BATCH = 500
 SMALL_BATCH = 64
 """Fewer operations are not worth a transaction of their own."""
 Op = TypeVar("Op")
-Run = Callable[[Sequence[Op]], Awaitable[list[Any]]]
-"""Carries out a batch in one transaction. Results are in order. An exception among them is the error of its operation.
-An error that is raised undoes the batch."""
 _Item = tuple[Op, "asyncio.Future[Any]"]
 
 
@@ -255,19 +241,21 @@ class Writer(Generic[Op]):
     A batch that fails because of one operation is halved until that one is alone, and only it gets the error.
 
     Args:
-        run: see `Run`.
+        run: carries out a batch in one transaction and returns the results in order. An exception among them is the
+            error of its operation. An error that is raised undoes the batch.
         width: batches in flight at once. What waits is divided into one share more, so that a batch that has been
             written finds the next one waiting.
         key: the document of an operation. Operations on one document are carried out in order, never at once.
     """
 
-    def __init__(self, run: Run[Op], *, width: int, key: Callable[[Op], str]) -> None:
+    def __init__(
+        self, run: Callable[[Sequence[Op]], Awaitable[list[Any]]], *, width: int, key: Callable[[Op], str]
+    ) -> None:
         self._run, self._width, self._key = run, width, key
         self._busy: set[str] = set()
-        self._in_flight = 0
         self._waiting: list[_Item[Op]] = []
         self._gathering = False
-        self._turns: set[asyncio.Task[None]] = set()
+        self._turns: dict[asyncio.Task[None], int] = {}
 
     async def put(self, operation: Op) -> Any:
         """Return the operation's result, after the commit that holds it."""
@@ -283,13 +271,13 @@ class Writer(Generic[Op]):
         """Wait as long as each turn of the event loop brings more operations."""
         if seen < len(self._waiting) < MAX_BATCH:
             asyncio.get_running_loop().call_soon(self._gather, len(self._waiting))
-            return
-        self._gathering = False
-        self._begin()
+        else:
+            self._gathering = False
+            self._begin()
 
     def _begin(self) -> None:
         while self._waiting and len(self._turns) < self._width:
-            share = math.ceil((len(self._waiting) + self._in_flight) / (self._width + 1))
+            share = math.ceil((len(self._waiting) + sum(self._turns.values())) / (self._width + 1))
             size = min(max(share, SMALL_BATCH), MAX_BATCH)
             batch, left, held = list[_Item[Op]](), list[_Item[Op]](), set(self._busy)
             for item in self._waiting:  # none overtakes another one on the same document
@@ -303,13 +291,12 @@ class Writer(Generic[Op]):
                 return
             self._waiting = left
             self._busy |= {self._key(operation) for operation, _ in batch}
-            self._in_flight += len(batch)
             turn = asyncio.create_task(self._turn(batch), name="journal writer")
-            self._turns.add(turn)
+            self._turns[turn] = len(batch)
             turn.add_done_callback(self._end)
 
     def _end(self, turn: asyncio.Task[None]) -> None:
-        self._turns.discard(turn)
+        del self._turns[turn]
         self._begin()
 
     async def aclose(self) -> None:
@@ -324,10 +311,9 @@ class Writer(Generic[Op]):
             outcomes = await self._commit([operation for operation, _ in batch])
         finally:
             self._busy -= {self._key(operation) for operation, _ in batch}
-            self._in_flight -= len(batch)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():
-                continue  # the caller was cancelled; the write stands
+                continue  # the caller was cancelled, and the write is kept
             if isinstance(outcome, BaseException):
                 future.set_exception(outcome)
             else:

@@ -1,4 +1,4 @@
-"""Connections to one PostgreSQL database, and transactions.
+"""Connections to one PostgreSQL database: transactions, and notifications between processes (LISTEN/NOTIFY).
 
 A connection can break during COMMIT, so that it is not known if the transaction was committed. Then another connection
 asks the server for the status of the transaction's id (`pg_xact_status`).
@@ -7,28 +7,32 @@ asks the server for the status of the transaction's id (`pg_xact_status`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
+import structlog
+
 from receiver.errors import JournalError
 from receiver.journal.postgres import faults
 from receiver.journal.postgres.faults import COLLIDED, ERRORS, Connection, asyncpg, is_lost, translated
 
 T = TypeVar("T")
+Changed = Callable[[frozenset[str] | None], None]
+
+log = structlog.get_logger("receiver.journal")
 
 CONNECT_SECONDS = 5.0
 COLLISIONS = 5
 """Tries of a transaction that the server undoes to let another one through."""
 OLDEST_SERVER = 14
-LEFT_OUT = frozenset(
-    {
-        "channel_binding", "client_encoding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count",
-        "keepalives_idle", "keepalives_interval", "load_balance_hosts", "sslcompression", "sslsni",
-    }
+LEFT_OUT = (
+    "channel_binding", "client_encoding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count",
+    "keepalives_idle", "keepalives_interval", "load_balance_hosts", "sslcompression", "sslsni",
 )  # fmt: skip
 """Parameters of libpq that providers write into their URLs and the driver does not know. It would pass them on, and the
 server would refuse them. That is right for parameters that ask for a check (`require_auth`)."""
@@ -50,17 +54,11 @@ SETTINGS = {"application_name": "receiver", **LOCAL}
 
 
 def read_address(url: str) -> str:
-    """Return the address for the driver.
-
-    Raises:
-        JournalError: it names a file that does not exist.
-    """
+    """Return the address for the driver. Raise JournalError if it names a file that does not exist."""
     base, _, query = url.partition("?")
     for name, value in parse_qsl(query):
         if name in ("sslrootcert", "sslcert", "sslkey", "sslcrl") and not Path(value).is_file():
-            raise JournalError(
-                f"RECEIVER_DATABASE names a file with {name} that is not there: {value}. Name one that is."
-            )
+            raise JournalError(f"RECEIVER_DATABASE names a file with {name} that is not there: {value}.")
     kept = [pair for pair in query.split("&") if pair.partition("=")[0] not in LEFT_OUT]
     return f"{base}?{'&'.join(kept)}" if any(kept) else base
 
@@ -68,18 +66,17 @@ def read_address(url: str) -> str:
 async def _check_server(db: Connection, where: str) -> None:
     """Refuse a server on which our promises do not hold."""
     check_version(db.get_server_version().major, where)
-    row = await db.fetchrow(
-        "SELECT current_setting('synchronous_commit') AS commit, current_setting('server_encoding') AS encoding"
+    commit, encoding = await db.fetchrow(
+        "SELECT current_setting('synchronous_commit'), current_setting('server_encoding')"
     )
-    if row["commit"] == "off":
+    if commit == "off":
         raise JournalError(
-            f"The database at {where} has synchronous_commit = off: it answers before anything is on disk, and a crash "
-            "would lose what Receiver has acknowledged. Set it to on, for the database or for Receiver's user: "
-            "ALTER ROLE <user> SET synchronous_commit = on."
+            f"The database at {where} has synchronous_commit = off: a crash would lose what Receiver has acknowledged. "
+            "Set it to on: ALTER ROLE <user> SET synchronous_commit = on."
         )
-    if row["encoding"] != "UTF8":
+    if encoding != "UTF8":
         raise JournalError(
-            f"The database at {where} is encoded in {row['encoding']}; prompts need UTF8. Make another one: "
+            f"The database at {where} is encoded in {encoding}; prompts need UTF8. Make another one: "
             "CREATE DATABASE receiver ENCODING 'UTF8' TEMPLATE template0."
         )
 
@@ -96,12 +93,7 @@ def check_version(major: int, where: str) -> None:
 
 @dataclass(slots=True)
 class Transaction:
-    """A transaction that runs.
-
-    Attributes:
-        db: its connection.
-        xid: its id at the server; None where its operation has not asked for it.
-    """
+    """A transaction that runs. `xid`: its id at the server, None where its operation has not asked for it."""
 
     db: Connection
     xid: str | None = None
@@ -116,6 +108,9 @@ class _Bare(Connection):  # type: ignore[misc]
 
 class Connections:
     """The connections of one process.
+
+    Attributes:
+        closing: True lets `check_open` raise. What has begun goes on.
 
     Args:
         url: see `read_address`.
@@ -138,7 +133,7 @@ class Connections:
         local = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in LOCAL.items())
         self._begin = "BEGIN" if statements else f"BEGIN{local}"
         self._pool: Any = None
-        self._closing = False
+        self.closing = False
 
     async def open(self, connected: Callable[[], None]) -> None:
         """Open the pool, and look at the server. `connected` is called with each new connection.
@@ -150,8 +145,8 @@ class Connections:
         async def begin(db: Connection) -> None:
             connected()
 
-        with translated(self.where):
-            try:
+        try:
+            with translated(self.where):
                 self._url = read_address(self._url)
                 self._pool = await asyncpg.create_pool(
                     self._url, init=begin, min_size=0, max_size=self._maximum, connection_class=_Bare,
@@ -159,20 +154,15 @@ class Connections:
                 )  # fmt: skip
                 async with self.acquire() as db:
                     await _check_server(db, self.where)
-            except BaseException as exc:
-                await self.aclose()
-                # A certificate that is not trusted is a ValueError, too.
-                if isinstance(exc, ValueError | asyncpg.ClientConfigurationError) and not isinstance(exc, OSError):
-                    raise faults.misconfigured(exc, self.where) from exc
-                raise
-
-    def close_soon(self) -> None:
-        """Let `check_open` raise from now on. What has begun goes on."""
-        self._closing = True
+        except BaseException as exc:
+            await self.aclose()
+            if isinstance(exc, ValueError):
+                raise faults.sentence(exc, self.where) from exc
+            raise
 
     async def aclose(self) -> None:
         """Close all, after what runs on them has ended. Idempotent."""
-        self._closing = True
+        self.closing = True
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), self._answer_seconds)
@@ -181,7 +171,7 @@ class Connections:
 
     def check_open(self) -> None:
         """Raise JournalError while it is being closed."""
-        if self._closing:
+        if self.closing:
             raise JournalError(f"The journal at {self.where} is closed.", fault="closed")
 
     @asynccontextmanager
@@ -208,35 +198,45 @@ class Connections:
             with suppress(*ERRORS):
                 await self._pool.release(db)
 
-    async def _run(self, db: Connection, operation: Callable[[], Awaitable[T]]) -> T:
-        """Begin a transaction and run an operation in it. If that fails, undo it."""
-        await db.execute(self._begin)
-        try:
-            return await operation()
-        except BaseException as exc:
-            if not is_lost(exc):
-                with suppress(*ERRORS):
-                    await db.execute("ROLLBACK")
-            raise
+    @asynccontextmanager
+    async def _begun(self) -> AsyncIterator[Connection]:
+        """Lend a connection with a transaction, for the caller to commit. An error undoes it."""
+        async with self.acquire() as db:
+            await db.execute(self._begin)
+            try:
+                yield db
+            except BaseException as exc:
+                if not is_lost(exc):
+                    with suppress(*ERRORS):
+                        await db.execute("ROLLBACK")
+                raise
+
+    async def _repeat(self, run: Callable[[Callable[..., Awaitable[T]]], Awaitable[T]], operation: Any) -> T:
+        """Run an operation again after collisions, and once after a connection that broke."""
+        collisions, broken = 0, False
+        while True:
+            try:
+                return await run(operation)
+            except COLLIDED:
+                if (collisions := collisions + 1) >= COLLISIONS:
+                    raise
+            except Exception as exc:
+                if self.closing or broken or not is_lost(exc):
+                    raise
+                broken = True
 
     async def read(self, operation: Callable[[Connection], Awaitable[T]]) -> T:
         """Run an operation that only reads, or may happen twice. A broken connection is replaced once."""
         self.check_open()
         with translated(self.where):
-            try:
-                return await self._read(operation)
-            except Exception as exc:
-                if self._closing or not is_lost(exc):
-                    raise
-            return await self._read(operation)
+            return await self._repeat(self._read, operation)
 
     async def _read(self, operation: Callable[[Connection], Awaitable[T]]) -> T:
-        async with self.acquire() as db:
-            if self._statements:
-                return await operation(db)
-            # Behind a pooler, a statement and its plan meet only in a transaction.
-            result = await self._run(db, lambda: operation(db))
-            await db.execute("COMMIT")
+        # Behind a pooler, a statement and its plan meet only in a transaction.
+        async with self.acquire() if self._statements else self._begun() as db:
+            result = await operation(db)
+            if not self._statements:
+                await db.execute("COMMIT")
             return result
 
     async def write(self, operation: Callable[[Connection], Awaitable[T]]) -> T:
@@ -248,42 +248,21 @@ class Connections:
 
     async def transact(self, operation: Callable[[Transaction], Awaitable[T]]) -> T:
         """Do the same, and raise the driver's errors. An operation may note the transaction's id by itself."""
-        broken, tries = False, 0
-        while True:
-            tries += 1
-            try:
-                return await self._transact(operation)
-            except COLLIDED:
-                if tries >= COLLISIONS:
-                    raise
-            except Exception as exc:
-                if self._closing or broken or not is_lost(exc):
-                    raise
-                broken = True  # it was broken before, most likely: one more try on another connection
+        return await self._repeat(self._transact, operation)
 
     async def _transact(self, operation: Callable[[Transaction], Awaitable[T]]) -> T:
-        async with self.acquire() as db:
-            transaction = Transaction(db)
-
-            async def numbered() -> T:
+        xid, committing = None, False
+        try:
+            async with self._begun() as db:
+                transaction = Transaction(db)
                 result = await operation(transaction)
-                if transaction.xid is None:
-                    transaction.xid = await db.fetchval("SELECT pg_current_xact_id_if_assigned()::text")
-                return result
-
-            result = await self._run(db, numbered)
-            try:
+                xid = transaction.xid or await db.fetchval("SELECT pg_current_xact_id_if_assigned()::text")
+                committing = True
                 await db.execute("COMMIT")
-                return result
-            except Exception as exc:
-                if not is_lost(exc):
-                    raise
-                with suppress(asyncpg.InterfaceError):
-                    db.terminate()
-                problem = exc
-        if transaction.xid is None or await self.is_committed(transaction.xid):
-            return result
-        raise problem
+        except Exception as exc:
+            if not committing or not is_lost(exc) or (xid is not None and not await self.is_committed(xid)):
+                raise
+        return result
 
     async def is_committed(self, xid: str) -> bool:
         """Return True if a transaction was committed. While it may still be, wait: the server ends it within 10 s.
@@ -291,37 +270,129 @@ class Connections:
         Raises:
             JournalError: the server cannot be reached (fault `uncertain`).
         """
-        until = asyncio.get_running_loop().time() + self._answer_seconds
         problem: Exception | None = None
-        while True:
-            try:
-                async with asyncio.timeout_at(until):
-                    status = await self._read(lambda db: db.fetchval("SELECT pg_xact_status($1::text::xid8)", xid))
-                if status != "in progress":
-                    return bool(status == "committed")
-            except asyncpg.InvalidParameterValueError:
-                return False  # a server that took over has never seen it
-            except (*ERRORS, JournalError) as exc:
-                problem = exc
-            if asyncio.get_running_loop().time() >= until:
-                raise JournalError(
-                    f"The journal at {self.where} cannot be reached any more, and it is not known if it kept the last "
-                    "change.",
-                    fault="uncertain",
-                ) from problem
-            await asyncio.sleep(0.1)
-
-    async def connect(self) -> Connection:
-        """Return a connection outside of the pool, to be closed by the caller. Raise the driver's errors."""
-        return await asyncpg.connect(self._url, **self._arguments)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._answer_seconds):
+                while True:
+                    try:
+                        status = await self._read(lambda db: db.fetchval("SELECT pg_xact_status($1::text::xid8)", xid))
+                        if status != "in progress":
+                            return bool(status == "committed")
+                    except asyncpg.InvalidParameterValueError:
+                        return False  # a server that took over has never seen it
+                    except (*ERRORS, JournalError) as exc:
+                        problem = exc
+                    await asyncio.sleep(0.1)
+        raise JournalError(
+            f"The journal at {self.where} cannot be reached any more, and it is not known if it kept the last change.",
+            fault="uncertain",
+        ) from problem
 
     @asynccontextmanager
     async def separate(self) -> AsyncIterator[Connection]:
-        """Lend a connection outside of the pool, for work that takes long."""
+        """Lend a connection outside of the pool, for work that takes long. Raise the driver's errors as sentences."""
         with translated(self.where):
-            db = await self.connect()
-        try:
-            yield db
-        finally:
-            with suppress(*ERRORS):
-                await db.close(timeout=1)
+            db = await asyncpg.connect(self._url, **self._arguments)
+            try:
+                yield db
+            finally:
+                with suppress(*ERRORS):
+                    await db.close(timeout=1)
+
+
+CHANNEL = "receiver"
+MOST = 200
+"""Ids in one notification, which holds 8,000 bytes. Of more it says only that there are many."""
+PAUSE_SECONDS = 0.025
+"""Time between two notifications. Writes in between share the next one."""
+RETRY_SECONDS = 1.0
+"""Time until a listening connection that broke is replaced."""
+ALIVE_SECONDS = 15.0
+"""Time between two questions to a listening connection if it still works."""
+
+
+class Notifier:
+    """Notifies subscribers in this process at once, and subscribers in other processes by a connection that listens.
+    A notification may get lost: all poll, too.
+
+    Attributes:
+        listening: set while that connection works.
+    """
+
+    def __init__(self, connections: Connections, *, enabled: bool) -> None:
+        self._connections, self._enabled = connections, enabled
+        self._process = secrets.token_hex(8)
+        self._subscribers: list[Changed] = []
+        self._written: set[str] = set()
+        self._sender: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self.listening = asyncio.Event()
+
+    def subscribe(self, changed: Changed) -> None:
+        """See `Store.subscribe`."""
+        self._subscribers.append(changed)
+        if self._enabled and self._listener is None:
+            self._listener = asyncio.create_task(self._listen(), name="journal listener")
+
+    def notify(self, ids: Iterable[str]) -> None:
+        """Notify all of documents that were committed."""
+        if not (changed := frozenset(ids)):
+            return
+        self._call(changed)
+        if self._enabled:
+            self._written |= changed
+            if self._sender is None or self._sender.done():
+                self._sender = asyncio.create_task(self._send(), name="journal notifier")
+
+    def _call(self, changed: frozenset[str] | None) -> None:
+        for subscriber in self._subscribers:
+            subscriber(changed)
+
+    async def flush(self) -> None:
+        """Wait until other processes have been notified of all."""
+        if self._sender is not None:
+            await asyncio.wait([self._sender])
+
+    async def aclose(self) -> None:
+        await self.flush()
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.wait([self._listener])
+
+    async def _send(self) -> None:
+        while self._written:
+            ids, self._written = self._written, set()
+            payload = f"{self._process} {' '.join(ids) if len(ids) <= MOST else ''}"
+            with suppress(JournalError, *ERRORS):
+                async with self._connections.acquire() as db:
+                    await db.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _listen(self) -> None:
+        logged = False
+        while True:
+            try:
+                async with self._connections.separate() as db:
+                    broken = asyncio.Event()
+                    db.add_termination_listener(lambda _, broken=broken: broken.set())
+                    await db.add_listener(CHANNEL, self._heard)
+                    self.listening.set()
+                    self._call(None)  # notifications before this were missed
+                    while not broken.is_set():
+                        try:
+                            await asyncio.wait_for(broken.wait(), ALIVE_SECONDS)
+                        except TimeoutError:
+                            await db.execute("SELECT 1", timeout=ALIVE_SECONDS)
+                logged = False
+            except JournalError as exc:
+                if not logged:
+                    log.warning("journal.listener_lost", problem=str(exc))
+                logged = True
+            finally:
+                self.listening.clear()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _heard(self, db: Connection, pid: int, channel: str, payload: Any) -> None:
+        process, *ids = str(payload).split()
+        if process != self._process:
+            self._call(frozenset(ids) or None)

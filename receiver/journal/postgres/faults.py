@@ -16,43 +16,49 @@ except ImportError as exc:  # pragma: no cover - the tests have it
     raise ImportError("A journal on PostgreSQL needs asyncpg: pip install 'imagine-receiver[postgres]'") from exc
 
 Connection = asyncpg.Connection
-
-_AGAIN = "A `serve` or `worker` that runs goes on by itself once that works."
-_POOLER = (
-    "It may be a pooler before the server. For one, set RECEIVER_DATABASE_STATEMENTS=false, and in transaction mode "
-    "RECEIVER_DATABASE_LISTEN=false as well."
-)
-_RIGHTS = "Give its user the right to do that; `CREATE SCHEMA receiver AUTHORIZATION <user>` is enough."
-_CROWDED = "Raise max_connections, or run fewer processes or connections."
-_REMEDIES: Mapping[str, tuple[str, str]] = {
-    "08P01": ("pooler", _POOLER),
-    "28P01": ("denied", "Its password, or the user's name, is wrong: look at RECEIVER_DATABASE."),
-    "28000": ("denied", "The server does not let this user in from here: look at RECEIVER_DATABASE and pg_hba.conf."),
-    "3D000": ("missing", "Make the database (createdb), or name another one with RECEIVER_DATABASE."),
-    "42501": ("denied", _RIGHTS),
-    "25006": ("readonly", "Name the primary server with RECEIVER_DATABASE: this one only reads."),
-    "53100": ("full", f"Free some space on the server's disk; nothing already journalled is lost. {_AGAIN}"),
-    "53200": ("full", f"Give the server more memory. {_AGAIN}"),
-    "53300": ("crowded", f"{_CROWDED} {_AGAIN}"),
-    "57014": ("locked", "Look for what holds it up in pg_stat_activity, and try again."),
-    "55P03": ("locked", "Look for what holds it up in pg_locks, and try again."),
-    "58030": ("io", f"Look at the server's disk and its log. {_AGAIN}"),
-    "42P01": ("missing", "Its tables are not there: run `receiver migrate`."),
-    "3F000": ("missing", "Its tables are not there: run `receiver migrate`."),
-}
-"""(fault, remedy) by PostgreSQL's code (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
-
 ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
 """All that the driver raises. InternalClientError: the server ended a connection that was about to be used."""
 COLLIDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 """Undone to let another transaction through. The same again succeeds."""
 
+_AGAIN = "A `serve` or `worker` that runs goes on by itself once that works."
+_LOST = ("unreachable", _AGAIN)
+_TABLES = ("missing", "Its tables are not there: run `receiver migrate`.")
+_REMEDIES: Mapping[str, tuple[str, str]] = {
+    "08": _LOST,
+    "08P01": (
+        "pooler",
+        "It may be a pooler before the server. For one, set RECEIVER_DATABASE_STATEMENTS=false, and in transaction "
+        "mode RECEIVER_DATABASE_LISTEN=false as well.",
+    ),
+    "25006": ("readonly", "Name the primary server with RECEIVER_DATABASE: this one only reads."),
+    "25P03": _LOST,
+    "28": ("denied", "Its password, user or host is refused: look at RECEIVER_DATABASE and pg_hba.conf."),
+    "3D": ("missing", "Make the database (createdb), or name another one with RECEIVER_DATABASE."),
+    "3F": _TABLES,
+    "42501": ("denied", "Give its user the right to do that: `CREATE SCHEMA receiver AUTHORIZATION <user>` is enough."),
+    "42P01": _TABLES,
+    "53100": ("full", f"Free some space on the server's disk; nothing already journalled is lost. {_AGAIN}"),
+    "53200": ("full", f"Give the server more memory. {_AGAIN}"),
+    "53300": ("crowded", f"Raise max_connections, or run fewer processes or connections. {_AGAIN}"),
+    "55P03": ("locked", "Look for what holds it up in pg_locks, and try again."),
+    "57": _LOST,
+    "57014": ("locked", "Look for what holds it up in pg_stat_activity, and try again."),
+    "58030": ("io", f"Look at the server's disk and its log. {_AGAIN}"),
+}
+"""(fault, remedy) by PostgreSQL's code, or its class (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+_TLS = ("root certificate file", "`ssl", "direct TLS", "No such TLS", "Unsupported TLS")
+"""Beginnings of the driver's sentences about TLS. They hold nothing else of the URL."""
+
+
+def _remedy(state: str) -> tuple[str, str]:
+    return _REMEDIES.get(state) or _REMEDIES.get(state[:2]) or ("", "")
+
 
 def is_lost(exc: BaseException) -> bool:
     """Return True if an error says that the connection is gone, or that there was none."""
-    if isinstance(exc, asyncpg.PostgresError) and exc.sqlstate is not None:
-        lost = exc.sqlstate[:2] in ("08", "57") and exc.sqlstate != "57014"
-        return bool(lost or exc.sqlstate == "25P03")
+    if isinstance(exc, asyncpg.PostgresError):
+        return _remedy(exc.sqlstate or "")[0] in ("unreachable", "pooler")
     return isinstance(exc, ERRORS) and not isinstance(exc, asyncpg.DataError)
 
 
@@ -73,29 +79,12 @@ def place(url: str) -> str:
     return f"{parts.hostname or 'local'}{port}/{parts.path.strip('/') or parts.username or ''}"
 
 
-_TLS = ("root certificate file", "`ssl", "direct TLS", "No such TLS", "Unsupported TLS")
-"""Beginnings of the driver's sentences about TLS. They hold nothing else of the URL."""
-
-
-def misconfigured(exc: Exception, where: str) -> JournalError:
-    """Return the error for an address that the driver cannot read."""
-    text = str(exc).partition("\n")[0]
-    if text.startswith(_TLS):
-        return JournalError(
-            f"The journal at {where} cannot be reached as RECEIVER_DATABASE asks for it: {text}. See sslmode and "
-            "sslrootcert (a certificate to check the server's with) in it."
-        )
-    return JournalError(
-        "RECEIVER_DATABASE is no address of a PostgreSQL database: postgresql://user:password@host:5432/name"
-    )
-
-
 def sentence(exc: BaseException, where: str) -> JournalError:
     """Return the error to raise for one of the driver's. The server's words hold no password. The driver's words about
     a URL might, so they are not repeated."""
-    fault, remedy = "unreachable", _AGAIN
-    if isinstance(exc, asyncpg.PostgresError) and exc.sqlstate is not None:
-        fault, remedy = _REMEDIES.get(exc.sqlstate, (fault, remedy) if is_lost(exc) else ("", ""))
+    fault, remedy = _LOST
+    if isinstance(exc, asyncpg.PostgresError):
+        fault, remedy = _remedy(exc.sqlstate or "")
         text = str(exc).strip().rstrip(".")
         return JournalError(f"The journal at {where} cannot be used: {text}. {remedy}".strip(), fault=fault)
     if isinstance(exc, asyncpg.DataError):
@@ -103,11 +92,18 @@ def sentence(exc: BaseException, where: str) -> JournalError:
     if isinstance(exc, ssl.SSLCertVerificationError):
         text, fault = f"its certificate is not trusted ({exc.verify_message.rstrip('.')})", "denied"
         remedy = "Name the certificate that signed it in RECEIVER_DATABASE (sslrootcert), or its host as it has it."
+    elif isinstance(exc, ValueError | asyncpg.ClientConfigurationError):
+        text, fault = str(exc).partition("\n")[0], ""
+        remedy = "See sslmode and sslrootcert (a certificate to check the server's with) in RECEIVER_DATABASE."
+        if not text.startswith(_TLS):
+            return JournalError(
+                "RECEIVER_DATABASE is no address of a PostgreSQL database: postgresql://user:password@host:5432/name"
+            )
     elif isinstance(exc, ConnectionError) and "rejected SSL upgrade" in str(exc):
         text, fault, remedy = "it does not offer TLS", "denied", "See sslmode in RECEIVER_DATABASE."
     elif isinstance(exc, TimeoutError):
         text = "it does not answer in time"
-    elif isinstance(exc, (ConnectionRefusedError, FileNotFoundError)):  # no port, or no socket
+    elif isinstance(exc, ConnectionRefusedError | FileNotFoundError):  # no port, or no socket
         text = "nothing listens there"
     else:
         text = (isinstance(exc, OSError) and (exc.strerror or type(exc).__name__)) or "the connection is closed"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 from receiver.errors import InputError, JournalError
 from receiver.journal.membership import SharedMembership
@@ -25,15 +24,6 @@ LONG_SECONDS = 24 * 3600.0
 """Time for statements that read or write everything."""
 _NAMES = ("submissions", "callbacks", "events", "deliveries", "attempts", "files", "leftovers")
 _ALL = ", ".join(f"receiver.{name}" for name in _NAMES)
-_LEDGER = """
-CREATE TABLE IF NOT EXISTS receiver.migrations (
-    number bigint PRIMARY KEY, breaking boolean NOT NULL, run_at timestamptz NOT NULL DEFAULT now())
-"""
-_OLD_LAYOUT = """
-SELECT EXISTS (
-    SELECT FROM information_schema.columns
-    WHERE table_schema = 'receiver' AND table_name = 'submissions' AND column_name = 'told')
-"""
 
 
 async def migrate(connections: Connections) -> None:
@@ -41,9 +31,6 @@ async def migrate(connections: Connections) -> None:
 
     A script leaves everything an older Receiver uses as it is, so that old and new processes run side by side during a
     deploy. After a script that begins with `-- breaking`, an older Receiver refuses to start.
-
-    Raises:
-        JournalError: the database's user may not make tables.
     """
     scripts = migrations("postgres")
 
@@ -52,13 +39,16 @@ async def migrate(connections: Connections) -> None:
         # Asked first, because a user that may not make a schema may use one that was made for it.
         if not await db.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'receiver')"):
             await db.execute("CREATE SCHEMA receiver")
-        await db.execute(_LEDGER)
+        await db.execute(
+            "CREATE TABLE IF NOT EXISTS receiver.migrations ("
+            "number bigint PRIMARY KEY, breaking boolean NOT NULL, run_at timestamptz NOT NULL DEFAULT now())"
+        )
         last = await _last(db)
         for number, script in scripts:
             if number > last:
                 await db.execute(script)
-                breaking = is_breaking(script)
-                await db.execute("INSERT INTO receiver.migrations (number, breaking) VALUES ($1, $2)", number, breaking)
+                insert = "INSERT INTO receiver.migrations (number, breaking) VALUES ($1, $2)"
+                await db.execute(insert, number, is_breaking(script))
 
     if await connections.read(_last) < scripts[-1][0]:
         await connections.write(run)
@@ -78,52 +68,39 @@ def is_breaking(script: str) -> bool:
 
 async def check_schema(connections: Connections) -> None:
     """Raise JournalError where the tables are older than this Receiver, or too new for it."""
-    newest = migrations("postgres")[-1][0]
+    newest, where = migrations("postgres")[-1][0], connections.where
     last = await connections.read(_last)
-    if await connections.read(lambda db: db.fetchval(_OLD_LAYOUT)):
+    if await connections.read(lambda db: db.fetchval(SQL["is_old_layout"])):
         raise JournalError(
-            f"The journal at {connections.where} was made by an earlier development version of Receiver, and only that "
-            "version reads it. To start anew, name another database with RECEIVER_DATABASE, or run in this one: "
-            "DROP SCHEMA receiver CASCADE"
+            f"The journal at {where} was made by an earlier development version of Receiver. To start anew, name "
+            "another database with RECEIVER_DATABASE, or run in this one: DROP SCHEMA receiver CASCADE"
         )
     if last < newest:
-        raise JournalError(
-            f"The tables of the journal at {connections.where} are "
-            f"{f'of an older Receiver (schema {last}, this one needs {newest})' if last else 'not there'}. "
-            "Run: receiver migrate",
-            fault="older",
-        )
+        state = f"of an older Receiver (schema {last}, this one needs {newest})" if last else "not there"
+        raise JournalError(f"The tables of the journal at {where} are {state}. Run: receiver migrate", fault="older")
     breaking = "SELECT max(number) FROM receiver.migrations WHERE number > $1 AND breaking"
     newer = await connections.read(lambda db: db.fetchval(breaking, newest)) if last > newest else None
     if newer is not None:
         raise JournalError(
-            f"The journal at {connections.where} was changed by a newer Receiver (schema {newer}, this one knows "
-            f"{newest}). Install that version, or name another database with RECEIVER_DATABASE.",
+            f"The journal at {where} was changed by a newer Receiver (schema {newer}, this one knows {newest}). "
+            "Install that version, or name another database with RECEIVER_DATABASE.",
             fault="newer",
         )
 
 
-# Checks and compaction
-
-_READ_ALL = """
-SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;
-SET LOCAL plan_cache_mode = auto
-"""
-"""Our connections are set up for statements that each look at a few rows."""
-
-
 async def problems(connections: Connections, owners: frozenset[str]) -> list[str]:
     """Return what is wrong, as sentences. Reads everything, all as of one moment, while others write."""
-    async with connections.separate() as db:
-        with translated(connections.where):
-            async with db.transaction(isolation="repeatable_read", readonly=True):
-                await db.execute(_READ_ALL)
-                found = {
-                    name: [str(row["id"]) for row in await db.fetch(SQL[name], timeout=LONG_SECONDS)]
-                    for name in CONTRADICTIONS
-                }
-                left = [row["id"] for row in await fetch(db, "abandoned_deliveries", sorted(owners))]
-                careless = [row["name"] for row in await fetch(db, "careless_settings")]
+    async with connections.separate() as db, db.transaction(isolation="repeatable_read", readonly=True):
+        # Our connections are set up for statements that each look at a few rows.
+        await db.execute(
+            "SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; "
+            "SET LOCAL plan_cache_mode = auto"
+        )
+        found = {
+            name: [str(row["id"]) for row in await db.fetch(SQL[name], timeout=LONG_SECONDS)] for name in CONTRADICTIONS
+        }
+        left = [row["id"] for row in await fetch(db, "abandoned_deliveries", sorted(owners))]
+        careless = [row["name"] for row in await fetch(db, "careless_settings")]
     return contradiction_sentences(found, left) + [
         f"The server has {name} = off: when its machine crashes, what was acknowledged may be gone, or the database "
         "damaged. Set it to on."
@@ -147,10 +124,9 @@ async def compact(connections: Connections, membership: SharedMembership) -> tup
     beating = asyncio.create_task(beat())
     try:
         async with connections.separate() as db:
-            with translated(connections.where):
-                before = await db.fetchval(SQL["bytes_used"])
-                await db.execute(f"VACUUM FULL {_ALL}", timeout=LONG_SECONDS)
-                return before, await db.fetchval(SQL["bytes_used"])
+            before = await db.fetchval(SQL["bytes_used"])
+            await db.execute(f"VACUUM FULL {_ALL}", timeout=LONG_SECONDS)
+            return before, await db.fetchval(SQL["bytes_used"])
     finally:
         beating.cancel()
         await asyncio.wait([beating])
@@ -160,30 +136,14 @@ async def compact(connections: Connections, membership: SharedMembership) -> tup
 async def vacuum(connections: Connections) -> None:
     """Let new rows overwrite what was deleted. Nothing waits for it."""
     async with connections.separate() as db:
-        with translated(connections.where):
-            await db.execute(f"VACUUM {_ALL}", timeout=LONG_SECONDS)
-
-
-# Copies
-
-_WRITERS: Mapping[RowKind, Callable[[Key, Any], tuple[Any, ...]]] = {
-    "submissions": lambda key, item: tables.submission_row(item, item.version),
-    "callbacks": lambda key, item: (*key, *tables.callback_row(item)),
-    "events": lambda key, item: (*key, *tables.event_row(item)),
-    "deliveries": lambda key, item: tables.delivery_row(item),
-    "attempts": lambda key, item: tables.attempt_row(item),
-    **dict.fromkeys(("files", "leftovers"), lambda key, item: key),
-    "values": lambda key, item: (*key, item.data.decode(), item.version),
-}
-"""Values of a row, by kind."""
+        await db.execute(f"VACUUM {_ALL}", timeout=LONG_SECONDS)
 
 
 class HeldRows:
     """The rows of a database in a transaction that keeps others from writing. See `journal.store.Rows`."""
 
     def __init__(self, db: Connection, where: str) -> None:
-        self._db = db
-        self._where = where
+        self._db, self._where = db, where
 
     async def page(self, kind: RowKind, after: Key | None, limit: int) -> list[StoredRow]:
         with translated(self._where):
@@ -191,14 +151,13 @@ class HeldRows:
             return await tables.fetch_page(self._db, name, EVERYTHING, after, limit)
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
-        table, row_of = "shared_values" if kind == "values" else kind, _WRITERS[kind]
-        numbered = ("number",) if kind in ("callbacks", "events") else ()
+        table, counted = tables.TABLES[kind], kind in ("callbacks", "events")
         with translated(self._where):
             await self._db.copy_records_to_table(
-                table,
+                "shared_values" if kind == "values" else kind,
                 schema_name="receiver",
-                columns=[*numbered, *tables.COLUMNS[table]],
-                records=[row_of(row.key, row.record) for row in rows],
+                columns=[*(table.keys if counted else ()), *table.columns],
+                records=[(*(row.key if counted else ()), *table.write(row.record)) for row in rows],
             )
 
 
@@ -207,9 +166,7 @@ async def transfer(connections: Connections, *, fill: bool) -> AsyncIterator[Hel
     """See `Store.transfer`."""
     where = connections.where
     async with connections.separate() as db:
-        transaction = db.transaction()
-        with translated(where):
-            await transaction.start()
+        async with db.transaction():
             # Writers have 10 s to end. The other side of the copy may take its time.
             await db.execute("SET LOCAL lock_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = 0")
             # Others read, and writers wait. Heartbeats, which are shared values, go on.
@@ -222,11 +179,9 @@ async def transfer(connections: Connections, *, fill: bool) -> AsyncIterator[Hel
                         f"The journal at {where} holds something already, and only an empty one takes a copy."
                     )
                 await db.execute("DELETE FROM receiver.shared_values WHERE key = ANY ($1)", COPIED_VALUES)
-        yield HeldRows(db, where)
-        with translated(where):
+            yield HeldRows(db, where)
             if fill:
                 await fetch(db, "number_on")
-            await transaction.commit()
         if fill:
             with suppress(*ERRORS):  # all is kept, and the server counts its rows by itself in time
                 await db.execute(f"ANALYZE {_ALL}")

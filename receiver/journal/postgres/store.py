@@ -14,10 +14,10 @@ from receiver.journal.document import Document, Transition
 from receiver.journal.membership import SharedMembership
 from receiver.journal.postgres import maintenance
 from receiver.journal.postgres.batch import Operation, RowCache, Update, Writer, commit, load, write
-from receiver.journal.postgres.connections import Connections, Transaction
+from receiver.journal.postgres.connections import Changed, Connections, Notifier, Transaction
 from receiver.journal.postgres.faults import Connection, translated
-from receiver.journal.postgres.notify import Changed, Notifier
-from receiver.journal.postgres.tables import due_query, fetch, fetch_page, read_submission, read_value
+from receiver.journal.postgres.tables import due_query, fetch, fetch_page, read_submission
+from receiver.journal.rows import from_row
 from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class PostgresStore:
         self._uncertain: dict[str, _Claim] = {}
 
     async def aclose(self) -> None:
-        self._connections.close_soon()
+        self._connections.closing = True
         await self._writer.aclose()
         await self._notifier.aclose()
         await self._connections.aclose()
@@ -85,63 +85,58 @@ class PostgresStore:
 
     def _written(self, documents: Sequence[Document]) -> None:
         self._cache.keep(documents)
-        self._notifier.tell(document.id for document in documents)
+        self._notifier.notify(document.id for document in documents)
 
     async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
-        claim = self._uncertain.pop(destination, None)
-        if claim is not None and await self._was_written(destination, claim):
-            return claim[1]
-        # A look without a transaction first, because an idle engine asks often.
-        (due,) = await self._connections.read(lambda db: fetch(db, "look", destination, now_ms))
-        if limit <= 0 or not due[0]:
-            return []
-
-        async def attempt(transaction: Transaction) -> None:
-            nonlocal claim
-            results, tried, pairs = list[T](), list[str](), list[tuple[Document, Document]]()
-            while (wanted := limit - len(results)) > 0:
-                found = await fetch(transaction.db, "candidates", destination, now_ms, tried, "running", wanted)
-                for document in await self._locked(transaction.db, {row["id"]: row["version"] for row in found}):
-                    after, result = transition(document)
-                    if after is not document:
-                        pairs.append((document, after))
-                    if result is not None:
-                        results.append(result)
-                tried += [row["id"] for row in found]
-                if len(found) < wanted:
-                    break
-            claim = transaction, results, await write(transaction, pairs)
-
+        made = [self._uncertain[destination]] if destination in self._uncertain else []
         try:
             with translated(self.place):
+                if made:  # if it was committed, nothing else would ever run its results
+                    committed = await self._connections.is_committed(made[0][0].xid or "")
+                    del self._uncertain[destination]
+                    if committed:
+                        self._written(made[0][2])
+                        return made[0][1]
+                    made.clear()
+                # A look without a transaction first, because an idle engine asks often.
+                (due,) = await self._connections.read(lambda db: fetch(db, "look", destination, now_ms))
+                if limit <= 0 or not due[0]:
+                    return []
+
+                async def attempt(transaction: Transaction) -> None:
+                    results, pairs = await self._decide(transaction.db, destination, now_ms, limit, transition)
+                    made[:] = [(transaction, results, await write(transaction, pairs))]
+
                 await self._connections.transact(attempt)
         except JournalError as exc:
-            if exc.fault == "uncertain" and claim is not None:
-                self._uncertain[destination] = claim
+            if exc.fault == "uncertain" and made:
+                self._uncertain[destination] = made[0]
             raise
-        assert claim is not None  # noqa: S101 - the attempt has set it
-        self._written(claim[2])
-        return claim[1]
+        self._written(made[0][2])
+        return made[0][1]
 
-    async def _was_written(self, destination: str, claim: _Claim) -> bool:
-        """Return True if a claim whose COMMIT was not answered was committed: nothing else would ever run it."""
-        transaction, _, documents = claim
-        try:
-            with translated(self.place):
-                committed = await self._connections.is_committed(transaction.xid or "")
-        except JournalError:
-            self._uncertain[destination] = claim
-            raise
-        if committed:
-            self._written(documents)
-        return committed
-
-    async def _locked(self, db: Connection, versions: Mapping[str, int]) -> list[Document]:
-        """Return locked documents, in the same order. One that cannot be read is left out, and holds up no other."""
-        known = {id: self._cache[id] for id in versions if id in self._cache}
-        found = {id: document for id, document in known.items() if document.version == versions[id]}
-        found |= await load(db, [id for id in versions if id not in found], skip=True)
-        return [found[id] for id in versions if id in found]
+    async def _decide(
+        self, db: Connection, destination: str, now_ms: int, limit: int, transition: Transition[T | None]
+    ) -> tuple[list[T], list[tuple[Document, Document]]]:
+        """Lock documents with a due delivery, and return what their transitions give. One that cannot be read holds up
+        no other."""
+        results, tried, pairs = list[T](), list[str](), list[tuple[Document, Document]]()
+        while (wanted := limit - len(results)) > 0:
+            versions = dict(map(tuple, await fetch(db, "candidates", destination, now_ms, tried, "running", wanted)))
+            ids = [*versions]
+            cached = [self._cache[id] for id in ids if id in self._cache]
+            known = {item.id: item for item in cached if item.version == versions[item.id]}
+            known |= await load(db, [id for id in ids if id not in known], skip=True)
+            for document in (known[id] for id in ids if id in known):
+                after, result = transition(document)
+                if after is not document:
+                    pairs.append((document, after))
+                if result is not None:
+                    results.append(result)
+            tried += ids
+            if len(ids) < wanted:
+                break
+        return results, pairs
 
     async def remove(
         self, id: str, transition: Callable[[Document], Document | None], *, files_only: bool = False
@@ -155,17 +150,15 @@ class PostgresStore:
             after = transition(document)
             if after is None:
                 return None
-            removed = {}
-            if not files_only:
-                removed = dict((await fetch(db, "remove", id))[0])
-            elif after is not document:
+            removed = {} if files_only else dict((await fetch(db, "remove", id))[0])
+            if files_only and after is not document:
                 await write(Transaction(db), [(document, after)])
             return _NOTHING | removed | dict((await fetch(db, "leave_files", id))[0])
 
         removed = await self._connections.write(operation)
         self._cache.forget([id])
         if removed is not None:
-            self._notifier.tell([id])
+            self._notifier.notify([id])
         return removed
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
@@ -190,12 +183,12 @@ class PostgresStore:
         async def operation(db: Connection) -> Counts:
             shown = await fetch(db, "count_submissions") if submissions else []
             found: dict[str, dict[str, int]] = defaultdict(dict)
-            for row in await fetch(db, "count_deliveries"):
-                found[row["destination"]][row["status"]] = row["count"]
-                if row["oldest_due_ms"] is not None:
-                    found[row["destination"]]["oldest_due_ms"] = row["oldest_due_ms"]
+            for destination, status, count, oldest_ms in await fetch(db, "count_deliveries"):
+                found[destination][status] = count
+                if oldest_ms is not None:
+                    found[destination]["oldest_due_ms"] = oldest_ms
             return Counts(
-                submissions={row["display"]: row["count"] for row in shown},
+                submissions=dict(map(tuple, shown)),
                 destinations={name: DestinationCount(**counts) for name, counts in found.items()},
             )
 
@@ -205,16 +198,14 @@ class PostgresStore:
 
     async def values(self, prefix: str) -> dict[str, SharedValue]:
         rows = await self._connections.read(lambda db: fetch(db, "values", prefix))
-        return {row["key"]: read_value(row) for row in rows}
+        return {row["key"]: from_row(SharedValue, row) for row in rows}
 
     async def swap(self, key: str, data: bytes | None, version: str | None) -> str | None:
         if data is None and version is None:
             return "" if key not in await self.values(key) else None
-        name, values = "delete_value", [key, version]
-        if data is not None:
-            name, values = "add_value" if version is None else "replace_value", [key, data.decode()]
-            values += [] if version is None else [version]
-        rows = await self._connections.write(lambda db: fetch(db, name, *values))
+        given = [key, *([] if data is None else [data.decode()]), *([] if version is None else [version])]
+        name = "delete_value" if data is None else "add_value" if version is None else "replace_value"
+        rows = await self._connections.write(lambda db: fetch(db, name, *given))
         return rows[0]["version"] if rows else None
 
     def subscribe(self, changed: Changed) -> None:
@@ -270,19 +261,12 @@ async def open_store(
         listen: hear from other processes what was written. False where a transaction pooler is in front of the server.
         statements, busy_seconds, answer_seconds: see `Connections`.
         migrate: make or change the tables where they are missing or older.
-
-    Raises:
-        JournalError: the server cannot be reached, does not let us in, is too old, does not keep what it commits, or
-            has tables of another Receiver.
     """
     listen = listen and connections > 1
     opened = Connections(
-        url,
-        maximum=max(1, connections - listen),
-        statements=statements,
-        busy_seconds=busy_seconds,
+        url, maximum=max(1, connections - listen), statements=statements, busy_seconds=busy_seconds,
         answer_seconds=answer_seconds,
-    )
+    )  # fmt: skip
     cache = RowCache()
     await opened.open(cache.clear)
     try:

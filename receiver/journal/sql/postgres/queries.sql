@@ -90,7 +90,7 @@ SELECT destination, status, count(*) AS count,
 FROM receiver.deliveries WHERE status IN ('pending', 'running', 'dead') GROUP BY status, destination;
 
 -- name: values
-SELECT key, data, version FROM receiver.shared_values WHERE starts_with(key, $1);
+SELECT key, convert_to(data, 'UTF8') AS data, version FROM receiver.shared_values WHERE starts_with(key, $1);
 
 -- name: add_value
 INSERT INTO receiver.shared_values (key, data, version) VALUES ($1, $2, pg_current_xact_id()::text)
@@ -118,3 +118,8 @@ SELECT id FROM receiver.deliveries WHERE status = 'running' AND owner <> ALL ($1
 -- name: careless_settings
 -- With these a crash of the server's machine may take back what was committed.
 SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name;
+
+-- name: is_old_layout
+SELECT EXISTS (
+    SELECT FROM information_schema.columns
+    WHERE table_schema = 'receiver' AND table_name = 'submissions' AND column_name = 'told');
