@@ -214,8 +214,8 @@ class S3Handler(HandlerBase):
         try:
             files = [await self._put_file(key, piece, attempt) for key, piece in named]
             attributes = {"Content-Type": "application/json", "Cache-Control": "no-cache"}
-            etag = await self._bucket.put(name, sidecar(attempt, named, found.problem), attributes)
-            page = await self._described(name, str(etag))
+            tag = await self._bucket.put(name, sidecar(attempt, named, found.problem), attributes)
+            page = await self._described(name, tag.etag)
         except BucketError as exc:
             if exc.fate == "later":  # a busy store is busy for every delivery
                 raise RetryLater(BUSY_SECONDS, str(exc), pause=True) from exc
@@ -251,10 +251,10 @@ class S3Handler(HandlerBase):
             return etag
         if large:
             await in_thread(lambda: [None for _ in piece.blocks()])  # find a damaged file before its first part leaves
-            return str(await self._bucket.upload(key, piece.blocks(), attributes))
+            return (await self._bucket.upload(key, piece.blocks(), attributes)).etag
         data = await in_thread(piece.read)
         try:
-            return str(await (self._bucket.create if conditional else self._bucket.put)(key, data, attributes))
+            return (await (self._bucket.create if conditional else self._bucket.put)(key, data, attributes)).etag
         except PreconditionFailed:
             if (etag := await self._ours(key, piece)) is not None:
                 return etag
