@@ -137,7 +137,7 @@ async def test_what_the_endpoint_must_know_travels_in_the_state() -> None:
     [
         ({"labels": {"a": "x" * 180}}, "have 174 characters there"),
         ({"labels": {"a": "猫" * 60}}, "three for each byte"),
-        ({"state": "mine"}, "use a label"),
+        ({"state": "mine"}, "but a label has"),
         ({"auto": ("U1",)}, "nothing remembers"),
         ({"once": "order 17"}, "nothing remembers"),
         ({"speed": "warp"}, "speed"),

@@ -57,11 +57,7 @@ class RetryOutage:
         self._waiting = 0
 
     async def __call__(self, call: Callable[[], Awaitable[T]], *, seconds: float = OUTAGE_SECONDS) -> T:
-        """Return the result of `call`. While the journal is away, call again.
-
-        Raises:
-            JournalError: it was away for `seconds`, or it needs an operator.
-        """
+        """Return the result of `call`. While the journal is away, call again, for up to `seconds`."""
         until: float | None = None
         try:
             while True:
@@ -82,10 +78,7 @@ class RetryOutage:
 
 
 class Runtime:
-    """The objects of one process: submissions, intake, web application, and the engine once it was started.
-
-    Made by `open_runtime`.
-    """
+    """The objects of one process, made by `open_runtime`. Its engine is started apart."""
 
     def __init__(
         self,
@@ -226,12 +219,8 @@ class Runtime:
         await self.store.check()
 
     async def check_media_to_start(self) -> None:
-        """Check the media store before work begins. One that is only out of reach is logged, because it comes back by
-        itself and callbacks are accepted without it.
-
-        Raises:
-            MediaError: it needs an operator.
-        """
+        """Raise MediaError if the media store needs an operator. One that is only out of reach is logged, because it
+        comes back by itself and callbacks are accepted without it."""
         try:
             await self.check_media()
         except MediaError as exc:
@@ -260,12 +249,7 @@ class Runtime:
 
     async def start_engine_when_free(self, role: str, *, unless: frozenset[str] = frozenset()) -> None:
         """Become an engine as soon as no other one excludes us and the journal can be used. A lasting role waits for
-        ever.
-
-        Raises:
-            EngineRunning: one of `unless` excludes us.
-            ReceiverError: something needs an operator.
-        """
+        ever. Raise EngineRunning if one of `unless` excludes us."""
         logged = False
         seconds = float("inf") if role in LASTING_ROLES else OUTAGE_SECONDS
         while True:
@@ -307,13 +291,7 @@ class Runtime:
 
     async def watch(self, submission_id: str) -> AsyncGenerator[Submission, None]:
         """Yield the submission now, and again after each change, until the caller leaves. An outage of the journal is
-        retried (see `retry_outage`).
-
-        Raises:
-            NotFound: there is no such submission.
-            JournalError: it cannot be read, or was away for a minute.
-            ReceiverError: the engine in the background could not start.
-        """
+        retried (see `retry_outage`). Raise the error of an engine that could not start in the background."""
         last: Submission | None = None
         while True:
             self.engine.news.clear()

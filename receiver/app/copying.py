@@ -27,16 +27,11 @@ ROLE = "journal copy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copied:
-    """A complete copy.
+    """A complete copy."""
 
-    Attributes:
-        source, target: the databases, without passwords.
-        rows: of each kind, the same on both sides.
-    """
-
-    source: str
+    source: str  # the databases, without passwords
     target: str
-    rows: Mapping[RowKind, Tally]
+    rows: Mapping[RowKind, Tally]  # of each kind, the same on both sides
 
 
 async def copy_journal(
@@ -44,10 +39,7 @@ async def copy_journal(
 ) -> Copied:
     """Copy everything from one journal into another, empty one. No engine may run on either.
 
-    Args:
-        settings: as loaded.
-        source, target: databases, for instance `sqlite:./journal.db` and `postgresql://…`.
-        progress: called with each kind of rows and the number copied so far.
+    `progress` is called with each kind of rows and the number copied so far.
 
     Raises:
         InputError: a database is malformed, they are the same, or the target is not empty.
@@ -88,8 +80,7 @@ def _with_database(settings: Settings, url: str) -> Settings:
 async def _exclusive(journal: Journal, shown: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Be the only engine of a journal until the end of the block, which is cancelled if we expire.
 
-    Yields:
-        A function that raises JournalError unless we still are a member.
+    Yields a function that raises JournalError unless we still are a member.
 
     Raises:
         EngineRunning: an engine runs.

@@ -5,7 +5,7 @@ Nothing is submitted or delivered.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Literal
 
 import msgspec
@@ -34,19 +34,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Yield the findings of each part in turn. A part that fails does not hold up the others."""
-    checks: dict[str, Callable[[Settings], Awaitable[list[Finding]]]] = {
-        "platform": _platform,
-        "keys": _keys,
-        "provider": _provider,
-        "journal": _journal,
-        "media": _media,
-        "destinations": _destinations,
-    }
-    for name, check in checks.items():
+    for check in (_platform, _keys, _provider, _journal, _media, _destinations):
         try:
             found = await check(settings)
         except ReceiverError as exc:
-            found = [_finding(name, str(exc), "problem")]
+            found = [_finding(check.__name__.strip("_"), str(exc), "problem")]
         for item in found:
             yield item
 
@@ -89,13 +81,10 @@ async def _journal(settings: Settings) -> list[Finding]:
         await journal.check()
         await journal.check_space()
         found = [_finding("journal", f"{settings.database_shown} can be written")]
-        engines = await journal.engines()
-        roles = ", ".join(f"receiver {item.role} on {item.host}" for item in engines)
-        if engines:
-            found.append(_finding("engines", f"{len(engines)} running: {roles}"))
-        else:
-            text = "none runs here: nothing is polled or delivered until one starts, or a function is called"
-            found.append(_finding("engines", text, "note"))
+        roles = [f"receiver {item.role} on {item.host}" for item in await journal.engines()]
+        text = "none runs here: nothing is polled or delivered until one starts, or a function is called"
+        running = _finding("engines", f"{len(roles)} running: {', '.join(roles)}")
+        found.append(running if roles else _finding("engines", text, "note"))
         if journal.shared:
             store = store_of(settings)
             try:

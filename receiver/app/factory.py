@@ -46,7 +46,6 @@ async def journal_of(
     """Open the journal alone.
 
     Args:
-        settings: as loaded.
         existing: neither make a journal nor change its tables. For commands that only read, perhaps with a newer
             version than the running processes.
         migrate: True updates a database's tables. None does as the settings say.
@@ -109,8 +108,6 @@ async def open_runtime(
     """Open a Runtime on its journal. Closed at the end of the block.
 
     Args:
-        settings: as loaded.
-        clock: the time. None: a real one.
         functions: destinations registered in code, beside those of the settings.
         exit_on_stall: end the process if the event loop stalls while we are an engine. For our own commands.
         function: for a process that may be frozen or ended as soon as it has answered.
@@ -189,11 +186,7 @@ def check_link(name: str, handler: Handler, names: Iterable[str]) -> None:
 
 
 def route_of(item: Destination) -> Route:
-    """Return the route of a destination.
-
-    Raises:
-        SettingsError: an event type or an action does not exist. One line for each.
-    """
+    """Return the route of a destination. A SettingsError has a line for each event type or action that is unknown."""
     actions = [action.upper() for action in item.actions]
     problems = [
         *_unknown(item, "events", "event type", item.events, EVENT_TYPES),

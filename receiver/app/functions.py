@@ -22,20 +22,13 @@ _EXAMPLE = '@receiver.on("task.succeeded", name="catalogue")'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """A function that is a destination.
-
-    Attributes:
-        name: the destination's name in the journal.
-        types: event types. Empty: every decisive one.
-        concurrency: calls at once.
-        timeout: seconds one call may take.
-    """
+    """A function that is a destination."""
 
     call: OnEvent
-    name: str
-    types: frozenset[EventType]
-    concurrency: int
-    timeout: float
+    name: str  # the destination's name in the journal
+    types: frozenset[EventType]  # empty: every decisive one
+    concurrency: int  # calls at once
+    timeout: float  # seconds one call may take
 
     def route(self) -> Route:
         """Return the route to this function."""
@@ -64,12 +57,7 @@ class FunctionHandler:
 
 
 def check_registration(types: tuple[EventType, ...], name: str | None, concurrency: int, timeout: float) -> str:
-    """Return the name, after a check of all values.
-
-    Raises:
-        TypeError: the name is missing.
-        ValueError: a value is wrong.
-    """
+    """Return the name. Raise TypeError if it is missing, or ValueError for a wrong value."""
     if any(callable(type) for type in types):
         raise TypeError(f"The decorator is called, with the function under it: {_EXAMPLE}.")
     if name is None:

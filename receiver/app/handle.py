@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -106,11 +106,15 @@ class TaskHandle:
             ReceiverError: this process could not become the engine.
         """
         seen: set[str] = set()
+
+        def read() -> Awaitable[list[Event]]:
+            return self._runtime().journal.events(limit=MOST_EVENTS, submission_id=self.id)
+
         async with aclosing(self._runtime().watch(self.id)) as rows:
             async for row in rows:
                 self._submission = row
-                while fresh := [event for event in await self._journalled() if event.id not in seen]:
-                    for event in fresh:
+                while fresh := [event for event in await self._runtime().retry_outage(read) if event.id not in seen]:
+                    for event in reversed(fresh):
                         seen.add(event.id)
                         yield event
                 if row.ended is not None or row.status == "refused":
@@ -245,12 +249,6 @@ class TaskHandle:
             reason = f": {event.reason}" if event.reason else "."
             raise error(f"Task {row.task_id or row.id} {words}{reason}", event)
         return event
-
-    async def _journalled(self) -> list[Event]:
-        """Return all events of the submission, in order."""
-        runtime = self._runtime()
-        events = await runtime.retry_outage(lambda: runtime.journal.events(limit=MOST_EVENTS, submission_id=self.id))
-        return events[::-1]
 
     async def _known_task_id(self) -> str:
         row = await self.status()

@@ -108,9 +108,8 @@ class Receiver(Requests):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop taking work, let running attempts finish for a while, and close everything."""
-        stack = self._stack or AsyncExitStack()
         try:
-            await stack.aclose()
+            await (self._stack or AsyncExitStack()).aclose()
         finally:
             self._stack = self._runtime = None
 
@@ -346,11 +345,9 @@ class Receiver(Requests):
 
 
 def create_mountable(started: Callable[[], ASGIApp], lifespan: Lifespan[Starlette]) -> Starlette:
-    """Return an app that hands every request to the running Receiver's. It exists before Receiver starts.
+    """Return an app that hands every request to the running Receiver's, which `started` returns.
 
-    Args:
-        started: returns the app of the running Receiver, or raises NotStarted.
-        lifespan: used when the app is served by itself. A server ignores a mounted app's.
+    Its lifespan is used when it is served by itself. A server ignores a mounted app's.
     """
     app = Starlette(routes=[Route("/livez", livez), Route("/{path:path}", LazyApp(started))], lifespan=lifespan)
     app.router.redirect_slashes = False

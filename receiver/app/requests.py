@@ -41,12 +41,7 @@ class SubmitOptions(TypedDict, total=False):
 
 
 def to_options(given: SubmitOptions, request: Request | None = None) -> Options:
-    """Return the options for `Submissions`. A single name may stand for a list of one.
-
-    Raises:
-        InputError: a label is no text.
-        TypeError: an argument does not exist.
-    """
+    """Return the options for `Submissions`. A single name may stand for a list of one."""
 
     def names(value: Sequence[str]) -> tuple[str, ...]:
         return (value,) if isinstance(value, str) else tuple(value)

@@ -18,7 +18,8 @@ import asyncio
 import tempfile
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -66,12 +67,7 @@ _NEEDS_JOURNAL = {
 
 
 class StatelessSubmit:
-    """Submits without a journal.
-
-    Args:
-        provider, tokens, clock: its collaborators.
-        public_url: address of the endpoint for the provider.
-    """
+    """Submits without a journal. `public_url` is the address of the endpoint for the provider."""
 
     def __init__(self, *, provider: Provider, tokens: Tokens, clock: Clock, public_url: str | None) -> None:
         self._provider = provider
@@ -80,10 +76,7 @@ class StatelessSubmit:
         self._addresses = Addresses(tokens, public_url)
 
     async def submit(self, request: Request, options: Options | None = None) -> Submission:
-        """Send a request. The provider must call the endpoint with its result.
-
-        Returns:
-            The accepted submission, with its task id.
+        """Send a request and return the accepted submission. The provider must call the endpoint with its result.
 
         Raises:
             InputError: a value is wrong, or needs a journal. Nothing was sent.
@@ -123,53 +116,26 @@ class StatelessSubmit:
         return await self._provider.fetch(task_id)
 
 
+@dataclass(kw_only=True, eq=False)
 class StatelessReceive:
-    """Takes callbacks without a lasting journal, in the place of `Intake`.
+    """Takes callbacks in the place of `Intake`. Its parts share a temporary journal."""
 
-    Args:
-        journal: a temporary one.
-        intake, engine, provider, tokens, clock: on that journal.
-        destinations: all names.
-        confirm_seconds: time for the provider to confirm a result. 0 accepts a doubly signed callback.
-        budget: see `BUDGET`.
-    """
-
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        intake: Intake,
-        engine: Engine,
-        provider: Provider,
-        tokens: Tokens,
-        clock: Clock,
-        destinations: Collection[str],
-        confirm_seconds: float,
-        budget: float = BUDGET,
-    ) -> None:
-        self.tokens = tokens
-        self._journal = journal
-        self._intake = intake
-        self._engine = engine
-        self._provider = provider
-        self._clock = clock
-        self._destinations = destinations
-        self._confirm_seconds = confirm_seconds
-        self._budget = budget
-        self._seen: OrderedDict[str, None] = OrderedDict()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+    journal: Journal
+    intake: Intake
+    engine: Engine
+    provider: Provider
+    tokens: Tokens
+    clock: Clock
+    destinations: Collection[str]  # all names
+    confirm_seconds: float  # time for the provider to confirm a result. 0 accepts a doubly signed callback
+    budget: float = BUDGET
+    _seen: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
+    _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary, init=False)
 
     async def received(self, submission_id: str, view: Task, body: bytes, cause: str | None) -> bool:
-        """Confirm and deliver a verified callback.
+        """Confirm and deliver a verified callback. Return True if it was delivered, or is no end.
 
-        Args:
-            submission_id: from its tokens.
-            view: the task in the callback.
-            body: the raw body.
-            cause: reason not to accept it without the provider. None: both tokens agree.
-
-        Returns:
-            True: it was delivered, or it is no end.
+        `cause` is the reason not to accept it without the provider, or None if both tokens agree.
 
         Raises:
             NotDelivered: it could not be confirmed, or a destination did not get it. The text has the reason.
@@ -178,31 +144,31 @@ class StatelessReceive:
             return True
         turn = self._turns.setdefault(submission_id, asyncio.Lock())
         async with turn:
-            row = await self._journal.get(submission_id)
+            row = await self.journal.get(submission_id)
             if row is None:
                 await self._add(submission_id, view, cause)
-                await self._intake.received(submission_id, view, body, None)
+                await self.intake.received(submission_id, view, body, None)
             else:
                 await self._retry(row)
-            await self._engine.run_until_idle(self._confirm_seconds + self._budget, look=False)
+            await self.engine.run_until_idle(self.confirm_seconds + self.budget, look=False)
             await self._check(submission_id)
         return True
 
     async def _add(self, submission_id: str, view: Task, cause: str | None) -> None:
         """Journal the submission of a callback. Its tokens may leak, so the provider must show the task with our
         `state`."""
-        if cause is None and self._confirm_seconds <= 0:
+        if cause is None and self.confirm_seconds <= 0:
             tag = self.tokens.read_tag(view.state)
         else:
             tag = await self._shown_tag(submission_id, view)
-        unknown = [name for name in tag.destinations or () if name not in self._destinations]
+        unknown = [name for name in tag.destinations or () if name not in self.destinations]
         if unknown:
             raise NotDelivered(
                 f"Submission {submission_id} names the destination {unknown[0]!r}, which is not here. "
-                f"There are: {', '.join(sorted(self._destinations))}."
+                f"There are: {', '.join(sorted(self.destinations))}."
             )
-        now_ms = self._clock.now_ms()
-        await self._journal.add(
+        now_ms = self.clock.now_ms()
+        await self.journal.add(
             Submission(
                 id=submission_id,
                 kind=view.action.lower() or "imagine",
@@ -220,7 +186,7 @@ class StatelessReceive:
         self._seen[submission_id] = None
         while len(self._seen) > REMEMBERED:
             oldest, _ = self._seen.popitem(last=False)
-            await self._journal.erase(oldest, force=True)
+            await self.journal.erase(oldest, force=True)
 
     async def _shown_tag(self, submission_id: str, view: Task) -> Tag:
         """Return the tag in the provider's own answer about a task. Asked at 0, 2, 5, 10, 16 and 30 s, because a relay
@@ -229,45 +195,42 @@ class StatelessReceive:
         Raises:
             NotDelivered: the provider does not show our `state` in time, or shows another submission's.
         """
-        clock, seconds = self._clock, self._confirm_seconds
+        clock, seconds = self.clock, self.confirm_seconds
         began = clock.monotonic()
         for share in CONFIRM:
             await clock.sleep(began + share * seconds - clock.monotonic())
             try:
-                shown = await self._provider.fetch(view.id)
+                shown = await self.provider.fetch(view.id)
             except ProviderError as exc:
                 log.info("task.unanswered", task=view.id, problem=str(exc))
                 continue
             if shown is None or not shown.state:
                 continue
-            try:
-                tag = self.tokens.read_tag(shown.state)
-            except TokenError:
-                tag = None
-            if tag is None or tag.submission_id != submission_id:
-                raise NotDelivered(f"Task {view.id} is not the one that submission {submission_id} made.")
-            return tag
+            with suppress(TokenError):
+                if (tag := self.tokens.read_tag(shown.state)).submission_id == submission_id:
+                    return tag
+            raise NotDelivered(f"Task {view.id} is not the one that submission {submission_id} made.")
         raise NotDelivered(f"The provider did not show task {view.id} with our state within {seconds:g} s.")
 
     async def _retry(self, row: Submission) -> None:
         """Continue after an earlier callback: poll again, and make failed deliveries due."""
-        self._engine.changed(row)
+        self.engine.changed(row)
         left = [
             Order(event_id=item.event_id, submission_id=row.id, destination=item.destination, delivery_id=item.id)
-            for item in await self._journal.deliveries(limit=1000, submission_id=row.id)
+            for item in await self.journal.deliveries(limit=1000, submission_id=row.id)
             if item.status in ("pending", "dead")
         ]
         if left:
-            await self._journal.replay(left, self._clock.now_ms())
-            self._engine.changed(row)
+            await self.journal.replay(left, self.clock.now_ms())
+            self.engine.changed(row)
 
     async def _check(self, submission_id: str) -> None:
-        row = await self._journal.get(submission_id)
+        row = await self.journal.get(submission_id)
         if row is None or row.ended is None:
             raise NotDelivered(f"Submission {submission_id} could not be confirmed in time.")
         problems = sorted(
             f"{item.destination}: {item.detail or 'it was not delivered in time'}"
-            for item in await self._journal.deliveries(limit=1000, submission_id=submission_id)
+            for item in await self.journal.deliveries(limit=1000, submission_id=submission_id)
             if item.status not in ("succeeded", "cancelled")
         )
         if problems:
@@ -300,11 +263,6 @@ async def open_stateless_receive(
 ) -> AsyncIterator[StatelessReceive]:
     """Open a `StatelessReceive` on a temporary journal.
 
-    Args:
-        settings: as loaded.
-        budget: see `BUDGET`.
-        clock: the time. None: a real one.
-
     Raises:
         SettingsError: a setting is missing, wrong, or needs a journal.
     """
@@ -336,12 +294,7 @@ async def open_stateless_receive(
 
 
 def stateless_app(receive: StatelessReceive, *, seconds: float) -> Starlette:
-    """Return the web application for callbacks and health.
-
-    Args:
-        receive: takes the callbacks.
-        seconds: time limit of one callback. Then it is answered 503.
-    """
+    """Return the web application for callbacks and health. A callback that takes longer than `seconds` gets a 503."""
     admission = Admission(None, most=AT_ONCE, max_wait=seconds, kept="It may have been delivered in part.")
     return create_app(
         callbacks=Callbacks(intake=receive, tokens=receive.tokens, admission=admission), readyz=Readyz({})

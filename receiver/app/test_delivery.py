@@ -24,13 +24,10 @@ from receiver.telemetry import redact
 
 def find_destination(settings: Settings, name: str) -> Destination:
     """Return the destination of that name. Raise NotFound with all names."""
-    found = settings.resolved_destinations()
-    for item in found:
-        if item.name == name:
-            return item
-    raise NotFound(
-        f"There is no destination {name[:40]!r} in the settings. There are: {', '.join(i.name for i in found)}."
-    )
+    found = {item.name: item for item in settings.resolved_destinations()}
+    if name not in found:
+        raise NotFound(f"There is no destination {name[:40]!r} in the settings. There are: {', '.join(found)}.")
+    return found[name]
 
 
 async def try_destination(
@@ -38,10 +35,7 @@ async def try_destination(
 ) -> Receipt:
     """Deliver one sample there, as an engine would: the picture in a media store, its tiles cut on demand.
 
-    Args:
-        item: the destination.
-        type: of the event.
-        others: names of other destinations, for one that shows the link of another.
+    `others` are the names of other destinations, for one that shows the link of another.
 
     Raises:
         SettingsError: the destination's table is wrong, or it shows the link of a destination that does not exist.

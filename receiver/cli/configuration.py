@@ -23,8 +23,6 @@ from receiver.handlers.registry import describe_handlers
 from receiver.handlers.slack.api import SCOPES, manifest
 from receiver.journal import Journal
 
-COLUMNS = ("DESTINATION", "HANDLER", "STATUS", "PENDING", "DEAD", "LAST SUCCESS", "LAST ERROR")
-
 destinations = typer.Typer(no_args_is_help=True, help="List, test and resume destinations.")
 slack = typer.Typer(no_args_is_help=True, help="Prepare Slack to be a destination.")
 
@@ -38,13 +36,9 @@ def list_destinations(as_json: AsJSON = False) -> None:
     now_ms = Clock().now_ms()
     found = on_journal(lambda journal: journal.destinations())
     table = Table[DestinationRecord](
-        COLUMNS,
+        ("DESTINATION", "HANDLER", "STATUS", "PENDING", "DEAD", "LAST SUCCESS", "LAST ERROR"),
         lambda item: (
-            item.name,
-            item.handler,
-            item.display_status(now_ms),
-            str(item.pending),
-            str(item.dead),
+            *(item.name, item.handler, item.display_status(now_ms), str(item.pending), str(item.dead)),
             when(item.last_success_ms),
             f"{ago(item.last_error_ms)} ago: {item.last_error}" if item.last_error_ms is not None else "",
         ),

@@ -12,8 +12,8 @@ import typer
 
 from receiver.app import replay_of
 from receiver.backoff import DELIVERY
-from receiver.cli.options import AsJSON, Limit, OfSubmission, choice, moment
-from receiver.cli.output import Table, note, one_line, print_json, print_list, print_table, say, span, when
+from receiver.cli.options import AsJSON, Limit, OfSubmission, choice, moment, optional
+from receiver.cli.output import Table, note, print_json, print_list, print_table, say, say_values, span, when
 from receiver.cli.process import on_journal, settings_for
 from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, AttemptOutcome, AttemptRecord, Delivery
@@ -58,21 +58,17 @@ _MEANING: dict[AttemptOutcome, str] = {
     "vanished": "Receiver's process ended without a word; counts towards giving up, for this may be the reason",
 }
 
-OfDestination = Annotated[
-    str | None, typer.Option("--destination", help="Of deliveries to this destination.", show_default=False)
-]
-Since = Annotated[
-    str | None, typer.Option(help="Made since then: 2h, 3d, or 2026-11-25T10:00 (UTC).", show_default=False)
-]
-Until = Annotated[str | None, typer.Option(help="Made before that, given like --since.", show_default=False)]
-Instead = Annotated[str | None, typer.Option(help="Deliver to this destination instead.", show_default=False)]
+OfDestination = Annotated[str | None, optional("Of deliveries to this destination.", "--destination")]
+Since = Annotated[str | None, optional("Made since then: 2h, 3d, or 2026-11-25T10:00 (UTC).")]
+Until = Annotated[str | None, optional("Made before that, given like --since.")]
+Instead = Annotated[str | None, optional("Deliver to this destination instead.")]
 AsNew = Annotated[
     bool, typer.Option("--as-new", help="With a new idempotency key, so that no destination drops it as a repeat.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would happen.")]
 Yes = Annotated[bool, typer.Option("--yes", help=f"Replay even more than {LARGE}.")]
-OfType = Annotated[str | None, typer.Option("--type", help=f"{', '.join(EVENT_TYPES)}.", show_default=False)]
-OfStatus = Annotated[str | None, typer.Option("--status", help=f"{', '.join(DELIVERY_STATUSES)}.", show_default=False)]
+OfType = Annotated[str | None, optional(f"{', '.join(EVENT_TYPES)}.", "--type")]
+OfStatus = Annotated[str | None, optional(f"{', '.join(DELIVERY_STATUSES)}.", "--status")]
 
 events = typer.Typer(no_args_is_help=True, help="List, show and replay events.")
 deliveries = typer.Typer(no_args_is_help=True, help="List, show and replay deliveries and their attempts.")
@@ -116,7 +112,7 @@ def show_event(id: Annotated[str, typer.Argument(help="The event's id.")]) -> No
 @deliveries.command("list")
 def list_deliveries(
     submission: OfSubmission = None,
-    destination: Annotated[str | None, typer.Option(help="To one destination.", show_default=False)] = None,
+    destination: Annotated[str | None, optional("To one destination.")] = None,
     status: OfStatus = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
@@ -142,9 +138,7 @@ def show_delivery(id: Annotated[str, typer.Argument(help="The delivery's id.")],
     if as_json:
         print_json({"delivery": story.delivery, "attempts": story.attempts, "event": story.event})
         return
-    for name, value in story.lines():
-        if value:
-            say(f"{name:12} {one_line(value)}")
+    say_values(story.lines())
     print_table(ATTEMPTS, story.rows())
     for outcome, meaning in story.meanings():
         say(f"{outcome:12} {meaning}")
@@ -243,9 +237,8 @@ class Story:
         rows: list[tuple[str, ...]] = []
         for item in self.attempts:
             seconds = "" if item.finished_ms is None else f"{(item.finished_ms - item.started_ms) / 1000:.3f}"
-            by = "a person" if item.manual else "Receiver"
-            outcome = item.outcome or "running"
-            rows.append((str(item.number), by, when(item.started_ms), seconds, outcome, item.detail or ""))
+            head = str(item.number), "a person" if item.manual else "Receiver", when(item.started_ms), seconds
+            rows.append((*head, item.outcome or "running", item.detail or ""))
         return rows
 
     def meanings(self) -> list[tuple[str, str]]:
@@ -279,7 +272,7 @@ class Story:
 def _replay_command(noun: str, doc: str) -> Callable[..., None]:
     """Return the command that replays `events` or `deliveries`: by id, or all that match the options."""
     of_events = noun == "events"
-    name, choices, chosen = ("type", EVENT_TYPES, OfType) if of_events else ("status", DELIVERY_STATUSES, OfStatus)
+    field, choices, chosen = ("type", EVENT_TYPES, OfType) if of_events else ("status", DELIVERY_STATUSES, OfStatus)
 
     def command(
         ids: list[str] | None = None,
@@ -296,7 +289,7 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
     ) -> None:
         now = time.time()
         times = {"since_ms": moment("--since", since, now), "until_ms": moment("--until", until, now)}
-        narrower: dict[str, Any] = {name: choice(f"--{name}", chosen, choices), **times}
+        narrower: dict[str, Any] = {field: choice(f"--{field}", chosen, choices), **times}
         selection = Selection(ids=tuple(ids or ()), destination=destination, **narrower)
         settings = settings_for(quiet=True)
 
@@ -315,10 +308,8 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
 
         done, new = on_journal(work, settings)
         _print_replayed(done, dry_run=dry_run, as_json=as_json)
-        for place in sorted(new):
-            note(
-                f"No engine has known the destination {place} yet: if one runs now, start it anew with these settings."
-            )
+        for name in sorted(new):
+            note(f"No engine has known the destination {name} yet: if one runs now, start it anew with these settings.")
 
     given = Annotated[list[str] | None, typer.Argument(help=f"Ids of {noun}.", show_default=False)]
     command.__annotations__ |= {"ids": given, "chosen": chosen}
@@ -347,10 +338,8 @@ def _print_replayed(done: Sequence[Replayed], *, dry_run: bool, as_json: bool) -
         note(f"… and {len(done) - SHOWN:,} more; --json prints them all.")
     counts = Counter(item.outcome in REPLAYED for item in done)
     rest = f", {counts[False]:,} stay as they are" if counts[False] else ""
-    if dry_run:
-        note(f"{counts[True]:,} would be replayed{rest}. Nothing was written.")
-    else:
-        note(f"{counts[True]:,} replayed{rest}. An engine delivers them: receiver serve, or receiver worker.")
+    then = "Nothing was written." if dry_run else "An engine delivers them: receiver serve, or receiver worker."
+    note(f"{counts[True]:,} {'would be ' if dry_run else ''}replayed{rest}. {then}")
 
 
 deliveries.command("replay")(_replay_command("deliveries", "Replay deliveries: by id, or all that match the options."))

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from receiver.app import copy_journal, journal_of, keep_of, retention_of, store_of
-from receiver.cli.options import AsJSON, Reference, duration
-from receiver.cli.output import Table, note, print_json, print_list, say
+from receiver.cli.options import AsJSON, Reference, duration, optional
+from receiver.cli.output import Table, note, print_json, print_list, say, say_result
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.errors import JournalError, MediaError
 from receiver.journal import Journal
@@ -35,9 +35,7 @@ journal = typer.Typer(no_args_is_help=True, help="Check, back up, copy and compa
 
 
 def purge(
-    older_than: Annotated[
-        str | None, typer.Option(help="For instance 30d; the ages of the settings if not given.", show_default=False)
-    ] = None,
+    older_than: Annotated[str | None, optional("For instance 30d; the ages of the settings if not given.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     as_json: AsJSON = False,
 ) -> None:
@@ -59,12 +57,11 @@ def purge(
         return await (retention.foresee(keep) if dry_run else retention.purge(keep))
 
     removed = on_journal(work, settings)
-    if as_json:
-        print_json({"dry_run": dry_run, **removed})
-    elif not any(removed.values()):
+    if not (as_json or any(removed.values())):
         note("Nothing is that old and settled.")
-    else:
-        say(f"{'Would be deleted' if dry_run else 'Deleted'}: {_counted(removed)}.")
+        return
+    text = f"{'Would be deleted' if dry_run else 'Deleted'}: {_counted(removed)}."
+    say_result(text, {"dry_run": dry_run, **removed}, as_json=as_json)
 
 
 def _counted(removed: Mapping[str, int]) -> str:
@@ -101,15 +98,11 @@ def erase(
     copy = f", and the provider's copy of task {erased.submission.task_id}" if erased.submission.task_id else ""
     note(f"Not erased, because it is not in the journal: what destinations have got, backups and logs{copy}.")
     if erased.children:
-        note(
-            f"Its follow-ups are submissions of their own and have the same prompt: {', '.join(erased.children)}. "
-            "Erase them likewise."
-        )
+        children = ", ".join(erased.children)
+        note(f"Its follow-ups are submissions of their own and have the same prompt: {children}. Erase them likewise.")
     if erased.waiting:
-        note(
-            f"Files less than a minute old may be in use and stay for now ({erased.waiting}); the next purge removes "
-            "them (receiver purge)."
-        )
+        stay = f"Files less than a minute old may be in use and stay for now ({erased.waiting})"
+        note(f"{stay}; the next purge removes them (receiver purge).")
     if erased.problem:
         note(f"Its files are not removed: {erased.problem} The next purge tries again (receiver purge).")
     if erased.traces is not None:
@@ -161,10 +154,8 @@ def backup(
     """
     started = time.monotonic()
     size = on_journal(lambda opened: opened.back_up(file.absolute()))
-    if as_json:
-        print_json({"file": str(file), "bytes": size})
-    else:
-        say(f"{file}: {size:,} bytes in {time.monotonic() - started:.1f} s, checked.")
+    text = f"{file}: {size:,} bytes in {time.monotonic() - started:.1f} s, checked."
+    say_result(text, {"file": str(file), "bytes": size}, as_json=as_json)
 
 
 @journal.command("compact")
@@ -211,10 +202,8 @@ def copy(
         "Next: name the new one in RECEIVER_DATABASE wherever Receiver runs, with the same keys (RECEIVER_KEYS, or the "
         f"file {settings.data / 'keys'}), and start it."
     )
-    note(
-        f"Do not start it on {copied.source} again: what was owed there is owed in both now, and would be delivered "
-        "twice."
-    )
+    twice = "what was owed there is owed in both now, and would be delivered twice."
+    note(f"Do not start it on {copied.source} again: {twice}")
     files = copied.rows["files"].count
     if files and "://" not in settings.media_place:
         note(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 import typer
@@ -16,34 +16,27 @@ from receiver.requests import BOTS, KINDS, SPEEDS
 from receiver.settings.kinds import parse_keep
 from receiver.submissions import Options
 
+
+def optional(help: str, *names: str) -> Any:
+    """Return an option without a default value in its help."""
+    return typer.Option(*names, help=help, show_default=False)
+
+
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Reference = Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")]
 Limit = Annotated[int, typer.Option(help="How many at most, the newest first.", min=1)]
-OfSubmission = Annotated[
-    str | None, typer.Option("--task", "--submission", help="Of one submission or task.", show_default=False)
-]
+OfSubmission = Annotated[str | None, optional("Of one submission or task.", "--task", "--submission")]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the result has reached every destination.")]
-Speed = Annotated[str | None, typer.Option(help=f"{', '.join(SPEEDS)}.", show_default=False)]
+Speed = Annotated[str | None, optional(f"{', '.join(SPEEDS)}.")]
 IMAGINE = {field.name: field for field in KINDS["imagine"].fields}
-Bot = Annotated[str | None, typer.Option(help=IMAGINE["bot_type"].command_help, show_default=False)]
-Label = Annotated[
-    list[str] | None, typer.Option(help="name=value, carried by every event. Repeatable.", show_default=False)
-]
-State = Annotated[str | None, typer.Option(help="Your own state, carried by every event.", show_default=False)]
-To = Annotated[
-    list[str] | None,
-    typer.Option("--to", help="Name of a destination; all of them if not given. Repeatable.", show_default=False),
-]
-Auto = Annotated[
-    str | None,
-    typer.Option(help="Buttons to press by itself when it has succeeded, once: U1,U3.", show_default=False),
-]
-Filter = Annotated[str | None, typer.Option(help=IMAGINE["account_filter"].command_help, show_default=False)]
-Prompt = Annotated[str | None, typer.Option(help="The prompt, for a button that asks for one.", show_default=False)]
-Mask = Annotated[
-    str | None,
-    typer.Option(help="Where to repaint, for a button that asks for it: a file, white on black.", show_default=False),
-]
+Bot = Annotated[str | None, optional(IMAGINE["bot_type"].command_help)]
+Label = Annotated[list[str] | None, optional("name=value, carried by every event. Repeatable.")]
+State = Annotated[str | None, optional("Your own state, carried by every event.")]
+To = Annotated[list[str] | None, optional("Name of a destination; all of them if not given. Repeatable.", "--to")]
+Auto = Annotated[str | None, optional("Buttons to press by itself when it has succeeded, once: U1,U3.")]
+Filter = Annotated[str | None, optional(IMAGINE["account_filter"].command_help)]
+Prompt = Annotated[str | None, optional("The prompt, for a button that asks for one.")]
+Mask = Annotated[str | None, optional("Where to repaint, for a button that asks for it: a file, white on black.")]
 
 
 def options(
@@ -96,11 +89,8 @@ C = TypeVar("C", bound=str)
 
 def choice(option: str, value: str | None, choices: Sequence[C]) -> C | None:
     """Return the choice with this value, or None for None. Raise InputError for another value."""
-    if value is None:
-        return None
-    for item in choices:
-        if item == value:
-            return item
+    if value is None or value in choices:
+        return cast("C | None", value)
     raise InputError(f"{option} is one of {', '.join(choices)}, not {value!r}.")
 
 

@@ -33,6 +33,18 @@ def say(text: str) -> None:
     out.print(Text(_STEERING.sub(" ", text)))
 
 
+def say_values(rows: Iterable[tuple[str, str]]) -> None:
+    """Print a line for each name and value, without empty ones."""
+    for name, value in rows:
+        if value:
+            say(f"{name:12} {one_line(value)}")
+
+
+def say_result(text: str, record: Any, *, as_json: bool) -> None:
+    """Print a result as text, or its record as JSON."""
+    print_json(record) if as_json else say(text)
+
+
 def note(text: str) -> None:
     """Print a line on standard error, for people only."""
     err.print(Text(_STEERING.sub(" ", text)))

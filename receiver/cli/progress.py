@@ -98,11 +98,7 @@ def _percent(row: Submission) -> int | None:
 def forecast(elapsed: float, *, usual: float, percent: int, updated: float) -> tuple[float, str]:
     """Return the share of a task that is done, 0–0.97, and the time left for people, in steps that do not flicker.
 
-    Args:
-        elapsed: seconds since the submission.
-        usual: seconds such a task takes.
-        percent: progress at the provider's last update.
-        updated: seconds from the submission to that update.
+    `elapsed` and `updated` are seconds from the submission to now, and to the provider's last update, with its percent.
     """
     weight = percent / 100  # the more is done, the more the measured pace counts
     total = max(usual, updated) if not percent else updated + (1 - weight) * usual

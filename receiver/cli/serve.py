@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.app import Runtime, open_runtime
+from receiver.cli.options import optional
 from receiver.cli.output import note, one_line, print_json, say
 from receiver.cli.process import address, bind, run, server, settings_for, stop_signal, until_stopped
 from receiver.disk import return_large_blocks
@@ -39,20 +40,13 @@ Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one."
 
 
 def serve(
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on.  [env: RECEIVER_HOST]", show_default=False)
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(help="Port to listen on; 0 takes a free one.  [env: RECEIVER_PORT, PORT]", show_default=False),
-    ] = None,
+    host: Annotated[str | None, optional("Address to listen on.  [env: RECEIVER_HOST]")] = None,
+    port: Annotated[int | None, optional("Port to listen on; 0 takes a free one.  [env: RECEIVER_PORT, PORT]")] = None,
     engine: Annotated[
         bool | None,
-        typer.Option(
+        optional(
+            "Poll and deliver as well, or leave that to `receiver worker` (on PostgreSQL).  [env: RECEIVER_ENGINE]",
             "--engine/--no-engine",
-            help="Poll and deliver as well, or leave that to `receiver worker` (on PostgreSQL).  "
-            "[env: RECEIVER_ENGINE]",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -96,11 +90,7 @@ def worker() -> None:
 
 
 async def check_engine(receiver: Runtime, starting: Coroutine[Any, Any, None] | None) -> None:
-    """Wait for the engine's start, then check it forever: a worker has no health check, so it must end by itself.
-
-    Raises:
-        EngineStopped: the engine has stopped.
-    """
+    """Wait for the engine's start, then check it forever: a worker has no health check, so it must end by itself."""
     if starting is not None:
         await starting
     while True:
@@ -156,8 +146,7 @@ def listen(
     host: Host = "127.0.0.1",
     port: Port = 9000,
     secret: Annotated[
-        list[str] | None,
-        typer.Option(help="Signing secret of the destination; a new one if not given. Repeatable.", show_default=False),
+        list[str] | None, optional("Signing secret of the destination; a new one if not given. Repeatable.")
     ] = None,
     answer: Annotated[int, typer.Option(help="HTTP status for verified webhooks.", min=200, max=599)] = 204,
     retry_after: Annotated[int | None, typer.Option(help="Seconds to put into Retry-After.", min=0)] = None,

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from receiver.app import Runtime, open_runtime, open_stateless_submit
 from receiver.app.stateless import StatelessSubmit
-from receiver.cli.output import note, one_line, print_json, say, when
+from receiver.cli.output import note, one_line, print_json, say, say_result, when
 from receiver.cli.process import first_end, run, settings_for
 from receiver.cli.progress import Progress
 from receiver.clock import Clock
@@ -180,8 +180,7 @@ async def until_settled(
 ) -> tuple[Submission, list[Delivery]]:
     """Wait for a final event and for a first attempt at each destination. `show` gets each change.
 
-    Returns:
-        The submission and the deliveries of its final event at that moment. A retry may begin at any time.
+    Return the submission and the deliveries of its final event. A retry may begin at any time.
     """
     async for row in runtime.watch(submission_id):
         show(row)
@@ -268,12 +267,9 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links:
     for text in (*texts, *(links or ())):
         say(one_line(text))
     receipts = [(item.destination, item.receipt) for item in deliveries if item.receipt]
-    for name, receipt in receipts:
-        if receipt.url:
-            say(f"{name}: {receipt.url}")
-    for _, receipt in receipts:
-        if receipt.ref and not receipt.url:
-            say(receipt.ref)
+    lines = [f"{name}: {receipt.url}" for name, receipt in receipts if receipt.url]
+    for line in [*lines, *(receipt.ref for _, receipt in receipts if receipt.ref and not receipt.url)]:
+        say(line)
     return status
 
 
@@ -306,11 +302,9 @@ async def send_directly(settings: Settings, request: Request, options: Options, 
     async with open_stateless_submit(settings, clock=clock) as stateless:
         row = await stateless.submit(request, options)
         if not wait:
-            if as_json:
-                print_json({"submission": row.id, "task": row.task_id, "status": row.status, "detail": None})
-            else:
-                kept = "Its result goes to the endpoint; nothing of it is kept here."
-                say(f"Submitted {row.id}, task {row.task_id}. {kept}")
+            kept = "Its result goes to the endpoint; nothing of it is kept here."
+            record = {"submission": row.id, "task": row.task_id, "status": row.status, "detail": None}
+            say_result(f"Submitted {row.id}, task {row.task_id}. {kept}", record, as_json=as_json)
             return SUCCEEDED
         with Progress(clock, quiet=as_json) as progress:
             row = await _poll_until_end(stateless, row, settings, progress)

@@ -25,9 +25,10 @@ from receiver.cli.options import (
     State,
     To,
     Wait,
+    optional,
     options,
 )
-from receiver.cli.output import note, print_json, say
+from receiver.cli.output import note, say_result
 from receiver.cli.process import run, settings_for
 from receiver.cli.session import (
     ERROR,
@@ -54,15 +55,11 @@ def submit(
         typer.Argument(help="What to draw, with the provider's own parameters; - reads it.", show_default=False),
     ] = None,
     wait: Wait = False,
-    file: Annotated[
-        str | None, typer.Option(help="Prompts, one a line, in place of one; waits for all.", show_default=False)
-    ] = None,
+    file: Annotated[str | None, optional("Prompts, one a line, in place of one; waits for all.")] = None,
     jobs: Annotated[int, typer.Option(help="With --file: how many at most are under way.", min=1)] = 3,
     speed: Speed = None,
     bot: Bot = None,
-    picture: Annotated[
-        list[str] | None, typer.Option(help=f"{IMAGINE['pictures'].command_help} Repeatable.", show_default=False)
-    ] = None,
+    picture: Annotated[list[str] | None, optional(f"{IMAGINE['pictures'].command_help} Repeatable.")] = None,
     account_filter: Filter = None,
     label: Label = None,
     state: State = None,
@@ -226,10 +223,7 @@ def seed(reference: Reference, as_json: AsJSON = False) -> None:
     """
 
     task_id, found = _ask(reference, lambda runtime, task_id: runtime.provider.image_seed(task_id))
-    if as_json:
-        print_json({"task": task_id, "seed": found})
-    else:
-        say(found)
+    say_result(found, {"task": task_id, "seed": found}, as_json=as_json)
 
 
 def cancel(reference: Reference) -> None:
@@ -277,12 +271,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {"bot_type": reading.bot_type, "acco
 
 
 def command_of(kind: str, carried: Sequence[inspect.Parameter] = _CARRIED) -> Callable[..., None]:
-    """Return the command of a kind of request.
-
-    Args:
-        kind: a key of `KINDS`.
-        carried: its options beside its fields.
-    """
+    """Return the command of a kind of request. `carried` are its options beside its fields."""
     declared = KINDS[kind]
 
     def command(**given: Any) -> None:
@@ -296,10 +285,7 @@ def command_of(kind: str, carried: Sequence[inspect.Parameter] = _CARRIED) -> Ca
             Session(as_json=as_json).request(request, options(**given), wait=wait)
             return
         urls = _with_runtime(lambda runtime: runtime.submissions.upload(request))
-        if as_json:
-            print_json({"urls": urls})
-        else:
-            say("\n".join(urls))
+        say_result("\n".join(urls), {"urls": urls}, as_json=as_json)
 
     parameters = [*map(_field_parameter, declared.fields), *carried]
     command.__name__ = kind

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from receiver.cli.deliveries import DELIVERIES, EVENTS
-from receiver.cli.options import AsJSON, Limit, Reference
-from receiver.cli.output import Table, ago, note, one_line, print_json, print_list, print_table, say, when
+from receiver.cli.options import AsJSON, Limit, Reference, optional
+from receiver.cli.output import Table, ago, note, print_json, print_list, print_table, say_values, when
 from receiver.cli.process import on_journal
 from receiver.cli.progress import describe
 from receiver.deliveries import Delivery
@@ -27,9 +27,7 @@ tasks = typer.Typer(no_args_is_help=True, help="List and show submissions.")
 
 @tasks.command("list")
 def list_tasks(
-    status: Annotated[
-        str | None, typer.Option(help="prepared, accepted, succeeded, failed, lost, in_progress …", show_default=False)
-    ] = None,
+    status: Annotated[str | None, optional("prepared, accepted, succeeded, failed, lost, in_progress …")] = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
@@ -65,9 +63,7 @@ def show_task(reference: Reference, as_json: AsJSON = False) -> None:
         found = {"task_object": row.task, "events": events, "deliveries": deliveries, "family": relatives}
         print_json({**_summary(row), **found})
         return
-    for name, value in _details(row):
-        if value:
-            say(f"{name:12} {one_line(value)}")
+    say_values(_details(row))
     if len(family) > 1:
         print_family(family, row.id)
     EVENTS.print(events)

@@ -41,14 +41,10 @@ class RetryLater(Exception):
     ) -> RetryLater:
         """Return the error for an answer with `Retry-After` (RFC 9110 §10.2.3): seconds or a date, an hour at most.
 
-        Example::
+        `otherwise` are the seconds if the header is missing or cannot be read. Example::
 
             if response.status_code in (429, 503):
                 raise RetryLater.from_headers(response.headers, otherwise=60, reason="the webhook is busy")
-
-        Args:
-            headers: of the answer, in any case.
-            otherwise: seconds if the header is missing or cannot be read.
         """
         seconds = retry_after(headers, time.time())
         return cls(otherwise if seconds is None else seconds, reason, pause=pause)
@@ -60,15 +56,11 @@ class Rejected(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMedia:
-    """Archived file that a handler may read: its entry in the journal and its path.
-
-    Attributes:
-        tile: 1 to 4 for a picture cut from a grid (U1 top left, U2 top right, U3 bottom left, U4 bottom right); else 0.
-    """
+    """Archived file that a handler may read: its entry in the journal and its path."""
 
     media: Media
     path: Path
-    tile: int = 0
+    tile: int = 0  # 1 to 4 for a picture of a grid: U1 top left, U2 top right, U3 bottom left, U4 bottom right
 
 
 async def no_tiles() -> tuple[StoredMedia, ...]:
@@ -81,8 +73,6 @@ class Attempt:
     """Argument of `Handler.deliver`. Frozen and keyword-only, so that a new field breaks no handler.
 
     Attributes:
-        event: what happened.
-        destination: the name of the configured destination.
         number: 1 for the first attempt of this delivery.
         idempotency_key: the same over all retries of this delivery.
         deadline: seconds this attempt may take in all. The dispatcher ends it after that.

@@ -33,7 +33,6 @@ def cloud_event(attempt: Attempt, *, source: str = SOURCE, files: Sequence[Mappi
     event = attempt.event
     task = event.task or Task(id="")
     result = task if event.type == "task.succeeded" else Task(id="")
-    more = [*files, *({} for _ in attempt.media[len(files) :])]
     data = {
         "submission": event.submission_id,
         "kind": event.kind,
@@ -57,8 +56,8 @@ def cloud_event(attempt: Attempt, *, source: str = SOURCE, files: Sequence[Mappi
         "links": list(result.result_urls),
         "media": [
             {"index": media.index, "type": media.type, "size": media.size, "digest": media.digest, "link": media.url}
-            | extra
-            for media, extra in zip((item.media for item in attempt.media), map(dict, more), strict=True)
+            | dict(files[at] if at < len(files) else {})
+            for at, media in enumerate(item.media for item in attempt.media)
         ],
         "media_problem": attempt.media_problem,
         "receipts": {

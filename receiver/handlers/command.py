@@ -28,7 +28,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
-from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
+from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Rejected, RetryLater
 from receiver.handlers.cloudevents import cloud_event, encode
 from receiver.telemetry import learn, redact
 
@@ -57,7 +57,7 @@ def _arguments(value: object) -> object:
         raise ValueError(f"its quotes do not match ({exc})") from exc
 
 
-class CommandHandler:
+class CommandHandler(HandlerBase):
     """Runs a program for each event. It may run twice for one event, with the same `IDEMPOTENCY_KEY`."""
 
     name = "command"
@@ -134,9 +134,6 @@ class CommandHandler:
         finally:
             await process.end(GRACE)
         return self._outcome(process.output)
-
-    async def aclose(self) -> None:
-        """Close nothing: no program outlives its attempt."""
 
     def _outcome(self, output: Output) -> Receipt:
         if output.status == 0:  # the last line is what the program made: a link, an id, a path

@@ -13,16 +13,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, SecretStr, field_validator
 
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
-from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater, StoredMedia
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater, StoredMedia
 from receiver.handlers.posts import (
     CAN_SHRINK,
     RATE_SECONDS,
+    ChatError,
     Mood,
     Post,
     call,
@@ -93,21 +94,14 @@ class _File:
     data: bytes
 
 
-class DiscordError(Exception):
+class DiscordError(ChatError):
     """Discord refused a call. `code` is its own number of the error, 0 if it gave none."""
 
     def __init__(self, status: int, code: int, text: str) -> None:
         super().__init__(f"Discord answered {status} ({f'{code}: ' if code else ''}{text})")
         self.status = status
         self.code = code
-
-    def raise_for_delivery(self) -> NoReturn:
-        """Raise Rejected if a person must do something, else this error, which is retried."""
-        if remedy := _REMEDIES.get(self.code):
-            raise Rejected(f"{self}: {remedy}.") from self
-        if self.status in (401, 403, 404):
-            raise Rejected(f"{self}: the webhook does not work. {_NEW}.") from self
-        raise self
+        self.remedy = _REMEDIES.get(code, f"the webhook does not work. {_NEW}" if status in (401, 403, 404) else None)
 
 
 class DiscordHandler:

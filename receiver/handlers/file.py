@@ -20,7 +20,7 @@ from pydantic import Field
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread, make_folder, own_draft, sync_folder
 from receiver.errors import SettingsError, require
-from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
+from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Rejected, RetryLater
 from receiver.handlers.result_files import (
     SIDECAR_EVENTS,
     ArchiveError,
@@ -37,15 +37,13 @@ BUSY_SECONDS = 5.0
 _REMEDIES = {
     errno.ENOSPC: "Free space on its disk.",
     errno.EDQUOT: "Free space or raise the quota.",
-    errno.EACCES: "Give this process write access, or choose another folder.",
-    errno.EPERM: "Give this process write access, or choose another folder.",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Give this process write access, or choose another folder."),
     errno.EROFS: "Its disk is read-only: choose another folder.",
-    errno.ENOTDIR: "A file stands in its place: choose another folder.",
-    errno.EEXIST: "A file stands in its place: choose another folder.",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A file stands in its place: choose another folder."),
 }
 
 
-class FileHandler:
+class FileHandler(HandlerBase):
     """Writes results into a folder: `task.succeeded` as picture and JSON, other ends and questions as JSON.
 
     Each file is complete and on disk under its name, or not there. The JSON comes last.
@@ -93,9 +91,7 @@ class FileHandler:
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Write the files of an event, if it is one of `SIDECAR_EVENTS`.
 
-        Raises:
-            Rejected: there will be no picture. The JSON is written and says why.
-            OSError: the folder cannot be written. The text names the reason and the remedy.
+        Raise Rejected if there will be no picture (the JSON is written and says why), or OSError with a remedy.
         """
         event = attempt.event
         if event.type not in SIDECAR_EVENTS:
@@ -107,9 +103,6 @@ class FileHandler:
         if succeeded and not attempt.media and attempt.media_problem:
             raise Rejected(f"Only {files[-1]} was written, without the picture. {attempt.media_problem}")
         return Receipt(ref=files[0], data={"files": files})
-
-    async def aclose(self) -> None:
-        """Close nothing: no file stays open between deliveries."""
 
     def _write(self, attempt: Attempt, found: ResultFiles) -> list[str]:
         """Write the pictures first and the JSON last, so that the JSON never lacks them. Return every path in order."""
@@ -129,10 +122,10 @@ class FileHandler:
             for name, data in pages.items():
                 _write_once(self.folder / name, draft, hashlib.sha256(data).hexdigest(), len(data), iter([data]))
             sync_folder(self.folder)
-        except BlockingIOError as exc:
-            raise RetryLater(BUSY_SECONDS, "another attempt at this delivery is still writing") from exc
         except ArchiveError:
             raise
+        except BlockingIOError as exc:
+            raise RetryLater(BUSY_SECONDS, "another attempt at this delivery is still writing") from exc
         except OSError as exc:
             remedy = _REMEDIES.get(exc.errno or 0, "Check its disk, or choose another folder.")
             raise OSError(f"The folder {self.folder} cannot be written ({exc.strerror or exc}). {remedy}") from exc

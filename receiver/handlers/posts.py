@@ -8,13 +8,13 @@ import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import httpx
 
 from receiver.deliveries import Receipt
 from receiver.events import Event, EventType
-from receiver.handlers.base import Attempt, RetryLater, StoredMedia
+from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.result_files import file_stem, texts
 from receiver.tasks import Task
 
@@ -226,6 +226,18 @@ def smaller(path: Path, limit: int) -> bytes | None:
 
 
 # HTTP
+
+
+class ChatError(Exception):
+    """A chat refused a call. `remedy` is what a person must do, or None if a retry may help."""
+
+    remedy: str | None = None
+
+    def raise_for_delivery(self) -> NoReturn:
+        """Raise Rejected if a person must do something, else this error, which is retried."""
+        if self.remedy:
+            raise Rejected(f"{self}: {self.remedy}.") from self
+        raise self
 
 
 def chat_client() -> httpx.AsyncClient:

@@ -89,9 +89,7 @@ class ResultFiles:
 async def gather(attempt: Attempt, *, tiles: bool, embed: bool) -> ResultFiles:
     """Return the files of a result in order: its own, then the tiles U1 to U4 of a grid.
 
-    Raises:
-        MediaError: the tiles cannot be made now. Later may help.
-        ArchiveError: an archived file is missing or damaged.
+    Raise MediaError if the tiles cannot be made now, or ArchiveError for a missing or damaged file.
     """
     cut: Sequence[StoredMedia] = ()
     problem = None
@@ -269,9 +267,7 @@ def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: 
             "final_prompt": task.final_prompt,
             "description": task.description,
             "fail_reason": task.fail_reason,
-            "buttons": [
-                {"custom_id": button.custom_id, "label": button.label, "emoji": button.emoji} for button in task.buttons
-            ],
+            "buttons": [{name: getattr(one, name) for name in ("custom_id", "label", "emoji")} for one in task.buttons],
         },
         "labels": dict(sorted(event.labels.items())),
         "state": event.state,
@@ -299,14 +295,7 @@ def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: 
         ],
         "media_problem": attempt.media_problem,
         "tiles_problem": problem,
-        "event": {
-            "id": event.id,
-            "type": event.type,
-            "confirmed": event.confirmed,
-            "reason": event.reason,
-            "supersedes": event.supersedes,
-            "schema": event.schema,
-        },
+        "event": {name: getattr(event, name) for name in ("id", "type", "confirmed", "reason", "supersedes", "schema")},
     }
     document = {name: value for name, value in said.items() if value is not None or not name.endswith("_problem")}
     # A lone surrogate, which UTF-8 cannot encode, becomes its JSON escape.

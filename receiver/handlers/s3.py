@@ -21,7 +21,7 @@ from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError, require
 from receiver.events import Event
-from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
+from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Rejected, RetryLater
 from receiver.handlers.result_files import (
     SIDECAR_EVENTS,
     ResultFile,
@@ -162,7 +162,7 @@ class S3Options(BucketOptions, HandlerOptions):
 # --- delivery ---
 
 
-class S3Handler:
+class S3Handler(HandlerBase):
     """Puts results into a bucket: `task.succeeded` as pictures and JSON, other recorded events as JSON."""
 
     name = "s3"
@@ -179,11 +179,7 @@ class S3Handler:
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Return the options of `s3://BUCKET/PATH?OPTION=VALUE`, `gs://` or `az://`. PATH is a folder or a template.
-
-        Raises:
-            SettingsError: the URL holds a secret, which belongs into the environment, or an unknown option.
-        """
+        """Return the options of `s3://BUCKET/PATH?OPTION=VALUE`, `gs://` or `az://`. PATH is a folder or a template."""
         parts = split_url(url)
         if parts.fragment:
             raise SettingsError("it holds a '#', which no key may have.")
@@ -200,10 +196,8 @@ class S3Handler:
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Put the files of an event.
 
-        Raises:
-            RetryLater: the picture is still being downloaded, or the store is too busy.
-            Rejected: there will be no picture (the JSON is put and gives the reason), or another file has its key.
-            StoreError: the store refuses or cannot be reached. The text names the remedy.
+        Raise RetryLater if the store is too busy, StoreError with a remedy if it refuses or cannot be reached, Rejected
+        if there will be no picture (the JSON is put and gives the reason) or another file has its key.
         """
         event = attempt.event
         if event.type not in SIDECAR_EVENTS:
@@ -220,8 +214,8 @@ class S3Handler:
         try:
             files = [await self._put_file(key, piece, attempt) for key, piece in named]
             attributes = {"Content-Type": "application/json", "Cache-Control": "no-cache"}
-            etag = await self._bucket.put(name, sidecar(attempt, named, found.problem), attributes)
-            page = await self._described(name, str(etag))
+            tag = await self._bucket.put(name, sidecar(attempt, named, found.problem), attributes)
+            page = await self._described(name, tag.etag)
         except BucketError as exc:
             if exc.fate == "later":  # a busy store is busy for every delivery
                 raise RetryLater(BUSY_SECONDS, str(exc), pause=True) from exc
@@ -230,9 +224,6 @@ class S3Handler:
             raise Rejected(f"Only {page['url']} was put, without the picture. {attempt.media_problem}")
         first = files[0] if files else page
         return Receipt(ref=first["url"], url=first.get("link"), data={"files": files, "record": page})
-
-    async def aclose(self) -> None:
-        """Do nothing: nothing stays open."""
 
     async def _put_file(self, key: str, piece: ResultFile, attempt: Attempt) -> dict[str, Any]:
         """Put a piece if its key is free, and return its entry in the receipt."""
@@ -260,10 +251,10 @@ class S3Handler:
             return etag
         if large:
             await in_thread(lambda: [None for _ in piece.blocks()])  # find a damaged file before its first part leaves
-            return str(await self._bucket.upload(key, piece.blocks(), attributes))
+            return (await self._bucket.upload(key, piece.blocks(), attributes)).etag
         data = await in_thread(piece.read)
         try:
-            return str(await (self._bucket.create if conditional else self._bucket.put)(key, data, attributes))
+            return (await (self._bucket.create if conditional else self._bucket.put)(key, data, attributes)).etag
         except PreconditionFailed:
             if (etag := await self._ours(key, piece)) is not None:
                 return etag

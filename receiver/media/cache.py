@@ -52,9 +52,8 @@ class _Group:
 class Cache:
     """A folder of local copies. Methods block: call them in a thread. All raise OSError if the folder cannot be used.
 
-    Args:
-        limit: largest size in bytes, less if the disk is nearly full. Files in use and very recent ones may exceed it.
-        disk: returns (size, used, free) of a folder's disk in bytes (the seam for tests).
+    `limit` is the largest size in bytes, less if the disk is nearly full. Files in use and very recent ones may exceed
+    it. `disk` returns (size, used, free) of a folder's disk in bytes, and is the seam for tests.
     """
 
     def __init__(
@@ -122,10 +121,9 @@ class Cache:
 
     def drop(self, digest: str) -> None:
         """Remove a file and its tiles, unless it is held."""
-        group = _Group(tiles=list(tile_paths_in(self.folder, digest)))
-        group.originals = [path_in(self.folder, digest, extension) for extension in EXTENSIONS]
         self._known.pop(digest, None)
-        _removed(group)
+        originals = [path_in(self.folder, digest, extension) for extension in EXTENSIONS]
+        _removed(_Group(tiles=list(tile_paths_in(self.folder, digest)), originals=originals))
 
     def check(self) -> None:
         """Make the folder, try to write in it, and remove old files. Raise MediaError if it is a media store itself."""

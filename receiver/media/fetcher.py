@@ -39,12 +39,9 @@ class Fetcher:
     Args:
         hosts: exact host names that may be fetched from, over https, at public addresses.
         origins: exact origins such as `http://127.0.0.1:8801` that the operator trusts. There, http and any address
-            are allowed.
+            are allowed. A SettingsError names one that is not an origin.
         timeout: seconds for one file in all, but for what the store does afterwards.
         resolve: (host, port) → addresses (the seam for tests).
-
-    Raises:
-        SettingsError: one of `origins` is not an origin.
     """
 
     def __init__(
@@ -65,8 +62,15 @@ class Fetcher:
         self._limits = {"timeout": {"connect": min(CONNECT_SECONDS, timeout)}}
         tls = tls or httpcore.default_ssl_context()  # made once: it takes 20 ms
         # Two pools, so that a connection to a trusted origin never serves a checked host.
-        self._checked = _pool(_Network(resolve, public_only=True), tls)
-        self._trusted = _pool(_Network(resolve, public_only=False), tls)
+        self._checked, self._trusted = (
+            httpcore.AsyncConnectionPool(
+                ssl_context=tls,
+                max_connections=MAX_CONNECTIONS,
+                keepalive_expiry=KEEP_ALIVE_SECONDS,
+                network_backend=_Network(resolve, public_only=public_only),
+            )
+            for public_only in (True, False)
+        )
 
     async def fetch_all(self, urls: Sequence[str], store: Store) -> tuple[Media, ...]:
         """Download all files of one result, in order. Raise MediaError if one fails, or there is none."""
@@ -96,19 +100,13 @@ class Fetcher:
     def _allowed(self, link: Link) -> Link:
         if link.origin in self._origins:
             return link
-        origin = f"{link.scheme}://{link.authority}"
         if link.scheme != "https":
-            raise MediaError(
-                f"{link.place} is not fetched: it is not https. If it is yours, add {origin} to {SETTING}.",
-                permanent=True,
-            )
-        if link.host not in self._hosts:
-            raise MediaError(
-                f"{link.place} is not fetched: {link.host} is not on the list of hosts. "
-                f"If you trust it, add {link.host} to {SETTING}.",
-                permanent=True,
-            )
-        return link
+            remedy = f"it is not https. If it is yours, add {link.scheme}://{link.authority} to {SETTING}."
+        elif link.host not in self._hosts:
+            remedy = f"{link.host} is not on the list of hosts. If you trust it, add {link.host} to {SETTING}."
+        else:
+            return link
+        raise MediaError(f"{link.place} is not fetched: {remedy}", permanent=True)
 
     async def _follow(self, link: Link, url: str, store: Store, index: int, limit: asyncio.Timeout) -> Media:
         for _ in range(MAX_REDIRECTS + 1):
@@ -185,15 +183,6 @@ class _Network(httpcore.AsyncNetworkBackend):
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
                 return await self._network.connect_tcp(address, port, CONNECT_SECONDS)
         return await self._network.connect_tcp(addresses[-1], port, CONNECT_SECONDS)
-
-
-def _pool(network: httpcore.AsyncNetworkBackend, tls: ssl.SSLContext) -> httpcore.AsyncConnectionPool:
-    return httpcore.AsyncConnectionPool(
-        ssl_context=tls,
-        max_connections=MAX_CONNECTIONS,
-        keepalive_expiry=KEEP_ALIVE_SECONDS,
-        network_backend=network,
-    )
 
 
 def _read_origin(text: str) -> Origin:

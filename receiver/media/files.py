@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from receiver.disk import make_folder, sync_folder
 from receiver.errors import MediaError
@@ -127,6 +127,12 @@ class Draft:
         self._file: BinaryIO | None = None
         self._sha256 = hashlib.sha256()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.drop()
+
     @property
     def digest(self) -> str:
         """SHA-256 of what has been added so far, in hex."""
@@ -167,12 +173,9 @@ class Draft:
 
 def probe(folder: Path) -> None:
     """Make the folder, try to write in it, and remove drafts of killed processes. Blocks, and raises OSError."""
-    draft = Draft(folder)
-    try:
+    with Draft(folder) as draft:
         draft.add(b"receiver")
         draft.finish()
-    finally:
-        draft.drop()
     oldest = time.time() - LEFTOVER_SECONDS
     for leftover in folder.glob(DRAFTS):
         with suppress(FileNotFoundError):  # another process may remove it, too
@@ -182,12 +185,9 @@ def probe(folder: Path) -> None:
 
 def write(folder: Path, path: Path, data: bytes) -> None:
     """Write a whole file in such a folder: durable under its name, or not there. Blocks, and raises OSError."""
-    draft = Draft(folder)
-    try:
+    with Draft(folder) as draft:
         draft.add(data)
         draft.keep_as(path)
-    finally:
-        draft.drop()
 
 
 async def receive(
@@ -195,9 +195,8 @@ async def receive(
 ) -> tuple[str, str]:
     """Pass `chunks` to `add` in blocks. Return (media type, extension) of the content.
 
-    Raises:
-        MediaError: larger than allowed (permanent), or neither picture nor video. The type is checked before anything
-            is written and before the rest is fetched.
+    A MediaError is permanent for a file that is too large. The type is checked before anything is written and before
+    the rest is fetched.
     """
 
     def kind_of(head: bytes) -> tuple[str, str]:

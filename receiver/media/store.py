@@ -121,11 +121,7 @@ class Store(ABC):
         """Write a tile to one of `tile_paths`: durable under its name, or not there. Blocks, and raises OSError."""
 
     async def put(self, chunks: AsyncIterator[bytes], *, url: str, index: int, max_bytes: int) -> Media:
-        """Keep a file. It is safe on return, and nothing is left otherwise.
-
-        Raises:
-            MediaError: larger than `max_bytes` (permanent), neither picture nor video, or the store cannot be written.
-        """
+        """Keep a file. It is safe on return, and nothing is left otherwise. A MediaError says why."""
         draft = Draft(self.folder, durable=not self.remote)
         try:
             media_type, extension = await receive(
@@ -179,8 +175,7 @@ class Store(ABC):
     async def check(self) -> None:
         """Try to write and read, and remove drafts of killed processes."""
 
-    @abstractmethod
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - a folder has nothing to cancel
         """Cancel what is under way. Idempotent."""
 
     async def _call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -213,8 +208,7 @@ class MediaStore(Store):
         def identity() -> str:
             path = self.folder / IDENTITY
             if not path.exists():
-                draft = Draft(self.folder)
-                try:
+                with Draft(self.folder) as draft:
                     draft.add(uuid.uuid4().hex.encode())
                     draft.finish()
                     try:
@@ -223,8 +217,6 @@ class MediaStore(Store):
                         pass
                     except OSError:  # a file system without links
                         draft.keep_as(path)
-                finally:
-                    draft.drop()
             return f"folder {path.read_text()}"
 
         return await self._call(identity)
@@ -285,9 +277,6 @@ class MediaStore(Store):
 
     async def check(self) -> None:
         await self._call(probe, self.folder)
-
-    async def aclose(self) -> None:
-        """Do nothing: no call goes on in the background."""
 
     def _paths(self, digest: str) -> list[Path]:
         return [path_in(self.folder, digest, extension) for extension in EXTENSIONS if DIGEST.match(digest)]

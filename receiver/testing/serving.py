@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import uvicorn
 
@@ -26,27 +27,20 @@ class Simulated:
     simulator: Simulator  # the requests it received and sent: `submits`, `endpoints`, `callbacks`, `pictures`
 
 
+class Choices(TypedDict, total=False):
+    """Arguments of a simulator. Each may be left out."""
+
+    faults: Iterable[str]  # any of `receiver.simulator.FAULTS`
+    profile: str  # the kind of provider, one of `receiver.simulator.PROFILES`
+    speed: float  # simulated seconds in a real one, `SPEED` by default
+    seed: int
+    key: str | None  # the only accepted key. None accepts any, and none
+
+
 @asynccontextmanager
-async def simulated(
-    *,
-    faults: Iterable[str] = (),
-    profile: str = "default",
-    speed: float = SPEED,
-    seed: int = 0,
-    key: str | None = None,
-) -> AsyncIterator[Simulated]:
-    """Serve a simulator in this event loop while the block runs.
-
-    Args:
-        faults: any of `receiver.simulator.FAULTS`.
-        profile: the kind of provider, one of `receiver.simulator.PROFILES`.
-        speed: simulated seconds in a real one.
-        key: the only accepted key. None accepts any, and none.
-
-    Raises as `receiver.simulator.Simulator`.
-    """
-    simulator = Simulator(profile=profile, speed=speed, seed=seed, faults=faults, key=key)
-    with _listening(simulator) as (server, listener, served):
+async def simulated(**choices: Unpack[Choices]) -> AsyncIterator[Simulated]:
+    """Serve a simulator in this event loop while the block runs. Raise as `receiver.simulator.Simulator`."""
+    with _listening(choices) as (server, listener, served):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             yield served
@@ -56,17 +50,9 @@ async def simulated(
 
 
 @contextmanager
-def simulating(
-    *,
-    faults: Iterable[str] = (),
-    profile: str = "default",
-    speed: float = SPEED,
-    seed: int = 0,
-    key: str | None = None,
-) -> Iterator[Simulated]:
+def simulating(**choices: Unpack[Choices]) -> Iterator[Simulated]:
     """Serve a simulator, as `simulated`, in a thread of its own, for code without an event loop."""
-    simulator = Simulator(profile=profile, speed=speed, seed=seed, faults=faults, key=key)
-    with _listening(simulator) as (server, listener, served):
+    with _listening(choices) as (server, listener, served):
 
         def serve() -> None:
             asyncio.run(server.serve(sockets=[listener]))
@@ -81,7 +67,8 @@ def simulating(
 
 
 @contextmanager
-def _listening(simulator: Simulator) -> Iterator[tuple[uvicorn.Server, socket.socket, Simulated]]:
+def _listening(choices: Choices) -> Iterator[tuple[uvicorn.Server, socket.socket, Simulated]]:
+    simulator = Simulator(**(Choices(speed=SPEED) | choices))
     # It listens from the start, so a client that connects before the server is up waits and is not refused.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # Answers come at once on asyncio's own loop, too (see `receiver.cli.process.bind`).

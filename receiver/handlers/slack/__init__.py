@@ -150,7 +150,7 @@ class SlackHandler:
 
     async def _post(self, api: SlackApi, attempt: Attempt, post: Post, link: str | None) -> Receipt:
         posted = await self._so_far(api, attempt)
-        posting = Posting(api, attempt, posted, details=self._options.details)
+        posting = Posting(api, attempt, posted, self._options.details)
         shown = [item for item in attempt.media if item.media.type in SHOWN]
         if self._options.tiles and attempt.event.type == "task.succeeded":
             try:
@@ -211,14 +211,14 @@ class Posted:
         return Receipt(ref=f"{self.channel}/{self.ts}", url=self.url, data=data | {"files": self.files})
 
 
+@dataclass
 class Posting:
     """One attempt at a submission's post and its thread. A retry edits or keeps what is there already."""
 
-    def __init__(self, api: SlackApi, attempt: Attempt, posted: Posted, *, details: bool) -> None:
-        self._api = api
-        self._attempt = attempt
-        self._posted = posted
-        self._wants_details = details and attempt.event.type in ENDS
+    _api: SlackApi
+    _attempt: Attempt
+    _posted: Posted
+    _details: bool
 
     async def put(self, post: Post, link: str | None, shown: list[StoredMedia], files: list[StoredMedia]) -> None:
         """Put the post and its thread. Raise as `SlackApi.post`.
@@ -233,7 +233,8 @@ class Posting:
         ]
         blocks = post_blocks(post, pictures[:1], link)
         few = self._posted.thread is not None  # in a thread already: all in one post
-        more = pictures[1:] + (detail_blocks(post, few=few) if self._wants_details else [])
+        details = self._details and self._attempt.event.type in ENDS
+        more = pictures[1:] + (detail_blocks(post, few=few) if details else [])
         if few:
             more, blocks = [], blocks + more
         await self._put_post(blocks, fallback(post))

@@ -6,14 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from receiver.disk import in_thread
 from receiver.handlers.base import Rejected, RetryLater, StoredMedia
-from receiver.handlers.posts import RATE_SECONDS, call, chat_client, json_object
+from receiver.handlers.posts import RATE_SECONDS, ChatError, call, chat_client, json_object
 
 READY_WAITS = (0.3, 0.7, 1.0, 2.0, 4.0, 8.0)
 """Seconds between checks of an uploaded file, which no block may show until Slack has processed it."""
@@ -68,19 +68,14 @@ REMEDIES: Mapping[str, str] = {
 _LIMITED = frozenset({"ratelimited", "rate_limited", "rollup_error", "message_limit_exceeded"})
 
 
-class SlackError(Exception):
+class SlackError(ChatError):
     """Slack refused a call. `code` is its own name of the error, `details` is what it adds for developers."""
 
     def __init__(self, method: str, code: str, details: str = "") -> None:
         super().__init__(f"Slack answered {code} to {method}{f' ({details})' if details else ''}")
         self.code = code
         self.details = details
-
-    def raise_for_delivery(self) -> NoReturn:
-        """Raise Rejected if a person must do something, else this error, which is retried."""
-        if remedy := REMEDIES.get(self.code):
-            raise Rejected(f"{self}: {remedy}.") from self
-        raise self
+        self.remedy = REMEDIES.get(code)
 
 
 class UnknownFile(ConnectionError):
@@ -103,10 +98,7 @@ class SlackApi:
     async def call(self, method: str, **arguments: Any) -> dict[str, Any]:
         """Call one method, its arguments as a form, which every method takes, with lists and tables as JSON.
 
-        Raises:
-            SlackError: Slack refused.
-            RetryLater: too many calls.
-            ConnectionError: no answer, or one that cannot be read.
+        Raise SlackError if Slack refuses, RetryLater for too many calls, ConnectionError without a readable answer.
         """
         form = {
             name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -130,12 +122,7 @@ class SlackApi:
 
     async def post(self, method: str, **arguments: Any) -> dict[str, Any]:
         """Call a method that posts or edits. Retry for some seconds if Slack refuses a block with an uploaded file,
-        which it may do although `files.info` knows the file's type.
-
-        Raises:
-            UnknownFile: Slack still refuses the file.
-            SlackError, RetryLater, ConnectionError: as `call`.
-        """
+        which it may do although `files.info` knows the file's type. Raise UnknownFile if it still does."""
         waits = iter(SHOWN_WAITS)
         while True:
             try:
@@ -275,10 +262,7 @@ SCOPES: dict[str, str] = {
 
 
 def manifest(name: str = "Receiver") -> dict[str, Any]:
-    """Return the app's manifest (docs.slack.dev/reference/app-manifest).
-
-    Paste it at https://api.slack.com/apps?new_app=1 → From a manifest.
-    """
+    """Return the app's manifest (docs.slack.dev/reference/app-manifest)."""
     return {
         "display_information": {
             "name": name,
