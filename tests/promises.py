@@ -296,7 +296,7 @@ class Process:
         row = await self.submissions.prepare(build("imagine", prompt="a boat"))
         self.world.submitted.append(row.id)
         with contextlib.suppress(ProviderError):  # the row says the same
-            await self.submissions.send(row.id, tell=True)
+            await self.submissions.send(row.id, background=True)
 
     async def receive(self, body: dict[str, Any], url_token: str | None) -> None:
         """As the callback's address does. When it returns, the sender has had its 2xx."""

@@ -375,7 +375,7 @@ def expired(row: Submission, rules: Rules) -> Change | None:
     if row.status == "prepared":
         reason = f"The request could not be sent before the deadline. {row.detail or ''}".strip()
     elif row.task_id is None:
-        reason = f"{row.detail or 'The answer to the submit was lost.'} No callback said what became of it."
+        reason = f"{row.detail or 'The answer to the submit was lost.'} No callback told what became of it."
     elif row.misses:
         reason = f"The provider said nothing of task {row.task_id} in its last {row.misses} answers."
     else:

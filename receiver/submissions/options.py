@@ -71,6 +71,6 @@ def check_button(button: str) -> None:
 def _check_text(what: str, text: str, longest: int) -> None:
     """Raise InputError for text that neither JSON nor a database takes, e.g. a terminal's bytes that are no UTF-8."""
     if len(text) > longest:
-        raise InputError(f"{what} has {len(text)} characters. Shorten it to {longest}.")
+        raise InputError(f"{what} has {len(text)} characters; shorten it to {longest}.")
     if clean_text(text) != text:
         raise InputError(f"{what} holds a NUL or half a character, which cannot be stored. Remove it.")

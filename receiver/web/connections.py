@@ -54,6 +54,7 @@ class Connection(HttpToolsProtocol):
     _framing = 0  # bytes since a head began, or since the last part of a body
     _over_limit = False
     _ignores_input = False  # the connection ends, or only waits for its last answer
+    _last: Problem | None = None  # sent behind the answers that are owed
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -183,8 +184,16 @@ class Connection(HttpToolsProtocol):
         else:
             log.info("connection.refused", status=error.status, reason=error.detail)
         if answering and not self._in_body:
-            self.cycle.keep_alive = False  # it is the last one that is answered
-            return
+            self._last = error
+        else:
+            self._end(error)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._last is not None and self.cycle.response_complete and not self.transport.is_closing():
+            self._end(self._last)
+
+    def _end(self, error: Problem) -> None:
         response = problem(error)
         lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}".encode()]
         lines += [name + b": " + value for name, value in response.raw_headers]
