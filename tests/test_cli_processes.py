@@ -77,5 +77,5 @@ async def test_a_worker_whose_engine_has_stopped_ends(tmp_path: Path) -> None:
             task.cancel()
         await asyncio.wait(runtime.engine.loops._tasks)
         clock.advance(LOOK_SECONDS)
-        with pytest.raises(EngineStopped, match="start it again"):
+        with pytest.raises(EngineStopped, match="Start it again"):
             await staying

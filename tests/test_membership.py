@@ -228,6 +228,7 @@ async def joined(folder: Path) -> AsyncIterator[Joined]:
         handler = Hanging()
         dispatcher = kit.dispatcher(destination("main", handler), journal=journal)
         made = Engine(
+            function=True,
             journal=journal, dispatcher=dispatcher, archiver=kit.archiver, submissions=kit.submissions,
             waiting=lambda: 0, store=kit.store, leading={}, destinations={"main": "recording"}, clock=kit.clock,
         )  # fmt: skip

@@ -131,6 +131,7 @@ async def function(
         }
         dispatcher = kit.dispatcher(*opened, journal=journal)
         made = Engine(
+            function=True,
             journal=journal,  # type: ignore[arg-type] - it is one where it counts
             dispatcher=dispatcher,
             archiver=kit.archiver,

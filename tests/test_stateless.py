@@ -90,6 +90,7 @@ async def direct(
             opened = [destination(name, handler, timeout=60) for name, handler in zip(names, handlers, strict=True)]
             dispatcher = kit.dispatcher(*opened)
             made = Engine(
+            function=True,
                 journal=kit.journal, dispatcher=dispatcher, archiver=kit.archiver, submissions=kit.submissions,
                 waiting=lambda: 0, store=kit.store, destinations=dict.fromkeys(names, "recording"),
                 leading={"send": kit.submissions.send_once, "reconcile": kit.reconciler.reconcile_once,

@@ -159,7 +159,7 @@ class Receiver(Requests):
         def register(function: F) -> F:
             check_function(function)
             if self._stack is not None:
-                raise RuntimeError(f"Receiver has been started already. Register {checked!r} before that.")
+                raise RuntimeError(f"Receiver has been started already; register {checked!r} before that.")
             if checked in self._functions:
                 raise ValueError(f"A function is registered as {checked!r} already. Each needs a name of its own.")
             self._functions[checked] = Function(
