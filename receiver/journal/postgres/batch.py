@@ -27,10 +27,8 @@ from receiver.journal.postgres.faults import Connection, asyncpg, is_outside
 from receiver.journal.postgres.tables import Row, fetch, read_submission, write_rows
 from receiver.journal.rows import delivery_from_row
 
-CACHED = 4096
-"""Documents in memory, a few kilobytes each."""
-CONFLICTS = 5
-"""Tries of a batch. Only names that are given away and freed at the same time take more than two."""
+CACHED = 4096  # documents in memory, a few kilobytes each
+CONFLICTS = 5  # tries of a batch. Only names that are given away and freed at the same time take more than two
 
 
 class Conflict(Exception):
@@ -213,8 +211,7 @@ async def _run(
 
 
 MAX_BATCH = 500
-SMALL_BATCH = 64
-"""Fewer operations are not worth a transaction of their own."""
+SMALL_BATCH = 64  # fewer operations are not worth a transaction of their own
 Op = TypeVar("Op")
 _Item = tuple[Op, "asyncio.Future[Any]"]
 

@@ -25,8 +25,7 @@ T = TypeVar("T")
 CONNECTIONS = 5
 """Connections of one process, including the one that listens."""
 _NOTHING = dict.fromkeys(("submissions", "callbacks", "events", "deliveries", "attempts", "files"), 0)
-_Claim = tuple[Transaction, list[Any], list[Document]]
-"""A claim's transaction, its results, and the documents that it has written."""
+_Claim = tuple[Transaction, list[Any], list[Document]]  # results, and documents that were written
 
 
 class PostgresStore:

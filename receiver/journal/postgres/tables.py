@@ -281,15 +281,13 @@ _CONDITIONS: Mapping[str, str] = {
     "settled": "settled",
     "with_files": "(SELECT 1 FROM receiver.files WHERE submission_id = submissions.id LIMIT 1) IS NOT NULL",
 }
-"""Conditions by field of the filter, for all kinds or for one. `?` is the value. Any other field is a column of its
-name."""
+"""Conditions by field of the filter, for all kinds or for one. Any other field is a column of its name."""
 _ARGUMENTS: Mapping[str, Callable[[Any], Any]] = {
     "labels": lambda pairs: [label_text([pair]) for pair in pairs],
     "words": lambda words: [word.casefold() for word in words],
     "since_ms": first_id,
     "until_ms": first_id,
 }
-"""Functions that make the `?` of a condition."""
 _FEW = {"ids", "submission_id", "parent_id", "task_id", "digest", "due_after_ms"}
 """Fields by which an index other than the key's finds few rows."""
 
