@@ -27,10 +27,8 @@ from receiver.journal.postgres.faults import Connection, asyncpg, is_outside
 from receiver.journal.postgres.tables import Row, fetch, read_submission, write_rows
 from receiver.journal.rows import delivery_from_row
 
-CACHED = 4096
-"""Documents in memory, a few kilobytes each."""
-CONFLICTS = 5
-"""Tries of a batch. Only names that are given away and freed at the same time take more than two."""
+CACHED = 4096  # documents in memory, a few kilobytes each
+CONFLICTS = 5  # tries of a batch. Only names that are given away and freed at the same time take more than two
 
 
 class Conflict(Exception):
@@ -79,9 +77,8 @@ def _document(rows: Sequence[Mapping[str, Any]]) -> Document:
         AttemptRecord(
             delivery_id=row["id"], number=row["number"], started_ms=row["started_ms"], manual=row["attempt_manual"]
         )
-        for row in rows
-        if row["number"] is not None
-    )
+        for row in rows if row["number"] is not None
+    )  # fmt: skip
     deliveries = tuple(map(delivery_from_row, rows))
     return replace(document, deliveries=deliveries, events=tuple(events.values()), attempts=attempts)
 
@@ -119,12 +116,8 @@ def _add_difference(rows: Mapping[str, list[Row]], before: Document, after: Docu
 
 
 async def write(transaction: Transaction, pairs: Sequence[tuple[Document, Document]]) -> list[Document]:
-    """Write documents, each as it was and as it is now. Return them as they will be read.
-
-    Raises:
-        Conflict: one of them does not have the version that was read.
-        UniqueViolationError: the id of an event or a delivery is taken.
-    """
+    """Write documents, each as it was and as it is now, and return them as they will be read. Raise Conflict if another
+    transaction has written one since, and UniqueViolationError if the id of an event or a delivery is taken."""
     if not pairs:
         return []
     rows: defaultdict[str, list[Row]] = defaultdict(list)
@@ -142,12 +135,8 @@ async def write(transaction: Transaction, pairs: Sequence[tuple[Document, Docume
 async def _create(
     transaction: Transaction, created: Sequence[Submission]
 ) -> tuple[list[Document], dict[str, Submission]]:
-    """Write new submissions. Return them, and those that had a name before one of the new ones could take it, by name.
-
-    Raises:
-        UniqueViolationError: an id is taken.
-        Conflict: a name was taken and has just come free.
-    """
+    """Write new submissions. Return them, and by name the older ones that have the name of a new one. Raise Conflict if
+    such a name has just come free, and UniqueViolationError if an id is taken."""
     documents = [Document(submission=row, version=1) for row in created]
     rows = [tables.submission_row(document) for document in documents]
     result = await write_rows(transaction.db, {"submissions": rows})
@@ -160,9 +149,6 @@ async def _create(
     if len(taken) < len(names):
         raise Conflict
     return kept, {row["once"]: read_submission(row["body"]) for row in taken}
-
-
-# Batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +164,8 @@ Operation = Submission | Update
 async def commit(
     connections: Connections, cache: RowCache, operations: Sequence[Operation]
 ) -> tuple[list[Any], list[Document]]:
-    """Run operations until they are written without a conflict. Raise the driver's errors.
-
-    Returns:
-        The outcomes in order (an exception is the outcome of its own operation only), and the documents as they are
-        after the commit.
-    """
+    """Run operations until they are written without a conflict. Return their outcomes in order (some are exceptions),
+    and the documents after the commit. Raise the driver's errors."""
     ids = sorted({item.id for item in operations if isinstance(item, Update)})
     for attempt in range(CONFLICTS):
         try:
@@ -229,20 +211,16 @@ async def _run(
 
 
 MAX_BATCH = 500
-SMALL_BATCH = 64
-"""Fewer operations are not worth a transaction of their own."""
+SMALL_BATCH = 64  # fewer operations are not worth a transaction of their own
 Op = TypeVar("Op")
 _Item = tuple[Op, "asyncio.Future[Any]"]
 
 
 class Writer(Generic[Op]):
-    """Gathers operations into batches.
-
-    A batch that fails because of one operation is halved until that one is alone, and only it gets the error.
+    """Gathers operations into batches. A batch that fails is halved until the failing operation is alone.
 
     Args:
-        run: carries out a batch in one transaction and returns the results in order. An exception among them is the
-            error of its operation. An error that is raised undoes the batch.
+        run: carries out a batch in one transaction and returns the results in order, some of them exceptions.
         width: batches in flight at once. What waits is divided into one share more, so that a batch that has been
             written finds the next one waiting.
         key: the document of an operation. Operations on one document are carried out in order, never at once.

@@ -34,20 +34,13 @@ LEFT_OUT = (
     "channel_binding", "client_encoding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count",
     "keepalives_idle", "keepalives_interval", "load_balance_hosts", "sslcompression", "sslsni",
 )  # fmt: skip
-"""Parameters of libpq that providers write into their URLs and the driver does not know. It would pass them on, and the
-server would refuse them. That is right for parameters that ask for a check (`require_auth`)."""
-
+"""Parameters of libpq that the driver does not know and the server refuses. None of them asks for a check."""
 PLANS = dict.fromkeys(
     ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_sort", "jit"), "off"
 )
-"""Each of our statements has an index to use, and reads no more of it than it needs. The planner prefers other plans
-while tables are empty or seem so, and keeps them when the tables have grown."""
-LOCAL = {
-    **PLANS,
-    "plan_cache_mode": "force_generic_plan",
-    # A process that is cut off from the server in the middle of a transaction holds its rows no longer than this.
-    "idle_in_transaction_session_timeout": "10s",
-}
+"""Each statement has an index to use. The planner prefers other plans for empty tables, and keeps them."""
+# The timeout frees the rows of a process that is cut off in the middle of a transaction.
+LOCAL = {**PLANS, "plan_cache_mode": "force_generic_plan", "idle_in_transaction_session_timeout": "10s"}
 """Settings of each transaction behind a pooler."""
 SETTINGS = {"application_name": "receiver", **LOCAL}
 """Settings of each connection."""
@@ -107,16 +100,10 @@ class _Bare(Connection):  # type: ignore[misc]
 
 
 class Connections:
-    """The connections of one process.
-
-    Attributes:
-        closing: True lets `check_open` raise. What has begun goes on.
+    """The connections of one process. While it is `closing`, nothing new begins.
 
     Args:
-        url: see `read_address`.
-        maximum: of the pool.
-        statements: let the server keep prepared statements, and give it our settings at the start of a connection.
-            False behind a pooler.
+        statements: let the server keep prepared statements and settings. False behind a pooler.
         busy_seconds: to wait for one of our connections while all are busy.
         answer_seconds: for one statement, and for the question if a transaction was committed.
     """
@@ -136,11 +123,7 @@ class Connections:
         self.closing = False
 
     async def open(self, connected: Callable[[], None]) -> None:
-        """Open the pool, and look at the server. `connected` is called with each new connection.
-
-        Raises:
-            JournalError: it cannot be reached, does not let us in, is too old, or does not keep what it has committed.
-        """
+        """Open the pool, and check the server. `connected` is called after each new connection."""
 
         async def begin(db: Connection) -> None:
             connected()
@@ -265,11 +248,8 @@ class Connections:
         return result
 
     async def is_committed(self, xid: str) -> bool:
-        """Return True if a transaction was committed. While it may still be, wait: the server ends it within 10 s.
-
-        Raises:
-            JournalError: the server cannot be reached (fault `uncertain`).
-        """
+        """Return True if a transaction was committed. While it runs, wait: the server ends it within 10 s. Raise
+        JournalError (fault `uncertain`) if the server cannot be reached."""
         problem: Exception | None = None
         with suppress(TimeoutError):
             async with asyncio.timeout(self._answer_seconds):
@@ -301,23 +281,15 @@ class Connections:
 
 
 CHANNEL = "receiver"
-MOST = 200
-"""Ids in one notification, which holds 8,000 bytes. Of more it says only that there are many."""
-PAUSE_SECONDS = 0.025
-"""Time between two notifications. Writes in between share the next one."""
-RETRY_SECONDS = 1.0
-"""Time until a listening connection that broke is replaced."""
-ALIVE_SECONDS = 15.0
-"""Time between two questions to a listening connection if it still works."""
+MOST = 200  # ids in one notification, which holds 8,000 bytes. Of more it says only that there are many
+PAUSE_SECONDS = 0.025  # between two notifications. Writes in between share the next one
+RETRY_SECONDS = 1.0  # until a listening connection that broke is replaced
+ALIVE_SECONDS = 15.0  # between two checks that a listening connection still works
 
 
 class Notifier:
-    """Notifies subscribers in this process at once, and subscribers in other processes by a connection that listens.
-    A notification may get lost: all poll, too.
-
-    Attributes:
-        listening: set while that connection works.
-    """
+    """Notifies subscribers in this process at once, and in others by a connection that listens (`listening` is set
+    while it works). A notification may get lost: all poll, too."""
 
     def __init__(self, connections: Connections, *, enabled: bool) -> None:
         self._connections, self._enabled = connections, enabled
@@ -329,7 +301,6 @@ class Notifier:
         self.listening = asyncio.Event()
 
     def subscribe(self, changed: Changed) -> None:
-        """See `Store.subscribe`."""
         self._subscribers.append(changed)
         if self._enabled and self._listener is None:
             self._listener = asyncio.create_task(self._listen(), name="journal listener")
@@ -349,7 +320,6 @@ class Notifier:
             subscriber(changed)
 
     async def flush(self) -> None:
-        """Wait until other processes have been notified of all."""
         if self._sender is not None:
             await asyncio.wait([self._sender])
 
@@ -373,7 +343,7 @@ class Notifier:
         while True:
             try:
                 async with self._connections.separate() as db:
-                    broken = asyncio.Event()
+                    logged, broken = False, asyncio.Event()
                     db.add_termination_listener(lambda _, broken=broken: broken.set())
                     await db.add_listener(CHANNEL, self._heard)
                     self.listening.set()
@@ -383,7 +353,6 @@ class Notifier:
                             await asyncio.wait_for(broken.wait(), ALIVE_SECONDS)
                         except TimeoutError:
                             await db.execute("SELECT 1", timeout=ALIVE_SECONDS)
-                logged = False
             except JournalError as exc:
                 if not logged:
                     log.warning("journal.listener_lost", problem=str(exc))

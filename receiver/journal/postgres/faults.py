@@ -63,8 +63,7 @@ def is_lost(exc: BaseException) -> bool:
 
 
 def is_outside(exc: BaseException) -> bool:
-    """Return True if no single write of a batch can have caused an error: the connection, rights, locks, the server's
-    disk, memory, tables."""
+    """Return True if no single write of a batch can have caused an error, but the connection, rights, locks or disk."""
     state = (exc.sqlstate or "") if isinstance(exc, asyncpg.PostgresError) else ""
     return isinstance(exc, JournalError) or is_lost(exc) or state[:2] in ("25", "40", "42", "53", "55", "57", "58")
 
@@ -80,8 +79,7 @@ def place(url: str) -> str:
 
 
 def sentence(exc: BaseException, where: str) -> JournalError:
-    """Return the error to raise for one of the driver's. The server's words hold no password. The driver's words about
-    a URL might, so they are not repeated."""
+    """Return the error to raise for one of the driver's. Its words about a URL may hold a password: leave them out."""
     fault, remedy = _LOST
     if isinstance(exc, asyncpg.PostgresError):
         fault, remedy = _remedy(exc.sqlstate or "")
@@ -111,8 +109,7 @@ def sentence(exc: BaseException, where: str) -> JournalError:
 
 
 class translated:  # noqa: N801 - a context manager
-    """Raise the driver's errors as sentences, and a row that cannot be read, too. (A class, because a generator costs a
-    microsecond more, and each callback and attempt passes several.)"""
+    """Raise the driver's errors as sentences, and a row that cannot be read, too. (A generator would be slower.)"""
 
     __slots__ = ("_where",)
 

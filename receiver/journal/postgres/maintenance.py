@@ -27,11 +27,8 @@ _ALL = ", ".join(f"receiver.{name}" for name in _NAMES)
 
 
 async def migrate(connections: Connections) -> None:
-    """Bring the tables up to date, all in one transaction, one process at a time.
-
-    A script leaves everything an older Receiver uses as it is, so that old and new processes run side by side during a
-    deploy. After a script that begins with `-- breaking`, an older Receiver refuses to start.
-    """
+    """Bring the tables up to date in one transaction, one process at a time. Old and new processes run side by side
+    during a deploy. Only after a script that begins with `-- breaking`, an older Receiver refuses to start."""
     scripts = migrations("postgres")
 
     async def run(db: Connection) -> None:
@@ -109,11 +106,7 @@ async def problems(connections: Connections, owners: frozenset[str]) -> list[str
 
 
 async def compact(connections: Connections, membership: SharedMembership) -> tuple[int, int]:
-    """Rewrite our tables, as the only engine. Return the bytes before and after.
-
-    Raises:
-        EngineRunning: an engine runs, which could not read a table while it is written anew.
-    """
+    """Rewrite our tables, as the only engine. Return the bytes before and after. Raise EngineRunning beside another."""
     owner = secrets.token_hex(8)
     await membership.join("journal compact", owner, store="")
 

@@ -25,8 +25,7 @@ T = TypeVar("T")
 CONNECTIONS = 5
 """Connections of one process, including the one that listens."""
 _NOTHING = dict.fromkeys(("submissions", "callbacks", "events", "deliveries", "attempts", "files"), 0)
-_Claim = tuple[Transaction, list[Any], list[Document]]
-"""A claim's transaction, its results, and the documents that it has written."""
+_Claim = tuple[Transaction, list[Any], list[Document]]  # results, and documents that were written
 
 
 class PostgresStore:
@@ -234,9 +233,8 @@ class PostgresStore:
         if not words:
             return None
         return (
-            "PostgreSQL may still hold its prompt where nothing reads it: in space of its tables that is free and not "
-            "overwritten yet, in its write-ahead log, in replicas and in backups, until their time is over. To write "
-            "the tables anew, stop Receiver everywhere and run: receiver journal compact"
+            "PostgreSQL may still hold its prompt in free space of its tables, in its write-ahead log, in replicas and "
+            "in backups. To write the tables anew, stop Receiver everywhere and run: receiver journal compact"
         )
 
     def transfer(self, *, fill: bool) -> AbstractAsyncContextManager[Rows]:
@@ -253,14 +251,12 @@ async def open_store(
     busy_seconds: float = 10.0,
     answer_seconds: float = 30.0,
 ) -> PostgresStore:
-    """Connect, and bring the tables up to date.
+    """Connect, and bring the tables up to date with `migrate`.
 
     Args:
         url: `postgresql://user:password@host:port/database`.
-        connections: maximum of this process, including the one that listens.
         listen: hear from other processes what was written. False where a transaction pooler is in front of the server.
         statements, busy_seconds, answer_seconds: see `Connections`.
-        migrate: make or change the tables where they are missing or older.
     """
     listen = listen and connections > 1
     opened = Connections(

@@ -52,8 +52,6 @@ attempt_row = attrgetter(*AttemptRecord.__struct_fields__)
 
 
 class Working(msgspec.Struct, frozen=True):
-    """The working set of a document, as it is stored."""
-
     known: tuple[str, ...] = ()
     newest: dict[str, str] = {}
     receipts: dict[str, LastReceipt] = {}
@@ -111,14 +109,8 @@ def delivery_row(item: Delivery) -> Row:
 
 
 class Table(NamedTuple):
-    """One kind of rows.
-
-    Attributes:
-        keys: columns of its key. A `number` is given by the server.
-        columns: to be written, with `write`.
-        conditions: fields of a filter that make sense for it.
-        select: its columns otherwise, to be read with `read`.
-    """
+    """One kind of rows. `columns`: to be written, and read if there is no `select`. `conditions`: fields of a filter
+    that make sense for it."""
 
     keys: tuple[str, ...]
     columns: tuple[str, ...]
@@ -180,11 +172,8 @@ _LONG = frozenset({"body", "working", "prompt", "labels", "receipt"})
 
 
 def array(values: Sequence[Any]) -> str:
-    """Return a list as the server writes it. (The driver needs half a microsecond for each element of a list.)
-
-    That is JSON with other brackets, as long as nothing is escaped (PostgreSQL's documentation, "Array Input and Output
-    Syntax").
-    """
+    """Return a list as the server writes it, quicker than the driver. That is JSON with other brackets, as long as
+    nothing is escaped (PostgreSQL's documentation, "Array Input and Output Syntax")."""
     try:
         text = msgspec.json.encode(values)[1:-1].decode()
     except UnicodeEncodeError:
@@ -237,8 +226,7 @@ _CHANGED = {"touched": TOUCHED, "written": CHANGING}
 
 @cache
 def write_statement(parts: tuple[str, ...]) -> str:
-    """Return one statement that writes these parts. Its row has the number of rows written of some, the ids of new
-    submissions, and the transaction's id."""
+    """Return one statement that writes these parts. It returns counts of rows, ids of new submissions, and its xid."""
     numbers, written, results = itertools.count(1), [], ["pg_current_xact_id()::text AS xid"]
     for part in parts:
         given = []
@@ -293,15 +281,13 @@ _CONDITIONS: Mapping[str, str] = {
     "settled": "settled",
     "with_files": "(SELECT 1 FROM receiver.files WHERE submission_id = submissions.id LIMIT 1) IS NOT NULL",
 }
-"""Conditions by field of the filter, for all kinds or for one. `?` is the value. Any other field is a column of its
-name."""
+"""Conditions by field of the filter, for all kinds or for one. Any other field is a column of its name."""
 _ARGUMENTS: Mapping[str, Callable[[Any], Any]] = {
     "labels": lambda pairs: [label_text([pair]) for pair in pairs],
     "words": lambda words: [word.casefold() for word in words],
     "since_ms": first_id,
     "until_ms": first_id,
 }
-"""Functions that make the `?` of a condition."""
 _FEW = {"ids", "submission_id", "parent_id", "task_id", "digest", "due_after_ms"}
 """Fields by which an index other than the key's finds few rows."""
 

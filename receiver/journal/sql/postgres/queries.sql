@@ -43,27 +43,19 @@ ORDER BY due_ms LIMIT $5 FOR UPDATE OF submissions SKIP LOCKED;
 SELECT pg_advisory_xact_lock(7283910554230117);
 
 -- name: remove
-WITH callbacks AS (
-    DELETE FROM receiver.callbacks WHERE submission_id = $1 RETURNING 1
-), events AS (
-    -- Event ids start with their submission's.
-    DELETE FROM receiver.events WHERE id > $1 || '.' AND id < $1 || '/' RETURNING 1
-), deliveries AS (
-    DELETE FROM receiver.deliveries WHERE submission_id = $1 RETURNING id
-), attempts AS (
-    DELETE FROM receiver.attempts WHERE delivery_id = ANY (ARRAY(SELECT id FROM deliveries)) RETURNING 1
-), submissions AS (
-    DELETE FROM receiver.submissions WHERE id = $1 RETURNING 1
-)
+-- Event ids start with their submission's.
+WITH callbacks AS (DELETE FROM receiver.callbacks WHERE submission_id = $1 RETURNING 1),
+events AS (DELETE FROM receiver.events WHERE id > $1 || '.' AND id < $1 || '/' RETURNING 1),
+deliveries AS (DELETE FROM receiver.deliveries WHERE submission_id = $1 RETURNING id),
+attempts AS (DELETE FROM receiver.attempts WHERE delivery_id = ANY (ARRAY(SELECT id FROM deliveries)) RETURNING 1),
+submissions AS (DELETE FROM receiver.submissions WHERE id = $1 RETURNING 1)
 SELECT (SELECT count(*) FROM submissions) AS submissions, (SELECT count(*) FROM callbacks) AS callbacks,
     (SELECT count(*) FROM events) AS events, (SELECT count(*) FROM deliveries) AS deliveries,
     (SELECT count(*) FROM attempts) AS attempts;
 
 -- name: leave_files
 -- Files that no other submission needs are removed from the media store afterwards.
-WITH mine AS (
-    DELETE FROM receiver.files WHERE submission_id = $1 RETURNING digest
-), left_over AS (
+WITH mine AS (DELETE FROM receiver.files WHERE submission_id = $1 RETURNING digest), left_over AS (
     INSERT INTO receiver.leftovers (digest)
     SELECT digest FROM mine
     WHERE (SELECT 1 FROM receiver.files AS other
