@@ -22,8 +22,8 @@ from receiver.deliveries import Receipt
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Event, EventType, Media
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
-from receiver.handlers.file import FileHandler, file_stem
-from receiver.handlers.result_files import parameters, slug
+from receiver.handlers.file import FileHandler
+from receiver.handlers.result_files import file_stem, parameters, slug
 from receiver.tasks import Button, Task
 
 ID = "01JD7K0000ABCDEFGHJKMNPQRS"  # 2024-11-21T14:46:06.080Z

@@ -68,7 +68,7 @@ class TaskHandle:
         return self._submission
 
     async def result(self, timeout: float | None = None) -> Event:  # noqa: ASYNC109 - it counts in our clock's seconds
-        """Wait for the result, also one that came while no process of ours ran.
+        """Wait for the event `task.succeeded`, also one that came while no process of ours ran.
 
         A failure may be false, and a success follow it within minutes. A later call then returns the success.
 
@@ -79,9 +79,6 @@ class TaskHandle:
 
         Args:
             timeout: seconds to wait. None waits until the end, at most as long as the setting `deadline`.
-
-        Returns:
-            The event `task.succeeded`.
 
         Raises:
             TaskFailed, TaskLost, InputRequired: it ended without one, or waits for input. `event` has the reason.
@@ -101,9 +98,6 @@ class TaskHandle:
 
             async for event in task.events():
                 print(event.type, event.progress)
-
-        Raises:
-            ReceiverError: this process could not become the engine.
         """
         seen: set[str] = set()
 
@@ -182,17 +176,12 @@ class TaskHandle:
     async def seed(self) -> str:
         """Return the seed of the finished picture, for `--seed`. May take a minute.
 
-        Raises:
-            Refused: there is none yet, or this provider does not give it.
+        Refused says that there is none yet, or that this provider does not give it.
         """
         return await self._runtime().provider.image_seed(await self._known_task_id())
 
     async def cancel(self) -> None:
-        """Ask the provider to stop the task. A stopped task fails.
-
-        Raises:
-            Refused: this provider cancels nothing.
-        """
+        """Ask the provider to stop the task. A stopped task fails. Raise Refused if this provider cancels nothing."""
         await self._runtime().provider.cancel(await self._known_task_id())
 
     async def files(self, timeout: float | None = None) -> list[Path]:  # noqa: ASYNC109 - as above

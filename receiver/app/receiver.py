@@ -187,13 +187,8 @@ class Receiver(Requests):
 
             task = await receiver.watch("1733728800000000", labels={"from": "n8n"})
 
-        Args:
-            task_id: the provider's id.
-            labels, state, to, auto: see `SubmitOptions`.
-
-        Raises:
-            NotFound: the provider does not know it.
-            InputError, ProviderError: as `imagine`.
+        Labels, `state`, `to` and `auto` are as in `SubmitOptions`, and errors as in `imagine`. NotFound says that the
+        provider does not know the id.
         """
         options = to_options({"labels": labels, "state": state, "to": to, "auto": auto})
         return TaskHandle(self._started, await self._started().submissions.adopt(task_id, options))
@@ -205,11 +200,8 @@ class Receiver(Requests):
 
             task = await receiver.task(event.submission_id)
 
-        Args:
-            reference: a submission id, its beginning or end (6 characters or more), or a task id.
-
-        Raises:
-            NotFound: no submission matches, or more than one does.
+        The reference is a submission id, its beginning or end (6 characters or more), or a task id. NotFound says that
+        no submission matches, or more than one does.
         """
         return TaskHandle(self._started, await self._started().journal.find(reference))
 
@@ -221,9 +213,7 @@ class Receiver(Requests):
             for task in await receiver.tasks(limit=5, status="failed"):
                 print(task.id, task.submission.prompt)
 
-        Args:
-            limit: largest number of tasks.
-            status: a submission's (`accepted`), a task's (`IN_PROGRESS`), or an end (`succeeded`, `failed`, `lost`).
+        `status` is a submission's (`accepted`), a task's (`IN_PROGRESS`), or an end (`succeeded`, `failed`, `lost`).
         """
         rows = await self._started().journal.submissions(limit=limit, status=status)
         return [TaskHandle(self._started, row) for row in rows]
@@ -297,9 +287,7 @@ class Receiver(Requests):
             callback = receiver.unwrap(request.body, url_token)
             print(callback.submission_id, callback.task.status, callback.trusted)
 
-        Args:
-            body: the raw body.
-            url_token: the last part of the URL's path. None if the URL has none.
+        The URL's token is the last part of its path, or None.
 
         Raises:
             TokenError: neither token is ours. Answer 401.
@@ -315,8 +303,7 @@ class Receiver(Requests):
             accepted = await receiver.receive(request.body, url_token)
             return Response(status=200 if accepted else 202)
 
-        Returns:
-            True if it was accepted, False if the provider is asked instead.
+        Return True if it was accepted, False if the provider is asked instead.
 
         Raises:
             TokenError, NotJSON, NotATask: as `unwrap`.

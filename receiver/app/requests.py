@@ -22,21 +22,15 @@ if TYPE_CHECKING:
 class SubmitOptions(TypedDict, total=False):
     """Arguments that every request takes besides its own fields.
 
-    Attributes:
-        labels: your own names and values. Every event carries them.
-        state: a text of your own. Every event carries it.
-        to: names of the destinations that get the result. None: all of them.
-        auto: buttons that Receiver presses, once, when the task has succeeded, e.g. `["U1", "U3"]`.
-        speed: fast, turbo or relax. None: the provider's default.
-        once: a name under which the request exists once, even over restarts. A repeat returns the first one's task.
-            The same name with another request raises Conflict.
+    Under the name `once` a request exists once, even over restarts. A repeat returns the first one's task, and the same
+    name with another request raises Conflict.
     """
 
-    labels: Mapping[str, str] | None
-    state: str | None
-    to: Sequence[str] | None
-    auto: Sequence[str] | None
-    speed: str | None
+    labels: Mapping[str, str] | None  # your own names and values. Every event carries them
+    state: str | None  # a text of your own. Every event carries it
+    to: Sequence[str] | None  # names of the destinations that get the result. None: all of them
+    auto: Sequence[str] | None  # buttons that Receiver presses, once, when it has succeeded, e.g. `["U1", "U3"]`
+    speed: str | None  # fast, turbo or relax. None: the provider's default
     once: str | None
 
 
@@ -160,14 +154,11 @@ class Requests(ABC):
     async def shorten(
         self, prompt: str, *, bot_type: str | None = None, **options: Unpack[SubmitOptions]
     ) -> TaskHandle:
-        """Shorter prompts that mean the same: the result's `task.texts`.
+        """Shorter prompts that mean the same: the result's `task.texts`. Arguments and errors are as in `imagine`.
 
         Example::
 
             task = await receiver.shorten("a very, very small paper boat on calm and quiet water")
-
-        Args:
-            prompt, bot_type, options: as `imagine`, whose errors are raised here too.
         """
         return await self._submit(build("shorten", prompt=prompt, bot_type=bot_type), options)
 
@@ -267,9 +258,6 @@ class Requests(ABC):
 
             [link] = await receiver.upload(["boat.png"])
             task = await receiver.imagine(f"{link} in a storm --v 6.1")
-
-        Raises:
-            InputError, ProviderError: as `imagine`.
         """
         request = build("upload", pictures=pictures, account_filter=account_filter)
         return await self._started().submissions.upload(request)

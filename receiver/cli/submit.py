@@ -11,6 +11,7 @@ import typer
 
 from receiver.app import Runtime, open_runtime
 from receiver.cli import options as reading
+from receiver.cli import session
 from receiver.cli.options import (
     IMAGINE,
     AsJSON,
@@ -30,17 +31,6 @@ from receiver.cli.options import (
 )
 from receiver.cli.output import note, say_result
 from receiver.cli.process import run, settings_for
-from receiver.cli.session import (
-    ERROR,
-    INTERRUPTED,
-    SUCCEEDED,
-    Session,
-    beside_engine,
-    follow_all,
-    report,
-    send,
-    until_settled,
-)
 from receiver.errors import InputError, JournalError, ReceiverError
 from receiver.events import Submission
 from receiver.requests import KINDS, REQUIRED, Field, Request, build
@@ -89,7 +79,7 @@ def submit(
     if file is not None:
         _submit_all(asked, chosen, jobs=jobs, as_json=as_json)
     else:
-        Session(as_json=as_json).request(asked[0], chosen, wait=wait)
+        session.Session(as_json=as_json).request(asked[0], chosen, wait=wait)
 
 
 def wait(reference: Reference, as_json: AsJSON = False) -> None:
@@ -97,7 +87,7 @@ def wait(reference: Reference, as_json: AsJSON = False) -> None:
 
     Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
-    Session(as_json=as_json).run(lambda runtime: runtime.journal.find(reference), wait=True, sends=None)
+    session.Session(as_json=as_json).run(lambda runtime: runtime.journal.find(reference), wait=True, sends=None)
 
 
 def watch(
@@ -111,7 +101,7 @@ def watch(
 ) -> None:
     """Follow and deliver a task that another program submitted."""
     chosen = options(label=label, state=state, to=to, auto=auto)
-    Session(as_json=as_json).run(lambda runtime: runtime.submissions.adopt(task_id, chosen), wait=wait)
+    session.Session(as_json=as_json).run(lambda runtime: runtime.submissions.adopt(task_id, chosen), wait=wait)
 
 
 def _read_prompts(file: str) -> list[str]:
@@ -138,15 +128,15 @@ def _submit_all(requests: list[Request], options: Options, *, jobs: int, as_json
     async def main() -> None:
         async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
             each = asyncio.gather(*(one(runtime, request) for request in requests))
-            statuses.extend(await beside_engine(runtime, "submit --file", each))
+            statuses.extend(await session.beside_engine(runtime, "submit --file", each))
 
     try:
         run(main())
     except KeyboardInterrupt:
         if not statuses:
             note("Interrupted; what was submitted goes on. See: receiver tasks list")
-            raise typer.Exit(INTERRUPTED) from None
-    failed = sum(status != SUCCEEDED for status in statuses)
+            raise typer.Exit(session.INTERRUPTED) from None
+    failed = sum(status != session.SUCCEEDED for status in statuses)
     note(f"{len(statuses) - failed} of {len(statuses)} succeeded.")
     if failed:
         raise typer.Exit(max(statuses))
@@ -159,14 +149,14 @@ async def submit_one(runtime: Runtime, request: Request, options: Options, *, as
     """
 
     async def follow_one(id: str) -> tuple[Submission, int]:
-        row, deliveries = await until_settled(runtime, id, lambda row: None)
-        return row, report(row, deliveries, as_json=as_json)
+        row, deliveries = await session.until_settled(runtime, id, lambda row: None)
+        return row, session.report(row, deliveries, as_json=as_json)
 
     row: Submission | None = None
     try:
         row = await runtime.submissions.prepare(request, options)
-        row = await send(runtime, row, wait=True)
-        return await follow_all(runtime, row.id, follow_one)
+        row = await session.send(runtime, row, wait=True)
+        return await session.follow_all(runtime, row.id, follow_one)
     except ReceiverError as exc:
         then = ""
         if row is not None and isinstance(exc, JournalError):
@@ -174,7 +164,7 @@ async def submit_one(runtime: Runtime, request: Request, options: Options, *, as
         elif row is None and not (isinstance(exc, JournalError) and exc.fault == "uncertain"):
             then = " It was not submitted."
         note(f"Error: {request.prompt}: {exc}{then}")
-        return ERROR
+        return session.ERROR
 
 
 def action(
@@ -201,7 +191,7 @@ def action(
         parent = await runtime.journal.find(reference)
         return await runtime.submissions.follow_up(parent, button, chosen, again=again, prompt=prompt, mask=mask)
 
-    Session(as_json=as_json).run(prepare, wait=wait)
+    session.Session(as_json=as_json).run(prepare, wait=wait)
 
 
 def modal(
@@ -213,7 +203,7 @@ def modal(
         row = await runtime.journal.find(reference)
         return await runtime.submissions.reply(row, prompt=prompt, mask=mask)
 
-    Session(as_json=as_json).run(prepare, wait=wait, sends="reply")
+    session.Session(as_json=as_json).run(prepare, wait=wait, sends="reply")
 
 
 def seed(reference: Reference, as_json: AsJSON = False) -> None:
@@ -282,7 +272,7 @@ def command_of(kind: str, carried: Sequence[inspect.Parameter] = _CARRIED) -> Ca
         request = build(kind, **values)
         as_json, wait = given.pop("as_json"), given.pop("wait", False)
         if not declared.answered_by_links:
-            Session(as_json=as_json).request(request, options(**given), wait=wait)
+            session.Session(as_json=as_json).request(request, options(**given), wait=wait)
             return
         urls = _with_runtime(lambda runtime: runtime.submissions.upload(request))
         say_result("\n".join(urls), {"urls": urls}, as_json=as_json)

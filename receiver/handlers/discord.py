@@ -19,27 +19,14 @@ from pydantic import Field, SecretStr, field_validator
 
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
+from receiver.handlers import posts
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater, StoredMedia
-from receiver.handlers.posts import (
-    CAN_SHRINK,
-    RATE_SECONDS,
-    ChatError,
-    Mood,
-    Post,
-    call,
-    chat_client,
-    cut,
-    file_name,
-    json_object,
-    post_of,
-    smaller,
-)
 from receiver.settings.kinds import KnownAs, Size
 
 MOST_FILES = 10
 _MARKUP = re.compile(r"([\\*_~`|<>@#:\[\]])")
 _FIRST_ON_LINE = re.compile(r"(?m)^(\s*\d*)([.+-])")
-_COLORS: dict[Mood, int] = {"waiting": 0x9CA3AF, "asking": 0xF59E0B, "good": 0x22C55E, "bad": 0xEF4444}
+_COLORS: dict[posts.Mood, int] = {"waiting": 0x9CA3AF, "asking": 0xF59E0B, "good": 0x22C55E, "bad": 0xEF4444}
 _URL = re.compile(r"https?://[^\s/?#]+(?:/[^\s/?#]+)*/webhooks/[^\s/?#]+/[^\s/?#]+\Z")
 _NEW = "Make a new one (channel settings, Integrations, Webhooks), and set DISCORD_WEBHOOK_URL or webhook_url to it"
 
@@ -94,7 +81,7 @@ class _File:
     data: bytes
 
 
-class DiscordError(ChatError):
+class DiscordError(posts.ChatError):
     """Discord refused a call. `code` is its own number of the error, 0 if it gave none."""
 
     def __init__(self, status: int, code: int, text: str) -> None:
@@ -116,7 +103,7 @@ class DiscordHandler:
     def __init__(self, options: DiscordOptions) -> None:
         self._options = options
         self._url = options.webhook_url.get_secret_value()
-        self._client = chat_client()
+        self._client = posts.chat_client()
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
@@ -151,7 +138,7 @@ class DiscordHandler:
         """Edit the post, or make one if there is none any more. No file has more than `limit` bytes."""
         attached = [await in_thread(_file, attempt, item, limit) for item in attempt.media[:MOST_FILES]]
         files = [file for file, _ in attached if file]
-        post = post_of(attempt, remark=" ".join(remark for _, remark in attached if remark))
+        post = posts.post_of(attempt, remark=" ".join(remark for _, remark in attached if remark))
         payload = payload_of(post, [file.name for file in files], [file.type for file in files])
         known = attempt.previous.ref if attempt.previous else None
         if known is not None:
@@ -171,14 +158,14 @@ class DiscordHandler:
             query["thread_id"] = self._options.thread_id
         parts: dict[str, Any] = {"payload_json": (None, json.dumps(payload).encode(), "application/json")}
         parts |= {f"files[{at}]": (file.name, file.data, file.type) for at, file in enumerate(files)}
-        response = await call(self._client, "Discord", verb, self._url + path, params=query, files=parts)
-        answer = json_object(response) or {}
+        response = await posts.call(self._client, "Discord", verb, self._url + path, params=query, files=parts)
+        answer = posts.json_object(response) or {}
         if response.status_code == 429:
             # The body is exact to the millisecond. Cloudflare, in front of Discord, sends the header alone.
             after, reason = answer.get("retry_after"), "Discord is posted to too often"
             if isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= 86400:
                 raise RetryLater(float(after), reason, pause=True)
-            raise RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason=reason)
+            raise RetryLater.from_headers(response.headers, otherwise=posts.RATE_SECONDS, reason=reason)
         if response.is_success and answer.get("id"):
             return answer
         code, errors = answer.get("code"), answer.get("errors")  # `errors` names the wrong fields of the form
@@ -187,26 +174,29 @@ class DiscordHandler:
         raise DiscordError(response.status_code, code if isinstance(code, int) else 0, text[:300])
 
 
-def payload_of(post: Post, names: list[str], types: list[str]) -> dict[str, Any]:
+def payload_of(post: posts.Post, names: list[str], types: list[str]) -> dict[str, Any]:
     """Return the post as an embed, in which no link unfolds. Its picture is one of the attachments."""
-    lines = [escape(cut(post.prompt, 1500)), *(f"{at}\\. {escape(text)}" for at, text in enumerate(post.texts[:8], 1))]
-    lines.append(escape(cut(post.remark, 500)))
+    lines = [
+        escape(posts.cut(post.prompt, 1500)),
+        *(f"{at}\\. {escape(text)}" for at, text in enumerate(post.texts[:8], 1)),
+    ]
+    lines.append(escape(posts.cut(post.remark, 500)))
     if post.reason:
-        lines.append(f"**Why:** {escape(cut(post.reason, 500))}")
+        lines.append(f"**Why:** {escape(posts.cut(post.reason, 500))}")
     if post.advice:
         lines.append(f"**What to do:** {post.advice}" + (f" `{post.command}`" if post.command else ""))
     elif post.command:
-        lines.append(f"**Next steps:** {escape(cut(post.steps, 300))}\n`{post.command}`")
+        lines.append(f"**Next steps:** {escape(posts.cut(post.steps, 300))}\n`{post.command}`")
     embed: dict[str, Any] = {
         "title": post.title,
-        "description": cut("\n\n".join(line for line in lines if line), 4096),
+        "description": posts.cut("\n\n".join(line for line in lines if line), 4096),
         "color": _COLORS[post.mood],
     }
     if len(names) == 1 and types[0].startswith("image/"):
         embed["image"] = {"url": f"attachment://{names[0]}"}
     if post.facts:
-        embed["footer"] = {"text": cut(post.facts, 1000)}
-    alt_text = cut(post.alt_text, 1024)
+        embed["footer"] = {"text": posts.cut(post.facts, 1000)}
+    alt_text = posts.cut(post.alt_text, 1024)
     return {
         "embeds": [embed],
         "attachments": [{"id": at, "filename": name, "description": alt_text} for at, name in enumerate(names)],
@@ -223,13 +213,13 @@ def _file(attempt: Attempt, item: StoredMedia, limit: int) -> tuple[_File | None
     """Return the file, a JPEG in its place, or nothing, and a remark on the difference. Blocking."""
     media = item.media
     if media.size <= limit:
-        return _File(file_name(attempt, item), media.type, item.path.read_bytes()), ""
+        return _File(posts.file_name(attempt, item), media.type, item.path.read_bytes()), ""
     size = f"{media.size / 1e6:.1f} MB"
-    data = smaller(item.path, limit) if media.type.startswith("image/") else None
+    data = posts.smaller(item.path, limit) if media.type.startswith("image/") else None
     if data is not None:
-        jpeg = _File(file_name(attempt, item, ".jpg"), "image/jpeg", data)
+        jpeg = _File(posts.file_name(attempt, item, ".jpg"), "image/jpeg", data)
         return jpeg, f"Shown as a JPEG; the original has {size}."
     problem = f"A file of {size} is larger than the {limit / 1e6:.1f} MB Discord takes here."
-    if media.type.startswith("image/") and not CAN_SHRINK:
+    if media.type.startswith("image/") and not posts.CAN_SHRINK:
         problem += ' With pip install "imagine-receiver[images]", a JPEG is sent in its place.'
     return None, problem

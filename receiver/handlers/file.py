@@ -20,16 +20,8 @@ from pydantic import Field
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread, make_folder, own_draft, sync_folder
 from receiver.errors import SettingsError, require
+from receiver.handlers import result_files
 from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.result_files import (
-    SIDECAR_EVENTS,
-    ArchiveError,
-    ResultFiles,
-    file_stem,
-    gather,
-    sidecar,
-    texts,
-)
 
 BUSY_SECONDS = 5.0
 """Seconds to wait for another attempt at the same delivery, which an engine had counted as gone."""
@@ -94,25 +86,27 @@ class FileHandler(HandlerBase):
         Raise Rejected if there will be no picture (the JSON is written and says why), or OSError with a remedy.
         """
         event = attempt.event
-        if event.type not in SIDECAR_EVENTS:
+        if event.type not in result_files.SIDECAR_EVENTS:
             return Receipt()
         succeeded = event.type == "task.succeeded"
         attempt.wait_for_media()
-        found = await gather(attempt, tiles=self._tiles, embed=self._embed) if succeeded else ResultFiles()
+        found = result_files.ResultFiles()
+        if succeeded:
+            found = await result_files.gather(attempt, tiles=self._tiles, embed=self._embed)
         files = await in_thread(self._write, attempt, found)
         if succeeded and not attempt.media and attempt.media_problem:
             raise Rejected(f"Only {files[-1]} was written, without the picture. {attempt.media_problem}")
         return Receipt(ref=files[0], data={"files": files})
 
-    def _write(self, attempt: Attempt, found: ResultFiles) -> list[str]:
+    def _write(self, attempt: Attempt, found: result_files.ResultFiles) -> list[str]:
         """Write the pictures first and the JSON last, so that the JSON never lacks them. Return every path in order."""
-        stem = file_stem(attempt.event)
+        stem = result_files.file_stem(attempt.event)
         named = [
             (f"{stem}{f'_{file.mark}' if file.mark else ''}{file.stored.media.extension}", file) for file in found.files
         ]
-        pages = {f"{stem}.txt": "".join(f"{text}\n" for text in texts(attempt.event)).encode()}
+        pages = {f"{stem}.txt": "".join(f"{text}\n" for text in result_files.texts(attempt.event)).encode()}
         pages = {name: data for name, data in pages.items() if data}
-        pages[f"{stem}.json"] = sidecar(attempt, named, found.problem)
+        pages[f"{stem}.json"] = result_files.sidecar(attempt, named, found.problem)
         # One name per delivery, the same over retries: what a killed process left is overwritten.
         draft = self.folder / f".{attempt.idempotency_key}.part"
         try:
@@ -122,7 +116,7 @@ class FileHandler(HandlerBase):
             for name, data in pages.items():
                 _write_once(self.folder / name, draft, hashlib.sha256(data).hexdigest(), len(data), iter([data]))
             sync_folder(self.folder)
-        except ArchiveError:
+        except result_files.ArchiveError:
             raise
         except BlockingIOError as exc:
             raise RetryLater(BUSY_SECONDS, "another attempt at this delivery is still writing") from exc

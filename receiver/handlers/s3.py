@@ -21,17 +21,8 @@ from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError, require
 from receiver.events import Event
+from receiver.handlers import result_files
 from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.result_files import (
-    SIDECAR_EVENTS,
-    ResultFile,
-    ResultFiles,
-    gather,
-    joined,
-    plain_words,
-    sidecar,
-    slug,
-)
 from receiver.settings.kinds import Seconds, check_origin_url
 
 TRANSFER_SECONDS = 600.0
@@ -99,7 +90,7 @@ def fill(template: str, event: Event, *, mark: str, ext: str) -> str:
     submission = ULID.from_str(event.submission_id)
 
     def plain(text: str) -> str:
-        return joined(plain_words(text)) or "none"
+        return result_files.joined(result_files.plain_words(text)) or "none"
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
@@ -108,7 +99,7 @@ def fill(template: str, event: Event, *, mark: str, ext: str) -> str:
         if name in _TIMES:
             return submission.datetime.strftime(_TIMES[name])  # of the id, which no retry changes
         if name == "slug":
-            return slug(event.prompt, event.button or "") or plain(event.kind)
+            return result_files.slug(event.prompt, event.button or "") or plain(event.kind)
         return {"id": str(submission), "kind": plain(event.kind), "tile": f"-{mark}" if mark else "", "ext": ext}[name]
 
     return _FIELD.sub(value, template)
@@ -200,11 +191,13 @@ class S3Handler(HandlerBase):
         if there will be no picture (the JSON is put and gives the reason) or another file has its key.
         """
         event = attempt.event
-        if event.type not in SIDECAR_EVENTS:
+        if event.type not in result_files.SIDECAR_EVENTS:
             return Receipt()
         succeeded, options = event.type == "task.succeeded", self._options
         attempt.wait_for_media()
-        found = await gather(attempt, tiles=options.tiles, embed=options.embed) if succeeded else ResultFiles()
+        found = result_files.ResultFiles()
+        if succeeded:
+            found = await result_files.gather(attempt, tiles=options.tiles, embed=options.embed)
         named = [
             (fill(options.path, event, mark=piece.mark, ext=piece.stored.media.extension[1:]), piece)
             for piece in found.files
@@ -214,7 +207,7 @@ class S3Handler(HandlerBase):
         try:
             files = [await self._put_file(key, piece, attempt) for key, piece in named]
             attributes = {"Content-Type": "application/json", "Cache-Control": "no-cache"}
-            tag = await self._bucket.put(name, sidecar(attempt, named, found.problem), attributes)
+            tag = await self._bucket.put(name, result_files.sidecar(attempt, named, found.problem), attributes)
             page = await self._described(name, tag.etag)
         except BucketError as exc:
             if exc.fate == "later":  # a busy store is busy for every delivery
@@ -225,7 +218,7 @@ class S3Handler(HandlerBase):
         first = files[0] if files else page
         return Receipt(ref=first["url"], url=first.get("link"), data={"files": files, "record": page})
 
-    async def _put_file(self, key: str, piece: ResultFile, attempt: Attempt) -> dict[str, Any]:
+    async def _put_file(self, key: str, piece: result_files.ResultFile, attempt: Attempt) -> dict[str, Any]:
         """Put a piece if its key is free, and return its entry in the receipt."""
         attributes = {
             "Content-Type": piece.stored.media.type,
@@ -239,7 +232,7 @@ class S3Handler(HandlerBase):
         tile = {"tile": f"U{piece.stored.tile}"} if piece.stored.tile else {}
         return {**await self._described(key, etag), "sha256": piece.digest, **tile}
 
-    async def _put_once(self, key: str, piece: ResultFile, attributes: dict[str, str]) -> str:
+    async def _put_once(self, key: str, piece: result_files.ResultFile, attributes: dict[str, str]) -> str:
         """Put a piece if its key is free. Return its ETag.
 
         Parts cannot be put conditionally on every store, and some servers know no conditions. Then look first: a
@@ -260,7 +253,7 @@ class S3Handler(HandlerBase):
                 return etag
             raise StoreError(f"{self._url(key)} was there and is gone: another program writes there.") from None
 
-    async def _ours(self, key: str, piece: ResultFile) -> str | None:
+    async def _ours(self, key: str, piece: result_files.ResultFile) -> str | None:
         """Return the ETag of this very piece, or None if the key is free. Raise Rejected for another object."""
         found = await self._bucket.head(key)
         if found is None:

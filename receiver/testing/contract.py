@@ -148,7 +148,7 @@ async def duplicate(trial: Trial) -> None:
     for _ in range(ROUNDS):
         attempt, before = trial.attempt(), await trial.seen()
         async with trial.handler() as one, trial.handler() as other:
-            both = [_within(trial, one, attempt), _within(trial, other, replace(attempt, number=2))]
+            both = [trial.within(one, attempt), trial.within(other, replace(attempt, number=2))]
             ends = await asyncio.gather(*both, return_exceptions=True)
             between = await trial.seen()
             if not any(isinstance(end, Receipt) for end in ends):
@@ -156,11 +156,6 @@ async def duplicate(trial: Trial) -> None:
         if half := between - await trial.seen():
             raise RuleBroken(f"after two attempts side by side, something half made was visible: {listed(half)}")
         await trial.check_made(before, attempts=3, after="two attempts side by side")
-
-
-async def _within(trial: Trial, handler: Handler, attempt: Attempt) -> Receipt:
-    async with asyncio.timeout(trial.deadline):
-        return await handler.deliver(attempt)
 
 
 async def deadline(trial: Trial) -> None:
@@ -219,7 +214,7 @@ async def _delivered_or(
     trial: Trial, handler: Handler, attempt: Attempt, allowed: type[Exception], wanted: str
 ) -> None:
     try:
-        await _within(trial, handler, attempt)
+        await trial.within(handler, attempt)
     except allowed:
         return
     except Exception as exc:
@@ -258,14 +253,8 @@ async def close(trial: Trial) -> None:
 
 
 RULES: Mapping[str, Callable[[Trial], Awaitable[None]]] = {
-    "same key": same_key,
-    "crash": crash,
-    "duplicate": duplicate,
-    "deadline": deadline,
-    "cancellation": cancellation,
-    "order": order,
-    "media": media,
-    "receipt": receipt,
+    check.__name__.replace("_", " "): check
+    for check in (same_key, crash, duplicate, deadline, cancellation, order, media, receipt)
 }
 """All rules but `close`, which is checked first, because the others close what they open."""
 
@@ -305,11 +294,15 @@ class Trial:
                     async with asyncio.timeout(END_SECONDS):
                         await handler.aclose()
 
+    async def within(self, handler: Handler, attempt: Attempt) -> Receipt:
+        """Deliver within the deadline."""
+        async with asyncio.timeout(self.deadline):
+            return await handler.deliver(attempt)
+
     async def deliver(self, handler: Handler, attempt: Attempt) -> Receipt:
         """Deliver undisturbed. Raise RuleBroken if that fails."""
         try:
-            async with asyncio.timeout(self.deadline):
-                return await handler.deliver(attempt)
+            return await self.within(handler, attempt)
         except Exception as exc:
             raise RuleBroken(f"attempt {attempt.number} at {attempt.event.type} failed with {in_words(exc)}") from exc
 
