@@ -16,7 +16,7 @@ from postgres_server import Server
 from receiver.errors import InputError, JournalError
 from receiver.events import Input
 from receiver.journal import Journal, Work
-from receiver.journal.postgres.faults import is_lost, sentence
+from receiver.journal.postgres.connections import is_lost, sentence
 from receiver.journal.selection import Order, Selection
 
 LATER = NOW + 10**12

@@ -44,8 +44,7 @@ from receiver.journal import transitions
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.documents import ABANDONED_MS, FAR_MS, Documents, put
 from receiver.journal.bucket.stored import StoredSubmission, damaged, replace
-from receiver.journal.document import DUE_FIELDS, Document, Transition
-from receiver.journal.rows import to_json_bytes
+from receiver.journal.document import DUE_FIELDS, Document, Transition, to_json_bytes
 from receiver.journal.store import (
     EVERYTHING,
     Counts,

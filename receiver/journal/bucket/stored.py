@@ -14,8 +14,7 @@ from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
 from receiver.journal.bucket import keys
-from receiver.journal.document import DUE_FIELDS, Document, LastReceipt
-from receiver.journal.rows import to_json_bytes
+from receiver.journal.document import DUE_FIELDS, Document, LastReceipt, to_json_bytes
 from receiver.journal.transitions import Contradiction
 
 replace = msgspec.structs.replace

@@ -20,12 +20,10 @@ import msgspec
 
 from receiver.deliveries import AttemptRecord
 from receiver.events import Submission
-from receiver.journal.document import Document, Transition, file_digests, replace
+from receiver.journal.document import Document, Transition, delivery_from_row, file_digests, replace
 from receiver.journal.postgres import tables
-from receiver.journal.postgres.connections import Connections, Transaction
-from receiver.journal.postgres.faults import Connection, asyncpg, is_outside
+from receiver.journal.postgres.connections import Connection, Connections, Transaction, asyncpg, is_outside
 from receiver.journal.postgres.tables import Row, fetch, read_submission, write_rows
-from receiver.journal.rows import delivery_from_row
 
 CACHED = 4096  # documents in memory, a few kilobytes each
 CONFLICTS = 5  # tries of a batch. Only names that are given away and freed at the same time take more than two

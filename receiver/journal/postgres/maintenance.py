@@ -10,8 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from receiver.errors import InputError, JournalError
 from receiver.journal.membership import SharedMembership
 from receiver.journal.postgres import tables
-from receiver.journal.postgres.connections import Connections
-from receiver.journal.postgres.faults import ERRORS, Connection, translated
+from receiver.journal.postgres.connections import ERRORS, Connection, Connections, translated
 from receiver.journal.postgres.tables import SQL, fetch
 from receiver.journal.statements import migrations
 from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow

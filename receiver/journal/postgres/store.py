@@ -10,14 +10,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from receiver.errors import EngineRunning, InputError, JournalError
 from receiver.events import Submission
-from receiver.journal.document import Document, Transition
+from receiver.journal.document import Document, Transition, from_row
 from receiver.journal.membership import SharedMembership
 from receiver.journal.postgres import maintenance
 from receiver.journal.postgres.batch import Operation, RowCache, Update, Writer, commit, load, write
-from receiver.journal.postgres.connections import Changed, Connections, Notifier, Transaction
-from receiver.journal.postgres.faults import Connection, translated
+from receiver.journal.postgres.connections import Changed, Connection, Connections, Notifier, Transaction, translated
 from receiver.journal.postgres.tables import due_query, fetch, fetch_page, read_submission
-from receiver.journal.rows import from_row
 from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")

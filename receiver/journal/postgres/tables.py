@@ -13,9 +13,8 @@ import msgspec
 
 from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord, Delivery
 from receiver.events import Callback, Event, Submission, first_id
-from receiver.journal.document import Document, LastReceipt, open_deadline
-from receiver.journal.postgres.faults import Connection
-from receiver.journal.rows import delivery_from_row, from_row, to_json
+from receiver.journal.document import Document, LastReceipt, delivery_from_row, from_row, open_deadline, to_json
+from receiver.journal.postgres.connections import Connection
 from receiver.journal.statements import queries
 from receiver.journal.store import Filter, Key, LeftFile, NeededFile, Record, SharedValue, StoredRow
 from receiver.tasks import clean_text

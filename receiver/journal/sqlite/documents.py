@@ -11,8 +11,16 @@ import msgspec
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.events import Callback, Event, Submission
-from receiver.journal.document import Document, LastReceipt, file_digests, open_deadline, replace
-from receiver.journal.rows import delivery_from_row, from_row, to_json_bytes
+from receiver.journal.document import (
+    Document,
+    LastReceipt,
+    delivery_from_row,
+    file_digests,
+    from_row,
+    open_deadline,
+    replace,
+    to_json_bytes,
+)
 from receiver.journal.statements import queries
 
 SQL = queries("sqlite")
@@ -80,7 +88,7 @@ def insert_document(db: Connection, document: Document) -> Document | None:
 
 
 def _clean(document: Document) -> Document:
-    """Replace what is no UTF-8 as `rows.to_json` does, so that memory holds what will be read again."""
+    """Replace what is no UTF-8 as `to_json` does, so that memory holds what will be read again."""
     return msgspec.json.decode(to_json_bytes(document), type=Document)
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord
 from receiver.events import Callback, Event, first_id
-from receiver.journal.rows import delivery_from_row, from_row, to_json
+from receiver.journal.document import delivery_from_row, from_row, to_json
 from receiver.journal.sqlite.documents import SQL, submission_of
 from receiver.journal.store import Filter, Key, LeftFile, NeededFile, Record, RowKind, SharedValue, StoredRow
 
