@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -26,7 +26,7 @@ try:  # the only import of asyncpg, which is an extra
 except ImportError as exc:  # pragma: no cover - the tests have it
     raise ImportError("A journal on PostgreSQL needs asyncpg: pip install 'imagine-receiver[postgres]'") from exc
 
-Connection = asyncpg.Connection
+Connection: TypeAlias = Any  # asyncpg.Connection, which has no types
 ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
 """All that the driver raises. InternalClientError: the server ended a connection that was about to be used."""
 COLLIDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
