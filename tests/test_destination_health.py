@@ -227,4 +227,5 @@ async def test_ordinary_waits_are_left_alone(journal: Journal) -> None:
     await end(journal, work, due_ms=NOW + int(max(DELIVERY) * 1000))
     row = submission(9, send_due_ms=NOW + 132_000, poll_due_ms=NOW + 15_000, media_due_ms=NOW + 600_000)
     await journal.add(row)
-    assert await journal.clamp(NOW) == 0
+    await journal.add(submission(10, poll_due_ms=NOW + HOUR))
+    assert await journal.clamp(NOW, HOUR) == 0

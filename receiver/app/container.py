@@ -181,6 +181,7 @@ class Runtime:
             clock=self.clock,
             exit_on_stall=exit_on_stall,
             function=self._function,
+            poll_ms=self._policy.poll_ms,
         )
 
     @cached_property

@@ -165,6 +165,7 @@ class Engine:
         destinations: the handler's name of each destination.
         exit_on_stall: end the process if the event loop stalls (see `Watchdog`).
         function: True if the process runs until idle, whenever it is called.
+        poll_ms: interval between polls in milliseconds.
 
     Attributes:
         news: set after each change of this process, whether the engine runs or not.
@@ -188,9 +189,11 @@ class Engine:
         clock: Clock,
         exit_on_stall: bool = False,
         function: bool = False,
+        poll_ms: int = 0,
     ) -> None:
         self.news = asyncio.Event()
         self._function = function
+        self._poll_ms = poll_ms
         self._journal = journal
         self._dispatcher = dispatcher
         self._archiver = archiver
@@ -363,7 +366,7 @@ class Engine:
             now = self._clock.monotonic()
             if not led or now - self._clamped_at >= CLAMP_SECONDS * self._clock.speed:
                 self._clamped_at = now
-                if moved := await self._journal.clamp(self._clock.now_ms()):
+                if moved := await self._journal.clamp(self._clock.now_ms(), self._poll_ms):
                     log.warning("clock.clamped", submissions=moved)
         else:
             self._freed_at = self._clock.now()
@@ -484,7 +487,7 @@ class Engine:
         """Search for all due work, and carry it on as `run_until_idle` does. Return the count of each step."""
         self._done = {}
         self._looked_at, self._freed_at = self._clock.now(), float("-inf")
-        await self._journal.clamp(self._clock.now_ms())
+        await self._journal.clamp(self._clock.now_ms(), self._poll_ms)
         self._want(*OVERDUE, *DAILY)
         await self._run_and_free(seconds)
         await self._journal.settle()

@@ -354,8 +354,11 @@ class Journal:
     async def _no_owners(self) -> frozenset[str]:
         return frozenset()
 
-    async def clamp(self, now_ms: int) -> int:
-        """Bring due times that a wrong clock wrote back into reach. Return the number of submissions changed."""
+    async def clamp(self, now_ms: int, poll_ms: int = 0) -> int:
+        """Bring due times that a wrong clock wrote back into reach. Return the number of submissions changed.
+
+        `poll_ms` is the configured interval between polls.
+        """
         reach = transitions.LONGEST_MS
         rows = Filter(due_after_ms=now_ms + reach["poll_due_ms"])
         owed = Filter(statuses=("pending",), due_after_ms=now_ms + reach["delivery"])
@@ -367,7 +370,7 @@ class Journal:
         }
         moved = await asyncio.gather(
             *(
-                self.store.update(str(id), lambda document: transitions.clamp(document, now_ms))
+                self.store.update(str(id), lambda document: transitions.clamp(document, now_ms, poll_ms))
                 for id in sorted(map(str, ids))
             )
         )

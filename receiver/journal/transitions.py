@@ -353,7 +353,7 @@ def end_wait(document: Document, destination: str, until_ms: int) -> Document:
 
 LONGEST_MS: Mapping[str, int] = {
     "send_due_ms": int(LONGEST_RETRY_AFTER * 1000),
-    "poll_due_ms": int(max(PROVISIONAL) * MOST * 1000),
+    "poll_due_ms": int(max(PROVISIONAL) * MOST * 1000),  # or the configured interval, if that is longer
     "media_due_ms": int(max(MEDIA) * MOST * 1000),
     "delivery": int(max(DELIVERY) * MOST * 1000),
     "pause": int(max(DELIVERY) * 1000),
@@ -361,18 +361,21 @@ LONGEST_MS: Mapping[str, int] = {
 """The longest wait of each kind in milliseconds. A later due time was written by a clock that was ahead."""
 
 
-def clamped(due_ms: int | None, kind: str, now_ms: int) -> int | None:
-    """Return a due time that is no further away than the longest wait of its kind."""
-    return None if due_ms is None else min(due_ms, now_ms + LONGEST_MS[kind])
+def clamped(due_ms: int | None, kind: str, now_ms: int, least_ms: int = 0) -> int | None:
+    """Return a due time that is no further away than the longest wait of its kind, or than `least_ms`."""
+    return None if due_ms is None else min(due_ms, now_ms + max(LONGEST_MS[kind], least_ms))
 
 
-def clamp(document: Document, now_ms: int) -> tuple[Document, bool]:
-    """Bring due times that a wrong clock wrote back into reach. Return True if there were any."""
+def clamp(document: Document, now_ms: int, poll_ms: int = 0) -> tuple[Document, bool]:
+    """Bring due times that a wrong clock wrote back into reach. Return True if there were any.
+
+    `poll_ms` is the configured interval between polls.
+    """
     row = document.submission
     moved = {
         field: due
-        for field in ("send_due_ms", "poll_due_ms", "media_due_ms")
-        if (due := clamped(getattr(row, field), field, now_ms)) != getattr(row, field)
+        for field, least_ms in (("send_due_ms", 0), ("poll_due_ms", poll_ms), ("media_due_ms", 0))
+        if (due := clamped(getattr(row, field), field, now_ms, least_ms)) != getattr(row, field)
     }
     after = replace(document, submission=replace(row, **moved)) if moved else document
     reach = now_ms + LONGEST_MS["delivery"]

@@ -37,7 +37,7 @@ _HEADERS = frozenset({b"content-length", b"transfer-encoding", b"content-type", 
 
 
 class TakesCallbacks(Protocol):
-    """The destination of verified callbacks: `Intake`, or `Courier` without a journal."""
+    """The destination of verified callbacks: `Intake`, or `StatelessReceive` without a journal."""
 
     async def received(self, submission_id: str, view: Task, body: bytes, cause: str | None) -> bool: ...
 

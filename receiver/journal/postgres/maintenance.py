@@ -113,15 +113,15 @@ async def compact(connections: Connections, membership: SharedMembership) -> tup
         while await membership.heartbeat(owner):  # noqa: ASYNC110 - nothing to wait for
             await asyncio.sleep(membership.heartbeat_seconds)
 
-    beating = asyncio.create_task(beat())
+    heartbeats = asyncio.create_task(beat())
     try:
         async with connections.separate() as db:
             before = await db.fetchval(SQL["bytes_used"])
             await db.execute(f"VACUUM FULL {_ALL}", timeout=LONG_SECONDS)
             return before, await db.fetchval(SQL["bytes_used"])
     finally:
-        beating.cancel()
-        await asyncio.wait([beating])
+        heartbeats.cancel()
+        await asyncio.wait([heartbeats])
         await membership.leave(owner)
 
 
