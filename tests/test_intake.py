@@ -623,8 +623,8 @@ def test_a_confirmation_uses_up_no_provisional_poll() -> None:
     [
         (prepared(), "could not be sent before the deadline"),
         (prepared(detail="Queue is full."), "before the deadline. Queue is full."),
-        (sending(), "The answer to the submit was lost. No callback said"),
-        (unknown(detail="The answer was cut short."), "The answer was cut short. No callback said"),
+        (sending(), "The answer to the submit was lost. No callback told"),
+        (unknown(detail="The answer was cut short."), "The answer was cut short. No callback told"),
         (accepted(), f"still says NOT_START of task {TASK_ID}"),
         (accepted(RUNNING), f"still says IN_PROGRESS of task {TASK_ID}"),
         (accepted(view("")), f"still says nothing of task {TASK_ID}"),

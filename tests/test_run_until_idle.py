@@ -144,8 +144,8 @@ async def function(
             exit_on_stall=False,
         )
         made.progress = False
-        dispatcher._changed = made.slot_free  # as the runtime wires it
-        kit.intake._changed = made.changed
+        dispatcher.changed = made.slot_free  # as the runtime wires it
+        kit.intake.changed = made.changed
         yield Function(kit, journal, made, steps)
         await made.stop()
 
@@ -358,9 +358,9 @@ async def test_one_tick_brings_all_that_is_to_be_downloaded(tmp_path: Path) -> N
     """Left by a process that was killed, and more than may be downloaded at once."""
     async with function(tmp_path, destination("main", Recording(), concurrency=64)) as item:
         kit = item.kit
-        kit.intake._changed = lambda row: None
+        kit.intake.changed = lambda row: None
         rows = [await kit.succeeded(imageUrl=f"{kit.origin.url}/p.png") for _ in range(12)]
-        kit.intake._changed = item.engine.changed
+        kit.intake.changed = item.engine.changed
         gate = kit.origin.hanging["/p.png"] = asyncio.Event()
         kit.origin.files["/p.png"] = PNG
         tick = asyncio.create_task(item.engine.run_everything(40))

@@ -98,7 +98,7 @@ async def direct(
                 clock=kit.clock,
             )  # fmt: skip
             made.progress = False
-            dispatcher._changed, kit.intake._changed = made.slot_free, made.changed
+            dispatcher.changed, kit.intake.changed = made.slot_free, made.changed
             yield Direct(
                 StatelessSubmit(provider=kit.provider, tokens=kit.tokens, clock=kit.clock, public_url=PUBLIC_URL),
                 StatelessReceive(

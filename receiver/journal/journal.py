@@ -282,6 +282,9 @@ class Journal:
             running = Filter(destination=destination, statuses=("running",))
             if await self.store.page("deliveries", running, limit=1):
                 return []
+            record = (await self._destinations.read()).get(destination)
+            if record is not None and record.paused(now_ms):
+                return []  # the last probe has just failed, which is noted before its end
             return await self._claim(destination, owner, now_ms, 1)
         finally:
             await self.store.swap(key, None, version)

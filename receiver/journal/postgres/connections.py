@@ -209,7 +209,7 @@ class Transaction:
     xid: str | None = None
 
 
-class _Bare(Connection):  # type: ignore[misc]
+class _Bare(asyncpg.Connection):  # type: ignore[misc]
     """A connection on which nothing is left behind, so that nothing has to be tidied up after each use."""
 
     def get_reset_query(self) -> str:
