@@ -145,11 +145,9 @@ class WriteBuffer:
         rows, row = self._rows, new.submission
         update, columns = _update(old, new)
         events = [event_row(item) for item in new.new_events]
-        deliveries, known = _changed_deliveries(old, new)
         rows[update].append(columns)
         rows["insert_event"] += events
-        rows["update_delivery"] += known
-        self._deliveries += deliveries
+        self._add_deliveries(old, new)
         rows["insert_callback"] += map(callback_row, new.new_callbacks)
         if new.new_attempts:
             attempts = {(item.delivery_id, item.number): item for item in new.new_attempts}
@@ -158,6 +156,21 @@ class WriteBuffer:
         if row.media is not before.media or row.reply is not before.reply or row.inputs is not before.inputs:
             rows["insert_file"] += [(row.id, digest) for digest in file_digests(row) - file_digests(before)]
         self._additions += new.additions
+
+    def _add_deliveries(self, old: Document, new: Document) -> None:
+        before = {item.id: item for item in old.deliveries}
+        for item in new.closed + new.deliveries:
+            was = before.get(item.id)
+            if was is item:
+                continue
+            if was is None and item.manual:
+                self._deliveries.append(delivery_row(item))  # a replay opens an old row again
+            elif was is None:
+                self._rows["insert_delivery"].append(delivery_row(item))
+            elif was.status == "pending" and item.status == "cancelled":
+                self._rows["cancel_delivery"].append((item.finished_ms, item.detail, item.id))
+            else:
+                self._rows["update_delivery"].append((*delivery_row(item)[5:], item.id))
 
     def write(self, db: Connection) -> set[str]:
         """Write everything, and return the ids of the new submissions."""
@@ -170,8 +183,8 @@ class WriteBuffer:
 
 
 _ORDER = (
-    "insert_callback", "update_progress", "update_working", "update_submission", "insert_event", "update_delivery",
-    "write_attempt", "insert_file",
+    "insert_callback", "update_progress", "update_working", "update_submission", "insert_event", "insert_delivery",
+    "cancel_delivery", "update_delivery", "write_attempt", "insert_file",
 )  # fmt: skip
 _SEARCHED = attrgetter(
     "status", "task_status", "ended", "task_id", "once", "hooked", "send_due_ms", "media_due_ms", "deadline_ms", "reply"
@@ -186,21 +199,6 @@ def _update(old: Document, new: Document) -> tuple[str, Row]:
     if _SEARCHED(row) == _SEARCHED(old.submission):
         return "update_progress", (version, working, row.poll_due_ms, encode(row), row.id)
     return "update_submission", (version, working, *_searched(row), encode(row), row.id)
-
-
-def _changed_deliveries(old: Document, new: Document) -> tuple[list[Row], list[Row]]:
-    """Return rows of deliveries that may be new, and of those that were open before."""
-    fresh: list[Row] = []
-    known: list[Row] = []
-    if new.deliveries is not old.deliveries or new.closed:
-        before = {item.id: item for item in old.deliveries}
-        for item in new.closed + new.deliveries:
-            was = before.get(item.id)
-            if was is None:
-                fresh.append(delivery_row(item))
-            elif was is not item:
-                known.append((*delivery_row(item)[5:], item.id))
-    return fresh, known
 
 
 class RowCache:

@@ -29,6 +29,12 @@ INSERT INTO callbacks VALUES (?, ?, ?, ?, CAST(? AS TEXT));
 -- name: insert_event
 INSERT INTO events VALUES (?, ?, ?, ?, ?, CAST(? AS TEXT));
 
+-- name: insert_delivery
+INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?);
+
+-- name: cancel_delivery
+UPDATE deliveries SET status = 'cancelled', finished_ms = ?, detail = ? WHERE id = ?;
+
 -- name: write_delivery
 -- A row of another submission stays as it is, and does not count.
 INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?)
