@@ -80,11 +80,7 @@ def _with_database(settings: Settings, url: str) -> Settings:
 async def _exclusive(journal: Journal, shown: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Be the only engine of a journal until the end of the block, which is cancelled if we expire.
 
-    Yields a function that raises JournalError unless we still are a member.
-
-    Raises:
-        EngineRunning: an engine runs.
-        JournalError: our heartbeat came too late, so that an engine may have started.
+    Yields a function that raises JournalError unless we still are a member. Raises EngineRunning if an engine runs.
     """
     owner, membership = f"copy-{new_id(0)}", journal.membership
     expired = JournalError(

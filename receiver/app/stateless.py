@@ -190,11 +190,7 @@ class StatelessReceive:
 
     async def _shown_tag(self, submission_id: str, view: Task) -> Tag:
         """Return the tag in the provider's own answer about a task. Asked at 0, 2, 5, 10, 16 and 30 s, because a relay
-        shows `state` late (PROTOCOL.md §5).
-
-        Raises:
-            NotDelivered: the provider does not show our `state` in time, or shows another submission's.
-        """
+        shows `state` late (PROTOCOL.md §5). Raise NotDelivered if it shows none in time, or another submission's."""
         clock, seconds = self.clock, self.confirm_seconds
         began = clock.monotonic()
         for share in CONFIRM:

@@ -139,11 +139,8 @@ class Reconciler:
         """Return the answer for each task. Tasks that a list leaves out are fetched one by one, because a relay may
         forget some (PROTOCOL.md §6). If the list is unreadable, all are, because one task may have spoilt it.
 
-        Fetches run in waves, in any order. After a wave of nothing but errors the rest waits for the next round.
-        Otherwise a provider that hangs would hold up the list's answers for minutes.
-
-        Raises:
-            ProviderError: the provider is out of reach.
+        After a wave of fetches that all fail, the rest waits for the next round, so that a provider that hangs does not
+        hold up the list's answers. Raise ProviderError if it is out of reach.
         """
         answers: dict[str, Answer] = {}
         problem: ProviderError | None = None

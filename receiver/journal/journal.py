@@ -17,7 +17,7 @@ from receiver.journal.document import Changed, Decide, Document, Trouble, Work, 
 from receiver.journal.membership import EngineRecord, membership_of
 from receiver.journal.selection import Batch, Kind, Leftover, Order, Replayed, Selection
 from receiver.journal.shared import Shared
-from receiver.journal.store import Counts, DueKind, Filter, Key, LeftFile, NeededFile, RowKind, Store, StoredRow, pages
+from receiver.journal.store import Counts, Filter, Key, LeftFile, NeededFile, RowKind, Store, StoredRow, pages
 
 T = TypeVar("T")
 
@@ -166,20 +166,17 @@ class Journal:
 
     async def due_sends(self, now_ms: int, limit: int) -> list[Submission]:
         """Return `prepared` and `sending` rows whose `send_due_ms` has come."""
-        return await self._due("send", now_ms, limit)
+        return await self.store.due("send", now_ms, limit)
 
     async def due_polls(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self._due("poll", now_ms, limit)
+        return await self.store.due("poll", now_ms, limit)
 
     async def due_media(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self._due("media", now_ms, limit)
+        return await self.store.due("media", now_ms, limit)
 
     async def overdue(self, now_ms: int, limit: int) -> list[Submission]:
         """Return submissions that have not ended and are past their deadline."""
-        return await self._due("deadline", now_ms, limit)
-
-    async def _due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
-        return await self.store.due(kind, now_ms, limit)
+        return await self.store.due("deadline", now_ms, limit)
 
     async def _submissions(self, wanted: Filter, *, limit: int) -> list[Submission]:
         return await self._newest("submissions", wanted, Submission, limit)

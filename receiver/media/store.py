@@ -345,11 +345,8 @@ class BucketStore(Store):
             yield tuple(self.path(media) for media in files)
 
     async def _bring(self, media: Media) -> None:
-        """Download a file into the cache.
-
-        While the store is away, callers fail at once for some seconds. Otherwise a backlog would hold the slots of its
-        destination for one time limit after the other.
-        """
+        """Download a file into the cache. While the store is away, fail at once for some seconds, so that a backlog does
+        not hold the slots of its destination."""
         until, problem = self._away
         if time.monotonic() < until:
             raise MediaError(problem)
