@@ -345,7 +345,7 @@ class BucketStore(Store):
             yield tuple(self.path(media) for media in files)
 
     async def _bring(self, media: Media) -> None:
-        """Download a file into the cache. While the store is away, fail at once for some seconds, so that a backlog does
+        """Download a file into the cache. While the store is away, fail at once for some seconds: a backlog must
         not hold the slots of its destination."""
         until, problem = self._away
         if time.monotonic() < until:
