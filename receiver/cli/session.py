@@ -221,11 +221,8 @@ async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
 
 
 async def _unattempted(runtime: Runtime, delivery: Delivery) -> bool:
-    """Return True if no attempt says anything about the destination yet.
-
-    A first attempt that vanished with its engine does not count, and the next one is due at once. A second one counts:
-    the destination may be the reason.
-    """
+    """Return True if no attempt says anything about the destination yet. A first attempt that vanished with its engine
+    does not count. A second one does: the destination may be the reason."""
     if delivery.status != "pending":
         return delivery.status == "running"
     if delivery.failures != 1:

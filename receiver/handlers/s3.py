@@ -233,11 +233,8 @@ class S3Handler(HandlerBase):
         return {**await self._described(key, etag), "sha256": piece.digest, **tile}
 
     async def _put_once(self, key: str, piece: result_files.ResultFile, attributes: dict[str, str]) -> str:
-        """Put a piece if its key is free. Return its ETag.
-
-        Parts cannot be put conditionally on every store, and some servers know no conditions. Then look first: a
-        concurrent put of the same delivery writes the same bytes.
-        """
+        """Put a piece if its key is free, and return its ETag. Parts, and some servers, know no conditions. Then look
+        first: a concurrent put of the same delivery writes the same bytes."""
         large = piece.size > WHOLE
         conditional = self._options.conditional and not large
         if not conditional and (etag := await self._ours(key, piece)) is not None:

@@ -13,6 +13,7 @@ import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing, suppress
+from typing import Any, cast
 
 import httpcore
 
@@ -181,8 +182,30 @@ class _Network(httpcore.AsyncNetworkBackend):
             )
         for address in addresses[:-1]:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return await self._network.connect_tcp(address, port, CONNECT_SECONDS)
-        return await self._network.connect_tcp(addresses[-1], port, CONNECT_SECONDS)
+                return cast(
+                    httpcore.AsyncNetworkStream,
+                    _Stream(await self._network.connect_tcp(address, port, CONNECT_SECONDS)),
+                )
+        return cast(
+            httpcore.AsyncNetworkStream, _Stream(await self._network.connect_tcp(addresses[-1], port, CONNECT_SECONDS))
+        )
+
+
+class _Stream:
+    """A TCP stream that also closes when its TLS handshake is cancelled. httpcore 1.0 closes it on errors only."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def start_tls(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(*args, **options)
+        except BaseException:
+            await self._stream.aclose()
+            raise
 
 
 def _read_origin(text: str) -> Origin:

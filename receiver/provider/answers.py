@@ -167,9 +167,7 @@ def _name(value: Any) -> str:
 
 def _task_ids(result: Any) -> tuple[str, ...]:
     """Return the task ids of a `result`: string, number, comma-joined string or list of them (PROTOCOL.md §2).
-
-    Empty if one of them can be no task id: half of a list would hide tasks.
-    """
+    Empty if one of them can be no task id: half of a list would hide tasks."""
     found: dict[str, None] = {}
     for item in result if isinstance(result, list) else [result]:
         number = integral(item)
@@ -180,10 +178,8 @@ def _task_ids(result: Any) -> tuple[str, ...]:
 
 
 def _links(result: Any) -> tuple[str, ...]:
-    """Return the links of a `result`: a list of them, or one alone (PROTOCOL.md §2, upload).
-
-    Empty when one of them is no link: each stands for a picture, in their order.
-    """
+    """Return the links of a `result`: a list of them, or one alone (PROTOCOL.md §2, upload). Empty
+    when one of them is no link: each stands for a picture, in their order."""
     items = result if isinstance(result, list) else [result]
     found = tuple(item.strip() for item in items if isinstance(item, str))
     usable = all(

@@ -400,11 +400,8 @@ class BucketStore:
         return {keys.read_entry(item.key)[1] async for item in self._list(place)}
 
     async def _owner_of(self, delivery_id: str) -> str | None:
-        """Return the submission of a delivery.
-
-        No index leads there. But a delivery is younger than its submission, mostly by minutes, so submissions are read
-        from its time backwards.
-        """
+        """Return the submission of a delivery. No index leads there, but a delivery is younger than its submission,
+        mostly by minutes, so submissions are read from its time backwards."""
         if len(delivery_id) == ID_LENGTH:
             async for stored in self._all(after=keys.before(delivery_id)):
                 if any(item.id == delivery_id for item in stored.deliveries):

@@ -405,9 +405,7 @@ class Writer:
 
     def _commit(self, batch: list[_Item]) -> list[_Outcome]:
         """Run all in one transaction. If one of them fails, run each in its own, so that only that one gets the error.
-
-        A savepoint for each would cost more than the rest: SQLite copies every page that is touched inside it.
-        """
+        A savepoint for each would cost more: SQLite copies every page that is touched inside it."""
         db, running = self._connection, False
         try:
             db.execute("BEGIN IMMEDIATE")  # a deferred transaction that upgrades fails without waiting
