@@ -244,9 +244,7 @@ class Dispatcher:
 
     def _give_up(self, destination: OpenDestination, work: Work, task: asyncio.Task[None] | None) -> None:
         """Record a failure for a handler that ignores its cancellation. The fence refuses its later completion.
-
-        Its slot stays taken until it ends, so that a leaking handler leaks at most its slots.
-        """
+        Its slot stays taken until it ends, so that a leaking handler leaks at most its slots."""
         log.error("delivery.stuck", delivery=work.delivery.id, destination=destination.name)
         if task is not None:
             task.set_name(f"stuck {work.delivery.id}")

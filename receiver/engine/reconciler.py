@@ -198,8 +198,8 @@ class Reconciler:
         await self._intake.polled(row.id, found, proof)
 
     async def _proof(self, submission_id: str, task: Task) -> tuple[Media, ...]:
-        """Return the files of a claimed SUCCESS, if they can be downloaded. Then the fetched FAILURE is false. All polls
-        wait for this one, so its time is short. The claim is polled again."""
+        """Return the files of a claimed SUCCESS, if they can be downloaded. Then the fetched FAILURE is false.
+        All polls wait for this one, so its time is short. The claim is polled again."""
         try:
             async with asyncio.timeout(PROOF_SECONDS):
                 return await self._archiver.download(task.result_urls)
