@@ -10,7 +10,7 @@ import asyncio
 import faulthandler
 import os
 
-STALL_SECONDS = 10.0
+STALL_SECONDS = 8.0
 REARM_SECONDS = 1.0
 
 

@@ -141,7 +141,7 @@ def set_clock() -> Iterator[None]:
 def unclamped() -> AbstractContextManager[None]:
     """Leave due times where a wrong clock has put them."""
 
-    async def nothing(self: Journal, now_ms: int) -> int:
+    async def nothing(self: Journal, now_ms: int, poll_ms: int = 0) -> int:
         return 0
 
     return replaced(Journal, "clamp", nothing)
