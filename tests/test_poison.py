@@ -111,7 +111,7 @@ def test_a_handler_that_never_gives_the_loop_back(tmp_path: Path) -> None:
     for failures in (0, 1):
         code, err = run(tmp_path)
         assert code == 1
-        assert "Timeout (0:00:10)!" in err
+        assert "Timeout (0:00:08)!" in err
         assert "receiver_poison.py" in err
         found = deliveries(tmp_path)
         poison = found.pop(POISON)
