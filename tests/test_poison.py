@@ -106,7 +106,7 @@ def test_a_handler_that_ends_the_process(tmp_path: Path) -> None:
 
 
 def test_a_handler_that_never_gives_the_loop_back(tmp_path: Path) -> None:
-    """The watchdog ends the worker after ten seconds and writes where it stood. Then it goes on as above."""
+    """The watchdog ends the worker after eight seconds and writes where it stood. Then it goes on as above."""
     prepare(tmp_path, "loop")
     for failures in (0, 1):
         code, err = run(tmp_path)
