@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Harm:
     Attributes:
         attempts: at the poison.
         restarts: exit statuses of processes it ended.
-        acknowledged, lost: ends of others; their deliveries that were never made.
+        acknowledged, lost: ends of others that were answered 2xx; their deliveries that were never made.
         silence: the longest time without an answer to a callback, in seconds.
         slowest: the longest time from callback to receipt of another delivery, in seconds.
     """
@@ -143,14 +144,15 @@ async def _poisoned(folder: Path, does: str, seconds: float, build: str | None) 
         silence = await _stream(item.url, ends, ledger)
         await _settled(data, poison, HELD_UP + RESTART)
     waits, healthy = _waits(data, poison), ledger.ended - {poison}
+    made = Counter(submission for submission, _ in waits)
     poisoned = folder / "poisoned"
     return Harm(
         attempts=len(poisoned.read_text().split()) if poisoned.exists() else 0,
         restarts=restarts,
         acknowledged=len(healthy),
-        lost=2 * len(healthy) - len(waits),
+        lost=sum(2 - made[submission] for submission in healthy),
         silence=silence,
-        slowest=max(waits, default=0.0),
+        slowest=max((seconds for _, seconds in waits), default=0.0),
     )
 
 
@@ -201,12 +203,13 @@ async def _settled(data: Path, poison: str, seconds: float) -> None:
         await asyncio.sleep(0.2)
 
 
-def _waits(data: Path, poison: str) -> list[float]:
-    """Return the seconds from callback to receipt of each healthy delivery that was made."""
+def _waits(data: Path, poison: str) -> list[tuple[str, float]]:
+    """Return, of each healthy delivery that was made, its submission and the seconds from callback to receipt."""
     statement = (
-        "SELECT finished_ms - created_ms FROM deliveries WHERE status = 'succeeded' AND submission_id <> :poison"
+        "SELECT submission_id, finished_ms - created_ms FROM deliveries "
+        "WHERE status = 'succeeded' AND submission_id <> :poison"
     )
-    return [ms / 1000 for (ms,) in rows(data, statement, {"poison": poison})]
+    return [(submission, ms / 1000) for submission, ms in rows(data, statement, {"poison": poison})]
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (PoisonHandlers(),)
