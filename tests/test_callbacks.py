@@ -114,10 +114,10 @@ BAD_PATHS: dict[str, Callable[[Submission], str]] = {
     "lower case": lambda row: path(row).replace(row.id, row.id.lower()),
     "very long": lambda row: f"/callbacks/{'A' * 50_000}",
     "twice": lambda row: f"{path(row)}{path(row)}",
-    "slash behind": lambda row: path(row) + "/",
+    "two slashes behind": lambda row: path(row) + "//",
     "slash before": lambda row: path(row).replace("/callbacks/", "/callbacks//"),
     "more behind": lambda row: f"{path(row)}/{MARKER}",
-    "encoded slash": lambda row: path(row) + "%2F",
+    "encoded slash": lambda row: path(row).replace(".", "%2F"),
     "encoded NUL": lambda row: path(row) + "%00",
     "encoded bytes": lambda row: path(row) + "%FF%FE",
     "half an encoding": lambda row: path(row) + "%",
@@ -149,12 +149,15 @@ async def test_bad_url_token(door: Door, name: str) -> None:
     [
         lambda path: path.replace(".", "%2E"),
         lambda path: path + "?rand=1",
+        lambda path: path + "/",
+        lambda path: path + "%2F",
+        lambda path: path + "/?rand=1",
         lambda path: path,
     ],
-    ids=["encoded dots", "query", "plain"],
+    ids=["encoded dots", "query", "slash", "encoded slash", "slash and query", "plain"],
 )
 async def test_good_url_token(door: Door, change: Callable[[str], str]) -> None:
-    """A token whose unreserved characters were encoded on the way, or that got a query, is still good."""
+    """A token whose unreserved characters were encoded on the way, or that got a slash or a query, is still good."""
     row = await door.submission()
     assert (await door.post(change(path(row)), body(row))).status_code == 200
     assert await door.kept(row) == [None]

@@ -245,6 +245,17 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize("host", ["::", "[::]"])
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
+def test_all_addresses_are_those_of_both_families(host: str) -> None:
+    """`RECEIVER_HOST=::` takes IPv4 too. `::1` is one address, and takes IPv6 alone."""
+    with bind(host, 0) as listener:
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, listener.getsockname()[1])).close()
+    with bind("::1", 0) as listener, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1]))
+
+
 def test_no_answer_waits_for_an_acknowledgement() -> None:
     """What is accepted sends at once: Nagle's algorithm would hold back each answer for 40 ms."""
     with (

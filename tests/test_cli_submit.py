@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import sqlite3
 import time
@@ -19,6 +20,8 @@ import pytest
 from ports import free_port
 from servers import Command, Result, receiver, serving, serving_receiver, simulating
 
+from receiver.cli.submit import read_prompts
+from receiver.errors import InputError
 from receiver.simulator import Simulator
 
 KEY = "sk-simulator-0001"
@@ -271,17 +274,56 @@ async def test_locked_database(tmp_path: Path) -> None:
         (("a boat",), {"RECEIVER_DEADLNE": "4"}, "Did you mean RECEIVER_DEADLINE?"),
         (("a boat",), {"RECEIVER_TO": "s4:nowhere"}, "s4"),
         ((" ",), {}, "The prompt is empty"),
-        (("-",), {}, "half a character"),
+        (("-",), {}, "Standard input cannot be read: line 2 is not UTF-8. Save it as UTF-8"),
+        (("--file", "-"), {}, "Standard input cannot be read: line 2 is not UTF-8. Save it as UTF-8"),
         (("a boat", "--picture", "none.png"), {}, "none.png"),
     ],
 )
 def test_nothing_begins(tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str], words: str) -> None:
     """What cannot be sent is said at once: no row, no file, no request."""
     env = environment(f"http://127.0.0.1:{free_port()}") | env
-    assert_error(receiver("submit", *arguments, folder=tmp_path, env=env, stdin=b"\xff\xfe"), words)
+    assert_error(receiver("submit", *arguments, folder=tmp_path, env=env, stdin=b"a boat\ncaf\xe9"), words)
     assert files(tmp_path) == []
     if (tmp_path / ".receiver/journal.db").exists():
         assert rows(tmp_path) == []
+
+
+TYPED = "# boats\n\na red boat --ar 3:2\n  a café \u2028 by night \n#ff8800\nein Boot\n"
+PROMPTS = ["a red boat --ar 3:2", "a café \u2028 by night", "ein Boot"]
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_of_prompts_from_any_editor(tmp_path: Path, encoding: str, ends: str) -> None:
+    """Line ends of Windows, Unix and old Macs, with and without a mark at the start. A comment begins with #."""
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(TYPED.replace("\n", ends).encode(encoding))
+    assert read_prompts(str(file)) == PROMPTS
+
+
+def test_joined_files_of_prompts(tmp_path: Path) -> None:
+    """`cat` leaves the mark of the second file in the middle."""
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("a boat\n".encode("utf-8-sig") + "# more\na cat".encode("utf-8-sig"))
+    assert read_prompts(str(file)) == ["a boat", "a cat"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a boat\r\nein schönes Boot".encode("cp1252"), "line 2 is not UTF-8. Save it as UTF-8, for instance with: ic"),
+        (b"\xff\xfea", "line 1 is not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "line 1 is not UTF-8"),
+        (b"a\0boat", "it is no text"),
+        (b"\xef\xbb\xbf# only this\r\n", "holds no prompt"),
+    ],
+)
+def test_a_file_that_holds_no_prompts(tmp_path: Path, content: bytes, words: str) -> None:
+    """No encoding is guessed, because a prompt that is read wrongly costs money. The line is named."""
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_prompts(str(file))
 
 
 async def test_interrupt_and_resume(tmp_path: Path) -> None:

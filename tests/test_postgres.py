@@ -40,7 +40,7 @@ from receiver.events import Callback, Submission
 from receiver.journal import Change, Journal
 from receiver.journal.document import Document
 from receiver.journal.postgres import batch
-from receiver.journal.postgres.connections import check_version, read_address
+from receiver.journal.postgres.connections import check_version, is_pooled, read_address
 from receiver.journal.postgres.maintenance import LOCK
 from receiver.journal.postgres.tables import fetch
 from receiver.journal.store import StoredRow
@@ -126,6 +126,40 @@ def test_an_address_keeps_what_the_driver_knows() -> None:
     assert read_address(f"{base}?gssencmode=disable") == base
     asked = "options=-c%20work_mem%3D8MB&sslmode=require"
     assert read_address(f"{base}?keepalives=0&{asked}&connect_timeout=7") == f"{base}?{asked}"
+
+
+HOSTED = {  # the query as a hoster writes it: what the driver gets, and True behind a pooler in transaction mode
+    "pgbouncer=true&connection_limit=1": ("", True),
+    "sslmode=require&supa=base-pooler.x": ("?sslmode=require", True),
+    "schema=public": ("", False),
+    "sslmode=no-verify": ("?sslmode=require", False),
+    "ssl=true": ("?sslmode=require", False),
+    "ssl=0&pool_timeout=0": ("?sslmode=disable", False),
+    "ssl=true&sslmode=verify-full": ("?sslmode=verify-full", False),
+    "sslmode=require&channel_binding=require": ("?sslmode=require", False),
+    "uselibpqcompat=true&sslmode=no-verify&pgbouncer=false": ("?sslmode=require", False),
+    "statement_cache_size=0&prepareThreshold=0&options=endpoint%3Dx": ("?options=endpoint%3Dx", False),
+}
+
+
+@pytest.mark.parametrize("query", HOSTED)
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres+psycopg2", "postgresql+asyncpg"])
+def test_an_address_as_hosters_write_it(scheme: str, query: str) -> None:
+    """Parameters of other drivers are left out, and those that mean something here are read."""
+    address, pooled = HOSTED[query]
+    url = f"{scheme}://u:p@host:6543/db?{query}"
+    assert (read_address(url), is_pooled(url)) == (f"{scheme.partition('+')[0]}://u:p@host:6543/db{address}", pooled)
+
+
+async def test_a_hosted_address_keeps_a_journal(store: PostgresStore) -> None:
+    """On a real server, with parameters that it would refuse. One that is not known is named, with the remedy."""
+    url = store.url.replace("postgresql://", "postgresql+asyncpg://")
+    journal = await open_journal(f"{url}?pgbouncer=true&connection_limit=1&schema=public&sslmode=disable")
+    await journal.add(submission(1))
+    await journal.aclose()
+    assert '"nonesuch". If that is a parameter behind the ? of RECEIVER_DATABASE, remove it' in await refused(
+        f"{store.url}?nonesuch=1"
+    )
 
 
 async def test_a_check_that_cannot_be_made_is_no_start(store: PostgresStore) -> None:

@@ -121,6 +121,41 @@ def test_values_are_shown_short_and_without_secrets(shown: str, expected: str) -
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('"sk-x"', "sk-x"),
+        ("'sk-x'", "sk-x"),
+        (' "sk-x"\r', "sk-x"),
+        ("\ufeffsk-x\r\n", "sk-x"),
+        ("sk\"x'", "sk\"x'"),
+        ('"a" "b"', '"a" "b"'),
+        ('"', '"'),
+    ],
+)
+@pytest.mark.parametrize("name", ["COMETAPI_KEY", "RECEIVER_PROVIDER_KEY"])
+def test_quotes_of_an_env_file_are_no_part_of_a_value(name: str, text: str, value: str, tmp_path: Path) -> None:
+    """`docker --env-file` and dashboards hand them on, with the spaces and line ends around them."""
+    key = load({name: text}, tmp_path).provider_key
+    assert key is not None
+    assert key.get_secret_value() == value
+
+
+def test_quotes_are_dropped_wherever_a_variable_is_read(tmp_path: Path) -> None:
+    """By other names, in options, in `$VAR`, and around the whole TOML. Nothing but quotes counts as not set."""
+    environ = {
+        "DATABASE_URL": '"sqlite:x.db"', "PORT": "'81'", "HOOK": "'https://h/x'", "RECEIVER_DEADLINE": '""',
+        "RECEIVER_TO": '"file:./a s3://b"', "RECEIVER_DESTINATIONS__C__URL": "'file:./c'",
+        "SLACK_BOT_TOKEN": '"xoxb-1"',
+        "RECEIVER_CONFIG": "'[destinations.d]\nurl = \"$HOOK\"'",
+    }  # fmt: skip
+    settings = load(environ, tmp_path)
+    found = settings.resolved_destinations()
+    assert [item.url for item in found] == ["file:./a", "s3://b", "https://h/x", "file:./c"]
+    assert found[0].variables == {"SLACK_BOT_TOKEN": "xoxb-1"}
+    assert (settings.database, settings.port, settings.deadline) == ("sqlite:x.db", 81, 4200.0)
+
+
+@pytest.mark.parametrize(
     ("database", "path"),
     [
         ("sqlite:x.db", "x.db"),
@@ -150,6 +185,8 @@ def test_a_database_is_sqlite_with_a_path(database: str, path: str) -> None:
         ("gs://acme/mj", "bucket", "gs://acme/mj"),
         ("az://acme/mj", "bucket", "az://acme/mj"),
         ("none", "none", "none"),
+        ("postgresql+asyncpg://u:s3cret@h/d", "postgres", "postgresql+asyncpg://u:••••@h/d"),
+        ("postgres+psycopg2://u:s3cret@h/d?ssl=true", "postgres", "postgres+psycopg2://u:••••@h/d?ssl=true"),
     ],
 )
 @pytest.mark.parametrize("name", ["RECEIVER_DATABASE", "DATABASE_URL"])
@@ -220,7 +257,18 @@ WRONG = [
     ({"RECEIVER_TO": "file:./$NOPE"}, "RECEIVER_TO: the variable NOPE is not set"),
     ({"RECEIVER_CONFIG": "data = '${s3cret x}'"}, "data in RECEIVER_CONFIG: a ${ in it is not followed by"),
     ({"DATABASE_URL": "mysql://u:s3cret@h/d"}, "DATABASE_URL is wrong: it does not begin with sqlite:, postgresql://"),
-    ({"DATABASE_URL": "postgres://u:s3cret@h:port/d"}, "DATABASE_URL is wrong: it is no URL. Write sqlite:PATH"),
+    ({"DATABASE_URL": "postgres://u:s3cret@h:port/d"}, "DATABASE_URL is wrong: it is no URL. In a password write @ :"),
+    (
+        {"DATABASE_URL": "postgres://u:[s3cret]x@h/d"},
+        "In a password write @ : / ? # [ ] as %40 %3A %2F %3F %23 %5B %5D",
+    ),
+    ({"DATABASE_URL": "psql 'postgres://u:s3cret@h/d'"}, "Leave out all before postgresql:// and quotes at the end"),
+    ({"DATABASE_URL": "jdbc:postgresql://h/d?password=s3cret"}, "Leave out all before postgresql:// and quotes"),
+    ({"DATABASE_URL": "mysql+asyncpg://u:s3cret@h/d"}, "DATABASE_URL is wrong: it does not begin with sqlite:"),
+    ({"RECEIVER_TO": "file:./out,slack://s3cret"}, "entry 1 of it has a comma or semicolon between two URLs"),
+    ({"RECEIVER_TO": "file:./out, slack://s3cret"}, "spaces: file:./outputs slack://C0123ABCD. A comma inside a URL"),
+    ({"RECEIVER_TO": "slack://s3cret;file:out"}, "entry 1 of it has a comma or semicolon between two URLs"),
+    ({"RECEIVER_CONFIG": 'to = ["s3://s3cret,gs://b"]'}, "to in RECEIVER_CONFIG is wrong: entry 1 of it has a comma"),
     ({"RECEIVER_DATABASE": "postgresql:s3cret"}, "RECEIVER_DATABASE is wrong: it needs // and a user, a host and"),
     ({"RECEIVER_DATABASE": "postgresql://"}, "RECEIVER_DATABASE is wrong: it needs // and a user, a host and"),
     ({"RECEIVER_DATABASE": "s3:///s3cret"}, "RECEIVER_DATABASE is wrong: it names no bucket"),

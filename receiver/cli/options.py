@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -74,6 +75,27 @@ def read_file(file: str) -> bytes:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as exc:
         raise InputError(f"{file} cannot be read: {exc.strerror}. Check the path.") from exc
+
+
+def read_text(file: str) -> str:
+    """Return the text of a file, or of standard input for `-`: UTF-8, or UTF-16 as Windows tools write it.
+
+    Marks of the encoding (U+FEFF) are dropped, also where files that begin with one were joined.
+    """
+    data, name = read_file(file), "Standard input" if file == "-" else file
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    even = next((kind for kind, at in (("utf-16-le", 1), ("utf-16-be", 0)) if data[at:64:2].count(0) > 8), None)
+    try:
+        text = data.decode("utf-16" if wide else even or "utf-8")
+    except UnicodeDecodeError as exc:
+        line = len(re.split(rb"\r\n|\r|\n", data[: exc.start]))
+        raise InputError(
+            f"{name} cannot be read: line {line} is not UTF-8. Save it as UTF-8, for instance with: "
+            "iconv -f WINDOWS-1252 -t UTF-8"
+        ) from exc
+    if "\0" in text:
+        raise InputError(f"{name} cannot be read: it is no text.")
+    return text.replace("\ufeff", "")
 
 
 def account_filter(text: str | None) -> dict[str, Any] | None:

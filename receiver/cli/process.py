@@ -75,10 +75,15 @@ class Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raise SettingsError if the address is taken or not ours."""
+    """Return a listening socket. Raise SettingsError if the address is taken or not ours.
+
+    `::` takes IPv4 as well. The system decides that for no other address, because Python asks for IPv6 alone.
+    """
+    host = host.removeprefix("[").removesuffix("]")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        both = host == "::" and socket.has_dualstack_ipv6()
+        listener = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as exc:
         reason = (exc.strerror or str(exc)).partition(" (while")[0]  # Python repeats the address there
         raise SettingsError(

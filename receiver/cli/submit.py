@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -45,7 +46,12 @@ def submit(
         typer.Argument(help="What to draw, with the provider's own parameters; - reads it.", show_default=False),
     ] = None,
     wait: Wait = False,
-    file: Annotated[str | None, optional("Prompts, one a line, in place of one; waits for all.")] = None,
+    file: Annotated[
+        str | None,
+        optional(
+            "Prompts, one a line, in place of one; waits for all. Empty lines and lines that begin with # are skipped."
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="With --file: how many at most are under way.", min=1)] = 3,
     speed: Speed = None,
     bot: Bot = None,
@@ -68,8 +74,8 @@ def submit(
     chosen = options(speed=speed, label=label, state=state, to=to, auto=auto)
     filter = reading.account_filter(account_filter)
     if prompt == "-":
-        prompt = reading.read_file("-").decode(errors="surrogateescape")
-    prompts = [prompt] if prompt is not None else _read_prompts(file or "")
+        prompt = reading.read_text("-")
+    prompts = [prompt] if prompt is not None else read_prompts(file or "")
     asked = [
         build(
             "imagine", prompt=text, bot_type=reading.bot_type(bot), pictures=tuple(picture or ()), account_filter=filter
@@ -104,13 +110,13 @@ def watch(
     session.Session(as_json=as_json).run(lambda runtime: runtime.submissions.adopt(task_id, chosen), wait=wait)
 
 
-def _read_prompts(file: str) -> list[str]:
-    """Read one prompt a line, without empty lines and lines that begin with #."""
-    try:
-        lines = reading.read_file(file).decode().splitlines()
-    except UnicodeDecodeError as exc:
-        raise InputError(f"{file} cannot be read: it is not UTF-8.") from exc
-    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+def read_prompts(file: str) -> list[str]:
+    """Read one prompt a line, without empty lines and lines that begin with #.
+
+    Only CR and LF end a line. A prompt copied from a web page may hold U+2028, and stays one prompt.
+    """
+    lines = (line.strip() for line in re.split(r"\r\n|\r|\n", reading.read_text(file)))
+    prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise InputError(f"{file} holds no prompt; write one a line.")
     return prompts

@@ -20,6 +20,7 @@ _AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\Z")
 _YEAR = 366 * 86400.0
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
+_JOINED = re.compile(r"[,;](?:\Z|[A-Za-z][A-Za-z0-9+.-]*://|(?:file|command):)")
 _OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
 """Schemes whose URLs name a place and carry no secret outside userinfo and query."""
 _BUCKETS = frozenset({"s3", "gs", "az"})
@@ -159,6 +160,11 @@ def check_urls(value: str) -> str:
     for number, word in enumerate(value.split(), start=1):
         if not _SCHEME.match(word):
             raise ValueError(f"entry {number} of it is not a URL with a scheme")
+        if _JOINED.search(word):
+            raise ValueError(
+                f"entry {number} of it has a comma or semicolon between two URLs, or behind the last. Separate them by "
+                "spaces: file:./outputs slack://C0123ABCD. A comma inside a URL is written %2C"
+            )
     return value
 
 
@@ -270,6 +276,8 @@ URLs = Annotated[
 Words = Annotated[tuple[str, ...], BeforeValidator(split_words), Kind("words separated by spaces, or a list", " ".join)]
 
 DatabaseKind = Literal["sqlite", "postgres", "bucket", "none"]
+_DRIVER = re.compile(r"(?<=^postgres)\+\w+\Z|(?<=^postgresql)\+\w+\Z")
+"""The driver that SQLAlchemy names in a scheme: `postgresql+asyncpg://`."""
 _DATABASES: dict[str, DatabaseKind] = {"sqlite": "sqlite", "postgres": "postgres", "postgresql": "postgres"}
 
 
@@ -278,9 +286,12 @@ def database_kind(value: str) -> DatabaseKind:
     if value.lower() == "none":
         return "none"
     scheme, colon, _ = value.lower().partition(":")
+    scheme = _DRIVER.sub("", scheme)
     kind = "bucket" if scheme in _BUCKETS else _DATABASES.get(scheme)
     if kind is None or not colon:
-        raise ValueError("it does not begin with sqlite:, postgresql://, s3://, gs:// or az://")
+        pasted = re.search(r"postgres(?:ql)?://", value)
+        take = ". Leave out all before postgresql:// and quotes at the end" if pasted else ""
+        raise ValueError(f"it does not begin with sqlite:, postgresql://, s3://, gs:// or az://{take}")
     return kind
 
 
@@ -296,7 +307,7 @@ def check_database(value: str) -> str:
         if "," not in parts.netloc:  # several hosts, one of which is the primary
             _ = parts.port
     except ValueError:
-        raise ValueError("it is no URL") from None
+        raise ValueError("it is no URL. In a password write @ : / ? # [ ] as %40 %3A %2F %3F %23 %5B %5D") from None
     if not value.partition(":")[2].startswith("//") or len(value) <= len(f"{parts.scheme}://"):
         needs = "a user, a host and a database" if kind == "postgres" else "a bucket"
         raise ValueError(f"it needs // and {needs} after it")
@@ -321,7 +332,7 @@ def sqlite_path(value: str) -> Path:
 
 def without_passwords(url: str) -> str:
     """Mask the passwords of a URL."""
-    shown = re.sub(r"^(\w+://[^/?#@:]*):[^/]+@", rf"\1:{MASK}@", url)
+    shown = re.sub(r"^([\w+.-]+://[^/?#@:]*):[^/]+@", rf"\1:{MASK}@", url)
     return re.sub(_HIDDEN, rf"\1{MASK}", shown, flags=re.IGNORECASE)
 
 

@@ -44,7 +44,8 @@ def load(
     Raises:
         SettingsError: one or two sentences for each problem, a line each.
     """
-    layers = _Layers(os.environ if environ is None else environ)
+    given = os.environ if environ is None else environ
+    layers = _Layers({name: without_quotes(text) for name, text in given.items()})
     path = (folder or Path()) / FILE
     try:
         layers.read_toml(path.read_text(encoding="utf-8-sig"), FILE)
@@ -60,6 +61,16 @@ def load(
         if value is not None:
             layers.put((name,), value, written=f"--{name.replace('_', '-')}", source="flag")
     return layers.validated()
+
+
+def without_quotes(text: str) -> str:
+    """Return the value of a variable without space around it, and without the quotes of an env file.
+
+    `docker --env-file`, systemd's `PassEnvironment` and dashboards hand them on as a part of the value.
+    """
+    text = text.strip(" \t\r\n\ufeff")
+    inner = text[1:-1]
+    return inner if len(text) > 1 and text[0] == text[-1] in "\"'" and text[0] not in inner else text
 
 
 @dataclass(slots=True)

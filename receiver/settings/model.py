@@ -182,7 +182,9 @@ class Settings(BaseModel):
     )
     host: Annotated[
         str | None, Kind("an address, for instance 127.0.0.1"), Unset("127.0.0.1, or 0.0.0.0 if PORT is set")
-    ] = Field(default=None, min_length=1, description="Address that `receiver serve` listens on.")
+    ] = Field(
+        default=None, min_length=1, description="Address that `receiver serve` listens on. `::` takes IPv6 and IPv4."
+    )
     port: Annotated[int, Kind("a port number, for instance 8000"), KnownAs("PORT")] = Field(
         default=8000, ge=0, le=65535, description="Port that `receiver serve` listens on. 0 takes a free one."
     )

@@ -76,7 +76,8 @@ class Callbacks:
         await self._bodies.check_length(headers, receive)
         token = route_path(scope).removeprefix(PATH)
         try:
-            url_id = self._tokens.read_url_token(token[1:]) if token else None
+            # Some senders add a slash.
+            url_id = self._tokens.read_url_token(token[1:].removesuffix("/")) if token else None
             self._bodies.check_type(headers)
             body = await self._bodies.read(receive)
             view = decode_task(body)

@@ -47,6 +47,7 @@ _REMEDIES: Mapping[str, tuple[str, str]] = {
     "28": ("denied", "Its password, user or host is refused: look at RECEIVER_DATABASE and pg_hba.conf."),
     "3D": ("missing", "Make the database (createdb), or name another one with RECEIVER_DATABASE."),
     "3F": _TABLES,
+    "42704": ("denied", "If that is a parameter behind the ? of RECEIVER_DATABASE, remove it there."),
     "42501": ("denied", "Give its user the right to do that: `CREATE SCHEMA receiver AUTHORIZATION <user>` is enough."),
     "42P01": _TABLES,
     "53100": ("full", f"Free some space on the server's disk; nothing already journalled is lost. {_AGAIN}"),
@@ -148,10 +149,18 @@ COLLISIONS = 5
 """Tries of a transaction that the server undoes to let another one through."""
 OLDEST_SERVER = 14
 LEFT_OUT = (
+    # of libpq
     "channel_binding", "client_encoding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count",
     "keepalives_idle", "keepalives_interval", "load_balance_hosts", "sslcompression", "sslsni",
+    # of other drivers, ORMs and hosters
+    "binary_parameters", "connection_limit", "default_query_exec_mode", "max_prepared_statements", "pgbouncer",
+    "pool_max_conns", "pool_min_conns", "pool_timeout", "preparethreshold", "schema", "socket_timeout", "ssl",
+    "sslmode", "statement_cache_size", "supa", "uselibpqcompat",
 )  # fmt: skip
-"""Parameters of libpq that the driver does not know and the server refuses. None of them asks for a check."""
+"""Parameters that the driver does not know and the server refuses. Of these, `read_address` reads `ssl` and `sslmode`,
+and `is_pooled` those of poolers. None of the others asks for a check of the server."""
+TLS_MODES = {"no-verify": "require", "true": "require", "1": "require", "false": "disable", "0": "disable"}
+"""Modes as other drivers write them, and libpq's name for the same."""
 PLANS = dict.fromkeys(
     ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_sort", "jit"), "off"
 )
@@ -166,11 +175,22 @@ SETTINGS = {"application_name": "receiver", **LOCAL}
 def read_address(url: str) -> str:
     """Return the address for the driver. Raise JournalError if it names a file that does not exist."""
     base, _, query = url.partition("?")
-    for name, value in parse_qsl(query):
+    scheme, mark, rest = base.partition("://")
+    base = f"{scheme.partition('+')[0]}{mark}{rest}"  # SQLAlchemy names a driver there
+    given = dict(parse_qsl(query))
+    for name, value in given.items():
         if name in ("sslrootcert", "sslcert", "sslkey", "sslcrl") and not Path(value).is_file():
             raise JournalError(f"RECEIVER_DATABASE names a file with {name} that is not there: {value}.")
-    kept = [pair for pair in query.split("&") if pair.partition("=")[0] not in LEFT_OUT]
+    kept = [pair for pair in query.split("&") if pair.partition("=")[0].lower() not in LEFT_OUT]
+    if mode := given.get("sslmode") or given.get("ssl"):
+        kept.append(f"sslmode={TLS_MODES.get(mode.lower(), mode)}")
     return f"{base}?{'&'.join(kept)}" if any(kept) else base
+
+
+def is_pooled(url: str) -> bool:
+    """Return True if a parameter of the URL says that a pooler in transaction mode is in front of the server."""
+    given = dict(parse_qsl(url.partition("?")[2]))
+    return given.get("pgbouncer", "").lower() in ("true", "1") or "pooler" in given.get("supa", "")
 
 
 async def _check_server(db: Connection, where: str) -> None:

@@ -14,7 +14,15 @@ from receiver.journal.document import Document, Transition, from_row
 from receiver.journal.membership import SharedMembership
 from receiver.journal.postgres import maintenance
 from receiver.journal.postgres.batch import Operation, RowCache, Update, Writer, commit, load, write
-from receiver.journal.postgres.connections import Changed, Connection, Connections, Notifier, Transaction, translated
+from receiver.journal.postgres.connections import (
+    Changed,
+    Connection,
+    Connections,
+    Notifier,
+    Transaction,
+    is_pooled,
+    translated,
+)
 from receiver.journal.postgres.tables import due_query, fetch, fetch_page, read_submission
 from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
@@ -252,11 +260,12 @@ async def open_store(
     """Connect, and bring the tables up to date with `migrate`.
 
     Args:
-        url: `postgresql://user:password@host:port/database`.
+        url: `postgresql://user:password@host:port/database`. It may say that a pooler is there (`is_pooled`).
         listen: hear from other processes what was written. False where a transaction pooler is in front of the server.
         statements, busy_seconds, answer_seconds: see `Connections`.
     """
-    listen = listen and connections > 1
+    pooled = is_pooled(url)
+    listen, statements = listen and connections > 1 and not pooled, statements and not pooled
     opened = Connections(
         url, maximum=max(1, connections - listen), statements=statements, busy_seconds=busy_seconds,
         answer_seconds=answer_seconds,
