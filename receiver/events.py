@@ -16,7 +16,7 @@ import hashlib
 import secrets
 import threading
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from ulid import ULID
@@ -40,6 +40,7 @@ DisplayStatus = Literal[
     "failed",
     "lost",
 ]
+DISPLAY_STATUSES: tuple[DisplayStatus, ...] = get_args(DisplayStatus)
 Source = Literal["submit", "callback", "poll", "deadline"]
 
 EVENT_TYPES: tuple[EventType, ...] = (

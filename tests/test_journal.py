@@ -31,8 +31,9 @@ from journals import (
 from receiver.backoff import DELIVERY
 from receiver.deliveries import AttemptRecord, Receipt
 from receiver.errors import JournalError, NotFound
-from receiver.events import Media, Submission
+from receiver.events import DisplayStatus, Media, Submission
 from receiver.journal import Change, Journal
+from receiver.journal.selection import Selection
 from receiver.tasks import Task
 
 replace = msgspec.structs.replace
@@ -113,6 +114,8 @@ FIRST, SECOND = "01KKGM7NK1AAAAAAAAAAAAAAA1", "01KKGM7NK1BBBBBBBBBBBBBBB2"
         (FIRST, FIRST),
         (FIRST[-6:], FIRST),
         (SECOND[-6:], SECOND),
+        (SECOND[-6:].lower(), SECOND),
+        ("last", SECOND),
         ("1111", SECOND),  # two submissions hold this task: the newest
         ("task-a", FIRST),
         (FIRST[:12], None),
@@ -140,7 +143,7 @@ async def test_finding_by_what_is_whole(journal: Journal) -> None:
     await journal.add(submission(id=FIRST, task_id="task-a"))
     assert (await journal.find(FIRST, whole=True)).id == FIRST
     assert (await journal.find("task-a", whole=True)).id == FIRST
-    for part in (FIRST[:12], FIRST[-6:], "task", ""):
+    for part in (FIRST[:12], FIRST[-6:], "task", "last", ""):
         with pytest.raises(NotFound):
             await journal.find(part, whole=True)
 
@@ -162,21 +165,78 @@ async def test_an_ambiguous_reference_says_so(journal: Journal) -> None:
 
 @pytest.mark.parametrize(
     ("status", "found"),
-    [(None, [5, 4, 3, 2, 1]), ("prepared", [1]), ("accepted", [5, 4, 3]), ("refused", [2]), ("succeeded", [4]),
-     ("lost", [3]), ("in_progress", [5]), ("SUCCESS", [4]), ("nonsense", [])],
+    [(None, [6, 5, 4, 3, 2, 1]), ("prepared", [1]), ("accepted", [6]), ("refused", [2]), ("succeeded", [4]),
+     ("lost", [3]), ("in_progress", [5]), ("unknown", [])],
 )  # fmt: skip
-async def test_listing_submissions(journal: Journal, status: str | None, found: list[int]) -> None:
-    """The newest first; by status of the submission, of the task, or by how it ended."""
+async def test_listing_submissions(journal: Journal, status: DisplayStatus | None, found: list[int]) -> None:
+    """The newest first, by the status that people see."""
     for row in (
         submission(2, status="refused"),
         submission(1),
         submission(3, status="accepted", ended="task.lost"),
         submission(4, status="accepted", ended="task.succeeded", task=Task(id="1", status="SUCCESS")),
         submission(5, status="accepted", task=Task(id="1", status="IN_PROGRESS")),
+        submission(6, status="accepted", task=Task(id="1", status="SUBMITTED")),
     ):
         await journal.add(row)
-    assert ids(await journal.submissions(limit=10, status=status)) == found
-    assert ids(await journal.submissions(limit=2, status=status)) == found[:2]
+    wanted = Selection(status=status)
+    assert ids(await journal.submissions(wanted, limit=10)) == found
+    assert ids(await journal.submissions(wanted, limit=2)) == found[:2]
+    for number, one in enumerate(found, 1):
+        assert ids(await journal.submissions(wanted, limit=9, after=submission(one).id)) == found[number:]
+
+
+async def test_rows_of_submissions_by_what_was_asked(journal: Journal) -> None:
+    """Lists of submissions, events and deliveries know the same conditions on the request."""
+    for number, row in enumerate(
+        (
+            submission(1, labels={"album": "sea", "a,b": '"'}, prompt="A paper BOAT"),
+            submission(2, labels={"album": "sea"}, kind="blend", prompt=""),
+            submission(3, labels={"album": "land"}, prompt="a paper house"),
+        ),
+        1,
+    ):
+        await journal.add(row)
+        await owe(journal, row, "task.succeeded", number)
+    for wanted, numbers in (
+        (Selection(labels=(("album", "sea"),)), [2, 1]),
+        (Selection(labels=(("album", "sea"), ("a,b", '"'))), [1]),
+        (Selection(labels=(("album", "se"),)), []),
+        (Selection(words=("boat", "Paper")), [1]),
+        (Selection(words=("paper",)), [3, 1]),
+        (Selection(kind="blend"), [2]),
+        (Selection(kind="blend", words=("paper",)), []),
+        (Selection(words=("paper",), until_ms=NOW - 10**9), []),
+    ):
+        assert ids(await journal.submissions(wanted, limit=9)) == numbers
+        found = [item.submission_id for item in await journal.events(wanted, limit=9)]
+        assert found == [submission(number).id for number in numbers]
+        owed = [item.submission_id for item in await journal.deliveries(wanted, limit=9)]
+        assert owed == found
+        if len(found) == 2:
+            rest = await journal.events(wanted, limit=9, after=f"{found[0]}.task.succeeded")
+            assert [item.submission_id for item in rest] == found[1:]
+            first = (await journal.deliveries(wanted, limit=1))[0].id
+            assert [item.submission_id for item in await journal.deliveries(wanted, limit=9, after=first)] == found[1:]
+
+
+async def test_naming_an_event_or_a_delivery(journal: Journal) -> None:
+    """By id, by a part of it, or as the last one."""
+    row = submission(id=FIRST)
+    await journal.add(row)
+    await owe(journal, row, "task.succeeded", 1)
+    (fact,) = await journal.events(limit=9)
+    (owed,) = await journal.deliveries(limit=9)
+    for reference in (fact.id, "last", f"{FIRST[-6:]}.task.succeeded", f"{FIRST[-8:].lower()}.task.succeeded"):
+        assert await journal.find_event(reference) == fact
+    for reference in (owed.id, "last", owed.id[-6:], owed.id[-6:].lower(), owed.id[:20]):
+        assert await journal.find_delivery(reference) == owed
+    for reference in ("", "nothing", owed.id[-5:], f"{FIRST}.task.lost", "nothing.task.lost"):
+        with pytest.raises(NotFound):
+            await journal.find_event(reference)
+    for reference in ("", "nothing", owed.id[-5:], FIRST):
+        with pytest.raises(NotFound, match="receiver deliveries list"):
+            await journal.find_delivery(reference)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from receiver.app.handle import TaskHandle, send
 from receiver.app.requests import Requests, SubmitOptions, to_options
 from receiver.clock import Clock
 from receiver.deliveries import DeliveryStatus
-from receiver.errors import NotStarted, PayloadError
-from receiver.events import EventType
+from receiver.errors import InputError, NotStarted, PayloadError
+from receiver.events import DISPLAY_STATUSES, DisplayStatus, EventType
 from receiver.journal import Trouble
 from receiver.journal.selection import Replayed, Selection
 from receiver.requests import Request
@@ -205,7 +205,7 @@ class Receiver(Requests):
         """
         return TaskHandle(self._started, await self._started().journal.find(reference))
 
-    async def tasks(self, *, limit: int = 20, status: str | None = None) -> list[TaskHandle]:
+    async def tasks(self, *, limit: int = 20, status: DisplayStatus | None = None) -> list[TaskHandle]:
         """Return tasks, the newest first.
 
         Example::
@@ -213,9 +213,11 @@ class Receiver(Requests):
             for task in await receiver.tasks(limit=5, status="failed"):
                 print(task.id, task.submission.prompt)
 
-        `status` is a submission's (`accepted`), a task's (`IN_PROGRESS`), or an end (`succeeded`, `failed`, `lost`).
+        `status` is one of those that `receiver tasks list` shows. InputError names them.
         """
-        rows = await self._started().journal.submissions(limit=limit, status=status)
+        if status is not None and status not in DISPLAY_STATUSES:
+            raise InputError(f"status is one of {', '.join(DISPLAY_STATUSES)}, not {status!r}.")
+        rows = await self._started().journal.submissions(Selection(status=status), limit=limit)
         return [TaskHandle(self._started, row) for row in rows]
 
     async def troubles(self) -> list[Trouble]:

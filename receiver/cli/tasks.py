@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from receiver.cli.deliveries import DELIVERIES, EVENTS
-from receiver.cli.options import AsJSON, Limit, Reference, optional
+from receiver.cli.options import AsJSON, Limit, Reference, choice, optional
 from receiver.cli.output import Table, ago, note, print_json, print_list, print_table, say_values, when
 from receiver.cli.process import on_journal
 from receiver.cli.progress import describe
 from receiver.deliveries import Delivery
-from receiver.events import Event, Submission
+from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal, Trouble
+from receiver.journal.selection import Selection
 
 TASKS = Table[Submission](
     ("SUBMISSION", "AGE", "MADE BY", "STATUS", "PROMPT"),
@@ -27,14 +28,16 @@ tasks = typer.Typer(no_args_is_help=True, help="List and show submissions.")
 
 @tasks.command("list")
 def list_tasks(
-    status: Annotated[str | None, optional("prepared, accepted, succeeded, failed, lost, in_progress …")] = None,
+    status: Annotated[str | None, optional(f"{', '.join(DISPLAY_STATUSES)}.")] = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
     """List the newest submissions, and the engine's present problems."""
 
+    chosen = choice("--status", status, DISPLAY_STATUSES)
+
     async def work(journal: Journal) -> tuple[list[Submission], list[Trouble]]:
-        return await journal.submissions(limit=limit, status=status), await journal.troubles()
+        return await journal.submissions(Selection(status=chosen), limit=limit), await journal.troubles()
 
     rows, troubles = on_journal(work)
     for trouble in () if as_json else troubles:

@@ -139,11 +139,6 @@ def is_settled(document: Document) -> bool:
     return ended and all(item is None for item in waits) and not document.additions and not document.deliveries
 
 
-def search_status(row: Submission, status: str) -> bool:
-    """Return True if a submission has this status: of the submission, of its task, or the last part of its end."""
-    return row.status == status or row.ended == f"task.{status}" or row.task_status == status.upper()
-
-
 # Values that callers exchange with the journal
 
 

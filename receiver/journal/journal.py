@@ -7,22 +7,21 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord
-from receiver.errors import JournalError, NotFound
+from receiver.errors import JournalError
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal import transitions
 from receiver.journal.document import Changed, Decide, Document, Trouble, Work, is_settled, replace
+from receiver.journal.lookup import Listed, row_of
 from receiver.journal.membership import EngineRecord, membership_of
-from receiver.journal.selection import Batch, Kind, Leftover, Order, Replayed, Selection
+from receiver.journal.selection import ALL, Batch, Kind, Leftover, Order, Replayed, Selection
 from receiver.journal.shared import Shared
 from receiver.journal.store import Counts, Filter, Key, LeftFile, NeededFile, RowKind, Store, StoredRow, pages
 
 T = TypeVar("T")
 
-PART = 6
-"""Characters of an id by which a submission can be found."""
 PAGE = 200
 STEP = 25
 """Submissions that one step of a purge deletes."""
@@ -135,11 +134,7 @@ class Journal:
         return sorted(found.values(), key=lambda row: row.id)
 
     async def find(self, reference: str, *, whole: bool = False) -> Submission:
-        """Find a submission by its id, its task id, or the start or end of its id (6 characters or more).
-
-        Args:
-            reference: as a person gave it.
-            whole: not by a part of an id, for which all ids are read.
+        """Find a submission as a person names it: see `lookup`. With `whole`, only by its id or its task's.
 
         Raises:
             NotFound: there is none, or more than one.
@@ -147,18 +142,11 @@ class Journal:
         found = await self.get(reference) if reference else None
         if found is not None:
             return found
-        rows = await self._submissions(Filter(task_id=reference), limit=1) if reference else []
-        if not rows and len(reference) >= PART and not whole:
-            rows = await self._submissions(Filter(part=reference), limit=2)
-        if not rows:
-            raise NotFound(f"There is no submission or task {reference!r} in this journal. See: receiver tasks list")
-        if len(rows) > 1:
-            raise NotFound(f"More than one submission matches {reference!r}. Give more of its id.")
-        return rows[0]
+        return cast(Submission, (await row_of(self.store, "submissions", reference, whole=whole)).record)
 
-    async def submissions(self, *, limit: int, status: str | None = None) -> list[Submission]:
-        """Return the newest first. `status` is a submission status, a task status, or the last part of an end."""
-        return await self._submissions(Filter(statuses=(status,) if status is not None else ()), limit=limit)
+    async def submissions(self, wanted: Selection = ALL, *, limit: int, after: str | None = None) -> list[Submission]:
+        """Return the newest first, beginning behind the one that `after` names (see `lookup`)."""
+        return await self._listed("submissions", wanted, Submission, limit, after)
 
     async def called_back(self, *, limit: int, created_before_ms: int) -> list[Submission]:
         """Return the newest submissions that took a callback URL along and that the provider has ended."""
@@ -177,6 +165,11 @@ class Journal:
     async def overdue(self, now_ms: int, limit: int) -> list[Submission]:
         """Return submissions that have not ended and are past their deadline."""
         return await self.store.due("deadline", now_ms, limit)
+
+    async def _listed(self, kind: Listed, wanted: Selection, type: type[T], limit: int, after: str | None) -> list[T]:
+        key = (await row_of(self.store, kind, after)).key if after is not None else None
+        page = await self.store.page(kind, wanted.filter(), after=key, limit=limit, newest_first=True)
+        return [row.record for row in page if isinstance(row.record, type)]
 
     async def _submissions(self, wanted: Filter, *, limit: int) -> list[Submission]:
         return await self._newest("submissions", wanted, Submission, limit)
@@ -203,11 +196,22 @@ class Journal:
         ]  # fmt: skip
 
     async def events(
-        self, *, limit: int, submission_id: str | None = None, type: EventType | None = None
+        self,
+        wanted: Selection = ALL,
+        *,
+        limit: int,
+        after: str | None = None,
+        submission_id: str | None = None,
+        type: EventType | None = None,
     ) -> list[Event]:
-        """Return the newest first."""
-        wanted = Filter(submission_id=submission_id, types=(type,) if type is not None else ())
-        return await self._newest("events", wanted, Event, limit)
+        """Return the newest first, like `submissions`. The last two are short for a selection with them alone."""
+        if submission_id is not None or type is not None:
+            wanted = Selection(submission_id=submission_id, type=type)
+        return await self._listed("events", wanted, Event, limit, after)
+
+    async def find_event(self, reference: str) -> Event:
+        """Find an event like `find`."""
+        return cast(Event, (await row_of(self.store, "events", reference)).record)
 
     async def event(self, event_id: str) -> Event | None:
         found = await self._newest("events", Filter(ids=(event_id,)), Event, 1)
@@ -217,17 +221,22 @@ class Journal:
 
     async def deliveries(
         self,
+        wanted: Selection = ALL,
         *,
         limit: int,
+        after: str | None = None,
         submission_id: str | None = None,
         destination: str | None = None,
         status: DeliveryStatus | None = None,
     ) -> list[Delivery]:
-        """Return the newest first."""
-        wanted = Filter(
-            submission_id=submission_id, destination=destination, statuses=(status,) if status is not None else ()
-        )
-        return await self._newest("deliveries", wanted, Delivery, limit)
+        """Return the newest first, like `submissions`. The last three are short for a selection with them alone."""
+        if (submission_id, destination, status) != (None, None, None):
+            wanted = Selection(submission_id=submission_id, destination=destination, status=status)
+        return await self._listed("deliveries", wanted, Delivery, limit, after)
+
+    async def find_delivery(self, reference: str) -> Delivery:
+        """Find a delivery like `find`."""
+        return cast(Delivery, (await row_of(self.store, "deliveries", reference)).record)
 
     async def delivery(self, delivery_id: str) -> Delivery | None:
         found = await self._newest("deliveries", Filter(ids=(delivery_id,)), Delivery, 1)
@@ -486,25 +495,13 @@ class Journal:
 
     async def select_deliveries(self, selection: Selection, *, after: str, limit: int) -> list[Delivery]:
         """Return a page of deliveries that fit, the oldest first, beginning after the delivery id `after`."""
-        wanted = Filter(
-            submission_id=selection.submission_id,
-            destination=selection.destination,
-            statuses=(selection.status,) if selection.status is not None else (),
-            since_ms=selection.since_ms,
-            until_ms=selection.until_ms,
-        )
-        page = await self.store.page("deliveries", wanted, after=(after,) if after else None, limit=limit)
+        key = (after,) if after else None
+        page = await self.store.page("deliveries", selection.filter(), after=key, limit=limit)
         return [row.record for row in page if isinstance(row.record, Delivery)]
 
     async def select_events(self, selection: Selection, *, after: Key | None, limit: int) -> list[tuple[Key, Event]]:
         """Return a page of events that fit, in the order in which they became known, beginning after `after`."""
-        wanted = Filter(
-            submission_id=selection.submission_id,
-            types=(selection.type,) if selection.type is not None else (),
-            since_ms=selection.since_ms,
-            until_ms=selection.until_ms,
-        )
-        page = await self.store.page("events", wanted, after=after, limit=limit)
+        page = await self.store.page("events", selection.filter(), after=after, limit=limit)
         return [(row.key, row.record) for row in page if isinstance(row.record, Event)]
 
     async def event_deliveries(self, event: Event) -> list[Delivery]:

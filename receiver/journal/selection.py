@@ -1,4 +1,4 @@
-"""Values of replay and retention: selections, orders and their outcomes."""
+"""Values of lists, replay and retention: selections, orders and their outcomes."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from receiver.deliveries import DeliveryStatus
-from receiver.events import EventType
-from receiver.journal.store import Key
+from receiver.events import DisplayStatus, EventType
+from receiver.journal.store import Filter, Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Conditions on deliveries or events: all that are given must hold. Times are epoch milliseconds.
+    """Conditions on submissions, events or deliveries: all that are given must hold. Times are epoch milliseconds.
 
     Attributes:
-        ids: delivery ids or event ids, in this order.
+        ids: in this order.
         submission_id: rows of this submission.
         destination: deliveries to this destination.
-        status: deliveries of this status.
+        status: deliveries of this status, or submissions by the status that people see.
         type: events of this type.
+        kind: submissions of this kind of request, and their rows.
+        labels: submissions with all these labels, and their rows.
+        words: submissions with all these words in their prompt, in any case, and their rows.
         since_ms, until_ms: made at or after the one, and before the other.
     """
 
     ids: tuple[str, ...] = ()
     submission_id: str | None = None
     destination: str | None = None
-    status: DeliveryStatus | None = None
+    status: DeliveryStatus | DisplayStatus | None = None
     type: EventType | None = None
+    kind: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    words: tuple[str, ...] = ()
     since_ms: int | None = None
     until_ms: int | None = None
 
@@ -36,6 +42,24 @@ class Selection:
     def empty(self) -> bool:
         """True without any condition, which would select everything."""
         return self == Selection()
+
+    def filter(self) -> Filter:
+        """Return the same for a store."""
+        return Filter(
+            ids=self.ids or None,
+            submission_id=self.submission_id,
+            destination=self.destination,
+            statuses=(self.status,) if self.status is not None else (),
+            types=(self.type,) if self.type is not None else (),
+            kinds=(self.kind,) if self.kind is not None else (),
+            labels=self.labels,
+            words=self.words,
+            since_ms=self.since_ms,
+            until_ms=self.until_ms,
+        )
+
+
+ALL = Selection()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

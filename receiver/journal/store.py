@@ -16,7 +16,7 @@ import msgspec
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.events import Callback, Event, Submission
-from receiver.journal.document import Document, Transition, search_status
+from receiver.journal.document import Document, Transition
 
 T = TypeVar("T")
 
@@ -75,14 +75,14 @@ class Filter:
         delivery_id: attempts of one delivery.
         parent_id: submissions that follow this one up.
         task_id: submissions with this task.
-        part: submissions whose id starts or ends with this text.
+        part: submissions or deliveries whose id starts or ends with this text.
         digest: needed files with this digest.
         destination: deliveries to this destination.
-        statuses: submissions by any of their statuses (see `search_status`), or deliveries by status.
+        statuses: submissions by display status, or deliveries by status.
         types: events by any of the types.
-        kinds: submissions by any of the kinds of request.
-        labels: submissions with all the labels.
-        words: submissions with all the words in their prompt, in any case.
+        kinds: by any of the kinds of request, like the next two for submissions, and for events and deliveries of such.
+        labels: with all the labels.
+        words: with all the words in the prompt, in any case.
         since_ms, until_ms: made at or after the one, and before the other, in epoch milliseconds. Submissions and
             deliveries go by their id, events by `created_ms`, callbacks by `received_ms`.
         called_back: accepted submissions with a callback URL that the provider has ended.
@@ -116,6 +116,18 @@ class Filter:
 EVERYTHING = Filter()
 
 
+REQUEST_CONDITIONS = ("kinds", "labels", "words")
+
+
+def fits_request(row: Submission, wanted: Filter) -> bool:
+    """Return True if a submission fulfils the conditions of `REQUEST_CONDITIONS`, which its rows share."""
+    return (
+        (not wanted.kinds or row.kind in wanted.kinds)
+        and all(row.labels.get(name) == value for name, value in wanted.labels)
+        and all(word.casefold() in row.prompt.casefold() for word in wanted.words)
+    )
+
+
 def fits_submission(row: Submission, wanted: Filter) -> bool:
     """Return True if a submission fulfils a filter's conditions on its own fields. Ids, times and `with_files` are left
     to the store, which finds rows by them."""
@@ -123,10 +135,8 @@ def fits_submission(row: Submission, wanted: Filter) -> bool:
         wanted.parent_id in (None, row.parent_id),
         wanted.task_id in (None, row.task_id),
         wanted.part is None or row.id.startswith(wanted.part) or row.id.endswith(wanted.part),
-        not wanted.statuses or any(search_status(row, status) for status in wanted.statuses),
-        not wanted.kinds or row.kind in wanted.kinds,
-        all(row.labels.get(name) == value for name, value in wanted.labels),
-        all(word.casefold() in row.prompt.casefold() for word in wanted.words),
+        not wanted.statuses or row.display_status in wanted.statuses,
+        fits_request(row, wanted),
         wanted.due_after_ms is None
         or any((due or 0) > wanted.due_after_ms for due in (row.send_due_ms, row.poll_due_ms, row.media_due_ms)),
         not wanted.called_back

@@ -12,7 +12,7 @@ import structlog
 
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
-from receiver.errors import InputError, NotFound
+from receiver.errors import InputError
 from receiver.events import EVENT_TYPES, EventType
 from receiver.journal import Journal
 from receiver.journal.selection import Order, Replayed, Selection
@@ -139,10 +139,7 @@ class Replay:
 
     async def _deliveries(self, selection: Selection) -> AsyncIterator[Delivery]:
         for id in selection.ids:
-            found = await self._journal.delivery(id)
-            if found is None:
-                raise NotFound(f"There is no delivery {id!r} in this journal. See: receiver deliveries list")
-            yield found
+            yield await self._journal.find_delivery(id)
         after = ""
         while not selection.ids:
             page = await self._journal.select_deliveries(selection, after=after, limit=PAGE)
@@ -154,9 +151,7 @@ class Replay:
 
     async def _events(self, selection: Selection) -> AsyncIterator[str]:
         for id in selection.ids:
-            if await self._journal.event(id) is None:
-                raise NotFound(f"There is no event {id!r} in this journal. See: receiver events list")
-            yield id
+            yield (await self._journal.find_event(id)).id
         after: Key | None = None
         while not selection.ids:
             page = await self._journal.select_events(selection, after=after, limit=PAGE)

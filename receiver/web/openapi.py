@@ -11,9 +11,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.events import Event
+from receiver.events import DISPLAY_STATUSES, Event
 from receiver.web.api import schemas as bodies
-from receiver.web.api.responses import STATUSES, Links, ProblemRecord, Seed, SubmissionRecord, json
+from receiver.web.api.responses import Links, ProblemRecord, Seed, SubmissionRecord, json
 
 VERSION = "1"
 """Version of the API. It rises with an incompatible change."""
@@ -89,8 +89,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             _parameter(
                 "query",
                 "status",
-                "Their status. `accepted` finds everything the provider took.",
-                {"type": "string", "enum": list(STATUSES)},
+                "Their status, as the answers show it.",
+                {"type": "string", "enum": list(DISPLAY_STATUSES)},
             ),
         ),
         problems=(422,),

@@ -58,6 +58,7 @@ from receiver.journal.store import (
     Rows,
     SharedValue,
     StoredRow,
+    fits_request,
     fits_submission,
 )
 
@@ -542,6 +543,8 @@ def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[Store
     if kind == "submissions":
         fits = fits_submission(stored.submission, wanted) and (stored.files or not wanted.with_files)
         return [StoredRow((stored.id,), stored.submission)] if fits else []
+    if kind in ("events", "deliveries") and not fits_request(stored.submission, wanted):
+        return []
     if kind == "events":
         return [
             StoredRow((item.number, stored.id), item.event)

@@ -16,7 +16,16 @@ from receiver.events import Callback, Event, Submission, first_id
 from receiver.journal.document import Document, LastReceipt, delivery_from_row, from_row, open_deadline, to_json
 from receiver.journal.postgres.connections import Connection
 from receiver.journal.statements import queries
-from receiver.journal.store import Filter, Key, LeftFile, NeededFile, Record, SharedValue, StoredRow
+from receiver.journal.store import (
+    REQUEST_CONDITIONS,
+    Filter,
+    Key,
+    LeftFile,
+    NeededFile,
+    Record,
+    SharedValue,
+    StoredRow,
+)
 from receiver.tasks import clean_text
 
 _COMMENT = re.compile(r"--[^\n]*\n?")
@@ -137,12 +146,12 @@ TABLES: Mapping[str, Table] = {
     ),
     "events": Table(
         ("number",), ("id", "submission_id", "type", "created_ms", "body"), event_row,
-        lambda row: read_event(row["body"]), "ids submission_id types since_ms until_ms",
+        lambda row: read_event(row["body"]), "ids submission_id types since_ms until_ms kinds labels words",
         "SELECT number, body FROM receiver.events",
     ),
     "deliveries": Table(
         ("id",), (*_DELIVERY, "receipt"), delivery_row, delivery_from_row,
-        "ids submission_id destination statuses due_after_ms since_ms until_ms",
+        "ids part submission_id destination statuses due_after_ms since_ms until_ms kinds labels words",
     ),
     "attempts": Table(
         ("delivery_id", "number"), AttemptRecord.__struct_fields__, attempt_row, partial(from_row, AttemptRecord),
@@ -265,8 +274,7 @@ _CONDITIONS: Mapping[str, str] = {
     "events.submission_id": "id > ? || '.' AND id < ? || '/'",  # event ids start with their submission's
     "attempts.submission_id": "delivery_id = ANY (ARRAY(SELECT id FROM receiver.deliveries WHERE submission_id = ?))",
     "part": "(starts_with(id, ?) OR right(id, length(?::text)) = ?)",
-    "submissions.statuses": "(status = ANY (?) OR substr(ended, 6) = ANY (?)"
-    " OR task_status = ANY (upper(?::text)::text[]))",
+    "submissions.statuses": "display = ANY (?)",
     "statuses": "status = ANY (?)",
     "types": "type = ANY (?)",
     "kinds": "kind = ANY (?)",
@@ -305,6 +313,8 @@ def page_query(
     for name, value in given.items():
         key = f"{kind}.{name}" if f"{kind}.{name}" in _CONDITIONS else name
         text = _CONDITIONS.get(key, f"{name} = ?")
+        if kind != "submissions" and name in REQUEST_CONDITIONS:
+            text = f"submission_id = ANY (ARRAY(SELECT id FROM receiver.submissions WHERE {text}))"  # noqa: S608
         if kind == "deliveries" and name == "statuses" and not few:  # as literals, so that partial indexes fit
             known = ", ".join(f"'{status}'" for status in DELIVERY_STATUSES if status in value)
             text, few = f"status IN ({known})" if known else "false", known == "'running'"

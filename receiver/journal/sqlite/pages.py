@@ -13,7 +13,17 @@ from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord
 from receiver.events import Callback, Event, first_id
 from receiver.journal.document import delivery_from_row, from_row, to_json
 from receiver.journal.sqlite.documents import SQL, submission_of
-from receiver.journal.store import Filter, Key, LeftFile, NeededFile, Record, RowKind, SharedValue, StoredRow
+from receiver.journal.store import (
+    REQUEST_CONDITIONS,
+    Filter,
+    Key,
+    LeftFile,
+    NeededFile,
+    Record,
+    RowKind,
+    SharedValue,
+    StoredRow,
+)
 
 _event = msgspec.json.Decoder(Event).decode
 
@@ -27,7 +37,8 @@ class Table(NamedTuple):
     select: str
 
 
-_LISTED = "submission_id parent_id task_id part statuses kinds labels words due_after_ms called_back settled"
+_SHARED = "submission_id kinds labels words"
+_LISTED = f"parent_id task_id part statuses due_after_ms called_back settled {_SHARED}"
 TABLES: Mapping[RowKind, Table] = {
     "submissions": Table(("id",), submission_of, f"ids since_ms until_ms {_LISTED}", SQL["page_submissions"]),
     "callbacks": Table(
@@ -35,11 +46,11 @@ TABLES: Mapping[RowKind, Table] = {
         "SELECT number, submission_id, received_ms, cause, CAST(body AS BLOB) AS body FROM callbacks",
     ),
     "events": Table(
-        ("number",), lambda row: _event(row["body"]), "ids submission_id types since_ms until_ms",
+        ("number",), lambda row: _event(row["body"]), f"ids types since_ms until_ms {_SHARED}",
         "SELECT number, body FROM events",
     ),
     "deliveries": Table(
-        ("id",), delivery_from_row, "ids since_ms until_ms submission_id destination statuses due_after_ms",
+        ("id",), delivery_from_row, f"ids part since_ms until_ms destination statuses due_after_ms {_SHARED}",
         "SELECT * FROM deliveries",
     ),
     "attempts": Table(
@@ -70,8 +81,7 @@ _CONDITIONS = {
     "events.submission_id": "id > :submission_id || '.' AND id < :submission_id || '/'",
     "attempts.submission_id": "delivery_id IN (SELECT id FROM deliveries WHERE submission_id = :submission_id)",
     "part": "(substr(id, 1, length(:part)) = :part OR substr(id, -length(:part)) = :part)",
-    "submissions.statuses": "EXISTS (SELECT 1 FROM json_each(:statuses) AS word WHERE submissions.status = word.value"
-    " OR submissions.ended = 'task.' || word.value OR submissions.task_status = upper(word.value))",
+    "submissions.statuses": "display IN (SELECT value FROM json_each(:statuses))",
     "deliveries.statuses": "status IN (SELECT value FROM json_each(:statuses))",
     "types": "type IN (SELECT value FROM json_each(:types))",
     "kinds": "json_extract(body, '$.kind') IN (SELECT value FROM json_each(:kinds))",
@@ -150,4 +160,7 @@ def delete_query(kind: RowKind) -> str:
 
 
 def _condition(kind: RowKind, name: str) -> str:
-    return _CONDITIONS.get(f"{kind}.{name}") or _CONDITIONS.get(name) or f"{name} = :{name}"
+    text = _CONDITIONS.get(f"{kind}.{name}") or _CONDITIONS.get(name) or f"{name} = :{name}"
+    if kind != "submissions" and name in REQUEST_CONDITIONS:
+        return f"submission_id IN (SELECT id FROM submissions WHERE {text})"  # noqa: S608 - texts of ours
+    return text

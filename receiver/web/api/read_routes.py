@@ -14,12 +14,13 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from receiver.errors import MediaError, NotFound, ReceiverError
-from receiver.events import Event, Submission
+from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal
+from receiver.journal.selection import Selection
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.web.admission import RETRY
-from receiver.web.api.responses import STATUSES, Seed, json, submission_record
+from receiver.web.api.responses import Seed, json, submission_record
 from receiver.web.problems import Problem
 
 log = structlog.get_logger("receiver.api")
@@ -62,11 +63,11 @@ class ReadRoutes:
         limit = _whole_number(query.get("limit", "20"), 1, MAX_LIST)
         if limit is None:
             raise Problem(422, f"limit is a whole number from 1 to {MAX_LIST}.")
-        status = query.get("status")
-        if status is not None and status not in STATUSES:
-            raise Problem(422, f"status is one of {', '.join(STATUSES)}.")
-        status = "modal" if status == "input_required" else status
-        return json([submission_record(row) for row in await self._journal.submissions(limit=limit, status=status)])
+        status = next((item for item in DISPLAY_STATUSES if item == query.get("status")), None)
+        if status is None and "status" in query:
+            raise Problem(422, f"status is one of {', '.join(DISPLAY_STATUSES)}.")
+        rows = await self._journal.submissions(Selection(status=status), limit=limit)
+        return json([submission_record(row) for row in rows])
 
     async def show(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}`."""

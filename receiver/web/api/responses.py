@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -29,7 +29,6 @@ from receiver.telemetry import redact
 from receiver.web.admission import RETRY
 from receiver.web.problems import Problem
 
-STATUSES: tuple[str, ...] = get_args(DisplayStatus)
 MAX_TEXT = 1000
 PROVIDER_FAULTS = frozenset({"unauthorized", "wrong_address", "unreachable", "failed"})
 """Outcomes about which the caller can do nothing."""
