@@ -1,11 +1,11 @@
-"""A TCP proxy between a client and a server on loopback, that breaks connections where it is told to."""
+"""Proxies on loopback: one for TCP that breaks connections where it is told to, and one for HTTP (CONNECT)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Literal
+from typing import Literal, cast
 
 Cut = Literal["before", "after"]
 
@@ -92,3 +92,51 @@ async def proxy(port: int) -> AsyncIterator[Proxy]:
     finally:
         server.close()
         await made.aclose()
+
+
+class ConnectProxy:
+    """An HTTP proxy that leads every connection to one port here, whatever address was asked for.
+
+    It keeps the heads of the requests. With a status that is not 200 it refuses them.
+    """
+
+    def __init__(self, target: int, status: int) -> None:
+        self._target, self._status = target, status
+        self.heads: list[str] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    @property
+    def asked(self) -> list[str]:
+        return [head.split(" ")[1] for head in self.heads]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.tasks.add(cast("asyncio.Task[None]", asyncio.current_task()))
+        self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(b"HTTP/1.1 %d No\r\n\r\n" % self._status)
+        if self._status == 200:
+            back, forth = await asyncio.open_connection("127.0.0.1", self._target)
+            await asyncio.gather(_pump(reader, forth), _pump(back, writer))
+        writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    with suppress(OSError):
+        writer.close()
+
+
+@asynccontextmanager
+async def connect_proxy(target: int = 0, *, status: int = 200) -> AsyncIterator[ConnectProxy]:
+    """An HTTP proxy to a port of this machine."""
+    proxy = ConnectProxy(target, status)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        await asyncio.gather(*proxy.tasks, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import hashlib
 import ipaddress
@@ -19,6 +20,7 @@ import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
+from proxies import ConnectProxy, connect_proxy
 
 from receiver.errors import MediaError, SettingsError
 from receiver.media import Fetcher, MediaStore, is_public, sniff
@@ -385,8 +387,12 @@ async def fetching(
     seconds: float = 10,
     resolve: Resolve = resolve,
     tls: ssl.SSLContext = TLS,
+    proxy: str | None = None,
 ) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(hosts=hosts, origins=origins, max_bytes=max_bytes, timeout=seconds, resolve=resolve, tls=tls)
+    fetcher = Fetcher(
+        hosts=hosts, origins=origins, max_bytes=max_bytes, timeout=seconds, resolve=resolve, tls=tls,
+        proxy_for=lambda url: proxy if url.startswith("https:") else None,
+    )  # fmt: skip
     try:
         yield fetcher
     finally:
@@ -748,3 +754,64 @@ async def test_tls_verifies_the_name_of_the_link(authority: trustme.CA, store: M
         shutil.rmtree(store.folder)
         async with fetching(*origins, resolve=at_home) as fetcher:
             await refused(fetcher, f"{origins[0]}/ok.png", store, "certificate", permanent=False)
+
+
+@asynccontextmanager
+async def behind_proxy(authority: trustme.CA) -> AsyncIterator[tuple[Site, ConnectProxy, ssl.SSLContext]]:
+    """A site for `cdn.test` that only a proxy reaches, and what trusts its certificate."""
+    server, known = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("cdn.test").configure_cert(server)
+    authority.configure_trust(known)
+    async with Site().running(server) as site, connect_proxy(site.port) as proxy:
+        yield site, proxy, known
+
+
+async def test_a_proxy_is_asked_for_the_address_that_was_checked(authority: trustme.CA, store: MediaStore) -> None:
+    """It cannot look the name up again and find another address. TLS verifies the name all the same."""
+    async with behind_proxy(authority) as (site, proxy, known):
+        url = f"http://me:p%40ss@127.0.0.1:{proxy.port}"
+        options = {"hosts": ["cdn.test", "other.test"], "tls": known, "proxy": url}
+        for address, target in (("93.184.216.34", "93.184.216.34:443"), ("2606:2800::1", "[2606:2800::1]:443")):
+            async with fetching(resolve=resolving(address), **options) as fetcher:
+                await fetcher.fetch("https://cdn.test/ok.png", store)
+            assert proxy.asked[-1] == target
+        assert f"Proxy-Authorization: Basic {base64.b64encode(b'me:p@ss').decode()}" in proxy.heads[0]
+        async with fetching(resolve=resolving("93.184.216.34"), **options) as fetcher:
+            with pytest.raises(MediaError, match="certificate"):
+                await fetcher.fetch("https://other.test/ok.png", store)
+        assert "me:p" not in "".join(map(bytes.decode, site.requests))
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["10.0.0.8"], ["93.184.216.34", "169.254.169.254"], ["::1"]])
+async def test_a_proxy_opens_no_way_to_private_addresses(
+    authority: trustme.CA, store: MediaStore, addresses: list[str]
+) -> None:
+    """The guard is before it, for a first link and for a redirect. The proxy hears nothing."""
+    async with behind_proxy(authority) as (site, proxy, known):
+        site.answers["/away.png"] = http(b"", "302 Found", "Location: https://cdn2.test/ok.png")
+        url = f"http://127.0.0.1:{proxy.port}"
+
+        async def looked_up(host: str, port: int) -> Sequence[str]:
+            return addresses if host == "cdn2.test" else ["93.184.216.34"]
+
+        async with fetching(hosts=["cdn.test", "cdn2.test"], resolve=looked_up, tls=known, proxy=url) as fetcher:
+            for link in ("https://cdn2.test/ok.png", "https://cdn.test/away.png"):
+                await refused(fetcher, link, store, "leads to an address that is not public", permanent=True)
+        assert proxy.asked == ["93.184.216.34:443"]
+
+
+async def test_a_trusted_origin_behind_a_proxy_is_asked_by_its_name(authority: trustme.CA, store: MediaStore) -> None:
+    """The proxy may know a name that this machine does not. http and a refusing proxy: directly, and as an error."""
+    async with behind_proxy(authority) as (_, proxy, known), Site().running() as plain:
+        url = f"http://127.0.0.1:{proxy.port}"
+        async with fetching("https://cdn.test", plain.origin, resolve=resolving(), tls=known, proxy=url) as fetcher:
+            await fetcher.fetch("https://cdn.test/ok.png", store)
+        async with fetching(plain.origin, tls=known, proxy=url) as fetcher:
+            await fetcher.fetch(f"{plain.origin}/ok.png", store)
+        assert proxy.asked == ["cdn.test:443"]
+    shutil.rmtree(store.folder)
+    async with connect_proxy(status=407) as proxy:
+        url = f"http://me:secret@127.0.0.1:{proxy.port}"
+        async with fetching(hosts=["cdn.test"], resolve=resolving("93.184.216.34"), proxy=url) as fetcher:
+            words = r"cannot be reached \(the proxy 127.0.0.1 answered 407\)"
+            await refused(fetcher, "https://cdn.test/ok.png", store, words, permanent=False)

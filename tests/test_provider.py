@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from proxies import connect_proxy
 
 from receiver import provider
 from receiver.clock import Clock
@@ -211,7 +213,7 @@ FOREIGN = [
     (httpx.ReadError, Ambiguous, Unreadable),
     (httpx.WriteError, Ambiguous, Unreachable),
     (httpx.CloseError, Ambiguous, Unreachable),
-    (httpx.ProxyError, Ambiguous, Unreachable),
+    (httpx.ProxyError, Unreachable, Unreachable),
     (httpx.LocalProtocolError, Ambiguous, Unreachable),
     (httpx.RemoteProtocolError, Ambiguous, Unreadable),
     (httpx.DecodingError, Ambiguous, Unreachable),
@@ -700,3 +702,19 @@ def test_exports() -> None:
     """The room's door is small, sorted, and holds what it names."""
     assert sorted(provider.__all__, key=lambda name: (name.islower(), not name.isupper(), name)) == provider.__all__
     assert all(hasattr(provider, name) for name in provider.__all__)
+
+
+async def test_a_proxy_is_asked_for_the_provider() -> None:
+    """With its own user and password, which no error repeats. A refusal made no task, because nothing was sent."""
+    async with connect_proxy(status=407) as proxy:
+        url = f"http://me:p4ssword@127.0.0.1:{proxy.port}"
+        provider = Provider(base_url="https://api.test", key="k", clock=Clock(), proxy=url)
+        for ask in (provider.fetch("1"), provider.submit("imagine", {"prompt": "a boat"}, speed=None)):
+            with pytest.raises(
+                Unreachable, match=r"api\.test through the proxy 127\.0\.0\.1 cannot be .*407"
+            ) as caught:
+                await ask
+            assert "p4ssword" not in str(caught.value)
+        await provider.aclose()
+    assert proxy.asked == ["api.test:443"] * 2
+    assert f"Basic {base64.b64encode(b'me:p4ssword').decode()}" in proxy.heads[0]

@@ -140,6 +140,30 @@ def test_quotes_of_an_env_file_are_no_part_of_a_value(name: str, text: str, valu
     assert key.get_secret_value() == value
 
 
+PROVIDER = {"RECEIVER_PROVIDER_URL": "https://api.example.com"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "proxy"),
+    [
+        ({"HTTPS_PROXY": "http://u:p@proxy:3128/"}, "http://u:p@proxy:3128"),
+        ({"https_proxy": "proxy:3128"}, "http://proxy:3128"),
+        ({"https_proxy": "http://a:1", "HTTPS_PROXY": "http://b:1", "RECEIVER_PROXY": "http://c:1"}, "http://c:1"),
+        ({"HTTPS_PROXY": "http://a:1", "RECEIVER_PROXY": "none"}, None),
+        ({"HTTP_PROXY": "http://a:1", "ALL_PROXY": "http://a:1"}, None),
+        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "localhost,.example.com"}, None),
+        ({"HTTPS_PROXY": "http://a:1", "no_proxy": "*"}, None),
+        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "other.com"}, "http://a:1"),
+        ({"HTTPS_PROXY": "http://a:1", "RECEIVER_PROVIDER_URL": "http://127.0.0.1:8001"}, None),
+    ],
+)
+def test_a_proxy_on_the_way_to_the_provider(environ: dict[str, str], proxy: str | None, tmp_path: Path) -> None:
+    """By the names that other tools read, for https alone, and not for the hosts that are left out."""
+    settings = load(PROVIDER | environ, tmp_path)
+    assert settings.proxy_for(settings.provider_url) == proxy
+    assert "u:p" not in repr(settings) + str(show(settings))
+
+
 def test_quotes_are_dropped_wherever_a_variable_is_read(tmp_path: Path) -> None:
     """By other names, in options, in `$VAR`, and around the whole TOML. Nothing but quotes counts as not set."""
     environ = {
@@ -242,6 +266,8 @@ WRONG = [
     ({"RECEIVER_PORT": "70000"}, "RECEIVER_PORT is wrong: it should be less than or equal to 65535"),
     ({"RECEIVER_LOG_FORMAT": "s3cret"}, "RECEIVER_LOG_FORMAT is wrong: it should be 'auto', 'json' or 'console'"),
     ({"RECEIVER_MEDIA_MAX_BYTES": "9XB"}, "RECEIVER_MEDIA_MAX_BYTES is wrong: it is not a size. Write bytes"),
+    ({"HTTPS_PROXY": "socks5://s3cret:1080"}, "HTTPS_PROXY is wrong: it is no http:// or https:// URL of a proxy."),
+    ({"HTTPS_PROXY": "http://s3cret/path"}, "RECEIVER_PROXY=none goes without one. Write for instance http://proxy."),
     ({"RECEIVER_MEDIA": "file:./s3cret"}, "RECEIVER_MEDIA is wrong: a folder is written as its path alone"),
     (
         {"RECEIVER_MEDIA": "ftp://s3cret/a"},
@@ -457,7 +483,11 @@ def test_every_setting_is_described() -> None:
         "COMETAPI_KEY",
         "CRON_SECRET",
         "DATABASE_URL",
+        "HTTPS_PROXY",
+        "NO_PROXY",
         "PORT",
+        "https_proxy",
+        "no_proxy",
     }
 
 

@@ -101,12 +101,7 @@ class Runtime:
         self._failure: BaseException | None = None
         self.tokens = Tokens(ensure_keys(settings), max_age=settings.token_max_age, clock=clock)
         self.store = store_of(settings)
-        self.provider = Provider(
-            base_url=settings.provider_url,
-            key=require_provider_key(settings),
-            clock=clock,
-            submit_timeout=settings.submit_timeout,
-        )
+        self.provider = provider_of(settings, clock)
         self.fetcher = fetcher_of(settings)
         self._policy = Policy(
             confirm_ms=int(settings.confirm_within * 1000),
@@ -316,6 +311,17 @@ class Runtime:
         await self.store.aclose()
 
 
+def provider_of(settings: Settings, clock: Clock) -> Provider:
+    """Return the client of the provider. Raise SettingsError if its address or key is missing or wrong."""
+    return Provider(
+        base_url=settings.provider_url,
+        key=require_provider_key(settings),
+        clock=clock,
+        proxy=settings.proxy_for(settings.provider_url),
+        submit_timeout=settings.submit_timeout,
+    )
+
+
 def fetcher_of(settings: Settings) -> Fetcher:
     """Return the fetcher. It trusts the operator's own addresses: the provider's origin, and exact origins."""
     parts = urlsplit(settings.provider_url)
@@ -325,6 +331,7 @@ def fetcher_of(settings: Settings) -> Fetcher:
         origins=[f"{parts.scheme}://{parts.netloc}", *exact],
         max_bytes=settings.media_max_bytes,
         timeout=settings.media_timeout,
+        proxy_for=settings.proxy_for if settings.media_proxy else lambda url: None,
     )
 
 

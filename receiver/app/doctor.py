@@ -10,13 +10,12 @@ from typing import Literal
 
 import msgspec
 
-from receiver.app.container import check_same_store, store_of
+from receiver.app.container import check_same_store, provider_of, store_of
 from receiver.app.factory import check_link, close_all, journal_of, open_all
 from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
 from receiver.errors import MediaError, ReceiverError
-from receiver.provider import Provider
-from receiver.settings import Settings, check_platform, ensure_keys, require_provider_key
+from receiver.settings import Settings, check_platform, ensure_keys
 
 Verdict = Literal["ok", "note", "problem"]
 
@@ -63,12 +62,7 @@ async def _keys(settings: Settings) -> list[Finding]:
 
 
 async def _provider(settings: Settings) -> list[Finding]:
-    provider = Provider(
-        base_url=settings.provider_url,
-        key=require_provider_key(settings),
-        clock=Clock(),
-        submit_timeout=settings.submit_timeout,
-    )
+    provider = provider_of(settings, Clock())
     try:
         await provider.fetch(UNKNOWN_TASK)
     finally:

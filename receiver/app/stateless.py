@@ -28,6 +28,7 @@ import structlog
 from starlette.applications import Starlette
 from ulid import ULID
 
+from receiver.app.container import provider_of
 from receiver.app.factory import open_runtime
 from receiver.backoff import CONFIRM
 from receiver.clock import Clock
@@ -245,7 +246,7 @@ async def open_stateless_submit(settings: Settings, *, clock: Clock | None = Non
     key, keys = require_provider_key(settings), tuple(key.get_secret_value() for key in settings.keys)
     learn([*settings.secret_values(), key])
     clock = clock or Clock()
-    provider = Provider(base_url=settings.provider_url, key=key, clock=clock, submit_timeout=settings.submit_timeout)
+    provider = provider_of(settings, clock)
     try:
         tokens = Tokens(keys, max_age=settings.token_max_age, clock=clock)
         yield StatelessSubmit(provider=provider, tokens=tokens, clock=clock, public_url=settings.public_url)

@@ -2,8 +2,9 @@
 
 Such a link may lead anywhere (RELIABILITY: request forgery, endless bodies, compressed bombs). So the scheme is https,
 the host is on a list, and every address of the host is public. The connection goes to one of the checked addresses, and
-each redirect is checked again. There is no proxy, there are no credentials, and time and bytes are limited. An exact
-origin that the operator names is trusted: http and private addresses are allowed there.
+each redirect is checked again. There are no credentials, and time and bytes are limited. An exact origin that the
+operator names is trusted: http and private addresses are allowed there. A proxy is used only if the operator says so.
+Then the checks are made here all the same, and the proxy is asked for a checked address, not for a name.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from base64 import b64encode
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, cast
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpcore
 
@@ -30,6 +33,8 @@ CONNECT_SECONDS = 10.0
 """Limit for one address, so that a broken IPv6 route leaves time for IPv4."""
 MAX_CONNECTIONS = 32
 KEEP_ALIVE_SECONDS = 15.0
+_MAX_HEAD = 65536
+"""Bytes of a proxy's answer to CONNECT."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({403, 404, 410})
 
@@ -43,6 +48,7 @@ class Fetcher:
             are allowed. A SettingsError names one that is not an origin.
         timeout: seconds for one file in all, but for what the store does afterwards.
         resolve: (host, port) → addresses (the seam for tests).
+        proxy_for: URL → that of the HTTP proxy on the way there, or None.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class Fetcher:
         max_bytes: int,
         timeout: float,
         resolve: Resolve = resolve,
+        proxy_for: Callable[[str], str | None] = lambda url: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._hosts = frozenset(host.strip().lower().removesuffix(".") for host in hosts)
@@ -62,16 +69,8 @@ class Fetcher:
         # httpcore closes a connection whose TLS handshake fails, also by this limit, but not one that is cancelled.
         self._limits = {"timeout": {"connect": min(CONNECT_SECONDS, timeout)}}
         tls = tls or httpcore.default_ssl_context()  # made once: it takes 20 ms
-        # Two pools, so that a connection to a trusted origin never serves a checked host.
-        self._checked, self._trusted = (
-            httpcore.AsyncConnectionPool(
-                ssl_context=tls,
-                max_connections=MAX_CONNECTIONS,
-                keepalive_expiry=KEEP_ALIVE_SECONDS,
-                network_backend=_Network(resolve, public_only=public_only),
-            )
-            for public_only in (True, False)
-        )
+        self._tls, self._resolve, self._proxy_for = tls, resolve, proxy_for
+        self._pools: dict[tuple[bool, str | None], httpcore.AsyncConnectionPool] = {}
 
     async def fetch_all(self, urls: Sequence[str], store: Store) -> tuple[Media, ...]:
         """Download all files of one result, in order. Raise MediaError if one fails, or there is none."""
@@ -95,8 +94,21 @@ class Fetcher:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._checked.aclose()
-        await self._trusted.aclose()
+        for pool in self._pools.values():
+            await pool.aclose()
+
+    def _pool(self, link: Link) -> httpcore.AsyncConnectionPool:
+        """Return a pool of its own for trusted origins, so that their connections never serve a checked host."""
+        public_only = link.origin not in self._origins
+        proxy = self._proxy_for(f"{link.scheme}://{link.authority}")
+        if (public_only, proxy) not in self._pools:
+            self._pools[public_only, proxy] = httpcore.AsyncConnectionPool(
+                ssl_context=self._tls,
+                max_connections=MAX_CONNECTIONS,
+                keepalive_expiry=KEEP_ALIVE_SECONDS,
+                network_backend=_Network(self._resolve, public_only=public_only, proxy=proxy, tls=self._tls),
+            )
+        return self._pools[public_only, proxy]
 
     def _allowed(self, link: Link) -> Link:
         if link.origin in self._origins:
@@ -111,7 +123,7 @@ class Fetcher:
 
     async def _follow(self, link: Link, url: str, store: Store, index: int, limit: asyncio.Timeout) -> Media:
         for _ in range(MAX_REDIRECTS + 1):
-            pool = self._trusted if link.origin in self._origins else self._checked
+            pool = self._pool(link)
             request = httpcore.URL(scheme=link.scheme, host=link.host, port=link.port, target=link.request)
             headers = (
                 ("Host", link.authority),
@@ -154,9 +166,11 @@ class _Network(httpcore.AsyncNetworkBackend):
     TLS is unaffected: httpcore verifies the certificate against the host name of the link.
     """
 
-    def __init__(self, resolve: Resolve, *, public_only: bool) -> None:
+    def __init__(self, resolve: Resolve, *, public_only: bool, proxy: str | None, tls: ssl.SSLContext) -> None:
         self._resolve = resolve
         self._public_only = public_only
+        self._proxy = None if proxy is None else urlsplit(proxy)
+        self._tls = tls
         self._network = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -167,6 +181,8 @@ class _Network(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
+        if self._proxy is not None and not self._public_only:
+            return await self._tunnel(self._proxy, host, port)  # the proxy may know names that this machine does not
         try:
             addresses = await self._resolve(host, port)
         except OSError as exc:
@@ -182,13 +198,41 @@ class _Network(httpcore.AsyncNetworkBackend):
             )
         for address in addresses[:-1]:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return cast(
-                    httpcore.AsyncNetworkStream,
-                    _Stream(await self._network.connect_tcp(address, port, CONNECT_SECONDS)),
-                )
-        return cast(
-            httpcore.AsyncNetworkStream, _Stream(await self._network.connect_tcp(addresses[-1], port, CONNECT_SECONDS))
-        )
+                return await self._connect(address, port)
+        return await self._connect(addresses[-1], port)
+
+    async def _connect(self, address: str, port: int) -> httpcore.AsyncNetworkStream:
+        if self._proxy is not None:
+            return await self._tunnel(self._proxy, address, port)
+        stream = await self._network.connect_tcp(address, port, CONNECT_SECONDS)
+        return cast(httpcore.AsyncNetworkStream, _Stream(stream))
+
+    async def _tunnel(self, proxy: SplitResult, host: str, port: int) -> httpcore.AsyncNetworkStream:
+        """Return a connection through the proxy (RFC 9110 §9.3.6). httpcore's own would ask for the link's name."""
+        at = proxy.port or (443 if proxy.scheme == "https" else 80)
+        stream = await self._network.connect_tcp(proxy.hostname or "", at, CONNECT_SECONDS)
+        try:
+            if proxy.scheme == "https":
+                stream = await stream.start_tls(self._tls, proxy.hostname, CONNECT_SECONDS)
+            target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
+            if proxy.username is not None:
+                pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+                head += f"Proxy-Authorization: Basic {b64encode(pair.encode()).decode()}\r\n"
+            await stream.write(f"{head}\r\n".encode(), CONNECT_SECONDS)
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                chunk = await stream.read(4096, CONNECT_SECONDS)
+                answer += chunk
+                if not chunk or len(answer) > _MAX_HEAD:
+                    raise httpcore.ConnectError(f"the proxy {proxy.hostname} gave a broken answer")
+            status = answer.split(b" ", 2)[1][:3].decode("latin-1")
+            if not status.startswith("2"):
+                raise httpcore.ConnectError(f"the proxy {proxy.hostname} answered {status}")
+        except BaseException:
+            await stream.aclose()
+            raise
+        return cast(httpcore.AsyncNetworkStream, _Stream(stream))
 
 
 class _Stream:

@@ -28,7 +28,7 @@ BATCH = 50
 LIST_PAUSE = 3600.0
 """Seconds until a relay without list-by-condition is asked for it again."""
 
-_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _NETWORK = (httpx.HTTPError, TimeoutError, OSError)
 _SEED = re.compile(r"[0-9]{1,20}\Z")
 
@@ -57,7 +57,9 @@ class Reply(NamedTuple):
 class Wire:
     """A pooled client for one address with one key. Raises SettingsError if one of them cannot be used."""
 
-    def __init__(self, base_url: str, key: str, transport: httpx.AsyncBaseTransport | None) -> None:
+    def __init__(
+        self, base_url: str, key: str, transport: httpx.AsyncBaseTransport | None, proxy: str | None = None
+    ) -> None:
         try:
             url = httpx.URL(base_url.strip())
         except httpx.InvalidURL:
@@ -78,8 +80,15 @@ class Wire:
             "User-Agent": f"imagine-receiver/{version('imagine-receiver')}",
             **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
         }
+        # Where it goes, for errors. The URL of the proxy may hold a password.
+        self.way = self.base if proxy is None else f"{self.base} through the proxy {httpx.URL(proxy).host}"
         self._client = httpx.AsyncClient(
-            transport=transport, trust_env=False, follow_redirects=False, limits=_LIMITS, headers=headers
+            transport=transport,
+            proxy=proxy,
+            trust_env=False,
+            follow_redirects=False,
+            limits=_LIMITS,
+            headers=headers,
         )
 
     async def exchange(self, method: str, path: str, content: bytes | None, limit: float) -> Reply:
@@ -123,6 +132,7 @@ class Provider:
     Args:
         base_url: `https://host[/prefix]`, with or without a trailing slash and `/mj`.
         key: sent as `Authorization: Bearer`, unless it is empty. It never reaches an error or a repr.
+        proxy: URL of an HTTP proxy on the way there.
         submit_timeout: seconds for a whole submit. It exceeds the relay's own 60 (PROTOCOL.md §1), so that the
             relay's answer comes first.
         seed_timeout: seconds for an image seed, which takes the provider up to 60 (PROTOCOL.md §2).
@@ -138,11 +148,12 @@ class Provider:
         key: str,
         clock: Clock,
         transport: httpx.AsyncBaseTransport | None = None,
+        proxy: str | None = None,
         submit_timeout: float = 75.0,
         ask_timeout: float = 20.0,
         seed_timeout: float = 75.0,
     ) -> None:
-        self._wire = Wire(base_url, key, transport)
+        self._wire = Wire(base_url, key, transport, proxy)
         self._clock = clock
         self._submit_timeout = submit_timeout
         self._ask_timeout = ask_timeout
@@ -323,7 +334,7 @@ class Provider:
 
     def _unreachable(self, exc: Exception) -> Unreachable:
         return Unreachable(
-            f"The provider at {self._wire.base} cannot be reached ({_reason(exc)}); "
+            f"The provider at {self._wire.way} cannot be reached ({_reason(exc)}); "
             "check the network and RECEIVER_PROVIDER_URL."
         )
 

@@ -144,6 +144,17 @@ def check_origin_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def check_proxy(value: str | None) -> str | None:
+    """Check the URL of an HTTP proxy. Return it with its scheme, or None for `none`."""
+    if value is None or value.lower() == "none":
+        return None
+    url = value if "://" in value else f"http://{value}"
+    parts = _split(url)
+    if parts is None or parts[0] not in {"http", "https"} or parts[2].strip("/"):
+        raise ValueError("it is no http:// or https:// URL of a proxy. RECEIVER_PROXY=none goes without one")
+    return url.rstrip("/")
+
+
 def check_hosts(values: tuple[str, ...]) -> tuple[str, ...]:
     """Check host names, or exact origins such as `http://127.0.0.1:8000`. Return them in lower case."""
     hosts = tuple(value.lower() for value in values)
@@ -259,6 +270,9 @@ ApiTokens = Annotated[
     ),
 ]
 BaseURL = Annotated[str, AfterValidator(check_origin_url), Kind("for instance https://api.cometapi.com", show_base_url)]
+Proxy = Annotated[
+    str | None, AfterValidator(check_proxy), Kind("for instance http://proxy.example.com:3128", show_base_url)
+]
 Hosts = Annotated[
     tuple[str, ...],
     BeforeValidator(split_words),

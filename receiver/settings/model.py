@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # typeshed leaves it out
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 from pydantic.fields import FieldInfo
@@ -69,6 +71,14 @@ class Settings(BaseModel):
     )
     provider_key: Annotated[Secret, KnownAs("COMETAPI_KEY"), Unset("not set")] = Field(
         default=None, description="The provider's API key, from https://api.cometapi.com/console/token."
+    )
+    proxy: Annotated[kinds.Proxy, KnownAs("https_proxy"), KnownAs("HTTPS_PROXY"), Unset("none")] = Field(
+        default=None,
+        repr=False,
+        description="HTTP proxy for an `https` provider. `none` goes without one although HTTPS_PROXY is set.",
+    )
+    no_proxy: Annotated[str, KnownAs("no_proxy"), KnownAs("NO_PROXY"), Unset("none")] = Field(
+        default="", description="Hosts and domains that are reached without the proxy, separated by commas."
     )
     public_url: Annotated[
         str | None,
@@ -162,6 +172,11 @@ class Settings(BaseModel):
         default=DEFAULT_MEDIA_HOSTS,
         description="Hosts pictures may come from. Setting it replaces the list. "
         "An exact origin such as `http://host:port` may also be private or without TLS.",
+    )
+    media_proxy: Flag = Field(
+        default=False,
+        description="Fetch `https` pictures through the proxy, too. Their hosts are still looked up here, and the "
+        "proxy is asked for the public address that was found.",
     )
     media_max_bytes: Size = Field(
         default=256 * 2**20, gt=0, description="Maximum size of a picture or video to archive."
@@ -274,6 +289,12 @@ class Settings(BaseModel):
     def media_cache_folder(self) -> Path:
         """Local cache folder of a bucket's files."""
         return self.media_cache or self.data / "cache"
+
+    def proxy_for(self, url: str) -> str | None:
+        """Return the proxy on the way to a URL, or None."""
+        parts = urlsplit(url)
+        direct = parts.scheme != "https" or proxy_bypass_environment(parts.netloc, {"no": self.no_proxy})
+        return None if direct else self.proxy
 
     @property
     def bind_host(self) -> str:
