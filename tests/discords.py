@@ -1,6 +1,7 @@
 """A strict local server that plays a Discord webhook as documented (docs.discord.com/developers/resources/webhook): it
 takes no field the form does not list, no attachment without its file or above the limit, no text beyond Discord's
-limits, and no mention that is allowed to ping."""
+limits, and no mention that is allowed to ping. At an address without a version, it names a rate limit in
+milliseconds, as the real one does."""
 
 from __future__ import annotations
 
@@ -54,11 +55,15 @@ class Discord:
 
     Attributes:
         limit: bytes a file may have.
+        together: bytes all files of a request may have.
+        limited: seconds of a rate limit that the next request meets.
         answers: what the next requests are answered with, in place of doing them; None: done.
     """
 
     url: str = ""
     limit: int = 10_000_000
+    together: int = 25_000_000
+    limited: float | None = None
     answers: list[Response | None] = field(default_factory=list)
     messages: dict[str, Message] = field(default_factory=dict)
     posted: int = 0
@@ -73,13 +78,11 @@ class Discord:
         return message
 
     def app(self) -> Starlette:
-        path = "/api/webhooks/{id}/{token}"
-        return Starlette(
-            routes=[
-                Route(path, self._answered, methods=["POST"]),
-                Route(path + "/messages/{message}", self._answered, methods=["PATCH"]),
-            ]
-        )
+        routes = []
+        for path in ("/api/webhooks/{id}/{token}", "/api/v{version:int}/webhooks/{id}/{token}"):
+            routes.append(Route(path, self._answered, methods=["POST"]))
+            routes.append(Route(path + "/messages/{message}", self._answered, methods=["PATCH"]))
+        return Starlette(routes=routes)
 
     async def _answered(self, request: Request) -> Response:
         try:
@@ -88,6 +91,9 @@ class Discord:
             return Response(status_code=499)
         if self.answers and (given := self.answers.pop(0)) is not None:
             return given
+        if self.limited is not None:
+            seconds, self.limited = self.limited, None
+            return rate_limit(seconds, versioned="version" in request.path_params)
         try:
             self._check_address(request)
             payload, files = self._form(request, body)
@@ -123,7 +129,8 @@ class Discord:
             files[attachment["filename"]] = bytes(part.get_payload(decode=True))
         if parts or len(files) > 10:
             raise No(400, 50035, "Invalid Form Body")
-        if any(len(data) > self.limit for data in files.values()):
+        sizes = [len(data) for data in files.values()]
+        if sum(sizes) > self.together or any(size > self.limit for size in sizes):
             raise No(413, 40005, "Request entity too large")
         _check_embed(payload["embeds"][0], files)
         return payload, files
@@ -141,6 +148,14 @@ class Discord:
         message.payload, message.files = payload, files
         message.edits += 1
         return {"id": request.path_params["message"]}
+
+
+def rate_limit(seconds: float, *, versioned: bool) -> Response:
+    """429 as recorded: in the body and in Retry-After, an address without a version has milliseconds."""
+    after = seconds if versioned else round(seconds * 1000)
+    headers = {"Retry-After": str(after), "X-RateLimit-Reset-After": str(seconds), "Via": "1.1 google"}
+    answer = {"message": "You are being rate limited.", "retry_after": after, "global": False}
+    return JSONResponse(answer, status_code=429, headers=headers)
 
 
 def _check_embed(embed: dict[str, Any], files: dict[str, bytes]) -> None:

@@ -242,6 +242,8 @@ class Slack:
     def _content(self, given: dict[str, str]) -> tuple[str, list[dict[str, Any]]]:
         if not given.get("text"):
             raise No("no_text")
+        if len(given["text"]) > 4000:
+            raise No("msg_too_long")
         blocks = json.loads(given["blocks"])
         check_blocks(blocks)
         for block in blocks:
@@ -263,8 +265,18 @@ class Slack:
         return PlainTextResponse("ok")
 
 
+def text_of(part: Any) -> int:
+    """Characters of all texts in a part of a post."""
+    if isinstance(part, dict):
+        return sum(len(value) if isinstance(value, str) else text_of(value) for value in part.values())
+    return sum(map(text_of, part)) if isinstance(part, list) else 0
+
+
 def check_blocks(blocks: list[dict[str, Any]]) -> None:
-    """By the official SDK's models: each is what it says, holds nothing else, and is within Slack's limits."""
+    """By the official SDK's models: each is what it says, holds nothing else, and is within Slack's limits. Together
+    they have a limit that no document names."""
+    if text_of(blocks) > 11_300:
+        raise No("msg_blocks_too_long")
     parsed = Block.parse_all(blocks)
     if not 0 < len(blocks) <= 50 or len(parsed) != len(blocks) or None in parsed:
         raise No("invalid_blocks", "too many, or of no known type")

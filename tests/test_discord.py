@@ -11,16 +11,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from discords import ID, THREAD, TOKEN, Discord, channel
+from discords import ID, THREAD, TOKEN, Discord, channel, rate_limit
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from receiver.errors import SettingsError
 from receiver.events import EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
-from receiver.handlers.discord import DiscordError, DiscordHandler, DiscordOptions, escape
+from receiver.handlers.discord import DiscordError, DiscordHandler, DiscordOptions, escape, rate_seconds, read_url
 from receiver.handlers.registry import build
 from receiver.settings import Destination, load
 from receiver.testing import check_handler, make_attempt
@@ -166,6 +166,64 @@ async def test_what_cannot_be_made_smaller_is_left_out_and_told(discord: Discord
     await handler.aclose()
 
 
+def with_files(attempt: Attempt, folder: Path, *sizes: int) -> Attempt:
+    """The attempt with videos of these sizes in bytes."""
+    (item,) = attempt.media
+    found = []
+    for at, size in enumerate(sizes):
+        path = folder / f"{at}.mp4"
+        path.write_bytes(bytes([at]) * size)
+        media = msgspec.structs.replace(item.media, size=size, type="video/mp4", extension=".mp4", index=at)
+        found.append(StoredMedia(media=media, path=path))
+    return dataclasses.replace(attempt, media=tuple(found))
+
+
+async def test_files_that_are_too_much_together_go_in_several_posts(discord: Discord, tmp_path: Path) -> None:
+    """All to their last byte. The first post is the one with the words, and the receipt knows the others."""
+    handler = handler_of(discord, max_bytes=1_000_000)
+    discord.limit, discord.together = 1_000_000, 1_500_000
+    first = await handler.deliver(make_attempt(tmp_path, "task.accepted"))
+    attempt = with_files(make_attempt(tmp_path, previous=first), tmp_path, 700_000, 250_000, 700_000, 700_000)
+    receipt = await handler.deliver(attempt)
+    posts = [discord.messages[id] for id in (receipt.ref, *receipt.data["more"])]
+    assert [[len(data) for data in post.files.values()] for post in posts] == [[700_000, 250_000], [700_000], [700_000]]
+    assert [post.embed["title"] for post in posts] == ["Ready", "Ready, continued: 2 of 3", "Ready, continued: 3 of 3"]
+    assert receipt.ref == first.ref
+    again = await handler.deliver(dataclasses.replace(attempt, previous=receipt))
+    assert (again, len(discord.messages)) == (receipt, 3)
+    await handler.aclose()
+
+
+async def test_a_retry_edits_the_posts_that_were_made(discord: Discord, tmp_path: Path) -> None:
+    """A rate limit between two posts leaves no second copy of the first."""
+    handler = handler_of(discord, max_bytes=1_000_000)
+    discord.together = 1_000_000
+    attempt = with_files(make_attempt(tmp_path), tmp_path, 900_000, 900_000)
+    discord.answers = [None, None, rate_limit(1, versioned=True)]
+    with pytest.raises(RetryLater):
+        await handler.deliver(attempt)
+    await handler.deliver(attempt)
+    assert [len(post.files) for post in discord.messages.values()] == [1, 1]
+    await handler.aclose()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        JSONResponse({"code": 20009, "message": "Explicit content cannot be sent"}, status_code=400),
+        HTMLResponse("<html>413 Request Entity Too Large</html>", status_code=413),
+    ],
+)
+async def test_a_refused_file_does_not_silence_the_post(discord: Discord, tmp_path: Path, refusal: Response) -> None:
+    """Smaller, then without, and the words say so."""
+    handler = handler_of(discord)
+    discord.answers = [refusal, refusal]
+    await handler.deliver(make_attempt(tmp_path))
+    assert discord.only.files == {}
+    assert "does not take the file" in discord.only.embed["description"]
+    await handler.aclose()
+
+
 async def test_four_pictures_are_four_attachments(discord: Discord, handler: DiscordHandler, tmp_path: Path) -> None:
     """Discord shows them as a gallery, so the embed shows none of them again."""
     await handler.deliver(make_attempt(tmp_path, pictures=4))
@@ -219,25 +277,73 @@ async def test_a_wrong_webhook_is_rejected(discord: Discord, tmp_path: Path, pat
         (JSONResponse({"message": "limited", "retry_after": 1.337, "global": False}, status_code=429), 1.337),
         (PlainTextResponse("error code: 1015", status_code=429, headers={"Retry-After": "40"}), 40),
         (JSONResponse({"retry_after": "soon"}, status_code=429), 30),
+        (rate_limit(1.337, versioned=False), 1.337),
+        (JSONResponse({"message": "limited", "retry_after": 1337, "global": True}, status_code=429), 1.337),
     ],
 )
 async def test_a_rate_limit_pauses_the_destination(
     discord: Discord, handler: DiscordHandler, tmp_path: Path, answer: Response, seconds: float
 ) -> None:
-    """The body's own number goes before the header."""
+    """Discord's own number goes before Retry-After. Without a version in the address, it is in milliseconds."""
     discord.answers = [answer]
     with pytest.raises(RetryLater) as caught:
         await handler.deliver(make_attempt(tmp_path))
     assert (caught.value.after, caught.value.pause) == (seconds, True)
 
 
+@pytest.mark.parametrize("path", ["/api/webhooks", "/api/v10/webhooks"])
+async def test_a_rate_limit_is_the_same_at_every_address(discord: Discord, tmp_path: Path, path: str) -> None:
+    """The stand-in names it in the unit of the address."""
+    handler = handler_of(discord, webhook_url=f"{discord.url}{path}/{ID}/{TOKEN}")
+    discord.limited = 1.337
+    with pytest.raises(RetryLater) as caught:
+        await handler.deliver(make_attempt(tmp_path))
+    assert caught.value.after == 1.337
+    await handler.aclose()
+
+
 @pytest.mark.parametrize(
-    "answer", [PlainTextResponse("bad gateway", status_code=502), JSONResponse([]), JSONResponse({"id": ""})]
+    ("headers", "answer", "versioned", "seconds"),
+    [
+        ({"x-ratelimit-reset-after": "1.337"}, {"retry_after": 1337}, False, 1.337),
+        ({}, {"retry_after": 1337}, False, 1.337),
+        ({}, {"retry_after": 1337}, True, 1337),
+        ({}, {"retry_after": 1.5}, False, 1.5),
+        ({"x-ratelimit-reset-after": "soon"}, {"retry_after": 2.5}, True, 2.5),
+        ({"x-ratelimit-reset-after": "nan"}, {}, True, None),
+        ({"x-ratelimit-reset-after": "-1"}, {}, True, None),
+        ({"retry-after": "40"}, {}, True, None),
+        ({}, {"retry_after": True}, True, None),
+        ({}, {"retry_after": 10**400}, True, None),
+        ({}, {"retry_after": 10**400}, False, None),
+    ],
+)
+def test_the_seconds_of_a_rate_limit(
+    headers: dict[str, str], answer: dict[str, Any], versioned: bool, seconds: float | None
+) -> None:
+    """None leaves it to Retry-After."""
+    assert rate_seconds(headers, answer, versioned=versioned) == seconds
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PlainTextResponse("bad gateway", status_code=502),
+        JSONResponse([]),
+        JSONResponse({"id": ""}),
+        HTMLResponse("<html><title>Sign in</title></html>", status_code=403),
+        HTMLResponse("<!DOCTYPE html>404", status_code=404),
+        PlainTextResponse("404 page not found", status_code=404),
+        PlainTextResponse("error code: 1010", status_code=403),
+        JSONResponse({"error": "unauthorized"}, status_code=401),
+        Response(status_code=401),
+        Response(b"\x1f\x8b damaged", status_code=403, headers={"Content-Encoding": "gzip"}),
+    ],
 )
 async def test_what_may_pass_is_a_failure(
     discord: Discord, handler: DiscordHandler, tmp_path: Path, answer: Response
 ) -> None:
-    """Tried again by schedule."""
+    """Tried again by schedule. A proxy in front of Discord has no word about the webhook."""
     discord.answers = [answer]
     with pytest.raises(DiscordError):
         await handler.deliver(make_attempt(tmp_path))
@@ -271,9 +377,46 @@ async def test_the_contract_holds(discord: Discord) -> None:
     await check_handler(DiscordHandler, {"webhook_url": discord.hook}, effects=effects)
 
 
+HOOK = "https://discord.com/api/v10/webhooks/1423/abc"
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "thread"),
+    [
+        ("https://discord.com/api/webhooks/1423/abc", HOOK, None),
+        ("https://discord.com/api/webhooks/1423/abc?thread_id=123456789012345678", HOOK, "123456789012345678"),
+        ("https://discord.com/api/webhooks/1423/abc?wait=true", HOOK, None),
+        ("https://discord.com/api/webhooks/1423/abc/", HOOK, None),
+        ("https://discordapp.com/api/webhooks/1423/abc", HOOK, None),
+        ("https://ptb.discord.com/api/v9/webhooks/1423/abc", HOOK, None),
+        ("https://canary.discord.com/api/webhooks/1423/abc/?wait=1&thread_id=123456789012345", HOOK, "123456789012345"),
+        (" https://discord.com/api/webhooks/1423/abc\n", HOOK, None),
+        ("https://hooks.example/api/webhooks/1423/abc", "https://hooks.example/api/webhooks/1423/abc", None),
+        ("https://discord.com.example/api/webhooks/1/a", "https://discord.com.example/api/webhooks/1/a", None),
+    ],
+)  # fmt: skip
+def test_a_webhook_has_several_addresses(url: str, address: str, thread: str | None) -> None:
+    """Discord's own get the API's version. Another server's stays as it is."""
+    assert read_url(url) == (address, thread)
+
+
+async def test_the_thread_may_be_in_the_url(discord: Discord, tmp_path: Path) -> None:
+    """As Discord documents it, and in the short form too. The option goes before it."""
+    for options in ({"webhook_url": f"{discord.hook}?thread_id={THREAD}"}, {
+        "webhook_url": f"{discord.hook}/?thread_id=123456789012345678", "thread_id": THREAD,
+    }):  # fmt: skip
+        handler = handler_of(discord, **options)
+        await follow(handler, tmp_path, "task.accepted", "task.succeeded")
+        await handler.aclose()
+    assert {message.thread_id for message in discord.messages.values()} == {THREAD}
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({}, "the option webhook_url (secret text) is missing"),
     ({"webhook_url": "https://discord.com/channels/secret"}, "it is not a webhook's URL"),
+    ({"webhook_url": f"https://discord.com/api/webhooks/{ID}/secret/slack"}, "Leave out /slack or /github"),
+    ({"webhook_url": f"https://discord.com/api/webhooks/{ID}/secret?thread_id=x"}, "thread_id is not an id"),
+    ({"webhook_url": f"https://discord.com/api/webhooks/{ID}/secret?username=x"}, "may hold thread_id and wait only"),
     ({"webhook_url": f"https://discord.com/api/webhooks/{ID}/secret", "thread_id": "general"}, "the option thread_id"),
     ({"webhook_url": f"https://discord.com/api/webhooks/{ID}/secret", "max_bytes": 5}, "the option max_bytes"),
 ]
@@ -294,6 +437,7 @@ def test_wrong_options_stop_the_start(options: dict[str, Any], sentence: str) ->
         ({"RECEIVER_TO": "discord://", "DISCORD_WEBHOOK_URL": f"https://discord.com/api/webhooks/{ID}/env"}, "env"),
         ({"RECEIVER_TO": f"discord://{ID}/url"}, "url"),
         ({"RECEIVER_TO": f"discord:https://discord.com/api/webhooks/{ID}/long"}, "long"),
+        ({"RECEIVER_TO": f"discord://{ID}/thread?thread_id={THREAD}"}, "thread"),
     ],
 )
 def test_a_url_or_the_name_people_have_is_enough(environ: dict[str, str], webhook: str, tmp_path: Path) -> None:
@@ -301,4 +445,4 @@ def test_a_url_or_the_name_people_have_is_enough(environ: dict[str, str], webhoo
     (destination,) = load(environ, tmp_path).resolved_destinations()
     handler = build(destination)
     assert isinstance(handler, DiscordHandler)
-    assert handler._url == f"https://discord.com/api/webhooks/{ID}/{webhook}"
+    assert handler._url == f"https://discord.com/api/v10/webhooks/{ID}/{webhook}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import AsyncIterator, Hashable, Iterable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from receiver.handlers.base import Rejected, RetryLater, StoredMedia
 from receiver.handlers.posts import LINK_TRIES
 from receiver.handlers.registry import build
 from receiver.handlers.slack import SlackHandler, SlackOptions
-from receiver.handlers.slack.api import REMEDIES, SCOPES, SlackError, UnknownFile, manifest
+from receiver.handlers.slack.api import FILE_REFUSED, REMEDIES, SCOPES, SlackError, UnknownFile, manifest
 from receiver.settings import Destination, Settings, load
 from receiver.testing import check_handler, make_attempt, make_media
 
@@ -162,6 +163,32 @@ async def test_a_prompt_of_any_length_fits(slack: Slack, handler: SlackHandler, 
     (post,), (reply,) = slack.top(), slack.replies()
     assert len(reply.blocks[0]["text"]["text"]) <= 3000
     assert images(post.blocks)[0]["alt_text"].endswith("…")
+
+
+async def test_long_texts_together_fit(slack: Slack, handler: SlackHandler, tmp_path: Path) -> None:
+    """Slack limits the texts of a post in total, too. Each is cut, and none is left out."""
+    attempt = make_attempt(tmp_path, pictures=0)
+    assert attempt.event.task is not None
+    found = [f"{at} {'<a&b> ' * 400}" for at in range(8)]
+    task = msgspec.structs.replace(attempt.event.task, action="DESCRIBE", prompt="\n".join(found))
+    event = msgspec.structs.replace(attempt.event, prompt="&<>" * 4000, kind="describe", task=task)
+    for previous in (None, await handler.deliver(dataclasses.replace(attempt, event=event))):  # alone, and in a thread
+        await handler.deliver(dataclasses.replace(attempt, event=event, parent=previous))
+    for post in slack.messages.values():
+        assert len(json.dumps(post.blocks)) < 12_000
+        assert not re.search(r"&(?!amp;|lt;|gt;)", json.dumps(post.blocks))
+
+
+@pytest.mark.parametrize("code", sorted(FILE_REFUSED))
+async def test_a_refused_file_does_not_silence_the_post(
+    slack: Slack, handler: SlackHandler, tmp_path: Path, code: str
+) -> None:
+    """The post goes out without it, and says why."""
+    slack.answers["files.getUploadURLExternal"] = [JSONResponse({"ok": False, "error": code})]
+    await handler.deliver(make_attempt(tmp_path))
+    (post,) = slack.top()
+    assert images(post.blocks) == []
+    assert REMEDIES[code] in texts(post.blocks)
 
 
 async def test_further_pictures_go_into_the_thread(slack: Slack, handler: SlackHandler, tmp_path: Path) -> None:
@@ -351,6 +378,8 @@ async def test_a_rate_limit_pauses_the_destination(
         (JSONResponse({"ok": False, "error": "service_unavailable"}), SlackError),
         (JSONResponse({"ok": False, "error": "a_word_of_tomorrow"}), SlackError),
         (PlainTextResponse("<html>", status_code=503), ConnectionError),
+        (JSONResponse({"error": "access_denied"}, status_code=403), ConnectionError),
+        (PlainTextResponse("<html>Sign in</html>", status_code=200), ConnectionError),
         (JSONResponse([]), ConnectionError),
     ],
 )
@@ -441,7 +470,7 @@ async def test_a_webhook_shows_the_stored_copy(slack: Slack, tmp_path: Path) -> 
         (410, "channel_is_archived"),
         (400, "invalid_payload"),
         (404, "no_team"),
-        (410, "something new"),
+        (410, "something_new"),
     ],
 )
 async def test_a_revoked_webhook_is_rejected(slack: Slack, tmp_path: Path, status: int, text: str) -> None:
@@ -455,14 +484,17 @@ async def test_a_revoked_webhook_is_rejected(slack: Slack, tmp_path: Path, statu
 
 
 async def test_a_webhook_that_is_limited_or_down_is_tried_again(slack: Slack, tmp_path: Path) -> None:
-    """429 pauses as long as it says; anything else is a failure."""
+    """429 pauses as long as it says. Anything else is a failure, also what a proxy in front of Slack answers."""
     handler = hooked(slack)
     slack.answers["webhook"] = [
         PlainTextResponse("", status_code=429, headers={"Retry-After": "9"}),
         PlainTextResponse("rollup_error", status_code=500),
         PlainTextResponse("", status_code=502),
+        PlainTextResponse("<html>404 Not Found</html>", status_code=404),
+        PlainTextResponse("404 page not found", status_code=404),
+        PlainTextResponse("", status_code=410),
     ]
-    for error in (RetryLater, RetryLater, ConnectionError):
+    for error in (RetryLater, RetryLater, *[ConnectionError] * 4):
         with pytest.raises(error):
             await handler.deliver(make_attempt(tmp_path, "task.failed"))
     await handler.aclose()

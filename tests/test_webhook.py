@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import gzip
 import json
 import ssl
 import time
@@ -231,6 +232,11 @@ FAILED = {
     "401": (answered("401 Unauthorized"), "answered 401"),
     "404": (answered("404 Not Found", body="not registered"), "answered 404: not registered"),
     "429 alone": (answered("429 Too Many Requests"), "answered 429"),
+    "410 by a proxy": (answered("410 Gone", body="<html>Tunnel closed</html>"), "answered 410: <html>Tunnel closed"),
+    "packed": (
+        b"HTTP/1.1 500 No\r\nContent-Encoding: gzip\r\nContent-Length: 24\r\n\r\n" + gzip.compress(b"boat", mtime=0),
+        "answered 500: boat",
+    ),
     "500": (answered("500 Internal Server Error", body="x" * 100_000), "answered 500: " + "x" * 200),
     "503 alone": (answered("503 Service Unavailable"), "answered 503"),
     "301": (

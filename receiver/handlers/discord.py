@@ -11,28 +11,44 @@ from __future__ import annotations
 
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
+from urllib.parse import parse_qsl
 
 from pydantic import Field, SecretStr, field_validator
 
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.handlers import posts
+from receiver.handlers.answers import by_proxy, call, chat_client
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater, StoredMedia
 from receiver.settings.kinds import KnownAs, Size
 
 MOST_FILES = 10
+"""Files of one post."""
+LONGEST_RATE = 86400.0
+"""Seconds. A longer rate limit is not believed."""
 _MARKUP = re.compile(r"([\\*_~`|<>@#:\[\]])")
 _FIRST_ON_LINE = re.compile(r"(?m)^(\s*\d*)([.+-])")
 _COLORS: dict[posts.Mood, int] = {"waiting": 0x9CA3AF, "asking": 0xF59E0B, "good": 0x22C55E, "bad": 0xEF4444}
-_URL = re.compile(r"https?://[^\s/?#]+(?:/[^\s/?#]+)*/webhooks/[^\s/?#]+/[^\s/?#]+\Z")
+_URL = re.compile(r"(https?://[^\s/?#]+(?:/[^\s/?#]+)*)/webhooks/([^\s/?#]+/[^\s/?#]+)/?(?:\?([^\s#]*))?\Z")
+_OWN_HOST = re.compile(r"https?://(?:(?:www|ptb|canary)\.)?discord(?:app)?\.com/api(?:/v\d+)?\Z", re.IGNORECASE)
+_VERSIONED = re.compile(r"/api/v\d+/")
+_API = "https://discord.com/api/v10"
+"""Address of the API with its version. Without one, Discord answers in the form of an old version."""
+_THREAD = r"^\d{15,21}$"
 _NEW = "Make a new one (channel settings, Integrations, Webhooks), and set DISCORD_WEBHOOK_URL or webhook_url to it"
 
-UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, UNKNOWN_WEBHOOK, TOO_LARGE, INVALID_TOKEN = 10003, 10008, 10015, 40005, 50027
+UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, UNKNOWN_WEBHOOK, INVALID_TOKEN = 10003, 10008, 10015, 50027
 """Discord's JSON error codes (docs.discord.com/developers/topics/opcodes-and-status-codes)."""
 THREAD_ARCHIVED, INVALID_FORM, THREAD_WANTED = 50083, 50035, 220001
+_FILE_REFUSED = frozenset({20009, 40005, 50045, 50046})
+"""Codes about a file: explicit, request too large, file too large, file invalid."""
+_REMEMBERED = 1000
+"""Unfinished deliveries whose posts are remembered for the retry."""
 _REMEDIES: Mapping[int, str] = {
     UNKNOWN_CHANNEL: "the channel or thread is gone. Check thread_id, or make a webhook for another channel",
     UNKNOWN_WEBHOOK: f"the webhook was deleted. {_NEW}",
@@ -51,8 +67,9 @@ class DiscordOptions(HandlerOptions):
     )
     thread_id: str | None = Field(
         None,
-        pattern=r"^\d{15,21}$",
-        description="The id (15 to 21 digits) of a thread or forum post of that channel to post to.",
+        pattern=_THREAD,
+        description="The id (15 to 21 digits) of a thread or forum post of that channel to post to; "
+        "else the `thread_id` of the webhook's URL.",
     )
     username: str | None = Field(
         None, min_length=1, max_length=80, description="The name it posts under, in place of the webhook's own."
@@ -67,9 +84,29 @@ class DiscordOptions(HandlerOptions):
     @field_validator("webhook_url")
     @classmethod
     def _is_webhook(cls, value: SecretStr) -> SecretStr:
-        if not _URL.match(value.get_secret_value()):
-            raise ValueError("it is not a webhook's URL. Copy it from the channel's settings, Integrations, Webhooks")
+        read_url(value.get_secret_value())
         return value
+
+
+def read_url(url: str) -> tuple[str, str | None]:
+    """Return the address of a webhook without its query, and the thread in the query.
+
+    An address of Discord's gets the API's version. A ValueError leaves out the URL.
+    """
+    match = _URL.match(url.strip())
+    if match is None:
+        extra = " Leave out /slack or /github at its end." if re.search(r"/(?:slack|github)/?(?:\?|\Z)", url) else ""
+        raise ValueError(
+            f"it is not a webhook's URL.{extra} Copy it from the channel's settings, Integrations, Webhooks"
+        )
+    base, path, query = match.groups()
+    given = dict(parse_qsl(query or ""))
+    thread = given.pop("thread_id", None)
+    if thread is not None and not re.match(_THREAD, thread):
+        raise ValueError("its thread_id is not an id of 15 to 21 digits")
+    if unknown := sorted(given.keys() - {"wait", "with_components"}):
+        raise ValueError(f"its query may hold thread_id and wait only, but it has {unknown[0][:40]!r}")
+    return f"{_API if _OWN_HOST.match(base) else base}/webhooks/{path}", thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +119,19 @@ class _File:
 
 
 class DiscordError(posts.ChatError):
-    """Discord refused a call. `code` is its own number of the error, 0 if it gave none."""
+    """Discord refused a call. `code` is its own number of the error, 0 if it gave none.
 
-    def __init__(self, status: int, code: int, text: str) -> None:
+    A refusal by a proxy in front of Discord has no remedy, and so is never final.
+    """
+
+    def __init__(self, status: int, code: int, text: str, *, proxy: bool = False) -> None:
         super().__init__(f"Discord answered {status} ({f'{code}: ' if code else ''}{text})")
         self.status = status
         self.code = code
-        self.remedy = _REMEDIES.get(code, f"the webhook does not work. {_NEW}" if status in (401, 403, 404) else None)
+        self.about_file = status == 413 or code in _FILE_REFUSED
+        if not proxy:
+            gone = f"the webhook does not work. {_NEW}" if status in (401, 403, 404) else None
+            self.remedy = _REMEDIES.get(code, gone)
 
 
 class DiscordHandler:
@@ -102,45 +145,79 @@ class DiscordHandler:
 
     def __init__(self, options: DiscordOptions) -> None:
         self._options = options
-        self._url = options.webhook_url.get_secret_value()
-        self._client = posts.chat_client()
+        self._url, thread = read_url(options.webhook_url.get_secret_value())
+        self._thread = options.thread_id or thread
+        self._client = chat_client()
+        self._unfinished: OrderedDict[str, list[str]] = OrderedDict()
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
-        """Return options from `discord://ID/TOKEN`, `discord:https://…` or `discord://` (for DISCORD_WEBHOOK_URL)."""
+        """Return options from `discord://ID/TOKEN`, `discord:https://…` or `discord://` (for DISCORD_WEBHOOK_URL).
+
+        Each may end with `?thread_id=…`.
+        """
         place = url.partition(":")[2]
         if place.startswith(("https:", "http:")):
             return {"webhook_url": place}
         path = place.strip("/")
+        if path.startswith("?"):
+            return dict(parse_qsl(path[1:]))
         return {"webhook_url": f"https://discord.com/api/webhooks/{path}"} if path else {}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Post, or edit the existing post. Raise Rejected if Discord refuses until a person has done something."""
         attempt.wait_for_media()
         limit = self._options.max_bytes
-        try:
+        smaller = min(limit, 8_000_000) // 2
+        steps: list[tuple[int, int | None]] = [(limit, None), (limit, limit), (smaller, smaller), (0, None)]
+        if len(attempt.media) < 2:
+            del steps[1]
+        ids = self._known(attempt)
+        # Discord may take less than the option says, or less in one post: divide, send smaller pictures, then words.
+        for each, together in steps:
             try:
-                answer = await self._put(attempt, limit)
+                channel = await self._put(attempt, ids, each, together)
+                break
             except DiscordError as exc:
-                if exc.status != 413 and exc.code != TOO_LARGE:
-                    raise
-                # Discord takes less than the option says: send smaller pictures, or words alone.
-                answer = await self._put(attempt, min(limit, 8_000_000) // 2)
-        except DiscordError as exc:
-            exc.raise_for_delivery()
-        return Receipt(ref=str(answer["id"]), data={"channel": str(answer.get("channel_id", ""))})
+                if not attempt.media or not exc.about_file or each == 0:
+                    exc.raise_for_delivery()
+        self._unfinished.pop(attempt.idempotency_key, None)
+        return Receipt(ref=ids[0], data={"channel": channel, "more": ids[1:]})
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _put(self, attempt: Attempt, limit: int) -> dict[str, Any]:
-        """Edit the post, or make one if there is none any more. No file has more than `limit` bytes."""
-        attached = [await in_thread(_file, attempt, item, limit) for item in attempt.media[:MOST_FILES]]
-        files = [file for file, _ in attached if file]
-        post = posts.post_of(attempt, remark=" ".join(remark for _, remark in attached if remark))
-        payload = payload_of(post, [file.name for file in files], [file.type for file in files])
-        known = attempt.previous.ref if attempt.previous else None
+    def _known(self, attempt: Attempt) -> list[str]:
+        """Return the ids of the posts that a failed attempt or the event before left. New posts are added to it."""
+        if (ids := self._unfinished.get(attempt.idempotency_key)) is None:
+            before = attempt.previous
+            ids = [before.ref, *map(str, before.data.get("more") or ())] if before and before.ref else []
+            self._unfinished[attempt.idempotency_key] = ids
+            while len(self._unfinished) > _REMEMBERED:
+                self._unfinished.popitem(last=False)
+        return ids
+
+    async def _put(self, attempt: Attempt, ids: list[str], each: int, together: int | None) -> str:
+        """Edit the posts, or make those that are not there. Return the channel's id.
+
+        No file has more than `each` bytes, and no post more than `together`.
+        """
+        attached = [await in_thread(_file, attempt, item, each) for item in attempt.media]
+        groups = grouped([file for file, _ in attached if file], together)
+        post = posts.post_of(attempt, remark=" ".join(dict.fromkeys(remark for _, remark in attached if remark)))
+        channel = ""
+        for at, files in enumerate(groups):
+            payload = payload_of(post, [file.name for file in files], [file.type for file in files])
+            if at > 0:
+                title = f"{post.title}, continued: {at + 1} of {len(groups)}"
+                payload["embeds"] = [{"title": title, "color": _COLORS[post.mood]}]
+            answer = await self._edit_or_post(ids[at] if at < len(ids) else None, payload, files)
+            ids[at : at + 1] = [str(answer["id"])]
+            channel = channel or str(answer.get("channel_id", ""))
+        return channel
+
+    async def _edit_or_post(self, known: str | None, payload: dict[str, Any], files: list[_File]) -> dict[str, Any]:
         if known is not None:
             try:
                 return await self._send("PATCH", f"/messages/{known}", payload, files)
@@ -154,24 +231,52 @@ class DiscordHandler:
     async def _send(
         self, verb: str, path: str, payload: dict[str, Any], files: list[_File], **query: str
     ) -> dict[str, Any]:
-        if self._options.thread_id:
-            query["thread_id"] = self._options.thread_id
+        if self._thread:
+            query["thread_id"] = self._thread
         parts: dict[str, Any] = {"payload_json": (None, json.dumps(payload).encode(), "application/json")}
         parts |= {f"files[{at}]": (file.name, file.data, file.type) for at, file in enumerate(files)}
-        response = await posts.call(self._client, "Discord", verb, self._url + path, params=query, files=parts)
-        answer = posts.json_object(response) or {}
-        if response.status_code == 429:
-            # The body is exact to the millisecond. Cloudflare, in front of Discord, sends the header alone.
-            after, reason = answer.get("retry_after"), "Discord is posted to too often"
-            if isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= 86400:
-                raise RetryLater(float(after), reason, pause=True)
+        response = await call(self._client, "Discord", verb, self._url + path, params=query, files=parts)
+        answer = response.object or {}
+        if response.status == 429:
+            reason = "Discord is posted to too often"
+            seconds = rate_seconds(response.headers, answer, versioned=bool(_VERSIONED.search(self._url)))
+            if seconds is not None:
+                raise RetryLater(seconds, reason, pause=True)
             raise RetryLater.from_headers(response.headers, otherwise=posts.RATE_SECONDS, reason=reason)
         if response.is_success and answer.get("id"):
             return answer
+        if by_proxy("discord", response.body):
+            raise DiscordError(response.status, 0, "not in Discord's own form: by a proxy in front of it?", proxy=True)
         code, errors = answer.get("code"), answer.get("errors")  # `errors` names the wrong fields of the form
         said = (str(answer.get("message", "")), json.dumps(errors, ensure_ascii=False)[:200] if errors else "")
         text = " ".join(part for part in said if part) or "no reason given"
-        raise DiscordError(response.status_code, code if isinstance(code, int) else 0, text[:300])
+        raise DiscordError(response.status, code if isinstance(code, int) else 0, text[:300])
+
+
+def rate_seconds(headers: Mapping[str, str], answer: Mapping[str, Any], *, versioned: bool) -> float | None:
+    """Return the seconds of a rate limit by Discord itself, or None if it names none.
+
+    The header is in seconds at every address. In the body, an address without a version has whole milliseconds
+    (docs.discord.com/developers/topics/rate-limits).
+    """
+    after: Any = answer.get("retry_after")
+    unit = 1 if versioned or not isinstance(after, int) else 1000
+    if isinstance(after, bool) or not isinstance(after, int | float):
+        after = None
+    with suppress(ValueError):
+        after, unit = float(headers.get("x-ratelimit-reset-after", "")), 1
+    return after / unit if after is not None and 0 <= after <= LONGEST_RATE * unit else None
+
+
+def grouped(files: list[_File], together: int | None) -> list[list[_File]]:
+    """Return files as posts in order, each of at most ten files and `together` bytes. Without files, one empty post."""
+    groups: list[list[_File]] = [[]]
+    for file in files:
+        size = sum(len(other.data) for other in groups[-1]) + len(file.data)
+        if len(groups[-1]) == MOST_FILES or (groups[-1] and together is not None and size > together):
+            groups.append([])
+        groups[-1].append(file)
+    return groups
 
 
 def payload_of(post: posts.Post, names: list[str], types: list[str]) -> dict[str, Any]:
@@ -214,6 +319,8 @@ def _file(attempt: Attempt, item: StoredMedia, limit: int) -> tuple[_File | None
     media = item.media
     if media.size <= limit:
         return _File(posts.file_name(attempt, item), media.type, item.path.read_bytes()), ""
+    if limit == 0:
+        return None, "Discord does not take the file, so the post is without it."
     size = f"{media.size / 1e6:.1f} MB"
     data = posts.smaller(item.path, limit) if media.type.startswith("image/") else None
     if data is not None:

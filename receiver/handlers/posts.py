@@ -1,4 +1,4 @@
-"""Post in a chat: its words in plain text, its pictures, and its HTTP call. Each chat adds its markup."""
+"""Post in a chat: its words in plain text, its pictures, and its refusals. Each chat adds its markup."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NoReturn
-
-import httpx
+from typing import Literal, NoReturn
 
 from receiver.deliveries import Receipt
 from receiver.events import Event, EventType
@@ -225,7 +223,7 @@ def smaller(path: Path, limit: int) -> bytes | None:
     return None
 
 
-# HTTP
+# Refusals
 
 
 class ChatError(Exception):
@@ -238,25 +236,3 @@ class ChatError(Exception):
         if self.remedy:
             raise Rejected(f"{self}: {self.remedy}.") from self
         raise self
-
-
-def chat_client() -> httpx.AsyncClient:
-    """Return a client for the API of a chat."""
-    return httpx.AsyncClient(timeout=httpx.Timeout(30.0), headers={"User-Agent": "imagine-receiver"})
-
-
-async def call(client: httpx.AsyncClient, chat: str, verb: str, url: str, **request: Any) -> httpx.Response:
-    """Return a chat's answer. A ConnectionError leaves out the URL, because a webhook's URL is its secret."""
-    try:
-        return await client.request(verb, url, **request)
-    except httpx.HTTPError as exc:
-        raise ConnectionError(f"{chat} could not be reached: {type(exc).__name__}.") from None
-
-
-def json_object(response: httpx.Response) -> dict[str, Any] | None:
-    """Return the JSON object in an answer's body, or None."""
-    try:
-        body = response.json()
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None

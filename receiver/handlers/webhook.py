@@ -3,7 +3,7 @@
 | answer | outcome |
 |---|---|
 | 2xx | succeeded, whatever its body |
-| 410 | the destination is paused and says so, because its receiver wants no more |
+| 410, but for a page of HTML | the destination is paused and says so, because its receiver wants no more |
 | 429 or 503 with `Retry-After` | the destination waits as asked, without using up an attempt |
 | any other, redirects included | failed: retried by schedule |
 | none: refused, cut off, not in time, TLS that cannot be trusted | failed: retried by schedule |
@@ -30,9 +30,11 @@ import httpx
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from receiver.bodies import Body
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError
+from receiver.handlers.answers import by_proxy, read_into
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater
 from receiver.handlers.cloudevents import SOURCE, cloud_event, encode
 from receiver.telemetry import learn, redact
@@ -194,9 +196,9 @@ class WebhookHandler:
                 asyncio.timeout(seconds),
                 self._client.stream("POST", self._url, content=body, headers=headers) as answer,
             ):
-                said = await _read(answer)
+                body = await _read(answer)
                 if not answer.is_success:
-                    self._refuse(answer, said, attempt)
+                    self._refuse(answer, body, attempt)
                 return Receipt(ref=attempt.idempotency_key, data={"status": answer.status_code})
         except httpx.HTTPError as exc:
             raise WebhookFailed(f"{self._place} could not be reached, or broke off: {_reason(exc)}") from exc
@@ -220,11 +222,11 @@ class WebhookHandler:
             **signed_headers(self._secrets, attempt.idempotency_key, body, int(time.time())),
         }
 
-    def _refuse(self, response: httpx.Response, said: str, attempt: Attempt) -> NoReturn:
-        status, headers = response.status_code, response.headers
+    def _refuse(self, response: httpx.Response, body: bytes, attempt: Attempt) -> NoReturn:
+        status, headers, said = response.status_code, response.headers, _shown(body)
         answered = f"{self._place} answered {status}"
         reason = f"{answered}: {said}" if said else answered
-        if status == 410:
+        if status == 410 and not by_proxy("any", body):
             # The remedy before the answer's text, because a reason is cut at its end.
             remedy = (
                 f"{answered}: it wants no more events, so the destination is paused. Correct its url or take it out; "
@@ -243,16 +245,17 @@ class WebhookHandler:
         raise WebhookFailed(reason)
 
 
-async def _read(response: httpx.Response) -> str:
+async def _read(response: httpx.Response) -> bytes:
     """Return the beginning of an answer, for people. Its length and pace are bounded."""
-    data = b""
+    body = Body(response.headers.get("content-encoding", ""), MAX_ANSWER)
     with suppress(TimeoutError, httpx.HTTPError):
         async with asyncio.timeout(REST_SECONDS):
-            async for chunk in response.aiter_raw():
-                data += chunk[: MAX_ANSWER - len(data)]
-                if len(data) >= MAX_ANSWER:
-                    break
-    text = " ".join(redact(data[: 4 * SHOWN].decode("utf-8", "replace")).split())
+            await read_into(body, response)
+    return bytes(body.data) if body.readable else b""
+
+
+def _shown(body: bytes) -> str:
+    text = " ".join(redact(body[: 4 * SHOWN].decode("utf-8", "replace")).split())
     return "".join(char if char.isprintable() else "�" for char in text)[:SHOWN]
 
 

@@ -24,8 +24,8 @@ from receiver.deliveries import Receipt
 from receiver.errors import MediaError, require
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, StoredMedia
 from receiver.handlers.posts import Post, file_name, linked, post_of
-from receiver.handlers.slack.api import SlackApi, SlackError, SlackWebhook, Sleep, UnknownFile
-from receiver.handlers.slack.blocks import Block, detail_blocks, fallback, linked_picture, post_blocks, uploaded
+from receiver.handlers.slack.api import FILE_REFUSED, SlackApi, SlackError, SlackWebhook, Sleep, UnknownFile
+from receiver.handlers.slack.blocks import Block, detail_blocks, fallback, fitted, linked_picture, post_blocks, uploaded
 from receiver.settings.kinds import KnownAs
 
 SHOWN = frozenset({"image/png", "image/jpeg", "image/gif"})
@@ -134,7 +134,8 @@ class SlackHandler:
                     return Receipt()
                 shows = link is not None and all(item.media.type in SHOWN for item in attempt.media[:1])
                 picture = linked_picture(link, post.alt_text) if link is not None and shows else None
-                content = {"text": fallback(post), "blocks": post_blocks(post, [picture] if picture else [], link)}
+                blocks = fitted(post_blocks(post, [picture] if picture else [], link))
+                content = {"text": fallback(post), "blocks": blocks}
                 await self._webhook.post({**content, "unfurl_links": False, "unfurl_media": False})
                 return Receipt(url=link)
             assert self._api is not None  # noqa: S101 - the options see to it
@@ -167,6 +168,11 @@ class SlackHandler:
         except UnknownFile:
             posted.refused = True
             raise
+        except SlackError as exc:
+            if exc.code not in FILE_REFUSED:
+                raise
+            remark = f"{post.remark} Slack did not take a file: {exc.remedy}.".strip()
+            await posting.put(dataclasses.replace(post, remark=remark), link, [], [])
         self._memory.pop(attempt.idempotency_key, None)
         return posted.receipt
 
@@ -257,7 +263,7 @@ class Posting:
 
     async def _put_post(self, blocks: list[Block], text: str) -> None:
         """Edit the post, or make one if there is none any more."""
-        posted, content = self._posted, {"blocks": blocks, "text": text, **_PLAIN}
+        posted, content = self._posted, {"blocks": fitted(blocks), "text": text, **_PLAIN}
         if posted.ts:
             try:
                 await self._api.post("chat.update", channel=posted.channel, ts=posted.ts, **content)
@@ -298,5 +304,5 @@ class Posting:
         if new:
             await self._api.complete(new, channel_id=posted.channel, thread_ts=top)
         if blocks:
-            await self._new(top, {"blocks": blocks, "text": "Details", **_PLAIN})
+            await self._new(top, {"blocks": fitted(blocks), "text": "Details", **_PLAIN})
         posted.event = event.id

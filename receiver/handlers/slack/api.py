@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from receiver.disk import in_thread
+from receiver.handlers.answers import Answer, by_proxy, call, chat_client
 from receiver.handlers.base import Rejected, RetryLater, StoredMedia
-from receiver.handlers.posts import RATE_SECONDS, ChatError, call, chat_client, json_object
+from receiver.handlers.posts import RATE_SECONDS, ChatError
 
 READY_WAITS = (0.3, 0.7, 1.0, 2.0, 4.0, 8.0)
 """Seconds between checks of an uploaded file, which no block may show until Slack has processed it."""
@@ -65,6 +66,11 @@ REMEDIES: Mapping[str, str] = {
     **dict.fromkeys(("invalid_form_data", "msg_too_long", "msg_blocks_too_long", "no_text"), _REPORT),
 }
 """Errors that no retry mends, and what a person does about them."""
+FILE_REFUSED = frozenset(
+    {"file_uploads_disabled", "file_uploads_except_images_disabled", "file_type_not_allowed"}
+    | {"file_upload_size_restricted"}
+)
+"""Errors about a file, without which the post goes out all the same."""
 _LIMITED = frozenset({"ratelimited", "rate_limited", "rollup_error", "message_limit_exceeded"})
 
 
@@ -106,9 +112,9 @@ class SlackApi:
             if value is not None
         }
         response = await _post(self._client, f"{self._base}/{method}", data=form, headers=self._token)
-        answer = json_object(response)
-        if answer is None:
-            raise ConnectionError(f"Slack answered {response.status_code} to {method}, but not with JSON.")
+        answer = response.object
+        if answer is None or by_proxy("slack", response.body):
+            raise ConnectionError(f"Slack answered {response.status} to {method}, but not in its own form.")
         if answer.get("ok") is True:
             return answer
         code = str(answer.get("error") or "an answer without a reason")
@@ -164,8 +170,8 @@ class SlackApi:
 
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(stored.media.size)}
         response = await _post(self._client, url, content=blocks(), headers=headers)
-        if response.status_code != 200:
-            raise ConnectionError(f"Slack's upload server answered {response.status_code} to the picture.")
+        if response.status != 200:
+            raise ConnectionError(f"Slack's upload server answered {response.status} to the picture.")
         return file_id
 
     async def complete(self, files: list[tuple[str, str]], **where: Any) -> None:
@@ -219,26 +225,26 @@ class SlackWebhook:
     async def post(self, payload: Mapping[str, Any]) -> None:
         """Post. Raise as `SlackApi.call`, with the text of Slack's answer as the code."""
         response = await _post(self._client, self._url, json=payload)
-        text = response.text.strip()
-        if response.status_code == 200 and text == "ok":
+        text, status = response.text, response.status
+        if status == 200 and text == "ok":
             return
         if text in _LIMITED:
             raise _later(response)
         if text in REMEDIES:
             raise SlackError("the webhook", text)
-        if response.status_code in (404, 410):
-            raise Rejected(f"Slack answered {response.status_code} to the webhook: it was removed. {_WEBHOOK}.")
-        raise ConnectionError(f"Slack answered {response.status_code} to the webhook, without a reason.")
+        if status in (404, 410) and not by_proxy("slack webhook", response.body):
+            raise Rejected(f"Slack answered {status} to the webhook: it was removed. {_WEBHOOK}.")
+        raise ConnectionError(f"Slack answered {status} to the webhook, without a reason.")
 
 
-async def _post(client: httpx.AsyncClient, url: str, **request: Any) -> httpx.Response:
+async def _post(client: httpx.AsyncClient, url: str, **request: Any) -> Answer:
     response = await call(client, "Slack", "POST", url, **request)
-    if response.status_code == 429:
+    if response.status == 429:
         raise _later(response)
     return response
 
 
-def _later(response: httpx.Response) -> RetryLater:
+def _later(response: Answer) -> RetryLater:
     return RetryLater.from_headers(response.headers, otherwise=RATE_SECONDS, reason="Slack is called too often")
 
 

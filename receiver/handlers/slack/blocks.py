@@ -6,6 +6,8 @@ Texts from outside go into `plain_text` objects only, with `&`, `<` and `>` esca
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +20,12 @@ PROMPT_LENGTH = 600
 """Characters of a prompt in the channel. The whole prompt is in the details."""
 _SECTION, _FIELD, _ALT, _TEXT, _URL = 3000, 2000, 2000, 3000, 3000
 _FIELDS = 10
+MOST_BLOCKS = 50
+TOTAL = 10_000
+"""Characters of all blocks of a post as JSON. Slack documents no limit, and refused 11,300 characters of text
+(github.com/slackapi/bolt-js/issues/2867)."""
+_SHORTER = (3000, 1500, 700, 300, 100)
+_HALF_ESCAPE = re.compile(r"&[a-z]{0,3}\Z")
 _MARKS: dict[Mood, str] = {
     "waiting": ":hourglass_flowing_sand:",
     "asking": ":raised_hand:",
@@ -67,6 +75,35 @@ def uploaded(file_id: str, alt_text: str, *, title: str = "") -> Block:
 def linked_picture(url: str, alt_text: str) -> Block | None:
     """Return the block of a picture that Slack fetches by itself, or None if the link is too long for it."""
     return {"type": "image", "image_url": url, "alt_text": cut(alt_text, _ALT)} if len(url) <= _URL else None
+
+
+def fitted(blocks: list[Block]) -> list[Block]:
+    """Return blocks that are one post together: 50 at most, with the longest texts cut until all fit."""
+    found = blocks[:MOST_BLOCKS]
+    for length in _SHORTER:
+        if len(json.dumps(found, ensure_ascii=False)) <= TOTAL:
+            break
+        found = [_shortened(block, length) for block in found]
+    return found
+
+
+def _shortened(part: Any, length: int) -> Any:
+    if isinstance(part, list):
+        return [_shortened(item, length) for item in part]
+    if not isinstance(part, dict):
+        return part
+    ours = part.get("type") == "mrkdwn"
+    return {
+        name: _cut_escaped(value, length)
+        if name in ("text", "alt_text") and isinstance(value, str) and not ours
+        else _shortened(value, length)
+        for name, value in part.items()
+    }
+
+
+def _cut_escaped(text: str, length: int) -> str:
+    """Return an escaped text cut to a length, without half an escape at its end."""
+    return text if len(text) <= length else _HALF_ESCAPE.sub("", text[: length - 1]) + "…"
 
 
 def fallback(post: Post) -> str:
