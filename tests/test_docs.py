@@ -1,57 +1,77 @@
-"""The README is tested: its tables come from the code, its commands exist, its words are used."""
+"""README and handbook are tested: their tables come from the code, their commands exist, their pages stay short."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import handbook
 import pytest
-from typer.main import get_command
+from handbooks import BLOCKS, EVERYTHING, PAGES, ROOT, TEXTS, region
 
 from receiver.app.factory import route_of
-from receiver.cli import app
+from receiver.cli.handbook import PAGES as LISTED
 from receiver.events import EVENT_TYPES
-from receiver.handlers.registry import build, describe_handlers
+from receiver.handlers.registry import HandlerDoc, build, describe_handlers
 from receiver.settings import describe, load
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 TOP_LEVEL = {"pyproject.toml", "receiver", "tests", "scripts", "Procfile", "README.md"}
 
 
-def section(name: str) -> str:
-    """What stands between `<!-- name -->` and `<!-- /name -->`."""
-    return README.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
+@pytest.mark.parametrize("page", TEXTS)
+def test_generated_tables_are_up_to_date(page: str) -> None:
+    """If this fails, run .venv/bin/python scripts/handbook.py and look at the difference."""
+    assert TEXTS[page] == handbook.rewritten(TEXTS[page])
 
 
-def cell(text: str) -> str:
-    return text.replace("|", "\\|")
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_short_and_listed(page: str) -> None:
+    """A page has a title and a sentence for the list, and at most 150 lines."""
+    title, sentence, *_ = PAGES[page].split("\n\n")
+    assert title.startswith("# ")
+    assert re.fullmatch(r"[A-Z`].*\.", sentence, re.DOTALL)
+    assert len(PAGES[page].splitlines()) <= 150
+    assert page in LISTED
 
 
-def test_the_settings_table_is_the_declared_settings() -> None:
-    """Name, default and help stand in the README as they are declared; the failure shows the table to paste."""
-    rows = ["| variable | default | what it is |", "|---|---|---|"]
-    for doc in describe():
-        names = ", ".join(f"`{name}`" for name in (doc.env, *doc.aliases))
-        rows.append(f"| {names} | {cell(doc.default)} | {cell(doc.help)} |")
-    assert section("settings") == "\n".join(rows) + "\n"
+def test_the_list_names_no_page_that_is_missing() -> None:
+    """Every listed page exists."""
+    assert set(LISTED) == set(PAGES)
 
 
-def test_the_handlers_table_is_what_handlers_say() -> None:
-    """Every handler stands in the README as declared; the failure shows the table to paste."""
-    rows = ["| handler | what it does | effect | URL in `RECEIVER_TO` |", "|---|---|---|---|"]
-    for handler in describe_handlers():
-        urls = " ".join(f"`{scheme}:`" for scheme in handler.schemes[:4]) + (" …" if len(handler.schemes) > 4 else "")
-        rows.append(f"| `{handler.name}` | {handler.summary} | {handler.guarantee} | {urls} |")
-    assert section("handlers") == "\n".join(rows) + "\n"
+def test_the_readme_is_short() -> None:
+    """It fits into five minutes."""
+    assert len(TEXTS["README"].splitlines()) <= 250
+    assert len(TEXTS["README"].encode()) <= 12 * 1024
+
+
+def test_every_setting_is_in_the_handbook() -> None:
+    """Every variable, with the names it has besides."""
+    names = {name for doc in describe() for name in (doc.env, *doc.aliases)}
+    assert {name for name in names if f"`{name}`" not in PAGES["settings"]} == set()
+
+
+@pytest.mark.parametrize("handler", describe_handlers(), ids=lambda item: item.name)
+def test_every_option_is_on_the_page_of_its_handler(handler: HandlerDoc) -> None:
+    """Every handler has a page with its options."""
+    table = region(handler.name, f"options {handler.name}")
+    assert {option.name for option in handler.options if f"| `{option.name}` |" not in table} == set()
+
+
+def test_every_command_and_its_options_are_in_the_handbook() -> None:
+    """No command is a secret."""
+    for name, command in handbook.commands():
+        [row] = [line for line in region("cli", "commands").splitlines() if re.match(rf"\| `{name}[` ]", line)]
+        for item in command.params:
+            if item.param_type_name == "option" and not item.hidden and item.name != "help":
+                assert f"`{max(item.opts, key=len)}`" in row
 
 
 async def test_the_table_of_destinations_holds(tmp_path: Path) -> None:
-    """A row for each handler, with its guarantee; what is said to be the least that works starts as it stands there."""
+    """A row for each handler with its guarantee. The minimal configuration starts as it is written."""
     declared = {handler.name: handler for handler in describe_handlers()}
-    rows = [
-        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in section("destinations").splitlines()[2:]
-    ]
+    lines = region("destinations", "destinations").splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
     assert [row[0].strip("`") for row in rows] == list(declared)
     for name, least, guarantee, *_ in rows:
         given = dict(re.findall(r'`([A-Z_]+)="([^"`]+)"`', least))
@@ -67,60 +87,42 @@ async def test_the_table_of_destinations_holds(tmp_path: Path) -> None:
         await handler.aclose()
 
 
-def test_the_options_tables_are_the_declared_options() -> None:
-    """One table for each handler; the failure shows the tables to paste."""
-    rows = []
-    for handler in describe_handlers():
-        rows += [f"<details><summary>Options of <code>{handler.name}</code></summary>", ""]
-        rows += ["| option | default | what it is |", "|---|---|---|"]
-        for option in handler.options:
-            default = "required" if option.default is None else f"`{option.default}`"
-            rows.append(f"| `{option.name}` | {cell(default)} | {cell(option.help)} |")
-        rows += ["", "</details>", ""]
-    assert section("options") == "\n".join(rows)
-
-
-BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
-TABLES = [text for kind, text in BLOCKS if kind == "toml" and "[destinations." in text]
+TABLES = [item.text for item in BLOCKS if item.kind == "toml" and "[destinations." in item.text]
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_every_destination_of_the_readme_can_be_read(tmp_path: Path, table: str) -> None:
-    """With all it says about itself, but for what its handler alone knows."""
+def test_every_destination_that_is_shown_can_be_read(tmp_path: Path, table: str) -> None:
+    """With everything but the options that its handler alone knows."""
     environ = dict.fromkeys(re.findall(r"\$(\w+)", table), "x")
     (tmp_path / "receiver.toml").write_text(table)
     for item in load(environ, tmp_path).resolved_destinations():
         assert route_of(item).destination == item.name
 
 
-COMMANDS = sorted(set(re.findall(r"^(?:receiver) +([a-z]+(?: [a-z]+)?)", README, re.MULTILINE)))
+def test_every_command_that_is_named_exists() -> None:
+    """In sentences and in blocks. A command that was renamed is found here."""
+    known = {name for name, _ in handbook.commands()}
+    groups = {name.rpartition(" ")[0] for name in known}
+    for first, second in re.findall(r"(?:^ *|`)receiver ([a-z]+)(?: ([a-z]+))?", EVERYTHING, re.MULTILINE):
+        name = f"receiver {first}"
+        assert (f"{name} {second}" if second and name in groups else name) in known | groups
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_receiver_command_of_the_readme_exists(line: str) -> None:
-    """A command that was renamed is found here."""
-    words = line.split()
-    known = get_command(app).commands  # type: ignore[attr-defined]
-    assert words[0] in known
-    if hasattr(known[words[0]], "commands"):
-        assert words[1] in known[words[0]].commands
+def test_pages_that_are_named_exist() -> None:
+    """`receiver help PAGE` leads somewhere."""
+    named = set(re.findall(r"`receiver help ([\w-]+)`", EVERYTHING)) - {"PAGE", "TOPIC"}
+    assert named
+    assert named - set(PAGES) == set()
 
 
-def test_every_command_stands_in_the_readme() -> None:
-    """No command is a secret."""
-    known = set(get_command(app).commands)  # type: ignore[attr-defined]
-    assert {name for name in known if f"receiver {name}" not in README} == set()
-
-
-def test_every_event_type_stands_in_the_words() -> None:
+def test_every_event_type_is_in_the_words() -> None:
     """A newcomer finds each type explained."""
-    assert {type for type in EVENT_TYPES if f"`{type}`" not in README} == set()
+    assert {type for type in EVENT_TYPES if f"`{type}`" not in PAGES["words"]} == set()
 
 
 def test_every_proof_named_by_a_promise_exists() -> None:
     """A promise without its proof is not printed."""
-    promises = README.partition("## Promises")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`(tests/[\w./]+)`", promises))
+    named = set(re.findall(r"`(tests/[\w./]+)`", PAGES["promises"]))
     assert named
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
@@ -132,7 +134,7 @@ def test_the_top_level_holds_what_belongs_there() -> None:
     assert found == TOP_LEVEL
 
 
-@pytest.mark.parametrize("text", re.findall(r"\]\(([^)#]+)\)", README))
+@pytest.mark.parametrize("text", re.findall(r"\]\(([^)#]+)\)", EVERYTHING))
 def test_every_link_to_a_file_leads_somewhere(text: str) -> None:
-    """Pictures and files the README shows are in the repository."""
+    """Pictures and pages that are linked are in the repository."""
     assert text.startswith("https://") or (ROOT / text).exists()

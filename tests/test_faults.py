@@ -20,12 +20,12 @@ from experiments.base import Outcome
 from experiments.connections import on_disk
 from experiments.disks import Operation, watched
 from experiments.power import DATABASE, File, Recording, images, settle
+from handbooks import PAGES
 
 from receiver.errors import JournalError
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_store
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
 HELD = Outcome(injected=40, acknowledged=100, lost=0, doubled=0, seconds=1.0)
 HARMED = replace(HELD, lost=3)
 
@@ -103,18 +103,9 @@ def test_experiments_are_named_and_explained() -> None:
         assert all(re.fullmatch(r"P\d+", number) for number in experiment.promises)
 
 
-def test_the_readme_lists_the_experiments() -> None:
-    """Each with its line; the failure shows the table to paste."""
-    rows = ["| experiment | what is done, and what must hold |", "|---|---|"]
-    rows += [f"| `{experiment.name}` | {experiment.summary} |" for experiment in EXPERIMENTS]
-    table = README.partition("<!-- experiments -->\n")[2].partition("<!-- /experiments -->")[0]
-    assert table == "\n".join(rows) + "\n"
-
-
 def test_promises_name_experiments_that_exist() -> None:
     """And every experiment is the proof of one."""
-    promises = README.partition("## Promises")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`([a-z0-9]+(?:-[a-z0-9]+)*)`", promises))
+    named = set(re.findall(r"`([a-z0-9]+(?:-[a-z0-9]+)*)`", PAGES["promises"]))
     known = {experiment.name for experiment in EXPERIMENTS}
     assert known <= named, "an experiment that proves no promise"
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from buckets import KEY, SECRET, listed, reading, shared_server
 from functions import TOKEN, Deployed, deployed
+from handbooks import block
 from lambdas import environment, request_event, scheduled_event
 from providers import provided
 from servers import receiver
@@ -21,8 +22,6 @@ from servers import receiver
 from receiver.app import journal_of
 from receiver.serverless import Application
 from receiver.settings import Settings
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
 
 pytestmark = pytest.mark.usefixtures("credentials")
 
@@ -118,9 +117,9 @@ async def test_ticks_of_several_instances_may_overlap(tmp_path: Path) -> None:
                     assert outcomes.count("succeeded") == 1
 
 
-async def test_the_readmes_handlers_deliver_on_lambda(tmp_path: Path) -> None:
+async def test_the_handbooks_handlers_deliver_on_lambda(tmp_path: Path) -> None:
     """As they stand there, but for where the bucket is: to a bucket, by the journal in a bucket, and by the tick."""
-    [handlers] = re.findall(r"^```py\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    handlers = block("functions", "py")
     server, folder = shared_server(), secrets.token_hex(6)
     where = f"endpoint={server.url}&region=us-east-1"
     text = handlers.replace("s3://acme/.receiver", f"s3://journals/{folder}/.receiver?{where}")
@@ -147,7 +146,7 @@ async def test_the_readmes_handlers_deliver_on_lambda(tmp_path: Path) -> None:
 
 def test_the_template_gives_a_function_url_both_its_permissions() -> None:
     """New ones answer 403 without the second (docs.aws.amazon.com/lambda/latest/dg/urls-auth.html)."""
-    [template] = re.findall(r"^```yaml\n(AWSTemplate.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    template = block("lambda", "yaml", "AWSTemplate")
     assert template.count("Type: AWS::Lambda::Permission") == 2
     assert re.search(r"Action: lambda:InvokeFunctionUrl\n +Principal: \"\*\"\n +FunctionUrlAuthType: NONE", template)
     assert re.search(r"Action: lambda:InvokeFunction\n +Principal: \"\*\"\n +InvokedViaFunctionUrl: true", template)

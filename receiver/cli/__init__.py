@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli import configuration, deliveries, journal, serve, submit, tasks
+from receiver.cli import configuration, deliveries, handbook, journal, serve, submit, tasks
 from receiver.cli.output import note
 from receiver.errors import ReceiverError
 from receiver.telemetry import redact
@@ -44,6 +44,7 @@ for command in (
     configuration.inspect,
     serve.simulate,
     serve.listen,
+    handbook.help,
 ):
     app.command()(command)
 for name, group in {

@@ -226,7 +226,7 @@ def _guessed(name: str, known: Iterable[str]) -> str:
 
 
 def describe_handlers(registry: Registry | None = None) -> list[HandlerDoc]:
-    """Return all handlers with their options, for `receiver handlers` and the README."""
+    """Return all handlers with their options, for `receiver handlers` and the handbook."""
     docs = []
     for plugin in (load_handlers() if registry is None else registry).values():
         if isinstance(plugin, BrokenHandler):

@@ -40,7 +40,7 @@ class Experiment(Protocol):
 
     @property
     def name(self) -> str:
-        """In kebab-case; the README names it as a proof."""
+        """In kebab-case; the handbook names it as a proof."""
 
     @property
     def summary(self) -> str:

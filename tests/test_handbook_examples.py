@@ -1,4 +1,4 @@
-"""Every Python block of the README runs as it stands, against the simulated provider, told by the environment alone."""
+"""Every Python block of README and handbook runs as it stands, against the simulated provider."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 import httpx
 import pytest
 from flows import served
+from handbooks import BLOCKS
 from starlette.types import ASGIApp
 
 from receiver.cli.process import address, bind
 from receiver.testing import Simulated, simulating
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-APPS = [block for block in BLOCKS if re.search(r"^app = ", block, re.MULTILINE)]
-SCRIPTS = [block for block in BLOCKS if block not in APPS]
+PYTHON = [item.text for item in BLOCKS if item.kind == "python"]
+APPS = [block for block in PYTHON if re.search(r"^app = ", block, re.MULTILINE)]
+SCRIPTS = [block for block in PYTHON if block not in APPS]
 SPEED = 200.0
 
 
@@ -42,9 +42,7 @@ def written(folder: Path, block: str) -> str:
 
 
 @pytest.mark.parametrize("block", SCRIPTS)
-def test_a_script_of_the_readme_runs(
-    tmp_path: Path, provider: Simulated, capsys: pytest.CaptureFixture[str], block: str
-) -> None:
+def test_a_script_runs(tmp_path: Path, provider: Simulated, capsys: pytest.CaptureFixture[str], block: str) -> None:
     """To its end, and to a result."""
     runpy.run_path(written(tmp_path, block), run_name="__main__")
     said = capsys.readouterr().out
@@ -54,7 +52,7 @@ def test_a_script_of_the_readme_runs(
 
 
 @pytest.mark.parametrize("block", APPS)
-def test_an_application_of_the_readme_serves(
+def test_an_application_serves(
     tmp_path: Path, provider: Simulated, monkeypatch: pytest.MonkeyPatch, block: str
 ) -> None:
     """It starts, does what its routes are for, and ends."""
