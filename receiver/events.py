@@ -302,7 +302,8 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         cause: None if it was accepted (both tokens and the task id agree). Otherwise the reason why the provider was
-            asked: `no_url_token`, `no_state`, `bad_state`, `other_state`, `other_task`, or `error` (a fault of ours).
+            asked: `no_url_token`, `no_state`, `bad_state`, `other_state`, `other_task`, `encoding` (no UTF-8), or
+            `error` (a fault of ours).
         body: UTF-8 without NUL. Bytes, because one emoji makes a `str` four times as large, and each step would encode
             it again.
     """

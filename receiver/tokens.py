@@ -167,11 +167,11 @@ class Tokens:
         return text
 
 
-def trust(tokens: Tokens, url_id: str | None, state: str) -> tuple[str, str | None]:
+def trust(tokens: Tokens, url_id: str | None, state: str, *, utf8: bool = True) -> tuple[str, str | None]:
     """Return the submission id of a callback, and the cause to ask the provider first.
 
     `url_id` is the submission id in a good URL token, or None. The cause is `no_url_token`, `no_state`, `bad_state`,
-    `other_state`, or None if both tokens agree.
+    `other_state`, or None if both tokens agree. It is `encoding` if they agree and the body is not UTF-8.
 
     Raises:
         TokenError: there is no URL token, and `state` is not ours either.
@@ -185,4 +185,6 @@ def trust(tokens: Tokens, url_id: str | None, state: str) -> tuple[str, str | No
         return url_id, fault
     if url_id is None:
         return state_id, "no_url_token"
-    return url_id, None if state_id == url_id else "other_state"
+    if state_id != url_id:
+        return url_id, "other_state"
+    return url_id, None if utf8 else "encoding"

@@ -4,6 +4,7 @@
     URL token good, `state` missing, mangled or another's    bound to the URL's submission, with a cause to ask
     no URL token, `state` good                               bound to its submission, with a cause to ask
     both good                                                trusted: no cause
+    both good, but the body is no UTF-8                      bound, with a cause to ask
 
 A task id other than the bound one is found later, in the journal's transaction.
 """
@@ -12,17 +13,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from receiver.tasks import Task, decode_task
+from receiver.tasks import Task, as_utf8, decode_task
 from receiver.tokens import Tokens, trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unwrapped:
-    """Verified callback. `cause` is that of `trust`."""
+    """Verified callback. `cause` is that of `trust`. `body` is its body as UTF-8."""
 
     submission_id: str
     task: Task
     cause: str | None
+    body: bytes
 
     @property
     def trusted(self) -> bool:
@@ -39,6 +41,7 @@ def unwrap(tokens: Tokens, body: bytes, url_token: str | None) -> Unwrapped:
         NotJSON, NotATask: the body is no task object.
     """
     url_id = None if url_token is None else tokens.read_url_token(url_token)
-    task = decode_task(body)
-    submission_id, cause = trust(tokens, url_id, task.state)
-    return Unwrapped(submission_id=submission_id, task=task, cause=cause)
+    text = as_utf8(body)
+    task = decode_task(text)
+    submission_id, cause = trust(tokens, url_id, task.state, utf8=text is body)
+    return Unwrapped(submission_id=submission_id, task=task, cause=cause, body=text)

@@ -19,6 +19,7 @@ from doors import JSON, MARKER, TASK, Door, assert_problem, body, opened, path, 
 from servers import connect, exchange, read_all
 from structlog.testing import capture_logs
 
+from receiver.clock import Clock
 from receiver.events import Submission
 from receiver.intake import Policy
 from receiver.telemetry import redact
@@ -115,10 +116,7 @@ BODIES: dict[str, tuple[int, Bytes]] = {
     "comment": (400, lambda row: b"/* */" + body(row)),
     "trailing comma": (400, lambda row: body(row)[:-1] + b",}"),
     "single quotes": (400, lambda row: body(row).replace(b'"', b"'")),
-    "ISO-8859-1": (400, iso_8859_1),
-    "half a UTF-8 character": (400, lambda row: body(row, prompt="PLACE").replace(b"PLACE", b"\xe7\x8c")),
-    "overlong UTF-8": (400, lambda row: body(row, prompt="PLACE").replace(b"PLACE", b"\xc0\xaf")),
-    "surrogate in UTF-8": (400, lambda row: body(row, prompt="PLACE").replace(b"PLACE", b"\xed\xa0\x80")),
+    "ISO-8859-1 and no JSON": (400, lambda row: iso_8859_1(row)[:-1]),
     "UTF-16": (400, lambda row: body(row).decode().encode("utf-16")),
     "UTF-32": (400, lambda row: body(row).decode().encode("utf-32")),
     "two BOMs": (400, lambda row: b"\xef\xbb\xbf" * 2 + body(row)),
@@ -413,6 +411,30 @@ GOOD_BODIES: dict[str, Bytes] = {
     "66 nested lists that nobody reads": put(b"[" * 65 + b"]" * 65),
     "60 keys of 4 KB": lambda row: body(row, **{f"key{n}": "y" * 4000 for n in range(60)}),
 }
+
+
+NO_UTF_8: dict[str, Bytes] = {
+    "ISO-8859-1": iso_8859_1,
+    "GBK": lambda row: body(row, prompt="PLACE").replace(b"PLACE", "小船".encode("gbk")),
+    "half a UTF-8 character": lambda row: body(row, prompt="PLACE").replace(b"PLACE", b"\xe7\x8c"),
+    "overlong UTF-8": lambda row: body(row, prompt="PLACE").replace(b"PLACE", b"\xc0\xaf"),
+    "surrogate in UTF-8": lambda row: body(row, prompt="PLACE").replace(b"PLACE", b"\xed\xa0\x80"),
+}
+
+
+@pytest.mark.parametrize("name", NO_UTF_8)
+async def test_a_body_that_is_no_utf_8_starts_a_poll(door: Door, name: str) -> None:
+    """Its token is good and its words may be wrong: it is kept, changes nothing, and the provider is asked now."""
+    row = await door.submission()
+    assert (await door.post("/callbacks/x" + path(row)[11:], NO_UTF_8[name](row))).status_code == 401
+    response = await door.post(path(row), NO_UTF_8[name](row))
+    assert (response.status_code, response.json()) == (202, {"accepted": False})
+    (callback,) = await door.journal.callbacks(row.id)
+    assert (callback.cause, json.loads(callback.body)["id"]) == ("encoding", TASK)
+    after = await door.journal.find(row.id)
+    assert after.poll_due_ms is not None
+    assert after.poll_due_ms <= Clock().now_ms()
+    assert await door.types(row) == []
 
 
 @pytest.mark.parametrize("name", GOOD_BODIES)

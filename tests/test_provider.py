@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import json
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -152,6 +154,65 @@ async def test_a_question_that_breaks_can_be_asked_again(name: str) -> None:
             await client.fetch("17")
         with pytest.raises((Unreachable, Unreadable)):
             await client.list_tasks(["17"])
+
+
+def packed(body: bytes, encoding: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n%s" % (
+        b"Content-Encoding: %s\r\n" % encoding if encoding else b"",
+        len(body),
+        body,
+    )
+
+
+BARE = zlib.compressobj(wbits=-15)
+READABLE: dict[str, bytes] = {
+    "gzip": packed(gzip.compress(ACCEPTED), b"gzip"),
+    "x-gzip": packed(gzip.compress(ACCEPTED), b"X-GZip"),
+    "gzip without a word": packed(gzip.compress(ACCEPTED), b""),
+    "deflate": packed(zlib.compress(ACCEPTED), b"deflate"),
+    "deflate without a head": packed(BARE.compress(ACCEPTED) + BARE.flush(), b"deflate"),
+    "a word for nothing": packed(ACCEPTED, b"gzip"),
+    "a byte order mark": http(b"\xef\xbb\xbf" + ACCEPTED),
+    "an envelope": http(b'{"code": 200, "message": "ok", "data": %s}' % ACCEPTED),
+    "all at once": packed(gzip.compress(b'\xef\xbb\xbf{"success": true, "data": %s}' % ACCEPTED), b"gzip"),
+}
+
+
+@pytest.mark.parametrize("name", READABLE)
+async def test_an_answer_in_an_unusual_wrapping_is_read(name: str) -> None:
+    """A gateway may pack or wrap what nobody asked it to."""
+    async with serving(says(READABLE[name])) as client:
+        assert (await client.submit("imagine", {"prompt": "a boat"}, speed=None)).task_id == "17"
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "problem"),
+    [
+        (gzip.compress(b" " * (MAX_ANSWER + 1)), b"gzip", "longer than 4194304 bytes once unpacked"),
+        (gzip.compress(ACCEPTED)[:-12], b"gzip", "cut short"),
+        (b"\x1f\x8b spoilt", b"gzip", "spoilt"),
+        (b"\x0b\x02\x80", b"br", "packed as br"),
+    ],
+    ids=["a bomb", "cut short", "spoilt", "another packing"],
+)
+async def test_an_answer_that_cannot_be_unpacked_is_ambiguous(body: bytes, encoding: bytes, problem: str) -> None:
+    """4 MB of gzip may hold 4 GB: no more is unpacked than is read of any answer."""
+    async with serving(says(packed(body, encoding))) as client:
+        with pytest.raises(Ambiguous, match=problem):
+            await client.submit("imagine", {"prompt": "a boat"}, speed=None)
+
+
+@pytest.mark.parametrize("wrapped", ['{"code":1,"data":%s}', '{"code":1,"description":"","result":%s}', "\ufeff%s"])
+async def test_tasks_in_an_envelope_are_read(wrapped: str) -> None:
+    """A fetch and a list alike."""
+    task = '{"id": "17", "status": "SUCCESS"}'
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=(wrapped % (task if request.method == "GET" else f"[{task}]")).encode())
+
+    fetched, listed = await client(answer).fetch("17"), await client(answer).list_tasks(["17"])
+    assert fetched is not None
+    assert listed == {"17": fetched}
 
 
 async def test_what_goes_over_the_wire() -> None:

@@ -434,3 +434,87 @@ def test_the_texts_of_a_describe_are_its_result() -> None:
     task = read_task(decode_json((PAYLOADS / "callback_07_java_describe_success.json").read_bytes()))
     assert task.texts == ("Cat --ar 5:4", "Cat2 --ar 5:4")
     assert task.result_urls == ()
+
+
+MARKED = "## Important tokens\na **paper** boat ~~that floats~~\n\n## Shortened prompts\n"
+FINAL = {"action": "SHORTEN", "prompt": "p", "promptEn": "p", "description": "提交成功"}
+BARS = "## 详情\n1. paper: ████████ 1.00\nboat ▇▇▇▇ (0.61)\n\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "texts"),
+    [
+        ({"action": "DESCRIBE", "promptEn": "1️⃣ Cat\n\n2️⃣ Cat2", "prompt": ""}, ("Cat", "Cat2")),
+        ({"action": "DESCRIBE", "properties": {"finalPrompt": "1️⃣ Chat"}, "promptEn": "1️⃣ Cat"}, ("Chat",)),
+        ({"action": "DESCRIBE", "prompt": "1️⃣ 猫\n\n2️⃣ 船"}, ("猫", "船")),
+        ({"action": "DESCRIBE", "promptEn": "1. 35mm\n2. 1.5 m tall,\nwith a hat"}, ("35mm", "1.5 m tall, with a hat")),
+        ({"action": "DESCRIBE", "promptEn": "(1) a\n（2）b\n3、c\n④ d\n5) e\n🔟 f"}, ("a", "b", "c", "d", "e", "f")),
+        ({"action": "DESCRIBE", "promptEn": "**1️⃣** by [Van Gogh](<https://x.test/?q=a>)\n\nfooter"}, ("by Van Gogh",)),
+        ({"action": "DESCRIBE", "promptEn": "2 cats\n3D render\n16:9 wide"}, ("2 cats", "3D render", "16:9 wide")),
+        (FINAL | {"properties": {"finalPrompt": MARKED + "1️⃣ paper boat\n\n2️⃣ boat"}}, ("paper boat", "boat")),
+        ({"action": "SHORTEN", "prompt": "p", "description": MARKED + "1️⃣ boat", "properties": None}, ("boat",)),
+        (FINAL | {"properties": {"finalPrompt": BARS + MARKED + "1️⃣ boat"}}, ("boat",)),
+        (FINAL | {"properties": {"finalPrompt": MARKED + "paper boat"}}, ("paper boat",)),
+        (FINAL | {"properties": {"finalPrompt": "p"}}, ()),
+        ({"action": "IMAGINE", "prompt": "1. a"}, ()),
+    ],
+)  # fmt: skip
+def test_only_prompts_are_texts(fields: dict[str, Any], texts: tuple[str, ...]) -> None:
+    """In every numbering, from the first field that has them, without headings, bars and markup."""
+    assert read_task({"id": "1", "status": "SUCCESS", **fields}).texts == texts
+
+
+BOUNDS = [
+    ("prompt", "prompt", 8_000), ("promptEn", "prompt_en", 8_000), ("description", "description", 8_000),
+    ("failReason", "fail_reason", 4_000), ("action", "action", 100), ("seed", "seed", 100), ("status", "status", 100),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "name", "limit"), BOUNDS)
+@pytest.mark.parametrize("more", [0, 1, 100_000])
+def test_a_long_word_of_the_provider_is_cut(key: str, name: str, limit: int, more: int) -> None:
+    """At its bound, whichever way it is read. A text that was cut says so."""
+    text = "X" * (limit + more)
+    for task in (decode_task(json.dumps({"id": "1", key: text}).encode()), read_task({"id": "1", key: text})):
+        assert getattr(task, name) == (text if not more else "X" * (limit - 7) + "… (cut)")
+    nested = read_task({"id": "1", "properties": {"finalPrompt": text}})
+    assert len(nested.final_prompt) <= 8_000
+
+
+def test_links_and_buttons_are_bounded() -> None:
+    """Half a link and half a customId are of no use, so they are left out, and a problem says so."""
+    link, buttons = (
+        {"url": "https://x.test/a.png"},
+        [{"customId": f"MJ::{n}", "label": "U" * 200} for n in range(1_000)],
+    )
+    body = {
+        "id": "1",
+        "imageUrl": "https://x.test/" + "a" * 5_000,
+        "imageUrls": [{"url": "https://x.test/" + "a" * 5_000}, *[link] * 7_000],
+        "videoUrls": [link] * 64,
+        "buttons": [{"customId": "x" * 300, "label": "too long an id"}, *buttons],
+    }
+    task = decode_task(json.dumps(body).encode())
+    assert task.image_url == ""
+    assert task.image_urls == task.video_urls == (link["url"],) * 64
+    assert [len(button.label) for button in task.buttons] == [100] * 50
+    assert task.buttons[0].label.endswith("… (cut)")
+    assert len(task.problems) == 3
+    assert decode_task(msgspec.json.encode(task)).buttons == task.buttons  # the journal reads what it wrote
+
+
+def test_json_of_many_brackets_is_not_read() -> None:
+    """Four megabytes of `[[]],` are 1.6 million lists, which would take 100 MB."""
+    with pytest.raises(NotJSON, match="lists and objects"):
+        decode_json(b"[" + b"[[]]," * 800_000 + b"[]]")
+    assert decode_json(b"[" + b"[]," * 40_000 + b"[]]")
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    ['{"code": 200, "data": %s}', '{"success": true, "result": %s}', '{"task": %s}', '{"data": %s, "error": null}'],
+)
+def test_a_task_in_an_envelope_is_read(wrapped: str) -> None:
+    """Gateways put their own object around the protocol's."""
+    assert decode_task((wrapped % '{"id": "17", "status": "SUCCESS"}').encode()).id == "17"
+    assert decode_task((wrapped % json.dumps('{"id": "17"}')).encode()).id == "17"

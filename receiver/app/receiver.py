@@ -317,7 +317,7 @@ class Receiver(Requests):
         if len(body) > MAX_BODY:
             raise PayloadError(f"A callback may have {MAX_BODY // 1024} KiB at most.")
         callback = unwrap(runtime.tokens, body, url_token)
-        return await runtime.intake.received(callback.submission_id, callback.task, body, callback.cause)
+        return await runtime.intake.received(callback.submission_id, callback.task, callback.body, callback.cause)
 
     async def _submit(self, request: Request, options: SubmitOptions) -> TaskHandle:
         runtime = self._started()

@@ -18,12 +18,16 @@ import msgspec
 from receiver.backoff import retry_after
 from receiver.errors import Ambiguous, NotJSON, ProviderError, Refused
 from receiver.requests import KINDS
-from receiver.tasks import MAX_TASK_ID, decode_json
+from receiver.tasks import MAX_TASK_ID, decode_json, unwrapped
 
 MAX_WORDS = 200
 """Characters of the provider's own words that an error repeats."""
+MAX_SAID = 2000
+"""Characters of the provider's own words that are looked at."""
 MAX_LINK = 4096
 """Characters."""
+MAX_RESULTS = 50
+"""Task ids or links of one answer. An answer with more has none that counts."""
 TAKEN = frozenset({1, 21, 22})
 """Codes of success."""
 
@@ -55,6 +59,13 @@ _ROWS = (
     Outcome("rate_limited", "none", True, "The provider takes no more requests for now", "try again later"),
     Outcome("no_channel", "none", True, "The provider has no channel for this model now", "try again later"),
     Outcome("unauthorized", "none", False, "The provider does not accept the key", "check COMETAPI_KEY"),
+    Outcome(
+        "turned_away",
+        "none",
+        False,
+        "A gateway turned the request away before it reached the provider",
+        "ask who runs the address in RECEIVER_PROVIDER_URL",
+    ),
     Outcome("not_found", "none", False, "The provider does not know the task named", "check the task's id"),
     Outcome("not_ready", "none", True, "The task this builds on has not succeeded yet", "try again later"),
     # Code 9 also covers the provider's own system errors, which may hide a task. It is never sent again.
@@ -92,10 +103,15 @@ _BY_IDENTIFIER: dict[str, str] = {
 """Code 4: the relay's identifier at the start of `description`."""
 
 _BY_STATUS: dict[int, str] = {
+    # The statuses of a gateway that sends nothing on. 408, 409, 424 and 499 can come after the request went upstream.
+    **dict.fromkeys((406, 407, 410, 412, 416, 417, 418, 421, 423, 425, 426, 428, 431, 451), "turned_away"),
     **dict.fromkeys((404, 405, 501), "wrong_address"),
-    **dict.fromkeys((413, 414, 415, 422), "validation"),
+    **dict.fromkeys((411, 413, 414, 415, 422), "validation"),
     402: "quota",
 }
+
+_KEY_NAMES = frozenset({"token_check", "token_invalid", "invalid_token", "token_expired", "invalid_api_key"})
+"""Names that gateways give to a key that is missing, wrong or expired (PROTOCOL.md §13.7)."""
 
 # --- envelopes ----------------------------------------------------------------------------------------------------
 
@@ -120,14 +136,14 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_envelope(body: bytes) -> Envelope:
-    """Read any bytes. Never raises."""
-    text = body.strip()
+    """Read any bytes. Never raises. A gateway's envelope around the provider's answer is taken off."""
+    text = body.strip().removeprefix(b"\xef\xbb\xbf").strip()
     if not text:
         return Envelope(form="empty")
-    if text.removeprefix(b"\xef\xbb\xbf").startswith(b"<"):
+    if text.startswith(b"<"):
         return Envelope(form="html")
     try:
-        value = decode_json(text)
+        value = unwrapped(decode_json(text))
     except NotJSON:
         return Envelope(form="unreadable")
     if not isinstance(value, dict):
@@ -157,8 +173,9 @@ def integral(value: Any) -> int | None:
 
 
 def one_line(text: str) -> str:
-    """Return `text` on one line, without control characters and other text unfit for a terminal or a database."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    """Return the start of `text` on one line, without control characters and other text unfit for a terminal or a
+    database."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text[:MAX_SAID]).split())
 
 
 def _name(value: Any) -> str:
@@ -167,9 +184,12 @@ def _name(value: Any) -> str:
 
 def _task_ids(result: Any) -> tuple[str, ...]:
     """Return the task ids of a `result`: string, number, comma-joined string or list of them (PROTOCOL.md §2).
-    Empty if one of them can be no task id: half of a list would hide tasks."""
+    Empty if one of them can be no task id, or there are too many: half of a list would hide tasks."""
     found: dict[str, None] = {}
-    for item in result if isinstance(result, list) else [result]:
+    items = result if isinstance(result, list) else [result]
+    if len(items) > MAX_RESULTS or any(isinstance(item, str) and item.count(",") >= MAX_RESULTS for item in items):
+        return ()
+    for item in items:
         number = integral(item)
         text = item if isinstance(item, str) else str(number) if number is not None and number > 0 else ""
         found |= dict.fromkeys(part for part in map(str.strip, text.split(",")) if part)
@@ -185,7 +205,7 @@ def _links(result: Any) -> tuple[str, ...]:
     usable = all(
         len(link) <= MAX_LINK and link.isprintable() and " " not in link and _LINK.match(link) for link in found
     )
-    return found if usable and len(found) == len(items) else ()
+    return found if usable and len(found) == len(items) <= MAX_RESULTS else ()
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
@@ -323,16 +343,22 @@ def _by_code(status: int, envelope: Envelope) -> str | None:
 
 def _by_status(status: int, envelope: Envelope) -> str:
     """Judge by identifiers of the routing layer, which answers before anything is sent on, then by the HTTP status."""
-    names = (envelope.name, envelope.type)
-    if any("quota" in name for name in names):
-        return "quota"
-    if "model_not_found" in names or (status == 503 and "(distributor)" in envelope.said):
-        return "no_channel"
-    if "invalid_request" in names:
-        return "validation"
+    if name := _by_name(status, envelope):
+        return name
     if status == 403:  # the C# upstream's rate limit has no body (PROTOCOL.md §4)
         return "rate_limited" if envelope.form == "empty" else "unauthorized"
     # A relay answers 400 also when its upstream timed out, so a 400 cut short could be that.
     if status == 400 and envelope.form in ("object", "html") and envelope.code is None:
         return "validation"
     return _BY_STATUS.get(status, "ambiguous")
+
+
+def _by_name(status: int, envelope: Envelope) -> str | None:
+    names = (envelope.name, envelope.type)
+    if any("quota" in name for name in names):
+        return "quota"
+    if "model_not_found" in names or (status == 503 and "(distributor)" in envelope.said):
+        return "no_channel"
+    if 400 <= status < 500 and _KEY_NAMES.intersection(names):
+        return "unauthorized"
+    return "validation" if "invalid_request" in names else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -36,6 +37,8 @@ MAX_ANSWER = 4 * 1024 * 1024
 """Bytes read of one answer; a list of 50 tasks with all the upstream's fields is about 300 KB."""
 
 _LONGEST_STAGE = 10.0
+_GZIP = b"\x1f\x8b"
+_PLAIN = (b"{", b"[", b"<")
 
 # Servers commonly close idle connections after 5 s. A submit written just then gets no answer and stays ambiguous
 # for ever. Connections are therefore reused only well before that.
@@ -76,7 +79,7 @@ class Wire:
             raise SettingsError("COMETAPI_KEY holds characters that no header can carry; copy it again.")
         headers = {
             "Accept": "application/json",
-            "Accept-Encoding": "identity",  # a few hundred compressed bytes can become gigabytes
+            "Accept-Encoding": "identity",  # and what comes compressed all the same is unpacked under our cap
             "User-Agent": f"imagine-receiver/{version('imagine-receiver')}",
             **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
         }
@@ -95,7 +98,8 @@ class Wire:
         """Send one request under a total deadline of `limit` seconds. httpx counts its time-outs per operation.
 
         Waiting for the pool, TCP and TLS get a quarter each. A connection that fails then shows as that, and not as the
-        deadline. Raises TimeoutError, httpx.HTTPError, and UnreadError for an answer that is too long or compressed.
+        deadline. Raises TimeoutError, httpx.HTTPError, and UnreadError for an answer that is too long or packed in
+        another way than gzip and deflate.
         """
         stage = min(_LONGEST_STAGE, limit / 4)
         headers = {"Content-Type": "application/json"} if content is not None else None
@@ -105,14 +109,14 @@ class Wire:
             asyncio.timeout(limit),
             self._client.stream(method, url, content=content, headers=headers, timeout=timeout) as response,
         ):
-            if response.headers.get("content-encoding", "identity").lower() != "identity":
-                raise UnreadError("it is compressed, which was not asked for")
             body = bytearray()
-            async for chunk in response.aiter_bytes():
+            in_memory = response.is_stream_consumed  # by a transport that is no network
+            async for chunk in response.aiter_bytes() if in_memory else response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER:
                     raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
-            return Reply(response.status_code, response.headers, bytes(body))
+            content = unpacked(bytes(body), response.headers.get("content-encoding", ""))
+            return Reply(response.status_code, response.headers, content)
 
     def mask(self, text: str) -> str:
         """Return `text` without the key, which some relays repeat.
@@ -124,6 +128,33 @@ class Wire:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
+
+
+def unpacked(body: bytes, encoding: str) -> bytes:
+    """Return an answer without its compression, which some gateways apply unasked, with or without the header.
+
+    Raises:
+        UnreadError: it is packed in another way, spoilt, cut short, or longer than `MAX_ANSWER` once unpacked.
+    """
+    encoding = encoding.strip().lower()
+    if body.startswith(_GZIP):
+        encoding = "gzip"
+    if encoding in ("", "identity") or not body or body.lstrip()[:1] in _PLAIN:
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise UnreadError(f"it is packed as {one_line(encoding)[:40]}, which was not asked for")
+    # By its first bytes a zlib stream begins with 8 in the lower half of the first one. Some servers send it bare.
+    bare = encoding == "deflate" and body[0] & 15 != zlib.DEFLATED
+    unpack = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS + 32)
+    try:
+        content = unpack.decompress(body, MAX_ANSWER + 1)
+    except zlib.error as exc:
+        raise UnreadError("its compression is spoilt") from exc
+    if len(content) > MAX_ANSWER:
+        raise UnreadError(f"it is longer than {MAX_ANSWER} bytes once unpacked")
+    if not unpack.eof:
+        raise UnreadError("its compressed content is cut short")
+    return content
 
 
 class Provider:

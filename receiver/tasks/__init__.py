@@ -8,6 +8,7 @@ from receiver.tasks.task import (
     Button,
     EventType,
     Task,
+    as_utf8,
     clean_text,
     decode_json,
     decode_task,
@@ -15,6 +16,7 @@ from receiver.tasks.task import (
     is_grid,
     merge,
     read_task,
+    unwrapped,
 )
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Button",
     "EventType",
     "Task",
+    "as_utf8",
     "clean_text",
     "decode_json",
     "decode_task",
@@ -32,4 +35,5 @@ __all__ = [
     "is_grid",
     "merge",
     "read_task",
+    "unwrapped",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -27,17 +27,22 @@ RANKS: dict[str, int] = {
 }
 """Order in which statuses merge. Other statuses change nothing."""
 
+MAX_TEXT, MAX_REASON, MAX_LABEL = 8_000, 4_000, 100
+"""Characters of a prompt or description, of a reason, and of a button's label or another single word."""
+MAX_STATE, MAX_CUSTOM_ID, MAX_URL = 512, 256, 4_096
+"""Characters. A longer state is none of ours. A longer customId or link is left out, because cutting spoils it."""
+MAX_BUTTONS, MAX_LINKS = 50, 64
+"""Buttons of a task, and links in one of its lists."""
+
 _TEXT_ACTIONS = frozenset({"DESCRIBE", "SHORTEN"})
-_NUMBER = re.compile("^(?:[0-9]\ufe0f?\u20e3|[0-9]+[.)])\\s*")
-"""The provider's numbering of texts: a keycap emoji, or `1.`."""
 
 
 class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """A follow-up the provider offers (PROTOCOL.md §5 `buttons`). `custom_id` is not stable over time."""
 
-    custom_id: str
-    label: str = ""
-    emoji: str = ""
+    custom_id: Annotated[str, msgspec.Meta(max_length=MAX_CUSTOM_ID)]
+    label: Annotated[str, msgspec.Meta(max_length=MAX_LABEL)] = ""
+    emoji: Annotated[str, msgspec.Meta(max_length=MAX_LABEL)] = ""
 
     @property
     def text(self) -> str:
@@ -81,11 +86,18 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The prompts found by a describe or shorten, without their numbers (PROTOCOL.md §2)."""
-        if self.action not in _TEXT_ACTIONS:
+        """The prompts found by a describe or shorten, without their numbers and markup (PROTOCOL.md §13.1, §13.2)."""
+        numbered: tuple[str, ...]
+        plain: tuple[str, ...]
+        if self.action == "DESCRIBE":
+            numbered = plain = (self.final_prompt, self.prompt_en, self.prompt)
+        elif self.action == "SHORTEN":
+            numbered = (self.final_prompt, self.description, self.prompt_en, self.prompt)
+            plain = () if self.final_prompt == self.prompt else (self.final_prompt,)
+        else:
             return ()
-        lines = (_NUMBER.sub("", line).strip() for line in (self.final_prompt or self.prompt).splitlines())
-        return tuple(line for line in lines if line)
+        candidates = (*map(numbered_prompts, numbered), *map(plain_prompts, plain))
+        return next(filter(None, candidates), ())
 
     @property
     def result_urls(self) -> tuple[str, ...]:
@@ -123,6 +135,56 @@ _EVENT_TYPES: dict[str, EventType] = {
     "FAILURE": "task.failed",
     "CANCEL": "task.failed",
 }
+
+# --- texts of describe and shorten ---------------------------------------------------------------------------------
+
+_NUMBER = re.compile(
+    r"[*_\s]{0,8}(?:"
+    "[0-9\N{KEYCAP TEN}]\ufe0f?\u20e3?(?<=[\u20e3\N{KEYCAP TEN}])"
+    r"|[(（［\[【]\d{1,2}[)）］\]】]|[①-⑳❶-❿]|\d{1,2}(?:[.．:：](?!\d)|[)）、])"
+    r")[*_\s]{0,8}"
+)
+"""The provider's numbering of prompts: a keycap emoji, `1.`, `1)`, `(1)`, `1、`, `①`, in bold or not."""
+_BAR = re.compile(r"[█▇▆▅▄▃▂▁▓▒░■□]{2}")
+_LINK = re.compile(r"\[([^\[\]]*)\]\(<?[^\s()<>]*>?\)")
+
+
+def numbered_prompts(text: str) -> tuple[str, ...]:
+    """Return the numbered prompts of a text. The line after one goes on with it, unless a blank line, a heading or a
+    bar comes between."""
+    found: list[list[str]] = []
+    follows = False
+    for line in text.splitlines():
+        number = _NUMBER.match(line)
+        words = "" if _is_frame(line) else _unmarked(line[number.end() :] if number else line)
+        if words and number:
+            found.append([words])
+        elif words and follows:
+            found[-1].append(words)
+        follows = bool(found and words)
+    return tuple(map(" ".join, found))
+
+
+def plain_prompts(text: str) -> tuple[str, ...]:
+    """Return the lines of a text that numbers nothing: those below its last heading, without bars and marked words."""
+    found: list[str] = []
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            found = []
+        elif not _is_frame(line) and "~~" not in line and (words := _unmarked(line)):
+            found.append(words)
+    return tuple(found)
+
+
+def _is_frame(line: str) -> bool:
+    """Return True for a heading or a bar, which is no part of a prompt."""
+    return line.lstrip().startswith("#") or _BAR.search(line) is not None
+
+
+def _unmarked(line: str) -> str:
+    """Return a line without Discord's markup for bold, struck and linked words."""
+    return _LINK.sub(r"\1", line).replace("**", "").replace("~~", "").replace("`", "").strip()
+
 
 # --- merging ------------------------------------------------------------------------------------------------------
 
@@ -200,11 +262,54 @@ def is_grid(task: Task, kind: str, button: str | None) -> bool:
     return kind in _GRID_KINDS or _GRID_BUTTONS.match(button or "") is not None
 
 
+# --- bounds of the provider's words ---------------------------------------------------------------------------------
+
+CUT = "… (cut)"
+"""End of a text that was cut."""
+
+_LIMITS: dict[str, int] = {
+    **dict.fromkeys(("status", "action", "seed"), MAX_LABEL),
+    **dict.fromkeys(("prompt", "prompt_en", "final_prompt", "description"), MAX_TEXT),
+    "fail_reason": MAX_REASON,
+    "state": MAX_STATE,
+}
+
+
+def cut(text: str, limit: int) -> str:
+    """Return at most `limit` characters of a text. One that was cut says so."""
+    return text if len(text) <= limit else f"{text[: limit - len(CUT)]}{CUT}"
+
+
+def bounded(task: Task) -> Task:
+    """Return a task whose texts, links and buttons keep within their bounds, with a problem for each part left out."""
+    changed: dict[str, Any] = {name: cut(getattr(task, name), limit) for name, limit in _LIMITS.items()}
+    problems: list[str] = []
+    for name in _LINKS:
+        links = getattr(task, name)
+        if isinstance(links, str):
+            kept: Any = links if len(links) <= MAX_URL else ""
+        else:
+            kept = tuple([link for link in links if len(link) <= MAX_URL][:MAX_LINKS])
+        if kept != links:
+            changed[name] = kept
+            problems.append(f"{name} is cut to {MAX_LINKS} links of {MAX_URL} characters")
+    buttons = [button for button in task.buttons if len(button.custom_id) <= MAX_CUSTOM_ID][:MAX_BUTTONS]
+    if len(buttons) != len(task.buttons):
+        problems.append(f"buttons are cut to {MAX_BUTTONS} with ids of {MAX_CUSTOM_ID} characters")
+    changed["buttons"] = tuple(
+        Button(custom_id=button.custom_id, label=cut(button.label, MAX_LABEL), emoji=cut(button.emoji, MAX_LABEL))
+        for button in buttons
+    )
+    return msgspec.structs.replace(task, **changed, problems=(*task.problems, *problems))
+
+
 # --- reading ------------------------------------------------------------------------------------------------------
 
 MAX_TASK_ID = 64
 MAX_DEPTH = 64
 """Deepest nesting read; real task objects have 4 levels."""
+MAX_BRACKETS = 50_000
+"""Most lists and objects in one body. Fifty real task objects have 2,000, and each list takes 56 bytes of memory."""
 
 _PERCENT = re.compile(r"(\d{1,3})%\Z")
 _DIGITS = re.compile(r"\d{10,16}\Z")
@@ -227,9 +332,13 @@ def decode_json(body: bytes) -> Any:
     """Read JSON from outside: UTF-8, an optional BOM. Strings may still hold lone surrogates (see `clean_text`).
 
     Raises:
-        NotJSON: not UTF-8, not JSON, NaN or Infinity, an integer beyond 4,300 digits, or nested deeper than 64.
+        NotJSON: not UTF-8, not JSON, NaN or Infinity, an integer beyond 4,300 digits, nested deeper than 64, or more
+            than 50,000 lists and objects.
     """
     body = body.removeprefix(b"\xef\xbb\xbf")
+    brackets = body.count(b"{") + body.count(b"[")
+    if brackets > MAX_BRACKETS:
+        raise NotJSON(f"The JSON holds more than {MAX_BRACKETS} lists and objects.")
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
@@ -238,7 +347,7 @@ def decode_json(body: bytes) -> Any:
         except (ValueError, RecursionError) as exc:
             raise NotJSON("The body is not JSON.") from exc
     # Walking the value costs as much as decoding it, and real bodies have few brackets.
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _too_deep(value):
+    if brackets > MAX_DEPTH and _too_deep(value):
         raise NotJSON(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
     return value
 
@@ -267,8 +376,19 @@ def decode_task(body: bytes) -> Task:
     return read_common(body) or read_task(decode_json(body))
 
 
+def as_utf8(body: bytes) -> bytes:
+    """Return a body that is UTF-8 as it is, and any other one read as ISO-8859-1, which old Java senders write
+    (PROTOCOL.md §13.12). Its texts may be wrong."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return body.decode("latin-1").encode()
+    return body
+
+
 def read_task(value: Any) -> Task:
-    """Read a task from decoded JSON. Raise NotATask without an object and a usable `id`."""
+    """Read a task from decoded JSON, also inside an envelope. Raise NotATask without an object and a usable `id`."""
+    value = unwrapped(value)
     if not isinstance(value, dict):
         raise NotATask("The JSON is not an object, so it is no task.")
     id = value.get("id")
@@ -285,7 +405,7 @@ def read_task(value: Any) -> Task:
     status = read.text("status").strip().upper()
     if status and status not in RANKS:
         problems.append("status is none of the protocol's; it changes nothing")
-    return Task(
+    task = Task(
         id=clean_text(id),
         status=status,
         progress=read.percent("progress"),
@@ -307,6 +427,29 @@ def read_task(value: Any) -> Task:
         seed=read.text("seed"),
         problems=tuple(problems),
     )
+    return bounded(task)
+
+
+def unwrapped(value: Any) -> Any:
+    """Return the protocol's own object or list out of a gateway's envelope, as in `{"code": 200, "data": {…}}`.
+
+    The content may be JSON in a string. An object with an `id`, an `error` or `success: false` is no envelope. The
+    `result` of a submit answer stays in it, unless it holds task objects.
+    """
+    if not isinstance(value, dict) or "id" in value or value.get("error") or value.get("success") is False:
+        return value
+    for key in ("data", "result", "task"):
+        inner = value.get(key)
+        if isinstance(inner, str) and inner[:1] in ("{", "["):
+            try:
+                inner = decode_json(inner.encode("utf-8", "surrogatepass"))
+            except NotJSON:
+                continue
+        if isinstance(inner, dict) and ("id" in inner or ("code" in inner and "result" in inner)):
+            return inner
+        if isinstance(inner, list) and (key == "data" or any(isinstance(item, dict) for item in inner)):
+            return inner
+    return value
 
 
 class _Reader:
@@ -378,35 +521,45 @@ class _Reader:
 # --- the common shape ----------------------------------------------------------------------------------------------
 
 
+_Word = Annotated[str, msgspec.Meta(max_length=MAX_LABEL)]
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+_Url = Annotated[str, msgspec.Meta(max_length=MAX_URL)]
+
+
 class _Link(msgspec.Struct, gc=False):
-    url: str | None = None
+    url: _Url | None = None
+
+
+_Links = Annotated[list[_Link], msgspec.Meta(max_length=MAX_LINKS)]
 
 
 class _Properties(msgspec.Struct, gc=False, rename="camel"):
-    final_prompt: str | None = None
+    final_prompt: _Text | None = None
 
 
 class _Common(msgspec.Struct, rename="camel"):
+    """The fields of the common shape. A value beyond its bound is a deviation, which `bounded` then cuts."""
+
     id: str
     status: str | None = None
     progress: str | None = None
-    action: str | None = None
-    prompt: str | None = None
-    prompt_en: str | None = None
-    description: str | None = None
-    state: str | None = None
+    action: _Word | None = None
+    prompt: _Text | None = None
+    prompt_en: _Text | None = None
+    description: _Text | None = None
+    state: Annotated[str, msgspec.Meta(max_length=MAX_STATE)] | None = None
     submit_time: int | None = None
     start_time: int | None = None
     finish_time: int | None = None
-    image_url: str | None = None
-    image_urls: list[_Link] | None = None
+    image_url: _Url | None = None
+    image_urls: _Links | None = None
     snake_image_urls: None = msgspec.field(default=None, name="image_urls")
-    video_url: str | None = None
-    video_urls: list[_Link] | None = None
-    fail_reason: str | None = None
-    buttons: tuple[Button, ...] | None = None
+    video_url: _Url | None = None
+    video_urls: _Links | None = None
+    fail_reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] | None = None
+    buttons: Annotated[tuple[Button, ...], msgspec.Meta(max_length=MAX_BUTTONS)] | None = None
     properties: _Properties | None = None
-    seed: str | None = None
+    seed: _Word | None = None
 
 
 _decode = msgspec.json.Decoder(_Common).decode

@@ -6,6 +6,7 @@ binding (inside the journal's transaction). Nothing unsigned is stored, and 2xx 
     URL token bad                                                        401, body unread, the same for every cause
     URL token good, but `state` or the task id is not its submission's   202: kept, and the provider is asked now
     no URL token (`POST /callbacks`), `state` good                       202: the same
+    the body is ISO-8859-1, as old Java senders write it                 202: the same
     both good                                                            200: kept and accepted
     overload, or too long a wait for the commit                          503 (see `web.admission`)
     no journal, and not confirmed or not delivered                       500 (see `app.stateless`)
@@ -21,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from receiver.errors import JournalError, NotATask, NotDelivered, NotFound, NotJSON, TokenError
-from receiver.tasks import Task, decode_task
+from receiver.tasks import Task, as_utf8, decode_task
 from receiver.tokens import Tokens, trust
 from receiver.web.admission import RETRY, Admission, BodyLimits
 from receiver.web.problems import INTERNAL, Problem, problem
@@ -80,8 +81,9 @@ class Callbacks:
             url_id = self._tokens.read_url_token(token[1:].removesuffix("/")) if token else None
             self._bodies.check_type(headers)
             body = await self._bodies.read(receive)
-            view = decode_task(body)
-            submission_id, cause = trust(self._tokens, url_id, view.state)
+            text = as_utf8(body)
+            view = decode_task(text)
+            submission_id, cause = trust(self._tokens, url_id, view.state, utf8=text is body)
         except TokenError as exc:
             self.unsigned += 1
             raise Problem(401, "This address is not signed by us.", cause=exc.cause) from exc
@@ -91,7 +93,7 @@ class Callbacks:
             raise Problem(422, "The body is not a task object: it needs at least an `id`.") from exc
         try:
             with self._admission.enter(len(body)):
-                accepted = await self._intake.received(submission_id, view, body, cause)
+                accepted = await self._intake.received(submission_id, view, text, cause)
         except NotDelivered as exc:
             raise Problem(500, "The result did not reach every destination.", cause=str(exc)) from exc
         except NotFound as exc:
