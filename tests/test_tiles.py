@@ -1,24 +1,20 @@
-"""Tiles: cutting grids, once for everybody, and never what is too large."""
+"""Tiles of archived grids, cut once for all destinations."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
-import zlib
 from pathlib import Path
 
 import pytest
 from attempts import COLORS, EVENT, colors_of, grid_picture, media_of
 from engine import Recording, destination, engine
-from PIL import Image
 
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError
 from receiver.events import Media
 from receiver.handlers.base import Attempt, StoredMedia
 from receiver.media import MediaStore, Tiles
-from receiver.media.tiles import cut
 
 
 @pytest.fixture
@@ -28,94 +24,6 @@ def store(tmp_path: Path) -> MediaStore:
 
 async def kept(store: MediaStore, content: bytes) -> Media:
     return await store.put_bytes(content, url="https://cdn.test/a.png")
-
-
-def written(path: Path, content: bytes) -> Path:
-    path.write_bytes(content)
-    return path
-
-
-def pixels(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as image:
-        return image.convert("RGB")
-
-
-@pytest.mark.parametrize("size", [(64, 64), (160, 90), (90, 160), (65, 33), (2, 2), (1024, 256)])
-def test_a_grid_is_cut_in_the_order_of_its_buttons(tmp_path: Path, size: tuple[int, int]) -> None:
-    """U1 top left, U2 top right, U3 bottom left, U4 bottom right, at any proportions; no pixel is lost or blended."""
-    tiles = list(cut(written(tmp_path / "a", grid_picture(*size))))
-    assert colors_of(tiles) == [{color} for color in COLORS]
-    sizes = [pixels(tile).size for tile in tiles]
-    assert (sizes[0][0] + sizes[1][0], sizes[0][1] + sizes[2][1]) == size
-    assert (sizes[2][0], sizes[1][1], sizes[3]) == (sizes[0][0], sizes[0][1], (sizes[1][0], sizes[2][1]))
-
-
-@pytest.mark.parametrize(("format", "mode"), [("WEBP", "RGB"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "RGBA")])
-def test_pictures_of_every_kind_are_cut(tmp_path: Path, format: str, mode: str) -> None:
-    """WebP and JPEG grids come too; tiles are PNG, so that cutting loses nothing more."""
-    held = io.BytesIO()
-    Image.new(mode, (32, 32)).save(held, format)
-    for tile in cut(written(tmp_path / "a", held.getvalue())):
-        assert tile.startswith(b"\x89PNG")
-        assert pixels(tile).size == (16, 16)
-
-
-def test_tiles_are_exactly_the_quarters(tmp_path: Path) -> None:
-    """Put together again, the tiles are the grid, pixel by pixel."""
-    noise = Image.effect_noise((70, 50), 90).convert("RGB")
-    held = io.BytesIO()
-    noise.save(held, "PNG")
-    tiles = [pixels(tile) for tile in cut(written(tmp_path / "a", held.getvalue()))]
-    whole = Image.new("RGB", noise.size)
-    for tile, at in zip(tiles, ((0, 0), (35, 0), (0, 25), (35, 25)), strict=True):
-        whole.paste(tile, at)
-    assert whole.tobytes() == noise.tobytes()
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few KB that says it is so large, and is: zeros compress a thousand to one."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
-
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
-    rows = zlib.compress(bytes(min((width // 8 + 1) * height, 20_000_000)), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize("size", [(8000, 7000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
-def test_a_bomb_is_not_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
-    """What a picture says of its size is read first."""
-    path = written(tmp_path / "a", bomb(*size))
-    assert path.stat().st_size < 100_000
-    with pytest.raises(MediaError, match=r"not cut into tiles: .*not decoded|broken") as caught:
-        list(cut(path))
-    assert caught.value.permanent
-
-
-def moving() -> bytes:
-    held = io.BytesIO()
-    frames = [Image.new("RGB", (8, 8), color) for color in COLORS[:2]]
-    frames[0].save(held, "WEBP", save_all=True, append_images=frames[1:])
-    return held.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        (grid_picture()[:-200], "broken"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "broken"),
-        (b"GIF89a" + bytes(100), "no PNG, JPEG or WebP"),
-        (grid_picture(1, 40), "only 1 × 40 pixels"),
-        (moving(), "it moves"),
-        (b"", "broken"),
-    ],
-)
-def test_what_cannot_be_cut_says_why(tmp_path: Path, content: bytes, why: str) -> None:
-    """Broken, tiny and moving pictures are left whole, for good."""
-    with pytest.raises(MediaError, match=why) as caught:
-        list(cut(written(tmp_path / "a", content)))
-    assert caught.value.permanent
 
 
 async def test_tiles_lie_beside_the_grid_and_are_made_once(store: MediaStore) -> None:

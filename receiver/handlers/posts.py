@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from receiver import pictures
 from receiver.deliveries import Receipt
+from receiver.errors import MediaError
 from receiver.events import Event, EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.result_files import file_stem, texts
@@ -23,14 +23,6 @@ LINK_TRIES = 12
 """Attempts that wait for another destination's link: a minute in all."""
 RATE_SECONDS = 30.0
 """Pause after a rate limit that names no time."""
-CAN_SHRINK = find_spec("PIL") is not None
-"""True if the extra `images` is installed."""
-QUALITIES = (92, 85, 75)
-SIDES = (None, 3072, 2048, 1024)
-"""Longest side of a smaller picture in pixels; None keeps the picture's own."""
-MAX_PIXELS = 64_000_000
-"""Limit of a picture to decode. Midjourney's largest have 16 million pixels."""
-
 _TITLES: dict[EventType, tuple[str, Mood]] = {
     "task.accepted": ("Submitted", "waiting"),
     "task.progressed": ("In progress", "waiting"),
@@ -196,31 +188,12 @@ def file_name(attempt: Attempt, item: StoredMedia, extension: str | None = None)
     return f"{file_stem(attempt.event)}{number}{extension or item.media.extension}"
 
 
-def smaller(path: Path, limit: int) -> bytes | None:
-    """Return the picture as a JPEG of at most `limit` bytes, as good as that allows. Blocking.
-
-    None if the extra `images` is missing, if Pillow cannot read the picture, or if even a small one is too large.
-    """
-    if not CAN_SHRINK:
-        return None
-    from PIL import Image  # noqa: PLC0415 - an extra
-
+async def smaller(path: Path, limit: int) -> bytes | None:
+    """Return the picture as a JPEG of at most `limit` bytes, or None if there can be none."""
     try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                return None
-            picture = opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+        return await pictures.smaller_copy(path, limit)
+    except (MediaError, OSError):
         return None
-    for side in SIDES:
-        if side is not None:
-            picture.thumbnail((side, side))
-        for quality in QUALITIES:
-            data = io.BytesIO()
-            picture.save(data, "JPEG", quality=quality, optimize=True)
-            if data.tell() <= limit:
-                return data.getvalue()
-    return None
 
 
 # Refusals
