@@ -27,7 +27,8 @@ from typing import Any
 import uvicorn
 from standardwebhooks import Webhook
 
-from receiver.cli.process import address, bind, run
+from receiver.cli.process import run
+from receiver.cli.servers import address, bind
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

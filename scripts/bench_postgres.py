@@ -45,7 +45,7 @@ from pgqueuer.types import QueueExecutionMode
 from postgres_server import Server
 from procrastinate import App, PsycopgConnector
 
-from receiver.cli.process import spare_the_collector
+from receiver.cli.servers import spare_the_collector
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
 from receiver.events import Event, Submission, event_id, new_id

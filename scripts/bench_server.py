@@ -26,7 +26,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.app import open_runtime
-from receiver.cli.process import bind, run, server, stop_signal, until_stopped
+from receiver.cli.process import run
+from receiver.cli.servers import bind, server, stop_signal, until_stopped
 from receiver.clock import Clock
 from receiver.deliveries import Receipt
 from receiver.events import Submission, new_id

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.cli.process import address, bind
+from receiver.cli.servers import address, bind
 
 ID, TOKEN = "1423456789012345678", "k3PzXq-Yw_secret-of-the-webhook_0123456789"
 THREAD = "1499999999999999999"

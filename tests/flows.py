@@ -12,7 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from receiver.app import Runtime, open_runtime
-from receiver.cli.process import address, bind, server
+from receiver.cli.servers import address, bind, server
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Event, Submission

@@ -14,7 +14,7 @@ from flows import PROMPT, SPEED, served
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.app import journal_of
-from receiver.cli.process import address, bind
+from receiver.cli.servers import address, bind
 from receiver.clock import Clock
 from receiver.events import Submission
 from receiver.serverless import Application

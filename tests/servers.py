@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 
-from receiver.cli.process import address, bind, server
+from receiver.cli.servers import address, bind, server
 from receiver.web.connections import Connection
 
 COMMAND = Path(sys.executable).with_name("receiver")

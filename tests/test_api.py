@@ -45,7 +45,7 @@ from receiver import (
     TokenError,
     Unreachable,
 )
-from receiver.cli.process import address, bind
+from receiver.cli.servers import address, bind
 from receiver.clock import Clock
 from receiver.settings import Settings
 from receiver.simulator import Simulator

@@ -19,8 +19,9 @@ import pytest
 from servers import COMMAND, PATIENCE, environment, receiver, simulating
 from typer.testing import CliRunner
 
+from receiver.cli import COMMANDS as SECTIONS
 from receiver.cli import app
-from receiver.cli.process import bind
+from receiver.cli.servers import bind
 from receiver.errors import ReceiverError
 from receiver.simulator import FAULTS, PROFILES
 
@@ -34,7 +35,7 @@ COMMANDS = [
     ["swap"], ["upload"], ["seed"], ["cancel"], ["destinations", "list"], ["destinations", "resume"], ["purge"],
     ["erase"], ["journal", "check"], ["journal", "backup"], ["journal", "compact"], ["events", "replay"],
     ["deliveries", "replay"], ["destinations", "test"], ["listen"], ["engines"], ["migrate"], ["journal", "copy"],
-    ["doctor"],
+    ["doctor"], ["help"],
 ]  # fmt: skip
 
 
@@ -75,10 +76,19 @@ def test_version(tmp_path: Path) -> None:
 
 def test_every_command_is_known() -> None:
     """The list of this file holds every command there is, so that none goes untried."""
-    _, text = invoke("--help")
-    listed = re.findall(r"^  ([a-z]+) ", text.partition("Commands:")[2], re.MULTILINE)
+    _, text = invoke("-h")
+    _, _, sections = text.partition("\nMake pictures:\n")
+    listed = re.findall(r"^  ([a-z]+) ", sections, re.MULTILINE)
     assert sorted(listed) == sorted({command[0] for command in COMMANDS})
-    assert "..." not in text.partition("Commands:")[2]
+    assert "..." not in sections
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_help_of_all_begins_like_the_help_of_one() -> None:
+    """The first sentence of each, which `--help` prints without importing the command."""
+    for name, text in ((name, text) for section in SECTIONS.values() for name, (_, text) in section.items()):
+        own = " ".join(invoke(name, "--help")[1].split())
+        assert f" {text} " in own, name
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from receiver.cli.process import server
+from receiver.cli.servers import server
 from receiver.web.connections import KEEP_ALIVE_SECONDS, Connection, bounded
 from receiver.web.health import livez
 

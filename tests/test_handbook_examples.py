@@ -14,7 +14,7 @@ from flows import served
 from handbooks import BLOCKS
 from starlette.types import ASGIApp
 
-from receiver.cli.process import address, bind
+from receiver.cli.servers import address, bind
 from receiver.testing import Simulated, simulating
 
 PYTHON = [item.text for item in BLOCKS if item.kind == "python"]

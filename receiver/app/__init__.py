@@ -1,12 +1,22 @@
-"""The application: the container of one process, and the class for Python users."""
+"""The application: the container of one process, and the class for Python users.
 
-from receiver.app.container import Runtime, keep_of, replay_of, retention_of, store_of
-from receiver.app.copying import Copied, copy_journal
-from receiver.app.factory import journal_of, open_runtime
-from receiver.app.handle import TaskHandle
-from receiver.app.receiver import Receiver
-from receiver.app.stateless import open_stateless_receive, open_stateless_submit, stateless_app
-from receiver.app.test_delivery import find_destination, try_destination
+Names are imported when they are used, so that a command loads only what it needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from receiver.app.container import Runtime, keep_of, replay_of, retention_of, store_of
+    from receiver.app.copying import Copied, copy_journal
+    from receiver.app.factory import open_runtime
+    from receiver.app.handle import TaskHandle
+    from receiver.app.journals import journal_of
+    from receiver.app.receiver import Receiver
+    from receiver.app.stateless import open_stateless_receive, open_stateless_submit, stateless_app
+    from receiver.app.test_delivery import find_destination, try_destination
 
 __all__ = [
     "Copied",
@@ -26,3 +36,23 @@ __all__ = [
     "store_of",
     "try_destination",
 ]
+_PLACES = {
+    "container": ("Runtime", "keep_of", "replay_of", "retention_of", "store_of"),
+    "copying": ("Copied", "copy_journal"),
+    "factory": ("open_runtime",),
+    "handle": ("TaskHandle",),
+    "journals": ("journal_of",),
+    "receiver": ("Receiver",),
+    "stateless": ("open_stateless_receive", "open_stateless_submit", "stateless_app"),
+    "test_delivery": ("find_destination", "try_destination"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name at its first use (PEP 562)."""
+    for module, names in _PLACES.items():
+        if name in names:
+            value: object = getattr(import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from receiver.app.factory import journal_of
+from receiver.app.journals import journal_of
 from receiver.errors import EngineRunning, InputError, JournalError
 from receiver.events import new_id
 from receiver.journal import Journal

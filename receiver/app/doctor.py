@@ -11,7 +11,8 @@ from typing import Literal
 import msgspec
 
 from receiver.app.container import check_same_store, provider_of, store_of
-from receiver.app.factory import check_link, close_all, journal_of, open_all
+from receiver.app.factory import check_link, close_all, open_all
+from receiver.app.journals import journal_of
 from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
 from receiver.errors import MediaError, ReceiverError

@@ -1,7 +1,4 @@
-"""Factories for one process: the journal of the settings, the destinations, and a Runtime on both.
-
-The only place that knows all stores. Each is imported only when it is used, because its library is an extra.
-"""
+"""Factories for one process: the destinations of the settings, and a Runtime on them and the journal."""
 
 from __future__ import annotations
 
@@ -14,15 +11,14 @@ import structlog
 
 from receiver.app.container import Runtime
 from receiver.app.functions import Function
+from receiver.app.journals import journal_of
 from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
-from receiver.errors import JournalError, SettingsError, require
+from receiver.errors import SettingsError
 from receiver.events import EVENT_TYPES, EventType
 from receiver.handlers import registry
 from receiver.handlers.base import Handler
 from receiver.intake import Route
-from receiver.journal import Journal, sqlite
-from receiver.journal.store import Store
 from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
 from receiver.settings.load import nearest
 from receiver.telemetry import learn
@@ -37,62 +33,6 @@ ACTIONS = (
     "UPSCALE_HD", "VARIATION", "VIDEO", "ZOOM",
 )  # fmt: skip
 """Actions of the three relays (PROTOCOL.md §5). A provider may have others: a pattern with `*` is not checked."""
-
-
-@asynccontextmanager
-async def journal_of(
-    settings: Settings, *, existing: bool = False, migrate: bool | None = None, stays: bool = True
-) -> AsyncIterator[Journal]:
-    """Open the journal alone.
-
-    Args:
-        existing: neither make a journal nor change its tables. For commands that only read, perhaps with a newer
-            version than the running processes.
-        migrate: True updates a database's tables. None does as the settings say.
-        stays: True if this process goes on, so that it may cache what it reads of a bucket.
-
-    Raises:
-        SettingsError: a library is not installed.
-        JournalError: it cannot be opened.
-    """
-    opened = settings if migrate is None else settings.model_copy(update={"database_migrate": migrate})
-    journal = Journal(await _store_of(opened, existing=existing, stays=stays))
-    try:
-        yield journal
-    finally:
-        await journal.aclose()
-
-
-async def _store_of(settings: Settings, *, existing: bool, stays: bool) -> Store:
-    kind = settings.database_kind
-    if kind == "sqlite":
-        path = settings.database_path
-        if existing and not path.exists():
-            raise JournalError(
-                f"There is no journal at {path} yet. Submit something first, or name the right one with "
-                "RECEIVER_DATABASE."
-            )
-        return await sqlite.open_store(path, ballast=not existing, anywhere=settings.disk == "network")
-    if kind == "postgres":
-        require("asyncpg", extra="postgres", why="A journal in PostgreSQL")
-        from receiver.journal import postgres  # noqa: PLC0415 - an extra: asyncpg
-
-        return await postgres.open_store(
-            settings.database or "",
-            connections=settings.database_connections,
-            listen=settings.database_listen,
-            statements=settings.database_statements,
-            migrate=settings.database_migrate and not existing,
-        )
-    if kind == "bucket":
-        require("obstore", extra="s3", why="A journal in a bucket")
-        from receiver.journal import bucket  # noqa: PLC0415 - an extra: obstore
-
-        look_seconds = bucket.LOOK_SECONDS if stays else 0.0
-        return await bucket.open_store(settings.database or "", existing=existing, look_seconds=look_seconds)
-    raise SettingsError(
-        "RECEIVER_DATABASE is none, and this needs a journal. Set it to sqlite:PATH, postgresql://… or s3://…"
-    )
 
 
 @asynccontextmanager

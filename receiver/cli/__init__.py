@@ -1,82 +1,151 @@
-"""The `receiver` command."""
+"""The `receiver` command.
+
+A command's module is imported when the command runs. `COMMANDS` has what `receiver --help` shows of it.
+"""
 
 from __future__ import annotations
 
-import traceback
-from importlib.metadata import version
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from receiver.cli import configuration, deliveries, handbook, journal, serve, submit, tasks
-from receiver.cli.output import note
 from receiver.errors import ReceiverError
-from receiver.telemetry import redact
+from receiver.version import __version__
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "app", "chosen", "group", "main"]
 
+COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Make pictures": {
+        "submit": ("submit:submit", "Submit a prompt."),
+        "wait": ("submit:wait", "Stay until a result has reached every destination."),
+        "action": ("submit:action", "Press a button of a finished task."),
+        "modal": ("submit:modal", "Answer a task that asks for input."),
+        "blend": ("submit:blend", "Make one picture of 2 to 5."),
+        "describe": ("submit:describe", "Find four prompts for a picture."),
+        "shorten": ("submit:shorten", "Find shorter prompts that say the same."),
+        "video": ("submit:video", "Make videos from a picture, or go on from earlier ones."),
+        "edits": ("submit:edits", "Repaint a picture of your own."),
+        "swap": ("submit:swap", "Put a face into another picture."),
+        "upload": ("submit:upload", "Put pictures where prompts can point to them."),
+        "watch": ("submit:watch", "Follow and deliver a task that another program submitted."),
+        "seed": ("submit:seed", "Print the seed of a finished picture."),
+        "cancel": ("submit:cancel", "Ask the provider to cancel a task."),
+    },
+    "Find and deliver": {
+        "tasks": ("tasks:tasks", "List and show submissions."),
+        "events": ("deliveries:events", "List, show and replay events."),
+        "deliveries": ("deliveries:deliveries", "List, show and replay deliveries and their attempts."),
+        "destinations": ("configuration:destinations", "List, test and resume destinations."),
+    },
+    "Run": {
+        "serve": ("serve:serve", "Receive callbacks, and be the engine: poll and deliver."),
+        "worker": ("serve:worker", "Be the engine alone, without listening for callbacks."),
+        "engines": ("journal:engines", "List the engines, which poll and deliver, and the leader."),
+    },
+    "Set up and check": {
+        "help": ("handbook:help", "Show the handbook: the list of its pages, or one page."),
+        "doctor": ("configuration:doctor", "Check everything that Receiver depends on."),
+        "settings": ("configuration:settings", "List every setting, its value and its source."),
+        "handlers": ("configuration:handlers", "List the handlers with their options."),
+        "slack": ("configuration:slack", "Prepare Slack to be a destination."),
+    },
+    "Keep the journal": {
+        "journal": ("journal:journal", "Check, back up, copy and compact the journal."),
+        "purge": ("journal:purge", "Delete what is old."),
+        "erase": ("journal:erase", "Delete one submission for good."),
+        "migrate": ("journal:migrate", "Bring the journal's tables up to date."),
+    },
+    "Try and develop": {
+        "simulate": ("serve:simulate", "Play the provider on this machine, with its faults."),
+        "listen": ("serve:listen", "Print and verify what a webhook destination sends."),
+        "inspect": ("configuration:inspect", "Show Receiver's reading of a payload of the provider, as JSON."),
+    },
+}
+"""By section of the help: name → (place of the command, first sentence of its help)."""
+_PLACES = {name: place for section in COMMANDS.values() for name, (place, _) in section.items()}
 # Without Rich's markup, which would swallow text in brackets, such as [env: RECEIVER_PORT].
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (
-    submit.submit,
-    submit.wait,
-    submit.action,
-    submit.modal,
-    submit.watch,
-    submit.blend,
-    submit.describe,
-    submit.shorten,
-    submit.video,
-    submit.edits,
-    submit.swap,
-    submit.upload,
-    submit.seed,
-    submit.cancel,
-    serve.serve,
-    serve.worker,
-    configuration.doctor,
-    journal.engines,
-    journal.migrate,
-    journal.purge,
-    journal.erase,
-    configuration.handlers,
-    configuration.settings,
-    configuration.inspect,
-    serve.simulate,
-    serve.listen,
-    handbook.help,
-):
-    app.command()(command)
-for name, group in {
-    "tasks": tasks.tasks,
-    "events": deliveries.events,
-    "deliveries": deliveries.deliveries,
-    "destinations": configuration.destinations,
-    "journal": journal.journal,
-    "slack": configuration.slack,
-}.items():
-    app.add_typer(group, name=name)
+_PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 
 
-_chosen = {"traceback": False}
+def load(place: str) -> Any:
+    """Import `module:attribute` of this package."""
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), attribute)
+
+
+def group(name: str) -> typer.Typer:
+    """Return the Typer of a command that has commands of its own."""
+    (text,) = (commands[name][1] for commands in COMMANDS.values() if name in commands)
+    return typer.Typer(no_args_is_help=True, help=text, **_PLAIN)
+
+
+class Commands(Mapping[str, Any]):
+    """Commands by name. Each is imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = load(_PLACES[name])
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(**_PLAIN)
+            single.command(name)(found)
+            found = single
+        command = get_command(found)
+        command.name = name
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+
+class LazyGroup(TyperGroup):
+    """The group of all commands. Its help imports none of them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes | {"commands": Commands()})
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands by section."""
+        for section, commands in COMMANDS.items():
+            with formatter.section(section):
+                formatter.write_dl([(f"{name:12}", text) for name, (_, text) in commands.items()])
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    **_PLAIN | {"add_completion": True},
+)
+chosen: dict[str, Any] = {"traceback": False, "config": None}
 """Values of the options before the command. An error ends the command's context, which would hold them otherwise."""
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"imagine-receiver {version('imagine-receiver')}")  # noqa: T201 - the output of --version
+        print(f"imagine-receiver {__version__}")  # noqa: T201 - the output of --version
         raise typer.Exit
 
 
 @app.callback()
 def _options(
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The file with settings, in place of receiver.toml here or in ~/.config/receiver."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Submit Midjourney tasks through CometAPI, and bring every result to every place you named."""
-    _chosen["traceback"] = verbose
+    chosen.update(traceback=verbose, config=config)
 
 
 def main() -> None:
@@ -84,7 +153,5 @@ def main() -> None:
     try:
         app()
     except ReceiverError as exc:
-        if _chosen["traceback"]:
-            note(redact(traceback.format_exc()))
-        note(f"Error: {redact(str(exc))}")
+        load("output:print_error")(exc, traceback=chosen["traceback"])
         raise SystemExit(1) from None

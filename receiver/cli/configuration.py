@@ -12,6 +12,7 @@ from receiver import provider
 from receiver import settings as all_settings
 from receiver.app import find_destination, try_destination
 from receiver.app.doctor import Finding, examine
+from receiver.cli import group
 from receiver.cli.options import AsJSON, read_file
 from receiver.cli.output import Table, ago, note, one_line, print_json, print_list, print_table, say, when
 from receiver.cli.process import on_journal, run, settings_for
@@ -23,8 +24,8 @@ from receiver.handlers.registry import describe_handlers
 from receiver.handlers.slack.api import SCOPES, manifest
 from receiver.journal import Journal
 
-destinations = typer.Typer(no_args_is_help=True, help="List, test and resume destinations.")
-slack = typer.Typer(no_args_is_help=True, help="Prepare Slack to be a destination.")
+destinations = group("destinations")
+slack = group("slack")
 
 
 @destinations.command("list")

@@ -12,6 +12,7 @@ import typer
 
 from receiver.app import replay_of
 from receiver.backoff import DELIVERY
+from receiver.cli import group
 from receiver.cli.options import AsJSON, Limit, OfSubmission, choice, moment, optional
 from receiver.cli.output import Table, note, print_json, print_list, print_table, say, say_values, span, when
 from receiver.cli.process import on_journal, settings_for
@@ -70,8 +71,8 @@ Yes = Annotated[bool, typer.Option("--yes", help=f"Replay even more than {LARGE}
 OfType = Annotated[str | None, optional(f"{', '.join(EVENT_TYPES)}.", "--type")]
 OfStatus = Annotated[str | None, optional(f"{', '.join(DELIVERY_STATUSES)}.", "--status")]
 
-events = typer.Typer(no_args_is_help=True, help="List, show and replay events.")
-deliveries = typer.Typer(no_args_is_help=True, help="List, show and replay deliveries and their attempts.")
+events = group("events")
+deliveries = group("deliveries")
 
 
 def _delivery_row(item: Delivery) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from receiver.app import copy_journal, journal_of, keep_of, retention_of, store_of
+from receiver.cli import group
 from receiver.cli.options import AsJSON, Reference, duration, optional
 from receiver.cli.output import Table, note, print_json, print_list, say, say_result
 from receiver.cli.process import on_journal, run, settings_for
@@ -31,7 +32,7 @@ ENGINES = Table[EngineRecord](
     ),
 )
 
-journal = typer.Typer(no_args_is_help=True, help="Check, back up, copy and compact the journal.")
+journal = group("journal")
 
 
 def purge(

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from traceback import format_exception
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
+
+from receiver.telemetry import redact
 
 T = TypeVar("T")
 
@@ -48,6 +51,13 @@ def say_result(text: str, record: Any, *, as_json: bool) -> None:
 def note(text: str) -> None:
     """Print a line on standard error, for people only."""
     err.print(Text(_STEERING.sub(" ", text)))
+
+
+def print_error(error: Exception, *, traceback: bool) -> None:
+    """Print an error as a sentence, below its traceback if wanted."""
+    if traceback:
+        note(redact("".join(format_exception(error))))
+    note(f"Error: {redact(str(error))}")
 
 
 def print_json(value: Any) -> None:

@@ -18,7 +18,8 @@ from starlette.routing import Route
 from receiver.app import Runtime, open_runtime
 from receiver.cli.options import optional
 from receiver.cli.output import note, one_line, print_json, say
-from receiver.cli.process import address, bind, run, server, settings_for, stop_signal, until_stopped
+from receiver.cli.process import run, settings_for
+from receiver.cli.servers import address, bind, server, stop_signal, until_stopped
 from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError
 from receiver.web.admission import BodyLimits

@@ -203,7 +203,7 @@ def action(
 def modal(
     reference: Reference, prompt: Prompt = None, mask: Mask = None, wait: Wait = False, as_json: AsJSON = False
 ) -> None:
-    """Answer a task that asks for input; the same task goes on."""
+    """Answer a task that asks for input. The same task goes on."""
 
     async def prepare(runtime: Runtime) -> Submission:
         row = await runtime.journal.find(reference)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import typer
-
+from receiver.cli import group
 from receiver.cli.deliveries import DELIVERIES, EVENTS
 from receiver.cli.options import AsJSON, Limit, Reference, choice, optional
 from receiver.cli.output import Table, ago, note, print_json, print_list, print_table, say_values, when
@@ -23,7 +22,7 @@ TASKS = Table[Submission](
     flexible=4,
 )
 
-tasks = typer.Typer(no_args_is_help=True, help="List and show submissions.")
+tasks = group("tasks")
 
 
 @tasks.command("list")

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +27,7 @@ import msgspec
 
 from receiver.errors import EngineRunning, JournalError
 from receiver.journal.store import SharedValue, Store
+from receiver.version import __version__
 
 LASTING_ROLES = frozenset({"serve", "worker", "python", "function"})
 """Roles of engines that run beside others. An engine with another role starts only where no other runs."""
@@ -126,7 +126,7 @@ class SharedMembership:
             EngineRunning: another engine runs, and excludes this one.
             JournalError: an engine with another media store runs, so neither would find the other's pictures.
         """
-        member = Member(owner=owner, role=role, host=platform.node(), version=version("imagine-receiver"), store=store)
+        member = Member(owner=owner, role=role, host=platform.node(), version=__version__, store=store)
         # Write our record before listing others, so that two starters always see each other.
         await self._write(member, None)
         try:
@@ -286,7 +286,7 @@ class EngineLock:
             raise JournalError(f"The engine's lock file {self._path} cannot be locked: {exc.strerror}.") from exc
         me = {"role": role, "pid": os.getpid(), "host": platform.node(), "owner": owner, "store": store}
         os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps({**me, "version": version("imagine-receiver")}).encode(), 0)
+        os.pwrite(file, json.dumps({**me, "version": __version__}).encode(), 0)
         self._file = file
 
     def holder(self) -> EngineRecord | None:

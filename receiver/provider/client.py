@@ -10,7 +10,6 @@ import asyncio
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -22,6 +21,7 @@ from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, Sett
 from receiver.provider.answers import OUTCOMES, TAKEN, Accepted, Answer, integral, one_line, read_answer, read_submit
 from receiver.requests import KINDS, check_speed, check_task_id, one_of
 from receiver.tasks import Task, read_task
+from receiver.version import __version__
 
 BATCH = 50
 """Ids in one list-by-condition."""
@@ -80,7 +80,7 @@ class Wire:
         headers = {
             "Accept": "application/json",
             "Accept-Encoding": "identity",  # and what comes compressed all the same is unpacked under our cap
-            "User-Agent": f"imagine-receiver/{version('imagine-receiver')}",
+            "User-Agent": f"imagine-receiver/{__version__}",
             **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
         }
         # Where it goes, for errors. The URL of the proxy may hold a password.

@@ -21,8 +21,8 @@ from starlette.types import ASGIApp
 from experiments.stage import HOUR, KEY, PATIENCE, ROOT, http_client
 from receiver.app import Runtime, open_runtime
 from receiver.app.functions import Function
-from receiver.cli.process import address, bind
-from receiver.cli.process import server as web_server
+from receiver.cli.servers import address, bind
+from receiver.cli.servers import server as web_server
 from receiver.clock import Clock
 from receiver.settings import Settings
 
