@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gzip
+import json
+import logging
+import re
 import threading
 import time
-from collections.abc import Hashable, Iterable, Iterator
+import tracemalloc
+from collections.abc import AsyncIterator, Hashable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import default
@@ -19,17 +25,19 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
 from flows import served
 from matrices import homeserver
+from PIL import Image
 from ports import free_port
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from receiver.cli.servers import address, bind
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
-from receiver.handlers.base import Attempt, RetryLater
+from receiver.handlers.base import Attempt, RetryLater, StoredMedia
 from receiver.handlers.chat import ChatHandler, ChatOptions, harmless
+from receiver.handlers.place import Outcome, subject
 from receiver.handlers.registry import build
 from receiver.settings import Destination, load
 from receiver.testing import check_handler, make_attempt
@@ -38,18 +46,23 @@ SECRET = "hunter22-of-boats"
 
 
 class Mailbox:
-    """What the mail server took; `refuse` is its answer in place of taking it."""
+    """What the mail server took, as strict as servers are. `refuse` is its answer in place of taking a mail with more
+    than `most` bytes."""
 
     def __init__(self) -> None:
         self.mails: list[EmailMessage] = []
         self.refuse: str | None = None
+        self.most = 0
         self.slow = 0.0
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's name
-        if self.refuse is not None:
-            return self.refuse
-        time.sleep(self.slow)  # noqa: ASYNC251 - the whole server stands still, in its own thread
         assert isinstance(envelope.content, bytes)
+        if self.refuse is not None and len(envelope.content) > self.most:
+            return self.refuse
+        head = envelope.content.partition(b"\r\n\r\n")[0]
+        if not head.isascii() or any(len(line) > 998 for line in envelope.content.split(b"\r\n")):
+            return "550 5.6.0 a line is too long, or a header is not ASCII (RFC 5322)"
+        time.sleep(self.slow)  # noqa: ASYNC251 - the whole server stands still, in its own thread
         self.mails.append(BytesParser(EmailMessage, policy=default).parsebytes(envelope.content))
         return "250 OK"
 
@@ -134,6 +147,60 @@ async def test_words_of_others_mark_up_nothing_and_add_no_header(box: Mailbox, m
     await handler.aclose()
 
 
+def said(attempt: Attempt, prompt: str) -> Attempt:
+    return dataclasses.replace(attempt, event=msgspec.structs.replace(attempt.event, prompt=prompt))
+
+
+@pytest.mark.parametrize("word", ["猫", "ねこ", "แมว", "🐈", "é", "x" * 60, "=?utf-8?q?=42?= "])
+async def test_a_subject_in_any_script_reaches_a_strict_server(
+    box: Mailbox, mail: str, tmp_path: Path, word: str
+) -> None:
+    """110 characters and more of it. The words arrive as they are, cut at 120 characters."""
+    handler = handler_of(mail)
+    prompt = (word * 120)[:110].strip()
+    await handler.deliver(said(make_attempt(tmp_path), prompt))
+    (got,) = box.mails
+    assert got["subject"] == f"Ready: {prompt}"
+    await handler.deliver(said(make_attempt(tmp_path), word * 500))
+    assert str(box.mails[1]["subject"]).startswith(f"Ready: {word}")
+    assert str(box.mails[1]["subject"]).endswith("…")
+    await handler.aclose()
+
+
+@pytest.mark.parametrize("text", ["猫" * 500, "🐈" * 500, "a\r\nBcc: x@example.com", "\u202eabc\x00", "é" * 90, "boat"])
+def test_a_subject_is_short_words_in_ascii(text: str) -> None:
+    """Each encoded word has 75 characters at most (RFC 2047)."""
+    for most in (250, 900):
+        encoded = subject(text, most)
+        assert encoded.isascii()
+        assert encoded.isprintable()
+        assert len(encoded) <= most
+        assert all(len(word) <= 75 for word in encoded.split())
+
+
+async def test_a_mail_server_that_takes_less_gets_a_smaller_picture(box: Mailbox, mail: str, tmp_path: Path) -> None:
+    """Then none, and the words say so with the server's own reason, whatever the log level."""
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # as a program around us may set it
+    handler = handler_of(mail)
+    box.refuse, box.most = "552 5.3.4 message is larger than boats may be", 2_000_000
+    attempt = make_attempt(tmp_path)
+    path = tmp_path / "noise.png"
+    Image.effect_noise((900, 900), 90).convert("RGB").save(path)
+    media = msgspec.structs.replace(attempt.media[0].media, size=path.stat().st_size)
+    attempt = dataclasses.replace(attempt, deadline=60.0, media=(StoredMedia(media=media, path=path),))
+    await handler.deliver(attempt)
+    box.most = 20_000
+    await handler.deliver(attempt)
+    smaller, without = box.mails
+    (picture,) = smaller.iter_attachments()
+    assert picture.get_content_type() == "image/jpeg"
+    assert "smaller or missing here" in body_of(smaller)
+    assert list(without.iter_attachments()) == []
+    assert "did not take the picture, so the post is without it." in body_of(without)
+    assert "larger than boats may be" in body_of(without)
+    await handler.aclose()
+
+
 async def test_without_attachments_where_asked(box: Mailbox, mail: str, tmp_path: Path) -> None:
     """`attach = false`."""
     handler = handler_of(mail, attach=False)
@@ -149,6 +216,7 @@ async def test_a_refusal_is_a_failure_with_apprises_warnings(box: Mailbox, mail:
     with pytest.raises(ConnectionError, match=r"E-Mail could not be reached by Apprise\. .*email") as caught:
         await handler.deliver(make_attempt(tmp_path))
     assert SECRET not in str(caught.value)
+    assert "no boats here" in str(caught.value)
     await handler.aclose()
 
 
@@ -206,15 +274,99 @@ async def test_a_result_reaches_a_real_matrix_room(tmp_path: Path) -> None:
     await handler.aclose()
 
 
+@dataclasses.dataclass
+class Wall:
+    """A place that Apprise posts to by HTTP. `answers` are given in turn; without one, it takes the post."""
+
+    url: str = ""
+    answers: list[Response] = dataclasses.field(default_factory=list)
+    posts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    async def take(self, request: Request) -> Response:
+        found = json.loads(await request.body())
+        if self.answers:
+            return self.answers.pop(0)
+        self.posts.append(found)
+        return Response()
+
+
+@asynccontextmanager
+async def wall() -> AsyncIterator[Wall]:
+    it = Wall()
+    with bind("127.0.0.1", 0) as listener:
+        it.url = address(listener)
+        async with served(Starlette(routes=[Route("/{path:path}", it.take, methods=["POST"])]), listener):
+            yield it
+
+
+async def test_a_refused_picture_does_not_silence_the_words(tmp_path: Path) -> None:
+    """Also a proxy's answer, and one that is cut off."""
+    async with wall() as place:
+        handler = handler_of(place.url.replace("http://", "json://"))
+        place.answers = [HTMLResponse("<html>413 Request Entity Too Large</html>", status_code=413)]
+        await handler.deliver(make_attempt(tmp_path))
+        await handler.aclose()
+    (post,) = place.posts
+    assert post["attachments"] == []
+    assert "JSON did not take the picture" in post["message"]
+    assert "413" in post["message"]
+
+
+async def test_a_place_without_attachments_says_so(tmp_path: Path) -> None:
+    """Apprise itself would leave them out in silence."""
+    async with wall() as place:
+        handler = handler_of(f"{place.url.replace('http://', 'gotify://')}/tokentoken")
+        await handler.deliver(make_attempt(tmp_path))
+        await handler.aclose()
+    assert "Gotify takes no files, so the post is without the picture." in place.posts[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rest"),
+    [("mmost", "/" + "a" * 24), ("json", "/?format=markdown"), ("json", "/?format=html"), ("json", "")],
+)
+async def test_markup_of_others_is_text_where_apprise_renders_it(tmp_path: Path, scheme: str, rest: str) -> None:
+    """Markdown is escaped where the service renders it, also where Apprise calls that plain text. Titles hold none."""
+    bad = "**bold** [click](https://evil.example) <b>x</b> `code` # head"
+    async with wall() as place:
+        handler = handler_of(f"{scheme}://{place.url.removeprefix('http://')}{rest}")
+        await handler.deliver(said(make_attempt(tmp_path, media=()), bad))
+        await handler.aclose()
+    (post,) = place.posts
+    text = post.get("text") or post["message"]
+    assert "bold" in text
+    assert post.get("title", "Ready") == "Ready"
+    if "html" in rest:
+        assert not re.search(r"<(?!br ?/>)", text)
+    elif rest:
+        assert not re.search(r"(?<!\\)(\*|\[|`|#)", text)
+
+
+async def test_an_answer_of_a_place_is_read_and_unpacked_under_a_cap(tmp_path: Path) -> None:
+    """Apprise would read all of it into memory."""
+    packed = gzip.compress(bytes(200 * 2**20), 1)
+    async with wall() as place:
+        handler = handler_of(place.url.replace("http://", "json://"))
+        await handler.deliver(make_attempt(tmp_path, media=()))
+        place.answers = [Response(packed, headers={"Content-Encoding": "gzip"})]
+        tracemalloc.start()
+        try:
+            await handler.deliver(make_attempt(tmp_path, media=()))
+            assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+        finally:
+            tracemalloc.stop()
+        await handler.aclose()
+
+
 class Watched(ChatHandler):
     """Knows which of its threads are at work: one whose attempt was cancelled goes on."""
 
     working: ClassVar[set[int]] = set()
 
-    def _notify(self, attempt: Attempt) -> tuple[bool, str]:
+    def _notify(self, *arguments: Any) -> Outcome:
         self.working.add(threading.get_ident())
         try:
-            return super()._notify(attempt)
+            return super()._notify(*arguments)
         finally:
             self.working.discard(threading.get_ident())
 
