@@ -24,7 +24,8 @@ ReceiverError
 ├── JournalError             the journal cannot be read or written
 │   ├── JournalLocked            another process holds it for too long
 │   └── EngineRunning            another process is the engine of this journal
-└── NotFound                 no submission, event or delivery with that id
+├── NotFound                 no submission, event or delivery with that id
+└── TooManyCallbacks         a submission has had its share of callbacks
 """
 
 from __future__ import annotations
@@ -181,6 +182,10 @@ class EngineStopped(ReceiverError):
 
 class NotFound(ReceiverError):
     """No submission, event or delivery with that id."""
+
+
+class TooManyCallbacks(ReceiverError):
+    """A submission has had as many callbacks as are kept of one. Nothing of this one was kept."""
 
 
 def require(module: str, *, extra: str, why: str) -> None:

@@ -217,6 +217,13 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """Failed or empty polls in a row."""
     claim: Claim | None = None
     callbacks: int = 0
+    """Number of journalled callbacks."""
+    callback_bytes: int = 0
+    """Their bytes in all."""
+    late_callbacks: int = 0
+    """Those of them that came after an end."""
+    asked_ms: int | None = None
+    """Time of the provider's last answer to a question about it."""
     media: tuple[Media, ...] = ()
     media_problem: str | None = None
     media_tries: int = 0

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from doors import JSON, body, opened, path
+from starlette.types import Message
 from structlog.testing import capture_logs
 
 from receiver.errors import JournalError
 from receiver.intake import Policy
-from receiver.web.admission import Admission
+from receiver.web.admission import Admission, BodyLimits, Shares
 from receiver.web.problems import Problem
 
 
@@ -128,6 +129,62 @@ async def test_closing_ends_the_probe(store: Store) -> None:
     await admission.aclose()
     await admission.aclose()
     assert not admission.shut
+
+
+def take(shares: Shares, sender: str, size: int = 1) -> int:
+    """Take a share, and return the status of the refusal, or 0."""
+    try:
+        with shares.hold(sender, size):
+            return 0
+    except Problem as exc:
+        return exc.status
+
+
+def test_a_sender_has_its_share() -> None:
+    """One takes its own, others theirs, until all is taken. What ends makes room."""
+    shares = Shares(2, 3)
+    with shares.hold("one"), shares.hold("one"):
+        assert take(shares, "one") == 429
+        with shares.hold("two"):
+            assert take(shares, "two") == 503
+            assert take(shares, "three") == 503
+        assert take(shares, "three") == 0
+    assert take(shares, "one") == 0
+
+
+def test_one_larger_than_a_share_is_taken_alone() -> None:
+    """A body of the greatest size is accepted, if its sender has no other under way."""
+    shares = Shares(10)
+    assert take(shares, "one", 15) == 0
+    with shares.hold("one", 1):
+        assert take(shares, "one", 15) == 429
+
+
+@pytest.mark.parametrize(
+    ("content", "accepted"),
+    [
+        (b"[" + b"[]," * 4_000, True),
+        (b"[" + b"[]," * 6_000, False),
+        (b'{"a":' * 10_001, False),
+        (b"1," * 10_001, False),
+        (b" " * 1_000_000, True),
+    ],
+)
+@pytest.mark.parametrize("piece", [1_000, 10_000_000])
+async def test_a_body_has_few_values(content: bytes, accepted: bool, piece: int) -> None:
+    """Its brackets and commas are counted as it comes, and no JSON is read of one that has too many."""
+    pieces = [content[at : at + piece] for at in range(0, len(content), piece)]
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    limits = BodyLimits(name="Bodies", limit=2_000_000, seconds=5)
+    if accepted:
+        assert await limits.read(receive) == content
+        return
+    with pytest.raises(Problem) as caught:
+        await limits.read(receive)
+    assert (caught.value.status, caught.value.detail) == (400, "Bodies have 10,000 values at most.")
 
 
 # On the real endpoint

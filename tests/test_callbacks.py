@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -12,14 +13,15 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 from doors import JSON, MARKER, MAX_AGE, TASK, Door, assert_problem, body, opened, path, tokens
-from servers import exchange, serving
+from servers import PATIENCE, connect, exchange, serving
 from structlog.testing import capture_logs
 
 from receiver.clock import Clock
 from receiver.events import Submission, new_id
 from receiver.intake import Intake, Policy
+from receiver.intake.transitions import MAX_LATE_CALLBACKS
 from receiver.web.app import create_app
-from receiver.web.callbacks import Callbacks
+from receiver.web.callbacks import AT_ONCE, Callbacks
 from receiver.web.health import Readyz
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -235,6 +237,34 @@ async def test_same_callback_at_once(door: Door) -> None:
 
 
 # Our own trouble
+
+
+async def test_a_submission_has_its_share(door: Door) -> None:
+    """After its end a few more are kept. Then 429, and nothing is stored. Others are accepted."""
+    row, other = await door.submission(), await door.submission()
+    answers = [
+        (await door.post(path(row), body(row, status="SUCCESS", number=number))).status_code
+        for number in range(MAX_LATE_CALLBACKS + 3)
+    ]
+    assert answers == [200] * (1 + MAX_LATE_CALLBACKS) + [429] * 2
+    assert len(await door.kept(row)) == 1 + MAX_LATE_CALLBACKS
+    assert_problem(await door.post(path(row), body(row)), 429)
+    assert (await door.post(path(other), body(other))).status_code == 200
+
+
+async def test_one_token_reads_few_bodies_at_once(door: Door) -> None:
+    """Slow bodies of one token take their share, and a further one is refused unread. Another token has its own."""
+    row, other = await door.submission(), await door.submission()
+    head = f"POST {path(row)} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(AT_ONCE):
+            slow = stack.enter_context(await asyncio.to_thread(connect, door.url))
+            slow.sendall(head.encode())
+        async with asyncio.timeout(PATIENCE):
+            while (answer := await door.post(path(row), body(row))).status_code != 429:
+                pass
+        assert_problem(answer, 429)
+        assert (await door.post(path(other), body(other))).status_code == 200
 
 
 async def test_journal_gone(tmp_path: Path) -> None:

@@ -194,7 +194,8 @@ async def test_more_than_there_is_room_for() -> None:
         url = await stack.enter_async_context(serving(APP, few(2)))
         busy = [stack.enter_context(await asyncio.to_thread(connect, url)) for _ in range(2)]
         for connection in busy:
-            connection.sendall(GET[:10])
+            connection.sendall(GET.replace(b"livez", b"endless"))
+            assert await asyncio.to_thread(connection.recv, 12) == b"HTTP/1.1 200"
         started = time.monotonic()
         answers = [await exchange(url, data) for data in (GET.replace(b"livez", b"other"), body)]
         assert time.monotonic() - started < 1
@@ -215,13 +216,51 @@ async def test_more_than_there_is_room_for() -> None:
     assert [line["event"] for line in lines].count("connections.full") == 1
 
 
+async def open_many(stack: AsyncExitStack, url: str, count: int, sent: bytes = b"") -> list[socket.socket]:
+    """So many connections, each of which sends something."""
+
+    def open_all() -> list[socket.socket]:
+        found = [stack.enter_context(connect(url)) for _ in range(count)]
+        for connection in found:
+            connection.sendall(sent)
+        return found
+
+    return await asyncio.to_thread(open_all)
+
+
 async def test_far_more_than_there_is_room_for() -> None:
     """Beyond the places kept for health checks a connection is dropped."""
-    async with serving(APP, few(1)) as url:
-        with contextlib.ExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving(APP, few(1)))
+        held = await open_many(stack, url, 100, GET.replace(b"livez", b"endless"))
+        assert await closed(held[99])
 
-            def open_many() -> list[socket.socket]:
-                return [stack.enter_context(connect(url)) for _ in range(100)]
 
-            held = await asyncio.to_thread(open_many)
-            assert await closed(held[99])
+@pytest.mark.parametrize("sent", [b"", GET[:20], GET], ids=["silent", "slow heads", "idle"])
+async def test_connections_without_a_request_give_way(sent: bytes) -> None:
+    """However many there are, a new one is answered, by any route. The oldest of them is closed."""
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving(APP, few(3)))
+        if sent == GET:
+            held = [(await open_many(stack, url, 1))[0] for _ in range(10)]
+            for connection in held[-3:]:
+                assert (await ask(connection)).endswith(b"ok")
+        else:
+            held = await open_many(stack, url, 50, sent)
+        begun = time.monotonic()
+        answer = await exchange(url, GET.replace(b"/livez", b"/other").replace(b"x\r\n", b"x\r\nConnection: close\r\n"))
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - begun < Connection.head_seconds
+        assert await closed(held[0])
+
+
+async def test_a_request_under_way_gives_no_way() -> None:
+    """A stream goes on, and an idle connection is closed after the silent ones."""
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving(APP, few(3)))
+        (stream,) = await open_many(stack, url, 1, GET.replace(b"livez", b"endless"))
+        (idle,) = await open_many(stack, url, 1)
+        assert (await ask(idle)).endswith(b"ok")
+        await open_many(stack, url, 50)
+        assert (await ask(idle)).endswith(b"ok")
+        assert await asyncio.to_thread(stream.recv, 12) == b"HTTP/1.1 200"

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from engine import JPEG, PNG, Faulty
 from flows import SPEED, World, world
 from jsonschema import Draft202012Validator
 from ports import free_port
-from servers import exchange, serving
+from servers import PATIENCE, exchange, serving
 from structlog.testing import capture_logs
 
 from receiver.requests import KINDS, build
@@ -493,6 +493,7 @@ RAW: dict[str, tuple[bytes, dict[str, str], int]] = {
     "no JSON": (b"{", {}, 400),
     "no UTF-8": (b'{"prompt": "\xff"}', {}, 400),
     "deep JSON": (b"[" * 100_000, {}, 400),
+    "wide JSON": (b'{"prompt": "a boat", "x": [' + b"[]," * 100_000 + b"0]}", {}, 400),
     "NaN": (b'{"prompt": NaN}', {}, 400),
     "a long number": (b'{"prompt": ' + b"1" * 5000 + b"}", {}, 400),
     "a form": (b"prompt=x", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
@@ -703,6 +704,34 @@ async def test_a_silent_stream_says_that_it_is_there_and_ends_with_its_listener(
                 assert (await anext(lines)).startswith(":")
             async with asyncio.timeout(5):
                 await ended.wait()
+
+
+async def test_a_caller_has_its_share_of_streams(tmp_path: Path) -> None:
+    """A fifth of the connections each, and half of them for all. Callbacks and health checks keep the rest."""
+    async with door(tmp_path) as (here, _):
+        row = await here.receiver.submissions.prepare(build("imagine", prompt="a boat"))
+
+        async def watch(submission_id: str) -> AsyncIterator[Any]:
+            yield row
+            await asyncio.Event().wait()
+
+        async with (
+            own_api(here, watch=watch, max_connections=10, heartbeat=0.05) as client,
+            client_of(str(client.base_url), OTHER) as other,
+            AsyncExitStack() as stack,
+        ):
+            where = f"/submissions/{row.id}/events"
+            for caller in (client, client):
+                response = await stack.enter_async_context(caller.stream("GET", where, headers=STREAM))
+                assert response.status_code == 200
+            found = problem(await client.get("/submissions"), 429)
+            assert "under way" in found["detail"]
+            assert (await other.get("/submissions")).status_code == 200
+            assert (await client.get("/livez")).status_code == 200
+            await stack.aclose()
+            async with asyncio.timeout(PATIENCE):
+                while (await client.get("/submissions")).status_code != 200:
+                    pass
 
 
 async def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:

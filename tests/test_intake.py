@@ -19,6 +19,7 @@ from receiver.deliveries import Delivery
 from receiver.errors import Refused
 from receiver.events import EVENT_TYPES, TERMINAL_TYPES, Claim, Event, EventType, Media, Submission
 from receiver.intake import Policy, Route, Rules, transitions
+from receiver.intake.transitions import MAX_CALLBACK_BYTES, MAX_CALLBACKS, MAX_LATE_CALLBACKS
 from receiver.journal import Change
 from receiver.tasks import Button, Task
 
@@ -255,7 +256,14 @@ def test_only_what_is_being_sent_can_go_unanswered(row: Submission) -> None:
 
 
 def received(row: Submission, seen: Task, cause: str | None = None, by: Rules | None = None) -> Change:
-    return transitions.received(row, seen, cause, by or rules())
+    change = transitions.received(row, seen, cause, by or rules(), 1000)
+    assert change is not None
+    return change
+
+
+def counted(row: Submission, **changes: Any) -> Submission:
+    """The row after one callback more."""
+    return replace(row, callbacks=row.callbacks + 1, callback_bytes=row.callback_bytes + 1000, **changes)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +280,7 @@ def received(row: Submission, seen: Task, cause: str | None = None, by: Rules | 
 def test_a_callback_moves_the_next_poll_by_halves(due: int | None, after: int, then: int) -> None:
     """Silence is noticed within one interval, and not every callback has to move an index entry for it."""
     before = accepted(RUNNING, poll_due_ms=None if due is None else NOW + due)
-    change = transitions.received(before, view("IN_PROGRESS", 62), None, rules(after))
+    change = transitions.received(before, view("IN_PROGRESS", 62), None, rules(after), 1000)
     assert row_of(change).poll_due_ms == NOW + then
 
 
@@ -282,7 +290,7 @@ def test_a_callback_that_is_not_believed(cause: str, seen: Task) -> None:
     """It is counted, moves nothing, and the provider is asked now."""
     before = accepted()
     change = received(before, seen, cause)
-    assert change.submission == replace(before, callbacks=1, poll_due_ms=NOW)
+    assert change.submission == counted(before, poll_due_ms=NOW)
     assert (change.cause, change.events, change.deliveries) == (cause, (), ())
 
 
@@ -291,7 +299,7 @@ def test_a_callback_about_another_task() -> None:
     before = accepted()
     change = received(before, view("SUCCESS", 100, id="other", image_url=RAW))
     assert change.cause == "other_task"
-    assert change.submission == replace(before, callbacks=1, poll_due_ms=NOW)
+    assert change.submission == counted(before, poll_due_ms=NOW)
     assert types(change) == []
 
 
@@ -299,15 +307,64 @@ def test_a_callback_about_another_task() -> None:
 def test_a_callback_that_is_not_believed_binds_nothing(row: Submission) -> None:
     """While the answer to the submit is still to come there is nothing to ask about."""
     change = received(row, RUNNING, "no_state")
-    assert change.submission == replace(row, callbacks=1)
+    assert change.submission == counted(row)
 
 
 @pytest.mark.parametrize("row", [unknown(), unknown(ended="task.lost")])
 def test_a_callback_that_is_not_believed_says_what_to_ask_about(row: Submission) -> None:
     """The answer was lost: it binds nothing either, but the provider is asked about the task it names, now."""
     change = received(row, RUNNING, "no_state")
-    assert change.submission == replace(row, callbacks=1, poll_due_ms=NOW)
+    assert change.submission == counted(row, late_callbacks=int(row.ended is not None), poll_due_ms=NOW)
     assert (change.events, change.deliveries) == ((), ())
+
+
+# Callbacks: the share of one submission
+
+
+@pytest.mark.parametrize(
+    ("row", "size", "room"),
+    [
+        (accepted(), 256 * 1024, True),
+        (accepted(callbacks=MAX_CALLBACKS - 1), 1000, True),
+        (accepted(callbacks=MAX_CALLBACKS), 1000, False),
+        (accepted(callback_bytes=MAX_CALLBACK_BYTES - 1000), 1000, True),
+        (accepted(callback_bytes=MAX_CALLBACK_BYTES - 1000), 1001, False),
+        (succeeded(callbacks=101), 1000, True),
+        (succeeded(late_callbacks=MAX_LATE_CALLBACKS - 1), 1000, True),
+        (succeeded(late_callbacks=MAX_LATE_CALLBACKS), 1000, False),
+        (failed(late_callbacks=MAX_LATE_CALLBACKS), 1000, False),
+    ],
+)
+def test_a_submission_has_its_share_of_callbacks(row: Submission, size: int, room: bool) -> None:
+    """So many, so many bytes, and a few after its end. Beyond that nothing changes, not even the next question."""
+    for cause in (None, "no_state"):
+        assert (transitions.received(row, SUCCESS, cause, rules(), size) is not None) == room
+
+
+def test_late_callbacks_are_those_after_the_end() -> None:
+    """What came before it does not count."""
+    assert row_of(received(accepted(callbacks=101), RUNNING)).late_callbacks == 0
+    assert row_of(received(succeeded(callbacks=101), SUCCESS)).late_callbacks == 1
+
+
+@pytest.mark.parametrize(
+    ("due", "asked", "then"),
+    [
+        (None, None, 0),
+        (15_000, None, 0),
+        (15_000, -10_000, 0),
+        (15_000, -500, 1_500),
+        (15_000, 0, 2_000),
+        (1_000, 0, 1_000),  # it is polled before that anyway
+        (-1_000, 0, -1_000),  # it is being asked about
+        (15_000, 86_400_000, 2_000),  # by a clock that was ahead
+    ],
+)
+def test_callbacks_cause_one_question_in_two_seconds(due: int | None, asked: int | None, then: int) -> None:
+    """A callback that is not believed and one that ends the task both ask, but not again and again."""
+    row = accepted(poll_due_ms=None if due is None else NOW + due, asked_ms=None if asked is None else NOW + asked)
+    for change in (received(row, RUNNING, "no_state"), received(row, CLAIMED)):
+        assert due_after(change) == then
 
 
 def test_a_callback_before_a_lost_answer_says_what_to_ask_about() -> None:
@@ -319,7 +376,7 @@ def test_a_callback_before_a_lost_answer_says_what_to_ask_about() -> None:
 def test_nobody_is_asked_about_what_has_succeeded() -> None:
     """A success is final; a bad callback about it costs no request."""
     change = received(succeeded(), FAILURE, "bad_state")
-    assert change.submission == succeeded(callbacks=1)
+    assert change.submission == counted(succeeded(), late_callbacks=1)
 
 
 @pytest.mark.parametrize("row", [prepared(), sending(), unknown(), submission(id=ID, status="refused")])
@@ -434,9 +491,9 @@ def test_a_lagging_provider_is_asked_six_times() -> None:
     assert (row.ended, row.task_status) == ("task.succeeded", "SUCCESS")
 
 
-@pytest.mark.parametrize(("late_ms", "next_ms"), [(100, 2_000), (2_000, 5_000), (6_000, 10_000), (29_000, 30_000)])
+@pytest.mark.parametrize(("late_ms", "next_ms"), [(100, 2_100), (2_000, 5_000), (6_000, 10_000), (29_000, 30_000)])
 def test_late_questions_are_not_made_up_for(late_ms: int, next_ms: int) -> None:
-    """However often it was asked, the next question comes at the next of the six moments."""
+    """However often it was asked, the next question comes at the next of the six moments, not before two seconds."""
     assert due_after(transitions.polled(claiming(), None, rules(late_ms))) == next_ms
 
 
@@ -845,7 +902,7 @@ def tell(life: Life, news: News) -> None:
         life.due()
     elif kind == "callback":
         seen, cause = given_values
-        life.apply(transitions.received(life.row, seen, cause, by))
+        life.apply(transitions.received(life.row, seen, cause, by, 1000))
     elif kind == "poll" and life.row.task_id is not None:
         seen, proof = given_values
         life.apply(transitions.polled(life.row, seen, by, proof=proof))

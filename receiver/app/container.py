@@ -205,6 +205,7 @@ class Runtime:
                 clock=self.clock,
                 watch=self.watch,
                 admission=self.admission,
+                max_connections=self._settings.max_connections,
             )
         return create_app(callbacks=callbacks, readyz=Readyz(checks, notes=notes), api=api)
 

@@ -9,7 +9,7 @@ import structlog
 from msgspec.structs import replace
 
 from receiver.clock import Clock
-from receiver.errors import NotFound, Refused
+from receiver.errors import NotFound, Refused, TooManyCallbacks
 from receiver.events import Callback, Media, Reply, Submission
 from receiver.intake import transitions
 from receiver.intake.transitions import Policy, Route, Rules
@@ -92,11 +92,17 @@ class Intake:
 
         Raises:
             NotFound: the token is ours, but there is no such submission.
+            TooManyCallbacks: the submission has had its share.
             JournalError: nothing was journalled.
         """
         callback = Callback(submission_id=submission_id, received_ms=self._clock.now_ms(), cause=cause, body=body)
-        transition = partial(transitions.received, view=_without_state(view), cause=cause, rules=self._rules())
-        changed = self._report(submission_id, await self._journal.change(submission_id, transition, callback))
+        transition = partial(
+            transitions.received, view=_without_state(view), cause=cause, rules=self._rules(), size=len(body)
+        )
+        changed = await self._journal.change(submission_id, transition, callback)
+        if changed is not None and changed.refused:
+            raise TooManyCallbacks(f"Submission {submission_id} has had its share of callbacks. It is polled.")
+        changed = self._report(submission_id, changed)
         return changed.problem is None and cause is None and changed.submission.task_id == view.id
 
     async def polled(self, submission_id: str, view: Task | None, proof: tuple[Media, ...] = ()) -> Submission:

@@ -167,6 +167,9 @@ def answered(row: Submission, task_ids: tuple[str, ...], outcome: str, rules: Ru
             once=None,
             hooked=False,
             callbacks=0,
+            callback_bytes=0,
+            late_callbacks=0,
+            asked_ms=None,
             claim=None,
             ended=None,
             poll_due_ms=rules.now_ms + rules.policy.poll_ms,
@@ -254,14 +257,42 @@ def _with_reply(row: Submission, status: ReplyStatus, **fields: Any) -> Change |
 # Callbacks
 
 
-def received(row: Submission, view: Task, cause: str | None, rules: Rules) -> Change:
-    """Take a verified callback. `cause` says why the provider is asked instead."""
-    row = replace(row, callbacks=row.callbacks + 1)
+MAX_CALLBACKS = 500
+"""Callbacks kept of one submission. A task makes about ten, and 101 if each percent of progress is sent."""
+MAX_CALLBACK_BYTES = 4 * 1024 * 1024
+MAX_LATE_CALLBACKS = 10
+"""Callbacks kept after its end: repeats, and what a relay sends late."""
+ASK_MS = 2000
+"""Least time between two questions about one submission that callbacks cause."""
+
+
+def has_room(row: Submission, size: int) -> bool:
+    """Return True if one more callback of so many bytes is kept."""
+    return (
+        row.callbacks < MAX_CALLBACKS
+        and row.callback_bytes + size <= MAX_CALLBACK_BYTES
+        and row.late_callbacks < MAX_LATE_CALLBACKS
+    )
+
+
+def ask(row: Submission, now_ms: int) -> Submission:
+    """Return the row with a question to the provider now, or `ASK_MS` after its last answer. An earlier one stays."""
+    due_ms = max(now_ms, min(row.asked_ms or 0, now_ms) + ASK_MS)  # the clock may have been set back
+    return row if row.poll_due_ms is not None and row.poll_due_ms <= due_ms else replace(row, poll_due_ms=due_ms)
+
+
+def received(row: Submission, view: Task, cause: str | None, rules: Rules, size: int) -> Change | None:
+    """Take a verified callback of so many bytes. `cause` says why the provider is asked instead. None: the submission
+    has had its share, and polls show the rest."""
+    if not has_room(row, size):
+        return None
+    late = row.late_callbacks + (row.ended is not None)
+    row = replace(row, callbacks=row.callbacks + 1, callback_bytes=row.callback_bytes + size, late_callbacks=late)
     if cause is None and row.task_id not in (None, view.id):
         cause = "other_task"
     if cause is not None:
         asks = (row.task_id is not None or needs_task(row)) and row.ended != "task.succeeded"
-        return Change(submission=replace(row, poll_due_ms=rules.now_ms) if asks else row, cause=cause)
+        return Change(submission=ask(row, rules.now_ms) if asks else row, cause=cause)
     if view.terminal and rules.policy.confirm_ms > 0:
         return _claim(row, view, rules)
     return _unless_claimed(row, observe(row, view, rules, source="callback", confirmed=False))
@@ -279,7 +310,7 @@ def _claim(row: Submission, view: Task, rules: Rules) -> Change:
     else:
         change = observe(row, Task(id=view.id, status="NOT_START"), rules, source="callback")
     claim = Claim(task=view, since_ms=rules.now_ms)
-    row = replace(change.submission, claim=claim, poll_due_ms=rules.now_ms)
+    row = ask(replace(change.submission, claim=claim), rules.now_ms)
     return Change(submission=row, events=change.events, deliveries=change.deliveries)
 
 
@@ -311,7 +342,8 @@ def unidentified(row: Submission, rules: Rules) -> Change | None:
         return None
     again = needs_task(row) and row.misses < len(IDENTIFY)
     due_ms = rules.now_ms + int(IDENTIFY[row.misses] * 1000) if again else None
-    return Change(submission=replace(row, misses=row.misses + 1, poll_due_ms=due_ms))
+    row = replace(row, misses=row.misses + 1, poll_due_ms=due_ms, asked_ms=rules.now_ms)
+    return Change(submission=row)
 
 
 # Polls
@@ -329,7 +361,7 @@ def polled(row: Submission, view: Task | None, rules: Rules, proof: tuple[Media,
     """
     if view is not None and view.id != row.task_id:
         view = None
-    row = replace(row, misses=0 if view else row.misses + 1)
+    row = replace(row, misses=0 if view else row.misses + 1, asked_ms=rules.now_ms)
     if row.claim is not None:
         return _settle(row, row.claim, view, rules, proof)
     row = replace(row, polls=row.polls + 1 if row.ended else row.polls)
@@ -356,7 +388,8 @@ def _settle(row: Submission, claim: Claim, view: Task | None, rules: Rules, proo
     if over:
         return observe(closed, claim.task, rules, source="callback", confirmed=False)
     steps = (claim.since_ms + int(share * rules.policy.confirm_ms) for share in CONFIRM)
-    due = next(step for step in steps if step > rules.now_ms)
+    end_ms = claim.since_ms + rules.policy.confirm_ms
+    due = max(next(step for step in steps if step > rules.now_ms), min(rules.now_ms + ASK_MS, end_ms))
     claim = replace(claim, asked=claim.asked + 1)
     if view is None or view.terminal:
         return Change(submission=replace(row, claim=claim, poll_due_ms=due))

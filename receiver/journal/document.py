@@ -164,7 +164,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Decide = Callable[[Submission], Change | None]
-"""A pure and quick function that runs inside the transaction. None changes nothing."""
+"""A pure and quick function that runs inside the transaction. None changes nothing, and refuses a callback."""
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,11 +172,13 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         problem: the error of the decision, if the callback alone was journalled.
+        refused: True if the decision did not want the callback, and nothing was journalled.
     """
 
     submission: Submission
     events: tuple[Event, ...] = ()
     problem: Exception | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

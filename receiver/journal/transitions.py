@@ -24,7 +24,7 @@ VANISHED = "the process ended while the attempt ran"
 
 
 def change(document: Document, decide: Decide, callback: Callback | None) -> tuple[Document, Changed]:
-    """Decide on the row and apply the outcome. A callback is added even if `decide` fails.
+    """Decide on the row and apply the outcome. A callback is added even if `decide` fails, but not if it returns None.
 
     Raises:
         JournalError: a delivery's id is taken, and there is no callback.
@@ -35,8 +35,9 @@ def change(document: Document, decide: Decide, callback: Callback | None) -> tup
         return _apply(document, decide(row))
     try:
         outcome = decide(row)
-        cause = outcome.cause if outcome is not None else callback.cause
-        return _apply(document, outcome, _with_cause(callback, cause))
+        if outcome is None:
+            return document, Changed(submission=row, refused=True)
+        return _apply(document, outcome, _with_cause(callback, outcome.cause))
     except Exception as exc:
         return keep_callback(document, callback, "error"), Changed(submission=row, problem=exc)
 
@@ -52,10 +53,8 @@ def _with_cause(callback: Callback, cause: str | None) -> Callback:
 
 def _apply(document: Document, outcome: Change | None, *callbacks: Callback) -> tuple[Document, Changed]:
     """Apply an outcome. The same fact twice is one event."""
-    callbacks = (*document.new_callbacks, *callbacks)
     if outcome is None:
-        after = replace(document, new_callbacks=callbacks) if len(callbacks) > len(document.new_callbacks) else document
-        return after, Changed(submission=document.submission)
+        return document, Changed(submission=document.submission)
     known, fresh = [*document.known], []
     for event in outcome.events:
         if (name := event_name(event.id, event.submission_id)) not in known:
@@ -68,7 +67,7 @@ def _apply(document: Document, outcome: Change | None, *callbacks: Callback) -> 
         submission=outcome.submission,
         known=tuple(known),
         new_events=(*document.new_events, *fresh),
-        new_callbacks=callbacks,
+        new_callbacks=(*document.new_callbacks, *callbacks),
         additions=document.additions + outcome.additions,
     )
     if outcome.release_ms is not None:

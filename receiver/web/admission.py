@@ -1,6 +1,8 @@
 """Bounds of a request before the work begins: its body, and how many requests wait for the journal.
 
     body too large, too slow, not JSON or compressed     413, 408, 415
+    body with more values than any of ours               400
+    more at once of one sender than its share            429 (see `Shares`)
     fewer requests wait than the bounds allow            admitted, and waits for its commit
     too many, or too many bytes                          503 with `Retry-After`, at once
     one has waited too long                              503, and every new one gets 503 at once until a write succeeds
@@ -13,6 +15,7 @@ reverse never happens: 2xx is sent only after the commit.
 from __future__ import annotations
 
 import asyncio
+import io
 import types
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +38,8 @@ MAX_WAIT = 10.0
 """Seconds a request may wait for its commit: as long as the journal waits for another process's lock."""
 PROBE_SECONDS = 0.5
 _MAX_DRAIN = 8 * 1024 * 1024
+MAX_PARTS = 10_000
+"""Brackets and commas in a body, those in texts included. A value takes up to 60 times its bytes in memory."""
 
 RETRY = {"Retry-After": "5"}
 
@@ -91,8 +96,8 @@ class BodyLimits:
             raise Problem(503, "Receiver is stopping. Send it again.", headers, cause="stopping") from exc
 
     async def _read(self, receive: Receive) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
+        buffer = io.BytesIO()  # a list of many small pieces would take more memory than the body
+        size = parts = 0
         more = True
         while more and size <= self._most_read:
             message = await receive()
@@ -100,12 +105,15 @@ class BodyLimits:
                 raise ClientDisconnect
             chunk = message.get("body", b"")
             size += len(chunk)
-            if size <= self.limit:
-                chunks.append(chunk)
+            parts += count_parts(chunk)
+            if size <= self.limit and parts <= MAX_PARTS:
+                buffer.write(chunk)
             more = message.get("more_body", False)
         if size > self.limit:
             raise self._too_large()
-        return b"".join(chunks)
+        if parts > MAX_PARTS:
+            raise Problem(400, f"{self.name} have {MAX_PARTS:,} values at most.")
+        return buffer.getvalue()
 
     @property
     def _most_read(self) -> int:
@@ -116,11 +124,47 @@ class BodyLimits:
         return Problem(413, f"{self.name} have {size} at most.", {"Connection": "close"})
 
 
+def count_parts(data: bytes) -> int:
+    """Return an upper bound of the values in a piece of JSON. It costs nothing beside reading them."""
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
+
+
 @types.coroutine
 def _resume(started: Generator[Any, Any, bytes], waits_for: Any) -> Generator[Any, Any, bytes]:
     """Await what already ran up to its first wait."""
     yield waits_for
     return (yield from started)
+
+
+class Shares:
+    """Bound of what each sender does at once, and of all senders together. For one event loop, without locks.
+
+    Args:
+        each: the share of one sender.
+        total: the share of all. None: no bound.
+    """
+
+    def __init__(self, each: int, total: int | None = None) -> None:
+        self._each = each
+        self._total = total
+        self._held: dict[str, int] = {}
+
+    @contextmanager
+    def hold(self, sender: str, size: int = 1) -> Iterator[None]:
+        """Count `size` for the sender while the block runs. Raise Problem (429) beyond its share, (503) beyond all."""
+        held = self._held.get(sender, 0)
+        if held and held + size > self._each:
+            raise Problem(429, "Too many of your requests are under way. Wait until some have ended.", RETRY)
+        if self._total is not None and sum(self._held.values()) + size > self._total:
+            raise Problem(503, "Too many requests are under way. Send it again.", RETRY, cause="overload")
+        self._held[sender] = held + size
+        try:
+            yield
+        finally:
+            if (left := self._held[sender] - size) > 0:
+                self._held[sender] = left
+            else:
+                del self._held[sender]
 
 
 class Admission:

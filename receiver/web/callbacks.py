@@ -8,12 +8,15 @@ binding (inside the journal's transaction). Nothing unsigned is stored, and 2xx 
     no URL token (`POST /callbacks`), `state` good                       202: the same
     the body is ISO-8859-1, as old Java senders write it                 202: the same
     both good                                                            200: kept and accepted
+    the submission has had its share of callbacks                        429: nothing is kept, and polls show the rest
+    more at once than the share of one token (`AT_ONCE`)                 429, body unread
     overload, or too long a wait for the commit                          503 (see `web.admission`)
     no journal, and not confirmed or not delivered                       500 (see `app.stateless`)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import structlog
@@ -21,10 +24,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from receiver.errors import JournalError, NotATask, NotDelivered, NotFound, NotJSON, TokenError
+from receiver.errors import JournalError, NotATask, NotDelivered, NotFound, NotJSON, TokenError, TooManyCallbacks
 from receiver.tasks import Task, as_utf8, decode_task
 from receiver.tokens import Tokens, trust
-from receiver.web.admission import RETRY, Admission, BodyLimits
+from receiver.web.admission import RETRY, Admission, BodyLimits, Shares
 from receiver.web.problems import INTERNAL, Problem, problem
 
 log = structlog.get_logger("receiver.callbacks")
@@ -32,6 +35,10 @@ log = structlog.get_logger("receiver.callbacks")
 PATH = "/callbacks"
 MAX_BODY = 256 * 1024
 """Bytes. Real callbacks have 1–6 KB."""
+AT_ONCE = 64
+"""Callbacks of one URL token at a time. A task makes one after the other."""
+UNNAMED = ""
+"""The sender of all callbacks without a URL token. They are read before it is known that they are signed."""
 _ACCEPTED = JSONResponse({"accepted": True}, 200)
 _KEPT = JSONResponse({"accepted": False}, 202)
 _HEADERS = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"})
@@ -53,6 +60,7 @@ class Callbacks:
         self._tokens = tokens
         self._admission = admission
         self._bodies = BodyLimits(name="Callbacks", limit=MAX_BODY, seconds=body_timeout)
+        self._shares = Shares(AT_ONCE)
         self.unsigned = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,14 +87,20 @@ class Callbacks:
         try:
             # Some senders add a slash.
             url_id = self._tokens.read_url_token(token[1:].removesuffix("/")) if token else None
+        except TokenError as exc:
+            raise self._unsigned(exc) from exc
+        with self._shares.hold(url_id or UNNAMED):
+            return await self._take(url_id, headers, receive)
+
+    async def _take(self, url_id: str | None, headers: Mapping[bytes, bytes], receive: Receive) -> Response:
+        try:
             self._bodies.check_type(headers)
             body = await self._bodies.read(receive)
             text = as_utf8(body)
             view = decode_task(text)
             submission_id, cause = trust(self._tokens, url_id, view.state, utf8=text is body)
         except TokenError as exc:
-            self.unsigned += 1
-            raise Problem(401, "This address is not signed by us.", cause=exc.cause) from exc
+            raise self._unsigned(exc) from exc
         except NotJSON as exc:
             raise Problem(400, "The body is not JSON.") from exc
         except NotATask as exc:
@@ -98,6 +112,8 @@ class Callbacks:
             raise Problem(500, "The result did not reach every destination.", cause=str(exc)) from exc
         except NotFound as exc:
             raise Problem(404, "The submission of this callback does not exist here.") from exc
+        except TooManyCallbacks as exc:
+            raise Problem(429, "This submission has had its share of callbacks. It is polled instead.") from exc
         except JournalError as exc:
             raise Problem(503, "The callback could not be stored. Send it again.", RETRY, cause=str(exc)) from exc
         if accepted:
@@ -107,6 +123,10 @@ class Callbacks:
             return _ACCEPTED
         log.info("callback.received", submission=submission_id, task=view.id, accepted=False, cause=cause)
         return _KEPT
+
+    def _unsigned(self, error: TokenError) -> Problem:
+        self.unsigned += 1
+        return Problem(401, "This address is not signed by us.", cause=error.cause)
 
 
 def route_path(scope: Scope) -> str:

@@ -3,7 +3,8 @@
     head too long or too slow             431 or 408. Chunk extensions and trailers count as head
     not HTTP/1.x, or framing that two readers could understand differently      400
     an upgrade is requested               answered as plain HTTP/1.1: Java's client requests h2c with every call
-    more connections than the limit       503, except for health checks
+    more connections than the limit       one that is silent, slow with its head, or idle gives way. If there is none,
+                                          503, except for health checks
 
 `receiver serve` must also hold without a proxy. uvicorn's own `limit_concurrency` refuses health checks.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from http import HTTPStatus
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import httptools
 import structlog
@@ -46,6 +47,10 @@ class Connection(HttpToolsProtocol):
     """One connection, with its requests one after the other."""
 
     most = MAX_CONNECTIONS
+    silent: ClassVar[dict[Connection, None]] = {}
+    """Connections of this server that have sent no whole head yet, the oldest first."""
+    idle: ClassVar[dict[Connection, None]] = {}
+    """Those that were answered and send nothing new, the longest first."""
     head_seconds = 10.0
     """Deadline of a head, counted from the connection or its first byte."""
     _logged = float("-inf")  # time of the last log line about too many connections, of all connections
@@ -59,6 +64,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > self.most:
+            self._make_room()
+        self.silent[self] = None
         excess = len(self.connections) - self.most
         self._over_limit = excess > 0
         if excess > _RESERVE:
@@ -67,7 +75,21 @@ class Connection(HttpToolsProtocol):
         else:
             self._start_timer()
 
+    def _make_room(self) -> None:
+        """End the connection that has been without a whole head for longest, if there is one. Idle ones come last,
+        because a proxy may be about to use them."""
+        for waiting in (self.silent, self.idle):
+            if waiting:
+                given_up = next(iter(waiting))
+                del waiting[given_up]
+                self.connections.discard(given_up)  # it is lost only after all that are being accepted now
+                given_up.transport.abort()
+                self._log_full()
+                return
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.silent.pop(self, None)
+        self.idle.pop(self, None)
         self._stop_timer()
         super().connection_lost(exc)
 
@@ -110,6 +132,8 @@ class Connection(HttpToolsProtocol):
             self._refuse(_BUSY)
         if self._ignores_input or not self._is_unambiguous():
             raise ValueError("refused")  # httptools turns it into an HttpParserError
+        self.silent.pop(self, None)
+        self.idle.pop(self, None)
         super().on_headers_complete()
         self._unset_keepalive_if_required()  # the last answer may have been completed since the head began
         self._in_head = False
@@ -190,6 +214,8 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self.idle[self] = None
         if self._last is not None and self.cycle.response_complete and not self.transport.is_closing():
             self._end(self._last)
 
@@ -211,4 +237,4 @@ class Connection(HttpToolsProtocol):
 
 def bounded(most: int) -> type[Connection]:
     """Return the connection class of a server that may have `most` connections."""
-    return type("Connection", (Connection,), {"most": most})
+    return type("Connection", (Connection,), {"most": most, "silent": {}, "idle": {}})

@@ -32,7 +32,7 @@ class Operation:
     summary: str  # its effect
     answers: dict[int, tuple[str, Schema]]  # status → (description of the answer, and its content by media type)
     body: Schema | None = None  # schema of the request's body
-    problems: tuple[int, ...] = ()  # statuses of the problems worth naming, beside 401
+    problems: tuple[int, ...] = ()  # statuses of the problems worth naming, beside 401 and 429
     parameters: tuple[Schema, ...] = ()  # parameters outside the path
     open: bool = False  # True if it needs no token
 
@@ -74,7 +74,7 @@ _CALLBACK = Operation(
     summary="Callback of the provider.",
     body={"type": "object", "required": ["id"], "properties": {"id": {"type": ["string", "integer"]}}},
     answers={200: ("It is kept and accepted.", _OBJECT), 202: ("It is kept; the provider is asked.", _OBJECT)},
-    problems=(404, 408, 413, 415, 422),
+    problems=(404, 408, 413, 415, 422, 429),
     open=True,
 )
 
@@ -222,7 +222,7 @@ def _operation(path: str, method: str, operation: Operation) -> Schema:
     named = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     inside = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in named]
     words = [part.strip("{}") for part in path.replace(".", "/").split("/") if part]
-    problems = sorted(operation.problems if operation.open else (401, *operation.problems))
+    problems = sorted(operation.problems if operation.open else (401, 429, *operation.problems))
     answers: Schema = {
         str(status): {"description": text, **({"content": content} if content else {})}
         for status, (text, content) in operation.answers.items()
@@ -244,7 +244,7 @@ def _operation(path: str, method: str, operation: Operation) -> Schema:
 
 
 _PROBLEMS = {
-    400: "The body is not JSON.",
+    400: "The body is not JSON, or has too many values.",
     401: "No token, or a wrong one.",
     404: "There is no such thing.",
     408: "The body did not come in time.",
@@ -253,6 +253,7 @@ _PROBLEMS = {
     413: "The body is too large.",
     415: "The Content-Type is not JSON, or the body is compressed.",
     422: "Something in the request cannot be sent, or the provider refused it: see `outcome`.",
+    429: "Too many requests of this caller, or callbacks of this submission.",
     502: "The provider cannot be reached, or does not take our key.",
     503: "Not now; send it again after a while.",
 }

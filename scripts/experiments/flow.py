@@ -57,7 +57,7 @@ class DuplicateStorm:
             doubled=sum(item.count - len(item.seen) for item in witnesses),
             seconds=time.monotonic() - begun,
             notes=f"{made[0]} and {made[1]} effects; {len(flood) / (time.monotonic() - begun):,.0f} callbacks/s",
-            problem=_unless(settled and ledger.answers.total() == ledger.answers[200], f"answers: {ledger.answers}"),
+            problem=_unless(settled and ledger.answers.keys() <= {200, 429}, f"answers: {ledger.answers}"),
         )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from receiver.clock import Clock
 from receiver.errors import ReceiverError
@@ -18,10 +20,11 @@ from receiver.journal import Journal
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.submissions import Submissions
-from receiver.web.admission import Admission
+from receiver.web.admission import Admission, Shares
 from receiver.web.api.read_routes import HEARTBEAT, ReadRoutes, Watch
 from receiver.web.api.responses import problem_of
 from receiver.web.api.write_routes import MAX_BODY, WriteRoutes
+from receiver.web.connections import MAX_CONNECTIONS
 from receiver.web.problems import Problem, problem
 
 __all__ = ["Api"]
@@ -31,6 +34,9 @@ log = structlog.get_logger("receiver.api")
 MAX_WRITES = 100
 MAX_WRITE_BYTES = 256 * 1024 * 1024
 """Bytes of bodies in work. A body of unknown length counts as the largest one."""
+MAX_OWN_WRITES = 50
+MAX_OWN_BYTES = MAX_BODY
+"""Shares of one caller of these. One larger body is taken when it is the only one."""
 WRITE_SECONDS = 180.0
 """Longer than a body, its pictures and the provider's answer may take one after the other."""
 
@@ -44,6 +50,7 @@ class Api:
     Args:
         tokens: name of a caller → its token.
         admission: that of the callbacks. While it is shut, nothing is written here either.
+        max_connections: those of the server. One caller may use a fifth of them, and all callers half of them.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class Api:
         watch: Watch,
         admission: Admission,
         heartbeat: float = HEARTBEAT,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self._digests = {name: _digest(token) for name, token in tokens.items()}
         self._admission = admission
@@ -68,6 +76,10 @@ class Api:
             max_wait=WRITE_SECONDS,
             kept="It may have been kept: GET /submissions shows that, and the same Idempotency-Key finds it.",
         )
+        # Half of all connections are left to callbacks and health checks. Streams last for hours.
+        self._requests = Shares(max(max_connections // 5, 1), max(max_connections // 2, 1))
+        self._own_writes = Shares(MAX_OWN_WRITES)
+        self._own_bytes = Shares(MAX_OWN_BYTES)
         self._making = WriteRoutes(submissions=submissions, journal=journal, provider=provider, clock=clock)
         self._reading = ReadRoutes(journal=journal, provider=provider, store=store, watch=watch, heartbeat=heartbeat)
 
@@ -94,15 +106,18 @@ class Api:
         async def endpoint(request: Request) -> Response:
             caller = None
             cause = None
+            held = ExitStack()
             try:
                 caller = self._caller(request.headers)
+                held.enter_context(self._requests.hold(caller))
                 if request.method != "POST":
                     response = await endpoints[request.method](request, caller)
                 else:
                     self._admission.check()
                     length = request.headers.get("content-length", "")
                     size = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else MAX_BODY
-                    with self._writes.enter(min(size, MAX_BODY)):
+                    size = min(size, MAX_BODY)
+                    with self._own_writes.hold(caller), self._own_bytes.hold(caller, size), self._writes.enter(size):
                         response = await endpoints["POST"](request, caller)
             except (Problem, ReceiverError) as exc:
                 error = exc if isinstance(exc, Problem) else problem_of(exc)
@@ -116,7 +131,7 @@ class Api:
                 "request.answered", method=request.method, path=request.url.path, status=response.status_code,
                 caller=caller, cause=cause,
             )  # fmt: skip
-            return response
+            return _Held(response, held)  # type: ignore[return-value] # Starlette only calls it
 
         return Route(path, endpoint, methods=list(endpoints))
 
@@ -133,6 +148,18 @@ class Api:
             detail = "This token is not valid. Valid tokens are set in RECEIVER_API_TOKENS."
             raise Problem(401, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
         return matches[-1]
+
+
+class _Held:
+    """An answer that counts for its caller until it is sent. A stream may last for hours."""
+
+    def __init__(self, response: Response, held: ExitStack) -> None:
+        self._response = response
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            await self._response(scope, receive, send)
 
 
 def _digest(token: str) -> bytes:
