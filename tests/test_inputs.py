@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import os
 import struct
+import time
 import zlib
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from engine import JPEG, PNG
@@ -29,6 +31,43 @@ async def test_a_data_uri_is_read_and_written_alike() -> None:
     assert uri.startswith("data:image/png;base64,")
     assert await read_picture(uri) == (PNG, "image/png")
     assert await read_picture("DATA:" + uri[5:]) == (PNG, "image/png")
+
+
+WRAPPED = base64.encodebytes(PNG + bytes(range(256))).decode()
+"""In lines of 76 characters, as `base64 file` prints it, with all letters of the alphabet."""
+JOINED = WRAPPED.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"data:image/png;base64,{WRAPPED}",
+        f"data:image/png;base64,\r\n{WRAPPED}".replace("\n", "\r\n"),
+        f"data:image/png;charset=utf-8;base64,{JOINED}",
+        f"data:image/png;name=a.png;base64,{JOINED}",
+        f'data:image/png; name="my boat.png"; base64, {JOINED}',
+        f"data:image/png;base64,{JOINED}\n",
+        f"data:image/png;base64,{quote(JOINED)}",
+        f"data:image/png;base64,{quote(WRAPPED)}",
+        f"data:image/png;base64,{JOINED.replace('+', '-').replace('/', '_')}",
+        f"data:image/png;base64,{JOINED.rstrip('=')}",
+        f"data:;base64,{JOINED}",
+        f"data:image/svg+xml;BASE64,{JOINED}",
+    ],
+)
+async def test_a_data_uri_is_read_as_tools_write_it(uri: str) -> None:
+    """In lines, with parameters, percent-encoded, URL-safe, without padding: the picture is the same, and goes out in
+    the provider's form."""
+    assert await read_picture(uri) == (PNG + bytes(range(256)), "image/png")
+
+
+async def test_a_hostile_data_uri_is_refused_at_once() -> None:
+    """The beginning is read in one pass, however many parameters there are."""
+    for uri in ("data:" + ";" * 20_000_000, "data:" + ";a=b" * 5_000_000, "data:" + "a" * 20_000_000):
+        begun = time.monotonic()
+        with pytest.raises(InputError, match="does not start"):
+            await read_picture(uri)
+        assert time.monotonic() - begun < 5
 
 
 async def test_the_declared_kind_does_not_count() -> None:

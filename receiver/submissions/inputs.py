@@ -6,6 +6,7 @@ import asyncio
 import base64
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from receiver.errors import InputError
 from receiver.media import sniff
@@ -19,7 +20,9 @@ MASKS = frozenset({"image/png", "image/jpeg", "image/webp"})
 _PNG_HEAD = 8
 _PNG_CHUNK = 12  # length, type and check sum around each chunk's data
 
-_DATA_URI = re.compile(r"data:([\w.+/-]*)(;base64)?,", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:[^,;]{0,100}(;[^,;]{0,200}){0,9};\s*base64\s*,", re.IGNORECASE)
+"""Beginning of a data URI with any parameters (RFC 2397, 3), such as a character set or a name."""
+_WHITE_SPACE = str.maketrans("", "", " \t\r\n\f\v")
 
 
 async def read_picture(source: str) -> tuple[bytes, str]:
@@ -31,14 +34,7 @@ async def read_picture(source: str) -> tuple[bytes, str]:
     if is_link(source):
         raise InputError(f"{source[:80]!r} is a link. Download it and give the file.")
     if source[:5].lower() == "data:":
-        name = "The data URI"
-        match = _DATA_URI.match(source)
-        if not match or not match[2]:
-            raise InputError("The data URI does not start with `data:image/…;base64,`.")
-        try:
-            data = base64.b64decode(source[match.end() :], validate=True)
-        except ValueError as exc:  # binascii.Error is a subclass, and letters outside ASCII raise ValueError itself
-            raise InputError("The data URI is not valid base64.") from exc
+        name, data = "The data URI", await asyncio.to_thread(_from_uri, source)
     else:
         name, data = f"The picture {source}", await asyncio.to_thread(_from_file, Path(source))
     if len(data) > MAX_BYTES:
@@ -78,6 +74,18 @@ def _png_ends(data: bytes) -> bool:
             return True
         at += _PNG_CHUNK + int.from_bytes(data[at : at + 4], "big")
     return False
+
+
+def _from_uri(source: str) -> bytes:
+    """Decode a data URI as tools write it: in lines, percent-encoded, in the URL-safe alphabet (RFC 4648, 5)."""
+    match = _DATA_URI.match(source)
+    if not match:
+        raise InputError("The data URI does not start with `data:image/…;base64,`.")
+    text = unquote(source[match.end() :]).translate(_WHITE_SPACE).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError as exc:  # binascii.Error is a subclass, and letters outside ASCII raise ValueError itself
+        raise InputError("The data URI is not valid base64.") from exc
 
 
 def _from_file(path: Path) -> bytes:
