@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
+
+from PIL import Image
 
 from builds import clocks, postgres
 from builds.replacing import replaced
+from receiver import pictures
 from receiver.app import factory
+from receiver.disk import in_thread
 from receiver.engine import engine
 from receiver.engine.dispatcher import Dispatcher
 from receiver.engine.watchdog import Watchdog
 from receiver.errors import Ambiguous, JournalError
 from receiver.intake import Intake
 from receiver.journal import Journal, Work
+from receiver.pictures import program
 from receiver.provider import Accepted, Provider
 
 LATE_SECONDS = 0.3
@@ -130,6 +136,22 @@ def unwatched() -> AbstractContextManager[None]:
     return replaced(Watchdog, "run", nothing)
 
 
+def decode_inside() -> AbstractContextManager[None]:
+    """Decode pictures in a thread of this process, one at a time, without limits."""
+    turn = asyncio.Lock()
+
+    def decode(file: BinaryIO, operation: str, path: str) -> None:
+        for data in program.OPERATIONS[operation](Image.open(path)):
+            file.write(len(data).to_bytes(4, "big") + data)
+
+    async def run(file: BinaryIO, operation: str, path: str, *_: int) -> int:
+        async with turn:
+            await in_thread(decode, file, operation, path)
+        return 0
+
+    return replaced(pictures, "_run", run)
+
+
 @contextmanager
 def set_clock() -> Iterator[None]:
     """Not broken: use a clock that is faster, and that an experiment sets."""
@@ -156,6 +178,7 @@ BUILDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "unclamped": unclamped,
     "greedy": greedy,
     "unwatched": unwatched,
+    "decode-inside": decode_inside,
     "end-without-drain": end_without_drain,
     **postgres.BUILDS,
 }

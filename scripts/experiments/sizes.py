@@ -99,13 +99,13 @@ async def _peak(folder: Path, pending: int, build: str | None, *, seconds: float
     async with server(folder, build=build, **handlers) as item:
         await (item.start() if build is None else item.spawn())  # a broken build may be busy for long
         await asyncio.sleep(seconds)
-        megabytes = _memory(item.pid)
+        megabytes = peak_memory(item.pid)
     made = rows(folder / "data", "SELECT count(*) FROM deliveries WHERE status = 'succeeded'")[0][0]
     left = rows(folder / "data", "SELECT count(*) FROM deliveries WHERE status IN ('pending', 'running')")[0][0]
     return Peak(megabytes, made, left)
 
 
-def _memory(pid: int) -> float:
+def peak_memory(pid: int) -> float:
     """The most a process had in memory, in MB (proc_pid_status(5): VmHWM, in KB)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
