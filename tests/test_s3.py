@@ -18,7 +18,7 @@ from flows import world
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.bucket.options import read_profile
+from receiver.bucket.options import BucketOptions, address_of, read_profile
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError, SettingsError
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
@@ -366,8 +366,8 @@ async def test_a_lost_answer_leaves_one_object(server: Buckets, bucket: str, tmp
     assert await content(reading(server, bucket), f"{STEM}.png") == PICTURE
 
 
-def xml(code: str, more: str = "") -> str:
-    return f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>m</Message>{more}</Error>'
+def xml(code: str, more: str = "", said: str = "m") -> str:
+    return f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{said}</Message>{more}</Error>'
 
 
 REGION = "<Region>eu-central-1</Region>"
@@ -389,7 +389,28 @@ ANSWERS = [
     (400, xml("KeyTooLongError"), Rejected, "does not take such a key"),
     (501, xml("NotImplemented"), StoreError, "set conditional = false"),
     (507, "", StoreError, "is full"),
-    (400, "<html>nonsense</html>", StoreError, "found the request wrong"),
+    (400, "<html>nonsense</html>", StoreError, r"answered 400 .* with a page of HTML, .* in front of the store\.$"),
+    (403, "<HTML>Sign in</HTML>", StoreError, "answered 403 .* with a page of HTML"),
+    (413, "<html>too large</html>", StoreError, "answered 413 .* with a page of HTML"),
+    (413, "", StoreError, "finds the file too large"),
+    (400, "", StoreError, "found the request wrong .* Check endpoint, region and addressing"),
+    (400, xml("InvalidDigest", said="The digest is &quot;wrong&quot;."), StoreError, r'bkt\. It says: "The digest is'),
+    (403, xml("AccountProblem", said="Call us"), StoreError, r'403 AccountProblem for the bucket bkt\. It says: "Call'),
+    (
+        403,
+        xml("AccessDenied", said="Storage cap exceeded"),
+        StoreError,
+        r"is full .* room\. It says: .Storage",
+    ),
+    (403, xml("AccessDenied", said="not authorized: kms:GenerateDataKey"), StoreError, "the key that encrypts"),
+    (
+        400,
+        xml("KMS.DisabledException", said="arn is disabled"),
+        StoreError,
+        r"KMS\.Disabled.* Enable that KMS",
+    ),
+    (400, xml("InvalidRequest", said="Object is WORM protected"), StoreError, "has locked that object .* another path"),
+    (503, xml("SlowDown", said="Request quota exceeded"), RetryLater, "is too busy"),
     (500, xml("InternalError"), StoreError, r"answered 500 InternalError for the bucket bkt\."),
     (502, "<html>", StoreError, r"answered 502 for the bucket"),
     (418, "", StoreError, r"answered 418 for the bucket"),
@@ -418,6 +439,46 @@ async def test_every_answer_has_its_outcome(
     assert len(str(caught.value)) < 400
     if isinstance(caught.value, RetryLater):
         assert (caught.value.after, caught.value.pause) == (15, True)
+
+
+OBJECT_LOCK = (
+    '<?xml version="1.0" encoding="UTF-8"?><Error><Code>InvalidRequest</Code><Message>Content-MD5 OR x-amz-checksum- '
+    "HTTP header is required for Put Object requests with Object Lock parameters</Message></Error>"
+)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "in parts"])
+async def test_a_bucket_that_asks_for_checksums_gets_them(
+    server: Buckets, bucket: str, tmp_path: Path, large: bool
+) -> None:
+    """One with Object Lock refuses a put without. The same put is repeated with one, and an upload by the retry."""
+    refused: list[str] = []
+
+    async def strict(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
+        body = await reader.readexactly(int(length[1]) if length else 0)
+        if head.startswith((b"PUT", b"POST")) and b"uploadid=" not in head.lower() and b"x-amz-checksum" not in head:
+            refused.append(head.split()[1].decode())
+            answer = f"HTTP/1.1 400 Bad Request\r\nContent-Length: {len(OBJECT_LOCK)}\r\nConnection: close\r\n\r\n"
+            writer.write((answer + OBJECT_LOCK).encode())
+        else:
+            to, back = await asyncio.open_connection(*server.address)
+            back.write(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + body)
+            writer.write(await to.read())
+            back.close()
+        await writer.drain()
+        writer.close()
+
+    item = stored(tmp_path, PICTURE + (bytes(20 * 2**20) if large else b""))
+    async with listening(strict) as url:
+        handler = handler_of(server.options(bucket, endpoint=url))
+        if large:
+            with pytest.raises(StoreError, match=r"InvalidRequest .* It says: .Content-MD5 OR x-amz-checksum"):
+                await handler.deliver(attempt_of(EVENT, item))
+        await handler.deliver(attempt_of(EVENT, item, number=2))
+    assert len(refused) == 1
+    assert len(await content(reading(server, bucket), f"{STEM}.png")) == item.media.size
 
 
 async def test_no_credentials_are_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -612,6 +673,16 @@ def test_secrets_are_not_shown() -> None:
             f"https://acme.fra1.example.com/{STEM}.png?",
         ),
         ({"bucket": "acme", "endpoint": "https://fra1.example.com"}, f"https://fra1.example.com/acme/{STEM}.png?"),
+        ({"bucket": "acme", "endpoint": "https://a1.r2.example/acme"}, f"https://a1.r2.example/acme/{STEM}.png?"),
+        ({"bucket": "acme", "endpoint": "https://acme.fra1.example/"}, f"https://acme.fra1.example/{STEM}.png?"),
+        (
+            {"bucket": "acme", "endpoint": "https://acme.fra1.example", "addressing": "path"},
+            f"https://fra1.example/acme/{STEM}.png?",
+        ),
+        (
+            {"bucket": "acme", "endpoint": "https://x.supabase.example/storage/v1/s3"},
+            f"https://x.supabase.example/storage/v1/s3/acme/{STEM}.png?",
+        ),
         (
             {"bucket": "acme", "service": "az", "account": "myaccount", "access_key": "c2VjcmV0"},
             f"https://myaccount.blob.core.windows.net/acme/{STEM}.png?",
@@ -667,6 +738,45 @@ def test_keys_from_a_profile(tmp_path: Path, name: str | None, environ: dict[str
         "AWS_CONFIG_FILE": str(tmp_path / "config"),
     }
     assert read_profile(name, files | environ) == found
+
+
+ENDPOINTS = """
+[default]
+endpoint_url = http://all:1
+[profile work]
+services = mine
+endpoint_url = http://all:2
+[services mine]
+dynamodb =
+  endpoint_url = http://no:3
+s3 =
+  addressing_style = path
+  endpoint_url = http://acme.s3:4
+"""
+
+
+@pytest.mark.parametrize(
+    ("environ", "address"),
+    [
+        ({}, ("http://all:1", False)),
+        ({"AWS_PROFILE": "work"}, ("http://acme.s3:4", False)),
+        ({"AWS_PROFILE": "work", "AWS_ENDPOINT_URL": "http://env:5/acme"}, ("http://env:5", False)),
+        ({"AWS_PROFILE": "work", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, (None, False)),
+        ({"AWS_ENDPOINT_URL": "https://acme.env.example"}, ("https://env.example", True)),
+        ({"AWS_CONFIG_FILE": "/no/such"}, (None, False)),
+    ],
+)
+def test_the_endpoint_comes_from_environment_or_profile(
+    tmp_path: Path, environ: dict[str, str], address: tuple[str | None, bool]
+) -> None:
+    """For S3 before all services. An endpoint of the options goes before both."""
+    (tmp_path / "config").write_text(ENDPOINTS)
+    files = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_SHARED_CREDENTIALS_FILE": "/no/such"}
+    assert address_of(BucketOptions(bucket="acme"), files | environ) == address
+    own = BucketOptions(bucket="acme", endpoint="http://own:6")
+    assert address_of(own, files | environ) == ("http://own:6", False)
+    with pytest.raises(SettingsError, match="a page for people"):
+        address_of(BucketOptions(bucket="acme"), {"AWS_ENDPOINT_URL": "https://s3.console.aws.amazon.com/s3/acme"})
 
 
 @pytest.mark.parametrize(

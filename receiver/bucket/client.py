@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, NotModifiedError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from receiver.bucket.errors import WRITE_AND_READ, BucketError, PreconditionFailed, explain
-from receiver.bucket.options import BucketOptions, endpoint_of, environment_endpoints, read_profile, server_of
+from receiver.bucket.errors import WRITE_AND_READ, BucketError, PreconditionFailed, explain, wants_checksum
+from receiver.bucket.options import BucketOptions, address_of, read_profile, server_of
 from receiver.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Bucket:
     ) -> None:
         self.name = options.bucket
         self.url = f"{options.service}://{options.bucket}/{folder}".rstrip("/")
-        endpoint = endpoint_of(options)
+        endpoint, _ = address_of(options)
         self.identity = self.url + (f"?endpoint={endpoint}" if endpoint else "")
         self.server = server_of(options)
         self.requests: Counter[str] = Counter()
@@ -112,8 +113,10 @@ class Bucket:
         self._transfer_seconds = seconds if transfer_seconds is None else transfer_seconds
         self._needs = needs
         self._failure = failure
+        self._checksums = False
+        self._open = partial(_open, options, folder or None)
         try:
-            self._store = _open(options, folder or None)
+            self._store = self._open()
         except BaseError as exc:
             cause = str(exc).partition("\n")[0]
             raise SettingsError(f"The bucket {options.bucket} cannot be used: {cause}") from exc
@@ -228,12 +231,24 @@ class Bucket:
     async def _put(
         self, key: str, data: Any, attributes: Mapping[str, str] | None, mode: Any = "overwrite", *, parts: bool = False
     ) -> Tag:
+        def put() -> Awaitable[Any]:
+            return obstore.put_async(
+                self._store, key, data, attributes=dict(attributes or {}), mode=mode,
+                use_multipart=parts, chunk_size=PART, max_concurrency=2,
+            )  # fmt: skip
+
         async with self._request("PUT", self._transfer_seconds):
             try:
-                result = await obstore.put_async(
-                    self._store, key, data, attributes=dict(attributes or {}), mode=mode,
-                    use_multipart=parts, chunk_size=PART, max_concurrency=2,
-                )  # fmt: skip
+                try:
+                    result = await put()
+                except BaseError as exc:
+                    if self._checksums or not wants_checksum(str(exc)):
+                        raise
+                    # From now on. Content that cannot be read twice goes out with the caller's retry.
+                    self._store, self._checksums = self._open(checksums=True), True
+                    if isinstance(data, Iterator):
+                        raise
+                    result = await put()
             except (AlreadyExistsError, PreconditionError) as exc:
                 raise PreconditionFailed(key) from exc
             except (FileNotFoundError, NotFoundError) as exc:
@@ -287,10 +302,10 @@ def _check_bucket(error: BaseException) -> None:
         raise error
 
 
-def _open(options: BucketOptions, prefix: str | None) -> S3Store | GCSStore | AzureStore:
-    endpoint, virtual = options.endpoint, options.addressing == "virtual"
+def _open(options: BucketOptions, prefix: str | None, *, checksums: bool = False) -> S3Store | GCSStore | AzureStore:
+    endpoint, virtual = address_of(options)
     client: ClientConfig = {
-        "allow_http": any(url.startswith("http://") for url in (endpoint or "", *environment_endpoints())),
+        "allow_http": (endpoint or "").startswith("http://"),
         "connect_timeout": timedelta(seconds=5),
         "timeout": timedelta(minutes=10),  # our own limits are shorter, unlike obstore's 30 s
         "user_agent": "imagine-receiver",
@@ -315,6 +330,7 @@ def _open(options: BucketOptions, prefix: str | None) -> S3Store | GCSStore | Az
             **(keys if access and secret else read_profile(options.profile)),
             "endpoint": endpoint,
             "virtual_hosted_style_request": virtual,
+            "checksum_algorithm": "SHA256" if checksums else None,
         }
         config["region"] = options.region or config.get("region")
     given = {name: value for name, value in config.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Literal, NamedTuple
 
@@ -43,6 +44,7 @@ _NO_BUCKET = _Meaning("has no such bucket", "Make it, or correct its name.")
 _KEY = _Meaning("does not take such a key", "Set another path, then replay the delivery.", "never")
 _TOO_LARGE = _Meaning("finds the file too large", "Leave it in the archive, or raise the store's limit.", "never")
 _FULL = _Meaning("is full", "Raise its quota, or make room.")
+_LARGE_REQUEST = _TOO_LARGE._replace(fate="again")  # the word of a status alone is perhaps that of a proxy in front
 _UNKNOWN_REQUEST = _Meaning("does not know what was asked", "If it knows no If-None-Match, set conditional = false.")
 _CODES = {
     code: meaning
@@ -57,7 +59,7 @@ _CODES = {
         ("ErrTooManyRequest ErrRequestBytesExceed", _BUSY),  # SeaweedFS
         ("EntityTooLarge", _TOO_LARGE),
         ("KeyTooLongError InvalidObjectName InvalidResourceName", _KEY),
-        ("QuotaExceeded", _FULL),
+        ("QuotaExceeded XMinioStorageFull XMinioBucketQuotaExceeded InsufficientStorage", _FULL),
         ("NotImplemented", _UNKNOWN_REQUEST),
     )
     for code in codes.split()
@@ -67,13 +69,38 @@ _STATUSES: dict[int, _Meaning] = {
     401: _CREDENTIALS,
     403: _RIGHTS,
     404: _NO_BUCKET,
-    413: _TOO_LARGE,
+    413: _LARGE_REQUEST,
     429: _BUSY,
     501: _UNKNOWN_REQUEST,
     507: _FULL,
 }
+_WORDS = tuple(
+    (re.compile(pattern, re.IGNORECASE), meaning)
+    for pattern, meaning in (
+        (
+            r"\bkms\b|customer master key|encryption key",
+            _Meaning(
+                "cannot use the key that encrypts the bucket",
+                "Enable that KMS key, and allow these credentials kms:GenerateDataKey and kms:Decrypt on it.",
+            ),
+        ),
+        (
+            r"\bcaps?\b.{0,20}exceeded|exceeded.{0,20}\b(?:caps?|quota)\b|quota.{0,20}exceeded|storage (?:cap|quota)",
+            _FULL,
+        ),
+        (
+            r"\bWORM\b|retention|object is (?:protected|locked)",
+            _Meaning("has locked that object", "Set another path, then replay the delivery."),
+        ),
+    )
+)
+"""Meanings by the store's own message, before its code: several stores call all of this AccessDenied."""
+_CHECKSUM = re.compile(r"Content-MD5|x-amz-checksum|x-amz-sdk-checksum", re.IGNORECASE)
+_MESSAGE = re.compile(r"<Message>([^<]{1,2000})</Message>")
+MAX_SAID = 160
+"""Characters of the store's own message that a sentence repeats."""
 _STATUS = re.compile(r"(?:non-2xx status code: |status: |error status )(\d{3})")
-_CODE = re.compile(r"<Code>\s*([A-Za-z]{1,60})\s*</Code>")
+_CODE = re.compile(r"<Code>\s*([A-Za-z0-9.]{1,60})\s*</Code>")
 _REGION_NAME = re.compile(r"<Region>\s*([a-z0-9-]{1,40})\s*</Region>")
 _TYPES = {"FileNotFoundError": 404, "NotFoundError": 404, "PermissionDeniedError": 403, "UnauthenticatedError": 401}
 _CAUSES = (
@@ -108,14 +135,38 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
     match = _STATUS.search(text)
     status = int(match[1]) if match else _TYPES.get(type(error).__name__)
     code = match[1] if (match := _CODE.search(text)) else ""
-    meaning = _CODES.get(code) or ("without LOCATION" in text and _REGION) or _STATUSES.get(status or 0)
+    message = said(text)
+    answer = " ".join(filter(None, (str(status or ""), code)))
+    if status is not None and not code and "<html" in text.lower():
+        return BucketError(
+            f"{server} answered {status} for the bucket {bucket} with a page of HTML, as no object store does. "
+            "Check endpoint, and what is in front of the store.",
+            away=status >= 500,
+        )
+    meaning = _CODES.get(code) or (_REGION if "without LOCATION" in text else None)
+    if meaning is not _BUSY:
+        meaning = next((words for pattern, words in _WORDS if pattern.search(f"{code} {message}")), meaning)
+    if meaning is None and not code:
+        meaning = _STATUSES.get(status or 0)
+    words = f' It says: "{message}"' if message else ""
     if meaning:
-        answer = " ".join(filter(None, (str(status or ""), code)))
         region = f", region {match[1]}" if (match := _REGION_NAME.search(text)) else ""
         sentence = f"{server} {meaning.text} ({answer}; bucket {bucket}{region}). {meaning.remedy.format(needs=needs)}"
-        return BucketError(sentence.rstrip(), fate=meaning.fate, away=meaning.fate == "later")
+        return BucketError(sentence.rstrip() + words, fate=meaning.fate, away=meaning.fate == "later")
     if status is not None:
-        sentence = f"{server} answered {status}{f' {code}' if code else ''} for the bucket {bucket}."
-        return BucketError(sentence, away=status >= 500)
+        return BucketError(f"{server} answered {answer} for the bucket {bucket}.{words}", away=status >= 500)
     cause = next((words for sign, words in _CAUSES if sign in text), "the request failed")
     return BucketError(f"{server} cannot be reached ({cause}). Check endpoint, and that it runs.", away=True)
+
+
+def said(text: str) -> str:
+    """Return the store's own message in the text of an error, on one line, or ""."""
+    found = _MESSAGE.search(text)
+    line = " ".join(html.unescape(found[1]).split()) if found else ""
+    line = "".join(char if char.isprintable() else " " for char in line)
+    return line if len(line) <= MAX_SAID else f"{line[: MAX_SAID - 1]}…"
+
+
+def wants_checksum(text: str) -> bool:
+    """Return True if a bucket refused a put because it had no checksum, as those with Object Lock do."""
+    return "<Code>InvalidRequest</Code>" in text and bool(_CHECKSUM.search(text))

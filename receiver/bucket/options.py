@@ -20,6 +20,7 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")
 _FOLDER = re.compile(r"(?:(?!\.+(?:/|\Z))[A-Za-z0-9_.=!~-]+(?:/|\Z))*\Z")
 """A path of characters that no store, browser or shell changes, without `.` and `..`."""
 _SERVERS = {"s3": "The object store", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+_ENDPOINT_URL = re.compile(r"^\s*endpoint_url\s*=\s*(\S+)", re.MULTILINE)
 _PROFILE_KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 _IN_URL = frozenset({"endpoint", "region", "addressing", "profile", "account", "service_account"})
 
@@ -40,7 +41,9 @@ class BucketOptions(BaseModel):
         default="s3", description="What it speaks: S3, Google Cloud Storage or Azure Blob Storage."
     )
     endpoint: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
-        default=None, description="The server's URL, where it is not the service's own: MinIO, R2, SeaweedFS, Ceph …"
+        default=None,
+        description="The server's URL, where it is not the service's own: MinIO, R2, SeaweedFS, Ceph …; "
+        "else of the environment or the profile. The bucket may be in its path or host.",
     )
     region: str | None = Field(
         default=None,
@@ -75,6 +78,8 @@ class BucketOptions(BaseModel):
             raise ValueError("addressing and profile belong to s3 only")
         if self.service == "gs" and (self.access_key or self.secret_key or self.session_token):
             raise ValueError("access_key, secret_key and session_token are not for gs: set service_account instead")
+        if self.service == "s3" and self.endpoint is not None:
+            split_endpoint(self.endpoint, self.bucket)
         return self
 
 
@@ -124,15 +129,63 @@ def server_of(options: BucketOptions) -> str:
 
 
 def endpoint_of(options: BucketOptions) -> str | None:
-    """Return the server's URL from the options or the environment, or None if it is the service's own."""
-    if options.endpoint is not None or options.service != "s3":
-        return options.endpoint
-    return next(filter(None, environment_endpoints()), None)
+    """Return the server's URL, or None if it is the service's own. See `address_of`."""
+    return address_of(options)[0]
 
 
-def environment_endpoints() -> list[str]:
-    """Return the values that obstore itself takes for an endpoint, "" for a variable that is not set."""
-    return [os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")]
+def address_of(options: BucketOptions, environ: Mapping[str, str] = os.environ) -> tuple[str | None, bool]:
+    """Return the server's URL without the bucket, and True if the bucket belongs into its host.
+
+    The URL comes from the options, the environment or the profile, in this order. None stands for the service's own.
+
+    Raises:
+        SettingsError: the URL in the environment or the profile has a form that cannot be used.
+    """
+    virtual = options.addressing == "virtual"
+    if options.service != "s3":
+        return options.endpoint, virtual
+    endpoint = options.endpoint
+    if endpoint is None:
+        names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # obstore itself knows them, too
+        found = (environ[name] for name in names if environ.get(name))
+        endpoint = next(found, None) or profile_endpoint(options.profile, environ)
+    if endpoint is None:
+        return None, virtual
+    try:
+        endpoint, in_host = split_endpoint(endpoint, options.bucket)
+    except ValueError as exc:
+        raise SettingsError(f"The endpoint {endpoint} cannot be used: {exc}.") from None
+    return endpoint, virtual or (in_host and "addressing" not in options.model_fields_set)
+
+
+def split_endpoint(endpoint: str, bucket: str) -> tuple[str, bool]:
+    """Return an endpoint without the bucket, and True if the bucket was in its host.
+
+    Dashboards show it with the bucket behind the host or in front of it. A ValueError says the right form.
+    """
+    parts = urlsplit(endpoint.rstrip("/"))
+    host, path = parts.netloc, [part for part in parts.path.split("/") if part]
+    if "console.aws." in host or ".s3-website" in host:
+        raise ValueError(
+            "it is a page for people. The server is https://s3.REGION.amazonaws.com, or leave endpoint out"
+        )
+    if bucket in path[:-1]:
+        raise ValueError("it goes on behind the bucket. End it before the bucket, and put the folder into path")
+    if path[-1:] == [bucket]:
+        path.pop()
+    in_host = host.startswith(f"{bucket}.") and "." in host.removeprefix(f"{bucket}.")
+    host = host.removeprefix(f"{bucket}.") if in_host else host
+    return f"{parts.scheme}://{'/'.join([host, *path])}", in_host
+
+
+def profile_endpoint(name: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the `endpoint_url` of a profile, for S3 before all services (docs.aws.amazon.com/sdkref, ss-endpoints)."""
+    if environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return None
+    profile, config_file = _profile(name or environ.get("AWS_PROFILE") or "default", environ)
+    services = _section(config_file, f"services {profile['services']}") if "services" in profile else {}
+    own = _ENDPOINT_URL.search(services.get("s3", ""))
+    return own[1] if own else profile.get("endpoint_url")
 
 
 def read_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -147,12 +200,9 @@ def read_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> d
     asked = name or environ.get("AWS_PROFILE")
     if name is None and "AWS_ACCESS_KEY_ID" in environ:
         return {}
-    keys_file = Path(environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
-    config_file = Path(environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser()
-    wanted = asked or "default"
-    found = _section(keys_file, wanted) | _section(config_file, wanted if wanted == "default" else f"profile {wanted}")
+    found, config_file = _profile(asked or "default", environ)
     if asked and not found:
-        raise SettingsError(f"There is no profile {asked} in {keys_file} or {config_file}.")
+        raise SettingsError(f"There is no profile {asked} in {_keys_file(environ)} or {config_file}.")
     keys = {name.removeprefix("aws_"): found[name] for name in _PROFILE_KEYS if name in found}
     if asked and "access_key_id" not in keys:
         raise SettingsError(
@@ -160,6 +210,17 @@ def read_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> d
             f'run eval "$(aws configure export-credentials --profile {asked} --format env)" first.'
         )
     return keys | ({"region": found["region"]} if "region" in found else {})
+
+
+def _keys_file(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
+
+
+def _profile(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str], Path]:
+    """Return all values of a profile, and the path of the file of settings."""
+    config_file = Path(environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser()
+    settings = _section(config_file, name if name == "default" else f"profile {name}")
+    return _section(_keys_file(environ), name) | settings, config_file
 
 
 def _section(file: Path, name: str) -> dict[str, str]:
