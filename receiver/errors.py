@@ -33,16 +33,35 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from receiver.extras import install
+
 if TYPE_CHECKING:
     from receiver.events import Event  # evidence only: nothing here calls anything above
 
 
 class ReceiverError(Exception):
-    """Base of all. Its text is one or more sentences for a person: what happened, where, what to do."""
+    """Base of all. Its text is one or more sentences for a person: what happened, where, what to do.
+
+    `page` is the page of the handbook that helps, or "".
+    """
+
+    page = ""
+
+    def __init__(self, *text: object, page: str = "") -> None:
+        super().__init__(*text)
+        if page:
+            self.page = page
+
+    @property
+    def with_page(self) -> str:
+        """The text, ending with the command that shows the page."""
+        return f"{self} (receiver help {self.page})" if self.page else str(self)
 
 
 class SettingsError(ReceiverError):
     """A setting is missing, wrong or unsafe. The text names the setting and the remedy."""
+
+    page = "settings"
 
 
 class TokenError(ReceiverError):
@@ -51,6 +70,8 @@ class TokenError(ReceiverError):
     `cause` is one of `malformed`, `signature`, `expired`, `future`, or `no_state`, `bad_state` if a callback has no URL
     token either. It is for logs and counters, and never in an answer.
     """
+
+    page = "callbacks"
 
     def __init__(self, cause: str) -> None:
         super().__init__(f"the token is not valid ({cause})")
@@ -72,9 +93,13 @@ class NotATask(PayloadError):
 class InputError(ReceiverError):
     """The request cannot be sent. Raised before anything goes out."""
 
+    page = "submit"
+
 
 class Conflict(InputError):
     """The name of a request (its idempotency key) belongs to another request."""
+
+    page = "http"
 
 
 class ProviderError(ReceiverError):
@@ -132,9 +157,13 @@ class InputRequired(NoResult):
 class NotDelivered(ReceiverError):
     """A destination did not take a sample, or a result that no journal keeps, or the result was not confirmed."""
 
+    page = "destinations"
+
 
 class NotStarted(ReceiverError):
     """A Receiver is used before its start or after its end."""
+
+    page = "python"
 
 
 class MediaError(ReceiverError):
@@ -143,6 +172,8 @@ class MediaError(ReceiverError):
     If `permanent`, another attempt cannot help (a forbidden address, a host outside the allow-list). If `away`, a
     remote store is out of reach or out of order, and nothing needs mending here.
     """
+
+    page = "bucket"
 
     def __init__(self, text: str, *, permanent: bool = False, away: bool = False) -> None:
         super().__init__(text)
@@ -155,6 +186,8 @@ class JournalError(ReceiverError):
 
     `fault` names the cause, or is "" if it is unknown. It is for callers that must not show the path in the text.
     """
+
+    page = "server"
 
     def __init__(self, text: str, *, fault: str = "") -> None:
         super().__init__(text)
@@ -188,10 +221,10 @@ class TooManyCallbacks(ReceiverError):
     """A submission has had as many callbacks as are kept of one. Nothing of this one was kept."""
 
 
-def require(module: str, *, extra: str, why: str) -> None:
+def require(module: str, *, extra: str, why: str, page: str = "") -> None:
     """Raise SettingsError, with the remedy, if the module of an optional extra is not installed.
 
     `why` names the feature that needs it, as the beginning of a sentence, for instance `The option tiles`.
     """
     if find_spec(module) is None:
-        raise SettingsError(f'{why} needs more than the core: pip install "imagine-receiver[{extra}]"')
+        raise SettingsError(f"{why} needs more than the core: {install(extra)}", page=page)

@@ -60,7 +60,7 @@ def test_serving_without_the_engine_needs_a_shared_journal(tmp_path: Path) -> No
         assert (result.code, result.out) == (1, "")
         last = result.err.splitlines()[-1]
         assert last.startswith("Error: Without the engine inside (--no-engine, RECEIVER_ENGINE), ")
-        assert last.endswith("or set RECEIVER_DATABASE to postgresql://…")
+        assert last.endswith("or set RECEIVER_DATABASE to postgresql://… (receiver help postgres)")
 
 
 def test_taken_port(house: tuple[Path, str], tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_taken_port(house: tuple[Path, str], tmp_path: Path) -> None:
     assert (result.code, result.out) == (1, "")
     assert result.err == (
         f"Error: Nothing can listen on 127.0.0.1:{port}: Address already in use. "
-        "Choose another with --port (0 takes a free one) or --host.\n"
+        "Choose another with --port (0 takes a free one) or --host. (receiver help server)\n"
     )
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
+from receiver.extras import install
 from receiver.handlers.base import Attempt, HandlerOptions
 from receiver.handlers.registry import (
     BrokenHandler,
@@ -204,7 +205,7 @@ print(*[handler.problem for handler in describe_handlers() if handler.problem])
 build(Destination(name="hook", url="https://x.example/y"))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    remedy = 'It needs the package standardwebhooks: pip install "imagine-receiver[webhook]"'
+    remedy = f"It needs the package standardwebhooks: {install('webhook')}"
     assert done.stdout.strip() == remedy
     assert f"Destination hook: the handler webhook cannot be used. {remedy}" in done.stderr
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from receiver.bucket.options import BucketOptions, address_of, read_profile
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError, SettingsError
+from receiver.extras import install
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.registry import build, describe_handlers
 from receiver.handlers.result_files import ArchiveError
@@ -638,8 +639,8 @@ def test_wrong_options_stop_the_start(
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
-        ("obstore", 'The handler s3 needs more than the core: pip install "imagine-receiver[s3]"'),
-        ("PIL", 'The option tiles needs more than the core: pip install "imagine-receiver[images]"'),
+        ("obstore", f"The handler s3 needs more than the core: {install('s3')}"),
+        ("PIL", f"The option tiles needs more than the core: {install('images')}"),
     ],
 )
 def test_a_missing_extra_stops_the_start(monkeypatch: pytest.MonkeyPatch, module: str, sentence: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from simulators import FAST, HOOK, PROMPT, Hooks, kind, payload, request_body, running, served
 
+from receiver.extras import install
 from receiver.simulator import PROFILES, Simulator
 from receiver.simulator.prompts import scene_words, speed
 from receiver.simulator.timeline import dice, plan
@@ -383,7 +384,7 @@ def test_without_pillow() -> None:
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "pip install 'imagine-receiver[simulator]'" in done.stderr
+    assert install("simulator") in done.stderr
 
 
 def test_imports_nothing_of_receiver() -> None:

@@ -95,7 +95,8 @@ def open_all(
         if function.name in opened:
             raise SettingsError(
                 f"The destination {function.name!r} is in the settings and registered in code as well. "
-                "Give one of them another name."
+                "Give one of them another name.",
+                page="destinations",
             )
         opened[function.name] = function.destination()
         routes.append(function.route())
@@ -121,7 +122,8 @@ def check_link(name: str, handler: Handler, names: Iterable[str]) -> None:
     if wanted is not None and wanted not in others:
         raise SettingsError(
             f"Destination {name}: its option link names {wanted!r}, but the other destinations are: "
-            f"{', '.join(others) or 'none'}."
+            f"{', '.join(others) or 'none'}.",
+            page="destinations",
         )
 
 
@@ -133,7 +135,7 @@ def route_of(item: Destination) -> Route:
         *_unknown(item, "actions", "provider action", (one for one in actions if "*" not in one), ACTIONS),
     ]
     if problems:
-        raise SettingsError("\n".join(problems))
+        raise SettingsError("\n".join(problems), page="destinations")
     return Route(
         destination=item.name,
         progress=item.progress,

@@ -49,7 +49,7 @@ async def _store_of(settings: Settings, *, existing: bool, stays: bool) -> Store
             )
         return await sqlite.open_store(path, ballast=not existing, anywhere=settings.disk == "network")
     if kind == "postgres":
-        require("asyncpg", extra="postgres", why="A journal in PostgreSQL")
+        require("asyncpg", extra="postgres", why="A journal in PostgreSQL", page="postgres")
         from receiver.journal import postgres  # noqa: PLC0415 - an extra: asyncpg
 
         return await postgres.open_store(
@@ -60,11 +60,12 @@ async def _store_of(settings: Settings, *, existing: bool, stays: bool) -> Store
             migrate=settings.database_migrate and not existing,
         )
     if kind == "bucket":
-        require("obstore", extra="s3", why="A journal in a bucket")
+        require("obstore", extra="s3", why="A journal in a bucket", page="bucket")
         from receiver.journal import bucket  # noqa: PLC0415 - an extra: obstore
 
         look_seconds = bucket.LOOK_SECONDS if stays else 0.0
         return await bucket.open_store(settings.database or "", existing=existing, look_seconds=look_seconds)
     raise SettingsError(
-        "RECEIVER_DATABASE is none, and this needs a journal. Set it to sqlite:PATH, postgresql://… or s3://…"
+        "RECEIVER_DATABASE is none, and this needs a journal. Set it to sqlite:PATH, postgresql://… or s3://…",
+        page="functions",
     )

@@ -92,7 +92,9 @@ def send_sample(
     settings = settings_for(quiet=True)
     item = find_destination(settings, name)
     if type not in EVENT_TYPES:
-        raise InputError(f"There are no events of type {type[:40]!r}. There are: {', '.join(EVENT_TYPES)}.")
+        raise InputError(
+            f"There are no events of type {type[:40]!r}. There are: {', '.join(EVENT_TYPES)}.", page="words"
+        )
     others = [other.name for other in settings.resolved_destinations()]
     receipt = run(try_destination(item, type, others=others))
     if as_json:

@@ -113,14 +113,14 @@ def choice(option: str, value: str | None, choices: Sequence[C]) -> C | None:
     """Return the choice with this value, or None for None. Raise InputError for another value."""
     if value is None or value in choices:
         return cast("C | None", value)
-    raise InputError(f"{option} is one of {', '.join(choices)}, not {value!r}.")
+    raise InputError(f"{option} is one of {', '.join(choices)}, not {value!r}.", page="cli")
 
 
 def duration(option: str, text: str) -> float:
     """Return seconds from a text like `2h` or `30d`."""
     if seconds := _seconds(text):
         return seconds
-    raise InputError(f"{option} takes a length of time, for instance 30m, 2h or 30d, not {text!r}.")
+    raise InputError(f"{option} takes a length of time, for instance 30m, 2h or 30d, not {text!r}.", page="cli")
 
 
 def _seconds(text: str) -> float:

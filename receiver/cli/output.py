@@ -17,6 +17,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from receiver.errors import ReceiverError
 from receiver.telemetry import redact
 
 T = TypeVar("T")
@@ -53,11 +54,11 @@ def note(text: str) -> None:
     err.print(Text(_STEERING.sub(" ", text)))
 
 
-def print_error(error: Exception, *, traceback: bool) -> None:
+def print_error(error: ReceiverError, *, traceback: bool) -> None:
     """Print an error as a sentence, below its traceback if wanted."""
     if traceback:
         note(redact("".join(format_exception(error))))
-    note(f"Error: {redact(str(error))}")
+    note(f"Error: {redact(error.with_page)}")
 
 
 def print_json(value: Any) -> None:

@@ -22,6 +22,7 @@ from receiver.cli.process import run, settings_for
 from receiver.cli.servers import address, bind, server, stop_signal, until_stopped
 from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError
+from receiver.extras import install
 from receiver.web.admission import BodyLimits
 from receiver.web.problems import Problem, problem
 
@@ -68,7 +69,7 @@ def serve(
                     elif receiver.journal.shared:
                         await receiver.check_media_to_start()
                     else:
-                        raise SettingsError(_UNSHARED)
+                        raise SettingsError(_UNSHARED, page="postgres")
                     say(f"Receiver listens on {address(listener)}{calls}")
                     web = server(receiver.app, max_connections=settings.max_connections)
                     await until_stopped(stop, (web, listener), beside=starting, ending=receiver.stop_engine)
@@ -131,7 +132,7 @@ def simulate(
             profile=profile, speed=speed, seed=seed, key=key, faults=[name for name in faults.split(",") if name]
         )
     except ValueError as exc:
-        raise InputError(str(exc)) from exc
+        raise InputError(str(exc), page="cli") from exc
 
     async def main() -> None:
         with stop_signal() as stop, bind(host, port) as listener:
@@ -157,11 +158,11 @@ def listen(
     try:
         from receiver.handlers.webhook import check_secret, new_secret, verify  # noqa: PLC0415 - an extra
     except ImportError as exc:
-        raise InputError('`receiver listen` needs: pip install "imagine-receiver[webhook]"') from exc
+        raise InputError(f"`receiver listen` needs: {install('webhook')}", page="webhook") from exc
     try:
         secrets = [check_secret(item) for item in secret or [new_secret()]]
     except ValueError as exc:
-        raise InputError(f"--secret is wrong: {exc}") from exc
+        raise InputError(f"--secret is wrong: {exc}", page="webhook") from exc
     settings_for(quiet=True)
     reply = Response(None, answer, {} if retry_after is None else {"Retry-After": str(retry_after)})
     app = webhook_app(partial(verify, secrets), reply, partial(_show, as_json=as_json))

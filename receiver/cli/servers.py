@@ -52,7 +52,9 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as exc:
         reason = (exc.strerror or str(exc)).partition(" (while")[0]  # Python repeats the address there
         raise SettingsError(
-            f"Nothing can listen on {host}:{port}: {reason}. Choose another with --port (0 takes a free one) or --host."
+            f"Nothing can listen on {host}:{port}: {reason}. "
+            "Choose another with --port (0 takes a free one) or --host.",
+            page="server",
         ) from exc
     # Connections inherit it. Without it each answer waits 40 ms for a delayed ACK. uvloop always sets it, asyncio's own
     # loop only for sockets made with the protocol's number.

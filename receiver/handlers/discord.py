@@ -23,6 +23,7 @@ from pydantic import Field, SecretStr, field_validator
 from receiver import pictures
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
+from receiver.extras import install
 from receiver.handlers import posts
 from receiver.handlers.answers import by_proxy, call, chat_client
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater, StoredMedia
@@ -329,5 +330,5 @@ async def _file(attempt: Attempt, item: StoredMedia, limit: int) -> tuple[_File 
         return jpeg, f"Shown as a JPEG; the original has {size}."
     problem = f"A file of {size} is larger than the {limit / 1e6:.1f} MB Discord takes here."
     if media.type.startswith("image/") and not pictures.AVAILABLE:
-        problem += ' With pip install "imagine-receiver[images]", a JPEG is sent in its place.'
+        problem += f" With the extra images ({install('images')}), a JPEG is sent in its place."
     return None, problem

@@ -19,6 +19,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from receiver.errors import SettingsError
+from receiver.extras import DISTRIBUTION, install
 from receiver.handlers.base import Guarantee, Handler, HandlerOptions
 from receiver.settings import Destination
 from receiver.settings.kinds import KnownAs
@@ -26,7 +27,9 @@ from receiver.settings.load import nearest, reason
 from receiver.telemetry import learn, redact
 
 GROUP = "receiver.handlers"
-_DISTRIBUTION = "imagine-receiver"
+OURS = ("chat", "command", "discord", "file", "s3", "slack", "webhook")
+"""The built-in handlers. Each has a page in the handbook."""
+
 _OTHER_NAMES = {"http": "webhook", "https": "webhook", "gs": "s3", "az": "s3"}
 """Names of our handlers by schemes that differ from them, for handlers that cannot be loaded."""
 
@@ -93,7 +96,7 @@ def load_handlers(entries: Iterable[EntryPoint] | None = None) -> dict[str, Hand
     """Return all installed handlers by name. Of two with one name, ours wins, else the first."""
 
     def ours(entry: EntryPoint) -> bool:
-        return entry.dist is not None and entry.dist.name == _DISTRIBUTION
+        return entry.dist is not None and entry.dist.name == DISTRIBUTION
 
     found = entry_points(group=GROUP) if entries is None else entries
     registry: dict[str, HandlerClass | BrokenHandler] = {}
@@ -113,7 +116,8 @@ def _load(entry: EntryPoint) -> HandlerClass | BrokenHandler:
         # Our extras have the names of the handlers that need them.
         extras = (entry.dist.metadata.get_all("Provides-Extra") if entry.dist is not None else None) or ()
         if isinstance(exc, ModuleNotFoundError) and entry.dist is not None and entry.name in extras:
-            problem = f'It needs the package {exc.name}: pip install "{entry.dist.name}[{entry.name}]"'
+            remedy = install(entry.name, entry.dist.name)
+            problem = f"It needs the package {exc.name}: {remedy}"
     else:
         if (wrong := contract_problem(plugin, entry.name)) is None:
             return plugin  # type: ignore[no-any-return] # it has been checked
@@ -149,14 +153,14 @@ def build(destination: Destination, registry: Registry | None = None) -> Handler
     if plugin is None:
         raise _wrong(destination, f"there is no handler called {name}. {_guessed(name, registry)}")
     if isinstance(plugin, BrokenHandler):
-        raise _wrong(destination, f"the handler {name} cannot be used. {plugin.problem}")
+        raise _wrong(destination, f"the handler {name} cannot be used. {plugin.problem}", name)
     options = _options(plugin, destination)
     try:
         return plugin(options)
     except SettingsError as exc:
-        raise _wrong(destination, str(exc)) from exc
+        raise _wrong(destination, str(exc), name) from exc
     except Exception as exc:
-        raise _wrong(destination, f"the handler {plugin.name} could not be set up: {in_words(exc)}") from exc
+        raise _wrong(destination, f"the handler {plugin.name} could not be set up: {in_words(exc)}", name) from exc
 
 
 def _by_scheme(destination: Destination, registry: Registry) -> str:
@@ -181,7 +185,8 @@ def _options(plugin: HandlerClass, destination: Destination) -> HandlerOptions:
     try:
         from_url = plugin.options_from_url(destination.url) if destination.url is not None else {}
     except (ValueError, SettingsError) as exc:
-        raise _wrong(destination, f"its url cannot be used: {redact(str(exc))}") from exc
+        problem = f"its url cannot be used: {redact(str(exc))}"
+        raise _wrong(destination, problem, plugin.name) from exc
     from_variables = {
         name: destination.variables[marker.name]
         for name, field in plugin.Options.model_fields.items()
@@ -192,7 +197,8 @@ def _options(plugin: HandlerClass, destination: Destination) -> HandlerOptions:
         options = plugin.Options.model_validate({**from_variables, **from_url, **destination.options})
     except ValidationError as exc:
         problems = [_sentence(plugin, error) for error in exc.errors(include_url=False)]
-        raise SettingsError("\n".join(str(_wrong(destination, problem)) for problem in problems)) from None
+        wrong = [_wrong(destination, problem, plugin.name) for problem in problems]
+        raise SettingsError("\n".join(map(str, wrong)), page=wrong[0].page) from None
     learn(value.get_secret_value() for _, value in options if isinstance(value, SecretStr))
     return options
 
@@ -211,8 +217,10 @@ def _sentence(plugin: HandlerClass, error: ErrorDetails) -> str:
     return f"{option} is missing.{meaning}" if error["type"] == "missing" else f"{option} is wrong: {problem}.{meaning}"
 
 
-def _wrong(destination: Destination, problem: str) -> SettingsError:
-    return SettingsError(f"Destination {destination.name}: {problem}")
+def _wrong(destination: Destination, problem: str, plugin: str = "") -> SettingsError:
+    """Return the error of a destination, with the page of its handler if it is one of ours."""
+    page = plugin if plugin in OURS else "destinations"
+    return SettingsError(f"Destination {destination.name}: {problem}", page=page)
 
 
 def in_words(exc: BaseException) -> str:

@@ -484,10 +484,11 @@ def open_store(where: str | Path, *, cache: Path, cache_bytes: int = 2**30) -> S
         return MediaStore(Path(where))
     if scheme not in ("s3", "gs", "az"):
         raise SettingsError(
-            f"{SETTING}: there are no pictures at {scheme}://; it is a folder, or s3://, gs:// or az://."
+            f"{SETTING}: there are no pictures at {scheme}://; it is a folder, or s3://, gs:// or az://.",
+            page="bucket",
         )
     try:
         options, folder = read_url(str(where))
     except SettingsError as exc:
-        raise SettingsError(f"{SETTING}: {exc}") from exc
+        raise SettingsError(f"{SETTING}: {exc}", page="bucket") from exc
     return BucketStore(options, folder, Cache(cache, cache_bytes))

@@ -22,6 +22,7 @@ import structlog
 
 from receiver.disk import in_thread
 from receiver.errors import MediaError
+from receiver.extras import install
 
 AVAILABLE = find_spec("PIL") is not None
 """True if the extra `images` is installed."""
@@ -68,7 +69,7 @@ async def thumbnail(path: Path) -> bytes:
 @asynccontextmanager
 async def _results(operation: str, path: Path, *numbers: int) -> AsyncIterator[Iterator[bytes]]:
     if not AVAILABLE:
-        raise MediaError('To decode pictures, Pillow is needed: pip install "imagine-receiver[images]"', permanent=True)
+        raise MediaError(f"To decode pictures, Pillow is needed: {install('images')}", permanent=True)
     places = _places.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
     # The file has no name, so that nothing is left of it wherever we end. Where the picture is we can write.
     with await in_thread(lambda: tempfile.TemporaryFile(dir=path.parent)) as file:

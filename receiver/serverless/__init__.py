@@ -72,7 +72,8 @@ def asgi(*, budget: float = BUDGET, limit: float = LIMIT, **settings: Any) -> Ap
     if not found.keys and found.database_kind != "sqlite":
         raise SettingsError(
             "RECEIVER_KEYS is not set, and a key made here would vanish with this instance. Make one with "
-            "`openssl rand -hex 32`, and set it also where tasks are submitted."
+            "`openssl rand -hex 32`, and set it also where tasks are submitted.",
+            page="functions",
         )
     learn(found.secret_values())
     return Application(found, budget=budget, limit=limit)
@@ -90,7 +91,7 @@ def aws(*, budget: float = BUDGET, **settings: Any) -> tuple[Handler, Handler]:
     Raises:
         SettingsError: a setting is wrong, or the extra `aws` is not installed.
     """
-    require("mangum", extra="aws", why="AWS Lambda")
+    require("mangum", extra="aws", why="AWS Lambda", page="lambda")
     from mangum import Mangum  # noqa: PLC0415 - an optional extra
 
     logging.getLogger("mangum").setLevel(logging.WARNING)  # it logs paths, which hold tokens

@@ -38,7 +38,8 @@ def require_provider_key(settings: Settings) -> str:
     if settings.provider_key is None:
         raise SettingsError(
             "COMETAPI_KEY is not set, so nothing can be sent to the provider. "
-            "Get a key at https://api.cometapi.com/console/token and set COMETAPI_KEY to it."
+            "Get a key at https://api.cometapi.com/console/token and set COMETAPI_KEY to it.",
+            page="submit",
         )
     return settings.provider_key.get_secret_value()
 
@@ -55,7 +56,7 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
     path = settings.data / "keys"
     platform = ephemeral_platform(settings)
     if platform is not None:
-        raise SettingsError(_keys_problem(settings, platform))
+        raise SettingsError(_keys_problem(settings, platform), page="callbacks")
     if settings.database_kind != "sqlite":
         database = settings.sources["database"].removeprefix("environment ")
         remedy = (
@@ -66,7 +67,8 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
         )
         raise SettingsError(
             f"RECEIVER_KEYS is not set. All processes on the database that {database} names sign and verify with the "
-            f"same keys, on any machine, so none is made here. {remedy}"
+            f"same keys, on any machine, so none is made here. {remedy}",
+            page="postgres",
         )
     try:
         if not path.exists():
@@ -75,7 +77,8 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
     except OSError as exc:
         raise SettingsError(
             f"The signing key in {path} cannot be read or made: {exc.strerror}. "
-            "Set RECEIVER_DATA to a folder this user may write, or set RECEIVER_KEYS."
+            "Set RECEIVER_DATA to a folder this user may write, or set RECEIVER_KEYS.",
+            page="callbacks",
         ) from exc
 
 
@@ -83,7 +86,8 @@ def _checked(keys: tuple[str, ...], written: str, remedy: str) -> tuple[str, ...
     for number, key in enumerate(keys, start=1):
         size = len(key.encode())
         if size < MIN_KEY_BYTES:
-            raise SettingsError(f"Key {number} in {written} has {size} bytes and needs {MIN_KEY_BYTES}. {remedy}")
+            problem = f"Key {number} in {written} has {size} bytes and needs {MIN_KEY_BYTES}. {remedy}"
+            raise SettingsError(problem, page="callbacks")
     return keys
 
 
@@ -92,9 +96,9 @@ def _read_keys(path: Path) -> tuple[str, ...]:
     try:
         keys = tuple(path.read_text(encoding="utf-8").split())
     except UnicodeDecodeError as exc:
-        raise SettingsError(f"{path} is not text. {remedy}") from exc
+        raise SettingsError(f"{path} is not text. {remedy}", page="callbacks") from exc
     if not keys:
-        raise SettingsError(f"{path} holds no key. {remedy}")
+        raise SettingsError(f"{path} holds no key. {remedy}", page="callbacks")
     return _checked(keys, str(path), remedy)
 
 
@@ -192,7 +196,7 @@ def check_platform(settings: Settings, *, functions: bool = False) -> None:
             "Name one that lasts, for instance RECEIVER_TO=s3://BUCKET/FOLDER, or slack://CHANNEL"
         )
     if problems:
-        raise SettingsError("\n".join(problems))
+        raise SettingsError("\n".join(problems), page="server")
 
 
 def _keys_problem(settings: Settings, platform: Platform) -> str:

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from receiver.errors import SettingsError
 from receiver.settings.checks import platform_variables
 from receiver.settings.kinds import Kind, KnownAs
-from receiver.settings.model import HANDLER_VARIABLES, Destination, Settings
+from receiver.settings.model import HANDLER_VARIABLES, PAGES, Destination, Settings
 
 PREFIX = "RECEIVER_"
 FILE = "receiver.toml"
@@ -82,6 +82,7 @@ class _Layers:
     written: dict[Location, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    pages: set[str] = field(default_factory=set)  # of the handbook, about the settings that failed validation
 
     def put(self, path: Location, value: Any, *, written: str, source: str, expanding: bool = False) -> None:
         """Set one value over that of a weaker layer, with its `$VAR`s replaced if `expanding`."""
@@ -187,11 +188,13 @@ class _Layers:
         except ValidationError as exc:
             self.problems += [self._sentence(error) for error in exc.errors(include_url=False)]
         if self.problems:
-            raise SettingsError("\n".join(dict.fromkeys(self.problems)))
+            page = self.pages.pop() if len(self.pages) == len(self.problems) == 1 else ""
+            raise SettingsError("\n".join(dict.fromkeys(self.problems)), page=page)
         return settings
 
     def _sentence(self, error: ErrorDetails) -> str:
         path = tuple(str(part) for part in error["loc"])
+        self.pages.add(PAGES.get(path[0], "settings"))
         prefixes = [path[:length] for length in range(len(path), 0, -1)]
         name = next((self.written[prefix] for prefix in prefixes if prefix in self.written), ".".join(path))
         model: type[BaseModel] = Destination if len(path) > 2 else Settings

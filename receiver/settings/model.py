@@ -34,6 +34,20 @@ HANDLER_VARIABLES = ("SLACK_BOT_TOKEN", "DISCORD_WEBHOOK_URL")
 _SECRET_WORDS = ("token", "secret", "password", "key", "webhook", "authorization")
 
 
+PAGES = {
+    **dict.fromkeys(("public_url",), "proxy"),
+    **dict.fromkeys(("keys", "token_max_age", "confirm_within", "media_hosts"), "callbacks"),
+    **dict.fromkeys(("to", "destinations"), "destinations"),
+    **dict.fromkeys(("database", "engine"), "postgres"),
+    **dict.fromkeys(("media", "media_cache", "media_cache_bytes"), "bucket"),
+    **dict.fromkeys(("keep_callbacks", "keep_media", "keep_submissions"), "operate"),
+    **dict.fromkeys(("disk", "host", "port", "max_connections"), "server"),
+    "api_tokens": "http",
+    "cron_secret": "functions",
+}
+"""Setting → page of the handbook about it. Others are on `settings` alone."""
+
+
 class Destination(BaseModel):
     """One configured use of a handler. `options` is the rest of its table, which the handler's own model checks."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from receiver.extras import install
 from receiver.simulator import prompts, submits
 from receiver.simulator.tasks import Task
 from receiver.simulator.works import Extended, Picture, Repainted, Scene
@@ -19,7 +20,7 @@ try:
 
     from receiver.simulator import scenes
 except ImportError as exc:
-    raise ImportError("The simulator draws pictures with Pillow: pip install 'imagine-receiver[simulator]'") from exc
+    raise ImportError(f"The simulator draws pictures with Pillow: {install('simulator')}") from exc
 
 _NO_PICTURE = (OSError, ValueError, Image.DecompressionBombError)
 _GREY = (210, 214, 222)

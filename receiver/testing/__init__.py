@@ -16,7 +16,7 @@ Without pytest, or to choose what goes wrong::
         client = MyClient(base_url=provider.url)
 
 The names of faults and profiles are in `receiver.simulator.FAULTS` and `PROFILES`. `receiver simulate --help`
-explains them. Pictures are drawn with Pillow: ``pip install 'imagine-receiver[simulator]'``.
+explains them. Pictures are drawn with Pillow, of the extra `simulator`.
 
 A handler: `check_handler` delivers to it with every fault of a bad day, and `make_attempt` makes its argument::
 

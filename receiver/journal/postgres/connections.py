@@ -20,11 +20,12 @@ import msgspec
 import structlog
 
 from receiver.errors import JournalError
+from receiver.extras import install
 
 try:  # the only import of asyncpg, which is an extra
     import asyncpg as asyncpg  # type: ignore[import-untyped]  # noqa: PLC0414 - for the modules beside this one
 except ImportError as exc:  # pragma: no cover - the tests have it
-    raise ImportError("A journal on PostgreSQL needs asyncpg: pip install 'imagine-receiver[postgres]'") from exc
+    raise ImportError(f"A journal on PostgreSQL needs asyncpg: {install('postgres')}") from exc
 
 Connection: TypeAlias = Any  # asyncpg.Connection, which has no types
 ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)

@@ -105,7 +105,7 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True):
 
 class ProblemRecord(msgspec.Struct, frozen=True, kw_only=True):
     """An error (RFC 9457). `detail` is a sentence for a person. `outcome` names the reason if the provider refused.
-    `submission` is the one it concerns."""
+    `submission` is the one it concerns. `help` is the command that shows the page of the handbook about it."""
 
     type: str
     title: str
@@ -113,6 +113,7 @@ class ProblemRecord(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     outcome: str | UnsetType = UNSET
     submission: str | UnsetType = UNSET
+    help: str | UnsetType = UNSET
 
 
 def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = None) -> SubmissionRecord:
@@ -174,12 +175,14 @@ def json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 def problem_of(exc: ReceiverError, submission_id: str | None = None) -> Problem:
     """Return the problem for an error of an endpoint. An unknown kind of error is raised again."""
     members: dict[str, str] = {} if submission_id is None else {"submission": submission_id}
+    if exc.page:
+        members["help"] = f"receiver help {exc.page}"
     if isinstance(exc, Refused):
         status = 502 if exc.outcome in PROVIDER_FAULTS else 503 if exc.retry else 422
         headers = {"Retry-After": str(int(exc.retry_after or 5))} if status == 503 else {}
         return Problem(status, clean(str(exc)), headers, members={"outcome": exc.outcome, **members})
     if isinstance(exc, Conflict):
-        return Problem(409, "That Idempotency-Key was used with another request.", cause=str(exc))
+        return Problem(409, "That Idempotency-Key was used with another request.", cause=str(exc), members=members)
     if isinstance(exc, InputError | NotFound):
         status = 404 if isinstance(exc, NotFound) else 422
         return Problem(status, clean(_SHELL.sub("", str(exc))), members=members)
