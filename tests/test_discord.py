@@ -331,6 +331,7 @@ def test_the_seconds_of_a_rate_limit(
         PlainTextResponse("bad gateway", status_code=502),
         JSONResponse([]),
         JSONResponse({"id": ""}),
+        JSONResponse({"code": 40333, "message": "internal network error"}, status_code=403),
         HTMLResponse("<html><title>Sign in</title></html>", status_code=403),
         HTMLResponse("<!DOCTYPE html>404", status_code=404),
         PlainTextResponse("404 page not found", status_code=404),

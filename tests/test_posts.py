@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 
 from receiver.deliveries import Receipt
 from receiver.events import EVENT_TYPES, EventType
-from receiver.handlers.posts import Post, clean, cut, linked, post_of
+from receiver.handlers.posts import Post, advice_on, clean, cut, linked, post_of
 from receiver.tasks import Button
 from receiver.testing import make_attempt, make_event
 
@@ -23,6 +24,63 @@ def test_every_event_has_a_title_and_says_the_prompt(type: EventType, tmp_path: 
     assert post.title
     assert attempt.event.prompt in post.body
     assert bool(post.advice) == (type in ("task.failed", "task.lost", "task.input_required"))
+
+
+REWORD, CORRECT, TOP_UP = "reword it", "Correct what begins with --", "Top up"
+CHECK, BUSY, TIME, NOTHING = "everybody can open the pictures", "is busy", "ran out of time", ""
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("Banned prompt detected", REWORD),
+        ("可能包含敏感词", REWORD),
+        ("Request cancelled due to output filters", REWORD),
+        ("Sorry! Our AI moderators feel your prompt might be against our community standards.", REWORD),
+        ("Image denied", REWORD),
+        ("Invalid parameter: Unrecognized parameter(s): `--link`", CORRECT),
+        ("Invalid value for `--timeout`", CORRECT),
+        ("无效参数", CORRECT),
+        ("Invalid link", CHECK),
+        ("Could not validate the image link", CHECK),
+        ("Failed to download your picture: timed out", CHECK),
+        ("任务超时", TIME),
+        ("上游任务超时（超过1小时）", TIME),
+        ("task timeout", TIME),
+        ("Timed out", TIME),
+        ("quota_not_enough", TOP_UP),
+        ("Insufficient account balance", TOP_UP),
+        ("You have run out of hours", TOP_UP),
+        ("Subscription required", TOP_UP),
+        ("Queue full", BUSY),
+        ("concurrent limit 并发数已达上限", BUSY),
+        # A word alone is no meaning.
+        ("Your account is blocked", NOTHING),
+        ("The moderation service is down", NOTHING),
+        ("Sorry! Could not complete the job!", NOTHING),
+        ("The image server has a bad day", NOTHING),
+        ("Give credit where credit is due", NOTHING),
+        ("The balance of powers failed", NOTHING),
+        ("取消任务", NOTHING),
+        ("The link between us is broken", NOTHING),
+        ('Internal error at "banned prompt detected"', NOTHING),
+        ("Internal error at a sign that says queue full", NOTHING),
+        ("", NOTHING),
+    ],
+)
+def test_advice_is_by_the_meaning_of_a_reason(reason: str, advice: str) -> None:
+    """Not by a word in it, nor by what it repeats of the prompt. An unknown reason gets none."""
+    found = advice_on(reason, "a sign that says queue full")
+    assert advice in found
+    assert bool(found) == bool(advice)
+
+
+def test_advice_is_found_in_time_in_any_text() -> None:
+    """The longest hostile reasons take no more than a moment."""
+    for part in ("quota ", "could not get a ", '"', "“", "violates a b c ", "!", "task ", "exceeded your", "w"):
+        started = time.process_time()
+        advice_on(part * (64_000 // len(part)), "")
+        assert time.process_time() - started < 1.0
 
 
 def test_a_late_success_says_so(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ _NEW = "Make a new one (channel settings, Integrations, Webhooks), and set DISCO
 UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, UNKNOWN_WEBHOOK, INVALID_TOKEN = 10003, 10008, 10015, 50027
 """Discord's JSON error codes (docs.discord.com/developers/topics/opcodes-and-status-codes)."""
 THREAD_ARCHIVED, INVALID_FORM, THREAD_WANTED = 50083, 50035, 220001
+_NO_MEANING = frozenset({0, 50001, 50013})
+"""Codes that leave it to the HTTP status: none, no access, no permission."""
 _FILE_REFUSED = frozenset({20009, 40005, 50045, 50046})
 """Codes about a file: explicit, request too large, file too large, file invalid."""
 _REMEMBERED = 1000
@@ -132,8 +134,8 @@ class DiscordError(posts.ChatError):
         self.code = code
         self.about_file = status == 413 or code in _FILE_REFUSED
         if not proxy:
-            gone = f"the webhook does not work. {_NEW}" if status in (401, 403, 404) else None
-            self.remedy = _REMEDIES.get(code, gone)
+            dead = status in (401, 403, 404) and code in _NO_MEANING
+            self.remedy = _REMEDIES.get(code) or (f"the webhook does not work. {_NEW}" if dead else None)
 
 
 class DiscordHandler:
