@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.app import open_runtime
+from receiver.app import open_runtime, web_app
 from receiver.cli.process import run
 from receiver.cli.servers import bind, server, stop_signal, until_stopped
 from receiver.clock import Clock
@@ -132,7 +132,7 @@ async def opened(options: argparse.Namespace) -> AsyncIterator[Starlette]:
         write_targets(options, receiver.tokens, rows)
         if options.kind in ("engine", "latency"):
             await receiver.start_engine("serve")
-        yield receiver.app
+        yield web_app(receiver)
 
 
 def plug_in(folder: Path) -> None:

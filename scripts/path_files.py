@@ -27,9 +27,10 @@ from typing import Any
 import httpx
 from bench_server import KEY, submissions
 from postgres_server import Server
+from starlette.types import ASGIApp
 
 import receiver
-from receiver.app import Runtime, open_runtime
+from receiver.app import Runtime, open_runtime, web_app
 from receiver.app.functions import Function
 from receiver.deliveries import Receipt
 from receiver.engine.attempts import OpenDestination
@@ -100,9 +101,10 @@ async def measure(folder: Path, database: str | None) -> dict[str, set[str]]:
     try:
         async with opened(folder, database) as (runtime, row):
             await runtime.journal.register({NAME: NAME})
-            await call_back(runtime, row, 10)
+            app = web_app(runtime)
+            await call_back(app, runtime, row, 10)
             with recorder.recording() as callback:
-                await call_back(runtime, row, 20)
+                await call_back(app, runtime, row, 20)
             runtime.dispatcher.owner = "path"
             with recorder.recording() as dispatch:
                 started = await runtime.dispatcher.dispatch_once()
@@ -133,10 +135,10 @@ async def opened(folder: Path, database: str | None) -> AsyncIterator[tuple[Runt
         yield runtime, await runtime.journal.add(submissions(1)[0])
 
 
-async def call_back(runtime: Runtime, row: Submission, percent: int) -> None:
+async def call_back(app: ASGIApp, runtime: Runtime, row: Submission, percent: int) -> None:
     state = runtime.tokens.state_token(row.id)
     task = {"id": row.task_id, "state": state, "status": "IN_PROGRESS", "progress": f"{percent}%"}
-    transport = httpx.ASGITransport(runtime.app)
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://path") as http:
         answer = await http.post(f"/callbacks/{runtime.tokens.url_token(row.id)}", json=task)
     assert answer.status_code == 200, answer.text

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from receiver.app import Runtime, open_runtime
+from receiver.app import Runtime, open_runtime, web_app
 from receiver.cli.servers import address, bind, server
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Refused
@@ -103,7 +103,7 @@ async def world(
         async with (
             served(simulator.app, provider_socket),
             open_runtime(chosen, clock=Clock(speed)) as receiver,
-            served(receiver.app, own_socket),
+            served(web_app(receiver), own_socket),
         ):
             await receiver.start_engine("serve")
             yield World(simulator, receiver, folder / "outputs", address(own_socket))

@@ -20,7 +20,7 @@ from engine import PNG, Recording, destination, engine, logged, until
 from flows import world
 from servers import Result, receiver, serving
 
-from receiver.app import open_runtime
+from receiver.app import open_runtime, web_app
 from receiver.bucket import BucketOptions
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
@@ -538,7 +538,11 @@ async def test_a_store_that_is_away_keeps_nobody_from_starting(tmp_path: Path, m
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s" * 20)
     away = Settings(provider_key="s" * 20, data=tmp_path, media="s3://acme/a?endpoint=http://127.0.0.1:9")
-    async with open_runtime(away) as runtime, serving(runtime.app) as url, httpx.AsyncClient(base_url=url) as client:
+    async with (
+        open_runtime(away) as runtime,
+        serving(web_app(runtime)) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
         with logged() as lines:
             await runtime.start_engine("serve")
         assert [line["problem"] for line in lines if line["event"] == "media.away"] == [

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
 
-from receiver.app import Runtime, journal_of, open_runtime
+from receiver.app import Runtime, journal_of, open_runtime, web_app
 from receiver.app.container import RetryOutage
 from receiver.cli.session import report, until_settled
 from receiver.cli.submit import submit_one
@@ -521,7 +521,7 @@ async def test_watching_nothing_is_told(tmp_path: Path) -> None:
 
 
 def client(receiver: Runtime) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(receiver.app), base_url="http://receiver")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(web_app(receiver)), base_url="http://receiver")
 
 
 async def test_readiness_is_checked_and_reasoned(tmp_path: Path) -> None:

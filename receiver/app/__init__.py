@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from receiver.app.receiver import Receiver
     from receiver.app.stateless import open_stateless_receive, open_stateless_submit, stateless_app
     from receiver.app.test_delivery import find_destination, try_destination
+    from receiver.app.web import page_key, web_app
 
 __all__ = [
     "Copied",
@@ -30,11 +31,13 @@ __all__ = [
     "open_runtime",
     "open_stateless_receive",
     "open_stateless_submit",
+    "page_key",
     "replay_of",
     "retention_of",
     "stateless_app",
     "store_of",
     "try_destination",
+    "web_app",
 ]
 _PLACES = {
     "container": ("Runtime", "keep_of", "replay_of", "retention_of", "store_of"),
@@ -45,6 +48,7 @@ _PLACES = {
     "receiver": ("Receiver",),
     "stateless": ("open_stateless_receive", "open_stateless_submit", "stateless_app"),
     "test_delivery": ("find_destination", "try_destination"),
+    "web": ("page_key", "web_app"),
 }
 
 

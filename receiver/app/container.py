@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from functools import cached_property
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import structlog
-from starlette.applications import Starlette
 
 from receiver.app.functions import FunctionHandler
 from receiver.clock import Clock
@@ -31,10 +29,6 @@ from receiver.settings import Settings, ensure_keys, require_provider_key
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
 from receiver.web.admission import Admission
-from receiver.web.api import Api
-from receiver.web.app import create_app
-from receiver.web.callbacks import Callbacks
-from receiver.web.health import Readyz
 
 log = structlog.get_logger("receiver.engine")
 
@@ -96,7 +90,7 @@ class Runtime:
         self.destinations = destinations
         self.clock = clock
         self.retry_outage = RetryOutage(clock)
-        self._settings = settings
+        self.settings = settings
         self._becoming: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self.tokens = Tokens(ensure_keys(settings), max_age=settings.token_max_age, clock=clock)
@@ -109,7 +103,7 @@ class Runtime:
             deadline_ms=int(settings.deadline * 1000),
             steady=steady,
         )
-        self._function = function
+        self.function = function
         self.intake = Intake(journal, policy=self._policy, routes=routes, clock=clock)
         # In a function nothing may run after the answer, so there is no probe.
         self.admission = Admission(None if function else journal.check)
@@ -152,8 +146,8 @@ class Runtime:
             journal=self.journal,
             troubles=troubles,
             clock=self.clock,
-            public_url=self._settings.public_url,
-            poll_seconds=self._settings.poll_interval,
+            public_url=self.settings.public_url,
+            poll_seconds=self.settings.poll_interval,
         )
         return Engine(
             journal=self.journal,
@@ -167,7 +161,7 @@ class Runtime:
                 "reconcile": reconciler.reconcile_once,
                 "archive": archiver.archive_once,
                 "callbacks": callback_health.check_once,
-                "purge": retention_of(self._settings, self.journal, self.clock, store=self.store).sweep_once,
+                "purge": retention_of(self.settings, self.journal, self.clock, store=self.store).sweep_once,
             },
             destinations={
                 name: str(getattr(item.handler, "name", None) or type(item.handler).__name__)
@@ -175,39 +169,9 @@ class Runtime:
             },
             clock=self.clock,
             exit_on_stall=exit_on_stall,
-            function=self._function,
+            function=self.function,
             poll_ms=self._policy.poll_ms,
         )
-
-    @cached_property
-    def app(self) -> Starlette:
-        """The web application: callbacks and health, and the API if the settings have tokens for it."""
-        callbacks = Callbacks(intake=self.intake, tokens=self.tokens, admission=self.admission)
-        media = {"media": self.check_media}
-        checks = {
-            "journal": self.journal.check,
-            "disk": self.journal.check_space,
-            **({} if self.store.remote else media),
-            "engine": self.engine.check,  # without effect if other processes are the engines
-        }
-        notes = {
-            **(media if self.store.remote else {}),  # callbacks are accepted without it, too
-            **({"engines": self._check_engines} if self.journal.shared and not self._function else {}),
-        }
-        api = None
-        if self._settings.api_tokens:
-            api = Api(
-                tokens={name: secret.get_secret_value() for name, secret in self._settings.api_tokens.items()},
-                submissions=self.submissions,
-                journal=self.journal,
-                provider=self.provider,
-                store=self.store,
-                clock=self.clock,
-                watch=self.watch,
-                admission=self.admission,
-                max_connections=self._settings.max_connections,
-            )
-        return create_app(callbacks=callbacks, readyz=Readyz(checks, notes=notes), api=api)
 
     async def check_media(self) -> None:
         """Raise MediaError if the media store cannot be used, or differs from that of the engines."""
@@ -225,7 +189,8 @@ class Runtime:
                 raise
             log.error("media.away", store=self.store.place, problem=str(exc))
 
-    async def _check_engines(self) -> None:
+    async def check_engines(self) -> None:
+        """Raise EngineStopped if no engine runs on this journal."""
         if not await self.journal.engines():
             raise EngineStopped(
                 "No engine runs: callbacks are accepted, but nothing is polled or delivered until one starts "

@@ -18,6 +18,7 @@ from receiver.app.factory import open_runtime
 from receiver.app.functions import Function, OnEvent, check_function, check_registration
 from receiver.app.handle import TaskHandle, send
 from receiver.app.requests import Requests, SubmitOptions, to_options
+from receiver.app.web import web_app
 from receiver.clock import Clock
 from receiver.deliveries import DeliveryStatus
 from receiver.errors import InputError, NotStarted, PayloadError
@@ -76,7 +77,8 @@ class Receiver(Requests):
         self._functions: dict[str, Function] = {}
         self._stack: AsyncExitStack | None = None
         self._runtime: Runtime | None = None
-        self.app: Starlette = create_mountable(lambda: self._started().app, self.lifespan)
+        self._web_app: Starlette | None = None
+        self.app: Starlette = create_mountable(self._web, self.lifespan)
         """The web application, to be mounted or served by itself: callbacks, health, and the API."""
 
     # Start and end
@@ -323,6 +325,12 @@ class Receiver(Requests):
         runtime = self._started()
         row = await runtime.submissions.prepare(request, to_options(options, request))
         return TaskHandle(self._started, await send(runtime, row))
+
+    def _web(self) -> Starlette:
+        runtime = self._started()
+        if self._web_app is None:
+            self._web_app = web_app(runtime)
+        return self._web_app
 
     def _started(self) -> Runtime:
         if self._runtime is None:

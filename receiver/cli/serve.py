@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
+from ipaddress import ip_address
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.app import Runtime, open_runtime
+from receiver.app import Runtime, open_runtime, page_key, web_app
 from receiver.cli.options import optional
 from receiver.cli.output import note, one_line, print_json, say
 from receiver.cli.process import run, settings_for
@@ -71,7 +72,10 @@ def serve(
                     else:
                         raise SettingsError(_UNSHARED, page="postgres")
                     say(f"Receiver listens on {address(listener)}{calls}")
-                    web = server(receiver.app, max_connections=settings.max_connections)
+                    local = settings.page and ip_address(listener.getsockname()[0]).is_loopback
+                    if local:
+                        say(f"Pictures and deliveries: {address(listener)}/login?key={page_key(receiver)}")
+                    web = server(web_app(receiver, local=local), max_connections=settings.max_connections)
                     await until_stopped(stop, (web, listener), beside=starting, ending=receiver.stop_engine)
 
     run(main())

@@ -200,6 +200,18 @@ class Work:
     parent: Receipt | None
 
 
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """An action of a user of the page, for instance `erased`.
+
+    `at_ms` is in epoch milliseconds, `subject` a prompt or an id.
+    """
+
+    at_ms: int
+    user: str
+    what: str
+    subject: str
+
+
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     """An outside fault that needs an operator. It loses no result.
 

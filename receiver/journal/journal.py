@@ -13,7 +13,7 @@ from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliverySta
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal import transitions
-from receiver.journal.document import Changed, Decide, Document, Trouble, Work, is_settled, replace
+from receiver.journal.document import Action, Changed, Decide, Document, Trouble, Work, is_settled, replace
 from receiver.journal.lookup import Listed, row_of
 from receiver.journal.membership import EngineRecord, membership_of
 from receiver.journal.selection import ALL, Batch, Kind, Leftover, Order, Replayed, Selection
@@ -27,6 +27,7 @@ STEP = 25
 """Submissions that one step of a purge deletes."""
 HEALTH_SECONDS = 0.5
 """A claim knows pauses of other processes at most so much later."""
+MAX_ACTIONS = 500
 PROBE_MS = 60_000
 """Milliseconds after which a claim of a probe is taken for one of a process that has ended."""
 
@@ -51,6 +52,7 @@ class Journal:
             store, "destinations", dict[str, DestinationRecord], {}
         )
         self._troubles: Shared[dict[str, Trouble]] = Shared(store, "troubles", dict[str, Trouble], {})
+        self._actions: Shared[list[Action]] = Shared(store, "actions", list[Action], [])
 
     @property
     def shared(self) -> bool:
@@ -490,6 +492,16 @@ class Journal:
     async def clear(self, name: str) -> None:
         """Forget a trouble that is over."""
         await self._troubles.update(lambda known: {key: item for key, item in known.items() if key != name})
+
+    # Actions of people
+
+    async def actions(self) -> list[Action]:
+        """Return the last actions at the page, the newest first."""
+        return (await self._actions.read())[::-1]
+
+    async def note_action(self, action: Action) -> None:
+        """Journal an action. The last `MAX_ACTIONS` are kept."""
+        await self._actions.update(lambda known: [*known[1 - MAX_ACTIONS :], action])
 
     # Replay
 

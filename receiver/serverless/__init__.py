@@ -213,7 +213,7 @@ class Application:
                 item.progress or {"task.accepted", "task.progressed"} & set(item.events)
                 for item in settings.resolved_destinations()
             )
-            self._app = opened.app
+            self._app = runtime.web_app(opened)
             return self._app
 
     async def _answer_after_work(

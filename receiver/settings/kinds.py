@@ -179,6 +179,10 @@ def check_urls(value: str) -> str:
     return value
 
 
+PAGE_ROLES = ("viewer", "maker", "operator")
+"""Roles of the page's users. Each may do what the ones before it may."""
+
+
 def check_api_tokens(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
     """Check the names of callers, and that their secrets are long and all different."""
     secrets = [secret.get_secret_value() for secret in value.values()]
@@ -189,6 +193,18 @@ def check_api_tokens(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
             raise ValueError(f"the secret of entry {number} does not have 16 to 200 letters, digits or -._~+/=")
     if len(set(secrets)) < len(secrets):
         raise ValueError("two names have the same secret")
+    return value
+
+
+def check_page_users(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    """Check that each user of the page has a role and a secret, as `ROLE:SECRET`."""
+    secrets = {}
+    for number, (name, text) in enumerate(value.items(), start=1):
+        role, mark, secret = text.get_secret_value().partition(":")
+        if not mark or role not in PAGE_ROLES:
+            raise ValueError(f"entry {number} is not NAME:ROLE:SECRET with a role of {', '.join(PAGE_ROLES)}")
+        secrets[name] = SecretStr(secret)
+    check_api_tokens(secrets)
     return value
 
 
@@ -267,6 +283,15 @@ ApiTokens = Annotated[
     Kind(
         "NAME:SECRET for each caller, separated by spaces; make a secret with: openssl rand -hex 32",
         lambda table: ", ".join(f"{name}: {MASK}" for name in table),
+    ),
+]
+PageUsers = Annotated[
+    dict[str, SecretStr],
+    BeforeValidator(split_named),
+    AfterValidator(check_page_users),
+    Kind(
+        "NAME:ROLE:SECRET for each user, separated by spaces, with a role of viewer, maker or operator",
+        lambda table: ", ".join(f"{name}: {text.get_secret_value().partition(':')[0]}" for name, text in table.items()),
     ),
 ]
 BaseURL = Annotated[str, AfterValidator(check_origin_url), Kind("for instance https://api.cometapi.com", show_base_url)]

@@ -228,6 +228,22 @@ class Settings(BaseModel):
         description="Callers of the HTTP API: `NAME:SECRET`, separated by spaces, or a table `[api_tokens]`. "
         "A secret has at least 16 characters. The log names the caller.",
     )
+    page: Flag = Field(
+        default=True,
+        description="Show the page of pictures and deliveries. Without `page_users` only on loopback, for who has the "
+        "printed URL.",
+    )
+    page_users: Annotated[kinds.PageUsers, Unset("none: the page is on loopback only")] = Field(
+        default={},
+        description="Users of the page: `NAME:ROLE:SECRET`, separated by spaces, or a table `[page_users]` with "
+        '`NAME = "ROLE:SECRET"`. A viewer reads, a maker also spends, an operator also replays and erases.',
+    )
+    page_user_header: Annotated[str | None, Unset("not set")] = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9-]{1,64}$",
+        description="Request header with the name of a user, set by a proxy that authenticates. The proxy must remove "
+        "it from requests of strangers.",
+    )
     cron_secret: Annotated[Secret, KnownAs("CRON_SECRET"), Unset("none: no ticks over HTTP")] = Field(
         default=None, description="Bearer token that a scheduler sends to `/tick` of a function (see Serverless)."
     )
@@ -317,6 +333,12 @@ class Settings(BaseModel):
             return self.host
         return "0.0.0.0" if self.sources["port"] == "environment PORT" else "127.0.0.1"  # noqa: S104
 
+    @property
+    def users(self) -> dict[str, tuple[str, str]]:
+        """Users of the page: name → role and secret."""
+        texts = {name: text.get_secret_value().partition(":") for name, text in self.page_users.items()}
+        return {name: (role, secret) for name, (role, _, secret) in texts.items()}
+
     def resolved_destinations(self) -> tuple[Destination, ...]:
         """Return every destination: `to` named by scheme, then the tables, or the folder `outputs` if none is set."""
         taken = set(self.destinations)
@@ -336,6 +358,7 @@ class Settings(BaseModel):
         """Return every secret in the settings, for the logs to mask."""
         keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret)
         secrets = [key.get_secret_value() for key in keys if key is not None]
+        secrets += [secret for _, secret in self.users.values()]
         secrets += [*self._context.get("variables", {}).values(), *kinds.database_secrets(self.database or "")]
         for destination in self.destinations.values():
             for name, value in destination.options.items():

@@ -5,6 +5,9 @@ It never redirects: a sender that follows a redirect turns its POST into a GET w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -17,7 +20,15 @@ from receiver.web.openapi import openapi
 from receiver.web.problems import on_error, on_http_exception
 
 
-def create_app(*, callbacks: Callbacks, readyz: Readyz, api: Api | None = None) -> Starlette:
+class HasRoutes(Protocol):
+    """A part with routes of its own: the page."""
+
+    def routes(self) -> Sequence[Route]: ...
+
+
+def create_app(
+    *, callbacks: Callbacks, readyz: Readyz, api: Api | None = None, page: HasRoutes | None = None
+) -> Starlette:
     """Return an app without a lifespan: the caller starts and stops what it uses."""
     app = _App(
         routes=[
@@ -26,6 +37,7 @@ def create_app(*, callbacks: Callbacks, readyz: Readyz, api: Api | None = None) 
             Route("/livez", livez),
             Route("/readyz", readyz.answer),
             *((Route("/openapi.json", openapi), *api.routes()) if api is not None else ()),
+            *(page.routes() if page is not None else ()),
         ],
         exception_handlers={HTTPException: on_http_exception, Exception: on_error},
     )

@@ -19,7 +19,7 @@ from ports import free_port
 from starlette.types import ASGIApp
 
 from experiments.stage import HOUR, KEY, PATIENCE, ROOT, http_client
-from receiver.app import Runtime, open_runtime
+from receiver.app import Runtime, open_runtime, web_app
 from receiver.app.functions import Function
 from receiver.cli.servers import address, bind
 from receiver.cli.servers import server as web_server
@@ -187,7 +187,7 @@ async def here(
             defaults["public_url"] = address(listener)
         async with open_runtime(Settings(**defaults | settings), clock=clock, functions=functions) as receiver:
             await receiver.start_engine("serve")
-            async with _served(receiver.app, listener):
+            async with _served(web_app(receiver), listener):
                 yield Here(receiver, address(listener))
 
 

@@ -1,0 +1,93 @@
+"""The web application of one process: callbacks and health, the API where tokens are set, the page where users are."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from starlette.applications import Starlette
+
+from receiver import page
+from receiver.app.container import Runtime, retention_of
+from receiver.app.doctor import examine
+from receiver.app.test_delivery import find_destination, try_destination
+from receiver.page.access import LOCAL, Access, Role, local_key
+from receiver.settings import ensure_keys, show
+from receiver.web.api import Api
+from receiver.web.app import create_app
+from receiver.web.callbacks import Callbacks
+from receiver.web.health import Readyz
+
+
+def web_app(runtime: Runtime, *, local: bool = False) -> Starlette:
+    """Return the application.
+
+    Args:
+        runtime: the objects of this process.
+        local: True if only programs on this machine reach it. Then there is a page for who has the printed URL.
+    """
+    settings, journal = runtime.settings, runtime.journal
+    media = {"media": runtime.check_media}
+    checks = {
+        "journal": journal.check,
+        "disk": journal.check_space,
+        **({} if runtime.store.remote else media),
+        "engine": runtime.engine.check,  # without effect if other processes are the engines
+    }
+    notes = {
+        **(media if runtime.store.remote else {}),  # callbacks are accepted without it, too
+        **({"engines": runtime.check_engines} if journal.shared and not runtime.function else {}),
+    }
+    api = None
+    if settings.api_tokens:
+        api = Api(
+            tokens={name: secret.get_secret_value() for name, secret in settings.api_tokens.items()},
+            submissions=runtime.submissions,
+            journal=journal,
+            provider=runtime.provider,
+            store=runtime.store,
+            clock=runtime.clock,
+            watch=runtime.watch,
+            admission=runtime.admission,
+            max_connections=settings.max_connections,
+        )
+    return create_app(
+        callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens, admission=runtime.admission),
+        readyz=Readyz(checks, notes=notes),
+        api=api,
+        page=_page_of(runtime, local=local),
+    )
+
+
+def page_key(runtime: Runtime) -> str:
+    """Return the key in the URL of the page that `receiver serve` prints."""
+    return local_key(ensure_keys(runtime.settings))
+
+
+def _page_of(runtime: Runtime, *, local: bool) -> page.Page | None:
+    settings, keys = runtime.settings, ensure_keys(runtime.settings)
+    users: dict[str, tuple[Role, str]] = {name: (role, secret) for name, (role, secret) in settings.users.items()}  # type: ignore[misc]
+    if local:
+        users.setdefault(LOCAL, ("operator", local_key(keys)))
+    if not users or not settings.page:
+        return None
+
+    async def sample(name: str) -> str:
+        receipt = await try_destination(find_destination(settings, name), others=runtime.destinations)
+        return f"{name} took the sample{f': {receipt.ref}' if receipt.ref else ''}."
+
+    sources = page.Sources(
+        journal=runtime.journal,
+        store=runtime.store,
+        submissions=runtime.submissions,
+        provider=runtime.provider,
+        replay=runtime.replay,
+        retention=retention_of(settings, runtime.journal, runtime.clock, store=runtime.store),
+        clock=runtime.clock,
+        destinations=runtime.destinations.keys(),
+        version=version("imagine-receiver"),
+        settings=lambda: show(settings),
+        examine=lambda: examine(settings),
+        sample=sample,
+        stream=not runtime.function,
+    )
+    return page.Page(sources, Access(users, keys=keys, clock=runtime.clock, header=settings.page_user_header))

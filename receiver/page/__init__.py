@@ -1,0 +1,371 @@
+"""The page: pictures and deliveries in one place, rendered on the server, live through one stream."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlsplit
+
+import structlog
+from starlette.datastructures import FormData, QueryParams
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route, compile_path
+
+from receiver.errors import InputError, MediaError, NotFound, ReceiverError, Refused
+from receiver.page import actions
+from receiver.page.access import COOKIE, COOKIE_SECONDS, Access, Role, User, is_ours
+from receiver.page.live import Live
+from receiver.page.render import FOLDER, HEADERS, answer, partials, regions
+from receiver.page.views import VIEWS, Look, Sources, View
+from receiver.web.api.responses import clean
+
+__all__ = ["Page", "Sources"]
+
+log = structlog.get_logger("receiver.page")
+
+MAX_FORM = 48 * 2**20
+"""Bytes of a form with pictures."""
+_STATIC = {
+    path.name: path for path in sorted((FOLDER / "static").glob("*.*")) if path.suffix in (".js", ".css", ".svg")
+}
+_PICTURES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "video/mp4", "video/webm"})
+"""Types that a browser may show. Everything else is a download."""
+_COMPILED = [(compile_path(view.path)[0], view) for view in VIEWS]
+
+Act = Callable[[Request, User, FormData], Awaitable[Response | str]]
+
+
+class Page:
+    """The routes of the page.
+
+    Args:
+        sources: what it reads and commands.
+        access: its users.
+    """
+
+    def __init__(self, sources: Sources, access: Access) -> None:
+        self._sources = sources
+        self._access = access
+        self.live = Live()
+        sources.journal.subscribe(self.live.changed)
+
+    def routes(self) -> list[Route]:
+        """Return the routes. Reading ones answer GET, all others are forms."""
+        return [
+            Route("/page/{name}", self._static),
+            Route("/login", self._login, methods=["GET", "POST"]),
+            Route("/live", self._stream),
+            Route("/pictures.zip", self._zip),
+            Route("/pictures/{id}/files/{index:int}", self._file),
+            *(Route(view.path, self._shower(view)) for view in VIEWS),
+            self._form("/logout", "viewer", self._logout),
+            self._form("/make", "maker", lambda _, user, form: actions.make(self._sources, user, form)),
+            self._form("/pictures/send", "operator", lambda _, user, form: actions.send_to(self._sources, user, form)),
+            self._form("/pictures/erase", "operator", self._erase),
+            self._form("/tasks/{id}/press", "maker", self._on_row(actions.press)),
+            self._form("/tasks/{id}/modal", "maker", self._on_row(actions.reply)),
+            self._form("/tasks/{id}/cancel", "maker", self._cancel),
+            self._form("/deliveries/replay", "operator", self._replay),
+            self._form("/destinations/{name}/{action}", "operator", self._destination),
+        ]
+
+    # Reading
+
+    def _shower(self, view: View) -> Callable[[Request], Awaitable[Response]]:
+        async def show(request: Request) -> Response:
+            user = self._access.user(request)
+            if user is None:
+                return self._to_login(request)
+            look = self._look(request, user)
+            try:
+                self._check_role(user, view.role)
+                return answer(view.template, await self._values(view, look))
+            except ReceiverError as exc:
+                return self._problem(look, exc)
+
+        return show
+
+    async def _values(self, view: View, look: Look) -> dict[str, Any]:
+        values = await view.load(self._sources, look)
+        query = {name: look.query.getlist(name) for name in look.query}
+        at = look.path + (f"?{look.query}" if look.query else "")
+        if view.path == "/pictures" and "top" not in look.query and values["top"]:
+            at += ("&" if look.query else "?") + f"top={values['top']}"
+        return {
+            "root": look.root,
+            "user": look.user,
+            "path": look.path,
+            "query": query,
+            "stream": self._sources.stream,
+            "live": f"{look.root}/live?at={quote(at, safe='')}" if view.regions else "",
+            "base": "bare.html" if look.query.get("box") else "base.html",
+            **values,
+        }
+
+    async def _stream(self, request: Request) -> Response:
+        """`GET /live?at=…`: the regions of the page at that address, once or as a stream."""
+        user = self._access.user(request)
+        if user is None:
+            return Response(status_code=401, headers=HEADERS)
+        parts = urlsplit(request.query_params.get("at", ""))
+        match = next(((view, found) for pattern, view in _COMPILED if (found := pattern.match(parts.path))), None)
+        if match is None or not user.may(match[0].role):
+            return Response(status_code=404, headers=HEADERS)
+        view, found = match
+        look = Look(
+            path=parts.path,
+            query=QueryParams(parts.query),
+            params=found.groupdict(),
+            user=user,
+            root=request.scope.get("root_path", ""),
+        )
+
+        async def render() -> dict[str, str]:
+            return regions(view.template, view.regions, await self._values(view, look))
+
+        try:
+            first = await render()
+        except ReceiverError as exc:
+            log.info("page.not_rendered", problem=str(exc))
+            return Response(status_code=404, headers=HEADERS)
+        if not self._sources.stream or "text/event-stream" not in request.headers.get("accept", ""):
+            return Response(partials(first), headers=HEADERS, media_type="text/html")
+        if self.live.full:
+            return Response("Too many pages are open.", 503, {**HEADERS, "Retry-After": "30"})
+        key = (parts.path, parts.query, user.name, look.root)
+        headers = {**HEADERS, "X-Accel-Buffering": "no"}
+        return StreamingResponse(self.live.follow(key, render), headers=headers, media_type="text/event-stream")
+
+    async def _file(self, request: Request) -> Response:
+        """Send an archived file. Ranges and `ETag` are those of `FileResponse`, with the digest as the tag."""
+        user = self._access.user(request)
+        if user is None:
+            return Response(status_code=401, headers=HEADERS)
+        look = self._look(request, user)
+        try:
+            row = await self._sources.journal.find(request.path_params["id"], whole=True)
+            item = next((item for item in row.media if item.index == request.path_params["index"]), None)
+            if item is None:
+                raise NotFound("There is no such file.")
+            path = await self._sources.store.local(item)
+            found = await asyncio.to_thread(path.stat)
+        except (ReceiverError, OSError) as exc:
+            error = exc if isinstance(exc, ReceiverError) else MediaError("The file is no longer in the media store.")
+            return self._problem(look, error)
+        tag = f'"{item.digest}"'
+        headers = {
+            **HEADERS,
+            "Cache-Control": "private, max-age=31536000, immutable",
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+            "ETag": tag,
+        }
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        shown = item.type in _PICTURES
+        return FileResponse(
+            path,
+            headers=headers,
+            media_type=item.type if shown else "application/octet-stream",
+            filename=f"{row.id}-{item.index}{item.extension}",
+            stat_result=found,
+            content_disposition_type="inline" if shown and "download" not in request.query_params else "attachment",
+        )
+
+    async def _zip(self, request: Request) -> Response:
+        user = self._access.user(request)
+        if user is None:
+            return self._to_login(request)
+        try:
+            file, length = await actions.zip_of(self._sources, actions.selected(request.query_params))
+        except ReceiverError as exc:
+            return self._problem(self._look(request, user), exc)
+        headers = {
+            **HEADERS,
+            "Content-Length": str(length),
+            "Content-Disposition": 'attachment; filename="pictures.zip"',
+        }
+        return StreamingResponse(_chunks(file), headers=headers, media_type="application/zip")
+
+    async def _static(self, request: Request) -> Response:
+        path = _STATIC.get(request.path_params["name"])
+        if path is None:
+            return Response(status_code=404)
+        type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        headers = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
+        return FileResponse(path, headers=headers, media_type=type)
+
+    # Login
+
+    async def _login(self, request: Request) -> Response:
+        given = request.query_params.get("key", "") if request.method == "GET" else ""
+        after = _local(request.query_params.get("next", "/"))
+        look = self._look(request, User("", "viewer"))
+        address = request.client.host if request.client else ""
+        if request.method == "POST":
+            if not is_ours(request):
+                return self._refused(look)
+            form = await request.form(max_fields=5, max_part_size=4096)
+            given, after = str(form.get("secret", "")), _local(str(form.get("next", "/")))
+        problem, status = "", 200
+        if given:
+            seconds = self._access.wait(address)
+            user = self._access.log_in(given, address) if seconds <= 0 else None
+            if user is not None:
+                log.info("page.login", user=user.name)
+                response = RedirectResponse(look.root + after, 303, HEADERS)
+                secure = request.url.scheme == "https" or address not in ("127.0.0.1", "::1")
+                response.set_cookie(
+                    COOKIE,
+                    self._access.cookie(user),
+                    max_age=COOKIE_SECONDS,
+                    path=look.root or "/",
+                    httponly=True,
+                    samesite="lax",
+                    secure=secure,
+                )
+                return response
+            log.warning("page.login_failed", address=address)
+            status = 429 if seconds > 0 else 401
+            problem = f"Too many tries. Wait {seconds:.0f} s." if seconds > 0 else "Nobody has this key."
+        return answer("login.html", {"root": look.root, "next": after, "problem": problem}, status)
+
+    async def _logout(self, request: Request, user: User, form: FormData) -> Response:
+        response = RedirectResponse(request.scope.get("root_path", "") + "/login", 303, HEADERS)
+        response.delete_cookie(COOKIE, path=request.scope.get("root_path", "") or "/")
+        return response
+
+    def _to_login(self, request: Request) -> Response:
+        root = request.scope.get("root_path", "")
+        here = request.url.path.removeprefix(root) + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"{root}/login?next={quote(here, safe='')}", 303, HEADERS)
+
+    # Forms
+
+    def _form(self, path: str, role: Role, act: Act) -> Route:
+        """Return the route of a form. Its action returns the address to go to, or a page."""
+
+        async def endpoint(request: Request) -> Response:
+            user = self._access.user(request)
+            if user is None:
+                return self._to_login(request)
+            look = self._look(request, user)
+            if not is_ours(request):
+                return self._refused(look)
+            try:
+                self._check_role(user, role)
+                length = request.headers.get("content-length", "")
+                if not length.isdigit() or int(length) > MAX_FORM:
+                    raise InputError(f"A form has at most {MAX_FORM >> 20} MiB.")
+                async with request.form(max_files=8, max_fields=1000, max_part_size=MAX_FORM) as form:
+                    done = await act(request, user, form)
+            except ClientDisconnect:
+                return Response(status_code=400)
+            except ReceiverError as exc:
+                return self._problem(look, exc)
+            if isinstance(done, Response):
+                return done
+            log.info("page.acted", user=user.name, path=request.url.path)
+            return RedirectResponse(look.root + done, 303, HEADERS)
+
+        return Route(path, endpoint, methods=["POST"])
+
+    def _on_row(self, act: Callable[..., Awaitable[str]]) -> Act:
+        async def on_row(request: Request, user: User, form: FormData) -> str:
+            row = await self._sources.journal.find(request.path_params["id"], whole=True)
+            return await act(self._sources, user, row, form)
+
+        return on_row
+
+    async def _cancel(self, request: Request, user: User, form: FormData) -> str:
+        row = await self._sources.journal.find(request.path_params["id"], whole=True)
+        return await actions.cancel(self._sources, user, row)
+
+    async def _erase(self, request: Request, user: User, form: FormData) -> Response | str:
+        if form.get("confirm") == "yes":
+            return await actions.erase(self._sources, user, form)
+        rows = [await self._sources.journal.find(id, whole=True) for id in actions.selected(form)]
+        return self._preview(request, user, "erase.html", rows=rows)
+
+    async def _replay(self, request: Request, user: User, form: FormData) -> Response | str:
+        orders = await actions.orders_of(self._sources, form)
+        if form.get("confirm") == "yes":
+            done = await self._sources.replay.carry_out(orders)
+            await actions.note(self._sources, user, f"replayed {len(done)}", "")
+            name = str(form.get("destination") or "")
+            return f"/deliveries?destination={quote(name)}" if name else "/deliveries"
+        foreseen = await self._sources.replay.foresee(orders)
+        fields = [(name, str(value)) for name, value in form.multi_items()]
+        return self._preview(request, user, "replay.html", foreseen=foreseen, fields=fields)
+
+    async def _destination(self, request: Request, user: User, form: FormData) -> Response | str:
+        name, action = request.path_params["name"], request.path_params["action"]
+        if name not in self._sources.destinations:
+            raise NotFound(f"There is no destination {name[:40]!r} here.")
+        if action == "pause":
+            return await actions.pause(self._sources, user, name)
+        if action == "resume":
+            return await actions.resume(self._sources, user, name)
+        if action == "sample":
+            text = await self._sources.sample(name)
+            await actions.note(self._sources, user, "sent a sample", name)
+            return self._preview(request, user, "done.html", text=text, back="/destinations")
+        raise NotFound("There is nothing here.")
+
+    # Small parts
+
+    def _look(self, request: Request, user: User) -> Look:
+        root = request.scope.get("root_path", "")
+        return Look(
+            path=request.url.path.removeprefix(root),
+            query=request.query_params,
+            params=request.path_params,
+            user=user,
+            root=root,
+        )
+
+    def _preview(self, request: Request, user: User, template: str, **values: Any) -> Response:
+        look = self._look(request, user)
+        return answer(template, {**_frame(look), **values})
+
+    def _check_role(self, user: User, role: Role) -> None:
+        if not user.may(role):
+            raise Forbidden(f"This needs the role {role}. You are {user.name}, a {user.role}.")
+
+    def _problem(self, look: Look, exc: ReceiverError) -> Response:
+        status = 404 if isinstance(exc, NotFound) else 403 if isinstance(exc, Forbidden) else 422
+        if not isinstance(exc, InputError | NotFound | Refused):
+            status = 503
+        log.info("page.refused", path=look.path[:200], status=status, problem=str(exc))
+        return answer("problem.html", {**_frame(look), "text": clean(str(exc))}, status)
+
+    def _refused(self, look: Look) -> Response:
+        return answer(
+            "problem.html", {**_frame(look), "text": "This request did not come from a page of Receiver."}, 403
+        )
+
+
+class Forbidden(InputError):
+    """The user's role does not include this."""
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    with file:
+        while chunk := await asyncio.to_thread(file.read, 2**20):
+            yield chunk
+
+
+def _frame(look: Look) -> dict[str, Any]:
+    return {
+        "root": look.root, "user": look.user, "path": look.path, "query": {}, "stream": False, "live": "",
+        "base": "base.html",
+    }  # fmt: skip
+
+
+def _local(path: str) -> str:
+    """Return an address of this page, "/" for one of anywhere else."""
+    parts = urlsplit(path)
+    safe = path.startswith("/") and not path.startswith(("//", "/\\")) and not (parts.scheme or parts.netloc)
+    return path if safe and path.isprintable() else "/"

@@ -1,0 +1,128 @@
+"""One stream of changed regions for each open page.
+
+Pages with the same address and role share one rendering. All renderings together take at most a twentieth of the time,
+however many pages are open, so that callbacks are never held up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from receiver.page.render import partials
+
+log = structlog.get_logger("receiver.page")
+
+INTERVAL = 0.7
+"""Least seconds between two renderings of a page."""
+SHARE = 20
+"""A rendering of one second is followed by so many seconds without any."""
+LOOK_SECONDS = 5.0
+"""Seconds after which a page is rendered although the journal has told of no change: another process may have made
+one, and times go on."""
+MAX_STREAMS = 200
+HEARTBEAT = 15.0
+
+Render = Callable[[], Awaitable[dict[str, str]]]
+
+
+@dataclass(slots=True)
+class Shown:
+    """A page that is open somewhere: its last rendering, and a queue of changes for each reader."""
+
+    render: Render
+    regions: dict[str, str] = field(default_factory=dict)
+    readers: set[asyncio.Queue[str | None]] = field(default_factory=set)
+    rendered: float = 0.0
+
+
+class Live:
+    """The open pages. A task renders them while there are any."""
+
+    def __init__(self) -> None:
+        self._pages: dict[tuple[str, ...], Shown] = {}
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def full(self) -> bool:
+        """True if no more pages may be open."""
+        return sum(len(page.readers) for page in self._pages.values()) >= MAX_STREAMS
+
+    def changed(self, ids: frozenset[str] | None = None) -> None:
+        """Note that the journal has changed. Callable as a subscriber of the journal."""
+        self._changed.set()
+
+    async def follow(self, key: tuple[str, ...], render: Render) -> AsyncIterator[str]:
+        """Yield the messages of a page's stream (WHATWG HTML §9.2) until the reader leaves."""
+        queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=4)
+        page = self._pages.setdefault(key, Shown(render))
+        page.readers.add(queue)
+        try:
+            yield _message(partials(page.regions or await render()))
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._run(), name="page")
+            while True:
+                try:
+                    async with asyncio.timeout(HEARTBEAT):
+                        text = await queue.get()
+                except TimeoutError:
+                    yield ": nothing new\n\n"
+                    continue
+                if text is None:
+                    return  # it reads too slowly. The browser connects again and gets the whole
+                yield _message(text)
+        finally:
+            page.readers.discard(queue)
+            if not page.readers:
+                self._pages.pop(key, None)
+
+    async def aclose(self) -> None:
+        """End all streams. Idempotent."""
+        for page in self._pages.values():
+            for queue in page.readers:
+                _put(queue, None)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while self._pages:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            started = time.monotonic()
+            for page in list(self._pages.values()):
+                await self._render(page)
+            await asyncio.sleep(max(INTERVAL, SHARE * (time.monotonic() - started)))
+
+    async def _render(self, page: Shown) -> None:
+        try:
+            regions = await page.render()
+        except Exception as exc:  # the page shows what it had, and the next look tries again
+            log.warning("page.not_rendered", problem=str(exc))
+            return
+        new = {name: text for name, text in regions.items() if page.regions.get(name) != text}
+        first, page.regions = not page.regions, regions
+        if new and not first:
+            for queue in list(page.readers):
+                _put(queue, partials(new))
+
+
+def _put(queue: asyncio.Queue[str | None], text: str | None) -> None:
+    if queue.full():
+        while not queue.empty():
+            queue.get_nowait()
+        text = None
+    queue.put_nowait(text)
+
+
+def _message(text: str) -> str:
+    return "".join(f"data: {line}\n" for line in text.splitlines() or [""]) + "\n"

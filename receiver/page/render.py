@@ -1,0 +1,140 @@
+"""Pages as HTML: the templates, their filters, and the headers of every answer."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from receiver.events import Submission
+from receiver.web.api.responses import clean
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Vary": "Cookie",
+}
+FOLDER = Path(__file__).parent
+_EMOJIS = {"🔄": "Reroll", "⬅️": "Pan left", "➡️": "Pan right", "⬆️": "Pan up", "⬇️": "Pan down", "❤️": "Like"}
+STATUS_WORDS: Mapping[str, str] = {
+    "prepared": "waiting to be sent",
+    "sending": "being sent",
+    "accepted": "accepted",
+    "in_progress": "under way",
+    "input_required": "asks for input",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "lost": "lost",
+    "refused": "refused",
+    "unknown": "unclear",
+    "pending": "waiting",
+    "running": "running",
+    "dead": "dead",
+    "cancelled": "superseded",
+    "working": "working",
+    "failing": "failing",
+    "paused": "paused",
+}
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """Return the templates. Jinja2 is imported at the first page, because most processes never show one."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415 - see above
+
+    found = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (clean, size, moment, word, short, buttons, spoken)
+    found.filters |= {function.__name__: function for function in filters}
+    found.globals["query_of"] = query
+    # The macros are global, because a region is rendered without the imports of its template.
+    found.globals |= {
+        name: macro for name, macro in vars(found.get_template("parts.html").module).items() if name[0] != "_"
+    }
+    return found
+
+
+def answer(template: str, values: Mapping[str, Any], status: int = 200) -> Response:
+    """Return a whole page."""
+    text = environment().get_template(template).render(values)
+    return Response(text, status, HEADERS, media_type="text/html")
+
+
+def regions(template: str, names: Iterable[str], values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the HTML inside each region of a page. A region is the block `NAME` in an element with the id `NAME`."""
+    found = environment().get_template(template)
+    context = found.new_context(dict(values))
+    return {name: "".join(found.blocks[name](context)) for name in names}
+
+
+def partials(changed: Mapping[str, str]) -> str:
+    """Return the regions as htmx swaps them into an open page."""
+    return "".join(
+        f'<hx-partial hx-target="#{html.escape(name)}" hx-swap="innerMorph">{text}</hx-partial>'
+        for name, text in changed.items()
+    )
+
+
+# Filters
+
+
+def word(status: str) -> str:
+    """Return a status for people."""
+    return STATUS_WORDS.get(status, status)
+
+
+def short(id: str) -> str:
+    """Return the end of an id, by which a submission can be found."""
+    return id[-6:]
+
+
+def size(number: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            break
+        number /= 1000
+    return f"{number:.0f} {unit}" if number >= 10 or unit == "B" else f"{number:.1f} {unit}"
+
+
+def moment(ms: int | None) -> str:
+    """Return a time in UTC, as `<time>` shows it. The script of the page turns it into local time."""
+    return "" if ms is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ms / 1000))
+
+
+def buttons(row: Submission) -> list[str]:
+    """Return the names of the buttons of a finished task that no quadrant shows."""
+    task = row.task
+    if task is None or row.ended != "task.succeeded":
+        return []
+    quadrants = {f"{letter}{number}" for letter in "UV" for number in range(1, 5)}
+    return [button.text for button in task.buttons if button.text and button.text not in quadrants]
+
+
+def spoken(button: str) -> str:
+    """Return the name of a button in words. Some have only an emoji (PROTOCOL.md §5 `buttons`)."""
+    return f"{button} {_EMOJIS[button]}" if button in _EMOJIS else button
+
+
+def query(given: Mapping[str, Any], **changes: Any) -> str:
+    """Return a query string with changes. Empty values are left out."""
+    merged = {**given, **changes}
+    pairs = [(name, value) for name, value in merged.items() if value not in (None, "", (), [])]
+    return f"?{urlencode(pairs, doseq=True)}" if pairs else "?"

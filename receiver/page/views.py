@@ -1,0 +1,401 @@
+"""What each page shows: its address, its template, the regions that change, and the values for them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import QueryParams
+
+from receiver.clock import Clock
+from receiver.deliveries import DELIVERY_STATUSES, Delivery, DestinationRecord
+from receiver.errors import InputError, NotFound
+from receiver.events import DISPLAY_STATUSES, EVENT_TYPES, Submission
+from receiver.journal import Journal
+from receiver.journal.selection import Selection
+from receiver.journal.store import Filter, Key
+from receiver.maintenance.replay import Replay
+from receiver.maintenance.retention import Retention
+from receiver.media import Store
+from receiver.page.access import Role, User
+from receiver.provider import Provider
+from receiver.requests import KINDS, SPEEDS
+from receiver.submissions import Submissions
+from receiver.tasks import is_grid
+from receiver.telemetry import redact
+from receiver.web.api.responses import clean
+
+PAGE = 60
+"""Pictures on one page, and rows of a table."""
+SEARCHED = 10
+"""Pages of the journal that are read to fill one page of a filtered listing."""
+DAY_MS = 86_400_000
+MAX_BODY = 20_000
+"""Characters of a callback's body that are shown."""
+MAX_SELECTED = 200
+HIDDEN = frozenset({"failed", "lost", "refused"})
+"""Statuses of submissions that never have a picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Everything that the page reads and commands.
+
+    Attributes:
+        destinations: names, as configured in this process.
+        settings: returns name, value and source of each setting, with secrets masked.
+        examine: yields the findings of `receiver doctor`.
+        sample: sends a sample to a destination and returns a sentence.
+        manual: topic → (title, Markdown) of the handbook.
+        stream: False where a process may be frozen after its answer, so that pages poll.
+    """
+
+    journal: Journal
+    store: Store
+    submissions: Submissions
+    provider: Provider
+    replay: Replay
+    retention: Retention
+    clock: Clock
+    destinations: Collection[str]
+    version: str
+    settings: Callable[[], Sequence[tuple[str, str, str]]]
+    examine: Callable[[], AsyncIterator[Any]]
+    sample: Callable[[str], Awaitable[str]]
+    stream: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A look of a user at an address. `root` is the path at which the page is mounted."""
+
+    path: str
+    query: QueryParams
+    params: Mapping[str, str]
+    user: User
+    root: str
+
+
+Load = Callable[[Sources, Look], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A page. Each of its `regions` is a block of the template that is sent again when it has changed."""
+
+    path: str
+    template: str
+    load: Load
+    regions: tuple[str, ...] = ()
+    role: Role = "viewer"
+
+
+# Rows of a listing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A submission as a grid or a table shows it."""
+
+    row: Submission
+    grid: bool
+    marks: tuple[tuple[str, str], ...]  # destination and the status of its newest delivery
+
+    @property
+    def percent(self) -> int | None:
+        """Progress of a task under way."""
+        return self.row.task.progress if self.row.task and self.row.ended is None else None
+
+
+def wanted_of(query: QueryParams) -> Selection:
+    """Return the selection of submissions that a URL asks for. Raise InputError for one that makes no sense."""
+    status, kind = query.get("status", ""), query.get("kind", "")
+    if status and status not in DISPLAY_STATUSES:
+        raise InputError(f"There is no status {status[:40]!r}. There are: {', '.join(DISPLAY_STATUSES)}.")
+    if kind and kind not in (*KINDS, "action"):
+        raise InputError(f"There is no kind {kind[:40]!r}. There are: {', '.join([*KINDS, 'action'])}.")
+    labels = []
+    for text in query.getlist("label"):
+        name, mark, value = text.partition("=")
+        if text and not mark:
+            raise InputError(f"A label is written name=value, not {text[:40]!r}.")
+        if text:
+            labels.append((name.strip(), value.strip()))
+    return Selection(
+        words=tuple(query.get("q", "").split()),
+        labels=tuple(labels),
+        kind=kind or None,
+        status=status or None,
+    )
+
+
+async def _rows(sources: Sources, look: Look, *, hidden: frozenset[str] = frozenset()) -> tuple[list[Submission], str]:
+    """Return a page of submissions, newest first, and the cursor of the next one ("": none)."""
+    wanted = wanted_of(look.query).filter()
+    after: Key | None = (look.query["after"],) if look.query.get("after") else None
+    found: list[Submission] = []
+    for _ in range(SEARCHED):
+        page = await sources.journal.page("submissions", wanted, after=after, limit=PAGE)
+        rows = [row.record for row in page if isinstance(row.record, Submission)]
+        found += [row for row in rows if row.display_status not in hidden]
+        if len(page) < PAGE:
+            return found[:PAGE], found[PAGE - 1].id if len(found) > PAGE else ""
+        after = page[-1].key
+        if len(found) >= PAGE:
+            break
+    return found[:PAGE], found[PAGE - 1].id if len(found) >= PAGE else str(after[0] if after else "")
+
+
+async def tiles(sources: Sources, rows: Sequence[Submission]) -> list[Tile]:
+    """Return submissions with a mark for each destination: succeeded, waiting, running or dead."""
+    ids = [row.id for row in rows]
+    documents = await sources.journal.store.load(ids)
+    marks: dict[str, dict[str, str]] = defaultdict(dict)
+    for id, document in documents.items():
+        marks[id] |= dict.fromkeys(document.receipts, "succeeded")
+    for item in await sources.journal.deliveries(limit=1000, status="dead"):
+        if item.submission_id in documents:
+            marks[item.submission_id][item.destination] = "dead"
+    for id, document in documents.items():
+        marks[id] |= {item.destination: item.status for item in document.deliveries}
+    return [
+        Tile(
+            row=row,
+            grid=_is_grid(row),
+            marks=tuple(sorted(marks[row.id].items())),
+        )
+        for row in rows
+    ]
+
+
+def _is_grid(row: Submission) -> bool:
+    pictures = [item for item in row.media if item.type.startswith("image/")]
+    return row.task is not None and len(pictures) == len(row.media) == 1 and is_grid(row.task, row.kind, row.button)
+
+
+# Pages
+
+
+async def home(sources: Sources, look: Look) -> dict[str, Any]:
+    journal, now_ms = sources.journal, sources.clock.now_ms()
+    newest, _ = await _rows(sources, look, hidden=HIDDEN)
+    ends = await journal.page(
+        "events", Filter(types=("task.failed", "task.lost"), since_ms=now_ms - DAY_MS), limit=1000
+    )
+    destinations = await journal.destinations()
+    counts = await journal.counts()
+    oldest = [count.oldest_due_ms for count in counts.destinations.values() if count.oldest_due_ms is not None]
+    under_way = [row for row in newest if row.ended is None and row.status != "refused"]
+    return {
+        "troubles": [(item.name, item.text) for item in await journal.troubles()]
+        + [
+            (f"destination {item.name}", _advice(item, now_ms))
+            for item in destinations
+            if item.display_status(now_ms) != "working" or item.dead
+        ],
+        "cards": {
+            "under way": len(under_way),
+            "waiting to send": sum(row.status == "prepared" for row in newest),
+            "owed": sum(item.pending for item in destinations),
+            "dead": sum(item.dead for item in destinations),
+            "failed or lost today": len(ends),
+        },
+        "oldest_ms": min(oldest, default=None),
+        "newest": await tiles(sources, newest[:12]),
+        "destinations": [(item, item.display_status(now_ms)) for item in destinations],
+        "engines": await journal.engines(),
+        "now_ms": now_ms,
+    }
+
+
+def _advice(item: DestinationRecord, now_ms: int) -> str:
+    status = item.display_status(now_ms)
+    dead = f"{item.dead} deliveries are dead; replay them when the cause is gone. " if item.dead else ""
+    return f"{dead}{'' if status == 'working' else f'It is {status}. '}{item.paused_reason or item.last_error or ''}"
+
+
+async def pictures(sources: Sources, look: Look) -> dict[str, Any]:
+    top = look.query.get("top", "")
+    rows, following = await _rows(sources, look, hidden=HIDDEN)
+    news = [row for row in rows if top and row.id > top]
+    shown = [row for row in rows if not top or row.id <= top]
+    return {
+        "tiles": await tiles(sources, shown),
+        "news": len(news),
+        "following": following,
+        "top": top or (shown[0].id if shown else ""),
+        "names": sorted(sources.destinations),
+        **_choices(),
+    }
+
+
+async def tasks(sources: Sources, look: Look) -> dict[str, Any]:
+    rows, following = await _rows(sources, look)
+    return {"tiles": await tiles(sources, rows), "following": following, **_choices()}
+
+
+def _choices() -> dict[str, Any]:
+    return {"statuses": DISPLAY_STATUSES, "kinds": (*KINDS, "action")}
+
+
+async def picture(sources: Sources, look: Look) -> dict[str, Any]:
+    row = await sources.journal.find(look.params["id"])
+    [tile] = await tiles(sources, [row])
+    deliveries = await sources.journal.deliveries(limit=100, submission_id=row.id)
+    return {
+        "tile": tile,
+        "row": row,
+        "family": await sources.journal.family(row.id),
+        "deliveries": deliveries,
+        "parameters": _parameters(row.prompt),
+        "seed": row.task.seed if row.task else "",
+        "links": row.task.result_urls if row.task else (),
+        "names": sorted(sources.destinations),
+    }
+
+
+def _parameters(prompt: str) -> list[str]:
+    """Return the parameters of a prompt, e.g. `--ar 3:2`."""
+    parts = prompt.split(" --")
+    return [f"--{part.strip()}" for part in parts[1:] if part.strip()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A line of a timeline. `body` is a text that can be unfolded."""
+
+    ms: int
+    what: str
+    status: str
+    detail: str = ""
+    body: str = ""
+    delivery: str = ""
+
+
+async def task(sources: Sources, look: Look) -> dict[str, Any]:
+    journal = sources.journal
+    row = await journal.find(look.params["id"])
+    deliveries = await journal.deliveries(limit=100, submission_id=row.id)
+    moments = [Moment(ms=row.created_ms, what="prepared", status="prepared", body=_pretty(row.request))]
+    for event in await journal.events(limit=200, submission_id=row.id):
+        percent = f"{event.progress} %" if event.progress is not None else ""
+        detail = " · ".join(filter(None, (f"by {event.source}", percent, event.reason or "")))
+        moments.append(Moment(ms=event.created_ms, what=event.type, status=event.type[5:], detail=clean(detail)))
+    for callback in await journal.callbacks(row.id, limit=100):
+        body = callback.body.decode(errors="replace")
+        try:
+            body = _pretty(json.loads(body))
+        except ValueError:
+            body = redact(body)[:MAX_BODY]
+        detail = "accepted" if callback.cause is None else f"the provider was asked: {callback.cause}"
+        moments.append(Moment(ms=callback.received_ms, what="callback", status="callback", detail=detail, body=body))
+    for delivery in deliveries:
+        for attempt in await journal.attempts(delivery.id):
+            moments.append(
+                Moment(
+                    ms=attempt.started_ms,
+                    what=f"attempt {attempt.number} at {delivery.destination}",
+                    status=attempt.outcome or "running",
+                    detail=clean(attempt.detail or ""),
+                    delivery=delivery.id,
+                )
+            )
+    moments.sort(key=lambda item: item.ms)
+    return {
+        "row": row,
+        "moments": moments,
+        "deliveries": deliveries,
+        "labels": row.labels,
+    }
+
+
+def _pretty(value: Any) -> str:
+    return redact(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))[:MAX_BODY]
+
+
+async def make(sources: Sources, look: Look) -> dict[str, Any]:
+    kind = look.query.get("kind", "imagine")
+    makeable = [name for name, item in KINDS.items() if item.address == "/submissions"]
+    if kind not in makeable:
+        raise InputError(f"There is no kind {kind[:40]!r} that can be made here. There are: {', '.join(makeable)}.")
+    return {
+        "kind": kind,
+        "kinds": [(name, KINDS[name].summary) for name in makeable],
+        "fields": KINDS[kind].fields,
+        "speeds": SPEEDS,
+        "names": sorted(sources.destinations),
+        "prompt": look.query.get("prompt", ""),
+    }
+
+
+def selection_of(query: QueryParams) -> Selection:
+    """Return the selection of deliveries that a URL or a form asks for. Raise InputError for a wrong value."""
+    status, type = query.get("status", ""), query.get("type", "")
+    if status and status not in DELIVERY_STATUSES:
+        raise InputError(f"There is no status {status[:40]!r}. There are: {', '.join(DELIVERY_STATUSES)}.")
+    if type and type not in EVENT_TYPES:
+        raise InputError(f"There is no event type {type[:40]!r}. There are: {', '.join(EVENT_TYPES)}.")
+    return Selection(
+        ids=tuple(query.getlist("id")),
+        destination=query.get("destination") or None,
+        status=status or None,
+        submission_id=query.get("submission") or None,
+    )
+
+
+async def deliveries(sources: Sources, look: Look) -> dict[str, Any]:
+    wanted = selection_of(look.query)
+    after = (look.query["after"],) if look.query.get("after") else None
+    page = await sources.journal.page("deliveries", wanted.filter(), after=after, limit=PAGE)
+    rows = [row.record for row in page if isinstance(row.record, Delivery)]
+    documents = await sources.journal.store.load(sorted({row.submission_id for row in rows}))
+    return {
+        "rows": rows,
+        "prompts": {id: found.submission.prompt for id, found in documents.items()},
+        "following": rows[-1].id if len(page) == PAGE else "",
+        "statuses": DELIVERY_STATUSES,
+        "names": sorted({*sources.destinations, *(item.name for item in await sources.journal.destinations())}),
+        "now_ms": sources.clock.now_ms(),
+    }
+
+
+async def destinations(sources: Sources, look: Look) -> dict[str, Any]:
+    now_ms = sources.clock.now_ms()
+    known = {item.name: item for item in await sources.journal.destinations()}
+    return {
+        "rows": [
+            (item, item.display_status(now_ms), name in sources.destinations) for name, item in sorted(known.items())
+        ],
+        "unknown": [name for name in sorted(sources.destinations) if name not in known],
+    }
+
+
+async def system(sources: Sources, look: Look) -> dict[str, Any]:
+    findings = [item async for item in sources.examine()] if look.query.get("examine") else []
+    return {
+        "version": sources.version,
+        "journal": sources.journal.store.place,
+        "media": sources.store.place,
+        "engines": await sources.journal.engines(),
+        "settings": sources.settings(),
+        "findings": findings,
+        "actions": (await sources.journal.actions())[:50],
+    }
+
+
+VIEWS = (
+    View("/", "home.html", home, ("state", "cards", "strip", "newest")),
+    View("/pictures", "pictures.html", pictures, ("news", "grid")),
+    View("/pictures/{id}", "picture.html", picture, ("picture",)),
+    View("/make", "make.html", make, role="maker"),
+    View("/tasks", "tasks.html", tasks, ("rows",)),
+    View("/tasks/{id}", "task.html", task, ("task",)),
+    View("/deliveries", "deliveries.html", deliveries, ("rows",)),
+    View("/destinations", "destinations.html", destinations, ("rows",)),
+    View("/system", "system.html", system),
+)
+
+__all__ = ["VIEWS", "Look", "NotFound", "Sources", "View", "selection_of"]
