@@ -17,7 +17,7 @@ from receiver.cli.output import out, print_table, say
 from receiver.errors import NotFound
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Use": ("submit", "cli", "callbacks", "destinations"),
+    "Use": ("submit", "cli", "page", "callbacks", "destinations"),
     "Destinations": ("file", "s3", "slack", "discord", "chat", "webhook", "command"),
     "Programs": ("python", "http", "handlers"),
     "Deployment": ("server", "postgres", "bucket", "functions", "lambda", "proxy"),
