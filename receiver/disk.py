@@ -48,11 +48,11 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     return call.result()
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
     """Make `folder` and its parents, and sync each entry, so that a power cut removes none with its files."""
     if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        make_folder(folder.parent, mode=mode)
+        folder.mkdir(exist_ok=True, mode=mode)
         sync_folder(folder.parent)
 
 

@@ -30,6 +30,7 @@ from receiver.media import Fetcher, MediaStore
 from receiver.provider import Provider
 from receiver.requests import build
 from receiver.submissions import Submissions
+from receiver.telemetry import redact_known
 from receiver.tokens import Tokens
 from receiver.verification import unwrap
 
@@ -306,7 +307,7 @@ class Process:
         except TokenError:
             return
         await self.intake.received(found.submission_id, found.task, text, found.cause)
-        self.world.acknowledged.append(text)
+        self.world.acknowledged.append(redact_known(text))
 
     async def turn(self) -> None:
         """What the engine's loops do: each step once."""

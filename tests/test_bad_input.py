@@ -232,8 +232,8 @@ ADDRESSES: dict[str, Case] = {
     "overlong dots": at("/callbacks/%c0%ae%c0%ae/", 401, raw=True),
     "backslashes": at("/callbacks/..\\..\\x", 401, raw=True),
     "60 KB of path": at(f"/{'A' * 60_000}", raw=True),
-    "slash behind": behind(lambda where: where + "/"),
-    "encoded slash behind": behind(lambda where: where + "%2F"),
+    "two slashes behind": behind(lambda where: where + "//"),
+    "a slash and more behind": behind(lambda where: where + "%2Fx"),
     "slash before": behind(lambda where: where.replace("/callbacks/", "/callbacks//")),
     "two slashes before": behind(lambda where: "/" + where, 404),
     "semicolon": behind(lambda where: where + ";jsessionid=1"),
@@ -446,7 +446,7 @@ async def test_tolerated_body(door: Door, name: str) -> None:
     (callback,) = await door.journal.callbacks(row.id)
     assert callback.cause is None
     state = json.loads(callback.body.removeprefix("\ufeff".encode()))["state"]
-    assert tokens().read_state_token(state) == row.id
+    assert state == f"{row.id}.[redacted]"
     assert await door.types(row) == ["task.progressed.46"]
     after = await door.journal.find(row.id)
     assert after.task is not None

@@ -26,6 +26,7 @@ from receiver.maintenance.retention import Keep, Retention
 from receiver.media import Fetcher, Store, open_store
 from receiver.provider import Provider
 from receiver.settings import Settings, ensure_keys, require_provider_key
+from receiver.settings.kinds import show_base_url
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
 from receiver.web.admission import Admission
@@ -146,7 +147,7 @@ class Runtime:
             journal=self.journal,
             troubles=troubles,
             clock=self.clock,
-            public_url=self.settings.public_url,
+            public_url=self.settings.public_url and show_base_url(self.settings.public_url),
             poll_seconds=self.settings.poll_interval,
         )
         return Engine(

@@ -17,7 +17,7 @@ from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
 from receiver.journal.store import RowKind
 from receiver.journal.transfer import Tally, copy
 from receiver.settings import Settings
-from receiver.settings.kinds import check_database, database_secrets
+from receiver.settings.kinds import check_database, url_secrets
 from receiver.telemetry import learn
 
 log = structlog.get_logger("receiver.journal")
@@ -72,7 +72,7 @@ def _with_database(settings: Settings, url: str) -> Settings:
     except ValueError as exc:
         kind = url.partition(":")[0]  # the rest may hold a password
         raise InputError(f"{kind}:… is no database: {exc}. Give one like sqlite:PATH or postgresql://…") from exc
-    learn(database_secrets(database))
+    learn(url_secrets(database))
     return settings.model_copy(update={"database": database})
 
 

@@ -17,6 +17,7 @@ from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
 from receiver.errors import MediaError, ReceiverError
 from receiver.settings import Settings, check_platform, ensure_keys
+from receiver.settings.kinds import show_base_url
 
 Verdict = Literal["ok", "note", "problem"]
 
@@ -50,7 +51,11 @@ def _finding(name: str, text: str, verdict: Verdict = "ok") -> Finding:
 async def _platform(settings: Settings) -> list[Finding]:
     check_platform(settings)
     if settings.public_url:
-        return [_finding("callbacks", f"their address is {settings.public_url}, which is not tried from here")]
+        return [
+            _finding(
+                "callbacks", f"their address is {show_base_url(settings.public_url)}, which is not tried from here"
+            )
+        ]
     text = "RECEIVER_PUBLIC_URL is not set, so nothing calls back and results are polled"
     return [_finding("callbacks", text, "note")]
 
@@ -68,7 +73,7 @@ async def _provider(settings: Settings) -> list[Finding]:
         await provider.fetch(UNKNOWN_TASK)
     finally:
         await provider.aclose()
-    return [_finding("provider", f"{settings.provider_url} answers, and accepts the key")]
+    return [_finding("provider", f"{show_base_url(settings.provider_url)} answers, and accepts the key")]
 
 
 async def _journal(settings: Settings) -> list[Finding]:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from receiver.errors import ReceiverError
-from receiver.telemetry import redact
+from receiver.telemetry import redact, redact_known
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ _ROOM = 16
 
 def say(text: str) -> None:
     """Print a line on standard output, without markup, wrapping, and control characters."""
-    out.print(Text(_STEERING.sub(" ", text)))
+    out.print(Text(_STEERING.sub(" ", redact_known(text))))
 
 
 def say_values(rows: Iterable[tuple[str, str]]) -> None:
@@ -51,7 +51,7 @@ def say_result(text: str, record: Any, *, as_json: bool) -> None:
 
 def note(text: str) -> None:
     """Print a line on standard error, for people only."""
-    err.print(Text(_STEERING.sub(" ", text)))
+    err.print(Text(_STEERING.sub(" ", redact_known(text))))
 
 
 def print_error(error: ReceiverError, *, traceback: bool) -> None:
@@ -64,7 +64,7 @@ def print_error(error: ReceiverError, *, traceback: bool) -> None:
 def print_json(value: Any) -> None:
     """Print a value of structs, lists and mappings as indented JSON on standard output."""
     data = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    sys.stdout.write(data.decode() + "\n")
+    sys.stdout.write(redact_known(data.decode()) + "\n")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def print_table(
     Without one, or without room for it, the terminal wraps lines, so that ids and paths can be copied. No rows print
     nothing.
     """
-    cells = [[one_line(cell) for cell in row] for row in rows]
+    cells = [[one_line(redact_known(cell)) for cell in row] for row in rows]
     if not cells:
         return
     widths = [max(cell_len(row[at]) for row in [columns, *cells]) for at in range(len(columns))]

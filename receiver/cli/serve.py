@@ -24,6 +24,7 @@ from receiver.cli.servers import address, bind, server, stop_signal, until_stopp
 from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError
 from receiver.extras import install
+from receiver.settings.kinds import show_base_url
 from receiver.web.admission import BodyLimits
 from receiver.web.problems import Problem, problem
 
@@ -58,7 +59,7 @@ def serve(
     settings = settings_for(host=host, port=port, engine=engine)
     calls = "; RECEIVER_PUBLIC_URL is not set, so nothing calls back and results are polled"
     if settings.public_url:
-        calls = f"; callbacks come to {settings.public_url}"
+        calls = f"; callbacks come to {show_base_url(settings.public_url)}"
 
     async def main() -> None:
         with stop_signal() as stop:

@@ -20,7 +20,7 @@ from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, Store
 from receiver.journal import Work
 from receiver.media import Store, Tiles
 from receiver.tasks import clean_text, is_grid
-from receiver.telemetry import redact
+from receiver.telemetry import redact, redact_known
 
 log = structlog.get_logger("receiver.engine.dispatcher")
 
@@ -132,7 +132,13 @@ def succeeded(work: Work, receipt: Receipt | None, now_ms: int) -> Completion:
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as exc:
         log.warning("receipt.unusable", delivery=work.delivery.id, problem=text_of(exc))
         receipt = None
+    if receipt is not None:  # a server or a program may have repeated what it was sent
+        receipt = msgspec.structs.replace(receipt, ref=_known(receipt.ref), url=_known(receipt.url))
     return _completion(work, "succeeded", now_ms, receipt=receipt)
+
+
+def _known(text: str | None) -> str | None:
+    return None if text is None else redact_known(text)
 
 
 def raised(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -15,6 +17,7 @@ from receiver.intake import transitions
 from receiver.intake.transitions import Policy, Route, Rules
 from receiver.journal import Change, Changed, Journal
 from receiver.tasks import Task
+from receiver.telemetry import redact, redact_body, redact_known
 
 __all__ = ["Intake", "Policy", "Route", "Rules"]
 
@@ -95,9 +98,10 @@ class Intake:
             TooManyCallbacks: the submission has had its share.
             JournalError: nothing was journalled.
         """
-        callback = Callback(submission_id=submission_id, received_ms=self._clock.now_ms(), cause=cause, body=body)
+        kept = redact_body(body)
+        callback = Callback(submission_id=submission_id, received_ms=self._clock.now_ms(), cause=cause, body=kept)
         transition = partial(
-            transitions.received, view=_without_state(view), cause=cause, rules=self._rules(), size=len(body)
+            transitions.received, view=_without_secrets(view), cause=cause, rules=self._rules(), size=len(kept)
         )
         changed = await self._journal.change(submission_id, transition, callback)
         if changed is not None and changed.refused:
@@ -107,12 +111,12 @@ class Intake:
 
     async def polled(self, submission_id: str, view: Task | None, proof: tuple[Media, ...] = ()) -> Submission:
         """Take the provider's answer to a poll. None: it did not know the task, or was out of reach."""
-        view = None if view is None else _without_state(view)
+        view = None if view is None else _without_secrets(view)
         return await self._change(submission_id, partial(transitions.polled, view=view, proof=proof))
 
     async def identified(self, submission_id: str, view: Task) -> Submission:
         """Take the candidate that holds our state token in the provider's own answer."""
-        return await self._change(submission_id, partial(transitions.identified, view=_without_state(view)))
+        return await self._change(submission_id, partial(transitions.identified, view=_without_secrets(view)))
 
     async def unidentified(self, submission_id: str) -> Submission:
         """Record that no candidate is known to be this submission's task."""
@@ -128,7 +132,7 @@ class Intake:
 
     async def not_archived(self, submission_id: str, problem: str, *, permanent: bool) -> Submission:
         """Record a failed download."""
-        transition = partial(transitions.not_archived, problem=problem, permanent=permanent)
+        transition = partial(transitions.not_archived, problem=redact(problem), permanent=permanent)
         return await self._change(submission_id, transition)
 
     async def _change(self, submission_id: str, transition: Callable[..., Change | None]) -> Submission:
@@ -159,6 +163,21 @@ class Intake:
         return changed
 
 
-def _without_state(view: Task) -> Task:
-    """Return the view without the echo of our token, because rows are shown to people and given to handlers."""
-    return replace(view, state="")
+def _without_secrets(view: Task) -> Task:
+    """Return the view without the echo of our token, and without secrets that the provider repeats in any text.
+
+    Rows are shown to people and given to handlers.
+    """
+    plain = replace(view, state="")
+    text = msgspec.json.encode(plain).decode()
+    if "\\" not in text and redact_known(text) == text:
+        return plain  # nearly every view
+    return msgspec.convert(_redacted(msgspec.to_builtins(plain)), Task)
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact_known(value)
+    if isinstance(value, dict):
+        return {name: _redacted(item) for name, item in value.items()}
+    return [_redacted(item) for item in value] if isinstance(value, list | tuple) else value

@@ -140,7 +140,7 @@ class Draft:
 
     def add(self, block: bytes) -> None:
         if self._file is None:
-            make_folder(self._folder)
+            make_folder(self._folder, mode=0o700)
             self._file = self.path.open("xb")
         self._file.write(block)
         self._sha256.update(block)
@@ -157,7 +157,7 @@ class Draft:
     def keep_as(self, path: Path) -> None:
         """Give the file that name, and replace any file that has it."""
         self.finish()
-        make_folder(path.parent)
+        make_folder(path.parent, mode=0o700)
         os.replace(self.path, path)
         if self._durable:
             sync_folder(path.parent)

@@ -21,6 +21,7 @@ from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, Sett
 from receiver.provider.answers import OUTCOMES, TAKEN, Accepted, Answer, integral, one_line, read_answer, read_submit
 from receiver.requests import KINDS, check_speed, check_task_id, one_of
 from receiver.tasks import Task, read_task
+from receiver.telemetry import learn, redact
 from receiver.version import __version__
 
 BATCH = 50
@@ -74,15 +75,16 @@ class Wire:
                 "query."
             )
         self.base = str(url).rstrip("/").removesuffix("/mj").rstrip("/")
-        self._key = key.strip()
-        if not (self._key.isascii() and self._key.isprintable()):
+        key = key.strip()
+        if not (key.isascii() and key.isprintable()):
             raise SettingsError("COMETAPI_KEY holds characters that no header can carry; copy it again.")
         headers = {
             "Accept": "application/json",
             "Accept-Encoding": "identity",  # and what comes compressed all the same is unpacked under our cap
             "User-Agent": f"imagine-receiver/{__version__}",
-            **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+            **({"Authorization": f"Bearer {key}"} if key else {}),
         }
+        learn([key])  # some relays repeat it
         # Where it goes, for errors. The URL of the proxy may hold a password.
         self.way = self.base if proxy is None else f"{self.base} through the proxy {httpx.URL(proxy).host}"
         self._client = httpx.AsyncClient(
@@ -117,13 +119,6 @@ class Wire:
                     raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
             content = unpacked(bytes(body), response.headers.get("content-encoding", ""))
             return Reply(response.status_code, response.headers, content)
-
-    def mask(self, text: str) -> str:
-        """Return `text` without the key, which some relays repeat.
-
-        Keys shorter than 8 characters are not masked. They are no real ones, and could be part of any word.
-        """
-        return text.replace(self._key, "***") if len(self._key) >= 8 else text
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -218,7 +213,7 @@ class Provider:
         except _NETWORK as exc:
             raise Ambiguous(_unclear(f"the connection broke ({_reason(exc)})")) from exc
         except ProviderError as exc:
-            self._mask(exc)
+            _redact(exc)
             raise
 
     async def fetch(self, task_id: str) -> Task | None:
@@ -360,7 +355,7 @@ class Provider:
             said = f': "{answer.envelope.said[:200]}"' if answer.envelope.said else ""
             evidence = f"HTTP {answer.http_status}, {answer.envelope.form}"
             error = Unreadable(f"The provider's answer makes no sense as {wanted} ({evidence}){said}; ask again later.")
-        self._mask(error)
+        _redact(error)
         return error
 
     def _unreachable(self, exc: Exception) -> Unreachable:
@@ -369,8 +364,9 @@ class Provider:
             "check the network and RECEIVER_PROVIDER_URL."
         )
 
-    def _mask(self, error: ProviderError) -> None:
-        error.args = tuple(self._wire.mask(str(arg)) for arg in error.args)
+
+def _redact(error: ProviderError) -> None:
+    error.args = tuple(redact(str(arg)) for arg in error.args)
 
 
 def _is_unknown(answer: Answer) -> bool:

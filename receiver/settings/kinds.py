@@ -23,11 +23,19 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
 _JOINED = re.compile(r"[,;](?:\Z|[A-Za-z][A-Za-z0-9+.-]*://|(?:file|command):)")
 _OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
 """Schemes whose URLs name a place and carry no secret outside userinfo and query."""
+_PASSWORD = re.compile(r"([\w+.-]+://[^/?#@:]*):([^?#]+)@")
+_PUBLIC_SCHEMES = _OPEN_SCHEMES | {"command", "slack"}
+"""Schemes whose URLs hold a secret in userinfo or query only."""
+_WORDS = re.compile(r"[A-Za-z]?[a-z]*(?:[-_.][A-Za-z]?[a-z]*)*\Z")
+_SHORTEST_TOKEN = 8
+"""Characters from which a part of a URL can be a secret, unless it consists of words."""
+_LONG = 10
+"""Characters from which a whole path and query count as a secret."""
 _BUCKETS = frozenset({"s3", "gs", "az"})
 _CALLER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
 _API_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}\Z")
 """The characters a bearer token may have (RFC 6750 §2.1)."""
-_HIDDEN = r"([?&][^=&#]*(?:pass|secret|key|token)[^=&#]*=)([^&#]*)"
+_HIDDEN = r"([?&][^=&#]*(?:pass|secret|key|token|auth|credential|sig)[^=&#]*=)([^&#]*)"
 """Query parameters whose value is a secret."""
 
 MASK = "••••"
@@ -371,17 +379,44 @@ def sqlite_path(value: str) -> Path:
 
 def without_passwords(url: str) -> str:
     """Mask the passwords of a URL."""
-    shown = re.sub(r"^([\w+.-]+://[^/?#@:]*):[^/]+@", rf"\1:{MASK}@", url)
+    shown = _PASSWORD.sub(rf"\1:{MASK}@", url)
     return re.sub(_HIDDEN, rf"\1{MASK}", shown, flags=re.IGNORECASE)
 
 
-def database_secrets(value: str) -> list[str]:
-    """Return the secrets of a database URL, both decoded and as written.
+def url_secrets(url: str) -> list[str]:
+    """Return the secrets of a URL of ours, both decoded and as written: its password, and secret parts of its query.
 
     A password that is a common word of ours, or repeats another part of the URL, is left out: it protects nothing, and
     masking it would hide the subject of log lines.
     """
-    parts = urlsplit(value)
-    written = [parts.password or "", *(match[2] for match in re.finditer(_HIDDEN, value, re.IGNORECASE))]
-    words = {"receiver", parts.scheme, parts.username, parts.hostname, parts.path.strip("/")}
+    try:
+        parts = urlsplit(url)
+        password = _PASSWORD.match(url)
+        written = [password[2] if password else "", *(match[2] for match in re.finditer(_HIDDEN, url, re.IGNORECASE))]
+        words = {"receiver", parts.scheme, parts.username, parts.hostname, parts.path.strip("/")}
+    except ValueError:
+        return []
+    if parts.scheme in {"http", "https"} and parts.username and not parts.password:
+        written.append(parts.username)  # a token alone, as GitHub and others take it
+        words.discard(parts.username)
     return [text for item in written if item not in {"", *words} for text in dict.fromkeys((item, unquote(item)))]
+
+
+def destination_secrets(url: str) -> list[str]:
+    """Return the secrets of a destination's URL. Where a path or query may be one, these and their parts.
+
+    Parts that are plain words are left out, because they would hide the same words elsewhere.
+    """
+    scheme, _, rest = url.partition(":")
+    found = url_secrets(url)
+    if scheme not in _PUBLIC_SCHEMES:
+        host, slash, path = rest.removeprefix("//").partition("/")
+        whole = [f"{slash}{path}"] if scheme in {"http", "https"} else [rest.removeprefix("//"), f"{slash}{path}"]
+        pieces = re.split(r"[/?&=#:@,]", path if scheme in {"http", "https"} else f"{host}/{path}")
+        secrets = [*(text for text in whole if len(text) >= _LONG), *(text for text in pieces if _is_token(text))]
+        found += [text for item in secrets for text in dict.fromkeys((item, unquote(item)))]
+    return found
+
+
+def _is_token(text: str) -> bool:
+    return len(text) >= _SHORTEST_TOKEN and not _WORDS.match(text)

@@ -27,6 +27,8 @@ CONFIG = "RECEIVER_CONFIG"
 _TABLES = "RECEIVER_DESTINATIONS__"
 _FOREIGN = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP)\w*)\Z")
 """Variables that Kubernetes sets for a service named `receiver`. It also sets RECEIVER_PORT=tcp://…."""
+_SECRET = re.compile(r"(?:SECRET|TOKEN|PASSWORD|PASSWD|PWD|(?:API|ACCESS|ACCOUNT|PRIVATE)_?KEY)\Z", re.IGNORECASE)
+"""Ends of names of variables that hold a secret, of whatever program: AWS_SECRET_ACCESS_KEY, GITHUB_TOKEN."""
 _LINK = re.compile(r"(tcp|udp)://")
 _VARIABLE = re.compile(r"\$(\$|[A-Za-z_]\w*|\{[^}]*\}?)")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*\Z")
@@ -61,6 +63,11 @@ def load(
         if value is not None:
             layers.put((name,), value, written=f"--{name.replace('_', '-')}", source="flag")
     return layers.validated()
+
+
+def _is_secret(text: str) -> bool:
+    """Return False for a variable's value that is a word, a number or a path, and would hide these elsewhere."""
+    return len(text) >= 8 and not text.isalpha() and not text.isdigit() and not text.startswith(("/", "~", "."))
 
 
 def without_quotes(text: str) -> str:
@@ -182,7 +189,9 @@ class _Layers:
         """Return the settings, or raise SettingsError with all problems."""
         handlers = {name: text for name in HANDLER_VARIABLES if (text := self.environ.get(name, "").strip())}
         platform = platform_variables(self.environ)
-        context = {"sources": self.sources, "platform": platform, "variables": handlers}
+        others = {name: text for name, text in self.environ.items() if not name.startswith(PREFIX)}
+        secrets = {name: text for name, text in others.items() if _SECRET.search(name) and _is_secret(text)}
+        context = {"sources": self.sources, "platform": platform, "variables": handlers, "secrets": secrets}
         try:
             settings = Settings.model_validate(self.values, context=context)
         except ValidationError as exc:

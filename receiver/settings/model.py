@@ -6,6 +6,7 @@ do not leak into tests, or into a program that uses Receiver as a library.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -81,7 +82,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     provider_url: kinds.BaseURL = Field(
-        default="https://api.cometapi.com", description="Base URL of the provider, or of a relay."
+        default="https://api.cometapi.com", repr=False, description="Base URL of the provider, or of a relay."
     )
     provider_key: Annotated[Secret, KnownAs("COMETAPI_KEY"), Unset("not set")] = Field(
         default=None, description="The provider's API key, from https://api.cometapi.com/console/token."
@@ -101,6 +102,7 @@ class Settings(BaseModel):
         Unset("not set"),
     ] = Field(
         default=None,
+        repr=False,
         description="URL at which the provider reaches `receiver serve`. "
         "Without it no callback comes, and results are polled.",
     )
@@ -173,6 +175,7 @@ class Settings(BaseModel):
         Unset("<data>/media, or media in the journal's bucket"),
     ] = Field(
         default=None,
+        repr=False,
         description="Place of archived pictures: a folder, or `s3://BUCKET/FOLDER` (also `gs:`, `az:`), "
         "which several machines can share. Needs the extra `s3`.",
     )
@@ -355,17 +358,32 @@ class Settings(BaseModel):
         return tuple(item.model_copy(update={"variables": dict(self._context.get("variables", {}))}) for item in found)
 
     def secret_values(self) -> tuple[str, ...]:
-        """Return every secret in the settings, for the logs to mask."""
+        """Return every secret in the settings, and variables named like one, to be redacted wherever they come back."""
         keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret)
         secrets = [key.get_secret_value() for key in keys if key is not None]
         secrets += [secret for _, secret in self.users.values()]
-        secrets += [*self._context.get("variables", {}).values(), *kinds.database_secrets(self.database or "")]
-        for destination in self.destinations.values():
-            for name, value in destination.options.items():
-                if any(word in name.lower() for word in _SECRET_WORDS):
-                    texts = value if isinstance(value, list | tuple) else [value]
-                    secrets += [text for text in texts if isinstance(text, str)]
-        return tuple(secrets)
+        for text in (*self._context.get("variables", {}).values(), *self._context.get("secrets", {}).values()):
+            secrets += [text, *kinds.destination_secrets(text)]
+        for url in (self.database, self.proxy, self.public_url, self.provider_url, self.media):
+            secrets += kinds.url_secrets(url or "")
+        for destination in self.resolved_destinations():
+            secrets += kinds.destination_secrets(destination.url or "")
+            secrets += _secret_options(destination.options)
+        return tuple(dict.fromkeys(secrets))
+
+
+def _secret_options(options: Mapping[str, Any], *, every: bool = False) -> list[str]:
+    """Return the texts of options that are named like a secret, and every header and variable."""
+    found = []
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            found += _secret_options(value, every=name in ("environment", "headers"))
+        elif every or any(word in name.lower() for word in _SECRET_WORDS):
+            texts = value if isinstance(value, list | tuple) else [value]
+            found += [text for text in texts if isinstance(text, str)]
+        elif isinstance(value, str) and "://" in value:
+            found += kinds.destination_secrets(value)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

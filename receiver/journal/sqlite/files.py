@@ -5,10 +5,11 @@ These functions block: call them in a thread.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -40,7 +41,11 @@ def connect(path: Path, busy_seconds: float) -> Connection:
     Raises:
         JournalError: another version of Receiver, or another program, wrote the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # It has every prompt. The files beside it get its mode from SQLite. What cannot be made is told by SQLite.
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600))
+        path.chmod(0o600)
     db = _open(path, busy_seconds)
     db.create_function("casefold", 1, str.casefold, deterministic=True)
     try:
