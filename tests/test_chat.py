@@ -276,14 +276,18 @@ async def test_a_result_reaches_a_real_matrix_room(tmp_path: Path) -> None:
 
 @dataclasses.dataclass
 class Wall:
-    """A place that Apprise posts to by HTTP. `answers` are given in turn; without one, it takes the post."""
+    """A place that Apprise posts to by HTTP. `answers` are given in turn; without one, it takes the post. Files are
+    taken only after `slow`."""
 
     url: str = ""
     answers: list[Response] = dataclasses.field(default_factory=list)
     posts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    slow: asyncio.Event | None = None
 
     async def take(self, request: Request) -> Response:
         found = json.loads(await request.body())
+        if self.slow is not None and found["attachments"]:
+            await self.slow.wait()
         if self.answers:
             return self.answers.pop(0)
         self.posts.append(found)
@@ -310,6 +314,22 @@ async def test_a_refused_picture_does_not_silence_the_words(tmp_path: Path) -> N
     assert post["attachments"] == []
     assert "JSON did not take the picture" in post["message"]
     assert "413" in post["message"]
+
+
+async def test_files_that_are_too_slow_do_not_silence_the_words(tmp_path: Path) -> None:
+    """A place that never ends with them: after two attempts, the words go out alone."""
+    async with wall() as place:
+        handler = handler_of(place.url.replace("http://", "json://"))
+        attempt = dataclasses.replace(make_attempt(tmp_path), deadline=5.0)
+        place.slow = asyncio.Event()
+        for _ in range(2):
+            with pytest.raises(ConnectionError, match="did not finish within"):
+                await handler.deliver(attempt)
+        await handler.deliver(dataclasses.replace(attempt, deadline=30.0))
+        place.slow.set()
+        await handler.aclose()
+    assert [post["attachments"] for post in place.posts if not post["attachments"]] == [[]]
+    assert "JSON did not take the picture, so the post is without it. It took too long." in place.posts[0]["message"]
 
 
 async def test_a_place_without_attachments_says_so(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ SMALLER = 1_000_000
 """Bytes of a picture for a place that refused the original."""
 _KINDS: dict[posts.Mood, str] = {"waiting": "info", "asking": "warning", "good": "success", "bad": "failure"}
 _MENTIONS = re.compile(r"([@<])")
+_REMEMBERED = 1000
+"""Deliveries."""
 _THREADS = 64
 """As many as a destination may have deliveries at once."""
 
@@ -67,6 +69,7 @@ class ChatHandler:
 
         self._options = options
         self._place = Place(options.url.get_secret_value())
+        self._late: dict[str, int] = {}  # attempts that took too long, by delivery
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="chat")
 
     @staticmethod
@@ -82,18 +85,27 @@ class ChatHandler:
         loop = asyncio.get_running_loop()
         ends = loop.time() + attempt.deadline - SPARE_SECONDS
         reason = ""
+        late = self._late.get(attempt.idempotency_key, 0)
+        skipped = max(late - 1, 0)  # files that were too slow twice are not tried a third time
         async with aclosing(self._steps(attempt)) as steps:
             async for files, remark in steps:
                 if reason and loop.time() > ends - 1:
                     break
+                if files and skipped > 0:
+                    skipped, reason = skipped - 1, "It took too long."
+                    continue
                 # A cancelled attempt does not wait for its thread, which ends by Apprise's own time-outs.
                 said = f"{remark} {posts.cut(posts.clean(reason), 160)}".strip()
                 call = partial(self._notify, attempt, files, said, ends - loop.time())
                 outcome = await loop.run_in_executor(self._threads, call)
                 if outcome.done:
+                    self._late.pop(attempt.idempotency_key, None)
                     return Receipt()
                 reason = outcome.reason or "It gave no reason."
                 if outcome.late:
+                    self._late[attempt.idempotency_key] = late + 1
+                    while len(self._late) > _REMEMBERED:
+                        self._late.pop(next(iter(self._late)))
                     break
         raise ConnectionError(f"{self._place.service} could not be reached by Apprise. {reason}")
 
