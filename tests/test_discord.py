@@ -46,7 +46,7 @@ def handler_of(discord: Discord, **options: Any) -> DiscordHandler:
 def with_picture(attempt: Attempt, folder: Path, data: bytes) -> Attempt:
     """The attempt with this picture in place of its own."""
     (item,) = attempt.media
-    path = folder / "large.png"
+    path = folder / f"{len(data)}.png"
     path.write_bytes(data)
     media = msgspec.structs.replace(item.media, size=len(data))
     return dataclasses.replace(attempt, media=(StoredMedia(media=media, path=path),))
@@ -154,6 +154,17 @@ async def test_where_discord_takes_less_than_told_a_smaller_one_goes(discord: Di
     discord.limit = 1_000_000
     await handler.deliver(with_picture(make_attempt(tmp_path), tmp_path, noise(800)))
     assert next(iter(discord.only.files)).endswith(".jpg")
+    await handler.aclose()
+
+
+async def test_hostile_pictures_do_not_silence_a_post(discord: Discord, tmp_path: Path) -> None:
+    """Large ones that cannot be decoded are left out. The one beside them is sent as a JPEG."""
+    handler = handler_of(discord, max_bytes=100_000)
+    attempt = with_picture(make_attempt(tmp_path), tmp_path, noise(400))
+    bad = [with_picture(attempt, tmp_path, noise(size)[: 500 * size]).media[0] for size in (300, 310)]
+    await handler.deliver(dataclasses.replace(attempt, media=(bad[0], *attempt.media, bad[1])))
+    assert len(discord.only.files) == 1
+    assert "larger than the 0.1 MB Discord takes" in discord.only.embed["description"].replace("\\", "")
     await handler.aclose()
 
 

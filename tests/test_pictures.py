@@ -113,12 +113,11 @@ async def test_quality_goes_first_then_size(tmp_path: Path) -> None:
     path = written(tmp_path / "noise.png", saved(noise, "PNG"))
     sizes = []
     for limit in (2_000_000, 450_000):
-        data = await posts.smaller(path, limit)
-        assert data is not None
+        data = (await posts.smaller([path], limit))[path]
         assert len(data) <= limit
         sizes.append(pixels(data).size)
     assert sizes == [(1200, 800), (1024, 683)]
-    assert await posts.smaller(path, 100) is None
+    assert await posts.smaller([path], 100) == {}
 
 
 async def test_a_thumbnail_is_small_and_keeps_what_is_transparent(tmp_path: Path) -> None:
@@ -225,7 +224,7 @@ async def test_any_end_of_a_decoder_is_a_refusal(
     with pytest.raises(MediaError, match=message) as caught:
         await cut(path)
     assert caught.value.permanent
-    assert await posts.smaller(path, 10_000) is None
+    assert await posts.smaller([path], 10_000) == {}
 
 
 def children() -> set[str]:

@@ -125,13 +125,15 @@ class ChatHandler:
         files = [(item.path, posts.file_name(attempt, item), item.media.type) for item in attempt.media]
         yield files, ""
         with tempfile.TemporaryDirectory() as folder:
+            images = [item for item in attempt.media if item.media.type.startswith("image/")]
+            copies = await posts.smaller([item.path for item in images if item.media.size > SMALLER], SMALLER)
             smaller: list[File] = []
             for (path, name, type), item in zip(files, attempt.media, strict=True):
                 if not type.startswith("image/"):
                     continue
                 if item.media.size <= SMALLER:
                     smaller.append((path, name, type))
-                elif (data := await posts.smaller(path, SMALLER)) is not None:
+                elif (data := copies.get(path)) is not None:
                     copy = Path(folder, name).with_suffix(".jpg")
                     await in_thread(copy.write_bytes, data)
                     smaller.append((copy, copy.name, "image/jpeg"))

@@ -207,7 +207,9 @@ class DiscordHandler:
 
         No file has more than `each` bytes, and no post more than `together`.
         """
-        attached = [await _file(attempt, item, each) for item in attempt.media]
+        large = [item.path for item in attempt.media if item.media.size > each and item.media.type.startswith("image/")]
+        copies = await posts.smaller(large, each) if each else {}
+        attached = [await in_thread(_file, attempt, item, each, copies.get(item.path)) for item in attempt.media]
         groups = grouped([file for file, _ in attached if file], together)
         post = posts.post_of(attempt, remark=" ".join(dict.fromkeys(remark for _, remark in attached if remark)))
         channel = ""
@@ -318,17 +320,16 @@ def escape(text: str) -> str:
     return _FIRST_ON_LINE.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", text))
 
 
-async def _file(attempt: Attempt, item: StoredMedia, limit: int) -> tuple[_File | None, str]:
-    """Return the file, a JPEG in its place, or nothing, and a remark on the difference."""
+def _file(attempt: Attempt, item: StoredMedia, limit: int, copy: bytes | None) -> tuple[_File | None, str]:
+    """Return the file, a JPEG `copy` in its place, or nothing, and a remark on the difference. Blocking."""
     media = item.media
     if media.size <= limit:
-        return _File(posts.file_name(attempt, item), media.type, await in_thread(item.path.read_bytes)), ""
+        return _File(posts.file_name(attempt, item), media.type, item.path.read_bytes()), ""
     if limit == 0:
         return None, "Discord does not take the file, so the post is without it."
     size = f"{media.size / 1e6:.1f} MB"
-    data = await posts.smaller(item.path, limit) if media.type.startswith("image/") else None
-    if data is not None:
-        jpeg = _File(posts.file_name(attempt, item, ".jpg"), "image/jpeg", data)
+    if copy is not None:
+        jpeg = _File(posts.file_name(attempt, item, ".jpg"), "image/jpeg", copy)
         return jpeg, f"Shown as a JPEG; the original has {size}."
     problem = f"A file of {size} is larger than the {limit / 1e6:.1f} MB Discord takes here."
     if media.type.startswith("image/") and not pictures.AVAILABLE:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -21,6 +24,8 @@ Mood = Literal["waiting", "asking", "good", "bad"]
 LINK_PAUSE = 5.0
 LINK_TRIES = 12
 """Attempts that wait for another destination's link: a minute in all."""
+COPY_SECONDS = 20.0
+"""Time for the smaller copies of one post. It leaves most of an attempt's time for the post itself."""
 RATE_SECONDS = 30.0
 """Pause after a rate limit that names no time."""
 _TITLES: dict[EventType, tuple[str, Mood]] = {
@@ -217,12 +222,18 @@ def file_name(attempt: Attempt, item: StoredMedia, extension: str | None = None)
     return f"{file_stem(attempt.event)}{number}{extension or item.media.extension}"
 
 
-async def smaller(path: Path, limit: int) -> bytes | None:
-    """Return the picture as a JPEG of at most `limit` bytes, or None if there can be none."""
-    try:
-        return await pictures.smaller_copy(path, limit)
-    except (MediaError, OSError):
-        return None
+async def smaller(paths: Iterable[Path], limit: int) -> dict[Path, bytes]:
+    """Return JPEGs of at most `limit` bytes, of the pictures for which there can be one within `COPY_SECONDS`."""
+    copies: dict[Path, bytes] = {}
+
+    async def copy(path: Path) -> None:
+        with suppress(MediaError, OSError):
+            copies[path] = await pictures.smaller_copy(path, limit)
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(COPY_SECONDS):
+            await asyncio.gather(*map(copy, paths))
+    return copies
 
 
 # Refusals
