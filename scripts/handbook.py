@@ -17,7 +17,7 @@ from typing import Any
 from typer.main import get_command
 
 from receiver.cli import app
-from receiver.cli.handbook import GROUPS, summary
+from receiver.handbook import GROUPS, summary
 from receiver.handlers.registry import describe_handlers
 from receiver.requests import KINDS, REQUIRED
 from receiver.settings import Destination, describe

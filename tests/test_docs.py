@@ -10,8 +10,8 @@ import pytest
 from handbooks import BLOCKS, EVERYTHING, PAGES, ROOT, TEXTS, region
 
 from receiver.app.factory import route_of
-from receiver.cli.handbook import PAGES as LISTED
 from receiver.events import EVENT_TYPES
+from receiver.handbook import PAGES as LISTED
 from receiver.handlers.registry import HandlerDoc, build, describe_handlers
 from receiver.settings import describe, load
 

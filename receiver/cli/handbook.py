@@ -1,58 +1,21 @@
 """The handbook: `receiver help` lists its pages, `receiver help PAGE` shows one.
 
-Pages are Markdown in `receiver/handbook/`. A terminal shows them formatted, a pipe gets plain text.
+A terminal shows them formatted, a pipe gets plain text.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 import sys
-from importlib.resources import files
 from typing import Annotated
 
 import typer
 
 from receiver.cli.output import out, print_table, say
 from receiver.errors import NotFound
+from receiver.handbook import GROUPS, PAGES, page, sections, summary
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "Use": ("submit", "cli", "page", "callbacks", "destinations"),
-    "Destinations": ("file", "s3", "slack", "discord", "chat", "webhook", "command"),
-    "Programs": ("python", "http", "handlers"),
-    "Deployment": ("server", "postgres", "bucket", "functions", "lambda", "proxy"),
-    "Operation": ("operate", "backup", "settings"),
-    "Reference": ("promises", "words", "changes", "contributing"),
-}
-"""Every page, in the order of the list."""
-PAGES = tuple(name for group in GROUPS.values() for name in group)
 _WIDTH = max(map(len, PAGES))
-_COMMENT = re.compile(r"^<!-- .* -->\n", re.MULTILINE)
-_HEADING = re.compile(r"^(##+) (.+)$", re.MULTILINE)
-
-
-def page(name: str) -> str:
-    """Return the Markdown of a page, without comments."""
-    text = files("receiver").joinpath("handbook", f"{name}.md").read_text(encoding="utf-8")
-    return _COMMENT.sub("", text)
-
-
-def summary(name: str) -> str:
-    """Return the first paragraph of a page."""
-    return " ".join(page(name).split("\n\n")[1].split())
-
-
-def sections(word: str) -> list[tuple[str, str]]:
-    """Return page and text of each section with this word in its heading."""
-    found = []
-    for name in PAGES:
-        text = page(name)
-        headings = [item for item in _HEADING.finditer(text) if "```" not in item[0]]
-        for number, heading in enumerate(headings):
-            if word in re.findall(r"[\w-]+", heading[2].lower()):
-                later = (item.start() for item in headings[number + 1 :] if len(item[1]) <= len(heading[1]))
-                found.append((name, text[heading.start() : next(later, len(text))]))
-    return found
 
 
 def help(

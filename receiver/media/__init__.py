@@ -4,6 +4,6 @@ from receiver.media.fetcher import Fetcher
 from receiver.media.files import sniff
 from receiver.media.links import is_public
 from receiver.media.store import MediaStore, Store, open_store
-from receiver.media.tiles import Tiles
+from receiver.media.tiles import Thumbnails, Tiles
 
-__all__ = ["Fetcher", "MediaStore", "Store", "Tiles", "is_public", "open_store", "sniff"]
+__all__ = ["Fetcher", "MediaStore", "Store", "Thumbnails", "Tiles", "is_public", "open_store", "sniff"]

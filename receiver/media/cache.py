@@ -21,7 +21,7 @@ from pathlib import Path
 from receiver.disk import lies_at, lock
 from receiver.errors import MediaError
 from receiver.events import Media
-from receiver.media.files import EXTENSIONS, IDENTITY, Draft, path_in, probe, tile_paths_in, write
+from receiver.media.files import EXTENSIONS, IDENTITY, Draft, derived_paths_in, path_in, probe, write
 
 KEEP_SECONDS = 24 * 3600.0
 """A file that was not used for so long is removed even if there is room: its submission may have been erased."""
@@ -33,7 +33,7 @@ FULL, EMPTIER = 16, 0.9
 """Room is made, down to nine tenths of the limit, when a sixteenth of it has come in since the last search."""
 LEFT_FREE = 0.1
 """Share of the disk that stays free for others: the journal may be there."""
-_OURS = re.compile(r"([0-9a-f]{64})(\.u[1-4]\.png|\.[a-z0-9]{1,5})\Z")
+_OURS = re.compile(r"([0-9a-f]{64})(\.u[1-4]?\.(?:png|webp)|\.[a-z0-9]{1,5})\Z")
 
 Signature = tuple[int, int, int]
 """Inode, size and time of change. As long as they are the same, so is the content."""
@@ -120,10 +120,10 @@ class Cache:
         return None
 
     def drop(self, digest: str) -> None:
-        """Remove a file and its tiles, unless it is held."""
+        """Remove a file, its tiles and its thumbnail, unless it is held."""
         self._known.pop(digest, None)
         originals = [path_in(self.folder, digest, extension) for extension in EXTENSIONS]
-        _removed(_Group(tiles=list(tile_paths_in(self.folder, digest)), originals=originals))
+        _removed(_Group(tiles=list(derived_paths_in(self.folder, digest)), originals=originals))
 
     def check(self) -> None:
         """Make the folder, try to write in it, and remove old files. Raise MediaError if it is a media store itself."""

@@ -43,6 +43,16 @@ def tile_paths_in(folder: Path, digest: str) -> tuple[Path, ...]:
     return tuple(path_in(folder, digest, f".u{number}.png") for number in range(1, TILES + 1))
 
 
+def thumbnail_path_in(folder: Path, digest: str) -> Path:
+    """Return the path of a picture's thumbnail, beside it."""
+    return path_in(folder, digest, ".u.webp")
+
+
+def derived_paths_in(folder: Path, digest: str) -> tuple[Path, ...]:
+    """Return the paths of all that is made of a file and removed with it. Their names begin with `.u`."""
+    return (*tile_paths_in(folder, digest), thumbnail_path_in(folder, digest))
+
+
 # --- types, by the first bytes: the sender chooses name and Content-Type ---
 
 HEAD = 512

@@ -30,11 +30,13 @@ from receiver.media.files import (
     EXTENSIONS,
     IDENTITY,
     Draft,
+    derived_paths_in,
     key_of,
     once,
     path_in,
     probe,
     receive,
+    thumbnail_path_in,
     tile_paths_in,
     write,
 )
@@ -116,9 +118,13 @@ class Store(ABC):
         """Return the paths of a grid's four tiles on this machine. They are removed together with the grid."""
         return tile_paths_in(self.folder, digest)
 
+    def thumbnail_path(self, digest: str) -> Path:
+        """Return the path of a picture's thumbnail on this machine. It is removed together with the picture."""
+        return thumbnail_path_in(self.folder, digest)
+
     @abstractmethod
     def write(self, path: Path, data: bytes) -> None:
-        """Write a tile to one of `tile_paths`: durable under its name, or not there. Blocks, and raises OSError."""
+        """Write what was made of a file beside it: durable under its name, or not there. Blocks, and raises OSError."""
 
     async def put(self, chunks: AsyncIterator[bytes], *, url: str, index: int, max_bytes: int) -> Media:
         """Keep a file. It is safe on return, and nothing is left otherwise. A MediaError says why."""
@@ -269,8 +275,8 @@ class MediaStore(Store):
                         gone = False
                     else:
                         path.unlink()
-            for tile in self.tile_paths(digest) if gone and DIGEST.match(digest) else ():
-                tile.unlink(missing_ok=True)
+            for made in derived_paths_in(self.folder, digest) if gone and DIGEST.match(digest) else ():
+                made.unlink(missing_ok=True)
             return gone
 
         return await self._call(remove)

@@ -1,4 +1,4 @@
-"""Tiles: a grid's four pictures, U1 to U4, cut once and kept beside the grid in the media store."""
+"""What is made of an archived picture, once, and kept beside it: a grid's tiles U1 to U4, and a thumbnail."""
 
 from __future__ import annotations
 
@@ -60,6 +60,36 @@ class Tiles:
             )
 
         return await self._cutting.run(grid.digest, made)
+
+
+class Thumbnails:
+    """Makes thumbnails of archived pictures. Concurrent callers share one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._making = SingleFlight[Path]()
+
+    async def of(self, picture: Media) -> Path:
+        """Return a WebP of at most 640 × 640 pixels, made now if it is not there.
+
+        A MediaError is permanent if the picture cannot be decoded. Otherwise its file or the disk failed.
+        """
+        path = self._store.thumbnail_path(picture.digest)
+
+        async def made() -> Path:
+            try:
+                if not await in_thread(path.exists):
+                    async with self._store.holding([picture]) as (source,):
+                        data = await pictures.thumbnail(source)
+                    await in_thread(self._store.write, path, data)
+            except OSError as exc:
+                raise MediaError(
+                    f"The thumbnail of {picture.digest[:12]} cannot be kept in {path.parent} ({exc.strerror or exc}). "
+                    "Free space on its disk, or give this process write access."
+                ) from exc
+            return path
+
+        return await self._making.run(picture.digest, made)
 
 
 def _digest(path: Path) -> tuple[str, int]:

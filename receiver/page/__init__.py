@@ -15,6 +15,8 @@ from starlette.responses import FileResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route, compile_path
 
 from receiver.errors import InputError, MediaError, NotFound, ReceiverError, Refused
+from receiver.events import Media, Submission
+from receiver.media import Thumbnails
 from receiver.page import actions
 from receiver.page.access import COOKIE, COOKIE_SECONDS, Access, Role, User, is_ours
 from receiver.page.live import Live
@@ -33,6 +35,11 @@ _STATIC = {
 }
 _PICTURES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "video/mp4", "video/webm"})
 """Types that a browser may show. Everything else is a download."""
+_FILE_HEADERS = {
+    **HEADERS,
+    "Cache-Control": "private, max-age=31536000, immutable",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
 _COMPILED = [(compile_path(view.path)[0], view) for view in VIEWS]
 
 Act = Callable[[Request, User, FormData], Awaitable[Response | str]]
@@ -49,6 +56,7 @@ class Page:
     def __init__(self, sources: Sources, access: Access) -> None:
         self._sources = sources
         self._access = access
+        self._thumbnails = Thumbnails(sources.store)
         self.live = Live()
         sources.journal.subscribe(self.live.changed)
 
@@ -60,6 +68,7 @@ class Page:
             Route("/live", self._stream),
             Route("/pictures.zip", self._zip),
             Route("/pictures/{id}/files/{index:int}", self._file),
+            Route("/pictures/{id}/thumbs/{index:int}", self._thumbnail),
             *(Route(view.path, self._shower(view)) for view in VIEWS),
             self._form("/logout", "viewer", self._logout),
             self._form("/make", "maker", lambda _, user, form: actions.make(self._sources, user, form)),
@@ -139,6 +148,31 @@ class Page:
         headers = {**HEADERS, "X-Accel-Buffering": "no"}
         return StreamingResponse(self.live.follow(key, render), headers=headers, media_type="text/event-stream")
 
+    async def _thumbnail(self, request: Request) -> Response:
+        """Send the thumbnail of a picture, or the picture where none can be made."""
+        user = self._access.user(request)
+        if user is None:
+            return Response(status_code=401, headers=HEADERS)
+        try:
+            _, item = await self._find_file(request)
+            path = await self._thumbnails.of(item)
+        except NotFound as exc:
+            return self._problem(self._look(request, user), exc)
+        except MediaError:
+            return RedirectResponse(request.url.path.replace("/thumbs/", "/files/"), 303, HEADERS)
+        tag = f'"{item.digest}-thumbnail"'
+        headers = {**_FILE_HEADERS, "ETag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return FileResponse(path, headers=headers, media_type="image/webp")
+
+    async def _find_file(self, request: Request) -> tuple[Submission, Media]:
+        row = await self._sources.journal.find(request.path_params["id"], whole=True)
+        item = next((item for item in row.media if item.index == request.path_params["index"]), None)
+        if item is None:
+            raise NotFound("There is no such file.")
+        return row, item
+
     async def _file(self, request: Request) -> Response:
         """Send an archived file. Ranges and `ETag` are those of `FileResponse`, with the digest as the tag."""
         user = self._access.user(request)
@@ -146,22 +180,14 @@ class Page:
             return Response(status_code=401, headers=HEADERS)
         look = self._look(request, user)
         try:
-            row = await self._sources.journal.find(request.path_params["id"], whole=True)
-            item = next((item for item in row.media if item.index == request.path_params["index"]), None)
-            if item is None:
-                raise NotFound("There is no such file.")
+            row, item = await self._find_file(request)
             path = await self._sources.store.local(item)
             found = await asyncio.to_thread(path.stat)
         except (ReceiverError, OSError) as exc:
             error = exc if isinstance(exc, ReceiverError) else MediaError("The file is no longer in the media store.")
             return self._problem(look, error)
         tag = f'"{item.digest}"'
-        headers = {
-            **HEADERS,
-            "Cache-Control": "private, max-age=31536000, immutable",
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-            "ETag": tag,
-        }
+        headers = {**_FILE_HEADERS, "ETag": tag}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         shown = item.type in _PICTURES

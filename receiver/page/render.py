@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from markupsafe import Markup
 from starlette.responses import Response
 
 from receiver.events import Submission
@@ -17,6 +19,7 @@ from receiver.web.api.responses import clean
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markdown_it import MarkdownIt
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -27,6 +30,7 @@ HEADERS = {
     "Vary": "Cookie",
 }
 FOLDER = Path(__file__).parent
+_PAGE_LINK = re.compile(r'href="([a-z0-9-]+)\.md(?:#[^"]*)?"')
 _EMOJIS = {"🔄": "Reroll", "⬅️": "Pan left", "➡️": "Pan right", "⬆️": "Pan up", "⬇️": "Pan down", "❤️": "Like"}
 STATUS_WORDS: Mapping[str, str] = {
     "prepared": "waiting to be sent",
@@ -61,7 +65,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (clean, size, moment, word, short, buttons, spoken)
+    filters = (clean, size, moment, word, short, buttons, spoken, markdown)
     found.filters |= {function.__name__: function for function in filters}
     found.globals["query_of"] = query
     # The macros are global, because a region is rendered without the imports of its template.
@@ -131,6 +135,19 @@ def buttons(row: Submission) -> list[str]:
 def spoken(button: str) -> str:
     """Return the name of a button in words. Some have only an emoji (PROTOCOL.md §5 `buttons`)."""
     return f"{button} {_EMOJIS[button]}" if button in _EMOJIS else button
+
+
+def markdown(text: str, root: str) -> Markup:
+    """Return a page of the handbook as HTML. Links to other pages of it stay here."""
+    html = _parser().render(text)
+    return Markup(_PAGE_LINK.sub(rf'href="{root}/help/\1"', html))  # noqa: S704 - our own text, and raw HTML is off
+
+
+@lru_cache(maxsize=1)
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt  # noqa: PLC0415 - as Jinja2
+
+    return MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def query(given: Mapping[str, Any], **changes: Any) -> str:

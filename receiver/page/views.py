@@ -10,10 +10,12 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
+from receiver import handbook
 from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, Delivery, DestinationRecord
 from receiver.errors import InputError, NotFound
 from receiver.events import DISPLAY_STATUSES, EVENT_TYPES, Submission
+from receiver.extras import install
 from receiver.journal import Journal
 from receiver.journal.selection import Selection
 from receiver.journal.store import Filter, Key
@@ -21,6 +23,7 @@ from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Retention
 from receiver.media import Store
 from receiver.page.access import Role, User
+from receiver.pictures import AVAILABLE
 from receiver.provider import Provider
 from receiver.requests import KINDS, SPEEDS
 from receiver.submissions import Submissions
@@ -49,7 +52,6 @@ class Sources:
         settings: returns name, value and source of each setting, with secrets masked.
         examine: yields the findings of `receiver doctor`.
         sample: sends a sample to a destination and returns a sentence.
-        manual: topic → (title, Markdown) of the handbook.
         stream: False where a process may be frozen after its answer, so that pages poll.
     """
 
@@ -228,6 +230,8 @@ async def pictures(sources: Sources, look: Look) -> dict[str, Any]:
         "following": following,
         "top": top or (shown[0].id if shown else ""),
         "names": sorted(sources.destinations),
+        "thumbnails": AVAILABLE,
+        "install": install("images"),
         **_choices(),
     }
 
@@ -386,6 +390,19 @@ async def system(sources: Sources, look: Look) -> dict[str, Any]:
     }
 
 
+async def manual(sources: Sources, look: Look) -> dict[str, Any]:
+    topic = look.params.get("topic", "")
+    if topic and topic not in handbook.PAGES:
+        raise NotFound(f"The handbook has no page {topic[:40]!r}.")
+    return {
+        "topic": topic,
+        "groups": {
+            group: [(name, handbook.summary(name)) for name in names] for group, names in handbook.GROUPS.items()
+        },
+        "text": handbook.page(topic) if topic else "",
+    }
+
+
 VIEWS = (
     View("/", "home.html", home, ("state", "cards", "strip", "newest")),
     View("/pictures", "pictures.html", pictures, ("news", "grid")),
@@ -396,6 +413,8 @@ VIEWS = (
     View("/deliveries", "deliveries.html", deliveries, ("rows",)),
     View("/destinations", "destinations.html", destinations, ("rows",)),
     View("/system", "system.html", system),
+    View("/help", "help.html", manual),
+    View("/help/{topic}", "help.html", manual),
 )
 
 __all__ = ["VIEWS", "Look", "NotFound", "Sources", "View", "selection_of"]
