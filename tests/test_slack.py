@@ -121,19 +121,20 @@ async def test_an_end_that_was_false_is_corrected_in_place(slack: Slack, handler
         ("Banned prompt detected", "reword it"),
         ("可能包含敏感词", "reword it"),
         ("任务超时", "ran out of time"),
-        ("Something odd", "Submit it again"),
+        ("Something odd", ""),
     ],
 )
 async def test_a_failure_says_why_and_what_to_change(
     slack: Slack, handler: SlackHandler, tmp_path: Path, reason: str, advice: str
 ) -> None:
-    """The provider's words stand there, and below them what a person can do."""
+    """The provider's words stand there, and below them what a person can do, if the reason is a known one."""
     attempt = make_attempt(tmp_path, "task.failed")
     attempt = dataclasses.replace(attempt, event=msgspec.structs.replace(attempt.event, reason=reason))
     await handler.deliver(attempt)
     (post,) = slack.top()
     assert reason in texts(post.blocks)
     assert advice in texts(post.blocks)
+    assert ("What to do" in texts(post.blocks)) == bool(advice)
     assert reason in post.text
 
 
