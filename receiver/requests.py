@@ -31,7 +31,6 @@ REQUIRED: Final = object()
 LIST = "base64Array"
 MASK = "maskBase64"
 
-_DOWNLOAD = "Download it and give the file"
 _DATA = "^[Dd][Aa][Tt][Aa]:"
 _MODES = ("RELAX", "FAST", "TURBO")
 _UNSENDABLE = re.compile("[\x00\ud800-\udfff]")
@@ -129,16 +128,26 @@ def build(kind: str, **given: Any) -> Request:
             links[item.link_key or item.key] = checked
         else:
             sources = [checked] if isinstance(checked, str) else checked
-            pictures += [PictureField(field=item.key, source=source) for source in sources]
+            if any(map(is_link, sources)):
+                body[item.key] = [source if is_link(source) else "" for source in sources]
+            pictures += [PictureField(field=item.key, source=source) for source in sources if not is_link(source)]
     body = links | {key: value for key, value in body.items() if value is not None}
     return Request(kind=kind, body=body, prompt=body.get("prompt", ""), pictures=tuple(pictures))
 
 
 def with_pictures(body: Mapping[str, Any], pictures: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return a request's body with its pictures, (field, data URI) in the order of `Request.pictures`, in place."""
+    """Return a request's body with its pictures, (field, data URI) in the order of `Request.pictures`, in place.
+
+    A list that also holds links has "" where a picture belongs.
+    """
     whole = dict(body)
     for name, uri in pictures:
-        whole[name] = [*whole.get(name, ()), uri] if name == LIST else uri
+        if name != LIST:
+            whole[name] = uri
+        elif "" in (array := whole.get(name, [])):
+            whole[name] = [*array[: array.index("")], uri, *array[array.index("") + 1 :]]
+        else:
+            whole[name] = [*array, uri]
     return whole
 
 
@@ -200,6 +209,11 @@ def _check_flag(what: str, value: Any) -> bool:
     return value
 
 
+def check_filter(value: Any) -> dict[str, Any] | None:
+    """Return an account filter without its unset keys, or None for an empty one. Raises InputError."""
+    return None if value is None else _check_filter("accountFilter", value)
+
+
 def _check_modes(what: str, value: Any) -> list[str]:
     if not isinstance(value, list | tuple):
         raise InputError(f"{what} must be a list of {', '.join(_MODES)}.")
@@ -244,10 +258,12 @@ def _check_source(what: str, value: Any) -> str:
     return text
 
 
-def _check_file(what: str, value: Any, remedy: str = _DOWNLOAD) -> str:
+def _check_file(what: str, value: Any) -> str:
     checked = _check_source(what, value)
     if is_link(checked):
-        raise InputError(f"{what} is a link, {checked[:80]!r}, but must be a file or a data URI here. {remedy}.")
+        raise InputError(
+            f"{what} is a link, {checked[:80]!r}, but must be a file or a data URI here. Download it and give the file."
+        )
     return checked
 
 
@@ -303,20 +319,24 @@ def _matching(pattern: str, problem: str) -> Form:
     return Form(str, check)
 
 
-def _files(least: int, remedy: str = _DOWNLOAD) -> Form:
-    """Form of the pictures of `base64Array`, which takes no links."""
+def _pictures(least: int, *, links: bool = True) -> Form:
+    """Form of the pictures of `base64Array`. An upload takes no links there (PROTOCOL.md §13.6)."""
 
     def check(_: str, value: Any) -> list[str]:
         if not isinstance(value, list | tuple):
-            raise InputError("Pictures must be a list of paths or data URIs.")
+            raise InputError("Pictures must be a list of paths, links or data URIs.")
         if not least <= len(value) <= MAX_PICTURES:
             allowed = f"{least} to {MAX_PICTURES}" if least else f"at most {MAX_PICTURES}"
             raise InputError(f"A request like this takes {allowed} pictures, not {len(value)}.")
-        return [_check_file("A picture", source, remedy) for source in value]
+        return [(_check_source if links else _check_file)("A picture", source) for source in value]
 
-    uri = {"description": "A picture as data URI: `data:image/png;base64,…`, at most 16 MiB.", "pattern": _DATA}
-    schema = {"maxItems": MAX_PICTURES, "items": {"type": "string", **uri}} | ({"minItems": least} if least else {})
-    return Form(list[str], check, command="Files or data URIs.", schema=schema, picture=True)
+    form = "`data:image/png;base64,…`, at most 16 MiB"
+    item = {"description": f"A picture as data URI: {form}.", "pattern": _DATA}
+    if links:
+        item = {"description": f"A picture as data URI: {form}, or as link.", "pattern": f"{_DATA}|^https?://"}
+    schema = {"maxItems": MAX_PICTURES, "items": {"type": "string", **item}} | ({"minItems": least} if least else {})
+    words = "Files, links or data URIs." if links else "Files or data URIs."
+    return Form(list[str], check, command=words, schema=schema, picture=True)
 
 
 _PROMPT = Form(
@@ -375,7 +395,7 @@ KINDS: Mapping[str, Kind] = {
             Field(
                 "pictures",
                 LIST,
-                _files(0, "Put the link at the start of the prompt"),
+                _pictures(0),
                 "At most 5 reference pictures.",
                 default=(),
                 option="picture",
@@ -388,9 +408,10 @@ KINDS: Mapping[str, Kind] = {
         summary="One grid out of 2 to 5 pictures.",
         command="Make one picture of 2 to 5.",
         fields=(
-            Field("pictures", LIST, _files(2), "2 to 5 pictures.", default=REQUIRED, argument=True),
+            Field("pictures", LIST, _pictures(2), "2 to 5 pictures.", default=REQUIRED, argument=True),
             Field("dimensions", "dimensions", _words("PORTRAIT", "SQUARE", "LANDSCAPE"), "The shape of the result."),
             _BOT,
+            _FILTER,
         ),
     ),
     "describe": Kind(
@@ -406,13 +427,14 @@ KINDS: Mapping[str, Kind] = {
                 _LANGUAGE,
                 "Language of the texts, like `en`, where the provider knows it.",
             ),
+            _FILTER,
         ),
     ),
     "shorten": Kind(
         path="submit/shorten",
         summary="Shorter prompts that mean the same.",
         command="Find shorter prompts that say the same.",
-        fields=(_PROMPT_ARGUMENT, _BOT),
+        fields=(_PROMPT_ARGUMENT, _BOT, _FILTER),
     ),
     "video": Kind(
         path="submit/video",
@@ -421,7 +443,8 @@ KINDS: Mapping[str, Kind] = {
         fields=(
             Field("image", "image", _SOURCE, "The first frame; an `action` needs none.", argument=True),
             Field("motion", "motion", _words("low", "high"), "How much moves.", default="low"),
-            Field("prompt", "prompt", _PROMPT, "What happens in the video."),
+            # One provider calls it optional. The proxies behind it refuse a video without it (PROTOCOL.md §13.3).
+            Field("prompt", "prompt", _PROMPT, "What happens in the video.", default=REQUIRED),
             Field("end_image", "endImage", _SOURCE, "The last frame."),
             Field("loop", "loop", Form(bool, _check_flag), "Let the end lead into the beginning."),
             Field("video_type", "videoType", _words("vid_1.1_i2v_480", "vid_1.1_i2v_720"), "The size."),
@@ -456,7 +479,10 @@ KINDS: Mapping[str, Kind] = {
         path="submit/upload-discord-images",
         summary="Pictures that get links, to be used in prompts.",
         command="Put pictures where prompts can point to them.\n\nPrints their links.",
-        fields=(Field("pictures", LIST, _files(1), "1 to 5 pictures.", default=REQUIRED, argument=True), _FILTER),
+        fields=(
+            Field("pictures", LIST, _pictures(1, links=False), "1 to 5 pictures.", default=REQUIRED, argument=True),
+            _FILTER,
+        ),
         address="/uploads",
         answered_by_links=True,
     ),

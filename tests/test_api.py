@@ -273,7 +273,7 @@ async def test_what_cannot_be_is_said_with_a_typed_error(tmp_path: Path) -> None
             (receiver.imagine(PROMPT, speed="warp"), "warp"),
             (receiver.blend(["only-one.png"]), "2 to 5 pictures"),
             (receiver.describe(str(tmp_path / "no.png")), "cannot be read"),
-            (receiver.video(), "picture for image is missing"),
+            (receiver.video(prompt="it sails"), "picture for image is missing"),
             (receiver.watch("no/task\x00"), "task id"),
         ]:
             with pytest.raises(InputError, match=words):

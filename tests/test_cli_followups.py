@@ -251,7 +251,7 @@ async def test_nothing_is_spent_on_a_mistake(tmp_path: Path) -> None:
         assert_error(await run("modal", id, "--prompt", "x", folder=tmp_path, env=env), "does not ask for input")
         assert_error(await run("submit", "x", "--to", "nowhere", folder=tmp_path, env=env), "'nowhere'", "file")
         assert_error(await run("blend", "one.png", folder=tmp_path, env=env), "2 to 5 pictures")
-        assert_error(await run("video", "no.png", folder=tmp_path, env=env), "no.png")
+        assert_error(await run("video", "no.png", "--prompt", "it sails", folder=tmp_path, env=env), "no.png")
         assert_error(await run("action", "01ABCDEFGH", "U1", folder=tmp_path, env=env), "01ABCDEFGH")
         assert files(tmp_path) == kept
         assert simulator.endpoints == ["imagine"]

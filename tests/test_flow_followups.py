@@ -204,7 +204,7 @@ async def test_every_kind_of_request_ends_in_a_file(kind: str, suffix: str, tmp_
             "describe": lambda: build("describe", source=source),
             "shorten": lambda: build("shorten", prompt="a very long prompt about a paper boat --v 6.1"),
             "blend": lambda: build("blend", pictures=[source, source]),
-            "video": lambda: build("video", image=source, motion="low"),
+            "video": lambda: build("video", image=source, prompt="it sails", motion="low"),
             "edits": lambda: build("edits", prompt="make it night", image=source),
             "swap": lambda: build("swap", source=source, target=source),
         }[kind]()

@@ -461,19 +461,23 @@ BODIES: dict[str, tuple[Any, str]] = {
     "an unknown filter": (PROMPT | {"account_filter": {"x": 1}}, "'x' cannot be a key of accountFilter"),
     "too many buttons": (PROMPT | {"auto": ["U1"] * 17}, "at most 16 follow-ups"),
     "six pictures": (PROMPT | {"pictures": [data_uri(PNG)] * 6}, "at most 5 pictures, not 6"),
-    "a link among pictures": (PROMPT | {"pictures": ["https://example.com/a.png"]}, "at the start of the prompt"),
+    "a path among pictures": (PROMPT | {"pictures": ["/etc/passwd"]}, "A picture comes as `data:"),
     "a picture that is text": (PROMPT | {"pictures": [data_uri(b"hello")]}, "is no PNG, JPEG, WebP or GIF"),
     "a picture that is HTML": (PROMPT | {"pictures": [data_uri(b"<html>")]}, "is no PNG, JPEG, WebP or GIF"),
     "no base64": (PROMPT | {"pictures": ["data:image/png;base64,%%%"]}, "not valid base64"),
     "no base64 at all": (PROMPT | {"pictures": ["data:image/png,abc"]}, "does not start with"),
     "a large picture": (PROMPT | {"pictures": [data_uri(PNG + bytes(16 * 2**20))]}, "larger than 16 MiB"),
     "one picture to blend": ({"kind": "blend", "pictures": [data_uri(PNG)]}, "takes 2 to 5 pictures"),
-    "a video of nothing": ({"kind": "video"}, "The picture for image is missing"),
+    "a video without a prompt": ({"kind": "video", "image": "https://x.test/a.png"}, "The field prompt is missing"),
+    "a video of nothing": ({"kind": "video", "prompt": "it sails"}, "The picture for image is missing"),
     "an index beyond": (
-        {"kind": "video", "action": "extend", "task_id": "1", "index": 10**4000},
+        {"kind": "video", "prompt": "p", "action": "extend", "task_id": "1", "index": 10**4000},
         "index must be one of",
     ),
-    "a task id as path": ({"kind": "video", "action": "extend", "task_id": "..", "index": 0}, "The task id is empty"),
+    "a task id as path": (
+        {"kind": "video", "prompt": "p", "action": "extend", "task_id": "..", "index": 0},
+        "The task id is empty",
+    ),
 }
 
 
@@ -536,7 +540,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "imagine": PROMPT,
     "blend": {},
     "describe": {},
-    "video": {"image": data_uri(PNG)},
+    "video": {"image": data_uri(PNG), "prompt": "it sails"},
     "edits": PROMPT | {"image": data_uri(PNG)},
     "swap": {"source": data_uri(PNG), "target": data_uri(PNG)},
     "upload": {},

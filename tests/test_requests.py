@@ -85,6 +85,17 @@ GOOD: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], tuple[Pic
         {"dimensions": "PORTRAIT", "botType": "MID_JOURNEY"},
         files("base64Array", *[DATA] * 5),
     ),
+    ("blend", ([LINK, LINK],), {}, {"base64Array": [LINK, LINK]}, ()),
+    (
+        "blend",
+        (["a.png", LINK, "b.png"],),
+        {"account_filter": {"modes": ["FAST"]}},
+        {"base64Array": ["", LINK, ""], "accountFilter": {"modes": ["FAST"]}},
+        files("base64Array", "a.png", "b.png"),
+    ),
+    ("imagine", ("a",), {"pictures": [LINK]}, {"prompt": "a", "base64Array": [LINK]}, ()),
+    ("describe", (LINK,), {"account_filter": {"remark": "x"}}, {"link": LINK, "accountFilter": {"remark": "x"}}, ()),
+    ("shorten", ("a",), {"account_filter": {"remix": True}}, {"prompt": "a", "accountFilter": {"remix": True}}, ()),
     ("describe", ("a.png",), {}, {}, files("base64", "a.png")),
     (
         "describe",
@@ -95,8 +106,14 @@ GOOD: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], tuple[Pic
     ),
     ("shorten", ("a boat",), {}, {"prompt": "a boat"}, ()),
     ("shorten", ("a boat",), {"bot_type": "MID_JOURNEY"}, {"prompt": "a boat", "botType": "MID_JOURNEY"}, ()),
-    ("video", (LINK,), {}, {"motion": "low", "image": LINK}, ()),
-    ("video", ("a.png",), {"motion": "high"}, {"motion": "high"}, files("image", "a.png")),
+    ("video", (LINK,), {"prompt": "p"}, {"motion": "low", "image": LINK, "prompt": "p"}, ()),
+    (
+        "video",
+        ("a.png",),
+        {"motion": "high", "prompt": "p"},
+        {"motion": "high", "prompt": "p"},
+        files("image", "a.png"),
+    ),
     (
         "video",
         (DATA,),
@@ -116,19 +133,25 @@ GOOD: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], tuple[Pic
         },
         (*files("image", DATA), *files("endImage", "b.png")),
     ),
-    ("video", ("a.png",), {"end_image": LINK}, {"motion": "low", "endImage": LINK}, files("image", "a.png")),
+    (
+        "video",
+        ("a.png", "low", "p"),
+        {"end_image": LINK},
+        {"motion": "low", "prompt": "p", "endImage": LINK},
+        files("image", "a.png"),
+    ),
     (
         "video",
         (),
-        {"action": "extend", "index": 0, "task_id": ID},
-        {"motion": "low", "action": "extend", "index": 0, "taskId": ID},
+        {"prompt": "p", "action": "extend", "index": 0, "task_id": ID},
+        {"motion": "low", "prompt": "p", "action": "extend", "index": 0, "taskId": ID},
         (),
     ),
     (
         "video",
         (LINK,),
-        {"action": "extend", "index": 3, "task_id": ID},
-        {"motion": "low", "image": LINK, "action": "extend", "index": 3, "taskId": ID},
+        {"prompt": "p", "action": "extend", "index": 3, "task_id": ID},
+        {"motion": "low", "prompt": "p", "image": LINK, "action": "extend", "index": 3, "taskId": ID},
         (),
     ),
     ("edits", ("a hat", LINK), {}, {"prompt": "a hat", "image": LINK}, ()),
@@ -173,6 +196,8 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("edits", ("", LINK), {}, "The prompt is empty"),
     ("modal", (ID,), {"prompt": " "}, "The prompt is empty"),
     ("video", (LINK,), {"prompt": "x" * 6001}, "shorten it"),
+    ("video", (LINK,), {}, "The prompt must be text"),
+    ("video", (), {"action": "extend", "index": 1, "task_id": ID}, "The prompt must be text"),
     # words
     ("imagine", ("a",), {"bot_type": "DALL_E"}, "'DALL_E' cannot be botType; use one of MID_JOURNEY, NIJI_JOURNEY"),
     ("imagine", ("a",), {"bot_type": 10**5000}, "botType must be text"),
@@ -180,18 +205,23 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("blend", (["a", "b"],), {"dimensions": "square"}, "dimensions; use one of PORTRAIT, SQUARE, LANDSCAPE"),
     ("video", (LINK,), {"motion": "medium"}, "use one of low, high"),
     ("video", (LINK,), {"motion": None}, "motion must be text"),
-    ("video", (LINK,), {"video_type": "vid_1.1_i2v_1080"}, "use one of vid_1.1_i2v_480, vid_1.1_i2v_720"),
-    ("video", (), {"action": "extend it", "index": 1, "task_id": ID}, "a single word, like extend"),
-    ("video", (), {"action": "", "index": 1, "task_id": ID}, "a single word, like extend"),
+    (
+        "video",
+        (LINK,),
+        {"prompt": "p", "video_type": "vid_1.1_i2v_1080"},
+        "use one of vid_1.1_i2v_480",
+    ),
+    ("video", (), {"prompt": "p", "action": "extend it", "index": 1, "task_id": ID}, "a single word, like extend"),
+    ("video", (), {"prompt": "p", "action": "", "index": 1, "task_id": ID}, "a single word, like extend"),
     ("describe", (LINK,), {"language": "the King's English"}, "write it like en"),
     # numbers, and true and false
-    ("video", (), {"action": "extend", "task_id": ID}, "Say which one: index must be one of 0, 1, 2, 3"),
-    ("video", (), {"action": "extend", "task_id": ID, "index": 4}, "index must be one of 0, 1, 2, 3"),
-    ("video", (LINK,), {"batch_size": 3}, "batchSize must be one of 1, 2, 4"),
-    ("video", (LINK,), {"batch_size": True}, "batchSize must be one of"),
-    ("video", (LINK,), {"batch_size": "1"}, "batchSize must be one of"),
-    ("video", (LINK,), {"batch_size": 1.0}, "batchSize must be one of"),
-    ("video", (LINK,), {"loop": "yes"}, "loop must be true or false"),
+    ("video", (), {"prompt": "p", "action": "extend", "task_id": ID}, "Say which one: index must be one of 0, 1, 2, 3"),
+    ("video", (), {"prompt": "p", "action": "extend", "task_id": ID, "index": 4}, "index must be one of 0, 1, 2, 3"),
+    ("video", (LINK,), {"prompt": "p", "batch_size": 3}, "batchSize must be one of 1, 2, 4"),
+    ("video", (LINK,), {"prompt": "p", "batch_size": True}, "batchSize must be one of"),
+    ("video", (LINK,), {"prompt": "p", "batch_size": "1"}, "batchSize must be one of"),
+    ("video", (LINK,), {"prompt": "p", "batch_size": 1.0}, "batchSize must be one of"),
+    ("video", (LINK,), {"prompt": "p", "loop": "yes"}, "loop must be true or false"),
     # task ids
     ("modal", ("",), {}, "The task id is empty"),
     ("modal", (" ",), {}, "The task id is empty"),
@@ -202,16 +232,16 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("modal", ("1\u202e2",), {}, "is no task id"),
     ("modal", ("1,2",), {}, "without spaces or commas"),
     ("modal", ("1 2",), {}, "without spaces or commas"),
-    ("video", (), {"action": "extend", "index": 1, "task_id": ""}, "The task id is empty"),
+    ("video", (), {"prompt": "p", "action": "extend", "index": 1, "task_id": ""}, "The task id is empty"),
     # pictures
     ("imagine", ("a",), {"pictures": ["a.png"] * 6}, "at most 5 pictures, not 6"),
     ("imagine", ("a",), {"pictures": "a.png"}, "must be a list"),
-    ("imagine", ("a",), {"pictures": [LINK]}, "Put the link at the start of the prompt"),
+    ("imagine", ("a",), {"pictures": ["ftp://x.test/a.png"]}, "no http or https link"),
+    ("upload", ([LINK],), {}, "must be a file or a data URI here. Download it"),
     ("imagine", ("a",), {"pictures": [" "]}, "is empty"),
     ("imagine", ("a",), {"pictures": [b"x"]}, "must be text"),
     ("blend", (["a.png"],), {}, "2 to 5 pictures, not 1"),
     ("blend", (["a.png"] * 6,), {}, "2 to 5 pictures, not 6"),
-    ("blend", (["a.png", LINK],), {}, "Download it"),
     ("upload", ([],), {}, "1 to 5 pictures, not 0"),
     ("upload", (["a.png"] * 6,), {}, "1 to 5 pictures, not 6"),
     ("modal", (ID,), {"mask": LINK}, "The mask is a link"),
@@ -231,14 +261,21 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("describe", ("https://x.test/a b",), {}, "no http or https link"),
     ("describe", ("https://x.test/" + "a" * 2048,), {}, "shorten it to 2048"),
     ("video", ("gopher://x.test/a",), {}, "no http or https link"),
-    ("video", (LINK,), {"end_image": "ftp://x.test/a"}, "no http or https link"),
+    ("video", (LINK,), {"prompt": "p", "end_image": "ftp://x.test/a"}, "no http or https link"),
     ("edits", ("a hat", "ftp://x.test/a"), {}, "no http or https link"),
     ("imagine", ("a",), {"pictures": ["ftp://x.test/a"]}, "no http or https link"),
     # what does not belong together
-    ("video", (), {}, "The picture for image is missing"),
-    ("video", (LINK,), {"task_id": ID}, "need an action"),
-    ("video", (LINK,), {"index": 1}, "need an action"),
-    ("video", (), {"action": "extend", "index": 1}, "needs the task id"),
+    (
+        "video",
+        (),
+        {
+            "prompt": "p",
+        },
+        "The picture for image is missing",
+    ),
+    ("video", (LINK,), {"prompt": "p", "task_id": ID}, "need an action"),
+    ("video", (LINK,), {"prompt": "p", "index": 1}, "need an action"),
+    ("video", (), {"prompt": "p", "action": "extend", "index": 1}, "needs the task id"),
     # accountFilter
     ("imagine", ("a",), {"account_filter": ["FAST"]}, "must be an object"),
     ("imagine", ("a",), {"account_filter": {"mode": "FAST"}}, "'mode' cannot be a key of accountFilter"),
@@ -307,6 +344,14 @@ def test_the_commands_have_the_declared_fields(kind: str) -> None:
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_links_and_pictures_of_one_list_keep_their_order() -> None:
+    """A picture goes where the list has a gap, and the journalled body keeps the gap."""
+    request = build("blend", pictures=["a.png", LINK, "b.png"])
+    whole = with_pictures(request.body, [("base64Array", "data:,A"), ("base64Array", "data:,B")])
+    assert whole["base64Array"] == ["data:,A", LINK, "data:,B"]
+    assert request.body["base64Array"] == ["", LINK, ""]
 
 
 def test_pictures_find_their_fields() -> None:

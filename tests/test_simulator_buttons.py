@@ -170,13 +170,33 @@ async def test_custom_ids_change() -> None:
             assert one["customId"].rsplit("::", 2)[0] == other["customId"].rsplit("::", 2)[0]
 
 
-@pytest.mark.parametrize(("profile", "code"), [("default", 1), ("java", 1), ("relay", 4), ("csharp", 4)])
+@pytest.mark.parametrize(("profile", "code"), [("default", 1), ("java", 1), ("relay", 4), ("csharp", 1)])
 async def test_outdated_custom_ids(profile: str, code: int) -> None:
-    """A customId of long ago, or one made up, is good in the default and Java profiles only."""
+    """A customId of long ago, or one made up, is good but for the relay."""
     async with running(profile=profile) as run:
         task = await grid(run)
         body = {"taskId": task["id"], "customId": "MJ::JOB::upsample::1::made-up"}
         assert (await run.client.post("/mj/submit/action", json=body)).json()["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("custom_id", "action", "code"),
+    [
+        ("MJ::JOB::upsample_v6_2x_subtle::2::made-up", "UPSCALE_HD", 1),
+        ("MJ::JOB::pan_left::2::made-up::SOLO", "PAN", 1),
+        ("MJ::Outpaint::75::3::made-up", "ZOOM", 1),
+        ("MJ::CustomZoom::made-up::2", "", 21),
+        ("MJ::JOB::delete::1::made-up", "", 4),
+    ],
+)
+async def test_csharp_judges_a_custom_id_by_its_beginning(custom_id: str, action: str, code: int) -> None:
+    """Clients make customIds for pictures of a grid, which show no such button (PROTOCOL.md §13.9)."""
+    async with running(profile="csharp") as run:
+        body = {"taskId": (await grid(run))["id"], "customId": custom_id}
+        answer = (await run.client.post("/mj/submit/action", json=body)).json()
+        assert answer["code"] == code
+        if code == 1:
+            assert (await done(run, answer["result"]))["action"] == action
 
 
 @pytest.mark.parametrize(
@@ -275,7 +295,7 @@ async def test_describe_buttons() -> None:
         body = {"base64": mask((0, 0, 50, 50))}
         task = await done(run, (await run.client.post("/mj/submit/describe", json=body)).json()["result"])
         assert [face(button) for button in task["buttons"]] == ["1️⃣", "2️⃣", "3️⃣", "4️⃣", "🔄", "Imagine all"]
-        texts = [text.partition(" ")[2] for text in task["prompt"].split("\n\n")]
+        texts = [text.partition(" ")[2] for text in task["promptEn"].split("\n\n")]
         answer = await press(run, task, "2️⃣")
         assert (answer["code"], answer["properties"]["finalPrompt"]) == (21, texts[1])
         await modal(run, answer["result"])
@@ -293,4 +313,4 @@ async def test_shorten_buttons() -> None:
         answer = (await run.client.post("/mj/submit/shorten", json={"prompt": PROMPT})).json()
         task = await done(run, answer["result"])
         opened = await press(run, task, "3️⃣")
-        assert opened["properties"]["finalPrompt"] in task["prompt"]
+        assert opened["properties"]["finalPrompt"] in task["properties"]["finalPrompt"]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 from receiver.app.container import Runtime
 from receiver.app.requests import to_options
@@ -121,6 +122,7 @@ class TaskHandle:
         again: bool = False,
         prompt: str | None = None,
         mask: str | None = None,
+        account_filter: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
         to: Sequence[str] | None = None,
         auto: Sequence[str] = (),
@@ -137,6 +139,7 @@ class TaskHandle:
             again: press it once more.
             prompt: the reply, if the button asks for one.
             mask: area to repaint, as a path or data URI: white is repainted.
+            account_filter: the provider's accountFilter. None inherits this task's.
             labels: None inherits this task's.
             to: names of destinations. None inherits this task's.
             auto: buttons that Receiver presses when that has succeeded.
@@ -148,7 +151,13 @@ class TaskHandle:
         runtime = self._runtime()
         options = to_options({"labels": labels, "to": to, "auto": auto})
         row = await runtime.submissions.follow_up(
-            await self.status(), button, options, again=again, prompt=prompt, mask=mask
+            await self.status(),
+            button,
+            options,
+            again=again,
+            prompt=prompt,
+            mask=mask,
+            account_filter=account_filter,
         )
         return TaskHandle(self._runtime, await send(runtime, row))
 

@@ -91,7 +91,7 @@ class Requests(ABC):
             prompt: 1–6000 characters. It holds parameters such as `--ar 3:2`, and links to reference pictures at its
                 start.
             bot_type: MID_JOURNEY or NIJI_JOURNEY.
-            pictures: at most 5 reference pictures, as paths or data URIs.
+            pictures: at most 5 reference pictures, as paths, data URIs or links.
             account_filter: `instanceId`, `modes`, `remix`, `nijiRemix`, `remixAutoConsidered`, `remark`.
             options: see `SubmitOptions`.
 
@@ -118,6 +118,7 @@ class Requests(ABC):
         *,
         dimensions: str | None = None,
         bot_type: str | None = None,
+        account_filter: Mapping[str, Any] | None = None,
         **options: Unpack[SubmitOptions],
     ) -> TaskHandle:
         """One grid out of 2–5 pictures.
@@ -127,14 +128,23 @@ class Requests(ABC):
             task = await receiver.blend(["cat.png", "boat.png"], dimensions="LANDSCAPE")
 
         Args:
-            pictures: paths or data URIs.
+            pictures: paths, data URIs or links.
             dimensions: PORTRAIT, SQUARE or LANDSCAPE.
-            bot_type, options: as `imagine`, whose errors are raised here too.
+            bot_type, account_filter, options: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit(build("blend", pictures=pictures, dimensions=dimensions, bot_type=bot_type), options)
+        return await self._submit(
+            build("blend", pictures=pictures, dimensions=dimensions, bot_type=bot_type, account_filter=account_filter),
+            options,
+        )
 
     async def describe(
-        self, source: str, *, bot_type: str | None = None, language: str | None = None, **options: Unpack[SubmitOptions]
+        self,
+        source: str,
+        *,
+        bot_type: str | None = None,
+        language: str | None = None,
+        account_filter: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> TaskHandle:
         """Prompts that could have made a picture: the result's `task.texts`.
 
@@ -147,12 +157,20 @@ class Requests(ABC):
         Args:
             source: a path, data URI or link.
             language: of the texts, like `en` or `zh-CN`. Not every provider knows it.
-            bot_type, options: as `imagine`, whose errors are raised here too.
+            bot_type, account_filter, options: as `imagine`, whose errors are raised here too.
         """
-        return await self._submit(build("describe", source=source, bot_type=bot_type, language=language), options)
+        return await self._submit(
+            build("describe", source=source, bot_type=bot_type, language=language, account_filter=account_filter),
+            options,
+        )
 
     async def shorten(
-        self, prompt: str, *, bot_type: str | None = None, **options: Unpack[SubmitOptions]
+        self,
+        prompt: str,
+        *,
+        bot_type: str | None = None,
+        account_filter: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> TaskHandle:
         """Shorter prompts that mean the same: the result's `task.texts`. Arguments and errors are as in `imagine`.
 
@@ -160,13 +178,15 @@ class Requests(ABC):
 
             task = await receiver.shorten("a very, very small paper boat on calm and quiet water")
         """
-        return await self._submit(build("shorten", prompt=prompt, bot_type=bot_type), options)
+        return await self._submit(
+            build("shorten", prompt=prompt, bot_type=bot_type, account_filter=account_filter), options
+        )
 
     async def video(
         self,
         image: str | None = None,
         *,
-        prompt: str | None = None,
+        prompt: str,
         motion: str = "low",
         action: str | None = None,
         index: int | None = None,

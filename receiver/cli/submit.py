@@ -181,6 +181,7 @@ def action(
     again: Annotated[bool, typer.Option("--again", help="Press it once more although it was pressed before.")] = False,
     wait: Wait = False,
     speed: Speed = None,
+    account_filter: Filter = None,
     label: Label = None,
     state: State = None,
     to: To = None,
@@ -192,10 +193,13 @@ def action(
     Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
     chosen = options(speed=speed, label=label, state=state, to=to, auto=auto)
+    filter = reading.account_filter(account_filter)
 
     async def prepare(runtime: Runtime) -> Submission:
         parent = await runtime.journal.find(reference)
-        return await runtime.submissions.follow_up(parent, button, chosen, again=again, prompt=prompt, mask=mask)
+        return await runtime.submissions.follow_up(
+            parent, button, chosen, again=again, prompt=prompt, mask=mask, account_filter=filter
+        )
 
     session.Session(as_json=as_json).run(prepare, wait=wait)
 

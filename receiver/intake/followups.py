@@ -30,6 +30,8 @@ _NAMES: Mapping[str, str] = {
     r"animate(?: high)?(?: motion)?": r"::animate_high",
     r"animate low(?: motion)?": r"::animate_low",
 }
+_INHERITED = frozenset({"accountFilter"})
+"""Fields of the parent's request that the request of a follow-up takes as well (PROTOCOL.md §13.6)."""
 _IGNORED = re.compile("[()\ufe0f]")
 _CHANGE = re.compile(r"(u|v)([1-4])\Z|reroll\Z")
 
@@ -90,7 +92,7 @@ def follow_up(parent: Submission, button: str, *, now_ms: int, deadline_ms: int)
         kind="action",
         created_ms=now_ms,
         prompt=parent.prompt,
-        request={"taskId": parent.task_id},
+        request={"taskId": parent.task_id, **{key: parent.request[key] for key in _INHERITED & parent.request.keys()}},
         speed=parent.speed,
         labels=parent.labels,
         user_state=parent.user_state,

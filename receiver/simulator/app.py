@@ -104,6 +104,8 @@ class Simulator:
                 yield Route(f"{prefix}{path}", partial(self._submit, path), methods=["POST"])
             for name in ("list-by-condition", "list-by-ids"):
                 yield Route(f"{prefix}/task/{name}", self._list, methods=["POST"])
+            for name in ("list", "queue"):
+                yield Route(f"{prefix}/task/{name}", partial(self._every, name), methods=["GET"])
             for name, answer, method in (
                 ("fetch", self._world.fetch, "GET"),
                 ("image-seed", self._world.image_seed, "GET"),
@@ -134,6 +136,11 @@ class Simulator:
         ids = (json_object(await request.body()) or {}).get("ids")
         wanted = map(str, ids) if isinstance(ids, list) else ()
         return await self._response(self._world.listed(wanted, _address(request)))
+
+    async def _every(self, name: str, request: Request) -> Response:
+        if not self._authorized(request):
+            return await self._response(answers.unauthorized())
+        return await self._response(self._world.every(name, _address(request)))
 
     def _authorized(self, request: Request) -> bool:
         """Compare the key, sent as ``Bearer k``, bare, or as ``mj-api-secret``."""

@@ -46,6 +46,7 @@ FAULTS = {
     "hook_stripped": "The relay drops the notifyHook: no callback is ever sent.",
     "state_missing": "Callbacks have no key `state`.",
     "state_mangled": "Callbacks carry only the first half of the state.",
+    "old_encoding": "Callbacks are ISO-8859-1, as of old Java senders: an accent makes them invalid UTF-8.",
     "foreign_token": "With every task runs another client's, whose callbacks carry this task's state to its hook.",
     "odd_progress": "Progress is a text that holds no number, until the end.",
     "no_buttons": "Tasks have no key `buttons`, in callbacks as in fetch and list.",
@@ -100,6 +101,7 @@ class Fault:
     hides: tuple[str, ...] = ()  # queries that know no task: fetch, list
     gone: bool = False  # downloads fail
     first: float = math.inf  # submits, queries or downloads that this affects
+    latin_1: bool = False  # callbacks are ISO-8859-1
     doubles: bool = False  # another task carries this one's state and hook
 
 
@@ -107,10 +109,10 @@ class Fault:
 
 
 def banned_word(request: Request) -> Answer:
-    """Return code 24 with the longest word, and no ``result`` key (payload submit_04)."""
+    """Return code 24 with the longest word and ``result`` null, as both proxies do (PROTOCOL.md §13.7)."""
     words = re.findall(r"\w+", scene_words(request.prompt)) or [request.prompt]
     facts = {"promptEn": request.prompt, "bannedWord": max(words, key=len)}
-    return Answer(200, {"code": answers.BANNED_WORD, "description": "可能包含敏感词", "properties": facts})
+    return coded(answers.BANNED_WORD, "可能包含敏感词", None, facts)
 
 
 def queued(request: Request) -> Answer:
@@ -227,6 +229,7 @@ _HOOKS: Mapping[str, Fault] = {
     "hook_stripped": Fault(calls=lambda calls, chance: []),
     "state_missing": Fault(callback=_without("state")),
     "state_mangled": Fault(callback=with_half_a_state),
+    "old_encoding": Fault(latin_1=True),
     "foreign_token": Fault(doubles=True),
     "odd_progress": Fault(callback=with_odd_progress, fetched=with_odd_progress),
     "no_buttons": Fault(callback=_without("buttons"), fetched=_without("buttons")),
@@ -248,6 +251,7 @@ class Faults:
             raise ValueError(f"Unknown simulator fault {', '.join(unknown)}; there are {', '.join(FAULTS)}.")
         self._active = {name: _HOOKS[name] for name in FAULTS if name in wanted}
         self._faults = list(self._active.values())
+        self.latin_1 = any(fault.latin_1 for fault in self._faults)
         self.doubles = any(fault.doubles for fault in self._faults)
 
     def answer(self, request: Request) -> Answer | None:

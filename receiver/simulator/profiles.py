@@ -34,6 +34,8 @@ _UNREADY_PARENT = answers.relay_error(answers.VALIDATION, "task_status_not_succe
 _UNKNOWN_TASK = answers.relay_error(answers.VALIDATION, "task_no_found")
 _NO_PROMPT = answers.validation("prompt不能为空")
 _NO_INDEX = answers.validation("index参数错误")
+_NO_VIDEO_PROMPT = answers.validation("Prompt 不能为空")
+_NO_PATH = Answer(404, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,12 @@ class Profile:
     index_always: bool = False  # a change needs an index even for REROLL
     no_index: Answer = _NO_INDEX  # the answer when it has none
     no_simple_change: Answer | None = None  # the answer where simple-change does not work
+    no_change: Answer | None = None  # the answer where change does not exist
+    no_video_prompt: Answer | None = None  # the answer to a video without a prompt, where it needs one
+    motion: str = ""  # motion of a video where none is sent
+    links_in_lists: bool = True  # links are taken in base64Array
+    lists: tuple[str, ...] = ()  # lists of all tasks: list, queue
+    by_prefix: bool = False  # a customId is judged by its beginning alone
     outdated_buttons: bool = False  # a customId with an old or invented hash is accepted
     films_are_pictures: bool = True  # imageUrl of a video is the first mp4, not a still
     window_timeout: float = 3600.0  # seconds until a window that gets no answer fails the task
@@ -110,8 +118,8 @@ def relay_task(view: View) -> dict[str, Any]:
         "action": work.relay_action or work.action,
         "customId": "",
         "botType": "",
-        "prompt": view.prompt,
-        "promptEn": view.prompt if polled else "",
+        "prompt": work.prompt,
+        "promptEn": view.prompt_en if polled else "",
         "description": view.task.description,
         "state": (view.task.state or "") if polled else "",
         "submitTime": view.submit_time,
@@ -125,7 +133,7 @@ def relay_task(view: View) -> dict[str, Any]:
         "failReason": step.reason or "",
         "buttons": view.buttons if polled else None,
         "maskBase64": "",
-        "properties": {"finalPrompt": view.prompt, "finalZhPrompt": ""} if polled else None,
+        "properties": {"finalPrompt": view.final_prompt, "finalZhPrompt": ""} if polled else None,
     }
 
 
@@ -143,10 +151,10 @@ def _proxy_task(view: View) -> dict[str, Any]:
     return {
         "action": view.task.work.action,
         "status": view.step.status,
-        "prompt": view.prompt,
-        "promptEn": view.prompt,
+        "prompt": view.task.work.prompt,
+        "promptEn": view.prompt_en,
         "description": view.command,
-        "state": view.task.state,
+        "state": view.task.state or "",
         "submitTime": view.submit_time,
         "startTime": view.start_time,
         "finishTime": view.finish_time,
@@ -165,12 +173,14 @@ def java_task(view: View) -> dict[str, Any]:
     }
     if view.step.status in {"IN_PROGRESS", "SUCCESS"}:
         properties["progressMessageId"] = view.task.snowflake("progress message")
-        properties["finalPrompt"] = view.prompt
+        properties["finalPrompt"] = view.final_prompt
     if view.picture:
         properties["messageHash"] = view.task.job
     if view.succeeded:
         properties |= {"messageId": view.task.snowflake("message"), "flags": 0}
-    return {"id": view.task.id, "properties": properties, **_proxy_task(view)}
+    task = {"id": view.task.id, "properties": properties, **_proxy_task(view)}
+    # Its describe writes the texts into all three fields, the C# proxy's into the other two (PROTOCOL.md §13.1).
+    return {**task, "prompt": view.prompt_en} if view.task.work.action == "DESCRIBE" else task
 
 
 def java_schedule(timeline: Timeline) -> list[Call]:
@@ -255,7 +265,7 @@ def csharp_task(view: View) -> dict[str, Any]:
     if view.succeeded:
         values |= _csharp_result(view)
         values["properties"] |= {
-            "finalPrompt": view.prompt,
+            "finalPrompt": view.final_prompt,
             "messageHash": task.job,
             "messageId": task.snowflake("message"),
             "flags": 0,
@@ -360,6 +370,7 @@ ALL_PROFILES = (
         accepted="Submission successful",
         outdated_buttons=True,
         films_are_pictures=False,
+        lists=("list", "queue"),
     ),
     Profile(
         name="relay",
@@ -373,6 +384,8 @@ ALL_PROFILES = (
         index_always=True,
         no_index=answers.relay_error(answers.VALIDATION, "index_can_only_be_1_2_3_4"),
         no_simple_change=answers.relay_error(answers.VALIDATION, "task_id_is_required"),
+        no_video_prompt=_NO_VIDEO_PROMPT,
+        motion="low",
         numbers_states=True,
     ),
     Profile(
@@ -390,6 +403,8 @@ ALL_PROFILES = (
         unready_parent=answers.WRONG_STATUS,
         outdated_buttons=True,
         window_timeout=300.0,
+        links_in_lists=False,
+        lists=("list", "queue"),
     ),
     Profile(
         name="csharp",
@@ -406,6 +421,12 @@ ALL_PROFILES = (
         unready_parent=answers.WRONG_STATUS,
         window_timeout=300.0,
         numbers_states=True,
+        no_change=_NO_PATH,
+        no_simple_change=_NO_PATH,
+        no_video_prompt=_NO_VIDEO_PROMPT,
+        motion="low",
+        lists=("list",),
+        by_prefix=True,
     ),
 )
 

@@ -81,9 +81,24 @@ def descriptions(words: str, ratio: float, seed: int) -> tuple[str, ...]:
     )
 
 
+def shorten_heading(prompt: str, *, details: bool) -> str:
+    """Return the text before shortened prompts: the prompt with its telling words marked, or a bar for each word."""
+    words = scene_words(prompt).split() or prompt.split()
+    telling = _telling(words)
+    if details:
+        tokens = "\n".join(f"{word}: {'█' * 12} 1.00" if word in telling else f"{word}: ██ 0.10" for word in words)
+    else:
+        tokens = " ".join(f"**{word}**" if word in telling else f"~~{word}~~" for word in words)
+    return f"## Important tokens\n{tokens}\n\n## Shortened prompts\n"
+
+
+def _telling(words: Sequence[str]) -> list[str]:
+    return [word for word in words if len(word.strip(",.")) > 3] or list(words)
+
+
 def shorter(prompt: str) -> tuple[str, ...]:
     """Return three prompts, each with fewer words."""
     words = scene_words(prompt).split() or prompt.split()
-    telling = [word for word in words if len(word.strip(",.")) > 3] or words
+    telling = _telling(words)
     kept = [telling, telling[: max(1, len(telling) * 2 // 3)], telling[: max(1, len(telling) // 3)]]
     return tuple(f"{number}\ufe0f\u20e3 {' '.join(some)}" for number, some in enumerate(kept, 1))

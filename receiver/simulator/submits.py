@@ -239,7 +239,7 @@ def imagine(submit: Submit, fields: Fields) -> Order | Answer:
     prompt = fields.prompt or ""
     if not prompt.strip():
         return submit.world.profile.no_prompt
-    if _pictures(fields.base64_array) is None:
+    if _pictures(submit, fields.base64_array) is None:
         return answers.NO_PICTURE
     if requested := prompts.video(prompt):
         still = _picture(submit, requested[0], prompts.scene_words(prompt))
@@ -283,6 +283,8 @@ def modal(submit: Submit, fields: Fields) -> Order | Answer:
 
 
 def change(submit: Submit, fields: Fields) -> Order | Answer:
+    if submit.world.profile.no_change:
+        return submit.world.profile.no_change
     effect = {"UPSCALE": "upscale", "VARIATION": "vary", "REROLL": "reroll"}.get((fields.action or "").upper())
     if effect is None or not fields.task_id:
         return answers.validation()
@@ -308,12 +310,12 @@ def simple_change(submit: Submit, fields: Fields) -> Order | Answer:
 
 
 def blend(submit: Submit, fields: Fields) -> Order | Answer:
-    sent, ratio = _pictures(fields.base64_array), _DIMENSIONS.get((fields.dimensions or "SQUARE").upper())
+    sent, ratio = _pictures(submit, fields.base64_array), _DIMENSIONS.get((fields.dimensions or "SQUARE").upper())
     if sent is None or ratio is None:
         return answers.NO_PICTURE if sent is None else answers.validation()
     if not 2 <= len(sent) <= 5:
         return answers.validation("base64List参数错误")
-    parts = tuple(Upload(content, ratio) for content in sent)
+    parts = tuple(replace(part, ratio=ratio) if isinstance(part, Scene | Upload) else part for part in sent)
     return Order((Work("BLEND", "", tuple(works.blended(parts, n) for n in range(4)), command="/blend"),))
 
 
@@ -329,7 +331,10 @@ def describe(submit: Submit, fields: Fields) -> Order | Answer:
 
 
 def video(submit: Submit, fields: Fields) -> Order | Answer:
-    film = Film((fields.motion or "").lower(), fields.video_type or _VIDEO_KINDS[0], fields.batch_size or 4)
+    profile = submit.world.profile
+    if profile.no_video_prompt and not (fields.prompt or "").strip():
+        return profile.no_video_prompt
+    film = Film((fields.motion or profile.motion).lower(), fields.video_type or _VIDEO_KINDS[0], fields.batch_size or 4)
     wrong = (
         film.motion not in {"low", "high"},
         film.kind not in _VIDEO_KINDS,
@@ -377,20 +382,31 @@ def shorten(submit: Submit, fields: Fields) -> Order | Answer:
 
 
 def upload(submit: Submit, fields: Fields) -> Order | Answer:
-    sent = _pictures(fields.base64_array) or ()
-    return Order(result=[submit.world.stored(one, submit.origin) for one in sent]) if sent else answers.NO_PICTURE
+    found = [decoded(text) for text in fields.base64_array or () if text]
+    sent = [content for content in found if content is not None]
+    if not sent or len(sent) < len(found):
+        return answers.NO_PICTURE
+    return Order(result=[submit.world.stored(one, submit.origin) for one in sent])
 
 
-def _pictures(sent: list[str] | None) -> list[bytes] | None:
-    """Return every picture of a base64Array, None when one is none. Empty texts do not count."""
-    found = [decoded(text) for text in sent or () if text]
-    pictures = [content for content in found if content is not None]
+def _pictures(submit: Submit, sent: list[str] | None) -> list[Picture] | None:
+    """Return every picture of a base64Array, None when one is none. Empty texts do not count, and only some servers
+    take links (PROTOCOL.md §13.6)."""
+    texts = [text for text in sent or () if text]
+    if not submit.world.profile.links_in_lists and any(map(_is_link, texts)):
+        return None
+    found = [_picture(submit, text) for text in texts]
+    pictures = [picture for picture in found if picture is not None]
     return pictures if len(pictures) == len(found) else None
+
+
+def _is_link(sent: str) -> bool:
+    return sent.startswith(("http://", "https://"))
 
 
 def _picture(submit: Submit, sent: str, words: str = "") -> Picture | None:
     """Return a picture sent as base64 or as a link, which is never downloaded: an unknown one becomes a scene."""
-    if sent.startswith(("http://", "https://")):
+    if _is_link(sent):
         return submit.world.linked(sent) or Scene(words or sent, submit.seed, 0, 1.0)
     content = decoded(sent)
     return Upload(content, 1.0) if content is not None else None

@@ -123,14 +123,26 @@ class View:
         return self.step.status == "SUCCESS"
 
     @property
-    def prompt(self) -> str:
-        """The prompt, or in the end the texts of describe and shorten (PROTOCOL.md §2)."""
-        work = self.task.work
-        return "\n\n".join(work.texts) if self.succeeded and work.texts else work.prompt
+    def found(self) -> str:
+        """The texts of a finished describe or shorten, as the bot's message shows them, "" for anything else."""
+        return self.task.work.message if self.succeeded else ""
+
+    @property
+    def final_prompt(self) -> str:
+        """The prompt, or in the end the texts of describe and shorten (PROTOCOL.md §13.1, §13.2)."""
+        return self.found or self.task.work.prompt
+
+    @property
+    def prompt_en(self) -> str:
+        """The prompt, or in the end the texts of describe. A shorten leaves the prompt there (PROTOCOL.md §13.2)."""
+        return self.final_prompt if self.task.work.action == "DESCRIBE" else self.task.work.prompt
 
     @property
     def command(self) -> str:
+        """The command, or in the end the texts of shorten."""
         work = self.task.work
+        if self.found and work.action == "SHORTEN":
+            return self.found
         return f"{work.command} {work.prompt or f'{self.task.id}.png'}"
 
     @property

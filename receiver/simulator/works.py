@@ -216,6 +216,23 @@ DESCRIBED_BUTTONS = (
 SHORTENED_BUTTONS = _texts("PromptAnalyzer", 3)
 """Below shortened prompts."""
 
+DETAILS_BUTTON = Button("MJ::Job::PromptAnalyzerExtended::{hash}", "Show Details", "", "details")
+
+_BY_NAME = {
+    button.shape.partition("{hash}")[0].rstrip("1:").removesuffix("::"): button
+    for button in (*GRID_BUTTONS, *SINGLE_BUTTONS, SQUARE_BUTTON, *FILMS_BUTTONS, *FILM_BUTTONS)
+}
+"""Buttons by the beginning of their customId, up to the place in the grid."""
+
+
+def by_prefix(custom_id: str) -> Button | None:
+    """Return the button that a customId begins like, whatever place and hash follow (PROTOCOL.md §13.9)."""
+    name = max((name for name in _BY_NAME if custom_id.startswith(f"{name}::")), key=len, default=None)
+    if name is None:
+        return None
+    button, place = _BY_NAME[name], re.match("::([1-4])(?:::|$)", custom_id[len(name) :])
+    return replace(button, place=int(place[1])) if place and button.effect not in {"zoom", "reroll"} else button
+
 
 # --- work ----------------------------------------------------------------------------------------------------
 
@@ -237,6 +254,7 @@ class Work:
     prompt: str  # "" where there is none, as in a describe
     pictures: tuple[Picture, ...] = ()  # one, the four of a grid, or the first frames of videos
     texts: tuple[str, ...] = ()  # results of describe and shorten
+    heading: str = ""  # what stands before them in the bot's message
     film: Film | None = None
     pace: Pace = GRID
     offers: tuple[Button, ...] = GRID_BUTTONS
@@ -244,6 +262,11 @@ class Work:
     relay_action: str | None = None  # as the relay names it, where that differs (PROTOCOL.md §5)
     parent: str | None = None  # id of the task it builds on
     enlarged: int = 1  # factor by which it is larger than usual
+
+    @property
+    def message(self) -> str:
+        """The texts as the bot's message shows them."""
+        return self.heading + "\n\n".join(self.texts)
 
 
 def imagined(prompt: str, seed: int, *, parent: str | None = None, action: str = "IMAGINE") -> Work:
@@ -273,11 +296,13 @@ def described(picture: Picture, words: str, seed: int, *, parent: str | None = N
     )
 
 
-def shortened(prompt: str) -> Work:
-    """Return three shorter prompts."""
+def shortened(prompt: str, *, details: bool = False, parent: str | None = None) -> Work:
+    """Return three shorter prompts. The details are bars, one for each word (PROTOCOL.md §13.2)."""
     texts = prompts.shorter(prompt)
     offers = SHORTENED_BUTTONS[: len(texts)]
-    return Work("SHORTEN", prompt, (), texts, pace=SHORT, offers=offers, command="/shorten")
+    heading = prompts.shorten_heading(prompt, details=details)
+    offers = offers if details else (*offers, DETAILS_BUTTON)
+    return Work("SHORTEN", prompt, (), texts, heading, pace=SHORT, offers=offers, command="/shorten", parent=parent)
 
 
 # --- buttons pressed -----------------------------------------------------------------------------------------
@@ -307,6 +332,7 @@ class Press:
         others: dict[str, Callable[[], Work]] = {
             "imagine_text": lambda: imagined(self.prompt, self.seed, parent=parent),
             "describe_again": lambda: described(self._picture, "", self.seed, parent=parent),
+            "details": lambda: shortened(self.prompt, details=True, parent=parent),
             "upscale": lambda: single("UPSCALE", self.prompt, self._picture, parent=parent),
             "enlarge": lambda: single("UPSCALE_HD", self.prompt, self._picture, enlarged=2, parent=parent),
             "reroll": self._reroll,

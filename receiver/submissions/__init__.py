@@ -6,7 +6,8 @@ have been charged.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import structlog
 from msgspec.structs import replace
@@ -20,7 +21,7 @@ from receiver.intake.transitions import GRACE_MS
 from receiver.journal import Journal
 from receiver.media import Store
 from receiver.provider import Provider
-from receiver.requests import PictureField, Request, build, check_task_id, with_pictures
+from receiver.requests import PictureField, Request, build, check_filter, check_task_id, with_pictures
 from receiver.submissions.inputs import data_uri, read_mask, read_picture
 from receiver.submissions.options import MAX_LABEL, MAX_LABELS, Options, check_button
 from receiver.submissions.sending import Addresses, Sending
@@ -113,6 +114,7 @@ class Submissions:
         again: bool = False,
         prompt: str | None = None,
         mask: str | None = None,
+        account_filter: Mapping[str, Any] | None = None,
     ) -> Submission:
         """Journal a follow-up by button. A second one of the same button gives the first one, unless `again`.
 
@@ -123,12 +125,14 @@ class Submissions:
             again: press it once more although it was pressed before.
             prompt: the reply, if the button asks for input.
             mask: area to repaint, as a path or data URI, if the button asks for that.
+            account_filter: the provider's accountFilter. None inherits the parent's.
 
         Raises:
             InputError: the parent has not succeeded, or has no such button.
             ProviderError: the buttons could not be fetched.
         """
         check_button(button)
+        chosen = check_filter(account_filter)
         if parent.ended != "task.succeeded" or parent.task_id is None:
             raise InputError(
                 f"Task {parent.task_id or parent.id} has not succeeded, so nothing can follow it. "
@@ -139,7 +143,8 @@ class Submissions:
             find_button(view, button)
         now_ms = self._clock.now_ms()
         submission = follow_up(parent, button, now_ms=now_ms, deadline_ms=self._deadline_ms)
-        submission = replace(submission, send_due_ms=now_ms + GRACE_MS, hooked=self._addresses.hooked)
+        request = submission.request if chosen is None else {**submission.request, "accountFilter": chosen}
+        submission = replace(submission, request=request, send_due_ms=now_ms + GRACE_MS, hooked=self._addresses.hooked)
         if options is not None:
             options.check(self._destinations)
             submission = _with_options(submission, options)

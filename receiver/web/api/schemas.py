@@ -38,6 +38,7 @@ def _declared(field: Field) -> Meta:
 
 
 _MASK = {field.name: field for field in KINDS["modal"].fields}["mask"]
+_FILTER = {field.name: field for field in KINDS["imagine"].fields}["account_filter"]
 _BUTTON = {"minLength": 1, "maxLength": MAX_LABEL}
 
 
@@ -79,6 +80,7 @@ class Press(Sent, kw_only=True):
     button: Annotated[str, _meta("`U2`, `V1`, `reroll`, `zoom`, `pan left`, or any of its `buttons`.", **_BUTTON)]
     prompt: Annotated[str | None, _meta("For a button that asks for one.")] = None
     mask: Annotated[str | None, _declared(_MASK)] = None
+    account_filter: Annotated[dict[str, Any] | None, _declared(_FILTER)] = None
     again: Annotated[bool, _meta("Press it once more although it was pressed before.")] = False
 
 

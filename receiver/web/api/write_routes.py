@@ -65,7 +65,13 @@ class WriteRoutes:
 
         async def prepare() -> Submission:
             return await self._submissions.follow_up(
-                parent, body.button, options, again=body.again, prompt=body.prompt, mask=body.mask
+                parent,
+                body.button,
+                options,
+                again=body.again,
+                prompt=body.prompt,
+                mask=body.mask,
+                account_filter=body.account_filter,
             )
 
         return await self._one_by_one(request, once or f"{parent.id} {body.button}", prepare)
