@@ -23,8 +23,14 @@ DELIVERY: tuple[float, ...] = (5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 1
 SEND: tuple[float, ...] = (15, 30, 60, 120)
 """Waits before a submission that made no task is sent again. Full queues take 30–120 s (PROTOCOL.md §4)."""
 
-MEDIA: tuple[float, ...] = (3, 7, 20, 30, 60, 120, 300, 600)
-"""Waits after failed downloads of a picture: minutes, because its link expires within a day (PROTOCOL.md §9)."""
+MEDIA: tuple[float, ...] = (3, 7, 20, 30, 60, 120, 300, 600, 600, 900, 1800, *(HOUR,) * 22)
+"""Waits after failed downloads of a file: a day in all, because its link lives no longer (PROTOCOL.md §9)."""
+
+FILES = 2 * MINUTE
+"""Longest wait of a delivery for the files of its result."""
+
+UNLINKED = 5 * MINUTE
+"""Time in which a SUCCESS without links is no end, because links may come late (PROTOCOL.md §13.4)."""
 
 STORE: tuple[float, ...] = (5, 15, 60, 180, 300)
 """Waits of a delivery whose files cannot be read from the media store. The last one repeats."""

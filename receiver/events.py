@@ -94,10 +94,13 @@ def steady_id(event_id: str, destination: str) -> str:
     return str(ULID.from_int(ULID.from_str(event_id[:26]).milliseconds << 80 | int.from_bytes(digest[:10], "big")))
 
 
-def event_id(submission_id: str, type: EventType, percent: int | None = None) -> str:
-    """Return `<submission>.<type>[.<percent>]`: the same for the same fact by callback, duplicate or poll."""
-    base = f"{submission_id}.{type}"
-    return f"{base}.{percent}" if type == "task.progressed" and percent is not None else base
+def event_id(submission_id: str, type: EventType, percent: int | None = None, further: int = 0) -> str:
+    """Return `<submission>.<type>[.<number>]`: the same for the same fact by callback, duplicate or poll.
+
+    The number is the percentage of progress, or that of a further event of a result whose files came late.
+    """
+    number = percent if type == "task.progressed" else further or None
+    return f"{submission_id}.{type}" if number is None else f"{submission_id}.{type}.{number}"
 
 
 class Media(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -118,6 +121,39 @@ class Media(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extension: str
     url: str
     index: int = 0
+
+
+class ExpectedFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One file of a result and the state of its download (rules: `journal.files`).
+
+    due        downloaded at `due_ms` → archived | due again | lost | reserve
+    archived   `media` is in the media store. Retention makes it lost.
+    lost       given up, and `problem` says why. A replay or a new link makes it due.
+    reserve    a further copy that is not needed, until another file fails → due
+
+    Attributes:
+        place: the field of the task that named it, e.g. `video_urls.2`. "" while there is no link at all.
+        links: the candidates, the best one first.
+        tries: downloads that failed since it became due.
+        problem: reason of the last failure, a sentence.
+    """
+
+    place: str
+    links: tuple[str, ...] = ()
+    media: Media | None = None
+    tries: int = 0
+    due_ms: int | None = None
+    problem: str | None = None
+
+    @property
+    def reserve(self) -> bool:
+        """True for a copy that is not needed."""
+        return self.media is None and self.due_ms is None and self.problem is None
+
+    @property
+    def missing(self) -> bool:
+        """True if it is needed and not here."""
+        return self.media is None and not self.reserve
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,13 +260,48 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """Those of them that came after an end."""
     asked_ms: int | None = None
     """Time of the provider's last answer to a question about it."""
-    media: tuple[Media, ...] = ()
-    media_problem: str | None = None
-    media_tries: int = 0
-    media_due_ms: int | None = None
-    """Time of the next download. None: nothing to download, done, or given up."""
-    fallback_urls: tuple[str, ...] = ()
-    """Links of the callback, if the fetch gave others. They are tried second (PROTOCOL.md §10.4)."""
+    unlinked_ms: int | None = None
+    """Time of the first SUCCESS without a link to a file. Links may come late (PROTOCOL.md §13.4)."""
+    files: tuple[ExpectedFile, ...] = ()
+    """The files of the result."""
+    late_ms: int | None = None
+    """Time until which deliveries of the result wait for its files. One that comes later makes a further event."""
+    further: int = 0
+    """Number of further events of the result."""
+
+    @property
+    def expected(self) -> tuple[ExpectedFile, ...]:
+        """The files of the result without the copies that are not needed. Their positions are their indexes."""
+        return tuple([item for item in self.files if not item.reserve])
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """The archived files."""
+        return tuple(
+            [
+                item.media if item.media.index == at else msgspec.structs.replace(item.media, index=at)
+                for at, item in enumerate(self.expected)
+                if item.media is not None
+            ]
+        )
+
+    @property
+    def media_due_ms(self) -> int | None:
+        """Time of the next download. None: nothing to download, done, or given up."""
+        return min((item.due_ms for item in self.files if item.due_ms is not None), default=None)
+
+    @property
+    def media_problem(self) -> str | None:
+        """Sentence about the files that are missing. None if none is, or none was tried yet."""
+        missing = [item for item in self.expected if item.media is None]
+        reason = next((item.problem for item in missing if item.problem), None)
+        if reason is None or len(missing) == len(self.expected):
+            return reason
+        return f"{len(missing)} of {len(self.expected)} files {'is' if len(missing) == 1 else 'are'} missing. {reason}"
+
+    def awaits_files(self, now_ms: int) -> bool:
+        """Return True while the deliveries of the result wait for its files."""
+        return self.media_due_ms is not None and now_ms < (self.late_ms or 0)
 
     @property
     def task_status(self) -> str:
@@ -251,7 +322,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
             return "input_required"
         if self.status != "accepted":
             return self.status
-        return "in_progress" if self.task_status == "IN_PROGRESS" else "accepted"
+        return "in_progress" if self.task_status in ("IN_PROGRESS", "SUCCESS") else "accepted"
 
     @property
     def reason(self) -> str | None:
@@ -276,10 +347,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """An immutable, verified, journalled fact, as handlers get it.
 
     Attributes:
-        id: `<submission>.<type>[.<percent>]`.
+        id: `<submission>.<type>[.<number>]`.
         confirmed: False for an end that only a callback reported, without the provider's confirmation in time.
         supersedes: the id of the provisional end that this one corrects.
         reason: reason of a failure or loss, a sentence.
+        further: 0, or the number of this further event of a result whose files came late.
         state: the caller's own `state`, if one was given.
     """
 
@@ -300,6 +372,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: bool
     supersedes: str | None = None
     reason: str | None = None
+    further: int = 0
     task: Task | None = None
     schema: int = SCHEMA
 

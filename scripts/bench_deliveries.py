@@ -26,7 +26,7 @@ from receiver.app import Runtime, open_runtime
 from receiver.cli.process import run
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
-from receiver.events import Event, Media, Submission, event_id, new_id
+from receiver.events import Event, ExpectedFile, Media, Submission, event_id, new_id
 from receiver.journal import Change
 from receiver.settings import Destination, Settings
 from receiver.tasks import Task
@@ -104,9 +104,10 @@ async def owe(receiver: Runtime, row: Submission, media: Media, destinations: li
         for name in destinations
     )  # fmt: skip
     await receiver.journal.add(row)
+    file = ExpectedFile(place="image_url", links=(media.url,), media=media)
 
     def ended(row: Submission) -> Change:
-        done = msgspec.structs.replace(row, ended="task.succeeded", task=task, media=(media,), poll_due_ms=None)
+        done = msgspec.structs.replace(row, ended="task.succeeded", task=task, files=(file,), poll_due_ms=None)
         return Change(submission=done, events=(event,), deliveries=deliveries)
 
     await receiver.journal.change(row.id, ended)

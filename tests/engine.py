@@ -107,9 +107,10 @@ def answer(code: int, result: str | None = None, *, status: int = 200, **other: 
 
 
 def wire_task(task_id: str, status: str = "IN_PROGRESS", **other: Any) -> dict[str, Any]:
-    """A task object as the provider sends it (PROTOCOL.md §5)."""
+    """A task object as the provider sends it (PROTOCOL.md §5). A result without links is one of text."""
     progress = {"SUCCESS": "100%", "IN_PROGRESS": "46%"}.get(status, "")
-    return {"id": task_id, "status": status, "progress": progress, "prompt": "a boat", "action": "IMAGINE"} | other
+    action = "DESCRIBE" if status == "SUCCESS" and "image" not in "".join(other) else "IMAGINE"
+    return {"id": task_id, "status": status, "progress": progress, "prompt": "a boat", "action": action} | other
 
 
 @dataclass
@@ -401,7 +402,9 @@ async def engine(
             journal=journal, provider=provider, intake=intake, tokens=tokens, store=store, clock=clock,
             destinations=tuple(routes), public_url=public_url, deadline_ms=DEADLINE * 1000, submit_timeout=75.0,
         )  # fmt: skip
-        archiver = Archiver(journal=journal, intake=intake, fetcher=fetcher, store=store, clock=clock)
+        archiver = Archiver(
+            journal=journal, intake=intake, provider=provider, fetcher=fetcher, store=store, clock=clock
+        )
         reconciler = Reconciler(
             journal=journal, provider=provider, intake=intake, archiver=archiver, policy=policy, clock=clock,
             health=ProviderHealth(troubles=Troubles(journal=journal, clock=clock), clock=clock), tokens=tokens,

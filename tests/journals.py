@@ -20,7 +20,7 @@ from receiver.bucket import read_url
 from receiver.bucket.client import Bucket
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
-from receiver.events import Callback, Claim, Event, EventType, Input, Media, Reply, Submission, event_id
+from receiver.events import Callback, Claim, Event, EventType, ExpectedFile, Input, Media, Reply, Submission, event_id
 from receiver.journal import Change, Journal, Work
 from receiver.journal.bucket import client_of, keys, over
 from receiver.journal.bucket.stored import decode, encode
@@ -64,11 +64,17 @@ FULL = Submission(
     misses=5,
     claim=Claim(task=Task(id=TASK_ID, status="SUCCESS"), since_ms=NOW, asked=1),
     callbacks=6,
-    media=(Media(digest="d", type="image/png", size=3, extension=".png", url="u", index=1),),
-    media_problem="slow",
-    media_tries=7,
-    media_due_ms=NOW + 4,
-    fallback_urls=("f",),
+    unlinked_ms=NOW,
+    files=(
+        ExpectedFile(
+            place="image_urls.0",
+            links=("u",),
+            media=Media(digest="d", type="image/png", size=3, extension=".png", url="u", index=1),
+        ),
+        ExpectedFile(place="image_urls.1", links=("f", "g"), tries=7, due_ms=NOW + 4, problem="slow"),
+    ),
+    late_ms=NOW + 5,
+    further=1,
 )  # fmt: skip
 """No field is what it is by default."""
 
@@ -97,6 +103,11 @@ def submission(number: int = 1, **fields: Any) -> Submission:
         "deadline_ms": NOW + 900_000,
     }
     return Submission(**default | fields)
+
+
+def due_file(ms: int | None) -> ExpectedFile:
+    """A file that is downloaded at that time."""
+    return ExpectedFile(place="image_url", links=("u",), due_ms=ms)
 
 
 def event(row: Submission, type: EventType = "task.succeeded", percent: int | None = None, **fields: Any) -> Event:

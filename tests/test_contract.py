@@ -262,7 +262,7 @@ BROKEN: list[tuple[type[Good], set[str], str]] = [
     (FirstWordOnly, {"order"}, "the result changed nothing that is visible"),
     (EndsOnProgress, {"order"}, "attempt 1 at task.progressed failed with LookupError: progress"),
     (WaitsForEver, {"media"}, "whose picture is gone must be delivered or Rejected"),
-    (GivesUpEarly, {"media"}, "whose picture is being downloaded must be delivered or RetryLater"),
+    (GivesUpEarly, {"media"}, "failed with Rejected: no picture"),
     (OnePicture, {"media"}, "failed with ValueError: too many"),
     (returning(None), {"receipt"}, "deliver returned NoneType instead of a Receipt"),
     (returning(Receipt(data={"at": object()})), {"receipt"}, "the receipt cannot be kept"),

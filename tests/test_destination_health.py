@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from journals import NOW, completion, fill, owe, submission, take
+from journals import NOW, completion, due_file, fill, owe, submission, take
 
 from receiver.backoff import DELIVERY, DOWN_AFTER, PAUSE, pause
 from receiver.deliveries import DestinationRecord
@@ -205,7 +205,7 @@ async def test_a_step_nobody_saw_strands_nothing(journal: Journal, ahead: int) -
     (work,) = await take(journal)
     await end(journal, work, due_ms=NOW + ahead)
     await journal.pause("folder", NOW + ahead, "429")
-    row = submission(9, send_due_ms=NOW + ahead, poll_due_ms=NOW + ahead, media_due_ms=NOW + ahead)
+    row = submission(9, send_due_ms=NOW + ahead, poll_due_ms=NOW + ahead, files=(due_file(NOW + ahead),))
     await journal.add(row)
     await journal.due_sends(NOW + 60_000, 1)  # a bucket's first index entry comes early, and leads to the row then
     await journal.clamp(NOW)
@@ -217,7 +217,7 @@ async def test_a_step_nobody_saw_strands_nothing(journal: Journal, ahead: int) -
     assert ((await state(journal)).paused_until_ms or 0) - NOW <= max(DELIVERY) * 1000
     assert (found.send_due_ms or 0) - NOW <= HOUR
     assert (found.poll_due_ms or 0) - NOW <= 330_000
-    assert (found.media_due_ms or 0) - NOW <= 660_000
+    assert (found.media_due_ms or 0) - NOW <= 3_960_000
 
 
 async def test_ordinary_waits_are_left_alone(journal: Journal) -> None:
@@ -225,7 +225,7 @@ async def test_ordinary_waits_are_left_alone(journal: Journal) -> None:
     await fill(journal, 1)
     (work,) = await take(journal)
     await end(journal, work, due_ms=NOW + int(max(DELIVERY) * 1000))
-    row = submission(9, send_due_ms=NOW + 132_000, poll_due_ms=NOW + 15_000, media_due_ms=NOW + 600_000)
+    row = submission(9, send_due_ms=NOW + 132_000, poll_due_ms=NOW + 15_000, files=(due_file(NOW + 600_000),))
     await journal.add(row)
     await journal.add(submission(10, poll_due_ms=NOW + HOUR))
     assert await journal.clamp(NOW, HOUR) == 0

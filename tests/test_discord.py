@@ -373,9 +373,7 @@ async def test_nobody_there_is_a_failure_without_the_secret(tmp_path: Path) -> N
 
 
 async def test_without_its_picture_a_result_says_why(discord: Discord, handler: DiscordHandler, tmp_path: Path) -> None:
-    """Still downloading: later. Gone: the post says so, and goes out."""
-    with pytest.raises(RetryLater):
-        await handler.deliver(make_attempt(tmp_path, media=(), media_problem="not yet", media_pending=True))
+    """The post says so, and goes out."""
     await handler.deliver(make_attempt(tmp_path, media=(), media_problem="404 from the host"))
     assert "404 from the host" in discord.only.embed["description"]
 

@@ -25,6 +25,7 @@ from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.file import FileHandler
 from receiver.handlers.result_files import file_stem, parameters, slug
 from receiver.tasks import Button, Task
+from receiver.testing import make_attempt
 
 ID = "01JD7K0000ABCDEFGHJKMNPQRS"  # 2024-11-21T14:46:06.080Z
 STEM = f"2024-11-21_paper-boat-calm-water_{ID}"
@@ -250,12 +251,27 @@ async def test_an_event_without_a_task_is_written(handler: FileHandler, out: Pat
     assert written["parameters"] == {}
 
 
-async def test_a_pending_picture_is_waited_for(handler: FileHandler, out: Path) -> None:
-    """While the download is still being tried, the delivery comes back later and nothing is written."""
-    with pytest.raises(RetryLater) as caught:
-        await handler.deliver(attempt_of(EVENT, media_pending=True, media_problem="404"))
-    assert caught.value.after == 15
-    assert names_in(out) == []
+async def test_a_file_that_comes_late_lies_beside_the_others(handler: FileHandler, out: Path, tmp_path: Path) -> None:
+    """Under the name it would have had: the JSON first says what is missing, and then lists all."""
+    whole = make_attempt(tmp_path / "media", pictures=2, submission_id=ID)
+    part = dataclasses.replace(
+        whole, media=whole.media[1:], media_expected=2, media_pending=True, media_problem="1 of 2 files is missing."
+    )
+    await handler.deliver(part)
+    stem = file_stem(whole.event)
+    assert names_in(out) == [f"{stem}.json", f"{stem}_2.png"]
+    assert json.loads((out / f"{stem}.json").read_bytes())["media_problem"] == "1 of 2 files is missing."
+    await handler.deliver(dataclasses.replace(whole, media_expected=2))
+    assert names_in(out) == [f"{stem}.json", f"{stem}_1.png", f"{stem}_2.png"]
+    written = json.loads((out / f"{stem}.json").read_bytes())
+    assert [item["file"] for item in written["media"]] == [f"{stem}_1.png", f"{stem}_2.png"]
+    assert "media_problem" not in written
+
+
+async def test_a_picture_that_may_still_come_is_no_failure(handler: FileHandler, out: Path) -> None:
+    """The JSON says why there is none yet."""
+    receipt = await handler.deliver(attempt_of(EVENT, media_pending=True, media_problem="404"))
+    assert receipt.ref == str(out / f"{STEM}.json")
 
 
 async def test_a_picture_that_never_comes_is_rejected(handler: FileHandler, out: Path) -> None:

@@ -14,19 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journals import ID, NOW, TASK_ID, submission
 
-from receiver.backoff import MEDIA, PROVISIONAL
+from receiver.backoff import PROVISIONAL
 from receiver.deliveries import Delivery
 from receiver.errors import Refused
-from receiver.events import EVENT_TYPES, TERMINAL_TYPES, Claim, Event, EventType, Media, Submission
+from receiver.events import EVENT_TYPES, TERMINAL_TYPES, Claim, Event, EventType, ExpectedFile, Media, Submission
 from receiver.intake import Policy, Route, Rules, transitions
 from receiver.intake.transitions import MAX_CALLBACK_BYTES, MAX_CALLBACKS, MAX_LATE_CALLBACKS
-from receiver.journal import Change
+from receiver.journal import Change, files
 from receiver.tasks import Button, Task
 
 FOLDER, SCREEN = Route(destination="folder"), Route(destination="screen", progress=True)
 POLICY = Policy()
 LINK, RAW = "https://api.cometapi.com/mj/image/1", "https://cdn.discordapp.com/attachments/1/2/boat.png"
 MEDIA_FILE = Media(digest="d", type="image/png", size=3, extension=".png", url=RAW)
+DUE_FILE = ExpectedFile(place="image_url", links=(LINK,), due_ms=NOW)
 replace = msgspec.structs.replace
 
 
@@ -147,13 +148,13 @@ def test_an_answer_does_not_hold_up_a_confirmation() -> None:
 def test_the_answer_wins_over_another_task(ended: EventType | None) -> None:
     """What a callback of another task brought is forgotten: the answer came over our own connection."""
     before = accepted(
-        view("SUCCESS", 100, id="other", image_url=RAW), task_id="other", ended=ended, fallback_urls=(RAW,),
-        claim=Claim(task=CLAIMED, since_ms=NOW), media=(MEDIA_FILE,), media_due_ms=NOW,
+        view("SUCCESS", 100, id="other", image_url=RAW), task_id="other", ended=ended,
+        claim=Claim(task=CLAIMED, since_ms=NOW), files=(DUE_FILE,), late_ms=NOW,
     )  # fmt: skip
     change = transitions.answered(before, (TASK_ID,), "accepted", rules())
     row = row_of(change)
     assert (row.task_id, row.task, row.claim, row.ended) == (TASK_ID, view("NOT_START"), None, None)
-    assert (row.fallback_urls, row.media, row.media_due_ms) == ((), (), None)
+    assert (row.files, row.late_ms) == ((), None)
     assert due_after(change) == POLICY.poll_ms
 
 
@@ -529,14 +530,15 @@ def test_agreement_confirms_a_success() -> None:
     assert (event.type, event.confirmed, event.source) == ("task.succeeded", True, "poll")
     assert (row.claim, row.ended, row.poll_due_ms) == (None, "task.succeeded", None)
     assert row.task is not None
-    assert (row.task.result_urls, row.fallback_urls, row.media_due_ms) == ((LINK,), (RAW,), NOW + 2_000)
+    (file,) = row.files
+    assert (file.links, file.due_ms) == ((LINK, RAW), NOW + 2_000)
     assert [one.due_ms for one in change.deliveries] == [NOW + 2_000 + POLICY.media_wait_ms]
 
 
 def test_a_link_only_the_callback_has_is_downloaded() -> None:
     """The relay confirms without a link: the callback's is the only one, and worth a download."""
     row = row_of(transitions.polled(claiming(), view("SUCCESS", 100), rules()))
-    assert (row.fallback_urls, row.media_due_ms) == ((RAW,), NOW)
+    assert [(item.links, item.due_ms) for item in row.files] == [((RAW,), NOW)]
 
 
 def test_agreement_confirms_a_failure() -> None:
@@ -552,7 +554,7 @@ def test_a_fetched_success_beats_a_claimed_failure() -> None:
     """The task has succeeded, and the callback's links are no source."""
     change = transitions.polled(claiming(replace(FAILURE, image_url=RAW)), SUCCESS, rules())
     assert (only(change).type, only(change).confirmed) == ("task.succeeded", True)
-    assert row_of(change).fallback_urls == ()
+    assert [item.links for item in row_of(change).files] == [(LINK,)]
 
 
 def test_a_contradiction_is_asked_about_until_time_is_out() -> None:
@@ -565,12 +567,11 @@ def test_a_contradiction_is_asked_about_until_time_is_out() -> None:
 
 
 def test_a_picture_proves_a_claim() -> None:
-    """SUCCESS claimed, FAILURE fetched, and the picture downloads: it has succeeded, and its file is there."""
-    change = transitions.polled(claiming(), FAILURE, rules(), proof=(MEDIA_FILE,))
+    """SUCCESS claimed, FAILURE fetched, and the picture downloads: it has succeeded, and its file is due."""
+    change = transitions.polled(claiming(), FAILURE, rules(), proof=True)
     row, event = row_of(change), only(change)
     assert (event.type, event.confirmed, event.source) == ("task.succeeded", False, "callback")
-    assert (row.media, row.media_due_ms, row.claim) == ((MEDIA_FILE,), None, None)
-    assert [one.due_ms for one in change.deliveries] == [NOW]
+    assert (row.media_due_ms, row.claim) == (NOW, None)
 
 
 @pytest.mark.parametrize(
@@ -718,44 +719,96 @@ def test_what_the_deadline_does_not_touch(row: Submission, after_ms: int) -> Non
     assert transitions.expired(row, rules(after_ms)) is None
 
 
-# Media
+# Files
 
 
-def test_an_archived_picture_releases_what_waited() -> None:
+def arrived(row: Submission, after_ms: int, **outcomes: files.Outcome) -> Change:
+    return transitions.tried(row, None, outcomes, rules(after_ms))
+
+
+def test_the_last_file_releases_what_waited() -> None:
     """The row has its files, nothing more is due, and the deliveries go out now."""
-    change = transitions.archived(
-        succeeded(media_due_ms=NOW, media_problem="slow", media_tries=2), (MEDIA_FILE,), rules(5)
-    )
+    change = arrived(succeeded(files=(DUE_FILE,), late_ms=NOW + 120_000), 5, image_url=MEDIA_FILE)
     row = row_of(change)
     assert (row.media, row.media_problem, row.media_due_ms) == ((MEDIA_FILE,), None, None)
-    assert change.release_ms == NOW + 5
+    assert (change.release_ms, change.events) == (NOW + 5, ())
 
 
-def test_downloads_are_tried_on_a_schedule() -> None:
-    """Each failure waits longer; the last one gives up and lets the deliveries go without the picture."""
-    row = succeeded(media_due_ms=NOW)
-    for number, seconds in enumerate(MEDIA, start=1):
-        change = transitions.not_archived(row, "HTTP 503", False, rules())
-        row = row_of(change)
-        assert (row.media_tries, row.media_problem, change.release_ms) == (number, "HTTP 503", None)
-        assert row.media_due_ms is not None
-        assert 0.9 * seconds <= (row.media_due_ms - NOW) / 1000 <= 1.1 * seconds
-    last = transitions.not_archived(row, "HTTP 404", False, rules(9))
-    assert (row_of(last).media_due_ms, row_of(last).media_problem, last.release_ms) == (None, "HTTP 404", NOW + 9)
+def test_a_failed_download_releases_nothing_while_it_is_tried_again() -> None:
+    """Only a failure that cannot help lets the deliveries go at once, with the reason on the row."""
+    row = succeeded(files=(DUE_FILE,), late_ms=NOW + 120_000)
+    again = arrived(row, 0, image_url=files.Failure(problem="HTTP 503"))
+    assert (row_of(again).media_problem, again.release_ms) == ("HTTP 503", None)
+    over = arrived(row, 9, image_url=files.Failure(problem="forbidden", permanent=True))
+    assert (row_of(over).media_due_ms, row_of(over).media_problem, over.release_ms) == (None, "forbidden", NOW + 9)
 
 
-def test_a_download_that_cannot_help_is_not_repeated() -> None:
-    """A forbidden address releases the deliveries at once, with the reason on the row."""
-    change = transitions.not_archived(succeeded(media_due_ms=NOW), "forbidden", True, rules())
-    assert (row_of(change).media_due_ms, row_of(change).media_problem, change.release_ms) == (None, "forbidden", NOW)
+def test_a_late_file_is_one_further_event() -> None:
+    """Deliveries have started without it: every destination gets the result once more, and after the first event."""
+    row = succeeded(files=(DUE_FILE,), late_ms=NOW + 120_000)
+    change = arrived(row, 120_000, image_url=MEDIA_FILE)
+    event = only(change)
+    assert (event.id, event.type, event.further) == (f"{ID}.task.succeeded.1", "task.succeeded", 1)
+    assert [(one.event_id, one.due_ms) for one in change.deliveries] == [(event.id, NOW + 120_000)]
+    assert row_of(arrived(row_of(change), 200_000, image_url=MEDIA_FILE)).further == 1
 
 
-@pytest.mark.parametrize("seen", [view("SUCCESS", 100), view("SUCCESS", 100, prompt="1️⃣ Cat", action="DESCRIBE")])
-def test_a_result_without_a_picture_does_not_wait_for_one(seen: Task) -> None:
+def test_a_person_makes_missing_files_due() -> None:
+    """What is there stays, and a submission without a result has none."""
+    given_up = replace(DUE_FILE, due_ms=None, tries=30, problem="gone")
+    row = row_of(transitions.refetched(succeeded(files=(given_up,)), rules(7)))
+    assert [(item.due_ms, item.tries) for item in row.files] == [(NOW + 7, 0)]
+    assert transitions.refetched(failed(), rules()) is None
+
+
+def test_a_result_of_text_waits_for_no_file() -> None:
     """A description has no file: its deliveries are due at once."""
-    change = transitions.polled(accepted(), seen, rules())
-    assert row_of(change).media_due_ms is None
+    change = transitions.polled(accepted(), view("SUCCESS", 100, prompt="1️⃣ Cat", action="DESCRIBE"), rules())
+    assert row_of(change).files == ()
     assert [one.due_ms for one in change.deliveries] == [NOW]
+
+
+LINKLESS = view("SUCCESS", 100)
+
+
+def test_a_success_without_links_is_no_end() -> None:
+    """It is polled on, also while the provider is silent, and the first links make the end."""
+    waiting = transitions.polled(accepted(deadline_ms=NOW + 10**7), LINKLESS, rules())
+    assert (types(waiting), row_of(waiting).ended, due_after(waiting)) == ([], None, POLICY.poll_ms)
+    silent = transitions.polled(row_of(waiting), None, rules(60_000))
+    assert (types(silent), due_after(silent)) == ([], 60_000 + POLICY.poll_ms)
+    event = only(transitions.polled(row_of(silent), SUCCESS, rules(75_000)))
+    assert event.task is not None
+    assert (event.type, event.task.result_urls) == ("task.succeeded", (LINK,))
+
+
+def test_links_of_a_later_callback_end_a_success() -> None:
+    """The provider's own answer never has them."""
+    waiting = row_of(transitions.polled(accepted(deadline_ms=NOW + 10**7), LINKLESS, rules()))
+    claim = row_of(received(waiting, CLAIMED, by=rules(20_000)))
+    change = transitions.polled(claim, LINKLESS, rules(20_000))
+    assert only(change).type == "task.succeeded"
+    assert [item.links for item in row_of(change).files] == [(RAW,)]
+
+
+@pytest.mark.parametrize("seen", [LINKLESS, None])
+def test_after_some_minutes_a_success_without_links_ends(seen: Task | None) -> None:
+    """The event says nothing of files, the row does, deliveries start, and later links are still taken."""
+    waiting = row_of(transitions.polled(accepted(deadline_ms=NOW + 10**7), LINKLESS, rules()))
+    change = transitions.polled(waiting, seen, rules(POLICY.unlinked_ms))
+    row = row_of(change)
+    assert only(change).type == "task.succeeded"
+    assert (row.media_problem, len(row.expected)) == (files.NO_LINK, 1)
+    assert [one.due_ms - NOW for one in change.deliveries] == [POLICY.unlinked_ms]
+    late = row_of(received(row, CLAIMED, by=rules(900_000)))
+    assert [(item.links, item.due_ms) for item in late.files] == [((RAW,), NOW + 900_000)]
+
+
+def test_the_deadline_ends_a_success_without_links_as_one() -> None:
+    """The provider has said SUCCESS, so the task is not lost."""
+    waiting = row_of(transitions.polled(accepted(deadline_ms=NOW + 60_000), LINKLESS, rules()))
+    event = only(transitions.expired(waiting, rules(60_000)))
+    assert (event.type, event.source) == ("task.succeeded", "deadline")
 
 
 # What events carry
@@ -887,7 +940,7 @@ News = tuple[str, tuple[Any, ...]]
 NEWS: st.SearchStrategy[News] = st.one_of(
     st.tuples(st.just("wait"), st.tuples(st.sampled_from([1, 1_000, 3_000, 16_000, 61_000, 200_000]))),
     st.tuples(st.just("callback"), st.tuples(TASKS, CAUSES)),
-    st.tuples(st.just("poll"), st.tuples(st.none() | TASKS, st.sampled_from([(), (MEDIA_FILE,)]))),
+    st.tuples(st.just("poll"), st.tuples(st.none() | TASKS, st.booleans())),
     st.tuples(st.just("identify"), st.tuples(TASKS)),
     st.tuples(st.just("answer"), st.tuples(st.sampled_from(["accepted", "queued", "modal"]))),
     st.tuples(st.sampled_from(["refused", "postponed", "unanswered", "archived", "not_archived"]), st.just(())),
@@ -913,9 +966,10 @@ def tell(life: Life, news: News) -> None:
     elif kind in ANSWERS and life.row.status == "sending":
         life.apply(ANSWERS[kind](life.row, by))
     elif kind == "archived" and life.row.media_due_ms is not None:
-        life.apply(transitions.archived(life.row, (MEDIA_FILE,), by))
+        life.apply(transitions.tried(life.row, None, {item.place: MEDIA_FILE for item in life.row.files}, by))
     elif kind == "not_archived" and life.row.media_due_ms is not None:
-        life.apply(transitions.not_archived(life.row, "HTTP 503", False, by))
+        failure = files.Failure(problem="HTTP 503")
+        life.apply(transitions.tried(life.row, None, {item.place: failure for item in life.row.files}, by))
 
 
 RANK_OF: dict[EventType, int] = {
@@ -942,7 +996,7 @@ def test_no_order_of_news_breaks_the_promises(hooked: bool, news: list[News]) ->
     ranks = [(RANK_OF[event.type], event.progress or 0) for event in events]
     told = [rank if rank[0] < 4 else (rank[0], 0) for rank in ranks]
     assert told == sorted(told), "a fact went back behind another"
-    ends = [event for event in events if event.type in TERMINAL_TYPES]
+    ends = [event for event in events if event.type in TERMINAL_TYPES and not event.further]
     assert [end.supersedes for end in ends] == [None, *(end.id for end in ends)][: len(ends)]
     for event in events:
         owed = sorted(one.destination for one in life.deliveries if one.event_id == event.id)

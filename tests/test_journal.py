@@ -17,6 +17,7 @@ from journals import (
     callback,
     completion,
     delivery,
+    due_file,
     event,
     fill,
     ids,
@@ -31,7 +32,7 @@ from journals import (
 from receiver.backoff import DELIVERY
 from receiver.deliveries import AttemptRecord, Receipt
 from receiver.errors import JournalError, NotFound
-from receiver.events import DisplayStatus, Media, Submission
+from receiver.events import DisplayStatus, ExpectedFile, Media, Submission
 from receiver.journal import Change, Journal
 from receiver.journal.selection import Selection
 from receiver.tasks import Task
@@ -244,7 +245,7 @@ async def test_naming_an_event_or_a_delivery(journal: Journal) -> None:
     [
         ("due_sends", "send_due_ms", [2, 1]),
         ("due_polls", "poll_due_ms", [2, 1]),
-        ("due_media", "media_due_ms", [2, 1]),
+        ("due_media", "files", [2, 1]),
         ("overdue", "deadline_ms", [2, 1]),
     ],
 )
@@ -252,7 +253,8 @@ async def test_what_is_due(journal: Journal, query: str, due: str, found: list[i
     """The longest due first, up to the limit; what is due later, or never, is left alone."""
     never = None if due != "deadline_ms" else NOW + 10**9
     for number, at in enumerate([NOW, NOW - 5, NOW + 1, never], start=1):
-        await journal.add(submission(number, **{"send_due_ms": None, due: at}))
+        value: Any = (due_file(at),) if due == "files" else at
+        await journal.add(submission(number, **{"send_due_ms": None, due: value}))
     assert ids(await getattr(journal, query)(NOW, limit=10)) == found
     assert ids(await getattr(journal, query)(NOW, limit=1)) == found[:1]
 
@@ -614,12 +616,10 @@ async def test_a_pause_holds_up_one_destination_for_its_time(journal: Journal) -
 async def test_work_brings_all_an_attempt_needs(journal: Journal) -> None:
     """The delivery as claimed, the event, how its files stand now, this submission's receipts everywhere, and the
     parent's here."""
-    files: Any = {
-        "media": (Media(digest="d", type="image/png", size=3, extension=".png", url="u"),),
-        "media_problem": "one is missing",
-        "media_due_ms": NOW + 7,
-    }
-    parent, child = submission(1), submission(2, parent_id=submission(1).id, **files)
+    media = Media(digest="d", type="image/png", size=3, extension=".png", url="u")
+    missing = ExpectedFile(place="image_urls.1", links=("v",), due_ms=NOW + 7, problem="It is slow.")
+    files = (ExpectedFile(place="image_urls.0", links=("u",), media=media), missing)
+    parent, child = submission(1), submission(2, parent_id=submission(1).id, files=files)
     for row in (parent, child):
         await journal.add(row)
     await owe(journal, parent, "task.succeeded", 1)
@@ -634,7 +634,8 @@ async def test_work_brings_all_an_attempt_needs(journal: Journal) -> None:
     (work,) = await take(journal)
     assert (work.delivery.status, work.delivery.attempt, work.delivery.owner) == ("running", 1, OWNER)
     assert work.event == fact
-    assert {name: getattr(work, name) for name in files} == files
+    assert (work.media, work.expected, work.media_due_ms) == ((media,), 2, NOW + 7)
+    assert work.media_problem == "1 of 2 files is missing. It is slow."
     assert {name: receipt.ref for name, receipt in work.receipts.items()} == {"folder": "3", "screen": "4"}
     assert work.parent == Receipt(ref="1", url="u", data={"n": [1]})
 

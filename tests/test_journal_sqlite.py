@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import FULL, ID, NOW, callback, delivery, event, fill, ids, owe, submission
+from journals import FULL, ID, NOW, callback, delivery, due_file, event, fill, ids, owe, submission
 
 from receiver.errors import EngineRunning, JournalError, JournalLocked
 from receiver.journal import Journal
@@ -239,7 +239,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with connection(paths[1]) as db:
         db.execute("BEGIN")
         for number in range(3_000):
-            row = submission(number, status="accepted", poll_due_ms=NOW + number, media_due_ms=NOW + number)
+            row = submission(number, status="accepted", poll_due_ms=NOW + number, files=(due_file(NOW + number),))
             documents.insert_document(db, Document(submission=row, version=1))
             fact = event(row)
             db.execute(SQL["insert_event"], documents.event_row(fact))

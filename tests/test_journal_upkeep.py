@@ -10,7 +10,7 @@ import pytest
 from journals import ID, NOW, OWNER, SQLiteStore, Store, callback, fill, finished, submission, take
 from postgres import PostgresStore
 
-from receiver.events import Input, Media, Reply, Submission
+from receiver.events import ExpectedFile, Input, Media, Reply, Submission
 from receiver.journal import Change, Journal
 from receiver.journal.selection import Batch
 from receiver.journal.store import Key
@@ -76,10 +76,13 @@ async def test_files_are_noted_as_they_come(tables: SQLiteStore | PostgresStore)
     await journal.add(row)
     await journal.add(submission(2, inputs=(picture,)))
     await journal.add(submission(3, reply=Reply(body={"prompt": "no mask"})))
-    results = tuple(Media(digest=digit * 64, type="image/png", size=1, extension=".png", url="") for digit in "ad")
+    results = tuple(
+        ExpectedFile(place=digit, media=Media(digest=digit * 64, type="image/png", size=1, extension=".png", url=""))
+        for digit in "ad"
+    )
 
     def grow(row: Submission) -> Change:
-        return Change(submission=msgspec.structs.replace(row, media=results, reply=Reply(body={}, mask=later)))
+        return Change(submission=msgspec.structs.replace(row, files=results, reply=Reply(body={}, mask=later)))
 
     await journal.change(row.id, grow)
     assert await journal.needed_files() == [digit * 64 for digit in "abcd"]

@@ -411,8 +411,8 @@ async def refused(fetcher: Fetcher, url: str, store: MediaStore, text: str, *, p
 async def test_a_picture_from_a_trusted_origin_is_kept(site: Site, store: MediaStore) -> None:
     """The whole way over real HTTP, asking for plain bytes and sending no credentials."""
     async with fetching(site.origin) as fetcher:
-        media = await fetcher.fetch(f"{site.origin}/ok.png?ex=1&sig=a%2Fb", store, index=1)
-    assert (media.digest, media.index) == (hashlib.sha256(PNG).hexdigest(), 1)
+        media = await fetcher.fetch(f"{site.origin}/ok.png?ex=1&sig=a%2Fb", store)
+    assert media.digest == hashlib.sha256(PNG).hexdigest()
     assert media.url == f"{site.origin}/ok.png?ex=1&sig=a%2Fb"
     assert store.path(media).read_bytes() == PNG
     head, *lines = site.requests[0].decode().split("\r\n")
@@ -635,7 +635,7 @@ async def test_a_host_off_the_list_is_named_with_the_setting(store: MediaStore) 
     asked: list[tuple[str, int]] = []
     async with fetching(hosts=["cdn.test"], resolve=resolving("8.8.8.8", asked=asked)) as fetcher:
         for host in ("evil.test", "cdn.test.evil.test", "xcdn.test", "sub.cdn.test", "cdn.test..", "8.8.8.8"):
-            text = "is not on the list of hosts. If you trust it, add .* to RECEIVER_MEDIA_HOSTS"
+            text = "is not on the list of hosts. If you trust it, set RECEIVER_MEDIA_HOSTS=.*; it adds to the built-in"
             await refused(fetcher, f"https://{host}/a.png?sig=secret", store, text, permanent=True)
     assert asked == []
 

@@ -339,7 +339,13 @@ async def test_follow_ups_are_named(tmp_path: Path, store: Store) -> None:
     async with engine(tmp_path, at=store) as kit:
         kit.relay.submits = [answer(1, "t0")]
         row = await kit.submit("a boat", auto=("U1",))
-        kit.relay.tasks["t0"] = {"id": "t0", "status": "SUCCESS", "progress": "100%", "action": "IMAGINE"}
+        kit.relay.tasks["t0"] = {
+            "id": "t0",
+            "status": "SUCCESS",
+            "progress": "100%",
+            "action": "IMAGINE",
+            "imageUrl": "https://x.test",
+        }
         kit.clock.advance(16)
         await kit.reconciler.reconcile_once()
         await run(kit)

@@ -13,6 +13,7 @@ import msgspec
 from engine import PNG, Kit, Recording, StillClock, answer, destination, engine, logged, until, wire_task
 
 from receiver.deliveries import Completion, Receipt
+from receiver.engine.archiver import AT_ONCE
 from receiver.engine.attempts import OpenDestination
 from receiver.engine.engine import Engine
 from receiver.errors import EngineRunning, JournalError
@@ -359,12 +360,12 @@ async def test_one_tick_brings_all_that_is_to_be_downloaded(tmp_path: Path) -> N
     async with function(tmp_path, destination("main", Recording(), concurrency=64)) as item:
         kit = item.kit
         kit.intake.changed = lambda row: None
-        rows = [await kit.succeeded(imageUrl=f"{kit.origin.url}/p.png") for _ in range(12)]
+        rows = [await kit.succeeded(imageUrl=f"{kit.origin.url}/p.png") for _ in range(AT_ONCE + 4)]
         kit.intake.changed = item.engine.changed
         gate = kit.origin.hanging["/p.png"] = asyncio.Event()
         kit.origin.files["/p.png"] = PNG
         tick = asyncio.create_task(item.engine.run_everything(40))
-        await until(lambda: len(kit.origin.requests) == 8)
+        await until(lambda: len(kit.origin.requests) == AT_ONCE)
         await until(lambda: not item.engine._steps)
         gate.set()
         await passing(kit, tick)

@@ -307,6 +307,24 @@ async def test_a_picture_that_is_never_shown_goes_into_the_thread(
     assert [slack.files[name].data for name in shared[0].files] == [attempt.media[0].path.read_bytes()]
 
 
+async def test_a_file_that_comes_late_goes_into_the_thread(slack: Slack, handler: SlackHandler, tmp_path: Path) -> None:
+    """The post is edited, and the thread gets the new picture alone."""
+    whole = make_attempt(tmp_path, pictures=3)
+    first = dataclasses.replace(
+        whole, media=whole.media[:2], media_expected=3, media_pending=True, media_problem="1 of 3 files is missing."
+    )
+    receipt = await handler.deliver(first)
+    (post,) = slack.top()
+    assert "1 of 3 files is missing." in texts(post.blocks)
+    replies = len(slack.replies())
+    event = msgspec.structs.replace(whole.event, id=f"{whole.event.id}.1", further=1)
+    await handler.deliver(dataclasses.replace(whole, event=event, media_expected=3, previous=receipt))
+    (post,) = slack.top()
+    assert "missing" not in texts(post.blocks)
+    new = slack.replies()[replies:]
+    assert [len(images(reply.blocks)) for reply in new] == [1]
+
+
 async def test_the_receipt_links_to_the_post(slack: Slack, handler: SlackHandler, tmp_path: Path) -> None:
     """So that another destination's `link`, and who asks for the delivery, gets there; it is asked for once a post.
     Where Slack does not say it, the post is there all the same."""
@@ -411,9 +429,7 @@ async def test_the_picture_goes_to_slacks_own_hosts_only(slack: Slack, handler: 
 
 
 async def test_without_its_picture_a_result_says_why(slack: Slack, handler: SlackHandler, tmp_path: Path) -> None:
-    """Still downloading: later. Gone: the post says so, and goes out."""
-    with pytest.raises(RetryLater):
-        await handler.deliver(make_attempt(tmp_path, media=(), media_problem="not yet", media_pending=True))
+    """The post says so, and goes out."""
     await handler.deliver(make_attempt(tmp_path, media=(), media_problem="404 from the host."))
     (post,) = slack.top()
     assert "Ready, but without the picture" in texts(post.blocks)

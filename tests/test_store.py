@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import FULL, ID, NOW, OWNER, STORES, Store, callback, delivery, event, submission
+from journals import FULL, ID, NOW, OWNER, STORES, Store, callback, delivery, due_file, event, submission
 from ulid import ULID
 
 from receiver.deliveries import AttemptRecord, Delivery
@@ -243,7 +243,7 @@ async def test_files_alone_are_given_up(opened: Contract) -> None:
     await opened.create(FULL)
 
     def without(document: Document) -> Document:
-        return replace(document, submission=replace(document.submission, media=()))
+        return replace(document, submission=replace(document.submission, files=()))
 
     removed = await opened.remove(ID, without, files_only=True)
     assert removed is not None
@@ -432,8 +432,8 @@ async def test_pages_of_attempts_and_files(opened: Contract) -> None:
 async def test_due_work_is_listed_by_its_time(opened: Contract) -> None:
     """Each kind by its own field; ended and refused ones have no deadline."""
     rows = [
-        submission(1, send_due_ms=NOW, poll_due_ms=NOW + 5, media_due_ms=None, deadline_ms=NOW - 1),
-        submission(2, send_due_ms=NOW - 1, media_due_ms=NOW, deadline_ms=NOW - 2),
+        submission(1, send_due_ms=NOW, poll_due_ms=NOW + 5, deadline_ms=NOW - 1),
+        submission(2, send_due_ms=NOW - 1, files=(due_file(NOW),), deadline_ms=NOW - 2),
         submission(3, send_due_ms=None, poll_due_ms=NOW, ended="task.failed", deadline_ms=NOW - 3),
         submission(4, send_due_ms=None, status="refused", deadline_ms=NOW - 4),
     ]

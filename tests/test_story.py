@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from journals import NOW, delivery, event, submission
+from journals import NOW, delivery, due_file, event, submission
 
 from receiver.cli.deliveries import TRIES, Story
 from receiver.deliveries import AttemptRecord, Delivery, Receipt
@@ -45,7 +45,10 @@ FAILED = attempt(1, "failed", "connection refused")
     [
         (story(due_ms=NOW), "pending: not tried yet, due 2026-03-12 11:29:02 UTC (now)"),
         (
-            story(due_ms=NOW + 2 * MINUTE, submission=msgspec.structs.replace(ROW, media_due_ms=NOW)),
+            story(
+                due_ms=NOW + 2 * MINUTE,
+                submission=msgspec.structs.replace(ROW, files=(due_file(NOW),), late_ms=NOW + 1),
+            ),
             "pending: not tried yet, due 2026-03-12 11:31:02 UTC (in 2 min), or as soon as the picture is there",
         ),
         (
@@ -97,7 +100,9 @@ def test_what_it_was_about() -> None:
         status="dead",
         detail="no such folder",
         receipt=Receipt(ref="/out/1.png", url="https://example.test/1"),
-        submission=msgspec.structs.replace(ROW, media_problem="the link was dead"),
+        submission=msgspec.structs.replace(
+            ROW, files=(msgspec.structs.replace(due_file(None), problem="the link was dead"),)
+        ),
     )
     lines = dict(item.lines())
     assert lines["event"] == f"{FACT.id}: the task succeeded, 2026-03-12 11:29:02 UTC"

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 from engine import destination, engine
@@ -170,15 +171,19 @@ async def test_files_go_along_where_they_fit(tmp_path: Path) -> None:
     assert large == link == [{k: v for k, v in item.items() if k != "base64"} for item in inline]
 
 
-async def test_a_picture_that_is_still_coming_is_waited_for(tmp_path: Path) -> None:
-    """Nothing is sent; one that will never come is told with its reason."""
-    gone = "404 from cdn.discordapp.com"
+async def test_a_file_that_comes_late_is_one_further_event(tmp_path: Path) -> None:
+    """The first one has what is there and says what is missing; the further one has an id of its own, and all files."""
+    gone = "1 of 2 files is missing. 404 from cdn.discordapp.com"
+    both = make_attempt(tmp_path, pictures=2)
+    first = dataclasses.replace(both, media=both.media[:1], media_problem=gone, media_expected=2, media_pending=True)
+    event = msgspec.structs.replace(both.event, id=f"{both.event.id}.1", further=1)
     async with place() as there:
-        with pytest.raises(RetryLater):
-            await deliver(there.url, make_attempt(tmp_path, media=(), media_problem=gone, media_pending=True))
-        assert there.arrived == []
-        await deliver(there.url, make_attempt(tmp_path, media=(), media_problem=gone))
-    assert json.loads(there.arrived[0].body)["data"]["media_problem"] == gone
+        await deliver(there.url, first)
+        await deliver(there.url, dataclasses.replace(both, event=event, media_expected=2))
+    told, further = (json.loads(got.body) for got in there.arrived)
+    assert (told["data"]["media_problem"], len(told["data"]["media"]), told["data"]["further"]) == (gone, 1, 0)
+    assert (further["data"]["media_problem"], len(further["data"]["media"]), further["data"]["further"]) == (None, 2, 1)
+    assert further["id"] == f"{told['id']}.1"
 
 
 async def test_a_certificate_of_ones_own(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from receiver.app.functions import FunctionHandler
+from receiver.backoff import UNLINKED
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.attempts import OpenDestination
@@ -25,7 +26,7 @@ from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Keep, Retention
 from receiver.media import Fetcher, Store, open_store
 from receiver.provider import Provider
-from receiver.settings import Settings, ensure_keys, require_provider_key
+from receiver.settings import MEDIA_HOSTS, Settings, ensure_keys, require_provider_key
 from receiver.settings.kinds import show_base_url
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
@@ -33,6 +34,8 @@ from receiver.web.admission import Admission
 
 log = structlog.get_logger("receiver.engine")
 
+STATELESS_UNLINKED = 15.0
+"""Time for the links of a SUCCESS in stateless mode, where the caller waits for the answer."""
 WATCH_SECONDS = 0.5
 """Interval between looks at a watched row, because another process may change it."""
 
@@ -102,6 +105,8 @@ class Runtime:
             confirm_ms=int(settings.confirm_within * 1000),
             poll_ms=int(settings.poll_interval * 1000),
             deadline_ms=int(settings.deadline * 1000),
+            # In stateless mode one request sees the whole end of a task.
+            unlinked_ms=int((STATELESS_UNLINKED if steady else UNLINKED) * 1000),
             steady=steady,
         )
         self.function = function
@@ -130,7 +135,12 @@ class Runtime:
 
     def _engine(self, destinations: Mapping[str, OpenDestination], *, exit_on_stall: bool) -> Engine:
         archiver = Archiver(
-            journal=self.journal, intake=self.intake, fetcher=self.fetcher, store=self.store, clock=self.clock
+            journal=self.journal,
+            intake=self.intake,
+            provider=self.provider,
+            fetcher=self.fetcher,
+            store=self.store,
+            clock=self.clock,
         )
         troubles = Troubles(journal=self.journal, clock=self.clock)
         reconciler = Reconciler(
@@ -294,7 +304,7 @@ def fetcher_of(settings: Settings) -> Fetcher:
     parts = urlsplit(settings.provider_url)
     exact = [host for host in settings.media_hosts if "://" in host]
     return Fetcher(
-        hosts=[host for host in settings.media_hosts if "://" not in host],
+        hosts=[*MEDIA_HOSTS, *(host for host in settings.media_hosts if "://" not in host)],
         origins=[f"{parts.scheme}://{parts.netloc}", *exact],
         max_bytes=settings.media_max_bytes,
         timeout=settings.media_timeout,

@@ -196,6 +196,8 @@ class TaskHandle:
     async def files(self, timeout: float | None = None) -> list[Path]:  # noqa: ASYNC109 - as above
         """Wait for the result and its download, and return the paths of its files in the media store.
 
+        After two minutes, these are the files that are here. `task.files()` gives more as they come.
+
         Do not change the files. With a media store in a bucket they are in its cache, which deletes old files: copy
         them soon.
 
@@ -205,10 +207,11 @@ class TaskHandle:
                 shutil.copy(path, "album")
 
         Raises:
-            MediaError: they could not be downloaded, or the media store cannot be read.
+            MediaError: none of them could be downloaded, or the media store cannot be read.
             NoResult, TimeoutError: as `result`.
         """
-        row = await self._until(lambda row: _has_last_word(row) and row.media_due_ms is None, timeout)
+        clock = self._runtime().clock
+        row = await self._until(lambda row: _has_last_word(row) and not row.awaits_files(clock.now_ms()), timeout)
         await self._result_of(row)
         if row.media_problem is not None and not row.media:
             raise MediaError(f"The files of task {row.task_id} are not here: {row.media_problem}")

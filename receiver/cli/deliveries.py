@@ -227,7 +227,7 @@ class Story:
             until, reason = self.paused
             return f"{due}, but {item.destination} gets nothing until {when(until)} UTC: {reason}"
         if item.attempt == 0:
-            waits = row is not None and row.media_due_ms is not None and item.due_ms > self.now_ms
+            waits = row is not None and row.awaits_files(self.now_ms) and item.due_ms > self.now_ms
             return f"not tried yet, {due}{', or as soon as the picture is there' if waits else ''}"
         if item.manual and item.failures == 0:
             return f"a person asked for it again, {due}"

@@ -78,13 +78,14 @@ class Progress:
 def describe(row: Submission) -> str:
     """Return the state of a submission in a few words."""
     if row.ended is not None:
-        return "Saving the result" if row.ended == "task.succeeded" else row.ended.removeprefix("task.").capitalize()
+        saving = "Saving the result" if row.media_due_ms is None else "Downloading files"
+        return saving if row.ended == "task.succeeded" else row.ended.removeprefix("task.").capitalize()
     if row.status == "prepared":
         return f"Waiting to send again: {row.detail}" if row.detail else "Sending"
     if row.status in ("sending", "unknown"):
         return "Sending" if row.status == "sending" else "Waiting for a callback"
-    if row.claim is not None:
-        return "Checking the result with the provider"
+    if row.claim is not None or row.unlinked_ms is not None:
+        return "Checking the result with the provider" if row.claim else "Waiting for the links to its files"
     percent = _percent(row)
     if row.task_status == "IN_PROGRESS":
         return f"Drawing {percent} %" if percent is not None else "Drawing"

@@ -117,6 +117,18 @@ class Session:
             say(f"Submission {row.id}: {row.display_status}.{reason} See: receiver tasks show {row.id}")
 
 
+async def fetch_files(runtime: Runtime, row: Submission, show: Callable[[Submission], None]) -> Submission:
+    """Download the missing files of a result now. Return the submission once each was tried, and once the destinations
+    have been tried with what came."""
+    await runtime.intake.refetched(row.id)
+    async for now in runtime.watch(row.id):
+        show(now)
+        if not any(item.due_ms is not None and not item.tries for item in now.files):
+            await _attempted(runtime, now)
+            return now
+    raise AssertionError("a watch ends only when its caller leaves")
+
+
 async def send(runtime: Runtime, row: Submission, *, wait: bool, reply: bool = False) -> Submission:
     """Send the submission, or the reply to its task, now. With `wait` a lost answer is no error.
 
@@ -189,7 +201,7 @@ async def until_settled(
         deliveries = await _attempted(runtime, row)
         now = await runtime.retry_outage(lambda: runtime.journal.get(submission_id))
         if now is None or now.last_word == row.last_word:  # else a success has replaced a failure meanwhile
-            return row, deliveries
+            return now or row, deliveries
     raise AssertionError("a watch ends only when its caller leaves")
 
 
@@ -198,7 +210,8 @@ async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
     type = row.last_word
     if type is None:
         return []
-    event = await runtime.retry_outage(lambda: runtime.journal.event(event_id(row.id, type)))
+    newest = event_id(row.id, type, further=row.further if type == "task.succeeded" else 0)
+    event = await runtime.retry_outage(lambda: runtime.journal.event(newest))
     if event is None:
         return []
     noted: set[str] = set()
@@ -240,7 +253,8 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links:
     # A destination counts as reached by another delivery too, as `deliveries replay --as-new` makes.
     reached = {item.destination for item in deliveries if item.status == "succeeded"}
     missed = [item for item in deliveries if item.destination not in reached]
-    status = ERROR if type is None or (type == "task.succeeded" and missed) else _EXITS[type]
+    empty = bool(row.expected) and not row.media
+    status = ERROR if type is None or (type == "task.succeeded" and (missed or empty)) else _EXITS[type]
     texts = row.task.texts if row.task and row.ended == "task.succeeded" else ()
     if as_json:
         print_json(_record(row, deliveries, texts) | ({} if links is None else {"links": links}))
@@ -253,6 +267,10 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links:
     elif type != "task.succeeded":
         starts = {"task.lost": "The task was lost. ", "task.failed": "The task failed: "}
         note(f"{starts.get(type or '', '')}{reason}")
+    elif row.media_problem and not missed:
+        none = "Error: No file of the result is here. " if empty else ""
+        then = f"Receiver goes on trying; or try now: receiver media fetch {row.id}"
+        note(f"{none}{one_line(row.media_problem)} {then}")
     elif links is not None:
         note("The log of the endpoint says if it has delivered the result.")
     for item in missed:

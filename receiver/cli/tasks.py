@@ -1,17 +1,22 @@
-"""`tasks`: list submissions, and show one with its events, deliveries and follow-ups."""
+"""`tasks` and `media`: list submissions, show one with its events, deliveries and follow-ups, fetch missing files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated, Any
 
+import typer
+
+from receiver.app import open_runtime
 from receiver.cli import group
 from receiver.cli.deliveries import DELIVERIES, EVENTS
 from receiver.cli.options import AsJSON, Limit, Reference, choice, optional
-from receiver.cli.output import Table, ago, note, print_json, print_list, print_table, say_values, when
-from receiver.cli.process import on_journal
-from receiver.cli.progress import describe
+from receiver.cli.output import Table, ago, note, one_line, print_json, print_list, print_table, say, say_values, when
+from receiver.cli.process import on_journal, run, settings_for
+from receiver.cli.progress import Progress, describe
+from receiver.cli.session import ERROR, beside_engine, fetch_files
 from receiver.deliveries import Delivery
+from receiver.errors import InputError
 from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal, Trouble
 from receiver.journal.selection import Selection
@@ -129,6 +134,36 @@ def _details(row: Submission) -> list[tuple[str, str]]:
         ("created", when(row.created_ms)),
         ("labels", " ".join(f"{name}={value}" for name, value in row.labels.items())),
         ("callbacks", str(row.callbacks) if row.hooked else "none can come: no callback URL was sent"),
-        ("files", ", ".join(f"{item.type}, {item.size:,} bytes" for item in row.media) or row.media_problem or ""),
+        ("files", ", ".join(f"{item.type}, {item.size:,} bytes" for item in row.media)),
+        ("missing files", row.media_problem or ""),
         ("buttons", " ".join(button.text for button in task.buttons) if task else ""),
     ]
+
+
+media = group("media")
+
+
+@media.command("fetch")
+def fetch_media(reference: Reference, as_json: AsJSON = False) -> None:
+    """Download the missing files of a result now, with today's settings, and deliver what comes.
+
+    Exit status: 0 if all files are here, else 1.
+    """
+
+    async def main() -> Submission:
+        async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
+            row = await runtime.journal.find(reference)
+            if not row.expected:
+                raise InputError(f"Submission {row.id} has no result with files ({status_of(row)}).")
+            with Progress(runtime.clock, quiet=as_json) as progress:
+                return await beside_engine(runtime, "media fetch", fetch_files(runtime, row, progress.show))
+
+    row = run(main())
+    if as_json:
+        print_json({"submission": row.id, "media": row.media, "media_problem": row.media_problem})
+    else:
+        say(f"{len(row.media)} of {len(row.expected)} files are here.")
+        if row.media_problem:
+            note(f"Error: {one_line(row.media_problem)}")
+    if len(row.media) < len(row.expected):
+        raise typer.Exit(ERROR)

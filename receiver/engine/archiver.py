@@ -1,49 +1,88 @@
-"""Archive: download a result's files once, at its end, because links to them expire within a day (PROTOCOL.md §9)."""
+"""Archive: download each file of a result, because links to them expire within a day (PROTOCOL.md §9).
+
+Files are downloaded one by one, on their own schedules (`journal.files`). No result takes more than a share:
+
+    16 files · 4 downloads at once · 4 times the largest file in bytes · 2 minutes for one try of a file
+
+If all slots are taken and files wait, the downloads that have lasted longest give way, and are tried again later.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
 from receiver.clock import Clock
-from receiver.errors import JournalError, MediaError
-from receiver.events import Media, Submission
+from receiver.errors import JournalError, MediaError, ProviderError
+from receiver.events import ExpectedFile, Media, Submission
 from receiver.intake import Intake
-from receiver.journal import Journal
+from receiver.journal import Journal, files
+from receiver.journal.files import Failure, Outcome
 from receiver.media import Fetcher, Store
+from receiver.provider import Provider
+from receiver.tasks import Task
+from receiver.telemetry import redact
 
 log = structlog.get_logger("receiver.engine.archiver")
 
-AT_ONCE = 8
-"""Results downloaded at once. One that hangs takes a single slot until its time-out."""
+AT_ONCE = 32
+"""Downloads at once."""
+PER_RESULT = 4
+"""Downloads at once of one result, and its limit in bytes as a multiple of the largest file's."""
+LOOK = 4 * AT_ONCE
+"""Results looked at in one step, so that the running ones hide no others."""
+TURN_SECONDS = 10.0
+"""Time after which a download gives way to files that wait."""
+MAX_PROBLEM = 600
+"""Characters of a reason that are kept."""
+_SINGLE = ("video_url", "image_url")
+"""Places that the provider's own relay can serve, too (PROTOCOL.md §13.5)."""
+
+
+@dataclass(eq=False, kw_only=True)
+class _Download:
+    """One download under way."""
+
+    since: float
+    max_bytes: int
+    limit: asyncio.Timeout
+    task: asyncio.Task[None] | None = None
 
 
 class Archiver:
-    """Downloads results into the media store and reports to intake. Downloads run beside the step that starts them."""
+    """Downloads files into the media store and reports to intake. Downloads run beside the step that starts them."""
 
-    def __init__(self, *, journal: Journal, intake: Intake, fetcher: Fetcher, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, *, journal: Journal, intake: Intake, provider: Provider, fetcher: Fetcher, store: Store, clock: Clock
+    ) -> None:
         self._journal = journal
         self._intake = intake
+        self._provider = provider
         self._fetcher = fetcher
         self._store = store
         self._clock = clock
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[tuple[str, str], _Download] = {}
         self._full = False
 
     async def archive_once(self) -> int:
-        """Start the downloads that are due, never more than `AT_ONCE`. Return how many started."""
-        due = await self._journal.due_media(self._clock.now_ms(), limit=AT_ONCE)
-        free = AT_ONCE - len(self._running)
-        started = [row for row in due if row.id not in self._running][:free]
-        for row in started:
-            task = asyncio.create_task(self._archive(row), name=f"archive {row.id}")
-            self._running[row.id] = task
-            task.add_done_callback(partial(self._ended, row.id))
-        self._full = len(self._running) >= AT_ONCE
-        return len(started)
+        """Start the downloads that are due, as far as slots are free. Return how many started."""
+        now_ms = self._clock.now_ms()
+        started, self._full = 0, False
+        for row in await self._journal.due_media(now_ms, limit=LOOK):
+            due = [item for item in row.files if item.due_ms is not None and item.due_ms <= now_ms]
+            due = [item for item in due if (row.id, item.place) not in self._running]
+            own = sum(id == row.id for id, _ in self._running)
+            free = AT_ONCE - len(self._running)
+            if due and own < PER_RESULT and free <= 0:
+                self._full = True
+                self._make_room()
+                break
+            started += self._start(row, due[: min(PER_RESULT - own, free)])
+        return started
 
     @property
     def more(self) -> bool:
@@ -58,48 +97,108 @@ class Archiver:
     async def settle(self) -> None:
         """Wait until no download runs."""
         while self._running:
-            await asyncio.wait(self._running.values())
+            await asyncio.wait([item.task for item in self._running.values() if item.task is not None])
 
     async def stop(self) -> None:
         """Cancel the downloads. They are still due."""
-        running = list(self._running.values())
+        running = [item.task for item in self._running.values() if item.task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def download(self, urls: Sequence[str]) -> tuple[Media, ...]:
-        """Return all files of one result, in order. Raise MediaError if one cannot be downloaded."""
-        return await self._fetcher.fetch_all(urls, self._store)
+    async def proves(self, task: Task) -> bool:
+        """Return True if a file of a claimed SUCCESS can be downloaded. Raise MediaError if not."""
+        for url in task.result_urls[:1]:
+            await self._fetcher.fetch(url, self._store)
+            return True
+        return False
 
-    def _ended(self, submission_id: str, task: asyncio.Task[None]) -> None:
-        del self._running[submission_id]
+    def _make_room(self) -> None:
+        """End the downloads that have had their turn."""
+        now = self._clock.monotonic()
+        for item in self._running.values():
+            if now - item.since >= TURN_SECONDS:
+                item.limit.reschedule(asyncio.get_running_loop().time())
+
+    def _start(self, row: Submission, due: list[ExpectedFile]) -> int:
+        """Start downloads of one result, as many as its bytes allow. They share one question to the provider."""
+        running = [item.max_bytes for (id, _), item in self._running.items() if id == row.id]
+        left = PER_RESULT * self._fetcher.max_bytes - sum(item.size for item in row.media) - sum(running)
+        share = min(self._fetcher.max_bytes, left)
+        if not due or (running and share < self._fetcher.max_bytes):
+            return 0
+        due = due[: max(1, left // self._fetcher.max_bytes)]
+        asks = any(item.problem or not item.place for item in due)
+        fresh = asyncio.ensure_future(self._fresh(row) if asks else _nothing())
+        for item in due:
+            download = _Download(since=self._clock.monotonic(), max_bytes=share, limit=asyncio.timeout(None))
+            download.task = asyncio.create_task(
+                self._archive(row, item.place, fresh, download), name=f"archive {row.id}"
+            )
+            self._running[row.id, item.place] = download
+            download.task.add_done_callback(partial(self._ended, row.id, item.place))
+        return len(due)
+
+    def _ended(self, submission_id: str, place: str, task: asyncio.Task[None]) -> None:
+        del self._running[submission_id, place]
         error = None if task.cancelled() else task.exception()
         if isinstance(error, JournalError):
             log.warning("media.unrecorded", submission=submission_id, problem=str(error))  # it is still due
         elif error is not None:
             log.error("media.unrecorded", submission=submission_id, exc_info=error)
 
-    async def _archive(self, row: Submission) -> None:
+    async def _fresh(self, row: Submission) -> Task | None:
+        """Return the task as the provider shows it now, because its links may be new."""
         try:
-            media = await self._from_either(row)
-        except MediaError as exc:
-            log.warning("media.unavailable", submission=row.id, problem=str(exc), tries=row.media_tries + 1)
-            await self._intake.not_archived(row.id, str(exc), permanent=exc.permanent)
-            return
-        sizes = [item.size for item in media]
-        log.info("media.archived", submission=row.id, files=len(media), bytes=sum(sizes))
-        await self._intake.archived(row.id, media)
+            view = await self._provider.fetch(row.task_id or "")
+        except ProviderError as exc:
+            log.info("task.unanswered", task=row.task_id, problem=str(exc))
+            return None
+        return view if view is not None and view.id == row.task_id else None
 
-    async def _from_either(self, row: Submission) -> tuple[Media, ...]:
-        """Try the fetch's links, then the callback's. The failure is permanent only if both are."""
+    async def _archive(
+        self, row: Submission, place: str, fresh: asyncio.Future[Task | None], download: _Download
+    ) -> None:
         try:
-            return await self.download(row.task.result_urls if row.task else ())
-        except MediaError as exc:
-            if not row.fallback_urls:
-                raise
-            first = exc
-        log.info("media.second_source", submission=row.id, problem=str(first))
+            async with download.limit:
+                view = await asyncio.shield(fresh)
+                outcome = await self._outcome(row, place, view, download.max_bytes)
+        except TimeoutError:
+            view = None
+            outcome = Failure(problem=f"It took longer than {TURN_SECONDS:g} s while other downloads waited.")
+        outcomes: Mapping[str, Outcome] = {place: outcome}
+        if isinstance(outcome, Media):
+            log.info("media.archived", submission=row.id, file=place, bytes=outcome.size)
+        else:
+            log.warning("media.unavailable", submission=row.id, file=place, problem=outcome.problem)
+        await self._intake.tried(row.id, view, dict(outcomes))
+
+    async def _outcome(self, row: Submission, place: str, view: Task | None, max_bytes: int) -> Outcome:
+        """Try the links of a file one after the other. The failure is permanent only if all are."""
+        known = {item.place: item for item in files.with_links(row.files, view, self._clock.now_ms())}
+        links = list(files.candidates(known[place])) if place in known else []
+        problems: dict[str, bool] = {}
+        if max_bytes <= 0:
+            most = PER_RESULT * self._fetcher.max_bytes
+            problem = f"The files of one result are limited to {most:,} bytes in all; see RECEIVER_MEDIA_MAX_BYTES."
+            return Failure(problem=problem, permanent=True)
         try:
-            return await self.download(row.fallback_urls)
-        except MediaError as exc:
-            raise MediaError(f"{first} {exc}", permanent=first.permanent and exc.permanent) from exc
+            async with asyncio.timeout(self._fetcher.timeout):
+                while links:
+                    url = links.pop(0)
+                    try:
+                        return await self._fetcher.fetch(url, self._store, max_bytes=max_bytes)
+                    except MediaError as exc:
+                        problems[str(exc)] = exc.permanent
+                        relay = self._provider.image_url(row.task_id or "")
+                        if exc.permanent and place in _SINGLE and relay != url and relay not in links:
+                            links.append(relay)
+        except TimeoutError:
+            problems[f"It was not here within {self._fetcher.timeout:g} s."] = False
+        if not problems:
+            return Failure(problem=files.NO_LINK)
+        return Failure(problem=redact(" ".join(problems))[:MAX_PROBLEM], permanent=all(problems.values()))
+
+
+async def _nothing() -> None:
+    """Return None, where the provider need not be asked."""

@@ -93,10 +93,10 @@ def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) 
     event, media = work.event, tuple(item.media for item in files.media)
     result = event.type == "task.succeeded"
     problem = files.problem
-    if problem is None and result and not media and event.task is not None and event.task.result_urls:
-        problem = work.media_problem or "the picture has not been downloaded yet"
+    if problem is None and result and len(media) < work.expected:
+        problem = work.media_problem or "The files have not been downloaded yet."
     grid = (
-        len(media) == 1
+        len(media) == work.expected == 1
         and media[0].type.startswith("image/")
         and event.task is not None
         and is_grid(event.task, event.kind, event.button)
@@ -109,6 +109,7 @@ def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) 
         deadline=destination.timeout,
         media=files.media,
         media_problem=problem,
+        media_expected=work.expected if result else 0,
         media_pending=result and work.media_due_ms is not None,
         previous=work.receipts.get(destination.name),
         parent=work.parent,

@@ -410,11 +410,11 @@ class Engine:
             self.loops.wake("dispatch", *due)
             return
         self._want(*due)
-        if row.media_due_ms is None and (self.progress or row.last_word is not None):
+        if not row.awaits_files(now_ms) and (self.progress or row.last_word is not None):
             self._want("dispatch")  # a delivery that waits for the download is not due earlier
         if row.auto and row.ended == "task.succeeded":
             self._want("send")  # its follow-ups
-        later = (row.poll_due_ms if row.claim else None, row.media_due_ms)
+        later = (row.poll_due_ms if row.claim or row.unlinked_ms else None, row.media_due_ms)
         self._set_due(row.id, min((at_ms for at_ms in later if at_ms is not None and at_ms > now_ms), default=None))
         self._news.set()
 

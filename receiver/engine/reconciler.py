@@ -32,7 +32,7 @@ from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.health import ProviderHealth
 from receiver.errors import MediaError, NotFound, PayloadError, ProviderError, Refused, TokenError, Unreadable
-from receiver.events import Media, Submission
+from receiver.events import Submission
 from receiver.intake import Intake, Policy
 from receiver.journal import Journal
 from receiver.provider import Provider
@@ -194,19 +194,21 @@ class Reconciler:
         found = next(iter(views), None)
         claim = row.claim.task if row.claim is not None and row.claim.task.status == "SUCCESS" else None
         contradicted = found is not None and found.terminal and found.status != "SUCCESS"
-        proof = await self._proof(row.id, claim) if claim is not None and contradicted else ()
+        proof = claim is not None and contradicted and await self._proof(row.id, claim)
         await self._intake.polled(row.id, found, proof)
 
-    async def _proof(self, submission_id: str, task: Task) -> tuple[Media, ...]:
-        """Return the files of a claimed SUCCESS, if they can be downloaded. Then the fetched FAILURE is false.
-        All polls wait for this one, so its time is short. The claim is polled again."""
+    async def _proof(self, submission_id: str, task: Task) -> bool:
+        """Return True if a file of a claimed SUCCESS can be downloaded. Then the fetched FAILURE is false.
+
+        All polls wait for this one, so its time is short. The claim is polled again.
+        """
         try:
             async with asyncio.timeout(PROOF_SECONDS):
-                return await self._archiver.download(task.result_urls)
+                return await self._archiver.proves(task)
         except (MediaError, TimeoutError) as exc:
             problem = str(exc) or f"no picture within {PROOF_SECONDS:g} s"
             log.info("claim.unproven", submission=submission_id, problem=problem)
-            return ()
+            return False
 
     async def _settle_unasked(self) -> int:
         """Settle the claims whose time is over while the provider is out of reach. They may be the last rows due."""

@@ -20,9 +20,6 @@ Guarantee = Literal["once", "at least once"]
 A handler's class declares it as `guarantee`. Without one it is `once`. `receiver.testing.check_handler` checks it.
 """
 
-PENDING_SECONDS = 15.0
-"""Seconds until the next attempt while a picture is still being downloaded."""
-
 
 class RetryLater(Exception):
     """Raised by a handler that wants the same delivery again after `after` seconds. Uses up no attempt.
@@ -76,9 +73,10 @@ class Attempt:
         number: 1 for the first attempt of this delivery.
         idempotency_key: the same over all retries of this delivery.
         deadline: seconds this attempt may take in all. The dispatcher ends it after that.
-        media: the archived files of the result, in order. Empty if the event has none or they could not be fetched.
-        media_problem: why `media` is empty although the event has a picture; None otherwise.
-        media_pending: whether the download is still being tried.
+        media: the files of the result that are here, in order. `index` is the position among all of them.
+        media_problem: a sentence on the files that are missing. None if none is.
+        media_expected: the number of files that the result has, missing ones included.
+        media_pending: True if missing files are still tried for. A further event (`event.further`) brings them.
         previous: the last receipt of this submission at this destination. A chat edits its post.
         parent: the parent submission's last receipt at this destination. A chat replies in its thread.
         receipts: the last receipts of this submission at other destinations, by name.
@@ -94,16 +92,22 @@ class Attempt:
     deadline: float
     media: tuple[StoredMedia, ...] = ()
     media_problem: str | None = None
+    media_expected: int = 0
     media_pending: bool = False
     previous: Receipt | None = None
     parent: Receipt | None = None
     receipts: Mapping[str, Receipt]
     tiles: Callable[[], Awaitable[tuple[StoredMedia, ...]]] = no_tiles
 
-    def wait_for_media(self) -> None:
-        """Raise RetryLater while the picture is still being downloaded."""
-        if not self.media and self.media_pending:
-            raise RetryLater(PENDING_SECONDS, "the picture is still being downloaded")
+    @property
+    def numbered(self) -> bool:
+        """True if the result has several files, so that their names have numbers."""
+        return max(self.media_expected, len(self.media)) > 1
+
+    @property
+    def without_files(self) -> bool:
+        """True if a result has files, and none of them is here or can still come."""
+        return bool(self.media_problem) and not self.media and not self.media_pending
 
 
 class Handler(Protocol):

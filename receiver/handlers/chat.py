@@ -81,7 +81,6 @@ class ChatHandler:
         """Post an end, or that a task asks for input. Raise ConnectionError with Apprise's warnings if that failed."""
         if attempt.event.type not in SIDECAR_EVENTS:
             return Receipt()
-        attempt.wait_for_media()
         loop = asyncio.get_running_loop()
         ends = loop.time() + attempt.deadline - SPARE_SECONDS
         reason = ""
@@ -100,7 +99,7 @@ class ChatHandler:
                 outcome = await loop.run_in_executor(self._threads, call)
                 if outcome.done:
                     self._late.pop(attempt.idempotency_key, None)
-                    return Receipt()
+                    return Receipt(data={"files": [item.media.digest for item in attempt.media]})
                 reason = outcome.reason or "It gave no reason."
                 if outcome.late:
                     self._late[attempt.idempotency_key] = late + 1
@@ -116,19 +115,21 @@ class ChatHandler:
     async def _steps(self, attempt: Attempt) -> AsyncGenerator[tuple[list[File], str]]:
         """Yield the files to attach and a remark on what is missing, from all of them to none."""
         service = self._place.service
-        if not self._options.attach or not attempt.media:
+        before = attempt.previous.data.get("files", ()) if attempt.event.further and attempt.previous else ()
+        media = [item for item in attempt.media if item.media.digest not in before]
+        if not self._options.attach or not media:
             yield [], ""
             return
         if not self._place.takes_files:
             yield [], f"{service} takes no files, so the post is without the picture."
             return
-        files = [(item.path, posts.file_name(attempt, item), item.media.type) for item in attempt.media]
+        files = [(item.path, posts.file_name(attempt, item), item.media.type) for item in media]
         yield files, ""
         with tempfile.TemporaryDirectory() as folder:
-            images = [item for item in attempt.media if item.media.type.startswith("image/")]
+            images = [item for item in media if item.media.type.startswith("image/")]
             copies = await posts.smaller([item.path for item in images if item.media.size > SMALLER], SMALLER)
             smaller: list[File] = []
-            for (path, name, type), item in zip(files, attempt.media, strict=True):
+            for (path, name, type), item in zip(files, media, strict=True):
                 if not type.startswith("image/"):
                     continue
                 if item.media.size <= SMALLER:

@@ -60,6 +60,7 @@ def cloud_event(attempt: Attempt, *, source: str = SOURCE, files: Sequence[Mappi
             for at, media in enumerate(item.media for item in attempt.media)
         ],
         "media_problem": attempt.media_problem,
+        "further": event.further,
         "receipts": {
             name: {"ref": receipt.ref, "url": receipt.url} for name, receipt in sorted(attempt.receipts.items())
         },

@@ -106,7 +106,6 @@ class CommandHandler(HandlerBase):
 
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Run the program once. Raise RetryLater if it says later, Rejected if it says never, else CommandFailed."""
-        attempt.wait_for_media()
         paths = [str(item.path.absolute()) for item in attempt.media]
         document = encode(cloud_event(attempt, files=[{"path": path} for path in paths]))
         # Words of ours only, none of them a setting of `receiver`. Other words are in the JSON.

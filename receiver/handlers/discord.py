@@ -170,7 +170,6 @@ class DiscordHandler:
 
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Post, or edit the existing post. Raise Rejected if Discord refuses until a person has done something."""
-        attempt.wait_for_media()
         limit = self._options.max_bytes
         smaller = min(limit, 8_000_000) // 2
         steps: list[tuple[int, int | None]] = [(limit, None), (limit, limit), (smaller, smaller), (0, None)]

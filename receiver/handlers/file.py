@@ -89,12 +89,11 @@ class FileHandler(HandlerBase):
         if event.type not in result_files.SIDECAR_EVENTS:
             return Receipt()
         succeeded = event.type == "task.succeeded"
-        attempt.wait_for_media()
         found = result_files.ResultFiles()
         if succeeded:
             found = await result_files.gather(attempt, tiles=self._tiles, embed=self._embed)
         files = await in_thread(self._write, attempt, found)
-        if succeeded and not attempt.media and attempt.media_problem:
+        if attempt.without_files:
             raise Rejected(f"Only {files[-1]} was written, without the picture. {attempt.media_problem}")
         return Receipt(ref=files[0], data={"files": files})
 

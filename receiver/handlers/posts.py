@@ -130,10 +130,14 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
     if event.type == "task.succeeded" and event.supersedes:
         title = "Ready after all"
     if attempt.media_problem:
-        title, mood = f"{title}, but without the picture", "asking"
+        lacks = "not all files" if attempt.media else "without the picture"
+        title, mood = f"{title}, but {lacks}", "asking"
     if event.button and _PLAIN_BUTTON.match(event.button):
         title = f"{title} ({event.button})"
-    missing = f"It could not be downloaded: {cut(clean(attempt.media_problem), 160)}" if attempt.media_problem else ""
+    missing = ""
+    if attempt.media_problem:
+        missing = f"{'' if attempt.media else 'It could not be downloaded: '}{cut(clean(attempt.media_problem), 160)}"
+        missing += " It is still tried for, and comes here then." if attempt.media_pending else ""
     task = event.task or Task(id="")
     buttons = [button.text for button in task.buttons if button.text]
     advice, command = _next_step(event, buttons)
@@ -217,7 +221,7 @@ def _facts(event: Event) -> list[str]:
 
 def file_name(attempt: Attempt, item: StoredMedia, extension: str | None = None) -> str:
     """Return a readable file name for an archived file or a tile, with its own extension unless another is given."""
-    number = f"_{item.media.index + 1}" if len(attempt.media) > 1 else ""
+    number = f"_{item.media.index + 1}" if attempt.numbered else ""
     number = f"_u{item.tile}" if item.tile else number
     return f"{file_stem(attempt.event)}{number}{extension or item.media.extension}"
 

@@ -102,8 +102,7 @@ async def gather(attempt: Attempt, *, tiles: bool, embed: bool) -> ResultFiles:
             problem = str(exc)
 
     def made() -> tuple[ResultFile, ...]:
-        several = len(attempt.media) > 1
-        own = [(stored, str(at) if several else "") for at, stored in enumerate(attempt.media, 1)]
+        own = [(stored, str(stored.media.index + 1) if attempt.numbered else "") for stored in attempt.media]
         marked = [*own, *((stored, f"u{stored.tile}") for stored in cut)]
         return tuple(_result_file(stored, mark, attempt.event, embed) for stored, mark in marked)
 

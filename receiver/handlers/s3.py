@@ -194,7 +194,6 @@ class S3Handler(HandlerBase):
         if event.type not in result_files.SIDECAR_EVENTS:
             return Receipt()
         succeeded, options = event.type == "task.succeeded", self._options
-        attempt.wait_for_media()
         found = result_files.ResultFiles()
         if succeeded:
             found = await result_files.gather(attempt, tiles=options.tiles, embed=options.embed)
@@ -213,7 +212,7 @@ class S3Handler(HandlerBase):
             if exc.fate == "later":  # a busy store is busy for every delivery
                 raise RetryLater(BUSY_SECONDS, str(exc), pause=True) from exc
             raise (Rejected if exc.fate == "never" else StoreError)(str(exc)) from exc
-        if succeeded and not attempt.media and attempt.media_problem:
+        if attempt.without_files:
             raise Rejected(f"Only {page['url']} was put, without the picture. {attempt.media_problem}")
         first = files[0] if files else page
         return Receipt(ref=first["url"], url=first.get("link"), data={"files": files, "record": page})

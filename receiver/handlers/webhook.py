@@ -185,7 +185,6 @@ class WebhookHandler:
 
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Post the event once. Raise RetryLater if the place asks to wait or is gone, WebhookFailed if it is no 2xx."""
-        attempt.wait_for_media()
         total = sum(item.media.size for item in attempt.media)
         inline = self._options.picture == "inline" and 0 < total <= self._options.inline_max
         # A little before the dispatcher's, so that the reason names the place.

@@ -12,12 +12,13 @@ from msgspec.structs import replace
 
 from receiver.clock import Clock
 from receiver.errors import NotFound, Refused, TooManyCallbacks
-from receiver.events import Callback, Media, Reply, Submission
+from receiver.events import Callback, Reply, Submission
 from receiver.intake import transitions
 from receiver.intake.transitions import Policy, Route, Rules
 from receiver.journal import Change, Changed, Journal
+from receiver.journal.files import Outcome
 from receiver.tasks import Task
-from receiver.telemetry import redact, redact_body, redact_known
+from receiver.telemetry import redact_body, redact_known
 
 __all__ = ["Intake", "Policy", "Route", "Rules"]
 
@@ -109,7 +110,7 @@ class Intake:
         changed = self._report(submission_id, changed)
         return changed.problem is None and cause is None and changed.submission.task_id == view.id
 
-    async def polled(self, submission_id: str, view: Task | None, proof: tuple[Media, ...] = ()) -> Submission:
+    async def polled(self, submission_id: str, view: Task | None, proof: bool = False) -> Submission:
         """Take the provider's answer to a poll. None: it did not know the task, or was out of reach."""
         view = None if view is None else _without_secrets(view)
         return await self._change(submission_id, partial(transitions.polled, view=view, proof=proof))
@@ -126,14 +127,14 @@ class Intake:
         """End the submission, if its deadline has passed."""
         return await self._change(submission_id, transitions.expired)
 
-    async def archived(self, submission_id: str, media: tuple[Media, ...]) -> Submission:
-        """Take the archived files of a result."""
-        return await self._change(submission_id, partial(transitions.archived, media=media))
+    async def tried(self, submission_id: str, view: Task | None, outcomes: dict[str, Outcome]) -> Submission:
+        """Take the outcomes of downloads of a result's files, by place."""
+        view = None if view is None else _without_secrets(view)
+        return await self._change(submission_id, partial(transitions.tried, view=view, outcomes=outcomes))
 
-    async def not_archived(self, submission_id: str, problem: str, *, permanent: bool) -> Submission:
-        """Record a failed download."""
-        transition = partial(transitions.not_archived, problem=redact(problem), permanent=permanent)
-        return await self._change(submission_id, transition)
+    async def refetched(self, submission_id: str) -> Submission:
+        """Make the missing files of a result due now."""
+        return await self._change(submission_id, transitions.refetched)
 
     async def _change(self, submission_id: str, transition: Callable[..., Change | None]) -> Submission:
         changed = await self._journal.change(submission_id, partial(transition, rules=self._rules()))

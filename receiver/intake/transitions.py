@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from receiver.backoff import CONFIRM, MEDIA, PROVISIONAL, SEND, wait, wait_forever
+from receiver.backoff import CONFIRM, FILES, PROVISIONAL, SEND, UNLINKED, wait_forever
 from receiver.deliveries import Delivery
 from receiver.errors import Refused
 from receiver.events import (
@@ -31,7 +31,6 @@ from receiver.events import (
     Claim,
     Event,
     EventType,
-    Media,
     Reply,
     ReplyStatus,
     Source,
@@ -41,7 +40,7 @@ from receiver.events import (
     steady_id,
 )
 from receiver.intake.followups import follow_up
-from receiver.journal import Change
+from receiver.journal import Change, files
 from receiver.tasks import Task, event_type, merge
 
 # Routes of events to destinations, and the policy
@@ -111,14 +110,16 @@ class Policy:
     Attributes:
         confirm_ms: time for the provider to confirm a terminal callback. 0 accepts it at once.
         poll_ms: silence after which a task is polled. The relay's own view moves every 15 s (PROTOCOL.md §9).
-        media_wait_ms: longest wait of deliveries for the picture.
+        media_wait_ms: longest wait of deliveries for the files.
+        unlinked_ms: time in which a SUCCESS without a link to a file is no end.
         deadline_ms: time after which a task counts as lost.
         steady: give the same event to the same destination the same delivery id and time, whatever journal it is in.
     """
 
     confirm_ms: int = 30_000
     poll_ms: int = 15_000
-    media_wait_ms: int = 120_000
+    media_wait_ms: int = int(FILES * 1000)
+    unlinked_ms: int = int(UNLINKED * 1000)
     deadline_ms: int = 4_200_000
     steady: bool = False
 
@@ -154,7 +155,7 @@ def answered(row: Submission, task_ids: tuple[str, ...], outcome: str, rules: Ru
     """
     task_id = task_ids[0]
     if row.task_id is not None and row.task_id != task_id:
-        row = replace(row, task=None, claim=None, ended=None, media=(), media_due_ms=None, fallback_urls=())
+        row = replace(row, task=None, claim=None, ended=None, files=(), late_ms=None, unlinked_ms=None)
     row = replace(row, outcome=outcome, detail=None)
     view = Task(id=task_id, status="MODAL" if outcome == "modal" else "NOT_START")
     change = _unless_claimed(row, observe(row, view, rules, source="submit"))
@@ -301,6 +302,8 @@ def received(row: Submission, view: Task, cause: str | None, rules: Rules, size:
 def _claim(row: Submission, view: Task, rules: Rules) -> Change:
     """Keep a terminal callback as a claim, and ask the provider now. The first callback also makes `task.accepted`."""
     type = event_type(view)
+    if type == row.ended == "task.succeeded":
+        return Change(submission=_with_links(row, view, rules))
     if type not in _ENDS or not supersedable(row.ended, type):
         return Change(submission=row)
     if row.claim is not None and (row.claim.task.status == "SUCCESS" or view.status != "SUCCESS"):
@@ -312,6 +315,13 @@ def _claim(row: Submission, view: Task, rules: Rules) -> Change:
     claim = Claim(task=view, since_ms=rules.now_ms)
     row = ask(replace(change.submission, claim=claim), rules.now_ms)
     return Change(submission=row, events=change.events, deliveries=change.deliveries)
+
+
+def _with_links(row: Submission, view: Task, rules: Rules) -> Submission:
+    """Take the links of a later view of a result whose files are missing."""
+    if not any(item.missing for item in row.files):
+        return row
+    return replace(row, files=files.with_links(row.files, view, rules.now_ms))
 
 
 def _unless_claimed(row: Submission, change: Change) -> Change:
@@ -349,7 +359,7 @@ def unidentified(row: Submission, rules: Rules) -> Change | None:
 # Polls
 
 
-def polled(row: Submission, view: Task | None, rules: Rules, proof: tuple[Media, ...] = ()) -> Change:
+def polled(row: Submission, view: Task | None, rules: Rules, proof: bool = False) -> Change:
     """Take the provider's answer to a poll.
 
     Args:
@@ -357,7 +367,7 @@ def polled(row: Submission, view: Task | None, rules: Rules, proof: tuple[Media,
         view: the task. None: the provider did not know it, or was out of reach. Another task's view counts as None,
             because the submit answer has bound this one since the poll began.
         rules: the time, the policy, the routes.
-        proof: the files of a claimed SUCCESS, downloaded because the view contradicts it.
+        proof: True if a file of a claimed SUCCESS was downloaded, because the view contradicts it.
     """
     if view is not None and view.id != row.task_id:
         view = None
@@ -365,24 +375,24 @@ def polled(row: Submission, view: Task | None, rules: Rules, proof: tuple[Media,
     if row.claim is not None:
         return _settle(row, row.claim, view, rules, proof)
     row = replace(row, polls=row.polls + 1 if row.ended else row.polls)
+    if view is None and row.ended is None and row.task is not None and row.task.status == "SUCCESS":
+        view = row.task  # its links are awaited, and the provider does not answer
     if view is None:
         return Change(submission=replace(row, poll_due_ms=next_poll(row, rules)))
     return observe(row, view, rules, source="poll")
 
 
-def _settle(row: Submission, claim: Claim, view: Task | None, rules: Rules, proof: tuple[Media, ...]) -> Change:
-    """End a claim, or schedule the next question about it. Other links of the callback stay as the second source
+def _settle(row: Submission, claim: Claim, view: Task | None, rules: Rules, proof: bool) -> Change:
+    """End a claim, or schedule the next question about it. Links of the callback stay as the second source
     (PROTOCOL.md §10.4)."""
     claim = replace(claim, since_ms=min(claim.since_ms, rules.now_ms))  # the clock may have been set back since
     over = rules.now_ms >= claim.since_ms + rules.policy.confirm_ms
     claims_success = claim.task.status == "SUCCESS"
     closed = replace(row, claim=None)
     if view is not None and view.status == "SUCCESS":
-        links = claim.task.result_urls if claims_success else ()
-        second = tuple(link for link in links if link not in view.result_urls)
-        return observe(replace(closed, fallback_urls=second), view, rules, source="poll")
+        return observe(closed, view, rules, source="poll", second=claim.task if claims_success else None)
     if proof:
-        return observe(closed, claim.task, rules, source="callback", confirmed=False, media=proof)
+        return observe(closed, claim.task, rules, source="callback", confirmed=False)
     if view is not None and view.terminal and (over or not claims_success):
         return observe(closed, view, rules, source="poll")
     if over:
@@ -405,6 +415,8 @@ def expired(row: Submission, rules: Rules) -> Change | None:
     """End a submission whose deadline has passed, with the reason."""
     if row.ended is not None or row.status == "refused" or row.claim is not None or rules.now_ms < row.deadline_ms:
         return None
+    if row.task is not None and row.task.status == "SUCCESS":
+        return observe(row, row.task, rules, source="deadline")  # its links have not come
     if row.status == "prepared":
         reason = f"The request could not be sent before the deadline. {row.detail or ''}".strip()
     elif row.task_id is None:
@@ -416,22 +428,35 @@ def expired(row: Submission, rules: Rules) -> Change | None:
     return lose(row, reason, rules)
 
 
-# Media
+# Files
 
 
-def archived(row: Submission, media: tuple[Media, ...], rules: Rules) -> Change:
-    """Take the files of a result. Deliveries that waited for them are due."""
-    row = replace(row, media=media, media_problem=None, media_due_ms=None)
-    return Change(submission=row, release_ms=rules.now_ms)
+def tried(row: Submission, view: Task | None, outcomes: dict[str, files.Outcome], rules: Rules) -> Change:
+    """Take the outcomes of downloads, by place. Deliveries that waited for the files are due when none is left to wait
+    for. A file that comes after they have started makes a further event of the result.
+
+    Args:
+        row: the current row.
+        view: the task as the provider shows it now. None: it was not asked, or gave no answer.
+        outcomes: of the places that were tried.
+        rules: the time, the policy, the routes.
+    """
+    late = rules.now_ms >= (row.late_ms or 0)
+    before = len(row.media)
+    if row.task is not None and view is not None and view.id == row.task_id:
+        row = replace(row, task=merge(row.task, view))
+    row = files.tried(row, view, outcomes, rules.now_ms)
+    release_ms = rules.now_ms if row.media_due_ms is None else None
+    if not late or len(row.media) <= before:
+        return Change(submission=row, release_ms=release_ms)
+    row = replace(row, further=row.further + 1)
+    events = (_event(row, "task.succeeded", rules, source="poll"),)
+    return Change(submission=row, events=events, deliveries=fan_out(row, events, rules), release_ms=release_ms)
 
 
-def not_archived(row: Submission, problem: str, permanent: bool, rules: Rules) -> Change:
-    """Schedule a failed download again, unless the failure is permanent or the tries are used up."""
-    tries = row.media_tries + 1
-    seconds = None if permanent else wait(MEDIA, tries)
-    due = None if seconds is None else rules.now_ms + int(seconds * 1000)
-    row = replace(row, media_problem=problem, media_tries=tries, media_due_ms=due)
-    return Change(submission=row, release_ms=rules.now_ms if due is None else None)
+def refetched(row: Submission, rules: Rules) -> Change | None:
+    """Make the missing files of a result due now, because a person asks for them."""
+    return Change(submission=files.refetch(row, rules.now_ms)) if row.ended == "task.succeeded" else None
 
 
 # A view becomes a row, its new events, and their deliveries
@@ -444,9 +469,11 @@ def observe(
     *,
     source: Source,
     confirmed: bool = True,
-    media: tuple[Media, ...] = (),
+    second: Task | None = None,
 ) -> Change:
     """Take a view of the task as true: bind it, merge it, and make the new events and their deliveries.
+
+    A SUCCESS whose files have no links yet is no end for some minutes.
 
     Args:
         submission: the current row.
@@ -454,25 +481,20 @@ def observe(
         rules: the time, the policy, the routes.
         source: origin of the view.
         confirmed: True if the provider's own answer agrees with a terminal view.
-        media: the result's files, if they were fetched already.
+        second: another view of the same end, whose links are the second source.
     """
     row = bind(submission, view.id)
     row = replace(row, task=merge(submission.task, view))
     types = new_events(submission, row, rules)
+    views = [item for item in (row.task, second) if item is not None]
+    if "task.succeeded" in types and not any(item.links for item in views) and _awaits_links(row, rules):
+        row = replace(row, claim=None, unlinked_ms=row.unlinked_ms or rules.now_ms)
+        types.remove("task.succeeded")
     ended: EventType | None = next((type for type in types if type in _ENDS), None)
     if ended is not None:
-        links = ended == "task.succeeded" and (row.fallback_urls or (row.task is not None and row.task.result_urls))
-        row = replace(
-            row,
-            ended=ended,
-            claim=None,
-            polls=0,
-            detail=None,
-            media=media,
-            media_problem=None,
-            media_tries=0,
-            media_due_ms=rules.now_ms if links and not media else None,
-        )
+        row = replace(row, ended=ended, claim=None, polls=0, detail=None, files=())
+    if ended == "task.succeeded":
+        row = files.expect(row, views, rules.now_ms, wait_ms=rules.policy.media_wait_ms)
     events = tuple(
         _event(row, type, rules, source=source, confirmed=confirmed, superseded=submission.ended) for type in types
     )
@@ -488,6 +510,13 @@ def observe(
     deadline_ms = rules.policy.deadline_ms
     started = tuple(follow_up(row, button, now_ms=rules.now_ms, deadline_ms=deadline_ms) for button in buttons)
     return Change(submission=row, events=events, deliveries=fan_out(row, events, rules), additions=started)
+
+
+def _awaits_links(row: Submission, rules: Rules) -> bool:
+    """Return True while links to the files of a SUCCESS may still come (PROTOCOL.md §13.4)."""
+    since_ms = min(row.unlinked_ms or rules.now_ms, rules.now_ms)
+    until_ms = min(since_ms + rules.policy.unlinked_ms, row.deadline_ms)
+    return files.makes_files(row) and rules.now_ms < until_ms
 
 
 def bind(submission: Submission, task_id: str) -> Submission:
@@ -558,11 +587,12 @@ def _event(
 ) -> Event:
     task = row.task
     ends = type in _ENDS
+    further = row.further if type == "task.succeeded" else 0
     reason = row.detail if type == "task.lost" else None
     if type == "task.failed":
         reason = row.reason or "The provider gave no reason."
     return Event(
-        id=event_id(row.id, type, task.progress if task else None),
+        id=event_id(row.id, type, task.progress if task else None, further),
         type=type,
         submission_id=row.id,
         created_ms=(task.finish_ms if rules.policy.steady and task else None) or rules.now_ms,
@@ -579,6 +609,7 @@ def _event(
         confirmed=confirmed or not ends,
         supersedes=event_id(row.id, superseded) if ends and superseded else None,
         reason=reason,
+        further=further,
         task=task,
     )
 
@@ -587,8 +618,8 @@ def fan_out(row: Submission, events: tuple[Event, ...], rules: Rules) -> tuple[D
     """Return the deliveries of new events. A result's wait for its files, at most as long as the policy allows."""
     deliveries = []
     for event in events:
-        waits = event.type == "task.succeeded" and row.media_due_ms is not None
-        due_ms = rules.now_ms + (rules.policy.media_wait_ms if waits else 0)
+        waits = event.type == "task.succeeded" and row.awaits_files(rules.now_ms)
+        due_ms = row.late_ms if waits and row.late_ms else rules.now_ms
         for destination in rules.destinations(row, event.type):
             delivery = Delivery(
                 id=steady_id(event.id, destination) if rules.policy.steady else new_id(rules.now_ms),

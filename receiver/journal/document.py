@@ -187,6 +187,7 @@ class Work:
 
     Attributes:
         media, media_problem, media_due_ms: of the submission now.
+        expected: number of files that its result should have.
         receipts: the last receipt of this submission at every destination, its own included.
         parent: the last receipt of the parent submission at this destination.
     """
@@ -196,6 +197,7 @@ class Work:
     media: tuple[Media, ...]
     media_problem: str | None
     media_due_ms: int | None
+    expected: int
     receipts: Mapping[str, Receipt]
     parent: Receipt | None
 

@@ -692,6 +692,7 @@ def _work(document: Document, delivery: Delivery, parent: Document | None) -> Wo
         media=row.media,
         media_problem=row.media_problem,
         media_due_ms=row.media_due_ms,
+        expected=len(row.expected),
         receipts={name: last.receipt for name, last in document.receipts.items()},
         parent=above.receipt if above is not None else None,
     )

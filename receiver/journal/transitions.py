@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from receiver.backoff import DELIVERY, DOWN_AFTER, LONGEST_RETRY_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
+from receiver.backoff import DELIVERY, DOWN_AFTER, FILES, LONGEST_RETRY_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DestinationRecord
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, new_id
+from receiver.journal import files
 from receiver.journal.document import Change, Changed, Decide, Document, LastReceipt, event_name, is_settled, replace
 from receiver.journal.selection import REPLAYED, Order, Replayed, ReplayOutcome
 from receiver.tasks import clean_text
@@ -138,7 +139,8 @@ def _outdated(item: Delivery, now_ms: int) -> Delivery:
 
 
 def _released(item: Delivery, now_ms: int) -> Delivery:
-    waits = item.status == "pending" and item.attempt == 0 and item.due_ms > now_ms
+    untried = item.attempt == 0 or (item.manual and item.failures == 0)
+    waits = item.status == "pending" and untried and item.due_ms > now_ms
     return replace(item, due_ms=now_ms) if waits else item
 
 
@@ -371,11 +373,14 @@ def clamp(document: Document, now_ms: int, poll_ms: int = 0) -> tuple[Document, 
     `poll_ms` is the configured interval between polls.
     """
     row = document.submission
-    moved = {
+    moved: dict[str, Any] = {
         field: due
-        for field, least_ms in (("send_due_ms", 0), ("poll_due_ms", poll_ms), ("media_due_ms", 0))
+        for field, least_ms in (("send_due_ms", 0), ("poll_due_ms", poll_ms))
         if (due := clamped(getattr(row, field), field, now_ms, least_ms)) != getattr(row, field)
     }
+    dues = [clamped(item.due_ms, "media_due_ms", now_ms) for item in row.files]
+    if dues != [item.due_ms for item in row.files]:
+        moved["files"] = tuple([replace(item, due_ms=due) for item, due in zip(row.files, dues, strict=True)])
     after = replace(document, submission=replace(row, **moved)) if moved else document
     reach = now_ms + LONGEST_MS["delivery"]
     after = _map_deliveries(
@@ -414,7 +419,8 @@ def replay(
 ) -> tuple[Document, list[Replayed]]:
     """Make the ordered deliveries pending and due now, one after the other. Pending ones stay as they are.
 
-    A delivery keeps its id, which is its idempotency key, and its attempts. Its failures start at 0.
+    A delivery keeps its id, which is its idempotency key, and its attempts. Its failures start at 0. Missing files of
+    the result are downloaded again first, and the deliveries wait for them as new ones do.
 
     Args:
         document: of the submission.
@@ -425,6 +431,9 @@ def replay(
     """
     known = {**found, **{item.id: item for item in document.deliveries}}
     results = []
+    row = document.submission
+    again_row = files.refetch(row, now_ms) if row.ended == "task.succeeded" else row
+    due_ms = now_ms if again_row is row else now_ms + int(FILES * 1000)
     for order in orders:
         if order.delivery_id is not None:
             meant = known.get(order.delivery_id)
@@ -441,17 +450,19 @@ def replay(
             if seen.outcome == "new" or meant is None:
                 again = Delivery(
                     id=new_id(now_ms), event_id=order.event_id, submission_id=order.submission_id,
-                    destination=order.destination, created_ms=now_ms, due_ms=now_ms, manual=True,
+                    destination=order.destination, created_ms=now_ms, due_ms=due_ms, manual=True,
                 )  # fmt: skip
                 seen = Replayed(order=order, outcome="new", delivery_id=again.id)
             else:
                 again = replace(
-                    meant, status="pending", due_ms=now_ms, failures=0, manual=True, owner=None, detail=None,
+                    meant, status="pending", due_ms=due_ms, failures=0, manual=True, owner=None, detail=None,
                     finished_ms=None,
                 )  # fmt: skip
             known[again.id] = again
             others = tuple(item for item in document.deliveries if item.id != again.id)
             document = _with_open(document, (*others, again), events=(*document.events, event))
+            if again_row is not row:
+                document = replace(document, submission=again_row)
         results.append(seen)
     return document, results
 
@@ -464,7 +475,7 @@ def drop_media(document: Document, problem: str) -> Document | None:
     if not is_settled(document):
         return None
     row = document.submission
-    return replace(document, submission=replace(row, media=(), media_problem=problem)) if row.media else document
+    return replace(document, submission=files.dropped(row, problem)) if row.media else document
 
 
 # Contradictions, which no journal should have

@@ -106,7 +106,7 @@ class Replay:
                 newest.setdefault(delivery.destination, delivery)
         if to is None:
             return [_order(delivery, name, as_new) for name, delivery in newest.items()]
-        named = selection.ids or selection.type or event_id.partition(".")[2] in DECISIVE
+        named = selection.ids or selection.type or event_id.partition(".")[2].startswith(DECISIVE)
         if not named or (narrowed and not newest):
             return []
         return [Order(event_id=event_id, submission_id=event_id.partition(".")[0], destination=to, as_new=as_new)]

@@ -27,6 +27,8 @@ from receiver.media.links import Link, Origin, Resolve, is_public, read_link, re
 from receiver.media.store import Store
 
 SETTING = "RECEIVER_MEDIA_HOSTS"
+_ADDS = "; it adds to the built-in hosts. Then run: receiver media fetch ID"
+"""End of an advice. Another setting helps the next downloads only."""
 USER_AGENT = "imagine-receiver"
 MAX_REDIRECTS = 3
 CONNECT_SECONDS = 10.0
@@ -64,28 +66,23 @@ class Fetcher:
     ) -> None:
         self._hosts = frozenset(host.strip().lower().removesuffix(".") for host in hosts)
         self._origins = frozenset(map(_read_origin, origins))
-        self._max_bytes = max_bytes
-        self._timeout = timeout
+        self.max_bytes = max_bytes
+        self.timeout = timeout
         # httpcore closes a connection whose TLS handshake fails, also by this limit, but not one that is cancelled.
         self._limits = {"timeout": {"connect": min(CONNECT_SECONDS, timeout)}}
         tls = tls or httpcore.default_ssl_context()  # made once: it takes 20 ms
         self._tls, self._resolve, self._proxy_for = tls, resolve, proxy_for
         self._pools: dict[tuple[bool, str | None], httpcore.AsyncConnectionPool] = {}
 
-    async def fetch_all(self, urls: Sequence[str], store: Store) -> tuple[Media, ...]:
-        """Download all files of one result, in order. Raise MediaError if one fails, or there is none."""
-        if not urls:
-            raise MediaError("The result has no link to a file.", permanent=True)
-        return tuple([await self.fetch(url, store, index=index) for index, url in enumerate(urls)])
-
-    async def fetch(self, url: str, store: Store, *, index: int = 0) -> Media:
+    async def fetch(self, url: str, store: Store, *, max_bytes: int | None = None) -> Media:
         """Download `url` into `store`. A MediaError is `permanent` if the link is forbidden or the file too large."""
         link = self._allowed(read_link(url))
+        max_bytes = self.max_bytes if max_bytes is None else max_bytes
         try:
-            async with asyncio.timeout(self._timeout) as limit:
-                return await self._follow(link, url, store, index, limit)
+            async with asyncio.timeout(self.timeout) as limit:
+                return await self._follow(link, url, store, max_bytes, limit)
         except (TimeoutError, httpcore.ConnectTimeout) as exc:
-            seconds = self._limits["timeout"]["connect"] if isinstance(exc, httpcore.ConnectTimeout) else self._timeout
+            seconds = self._limits["timeout"]["connect"] if isinstance(exc, httpcore.ConnectTimeout) else self.timeout
             raise MediaError(f"{link.place} did not answer in full within {seconds:g} s.") from exc
         except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as exc:
             raise MediaError(f"{link.place} cannot be reached ({_cause(exc)}).") from exc
@@ -114,14 +111,14 @@ class Fetcher:
         if link.origin in self._origins:
             return link
         if link.scheme != "https":
-            remedy = f"it is not https. If it is yours, add {link.scheme}://{link.authority} to {SETTING}."
+            remedy = f"it is not https. If it is yours, set {SETTING}={link.scheme}://{link.authority}{_ADDS}"
         elif link.host not in self._hosts:
-            remedy = f"{link.host} is not on the list of hosts. If you trust it, add {link.host} to {SETTING}."
+            remedy = f"{link.host} is not on the list of hosts. If you trust it, set {SETTING}={link.host}{_ADDS}"
         else:
             return link
         raise MediaError(f"{link.place} is not fetched: {remedy}", permanent=True)
 
-    async def _follow(self, link: Link, url: str, store: Store, index: int, limit: asyncio.Timeout) -> Media:
+    async def _follow(self, link: Link, url: str, store: Store, max_bytes: int, limit: asyncio.Timeout) -> Media:
         for _ in range(MAX_REDIRECTS + 1):
             pool = self._pool(link)
             request = httpcore.URL(scheme=link.scheme, host=link.host, port=link.port, target=link.request)
@@ -134,7 +131,7 @@ class Fetcher:
             )
             async with pool.stream("GET", request, headers=headers, extensions=self._limits) as response:
                 if response.status not in _REDIRECTS:
-                    self._check(link, response)
+                    self._check(link, response, max_bytes)
 
                     async def whole(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
                         async for chunk in body:
@@ -142,11 +139,11 @@ class Fetcher:
                         limit.reschedule(None)  # the sender is not to blame for a slow store
 
                     async with aclosing(whole(response.aiter_stream())) as body:
-                        return await store.put(body, url=url, index=index, max_bytes=self._max_bytes)
+                        return await store.put(body, url=url, index=0, max_bytes=max_bytes)
                 link = self._allowed(link.follow(_header(response, b"location")))
         raise MediaError(f"{link.place} is not fetched: more than {MAX_REDIRECTS} redirects led there.")
 
-    def _check(self, link: Link, response: httpcore.Response) -> None:
+    def _check(self, link: Link, response: httpcore.Response, max_bytes: int) -> None:
         if response.status in _GONE:
             raise MediaError(
                 f"{link.place} answered {response.status}. Provider links expire within a day; this one may have."
@@ -156,8 +153,8 @@ class Fetcher:
         if _header(response, b"content-encoding").strip().lower() not in ("", "identity"):
             raise MediaError(f"{link.place} sent a compressed body, which we did not ask for and do not unpack.")
         length = _header(response, b"content-length")
-        if length.isdecimal() and int(length[:20]) > self._max_bytes:
-            raise too_large(link.place, self._max_bytes)
+        if length.isdecimal() and int(length[:20]) > max_bytes:
+            raise too_large(link.place, max_bytes)
 
 
 class _Network(httpcore.AsyncNetworkBackend):
@@ -193,7 +190,7 @@ class _Network(httpcore.AsyncNetworkBackend):
         if self._public_only and not all(map(is_public, addresses)):
             raise MediaError(
                 f"{host} is not fetched from: it leads to an address that is not public. "
-                f"If it is yours, add its exact origin (scheme, host and port) to {SETTING}.",
+                f"If it is yours, set {SETTING} to its exact origin (scheme, host and port){_ADDS}",
                 permanent=True,
             )
         for address in addresses[:-1]:

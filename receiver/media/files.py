@@ -233,7 +233,10 @@ async def receive(
 
 def too_large(source: str, max_bytes: int) -> MediaError:
     """Return the error for a file that is larger than allowed."""
-    return MediaError(f"What {source} holds is larger than the limit of {max_bytes:,} bytes.", permanent=True)
+    return MediaError(
+        f"What {source} holds is larger than the limit of {max_bytes:,} bytes (RECEIVER_MEDIA_MAX_BYTES).",
+        permanent=True,
+    )
 
 
 async def once(data: bytes) -> AsyncIterator[bytes]:

@@ -265,6 +265,10 @@ class Provider:
             found |= listed
         return found
 
+    def image_url(self, task_id: str) -> str:
+        """Return the address under which the provider relays a task's picture (PROTOCOL.md §13.5)."""
+        return f"{self._wire.base}/mj/image/{quote(task_id, safe='', errors='replace')}"
+
     async def image_seed(self, task_id: str) -> str:
         """Ask for the seed of a finished task's picture: a number of up to ten digits, as text. May take a minute.
 

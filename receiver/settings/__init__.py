@@ -8,9 +8,10 @@ An empty variable counts as not set.
 
 from receiver.settings.checks import check_platform, ensure_keys, require_provider_key
 from receiver.settings.load import load
-from receiver.settings.model import Destination, SettingDoc, Settings, describe, show
+from receiver.settings.model import MEDIA_HOSTS, Destination, SettingDoc, Settings, describe, show
 
 __all__ = [
+    "MEDIA_HOSTS",
     "Destination",
     "SettingDoc",
     "Settings",

@@ -22,7 +22,7 @@ from receiver.settings.kinds import Flag, Keep, Kind, KnownAs, Seconds, Secret, 
 T = TypeVar("T")
 
 DEFAULT_TO = "file:./outputs"
-DEFAULT_MEDIA_HOSTS = (
+MEDIA_HOSTS = (
     "cdn.discordapp.com",
     "media.discordapp.net",
     "cdn.midjourney.com",
@@ -186,8 +186,9 @@ class Settings(BaseModel):
         default=2**30, gt=0, description="Maximum size of that cache, without files being read."
     )
     media_hosts: kinds.Hosts = Field(
-        default=DEFAULT_MEDIA_HOSTS,
-        description="Hosts pictures may come from. Setting it replaces the list. "
+        default=(),
+        description="Further hosts pictures may come from, beside "
+        f"{', '.join(f'`{host}`' for host in MEDIA_HOSTS)} and the provider's own. "
         "An exact origin such as `http://host:port` may also be private or without TLS.",
     )
     media_proxy: Flag = Field(

@@ -100,15 +100,28 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return next(filter(None, candidates), ())
 
     @property
-    def result_urls(self) -> tuple[str, ...]:
-        """Links to the files of a finished result: its videos, else its picture.
+    def is_text(self) -> bool:
+        """True if the result is text. Its picture is the one that was sent."""
+        return self.action in _TEXT_ACTIONS
 
-        A result of text has none, because its picture is the one that was sent.
+    @property
+    def links(self) -> dict[str, tuple[str, ...]]:
+        """Links to the files of a finished result by field, the best field first, each link once.
+
+        The links of one field are the whole result. The other fields have further copies of it.
         """
-        if self.action in _TEXT_ACTIONS:
-            return ()
-        videos = self.video_urls or ((self.video_url,) if self.video_url else ())
-        return videos or ((self.image_url,) if self.image_url else self.image_urls)
+        found: dict[str, tuple[str, ...]] = {}
+        fields = (self.video_urls, (self.video_url,), (self.image_url,), self.image_urls)
+        for name, urls in zip(_LINKS, fields, strict=True) if not self.is_text else ():
+            known = {url for others in found.values() for url in others}
+            if fresh := tuple(dict.fromkeys(url for url in urls if url and url not in known)):
+                found[name] = fresh
+        return found
+
+    @property
+    def result_urls(self) -> tuple[str, ...]:
+        """Links to the files of a finished result: its videos, else its picture."""
+        return next(iter(self.links.values()), ())
 
 
 EventType = Literal[
@@ -193,7 +206,7 @@ _LASTING: tuple[str, ...] = (
     "image_url", "image_urls", "video_url", "video_urls", "fail_reason", "buttons", "seed",
 )  # fmt: skip
 _lasting = attrgetter(*_LASTING)
-_LINKS = ("image_url", "image_urls", "video_url", "video_urls")
+_LINKS = ("video_urls", "video_url", "image_url", "image_urls")
 
 
 def merge(old: Task | None, new: Task) -> Task:
@@ -418,10 +431,10 @@ def read_task(value: Any) -> Task:
         submit_ms=read.time("submitTime"),
         start_ms=read.time("startTime"),
         finish_ms=read.time("finishTime"),
-        image_url=read.text("imageUrl"),
+        image_url=read.text("imageUrl") or read.text("image_url"),
         image_urls=read.urls("imageUrls") or read.urls("image_urls"),
-        video_url=read.text("videoUrl"),
-        video_urls=read.urls("videoUrls"),
+        video_url=read.text("videoUrl") or read.text("video_url"),
+        video_urls=read.urls("videoUrls") or read.urls("video_urls"),
         fail_reason=read.text("failReason"),
         buttons=read.buttons(),
         seed=read.text("seed"),
@@ -505,7 +518,13 @@ class _Reader:
         return []
 
     def urls(self, key: str) -> tuple[str, ...]:
-        """Return the links of `["…"]` or `[{"url": "…"}]`."""
+        """Return the links of `["…"]` or `[{"url": "…"}]`, which some gateways send as text (PROTOCOL.md §13.3)."""
+        value = self._value.get(key)
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                return _Reader({key: json.loads(value)}, self._problems).urls(key)
+            except (ValueError, RecursionError):
+                pass  # it is no list, as the reader below says
         items = (item.get("url") if isinstance(item, dict) else item for item in self._list(key))
         return tuple(clean_text(item) for item in items if isinstance(item, str) and item)
 
@@ -553,7 +572,10 @@ class _Common(msgspec.Struct, rename="camel"):
     finish_time: int | None = None
     image_url: _Url | None = None
     image_urls: _Links | None = None
+    snake_image_url: None = msgspec.field(default=None, name="image_url")
     snake_image_urls: None = msgspec.field(default=None, name="image_urls")
+    snake_video_url: None = msgspec.field(default=None, name="video_url")
+    snake_video_urls: None = msgspec.field(default=None, name="video_urls")
     video_url: _Url | None = None
     video_urls: _Links | None = None
     fail_reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] | None = None

@@ -136,7 +136,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
                 },
             )
         },
-        problems=(404, 410),
+        problems=(404, 409, 410),
     ),
     ("get", "/submissions/{id}/seed"): Operation(
         summary="The seed of a finished picture. The provider may take a minute.",

@@ -20,9 +20,7 @@ from receiver.clock import Clock
 from receiver.engine.reconciler import Reconciler
 from receiver.errors import Ambiguous, Refused
 from receiver.events import Submission
-from receiver.intake import transitions
-from receiver.intake.transitions import Rules
-from receiver.journal import Change
+from receiver.journal import files
 from receiver.requests import build
 from receiver.simulator import Simulator, pictures
 from receiver.testing import make_media
@@ -103,12 +101,7 @@ class ProviderOutage:
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Give up a picture that cannot be had at once."""
-        given_up = transitions.not_archived
-
-        def at_once(row: Submission, problem: str, permanent: bool, rules: Rules) -> Change:
-            return given_up(row, problem, True, rules)
-
-        with replaced(transitions, "not_archived", at_once):
+        with replaced(files, "MEDIA", ()):
             return await self._outage(folder, 10, patience=30)
 
     async def _outage(self, folder: Path, tasks: int, *, patience: float) -> Outcome:

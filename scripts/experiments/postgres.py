@@ -183,7 +183,7 @@ POISONS: tuple[Callable[[Submission], Submission], ...] = (
     lambda row: msgspec.structs.replace(row, detail="a NUL \0 in it"),
     lambda row: msgspec.structs.replace(row, detail="half a \ud800 character"),
     lambda row: msgspec.structs.replace(row, poll_due_ms=2**63),
-    lambda row: msgspec.structs.replace(row, fallback_urls=("\0", "\udfff")),
+    lambda row: msgspec.structs.replace(row, detail="\0\udfff"),
     _fault,
 )
 """Changes of the first rows of a batch."""

@@ -124,7 +124,6 @@ class SlackHandler:
 
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Post, or edit the existing post. Raise Rejected if Slack refuses until a person has done something."""
-        attempt.wait_for_media()
         link = linked(attempt, self.waits_for)
         unlinked = self.waits_for and link is None and attempt.event.type == "task.succeeded" and attempt.media
         post = post_of(attempt, remark=f"There is no link from {self.waits_for}." if unlinked else "")
@@ -232,6 +231,7 @@ class Posting:
         The first of the pictures in `shown` is for the post itself. No block shows `files`, so they go into the thread.
         """
         alt_texts = [f"U{item.tile} of: {post.alt_text}" if item.tile else post.alt_text for item in shown]
+        known = set(self._posted.files)
         await self._upload(shown, alt_texts)
         pictures = [
             uploaded(self._posted.files[item.media.digest], alt_text, title=f"U{item.tile}" if item.tile else "")
@@ -239,11 +239,16 @@ class Posting:
         ]
         blocks = post_blocks(post, pictures[:1], link)
         few = self._posted.thread is not None  # in a thread already: all in one post
-        details = self._details and self._attempt.event.type in ENDS
+        details = self._details and self._attempt.event.type in ENDS and not self._attempt.event.further
+        if self._attempt.event.further:  # what the thread has is not put there again
+            new = [item.media.digest not in known for item in shown]
+            pictures = [*pictures[:1], *(block for block, fresh in zip(pictures[1:], new[1:], strict=True) if fresh)]
         more = pictures[1:] + (detail_blocks(post, few=few) if details else [])
         if few:
             more, blocks = [], blocks + more
         await self._put_post(blocks, fallback(post))
+        if self._attempt.event.further:
+            files = [item for item in files if item.media.digest not in known]
         await self._put_into_thread(more, files)
 
     async def _upload(self, shown: list[StoredMedia], alt_texts: list[str]) -> None:
@@ -303,6 +308,7 @@ class Posting:
         new = [(await self._api.upload(item, name, ""), name) for item, name in zip(files, names, strict=True)]
         if new:
             await self._api.complete(new, channel_id=posted.channel, thread_ts=top)
+            posted.files |= {item.media.digest: id for item, (id, _) in zip(files, new, strict=True)}
         if blocks:
             await self._new(top, {"blocks": fitted(blocks), "text": "Details", **_PLAIN})
         posted.event = event.id

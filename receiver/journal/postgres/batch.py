@@ -97,7 +97,7 @@ def _add_difference(rows: Mapping[str, list[Row]], before: Document, after: Docu
         row = tables.changing_row(new, before.version, working)
         rows["written"].append(row)
         written = _stored(written, row[tables.BODY])
-        if new.media is not old.media or new.reply is not old.reply:
+        if new.files is not old.files or new.reply is not old.reply:
             rows["files"] += [(new.id, digest) for digest in file_digests(new) - file_digests(old)]
     if after.new_events:
         rows["events"] += map(tables.event_row, after.new_events)

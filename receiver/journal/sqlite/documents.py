@@ -153,7 +153,7 @@ class WriteBuffer:
             attempts = {(item.delivery_id, item.number): item for item in new.new_attempts}
             rows["write_attempt"] += map(attempt_row, attempts.values())
         before = old.submission
-        if row.media is not before.media or row.reply is not before.reply or row.inputs is not before.inputs:
+        if row.files is not before.files or row.reply is not before.reply or row.inputs is not before.inputs:
             rows["insert_file"] += [(row.id, digest) for digest in file_digests(row) - file_digests(before)]
         self._additions += new.additions
 

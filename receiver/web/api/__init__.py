@@ -81,7 +81,9 @@ class Api:
         self._own_writes = Shares(MAX_OWN_WRITES)
         self._own_bytes = Shares(MAX_OWN_BYTES)
         self._making = WriteRoutes(submissions=submissions, journal=journal, provider=provider, clock=clock)
-        self._reading = ReadRoutes(journal=journal, provider=provider, store=store, watch=watch, heartbeat=heartbeat)
+        self._reading = ReadRoutes(
+            journal=journal, provider=provider, store=store, watch=watch, heartbeat=heartbeat, clock=clock
+        )
 
     def routes(self) -> list[Route]:
         """Return the routes in the order of matching: `watch` is not the id of a submission."""

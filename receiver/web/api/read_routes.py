@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from receiver.clock import Clock
 from receiver.errors import MediaError, NotFound, ReceiverError
 from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal
@@ -20,7 +21,7 @@ from receiver.journal.selection import Selection
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.web.admission import RETRY
-from receiver.web.api.responses import Seed, json, submission_record
+from receiver.web.api.responses import Seed, clean, json, media_status, submission_record
 from receiver.web.problems import Problem
 
 log = structlog.get_logger("receiver.api")
@@ -48,12 +49,15 @@ _FILE_HEADERS = {
 class ReadRoutes:
     """The endpoints that change nothing."""
 
-    def __init__(self, *, journal: Journal, provider: Provider, store: Store, watch: Watch, heartbeat: float) -> None:
+    def __init__(
+        self, *, journal: Journal, provider: Provider, store: Store, watch: Watch, heartbeat: float, clock: Clock
+    ) -> None:
         self._journal = journal
         self._provider = provider
         self._store = store
         self._watch = watch
         self._heartbeat = heartbeat
+        self._clock = clock
 
     async def list(self, request: Request, caller: str) -> Response:
         """`GET /submissions`: the newest first."""
@@ -80,7 +84,9 @@ class ReadRoutes:
         row = await find(self._journal, request)
         if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
             last_id = request.headers.get("last-event-id")
-            return await stream_events(self._journal, self._watch, row, last_id, heartbeat=self._heartbeat)
+            return await stream_events(
+                self._journal, self._watch, row, last_id, heartbeat=self._heartbeat, clock=self._clock
+            )
         return json(await all_events(self._journal, row.id), headers={"Vary": "Accept"})
 
     async def media(self, request: Request, caller: str) -> Response:
@@ -88,10 +94,8 @@ class ReadRoutes:
         row = await find(self._journal, request)
         index = _whole_number(request.path_params["index"], 0, 10**6)
         item = next((item for item in row.media if item.index == index), None)
-        if item is None and row.media_due_ms is not None:
-            raise Problem(404, "The files are still being downloaded. Ask again in a moment.", RETRY)
         if item is None:
-            raise Problem(404, f"There is no such file. The submission has {len(row.media)}.")
+            raise self._absent(row, -1 if index is None else index)
         try:
             path = await self._store.local(item)
             found = await asyncio.to_thread(path.stat)
@@ -108,6 +112,18 @@ class ReadRoutes:
             stat_result=found,
             content_disposition_type="inline",
         )
+
+    def _absent(self, row: Submission, index: int) -> Problem:
+        """Return the answer for a file that is not here (yet)."""
+        if media_status(row) == "waiting for links":
+            return Problem(409, "The provider has given no link to the files yet. Ask again in a moment.", RETRY)
+        if not 0 <= index < len(row.expected):
+            return Problem(404, f"There is no such file. The submission has {len(row.media)}.")
+        expected = row.expected[index]
+        if expected.due_ms is None:
+            return Problem(404, f"This file is missing. {clean(expected.problem or '')}")
+        seconds = max(1, min(3600, (expected.due_ms - self._clock.now_ms()) // 1000))
+        return Problem(409, "This file is still being downloaded. Ask again then.", {"Retry-After": str(seconds)})
 
     async def seed(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/seed`. The provider may take a minute."""
@@ -135,11 +151,11 @@ def _whole_number(text: str, least: int, most: int) -> int | None:
 
 
 async def stream_events(
-    journal: Journal, watch: Watch, row: Submission, last_id: str | None, *, heartbeat: float
+    journal: Journal, watch: Watch, row: Submission, last_id: str | None, *, heartbeat: float, clock: Clock
 ) -> Response:
     """Return a stream of the events after `last_id` (all if it is unknown) until none can follow. If none can, 204
     tells a browser to stop asking. A comment is sent after each `heartbeat` seconds of silence."""
-    if last_id is not None and _over(row) and not await _events_after(journal, row.id, last_id):
+    if last_id is not None and _over(row, clock.now_ms()) and not await _events_after(journal, row.id, last_id):
         return Response(status_code=204, headers=_STREAM_HEADERS)
 
     async def lines() -> AsyncIterator[bytes]:
@@ -154,7 +170,7 @@ async def stream_events(
                         seen = event.id
                         fields = event.id.encode(), event.type.encode(), msgspec.json.encode(event)
                         yield b"id: %b\nevent: %b\ndata: %b\n\n" % fields
-                    if _over(change):
+                    if _over(change, clock.now_ms()):
                         return
         except ReceiverError as exc:  # the answer has begun, so it can only end, and the client reconnects
             log.error("stream.broken_off", submission=row.id, problem=str(exc))
@@ -206,6 +222,6 @@ async def with_pauses(items: AsyncGenerator[T, None], seconds: float) -> AsyncGe
             await items.aclose()
 
 
-def _over(row: Submission) -> bool:
-    """Return True if no event can follow, and the files are archived."""
-    return row.status == "refused" or (row.ended is not None and row.media_due_ms is None)
+def _over(row: Submission, now_ms: int) -> bool:
+    """Return True if no event can follow, but for files that come late."""
+    return row.status == "refused" or (row.ended is not None and not row.awaits_files(now_ms))

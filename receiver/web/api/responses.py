@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -43,6 +43,9 @@ class MediaRecord(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     size: int
     digest: str
+
+
+MediaStatus = Literal["waiting for links", "downloading files", "complete", "incomplete"]
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +89,7 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
     texts: tuple[str, ...]
     buttons: tuple[str, ...]
     media: tuple[MediaRecord, ...]
+    media_status: MediaStatus | None
     media_problem: str | None
     deliveries: tuple[DeliveryRecord, ...] | UnsetType = UNSET
 
@@ -142,6 +146,7 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
         media=tuple(
             MediaRecord(index=item.index, type=item.type, size=item.size, digest=item.digest) for item in row.media
         ),
+        media_status=media_status(row),
         media_problem=clean(row.media_problem) if row.media_problem else None,
         deliveries=UNSET
         if deliveries is None
@@ -159,6 +164,17 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
             for item in deliveries
         ),
     )
+
+
+def media_status(row: Submission) -> MediaStatus | None:
+    """Return the state of a result's files in words. None before the result, and for a result of text."""
+    if row.ended is None and row.unlinked_ms is not None:
+        return "waiting for links"
+    if not row.expected:
+        return None
+    if row.media_due_ms is not None:
+        return "downloading files"
+    return "complete" if len(row.media) == len(row.expected) else "incomplete"
 
 
 def clean(text: str) -> str:
