@@ -161,7 +161,7 @@ class _Lines:
 
 
 def environment(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", **env}
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "TZ": "UTC", **env}
 
 
 def receiver(*arguments: str, folder: Path, env: Mapping[str, str], stdin: bytes | None = None) -> Result:

@@ -6,12 +6,14 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from servers import Result, receiver
 from test_cli import on_terminal
+from ulid import ULID
 
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Receipt
@@ -102,7 +104,7 @@ def test_tasks_list(library: Library) -> None:
     """The newest first, a line each, ids and prompts whole in a pipe, and no control characters."""
     result = library.run("tasks", "list")
     header, *lines = result.out.splitlines()
-    assert header.split() == ["SUBMISSION", "AGE", "MADE", "BY", "STATUS", "PROMPT"]
+    assert header.split() == ["SUBMISSION", "AGE", "MADE", "BY", "STATUS", "LABELS", "PROMPT"]
     assert [line.split()[0] for line in lines] == [library.failed, library.succeeded, library.prepared]
     assert lines[1].endswith(LONG.strip())
     assert "[red]not markup[/red] 猫" in lines[0]
@@ -127,7 +129,7 @@ def test_tasks_list_json(library: Library) -> None:
 def test_nothing_of_that_status(library: Library) -> None:
     """An empty list is said on standard error, so that a pipe stays empty."""
     result = library.run("tasks", "list", "--status", "lost")
-    assert (result.code, result.out, result.err) == (0, "", "No submissions with status lost.\n")
+    assert (result.code, result.out, result.err) == (0, "", "No submission matches all of that.\n")
 
 
 def test_tasks_list_on_a_terminal(library: Library) -> None:
@@ -135,7 +137,9 @@ def test_tasks_list_on_a_terminal(library: Library) -> None:
     code, text, lines = on_terminal("tasks", "list", folder=library.folder, env={})
     assert code == 0
     assert len(lines) == 4
-    assert [line.split()[0] for line in lines[1:]] == [library.failed, library.succeeded, library.prepared]
+    assert [line.split()[0] for line in lines[1:]] == [
+        id[-6:] for id in (library.failed, library.succeeded, library.prepared)
+    ]
     assert " succeeded " in lines[2]
     assert lines[2].endswith("…")
     assert max(len(line) for line in lines) <= 80
@@ -143,10 +147,70 @@ def test_tasks_list_on_a_terminal(library: Library) -> None:
 
 
 def test_deliveries_list_on_a_terminal(library: Library) -> None:
-    """A path is never cut, because people copy it: the terminal may wrap it."""
-    _, _, lines = on_terminal("deliveries", "list", "--task", library.succeeded, folder=library.folder, env={})
-    assert lines[0].split() == ["DELIVERY", "DESTINATION", "STATUS", "EVENT", "ATTEMPTS", "RECEIPT"]
-    assert any(line.startswith(library.delivery) and line.endswith(PATH) for line in lines)
+    """A path is never cut, because people copy it: it has a line of its own."""
+    _, text, lines = on_terminal("deliveries", "list", "--task", library.succeeded, folder=library.folder, env={})
+    assert lines[0].split() == ["DELIVERY", "DESTINATION", "STATUS", "EVENT", "ATTEMPTS"]
+    assert lines[1].split() == [library.delivery[-6:], "file", "succeeded", "task.succeeded", "1"]
+    assert lines[2] == f"  {PATH}"
+    assert "\x1b[32msucceeded" in text
+
+
+def test_lists_by_what_was_asked(library: Library) -> None:
+    """By label, words and time; the same for submissions, events and deliveries."""
+    asked = {
+        ("--search", "PAPER boat"): {library.succeeded},
+        ("--search", "[2J owned"): {library.failed},
+        ("--label", "team=red"): {library.succeeded, library.failed, library.prepared},
+        ("--label", "team=blue"): set(),
+        ("--since", "today", "--search", "first"): {library.prepared},
+        ("--until", "yesterday"): set(),
+        ("--since", "1h", "--label", "team=red", "--search", "boat"): {library.succeeded, library.failed},
+    }
+    for options, found in asked.items():
+        assert {row["id"] for row in library.json("tasks", "list", *options)} == found, options
+        known = found - {library.prepared}  # which has neither events nor deliveries
+        assert {row["submission_id"] for row in library.json("events", "list", *options)} == known, options
+        assert {row["submission_id"] for row in library.json("deliveries", "list", *options)} == known, options
+    assert [row["id"] for row in library.json("tasks", "list", "--kind", "imagine", "--after", library.succeeded)] == [
+        library.prepared
+    ]
+
+
+def test_a_full_page_names_the_next_one(library: Library) -> None:
+    """On a terminal. The command of the last line gives the rest."""
+    _, _, lines = on_terminal("tasks", "list", "--limit", "2", folder=library.folder, env={})
+    command = " ".join(lines[3:]).partition("receiver ")[2].partition(",")[0].split()
+    assert [row["id"] for row in library.json(*command)] == [library.prepared]
+
+
+def test_the_newest_is_named_last(library: Library) -> None:
+    """`last` is an id everywhere, and so are 6 characters of one."""
+    assert library.json("tasks", "show", "last")["id"] == library.failed
+    assert library.json("deliveries", "show", "last")["delivery"]["submission_id"] == library.failed
+    assert library.json("deliveries", "show", library.delivery[-6:])["delivery"]["id"] == library.delivery
+    short = library.run("events", "show", f"{library.succeeded[-6:]}.task.succeeded")
+    assert json.loads(short.out)["id"] == f"{library.succeeded}.task.succeeded"
+
+
+def test_times_are_local(library: Library) -> None:
+    """Times are printed and read in the zone of the machine, and their zone is named."""
+    for zone, hours in (("UTC", 0), ("Asia/Tokyo", 9)):
+        shown = receiver("tasks", "show", library.failed, folder=library.folder, env={"TZ": zone}).out
+        found = re.search(r"^created +(\S+) (\S+) (\S+)$", shown, re.MULTILINE)
+        assert found is not None
+        assert found[3] == {"UTC": "UTC", "Asia/Tokyo": "JST"}[zone]
+        time = datetime.fromisoformat(f"{found[1]}T{found[2]}") - timedelta(hours=hours)
+        assert abs(time.replace(tzinfo=UTC).timestamp() * 1000 - ULID.from_str(library.failed).milliseconds) < 2000
+        since = f"{found[1]}T{found[2]}"
+        listed = receiver("tasks", "list", "--since", since, "--json", folder=library.folder, env={"TZ": zone})
+        assert library.failed in listed.out
+
+
+def test_chinese_reasons_have_english_advice(library: Library) -> None:
+    """The provider's own words, and ours behind them."""
+    advice = "任务超时 [bold]. The provider ran out of time: submit it again."
+    assert f"reason       {advice}\n" in library.run("tasks", "show", library.failed).out
+    assert advice in library.run("events", "list").out
 
 
 def test_tasks_show(library: Library) -> None:
@@ -211,6 +275,11 @@ def test_deliveries(library: Library) -> None:
         ["events", "list", "--type", "nope"],
         ["deliveries", "show", "nope"],
         ["deliveries", "list", "--status", "nope"],
+        ["tasks", "list", "--kind", "nope"],
+        ["tasks", "list", "--status", "nope"],
+        ["tasks", "list", "--since", "nope"],
+        ["tasks", "list", "--after", "nope"],
+        ["events", "list", "--label", "nope"],
     ],
 )
 def test_unknown(library: Library, arguments: list[str]) -> None:
@@ -241,5 +310,5 @@ def test_what_does_not_work_outside_stands_above_the_list(tmp_path: Path) -> Non
         await journal.aclose()
 
     asyncio.run(note())
-    assert library.run("tasks", "list").err == "Since 2027-01-15 08:00:00: The provider does not accept the key.\n"
+    assert library.run("tasks", "list").err == "Since 2027-01-15 08:00:00 UTC: The provider does not accept the key.\n"
     assert len(library.json("tasks", "list")) == 3

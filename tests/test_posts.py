@@ -11,8 +11,9 @@ import pytest
 
 from receiver.deliveries import Receipt
 from receiver.events import EVENT_TYPES, EventType
-from receiver.handlers.posts import Post, advice_on, clean, cut, linked, post_of
+from receiver.handlers.posts import Post, clean, cut, linked, post_of
 from receiver.tasks import Button
+from receiver.tasks.reasons import advice_on
 from receiver.testing import make_attempt, make_event
 
 

@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "events": ("deliveries:events", "List, show and replay events."),
         "deliveries": ("deliveries:deliveries", "List, show and replay deliveries and their attempts."),
         "destinations": ("configuration:destinations", "List, test and resume destinations."),
-        "media": ("tasks:media", "Fetch missing files of results."),
+        "media": ("media:media", "Fetch missing files of results."),
     },
     "Run": {
         "serve": ("serve:serve", "Receive callbacks, and be the engine: poll and deliver."),

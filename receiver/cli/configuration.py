@@ -14,7 +14,7 @@ from receiver.app import find_destination, try_destination
 from receiver.app.doctor import Finding, examine
 from receiver.cli import group
 from receiver.cli.options import AsJSON, read_file
-from receiver.cli.output import Table, ago, note, one_line, print_json, print_list, print_table, say, when
+from receiver.cli.output import Table, ago, at, note, one_line, print_json, print_list, print_table, say, when
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.clock import Clock
 from receiver.deliveries import DestinationRecord
@@ -43,6 +43,8 @@ def list_destinations(as_json: AsJSON = False) -> None:
             when(item.last_success_ms),
             f"{ago(item.last_error_ms)} ago: {item.last_error}" if item.last_error_ms is not None else "",
         ),
+        below=True,
+        ids=False,
     )
     records = [
         {"name": item.name, "status": item.display_status(now_ms), **msgspec.to_builtins(item)} for item in found
@@ -54,7 +56,7 @@ def list_destinations(as_json: AsJSON = False) -> None:
     configured = {item.name for item in settings_for(quiet=True).resolved_destinations()}
     for item in found:
         if item.paused(now_ms):
-            say(f"{item.name} is paused until {when(item.paused_until_ms)} UTC: {item.paused_reason}")
+            say(f"{item.name} is paused until {at(item.paused_until_ms)}: {item.paused_reason}")
             say(f"End the pause now with: receiver destinations resume {item.name}")
         if item.pending and item.name not in configured and item.handler != "function":
             say(f"{item.name} is not in the settings: its deliveries wait until it is.")

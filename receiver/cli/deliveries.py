@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +12,26 @@ import typer
 from receiver.app import replay_of
 from receiver.backoff import DELIVERY
 from receiver.cli import group
-from receiver.cli.options import AsJSON, Limit, OfSubmission, choice, moment, optional
-from receiver.cli.output import Table, note, print_json, print_list, print_table, say, say_values, span, when
+from receiver.cli.options import (
+    After,
+    AsJSON,
+    Labelled,
+    Limit,
+    OfSubmission,
+    Search,
+    Since,
+    Until,
+    choice,
+    older,
+    optional,
+    selection,
+)
+from receiver.cli.output import at, note, print_json, print_list, print_table, say, say_values, span, when
 from receiver.cli.process import on_journal, settings_for
+from receiver.cli.tables import DELIVERIES, EVENTS
 from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, AttemptOutcome, AttemptRecord, Delivery
-from receiver.errors import InputError, NotFound
+from receiver.errors import InputError
 from receiver.events import EVENT_TYPES, Event, EventType, Submission
 from receiver.journal import Journal
 from receiver.journal.selection import REPLAYED, Replayed, ReplayOutcome, Selection
@@ -27,7 +40,7 @@ ALL = 1000
 """Limit for the deliveries of one submission to one destination. Only a thousand replays would make more."""
 TRIES = len(DELIVERY) + 1
 """Failures until a delivery is dead."""
-ATTEMPTS = ("ATTEMPT", "STARTED BY", "STARTED (UTC)", "SECONDS", "OUTCOME", "DETAIL")
+ATTEMPTS = ("ATTEMPT", "STARTED BY", "STARTED", "SECONDS", "OUTCOME", "DETAIL")
 
 LARGE = 50
 """Number of deliveries above which --yes is needed."""
@@ -60,8 +73,6 @@ _MEANING: dict[AttemptOutcome, str] = {
 }
 
 OfDestination = Annotated[str | None, optional("Of deliveries to this destination.", "--destination")]
-Since = Annotated[str | None, optional("Made since then: 2h, 3d, or 2026-11-25T10:00 (UTC).")]
-Until = Annotated[str | None, optional("Made before that, given like --since.")]
 Instead = Annotated[str | None, optional("Deliver to this destination instead.")]
 AsNew = Annotated[
     bool, typer.Option("--as-new", help="With a new idempotency key, so that no destination drops it as a repeat.")
@@ -75,39 +86,33 @@ events = group("events")
 deliveries = group("deliveries")
 
 
-def _delivery_row(item: Delivery) -> tuple[str, ...]:
-    made = (item.receipt.url or item.receipt.ref) if item.receipt else None
-    type = item.event_id.partition(".")[2]
-    return item.id, item.destination, item.status, type, str(item.attempt), made or item.detail or ""
-
-
-EVENTS = Table[Event](
-    ("EVENT", "TIME", "SOURCE", "REASON"),
-    lambda event: (event.id, when(event.created_ms), event.source, event.reason or ""),
-)
-DELIVERIES = Table[Delivery](("DELIVERY", "DESTINATION", "STATUS", "EVENT", "ATTEMPTS", "RECEIPT"), _delivery_row)
-
-
 @events.command("list")
 def list_events(
-    submission: OfSubmission = None, type: OfType = None, limit: Limit = 20, as_json: AsJSON = False
+    submission: OfSubmission = None,
+    type: OfType = None,
+    label: Labelled = None,
+    search: Search = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = None,
+    limit: Limit = 20,
+    as_json: AsJSON = False,
 ) -> None:
     """List the newest events."""
     chosen = choice("--type", type, EVENT_TYPES)
+    wanted = selection(label=label, search=search, since=since, until=until, type=chosen)
 
     async def find(journal: Journal) -> list[Event]:
-        return await journal.events(limit=limit, submission_id=await _id_of(journal, submission), type=chosen)
+        return await journal.events(await _of(journal, submission, wanted), limit=limit, after=after)
 
-    print_list(on_journal(find), EVENTS, none="No events.", as_json=as_json)
+    found = on_journal(find)
+    print_list(found, EVENTS, none="No events.", as_json=as_json, older=older("events", found, limit))
 
 
 @events.command("show")
-def show_event(id: Annotated[str, typer.Argument(help="The event's id.")]) -> None:
+def show_event(id: Annotated[str, typer.Argument(help="The event's id, as the list shows it, or last.")]) -> None:
     """Print one event as the JSON that handlers get."""
-    event = on_journal(lambda journal: journal.event(id))
-    if event is None:
-        raise NotFound(f"There is no event {id!r} in this journal. See: receiver events list")
-    print_json(event)
+    print_json(on_journal(lambda journal: journal.find_event(id)))
 
 
 @deliveries.command("list")
@@ -115,32 +120,42 @@ def list_deliveries(
     submission: OfSubmission = None,
     destination: Annotated[str | None, optional("To one destination.")] = None,
     status: OfStatus = None,
+    label: Labelled = None,
+    search: Search = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
     """List the newest deliveries."""
     chosen = choice("--status", status, DELIVERY_STATUSES)
+    wanted = selection(label=label, search=search, since=since, until=until, status=chosen, destination=destination)
 
     async def find(journal: Journal) -> list[Delivery]:
-        id = await _id_of(journal, submission)
-        return await journal.deliveries(limit=limit, submission_id=id, destination=destination, status=chosen)
+        return await journal.deliveries(await _of(journal, submission, wanted), limit=limit, after=after)
 
-    print_list(on_journal(find), DELIVERIES, none="No deliveries.", as_json=as_json)
+    found = on_journal(find)
+    print_list(found, DELIVERIES, none="No deliveries.", as_json=as_json, older=older("deliveries", found, limit))
 
 
-async def _id_of(journal: Journal, submission: str | None) -> str | None:
-    return (await journal.find(submission)).id if submission else None
+async def _of(journal: Journal, submission: str | None, wanted: Selection) -> Selection:
+    """Return the selection of rows of one submission, if one is named."""
+    return replace(wanted, submission_id=(await journal.find(submission)).id) if submission else wanted
 
 
 @deliveries.command("show")
-def show_delivery(id: Annotated[str, typer.Argument(help="The delivery's id.")], as_json: AsJSON = False) -> None:
+def show_delivery(
+    id: Annotated[str, typer.Argument(help="The delivery's id, 6 characters of its end, or last.")],
+    as_json: AsJSON = False,
+) -> None:
     """Show one delivery, attempt by attempt."""
     story = on_journal(lambda journal: Story.read(journal, id))
     if as_json:
         print_json({"delivery": story.delivery, "attempts": story.attempts, "event": story.event})
         return
     say_values(story.lines())
-    print_table(ATTEMPTS, story.rows())
+    print_table(ATTEMPTS, story.rows(), flexible=5, fold=True)
     for outcome, meaning in story.meanings():
         say(f"{outcome:12} {meaning}")
     for step in story.next_steps():
@@ -164,16 +179,14 @@ class Story:
     @classmethod
     async def read(cls, journal: Journal, id: str) -> Story:
         """Read the story of a delivery. Raise NotFound for an unknown id."""
-        item = await journal.delivery(id)
-        if item is None:
-            raise NotFound(f"There is no delivery {id!r} in this journal. See: receiver deliveries list")
+        item = await journal.find_delivery(id)
         others = await journal.deliveries(limit=ALL, submission_id=item.submission_id, destination=item.destination)
         return cls(
             delivery=item,
-            attempts=await journal.attempts(id),
+            attempts=await journal.attempts(item.id),
             event=await journal.event(item.event_id),
             submission=await journal.get(item.submission_id),
-            instead=next((other for other in reversed(others) if other.id > id and not other.manual), None),
+            instead=next((other for other in reversed(others) if other.id > item.id and not other.manual), None),
             paused=await journal.pause_of(item.destination),
             now_ms=Clock().now_ms(),
         )
@@ -186,7 +199,7 @@ class Story:
     def lines(self) -> list[tuple[str, str]]:
         """Return name and text of each line above the attempts."""
         item, row, event = self.delivery, self.submission, self.event
-        happened = f"{_HAPPENED[event.type]}, {when(event.created_ms)} UTC" if event else "it has been deleted"
+        happened = f"{_HAPPENED[event.type]}, {at(event.created_ms)}" if event else "it has been deleted"
         files = ""
         if row is not None and event is not None and event.type == "task.succeeded":
             files = f"{len(row.media)} archived" if row.media else row.media_problem or ""
@@ -199,14 +212,14 @@ class Story:
             ("prompt", row.prompt if row else ""),
             ("status", self._status()),
             ("reason", item.detail or "" if item.status not in ("succeeded", "cancelled") else ""),
-            ("owed since", f"{when(item.created_ms)} UTC{', by a replay' if by_replay else ''}"),
+            ("owed since", f"{at(item.created_ms)}{', by a replay' if by_replay else ''}"),
             ("receipt", " ".join(dict.fromkeys(made))),
             ("files", files),
         ]
 
     def _status(self) -> str:
         item = self.delivery
-        ended = f" at {when(item.finished_ms)} UTC" if item.finished_ms else ""
+        ended = f" at {at(item.finished_ms)}" if item.finished_ms else ""
         if item.status == "pending":
             return f"pending: {self._waiting()}"
         if item.status == "running":
@@ -222,10 +235,10 @@ class Story:
     def _waiting(self) -> str:
         item, row = self.delivery, self.submission
         seconds = (item.due_ms - self.now_ms) // 1000
-        due = f"due {when(item.due_ms)} UTC ({f'in {span(seconds)}' if seconds > 0 else 'now'})"
+        due = f"due {at(item.due_ms)} ({f'in {span(seconds)}' if seconds > 0 else 'now'})"
         if self.on_hold and self.paused is not None:
             until, reason = self.paused
-            return f"{due}, but {item.destination} gets nothing until {when(until)} UTC: {reason}"
+            return f"{due}, but {item.destination} gets nothing until {at(until)}: {reason}"
         if item.attempt == 0:
             waits = row is not None and row.awaits_files(self.now_ms) and item.due_ms > self.now_ms
             return f"not tried yet, {due}{', or as soon as the picture is there' if waits else ''}"
@@ -280,6 +293,8 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
         chosen: str | None = None,
         submission: OfSubmission = None,
         destination: OfDestination = None,
+        label: Labelled = None,
+        search: Search = None,
         since: Since = None,
         until: Until = None,
         to: Instead = None,
@@ -288,15 +303,21 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
         yes: Yes = False,
         as_json: AsJSON = False,
     ) -> None:
-        now = time.time()
-        times = {"since_ms": moment("--since", since, now), "until_ms": moment("--until", until, now)}
-        narrower: dict[str, Any] = {field: choice(f"--{field}", chosen, choices), **times}
-        selection = Selection(ids=tuple(ids or ()), destination=destination, **narrower)
+        narrower: dict[str, Any] = {field: choice(f"--{field}", chosen, choices)}
+        wanted = selection(
+            label=label,
+            search=search,
+            since=since,
+            until=until,
+            ids=tuple(ids or ()),
+            destination=destination,
+            **narrower,
+        )
         settings = settings_for(quiet=True)
 
         async def work(journal: Journal) -> tuple[list[Replayed], set[str]]:
             replay = await replay_of(settings, journal)
-            found = replace(selection, submission_id=await _id_of(journal, submission))
+            found = await _of(journal, submission, wanted)
             orders = await (replay.of_events if of_events else replay.of_deliveries)(found, to=to, as_new=as_new)
             if dry_run:
                 return await replay.foresee(orders), set()
@@ -334,7 +355,7 @@ def _print_replayed(done: Sequence[Replayed], *, dry_run: bool, as_json: bool) -
     for item in done[:SHOWN]:
         what = _WHAT[item.outcome][dry_run]
         rows.append((item.delivery_id or "(new)", item.order.event_id, item.order.destination, item.was or "", what))
-    print_table(("DELIVERY", "EVENT", "DESTINATION", "WAS", "WHAT"), rows)
+    print_table(("DELIVERY", "EVENT", "DESTINATION", "WAS", "WHAT"), rows, below=True, ids=True)
     if len(done) > SHOWN:
         note(f"… and {len(done) - SHOWN:,} more; --json prints them all.")
     counts = Counter(item.outcome in REPLAYED for item in done)

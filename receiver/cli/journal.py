@@ -30,6 +30,8 @@ ENGINES = Table[EngineRecord](
         *(item.role, item.host, item.owner, item.version),
         *("yes" if item.leads else "", f"{item.seconds:.0f} s ago", item.store),
     ),
+    below=True,
+    ids=False,
 )
 
 journal = group("journal")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -13,9 +14,10 @@ import msgspec
 import typer
 
 from receiver.errors import InputError
+from receiver.journal.selection import Selection
 from receiver.requests import BOTS, KINDS, SPEEDS
 from receiver.settings.kinds import parse_keep
-from receiver.submissions import Options
+from receiver.submissions.options import Options
 
 
 def optional(help: str, *names: str) -> Any:
@@ -24,8 +26,13 @@ def optional(help: str, *names: str) -> Any:
 
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Reference = Annotated[str, typer.Argument(help="The submission's id, its start or end, or the task id.")]
+Reference = Annotated[str, typer.Argument(help="The submission's id, 6 characters of its end, the task id, or last.")]
 Limit = Annotated[int, typer.Option(help="How many at most, the newest first.", min=1)]
+Labelled = Annotated[list[str] | None, optional("Of submissions with this label, name=value. Repeatable.", "--label")]
+Search = Annotated[str | None, optional("Of submissions with all these words in their prompt.")]
+Since = Annotated[str | None, optional("From then on: today, yesterday, 2h, or a date and time (local).")]
+Until = Annotated[str | None, optional("Before that, given like --since.")]
+After = Annotated[str | None, optional("The page behind this one, by its id.")]
 OfSubmission = Annotated[str | None, optional("Of one submission or task.", "--task", "--submission")]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the result has reached every destination.")]
 Speed = Annotated[str | None, optional(f"{', '.join(SPEEDS)}.")]
@@ -49,17 +56,22 @@ def options(
     auto: str | None = None,
 ) -> Options:
     """Return the options of a submission from those of a command."""
-    labels = [text.partition("=") for text in label or ()]
-    for name, equals, _ in labels:
-        if not equals:
-            raise InputError(f"--label takes name=value, not {name!r}.")
     return Options(
         speed=speed,
-        labels={name: value for name, _, value in labels},
+        labels=labels(label),
         state=state,
         to=tuple(to) if to else None,
         auto=tuple(button for button in (auto or "").split(",") if button.strip()),
     )
+
+
+def labels(given: list[str] | None) -> dict[str, str]:
+    """Return labels from texts like `name=value`."""
+    found = [text.partition("=") for text in given or ()]
+    for name, equals, _ in found:
+        if not equals:
+            raise InputError(f"--label takes name=value, not {name!r}.")
+    return {name: value for name, _, value in found}
 
 
 def bot_type(name: str | None) -> str | None:
@@ -132,15 +144,46 @@ def _seconds(text: str) -> float:
 
 
 def moment(option: str, text: str | None, now: float) -> int | None:
-    """Return epoch milliseconds from an ISO time (UTC unless it names a zone), or from a length of time ago."""
+    """Return epoch milliseconds from `today`, `yesterday`, a length of time ago, or a time.
+
+    A time is local unless it names a zone.
+    """
     if text is None:
         return None
+    today = datetime.fromtimestamp(now).astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+    days = {"today": today, "yesterday": today - timedelta(days=1)}
     try:
-        time = datetime.fromisoformat(text)
+        when = days.get(text.strip().lower()) or datetime.fromisoformat(text)
     except ValueError:
         if ago := _seconds(text):
             return int((now - ago) * 1000)
         raise InputError(
-            f"{option} takes a time like 2026-11-25T10:00 (UTC), or how long ago, like 2h or 3d, not {text!r}."
+            f"{option} takes today, yesterday, how long ago (2h, 3d), or a local time (2026-11-25T10:00), not {text!r}."
         ) from None
-    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+    return int(when.timestamp() * 1000)
+
+
+def selection(
+    *,
+    label: list[str] | None = None,
+    search: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    **others: Any,
+) -> Selection:
+    """Return the selection of a list from the options of its command."""
+    now = time.time()
+    return Selection(
+        labels=tuple(labels(label).items()),
+        words=tuple((search or "").split()),
+        since_ms=moment("--since", since, now),
+        until_ms=moment("--until", until, now),
+        **others,
+    )
+
+
+def older(command: str, found: Sequence[Any], limit: int) -> str:
+    """Return the command for the next page, or "" if this one is not full."""
+    if len(found) < limit:
+        return ""
+    return f"receiver {command} list --after {found[-1].id}, with the same options"

@@ -8,7 +8,6 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from traceback import format_exception
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from receiver.errors import ReceiverError
+from receiver.tasks.reasons import in_english
 from receiver.telemetry import redact, redact_known
 
 T = TypeVar("T")
@@ -41,7 +41,8 @@ def say_values(rows: Iterable[tuple[str, str]]) -> None:
     """Print a line for each name and value, without empty ones."""
     for name, value in rows:
         if value:
-            say(f"{name:12} {one_line(value)}")
+            style = _STYLE.get(value.partition(" ")[0].rstrip(":")) if name == "status" else None
+            out.print(Text(f"{name:12} ").append(one_line(redact_known(value)), style))
 
 
 def say_result(text: str, record: Any, *, as_json: bool) -> None:
@@ -50,15 +51,19 @@ def say_result(text: str, record: Any, *, as_json: bool) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line on standard error, for people only."""
-    err.print(Text(_STEERING.sub(" ", redact_known(text))))
+    """Print a line on standard error, for people only. A terminal gets it broken between words."""
+    text = _STEERING.sub(" ", redact_known(text))
+    if err.is_terminal:
+        wrap = textwrap.TextWrapper(err.width, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(wrap.fill(line) for line in text.split("\n"))
+    err.print(Text(text))
 
 
 def print_error(error: ReceiverError, *, traceback: bool) -> None:
     """Print an error as a sentence, below its traceback if wanted."""
     if traceback:
         note(redact("".join(format_exception(error))))
-    note(f"Error: {redact(error.with_page)}")
+    note(f"Error: {in_english(redact(error.with_page))}")
 
 
 def print_json(value: Any) -> None:
@@ -69,63 +74,140 @@ def print_json(value: Any) -> None:
 
 @dataclass(frozen=True)
 class Table(Generic[T]):
-    """Layout of a list for people: the columns, and the texts of one row."""
+    """Layout of a list for people: the columns, and the texts of one row. The rest as in `print_table`."""
 
     columns: Sequence[str]
     row: Callable[[T], Sequence[str]]
     flexible: int | None = None
+    fold: bool = False
+    below: bool = False
+    ids: bool = True
 
     def print(self, found: Iterable[T]) -> None:
         """Print a row for each, or nothing for none."""
-        print_table(self.columns, map(self.row, found), flexible=self.flexible)
+        rows = [self.row(item) for item in found]
+        print_table(self.columns, rows, flexible=self.flexible, fold=self.fold, below=self.below, ids=self.ids)
+
+
+_STYLES = {
+    "green": ("succeeded", "working", "ok"),
+    "red": ("failed", "lost", "refused", "dead", "rejected", "vanished", "problem"),
+    "yellow": ("input_required", "unknown", "pending", "postponed", "interrupted", "paused", "failing", "warning"),
+    "cyan": ("prepared", "sending", "accepted", "in_progress", "running"),
+    "bright_black": ("cancelled",),
+}
+_STYLE = {word: style for style, words in _STYLES.items() for word in words}
+"""Colours of statuses. Those of the terminal's own palette suit light and dark ones."""
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, flexible: int | None = None, fold: bool = False
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    flexible: int | None = None,
+    fold: bool = False,
+    below: bool = False,
+    ids: bool = False,
 ) -> None:
-    """Print rows under a header. Only the `flexible` column is cut or folded, on a terminal too narrow for all.
+    """Print rows under a header, and no header without rows.
 
-    Without one, or without room for it, the terminal wraps lines, so that ids and paths can be copied. No rows print
-    nothing.
+    A pipe gets everything in one line for each row. A terminal gets no column that is empty in all rows, and less of
+    the long ones if it is narrow.
+
+    Args:
+        flexible: the column that is cut between words, or folded if `fold`.
+        below: the last column goes on a line of its own, so that paths and links can be copied.
+        ids: a terminal shows the shortest ends of the ids in the first column that differ from each other.
     """
     cells = [[one_line(redact_known(cell)) for cell in row] for row in rows]
     if not cells:
         return
-    widths = [max(cell_len(row[at]) for row in [columns, *cells]) for at in range(len(columns))]
-    at = flexible or 0
+    if ids and out.is_terminal:
+        for row, short in zip(cells, short_ids([row[0] for row in cells]), strict=True):
+            row[0] = short
+    all_columns = range(len(columns))
+    kept = [column for column in all_columns if not out.is_terminal or any(row[column] for row in cells)]
+    flexible = kept.index(flexible) if flexible in kept else None
+    columns, cells = [columns[column] for column in kept], [[row[column] for column in kept] for row in cells]
+    widths = [max(cell_len(row[column]) for row in [columns, *cells]) for column in range(len(columns))]
+    apart = below and out.is_terminal and _total(widths) > out.width
+    tails = [row.pop() if apart else "" for row in cells]
+    if apart:
+        columns, widths = columns[:-1], widths[:-1]
+    column = flexible if flexible is not None and flexible < len(widths) else 0
     if flexible is not None and out.is_terminal:
-        room = out.width - sum(widths) + widths[at] - len(_GAP) * (len(widths) - 1)
-        widths[at] = min(room, widths[at]) if room >= _ROOM else widths[at]
-    _print_row(columns, widths, style="bold")
-    for row in cells:
-        parts = [row[at]]
-        if fold:
-            parts = textwrap.wrap(row[at], widths[at]) or [""]
-        elif cell_len(row[at]) > widths[at]:
-            parts = [set_cell_size(row[at], widths[at] - 1).rstrip() + "…"]
+        room = out.width - _total(widths) + widths[column]
+        widths[column] = min(room, widths[column]) if room >= _ROOM else widths[column]
+    _print_row(columns, widths, [], style="bold")
+    for row, tail in zip(cells, tails, strict=True):
+        parts = textwrap.wrap(row[column], widths[column]) or [""] if fold else [_cut(row[column], widths[column])]
         for number, part in enumerate(parts):
             rest = [""] * len(row) if number else row
-            _print_row([*rest[:at], part, *rest[at + 1 :]], widths)
+            _print_row([*rest[:column], part, *rest[column + 1 :]], widths, columns)
+        if tail:
+            say(f"  {tail}")
 
 
-def print_list(found: Sequence[T], table: Table[T], *, none: str, as_json: bool, records: Any = None) -> None:
-    """Print a list as JSON, as a table, or as the note `none` if it is empty. JSON has the `records`, if given."""
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _cut(text: str, width: int) -> str:
+    """Cut a text between words, if that leaves more than half of the room."""
+    if cell_len(text) <= width:
+        return text
+    cut = set_cell_size(text, width - 1).rstrip()
+    words = cut.rpartition(" ")[0] if text[len(cut) : len(cut) + 1].strip() else cut
+    return f"{words if cell_len(words) * 2 > width else cut}…"
+
+
+def short_ids(ids: Sequence[str]) -> list[str]:
+    """Return the shortest ends of ids, 6 characters or more, that differ. Of an event, the type is kept."""
+    heads, tails = zip(*((head, dot + tail) for head, dot, tail in (id.partition(".") for id in ids)), strict=True)
+    size = next(n for n in range(6, 99) if len({head[-n:] for head in heads}) == len(set(heads)))
+    return [head[-size:] + tail for head, tail in zip(heads, tails, strict=True)]
+
+
+def print_list(
+    found: Sequence[T], table: Table[T], *, none: str, as_json: bool, records: Any = None, older: str = ""
+) -> None:
+    """Print a list as JSON, as a table, or as the note `none` if it is empty. JSON has the `records`, if given.
+
+    `older` is the command for the next page.
+    """
     if as_json:
         print_json(found if records is None else records)
     elif found:
         table.print(found)
     else:
         note(none)
+    if older and not as_json and out.is_terminal:
+        note(f"Older ones: {older}")
 
 
-def _print_row(cells: Sequence[str], widths: Sequence[int], style: str = "") -> None:
-    line = _GAP.join(set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=True))
-    out.print(Text(line.rstrip(), style=style))
+def _print_row(cells: Sequence[str], widths: Sequence[int], columns: Sequence[str], style: str = "") -> None:
+    line = Text()
+    for number, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        status = columns[number] in _STATUSES if columns else False
+        line.append(set_cell_size(cell, width), _STYLE.get(cell.partition(" ")[0]) if status else None)
+        line.append(_GAP)
+    line.rstrip()
+    line.stylize(style)
+    out.print(line)
+
+
+_STATUSES = frozenset({"STATUS", "OUTCOME"})
+"""Columns with coloured words."""
 
 
 def when(ms: int | None) -> str:
-    """Format a time for people: UTC, to the second."""
-    return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    """Format a time for people: local, to the second."""
+    return "" if ms is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
+
+
+def at(ms: int | None) -> str:
+    """Format a time with its zone, for a sentence."""
+    return "" if ms is None else time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(ms / 1000))
 
 
 def ago(ms: int) -> str:

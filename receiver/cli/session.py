@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from receiver.app import Runtime, open_runtime, open_stateless_submit
 from receiver.app.stateless import StatelessSubmit
-from receiver.cli.output import note, one_line, print_json, say, say_result, when
+from receiver.cli.output import at, note, one_line, print_json, say, say_result
 from receiver.cli.process import first_end, run, settings_for
 from receiver.cli.progress import Progress
 from receiver.clock import Clock
@@ -22,6 +22,7 @@ from receiver.intake.followups import once_name
 from receiver.requests import Request
 from receiver.settings import Settings
 from receiver.submissions import Options
+from receiver.tasks.reasons import in_english
 
 T = TypeVar("T")
 
@@ -113,7 +114,7 @@ class Session:
         elif row.status == "accepted":
             say(f"{done} {row.id}, task {row.task_id}. Follow it with: receiver wait {row.id}")
         elif row.display_status != "prepared":  # of a submission that is kept, `send` has printed a note
-            reason = f" {row.reason}" if row.reason else ""
+            reason = f" {in_english(row.reason, row.prompt)}" if row.reason else ""
             say(f"Submission {row.id}: {row.display_status}.{reason} See: receiver tasks show {row.id}")
 
 
@@ -222,7 +223,7 @@ async def _attempted(runtime: Runtime, row: Submission) -> list[Delivery]:
         for name in waiting - noted:
             until_ms, reason = await runtime.journal.pause_of(name) or (0, "")
             if until_ms - runtime.clock.now_ms() > _LONG_MS:
-                note(f"{name} gets nothing until {when(until_ms)} UTC: {one_line(reason)}")
+                note(f"{name} gets nothing until {at(until_ms)}: {one_line(reason)}")
                 noted.add(name)
         return deliveries, waiting
 
@@ -259,7 +260,7 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links:
     if as_json:
         print_json(_record(row, deliveries, texts) | ({} if links is None else {"links": links}))
         return status
-    reason = row.reason or "The provider gave no reason."
+    reason = in_english(row.reason or "The provider gave no reason.", row.prompt)
     if type == "task.input_required":
         answer = f"Answer it with: receiver modal {row.id} --prompt …"
         answer = answer if links is None else "Without a journal nothing can answer it here."

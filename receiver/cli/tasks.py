@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import typer
-
-from receiver.app import open_runtime
 from receiver.cli import group
-from receiver.cli.deliveries import DELIVERIES, EVENTS
-from receiver.cli.options import AsJSON, Limit, Reference, choice, optional
-from receiver.cli.output import Table, ago, note, one_line, print_json, print_list, print_table, say, say_values, when
-from receiver.cli.process import on_journal, run, settings_for
-from receiver.cli.progress import Progress, describe
-from receiver.cli.session import ERROR, beside_engine, fetch_files
+from receiver.cli.options import (
+    After,
+    AsJSON,
+    Labelled,
+    Limit,
+    Reference,
+    Search,
+    Since,
+    Until,
+    choice,
+    older,
+    optional,
+    selection,
+)
+from receiver.cli.output import at, note, print_json, print_list, print_table, say_values
+from receiver.cli.process import on_journal
+from receiver.cli.progress import describe
+from receiver.cli.tables import DELIVERIES, EVENTS, TASKS, labels_of, made_by, status_of
 from receiver.deliveries import Delivery
-from receiver.errors import InputError
 from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal, Trouble
-from receiver.journal.selection import Selection
-
-TASKS = Table[Submission](
-    ("SUBMISSION", "AGE", "MADE BY", "STATUS", "PROMPT"),
-    lambda row: (row.id, ago(row.created_ms), made_by(row), status_of(row), row.prompt),
-    flexible=4,
-)
+from receiver.requests import KINDS
+from receiver.tasks.reasons import in_english
 
 tasks = group("tasks")
 
@@ -33,21 +36,28 @@ tasks = group("tasks")
 @tasks.command("list")
 def list_tasks(
     status: Annotated[str | None, optional(f"{', '.join(DISPLAY_STATUSES)}.")] = None,
+    kind: Annotated[str | None, optional(f"{', '.join(KINDS)}.")] = None,
+    label: Labelled = None,
+    search: Search = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
     """List the newest submissions, and the engine's present problems."""
-
-    chosen = choice("--status", status, DISPLAY_STATUSES)
+    chosen = {"status": choice("--status", status, DISPLAY_STATUSES), "kind": choice("--kind", kind, list(KINDS))}
+    wanted = selection(label=label, search=search, since=since, until=until, **chosen)
 
     async def work(journal: Journal) -> tuple[list[Submission], list[Trouble]]:
-        return await journal.submissions(Selection(status=chosen), limit=limit), await journal.troubles()
+        return await journal.submissions(wanted, limit=limit, after=after), await journal.troubles()
 
     rows, troubles = on_journal(work)
     for trouble in () if as_json else troubles:
-        note(f"Since {when(trouble.since_ms)}: {trouble.text}")
-    none = "No submissions." if status is None else f"No submissions with status {status}."
-    print_list(rows, TASKS, none=none, as_json=as_json, records=[_summary(row) for row in rows])
+        note(f"Since {at(trouble.since_ms)}: {trouble.text}")
+    none = "No submissions." if wanted.empty else "No submission matches all of that."
+    records = [_summary(row) for row in rows]
+    print_list(rows, TASKS, none=none, as_json=as_json, records=records, older=older("tasks", rows, limit))
 
 
 @tasks.command("show")
@@ -77,17 +87,6 @@ def show_task(reference: Reference, as_json: AsJSON = False) -> None:
     DELIVERIES.print(deliveries)
 
 
-def status_of(row: Submission) -> str:
-    """Return the status, with the percentage while the task is in progress."""
-    percent = row.task.progress if row.task and row.display_status == "in_progress" else None
-    return row.display_status if percent is None else f"{row.display_status} {percent} %"
-
-
-def made_by(row: Submission) -> str:
-    """Return the origin: the button that was pressed, or the kind of request."""
-    return row.button or row.kind
-
-
 def print_family(family: list[Submission], here: str) -> None:
     """Print the tree from the first ancestor down, with a mark at `here`."""
     known = {row.id for row in family}
@@ -99,7 +98,7 @@ def print_family(family: list[Submission], here: str) -> None:
                 yield row.id, f"{'  ' * depth}{made_by(row)}", f"{status_of(row)} {mark}".strip()
                 yield from lines(row.id, depth + 1)
 
-    print_table(("FAMILY", "MADE BY", "STATUS"), list(lines(None, 0)))
+    print_table(("FAMILY", "MADE BY", "STATUS"), list(lines(None, 0)), ids=True)
 
 
 _SAME = (
@@ -127,43 +126,14 @@ def _details(row: Submission) -> list[tuple[str, str]]:
         ("submission", row.id),
         ("task", row.task_id or ""),
         ("status", status_of(row) if row.ended else f"{status_of(row)} ({describe(row)})"),
-        ("reason", row.reason or ""),
+        ("reason", in_english(row.reason or "", row.prompt)),
         ("prompt", row.prompt),
         ("button", row.button or ""),
         ("texts", " | ".join(task.texts) if task else ""),
-        ("created", when(row.created_ms)),
-        ("labels", " ".join(f"{name}={value}" for name, value in row.labels.items())),
+        ("created", at(row.created_ms)),
+        ("labels", labels_of(row)),
         ("callbacks", str(row.callbacks) if row.hooked else "none can come: no callback URL was sent"),
         ("files", ", ".join(f"{item.type}, {item.size:,} bytes" for item in row.media)),
         ("missing files", row.media_problem or ""),
         ("buttons", " ".join(button.text for button in task.buttons) if task else ""),
     ]
-
-
-media = group("media")
-
-
-@media.command("fetch")
-def fetch_media(reference: Reference, as_json: AsJSON = False) -> None:
-    """Download the missing files of a result now, with today's settings, and deliver what comes.
-
-    Exit status: 0 if all files are here, else 1.
-    """
-
-    async def main() -> Submission:
-        async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
-            row = await runtime.journal.find(reference)
-            if not row.expected:
-                raise InputError(f"Submission {row.id} has no result with files ({status_of(row)}).")
-            with Progress(runtime.clock, quiet=as_json) as progress:
-                return await beside_engine(runtime, "media fetch", fetch_files(runtime, row, progress.show))
-
-    row = run(main())
-    if as_json:
-        print_json({"submission": row.id, "media": row.media, "media_problem": row.media_problem})
-    else:
-        say(f"{len(row.media)} of {len(row.expected)} files are here.")
-        if row.media_problem:
-            note(f"Error: {one_line(row.media_problem)}")
-    if len(row.media) < len(row.expected):
-        raise typer.Exit(ERROR)

@@ -18,6 +18,7 @@ from receiver.events import Event, EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.result_files import file_stem, texts
 from receiver.tasks import Task
+from receiver.tasks.reasons import advice_on
 
 Mood = Literal["waiting", "asking", "good", "bad"]
 
@@ -36,46 +37,6 @@ _TITLES: dict[EventType, tuple[str, Mood]] = {
     "task.failed": ("Failed", "bad"),
     "task.lost": ("No result", "bad"),
 }
-_ADVICE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE), advice)
-    for pattern, advice in (
-        (
-            r"subscription (?:is )?(?:required|paused|expired)|out of (?:fast |relax |turbo )?(?:hours|credits|time)"
-            r"|quota[ _](?:is )?(?:not[ _]enough|exceeded|exhausted|insufficient|used up)|exceeded your \w* ?quota"
-            r"|(?:insufficient|not enough) (?:\w+ )?(?:balance|quota|credits?)|credits? (?:exhausted|used up)"
-            "|额度不足|余额不足",
-            "Top up at the provider, then submit it again.",
-        ),
-        (
-            r"invalid (?:image )?(?:link|url)\b|无效链接|图片\w{0,4}失败"
-            r"|(?:could not|couldn.t|can(?:no|.)t|failed to|unable to|error)"
-            r" (?:download|load|fetch|open|validate|read|get)\w* (?:\w+ ){0,3}(?:image|picture|link|url)",
-            "Check that everybody can open the pictures the prompt names, and submit it again.",
-        ),
-        (
-            r"banned (?:prompt|word)|sensitive word|ai moderator|community (?:standards|guidelines)|content policy"
-            r"|(?:output|image|content|safety) filter|(?:image|prompt) (?:was |is )?(?:denied|blocked|rejected|refused)"
-            r"|violates? (?:\w+ ){0,3}(?:policy|guidelines|standards|rules)|敏感词|违规|违禁",
-            "The provider refuses what the prompt says: reword it and submit it again.",
-        ),
-        (
-            r"(?:invalid|unrecogni[sz]ed|unknown|unsupported) (?:parameter|argument|value)"
-            "|无效参数|参数(?:错误|无效|有误)",
-            "Correct what begins with -- at the prompt's end, and submit it again.",
-        ),
-        (
-            r"queue (?:is )?full|too many (?:tasks|jobs|requests)|队列已满|并发",
-            "The provider is busy: submit it again later.",
-        ),
-        (
-            r"\A\W{0,3}(?:the )?(?:upstream |provider )?(?:task|job|request)?\W{0,3}(?:has |was )?timed?[ -]?out\b"
-            r"|任务\w{0,2}超时",
-            "The provider ran out of time: submit it again.",
-        ),
-    )
-)
-"""What to do, by whole phrases of Midjourney and its proxies. A reason that has none of them gets no advice."""
-_QUOTED = re.compile(r'"[^"]{0,500}"|`[^`]{0,500}`|“[^”]{0,500}”|「[^」]{0,500}」')
 _PLAIN_BUTTON = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .()]{0,30}\Z")
 """Name of a button that may be in a title or command: it contains no chat's markup."""
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -140,7 +101,7 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
         missing += " It is still tried for, and comes here then." if attempt.media_pending else ""
     task = event.task or Task(id="")
     buttons = [button.text for button in task.buttons if button.text]
-    advice, command = _next_step(event, buttons)
+    what_to_do, command = _next_step(event, buttons)
     final = "" if task.texts or task.final_prompt == event.prompt else task.final_prompt
     rows = {
         "Task": event.task_id or "",
@@ -155,7 +116,7 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
         prompt=clean(event.prompt),
         texts=tuple(clean(text) for text in texts(event)),
         reason=clean(event.reason or "") if mood == "bad" else "",
-        advice=advice,
+        advice=what_to_do,
         command=command,
         steps=clean(", ".join(buttons)),
         remark=" ".join(part for part in (missing, remark) if part),
@@ -189,20 +150,16 @@ def _next_step(event: Event, buttons: list[str]) -> tuple[str, str]:
     if event.type == "task.input_required":
         return "Answer what the provider asks for:", f'receiver modal {event.submission_id} --prompt "…"'
     if event.type == "task.lost":
-        advice = "It may still come, and is then posted here. See how it stands:"
-        return advice, f"receiver tasks show {event.submission_id}"
+        return (
+            "It may still come, and is then posted here. See how it stands:",
+            f"receiver tasks show {event.submission_id}",
+        )
     if event.type == "task.failed":
         return advice_on(event.reason or "", event.prompt), ""
     button = next(filter(_PLAIN_BUTTON.match, buttons), None)
     if button is None or event.type != "task.succeeded":
         return "", ""
     return "", f"receiver action {event.submission_id} {shlex.quote(button)}"
-
-
-def advice_on(reason: str, prompt: str) -> str:
-    """Return what to do about a failure, or "". Words that the reason repeats of the prompt decide nothing."""
-    own = _QUOTED.sub(" ", reason.replace(prompt, " ") if prompt else reason)
-    return next((advice for pattern, advice in _ADVICE if pattern.search(own)), "")
 
 
 def _facts(event: Event) -> list[str]:

@@ -1,0 +1,45 @@
+"""Tables of submissions, events and deliveries, and the words in them."""
+
+from __future__ import annotations
+
+from receiver.cli.output import Table, ago, when
+from receiver.deliveries import Delivery
+from receiver.events import Event, Submission
+from receiver.tasks.reasons import in_english
+
+
+def status_of(row: Submission) -> str:
+    """Return the status, with the percentage while the task is in progress."""
+    percent = row.task.progress if row.task and row.display_status == "in_progress" else None
+    return row.display_status if percent is None else f"{row.display_status} {percent} %"
+
+
+def made_by(row: Submission) -> str:
+    """Return the origin: the button that was pressed, or the kind of request."""
+    return row.button or row.kind
+
+
+def labels_of(row: Submission) -> str:
+    """Return the labels as they are given."""
+    return " ".join(f"{name}={value}" for name, value in row.labels.items())
+
+
+def _delivery_row(item: Delivery) -> tuple[str, ...]:
+    made = (item.receipt.url or item.receipt.ref) if item.receipt else None
+    type = item.event_id.partition(".")[2]
+    return item.id, item.destination, item.status, type, str(item.attempt), made or item.detail or ""
+
+
+TASKS = Table[Submission](
+    ("SUBMISSION", "AGE", "MADE BY", "STATUS", "LABELS", "PROMPT"),
+    lambda row: (row.id, ago(row.created_ms), made_by(row), status_of(row), labels_of(row), row.prompt),
+    flexible=5,
+)
+EVENTS = Table[Event](
+    ("EVENT", "TIME", "SOURCE", "REASON"),
+    lambda event: (event.id, when(event.created_ms), event.source, in_english(event.reason or "", event.prompt)),
+    below=True,
+)
+DELIVERIES = Table[Delivery](
+    ("DELIVERY", "DESTINATION", "STATUS", "EVENT", "ATTEMPTS", "RECEIPT"), _delivery_row, below=True
+)
