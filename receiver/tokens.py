@@ -73,7 +73,8 @@ def write_tag(tag: Tag) -> str:
         raise InputError(
             f"Without a journal the names of destinations and the labels travel in `state`, and have {MAX_TAG - 26} "
             f"characters there; these take {len(text) - 26} (one for each separator, three for each byte that is no "
-            "letter, digit, - or _). Shorten them, or keep a journal in a bucket."
+            "letter, digit, - or _). Shorten them, or keep a journal in a bucket.",
+            page="functions",
         )
     return text
 

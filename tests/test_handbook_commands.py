@@ -38,7 +38,7 @@ NOT_HERE = {
     "journal copy": "it needs PostgreSQL: tests/test_cli_copying.py",
 }
 RARELY = 'events = ["task.lost"]'
-STATUS = {'action ID "custom zoom"': {4}, "cancel": {0, 1}, "doctor": {0, 1}}
+STATUS = {'action LARGE "custom zoom"': {4}, "cancel": {0, 1}, "doctor": {0, 1}}
 """Exit statuses other than 0 that are right: a question, a task that has ended, an address that is not there."""
 
 
@@ -72,6 +72,7 @@ class Folder:
     provider: Simulated
     capsys: pytest.CaptureFixture[str]
     grid: str = ""
+    large: str = ""
     task: str = ""
     said: list[str] = field(default_factory=list)
 
@@ -92,18 +93,23 @@ class Folder:
         """Submit and wait. Return the submission's id."""
         code, _ = self.run("submit", prompt, "--wait")
         assert code == 0, self.said
+        return self.newest()
+
+    def newest(self) -> str:
+        """The id of the newest submission."""
         return str(json.loads(self.run("tasks", "list", "--json")[1])[0]["id"])
 
     def filled(self, words: list[str]) -> list[str]:
         """The command with ids, names and paths of this folder."""
-        listed = json.loads(self.run("tasks", "list", "--json")[1])
-        newest = listed[0]["id"]
-        owed = json.loads(self.run("deliveries", "list", "--json")[1])[0]["id"]
-        id = owed if words[0] == "deliveries" and "--task" not in words else self.grid
-        id = newest if words[0] == "modal" else id
-        id = self.submit("a paper plane") if words[0] == "erase" else id
-        names = {"ID": id, "TASK_ID": self.task, "NAME": "archive", "/backup/journal.db": str(self.path / "copy.db")}
-        return [names.get(word, word) for word in words]
+        id = self.grid
+        if words[0] == "deliveries" and "ID" in words and "--task" not in words:
+            id = json.loads(self.run("deliveries", "list", "--json")[1])[0]["id"]
+        elif words[0] == "modal":
+            id = self.newest()
+        elif words[0] == "erase":
+            id = self.submit("a paper plane")
+        names = {"ID": id, "LARGE": self.large, "TASK_ID": self.task, "NAME": "archive"}
+        return [names.get(word, word).replace("/backup", str(self.path)) for word in words]
 
 
 @pytest.fixture
@@ -128,6 +134,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
             monkeypatch.setenv(name, value)
         made = Folder(tmp_path, provider, capsys)
         made.grid = made.submit("a paper boat --v 6.1")
+        assert made.run("action", made.grid, "U2", "--wait")[0] == 0
+        made.large = made.newest()
         key = {"Authorization": "Bearer simulator"}
         answer = httpx.post(f"{provider.url}/mj/submit/imagine", json={"prompt": "a boat"}, headers=key)
         made.task = answer.json()["result"]

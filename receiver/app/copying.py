@@ -48,9 +48,9 @@ async def copy_journal(
     """
     there, here = (_with_database(settings, url) for url in (source, target))
     if "none" in (there.database_kind, here.database_kind):
-        raise InputError("`none` keeps no journal: there is nothing to copy from or to.")
+        raise InputError("`none` keeps no journal: there is nothing to copy from or to.", page="backup")
     if there.database_shown == here.database_shown:
-        raise InputError(f"A journal is not copied onto itself: {there.database_shown}.")
+        raise InputError(f"A journal is not copied onto itself: {there.database_shown}.", page="backup")
     async with (
         journal_of(there, existing=True) as origin,
         _exclusive(origin, there.database_shown) as confirm_there,  # before the target is made

@@ -88,11 +88,12 @@ class StatelessSubmit:
         options = options or Options()
         for name, why in _NEEDS_JOURNAL.items():
             if getattr(options, name):
-                raise InputError(f"{why}. With a journal in a bucket there is one.")
+                raise InputError(f"{why}. With a journal in a bucket there is one.", page="functions")
         if not self._addresses.hooked:
             raise InputError(
                 "Without a journal a result comes by callback only, and RECEIVER_PUBLIC_URL is not set. "
-                "Set it to the address of the endpoint."
+                "Set it to the address of the endpoint.",
+                page="functions",
             )
         options.check(options.to or ())  # only the endpoint knows the destinations
         now_ms = self._clock.now_ms()

@@ -323,7 +323,8 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
                 return await replay.foresee(orders), set()
             if len(orders) > LARGE and not yes:
                 raise InputError(
-                    f"That would replay {len(orders):,} deliveries. Look at them with --dry-run, then add --yes."
+                    f"That would replay {len(orders):,} deliveries. Look at them with --dry-run, then add --yes.",
+                    page="operate",
                 )
             new = {order.destination for order in orders} - (await journal.registered()).keys()
             return await replay.carry_out(orders), new

@@ -79,7 +79,7 @@ class Replay:
             orders += await self._of_event(event_id, selection, to, as_new)
             _check_size(orders)
         if found and not orders and to is None:
-            raise InputError("No selected event ever had a destination. Name one with --to.")
+            raise InputError("No selected event ever had a destination. Name one with --to.", page="operate")
         return self._distinct(orders)
 
     async def foresee(self, orders: Sequence[Order]) -> list[Replayed]:
@@ -115,10 +115,11 @@ class Replay:
         """Raise InputError unless the selection is by ids or by conditions. `by_ids` has all that ids allow: a further
         condition would narrow a list that was given one by one."""
         if selection.ids and selection != by_ids:
-            raise InputError("Give either ids or conditions, not both.")
+            raise InputError("Give either ids or conditions, not both.", page="operate")
         if selection.empty:
             raise InputError(
-                "A replay of everything is refused. Give ids, or --task, --destination, --status, --since or --until."
+                "A replay of everything is refused. Give ids, or --task, --destination, --status, --since or --until.",
+                page="operate",
             )
         if to is not None:
             self._check_destination(to, "give another name to --to")
@@ -127,7 +128,8 @@ class Replay:
         if name not in self._destinations:
             known = ", ".join(sorted(self._destinations)) or "none"
             raise InputError(
-                f"There is no destination {name!r} in the settings. There are: {known}. Configure it, or {remedy}."
+                f"There is no destination {name!r} in the settings. There are: {known}. Configure it, or {remedy}.",
+                page="destinations",
             )
 
     def _distinct(self, orders: list[Order]) -> list[Order]:
@@ -165,7 +167,8 @@ class Replay:
 def _check_size(orders: list[Order]) -> None:
     if len(orders) > MAX_ORDERS:
         raise InputError(
-            f"That is more than {MAX_ORDERS:,} deliveries at once. Replay them in parts, with --since and --until."
+            f"That is more than {MAX_ORDERS:,} deliveries at once. Replay them in parts, with --since and --until.",
+            page="operate",
         )
 
 

@@ -139,7 +139,7 @@ class Retention:
         children = await self._journal.children(row.id)
         removed = await self._journal.erase(row.id, force=force)
         if removed is None:
-            raise InputError(await self._problem(row))
+            raise InputError(await self._problem(row), page="operate")
         waiting, problem = 0, None
         try:
             waiting = await self._clear_away()

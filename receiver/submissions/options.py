@@ -50,11 +50,13 @@ class Options:
             _check_text(f"The label {name[:40]!r}", name + value, 2 * MAX_LABEL)
         _check_text("The state", self.state or "", MAX_STATE)
         if self.to is not None and not self.to:
-            raise InputError("A submission needs at least one destination, or none named to reach all.")
+            raise InputError(
+                "A submission needs at least one destination, or none named to reach all.", page="destinations"
+            )
         for name in self.to or ():
             if name not in destinations:
                 known = ", ".join(sorted(destinations))
-                raise InputError(f"There is no destination {name[:40]!r}. There are: {known}.")
+                raise InputError(f"There is no destination {name[:40]!r}. There are: {known}.", page="destinations")
         if len(self.auto) > MAX_AUTO:
             raise InputError(f"A submission starts at most {MAX_AUTO} follow-ups by itself, not {len(self.auto)}.")
         for button in self.auto:

@@ -66,7 +66,8 @@ class Addresses:
         if len(hook) > MAX_CALLBACK_URL:
             raise InputError(
                 f"The callback URL has {len(hook)} characters, more than {MAX_CALLBACK_URL}. "
-                "Shorten RECEIVER_PUBLIC_URL."
+                "Shorten RECEIVER_PUBLIC_URL.",
+                page="proxy",
             )
         return {"state": state, "notifyHook": hook}
 

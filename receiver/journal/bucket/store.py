@@ -516,13 +516,15 @@ class BucketStore:
     async def back_up(self, target: Path) -> int:
         raise InputError(
             f"A journal on a bucket is copied with the store's own tools: aws s3 sync {self.place} FOLDER, for "
-            "instance, or rclone. Objects are written whole, so the copy is sound. Versioning keeps old ones."
+            "instance, or rclone. Objects are written whole, so the copy is sound. Versioning keeps old ones.",
+            page="bucket",
         )
 
     async def compact(self) -> tuple[int, int] | None:
         raise InputError(
             f"A bucket has no unused space, so there is nothing to rewrite in {self.place}. If it keeps versions, its "
-            "lifecycle rules say for how long."
+            "lifecycle rules say for how long.",
+            page="bucket",
         )
 
     async def scrub(self, words: str) -> str | None:
@@ -535,7 +537,7 @@ class BucketStore:
 
     def transfer(self, *, fill: bool) -> AbstractAsyncContextManager[Rows]:
         where = "into" if fill else "out of"
-        raise InputError(f"This version copies no journal {where} a bucket: {self.place}.")
+        raise InputError(f"This version copies no journal {where} a bucket: {self.place}.", page="bucket")
 
 
 def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[StoredRow]:

@@ -168,7 +168,8 @@ async def transfer(connections: Connections, *, fill: bool) -> AsyncIterator[Hel
                 held = " OR ".join(f"EXISTS (SELECT FROM receiver.{name})" for name in _NAMES)
                 if await db.fetchval(f"SELECT {held}"):
                     raise InputError(
-                        f"The journal at {where} holds something already, and only an empty one takes a copy."
+                        f"The journal at {where} holds something already, and only an empty one takes a copy.",
+                        page="backup",
                     )
                 await db.execute("DELETE FROM receiver.shared_values WHERE key = ANY ($1)", COPIED_VALUES)
             yield HeldRows(db, where)

@@ -225,7 +225,8 @@ class PostgresStore:
         raise InputError(
             f"The journal at {self.place} is backed up with PostgreSQL's own tools, beside running servers: "
             f"pg_dump --format=custom --schema=receiver --file={target} and the database's URL. Restore it with "
-            "pg_restore."
+            "pg_restore.",
+            page="backup",
         )
 
     async def compact(self) -> tuple[int, int] | None:

@@ -61,7 +61,7 @@ def back_up(path: Path, target: Path) -> int:
         if target.exists():
             raise taken
         if not target.parent.is_dir():
-            raise InputError(f"There is no folder {target.parent}. Make it first.")
+            raise InputError(f"There is no folder {target.parent}. Make it first.", page="backup")
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with opened(path) as db:
             db.execute("VACUUM INTO ?", (str(draft),))
@@ -146,7 +146,8 @@ async def transfer(path: Path, *, fill: bool) -> AsyncIterator[Transfer]:
         db.execute("BEGIN IMMEDIATE")
         if fill:
             if any(read_page(db, kind, EVERYTHING, None, 1) for kind in TABLES if kind != "values"):
-                raise InputError(f"{path} holds something already, and only an empty journal takes a copy.")
+                problem = f"{path} holds something already, and only an empty journal takes a copy."
+                raise InputError(problem, page="backup")
             db.execute("DELETE FROM shared_values")
 
     with opened(path) as db:
