@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from doors import Door, body, opened, path
+from flows import world
 from journals import submission
 from structlog.testing import capture_logs
 
@@ -130,6 +132,46 @@ async def test_files_taken_away(door: Door, breaks: Callable[[Path], None]) -> N
     name = door.file.name + ("-wal" if breaks is remove_log else "")
     os.replace(door.file.with_name("moved"), door.file.with_name(name))
     assert (await door.post(path(row), body(row))).status_code == 200
+
+
+@pytest.mark.parametrize("size", [0, 20, 28, 32, -1])
+async def test_a_log_that_is_cut(door: Door, size: int) -> None:
+    """Nothing is acknowledged from then on, because the next start would find nothing behind the cut."""
+    row = await door.submission()
+    assert (await door.post(path(row), body(row))).status_code == 200
+    log = door.file.with_name(door.file.name + "-wal")
+    os.truncate(log, size if size >= 0 else log.stat().st_size - 1)
+    assert [(await door.post(path(row), body(row, progress=f"{n}%"))).status_code for n in (51, 52, 53)] == [503] * 3
+    with pytest.raises(JournalError, match="was cut by another program") as caught:
+        await door.journal.check()
+    assert caught.value.fault == "cut"
+
+
+async def test_a_log_that_begins_anew_is_not_cut(door: Door) -> None:
+    """A checkpoint of another process empties it, and that loses nothing."""
+    row = await door.submission()
+    for number in range(4):
+        with contextlib.closing(sqlite3.connect(door.file)) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)" if number else "PRAGMA wal_checkpoint(RESTART)")
+        assert (await door.post(path(row), body(row, progress=f"{50 + number}%"))).status_code == 200
+
+
+async def test_a_data_folder_that_is_gone(tmp_path: Path) -> None:
+    """`/readyz` says so in a sentence, no new folder is made in its place, and with the old one it goes on."""
+    data = tmp_path / "data"
+    async with world(tmp_path) as running, httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        data.rename(tmp_path / "away")
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["ready"]) == (503, False)
+        assert answer.json()["disk"] == (
+            "The journal's folder is gone, or cannot be used. Put it back, or start Receiver again."
+        )
+        assert answer.json()["media"] == "The media store cannot be used. Receiver's log says why."
+        assert "removed or replaced" in answer.json()["journal"]
+        assert not data.exists()
+        (tmp_path / "away").rename(data)
+        assert (await client.get("/readyz")).status_code == 200
 
 
 async def test_a_file_that_is_damaged_while_we_run(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ determines the content, so that a second put changes nothing but the object's ag
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import re
@@ -99,6 +100,8 @@ class Store(ABC):
     remote: ClassVar[bool]  # True for a service elsewhere, which may be unreachable while this machine works
     folder: Path  # the folder, or that of the cache
     _unusable: ClassVar[str]
+    _ground = False
+    """True once the folder around ours has been seen."""
     """Sentence for a folder that cannot be used, with `{folder}` and `{reason}`."""
 
     @property
@@ -186,8 +189,16 @@ class Store(ABC):
 
     async def _call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run a file call in a thread. Its OSError becomes a MediaError."""
+
+        def call() -> _T:
+            # A data folder that has gone is not made anew: the journal is not in it.
+            self._ground = self._ground or self.folder.parent.is_dir()
+            if self._ground and not self.folder.parent.is_dir():
+                raise FileNotFoundError(errno.ENOENT, f"{self.folder.parent} is gone")
+            return function(*args, **kwargs)
+
         try:
-            return await in_thread(function, *args, **kwargs)
+            return await in_thread(call)
         except OSError as exc:
             raise MediaError(self._unusable.format(folder=self.folder, reason=exc.strerror or exc)) from exc
 

@@ -21,12 +21,14 @@ Check = Callable[[], Awaitable[None]]
 
 _FAULTS: Mapping[str, str] = {
     "closed": "The journal is closed.",
+    "cut": "The journal's log was cut by another program. Start Receiver again, and run: receiver journal check",
     "damaged": "The journal is damaged. Restore it from a backup and start Receiver again.",
     "full": "The disk is full, or nearly. Free some space. Receiver then goes on by itself.",
     "io": "The disk reports errors. Look at the disk and at the system's log.",
     "locked": "Another process has locked the journal. Look for a program that holds it open for writing.",
     "newer": "The journal belongs to a newer Receiver. Start that version.",
     "readonly": "The journal cannot be written. Give Receiver write access to it.",
+    "unopened": "The journal's folder is gone, or cannot be used. Put it back, or start Receiver again.",
     "replaced": "The journal's file was removed or replaced. Put it back, or start Receiver again.",
 }
 """Public sentence of each `JournalError.fault`."""

@@ -43,9 +43,9 @@ def connect(path: Path, busy_seconds: float) -> Connection:
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # It has every prompt. The files beside it get its mode from SQLite. What cannot be made is told by SQLite.
+    # A file that is there is not opened: closing it would drop SQLite's own locks in this process (fcntl(2)).
     with suppress(OSError):
-        os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600))
-        path.chmod(0o600)
+        path.chmod(0o600) if path.exists() else os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
     db = _open(path, busy_seconds)
     db.create_function("casefold", 1, str.casefold, deterministic=True)
     try:
@@ -140,7 +140,8 @@ def journal_error(exc: Exception, path: Path) -> JournalError:
     if isinstance(exc, msgspec.DecodeError):
         return JournalError(f"The journal {path} holds a row that cannot be read: {exc}. Restore a backup.")
     if isinstance(exc, OSError):
-        return JournalError(f"The journal {path} cannot be used: {exc.strerror}. {_PLACE}")
+        fault = "unopened" if isinstance(exc, FileNotFoundError) else ""
+        return JournalError(f"The journal {path} cannot be used: {exc.strerror}. {_PLACE}", fault=fault)
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # Python's own errors have none
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return JournalLocked(

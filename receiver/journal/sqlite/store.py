@@ -6,6 +6,7 @@ import asyncio
 import os
 import queue
 import sqlite3
+import struct
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -47,14 +48,16 @@ class SQLiteStore:
     def __init__(self, path: Path, writer: Connection, reader: Connection, ballast: Ballast) -> None:
         self.place = str(path)
         self.engine_lock = EngineLock(path)
+        self._compacting = EngineLock(path)  # of its own: ours may be held, because we are the engine
         self._path = path
         self._ballast = ballast
         self._damage: JournalError | None = None
         self._closed = False
         self._subscribers: list[tuple[asyncio.AbstractEventLoop, Changed]] = []
         self._identities = identities(path)
+        self._log = Log(path)
         self._cache = RowCache()
-        self._writer = Writer(writer, self._cache, self._committed)
+        self._writer = Writer(writer, self._cache, begun=self._begun, committed=self._committed)
         self._reader = reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
 
@@ -63,7 +66,8 @@ class SQLiteStore:
         await self._writer.aclose()
         self._readers.shutdown(wait=True)
         self._reader.close()
-        self.engine_lock.release()
+        for lock in (self.engine_lock, self._compacting):
+            lock.close()
 
     async def settle(self) -> None:
         """Nothing is swept up later."""
@@ -71,7 +75,9 @@ class SQLiteStore:
     async def check(self, *, space: bool = False) -> None:
         if space:
             await self._take_new()
-            if await asyncio.to_thread(self._ballast.nearly_full):
+            with translated(self._path):  # its folder may be gone
+                nearly_full = await asyncio.to_thread(self._ballast.nearly_full)
+            if nearly_full:
                 raise self._full()
             return
         if self._damage is not None:
@@ -236,14 +242,13 @@ class SQLiteStore:
         return await self._beside(maintenance.back_up, target)
 
     async def compact(self) -> tuple[int, int] | None:
-        lock = EngineLock(self._path)  # of its own: ours may be held, because we are the engine
         try:
-            lock.acquire("journal compact")
+            self._compacting.acquire("journal compact")
             return await self._beside(maintenance.compact)
         except EngineRunning:
             return None
         finally:
-            lock.release()
+            self._compacting.release()
 
     async def scrub(self, words: str) -> str | None:
         """Rewrite the file if no engine runs. Deleted rows are overwritten anyway, except copies that SQLite left when
@@ -282,6 +287,9 @@ class SQLiteStore:
                 await asyncio.to_thread(self._ballast.give_up)
             raise error from exc
 
+    def _begun(self) -> None:
+        self._check_log(committed=False)
+
     def _committed(self) -> None:
         if not self._identities.items() <= identities(self._path).items():
             raise JournalError(
@@ -289,11 +297,20 @@ class SQLiteStore:
                 "is kept now. Put the file back where it was, or restart Receiver to use the file that is there.",
                 fault="replaced",
             )
+        self._check_log(committed=True)
         if self._cache.written:
             written = frozenset(self._cache.written)
             for loop, changed in self._subscribers:
                 with suppress(RuntimeError):  # its loop is closed
                     loop.call_soon_threadsafe(changed, written)
+
+    def _check_log(self, *, committed: bool) -> None:
+        if self._log.is_cut(committed=committed):
+            raise JournalError(
+                f"The log of the journal, {self._path}-wal, was cut by another program since Receiver wrote it. "
+                "Nothing is kept now. Restart Receiver, and look for what was lost with: receiver journal check",
+                fault="cut",
+            )
 
     async def _take_new(self) -> None:
         """Raise JournalError from a full disk on, until there is room for more than what is owed already."""
@@ -335,15 +352,21 @@ class Writer:
     Args:
         connection: for this writer alone.
         cache: follows the transactions.
+        begun: called before anything is written. It raises if what is written would be lost.
         committed: called after each commit, before any caller is answered. It raises if what was committed may be lost.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, cache: RowCache, committed: Callable[[], None] = lambda: None
+        self,
+        connection: sqlite3.Connection,
+        cache: RowCache,
+        *,
+        begun: Callable[[], None] = lambda: None,
+        committed: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._cache = cache
-        self._committed = committed
+        self._begun, self._committed = begun, committed
         self._gathered: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
         self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._closed = False
@@ -409,6 +432,7 @@ class Writer:
         db, running = self._connection, False
         try:
             db.execute("BEGIN IMMEDIATE")  # a deferred transaction that upgrades fails without waiting
+            self._begun()
             self._cache.begin(db)
             running = True
             outcomes: list[_Outcome] = [(future, operation(db), None) for operation, future in batch]
@@ -436,6 +460,9 @@ def _resolve(outcomes: list[_Outcome]) -> None:
             future.set_exception(error)
 
 
+# Changes from outside
+
+
 def identities(path: Path) -> dict[str, tuple[int, int]]:
     """Return device and inode of the journal's file and its log.
 
@@ -447,6 +474,46 @@ def identities(path: Path) -> dict[str, tuple[int, int]]:
             status = os.stat(name)
             found[name] = status.st_dev, status.st_ino
     return found
+
+
+class Log:
+    """The write-ahead log's length and header as of the last commit, to notice that it was cut from outside.
+
+    SQLite does not: it writes behind the cut, and the next start finds nothing there. A header that is new and sound
+    begins the log anew after a checkpoint (https://www.sqlite.org/fileformat2.html#the_write_ahead_log).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = f"{path}-wal"
+        self._header, self._size = b"", 0
+
+    def is_cut(self, *, committed: bool) -> bool:
+        """Return True if it was cut. Ask before each commit's first write, and after each commit."""
+        try:
+            file = os.open(self._name, os.O_RDONLY)
+        except FileNotFoundError:
+            return False  # see `identities`
+        try:
+            header, size = os.pread(file, 32, 0), os.fstat(file).st_size
+        finally:
+            os.close(file)
+        began_anew = header != self._header
+        cut = (committed and size > 0 and not _is_sound(header)) if began_anew else size < self._size
+        if committed and not cut:
+            self._header, self._size = header, size
+        return cut
+
+
+def _is_sound(header: bytes) -> bool:
+    """Return True if a log's header has its own checksum."""
+    if len(header) < 32 or header[:4] not in (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"):
+        return False
+    words = struct.unpack(">6I" if header[3] & 1 else "<6I", header[:24])
+    one = two = 0
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        one = (one + first + two) % 2**32
+        two = (two + second + one) % 2**32
+    return struct.pack(">2I", one, two) == header[24:]
 
 
 async def open_store(
