@@ -95,7 +95,11 @@ _WORDS = tuple(
     )
 )
 """Meanings by the store's own message, before its code: several stores call all of this AccessDenied."""
-_CHECKSUM = re.compile(r"Content-MD5|x-amz-checksum|x-amz-sdk-checksum", re.IGNORECASE)
+_CHECKSUM = re.compile(
+    r"(?:Content-MD5|x-amz-(?:sdk-)?checksum).{0,60}required|required header.{0,60}(?:Content-MD5|checksum)"
+    r"|MissingContentMD5",
+    re.IGNORECASE,
+)
 _MESSAGE = re.compile(r"<Message>([^<]{1,2000})</Message>")
 MAX_SAID = 160
 """Characters of the store's own message that a sentence repeats."""
@@ -169,4 +173,4 @@ def said(text: str) -> str:
 
 def wants_checksum(text: str) -> bool:
     """Return True if a bucket refused a put because it had no checksum, as those with Object Lock do."""
-    return "<Code>InvalidRequest</Code>" in text and bool(_CHECKSUM.search(text))
+    return bool(_CHECKSUM.search(text))

@@ -102,7 +102,7 @@ class Place:
             timeout=max(seconds, 1.0),
             log_level=logging.DEBUG,
         )
-        reason = "" if result else self._redacted(" ".join(entry.message for entry in result.logs()))
+        reason = "" if result else self._redacted(" ".join(_words(entry.message) for entry in result.logs()))
         late = any(service.status == AppriseResultStatus.TIMEOUT for service in result)
         return Outcome(bool(result), late, reason)
 
@@ -154,6 +154,13 @@ def _open(url: str) -> Any:
     if found.service_name == _MAIL:
         found.request_rate_per_sec = 0  # a mail server needs no pause of 5.5 s between two mails
     return found
+
+
+def _words(message: str) -> str:
+    """Return a message of Apprise's without its label, cut long before anything slow is done with it."""
+    for label in _DETAILS:
+        message = message.removeprefix(f"{label}:")
+    return message[: 5 * LONGEST_REASON]
 
 
 def _says_why(record: logging.LogRecord) -> bool:
