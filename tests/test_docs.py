@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import handbook
@@ -138,3 +139,16 @@ def test_the_top_level_holds_what_belongs_there() -> None:
 def test_every_link_to_a_file_leads_somewhere(text: str) -> None:
     """Pictures and pages that are linked are in the repository."""
     assert text.startswith("https://") or (ROOT / text).exists()
+
+
+def test_the_description_for_an_index_links_to_no_file() -> None:
+    """An index shows neither pictures nor pages of the repository."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    description = (ROOT / project["readme"]).read_text()
+    assert "](" not in description
+    assert "receiver help" in description
+
+
+def test_nothing_is_installed_by_a_name_that_no_index_has() -> None:
+    """Only from a clone or a wheel."""
+    assert not re.search(r"pip install[^\n]*imagine-receiver", EVERYTHING)

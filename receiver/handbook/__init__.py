@@ -6,7 +6,7 @@ import re
 from importlib.resources import files
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Use": ("submit", "cli", "page", "callbacks", "destinations"),
+    "Use": ("about", "submit", "cli", "page", "callbacks", "destinations"),
     "Destinations": ("file", "s3", "slack", "discord", "chat", "webhook", "command"),
     "Programs": ("python", "http", "handlers"),
     "Deployment": ("server", "postgres", "bucket", "functions", "lambda", "proxy"),
