@@ -360,6 +360,16 @@ async def test_markup_of_others_is_text_where_apprise_renders_it(tmp_path: Path,
         assert not re.search(r"(?<!\\)(\*|\[|`|#)", text)
 
 
+@pytest.mark.parametrize(("prompt", "least"), [("*" * 9000, 1900), ("boat " * 2000, 3900)])
+async def test_a_text_above_the_limit_of_a_service_is_cut(tmp_path: Path, prompt: str, least: int) -> None:
+    """Mattermost takes 4000 characters. Escaping doubles a text at most, and is counted."""
+    async with wall() as place:
+        handler = handler_of(f"mmost://{place.url.removeprefix('http://')}/{'a' * 24}")
+        await handler.deliver(said(make_attempt(tmp_path, media=()), prompt))
+        await handler.aclose()
+    assert least < len(place.posts[0]["text"]) <= 4000
+
+
 async def test_an_answer_of_a_place_is_read_and_unpacked_under_a_cap(tmp_path: Path) -> None:
     """Apprise would read all of it into memory."""
     packed = gzip.compress(bytes(200 * 2**20), 1)

@@ -90,9 +90,11 @@ class Place:
         if not hasattr(self._own, "apprise"):  # one for each thread: places keep sessions, which threads may not share
             self._own.apprise = Apprise()
             self._own.apprise.add(_open(self._url))
-        body, form = cut(body, max(self._example.body_maxlen - len(title) - 20, 100)), "text"
-        if self.service in _MARKDOWN:
-            body, form = text_to_markdown(body), "markdown"  # type: ignore[no-untyped-call]
+        room, form = max(self._example.body_maxlen - len(title) - 20, 100), "text"
+        body = cut(body, room)
+        if self.service in _MARKDOWN or self._example.resolve_format("text") == "markdown":
+            escaped, form = _escaped(body), "markdown"
+            body = escaped if len(escaped) <= room else _escaped(cut(body, room // 2))  # it doubles at most
         result = self._own.apprise.notify(
             title=title,
             body=body,
@@ -114,6 +116,10 @@ class Place:
             if len(part) >= _SHORTEST and part.lower() != host:
                 text = text.replace(part, REDACTED)
         return redact(" ".join(text.split()))[:LONGEST_REASON]
+
+
+def _escaped(text: str) -> str:
+    return str(text_to_markdown(text))  # type: ignore[no-untyped-call]
 
 
 def subject(text: str, most: int) -> str:
