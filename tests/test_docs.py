@@ -11,10 +11,12 @@ import pytest
 from handbooks import BLOCKS, EVERYTHING, PAGES, ROOT, TEXTS, region
 
 from receiver.app.factory import route_of
+from receiver.errors import SettingsError
 from receiver.events import EVENT_TYPES
 from receiver.handbook import PAGES as LISTED
 from receiver.handlers.registry import HandlerDoc, build, describe_handlers
 from receiver.settings import describe, load
+from receiver.settings.model import PAGES as SETTING_PAGES
 
 TOP_LEVEL = {"pyproject.toml", "receiver", "tests", "scripts", "Procfile", "README.md"}
 
@@ -152,3 +154,30 @@ def test_the_description_for_an_index_links_to_no_file() -> None:
 def test_nothing_is_installed_by_a_name_that_no_index_has() -> None:
     """Only from a clone or a wheel."""
     assert not re.search(r"pip install[^\n]*imagine-receiver", EVERYTHING)
+
+
+def test_pages_that_errors_name_exist() -> None:
+    """As an attribute of a class, of one error, or of a setting."""
+    sources = [path.read_text() for path in (ROOT / "receiver").rglob("*.py")]
+    named = {name for text in sources for name in re.findall(r'\bpage=?(?: = )?"([a-z0-9]+)"', text)}
+    assert {"settings", "proxy", "callbacks", "destinations", "bucket", "server"} <= named | set(SETTING_PAGES.values())
+    assert (named | set(SETTING_PAGES.values())) - set(PAGES) == set()
+    assert set(SETTING_PAGES) <= {doc.name for doc in describe()}
+
+
+@pytest.mark.parametrize(
+    ("environ", "page"),
+    [
+        ({"RECEIVER_PUBLIC_URL": "receiver.example.com"}, "proxy"),
+        ({"RECEIVER_KEEP_MEDIA": "soon"}, "operate"),
+        ({"RECEIVER_NOPE": "1"}, "settings"),
+        ({"RECEIVER_KEEP_MEDIA": "soon", "RECEIVER_PUBLIC_URL": "x"}, "settings"),
+        ({"RECEIVER_TO": "slack://pictures?nope=1"}, "slack"),
+        ({"RECEIVER_TO": "nope://pictures"}, "destinations"),
+    ],
+)
+def test_a_wrong_setting_names_its_page(tmp_path: Path, environ: dict[str, str], page: str) -> None:
+    """The page of the setting or of the handler, or the list of settings for several."""
+    with pytest.raises(SettingsError) as caught:
+        [build(item) for item in load(environ, tmp_path).resolved_destinations()]
+    assert caught.value.with_page == f"{caught.value} (receiver help {page})"

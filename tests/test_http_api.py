@@ -261,7 +261,8 @@ async def test_a_key_makes_one_submission(tmp_path: Path) -> None:
         assert (first.status_code, second.status_code) == (201, 200)
         assert second.json()["id"] == first.json()["id"]
         assert second.headers["location"] == first.headers["location"]
-        problem(await client.post("/submissions", json=PROMPT, headers=headers), 409)
+        taken = problem(await client.post("/submissions", json=PROMPT, headers=headers), 409)
+        assert taken["help"] == "receiver help http"
         third = await other.post("/submissions", json=body, headers=headers)
         assert third.status_code == 201
         assert third.json()["id"] != first.json()["id"]
