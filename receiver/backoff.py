@@ -47,6 +47,13 @@ JOURNAL: tuple[float, ...] = (1, 2, 5, 10)
 DOWN_AFTER = 5
 """Failures in a row after which a destination counts as down."""
 
+DOWN_AFTER_SUCCESS = 50
+"""The same, while its last success is recent. Then some events fail while others succeed."""
+
+PROBE = 2.0
+"""Seconds between probes of a paused destination with a delivery that has not failed. One event that fails must not
+hold up others."""
+
 PAUSE: tuple[float, ...] = (10, 30, MINUTE, 2 * MINUTE, 5 * MINUTE)
 """Pauses of a destination that is down, each ended by a delivery as a probe. The last one repeats."""
 
@@ -66,11 +73,11 @@ def wait_forever(schedule: Sequence[float], failures: int, *, random: Callable[[
     return schedule[min(max(failures, 1), len(schedule)) - 1] * (0.9 + 0.2 * random())
 
 
-def pause(failures: int, *, random: Callable[[], float] = random.random) -> float | None:
+def pause(failures: int, down_after: int = DOWN_AFTER, *, random: Callable[[], float] = random.random) -> float | None:
     """Return seconds of pause after so many failures of a destination in a row. None while it counts as up."""
-    if failures < DOWN_AFTER:
+    if failures < down_after:
         return None
-    return wait_forever(PAUSE, failures - DOWN_AFTER + 1, random=random)
+    return wait_forever(PAUSE, failures - down_after + 1, random=random)
 
 
 def retry_after(headers: Mapping[str, str], now: float | None) -> float | None:

@@ -113,7 +113,8 @@ class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         handler: the name of its handler.
         failures: attempts in a row that failed.
-        paused_until_ms: nothing is claimed for it until then. After a pause for failures, the next claim is a probe.
+        paused_until_ms: nothing is claimed for it until then, except probes.
+        probe_due_ms: not None while it is down. From then on, one delivery that has not failed may run in a pause.
         paused_reason: a sentence.
         last_success_ms: to the second.
         last_error: error of the last attempt that failed or was rejected.
@@ -124,6 +125,7 @@ class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
     handler: str
     failures: int = 0
     paused_until_ms: int | None = None
+    probe_due_ms: int | None = None
     paused_reason: str | None = None
     last_success_ms: int | None = None
     last_error_ms: int | None = None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from journals import NOW, completion, due_file, fill, owe, submission, take
 
-from receiver.backoff import DELIVERY, DOWN_AFTER, PAUSE, pause
+from receiver.backoff import DELIVERY, DOWN_AFTER, PAUSE, PROBE, pause
 from receiver.deliveries import DestinationRecord
 from receiver.journal import Journal, Work
 
@@ -49,7 +49,7 @@ async def test_failures_in_a_row_pause_a_destination(journal: Journal) -> None:
     assert 0.9 * PAUSE[0] <= (row.paused_until_ms - NOW) / 1000 <= 1.1 * PAUSE[0]
     assert row.paused_reason == "5 attempts in a row have failed, the last one with: connection refused"
     assert (row.display_status(NOW), row.last_error, row.last_error_ms) == ("paused", "connection refused", NOW)
-    assert await take(journal, row.paused_until_ms - NOW - 1) == []
+    assert await take(journal, int(PROBE * 1000) - 1) == []
     assert len(await take(journal, destination="screen")) == 1
 
 
@@ -145,6 +145,41 @@ async def test_a_success_between_failures_starts_the_count_again(journal: Journa
         assert (await state(journal)).display_status(NOW) == "failing"
         await end(journal, works[0], "succeeded")
     assert (await state(journal)).failures == 0
+
+
+@pytest.mark.parametrize(("poison", "good"), [(8, 24), (30, 60)])
+async def test_events_that_fail_hold_up_no_others(journal: Journal, poison: int, good: int) -> None:
+    """The poison was first. A pause for failures is probed with what has not failed, and while others succeed, failures
+    make no pause: all good ones are delivered within ten seconds."""
+    await fill(journal, poison + good)
+    owed = sorted(item.id for item in await journal.deliveries(limit=1000))
+    bad, made = set(owed[:poison]), 0
+    for second in range(10):
+        while works := await take(journal, 1000 * second, limit=4):
+            for work in works:
+                outcome = "failed" if work.delivery.id in bad else "succeeded"
+                await end(journal, work, outcome, at=1000 * second)
+                made += outcome == "succeeded"
+    assert made == good
+
+
+async def test_what_has_failed_is_no_probe_in_a_pause(journal: Journal) -> None:
+    """With nothing else due, nothing runs until the pause is over."""
+    await fill(journal, DOWN_AFTER)
+    for work in await take(journal, limit=DOWN_AFTER):
+        await end(journal, work, due_ms=NOW)
+    assert await take(journal, int(PROBE * 1000)) == []
+    row = await state(journal)
+    assert len(await take(journal, (row.paused_until_ms or 0) - NOW)) == 1
+
+
+async def test_a_wait_that_was_asked_for_is_not_probed(journal: Journal) -> None:
+    """Down or not, a place that named a time is left alone until then."""
+    await fill(journal, 20)
+    await bring_down(journal)
+    await journal.pause("folder", NOW + HOUR, "429")
+    assert await take(journal, HOUR - 1) == []
+    assert len(await take(journal, HOUR)) == 1
 
 
 async def test_a_success_ends_no_rate_limit(journal: Journal) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -22,12 +23,17 @@ from receiver.journal.store import Counts, Filter, Key, LeftFile, NeededFile, Ro
 
 T = TypeVar("T")
 
+Start = Callable[[Document, str, str, int], tuple[Document, Delivery | None]]
+"""Starts a delivery to a destination for an owner at a time, or none."""
+
 PAGE = 200
 STEP = 25
 """Submissions that one step of a purge deletes."""
 HEALTH_SECONDS = 0.5
 """A claim knows pauses of other processes at most so much later."""
 MAX_ACTIONS = 500
+PROBE_AMONG = 32
+"""Deliveries among which a probe is chosen."""
 PROBE_MS = 60_000
 """Milliseconds after which a claim of a probe is taken for one of a process that has ended."""
 
@@ -51,6 +57,7 @@ class Journal:
         self._destinations: Shared[dict[str, DestinationRecord]] = Shared(
             store, "destinations", dict[str, DestinationRecord], {}
         )
+        self._probed = Counter[str]()
         self._troubles: Shared[dict[str, Trouble]] = Shared(store, "troubles", dict[str, Trouble], {})
         self._actions: Shared[list[Action]] = Shared(store, "actions", list[Action], [])
 
@@ -259,17 +266,22 @@ class Journal:
         """Start up to `limit` due deliveries of one destination, never two of one submission at once.
 
         While the destination is paused, nothing starts. While it is down, one starts if nothing else runs there (a
-        probe). A claim lasts until it is completed or its engine has expired.
+        probe). In a pause for failures that is one that has not failed itself. A claim lasts until it is completed or
+        its engine has expired.
         """
         known = await self._destinations.read(max(self.store.cache_seconds, HEALTH_SECONDS))
         record = known.get(destination)
         if record is None or not (record.paused(now_ms) or transitions.is_down(record)):
             return await self._claim(destination, owner, now_ms, limit)
-        return [] if record.paused(now_ms) or limit <= 0 else await self._probe(destination, owner, now_ms)
+        if limit <= 0 or not transitions.may_probe(record, now_ms):
+            return []
+        return await self._probe(destination, owner, now_ms)
 
-    async def _claim(self, destination: str, owner: str, now_ms: int, limit: int) -> list[Work]:
+    async def _claim(
+        self, destination: str, owner: str, now_ms: int, limit: int, start: Start = transitions.claim
+    ) -> list[Work]:
         def transition(document: Document) -> tuple[Document, tuple[Document, Delivery] | None]:
-            after, taken = transitions.claim(document, destination, owner, now_ms)
+            after, taken = start(document, destination, owner, now_ms)
             return after, None if taken is None else (after, taken)
 
         claimed = await self.store.claim(destination, now_ms, limit, transition) if limit > 0 else []
@@ -291,11 +303,33 @@ class Journal:
             if await self.store.page("deliveries", running, limit=1):
                 return []
             record = (await self._destinations.read()).get(destination)
-            if record is not None and record.paused(now_ms):
+            if record is not None and not transitions.may_probe(record, now_ms):
                 return []  # the last probe has just failed, which is noted before its end
+            taken = await self._claim_fresh(destination, owner, now_ms)
+            if taken or (record is not None and record.paused(now_ms)):
+                return taken
             return await self._claim(destination, owner, now_ms, 1)
         finally:
             await self.store.swap(key, None, version)
+
+    async def _claim_fresh(self, destination: str, owner: str, now_ms: int) -> list[Work]:
+        """Claim one of the first deliveries that have not failed: the last of them and any of them, in turns. Those due
+        first may be of the same kind as the ones that have failed."""
+        self._probed[destination] += 1
+        last = self._probed[destination] % 2
+        skip, seen = PROBE_AMONG - 1 if last else random.randrange(PROBE_AMONG), 0  # noqa: S311 - no secret
+
+        def start(document: Document, destination: str, owner: str, now_ms: int) -> tuple[Document, Delivery | None]:
+            nonlocal seen
+            after, taken = transitions.claim_fresh(document, destination, owner, now_ms)
+            seen += taken is not None
+            return (after, taken) if seen > skip else (document, None)
+
+        taken = await self._claim(destination, owner, now_ms, 1, start)
+        if taken or not seen:
+            return taken
+        skip, seen = seen - 1, 0  # there are fewer
+        return await self._claim(destination, owner, now_ms, 1, start)
 
     async def complete(self, completion: Completion) -> bool:
         """Record the end of an attempt, and the health of its destination: failures in a row pause it.
@@ -388,7 +422,11 @@ class Journal:
 
         def clamped(known: dict[str, DestinationRecord]) -> dict[str, DestinationRecord]:
             return {
-                name: replace(record, paused_until_ms=transitions.clamped(record.paused_until_ms, "pause", now_ms))
+                name: replace(
+                    record,
+                    paused_until_ms=transitions.clamped(record.paused_until_ms, "pause", now_ms),
+                    probe_due_ms=transitions.clamped(record.probe_due_ms, "pause", now_ms),
+                )
                 for name, record in known.items()
             }
 

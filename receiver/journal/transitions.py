@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from receiver.backoff import DELIVERY, DOWN_AFTER, FILES, LONGEST_RETRY_AFTER, MEDIA, MOST, PROVISIONAL, pause, wait
+from receiver.backoff import (
+    DELIVERY,
+    DOWN_AFTER,
+    DOWN_AFTER_SUCCESS,
+    FILES,
+    LONGEST_RETRY_AFTER,
+    MEDIA,
+    MOST,
+    PROBE,
+    PROVISIONAL,
+    pause,
+    wait,
+)
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DestinationRecord
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, new_id
@@ -289,38 +301,48 @@ def speaks(completion: Completion) -> bool:
 
 SUCCESS_MS = 60_000
 """Precision of `last_success_ms`: a success is written down at most once a minute while all goes well."""
+RECENT_MS = 2 * SUCCESS_MS
+"""Age up to which a success is recent. It may be a minute younger than its record."""
 
 
 def noted(record: DestinationRecord, completion: Completion) -> DestinationRecord:
-    """Return a destination's record after an attempt: failures in a row pause it, a success ends a pause that is over.
+    """Return a destination's record after an attempt: failures in a row pause it, a success ends that pause.
 
-    A rejection is about one delivery. A failure during a pause began before the pause. Neither makes it longer.
+    A rejection is about one delivery. A failure during a pause is that of a probe, or began before. Neither makes it
+    longer. While the last success is recent, more failures are needed, because others succeed.
     """
     now_ms = completion.finished_ms
     if completion.outcome == "succeeded":
         over = record.paused_until_ms is not None and not record.paused(now_ms)
         if not record.failures and not over and abs((record.last_success_ms or 0) - now_ms) < SUCCESS_MS:
             return record
-        if not record.paused(now_ms):
+        if may_probe(record, now_ms):
             record = replace(record, paused_until_ms=None, paused_reason=None)
-        return replace(record, failures=0, last_success_ms=now_ms)
+        return replace(record, failures=0, probe_due_ms=None, last_success_ms=now_ms)
     told = replace(record, last_error_ms=now_ms, last_error=completion.detail)
-    if not completion.counts or record.paused(now_ms):
+    if not completion.counts:
         return told
+    probe_due_ms = now_ms + int(PROBE * 1000)
+    if record.paused(now_ms):
+        return replace(told, probe_due_ms=probe_due_ms) if may_probe(record, now_ms) else told
     failures = record.failures + 1
-    seconds = pause(failures)
+    recent = not is_down(record) and 0 <= now_ms - (record.last_success_ms or 0) < RECENT_MS
+    seconds = pause(failures, DOWN_AFTER_SUCCESS if recent else DOWN_AFTER)
     if seconds is None:
         return replace(told, failures=failures)
     return replace(
         told,
         failures=failures,
+        probe_due_ms=probe_due_ms,
         paused_until_ms=now_ms + int(seconds * 1000),
         paused_reason=f"{failures} attempts in a row have failed, the last one with: {completion.detail}",
     )
 
 
 def paused(record: DestinationRecord, until_ms: int, reason: str) -> DestinationRecord:
-    """Return the record with a pause. Of two pauses the longer one counts."""
+    """Return the record with a pause that was asked for, in which nothing runs. Of two pauses the longer one counts."""
+    if record.probe_due_ms is not None:
+        record = replace(record, probe_due_ms=max(record.probe_due_ms, until_ms))
     if (record.paused_until_ms or 0) >= until_ms:
         return record
     return replace(record, paused_until_ms=until_ms, paused_reason=reason)
@@ -328,12 +350,23 @@ def paused(record: DestinationRecord, until_ms: int, reason: str) -> Destination
 
 def resumed(record: DestinationRecord) -> DestinationRecord:
     """Return the record without a pause and without failures."""
-    return replace(record, failures=0, paused_until_ms=None, paused_reason=None)
+    return replace(record, failures=0, paused_until_ms=None, probe_due_ms=None, paused_reason=None)
 
 
 def is_down(record: DestinationRecord) -> bool:
     """Return True if a destination gets one delivery at a time, as a probe."""
-    return record.failures >= DOWN_AFTER
+    return record.probe_due_ms is not None
+
+
+def may_probe(record: DestinationRecord, now_ms: int) -> bool:
+    """Return True if one delivery may run: the pause is over, or it is for failures and the next probe is due."""
+    return not record.paused(now_ms) or (record.probe_due_ms is not None and record.probe_due_ms <= now_ms)
+
+
+def claim_fresh(document: Document, destination: str, owner: str, now_ms: int) -> tuple[Document, Delivery | None]:
+    """Start a due delivery as `claim` does, unless it has failed before."""
+    after, taken = claim(document, destination, owner, now_ms)
+    return (document, None) if taken is not None and taken.failures else (after, taken)
 
 
 def end_wait(document: Document, destination: str, until_ms: int) -> Document:
