@@ -39,18 +39,15 @@ DisplayStatus = Literal[
     "succeeded",
     "failed",
     "lost",
+    "alert",
 ]
-DISPLAY_STATUSES: tuple[DisplayStatus, ...] = get_args(DisplayStatus)
-Source = Literal["submit", "callback", "poll", "deadline"]
+ALERT_KIND = "alert"
+"""Kind of the submissions that hold an alert (`engine.alerts`) and no request. No list of tasks shows them."""
+DISPLAY_STATUSES: tuple[DisplayStatus, ...] = tuple(name for name in get_args(DisplayStatus) if name != ALERT_KIND)
+Source = Literal["submit", "callback", "poll", "deadline", "engine"]
 
-EVENT_TYPES: tuple[EventType, ...] = (
-    "task.accepted",
-    "task.progressed",
-    "task.input_required",
-    "task.succeeded",
-    "task.failed",
-    "task.lost",
-)
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+ALERT_TYPES: tuple[EventType, ...] = tuple(type for type in EVENT_TYPES if type.startswith("receiver."))
 TERMINAL_TYPES: tuple[EventType, ...] = ("task.succeeded", "task.failed", "task.lost")
 PROVISIONAL_TYPES: tuple[EventType, ...] = ("task.failed", "task.lost")
 """Ends that a later SUCCESS may supersede (PROTOCOL.md §6, §8: a FAILURE may be false)."""
@@ -316,6 +313,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def display_status(self) -> DisplayStatus:
         """Status in one word, for people."""
+        if self.kind == ALERT_KIND:
+            return "alert"
         if self.ended is not None:
             return _END_STATUSES[self.ended]
         if self.awaits_input:
@@ -375,6 +374,18 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     further: int = 0
     task: Task | None = None
     schema: int = SCHEMA
+
+
+def alert_event(
+    type: EventType, text: str, *, created_ms: int, labels: dict[str, str], submission_id: str | None = None
+) -> Event:
+    """Return the event of an alert, of a new submission unless its id is given. It has no task and no prompt."""
+    row_id = submission_id or new_id(created_ms)
+    return Event(
+        id=event_id(row_id, type), type=type, submission_id=row_id, created_ms=created_ms, source="engine",
+        task_id=None, status="", progress=None, prompt="", kind=ALERT_KIND, labels=labels, state=None, parent_id=None,
+        confirmed=True, reason=text,
+    )  # fmt: skip
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True):

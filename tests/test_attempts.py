@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from PIL import Image
 
-from receiver.events import EVENT_TYPES, Event, EventType
+from receiver.events import ALERT_TYPES, EVENT_TYPES, Event, EventType
 from receiver.handlers.base import Attempt
 from receiver.media import sniff
 from receiver.tasks import event_type
@@ -28,7 +28,16 @@ def test_pictures_are_real(tmp_path: Path) -> None:
             assert image.size == (16, 16)
 
 
-@pytest.mark.parametrize("type", EVENT_TYPES)
+@pytest.mark.parametrize("type", ALERT_TYPES)
+def test_alerts_have_no_task(type: EventType) -> None:
+    """The journal keeps them as they are, and the sentence is the reason."""
+    event = make_event(type)
+    assert msgspec.json.decode(msgspec.json.encode(event), type=Event) == event
+    assert (event.task, event.task_id, event.prompt, event.kind) == (None, None, "", "alert")
+    assert event.reason
+
+
+@pytest.mark.parametrize("type", [type for type in EVENT_TYPES if type not in ALERT_TYPES])
 def test_events_are_as_intake_writes_them(type: EventType) -> None:
     """Of every type, kept by the journal as they are; a task's status agrees with what the event says."""
     event = make_event(type)

@@ -23,7 +23,7 @@ def test_every_event_has_a_title_and_says_the_prompt(type: EventType, tmp_path: 
     attempt = make_attempt(tmp_path, type)
     post = post_of(attempt)
     assert post.title
-    assert attempt.event.prompt in post.body
+    assert (attempt.event.prompt or attempt.event.reason or "?") in post.body
     assert bool(post.advice) == (type in ("task.failed", "task.lost", "task.input_required"))
 
 

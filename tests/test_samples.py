@@ -10,7 +10,7 @@ from PIL import Image
 
 from receiver.app import find_destination, try_destination
 from receiver.errors import NotDelivered, NotFound, SettingsError
-from receiver.events import EVENT_TYPES, EventType
+from receiver.events import ALERT_TYPES, EVENT_TYPES, EventType
 from receiver.handlers.samples import LABELS, PROMPT, sample_attempt, sample_event, sample_picture
 from receiver.settings import Destination, load
 from receiver.testing import make_media
@@ -32,7 +32,7 @@ def test_it_is_marked_as_a_sample(tmp_path: Path, type: EventType) -> None:
     event = sample_event(type, 1_732_200_402_250)
     (picture,) = make_media(tmp_path)
     attempt = sample_attempt(event, destination="x", deadline=1.0, picture=picture)
-    assert (event.type, event.prompt, event.labels) == (type, PROMPT, LABELS)
+    assert (event.type, event.prompt, event.labels) == (type, "" if type in ALERT_TYPES else PROMPT, LABELS)
     assert PROMPT.startswith("SAMPLE")
     assert (event.reason or "SAMPLE").startswith("SAMPLE")
     assert event.id.startswith(f"{event.submission_id}.{type}")

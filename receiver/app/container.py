@@ -12,6 +12,7 @@ import structlog
 from receiver.app.functions import FunctionHandler
 from receiver.backoff import UNLINKED
 from receiver.clock import Clock
+from receiver.engine.alerts import Alerts
 from receiver.engine.archiver import Archiver
 from receiver.engine.attempts import OpenDestination
 from receiver.engine.dispatcher import Dispatcher
@@ -92,6 +93,7 @@ class Runtime:
     ) -> None:
         self.journal = journal
         self.destinations = destinations
+        self.routes = routes
         self.clock = clock
         self.retry_outage = RetryOutage(clock)
         self.settings = settings
@@ -172,6 +174,7 @@ class Runtime:
                 "reconcile": reconciler.reconcile_once,
                 "archive": archiver.archive_once,
                 "callbacks": callback_health.check_once,
+                "alerts": Alerts(journal=self.journal, routes=self.routes, clock=self.clock).alert_once,
                 "purge": retention_of(self.settings, self.journal, self.clock, store=self.store).sweep_once,
             },
             destinations={

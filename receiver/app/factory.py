@@ -25,6 +25,8 @@ from receiver.telemetry import learn
 
 log = structlog.get_logger("receiver.engine")
 
+EVERY_ALERT = "receiver.*"
+"""The name for all alerts in a destination's `events`."""
 CLOSE_SECONDS = 1.0
 """Time for all handlers together to close."""
 ACTIONS = (
@@ -129,9 +131,10 @@ def check_link(name: str, handler: Handler, names: Iterable[str]) -> None:
 
 def route_of(item: Destination) -> Route:
     """Return the route of a destination. A SettingsError has a line for each event type or action that is unknown."""
+    events = [name for name in item.events if name != EVERY_ALERT]
     actions = [action.upper() for action in item.actions]
     problems = [
-        *_unknown(item, "events", "event type", item.events, EVENT_TYPES),
+        *_unknown(item, "events", "event type", events, EVENT_TYPES),
         *_unknown(item, "actions", "provider action", (one for one in actions if "*" not in one), ACTIONS),
     ]
     if problems:
@@ -139,7 +142,8 @@ def route_of(item: Destination) -> Route:
     return Route(
         destination=item.name,
         progress=item.progress,
-        types=cast("frozenset[EventType]", frozenset(item.events)) if item.events else None,
+        types=cast("frozenset[EventType]", frozenset(events)) if item.events else None,
+        alerts=item.alerts or EVERY_ALERT in item.events,
         actions=frozenset(actions),
         labels=tuple(item.labels.items()),
     )

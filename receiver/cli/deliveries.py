@@ -32,7 +32,7 @@ from receiver.cli.tables import DELIVERIES, EVENTS
 from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, AttemptOutcome, AttemptRecord, Delivery
 from receiver.errors import InputError
-from receiver.events import EVENT_TYPES, Event, EventType, Submission
+from receiver.events import ALERT_TYPES, EVENT_TYPES, Event, EventType, Submission
 from receiver.journal import Journal
 from receiver.journal.selection import REPLAYED, Replayed, ReplayOutcome, Selection
 
@@ -63,6 +63,7 @@ _HAPPENED: dict[EventType, str] = {
     "task.succeeded": "the task succeeded",
     "task.failed": "the task failed",
     "task.lost": "the task had no end within the deadline",
+    **dict.fromkeys(ALERT_TYPES, "an alert about this installation"),
 }
 _MEANING: dict[AttemptOutcome, str] = {
     "failed": "it did not work; counts towards giving up",

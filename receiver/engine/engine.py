@@ -51,7 +51,7 @@ SEND_SECONDS = 600.0
 MUCH = 4
 """A step with this count is repeated, because there may be more. In a bucket each search costs requests."""
 OVERDUE = ("send", "reconcile", "archive", "dispatch")
-DAILY = ("callbacks", "purge")
+DAILY = ("callbacks", "alerts", "purge")
 
 
 TICK = 1.0

@@ -14,7 +14,7 @@ from typing import Literal, NoReturn
 from receiver import pictures
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError
-from receiver.events import Event, EventType
+from receiver.events import ALERT_TYPES, Event, EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.result_files import file_stem, texts
 from receiver.tasks import Task
@@ -36,6 +36,16 @@ _TITLES: dict[EventType, tuple[str, Mood]] = {
     "task.succeeded": ("Ready", "good"),
     "task.failed": ("Failed", "bad"),
     "task.lost": ("No result", "bad"),
+    "receiver.destination_paused": ("A destination gets nothing", "bad"),
+    "receiver.destination_resumed": ("A destination works again", "good"),
+    "receiver.delivery_dead": ("A delivery is dead", "bad"),
+    "receiver.delivery_recovered": ("No delivery is dead any more", "good"),
+    "receiver.provider_unreachable": ("The provider cannot be used", "bad"),
+    "receiver.provider_recovered": ("The provider answers again", "good"),
+    "receiver.callbacks_missing": ("Callbacks are missing", "bad"),
+    "receiver.callbacks_returned": ("Callbacks come again", "good"),
+    "receiver.disk_low": ("The disk is nearly full", "bad"),
+    "receiver.disk_recovered": ("There is space on the disk again", "good"),
 }
 _PLAIN_BUTTON = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .()]{0,30}\Z")
 """Name of a button that may be in a title or command: it contains no chat's markup."""
@@ -115,7 +125,7 @@ def post_of(attempt: Attempt, *, remark: str = "") -> Post:
         mood=mood,
         prompt=clean(event.prompt),
         texts=tuple(clean(text) for text in texts(event)),
-        reason=clean(event.reason or "") if mood == "bad" else "",
+        reason=clean(event.reason or "") if mood == "bad" or event.type in ALERT_TYPES else "",
         advice=what_to_do,
         command=command,
         steps=clean(", ".join(buttons)),

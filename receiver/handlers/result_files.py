@@ -18,7 +18,7 @@ from ulid import ULID
 
 from receiver.disk import in_thread
 from receiver.errors import MediaError
-from receiver.events import Event, EventType
+from receiver.events import ALERT_TYPES, Event, EventType
 from receiver.handlers.base import Attempt, StoredMedia
 from receiver.handlers.cloudevents import iso_time
 from receiver.tasks import Task
@@ -28,8 +28,10 @@ BLOCK = 1024 * 1024
 HEADER = 33
 """Bytes of a PNG's signature and its IHDR chunk, which always comes first."""
 SOFTWARE = "imagine-receiver"
-SIDECAR_EVENTS: frozenset[EventType] = frozenset({"task.input_required", "task.succeeded", "task.failed", "task.lost"})
-"""Events after which nothing comes by itself. A destination that keeps files writes a sidecar for each."""
+SIDECAR_EVENTS: frozenset[EventType] = frozenset(
+    {"task.input_required", "task.succeeded", "task.failed", "task.lost", *ALERT_TYPES}
+)
+"""Events after which nothing comes by itself, and alerts. A destination that keeps files writes a sidecar for each."""
 
 _LINKS = re.compile(r"\S*://\S*")
 # Midjourney reads flags at the end of a prompt only. Phones turn "--" into a dash.

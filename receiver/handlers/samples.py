@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterable
 
 from receiver.deliveries import Receipt
-from receiver.events import Event, EventType, event_id, new_id
+from receiver.events import ALERT_TYPES, Event, EventType, alert_event, event_id, new_id
 from receiver.handlers.base import Attempt, StoredMedia, no_tiles
 from receiver.handlers.result_files import png_chunk
 from receiver.tasks import Button, Task
@@ -35,6 +35,8 @@ _PERCENT: dict[EventType, int] = {"task.progressed": 40, "task.succeeded": 100}
 
 def sample_event(type: EventType, now_ms: int) -> Event:
     """Return an event of a task that was never submitted."""
+    if type in ALERT_TYPES:
+        return alert_event(type, REASON, created_ms=now_ms, labels=LABELS)
     succeeded = type == "task.succeeded"
     task = Task(
         id="0000000000000000",

@@ -27,6 +27,7 @@ from receiver.backoff import CONFIRM, FILES, PROVISIONAL, SEND, UNLINKED, wait_f
 from receiver.deliveries import Delivery
 from receiver.errors import Refused
 from receiver.events import (
+    ALERT_TYPES,
     PROVISIONAL_TYPES,
     Claim,
     Event,
@@ -66,6 +67,7 @@ class Route:
     Attributes:
         progress: True adds `task.accepted` and `task.progressed`.
         types: event types. None: every decisive one.
+        alerts: True adds the alerts about this installation.
         actions: only tasks with these provider actions, e.g. `UPSCALE` (PROTOCOL.md §5). Empty: all.
         labels: only submissions with all these labels, as (name, value).
 
@@ -75,12 +77,17 @@ class Route:
     destination: str
     progress: bool = False
     types: frozenset[EventType] | None = None
+    alerts: bool = False
     actions: frozenset[str] = frozenset()
     labels: tuple[tuple[str, str], ...] = ()
 
     def wants(self, type: EventType) -> bool:
         """Return True if events of this type are for the destination."""
-        return type in (_ALWAYS if self.types is None else self.types) or (self.progress and type in _PROGRESS)
+        return (
+            type in (_ALWAYS if self.types is None else self.types)
+            or (self.progress and type in _PROGRESS)
+            or (self.alerts and type in ALERT_TYPES)
+        )
 
     def matches(self, row: Submission, type: EventType) -> bool:
         """Return True if an event of this type of this submission goes to the destination.

@@ -215,17 +215,19 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
-    """An outside fault that needs an operator. It loses no result.
+    """A fault that needs an operator.
 
     Attributes:
         name: its subject: `provider`, `callbacks`.
         since_ms: its beginning, in epoch milliseconds.
         text: sentences on the fault, on Receiver's behaviour meanwhile, and on the remedy.
+        count: number of dead deliveries, 0 for any other fault.
     """
 
     name: str
     since_ms: int
     text: str
+    count: int = 0
 
 
 # Records as JSON and as rows of a database

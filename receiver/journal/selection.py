@@ -56,6 +56,7 @@ class Selection:
             words=self.words,
             since_ms=self.since_ms,
             until_ms=self.until_ms,
+            requests=True,
         )
 
 

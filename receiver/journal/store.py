@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, Protocol, TypeVar, get_args
 import msgspec
 
 from receiver.deliveries import AttemptRecord, Delivery
-from receiver.events import Callback, Event, Submission
+from receiver.events import ALERT_KIND, Callback, Event, Submission
 from receiver.journal.document import Document, Transition
 
 T = TypeVar("T")
@@ -90,6 +90,7 @@ class Filter:
         settled: submissions that have ended or were refused and have nothing to be sent, polled, downloaded or
             confirmed. Open deliveries are not looked at.
         with_files: submissions that need files of the media store.
+        requests: submissions that are requests, without those that hold an alert.
     """
 
     ids: tuple[str, ...] | None = None
@@ -111,6 +112,7 @@ class Filter:
     called_back: bool = False
     settled: bool = False
     with_files: bool = False
+    requests: bool = False
 
 
 EVERYTHING = Filter()
@@ -137,6 +139,7 @@ def fits_submission(row: Submission, wanted: Filter) -> bool:
         wanted.part is None or row.id.startswith(wanted.part) or row.id.endswith(wanted.part),
         not wanted.statuses or row.display_status in wanted.statuses,
         fits_request(row, wanted),
+        not wanted.requests or row.kind != ALERT_KIND,
         wanted.due_after_ms is None
         or any((due or 0) > wanted.due_after_ms for due in (row.send_due_ms, row.poll_due_ms, row.media_due_ms)),
         not wanted.called_back

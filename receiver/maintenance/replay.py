@@ -13,7 +13,7 @@ import structlog
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.errors import InputError
-from receiver.events import EVENT_TYPES, EventType
+from receiver.events import ALERT_TYPES, EVENT_TYPES, EventType
 from receiver.journal import Journal
 from receiver.journal.selection import Order, Replayed, Selection
 from receiver.journal.store import Key
@@ -25,7 +25,7 @@ PAGE = 200
 MAX_ORDERS = 100_000
 """Orders of one replay: they are held in memory."""
 DECISIVE: tuple[EventType, ...] = tuple(
-    type for type in EVENT_TYPES if type not in ("task.accepted", "task.progressed")
+    type for type in EVENT_TYPES if type not in ("task.accepted", "task.progressed", *ALERT_TYPES)
 )
 """Types that go to another destination unless a type or an event is named, as in automatic delivery."""
 

@@ -61,6 +61,9 @@ class Destination(BaseModel):
         default=False, description="Deliver progress too, not only the result."
     )
     events: Words = Field(default=(), description="Event types it gets: every decisive one if not given.")
+    alerts: Annotated[bool, Kind("true or false")] = Field(
+        default=False, description="Deliver the alerts about this installation (`receiver.*`) too."
+    )
     actions: Words = Field(
         default=(), description="Provider actions whose tasks it gets, for instance `UPSCALE`: all if not given."
     )

@@ -131,7 +131,18 @@ EventType = Literal[
     "task.succeeded",
     "task.failed",
     "task.lost",
+    "receiver.destination_paused",
+    "receiver.destination_resumed",
+    "receiver.delivery_dead",
+    "receiver.delivery_recovered",
+    "receiver.provider_unreachable",
+    "receiver.provider_recovered",
+    "receiver.callbacks_missing",
+    "receiver.callbacks_returned",
+    "receiver.disk_low",
+    "receiver.disk_recovered",
 ]
+"""Types of events: facts about a task, and alerts about this installation (`receiver.…`)."""
 
 
 def event_type(task: Task) -> EventType | None:

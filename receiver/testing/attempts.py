@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from receiver.events import Event, EventType, Media, new_id
+from receiver.events import ALERT_TYPES, Event, EventType, Media, alert_event, new_id
 from receiver.handlers.base import Attempt, StoredMedia
 from receiver.handlers.samples import STATUS, event_about, png
 from receiver.tasks import Task
@@ -34,6 +34,12 @@ def make_event(
         pictures: the number of links in the result, 0 for a result of texts (`describe`).
         fields: of the event, in place of the default ones.
     """
+    now_ms = int(time.time() * 1000)
+    if type in ALERT_TYPES:
+        text = "Destination slack is paused, 12 deliveries wait: connection refused."
+        labels = {"destination": "slack"}
+        event = alert_event(type, text, created_ms=now_ms, labels=labels, submission_id=submission_id)
+        return msgspec.structs.replace(event, **fields)
     links = tuple(map(_link, range(pictures))) if type == "task.succeeded" else ()
     task = Task(
         id="1773314942177684",
@@ -49,7 +55,7 @@ def make_event(
     event = event_about(
         task,
         type,
-        created_ms=int(time.time() * 1000),
+        created_ms=now_ms,
         labels={"order": "17"},
         reason=_REASON.get(type),
         submission_id=submission_id,

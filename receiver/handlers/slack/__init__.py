@@ -24,6 +24,7 @@ from receiver.deliveries import Receipt
 from receiver.errors import MediaError, require
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, StoredMedia
 from receiver.handlers.posts import Post, file_name, linked, post_of
+from receiver.handlers.result_files import SIDECAR_EVENTS
 from receiver.handlers.slack.api import FILE_REFUSED, SlackApi, SlackError, SlackWebhook, Sleep, UnknownFile
 from receiver.handlers.slack.blocks import Block, detail_blocks, fallback, fitted, linked_picture, post_blocks, uploaded
 from receiver.settings.kinds import KnownAs
@@ -129,7 +130,7 @@ class SlackHandler:
         post = post_of(attempt, remark=f"There is no link from {self.waits_for}." if unlinked else "")
         try:
             if self._webhook is not None:
-                if attempt.event.type not in ENDS | {"task.input_required"}:
+                if attempt.event.type not in SIDECAR_EVENTS:
                     return Receipt()
                 shows = link is not None and all(item.media.type in SHOWN for item in attempt.media[:1])
                 picture = linked_picture(link, post.alt_text) if link is not None and shows else None

@@ -39,7 +39,7 @@ from receiver.bucket import PreconditionFailed
 from receiver.bucket.client import Bucket, ObjectHead, StoredObject, Tag
 from receiver.deliveries import Delivery
 from receiver.errors import InputError, JournalError
-from receiver.events import Submission, first_id
+from receiver.events import ALERT_KIND, Submission, first_id
 from receiver.journal import transitions
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.documents import ABANDONED_MS, FAR_MS, Documents, put
@@ -449,7 +449,8 @@ class BucketStore:
         exact = submissions or len(ids) <= COUNTED
         heads = [ObjectHead(keys.submission(id), "", 0, 0) for id in sorted(ids)] if exact else []
         async for stored in self._all() if submissions else self._read(heads):
-            displayed[stored.submission.display_status] += 1
+            if stored.submission.kind != ALERT_KIND:
+                displayed[stored.submission.display_status] += 1
             for item in stored.deliveries:
                 count(item.destination, item.status, item.due_ms)
         for place, key in () if exact else entries:

@@ -133,7 +133,7 @@ TABLES: Mapping[str, Table] = {
         ("id",), (*CHANGING, "kind", "prompt", "labels", "parent_id"), submission_row,
         lambda row: read_submission(row["body"]),
         "ids submission_id parent_id task_id part statuses kinds labels words due_after_ms called_back settled "
-        "with_files since_ms until_ms",
+        "with_files since_ms until_ms requests",
         "SELECT id, body FROM receiver.submissions",
     ),
     "documents": Table(
@@ -284,6 +284,7 @@ _CONDITIONS: Mapping[str, str] = {
     "submissions.due_after_ms": "id = ANY (ARRAY(SELECT id FROM receiver.submissions WHERE send_due_ms > ?"
     " UNION ALL SELECT id FROM receiver.submissions WHERE poll_due_ms > ?"
     " UNION ALL SELECT id FROM receiver.submissions WHERE media_due_ms > ?))",
+    "requests": "display <> 'alert'",
     "called_back": "hooked AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')",
     "settled": "settled",
     "with_files": "(SELECT 1 FROM receiver.files WHERE submission_id = submissions.id LIMIT 1) IS NOT NULL",

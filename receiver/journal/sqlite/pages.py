@@ -38,7 +38,7 @@ class Table(NamedTuple):
 
 
 _SHARED = "submission_id kinds labels words"
-_LISTED = f"parent_id task_id part statuses due_after_ms called_back settled {_SHARED}"
+_LISTED = f"parent_id task_id part statuses due_after_ms called_back settled requests {_SHARED}"
 TABLES: Mapping[RowKind, Table] = {
     "submissions": Table(("id",), submission_of, f"ids since_ms until_ms {_LISTED}", SQL["page_submissions"]),
     "callbacks": Table(
@@ -94,6 +94,7 @@ _CONDITIONS = {
     "submissions.due_after_ms": "id IN (SELECT id FROM submissions WHERE send_due_ms > :due_after_ms"
     " UNION ALL SELECT id FROM submissions WHERE poll_due_ms > :due_after_ms"
     " UNION ALL SELECT id FROM submissions WHERE media_due_ms > :due_after_ms)",
+    "requests": "display <> 'alert'",
     "called_back": "hooked = 1 AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')",
     "settled": "(ended IS NOT NULL OR status = 'refused') AND send_due_ms IS NULL AND poll_due_ms IS NULL"
     " AND media_due_ms IS NULL AND json_extract(body, '$.claim') IS NULL",

@@ -71,7 +71,7 @@ DELETE FROM receiver.callbacks WHERE number = ANY ($1) RETURNING 1;
 DELETE FROM receiver.leftovers WHERE digest = ANY ($1) RETURNING 1;
 
 -- name: count_submissions
-SELECT display, count(*) AS count FROM receiver.submissions GROUP BY display;
+SELECT display, count(*) AS count FROM receiver.submissions WHERE display <> 'alert' GROUP BY display;
 
 -- name: count_deliveries
 SELECT destination, status, count(*) AS count,

@@ -88,7 +88,7 @@ ORDER BY due_ms;
 SELECT id, version, working, body FROM submissions;
 
 -- name: count_submissions
-SELECT display, count(*) AS number FROM submissions GROUP BY display;
+SELECT display, count(*) AS number FROM submissions WHERE display <> 'alert' GROUP BY display;
 
 -- name: count_deliveries
 -- Each part reads its partial index.
