@@ -55,8 +55,13 @@ _SHORT = 64
 _SHORTEST_SECRET = 6
 """A shorter "secret" would redact half of every line."""
 _MAX_DEPTH = 8
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_UNPRINTABLE_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+STEERING = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+"""Characters beside the ASCII controls that can end a line, turn its direction, or steer a terminal."""
+_UNPRINTABLE = re.compile(f"[\x00-\x1f{STEERING}]")
+_UNPRINTABLE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{STEERING}]")
+_MAX_VALUE = 4000
+"""Characters of a text in a line. A traceback may have four times as many."""
+_MAX_LINE = 64_000
 
 
 _SCHEME = re.compile(r"(?:basic|bearer|token)\s+", re.IGNORECASE)
@@ -226,7 +231,11 @@ def _redact(text: str) -> str:
 
 def redact_fields(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """Redact a whole line by key and by value, nested values too. A structlog processor."""
-    return {name: _redacted(name, value, _MAX_DEPTH) for name, value in event.items()}
+    line = {name: _redacted(name, value, _MAX_DEPTH) for name, value in event.items()}
+    for name, value in line.items():
+        if isinstance(value, str) and len(value) > _MAX_VALUE:
+            line[name] = cut(value, 4 * _MAX_VALUE if name == "exception" else _MAX_VALUE)
+    return line
 
 
 def _keep_group(match: re.Match[str]) -> str:
@@ -273,9 +282,31 @@ def _is_secret_name(name: str) -> bool:
 def _as_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
     """Return the line, which redaction has reduced to plain values. json.dumps takes five times as long."""
     try:
-        return msgspec.json.encode(event).decode()
+        line = msgspec.json.encode(event).decode()
     except (UnicodeEncodeError, TypeError, msgspec.MsgspecError):
-        return json.dumps(event)  # a lone surrogate
+        line = json.dumps(event)  # a lone surrogate
+    if len(line) > _MAX_LINE:
+        short = {name: cut(value, 200) for name, value in event.items()}
+        ours = {name: short[name] for name in ("event", "level", "timestamp") if name in short}
+        line = msgspec.json.encode(dict(list(short.items())[:50]) | ours).decode()
+    return escape_lines(line)
+
+
+def escape_lines(text: str) -> str:
+    """Return lines, or JSON, with every character that could forge a line or steer a terminal as `\\uXXXX`."""
+    return text if text.isascii() and text.isprintable() else _UNPRINTABLE_IN_LINES.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
+def cut(value: Any, most: int) -> Any:
+    """Return the beginning of a text that is too long. Of a table or list that is too long, only that it was cut."""
+    text = value if isinstance(value, str) else "" if value is None else str(value)
+    if len(text) <= most:
+        return value
+    return f"{text[:most]}… ({len(text)} characters)"
 
 
 def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -283,7 +314,7 @@ def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDic
     for name, value in event.items():
         if isinstance(value, str):
             pattern = _UNPRINTABLE_IN_LINES if name == "exception" else _UNPRINTABLE
-            event[name] = pattern.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
+            event[name] = pattern.sub(_escape, value)
     return event
 
 

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from typer.testing import CliRunner
 
-from receiver.app import Runtime, open_runtime
+from receiver.app import Runtime, open_runtime, web_app
 from receiver.app.doctor import examine
 from receiver.cli import app
 from receiver.errors import ReceiverError
@@ -229,7 +229,7 @@ def test_no_secret_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             env.update(environ(tmp_path, place, place, f"127.0.0.1:{proxy.port}"))
             settings = load(env, tmp_path)
             configure(level="debug", format="json", secrets=settings.secret_values(), stream=log)
-            async with open_runtime(settings) as runtime, serving(runtime.app) as url:
+            async with open_runtime(settings) as runtime, serving(web_app(runtime)) as url:
                 token = {"Authorization": f"Bearer {SECRETS['API token']}"}
                 await runtime.start_engine("serve")
                 async with httpx.AsyncClient(base_url=url, trust_env=False) as http:

@@ -242,3 +242,34 @@ def test_httpx_tells_no_secret_url_to_the_program_it_runs_in(caplog: pytest.LogC
             'HTTP Request: %s %s "200 OK"', "POST", "https://hooks.slack.com/services/T/B/X"
         )
     assert caplog.messages == [f'HTTP Request: POST https://hooks.slack.com/{REDACTED} "200 OK"']
+
+
+FORGING = "a\x7f\x9b31m\x85b\u2028c\u2029d\u202ee\u2066f\u200fg\u061ch\r\n\x1b[31m"
+"""Delete, C1, line ends of every kind, and characters that turn the direction."""
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_one_event_is_one_line(format: str, stream: io.StringIO) -> None:
+    """No word from outside ends a line, turns its direction or steers a terminal, in a name, a value or a table."""
+    configure(format=format, stream=stream)  # type: ignore[arg-type]
+    structlog.get_logger().info("task.failed", reason=FORGING, labels={FORGING: [FORGING]})
+    logging.getLogger("other").warning("%s", FORGING)
+    text = stream.getvalue()
+    assert len(text.splitlines()) == text.count("\n") == 2
+    assert not {char for char in FORGING if not char.isprintable()} & set(text.replace("\n", ""))
+    if format == "json":
+        assert lines(stream)[0]["reason"] == FORGING
+
+
+def test_a_line_has_a_longest_length(stream: io.StringIO) -> None:
+    """A long value is cut, and says so. So is a line of many."""
+    configure(stream=stream)
+    structlog.get_logger().info("a.b", reason="x" * 10**6)
+    structlog.get_logger().info(
+        "a.c", submission="s1", many=["y" * 100] * 10**4, **{f"n{n}": "z" * 3000 for n in range(99)}
+    )
+    one, many = stream.getvalue().splitlines()
+    assert len(one) < 5000
+    assert json.loads(one)["reason"].endswith("… (1000000 characters)")
+    assert len(many) < 64_000
+    assert (json.loads(many)["event"], json.loads(many)["submission"]) == ("a.c", "s1")

@@ -218,7 +218,7 @@ class Receiver(Requests):
         `status` is one of those that `receiver tasks list` shows. InputError names them.
         """
         if status is not None and status not in DISPLAY_STATUSES:
-            raise InputError(f"status is one of {', '.join(DISPLAY_STATUSES)}, not {status!r}.", page="words")
+            raise InputError(f"status is one of {', '.join(DISPLAY_STATUSES)}, not {status[:80]!r}.", page="words")
         rows = await self._started().journal.submissions(Selection(status=status), limit=limit)
         return [TaskHandle(self._started, row) for row in rows]
 

@@ -41,7 +41,7 @@ def to_options(given: SubmitOptions, request: Request | None = None) -> Options:
         return (value,) if isinstance(value, str) else tuple(value)
 
     if unknown := sorted(given.keys() - SubmitOptions.__annotations__.keys()):
-        raise TypeError(f"There is no argument {unknown[0]!r}.")
+        raise TypeError(f"There is no argument {unknown[0][:80]!r}.")
     labels = given.get("labels") or {}
     for name, value in labels.items():
         if not isinstance(name, str) or not isinstance(value, str):

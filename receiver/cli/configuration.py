@@ -75,7 +75,7 @@ def resume_destination(name: Annotated[str, typer.Argument(help="The destination
 
     found = on_journal(resume)
     if found is None:
-        raise NotFound(f"There is no destination {name!r} in this journal. See: receiver destinations list")
+        raise NotFound(f"There is no destination {name[:80]!r} in this journal. See: receiver destinations list")
     paused = found.display_status(Clock().now_ms()) == "paused"
     say(f"{name} {'goes on' if paused else 'was not paused'}; {found.pending} deliveries are owed to it.")
 

@@ -70,14 +70,14 @@ def labels(given: list[str] | None) -> dict[str, str]:
     found = [text.partition("=") for text in given or ()]
     for name, equals, _ in found:
         if not equals:
-            raise InputError(f"--label takes name=value, not {name!r}.")
+            raise InputError(f"--label takes name=value, not {name[:80]!r}.")
     return {name: value for name, _, value in found}
 
 
 def bot_type(name: str | None) -> str | None:
     """Return the protocol's name of a bot."""
     if name is not None and name not in BOTS:
-        raise InputError(f"--bot is {' or '.join(BOTS)}, not {name!r}.")
+        raise InputError(f"--bot is {' or '.join(BOTS)}, not {name[:80]!r}.")
     return None if name is None else BOTS[name]
 
 
@@ -125,14 +125,14 @@ def choice(option: str, value: str | None, choices: Sequence[C]) -> C | None:
     """Return the choice with this value, or None for None. Raise InputError for another value."""
     if value is None or value in choices:
         return cast("C | None", value)
-    raise InputError(f"{option} is one of {', '.join(choices)}, not {value!r}.", page="cli")
+    raise InputError(f"{option} is one of {', '.join(choices)}, not {value[:80]!r}.", page="cli")
 
 
 def duration(option: str, text: str) -> float:
     """Return seconds from a text like `2h` or `30d`."""
     if seconds := _seconds(text):
         return seconds
-    raise InputError(f"{option} takes a length of time, for instance 30m, 2h or 30d, not {text!r}.", page="cli")
+    raise InputError(f"{option} takes a length of time, for instance 30m, 2h or 30d, not {text[:80]!r}.", page="cli")
 
 
 def _seconds(text: str) -> float:
@@ -158,7 +158,8 @@ def moment(option: str, text: str | None, now: float) -> int | None:
         if ago := _seconds(text):
             return int((now - ago) * 1000)
         raise InputError(
-            f"{option} takes today, yesterday, how long ago (2h, 3d), or a local time (2026-11-25T10:00), not {text!r}."
+            f"{option} takes today, yesterday, how long ago (2h, 3d), or a local time (2026-11-25T10:00), not "
+            f"{text[:80]!r}."
         ) from None
     return int(when.timestamp() * 1000)
 

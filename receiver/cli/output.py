@@ -18,14 +18,14 @@ from rich.text import Text
 
 from receiver.errors import ReceiverError
 from receiver.tasks.reasons import in_english
-from receiver.telemetry import redact, redact_known
+from receiver.telemetry import STEERING, escape_lines, redact, redact_known
 
 T = TypeVar("T")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-_STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_STEERING = re.compile(f"[\x00-\x09\x0b-\x1f{STEERING}]")
 """Characters that prompts and providers must not send to a terminal. `one_line` handles line ends."""
 _GAP = "  "
 _ROOM = 16
@@ -69,7 +69,7 @@ def print_error(error: ReceiverError, *, traceback: bool) -> None:
 def print_json(value: Any) -> None:
     """Print a value of structs, lists and mappings as indented JSON on standard output."""
     data = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    sys.stdout.write(redact_known(data.decode()) + "\n")
+    sys.stdout.write(escape_lines(redact_known(data.decode())) + "\n")
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ async def submit_one(runtime: Runtime, request: Request, options: Options, *, as
             then = f" Resume with: receiver wait {row.id}"
         elif row is None and not (isinstance(exc, JournalError) and exc.fault == "uncertain"):
             then = " It was not submitted."
-        note(f"Error: {request.prompt}: {exc}{then}")
+        note(f"Error: {request.prompt[:80]}: {exc}{then}")
         return session.ERROR
 
 

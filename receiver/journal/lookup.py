@@ -43,7 +43,7 @@ async def row_of(store: Store, kind: Listed, reference: str, *, whole: bool = Fa
         rows = await store.page(kind, item, limit=2, newest_first=True)
         if item.part is not None and len(rows) > 1:
             ids = " and ".join(str(row.key[0]) for row in rows)
-            raise NotFound(f"More than one {noun} matches {reference!r}: {ids}. Give more of its id.")
+            raise NotFound(f"More than one {noun} matches {reference[:80]!r}: {ids}. Give more of its id.")
         if rows:
             return rows[0]
     raise NotFound(f"There is no {noun} {reference[:80]!r} in this journal. See: receiver {command} list")

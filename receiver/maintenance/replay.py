@@ -128,7 +128,8 @@ class Replay:
         if name not in self._destinations:
             known = ", ".join(sorted(self._destinations)) or "none"
             raise InputError(
-                f"There is no destination {name!r} in the settings. There are: {known}. Configure it, or {remedy}.",
+                f"There is no destination {name[:80]!r} in the settings. There are: {known}. Configure it, or "
+                f"{remedy}.",
                 page="destinations",
             )
 

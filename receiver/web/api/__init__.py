@@ -130,7 +130,7 @@ class Api:
                 response = Response(status_code=400)
             level = log.error if response.status_code >= 500 else log.info
             level(
-                "request.answered", method=request.method, path=request.url.path, status=response.status_code,
+                "request.answered", method=request.method, path=request.url.path[:200], status=response.status_code,
                 caller=caller, cause=cause,
             )  # fmt: skip
             return _Held(response, held)  # type: ignore[return-value] # Starlette only calls it

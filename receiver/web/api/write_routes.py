@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json as stdlib_json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -32,6 +33,8 @@ MAX_BODY = 80 * 1024 * 1024
 """Bytes of a body: a few pictures of the largest size, as base64."""
 BODY_SECONDS = 60.0
 MAX_KEY = 200
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half of a character outside the BMP, in JSON. Without its other half it is in no text (RFC 8259 §8.2)."""
 
 
 class WriteRoutes:
@@ -146,9 +149,15 @@ class WriteRoutes:
         self._bodies.check_type(headers)
         body = await self._bodies.read(request.receive)
         try:
-            return decode_json(body)
+            value = decode_json(body)
         except NotJSON as exc:
             raise Problem(400, "The body is not JSON.") from exc
+        if _HALF.search(body):
+            try:
+                msgspec.json.encode(value)
+            except UnicodeEncodeError as exc:
+                raise InputError("The body holds half a character, which cannot be stored. Remove it.") from exc
+        return value
 
 
 def _made(request: Request, row: Submission, status: int) -> Response:
