@@ -37,7 +37,6 @@ class Shown:
     render: Render
     regions: dict[str, str] = field(default_factory=dict)
     readers: set[asyncio.Queue[str | None]] = field(default_factory=set)
-    rendered: float = 0.0
 
 
 class Live:
@@ -63,7 +62,8 @@ class Live:
         page = self._pages.setdefault(key, Shown(render))
         page.readers.add(queue)
         try:
-            yield _message(partials(page.regions or await render()))
+            page.regions = page.regions or await render()
+            yield _message(partials(page.regions))
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._run(), name="page")
             while True:
@@ -110,8 +110,8 @@ class Live:
             log.warning("page.not_rendered", problem=str(exc))
             return
         new = {name: text for name, text in regions.items() if page.regions.get(name) != text}
-        first, page.regions = not page.regions, regions
-        if new and not first:
+        page.regions = regions
+        if new:
             for queue in list(page.readers):
                 _put(queue, partials(new))
 
