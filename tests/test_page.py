@@ -371,7 +371,7 @@ async def test_a_replay_is_previewed_before_it_is_done(tmp_path: Path) -> None:
     async with page(tmp_path) as (here, browser):
         id = await finished(here)
         [delivery] = await here.receiver.journal.deliveries(limit=9, submission_id=id, status="succeeded")
-        preview = await browser.post("/deliveries/replay", data={"id": delivery.id})
+        preview = await browser.post("/deliveries/replay", data={"id": delivery.id, "destination": "file"})
         assert preview.status_code == 200
         assert "Replay 1 of 1?" in preview.text
         assert (await here.receiver.journal.delivery(delivery.id)) == delivery

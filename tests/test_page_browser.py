@@ -118,7 +118,7 @@ def test_a_delivery_that_failed_is_replayed_after_a_preview(site: Site) -> None:
         make(site, page, "a city at night")
         expect(page.locator(".quads img")).to_be_visible()
         page.goto(f"{site.url}/deliveries?destination=gate&status=pending")
-        expect(page.locator("tbody tr[data-row]").first).to_contain_text("exit status 1")
+        expect(page.locator("tbody")).to_contain_text("exit status 1")
         site.gate.touch()
         page.locator("tbody input[type=checkbox]").first.check()
         page.get_by_role("button", name="Replay selected").click()

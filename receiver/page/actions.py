@@ -130,10 +130,13 @@ async def erase(sources: Sources, user: User, form: FormData) -> str:
 
 async def orders_of(sources: Sources, form: FormData) -> list[Order]:
     """Return the orders of a replay: of the selected deliveries, or of all that match the filter."""
-    wanted = QueryParams([(name, str(value)) for name, value in form.multi_items() if name != "confirm"])
-    if not wanted.getlist("id") and wanted.get("all") != "yes":
-        raise InputError("Nothing is selected. Tick the deliveries to replay.")
-    selection = selection_of(wanted)
+    if form.get("all") != "yes":
+        ids = tuple(str(item) for item in form.getlist("id"))
+        if not ids:
+            raise InputError("Nothing is selected. Tick the deliveries to replay.")
+        return await sources.replay.of_deliveries(Selection(ids=ids))
+    wanted = [(name, str(value)) for name, value in form.multi_items() if name not in ("confirm", "id")]
+    selection = selection_of(QueryParams(wanted))
     if selection.empty:
         raise InputError("All deliveries are too many. Filter by destination or status first.")
     return await sources.replay.of_deliveries(selection)
