@@ -99,14 +99,13 @@ def test_resume(house: tuple[Path, int]) -> None:
 
 
 def test_nothing_yet(tmp_path: Path) -> None:
-    """Without an engine there were no destinations, and without a journal none is made."""
-    assert run(tmp_path, "list").code == 1
-    assert list(tmp_path.iterdir()) == []
-
-    async def opened() -> None:
-        await (Journal(await open_store(tmp_path / ".receiver/journal.db"))).aclose()
-
-    asyncio.run(opened())
-    result = run(tmp_path, "list")
-    assert (result.code, result.out) == (0, "")
-    assert result.err == "No destinations: no engine has run on this journal yet.\n"
+    """A fresh folder has the destinations of the settings, with what is wrong with each. No journal is made."""
+    fresh = run(tmp_path, "list")
+    assert (fresh.code, fresh.err) == (0, "")
+    assert fresh.out.splitlines()[1].split() == ["file", "file", "working", "0", "0"]
+    (tmp_path / "receiver.toml").write_text('[destinations.team]\nurl = "slak:C1"\n')
+    wrong = run(tmp_path, "list")
+    assert wrong.code == 0
+    assert "team cannot be used: " in wrong.err
+    assert [file.name for file in tmp_path.iterdir()] == ["receiver.toml"]
+    assert re.search(r"^team +unusable ", wrong.out, re.MULTILINE)

@@ -471,3 +471,30 @@ async def test_wait_again(tmp_path: Path) -> None:
         again = await run("wait", submission[-8:], folder=tmp_path, env=env)
         assert (again.code, again.out) == (0, done.out)
         assert_error(await run("wait", "01NOSUCH", folder=tmp_path, env=env), "'01NOSUCH'", "receiver tasks list")
+
+
+def test_without_an_engine_a_submit_says_so(tmp_path: Path) -> None:
+    """Nothing fetches the result, until one command delivers what is due and ends."""
+    with simulating(tmp_path, speed=50) as url:
+        env = {"COMETAPI_KEY": "x", "RECEIVER_PROVIDER_URL": url, "RECEIVER_POLL_INTERVAL": "0.1"}
+        submitted = receiver("submit", "a paper boat", folder=tmp_path, env=env)
+        assert submitted.code == 0
+        assert submitted.err.startswith("No engine runs: ")
+        while (
+            json.loads(receiver("tasks", "show", "last", "--json", folder=tmp_path, env=env).out)["status"]
+            != "succeeded"
+        ):
+            assert receiver("worker", "--once", folder=tmp_path, env=env).code == 0
+        again = receiver("deliveries", "replay", "last", "--now", folder=tmp_path, env=env)
+        assert again.code == 0
+        assert again.out.splitlines()[-1].split()[1:5] == ["file", "succeeded", "task.succeeded", "2"]
+        late = receiver("cancel", "last", folder=tmp_path, env=env)
+    assert (late.code, late.out) == (1, "")
+    assert "has succeeded: nothing is left to cancel." in late.err
+
+
+def test_a_button_that_no_grid_has(tmp_path: Path) -> None:
+    """It is refused before anything is sent or written."""
+    result = receiver("submit", "x", "--auto", "U9", folder=tmp_path, env={"COMETAPI_KEY": "x"})
+    assert result.code == 1
+    assert result.err.startswith("Error: There is no button U9: a grid has U1 to U4 and V1 to V4.")

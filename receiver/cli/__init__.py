@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_command
+from typer.main import get_command, get_group
 
 from receiver.errors import ReceiverError
 from receiver.version import __version__
@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Find and deliver": {
         "tasks": ("tasks:tasks", "List and show submissions."),
+        "open": ("open:open", "Open the picture of a result."),
         "events": ("deliveries:events", "List, show and replay events."),
         "deliveries": ("deliveries:deliveries", "List, show and replay deliveries and their attempts."),
         "destinations": ("configuration:destinations", "List, test and resume destinations."),
@@ -50,6 +51,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Set up and check": {
         "help": ("handbook:help", "Show the handbook: the list of its pages, or one page."),
+        "init": ("init:init", "Ask for the first settings, test them, and write a file."),
         "doctor": ("configuration:doctor", "Check everything that Receiver depends on."),
         "settings": ("configuration:settings", "List every setting, its value and its source."),
         "handlers": ("configuration:handlers", "List the handlers with their options."),
@@ -90,11 +92,12 @@ class Commands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         found = load(_PLACES[name])
-        if not isinstance(found, typer.Typer):
+        if isinstance(found, typer.Typer):
+            command: Any = get_group(found)
+        else:
             single = typer.Typer(**_PLAIN)
             single.command(name)(found)
-            found = single
-        command = get_command(found)
+            command = get_command(single)
         command.name = name
         return command
 

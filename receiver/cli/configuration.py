@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated
 
@@ -12,17 +13,22 @@ from receiver import provider
 from receiver import settings as all_settings
 from receiver.app import find_destination, try_destination
 from receiver.app.doctor import Finding, examine
+from receiver.app.factory import route_of
 from receiver.cli import group
 from receiver.cli.options import AsJSON, read_file
-from receiver.cli.output import Table, ago, at, note, one_line, print_json, print_list, print_table, say, when
+from receiver.cli.output import Table, ago, at, note, one_line, out, print_json, print_list, print_table, say, when
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.clock import Clock
 from receiver.deliveries import DestinationRecord
-from receiver.errors import InputError, NotFound
+from receiver.errors import InputError, NotFound, SettingsError
 from receiver.events import EVENT_TYPES
+from receiver.handlers import registry
 from receiver.handlers.registry import describe_handlers
 from receiver.handlers.slack.api import SCOPES, manifest
 from receiver.journal import Journal
+from receiver.settings import Destination, Settings
+
+_MARKS = {"ok": ("✓", "green"), "note": ("•", None), "problem": ("✗", "red")}
 
 destinations = group("destinations")
 slack = group("slack")
@@ -32,34 +38,70 @@ slack = group("slack")
 def list_destinations(as_json: AsJSON = False) -> None:
     """List destinations with their status and deliveries.
 
-    Every destination an engine has known. A paused one says why and until when.
+    Those of the settings, with what is wrong with each, and every other one an engine has known. A paused one says why
+    and until when.
     """
     now_ms = Clock().now_ms()
-    found = on_journal(lambda journal: journal.destinations())
+    settings = settings_for(quiet=True)
+    configured = {item.name: item for item in settings.resolved_destinations()}
+    checked = run(_check_each(configured.values()))
+    found = _known_destinations(settings)
+    names = {item.name for item in found}
+    new = [
+        DestinationRecord(name=item.name, handler=checked[item.name][0])
+        for item in configured.values()
+        if item.name not in names
+    ]
+    found = sorted([*found, *new], key=lambda item: item.name)
+
+    def status_of(item: DestinationRecord) -> str:
+        return "unusable" if checked.get(item.name, ("", ""))[1] else item.display_status(now_ms)
+
     table = Table[DestinationRecord](
         ("DESTINATION", "HANDLER", "STATUS", "PENDING", "DEAD", "LAST SUCCESS", "LAST ERROR"),
         lambda item: (
-            *(item.name, item.handler, item.display_status(now_ms), str(item.pending), str(item.dead)),
+            *(item.name, item.handler, status_of(item), str(item.pending), str(item.dead)),
             when(item.last_success_ms),
             f"{ago(item.last_error_ms)} ago: {item.last_error}" if item.last_error_ms is not None else "",
         ),
         below=True,
         ids=False,
     )
-    records = [
-        {"name": item.name, "status": item.display_status(now_ms), **msgspec.to_builtins(item)} for item in found
-    ]
-    none = "No destinations: no engine has run on this journal yet."
+    records = [{"name": item.name, "status": status_of(item), **msgspec.to_builtins(item)} for item in found]
+    none = "No destinations are configured, and no engine has known one."
     print_list(found, table, none=none, as_json=as_json, records=records)
     if as_json:
         return
-    configured = {item.name for item in settings_for(quiet=True).resolved_destinations()}
+    for name, (_, problem) in checked.items():
+        if problem:
+            note(f"{name} cannot be used: {problem}")
     for item in found:
         if item.paused(now_ms):
             say(f"{item.name} is paused until {at(item.paused_until_ms)}: {item.paused_reason}")
             say(f"End the pause now with: receiver destinations resume {item.name}")
         if item.pending and item.name not in configured and item.handler != "function":
             say(f"{item.name} is not in the settings: its deliveries wait until it is.")
+
+
+async def _check_each(items: Iterable[Destination]) -> dict[str, tuple[str, str]]:
+    """Return the handler's name and what is wrong, "" for nothing, of each configured destination."""
+    found = {}
+    for item in items:
+        try:
+            route_of(item)
+            handler = registry.build(item)
+            await handler.aclose()
+            found[item.name] = str(getattr(handler, "name", None) or type(handler).__name__), ""
+        except SettingsError as exc:
+            found[item.name] = item.handler or "", str(exc)
+    return found
+
+
+def _known_destinations(settings: Settings) -> list[DestinationRecord]:
+    """Return the destinations of the journal. A journal that is not there yet has none."""
+    if settings.database_kind == "none" or (settings.database_kind == "sqlite" and not settings.database_path.exists()):
+        return []
+    return on_journal(lambda journal: journal.destinations(), settings)
 
 
 @destinations.command("resume")
@@ -143,11 +185,14 @@ def handlers(as_json: AsJSON = False) -> None:
 
 def settings(as_json: AsJSON = False) -> None:
     """List every setting, its value and its source. Secrets are masked."""
-    rows = all_settings.show(settings_for(quiet=True))
+    found = settings_for(quiet=True)
+    rows = all_settings.show(found)
     if as_json:
         print_json([{"name": name, "value": value, "source": source} for name, value, source in rows])
     else:
         print_table(("SETTING", "VALUE", "SOURCE"), rows, flexible=1, fold=True)
+        none = "none: neither receiver.toml here nor ~/.config/receiver/receiver.toml exists"
+        note(f"File read: {', '.join(found.files) or none}")
 
 
 def inspect(
@@ -174,6 +219,7 @@ def doctor(as_json: AsJSON = False) -> None:
         print_json(found)
     else:
         for item in found:
-            say(f"{item.verdict:8} {item.name}: {item.text}")
+            mark, style = _MARKS[item.verdict]
+            say(f"{mark if out.is_terminal else f'{item.verdict:8}'} {item.name}: {item.text}", style)
     if any(item.verdict == "problem" for item in found):
         raise typer.Exit(1)

@@ -27,7 +27,8 @@ from receiver.cli.options import (
     selection,
 )
 from receiver.cli.output import at, note, print_json, print_list, print_table, say, say_values, span, when
-from receiver.cli.process import on_journal, settings_for
+from receiver.cli.process import on_journal, run, settings_for
+from receiver.cli.session import deliver_now
 from receiver.cli.tables import DELIVERIES, EVENTS
 from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, AttemptOutcome, AttemptRecord, Delivery
@@ -78,6 +79,7 @@ Instead = Annotated[str | None, optional("Deliver to this destination instead.")
 AsNew = Annotated[
     bool, typer.Option("--as-new", help="With a new idempotency key, so that no destination drops it as a repeat.")
 ]
+Now = Annotated[bool, typer.Option("--now", help="Deliver what is due in this command, and show how it went.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would happen.")]
 Yes = Annotated[bool, typer.Option("--yes", help=f"Replay even more than {LARGE}.")]
 OfType = Annotated[str | None, optional(f"{', '.join(EVENT_TYPES)}.", "--type")]
@@ -302,6 +304,7 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
         as_new: AsNew = False,
         dry_run: DryRun = False,
         yes: Yes = False,
+        now: Now = False,
         as_json: AsJSON = False,
     ) -> None:
         narrower: dict[str, Any] = {field: choice(f"--{field}", chosen, choices)}
@@ -331,9 +334,13 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
             return await replay.carry_out(orders), new
 
         done, new = on_journal(work, settings)
-        _print_replayed(done, dry_run=dry_run, as_json=as_json)
+        if now and not dry_run:
+            run(deliver_now(settings, "replay --now"))
+        _print_replayed(done, dry_run=dry_run, as_json=as_json, now=now)
         for name in sorted(new):
             note(f"No engine has known the destination {name} yet: if one runs now, start it anew with these settings.")
+        if now and not (dry_run or as_json):
+            _print_outcomes(done)
 
     given = Annotated[list[str] | None, typer.Argument(help=f"Ids of {noun}.", show_default=False)]
     command.__annotations__ |= {"ids": given, "chosen": chosen}
@@ -341,7 +348,20 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
     return command
 
 
-def _print_replayed(done: Sequence[Replayed], *, dry_run: bool, as_json: bool) -> None:
+def _print_outcomes(done: Sequence[Replayed]) -> None:
+    """Print the status of each delivery after `--now`. Exit status 1 unless all have succeeded."""
+    ids = [item.delivery_id for item in done if item.delivery_id is not None]
+
+    async def read(journal: Journal) -> list[Delivery]:
+        return [found for id in ids if (found := await journal.delivery(id)) is not None]
+
+    found = on_journal(read)
+    DELIVERIES.print(found)
+    if any(item.status != "succeeded" for item in found):
+        raise typer.Exit(1)
+
+
+def _print_replayed(done: Sequence[Replayed], *, dry_run: bool, as_json: bool, now: bool) -> None:
     if as_json:
         records: list[dict[str, Any]] = [
             {"delivery": item.delivery_id, "event": item.order.event_id, "destination": item.order.destination}
@@ -362,8 +382,9 @@ def _print_replayed(done: Sequence[Replayed], *, dry_run: bool, as_json: bool) -
         note(f"… and {len(done) - SHOWN:,} more; --json prints them all.")
     counts = Counter(item.outcome in REPLAYED for item in done)
     rest = f", {counts[False]:,} stay as they are" if counts[False] else ""
-    then = "Nothing was written." if dry_run else "An engine delivers them: receiver serve, or receiver worker."
-    note(f"{counts[True]:,} {'would be ' if dry_run else ''}replayed{rest}. {then}")
+    then = "" if now else "An engine delivers them: receiver serve, or receiver worker."
+    then = "Nothing was written." if dry_run else then
+    note(f"{counts[True]:,} {'would be ' if dry_run else ''}replayed{rest}. {then}".rstrip())
 
 
 deliveries.command("replay")(_replay_command("deliveries", "Replay deliveries: by id, or all that match the options."))

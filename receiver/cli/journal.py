@@ -11,8 +11,8 @@ import typer
 
 from receiver.app import copy_journal, journal_of, keep_of, retention_of, store_of
 from receiver.cli import group
-from receiver.cli.options import AsJSON, Reference, duration, optional
-from receiver.cli.output import Table, note, print_json, print_list, say, say_result
+from receiver.cli.options import AsJSON, Reference, Yes, duration, optional
+from receiver.cli.output import Table, confirm, note, print_json, print_list, say, say_result
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.errors import JournalError, MediaError
 from receiver.journal import Journal
@@ -40,6 +40,7 @@ journal = group("journal")
 def purge(
     older_than: Annotated[str | None, optional("For instance 30d; the ages of the settings if not given.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
+    yes: Yes = False,
     as_json: AsJSON = False,
 ) -> None:
     """Delete what is old.
@@ -54,6 +55,9 @@ def purge(
     if older_than is not None:
         seconds = duration("--older-than", older_than)
         keep = Keep(callbacks=seconds, media=seconds, submissions=seconds)
+
+    if not dry_run:
+        confirm(f"Delete what is older than {older_than or 'the settings allow'} for good?", yes=yes)
 
     async def work(opened: Journal) -> dict[str, int]:
         retention = retention_of(settings, opened)
@@ -80,6 +84,7 @@ def erase(
     force: Annotated[
         bool, typer.Option("--force", help="Also if deliveries are outstanding or the task runs: they are given up.")
     ] = False,
+    yes: Yes = False,
     as_json: AsJSON = False,
 ) -> None:
     """Delete one submission for good.
@@ -88,8 +93,11 @@ def erase(
     """
     settings = settings_for(quiet=True)
 
+    found = on_journal(lambda opened: opened.find(reference), settings)
+    confirm(f"Delete submission {found.id} ({found.prompt[:60]!r}) and its files for good?", yes=yes)
+
     async def work(opened: Journal) -> Erased:
-        return await retention_of(settings, opened).erase(await opened.find(reference), force=force)
+        return await retention_of(settings, opened).erase(await opened.find(found.id), force=force)
 
     erased = on_journal(work, settings)
     if as_json:

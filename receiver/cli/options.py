@@ -30,6 +30,7 @@ Reference = Annotated[str, typer.Argument(help="The submission's id, 6 character
 Limit = Annotated[int, typer.Option(help="How many at most, the newest first.", min=1)]
 Labelled = Annotated[list[str] | None, optional("Of submissions with this label, name=value. Repeatable.", "--label")]
 Search = Annotated[str | None, optional("Of submissions with all these words in their prompt.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Since = Annotated[str | None, optional("From then on: today, yesterday, 2h, or a date and time (local).")]
 Until = Annotated[str | None, optional("Before that, given like --since.")]
 After = Annotated[str | None, optional("The page behind this one, by its id.")]

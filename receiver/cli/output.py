@@ -12,6 +12,7 @@ from traceback import format_exception
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import typer
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
@@ -32,9 +33,15 @@ _ROOM = 16
 """Least width of a flexible column."""
 
 
-def say(text: str) -> None:
+def say(text: str, style: str | None = None) -> None:
     """Print a line on standard output, without markup, wrapping, and control characters."""
-    out.print(Text(_STEERING.sub(" ", redact_known(text))))
+    out.print(Text(_STEERING.sub(" ", redact_known(text)), style or ""))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is deleted, on a terminal and unless `yes`. Any answer but yes ends the command."""
+    if not yes and sys.stdin.isatty():
+        typer.confirm(question, abort=True)
 
 
 def say_values(rows: Iterable[tuple[str, str]]) -> None:
@@ -91,7 +98,7 @@ class Table(Generic[T]):
 
 _STYLES = {
     "green": ("succeeded", "working", "ok"),
-    "red": ("failed", "lost", "refused", "dead", "rejected", "vanished", "problem"),
+    "red": ("failed", "lost", "refused", "dead", "rejected", "vanished", "unusable"),
     "yellow": ("input_required", "unknown", "pending", "postponed", "interrupted", "paused", "failing", "warning"),
     "cyan": ("prepared", "sending", "accepted", "in_progress", "running"),
     "bright_black": ("cancelled",),

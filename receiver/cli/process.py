@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from receiver.app.journals import journal_of
+from receiver.cli import chosen
 from receiver.journal import Journal
 from receiver.settings import Settings, load
 from receiver.telemetry import configure
@@ -18,10 +19,10 @@ T = TypeVar("T")
 
 def settings_for(*, quiet: bool = False, **flags: Any) -> Settings:
     """Load the settings with this command's flags and set up logs. `quiet` logs only errors, unless a level is set."""
-    settings = load(overrides=flags)
-    chosen = settings.sources["log_level"] != "default"
+    settings = load(overrides=flags, file=chosen["config"])
+    given = settings.sources["log_level"] != "default"
     configure(
-        level="error" if quiet and not chosen else settings.log_level,
+        level="error" if quiet and not given else settings.log_level,
         format=settings.log_format,
         secrets=settings.secret_values(),
     )
@@ -36,10 +37,10 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def on_journal(work: Callable[[Journal], Awaitable[T]], settings: Settings | None = None) -> T:
     """Run `work` on the journal of the settings, which must exist. The provider is not asked."""
-    chosen = settings or settings_for(quiet=True)
+    found = settings or settings_for(quiet=True)
 
     async def main() -> T:
-        async with journal_of(chosen, existing=True) as journal:
+        async with journal_of(found, existing=True) as journal:
             return await work(journal)
 
     return run(main())

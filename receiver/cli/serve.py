@@ -21,8 +21,9 @@ from receiver.cli.options import optional
 from receiver.cli.output import note, one_line, print_json, say
 from receiver.cli.process import run, settings_for
 from receiver.cli.servers import address, bind, server, stop_signal, until_stopped
+from receiver.cli.session import deliver_now
 from receiver.disk import return_large_blocks
-from receiver.errors import EngineRunning, InputError, SettingsError
+from receiver.errors import EngineRunning, InputError, SettingsError, require
 from receiver.extras import install
 from receiver.settings.kinds import show_base_url
 from receiver.web.admission import BodyLimits
@@ -82,10 +83,15 @@ def serve(
     run(main())
 
 
-def worker() -> None:
+def worker(
+    once: Annotated[bool, typer.Option("--once", help="Send, poll and deliver what is due now, then end.")] = False,
+) -> None:
     """Be the engine alone, without listening for callbacks."""
     return_large_blocks()
     settings = settings_for()
+    if once:
+        run(deliver_now(settings, "worker --once"))
+        return
 
     async def main() -> None:
         with stop_signal() as stop:
@@ -126,6 +132,7 @@ def simulate(
     key: Annotated[str | None, typer.Option(help="The only API key to accept; any if not given.")] = None,
 ) -> None:
     """Play the provider on this machine, with its faults."""
+    require("PIL", extra="simulator", why="`receiver simulate`")
     from receiver.simulator import FAULTS, PROFILES, Simulator  # noqa: PLC0415 - an extra: it draws with Pillow
 
     if "list" in (profile, faults):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from receiver.app import Runtime, open_runtime, open_stateless_submit
 from receiver.app.stateless import StatelessSubmit
-from receiver.cli.output import at, note, one_line, print_json, say, say_result
+from receiver.cli.output import at, note, one_line, out, print_json, say, say_result, say_values
 from receiver.cli.process import first_end, run, settings_for
 from receiver.cli.progress import Progress
 from receiver.clock import Clock
@@ -75,9 +76,12 @@ class Session:
                 if wait:
                     self._status = await follow_all(runtime, row.id, lambda row_id: self._follow(runtime, row_id))
                     return self._status
+                idle = row.status == "accepted" and not await runtime.journal.engines()
             done = "Submitted" if fresh else "There is already" if row.outcome != "adopted" else "Watching"
             if self._as_json or not (reply and _is_kept(row)):
                 self._print(row, "Replied to" if reply else done)
+            if idle and not self._as_json:
+                note("No engine runs: nothing fetches the result until one does (receiver serve, or receiver wait).")
             return SUCCEEDED
 
         self._run(main())
@@ -165,6 +169,30 @@ async def beside_engine(runtime: Runtime, role: str, main: Awaitable[T]) -> T:
         engine.cancel()
         await asyncio.gather(task, engine, return_exceptions=True)
     return task.result()
+
+
+async def until_idle(runtime: Runtime) -> None:
+    """Wait until nothing is to be sent, polled, downloaded or delivered now. A paused destination is not waited for."""
+    while True:
+        now_ms = runtime.clock.now_ms()
+        queries = (runtime.journal.due_sends, runtime.journal.due_polls, runtime.journal.due_media)
+        due = [row for query in queries for row in await query(now_ms, 1)]
+        counts = (await runtime.journal.counts()).destinations
+        paused = {item.name for item in await runtime.journal.destinations() if item.paused(now_ms)}
+        owed = [
+            name
+            for name, count in counts.items()
+            if count.running or (name not in paused and (count.oldest_due_ms or now_ms + 1) <= now_ms)
+        ]
+        if not due and not {*owed} & runtime.destinations.keys():
+            return
+        await runtime.clock.sleep(_LOOK_SECONDS)
+
+
+async def deliver_now(settings: Settings, role: str) -> None:
+    """Be the engine until nothing is due, or wait until the engine that runs has done it."""
+    async with open_runtime(settings, exit_on_stall=True) as runtime:
+        await beside_engine(runtime, role, until_idle(runtime))
 
 
 async def follow_all(runtime: Runtime, submission_id: str, follow_one: Follow) -> int:
@@ -282,11 +310,24 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links:
             note(f"Error: The result did not reach {item.destination}: {why}. {then} {see}")
     for text in (*texts, *(links or ())):
         say(one_line(text))
+    if out.is_terminal and type == "task.succeeded" and links is None:
+        _say_next(row, deliveries)
+        return status
     receipts = [(item.destination, item.receipt) for item in deliveries if item.receipt]
     lines = [f"{name}: {receipt.url}" for name, receipt in receipts if receipt.url]
     for line in [*lines, *(receipt.ref for _, receipt in receipts if receipt.ref and not receipt.url)]:
         say(line)
     return status
+
+
+def _say_next(row: Submission, deliveries: list[Delivery]) -> None:
+    """Print what a person needs next: the places of the result, the id, the buttons, and a command."""
+    places = {item.destination: item.receipt.url or item.receipt.ref for item in deliveries if item.receipt}
+    buttons = [button.text for button in row.task.buttons] if row.task else []
+    say_values([(name, place or "delivered") for name, place in places.items()])
+    say_values([("id", row.id[-6:]), ("buttons", " ".join(buttons))])
+    if buttons:
+        say_values([("next", f"receiver action {row.id[-6:]} {shlex.quote(buttons[0])} --wait")])
 
 
 def _record(row: Submission, deliveries: list[Delivery], texts: tuple[str, ...]) -> dict[str, Any]:

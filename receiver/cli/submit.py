@@ -30,7 +30,7 @@ from receiver.cli.options import (
     optional,
     options,
 )
-from receiver.cli.output import note, say_result
+from receiver.cli.output import note, one_line, say_result
 from receiver.cli.process import run, settings_for
 from receiver.errors import InputError, JournalError, ReceiverError
 from receiver.events import Submission
@@ -41,9 +41,11 @@ T = TypeVar("T")
 
 
 def submit(
-    prompt: Annotated[
-        str | None,
-        typer.Argument(help="What to draw, with the provider's own parameters; - reads it.", show_default=False),
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPT", help="What to draw, with the provider's own parameters; - reads it.", show_default=False
+        ),
     ] = None,
     wait: Wait = False,
     file: Annotated[
@@ -69,6 +71,9 @@ def submit(
 
     Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
+    if words and len(words) > 1:
+        raise typer.BadParameter(f'Put the prompt in quotes: receiver submit "{" ".join(words)[:200]}"')
+    prompt = words[0] if words else None
     if (prompt is None) == (file is None):
         raise typer.BadParameter("Give a prompt, or --file with prompts, one a line.")
     chosen = options(speed=speed, label=label, state=state, to=to, auto=auto)
@@ -125,11 +130,20 @@ def read_prompts(file: str) -> list[str]:
 def _submit_all(requests: list[Request], options: Options, *, jobs: int, as_json: bool) -> None:
     """Submit each and stay for its result, at most `jobs` under way. The exit status is the worst of all."""
     statuses: list[int] = []  # filled once all results are printed and only other deliveries still run
+    ended: list[int] = []
+    reached: list[tuple[str, bool]] = []
     gate = asyncio.Semaphore(jobs)
+    if not as_json:
+        note(f"{len(requests)} prompts, at most {jobs} at a time.")
 
     async def one(runtime: Runtime, request: Request) -> int:
         async with gate:
-            return await submit_one(runtime, request, options, as_json=as_json)
+            status = await submit_one(runtime, request, options, as_json=as_json, reached=reached)
+            ended.append(status)
+            if not as_json:
+                word = "done" if status == session.SUCCEEDED else "NOT DONE"
+                note(f"[{len(ended)}/{len(requests)}] {word}: {one_line(request.prompt[:60])}")
+            return status
 
     async def main() -> None:
         async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
@@ -143,12 +157,29 @@ def _submit_all(requests: list[Request], options: Options, *, jobs: int, as_json
             note("Interrupted; what was submitted goes on. See: receiver tasks list")
             raise typer.Exit(session.INTERRUPTED) from None
     failed = sum(status != session.SUCCEEDED for status in statuses)
-    note(f"{len(statuses) - failed} of {len(statuses)} succeeded.")
+    note(f"{len(statuses) - failed} of {len(statuses)} succeeded{_by_destination(reached)}.")
     if failed:
         raise typer.Exit(max(statuses))
 
 
-async def submit_one(runtime: Runtime, request: Request, options: Options, *, as_json: bool) -> int:
+def _by_destination(reached: list[tuple[str, bool]]) -> str:
+    """Return a text like `, 6 in file, 0 of 6 in command`."""
+    counts = {name: [one for other, one in reached if other == name] for name, _ in sorted(reached)}
+    parts = (
+        f", {len(given)} in {name}" if all(given) else f", {sum(given)} of {len(given)} in {name}"
+        for name, given in counts.items()
+    )
+    return "".join(parts)
+
+
+async def submit_one(
+    runtime: Runtime,
+    request: Request,
+    options: Options,
+    *,
+    as_json: bool,
+    reached: list[tuple[str, bool]] | None = None,
+) -> int:
     """Submit one of many, stay for its result, and print it or the error. Return the exit status.
 
     An error says if the prompt is paid for, or will be: a person may submit the rest of the file again.
@@ -156,6 +187,8 @@ async def submit_one(runtime: Runtime, request: Request, options: Options, *, as
 
     async def follow_one(id: str) -> tuple[Submission, int]:
         row, deliveries = await session.until_settled(runtime, id, lambda row: None)
+        if reached is not None and row.last_word == "task.succeeded":
+            reached.extend((item.destination, item.status == "succeeded") for item in deliveries)
         return row, session.report(row, deliveries, as_json=as_json)
 
     row: Submission | None = None
@@ -232,17 +265,19 @@ def cancel(reference: Reference) -> None:
     Not every provider lets its users do so.
     """
 
-    task_id, _ = _ask(reference, lambda runtime, task_id: runtime.provider.cancel(task_id))
+    task_id, _ = _ask(reference, lambda runtime, task_id: runtime.provider.cancel(task_id), running=True)
     note(f"The provider was asked to cancel task {task_id}. See its result: receiver wait {reference}")
 
 
-def _ask(reference: str, question: Callable[[Runtime, str], Awaitable[T]]) -> tuple[str, T]:
-    """Return a submission's task id, and the provider's answer to a question about it."""
+def _ask(reference: str, question: Callable[[Runtime, str], Awaitable[T]], *, running: bool = False) -> tuple[str, T]:
+    """Return a submission's task id, and the provider's answer to a question about it, perhaps only while it runs."""
 
     async def ask(runtime: Runtime) -> tuple[str, T]:
         row = await runtime.journal.find(reference)
         if row.task_id is None:
             raise InputError(f"Submission {row.id} has no task yet. See: receiver tasks show {row.id}")
+        if running and row.ended is not None:
+            raise InputError(f"Submission {row.id} has {row.display_status}: nothing is left to cancel.")
         return row.task_id, await question(runtime, row.task_id)
 
     return _with_runtime(ask)

@@ -37,26 +37,38 @@ Location = tuple[str, ...]
 
 
 def load(
-    environ: Mapping[str, str] | None = None, folder: Path | None = None, overrides: Mapping[str, Any] | None = None
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    file: Path | None = None,
 ) -> Settings:
-    """Read all settings: from the process's environment, and `receiver.toml` in the working folder, if not given.
+    """Read all settings: from the process's environment, and one file.
 
-    `overrides` are values of command-line flags by setting name. None means that the flag is not given.
+    Args:
+        environ: variables, if not those of the process.
+        folder: in place of the working folder.
+        overrides: values of command-line flags by setting name. None means that the flag is not given.
+        file: the file. Without it `receiver.toml` in the folder, or else in `~/.config/receiver`.
 
     Raises:
         SettingsError: one or two sentences for each problem, a line each.
     """
     given = os.environ if environ is None else environ
     layers = _Layers({name: without_quotes(text) for name, text in given.items()})
-    path = (folder or Path()) / FILE
-    try:
-        layers.read_toml(path.read_text(encoding="utf-8-sig"), FILE)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        layers.problems.append(f"{path} cannot be read: {exc.strerror}.")
-    except UnicodeDecodeError:
-        layers.problems.append(f"{path} cannot be read: it is not UTF-8 text.")
+    here = (folder or Path()) / FILE
+    for path in [here, *home_file(layers.environ)] if file is None else [file]:
+        try:
+            layers.read_toml(path.read_text(encoding="utf-8-sig"), FILE if path == here else str(path))
+        except FileNotFoundError:
+            if file is not None:
+                layers.problems.append(f"There is no file {path}. Name another one with --config.")
+            continue
+        except OSError as exc:
+            layers.problems.append(f"{path} cannot be read: {exc.strerror}.")
+        except UnicodeDecodeError:
+            layers.problems.append(f"{path} cannot be read: it is not UTF-8 text.")
+        layers.files.append(str(path.absolute()))
+        break
     layers.read_toml(layers.environ.get(CONFIG, ""), CONFIG)
     layers.read_environment()
     for name, value in (overrides or {}).items():
@@ -68,6 +80,13 @@ def load(
 def _is_secret(text: str) -> bool:
     """Return False for a variable's value that is a word, a number or a path, and would hide these elsewhere."""
     return len(text) >= 8 and not text.isalpha() and not text.isdigit() and not text.startswith(("/", "~", "."))
+
+
+def home_file(environ: Mapping[str, str]) -> list[Path]:
+    """Return the user's own file with settings. Nothing if there is no home."""
+    if folder := environ.get("XDG_CONFIG_HOME"):
+        return [Path(folder) / "receiver" / FILE]
+    return [Path(home) / ".config" / "receiver" / FILE] if (home := environ.get("HOME")) else []
 
 
 def without_quotes(text: str) -> str:
@@ -88,6 +107,7 @@ class _Layers:
     values: dict[str, Any] = field(default_factory=dict)
     written: dict[Location, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     pages: set[str] = field(default_factory=set)  # of the handbook, about the settings that failed validation
 
@@ -191,7 +211,13 @@ class _Layers:
         platform = platform_variables(self.environ)
         others = {name: text for name, text in self.environ.items() if not name.startswith(PREFIX)}
         secrets = {name: text for name, text in others.items() if _SECRET.search(name) and _is_secret(text)}
-        context = {"sources": self.sources, "platform": platform, "variables": handlers, "secrets": secrets}
+        context = {
+            "files": dict.fromkeys(self.files, ""),
+            "sources": self.sources,
+            "platform": platform,
+            "variables": handlers,
+            "secrets": secrets,
+        }
         try:
             settings = Settings.model_validate(self.values, context=context)
         except ValidationError as exc:

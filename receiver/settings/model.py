@@ -291,6 +291,11 @@ class Settings(BaseModel):
         return {**dict.fromkeys(type(self).model_fields, "default"), **self._context.get("sources", {})}
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Files that were read."""
+        return tuple(self._context.get("files", ()))
+
+    @property
     def platform_variables(self) -> dict[str, str]:
         """Variables that identify a known platform. Empty elsewhere."""
         return dict(self._context.get("platform", {}))

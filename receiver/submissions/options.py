@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ MAX_LABEL = 200
 MAX_STATE = 10_000
 """Characters of the caller's own state. It is not sent, so the provider's limit does not apply."""
 MAX_AUTO = 16
+
+
+_NUMBERED = re.compile(r"[UuVv]\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,8 @@ def check_button(button: str) -> None:
     _check_text("The name of a button", button, MAX_LABEL)
     if not button.strip():
         raise InputError("The name of a button is empty. `receiver tasks show ID` lists the buttons.")
+    if _NUMBERED.fullmatch(button.strip()) and button.strip()[1:] not in ("1", "2", "3", "4"):
+        raise InputError(f"There is no button {button.strip()[:20]}: a grid has U1 to U4 and V1 to V4.")
 
 
 def _check_text(what: str, text: str, longest: int) -> None:
