@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from experiments import (
+    bounds,
     clock_steps,
     destinations,
     effects,
@@ -38,6 +39,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *destinations.EXPERIMENTS,
     *effects.EXPERIMENTS,
     *poison.EXPERIMENTS,
+    *bounds.EXPERIMENTS,
     *hostile_pictures.EXPERIMENTS,
     *functions.EXPERIMENTS,
     *sizes.EXPERIMENTS,
