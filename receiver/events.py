@@ -192,11 +192,13 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         task: the task in the callback.
         since_ms: time of arrival.
         asked: number of fetches made for it.
+        contradicted: True if the provider's last answer that carried our state said otherwise.
     """
 
     task: Task
     since_ms: int
     asked: int = 0
+    contradicted: bool = False
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,6 +251,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     misses: int = 0
     """Failed or empty polls in a row."""
     claim: Claim | None = None
+    unconfirmed: bool = False
+    """True while its SUCCESS is the word of a callback alone. The provider is asked on."""
     callbacks: int = 0
     """Number of journalled callbacks."""
     callback_bytes: int = 0

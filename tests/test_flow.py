@@ -60,6 +60,7 @@ ALONE = {
     "relay_timeout": "P",
     "state_missing": "P",
     "state_mangled": "P",
+    "old_encoding": "P",
     "foreign_token": "P",
     "odd_progress": "P",
     "no_buttons": "P",

@@ -17,7 +17,17 @@ from journals import ID, NOW, TASK_ID, submission
 from receiver.backoff import PROVISIONAL
 from receiver.deliveries import Delivery
 from receiver.errors import Refused
-from receiver.events import EVENT_TYPES, TERMINAL_TYPES, Claim, Event, EventType, ExpectedFile, Media, Submission
+from receiver.events import (
+    EVENT_TYPES,
+    TERMINAL_TYPES,
+    Claim,
+    Event,
+    EventType,
+    ExpectedFile,
+    Media,
+    Submission,
+    event_id,
+)
 from receiver.intake import Policy, Route, Rules, transitions
 from receiver.intake.transitions import MAX_CALLBACK_BYTES, MAX_CALLBACKS, MAX_LATE_CALLBACKS
 from receiver.journal import Change, files
@@ -589,6 +599,74 @@ def test_of_two_claims_the_success_is_kept(first: Task, second: Task, kept: Task
     assert row.claim is not None
     assert row.claim.task == kept
     assert row.claim.since_ms == (NOW if kept == first else NOW + 9_000)
+
+
+@pytest.mark.parametrize("claimed", [CLAIMED, FAILURE])
+@pytest.mark.parametrize("seen", [view("SUBMITTED", 0), RUNNING, view("MODAL")])
+def test_a_contradicted_claim_waits_up_to_the_deadline(claimed: Task, seen: Task) -> None:
+    """The provider shows our state and another status: it is asked at its usual pace, also past silent polls."""
+    row = claiming(claimed, deadline_ms=NOW + 600_000)
+    row = row_of(transitions.polled(row, seen, rules(29_000), ours=True))
+    for after in (30_000, 45_000, 300_000):
+        change = transitions.polled(row, None if after == 300_000 else seen, rules(after), ours=True)
+        assert types(change) == []
+        assert due_after(change) == after + POLICY.poll_ms
+        row = row_of(change)
+    event = only(transitions.polled(row, seen, rules(600_000), ours=True))
+    assert (event.type, event.confirmed) == (f"task.{'succeeded' if claimed is CLAIMED else 'failed'}", False)
+    agreed = transitions.polled(row, SUCCESS, rules(310_000), ours=True)
+    assert (only(agreed).type, only(agreed).confirmed) == ("task.succeeded", True)
+
+
+@pytest.mark.parametrize("seen", [view(""), view("IN_PROGRESS", 100), view("LATER")])
+def test_a_lag_is_no_contradiction(seen: Task) -> None:
+    """A relay that has not looked yet, or has stopped looking at 100 %, says nothing against a claim."""
+    event = only(transitions.polled(claiming(deadline_ms=NOW + 600_000), seen, rules(30_000), ours=True))
+    assert (event.type, event.confirmed) == ("task.succeeded", False)
+
+
+def test_a_fetched_failure_ends_a_forged_success() -> None:
+    """Both tokens were stolen. The provider's FAILURE is the end, and its later SUCCESS still counts."""
+    waiting = transitions.polled(claiming(), FAILURE, rules(5_000), ours=True)
+    assert types(waiting) == []
+    row = row_of(transitions.polled(row_of(waiting), FAILURE, rules(30_000), ours=True))
+    assert (row.ended, row.claim) == ("task.failed", None)
+    assert only(transitions.polled(row, SUCCESS, rules(60_000), ours=True)).confirmed
+
+
+def unconfirmed() -> Submission:
+    return row_of(transitions.polled(claiming(), None, rules(30_000)))
+
+
+def test_an_unconfirmed_success_is_asked_about_on() -> None:
+    """The provider's SUCCESS with the same link ends that, without another event."""
+    row = unconfirmed()
+    assert (row.ended, row.unconfirmed, row.poll_due_ms) == ("task.succeeded", True, NOW + 60_000)
+    assert types(transitions.polled(row, RUNNING, rules(60_000), ours=True)) == []
+    change = transitions.polled(row, CLAIMED, rules(60_000), ours=True)
+    assert types(change) == []
+    assert (row_of(change).unconfirmed, row_of(change).poll_due_ms) == (False, None)
+    row = row_of(received(row, SUCCESS, by=rules(40_000)))
+    assert row.poll_due_ms == NOW + 40_000
+
+
+def test_a_confirmed_result_with_other_links_supersedes_an_unconfirmed_one() -> None:
+    """Its files take the place of the claimed ones, and it goes to the same destinations as a further event."""
+    change = transitions.polled(unconfirmed(), SUCCESS, rules(60_000), ours=True)
+    row, event = row_of(change), only(change)
+    first = event_id(row.id, "task.succeeded")
+    assert (event.id, event.supersedes, event.confirmed) == (f"{first}.1", first, True)
+    assert row.task is not None
+    assert (row.task.result_urls, row.unconfirmed, row.poll_due_ms) == ((LINK,), False, None)
+    assert [item.links for item in row.files] == [(LINK,)]
+    assert [delivery.event_id for delivery in change.deliveries] == [event.id]
+    assert types(transitions.polled(row, SUCCESS, rules(70_000))) == []
+
+
+def test_a_success_without_confirmation_is_not_asked_about() -> None:
+    """`confirm_within = 0` asks for no confirmation."""
+    row = row_of(received(accepted(), CLAIMED, by=rules(confirm_ms=0)))
+    assert (row.unconfirmed, row.poll_due_ms) == (False, None)
 
 
 def test_progress_during_a_claim_keeps_its_pace() -> None:

@@ -395,13 +395,44 @@ async def test_a_downloaded_picture_proves_the_provider_wrong(tmp_path: Path) ->
     async with engine(tmp_path) as kit:
         kit.origin.files["/a"] = PNG
         (row,) = await submitted(kit, 1)
-        kit.relay.tasks["t0"] = wire_task("t0", "FAILURE", failReason="timed out")
+        kit.relay.tasks["t0"] = wire_task("t0", "FAILURE", failReason="上游任务超时（超过1小时）")
         await kit.calls_back(row, "SUCCESS", image_url=f"{kit.origin.url}/a")
         await kit.reconciler.reconcile_once()
         after = await kit.row(row.id)
         assert (after.ended, after.media_due_ms) == ("task.succeeded", kit.clock.now_ms())
         assert await kit.types(row.id) == ["task.accepted", "task.succeeded"]
         assert kit.origin.requests == ["/a"]
+
+
+async def test_a_picture_is_no_proof_against_the_providers_own_failure(tmp_path: Path) -> None:
+    """Only a relay's time-out is doubted. With both tokens stolen, any picture of an allowed host would do."""
+    async with engine(tmp_path) as kit:
+        kit.origin.files["/a"] = PNG
+        (row,) = await submitted(kit, 1)
+        kit.relay.tasks["t0"] = wire_task("t0", "FAILURE", failReason="可能包含敏感词")
+        await kit.calls_back(row, "SUCCESS", image_url=f"{kit.origin.url}/a")
+        for _ in range(7):
+            await reconcile(kit, 5)
+        assert await kit.types(row.id) == ["task.accepted", "task.failed"]
+        assert kit.origin.requests == []
+
+
+async def test_a_claim_waits_while_the_provider_shows_our_state_and_another_status(tmp_path: Path) -> None:
+    """A forged SUCCESS is not delivered while the task runs, and the real one is."""
+    async with engine(tmp_path) as kit:
+        (row,) = await submitted(kit, 1)
+        state = kit.relay.submitted[0]["state"]
+        kit.relay.tasks["t0"] = wire_task("t0", "IN_PROGRESS", state=state)
+        await kit.calls_back(row, "SUCCESS", image_url="https://x.test/forged.png")
+        for _ in range(12):
+            await reconcile(kit, 10)
+        assert (await kit.row(row.id)).ended is None
+        kit.relay.tasks["t0"] = wire_task("t0", "SUCCESS", state=state, imageUrl="https://relay.test/a")
+        await reconcile(kit, 15)
+        (*_, event) = await kit.events(row.id)
+        assert (event.type, event.confirmed) == ("task.succeeded", True)
+        assert event.task is not None
+        assert event.task.result_urls == ("https://relay.test/a",)
 
 
 @pytest.mark.parametrize("link", ["/missing", "https://not-on-the-list.test/a.png", ""])
@@ -435,7 +466,10 @@ async def test_a_proof_being_downloaded_keeps_no_other_back(tmp_path: Path) -> N
         kit.origin.files["/a"] = PNG
         kit.origin.hanging["/a"] = asyncio.Event()
         claimed, other = await submitted(kit, 2)
-        kit.relay.tasks = {"t0": wire_task("t0", "FAILURE"), "t1": wire_task("t1", "SUCCESS")}
+        kit.relay.tasks = {
+            "t0": wire_task("t0", "FAILURE", failReason="上游任务超时（超过1小时）"),
+            "t1": wire_task("t1", "SUCCESS"),
+        }
         await kit.calls_back(claimed, "SUCCESS", image_url=f"{kit.origin.url}/a")
         step = asyncio.create_task(reconcile(kit))
         await until(lambda: kit.origin.requests == ["/a"])

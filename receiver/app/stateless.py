@@ -182,7 +182,7 @@ class StatelessReceive:
                 hooked=True,
                 status="accepted",
                 task_id=view.id,
-                deadline_ms=now_ms + 86_400_000,
+                deadline_ms=now_ms + int(self.confirm_seconds * 1000),  # the request cannot wait longer
             )
         )
         self._seen[submission_id] = None

@@ -182,9 +182,8 @@ class Reconciler:
         if row.task_id is None:
             # Only our state token in the provider's own answer counts, whatever callbacks said.
             for view in views:
-                with suppress(TokenError):
-                    if self._tokens.read_state_token(view.state) == row.id:
-                        break
+                if self._is_ours(view, row):
+                    break
             else:
                 await self._intake.unidentified(row.id)
                 return
@@ -193,12 +192,19 @@ class Reconciler:
             return
         found = next(iter(views), None)
         claim = row.claim.task if row.claim is not None and row.claim.task.status == "SUCCESS" else None
-        contradicted = found is not None and found.terminal and found.status != "SUCCESS"
-        proof = claim is not None and contradicted and await self._proof(row.id, claim)
-        await self._intake.polled(row.id, found, proof)
+        timed_out = found is not None and found.relay_timed_out
+        proof = claim is not None and timed_out and await self._proof(row.id, claim)
+        ours = found is not None and self._is_ours(found, row)
+        await self._intake.polled(row.id, found, proof=proof, ours=ours)
+
+    def _is_ours(self, view: Task, row: Submission) -> bool:
+        """Return True if the provider's own answer holds our state token."""
+        with suppress(TokenError):
+            return self._tokens.read_state_token(view.state) == row.id
+        return False
 
     async def _proof(self, submission_id: str, task: Task) -> bool:
-        """Return True if a file of a claimed SUCCESS can be downloaded. Then the fetched FAILURE is false.
+        """Return True if a file of a claimed SUCCESS can be downloaded. Then the relay's own time-out is false.
 
         All polls wait for this one, so its time is short. The claim is polled again.
         """

@@ -110,10 +110,12 @@ class Intake:
         changed = self._report(submission_id, changed)
         return changed.problem is None and cause is None and changed.submission.task_id == view.id
 
-    async def polled(self, submission_id: str, view: Task | None, proof: bool = False) -> Submission:
+    async def polled(
+        self, submission_id: str, view: Task | None, *, proof: bool = False, ours: bool = False
+    ) -> Submission:
         """Take the provider's answer to a poll. None: it did not know the task, or was out of reach."""
         view = None if view is None else _without_secrets(view)
-        return await self._change(submission_id, partial(transitions.polled, view=view, proof=proof))
+        return await self._change(submission_id, partial(transitions.polled, view=view, proof=proof, ours=ours))
 
     async def identified(self, submission_id: str, view: Task) -> Submission:
         """Take the candidate that holds our state token in the provider's own answer."""

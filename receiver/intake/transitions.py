@@ -6,9 +6,11 @@ Trust (both tokens of a callback are checked earlier):
     any of them not                                   the callback is journalled, and the provider is asked now
 
 Confirmation: a claim is settled by the provider's own answer, fetched at 0, 2, 5, 10, 16 and 30 s (shares of
-`confirm_ms`). Agreement or the end of that time makes the event, marked `confirmed` or not. A fetch that only lags is
-no contradiction. A claimed SUCCESS whose picture was downloaded from an allowed host beats a fetched FAILURE, because
-relays fail tasks by their own clock (PROTOCOL.md §6).
+`confirm_ms`). Agreement or the end of that time makes the event, marked `confirmed` or not. A fetch without our state
+only lags. One with our state and another status contradicts the claim, which then waits up to the deadline. A fetched
+FAILURE ends it after `confirm_ms`. A claimed SUCCESS whose picture was downloaded from an allowed host beats only the
+FAILURE that a relay wrote by its own clock (PROTOCOL.md §6). After an unconfirmed SUCCESS the provider is asked on, and
+its own SUCCESS with other links or texts supersedes the claimed one.
 
 Candidates: if the answer to the submit was lost, a callback with one good token still names a task. The provider is
 asked about it with our key. Only a task that holds our state token in that answer is bound.
@@ -42,7 +44,7 @@ from receiver.events import (
 )
 from receiver.intake.followups import follow_up
 from receiver.journal import Change, files
-from receiver.tasks import Task, event_type, merge
+from receiver.tasks import RANKS, Task, event_type, merge
 
 # Routes of events to destinations, and the policy
 
@@ -120,7 +122,7 @@ class Policy:
         media_wait_ms: longest wait of deliveries for the files.
         unlinked_ms: time in which a SUCCESS without a link to a file is no end.
         deadline_ms: time after which a task counts as lost.
-        steady: give the same event to the same destination the same delivery id and time, whatever journal it is in.
+        steady: True without a lasting journal. The same event has the same delivery id and time in every process.
     """
 
     confirm_ms: int = 30_000
@@ -310,7 +312,7 @@ def _claim(row: Submission, view: Task, rules: Rules) -> Change:
     """Keep a terminal callback as a claim, and ask the provider now. The first callback also makes `task.accepted`."""
     type = event_type(view)
     if type == row.ended == "task.succeeded":
-        return Change(submission=_with_links(row, view, rules))
+        return Change(submission=ask(row, rules.now_ms) if row.unconfirmed else _with_links(row, view, rules))
     if type not in _ENDS or not supersedable(row.ended, type):
         return Change(submission=row)
     if row.claim is not None and (row.claim.task.status == "SUCCESS" or view.status != "SUCCESS"):
@@ -366,7 +368,7 @@ def unidentified(row: Submission, rules: Rules) -> Change | None:
 # Polls
 
 
-def polled(row: Submission, view: Task | None, rules: Rules, proof: bool = False) -> Change:
+def polled(row: Submission, view: Task | None, rules: Rules, *, proof: bool = False, ours: bool = False) -> Change:
     """Take the provider's answer to a poll.
 
     Args:
@@ -374,39 +376,73 @@ def polled(row: Submission, view: Task | None, rules: Rules, proof: bool = False
         view: the task. None: the provider did not know it, or was out of reach. Another task's view counts as None,
             because the submit answer has bound this one since the poll began.
         rules: the time, the policy, the routes.
-        proof: True if a file of a claimed SUCCESS was downloaded, because the view contradicts it.
+        proof: True if a file of a claimed SUCCESS was downloaded, because the view is a relay's own time-out.
+        ours: True if the view carries our state token.
     """
     if view is not None and view.id != row.task_id:
         view = None
     row = replace(row, misses=0 if view else row.misses + 1, asked_ms=rules.now_ms)
     if row.claim is not None:
-        return _settle(row, row.claim, view, rules, proof)
+        return _settle(row, row.claim, view, rules, proof=proof, ours=ours)
     row = replace(row, polls=row.polls + 1 if row.ended else row.polls)
     if view is None and row.ended is None and row.task is not None and row.task.status == "SUCCESS":
         view = row.task  # its links are awaited, and the provider does not answer
     if view is None:
         return Change(submission=replace(row, poll_due_ms=next_poll(row, rules)))
-    return observe(row, view, rules, source="poll")
+    if row.unconfirmed and row.misses == 0 and view.status == "SUCCESS":
+        return _confirm(row, view, rules)
+    return observe(row, view, rules, source="poll", confirmed=not row.unconfirmed)
 
 
-def _settle(row: Submission, claim: Claim, view: Task | None, rules: Rules, proof: bool) -> Change:
+def _confirm(row: Submission, view: Task, rules: Rules) -> Change:
+    """Take the provider's own word for a SUCCESS that only a callback reported. One with other links or texts is a
+    further event that supersedes the claimed one."""
+    claimed = row.task
+    row = replace(row, unconfirmed=False)
+    same = claimed is not None and (view.links, view.texts) == (claimed.links, claimed.texts)
+    if row.ended != "task.succeeded" or claimed is None or same:
+        return observe(row, view, rules, source="poll")
+    if not (view.links or view.texts):
+        return Change(submission=replace(row, unconfirmed=True, poll_due_ms=next_poll(row, rules)))  # links come late
+    superseded = event_id(row.id, "task.succeeded", further=row.further)
+    unlinked = replace(claimed, image_url="", image_urls=(), video_url="", video_urls=(), final_prompt="")
+    row = replace(row, task=merge(unlinked, view), further=row.further + 1, files=(), poll_due_ms=None)
+    row = files.expect(row, [view], rules.now_ms, wait_ms=rules.policy.media_wait_ms)
+    event = replace(_event(row, "task.succeeded", rules, source="poll"), supersedes=superseded)
+    return Change(submission=row, events=(event,), deliveries=fan_out(row, (event,), rules))
+
+
+def contradicts(view: Task, claimed: Task) -> bool:
+    """Return True if the provider's answer about our task says otherwise than a claim. A relay that stays at 100 % has
+    only stopped to look (PROTOCOL.md §6)."""
+    return view.status in RANKS and view.status != claimed.status and (view.terminal or view.progress != 100)
+
+
+def _settle(row: Submission, claim: Claim, view: Task | None, rules: Rules, *, proof: bool, ours: bool) -> Change:
     """End a claim, or schedule the next question about it. Links of the callback stay as the second source
     (PROTOCOL.md §10.4)."""
     claim = replace(claim, since_ms=min(claim.since_ms, rules.now_ms))  # the clock may have been set back since
-    over = rules.now_ms >= claim.since_ms + rules.policy.confirm_ms
+    if view is not None and ours:
+        claim = replace(claim, contradicted=contradicts(view, claim.task))
+    end_ms = claim.since_ms + rules.policy.confirm_ms
+    if claim.contradicted and not (view is not None and view.terminal):
+        end_ms = max(end_ms, row.deadline_ms)
+    over = rules.now_ms >= end_ms
     claims_success = claim.task.status == "SUCCESS"
     closed = replace(row, claim=None)
+    # Without a lasting journal nothing could take a later answer.
+    unconfirmed = replace(closed, unconfirmed=claims_success and not rules.policy.steady)
     if view is not None and view.status == "SUCCESS":
         return observe(closed, view, rules, source="poll", second=claim.task if claims_success else None)
     if proof:
-        return observe(closed, claim.task, rules, source="callback", confirmed=False)
+        return observe(unconfirmed, claim.task, rules, source="callback", confirmed=False)
     if view is not None and view.terminal and (over or not claims_success):
         return observe(closed, view, rules, source="poll")
     if over:
-        return observe(closed, claim.task, rules, source="callback", confirmed=False)
+        return observe(unconfirmed, claim.task, rules, source="callback", confirmed=False)
     steps = (claim.since_ms + int(share * rules.policy.confirm_ms) for share in CONFIRM)
-    end_ms = claim.since_ms + rules.policy.confirm_ms
-    due = max(next(step for step in steps if step > rules.now_ms), min(rules.now_ms + ASK_MS, end_ms))
+    step = next((step for step in steps if step > rules.now_ms), rules.now_ms + rules.policy.poll_ms)
+    due = min(max(step, rules.now_ms + ASK_MS), end_ms)
     claim = replace(claim, asked=claim.asked + 1)
     if view is None or view.terminal:
         return Change(submission=replace(row, claim=claim, poll_due_ms=due))
@@ -564,9 +600,9 @@ def supersedable(ended: EventType | None, type: EventType) -> bool:
 
 def next_poll(row: Submission, rules: Rules) -> int | None:
     """Return the time of the next poll of this row. None: never."""
-    if row.task_id is None or row.ended == "task.succeeded":
+    if row.task_id is None or (row.ended == "task.succeeded" and not row.unconfirmed):
         return None
-    if row.ended in PROVISIONAL_TYPES:
+    if row.ended in PROVISIONAL_TYPES or row.unconfirmed:
         if row.polls >= len(PROVISIONAL):
             return None
         return rules.now_ms + int(PROVISIONAL[row.polls] * 1000)

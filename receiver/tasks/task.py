@@ -34,6 +34,8 @@ MAX_STATE, MAX_CUSTOM_ID, MAX_URL = 512, 256, 4_096
 MAX_BUTTONS, MAX_LINKS = 50, 64
 """Buttons of a task, and links in one of its lists."""
 
+_RELAY_TIMEOUTS = ("上游任务超时", "upstream task timeout", "upstream task timed out")
+"""The relay's own reason, as its source writes it, and translated. "任务超时" is the upstream's."""
 _TEXT_ACTIONS = frozenset({"DESCRIBE", "SHORTEN"})
 
 
@@ -78,6 +80,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def terminal(self) -> bool:
         """True if no further status follows (§6)."""
         return self.status in TERMINAL
+
+    @property
+    def relay_timed_out(self) -> bool:
+        """True for a FAILURE that a relay wrote by its own clock. The upstream's task may go on (PROTOCOL.md §6)."""
+        return self.status == "FAILURE" and any(words in self.fail_reason.lower() for words in _RELAY_TIMEOUTS)
 
     @property
     def rank(self) -> tuple[int, int]:
