@@ -17,7 +17,6 @@ from receiver.errors import InputError
 from receiver.journal.selection import Selection
 from receiver.requests import BOTS, KINDS, SPEEDS
 from receiver.settings.kinds import parse_keep
-from receiver.submissions.options import Options
 
 
 def optional(help: str, *names: str) -> Any:
@@ -46,24 +45,6 @@ Auto = Annotated[str | None, optional("Buttons to press by itself when it has su
 Filter = Annotated[str | None, optional(IMAGINE["account_filter"].command_help)]
 Prompt = Annotated[str | None, optional("The prompt, for a button that asks for one.")]
 Mask = Annotated[str | None, optional("Where to repaint, for a button that asks for it: a file, white on black.")]
-
-
-def options(
-    *,
-    speed: str | None = None,
-    label: list[str] | None = None,
-    state: str | None = None,
-    to: list[str] | None = None,
-    auto: str | None = None,
-) -> Options:
-    """Return the options of a submission from those of a command."""
-    return Options(
-        speed=speed,
-        labels=labels(label),
-        state=state,
-        to=tuple(to) if to else None,
-        auto=tuple(button for button in (auto or "").split(",") if button.strip()),
-    )
 
 
 def labels(given: list[str] | None) -> dict[str, str]:

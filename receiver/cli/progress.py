@@ -13,6 +13,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from receiver.cli.output import err, note
+from receiver.cli.tables import describe, percent_of
 from receiver.clock import Clock
 from receiver.events import Submission
 
@@ -49,7 +50,7 @@ class Progress:
 
     def show(self, row: Submission) -> None:
         """Show the row as it is now."""
-        if self._row is None or _percent(row) != _percent(self._row):
+        if self._row is None or percent_of(row) != percent_of(self._row):
             self._updated = self._clock.now() - row.created_ms / 1000
         self._row = row
         last, self._text = self._text, describe(row)
@@ -64,7 +65,7 @@ class Progress:
         if row is not None:
             usual = USUAL_SECONDS.get(row.speed or "fast", USUAL_SECONDS["fast"])
             elapsed = now - row.created_ms / 1000
-            share, left = forecast(elapsed, usual=usual, percent=_percent(row) or 0, updated=self._updated)
+            share, left = forecast(elapsed, usual=usual, percent=percent_of(row) or 0, updated=self._updated)
             left = left if row.status == "accepted" and row.ended is None else ""
         self._share = share = max(self._share, share)  # it never goes back
         head = Text.assemble(cast(Text, self._spinner.render(now)), f" {self._text} ")
@@ -73,27 +74,6 @@ class Progress:
             return head
         full = int(share * width)
         return Text.assemble(head, ("━" * full, "cyan"), ("━" * (width - full), "bright_black"), f" {left}")
-
-
-def describe(row: Submission) -> str:
-    """Return the state of a submission in a few words."""
-    if row.ended is not None:
-        saving = "Saving the result" if row.media_due_ms is None else "Downloading files"
-        return saving if row.ended == "task.succeeded" else row.ended.removeprefix("task.").capitalize()
-    if row.status == "prepared":
-        return f"Waiting to send again: {row.detail}" if row.detail else "Sending"
-    if row.status in ("sending", "unknown"):
-        return "Sending" if row.status == "sending" else "Waiting for a callback"
-    if row.claim is not None or row.unlinked_ms is not None:
-        return "Checking the result with the provider" if row.claim else "Waiting for the links to its files"
-    percent = _percent(row)
-    if row.task_status == "IN_PROGRESS":
-        return f"Drawing {percent} %" if percent is not None else "Drawing"
-    return "Asks for input" if row.task_status == "MODAL" else "Accepted, waiting to start"
-
-
-def _percent(row: Submission) -> int | None:
-    return row.task.progress if row.task else None
 
 
 def forecast(elapsed: float, *, usual: float, percent: int, updated: float) -> tuple[float, str]:

@@ -28,7 +28,6 @@ from receiver.cli.options import (
     To,
     Wait,
     optional,
-    options,
 )
 from receiver.cli.output import note, one_line, say_result
 from receiver.cli.process import run, settings_for
@@ -38,6 +37,24 @@ from receiver.requests import KINDS, REQUIRED, Field, Request, build
 from receiver.submissions import Options
 
 T = TypeVar("T")
+
+
+def options(
+    *,
+    speed: str | None = None,
+    label: list[str] | None = None,
+    state: str | None = None,
+    to: list[str] | None = None,
+    auto: str | None = None,
+) -> Options:
+    """Return the options of a submission from those of a command."""
+    return Options(
+        speed=speed,
+        labels=reading.labels(label),
+        state=state,
+        to=tuple(to) if to else None,
+        auto=tuple(button for button in (auto or "").split(",") if button.strip()),
+    )
 
 
 def submit(

@@ -14,6 +14,28 @@ def status_of(row: Submission) -> str:
     return row.display_status if percent is None else f"{row.display_status} {percent} %"
 
 
+def describe(row: Submission) -> str:
+    """Return the state of a submission in a few words."""
+    if row.ended is not None:
+        saving = "Saving the result" if row.media_due_ms is None else "Downloading files"
+        return saving if row.ended == "task.succeeded" else row.ended.removeprefix("task.").capitalize()
+    if row.status == "prepared":
+        return f"Waiting to send again: {row.detail}" if row.detail else "Sending"
+    if row.status in ("sending", "unknown"):
+        return "Sending" if row.status == "sending" else "Waiting for a callback"
+    if row.claim is not None or row.unlinked_ms is not None:
+        return "Checking the result with the provider" if row.claim else "Waiting for the links to its files"
+    percent = percent_of(row)
+    if row.task_status == "IN_PROGRESS":
+        return f"Drawing {percent} %" if percent is not None else "Drawing"
+    return "Asks for input" if row.task_status == "MODAL" else "Accepted, waiting to start"
+
+
+def percent_of(row: Submission) -> int | None:
+    """Return the task's progress, if it has any."""
+    return row.task.progress if row.task else None
+
+
 def made_by(row: Submission) -> str:
     """Return the origin: the button that was pressed, or the kind of request."""
     return row.button or row.kind

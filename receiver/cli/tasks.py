@@ -22,8 +22,7 @@ from receiver.cli.options import (
 )
 from receiver.cli.output import at, note, print_json, print_list, print_table, say_values
 from receiver.cli.process import on_journal
-from receiver.cli.progress import describe
-from receiver.cli.tables import DELIVERIES, EVENTS, TASKS, labels_of, made_by, status_of
+from receiver.cli.tables import DELIVERIES, EVENTS, TASKS, describe, labels_of, made_by, status_of
 from receiver.deliveries import Delivery
 from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal, Trouble
