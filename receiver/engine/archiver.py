@@ -29,13 +29,13 @@ from receiver.telemetry import redact
 
 log = structlog.get_logger("receiver.engine.archiver")
 
-AT_ONCE = 32
+AT_ONCE = 64
 """Downloads at once."""
 PER_RESULT = 4
 """Downloads at once of one result, and its limit in bytes as a multiple of the largest file's."""
 LOOK = 4 * AT_ONCE
 """Results looked at in one step, so that the running ones hide no others."""
-TURN_SECONDS = 10.0
+TURN_SECONDS = 5.0
 """Time after which a download gives way to files that wait."""
 MAX_PROBLEM = 600
 """Characters of a reason that are kept."""

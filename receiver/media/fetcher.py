@@ -33,7 +33,7 @@ USER_AGENT = "imagine-receiver"
 MAX_REDIRECTS = 3
 CONNECT_SECONDS = 10.0
 """Limit for one address, so that a broken IPv6 route leaves time for IPv4."""
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 64
 KEEP_ALIVE_SECONDS = 15.0
 _MAX_HEAD = 65536
 """Bytes of a proxy's answer to CONNECT."""
