@@ -188,7 +188,7 @@ class Settings(BaseModel):
     media_cache_bytes: Size = Field(
         default=2**30, gt=0, description="Maximum size of that cache, without files being read."
     )
-    media_hosts: kinds.Hosts = Field(
+    media_hosts: Annotated[kinds.Hosts, Unset("none")] = Field(
         default=(),
         description="Further hosts pictures may come from, beside "
         f"{', '.join(f'`{host}`' for host in MEDIA_HOSTS)} and the provider's own. "
