@@ -75,7 +75,10 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt as journalled. `outcome` is None while it runs. `manual` marks a person's replay."""
+    """One attempt as journalled. `outcome` is None while it runs. `manual` marks a person's replay.
+
+    `traceback` is the end of that of an exception which is a fault of the handler's code.
+    """
 
     delivery_id: str
     number: int
@@ -84,6 +87,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     outcome: AttemptOutcome | None = None
     detail: str | None = None
     manual: bool = False
+    traceback: str | None = None
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +106,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """True if it counts as a failure of the retry policy."""
     detail: str | None = None
     receipt: Receipt | None = None
+    traceback: str | None = None
 
 
 DestinationStatus = Literal["working", "failing", "paused"]

@@ -13,6 +13,7 @@ from engine import JPEG, PNG, Kit, Recording, answer, destination, engine, logge
 from receiver.backoff import DELIVERY, DOWN_AFTER
 from receiver.deliveries import Completion, Delivery, Receipt
 from receiver.handlers.base import Attempt, Rejected, RetryLater
+from receiver.handlers.file import FileHandler
 
 
 async def owed(kit: Kit, prompt: str = "a boat") -> str:
@@ -283,6 +284,57 @@ async def test_whatever_a_handler_raises_is_a_failure(tmp_path: Path, error: Bas
         delivery = await only(kit, submission)
         assert (delivery.status, delivery.failures, delivery.detail) == ("pending", 1, detail)
         assert delivery.due_ms > kit.clock.now_ms() + 4000
+
+
+async def test_a_fault_in_a_handlers_code_is_shown_with_its_traceback(tmp_path: Path) -> None:
+    """At level error in the log, and with the attempt: type, message and the failing line, bounded."""
+
+    async def buggy(attempt: Attempt) -> Receipt:
+        names: dict[str, str] = {}
+        if attempt.number == 1:
+            return Receipt(ref=names["order"])
+        raise RuntimeError("x" * 9000 + "the end")
+
+    async with engine(tmp_path) as kit:
+        submission = await owed(kit)
+        dispatcher = kit.dispatcher(destination("main", Recording(buggy)))
+        with logged() as lines:
+            await dispatcher.dispatch_once()
+            await dispatcher.settle()
+        delivery = await only(kit, submission)
+        (line,) = [line for line in lines if line["event"] == "delivery.failed"]
+        (record,) = await kit.journal.attempts(delivery.id)
+        assert delivery.detail == "KeyError: 'order'"
+        assert (line["log_level"], line["exception"]) == ("error", record.traceback)
+        assert 'return Receipt(ref=names["order"])' in (record.traceback or "")
+        assert (record.traceback or "").endswith("KeyError: 'order'\n")
+        kit.clock.advance(10)
+        await dispatcher.dispatch_once()
+        await dispatcher.settle()
+        _, second = await kit.journal.attempts(delivery.id)
+        assert len(second.traceback or "") == 2000
+        assert (second.traceback or "").endswith("the end\n")
+
+
+async def test_a_refusal_is_a_warning_without_a_traceback(tmp_path: Path) -> None:
+    """A sentence of our handlers is no fault in their code. The pause after it is logged once, and a death as error."""
+    (tmp_path / "file").touch()
+    handler = FileHandler(FileHandler.Options(path=tmp_path / "file"))
+    async with engine(tmp_path) as kit:
+        await kit.journal.register({"main": "file"})
+        submission = await owed(kit)
+        dispatcher = kit.dispatcher(destination("main", handler))
+        with logged() as lines:
+            for _ in range(len(DELIVERY) + 1):
+                await dispatcher.dispatch_once()
+                await dispatcher.settle()
+                kit.clock.advance(40_000)
+        delivery = await only(kit, submission)
+        assert all(record.traceback is None for record in await kit.journal.attempts(delivery.id))
+        levels = [(line["event"], line["log_level"]) for line in lines]
+        failed = [level for event, level in levels if event == "delivery.failed"]
+        assert failed == [*["warning"] * len(DELIVERY), "error"]
+        assert levels.count(("destination.paused", "warning")) == 1
 
 
 @pytest.mark.parametrize(
@@ -598,7 +650,7 @@ async def test_an_end_is_recorded_when_the_journal_can_be_written_again(tmp_path
             await dispatcher.settle()
         assert (await only(kit, submission)).status in ("succeeded", "pending", "dead")
         assert len(handler.attempts) == 1
-        errors = [line for line in lines if line["log_level"] == "error"]
+        errors = [line for line in lines if line["event"] == "delivery.recording" and line["log_level"] == "error"]
         assert len(errors) == (2 if isinstance(does, RetryLater) else 1)
 
 

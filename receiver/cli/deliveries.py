@@ -159,6 +159,10 @@ def show_delivery(
         return
     say_values(story.lines())
     print_table(ATTEMPTS, story.rows(), flexible=5, fold=True)
+    for attempt in story.attempts[-1:]:
+        if attempt.traceback:
+            for line in (f"Attempt {attempt.number} ended with:", *attempt.traceback.splitlines()):
+                say(line)
     for outcome, meaning in story.meanings():
         say(f"{outcome:12} {meaning}")
     for step in story.next_steps():

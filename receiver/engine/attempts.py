@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ log = structlog.get_logger("receiver.engine.dispatcher")
 
 MAX_DETAIL = 500
 """Characters of an error kept with an attempt."""
+MAX_TRACEBACK, FRAMES = 2000, 8
+"""Characters and frames of its traceback."""
+_BUGS = (LookupError, TypeError, AttributeError, NameError, ArithmeticError, AssertionError, ImportError)
+"""Errors whose text says little without their type."""
 LONGEST_PAUSE = max(DELIVERY)
 """Longest `RetryLater`, in seconds. A handler that asks for more is called again after that."""
 BRING_SECONDS = 60.0
@@ -164,15 +169,17 @@ def raised(
         return failed(work, f"the attempt took longer than {timeout:g} s", now_ms)
     if isinstance(error, asyncio.CancelledError):
         return failed(work, "the handler was cancelled by its own code", now_ms)
-    return failed(work, text_of(error), now_ms)
+    named = f"{type(error).__name__}: {text_of(error)}" if isinstance(error, _BUGS) else text_of(error)
+    return failed(work, named[:MAX_DETAIL], now_ms, traceback_of(error))
 
 
-def failed(work: Work, detail: str, now_ms: int) -> Completion:
+def failed(work: Work, detail: str, now_ms: int, traceback: str | None = None) -> Completion:
     """Return the completion of a failure: a retry on schedule, or dead after the last one."""
     seconds = wait(DELIVERY, work.delivery.failures + 1, random=random.random)
     if seconds is None:
-        return _completion(work, "failed", now_ms, status="dead", detail=f"{detail}; the retries are used up")
-    return _completion(work, "failed", now_ms, wait_ms=int(seconds * 1000), detail=detail)
+        detail = f"{detail}; the retries are used up"
+        return _completion(work, "failed", now_ms, status="dead", detail=detail, traceback=traceback)
+    return _completion(work, "failed", now_ms, wait_ms=int(seconds * 1000), detail=detail, traceback=traceback)
 
 
 def text_of(error: BaseException) -> str:
@@ -182,6 +189,21 @@ def text_of(error: BaseException) -> str:
     except Exception:
         text = ""
     return clean_text(redact(text or type(error).__name__))[:MAX_DETAIL]
+
+
+def traceback_of(error: BaseException) -> str | None:
+    """Return the end of an error's traceback without secrets. None for an error that is a sentence of ours."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    ours = frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("receiver.")
+    if ours and (isinstance(error, OSError) or type(error).__module__.startswith("receiver.")):
+        return None
+    try:
+        lines = traceback.format_exception(error, limit=-FRAMES)
+    except Exception:
+        return None
+    return clean_text(redact("".join(lines)))[-MAX_TRACEBACK:]
 
 
 _STATUS_AFTER: Mapping[AttemptOutcome, DeliveryStatus] = {
@@ -202,6 +224,7 @@ def _completion(
     wait_ms: int = 0,
     detail: str | None = None,
     receipt: Receipt | None = None,
+    traceback: str | None = None,
 ) -> Completion:
     return Completion(
         delivery_id=work.delivery.id,
@@ -216,4 +239,5 @@ def _completion(
         counts=outcome == "failed",
         detail=detail,
         receipt=receipt,
+        traceback=traceback,
     )

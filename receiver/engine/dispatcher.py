@@ -74,6 +74,7 @@ class Dispatcher:
         self._failing: set[str] = set()
         self._full: set[str] = set()
         """Destinations that had too few slots at their last claim."""
+        self._paused: set[str] = set()
         self._drained = False
         self.ended: Callable[[str, int | None], None] | None = None
 
@@ -230,7 +231,10 @@ class Dispatcher:
         accepted = await self._recorded(work, partial(self._journal.complete, completion))
         if accepted and self.ended is not None:
             self.ended(completion.delivery_id, completion.due_ms if completion.status == "pending" else None)
-        log.info(
+        await self._log_pause(work.delivery.destination, completion)
+        level = log.warning if completion.outcome in ("failed", "rejected") else log.info
+        level = log.error if completion.status == "dead" or completion.traceback else level
+        level(
             f"delivery.{completion.outcome if accepted else 'refused'}",
             delivery=work.delivery.id,
             destination=work.delivery.destination,
@@ -240,7 +244,23 @@ class Dispatcher:
             status=completion.status,
             detail=completion.detail,
             seconds=round(seconds, 3),
+            **({"exception": completion.traceback} if completion.traceback else {}),
         )
+
+    async def _log_pause(self, name: str, completion: Completion) -> None:
+        """Log once that a destination was paused, and once that it works again."""
+        if completion.outcome == "succeeded" and name in self._paused:
+            self._paused.discard(name)
+            log.info("destination.resumed", destination=name)
+        if completion.outcome not in ("failed", "postponed"):
+            return
+        try:
+            until_ms, reason = await self._journal.pause_of(name) or (0, "")
+        except JournalError:
+            return
+        if until_ms > self._clock.now_ms() and name not in self._paused:
+            self._paused.add(name)
+            log.warning("destination.paused", destination=name, until_ms=until_ms, reason=reason)
 
     def _give_up(self, destination: OpenDestination, work: Work, task: asyncio.Task[None] | None) -> None:
         """Record a failure for a handler that ignores its cancellation. The fence refuses its later completion.

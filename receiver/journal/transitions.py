@@ -225,7 +225,10 @@ def complete(document: Document, completion: Completion) -> tuple[Document, bool
     attempt = started or AttemptRecord(
         delivery_id=found.id, number=completion.attempt, started_ms=completion.finished_ms
     )
-    attempt = replace(attempt, finished_ms=completion.finished_ms, outcome=completion.outcome, detail=detail)
+    attempt = replace(
+        attempt, finished_ms=completion.finished_ms, outcome=completion.outcome, detail=detail,
+        traceback=completion.traceback,
+    )  # fmt: skip
     is_open = ended.status == "pending"
     others = tuple(item for item in document.deliveries if item.id != found.id)
     document = replace(

@@ -222,7 +222,7 @@ PARTS: Mapping[str, str] = {
     "attempts": _insert(
         "attempts",
         "ON CONFLICT (delivery_id, number) DO UPDATE SET finished_ms = excluded.finished_ms, "
-        "outcome = excluded.outcome, detail = excluded.detail",
+        "outcome = excluded.outcome, detail = excluded.detail, traceback = excluded.traceback",
     ),
     "files": _insert("files", "ON CONFLICT DO NOTHING"),
     # A name (`once`) that is taken keeps the new submission out.

@@ -121,8 +121,8 @@ def delivery_row(item: Delivery) -> Row:
 
 
 def attempt_row(item: AttemptRecord) -> Row:
-    manual = 1 if item.manual else 0
-    return item.delivery_id, item.number, item.started_ms, item.finished_ms, item.outcome, item.detail, manual
+    ended = item.finished_ms, item.outcome, item.detail, int(item.manual), item.traceback
+    return item.delivery_id, item.number, item.started_ms, *ended
 
 
 def write_deliveries(db: Connection, rows: list[Row]) -> None:

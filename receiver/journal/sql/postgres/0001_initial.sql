@@ -51,7 +51,7 @@ CREATE INDEX deliveries_submission ON receiver.deliveries (submission_id, status
 
 CREATE TABLE receiver.attempts (
     delivery_id text COLLATE "C" NOT NULL, number bigint NOT NULL, started_ms bigint NOT NULL, finished_ms bigint,
-    outcome text, detail text, manual boolean NOT NULL, PRIMARY KEY (delivery_id, number)
+    outcome text, detail text, manual boolean NOT NULL, traceback text, PRIMARY KEY (delivery_id, number)
 );
 
 -- The files of the media store that each submission needs.

@@ -45,7 +45,7 @@ CREATE INDEX deliveries_submission ON deliveries (submission_id, destination);
 
 CREATE TABLE attempts (
     delivery_id TEXT NOT NULL, number INTEGER NOT NULL, started_ms INTEGER NOT NULL, finished_ms INTEGER,
-    outcome TEXT, detail TEXT, manual INTEGER NOT NULL,
+    outcome TEXT, detail TEXT, manual INTEGER NOT NULL, traceback TEXT,
     PRIMARY KEY (delivery_id, number)
 ) WITHOUT ROWID;
 

@@ -51,7 +51,7 @@ UPDATE deliveries SET
 WHERE id = ?;
 
 -- name: write_attempt
-REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?);
+REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_file
 INSERT INTO files (submission_id, digest) VALUES (?, ?) ON CONFLICT DO NOTHING;
