@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from inspect import cleandoc
 from typing import Any
@@ -29,6 +29,8 @@ _REF = "#/components/schemas/"
 class Operation:
     """One method of one path."""
 
+    name: str  # generated clients call their function so
+    tag: str  # subject, by which clients and pages group operations
     summary: str  # its effect
     answers: dict[int, tuple[str, Schema]]  # status → (description of the answer, and its content by media type)
     body: Schema | None = None  # schema of the request's body
@@ -49,6 +51,8 @@ def _parameter(place: str, name: str, description: str, schema: Schema) -> Schem
     return {"name": name, "in": place, "description": description, "schema": schema}
 
 
+_PLACE: dict[str, Schema] = {"index": {"type": "integer", "minimum": 0}}
+"""Parts of a path that are no text."""
 _SUBMISSION = _json(_ref(SubmissionRecord))
 _TEXT: Schema = {"text/plain": {"schema": {"type": "string"}}}
 _OBJECT = _json({"type": "object"})
@@ -71,6 +75,8 @@ _MADE = {
     ),
 }
 _CALLBACK = Operation(
+    name="callback",
+    tag="callbacks",
     summary="Callback of the provider.",
     body={"type": "object", "required": ["id"], "properties": {"id": {"type": ["string", "integer"]}}},
     answers={200: ("It is kept and accepted.", _OBJECT), 202: ("It is kept; the provider is asked.", _OBJECT)},
@@ -80,6 +86,8 @@ _CALLBACK = Operation(
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/submissions"): Operation(
+        name="list_submissions",
+        tag="submissions",
         summary="The newest submissions.",
         answers={200: ("The newest first.", _json({"type": "array", "items": _ref(SubmissionRecord)}))},
         parameters=(
@@ -96,6 +104,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         problems=(422,),
     ),
     ("post", "/submissions"): Operation(
+        name="submit",
+        tag="submissions",
         summary="Submit. It is journalled, then sent at once.",
         body={"oneOf": [_ref(type) for type in bodies.SUBMITTED.values()]},
         answers=_MADE,
@@ -103,17 +113,23 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         parameters=(_KEY,),
     ),
     ("post", "/submissions/watch"): Operation(
+        name="watch",
+        tag="submissions",
         summary="Take over a task that was submitted elsewhere. It is followed and delivered like our own.",
         body=_ref(bodies.Watch),
         answers={200: ("It was taken over before.", _SUBMISSION), 201: ("It is followed from now.", _SUBMISSION)},
         problems=(*_BODY, 404),
     ),
     ("get", "/submissions/{id}"): Operation(
+        name="get_submission",
+        tag="submissions",
         summary="One submission, by its id or its task's.",
         answers={200: ("The submission with its deliveries.", _SUBMISSION)},
         problems=(404,),
     ),
     ("get", "/submissions/{id}/events"): Operation(
+        name="list_events",
+        tag="submissions",
         summary="Its events; with `Accept: text/event-stream` as they happen.",
         answers={
             200: (
@@ -126,24 +142,27 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         problems=(404,),
     ),
     ("get", "/submissions/{id}/media/{index}"): Operation(
+        name="get_file",
+        tag="files",
         summary="A file of the result, as it was archived.",
         answers={
             200: (
-                "The file. Range requests work.",
-                {
-                    "image/*": {"schema": {"type": "string", "contentEncoding": "binary"}},
-                    "video/*": {"schema": {"type": "string", "contentEncoding": "binary"}},
-                },
+                "The file. Its Content-Type is that of the picture or video. Range requests work.",
+                {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
             )
         },
         problems=(404, 409, 410),
     ),
     ("get", "/submissions/{id}/seed"): Operation(
+        name="get_seed",
+        tag="submissions",
         summary="The seed of a finished picture. The provider may take a minute.",
         answers={200: ("The seed.", _json(_ref(Seed)))},
         problems=(*_ASKED_PROVIDER, 404, 409),
     ),
     ("post", "/submissions/{id}/actions"): Operation(
+        name="press",
+        tag="submissions",
         summary="Press a button of a finished task. The same one a second time gives the first one's submission.",
         body=_ref(bodies.Press),
         answers=_MADE,
@@ -151,27 +170,39 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         parameters=(_KEY | {"description": "Only with `again`: a repeat of this very request is no further one."},),
     ),
     ("post", "/submissions/{id}/modal"): Operation(
+        name="answer",
+        tag="submissions",
         summary="Answer a task that asks for input; the same task goes on.",
         body=_ref(bodies.Answer),
         answers={200: ("The provider took it.", _SUBMISSION), 202: ("It is kept; see `reason`.", _SUBMISSION)},
         problems=(*_BODY, 404),
     ),
     ("post", "/submissions/{id}/cancel"): Operation(
+        name="cancel",
+        tag="submissions",
         summary="Ask the provider to stop a task, where it lets its users do so.",
         answers={202: ("It was asked; an event shows the effect.", _SUBMISSION)},
         problems=(*_ASKED_PROVIDER, 404, 409),
     ),
     ("post", "/uploads"): Operation(
+        name="upload",
+        tag="files",
         summary="Put pictures where prompts can point to them.",
         body=_ref(bodies.Upload),
         answers={200: ("Their links.", _json(_ref(Links)))},
         problems=_BODY,
     ),
-    ("get", "/openapi.json"): Operation(summary="This document.", answers={200: ("OpenAPI 3.1.", _OBJECT)}, open=True),
-    ("post", "/callbacks"): _CALLBACK,
+    ("get", "/openapi.json"): Operation(
+        name="openapi", tag="health", summary="This document.", answers={200: ("OpenAPI 3.1.", _OBJECT)}, open=True
+    ),
+    ("post", "/callbacks"): replace(_CALLBACK, name="callback_without_token"),
     ("post", "/callbacks/{token}"): _CALLBACK,
-    ("get", "/livez"): Operation(summary="Check that the process answers.", answers={200: ("ok", _TEXT)}, open=True),
+    ("get", "/livez"): Operation(
+        name="livez", tag="health", summary="Check that the process answers.", answers={200: ("ok", _TEXT)}, open=True
+    ),
     ("get", "/readyz"): Operation(
+        name="readyz",
+        tag="health",
         summary="Check that callbacks can be kept now.",
         answers={200: ("Ready.", _OBJECT), 503: ("Not ready, and why.", _OBJECT)},
         open=True,
@@ -203,7 +234,7 @@ def document() -> dict[str, Any]:
             "milliseconds. Every error is a problem (RFC 9457) whose `detail` is a sentence.",
         },
         "paths": {
-            path: {verb: _operation(path, verb, item) for (verb, at), item in OPERATIONS.items() if at == path}
+            path: {verb: _operation(path, item) for (verb, at), item in OPERATIONS.items() if at == path}
             for _, path in OPERATIONS
         },
         "components": {
@@ -218,10 +249,11 @@ def document() -> dict[str, Any]:
     return found
 
 
-def _operation(path: str, method: str, operation: Operation) -> Schema:
+def _operation(path: str, operation: Operation) -> Schema:
     named = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-    inside = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in named]
-    words = [part.strip("{}") for part in path.replace(".", "/").split("/") if part]
+    inside = [
+        {"name": name, "in": "path", "required": True, "schema": _PLACE.get(name, {"type": "string"})} for name in named
+    ]
     problems = sorted(operation.problems if operation.open else (401, 429, *operation.problems))
     answers: Schema = {
         str(status): {"description": text, **({"content": content} if content else {})}
@@ -231,7 +263,8 @@ def _operation(path: str, method: str, operation: Operation) -> Schema:
     answers |= {str(status): {"description": _PROBLEMS[status], "content": problem} for status in problems}
     answers["default"] = {"description": "Another problem.", "content": problem}
     found: Schema = {
-        "operationId": "_".join([method, *words]),
+        "operationId": operation.name,
+        "tags": [operation.tag],
         "summary": operation.summary,
         "parameters": [*inside, *operation.parameters],
         "responses": answers,

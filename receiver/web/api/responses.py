@@ -65,8 +65,8 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A submission and its result.
 
     `task` is the provider's id. `reason` says why it failed or what it waits for. `texts` are the prompts that a
-    describe or shorten found. `parent` is the submission followed up by `button`. A list of submissions shows no
-    `deliveries`.
+    describe or shorten found. `parent` is the submission followed up by `button`. `media_due_ms` is the time of the
+    next try at files that are still missing. A list of submissions shows no `deliveries`.
     """
 
     id: str
@@ -90,6 +90,7 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
     buttons: tuple[str, ...]
     media: tuple[MediaRecord, ...]
     media_status: MediaStatus | None
+    media_due_ms: int | None
     media_problem: str | None
     deliveries: tuple[DeliveryRecord, ...] | UnsetType = UNSET
 
@@ -147,6 +148,7 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
             MediaRecord(index=item.index, type=item.type, size=item.size, digest=item.digest) for item in row.media
         ),
         media_status=media_status(row),
+        media_due_ms=row.media_due_ms,
         media_problem=clean(row.media_problem) if row.media_problem else None,
         deliveries=UNSET
         if deliveries is None
