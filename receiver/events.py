@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -118,6 +120,28 @@ class Media(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extension: str
     url: str
     index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMedia:
+    """Archived file that a handler may read: its entry in the journal and its path.
+
+    The path is valid during the attempt. Copy the file to keep it, and do not change it.
+    """
+
+    media: Media
+    path: Path
+    tile: int = 0  # 1 to 4 for a picture of a grid: U1 top left, U2 top right, U3 bottom left, U4 bottom right
+
+    @property
+    def type(self) -> str:
+        """Media type by magic bytes, e.g. `image/png`."""
+        return self.media.type
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.media.size
 
 
 class ExpectedFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -346,7 +370,7 @@ _END_STATUSES: dict[EventType, DisplayStatus] = {
 }
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """An immutable, verified, journalled fact, as handlers get it.
 
     Attributes:
@@ -378,6 +402,23 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     further: int = 0
     task: Task | None = None
     schema: int = SCHEMA
+
+    @property
+    def files(self) -> tuple[StoredMedia, ...]:
+        """The files of the result that are here, while a handler or function is called with this event.
+
+        They are no field: JSON of the event does not have them.
+        """
+        found: tuple[StoredMedia, ...] = self.__dict__.get("files", ())
+        return found
+
+    def with_files(self, files: tuple[StoredMedia, ...]) -> Event:
+        """Return this event with the files of a delivery."""
+        if not files:
+            return self
+        event = msgspec.structs.replace(self)
+        event.__dict__["files"] = files
+        return event
 
 
 def alert_event(

@@ -444,14 +444,17 @@ async def test_an_engine_that_cannot_start_is_raised_where_one_waits(tmp_path: P
 
 
 async def test_a_function_is_a_destination(tmp_path: Path) -> None:
-    """It gets the types it named, beside every other destination, and its receipt is journalled."""
+    """It gets the types it named with their files, beside every other destination, and its receipt is journalled."""
     seen: list[Event] = []
+    read: list[tuple[str, int, bytes]] = []
     async with provider(tmp_path) as world:
         receiver = world.receiver()
 
         @receiver.on("task.succeeded", "task.failed", name="catalogue", concurrency=2, timeout=30)
         async def add(event: Event) -> Receipt | None:
             seen.append(event)
+            [file] = event.files
+            read.append((file.type, file.size, file.path.read_bytes()))
             return Receipt(ref="17", data={"row": 1})
 
         async with receiver:
@@ -462,7 +465,10 @@ async def test_a_function_is_a_destination(tmp_path: Path) -> None:
             await only.result(LONG)
             await until(lambda: len(seen) == 2)
             deliveries = await receiver._started().journal.deliveries(limit=10, destination="catalogue")
+            [path] = await task.files()
+            assert read[0] == ("image/png", path.stat().st_size, path.read_bytes())
         assert seen[0] == event
+        assert event.files == ()
         assert deliveries[-1].receipt == Receipt(ref="17", data={"row": 1})
     assert len(list((tmp_path / "outputs").glob("*.png"))) == 1
 

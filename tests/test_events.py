@@ -1,15 +1,18 @@
-"""Ids of events and deliveries."""
+"""Ids of events and deliveries, and the files of an event."""
 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from journals import ID, NOW
 
-from receiver.events import EVENT_TYPES, PROVISIONAL_TYPES, TERMINAL_TYPES, EventType, event_id, new_id
+from receiver.events import EVENT_TYPES, PROVISIONAL_TYPES, TERMINAL_TYPES, Event, EventType, event_id, new_id
+from receiver.testing import make_attempt
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,16 @@ def test_ids_cannot_be_guessed_from_the_time() -> None:
     first = new_id(NOW)
     new_id(NOW + 1)
     assert new_id(NOW) != first
+
+
+def test_an_attempt_gives_its_event_the_files(tmp_path: Path) -> None:
+    """Under `event.files`, as in `media`, and never in the event's JSON."""
+    attempt = make_attempt(tmp_path, pictures=2)
+    assert attempt.event.files == attempt.media
+    assert [(file.type, file.size) for file in attempt.event.files] == [
+        ("image/png", len(file.path.read_bytes())) for file in attempt.media
+    ]
+    encoded = msgspec.json.encode(attempt.event)
+    assert msgspec.json.decode(encoded, type=Event) == attempt.event
+    assert "files" not in msgspec.json.decode(encoded)
+    assert make_attempt(tmp_path, "task.failed").event.files == ()

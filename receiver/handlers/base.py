@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from receiver.backoff import retry_after
 from receiver.deliveries import Receipt
-from receiver.events import Event, Media
+from receiver.events import Event
+from receiver.events import StoredMedia as StoredMedia  # noqa: PLC0414 - part of the contract
 
 Guarantee = Literal["once", "at least once"]
 """Effect of an attempt that is made again: nothing more, or perhaps a second time (a chat post, which has no key).
@@ -51,15 +51,6 @@ class Rejected(Exception):
     """Raised by a handler when trying again cannot help. The delivery is `dead` now. The text says why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredMedia:
-    """Archived file that a handler may read: its entry in the journal and its path."""
-
-    media: Media
-    path: Path
-    tile: int = 0  # 1 to 4 for a picture of a grid: U1 top left, U2 top right, U3 bottom left, U4 bottom right
-
-
 async def no_tiles() -> tuple[StoredMedia, ...]:
     """Return no tiles: the result is not a grid."""
     return ()
@@ -73,7 +64,8 @@ class Attempt:
         number: 1 for the first attempt of this delivery.
         idempotency_key: the same over all retries of this delivery.
         deadline: seconds this attempt may take in all. The dispatcher ends it after that.
-        media: the files of the result that are here, in order. `index` is the position among all of them.
+        media: the files of the result that are here, in order. `media.index` is the position among all of them.
+            `event.files` are the same.
         media_problem: a sentence on the files that are missing. None if none is.
         media_expected: the number of files that the result has, missing ones included.
         media_pending: True if missing files are still tried for. A further event (`event.further`) brings them.
@@ -98,6 +90,9 @@ class Attempt:
     parent: Receipt | None = None
     receipts: Mapping[str, Receipt]
     tiles: Callable[[], Awaitable[tuple[StoredMedia, ...]]] = no_tiles
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "event", self.event.with_files(self.media))
 
     @property
     def numbered(self) -> bool:
