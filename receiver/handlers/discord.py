@@ -34,7 +34,7 @@ MOST_FILES = 10
 LONGEST_RATE = 86400.0
 """Seconds. A longer rate limit is not believed."""
 _MARKUP = re.compile(r"([\\*_~`|<>@#:\[\]])")
-_FIRST_ON_LINE = re.compile(r"(?m)^(\s*\d*)([.+-])")
+_FIRST_ON_LINE = re.compile(r"(?m)^([^\S\n]*\d*)([.+-])")
 _COLORS: dict[posts.Mood, int] = {"waiting": 0x9CA3AF, "asking": 0xF59E0B, "good": 0x22C55E, "bad": 0xEF4444}
 _URL = re.compile(r"(https?://[^\s/?#]+(?:/[^\s/?#]+)*)/webhooks/([^\s/?#]+/[^\s/?#]+)/?(?:\?([^\s#]*))?\Z")
 _OWN_HOST = re.compile(r"https?://(?:(?:www|ptb|canary)\.)?discord(?:app)?\.com/api(?:/v\d+)?\Z", re.IGNORECASE)

@@ -33,7 +33,6 @@ SIDECAR_EVENTS: frozenset[EventType] = frozenset(
 )
 """Events after which nothing comes by itself, and alerts. A destination that keeps files writes a sidecar for each."""
 
-_LINKS = re.compile(r"\S*://\S*")
 # Midjourney reads flags at the end of a prompt only. Phones turn "--" into a dash.
 _FIRST_FLAG = re.compile(r"(?:^|\s)(?:--|—)(?=[A-Za-z])")
 _STOP_WORDS = frozenset(
@@ -165,7 +164,8 @@ def slug(prompt: str, button: str = "") -> str:
         if len(name) > length:
             name = name[: length + 1].rpartition("-")[0]
         return f"{name}-{end}".strip("-")
-    words = _FIRST_FLAG.split(_LINKS.sub(" ", prompt), maxsplit=1)[0].replace("'", "").replace("’", "")
+    text = " ".join(word for word in prompt.split() if "://" not in word)
+    words = _FIRST_FLAG.split(text, maxsplit=1)[0].replace("'", "").replace("’", "")
     return joined(word for word in plain_words(words) if word not in _STOP_WORDS)
 
 

@@ -187,7 +187,7 @@ def numbered_prompts(text: str) -> tuple[str, ...]:
     follows = False
     for line in text.splitlines():
         number = _NUMBER.match(line)
-        words = "" if _is_frame(line) else _unmarked(line[number.end() :] if number else line)
+        words = "" if not line or _is_frame(line) else _unmarked(line[number.end() :] if number else line)
         if words and number:
             found.append([words])
         elif words and follows:
@@ -199,7 +199,7 @@ def numbered_prompts(text: str) -> tuple[str, ...]:
 def plain_prompts(text: str) -> tuple[str, ...]:
     """Return the lines of a text that numbers nothing: those below its last heading, without bars and marked words."""
     found: list[str] = []
-    for line in text.splitlines():
+    for line in filter(None, text.splitlines()):
         if line.lstrip().startswith("#"):
             found = []
         elif not _is_frame(line) and "~~" not in line and (words := _unmarked(line)):

@@ -32,7 +32,7 @@ from receiver.web.problems import Problem
 MAX_TEXT = 1000
 PROVIDER_FAULTS = frozenset({"unauthorized", "turned_away", "wrong_address", "unreachable", "failed"})
 """Outcomes about which the caller can do nothing."""
-_SHELL = re.compile(r"\s*See: receiver .*\Z", re.DOTALL)
+_SHELL = re.compile(r"\s?See: receiver .*\Z", re.DOTALL)
 """Advice for a shell, which a caller does not have."""
 
 
