@@ -1,6 +1,6 @@
 """One stream of changed regions for each open page.
 
-Pages with the same address and role share one rendering. All renderings together take at most a twentieth of the time,
+Pages with the same address and role share one rendering. All renderings together take at most a fortieth of the time,
 however many pages are open, so that callbacks are never held up.
 """
 
@@ -19,7 +19,7 @@ log = structlog.get_logger("receiver.page")
 
 INTERVAL = 0.7
 """Least seconds between two renderings of a page."""
-SHARE = 20
+SHARE = 40
 """A rendering of one second is followed by so many seconds without any."""
 LOOK_SECONDS = 5.0
 """Seconds after which a page is rendered although the journal has told of no change: another process may have made
