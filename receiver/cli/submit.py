@@ -58,7 +58,7 @@ def options(
 
 
 def submit(
-    words: Annotated[
+    prompt: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="PROMPT", help="What to draw, with the provider's own parameters; - reads it.", show_default=False
@@ -88,16 +88,13 @@ def submit(
 
     Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
-    if words and len(words) > 1:
-        raise typer.BadParameter(f'Put the prompt in quotes: receiver submit "{" ".join(words)[:200]}"')
-    prompt = words[0] if words else None
-    if (prompt is None) == (file is None):
+    if prompt and len(prompt) > 1:
+        raise typer.BadParameter(f'Put the prompt in quotes: receiver submit "{" ".join(prompt)[:200]}"')
+    if bool(prompt) == (file is not None):
         raise typer.BadParameter("Give a prompt, or --file with prompts, one a line.")
     chosen = options(speed=speed, label=label, state=state, to=to, auto=auto)
     filter = reading.account_filter(account_filter)
-    if prompt == "-":
-        prompt = reading.read_text("-")
-    prompts = [prompt] if prompt is not None else read_prompts(file or "")
+    prompts = read_prompts(file or "") if not prompt else [reading.read_text("-") if prompt == ["-"] else prompt[0]]
     asked = [
         build(
             "imagine", prompt=text, bot_type=reading.bot_type(bot), pictures=tuple(picture or ()), account_filter=filter
