@@ -17,6 +17,7 @@ from receiver.handlers.file import FileHandler
 from receiver.intake import Route
 from receiver.journal import Journal, Trouble
 from receiver.journal.selection import Selection
+from receiver.journal.troubles import find_troubles
 from receiver.settings import Destination
 from receiver.testing import make_attempt
 
@@ -157,6 +158,21 @@ async def test_a_folder_gets_an_alert_as_json(tmp_path: Path) -> None:
     (file,) = (tmp_path / "ops").iterdir()
     assert str(file) == receipt.ref
     assert json.loads(file.read_text())["event"]["reason"] == attempt.event.reason
+
+
+async def test_what_is_wrong_is_found_in_the_journal(journal: Journal) -> None:
+    """Every place that says what is wrong gets the same sentences."""
+    await journal.register({"slack": "slack", "ops": "file"})
+    assert await find_troubles(journal, NOW) == []
+    await refuse(journal, "slack")
+    await journal.pause("ops", NOW + 10 * MINUTE, "its disk is full.")
+    await journal.note(AWAY)
+    found = await find_troubles(journal, NOW)
+    assert [item.name for item in found] == ["provider", "paused ops", "dead slack"]
+    assert found[1].text == (
+        "Destination ops is paused, 0 deliveries wait: its disk is full. It is tried again by itself; if the place "
+        "works again: receiver destinations resume ops"
+    )
 
 
 async def refuse(journal: Journal, name: str) -> None:

@@ -7,12 +7,14 @@ import json
 import secrets
 from pathlib import Path
 
+import httpx
 import pytest
 from buckets import KEY, SECRET, shared_server
+from journals import completion, owe, submission, take
 from postgres import new_database
 from servers import Command, receiver, simulating
 
-from receiver.app import journal_of
+from receiver.app import journal_of, open_runtime, web_app
 from receiver.app.doctor import examine
 from receiver.settings import Settings
 
@@ -104,3 +106,36 @@ def test_what_keeps_others_from_starting_is_told(tmp_path: Path) -> None:
     assert set(problems) == {"keys", "media"}
     assert "has 5 bytes and needs 32" in problems["keys"]
     assert "is another than that of `receiver worker`" in problems["media"]
+
+
+async def test_dead_deliveries_and_pauses_are_problems(tmp_path: Path) -> None:
+    """Counted for each destination, with the last reason and the command. The public note names no destination."""
+    settings = Settings.model_validate(
+        {
+            "data": tmp_path,
+            "provider_url": "http://127.0.0.1:9",
+            "provider_key": "sk-nobody-0001",
+            "keys": [ENV["RECEIVER_KEYS"]],
+            "to": f"file:{tmp_path / 'outputs'}",
+        }
+    )
+    async with journal_of(settings) as journal:
+        await journal.register({"album": "file", "slack": "slack"})
+        row = submission(ended="task.succeeded", send_due_ms=None, status="accepted")
+        await journal.add(row)
+        await owe(journal, row, "task.succeeded", 1, destination="album")
+        (work,) = await take(journal, destination="album")
+        await journal.complete(completion(work, outcome="rejected", status="dead", detail="no such folder"))
+        await journal.pause("slack", 9_000_000_000_000, "it answered 410")
+    found = {item.name: item async for item in examine(settings)}
+    assert (found["dead album"].verdict, found["destination slack"].verdict) == ("problem", "problem")
+    assert "1 delivery to album is dead" in found["dead album"].text
+    assert "The last reason: no such folder." in found["dead album"].text
+    assert found["destination slack"].text.startswith("paused, 0 deliveries wait: it answered 410")
+    async with open_runtime(settings) as runtime:
+        transport = httpx.ASGITransport(web_app(runtime))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            answer = await client.get("/readyz")
+    assert answer.status_code == 200
+    said = answer.json()["troubles"]
+    assert said == "Something needs you: deliveries are dead, a destination is paused. See: receiver doctor"

@@ -298,7 +298,7 @@ def test_no_journal(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_does_not_work_outside_stands_above_the_list(tmp_path: Path) -> None:
+def test_what_is_wrong_is_the_last_line_of_the_list(tmp_path: Path) -> None:
     """People see it on standard error, with its beginning; scripts do not."""
     library = asyncio.run(fill(tmp_path))
     assert library.run("tasks", "list").err == ""
@@ -310,5 +310,16 @@ def test_what_does_not_work_outside_stands_above_the_list(tmp_path: Path) -> Non
         await journal.aclose()
 
     asyncio.run(note())
-    assert library.run("tasks", "list").err == "Since 2027-01-15 08:00:00 UTC: The provider does not accept the key.\n"
+    line = "Since 2027-01-15 08:00:00 UTC: The provider does not accept the key."
+    assert library.run("tasks", "list").err == f"{line}\n"
+
+    async def more() -> None:
+        journal = Journal(await open_store(tmp_path / ".receiver/journal.db"))
+        await journal.register({"slack": "slack", "gone": "webhook"})
+        await journal.pause("slack", 9_000_000_000_000, "it asked for an hour")
+        await journal.aclose()
+
+    asyncio.run(more())
+    assert library.run("tasks", "list").err == f"{line} Also wrong: paused slack. See: receiver doctor\n"
+    assert library.run("tasks", "list", "--json").err == ""
     assert len(library.json("tasks", "list")) == 3

@@ -23,6 +23,7 @@ from receiver.errors import EngineRunning, EngineStopped, JournalError, MediaErr
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
 from receiver.journal import LASTING_ROLES, Journal
+from receiver.journal.troubles import find_troubles
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Keep, Retention
 from receiver.media import Fetcher, Store, open_store
@@ -44,6 +45,14 @@ OUTAGE_SECONDS = 60.0
 """Time for a journal to come back before a waiting caller gets the error. A server restarts in less."""
 _PASSING = frozenset({"crowded", "full", "io", "locked", "readonly", "uncertain", "unopened", "unreachable"})
 """Faults that may end by themselves. A server is read-only while it takes over from another."""
+
+_KINDS = {
+    "callbacks": "callbacks do not come",
+    "dead": "deliveries are dead",
+    "paused": "a destination is paused",
+    "provider": "the provider cannot be used",
+}
+"""What `/readyz` says of a trouble, by the first word of its name."""
 
 T = TypeVar("T")
 
@@ -209,6 +218,14 @@ class Runtime:
             raise EngineStopped(
                 "No engine runs: callbacks are accepted, but nothing is polled or delivered until one starts "
                 "(receiver worker)."
+            )
+
+    async def check_troubles(self) -> None:
+        """Raise ReceiverError if something needs an operator. It names no destination and no address."""
+        if troubles := await find_troubles(self.journal, self.clock.now_ms(), space=False):
+            kinds = sorted({item.name.partition(" ")[0] for item in troubles})
+            raise ReceiverError(
+                f"Something needs you: {', '.join(_KINDS[kind] for kind in kinds)}. See: receiver doctor"
             )
 
     # The engine

@@ -16,6 +16,7 @@ from receiver.app.journals import journal_of
 from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
 from receiver.errors import MediaError, ReceiverError
+from receiver.journal.troubles import find_troubles
 from receiver.settings import Settings, check_platform, ensure_keys
 from receiver.settings.kinds import show_base_url
 
@@ -99,7 +100,9 @@ async def _journal(settings: Settings) -> list[Finding]:
                 reason = item.paused_reason or item.last_error
                 text = f"{status}, {item.pending} deliveries wait: {reason}"
                 found.append(_finding(f"destination {item.name}", text, "problem"))
-        return [*found, *[_finding(item.name, item.text, "problem") for item in await journal.troubles()]]
+        troubles = await find_troubles(journal, now_ms, space=False)
+        told = [item for item in troubles if not item.name.startswith("paused ")]  # those are named above
+        return [*found, *[_finding(item.name, item.text, "problem") for item in told]]
 
 
 async def _media(settings: Settings) -> list[Finding]:

@@ -36,6 +36,8 @@ def web_app(runtime: Runtime, *, local: bool = False) -> Starlette:
     notes = {
         **(media if runtime.store.remote else {}),  # callbacks are accepted without it, too
         **({"engines": runtime.check_engines} if journal.shared and not runtime.function else {}),
+        # In a bucket, each look would cost several requests.
+        **({} if runtime.function or settings.database_kind == "bucket" else {"troubles": runtime.check_troubles}),
     }
     api = None
     if settings.api_tokens:

@@ -23,9 +23,11 @@ from receiver.cli.options import (
 from receiver.cli.output import at, note, print_json, print_list, print_table, say_values
 from receiver.cli.process import on_journal
 from receiver.cli.tables import DELIVERIES, EVENTS, TASKS, describe, labels_of, made_by, status_of
+from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal, Trouble
+from receiver.journal.troubles import find_troubles
 from receiver.requests import KINDS
 from receiver.tasks.reasons import in_english
 
@@ -44,19 +46,22 @@ def list_tasks(
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
-    """List the newest submissions, and the engine's present problems."""
+    """List the newest submissions, and what is wrong now."""
     chosen = {"status": choice("--status", status, DISPLAY_STATUSES), "kind": choice("--kind", kind, list(KINDS))}
     wanted = selection(label=label, search=search, since=since, until=until, **chosen)
 
     async def work(journal: Journal) -> tuple[list[Submission], list[Trouble]]:
-        return await journal.submissions(wanted, limit=limit, after=after), await journal.troubles()
+        found = await journal.submissions(wanted, limit=limit, after=after)
+        return found, await find_troubles(journal, Clock().now_ms())
 
     rows, troubles = on_journal(work)
-    for trouble in () if as_json else troubles:
-        note(f"Since {at(trouble.since_ms)}: {trouble.text}")
     none = "No submissions." if wanted.empty else "No submission matches all of that."
     records = [_summary(row) for row in rows]
     print_list(rows, TASKS, none=none, as_json=as_json, records=records, older=older("tasks", rows, limit))
+    if troubles and not as_json:
+        first, others = troubles[0], ", ".join(item.name for item in troubles[1:])
+        more = f" Also wrong: {others}. See: receiver doctor" if others else ""
+        note(f"Since {at(first.since_ms)}: {first.text}{more}")
 
 
 @tasks.command("show")
