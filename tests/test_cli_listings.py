@@ -69,7 +69,17 @@ async def fill(folder: Path) -> Library:
     prepared, succeeded, failed = ids
     buttons = (Button(custom_id="c", label="U1"), Button(custom_id="d", emoji="🔄"))
     for id, task in (
-        (succeeded, Task(id="1773314942177684", status="SUCCESS", progress=100, buttons=buttons)),
+        (
+            succeeded,
+            Task(
+                id="1773314942177684",
+                status="SUCCESS",
+                progress=100,
+                buttons=buttons,
+                action="DESCRIBE",
+                description="a boat",
+            ),
+        ),
         (failed, Task(id="1773314942177685", status="FAILURE", fail_reason="任务超时 [bold]")),
     ):
         await intake.answered(id, (task.id,), "accepted")
