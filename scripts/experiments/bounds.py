@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from experiments.base import Experiment, Outcome
+from experiments.kills import BUSY
 from experiments.servers import here, served
 from experiments.stage import Callback, Ledger, callbacks, http_client, post, rows, seed
 from experiments.witnesses import Witness, view
@@ -28,7 +29,8 @@ from receiver.web.connections import MAX_CONNECTIONS, Connection
 HELD_UP = 10.0
 """Seconds one event may hold up others at its own destination (P9)."""
 ANSWER = 1.0
-"""Seconds in which 99 % of the requests of others are answered."""
+"""Seconds in which 99 % of the requests of others are answered. On a busy machine, `kills.BUSY` times as long as the
+slowest answer before the attack."""
 
 
 class PoisonEvents:
@@ -117,6 +119,7 @@ class StolenToken:
         ledger, flood = Ledger(), Ledger()
         provider = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
         async with served(provider) as url, here(folder, provider_url=url) as world, http_client(world.url) as http:
+            plain = await _plain_answer(http)
             until = time.monotonic() + seconds
 
             async def send() -> None:
@@ -135,13 +138,13 @@ class StolenToken:
             folder / "data", "SELECT count(*), sum(length(body)) FROM callbacks WHERE submission_id = :id",
             {"id": stolen.id},
         )[0]  # fmt: skip
-        slow = sorted(waits)[int(len(waits) * 0.99)]
+        slow, limit = sorted(waits)[int(len(waits) * 0.99)], max(ANSWER, BUSY * plain)
         faults = [
             f"{kept} callbacks with {size:,} bytes were kept"
             if kept > MAX_CALLBACKS or size > MAX_CALLBACK_BYTES
             else "",
             f"{questions} questions in {seconds:g} s" if questions > seconds / 2 + 2 else "",
-            f"others were answered within {slow:.2f} s" if slow > ANSWER else "",
+            f"others were answered within {slow:.2f} s" if slow > limit else "",
         ]
         return Outcome(
             injected=flood.answers.total(),
@@ -176,6 +179,8 @@ class SilentConnections:
         items = list(callbacks(await seed(folder / "data", 4)))[:40]
         count = MAX_CONNECTIONS + self.beyond
         async with here(folder) as world:
+            async with http_client(world.url) as http:
+                limit = max(ANSWER, BUSY * await _plain_answer(http))
             port = int(world.url.rpartition(":")[2])
             with ExitStack() as stack:
                 for _ in range(count):
@@ -191,7 +196,7 @@ class SilentConnections:
                         with suppress(httpx.TransportError):
                             healthy += (await http.get("/livez")).status_code == 200
         slow = sorted(waits)[int(len(waits) * 0.99)]
-        fine = healthy == len(items) and slow <= ANSWER
+        fine = healthy == len(items) and slow <= limit
         return Outcome(
             injected=count,
             acknowledged=len(ledger.acknowledged),
@@ -201,6 +206,16 @@ class SilentConnections:
             notes=f"{healthy} of {len(items)} health checks; p99 of callbacks {slow * 1000:.0f} ms",
             problem=None if fine else f"{healthy} of {len(items)} health checks, callbacks in {slow:.1f} s",
         )
+
+
+async def _plain_answer(http: httpx.AsyncClient) -> float:
+    """Return the seconds of the slowest of some answers before the attack."""
+    waits = []
+    for _ in range(20):
+        at = time.monotonic()
+        await http.get("/livez")
+        waits.append(time.monotonic() - at)
+    return max(waits)
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (PoisonEvents(), StolenToken(), SilentConnections())

@@ -106,7 +106,7 @@ class DeadLink:
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Give up after twenty minutes."""
         with replaced(files, "MEDIA", TWENTY_MINUTES):
-            return await self._bring(folder, 2, patience=10)
+            return await self._bring(folder, 2, patience=3)
 
     async def _bring(self, folder: Path, tasks: int, *, patience: float) -> Outcome:
         begun, outputs = time.monotonic(), folder / "outputs"

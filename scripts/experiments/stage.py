@@ -77,7 +77,7 @@ def accepted(number: int, *, deadline: float = HOUR, prompt: str | None = None) 
     prompt = prompt or f"a paper boat {number}"
     return Submission(
         id=new_id(now_ms),
-        kind="imagine",
+        kind="shorten",  # its result is a text: a SUCCESS without a link is its end
         created_ms=now_ms,
         prompt=prompt,
         request={"prompt": prompt},

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from receiver.app.functions import Function
 from receiver.deliveries import Receipt
-from receiver.events import EVENT_TYPES, Event
+from receiver.events import ALERT_TYPES, EVENT_TYPES, Event
 from receiver.journal import Journal
 from receiver.journal.sqlite.documents import SQL
 from receiver.tasks import Task
@@ -20,7 +20,7 @@ Does = Callable[[Event], Awaitable[None]]
 
 
 class Witness:
-    """A destination for everything, progress too.
+    """A destination for all events of tasks, progress too.
 
     Args:
         does: awaited with each event before it counts as seen; what it raises, the destination raises.
@@ -48,7 +48,7 @@ class Witness:
         return Function(
             call=self._take,
             name=self.name,
-            types=frozenset(EVENT_TYPES),
+            types=frozenset(EVENT_TYPES) - frozenset(ALERT_TYPES),
             concurrency=self._concurrency,
             timeout=self._timeout,
         )
@@ -99,7 +99,10 @@ def rank(event: Event) -> tuple[int, int]:
 
 
 def view(task_id: str, percent: int | None = None) -> Task:
-    """Return the task at some percentage; None: succeeded, without a picture to download."""
+    """Return the task at some percentage; None: succeeded, without a picture to download.
+
+    A submission of `stage.accepted` ends with it, because the results of its kind are texts.
+    """
     if percent is None:
         return Task(id=task_id, status="SUCCESS", progress=100)
     return Task(id=task_id, status="IN_PROGRESS", progress=percent)
