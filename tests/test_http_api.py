@@ -20,6 +20,7 @@ from ports import free_port
 from servers import PATIENCE, exchange, serving
 from structlog.testing import capture_logs
 
+from receiver.app.container import retention_of
 from receiver.requests import KINDS, build
 from receiver.web.api import Api
 from receiver.web.api.read_routes import with_pauses
@@ -592,7 +593,15 @@ QUERIES = {
     "/submissions?limit=%D9%A1": "limit is",
     "/submissions?limit=99999999999999999999": "limit is",
     "/submissions?status=done": "status is one of prepared",
-    "/submissions?limt=1": "There are: limit, status.",
+    "/submissions?kind=film": "kind is one of imagine",
+    "/submissions?label=order": "label is written name=value.",
+    "/submissions?after=x": "after is the id of the last entry",
+    "/submissions?since_ms=today": "since_ms is a whole number",
+    "/submissions?until_ms=-1": "until_ms is a whole number",
+    "/submissions?destination=file": "There are: limit",
+    "/deliveries?status=failed": "status is one of pending, running, succeeded, dead, cancelled.",
+    "/deliveries?limt=1": "destination, submission.",
+    "/submissions?limt=1": "There are: limit, after, status,",
 }
 
 
@@ -606,6 +615,7 @@ async def test_a_bad_query_is_answered_with_a_sentence(path: str, shared: tuple[
 @pytest.mark.parametrize(
     "path",
     ["/submissions/0", "/submissions/%00", "/submissions/%ff", "/submissions/a%2Fb", "/submissions/" + "9" * 5000,
+     "/deliveries/x", "/deliveries/replay", "/deliveries?submission=x",
      "/submissions/watch", "/submissions/x/events", "/submissions/x/media/0", "/submissions/x/seed", "/nothing"],
 )  # fmt: skip
 async def test_what_is_not_there_is_not_found(path: str, shared: tuple[World, httpx.AsyncClient]) -> None:
@@ -638,6 +648,103 @@ async def test_lists_are_the_newest_first(tmp_path: Path) -> None:
         assert len((await client.get("/submissions?status=succeeded")).json()) == 2
         assert (await client.get("/submissions?status=input_required")).json() == []
         problem(await client.get(f"/submissions/{first['id'][:12]}"), 404)
+
+
+async def test_lists_are_filtered_and_go_on_at_a_cursor(tmp_path: Path) -> None:
+    """By label, words, kind and time; the `Link` header leads from page to page, with the same conditions."""
+    async with door(tmp_path) as (here, client):
+        made = [await finished(client, prompt=f"boat {number}", labels={"order": "7"}) for number in range(3)]
+        other = await finished(client, prompt="a fox", labels={"order": "8"})
+        for row in (*made, other):
+            await here.rest(row["id"])
+
+        async def ids(query: str) -> list[str]:
+            response = await client.get(f"/submissions?{query}")
+            assert response.status_code == 200, response.text
+            assert "link" not in response.headers
+            return [row["id"] for row in response.json()]
+
+        assert await ids("label=order%3D7&search=BOAT+2") == [made[2]["id"]]
+        assert await ids("kind=imagine&label=order%3D8") == [other["id"]]
+        assert await ids("kind=video") == []
+        assert await ids(f"since_ms={made[2]['created_ms']}&label=order%3D7") == [made[2]["id"]]
+        assert await ids(f"until_ms={made[0]['created_ms']}") == []
+
+        address, pages = "/submissions?label=order%3D7&limit=1", []
+        for _ in made:
+            response = await client.get(address)
+            pages += [row["id"] for row in response.json()]
+            address = response.links["next"]["url"]
+        assert pages == [row["id"] for row in made[::-1]]
+        assert await ids(address.partition("?")[2]) == []
+
+        row = made[0]
+        deliveries = (await client.get("/deliveries", params={"submission": row["task"], "destination": "file"})).json()
+        assert {item["submission"] for item in deliveries} == {row["id"]}
+        assert "history" not in conforms(deliveries[0], "DeliveryRecord")
+        response = await client.get("/deliveries?limit=1&status=succeeded")
+        assert "after=" in response.links["next"]["url"]
+        found = conforms((await client.get(f"/deliveries/{deliveries[0]['id']}")).json(), "DeliveryRecord")
+        assert found["history"][-1]["outcome"] == "succeeded"
+
+
+async def test_a_replay_is_foreseen_and_carried_out(tmp_path: Path) -> None:
+    """By condition or id; nothing happens in a preview, and never to everything at once."""
+    async with door(tmp_path) as (here, client):
+        row = await finished(client)
+        await here.rest(row["id"])
+        wanted = {"submission": row["id"], "status": "succeeded", "search": "paper boat"}
+        foreseen = (await client.post("/deliveries/replay", json=wanted | {"preview": True})).json()
+        item = next(conforms(item, "Replayed") for item in foreseen)  # files that come late make a second one
+        assert (item["outcome"], item["was"], item["destination"]) == ("again", "succeeded", "file")
+        assert (await client.get(f"/deliveries/{item['delivery']}")).json()["attempts"] == 1
+        done = await client.post("/deliveries/replay", json={"ids": [item["delivery"]]})
+        assert done.json() == [item]
+        await here.rest(row["id"])
+        assert (await client.get(f"/deliveries/{item['delivery']}")).json()["attempts"] == 2
+
+        bad = {
+            "everything": ({}, 422, "everything"),
+            "no status": ({"status": "failed"}, 422, "status is one of"),
+            "both": ({"ids": [item["delivery"]], "status": "dead"}, 422, "not both"),
+            "a part of an id": ({"ids": [item["delivery"][:12]]}, 404, "No delivery"),
+            "too many": ({"ids": ["x"] * 201}, 422, "200 at most"),
+            "nowhere": ({"ids": [item["delivery"]], "to": "nowhere"}, 422, "There is no destination"),
+        }
+        for body, status, text in bad.values():
+            assert text in problem(await client.post("/deliveries/replay", json=body), status)["detail"]
+
+
+async def test_a_destination_is_paused_and_goes_on(tmp_path: Path) -> None:
+    """Nothing reaches it meanwhile, and what waited does afterwards."""
+    async with door(tmp_path) as (here, client):
+        paused = conforms((await client.post("/destinations/file/pause?seconds=3600")).json(), "Destination")
+        assert (paused["status"], paused["reason"]) == ("paused", "paused by n8n")
+        row = await finished(client)
+        assert here.pictures() == []
+        [shown] = (await client.get("/destinations")).json()
+        assert (shown["name"], shown["configured"], shown["pending"]) == ("file", True, 1)
+        resumed = (await client.post("/destinations/file/resume")).json()
+        assert (resumed["status"], resumed["paused_until_ms"]) == ("working", None)
+        await here.rest(row["id"])
+        assert len(here.pictures()) == 1
+        problem(await client.post("/destinations/nowhere/pause"), 404)
+        assert "seconds is" in problem(await client.post("/destinations/file/pause?seconds=0"), 422)["detail"]
+
+
+async def test_a_submission_is_erased(tmp_path: Path) -> None:
+    """With its events, deliveries and files; one under way only if it is given up."""
+    async with door(tmp_path) as (here, client):
+        await client.post("/destinations/file/pause")
+        row = await finished(client)
+        assert "force=true" in problem(await client.delete(f"/submissions/{row['id']}"), 409)["detail"]
+        erased = await client.delete(f"/submissions/{row['id']}?force=true")
+        found = conforms(erased.json(), "Erased")
+        assert (erased.status_code, found["submission"], found["removed"]["submissions"]) == (200, row["id"], 1)
+        problem(await client.get(f"/submissions/{row['id']}"), 404)
+        problem(await client.delete(f"/submissions/{row['id']}"), 404)
+        assert (await client.get("/deliveries")).json() == []
+        assert not await here.receiver.journal.events(limit=10)
 
 
 async def test_events_are_listed_the_oldest_first(tmp_path: Path) -> None:
@@ -684,6 +791,8 @@ async def own_api(here: World, **changed: Any) -> AsyncIterator[httpx.AsyncClien
     parts: dict[str, Any] = {
         "tokens": TOKENS, "submissions": runtime.submissions, "journal": runtime.journal, "provider": runtime.provider,
         "store": runtime.store, "clock": runtime.clock, "watch": runtime.watch, "admission": runtime.admission,
+        "replay": runtime.replay, "destinations": runtime.destinations.keys(),
+        "retention": retention_of(runtime.settings, runtime.journal, runtime.clock, store=runtime.store),
     }  # fmt: skip
     app = create_app(
         callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens, admission=runtime.admission),

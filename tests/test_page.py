@@ -503,3 +503,18 @@ def test_vendored_files_are_as_published() -> None:
 
 def test_our_own_script_stays_small() -> None:
     assert len((FOLDER / "static/page.js").read_text().splitlines()) <= 200
+
+
+async def test_a_bearer_token_asks_the_api_where_both_have_an_address(tmp_path: Path) -> None:
+    """Every other request is the page's, also with the credentials of a proxy before it."""
+    async with page(tmp_path, "otto", api_tokens={"n8n": "s" * 16}) as (_, browser):
+        token = {"Authorization": "Bearer " + "s" * 16}
+        for path in ("/deliveries", "/destinations"):
+            for headers in ({}, {"Authorization": "Basic b3R0bzpvdHRv"}):
+                assert (await browser.get(path, headers=headers)).headers["content-type"].startswith("text/html")
+            assert isinstance((await browser.get(path, headers=token)).json(), list)
+            assert (await browser.get(path, headers={"Authorization": "Bearer wrong"})).status_code == 401
+        assert (await browser.post("/destinations/file/pause", headers=token)).json()["status"] == "paused"
+        assert (await browser.post("/destinations/file/resume")).status_code == 303
+        assert (await browser.post("/deliveries/replay", headers=token, json={})).status_code == 422
+        assert (await browser.get("/submissions")).status_code == 401

@@ -10,6 +10,7 @@ from receiver import page
 from receiver.app.container import Runtime, retention_of
 from receiver.app.doctor import examine
 from receiver.app.test_delivery import find_destination, try_destination
+from receiver.maintenance.retention import Retention
 from receiver.page.access import LOCAL, Access, Role, local_key
 from receiver.settings import ensure_keys, show
 from receiver.web.api import Api
@@ -39,6 +40,7 @@ def web_app(runtime: Runtime, *, local: bool = False) -> Starlette:
         # In a bucket, each look would cost several requests.
         **({} if runtime.function or settings.database_kind == "bucket" else {"troubles": runtime.check_troubles}),
     }
+    retention = retention_of(settings, journal, runtime.clock, store=runtime.store)
     api = None
     if settings.api_tokens:
         api = Api(
@@ -50,13 +52,16 @@ def web_app(runtime: Runtime, *, local: bool = False) -> Starlette:
             clock=runtime.clock,
             watch=runtime.watch,
             admission=runtime.admission,
+            replay=runtime.replay,
+            retention=retention,
+            destinations=runtime.destinations.keys(),
             max_connections=settings.max_connections,
         )
     return create_app(
         callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens, admission=runtime.admission),
         readyz=Readyz(checks, notes=notes),
         api=api,
-        page=_page_of(runtime, local=local),
+        page=_page_of(runtime, retention, local=local),
     )
 
 
@@ -65,7 +70,7 @@ def page_key(runtime: Runtime) -> str:
     return local_key(ensure_keys(runtime.settings))
 
 
-def _page_of(runtime: Runtime, *, local: bool) -> page.Page | None:
+def _page_of(runtime: Runtime, retention: Retention, *, local: bool) -> page.Page | None:
     settings, keys = runtime.settings, ensure_keys(runtime.settings)
     users: dict[str, tuple[Role, str]] = {name: (role, secret) for name, (role, secret) in settings.users.items()}  # type: ignore[misc]
     if local:
@@ -83,7 +88,7 @@ def _page_of(runtime: Runtime, *, local: bool) -> page.Page | None:
         submissions=runtime.submissions,
         provider=runtime.provider,
         replay=runtime.replay,
-        retention=retention_of(settings, runtime.journal, runtime.clock, store=runtime.store),
+        retention=retention,
         clock=runtime.clock,
         destinations=runtime.destinations.keys(),
         version=version("imagine-receiver"),

@@ -22,9 +22,10 @@ from receiver.page.access import User
 from receiver.page.views import MAX_SELECTED, Sources, selection_of
 from receiver.requests import KINDS, REQUIRED, build
 from receiver.submissions import Options
+from receiver.web.api.delivery_routes import PAUSE_SECONDS
 from receiver.web.api.responses import clean
 
-PAUSE_MS = 24 * 3600 * 1000
+PAUSE_MS = PAUSE_SECONDS * 1000
 """A pause by hand ends by itself after a day."""
 MAX_UPLOAD = 32 * 2**20
 """Bytes of the pictures of one form."""

@@ -117,8 +117,8 @@ def wanted_of(query: QueryParams) -> Selection:
     status, kind = query.get("status", ""), query.get("kind", "")
     if status and status not in DISPLAY_STATUSES:
         raise InputError(f"There is no status {status[:40]!r}. There are: {', '.join(DISPLAY_STATUSES)}.")
-    if kind and kind not in (*KINDS, "action"):
-        raise InputError(f"There is no kind {kind[:40]!r}. There are: {', '.join([*KINDS, 'action'])}.")
+    if kind and kind not in KINDS:
+        raise InputError(f"There is no kind {kind[:40]!r}. There are: {', '.join(KINDS)}.")
     labels = []
     for text in query.getlist("label"):
         name, mark, value = text.partition("=")
@@ -242,7 +242,7 @@ async def tasks(sources: Sources, look: Look) -> dict[str, Any]:
 
 
 def _choices() -> dict[str, Any]:
-    return {"statuses": DISPLAY_STATUSES, "kinds": (*KINDS, "action")}
+    return {"statuses": DISPLAY_STATUSES, "kinds": tuple(KINDS)}
 
 
 async def picture(sources: Sources, look: Look) -> dict[str, Any]:

@@ -5,12 +5,13 @@ It never redirects: a sender that follows a redirect turns its POST into a GET w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from receiver.web.api import Api
@@ -36,7 +37,7 @@ def create_app(
             Route(PATH + "/{token:path}", callbacks),
             Route("/livez", livez),
             Route("/readyz", readyz.answer),
-            *((Route("/openapi.json", openapi), *api.routes()) if api is not None else ()),
+            *((Route("/openapi.json", openapi), *_api_routes(api, page)) if api is not None else ()),
             *(page.routes() if page is not None else ()),
         ],
         exception_handlers={HTTPException: on_http_exception, Exception: on_error},
@@ -44,6 +45,29 @@ def create_app(
     app.callbacks = callbacks
     app.router.redirect_slashes = False
     return app
+
+
+def _api_routes(api: Api, page: HasRoutes | None) -> Iterator[Route]:
+    """Yield the routes of the API. Under the addresses that it shares with the page (`/deliveries`, `/destinations`), a
+    request with a bearer token is the API's and any other is the page's."""
+    shared = {_first(route) for route in page.routes()} if page is not None else set()
+    for route in api.routes():
+        if _first(route) in shared:
+            yield _WithToken(route.path, route.endpoint, methods=list(route.methods or ()))
+        else:
+            yield route
+
+
+def _first(route: Route) -> str:
+    return route.path.split("/")[1]
+
+
+class _WithToken(Route):
+    """A route that takes only requests with a bearer token. A proxy before the page may send other credentials."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        given = Headers(scope=scope).get("authorization", "")
+        return super().matches(scope) if given[:7].lower() == "bearer " else (Match.NONE, {})
 
 
 class _App(Starlette):

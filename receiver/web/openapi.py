@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from inspect import cleandoc
@@ -11,17 +12,48 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from receiver.deliveries import DELIVERY_STATUSES
 from receiver.events import DISPLAY_STATUSES, Event
+from receiver.requests import KINDS
 from receiver.web.api import schemas as bodies
-from receiver.web.api.responses import Links, ProblemRecord, Seed, SubmissionRecord, json
+from receiver.web.api.delivery_routes import MAX_PAUSE_SECONDS, PAUSE_SECONDS
+from receiver.web.api.queries import MAX_LIST
+from receiver.web.api.responses import (
+    DeliveryRecord,
+    Destination,
+    Erased,
+    Links,
+    ProblemRecord,
+    Replayed,
+    Seed,
+    SubmissionRecord,
+    json,
+)
 
 VERSION = "1"
 """Version of the API. It rises with an incompatible change."""
 
 Schema = dict[str, Any]
 
-_ASKED: tuple[type, ...] = (*bodies.SUBMITTED.values(), bodies.Upload, bodies.Press, bodies.Answer, bodies.Watch)
-_GIVEN: tuple[type, ...] = (SubmissionRecord, Event, Links, Seed, ProblemRecord)
+_ASKED: tuple[type, ...] = (
+    *bodies.SUBMITTED.values(),
+    bodies.Upload,
+    bodies.Press,
+    bodies.Answer,
+    bodies.Watch,
+    bodies.Replay,
+)
+_GIVEN: tuple[type, ...] = (
+    SubmissionRecord,
+    Event,
+    Links,
+    Seed,
+    Erased,
+    DeliveryRecord,
+    Replayed,
+    Destination,
+    ProblemRecord,
+)
 _REF = "#/components/schemas/"
 
 
@@ -53,6 +85,7 @@ def _parameter(place: str, name: str, description: str, schema: Schema) -> Schem
 
 _PLACE: dict[str, Schema] = {"index": {"type": "integer", "minimum": 0}}
 """Parts of a path that are no text."""
+_MS: Schema = {"type": "integer", "minimum": 0}
 _SUBMISSION = _json(_ref(SubmissionRecord))
 _TEXT: Schema = {"text/plain": {"schema": {"type": "string"}}}
 _OBJECT = _json({"type": "object"})
@@ -84,23 +117,36 @@ _CALLBACK = Operation(
     open=True,
 )
 
+
+def _page(noun: str, schema: Schema) -> dict[int, tuple[str, Schema]]:
+    """Return the answer with a page of a list."""
+    array = _json({"type": "array", "items": schema})
+    return {200: (f"The newest {noun} first. While there are more, the header `Link` leads to the next page.", array)}
+
+
+def _conditions(statuses: Sequence[str]) -> tuple[Schema, ...]:
+    """Return the parameters of a list whose rows have these statuses."""
+    text: Schema = {"type": "string"}
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIST, "default": 20}
+    return (
+        _parameter("query", "limit", "How many at most.", limit),
+        _parameter("query", "after", "The page behind this one, by its id.", text),
+        _parameter("query", "status", "Their status, as the answers show it.", text | {"enum": list(statuses)}),
+        _parameter("query", "kind", "Of this kind of request.", text | {"enum": list(KINDS)}),
+        _parameter("query", "label", "Of submissions with this label, name=value.", {"type": "array", "items": text}),
+        _parameter("query", "search", "Of submissions with all these words in their prompt.", text),
+        _parameter("query", "since_ms", "Made at this time or later.", _MS),
+        _parameter("query", "until_ms", "Made before this time.", _MS),
+    )
+
+
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/submissions"): Operation(
         name="list_submissions",
         tag="submissions",
-        summary="The newest submissions.",
-        answers={200: ("The newest first.", _json({"type": "array", "items": _ref(SubmissionRecord)}))},
-        parameters=(
-            _parameter(
-                "query", "limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": 200, "default": 20}
-            ),
-            _parameter(
-                "query",
-                "status",
-                "Their status, as the answers show it.",
-                {"type": "string", "enum": list(DISPLAY_STATUSES)},
-            ),
-        ),
+        summary="Submissions, the newest first.",
+        answers=_page("submissions", _ref(SubmissionRecord)),
+        parameters=_conditions(DISPLAY_STATUSES),
         problems=(422,),
     ),
     ("post", "/submissions"): Operation(
@@ -183,6 +229,69 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         summary="Ask the provider to stop a task, where it lets its users do so.",
         answers={202: ("It was asked; an event shows the effect.", _SUBMISSION)},
         problems=(*_ASKED_PROVIDER, 404, 409),
+    ),
+    ("delete", "/submissions/{id}"): Operation(
+        name="erase",
+        tag="submissions",
+        summary="Delete a submission for good, with its events, deliveries and files.",
+        answers={200: ("It is deleted.", _json(_ref(Erased)))},
+        parameters=(_parameter("query", "force", "Also while it is under way. It is given up.", {"type": "boolean"}),),
+        problems=(404, 409, 422),
+    ),
+    ("get", "/deliveries"): Operation(
+        name="list_deliveries",
+        tag="deliveries",
+        summary="Deliveries, the newest first.",
+        answers=_page("deliveries", _ref(DeliveryRecord)),
+        parameters=(
+            *_conditions(DELIVERY_STATUSES),
+            _parameter("query", "destination", "To this destination.", {"type": "string"}),
+            _parameter("query", "submission", "Of this submission, by its id or its task's.", {"type": "string"}),
+        ),
+        problems=(404, 422),
+    ),
+    ("get", "/deliveries/{id}"): Operation(
+        name="get_delivery",
+        tag="deliveries",
+        summary="One delivery with its attempts.",
+        answers={200: ("The delivery with its `history`.", _json(_ref(DeliveryRecord)))},
+        problems=(404,),
+    ),
+    ("post", "/deliveries/replay"): Operation(
+        name="replay",
+        tag="deliveries",
+        summary="Make deliveries due again, or with `preview` say what would be.",
+        body=_ref(bodies.Replay),
+        answers={200: ("The outcome of each.", _json({"type": "array", "items": _ref(Replayed)}))},
+        problems=(400, 404, 408, 413, 415, 422),
+    ),
+    ("get", "/destinations"): Operation(
+        name="list_destinations",
+        tag="destinations",
+        summary="Destinations and their health, by name.",
+        answers={200: ("All that the journal knows.", _json({"type": "array", "items": _ref(Destination)}))},
+    ),
+    ("post", "/destinations/{name}/pause"): Operation(
+        name="pause",
+        tag="destinations",
+        summary="Deliver nothing to a destination for a while.",
+        answers={200: ("It is paused.", _json(_ref(Destination)))},
+        parameters=(
+            _parameter(
+                "query",
+                "seconds",
+                "Of two pauses the longer one counts.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_PAUSE_SECONDS, "default": PAUSE_SECONDS},
+            ),
+        ),
+        problems=(404, 422),
+    ),
+    ("post", "/destinations/{name}/resume"): Operation(
+        name="resume",
+        tag="destinations",
+        summary="End a pause and forget its failures. What is due is attempted again.",
+        answers={200: ("It goes on.", _json(_ref(Destination)))},
+        problems=(404,),
     ),
     ("post", "/uploads"): Operation(
         name="upload",

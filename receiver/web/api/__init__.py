@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import ExitStack
 
 import structlog
@@ -17,10 +17,13 @@ from starlette.types import Receive, Scope, Send
 from receiver.clock import Clock
 from receiver.errors import ReceiverError
 from receiver.journal import Journal
+from receiver.maintenance.replay import Replay
+from receiver.maintenance.retention import Retention
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.web.admission import Admission, Shares
+from receiver.web.api.delivery_routes import DeliveryRoutes
 from receiver.web.api.read_routes import HEARTBEAT, ReadRoutes, Watch
 from receiver.web.api.responses import problem_of
 from receiver.web.api.write_routes import MAX_BODY, WriteRoutes
@@ -50,6 +53,7 @@ class Api:
     Args:
         tokens: name of a caller → its token.
         admission: that of the callbacks. While it is shut, nothing is written here either.
+        destinations: names, as configured in this process.
         max_connections: those of the server. One caller may use a fifth of them, and all callers half of them.
     """
 
@@ -64,6 +68,9 @@ class Api:
         clock: Clock,
         watch: Watch,
         admission: Admission,
+        replay: Replay,
+        retention: Retention,
+        destinations: Collection[str],
         heartbeat: float = HEARTBEAT,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
@@ -80,30 +87,44 @@ class Api:
         self._requests = Shares(max(max_connections // 5, 1), max(max_connections // 2, 1))
         self._own_writes = Shares(MAX_OWN_WRITES)
         self._own_bytes = Shares(MAX_OWN_BYTES)
-        self._making = WriteRoutes(submissions=submissions, journal=journal, provider=provider, clock=clock)
+        self._making = WriteRoutes(
+            submissions=submissions, journal=journal, provider=provider, clock=clock, retention=retention
+        )
+        self._delivering = DeliveryRoutes(
+            journal=journal, replay=replay, destinations=destinations, clock=clock, read=self._making.read
+        )
         self._reading = ReadRoutes(
             journal=journal, provider=provider, store=store, watch=watch, heartbeat=heartbeat, clock=clock
         )
 
     def routes(self) -> list[Route]:
         """Return the routes in the order of matching: `watch` is not the id of a submission."""
-        making, reading = self._making, self._reading
+        making, reading, delivering = self._making, self._reading, self._delivering
         return [
             self._route("/uploads", post=making.upload),
             self._route("/submissions", get=reading.list, post=making.submit),
             self._route("/submissions/watch", post=making.watch),
-            self._route("/submissions/{id}", get=reading.show),
+            self._route("/submissions/{id}", get=reading.show, delete=making.erase),
             self._route("/submissions/{id}/events", get=reading.events),
             self._route("/submissions/{id}/media/{index}", get=reading.media),
             self._route("/submissions/{id}/seed", get=reading.seed),
             self._route("/submissions/{id}/actions", post=making.press),
             self._route("/submissions/{id}/modal", post=making.answer),
             self._route("/submissions/{id}/cancel", post=making.cancel),
+            self._route("/deliveries", get=delivering.list),
+            self._route("/deliveries/replay", post=delivering.replay),
+            self._route("/deliveries/{id}", get=delivering.show),
+            self._route("/destinations", get=delivering.list_destinations),
+            self._route("/destinations/{name}/pause", post=delivering.pause),
+            self._route("/destinations/{name}/resume", post=delivering.resume),
         ]
 
-    def _route(self, path: str, *, get: Endpoint | None = None, post: Endpoint | None = None) -> Route:
+    def _route(
+        self, path: str, *, get: Endpoint | None = None, post: Endpoint | None = None, delete: Endpoint | None = None
+    ) -> Route:
         """Return a route for callers with a token. Every error becomes a problem, every request one log line."""
-        endpoints = {method: item for method, item in (("GET", get), ("HEAD", get), ("POST", post)) if item}
+        given = {"GET": get, "HEAD": get, "POST": post, "DELETE": delete}
+        endpoints = {method: item for method, item in given.items() if item}
 
         async def endpoint(request: Request) -> Response:
             caller = None
@@ -112,15 +133,15 @@ class Api:
             try:
                 caller = self._caller(request.headers)
                 held.enter_context(self._requests.hold(caller))
-                if request.method != "POST":
+                if request.method in ("GET", "HEAD"):
                     response = await endpoints[request.method](request, caller)
                 else:
                     self._admission.check()
                     length = request.headers.get("content-length", "")
                     size = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else MAX_BODY
-                    size = min(size, MAX_BODY)
+                    size = 0 if request.method == "DELETE" else min(size, MAX_BODY)
                     with self._own_writes.hold(caller), self._own_bytes.hold(caller, size), self._writes.enter(size):
-                        response = await endpoints["POST"](request, caller)
+                        response = await endpoints[request.method](request, caller)
             except (Problem, ReceiverError) as exc:
                 error = exc if isinstance(exc, Problem) else problem_of(exc)
                 cause = error.cause or error.detail

@@ -17,10 +17,10 @@ from receiver.clock import Clock
 from receiver.errors import MediaError, NotFound, ReceiverError
 from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal
-from receiver.journal.selection import Selection
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.web.admission import RETRY
+from receiver.web.api.queries import read_query
 from receiver.web.api.responses import Seed, clean, json, media_status, submission_record
 from receiver.web.problems import Problem
 
@@ -31,13 +31,11 @@ T = TypeVar("T")
 Watch = Callable[[str], AsyncGenerator[Submission, None]]
 """Yields a submission now, and again after each change."""
 
-MAX_LIST = 200
 MAX_EVENTS = 1000
 """A submission has about a hundred at most: one for each percent of progress."""
 HEARTBEAT = 15.0
 """Seconds of silence after which a comment is sent. Proxies cut silent connections after a minute."""
 _STREAM_HEADERS = {"Cache-Control": "no-store", "Vary": "Accept", "X-Accel-Buffering": "no"}
-_QUERY = ("limit", "status")
 _FILE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -61,27 +59,21 @@ class ReadRoutes:
 
     async def list(self, request: Request, caller: str) -> Response:
         """`GET /submissions`: the newest first."""
-        query = request.query_params
-        if any(name not in _QUERY for name in query):
-            raise Problem(422, f"This address has no such query parameter. There are: {', '.join(_QUERY)}.")
-        limit = _whole_number(query.get("limit", "20"), 1, MAX_LIST)
-        if limit is None:
-            raise Problem(422, f"limit is a whole number from 1 to {MAX_LIST}.")
-        status = next((item for item in DISPLAY_STATUSES if item == query.get("status")), None)
-        if status is None and "status" in query:
-            raise Problem(422, f"status is one of {', '.join(DISPLAY_STATUSES)}.")
-        rows = await self._journal.submissions(Selection(status=status), limit=limit)
-        return json([submission_record(row) for row in rows])
+        query = read_query(request, DISPLAY_STATUSES)
+        wanted = query.selection.filter()
+        page = await self._journal.page("submissions", wanted, after=query.after, limit=query.limit)
+        rows = [submission_record(row.record) for row in page if isinstance(row.record, Submission)]
+        return json(rows, headers=query.following(request, [row.id for row in rows]))
 
     async def show(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}`."""
-        row = await find(self._journal, request)
+        row = await find(self._journal, request.path_params["id"])
         deliveries = await self._journal.deliveries(limit=100, submission_id=row.id)
         return json(submission_record(row, deliveries[::-1]))
 
     async def events(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/events`: a list, or a stream if the caller accepts one."""
-        row = await find(self._journal, request)
+        row = await find(self._journal, request.path_params["id"])
         if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
             last_id = request.headers.get("last-event-id")
             return await stream_events(
@@ -91,11 +83,11 @@ class ReadRoutes:
 
     async def media(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/media/{index}`."""
-        row = await find(self._journal, request)
-        index = _whole_number(request.path_params["index"], 0, 10**6)
+        row = await find(self._journal, request.path_params["id"])
+        index = _index(request.path_params["index"])
         item = next((item for item in row.media if item.index == index), None)
         if item is None:
-            raise self._absent(row, -1 if index is None else index)
+            raise self._absent(row, index)
         try:
             path = await self._store.local(item)
             found = await asyncio.to_thread(path.stat)
@@ -127,24 +119,23 @@ class ReadRoutes:
 
     async def seed(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/seed`. The provider may take a minute."""
-        row = await find(self._journal, request)
+        row = await find(self._journal, request.path_params["id"])
         if row.task_id is None or row.ended != "task.succeeded":
             raise Problem(409, "Only a task that has succeeded has a seed.")
         return json(Seed(task=row.task_id, seed=await self._provider.image_seed(row.task_id)))
 
 
-async def find(journal: Journal, request: Request) -> Submission:
-    """Return the submission with the whole id in the path, its own or its task's, or raise Problem (404)."""
+async def find(journal: Journal, id: str) -> Submission:
+    """Return the submission with this whole id, its own or its task's, or raise Problem (404)."""
     try:
-        return await journal.find(request.path_params["id"], whole=True)
+        return await journal.find(id, whole=True)
     except NotFound as exc:
         raise Problem(404, "No submission has that id, and no submission's task has it.") from exc
 
 
-def _whole_number(text: str, least: int, most: int) -> int | None:
-    """Return the number in a text, or None if it is not within these bounds."""
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
-    return number if least <= number <= most else None
+def _index(text: str) -> int:
+    """Return the number in a text, or -1 if it is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
 # The stream of events (WHATWG HTML §9.2)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
-from receiver.deliveries import Delivery, DeliveryStatus
+from receiver.deliveries import AttemptRecord, Delivery, DeliveryStatus, DestinationStatus
 from receiver.errors import (
     Conflict,
     InputError,
@@ -25,6 +25,7 @@ from receiver.errors import (
     Refused,
 )
 from receiver.events import DisplayStatus, Submission
+from receiver.journal.selection import ReplayOutcome
 from receiver.telemetry import redact
 from receiver.web.admission import RETRY
 from receiver.web.problems import Problem
@@ -49,16 +50,22 @@ MediaStatus = Literal["waiting for links", "downloading files", "complete", "inc
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery of an event to a destination. `ref` and `url` say where it went."""
+    """A delivery of an event to a destination. `ref` and `url` say where it went. `due_ms` is the time of the next
+    attempt while it is pending. Only `GET /deliveries/{id}` shows its `history`."""
 
     id: str
+    submission: str
     event: str
     destination: str
     status: DeliveryStatus
     attempts: int
+    created_ms: int
+    due_ms: int | None
+    finished_ms: int | None
     ref: str | None
     url: str | None
     detail: str | None
+    history: tuple[AttemptRecord, ...] | UnsetType = UNSET
 
 
 class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +100,51 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
     media_due_ms: int | None
     media_problem: str | None
     deliveries: tuple[DeliveryRecord, ...] | UnsetType = UNSET
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a replay, or with `preview` the one it would have, for one delivery.
+
+    `again`: it was final and is due again. `new`: a new delivery. `sooner`: it waited for a retry and is due now.
+    `owed`, `running`: nothing changes. `gone`: its event was deleted. `delivery` is null for a new one that is
+    foreseen. `was` is its status before.
+    """
+
+    delivery: str | None
+    event: str
+    destination: str
+    outcome: ReplayOutcome
+    was: DeliveryStatus | None
+
+
+class Destination(msgspec.Struct, frozen=True, kw_only=True):
+    """Health of a destination. `configured` is false for one that is no longer in the settings. `reason` is that of a
+    pause. `failures` are those in a row, `pending` and `dead` numbers of deliveries."""
+
+    name: str
+    handler: str
+    configured: bool
+    status: DestinationStatus
+    failures: int
+    pending: int
+    dead: int
+    paused_until_ms: int | None
+    reason: str | None
+    last_success_ms: int | None
+    last_error_ms: int | None
+    last_error: str | None
+
+
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """An erased submission. `removed` counts rows and files. The next purge removes `waiting_files`, and those of
+    `files_problem`. `follow_ups` remain, with prompts of their own. `traces` says where the prompt may still be."""
+
+    submission: str
+    removed: dict[str, int]
+    waiting_files: int
+    files_problem: str | None
+    follow_ups: tuple[str, ...]
+    traces: str | None
 
 
 class Links(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,20 +202,29 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
         media_status=media_status(row),
         media_due_ms=row.media_due_ms,
         media_problem=clean(row.media_problem) if row.media_problem else None,
-        deliveries=UNSET
-        if deliveries is None
+        deliveries=UNSET if deliveries is None else tuple(map(delivery_record, deliveries)),
+    )
+
+
+def delivery_record(row: Delivery, attempts: Iterable[AttemptRecord] | None = None) -> DeliveryRecord:
+    """Return the record of a delivery."""
+    return DeliveryRecord(
+        id=row.id,
+        submission=row.submission_id,
+        event=row.event_id,
+        destination=row.destination,
+        status=row.status,
+        attempts=row.attempt,
+        created_ms=row.created_ms,
+        due_ms=row.due_ms if row.status == "pending" else None,
+        finished_ms=row.finished_ms,
+        ref=row.receipt.ref if row.receipt else None,
+        url=row.receipt.url if row.receipt else None,
+        detail=clean(row.detail) if row.detail else None,
+        history=UNSET
+        if attempts is None
         else tuple(
-            DeliveryRecord(
-                id=item.id,
-                event=item.event_id,
-                destination=item.destination,
-                status=item.status,
-                attempts=item.attempt,
-                ref=item.receipt.ref if item.receipt else None,
-                url=item.receipt.url if item.receipt else None,
-                detail=clean(item.detail) if item.detail else None,
-            )
-            for item in deliveries
+            msgspec.structs.replace(item, detail=clean(item.detail) if item.detail else None) for item in attempts
         ),
     )
 

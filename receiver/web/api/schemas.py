@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 import msgspec
 from msgspec import Meta
 
+from receiver.deliveries import DELIVERY_STATUSES
 from receiver.errors import InputError
 from receiver.requests import KINDS, REQUIRED, SPEEDS, Field, Request, build
 from receiver.submissions import MAX_LABEL, MAX_LABELS, Options
@@ -21,6 +22,8 @@ from receiver.submissions.options import MAX_AUTO
 from receiver.tasks import MAX_TASK_ID
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+MAX_IDS = 200
 
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
@@ -95,6 +98,22 @@ class Watch(Carried, kw_only=True):
     """A task that was submitted elsewhere."""
 
     task_id: Annotated[str, _meta("The provider's id of it.", minLength=1, maxLength=MAX_TASK_ID)]
+
+
+class Replay(msgspec.Struct, kw_only=True):
+    """Deliveries to be made due again: by id, or all that meet every given condition."""
+
+    ids: Annotated[list[str], _meta("Ids of deliveries, without any condition.", maxItems=MAX_IDS)] = []
+    submission: Annotated[str | None, _meta("Deliveries of this submission, by its id or its task's.")] = None
+    destination: Annotated[str | None, _meta("Deliveries to this destination.")] = None
+    status: Annotated[str | None, _meta("Deliveries of this status.", enum=[*DELIVERY_STATUSES, None])] = None
+    labels: Annotated[dict[str, str], _meta("Deliveries of submissions with all these labels.")] = {}
+    search: Annotated[str | None, _meta("Deliveries of submissions with all these words in their prompt.")] = None
+    since_ms: Annotated[int | None, _meta("Made at this time or later.")] = None
+    until_ms: Annotated[int | None, _meta("Made before this time.")] = None
+    to: Annotated[str | None, _meta("Deliver to this destination instead.")] = None
+    as_new: Annotated[bool, _meta("With a new idempotency key, so that no destination drops it as a repeat.")] = False
+    preview: Annotated[bool, _meta("Change nothing and return the outcome it would have.")] = False
 
 
 def _struct(kind: str, base: type[T]) -> type[T]:

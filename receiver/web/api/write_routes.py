@@ -18,13 +18,14 @@ from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, NotJSON, Refused, Unreachable
 from receiver.events import Submission, new_id
 from receiver.journal import Journal
+from receiver.maintenance.retention import Retention
 from receiver.provider import Provider
 from receiver.submissions import Submissions
 from receiver.tasks import decode_json
 from receiver.web.admission import BodyLimits
 from receiver.web.api import schemas
 from receiver.web.api.read_routes import find
-from receiver.web.api.responses import Links, json, problem_of, submission_record
+from receiver.web.api.responses import Erased, Links, clean, json, problem_of, submission_record
 from receiver.web.problems import Problem
 
 T = TypeVar("T")
@@ -40,17 +41,20 @@ _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 class WriteRoutes:
     """The endpoints that write."""
 
-    def __init__(self, *, submissions: Submissions, journal: Journal, provider: Provider, clock: Clock) -> None:
+    def __init__(
+        self, *, submissions: Submissions, journal: Journal, provider: Provider, clock: Clock, retention: Retention
+    ) -> None:
         self._submissions = submissions
         self._journal = journal
         self._provider = provider
         self._clock = clock
+        self._retention = retention
         self._bodies = BodyLimits(name="Bodies", limit=MAX_BODY, seconds=BODY_SECONDS)
         self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def submit(self, request: Request, caller: str) -> Response:
         """`POST /submissions`."""
-        built, body = schemas.read_submission(await self._read(request))
+        built, body = schemas.read_submission(await self.read(request))
         once, digest = _once(request, caller, body)
         options = body.options(once=once, once_digest=digest)
         return await self._one_by_one(request, once, lambda: self._submissions.prepare(built, options))
@@ -60,8 +64,8 @@ class WriteRoutes:
 
         `again` presses it once more. The Idempotency-Key counts only then.
         """
-        parent = await find(self._journal, request)
-        body = schemas.read(schemas.Press, await self._read(request))
+        parent = await find(self._journal, request.path_params["id"])
+        body = schemas.read(schemas.Press, await self.read(request))
         schemas.check_uri(body.mask)
         once, digest = _once(request, caller, body, parent.id) if body.again else (None, None)
         options = body.options(once=once, once_digest=digest)
@@ -81,8 +85,8 @@ class WriteRoutes:
 
     async def answer(self, request: Request, caller: str) -> Response:
         """`POST /submissions/{id}/modal`."""
-        row = await find(self._journal, request)
-        body = schemas.read(schemas.Answer, await self._read(request))
+        row = await find(self._journal, request.path_params["id"])
+        body = schemas.read(schemas.Answer, await self.read(request))
         schemas.check_uri(body.mask)
         row = await self._submissions.reply(row, prompt=body.prompt, mask=body.mask)
         try:
@@ -98,25 +102,47 @@ class WriteRoutes:
 
     async def watch(self, request: Request, caller: str) -> Response:
         """`POST /submissions/watch`."""
-        body = schemas.read(schemas.Watch, await self._read(request))
+        body = schemas.read(schemas.Watch, await self.read(request))
         before = self._mark()
         row = await self._submissions.adopt(body.task_id, body.options())
         return _made(request, row, 201 if row.id > before else 200)
 
     async def upload(self, request: Request, caller: str) -> Response:
         """`POST /uploads`."""
-        built = schemas.read_upload(await self._read(request))
+        built = schemas.read_upload(await self.read(request))
         return json(Links(urls=tuple(await self._submissions.upload(built))))
 
     async def cancel(self, request: Request, caller: str) -> Response:
         """`POST /submissions/{id}/cancel`. An event shows the effect."""
-        row = await find(self._journal, request)
+        row = await find(self._journal, request.path_params["id"])
         if row.ended is not None or row.status == "refused":
             raise Problem(409, "It has ended already, so there is nothing to cancel.")
         if row.task_id is None:
             raise Problem(409, "It has no task yet that could be cancelled.")
         await self._provider.cancel(row.task_id)
         return json(submission_record(row), 202)
+
+    async def erase(self, request: Request, caller: str) -> Response:
+        """`DELETE /submissions/{id}`: for good, with everything that belongs to it."""
+        row = await find(self._journal, request.path_params["id"])
+        force = request.query_params.get("force", "false")
+        if force not in ("true", "false"):
+            raise Problem(422, "force is true or false.")
+        try:
+            erased = await self._retention.erase(row, force=force == "true")
+        except InputError as exc:
+            detail = "Its task is under way, or deliveries are outstanding. Wait, or give up on it with force=true."
+            raise Problem(409, detail, cause=str(exc)) from exc
+        return json(
+            Erased(
+                submission=row.id,
+                removed=dict(erased.removed),
+                waiting_files=erased.waiting,
+                files_problem=clean(erased.problem) if erased.problem else None,
+                follow_ups=erased.children,
+                traces=clean(erased.traces) if erased.traces else None,
+            )
+        )
 
     async def _one_by_one(
         self, request: Request, name: str | None, prepare: Callable[[], Awaitable[Submission]]
@@ -143,7 +169,8 @@ class WriteRoutes:
         """Return an id that sorts before every id made later."""
         return new_id(self._clock.now_ms())
 
-    async def _read(self, request: Request) -> Any:
+    async def read(self, request: Request) -> Any:
+        """Return the JSON of a request's body."""
         headers = dict(request.scope["headers"])
         await self._bodies.check_length(headers, request.receive)
         self._bodies.check_type(headers)
