@@ -10,12 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 from buckets import KEY, SECRET, shared_server
+from engine import logged
 from journals import completion, owe, submission, take
 from postgres import new_database
 from servers import Command, receiver, simulating
 
 from receiver.app import journal_of, open_runtime, web_app
 from receiver.app.doctor import examine
+from receiver.app.setups import differing_destinations, differing_keys, setup_of
 from receiver.settings import Settings
 
 ENV = {"COMETAPI_KEY": "sk-simulator-0001", "RECEIVER_KEYS": "0123456789abcdef" * 4}
@@ -139,3 +141,33 @@ async def test_dead_deliveries_and_pauses_are_problems(tmp_path: Path) -> None:
     assert answer.status_code == 200
     said = answer.json()["troubles"]
     assert said == "Something needs you: deliveries are dead, a destination is paused. See: receiver doctor"
+
+
+async def test_other_keys_and_destinations_than_the_last_engine_had(tmp_path: Path) -> None:
+    """Named at the start and by doctor, without a secret. A further key that both know is no fault."""
+
+    def settings(keys: list[str], to: str) -> Settings:
+        given = {"data": tmp_path, "provider_url": "http://127.0.0.1:9", "provider_key": "sk-nobody-0001"}
+        return Settings.model_validate(given | {"keys": keys, "to": to})
+
+    old, new = ENV["RECEIVER_KEYS"], "fedcba9876543210" * 4
+    folder = f"file:{tmp_path / 'outputs'}"
+    ours = settings([old], f"{folder} https://example.com/hook#whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    async with open_runtime(ours) as runtime:
+        with logged() as lines:
+            await runtime.start_engine("worker")
+            await runtime.stop_engine()
+        assert "settings.differ" not in [line["event"] for line in lines]
+        kept = await runtime.journal.store.values("setup")
+        assert b"whsec_" not in kept["setup"].data
+        assert old.encode() not in kept["setup"].data
+    mine, other = setup_of(ours), setup_of(settings([old, new], folder))
+    assert "callbacks of one are refused by the other" in (differing_keys(mine, other) or "")
+    rotated = setup_of(settings([new, old], ours.to))
+    assert (differing_keys(mine, rotated), differing_destinations(mine, rotated)) == (None, None)
+    moved = setup_of(settings([old], f"file:{tmp_path / 'elsewhere'}"))
+    said = differing_destinations(moved, mine) or ""
+    assert said.endswith("(only on " + mine.host + ": https; with other options: file).")
+    found = {item.text: item async for item in examine(settings([new], folder))}
+    assert [item.verdict for text, item in found.items() if "signing keys here are others" in text] == ["problem"]
+    assert [item.verdict for text, item in found.items() if "destinations here are others" in text] == ["note"]

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from receiver.app.functions import FunctionHandler
+from receiver.app.setups import differing_destinations, differing_keys, kept_setup, setup_of
 from receiver.backoff import UNLINKED
 from receiver.clock import Clock
 from receiver.engine.alerts import Alerts
@@ -239,6 +240,13 @@ class Runtime:
         """Become an engine of this journal. Without effect if we are one. Raise EngineRunning if another one excludes
         us."""
         await self.engine.start(role)
+        if role in LASTING_ROLES:
+            mine, kept = setup_of(self.settings), kept_setup(self.journal)
+            other = await kept.read()
+            for problem in (differing_keys(mine, other), differing_destinations(mine, other)):
+                if problem is not None:
+                    log.warning("settings.differ", problem=problem)
+            await kept.update(lambda _: mine)
 
     async def start_engine_when_free(self, role: str, *, unless: frozenset[str] = frozenset()) -> None:
         """Become an engine as soon as no other one excludes us and the journal can be used. A lasting role waits for

@@ -13,6 +13,7 @@ import msgspec
 from receiver.app.container import check_same_store, provider_of, store_of
 from receiver.app.factory import check_link, close_all, open_all
 from receiver.app.journals import journal_of
+from receiver.app.setups import differing_destinations, differing_keys, kept_setup, setup_of
 from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
 from receiver.errors import MediaError, ReceiverError
@@ -94,6 +95,11 @@ async def _journal(settings: Settings) -> list[Finding]:
                 found.append(_finding("media", str(exc), "problem"))
             finally:
                 await store.aclose()
+        mine, other = setup_of(settings), await kept_setup(journal).read()
+        if (problem := differing_keys(mine, other)) is not None:
+            found.append(_finding("keys", problem, "problem"))
+        if (problem := differing_destinations(mine, other)) is not None:
+            found.append(_finding("destinations", problem, "note"))
         now_ms = Clock().now_ms()
         for item in await journal.destinations():
             if (status := item.display_status(now_ms)) != "working":

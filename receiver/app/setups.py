@@ -1,0 +1,74 @@
+"""Keys and destinations of the processes on one journal, compared by digests.
+
+The journal keeps those of the engine that started last. Each later start and `receiver doctor` compare theirs with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import platform
+
+import msgspec
+
+from receiver.journal import Journal
+from receiver.journal.shared import Shared
+from receiver.settings import Settings, ensure_keys
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """Digests of one process's settings.
+
+    Attributes:
+        keys: of the signing keys, the one that signs last.
+        destinations: by name, of the URL and the options. It depends on the signing key, so that nobody can guess.
+    """
+
+    host: str = ""
+    keys: tuple[str, ...] = ()
+    destinations: dict[str, str] = {}
+
+
+def setup_of(settings: Settings) -> Setup:
+    """Return the digests of these settings. Functions are left out, because they belong to one program."""
+    keys = ensure_keys(settings)
+    destinations = {
+        item.name: hmac.digest(
+            keys[-1].encode(), repr(sorted(item.model_dump(exclude={"variables"}).items())).encode(), "sha256"
+        ).hex()[:16]
+        for item in settings.resolved_destinations()
+    }
+    digests = tuple(hashlib.sha256(f"setup {key}".encode()).hexdigest()[:16] for key in keys)
+    return Setup(host=platform.node(), keys=digests, destinations=destinations)
+
+
+def kept_setup(journal: Journal) -> Shared[Setup]:
+    """Return the shared value with the digests of the engine that started last."""
+    return Shared(journal.store, "setup", Setup, Setup())
+
+
+def differing_keys(mine: Setup, other: Setup) -> str | None:
+    """Return a sentence if one of the two does not verify what the other one signs."""
+    if not other.keys or (mine.keys[-1] in other.keys and other.keys[-1] in mine.keys):
+        return None
+    return (
+        f"The signing keys here are others than those of the engine that started last, on {other.host}: callbacks of "
+        "one are refused by the other. Set the same RECEIVER_KEYS for all processes on this journal."
+    )
+
+
+def differing_destinations(mine: Setup, other: Setup) -> str | None:
+    """Return a sentence that names the destinations that differ. Options are compared under the same key only."""
+    if not other.keys:
+        return None
+    here, there = mine.destinations, other.destinations
+    changed = [name for name in here.keys() & there.keys() if here[name] != there[name]]
+    groups = {
+        "only here": here.keys() - there.keys(),
+        f"only on {other.host}": there.keys() - here.keys(),
+        "with other options": changed if mine.keys[-1] == other.keys[-1] else (),
+    }
+    found = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in groups.items() if names)
+    if not found:
+        return None
+    return f"The destinations here are others than those of the engine that started last, on {other.host} ({found})."
