@@ -23,10 +23,10 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
 _JOINED = re.compile(r"[,;](?:\Z|[A-Za-z][A-Za-z0-9+.-]*://|(?:file|command):)")
 _OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
 """Schemes whose URLs name a place and carry no secret outside userinfo and query."""
-_PASSWORD = re.compile(r"([\w+.-]+://[^/?#@:]*):([^?#]+)@")
+_PASSWORD = re.compile(r"\A([\w+.-]+://[^/?#@:]*):([^?#]+)@")
 _PUBLIC_SCHEMES = _OPEN_SCHEMES | {"command", "slack"}
 """Schemes whose URLs hold a secret in userinfo or query only."""
-_WORDS = re.compile(r"[A-Za-z]?[a-z]*(?:[-_.][A-Za-z]?[a-z]*)*\Z")
+_WORDS = re.compile(r"[A-Z]?[a-z]*(?:[-_.][A-Z]?[a-z]*)*\Z")
 _SHORTEST_TOKEN = 8
 """Characters from which a part of a URL can be a secret, unless it consists of words."""
 _LONG = 10
@@ -35,7 +35,7 @@ _BUCKETS = frozenset({"s3", "gs", "az"})
 _CALLER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
 _API_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}\Z")
 """The characters a bearer token may have (RFC 6750 §2.1)."""
-_HIDDEN = r"([?&][^=&#]*(?:pass|secret|key|token|auth|credential|sig)[^=&#]*=)([^&#]*)"
+_HIDDEN = r"([?&](?=[^?=&#]*=)[^?=&#]*(?:pass|secret|key|token|auth|credential|sig)[^?=&#]*=)([^&#]*)"
 """Query parameters whose value is a secret."""
 
 MASK = "••••"
