@@ -19,6 +19,7 @@ from typing import Any
 
 from experiments.base import Outcome
 from experiments.databases import Database, Way, database, way_to
+from experiments.kills import BUSY
 from experiments.plugins import plug_in
 from experiments.servers import Server
 from experiments.stage import PATIENCE, Ledger, Target, callbacks, http_client, post, sow
@@ -31,7 +32,8 @@ PAUSE = 0.03
 FULL = 0.8
 """The part of the rate before a fault that counts as the full one again; the rest is noise."""
 RECOVERY = 5.0
-"""Seconds within which it must be reached once the fault is over."""
+"""Seconds within which it must be reached once the fault is over. On a busy machine, `kills.BUSY` times as long as the
+slowest start."""
 WINDOW = 0.5
 SETTLED = 60.0
 """Seconds in which all that is owed is delivered, once the faults are over."""
@@ -104,13 +106,22 @@ class Cluster:
 
     Attributes:
         ledger: what was said to the clients.
+        limit: of a recovery, in seconds.
         way: by which the last one comes, if it is far.
     """
 
     def __init__(
-        self, folder: Path, there: Database, targets: Sequence[Target], members: Sequence[Member], way: Way
+        self,
+        folder: Path,
+        there: Database,
+        targets: Sequence[Target],
+        members: Sequence[Member],
+        way: Way,
+        *,
+        limit: float,
     ) -> None:
         self.there = there
+        self.limit = limit
         self.way = way
         self.targets = targets
         self.members = list(members)
@@ -238,7 +249,8 @@ async def cluster(
         more: variables of every member.
     """
     plug_in(folder, "keeper", KEEPER)
-    async with database() as there, way_to(there) as way:
+    # A commit that does not wait for the disk is late enough to be lost, on a busy machine, too.
+    async with database(wal_writer_delay="2s") as there, way_to(there) as way:
         targets = await sow(Journal(await open_postgres(there.url, listen=False)), tasks)
         for statement in ROLE:
             await there.ask(statement)
@@ -247,8 +259,8 @@ async def cluster(
         if far:
             members.append(Member(folder, there, way.url, "worker", build=build, **more))
         try:
-            await asyncio.gather(*(item.start() for item in members))
-            yield Cluster(folder, there, targets, members, way)
+            starts = await asyncio.gather(*(item.start() for item in members))
+            yield Cluster(folder, there, targets, members, way, limit=max(RECOVERY, BUSY * max(starts)))
         finally:
             await asyncio.gather(*(item.kill() for item in members))
 
@@ -257,12 +269,12 @@ ROLE = ("CREATE ROLE receiver LOGIN", "GRANT pg_read_all_data, pg_write_all_data
 """The database user of the members. A superuser would be let in beyond the connection limit."""
 
 
-def late(seconds: Sequence[float]) -> str | None:
+def late(place: Cluster, seconds: Sequence[float]) -> str | None:
     """A complaint where it did not go on in time; by the median: one that is slow is another program's doing."""
     median = statistics.median(seconds)
     return (
-        f"it worked as before only {median:.1f} s after a fault, not within {RECOVERY:g} s"
-        if median > RECOVERY
+        f"it worked as before only {median:.1f} s after a fault, not within {place.limit:.1f} s"
+        if median > place.limit
         else None
     )
 

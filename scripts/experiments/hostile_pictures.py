@@ -72,7 +72,7 @@ class HostilePictures:
                 await send(item, ends[: len(hostile)], ledger)
                 await archived(data, len(HOSTILE))
                 await send(item, ends[len(hostile) : -2], ledger)
-                waits = await delivered(data, good, 2 * WITHIN)
+                waits = await delivered(data, good, WITHIN + 1)
                 grown = peak_memory(item.pid) - before
                 await send(item, ends[-2:], ledger)
                 await asyncio.sleep(1)  # they are archived already
@@ -154,11 +154,11 @@ async def send(item: Server, ends: list[Callback], ledger: Ledger) -> None:
 
 
 async def stop(item: Server) -> float:
-    """Return the seconds until SIGTERM has ended it, at most twice as many as are allowed."""
+    """Return the seconds until SIGTERM has ended it, at most one more than are allowed."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(2 * DRAIN_SECONDS):
+        async with asyncio.timeout(DRAIN_SECONDS + 1):
             return await item.stop()
-    return 2 * DRAIN_SECONDS
+    return DRAIN_SECONDS + 1
 
 
 async def archived(data: Path, count: int) -> None:

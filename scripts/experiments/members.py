@@ -45,7 +45,7 @@ class Kills:
                 begun,
                 injected=2 * each,
                 notes=f"{each} webs and {each} workers; {again} attempts made again; {said(place)}",
-                problem=late(slow),
+                problem=late(place, slow),
                 settling=0,
             )
 

@@ -51,7 +51,7 @@ class Crashes:
                 begun,
                 injected=crashes,
                 notes=f"as fast as before after {max(slow):.1f} s at most; {said(place)}",
-                problem=late(slow),
+                problem=late(place, slow),
                 settling=BROKEN if build else SETTLED,
             )
 
@@ -127,7 +127,7 @@ async def _troubled(folder: Path, times: int, seconds: float, trouble: Trouble, 
             injected=times,
             notes=f"as fast as before after {max(slow):.1f} s at most; {said(place)}, "
             f"after {place.ledger.slowest.get(503, 0):.1f} s at most",
-            problem=f"clients were answered {odd}" if odd else late(slow),
+            problem=f"clients were answered {odd}" if odd else late(place, slow),
             settling=BROKEN if build else SETTLED,
         )
 

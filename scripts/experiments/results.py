@@ -146,7 +146,7 @@ class LargeResult:
     promises = ("P9",)
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
-        return await self._share(folder, 10 if quick else 40)
+        return await self._share(folder, 10 if quick else 40, patience=SOON)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Eight downloads at once, without a limit for one result, and without turns."""
@@ -158,9 +158,9 @@ class LargeResult:
                 (archiver, "TURN_SECONDS", 3600.0),
             ):
                 stack.enter_context(replaced(owner, name, value))
-            return await self._share(folder, 10)
+            return await self._share(folder, 10, patience=3)
 
-    async def _share(self, folder: Path, good: int) -> Outcome:
+    async def _share(self, folder: Path, good: int, *, patience: float) -> Outcome:
         begun, outputs = time.monotonic(), folder / "outputs"
         small = make_media(folder / "drawn")[0].path.read_bytes()
         provider = Provider(small, links={1: MANY}, slow=frozenset(range(2, 10)))
@@ -169,7 +169,7 @@ class LargeResult:
             here(folder, provider_url=url, poll_interval=2.0, deadline=4200.0) as world,
         ):
             rows = [*await submit(world.receiver, 1), *await submit(world.receiver, 8)]
-            await _until(outputs, 1, SOON)
+            await _until(outputs, 1, patience)
             rows = await submit(world.receiver, good)
             since = time.monotonic()
             came = await _all_here(world.receiver.journal.find, rows, 2.0 + SOON)
