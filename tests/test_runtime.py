@@ -528,7 +528,7 @@ async def test_readiness_is_checked_and_reasoned(tmp_path: Path) -> None:
     """Ready while journal and media can be written; else 503 with a sentence for each, and live all along."""
     async with open_runtime(settings(tmp_path)) as receiver, client(receiver) as web:
         answer = await web.get("/readyz")
-        parts = dict.fromkeys(("journal", "disk", "media", "engine"), "ok")
+        parts = dict.fromkeys(("journal", "disk", "media", "engine", "troubles"), "ok")
         assert (answer.status_code, answer.json()) == (200, {"ready": True, **parts})
         media = tmp_path / "data" / "media"
         media.rmdir()
