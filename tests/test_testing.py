@@ -4,11 +4,16 @@ import asyncio
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from receiver import testing
+from receiver import Event, Receiver, testing
 from receiver.testing import Simulated, simulated, simulating, simulator
 
 __all__ = ["simulator"]
@@ -37,6 +42,32 @@ async def test_fixture_for_async_tests(simulator: Simulated) -> None:
     async with httpx.AsyncClient(base_url=simulator.url) as client:
         answer = await client.post("/mj/submit/imagine", json={"prompt": "a boat"})
         assert answer.json()["code"] == 1
+
+
+async def test_an_application_is_tested_without_a_server(
+    simulator: Simulated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`environment` is all that a Receiver needs: from a request to the picture in a function."""
+    for name, value in simulator.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    receiver = Receiver()
+    added = asyncio.Event()
+    types = []
+
+    @receiver.on("task.succeeded", name="catalogue")
+    async def add(event: Event) -> None:
+        types.extend(file.type for file in event.files)
+        added.set()
+
+    async def make(request: Request) -> Response:
+        return Response((await receiver.imagine("a paper boat")).id)
+
+    app = Starlette(routes=[Route("/pictures", make, methods=["POST"])])
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://app")
+    async with receiver.lifespan(), client:
+        assert (await client.post("/pictures")).status_code == 200
+        await asyncio.wait_for(added.wait(), 60)
+    assert types == ["image/png"]
 
 
 async def test_chosen_faults_and_profile() -> None:

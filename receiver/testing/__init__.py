@@ -1,4 +1,4 @@
-"""Tools for your own tests: the simulated provider, and a check of your own handler.
+"""Tools for tests of your own application and handler: a simulated provider, and a check of a handler.
 
 The provider: real HTTP on a free loopback port, without a key and without waiting. With pytest, import the fixture for
 sync and async tests::
@@ -14,6 +14,16 @@ Without pytest, or to choose what goes wrong::
 
     async with simulated(faults=["dropped"], profile="relay") as provider:
         client = MyClient(base_url=provider.url)
+
+`environment` of either has the settings for an application with a Receiver::
+
+    async def test_pictures(simulator, tmp_path, monkeypatch):
+        for name, value in simulator.environment(tmp_path).items():
+            monkeypatch.setenv(name, value)
+        client = AsyncClient(transport=ASGITransport(app=app), base_url="http://app")
+        async with receiver.lifespan(), client:
+            await client.post("/pictures", params={"prompt": "a paper boat"})
+            ...
 
 The names of faults and profiles are in `receiver.simulator.FAULTS` and `PROFILES`. `receiver simulate --help`
 explains them. Pictures are drawn with Pillow, of the extra `simulator`.

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypedDict, Unpack
 
 import uvicorn
@@ -25,6 +26,16 @@ class Simulated:
 
     url: str  # its base URL without a slash at the end, for a client of CometAPI
     simulator: Simulator  # the requests it received and sent: `submits`, `endpoints`, `callbacks`, `pictures`
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        """Return environment variables for a Receiver under test: this provider, data in `folder`, and short waits."""
+        return {
+            "RECEIVER_PROVIDER_URL": self.url,
+            "COMETAPI_KEY": "simulator",
+            "RECEIVER_DATA": str(folder / "receiver"),
+            "RECEIVER_POLL_INTERVAL": "0.1s",
+            "RECEIVER_CONFIRM_WITHIN": "0",
+        }
 
 
 class Choices(TypedDict, total=False):
