@@ -63,7 +63,11 @@ FULL = Submission(
     polls=4,
     misses=5,
     claim=Claim(task=Task(id=TASK_ID, status="SUCCESS"), since_ms=NOW, asked=1),
+    unconfirmed=True,
     callbacks=6,
+    callback_bytes=7,
+    late_callbacks=8,
+    asked_ms=NOW,
     unlinked_ms=NOW,
     files=(
         ExpectedFile(
@@ -171,6 +175,11 @@ def completion(work: Work | Delivery, **fields: Any) -> Completion:
 
 def callback(number: int = 1, cause: str | None = None) -> Callback:
     return Callback(submission_id=ID, received_ms=NOW + number, cause=cause, body=b'{"number":%d}' % number)
+
+
+async def keep(journal: Journal, item: Callback) -> None:
+    """Write a callback that changes nothing, with its cause."""
+    await journal.change(item.submission_id, lambda row: Change(submission=row, cause=item.cause), item)
 
 
 async def put(journal: Journal, change: Change) -> None:

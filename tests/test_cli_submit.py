@@ -416,7 +416,8 @@ async def test_a_journal_that_fails_while_one_waits(tmp_path: Path) -> None:
         assert result.code == 1
         last = result.err.splitlines()[-1]
         assert last.startswith("Error: The journal ")
-        assert last.endswith(f"no such table: submissions. Resume with: receiver wait {submission}")
+        resume = f"Resume with: receiver wait {submission}"
+        assert last.endswith(f"no such table: submissions. {resume} (receiver help server)")
         assert "Traceback" not in result.err
         assert (await run("wait", submission, folder=tmp_path, env=env)).code == 0
 

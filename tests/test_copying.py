@@ -19,6 +19,7 @@ from journals import (
     completion,
     delivery,
     event,
+    keep,
     owe,
     owing,
     put,
@@ -73,7 +74,7 @@ async def half_way(journal: Journal) -> None:
     await journal.register(DESTINATIONS)
     await journal.add(FULL)
     for number in (3, 1, 2):
-        await journal.change(ID, lambda row: None, callback(number, cause="no_state" if number == 2 else None))
+        await keep(journal, callback(number, cause="no_state" if number == 2 else None))
     for number in range(2, 8):
         await journal.add(submission(number, prompt=f"boat {number} 💥 ü"))
         await owe(journal, submission(number), "task.accepted", number, destination="folder")
@@ -142,7 +143,7 @@ async def test_numbers_go_on(source: Journal, target: Journal) -> None:
     await copy(source.store, target.store)
     last = (await target.select_events(Selection(), after=None, limit=1000))[-1][0]
     fact = await owe(target, submission(6), "task.succeeded", 40)
-    await target.change(ID, lambda row: None, callback(9))
+    await keep(target, callback(9))
     numbers = await target.select_events(Selection(), after=last, limit=10)
     assert [found.id for _, found in numbers] == [fact.id]
     assert [item.received_ms - NOW for item in await target.callbacks(ID)] == [3, 1, 2, 9]

@@ -353,7 +353,7 @@ async def test_what_cannot_follow_is_said_before_it_is_sent(tmp_path: Path) -> N
         grid = await finished(client)
         path = f"/submissions/{grid['id']}"
         cases: list[tuple[str, dict[str, Any], str]] = [
-            ("actions", {"button": "U9"}, "No button"),
+            ("actions", {"button": "U9"}, "There is no button U9"),
             ("actions", {"button": " "}, "empty"),
             ("actions", {}, "button is missing"),
             ("actions", {"button": "U1", "mask": "/etc/passwd"}, "data:image/"),

@@ -322,11 +322,14 @@ def _count(row: Submission) -> Change:
 
 
 async def test_callbacks_are_kept_as_they_came(journal: Journal) -> None:
-    """In order of arrival, with the cause the decision found, or the one they came with."""
+    """In order of arrival, with the cause that the rule found. One that the rule refuses is not kept."""
     await journal.add(submission(id=ID))
-    await journal.change(ID, lambda row: None, callback(1, "no_state"))
+    await journal.change(ID, lambda row: Change(submission=row, cause="no_state"), callback(1))
     await journal.change(ID, lambda row: Change(submission=row, cause="other_task"), callback(2))
     await journal.change(ID, lambda row: Change(submission=row), callback(3))
+    refused = await journal.change(ID, lambda row: None, callback(4))
+    assert refused is not None
+    assert refused.refused
     kept = await journal.callbacks(ID)
     assert kept == [callback(1, "no_state"), callback(2, "other_task"), callback(3)]
 

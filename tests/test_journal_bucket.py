@@ -25,6 +25,7 @@ from journals import (
     completion,
     fill,
     ids,
+    keep,
     owe,
     submission,
     take,
@@ -493,8 +494,7 @@ async def test_a_purge_reads_again_only_what_may_have_callbacks(place: BucketSto
     journal = await place.open()
     for number in range(1, 6):
         await journal.add(submission(number))
-        kept = replace(callback(), submission_id=submission(number).id)
-        await journal.change(kept.submission_id, lambda row: None, kept)
+        await keep(journal, replace(callback(), submission_id=submission(number).id))
     later = NOW + 10**9
     found = await journal.old("callbacks", later, None)
     assert len(found) == 5
@@ -508,7 +508,7 @@ async def test_a_purge_reads_again_only_what_may_have_callbacks(place: BucketSto
         assert client.requests["GET"] <= (9 if day == 0 else 5)
         await fresh.aclose()
     late = replace(callback(9), submission_id=submission(2).id)
-    await journal.change(late.submission_id, lambda row: None, late)
+    await keep(journal, late)
     assert [key[-1] for key in await journal.old("callbacks", later, None)] == [late.submission_id]
     await journal.aclose()
 
