@@ -15,7 +15,6 @@ from receiver.events import Callback
 from receiver.journal import Changed, Decide, Journal, membership, transitions
 from receiver.journal.document import Document, replace
 from receiver.journal.membership import SharedMembership
-from receiver.journal.postgres import connections
 from receiver.journal.postgres.batch import Writer
 
 LATE_SECONDS = 0.3
@@ -29,18 +28,6 @@ def hasty(times: Mapping[str, float] = HASTY) -> Iterator[None]:
         for owner in (membership, engine):
             for name, seconds in times.items():
                 stack.enter_context(replaced(owner, name, seconds))
-        yield
-
-
-@contextmanager
-def commit_later() -> Iterator[None]:
-    """Accept a server that answers before the commit is on disk."""
-    careless = {**connections.SETTINGS, "synchronous_commit": "off"}
-
-    async def nothing(*values: Any) -> None:
-        return
-
-    with replaced(connections, "SETTINGS", careless), replaced(connections, "_check_server", nothing):
         yield
 
 
@@ -121,7 +108,6 @@ def all_for_one() -> AbstractContextManager[None]:
 
 BUILDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "hasty": hasty,
-    "commit-later": commit_later,
     "acknowledge-before-write": acknowledge_before_write,
     "unfenced": unfenced,
     "leading-for-ever": leading_for_ever,

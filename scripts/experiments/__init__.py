@@ -51,7 +51,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 
 BESIDE: tuple[tuple[str, ...], ...] = (
     ("postgres-kills", "postgres-leader"),
-    ("postgres-cut-off", "postgres-crashes"),
+    ("postgres-cut-off", "postgres-crashes", "dead-link"),
     ("poison-handlers", "postgres-crowded", "postgres-slow", "postgres-poison-rows"),
 )
 """Experiments that mostly wait and measure nothing. Each row runs in another process beside the rest."""

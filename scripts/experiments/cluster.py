@@ -22,7 +22,7 @@ from experiments.databases import Database, Way, database, way_to
 from experiments.kills import BUSY
 from experiments.plugins import plug_in
 from experiments.servers import Server
-from experiments.stage import PATIENCE, Ledger, Target, callbacks, http_client, post, sow
+from experiments.stage import PATIENCE, START, Ledger, Target, callbacks, http_client, post, sow
 from receiver.journal import Journal
 from receiver.journal.postgres import open_store as open_postgres
 
@@ -92,7 +92,7 @@ class Member(Server):
         """Wait until `/readyz` says 200. A worker is ready when it is a member of the engines."""
         if self.web:
             return await super().ready()
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + START
         statement = "SELECT 1 FROM receiver.shared_values WHERE key LIKE $1"
         while time.monotonic() < until and self.running:
             if await self._there.ask(statement, f"members/worker-{self.pid}-%"):
@@ -249,8 +249,7 @@ async def cluster(
         more: variables of every member.
     """
     plug_in(folder, "keeper", KEEPER)
-    # A commit that does not wait for the disk is late enough to be lost, on a busy machine, too.
-    async with database(wal_writer_delay="2s") as there, way_to(there) as way:
+    async with database() as there, way_to(there) as way:
         targets = await sow(Journal(await open_postgres(there.url, listen=False)), tasks)
         for statement in ROLE:
             await there.ask(statement)

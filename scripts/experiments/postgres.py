@@ -34,8 +34,8 @@ class Crashes:
         return await self._crash(folder, 2 if quick else 22, (1, 3) if quick else (3, 8), build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
-        """Accept `synchronous_commit = off`."""
-        return await self._crash(folder, 2, (1, 2), build="commit-later")
+        """Answer callbacks before they are written."""
+        return await self._crash(folder, 2, (1, 2), build="acknowledge-before-write")
 
     async def _crash(self, folder: Path, crashes: int, pause: tuple[float, float], *, build: str | None) -> Outcome:
         begun, chance, slow = time.monotonic(), random.Random(crashes), []  # noqa: S311 - moments, no secrets

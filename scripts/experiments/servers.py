@@ -18,7 +18,7 @@ import httpx
 from ports import free_port
 from starlette.types import ASGIApp
 
-from experiments.stage import HOUR, KEY, PATIENCE, ROOT, http_client
+from experiments.stage import HOUR, KEY, ROOT, START, http_client
 from receiver.app import Runtime, open_runtime, web_app
 from receiver.app.functions import Function
 from receiver.cli.servers import address, bind
@@ -99,7 +99,7 @@ class Server:
 
     async def ready(self) -> None:
         """Until `/readyz` says 200. Raises RuntimeError with its log if it does not."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + START
         async with http_client(self.url) as http:
             while time.monotonic() < until and self._process is not None and self._process.returncode is None:
                 with suppress(httpx.TransportError):

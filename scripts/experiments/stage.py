@@ -32,6 +32,8 @@ STEPS = 10
 HOUR = 3600.0
 PATIENCE = 30.0
 """Limit in seconds for something that should happen."""
+START = 60.0
+"""The same for a start of Receiver, also of several at once on a busy machine."""
 
 
 @dataclass(frozen=True)
