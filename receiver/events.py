@@ -313,6 +313,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def media_due_ms(self) -> int | None:
         """Time of the next download. None: nothing to download, done, or given up."""
+        if not self.files:
+            return None  # of nearly every row that is written
         return min((item.due_ms for item in self.files if item.due_ms is not None), default=None)
 
     @property

@@ -99,11 +99,12 @@ class Intake:
             TooManyCallbacks: the submission has had its share.
             JournalError: nothing was journalled.
         """
-        kept = redact_body(body)
+        kept, found = redact_body(body)
         callback = Callback(submission_id=submission_id, received_ms=self._clock.now_ms(), cause=cause, body=kept)
-        transition = partial(
-            transitions.received, view=_without_secrets(view), cause=cause, rules=self._rules(), size=len(kept)
-        )
+        # Nearly every body holds one token alone, the good one in its `state`, and no escape that could hide another.
+        clean = found == 1 and cause is None and b"\\" not in body
+        plain = replace(view, state="") if clean else _without_secrets(view)
+        transition = partial(transitions.received, view=plain, cause=cause, rules=self._rules(), size=len(kept))
         changed = await self._journal.change(submission_id, transition, callback)
         if changed is not None and changed.refused:
             raise TooManyCallbacks(f"Submission {submission_id} has had its share of callbacks. It is polled.")

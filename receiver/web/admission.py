@@ -105,10 +105,11 @@ class BodyLimits:
                 raise ClientDisconnect
             chunk = message.get("body", b"")
             size += len(chunk)
-            parts += count_parts(chunk)
+            more = message.get("more_body", False)
+            if more or size > MAX_PARTS:  # a whole body that is shorter cannot have more
+                parts += count_parts(chunk)
             if size <= self.limit and parts <= MAX_PARTS:
                 buffer.write(chunk)
-            more = message.get("more_body", False)
         if size > self.limit:
             raise self._too_large()
         if parts > MAX_PARTS:
@@ -125,7 +126,7 @@ class BodyLimits:
 
 
 def count_parts(data: bytes) -> int:
-    """Return an upper bound of the values in a piece of JSON. It costs nothing beside reading them."""
+    """Return an upper bound of the values in a piece of JSON. It costs little beside reading them."""
     return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
@@ -151,20 +152,28 @@ class Shares:
 
     @contextmanager
     def hold(self, sender: str, size: int = 1) -> Iterator[None]:
-        """Count `size` for the sender while the block runs. Raise Problem (429) beyond its share, (503) beyond all."""
+        """Count `size` for the sender while the block runs. Raises as `take` does."""
+        self.take(sender, size)
+        try:
+            yield
+        finally:
+            self.give_back(sender, size)
+
+    def take(self, sender: str, size: int = 1) -> None:
+        """Count `size` for the sender until `give_back`. Raise Problem (429) beyond its share, (503) beyond all."""
         held = self._held.get(sender, 0)
         if held and held + size > self._each:
             raise Problem(429, "Too many of your requests are under way. Wait until some have ended.", RETRY)
         if self._total is not None and sum(self._held.values()) + size > self._total:
             raise Problem(503, "Too many requests are under way. Send it again.", RETRY, cause="overload")
         self._held[sender] = held + size
-        try:
-            yield
-        finally:
-            if (left := self._held[sender] - size) > 0:
-                self._held[sender] = left
-            else:
-                del self._held[sender]
+
+    def give_back(self, sender: str, size: int = 1) -> None:
+        """End the counting of what `take` counted."""
+        if (left := self._held[sender] - size) > 0:
+            self._held[sender] = left
+        else:
+            del self._held[sender]
 
 
 class Admission:

@@ -89,8 +89,12 @@ class Callbacks:
             url_id = self._tokens.read_url_token(token[1:].removesuffix("/")) if token else None
         except TokenError as exc:
             raise self._unsigned(exc) from exc
-        with self._shares.hold(url_id or UNNAMED):
+        sender = url_id or UNNAMED
+        self._shares.take(sender)
+        try:
             return await self._take(url_id, headers, receive)
+        finally:
+            self._shares.give_back(sender)
 
     async def _take(self, url_id: str | None, headers: Mapping[bytes, bytes], receive: Receive) -> Response:
         try:
