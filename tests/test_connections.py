@@ -94,6 +94,26 @@ async def test_endless_headers() -> None:
         assert (await asyncio.to_thread(talk, url, 3000)).startswith((b"HTTP/1.1 431", b"cut off"))
 
 
+class Whole(Connection):
+    """Reads bring whole heads at once, as they do on a busy machine."""
+
+    read = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.read += data
+        if self.read.endswith(b"\r\n\r\n"):
+            super().data_received(self.read)
+
+
+@pytest.mark.parametrize(("size", "status"), [(40_000, b"200"), (200_000, b"431")])
+async def test_a_long_head_in_one_read(size: int, status: bytes) -> None:
+    """The bound holds however the head arrives."""
+    async with serving(APP, Whole) as url:
+        head = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-A: %s\r\n\r\n" % (b"a" * size)
+        answer = await exchange(url, head)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [status]
+
+
 class Impatient(Connection):
     head_seconds = 0.2
 

@@ -103,6 +103,10 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what arrived. Only a new head ends the keep-alive time: line ends between requests, and the rest of a
         body that was answered unread, keep no connection open."""
+        for at in range(0, len(data), MAX_HEAD):  # one read may bring a whole head of 256 KiB
+            self._parse(data[at : at + MAX_HEAD])
+
+    def _parse(self, data: bytes) -> None:
         if self._ignores_input:
             return
         self._framing += len(data)
