@@ -459,8 +459,8 @@ async def test_watching_yields_the_row_and_then_each_change(tmp_path: Path) -> N
                 await receiver.intake.unanswered(row.id, "changes nothing")
                 for _ in range(20):
                     await asyncio.sleep(0.001)
-                await receiver.intake.not_archived(row.id, "gone", permanent=True)
-                assert (await upcoming).media_problem == "gone"
+                await receiver.intake.polled(row.id, Task(id="17", status="FAILURE", fail_reason="gone"))
+                assert (await upcoming).reason == "gone"
 
 
 async def test_watching_sees_what_another_process_changes(tmp_path: Path) -> None:
@@ -674,6 +674,10 @@ async def test_whoever_waits_for_a_paused_destination_is_told_why(
         assert capsys.readouterr().err.count(" UTC: nobody wants these events\n") == times
 
 
+TEXTS = Task(id="17", status="SUCCESS", action="SHORTEN", final_prompt="a boat")
+"""A result without files, so that it is delivered at once."""
+
+
 async def test_a_late_success_is_what_whoever_waits_is_told(tmp_path: Path, plugins: list[Any]) -> None:
     """It takes the failure's place while the failure is still owed: waiting goes on, until the success has arrived."""
     async with taken(tmp_path) as (receiver, submission, clock):
@@ -681,7 +685,7 @@ async def test_a_late_success_is_what_whoever_waits_is_told(tmp_path: Path, plug
         waiting = asyncio.create_task(until_settled(receiver, submission, lambda row: None))
         await until(lambda: waiting.done() or len(clock.slept) > 0)
         assert not waiting.done()
-        await receiver.intake.polled(submission, Task(id="17", status="SUCCESS"))
+        await receiver.intake.polled(submission, TEXTS)
         await receiver.start_engine("serve")
         await until(lambda: len(plugins[0].attempts) == 1)
         await receiver.stop_engine()
@@ -713,7 +717,7 @@ async def test_a_retry_that_begins_as_the_end_is_told_hides_nothing(
 ) -> None:
     """What is told is what was waited for: the first try failed, whatever runs now."""
     async with taken(tmp_path) as (receiver, submission, clock):
-        await receiver.intake.polled(submission, Task(id="17", status="SUCCESS"))
+        await receiver.intake.polled(submission, TEXTS)
         (work,) = await receiver.journal.claim("plugin", owner="one", limit=1, now_ms=clock.now_ms())
         await receiver.journal.complete(completion(work.delivery, "failed", clock.now_ms(), counts=True))
         settled = await until_settled(receiver, submission, lambda row: None)
