@@ -119,7 +119,7 @@ class StolenToken:
         ledger, flood = Ledger(), Ledger()
         provider = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
         async with served(provider) as url, here(folder, provider_url=url) as world, http_client(world.url) as http:
-            plain = await _plain_answer(http)
+            plain = await plain_answer(http)
             until = time.monotonic() + seconds
 
             async def send() -> None:
@@ -180,7 +180,7 @@ class SilentConnections:
         count = MAX_CONNECTIONS + self.beyond
         async with here(folder) as world:
             async with http_client(world.url) as http:
-                limit = max(ANSWER, BUSY * await _plain_answer(http))
+                limit = max(ANSWER, BUSY * await plain_answer(http))
             port = int(world.url.rpartition(":")[2])
             with ExitStack() as stack:
                 for _ in range(count):
@@ -208,7 +208,7 @@ class SilentConnections:
         )
 
 
-async def _plain_answer(http: httpx.AsyncClient) -> float:
+async def plain_answer(http: httpx.AsyncClient) -> float:
     """Return the seconds of the slowest of some answers before the attack."""
     waits = []
     for _ in range(20):
