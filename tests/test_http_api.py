@@ -17,6 +17,7 @@ from engine import JPEG, PNG, Faulty
 from flows import SPEED, World, world
 from jsonschema import Draft202012Validator
 from ports import free_port
+from scripted import content_of, scripted
 from servers import PATIENCE, exchange, serving
 from structlog.testing import capture_logs
 
@@ -905,10 +906,23 @@ async def test_a_file_is_sent_so_that_it_can_do_no_harm(tmp_path: Path) -> None:
 
 
 async def test_a_file_on_its_way_is_worth_waiting_for(tmp_path: Path) -> None:
-    """404 with Retry-After while it is downloaded, or before there is any."""
-    async with door(tmp_path, speed=SLOW) as (_, client):
+    """404 before there is a result. While its file is awaited, 409 with Retry-After, and the status says so by name."""
+    async with (
+        scripted("cdn_down_25_minutes", down=True) as provider,
+        door(tmp_path, provider_url=provider.url) as (here, client),
+    ):
         id = (await client.post("/submissions", json=PROMPT)).json()["id"]
-        problem(await client.get(f"/submissions/{id}/media/0"), 404)
+        problem(await client.get(f"/submissions/{id}/media/5"), 404)
+        await stream(client, id)
+        assert (await client.get(f"/submissions/{id}")).json()["media_status"] == "downloading files"
+        answer = await client.get(f"/submissions/{id}/media/0")
+        problem(answer, 409)
+        assert int(answer.headers["retry-after"]) > 0
+        # The clock runs a hundred times as fast: the 25 minutes of the case are 15 s.
+        provider.down = False
+        await here.rest(id)
+        assert (await client.get(f"/submissions/{id}")).json()["media_status"] == "complete"
+        assert (await client.get(f"/submissions/{id}/media/0")).content == content_of("media/grid.png")
 
 
 async def test_a_journal_that_fails_is_overload_and_no_fault(tmp_path: Path) -> None:
