@@ -23,6 +23,7 @@ from experiments import (
     sizes,
     storage,
     submits,
+    trust,
 )
 from experiments.base import Experiment
 
@@ -42,6 +43,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *effects.EXPERIMENTS,
     *poison.EXPERIMENTS,
     *bounds.EXPERIMENTS,
+    *trust.EXPERIMENTS,
     *hostile_pictures.EXPERIMENTS,
     *functions.EXPERIMENTS,
     *sizes.EXPERIMENTS,
