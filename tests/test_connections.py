@@ -252,8 +252,10 @@ async def test_far_more_than_there_is_room_for() -> None:
     """Beyond the places kept for health checks a connection is dropped."""
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serving(APP, few(1)))
-        held = await open_many(stack, url, 100, GET.replace(b"livez", b"endless"))
-        assert await closed(held[99])
+        (busy,) = await open_many(stack, url, 1, GET.replace(b"livez", b"endless"))
+        assert await asyncio.to_thread(busy.recv, 1)  # under way, so that it gives no way to those that follow
+        held = await open_many(stack, url, 99, GET.replace(b"livez", b"endless"))
+        assert await closed(held[98])
 
 
 @pytest.mark.parametrize("sent", [b"", GET[:20], GET], ids=["silent", "slow heads", "idle"])
