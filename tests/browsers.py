@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
     """Chromium without a window."""
     expect.set_options(timeout=MILLISECONDS)
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--in-process-gpu"])
         yield opened
         opened.close()
 
