@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+from flows import SPEED, World
 from scripted import Scripted, content_of, scripted
 from servers import Result, receiver
+
+from receiver.app import open_runtime
+from receiver.clock import Clock
+from receiver.requests import build
+from receiver.settings import Settings
+from receiver.simulator import Simulator
+from receiver.tasks import decode_task
+from receiver.tokens import trust
 
 
 def environment(provider: Scripted, **more: str) -> dict[str, str]:
@@ -44,3 +57,57 @@ async def test_four_pictures_stand_in_for_a_grid_on_an_unlisted_host(tmp_path: P
         result = await run("submit", "a red kite", "--wait", folder=tmp_path, env=environment(provider))
     assert result.code == 0, result.err
     assert contents(tmp_path) == {content_of("media/grid.png")}
+
+
+@asynccontextmanager
+async def submitted(folder: Path, provider: Scripted, kind: str, **fields: Any) -> AsyncIterator[World]:
+    """A Receiver on a clock a hundred times as fast, with one task of a scripted provider."""
+    settings = Settings(
+        provider_url=provider.url,
+        provider_key="sk-0123456789",
+        data=folder / "data",
+        to=f"file:{folder / 'outputs'}",
+        poll_interval=15,
+    )
+    async with open_runtime(settings, clock=Clock(SPEED)) as receiver:
+        await receiver.start_engine("serve")
+        row = await receiver.submissions.prepare(build(kind, **fields))
+        await receiver.submissions.send(row.id)
+        yield World(simulator=Simulator(), receiver=receiver, outputs=folder / "outputs", url=row.id)
+
+
+async def test_one_dead_link_of_four_holds_back_nothing(tmp_path: Path) -> None:
+    """The clips that can be had are delivered after two minutes, and the delivery says what is missing."""
+    async with (
+        scripted("video_one_link_dead") as provider,
+        submitted(tmp_path, provider, "video", image="https://example.com/a.png", prompt="waves roll in") as here,
+    ):
+        journal = here.receiver.journal
+        while not (made := await journal.deliveries(limit=9, submission_id=here.url, status="succeeded")):
+            await here.receiver.clock.sleep(1)
+        row = await journal.find(here.url)
+        assert row.media_problem is not None
+        assert "answered 403" in row.media_problem
+    assert [item.destination for item in made] == ["file"]
+    assert {content_of(f"media/v{number}.mp4") for number in range(3)} <= contents(tmp_path)
+
+
+async def test_links_that_only_a_callback_brings_are_taken(tmp_path: Path) -> None:
+    """A fetch shows SUCCESS without links. The callback that has them ends the task."""
+    async with (
+        scripted("success_without_link_then_callback_with_links") as provider,
+        submitted(tmp_path, provider, "video", image="https://example.com/a.png", prompt="waves") as here,
+    ):
+        tokens = here.receiver.tokens
+        while provider.asked < 2:
+            await here.receiver.clock.sleep(1)
+        assert (await here.receiver.journal.find(here.url)).ended is None
+        links = {"videoUrl": f"{provider.url}/v.mp4", "videoUrls": [{"url": f"{provider.url}/v.mp4"}]}
+        body = json.dumps(provider.filled(provider.case["views"][-1]) | links).encode()
+        view = decode_task(body)
+        assert trust(tokens, here.url, view.state) == (here.url, None)
+        await here.receiver.intake.received(here.url, view, body, None)
+        row = await here.rest(here.url)
+        assert row.ended == "task.succeeded"
+        assert row.media
+        assert contents(tmp_path)

@@ -124,12 +124,13 @@ class Session:
 
 async def fetch_files(runtime: Runtime, row: Submission, show: Callable[[Submission], None]) -> Submission:
     """Download the missing files of a result now. Return the submission once each was tried, and once the destinations
-    have been tried with what came."""
+    have been tried with what came. While its deliveries wait for a file that is still missing, they are not awaited."""
     await runtime.intake.refetched(row.id)
     async for now in runtime.watch(row.id):
         show(now)
         if not any(item.due_ms is not None and not item.tries for item in now.files):
-            await _attempted(runtime, now)
+            if not now.awaits_files(runtime.clock.now_ms()):
+                await _attempted(runtime, now)
             return now
     raise AssertionError("a watch ends only when its caller leaves")
 
