@@ -115,7 +115,7 @@ async def test_follow_ups_start_by_themselves_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("button", "problem"), [("U9", "No button"), ("zoom", "No button"), ("", "empty"), ("U", "More than one")]
+    ("button", "problem"), [("U9", "There is no button"), ("zoom", "No button"), ("", "empty"), ("U", "More than one")]
 )
 async def test_a_wrong_button_costs_nothing(button: str, problem: str, tmp_path: Path) -> None:
     """It is refused with the buttons there are, before anything is journalled or sent."""

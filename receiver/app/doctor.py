@@ -6,6 +6,7 @@ Nothing is submitted or delivered.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -16,7 +17,7 @@ from receiver.app.journals import journal_of
 from receiver.app.setups import differing_destinations, differing_keys, kept_setup, setup_of
 from receiver.clock import Clock
 from receiver.engine.attempts import OpenDestination
-from receiver.errors import MediaError, ReceiverError
+from receiver.errors import MediaError, ReceiverError, SettingsError
 from receiver.journal.troubles import find_troubles
 from receiver.settings import Settings, check_platform, ensure_keys
 from receiver.settings.kinds import show_base_url
@@ -95,11 +96,12 @@ async def _journal(settings: Settings) -> list[Finding]:
                 found.append(_finding("media", str(exc), "problem"))
             finally:
                 await store.aclose()
-        mine, other = setup_of(settings), await kept_setup(journal).read()
-        if (problem := differing_keys(mine, other)) is not None:
-            found.append(_finding("keys", problem, "problem"))
-        if (problem := differing_destinations(mine, other)) is not None:
-            found.append(_finding("destinations", problem, "note"))
+        with suppress(SettingsError):  # keys that cannot be used are a finding of their own
+            mine, other = setup_of(settings), await kept_setup(journal).read()
+            if (problem := differing_keys(mine, other)) is not None:
+                found.append(_finding("keys", problem, "problem"))
+            if (problem := differing_destinations(mine, other)) is not None:
+                found.append(_finding("destinations", problem, "note"))
         now_ms = Clock().now_ms()
         for item in await journal.destinations():
             if (status := item.display_status(now_ms)) != "working":
