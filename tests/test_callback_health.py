@@ -22,15 +22,16 @@ def health_of(kit: Kit, public_url: str | None = PUBLIC_URL) -> CallbackHealth:
 
 
 async def finished(kit: Kit, count: int, *, called: tuple[str, ...] = (), **row: Any) -> None:
-    """Submissions the provider has ended, each called back with these statuses before."""
+    """Submissions whose text the provider has told, each called back with these statuses before."""
     for _ in range(count):
         prepared = await kit.prepared()
         await kit.intake.answered(prepared.id, (f"t{prepared.id}",), "accepted")
         for status in called:
             view = Task(id=f"t{prepared.id}", status=status)
-            body = f'{{"id": "t{prepared.id}", "status": "{status}"}}'
+            body = f'{{"id": "t{prepared.id}", "status": "{status}"}}'.encode()
             await kit.intake.received(prepared.id, view, body, None)
-        await kit.intake.polled(prepared.id, Task(id=f"t{prepared.id}", status=row.get("end", "SUCCESS")))
+        end = Task(id=f"t{prepared.id}", status=row.get("end", "SUCCESS"), action="DESCRIBE", final_prompt="a boat")
+        await kit.intake.polled(prepared.id, end)
         kit.clock.advance(1)
 
 

@@ -243,7 +243,7 @@ async def test_a_submission_has_its_share(door: Door) -> None:
     """After its end a few more are kept. Then 429, and nothing is stored. Others are accepted."""
     row, other = await door.submission(), await door.submission()
     answers = [
-        (await door.post(path(row), body(row, status="SUCCESS", number=number))).status_code
+        (await door.post(path(row), body(row, status="FAILURE", number=number))).status_code
         for number in range(MAX_LATE_CALLBACKS + 3)
     ]
     assert answers == [200] * (1 + MAX_LATE_CALLBACKS) + [429] * 2

@@ -157,7 +157,7 @@ def test_kill_any_and_nothing_is_lost(house: House) -> None:
     took = until(lambda: any(item.leads and pid_of(item) != leader.pid for item in house.engines()))
     assert took < EXPIRE_SECONDS + HEARTBEAT_SECONDS + 5  # of which a look may take some on a busy machine
     result = load.wait(PATIENCE * 2)
-    assert (result.code, result.err.splitlines()[-1]) == (0, "30 of 30 succeeded."), result
+    assert (result.code, result.err.splitlines()[-1]) == (0, "30 of 30 succeeded, 30 in file."), result
     assert len(house.pictures()) == before + 30
     assert house.readyz(house.webs[1][1])[0] == 200
 
