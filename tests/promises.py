@@ -264,7 +264,10 @@ class Process:
             clock=clock, destinations=world.places, public_url=PUBLIC_URL, deadline_ms=DEADLINE * 1000,
             submit_timeout=75.0,
         )  # fmt: skip
-        archiver = Archiver(journal=seen, intake=self.intake, fetcher=world.fetcher, store=world.store, clock=clock)
+        archiver = Archiver(
+            journal=seen, intake=self.intake, provider=self.provider, fetcher=world.fetcher, store=world.store,
+            clock=clock,
+        )  # fmt: skip
         health = ProviderHealth(troubles=Troubles(journal=seen, clock=clock), clock=clock)
         self.reconciler = Reconciler(
             journal=seen, provider=self.provider, health=health, intake=self.intake, archiver=archiver,
@@ -294,7 +297,7 @@ class Process:
         await self.seen.free_running(self.dispatcher.owner, world.clock.now_ms())
 
     async def submit(self) -> None:
-        row = await self.submissions.prepare(build("imagine", prompt="a boat"))
+        row = await self.submissions.prepare(build("shorten", prompt="a boat"))
         self.world.submitted.append(row.id)
         with contextlib.suppress(ProviderError):  # the row says the same
             await self.submissions.send(row.id, background=True)
@@ -306,7 +309,7 @@ class Process:
             found = unwrap(self.tokens, text.encode(), url_token)
         except TokenError:
             return
-        await self.intake.received(found.submission_id, found.task, text, found.cause)
+        await self.intake.received(found.submission_id, found.task, text.encode(), found.cause)
         self.world.acknowledged.append(redact_known(text))
 
     async def turn(self) -> None:
