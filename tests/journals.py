@@ -212,9 +212,9 @@ def ids(rows: list[Submission]) -> list[int]:
     return [int(row.id[10:]) for row in rows]
 
 
-async def fill(journal: Journal, count: int, **fields: Any) -> None:
-    """`count` submissions, each owing one delivery of the same number."""
-    made = [submission(number) for number in range(1, count + 1)]
+async def fill(journal: Journal, count: int, *, first: int = 1, **fields: Any) -> None:
+    """`count` submissions from number `first` on, each owing one delivery of the same number."""
+    made = [submission(number) for number in range(first, first + count)]
     await asyncio.gather(*(journal.add(row) for row in made))
     await asyncio.gather(*(owe(journal, row, "task.succeeded", int(row.id[10:]), **fields) for row in made))
 

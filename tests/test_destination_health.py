@@ -151,7 +151,8 @@ async def test_a_success_between_failures_starts_the_count_again(journal: Journa
 async def test_events_that_fail_hold_up_no_others(journal: Journal, poison: int, good: int) -> None:
     """The poison was first. A pause for failures is probed with what has not failed, and while others succeed, failures
     make no pause: all good ones are delivered within ten seconds."""
-    await fill(journal, poison + good)
+    await fill(journal, poison, due_ms=NOW - 1)
+    await fill(journal, good, first=poison + 1)
     owed = sorted(item.id for item in await journal.deliveries(limit=1000))
     bad, made = set(owed[:poison]), 0
     for second in range(10):

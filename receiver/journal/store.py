@@ -249,7 +249,7 @@ class Store(Protocol):
         """Run a transition on documents with a pending delivery to `destination` that is due, the longest due first.
 
         Documents that another process is claiming from are skipped. Ends when `limit` results are not None, or when
-        no document is left.
+        no document is left. A bucket, where each document costs a read, gives up after 64, or twice `limit`.
         """
 
     async def remove(
