@@ -370,7 +370,8 @@ async def test_a_picture_of_the_form_goes_along(tmp_path: Path) -> None:
 async def test_a_replay_is_previewed_before_it_is_done(tmp_path: Path) -> None:
     async with page(tmp_path) as (here, browser):
         id = await finished(here)
-        [delivery] = await here.receiver.journal.deliveries(limit=9, submission_id=id, status="succeeded")
+        # On a busy machine a late file makes a further event, which is delivered too.
+        delivery, *_ = await here.receiver.journal.deliveries(limit=9, submission_id=id, status="succeeded")
         preview = await browser.post("/deliveries/replay", data={"id": delivery.id, "destination": "file"})
         assert preview.status_code == 200
         assert "Replay 1 of 1?" in preview.text
@@ -385,14 +386,15 @@ async def test_a_replay_is_previewed_before_it_is_done(tmp_path: Path) -> None:
 
 async def test_all_that_match_are_replayed_only_with_a_filter(tmp_path: Path) -> None:
     async with page(tmp_path) as (here, browser):
-        await finished(here)
+        id = await finished(here)
+        count = len(await here.receiver.journal.deliveries(limit=9, submission_id=id, destination="file"))
         everything = await browser.post("/deliveries/replay", data={"all": "yes"})
         assert everything.status_code == 422
         assert "Filter by destination or status first" in everything.text
         nothing = await browser.post("/deliveries/replay", data={"destination": "file"})
         assert nothing.status_code == 422
         preview = await browser.post("/deliveries/replay", data={"all": "yes", "destination": "file"})
-        assert "Replay 1 of 1?" in preview.text
+        assert f"Replay {count} of {count}?" in preview.text
 
 
 async def test_erasing_asks_first(tmp_path: Path) -> None:
@@ -419,11 +421,13 @@ async def test_a_destination_is_paused_and_resumed(tmp_path: Path) -> None:
 async def test_a_result_is_sent_to_a_destination_once_more(tmp_path: Path) -> None:
     async with page(tmp_path) as (here, browser):
         id = await finished(here)
+        before = await here.receiver.journal.deliveries(limit=9, submission_id=id, destination="file")
         answer = await browser.post("/pictures/send", data={"id": id, "to": "file"})
         assert answer.status_code == 303
         await here.rest(id)
         sent = await here.receiver.journal.deliveries(limit=9, submission_id=id, destination="file", status="succeeded")
-        assert len([item for item in sent if item.event_id.endswith("task.succeeded")]) == 2
+        assert len(sent) == len(before) + 1
+        assert "task.succeeded" in sent[0].event_id
 
 
 # Live

@@ -312,7 +312,7 @@ async def test_a_newer_event_leaves_a_replay_alone(tmp_path: Path, store: Store)
         await run(kit, handler)
         [failed] = await kit.deliveries(row.id)
         assert await replay(kit, failed) == ["again"]
-        await kit.calls_back(row, "SUCCESS")
+        await kit.calls_back(row, "SUCCESS", action="SHORTEN", final_prompt="a boat")
         kit.clock.advance(31)
         await kit.reconciler.reconcile_once()
         owed = await kit.deliveries(row.id)
