@@ -29,7 +29,7 @@ async def unknown(kit: Kit) -> Submission:
 async def hinted(kit: Kit, row: Submission, task_id: str = "t0", cause: str = "no_state", **other: Any) -> None:
     """A half-signed callback that names a task."""
     view = Task(id=task_id, status=other.get("status", "IN_PROGRESS"))
-    body = json.dumps({"id": task_id, "status": view.status})
+    body = json.dumps({"id": task_id, "status": view.status}).encode()
     assert not await kit.intake.received(row.id, view, body, cause)
 
 
@@ -173,6 +173,6 @@ async def test_a_body_nobody_can_read_is_no_hint(tmp_path: Path) -> None:
     async with engine(tmp_path) as kit:
         row = await unknown(kit)
         kit.relay.tasks["t0"] = wire_task("t0", state=ours(kit, row))
-        await kit.intake.received(row.id, Task(id="x"), "no JSON", "no_state")
+        await kit.intake.received(row.id, Task(id="x"), b"no JSON", "no_state")
         await hinted(kit, row)
         assert (await reconcile(kit)).task_id == "t0"
