@@ -375,16 +375,20 @@ def test_speed_of_unknown_modes() -> None:
 
 
 def test_without_pillow() -> None:
-    """Without Pillow the names of faults can still be read, and a Simulator says what to install."""
+    """Without Pillow the names of faults can still be read, and serving a simulator says what to install."""
     code = (
         "import sys; sys.modules['PIL'] = None\n"
         "from receiver.simulator import FAULTS, Simulator\n"
+        "from receiver.testing import simulating\n"
         "assert FAULTS\n"
-        "Simulator()"
     )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert install("simulator") in done.stderr
+    for use, words in (
+        ("Simulator()", "Install Receiver's extra `simulator`."),
+        ("with simulating(): pass", install("simulator")),
+    ):
+        command = [sys.executable, "-c", code + use]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert words in done.stderr
 
 
 def test_imports_nothing_of_receiver() -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from receiver.extras import install
 from receiver.simulator import prompts, submits
 from receiver.simulator.tasks import Task
 from receiver.simulator.works import Extended, Picture, Repainted, Scene
@@ -20,7 +19,7 @@ try:
 
     from receiver.simulator import scenes
 except ImportError as exc:
-    raise ImportError(f"The simulator draws pictures with Pillow: {install('simulator')}") from exc
+    raise ImportError("The simulator draws pictures with Pillow. Install Receiver's extra `simulator`.") from exc
 
 _NO_PICTURE = (OSError, ValueError, Image.DecompressionBombError)
 _GREY = (210, 214, 222)

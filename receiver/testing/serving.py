@@ -11,6 +11,7 @@ from typing import TypedDict, Unpack
 
 import uvicorn
 
+from receiver.errors import require
 from receiver.simulator import Simulator
 
 SPEED = 100.0
@@ -50,7 +51,12 @@ class Choices(TypedDict, total=False):
 
 @asynccontextmanager
 async def simulated(**choices: Unpack[Choices]) -> AsyncIterator[Simulated]:
-    """Serve a simulator in this event loop while the block runs. Raise as `receiver.simulator.Simulator`."""
+    """Serve a simulator in this event loop while the block runs.
+
+    Raises:
+        SettingsError: Pillow is not installed.
+        ValueError: the profile or a fault is unknown, or the speed is not above 0.
+    """
     with _listening(choices) as (server, listener, served):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
@@ -79,6 +85,7 @@ def simulating(**choices: Unpack[Choices]) -> Iterator[Simulated]:
 
 @contextmanager
 def _listening(choices: Choices) -> Iterator[tuple[uvicorn.Server, socket.socket, Simulated]]:
+    require("PIL", extra="simulator", why="The simulator", page="testing")
     simulator = Simulator(**(Choices(speed=SPEED) | choices))
     # It listens from the start, so a client that connects before the server is up waits and is not refused.
     with socket.create_server(("127.0.0.1", 0)) as listener:
