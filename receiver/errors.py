@@ -189,8 +189,8 @@ class JournalError(ReceiverError):
 
     page = "server"
 
-    def __init__(self, text: str, *, fault: str = "") -> None:
-        super().__init__(text)
+    def __init__(self, text: str, *, fault: str = "", page: str = "") -> None:
+        super().__init__(text, page=page)
         self.fault = fault
 
 

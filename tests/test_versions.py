@@ -100,7 +100,7 @@ def test_without_migrating_a_start_says_what_to_run(tmp_path: Path) -> None:
     ):
         result = receiver(*command, folder=tmp_path, env=given)
         assert (result.code, result.out) == (1, "")
-        assert result.err.splitlines()[-1].endswith("Run: receiver migrate")
+        assert result.err.splitlines()[-1].endswith("Run: receiver migrate (receiver help postgres)")
     assert receiver("migrate", folder=tmp_path, env=env).code == 0
     assert receiver("tasks", "list", folder=tmp_path, env=env).code == 0
 

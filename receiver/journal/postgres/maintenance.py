@@ -69,11 +69,14 @@ async def check_schema(connections: Connections) -> None:
     if await connections.read(lambda db: db.fetchval(SQL["is_old_layout"])):
         raise JournalError(
             f"The journal at {where} was made by an earlier development version of Receiver. To start anew, name "
-            "another database with RECEIVER_DATABASE, or run in this one: DROP SCHEMA receiver CASCADE"
+            "another database with RECEIVER_DATABASE, or run in this one: DROP SCHEMA receiver CASCADE",
+            page="postgres",
         )
     if last < newest:
         state = f"of an older Receiver (schema {last}, this one needs {newest})" if last else "not there"
-        raise JournalError(f"The tables of the journal at {where} are {state}. Run: receiver migrate", fault="older")
+        raise JournalError(
+            f"The tables of the journal at {where} are {state}. Run: receiver migrate", fault="older", page="postgres"
+        )
     breaking = "SELECT max(number) FROM receiver.migrations WHERE number > $1 AND breaking"
     newer = await connections.read(lambda db: db.fetchval(breaking, newest)) if last > newest else None
     if newer is not None:
@@ -81,6 +84,7 @@ async def check_schema(connections: Connections) -> None:
             f"The journal at {where} was changed by a newer Receiver (schema {newer}, this one knows {newest}). "
             "Install that version, or name another database with RECEIVER_DATABASE.",
             fault="newer",
+            page="postgres",
         )
 
 
