@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -173,7 +174,23 @@ async def test_many_prompts_with_follow_ups(tmp_path: Path) -> None:
     assert sorted(Path(line).name.split("_")[1] for line in result.out.splitlines()) == [
         "cat", "cat-u1", "dog", "dog-u1",
     ]  # fmt: skip
-    assert "2 of 2 succeeded, 2 in " in result.err.splitlines()[-1]
+    assert "2 of 2 succeeded, 4 in file." in result.err.splitlines()[-1]
+
+
+async def test_the_newest_picture_is_opened(tmp_path: Path) -> None:
+    """A task that has not ended is not in its way."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("xdg-open", "open"):
+        (programs / name).write_text('#!/bin/sh\necho "opens $1"\n')
+        (programs / name).chmod(0o755)
+    async with provider() as (_, env):
+        made = json.loads((await run("submit", "a boat", "--wait", "--json", folder=tmp_path, env=env)).out)
+        assert (await run("submit", "a crane", folder=tmp_path, env=env)).code == 0
+        env["PATH"] = f"{programs}:{os.environ['PATH']}"
+        result = await run("open", folder=tmp_path, env=env)
+    assert result.code == 0, result
+    assert sorted(result.out.splitlines()) == [made["files"][0], f"opens {made['files'][0]}"]
 
 
 async def test_follow_ups_where_a_destination_fails(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ ELSEWHERE = {
 SERVERS = ("serve", "worker", "listen", "simulate --port")
 """Commands that go on until they are stopped."""
 NOT_HERE = {
+    "open": "it starts a program of the desktop: tests/test_cli_followups.py",
     "migrate": "it needs PostgreSQL: tests/test_cli_processes.py, and the block of the page contributing",
     "journal copy": "it needs PostgreSQL: tests/test_cli_copying.py",
 }

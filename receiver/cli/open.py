@@ -15,17 +15,19 @@ from receiver.errors import NotFound
 from receiver.events import Submission
 from receiver.journal import Journal
 from receiver.journal.lookup import LAST
+from receiver.journal.selection import Selection
 
 
 def open(reference: Reference = LAST) -> None:
     """Open the picture of a result.
 
     It is opened where a destination put it, or else at its link, and its place is printed. Without an id it is the
-    newest submission's.
+    newest result's.
     """
 
     async def read(journal: Journal) -> tuple[Submission, list[Delivery]]:
-        row = await journal.find(reference)
+        done = await journal.submissions(Selection(status="succeeded"), limit=1) if reference == LAST else []
+        row = done[0] if done else await journal.find(reference)
         return row, await journal.deliveries(limit=100, submission_id=row.id)
 
     row, deliveries = on_journal(read)
