@@ -80,6 +80,11 @@ async def stream(client: httpx.AsyncClient, id: str, last: str | None = None) ->
     return found
 
 
+def types(told: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """The types of events in order. A file that is late, as on a busy machine, repeats its success: that is one."""
+    return list(dict.fromkeys(type for type, _ in told))
+
+
 def conforms(value: Any, schema: str) -> Any:
     """The value, which is as the OpenAPI document says."""
     whole = {"$ref": f"#/components/schemas/{schema}", "components": document()["components"]}
@@ -121,9 +126,10 @@ async def test_from_a_prompt_to_a_zoom(tmp_path: Path) -> None:
         assert grid["status"] in ("accepted", "in_progress"), "callbacks may be faster than the answer"
 
         told = await stream(client, grid["id"])
-        assert [type for type, _ in told] == ["task.accepted", "task.succeeded"]
-        assert [event["labels"] for _, event in told] == [{"order": "7"}] * 2
+        assert types(told) == ["task.accepted", "task.succeeded"]
+        assert all(event["labels"] == {"order": "7"} for _, event in told)
 
+        await here.rest(grid["id"])
         grid = conforms((await client.get(f"/submissions/{grid['task']}")).json(), "SubmissionRecord")
         assert (grid["status"], grid["progress"]) == ("succeeded", 100)
         assert {"U1", "U2", "V4"} <= set(grid["buttons"])
@@ -136,19 +142,18 @@ async def test_from_a_prompt_to_a_zoom(tmp_path: Path) -> None:
         assert response.status_code == 201
         single = response.json()
         assert (single["parent"], single["button"], single["labels"]) == (grid["id"], "U2", {"order": "7"})
-        assert [type for type, _ in await stream(client, single["id"])][-1] == "task.succeeded"
+        assert types(await stream(client, single["id"]))[-1] == "task.succeeded"
 
         response = await client.post(f"/submissions/{single['id']}/actions", json={"button": "Custom Zoom"})
         zoom = response.json()
         assert (response.status_code, zoom["status"]) == (201, "input_required")
         response = await client.post(f"/submissions/{zoom['id']}/modal", json={"prompt": "a boat --zoom 2"})
         assert (response.status_code, response.json()["id"]) == (200, zoom["id"])
-        assert [type for type, _ in await stream(client, zoom["id"])] == [
-            "task.accepted", "task.input_required", "task.succeeded",
-        ]  # fmt: skip
+        assert types(await stream(client, zoom["id"])) == ["task.accepted", "task.input_required", "task.succeeded"]
         seed = await client.get(f"/submissions/{single['id']}/seed")
         assert conforms(seed.json(), "Seed")["seed"].isdigit()
 
+        await here.rest(single["id"])
         row = await here.rest(zoom["id"])
         deliveries = (await client.get(f"/submissions/{row.id}")).json()["deliveries"]
         assert [item["status"] for item in deliveries][-1] == "succeeded"
@@ -932,7 +937,7 @@ async def test_a_journal_that_fails_is_overload_and_no_fault(tmp_path: Path) -> 
         faulty = Faulty(here.receiver.journal)
         async with own_api(here, journal=faulty) as client:
             for name, path in [
-                ("submissions", "/submissions"), ("find", f"/submissions/{row.id}"),
+                ("page", "/submissions"), ("find", f"/submissions/{row.id}"),
                 ("deliveries", f"/submissions/{row.id}"), ("events", f"/submissions/{row.id}/events"),
             ]:  # fmt: skip
                 faulty.failing = {name: 1}
