@@ -264,7 +264,7 @@ async def test_nothing_is_spent_on_a_mistake(tmp_path: Path) -> None:
         grid = json.loads((await run("submit", "a boat", "--wait", "--json", folder=tmp_path, env=env)).out)
         id = grid["submission"]
         kept = files(tmp_path)
-        assert_error(await run("action", id, "U9", folder=tmp_path, env=env), "'U9'", "U1, U2")
+        assert_error(await run("action", id, "U9", folder=tmp_path, env=env), "no button U9", "U1 to U4")
         assert_error(await run("modal", id, "--prompt", "x", folder=tmp_path, env=env), "does not ask for input")
         assert_error(await run("submit", "x", "--to", "nowhere", folder=tmp_path, env=env), "'nowhere'", "file")
         assert_error(await run("blend", "one.png", folder=tmp_path, env=env), "2 to 5 pictures")
@@ -282,6 +282,6 @@ async def test_small_questions(tmp_path: Path) -> None:
         cancel = await run("cancel", grid["task"], folder=tmp_path, env=env)
         upload = await run("upload", grid["files"][0], folder=tmp_path, env=env)
     assert seed.out.strip().isdigit()
-    assert cancel.code == 0
+    assert_error(cancel, "has succeeded: nothing is left to cancel")
     assert upload.out.startswith("http")
     assert simulator.endpoints.count("upload-discord-images") + simulator.endpoints.count("upload") == 1

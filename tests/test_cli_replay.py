@@ -71,7 +71,7 @@ async def test_to_a_destination_configured_since(library: Library) -> None:
         (["events", "replay"], "A replay of everything is refused"),
         (["deliveries", "replay", "--status", "nope"], "--status is one of"),
         (["deliveries", "replay", "--status", "dead", "--to", "nope"], "There are: file"),
-        (["deliveries", "replay", "--since", "yesterday"], "--since takes today"),
+        (["deliveries", "replay", "--since", "soon"], "--since takes today"),
         (["events", "replay", "--type", "nope"], "--type is one of"),
         (["events", "replay", "nope"], "There is no event 'nope'"),
         (["deliveries", "replay", "nope"], "There is no delivery 'nope'"),
