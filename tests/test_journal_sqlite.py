@@ -521,3 +521,12 @@ async def test_a_claim_costs_the_same_with_half_a_million_waiting(path: Path) ->
         assert len(works) == claimed
         assert count <= 30
     await journal.aclose()
+
+
+async def test_a_folder_given_by_mistake_keeps_its_mode(tmp_path: Path) -> None:
+    """`sqlite:/` as root would lock everybody else out of the machine."""
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o755)
+    with pytest.raises(JournalError):
+        await open_store(folder)
+    assert folder.stat().st_mode & 0o777 == 0o755

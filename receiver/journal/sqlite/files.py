@@ -45,7 +45,10 @@ def connect(path: Path, busy_seconds: float) -> Connection:
     # It has every prompt. The files beside it get its mode from SQLite. What cannot be made is told by SQLite.
     # A file that is there is not opened: closing it would drop SQLite's own locks in this process (fcntl(2)).
     with suppress(OSError):
-        path.chmod(0o600) if path.exists() else os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        if path.is_file():
+            path.chmod(0o600)
+        elif not path.exists():  # a folder given by mistake keeps its mode
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
     db = _open(path, busy_seconds)
     db.create_function("casefold", 1, str.casefold, deterministic=True)
     try:
