@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import httpcore
 import httpx
 import journals
 import structlog
+from structlog._config import BoundLoggerLazyProxy
 
 from receiver.clock import Clock
 from receiver.deliveries import Delivery, Receipt
@@ -35,6 +37,7 @@ from receiver.provider import Provider
 from receiver.requests import build
 from receiver.submissions import Options, Submissions
 from receiver.tasks import Task
+from receiver.telemetry import configure
 from receiver.tokens import Tokens
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
@@ -423,6 +426,16 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0.001)
+
+
+def forget_logging() -> None:
+    """Undo what a command in this process has configured. Its loggers have cached that, and no later test would see
+    their lines."""
+    configure()
+    structlog.reset_defaults()
+    for item in gc.get_objects():
+        if isinstance(item, BoundLoggerLazyProxy):
+            vars(item).pop("bind", None)
 
 
 @contextlib.contextmanager

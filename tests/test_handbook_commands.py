@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-import structlog
+from engine import forget_logging
 from handbook import commands
 from handbooks import BLOCKS, ROOT, TEXTS, block
 from PIL import Image
@@ -141,7 +141,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         answer = httpx.post(f"{provider.url}/mj/submit/imagine", json={"prompt": "a boat"}, headers=key)
         made.task = answer.json()["result"]
         yield made
-    structlog.reset_defaults()
+    forget_logging()
 
 
 def test_the_commands_run(folder: Folder) -> None:

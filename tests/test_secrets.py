@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from engine import forget_logging
 from proxies import connect_proxy
 from servers import environment, serving
 from starlette.applications import Starlette
@@ -254,8 +255,7 @@ def test_no_secret_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     try:
         asyncio.run(main())
     finally:
-        configure()
-        structlog.reset_defaults()
+        forget_logging()
     outputs["log"] = log.getvalue()
     outputs["bodies of webhooks"] = " ".join(stranger.posted)
     outputs |= files(tmp_path)
