@@ -54,11 +54,12 @@ async def test_failures_in_a_row_pause_a_destination(journal: Journal) -> None:
 
 
 async def test_what_never_ran_stays_untouched_through_a_long_outage(journal: Journal) -> None:
-    """A day of failures costs one delivery a try each time, and not one of those that have never run anything."""
-    await fill(journal, 400)
+    """Hours of failures cost one delivery a try each time, and not one of those that have never run anything."""
+    hours = 4
+    await fill(journal, 80)
     await bring_down(journal)
     at, probes = 0, 0
-    while at < 24 * HOUR:
+    while at < hours * HOUR:
         until = (await state(journal)).paused_until_ms
         assert until is not None
         at = until - NOW
@@ -67,7 +68,7 @@ async def test_what_never_ran_stays_untouched_through_a_long_outage(journal: Jou
         probes += 1
     deliveries = await journal.deliveries(limit=1000)
     tried = [one for one in deliveries if one.attempt]
-    assert 24 * 60 / 5 * 0.9 < probes < 24 * 60 / 5 * 1.2
+    assert hours * 60 / 5 * 0.85 < probes < hours * 60 / 5 * 1.25
     assert len(tried) == probes + DOWN_AFTER
     assert {one.failures for one in tried} == {1}
     assert all((one.status, one.failures, one.due_ms) == ("pending", 0, NOW) for one in deliveries if not one.attempt)
