@@ -50,11 +50,11 @@ class HostileWords:
         """Bound nothing, and read prompts by the pattern that once stopped the process."""
 
         def unbounded(task: Task) -> Task:
-            changed = re.sub(r"\S*://\S*", "", task.prompt[:20_000])
-            return msgspec.structs.replace(task, prompt=changed + task.prompt[20_000:])
+            changed = re.sub(r"\S*://\S*", "", task.prompt[:40_000])
+            return msgspec.structs.replace(task, prompt=changed + task.prompt[40_000:])
 
         with unwatched(), replaced(reading, "bounded", unbounded):
-            return await self._speak(folder, 1, "abc")
+            return await self._speak(folder, 1, "ab")
 
     async def _speak(self, folder: Path, times: int, pieces: Sequence[str]) -> Outcome:
         begun, witness = time.monotonic(), Witness("place")
@@ -119,7 +119,7 @@ def told(target: Target, piece: str) -> dict[str, Any]:
         "prompt": text(60_000),
         "promptEn": text(30_000),
         "description": text(30_000),
-        "failReason": text(20_000),
+        "failReason": text(40_000),
         "buttons": [{"customId": f"MJ::{number}", "label": text(300), "emoji": text(300)} for number in range(100)],
         "imageUrls": [{"url": f"https://example.com/{number}.png"} for number in range(500)],
         "properties": {"finalPrompt": text(10_000)},
