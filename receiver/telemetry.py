@@ -70,7 +70,7 @@ _SCHEME = re.compile(r"(?:basic|bearer|token)\s+", re.IGNORECASE)
 
 
 class _Known:
-    """Secrets of this process, in every spelling in which somebody may repeat them."""
+    """Secrets of this process, in every spelling that may come back."""
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()

@@ -13,15 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from engine import logged
 from flows import PROMPT, World, served, world
-from journals import SetClock, submission
+from journals import NOW, SetClock, submission
+from servers import serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount
 
 from receiver.app import open_runtime, web_app
 from receiver.cli.servers import address, bind
+from receiver.errors import MediaError
+from receiver.journal import Trouble
 from receiver.journal.store import EVERYTHING
+from receiver.media import MediaStore, Thumbnails
 from receiver.page.access import COOKIE, COOKIE_SECONDS, Access
 from receiver.page.live import MAX_STREAMS
 from receiver.page.render import FOLDER
@@ -302,6 +308,36 @@ async def test_a_file_has_ranges_and_its_digest_as_etag(tmp_path: Path) -> None:
         same = await browser.get(f"/pictures/{id}/files/0", headers={"If-None-Match": whole.headers["etag"]})
         assert (same.status_code, same.content) == (304, b"")
         assert (await browser.get(f"/pictures/{id}/files/9")).status_code == 404
+
+
+async def test_a_picture_that_cannot_be_decoded_is_tried_once(tmp_path: Path) -> None:
+    """Each look at a page would start a decoder otherwise."""
+    store = MediaStore(tmp_path)
+    broken = await store.put_bytes(b"\x89PNG\r\n\x1a\n" + b"no picture" * 9, url="")
+    thumbnails = Thumbnails(store)
+    with logged() as lines:
+        for _ in range(3):
+            with pytest.raises(MediaError) as raised:
+                await thumbnails.of(broken)
+            assert raised.value.permanent
+    assert [line["event"] for line in lines] == ["picture.refused"]
+
+
+async def test_the_first_page_counts_what_is_under_way(tmp_path: Path) -> None:
+    """Also what is older than the newest pictures, and it names what is wrong as `doctor` does."""
+    settings = Settings(provider_key="s" * 20, data=tmp_path, page_users=USERS)  # type: ignore[arg-type]
+    async with open_runtime(settings) as runtime, serving(web_app(runtime)) as url:
+        for number in range(1, 71):
+            old = {"status": "accepted", "poll_due_ms": NOW, "send_due_ms": None} if number <= 3 else {}
+            await runtime.journal.add(submission(number, **old))
+        await runtime.journal.note(Trouble(name="provider", since_ms=NOW, text="The provider is away."))
+        async with httpx.AsyncClient(base_url=url, headers=OURS) as browser:
+            await log_in(browser, "ann")
+            text = (await browser.get("/")).text
+    assert "<b>3</b><span>under way" in text
+    assert "<b>67</b><span>waiting to send" in text
+    assert "1 thing needs you." in text
+    assert "The provider is away." in text
 
 
 async def test_selected_pictures_come_as_one_zip(tmp_path: Path) -> None:

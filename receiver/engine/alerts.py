@@ -45,7 +45,7 @@ _OVER: Mapping[str, str] = {
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What was told about one trouble.
+    """The last alert about one trouble.
 
     Attributes:
         since_ms: time at which it was first seen.

@@ -12,6 +12,8 @@ from receiver.errors import MediaError
 from receiver.events import Media
 from receiver.media.store import SingleFlight, Store
 
+MAX_REFUSED = 10_000
+
 
 class Tiles:
     """Cuts grids of a media store. Concurrent callers share one cut of a grid."""
@@ -68,6 +70,8 @@ class Thumbnails:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._making = SingleFlight[Path]()
+        self._refused: dict[str, str] = {}
+        """Pictures that cannot be decoded, so that each look does not try again."""
 
     async def of(self, picture: Media) -> Path:
         """Return a WebP of at most 640 × 640 pixels, made now if it is not there.
@@ -77,11 +81,17 @@ class Thumbnails:
         path = self._store.thumbnail_path(picture.digest)
 
         async def made() -> Path:
+            if picture.digest in self._refused:
+                raise MediaError(self._refused[picture.digest], permanent=True)
             try:
                 if not await in_thread(path.exists):
                     async with self._store.holding([picture]) as (source,):
                         data = await pictures.thumbnail(source)
                     await in_thread(self._store.write, path, data)
+            except MediaError as exc:
+                if exc.permanent and len(self._refused) < MAX_REFUSED:
+                    self._refused[picture.digest] = str(exc)
+                raise
             except OSError as exc:
                 raise MediaError(
                     f"The thumbnail of {picture.digest[:12]} cannot be kept in {path.parent} ({exc.strerror or exc}). "

@@ -12,13 +12,14 @@ from starlette.datastructures import QueryParams
 
 from receiver import handbook
 from receiver.clock import Clock
-from receiver.deliveries import DELIVERY_STATUSES, Delivery, DestinationRecord
+from receiver.deliveries import DELIVERY_STATUSES, Delivery
 from receiver.errors import InputError, NotFound
 from receiver.events import DISPLAY_STATUSES, EVENT_TYPES, Submission
 from receiver.extras import install
 from receiver.journal import Journal
 from receiver.journal.selection import Selection
 from receiver.journal.store import Filter, Key
+from receiver.journal.troubles import find_troubles
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Retention
 from receiver.media import Store
@@ -36,6 +37,9 @@ PAGE = 60
 SEARCHED = 10
 """Pages of the journal that are read to fill one page of a filtered listing."""
 DAY_MS = 86_400_000
+FOREVER_MS = 2**53
+COUNTED = 200
+"""Submissions that are counted. More are shown as `200+`, so that the page costs the same at any size."""
 MAX_BODY = 20_000
 """Characters of a callback's body that are shown."""
 MAX_SELECTED = 200
@@ -158,7 +162,7 @@ async def tiles(sources: Sources, rows: Sequence[Submission]) -> list[Tile]:
     marks: dict[str, dict[str, str]] = defaultdict(dict)
     for id, document in documents.items():
         marks[id] |= dict.fromkeys(document.receipts, "succeeded")
-    for item in await sources.journal.deliveries(limit=1000, status="dead"):
+    for item in await sources.journal.deliveries(limit=200, status="dead"):
         if item.submission_id in documents:
             marks[item.submission_id][item.destination] = "dead"
     for id, document in documents.items():
@@ -187,36 +191,28 @@ async def home(sources: Sources, look: Look) -> dict[str, Any]:
     ends = await journal.page(
         "events", Filter(types=("task.failed", "task.lost"), since_ms=now_ms - DAY_MS), limit=1000
     )
-    destinations = await journal.destinations()
-    counts = await journal.counts()
-    oldest = [count.oldest_due_ms for count in counts.destinations.values() if count.oldest_due_ms is not None]
-    under_way = [row for row in newest if row.ended is None and row.status != "refused"]
+    under_way = [row for row in await journal.due_polls(FOREVER_MS, COUNTED) if row.ended is None]
+    waiting = [row for row in await journal.due_sends(FOREVER_MS, COUNTED) if row.status == "prepared"]
+    counts = (await journal.counts()).destinations
+    oldest = [count.oldest_due_ms for count in counts.values() if count.oldest_due_ms is not None]
     return {
-        "troubles": [(item.name, item.text) for item in await journal.troubles()]
-        + [
-            (f"destination {item.name}", _advice(item, now_ms))
-            for item in destinations
-            if item.display_status(now_ms) != "working" or item.dead
-        ],
+        "troubles": await find_troubles(journal, now_ms),
         "cards": {
-            "under way": len(under_way),
-            "waiting to send": sum(row.status == "prepared" for row in newest),
-            "owed": sum(item.pending for item in destinations),
-            "dead": sum(item.dead for item in destinations),
+            "under way": _counted(under_way),
+            "waiting to send": _counted(waiting),
+            "owed": sum(count.pending for count in counts.values()),
+            "dead": sum(count.dead for count in counts.values()),
             "failed or lost today": len(ends),
         },
         "oldest_ms": min(oldest, default=None),
         "newest": await tiles(sources, newest[:12]),
-        "destinations": [(item, item.display_status(now_ms)) for item in destinations],
+        "destinations": [(item, item.display_status(now_ms)) for item in await journal.destinations()],
         "engines": await journal.engines(),
-        "now_ms": now_ms,
     }
 
 
-def _advice(item: DestinationRecord, now_ms: int) -> str:
-    status = item.display_status(now_ms)
-    dead = f"{item.dead} deliveries are dead; replay them when the cause is gone. " if item.dead else ""
-    return f"{dead}{'' if status == 'working' else f'It is {status}. '}{item.paused_reason or item.last_error or ''}"
+def _counted(rows: Sequence[Submission]) -> str:
+    return f"{COUNTED}+" if len(rows) >= COUNTED else str(len(rows))
 
 
 async def pictures(sources: Sources, look: Look) -> dict[str, Any]:
@@ -362,7 +358,6 @@ async def deliveries(sources: Sources, look: Look) -> dict[str, Any]:
         "following": rows[-1].id if len(page) == PAGE else "",
         "statuses": DELIVERY_STATUSES,
         "names": sorted({*sources.destinations, *(item.name for item in await sources.journal.destinations())}),
-        "now_ms": sources.clock.now_ms(),
     }
 
 
