@@ -36,7 +36,7 @@ PAGES = (
     "/",
     "/pictures",
     "/tasks",
-    "/tasks?q=boat",
+    "/tasks?search=boat",
     "/deliveries",
     "/deliveries?status=dead",
     "/destinations",

@@ -236,7 +236,7 @@ WRONG = (
     "/pictures?kind=nonsense",
     "/pictures?label=nonsense",
     "/pictures?after=nonsense",
-    "/tasks?after=%ff&q=%00",
+    "/tasks?after=%ff&search=%00",
     "/deliveries?status=nonsense",
     "/deliveries?after='",
     "/make?kind=nonsense",
@@ -249,7 +249,7 @@ WRONG = (
     "/pictures.zip",
     "/pictures.zip?id=none",
     "/login?next=//evil.example",
-    "/?" + "q=x&" * 500,
+    "/?" + "search=x&" * 500,
 )
 
 
@@ -267,7 +267,7 @@ async def test_the_search_finds_by_words_labels_and_status(tmp_path: Path) -> No
         await journal.add(submission(1, prompt="a red boat", labels={"shelf": "3"}))
         await journal.add(submission(2, prompt="a blue fox", labels={"shelf": "4"}, status="refused"))
         for query, found, missing in (
-            ("q=BOAT", "red boat", "blue fox"),
+            ("search=BOAT", "red boat", "blue fox"),
             ("label=shelf=4", "blue fox", "red boat"),
             ("status=refused", "blue fox", "red boat"),
             ("kind=imagine", "red boat", "Nothing matches"),

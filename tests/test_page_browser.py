@@ -154,7 +154,7 @@ def test_everything_works_without_javascript(site: Site) -> None:
         page.locator(".q3").hover()
         page.get_by_role("button", name="Vary picture 3").click()
         page.wait_for_url(lambda url: url != address)
-        page.goto(f"{site.url}/pictures?q=fern")
+        page.goto(f"{site.url}/pictures?search=fern")
         page.get_by_label("Select").first.check(force=True)
         page.get_by_role("button", name="Erase").click()
         expect(page.get_by_role("heading", name="Erase 1 task?")).to_be_visible()

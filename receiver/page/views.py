@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from starlette.datastructures import QueryParams
 
@@ -14,7 +14,7 @@ from receiver import handbook
 from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, Delivery
 from receiver.errors import InputError, NotFound
-from receiver.events import DISPLAY_STATUSES, EVENT_TYPES, Submission
+from receiver.events import DISPLAY_STATUSES, Submission
 from receiver.extras import install
 from receiver.journal import Journal
 from receiver.journal.selection import Selection
@@ -30,7 +30,9 @@ from receiver.requests import KINDS, SPEEDS
 from receiver.submissions import Submissions
 from receiver.tasks import is_grid
 from receiver.telemetry import redact
+from receiver.web.api.queries import read_conditions, read_cursor
 from receiver.web.api.responses import clean
+from receiver.web.problems import Problem
 
 PAGE = 60
 """Pictures on one page, and rows of a table."""
@@ -116,32 +118,19 @@ class Tile:
         return self.row.task.progress if self.row.task and self.row.ended is None else None
 
 
-def wanted_of(query: QueryParams) -> Selection:
-    """Return the selection of submissions that a URL asks for. Raise InputError for one that makes no sense."""
-    status, kind = query.get("status", ""), query.get("kind", "")
-    if status and status not in DISPLAY_STATUSES:
-        raise InputError(f"There is no status {status[:40]!r}. There are: {', '.join(DISPLAY_STATUSES)}.")
-    if kind and kind not in KINDS:
-        raise InputError(f"There is no kind {kind[:40]!r}. There are: {', '.join(KINDS)}.")
-    labels = []
-    for text in query.getlist("label"):
-        name, mark, value = text.partition("=")
-        if text and not mark:
-            raise InputError(f"A label is written name=value, not {text[:40]!r}.")
-        if text:
-            labels.append((name.strip(), value.strip()))
-    return Selection(
-        words=tuple(query.get("q", "").split()),
-        labels=tuple(labels),
-        kind=kind or None,
-        status=status or None,
-    )
+def read_listing(query: QueryParams, statuses: Sequence[str]) -> tuple[Selection, tuple[str] | None]:
+    """Return the selection and the cursor that a URL or a form asks for, as the API reads them. Raise InputError."""
+    given = QueryParams([(name, value) for name, value in query.multi_items() if value])  # forms send empty fields, too
+    try:
+        return read_conditions(given, statuses), read_cursor(given)
+    except Problem as exc:
+        raise InputError(exc.detail) from exc
 
 
 async def _rows(sources: Sources, look: Look, *, hidden: frozenset[str] = frozenset()) -> tuple[list[Submission], str]:
     """Return a page of submissions, newest first, and the cursor of the next one ("": none)."""
-    wanted = wanted_of(look.query).filter()
-    after: Key | None = (look.query["after"],) if look.query.get("after") else None
+    selection, cursor = read_listing(look.query, DISPLAY_STATUSES)
+    wanted, after = selection.filter(), cast("Key | None", cursor)
     found: list[Submission] = []
     for _ in range(SEARCHED):
         page = await sources.journal.page("submissions", wanted, after=after, limit=PAGE)
@@ -331,24 +320,15 @@ async def make(sources: Sources, look: Look) -> dict[str, Any]:
     }
 
 
-def selection_of(query: QueryParams) -> Selection:
-    """Return the selection of deliveries that a URL or a form asks for. Raise InputError for a wrong value."""
-    status, type = query.get("status", ""), query.get("type", "")
-    if status and status not in DELIVERY_STATUSES:
-        raise InputError(f"There is no status {status[:40]!r}. There are: {', '.join(DELIVERY_STATUSES)}.")
-    if type and type not in EVENT_TYPES:
-        raise InputError(f"There is no event type {type[:40]!r}. There are: {', '.join(EVENT_TYPES)}.")
-    return Selection(
-        ids=tuple(query.getlist("id")),
-        destination=query.get("destination") or None,
-        status=status or None,
-        submission_id=query.get("submission") or None,
-    )
+def selection_of(query: QueryParams) -> tuple[Selection, tuple[str] | None]:
+    """Return the selection and the cursor of deliveries that a URL or a form asks for. Raise InputError."""
+    selection, cursor = read_listing(query, DELIVERY_STATUSES)
+    destination, submission = query.get("destination") or None, query.get("submission") or None
+    return replace(selection, destination=destination, submission_id=submission), cursor
 
 
 async def deliveries(sources: Sources, look: Look) -> dict[str, Any]:
-    wanted = selection_of(look.query)
-    after = (look.query["after"],) if look.query.get("after") else None
+    wanted, after = selection_of(look.query)
     page = await sources.journal.page("deliveries", wanted.filter(), after=after, limit=PAGE)
     rows = [row.record for row in page if isinstance(row.record, Delivery)]
     documents = await sources.journal.store.load(sorted({row.submission_id for row in rows}))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from receiver.journal.selection import Selection
@@ -47,14 +48,16 @@ def read_query(request: Request, statuses: Sequence[str], *more: str) -> Query:
     query, known = request.query_params, (*COMMON, *more)
     if any(name not in known for name in query):
         raise Problem(422, f"This address has no such query parameter. There are: {', '.join(known)}.")
-    after = query.get("after")
-    if after is not None and not _ID.match(after):
-        raise Problem(422, "after is the id of the last entry of the page before.")
+    limit = whole_number("limit", query.get("limit", "20"), 1, MAX_LIST)
+    return Query(selection=read_conditions(query, statuses), limit=limit, after=read_cursor(query))
+
+
+def read_conditions(query: QueryParams, statuses: Sequence[str]) -> Selection:
+    """Return the rows that a query string selects, or raise Problem (422)."""
     labels = [text.partition("=") for text in query.getlist("label")]
     if not all(equals for _, equals, _ in labels):
         raise Problem(422, "label is written name=value.")
-    limit = whole_number("limit", query.get("limit", "20"), 1, MAX_LIST)
-    selection = Selection(
+    return Selection(
         status=_one_of("status", query.get("status"), statuses),
         kind=_one_of("kind", query.get("kind"), tuple(KINDS)),
         labels=tuple((name, value) for name, _, value in labels),
@@ -62,7 +65,14 @@ def read_query(request: Request, statuses: Sequence[str], *more: str) -> Query:
         since_ms=whole_number("since_ms", query["since_ms"], 0, LATEST_MS) if "since_ms" in query else None,
         until_ms=whole_number("until_ms", query["until_ms"], 0, LATEST_MS) if "until_ms" in query else None,
     )
-    return Query(selection=selection, limit=limit, after=None if after is None else (after,))
+
+
+def read_cursor(query: QueryParams) -> tuple[str] | None:
+    """Return the key behind which a page starts, or raise Problem (422)."""
+    after = query.get("after")
+    if after is not None and not _ID.match(after):
+        raise Problem(422, "after is the id of the last entry of the page before.")
+    return None if after is None else (after,)
 
 
 def whole_number(name: str, text: str, least: int, most: int) -> int:
