@@ -1,6 +1,6 @@
-"""Keys and destinations of the processes on one journal, compared by digests.
+"""Digests of signing keys and destinations, to compare the processes on one journal.
 
-The journal keeps those of the engine that started last. Each later start and `receiver doctor` compare theirs with it.
+The journal keeps the digests of the engine that started last. Each later start and `receiver doctor` compare theirs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """Digests of one process's settings.
 
     Attributes:
-        keys: of the signing keys, the one that signs last.
-        destinations: by name, of the URL and the options. It depends on the signing key, so that nobody can guess.
+        keys: digests of the signing keys. The last key signs.
+        destinations: name → digest of URL and options. The signing key is part of it, so that none can be guessed.
     """
 
     host: str = ""

@@ -1,7 +1,8 @@
-"""Alerts: what is wrong as events of the kind `receiver.…`, delivered like any other event.
+"""Alerts: events of the types `receiver.…` about a trouble and its end, delivered like any other event.
 
-Once a minute the leader compares what is wrong (`find_troubles`) with what it has told, which all processes share. An
-alert is a submission of the kind `alert` with one event. No list of tasks shows it, and retention deletes it.
+Once a minute the leader compares the present troubles (`find_troubles`) with the alerts that were sent. All processes
+share the record of these. An alert is a submission of the kind `alert` with one event. No list of tasks shows it, and
+retention deletes it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ log = structlog.get_logger("receiver.engine.alerts")
 
 EVERY_SECONDS = 60.0
 LASTS_MS = 60_000
-"""A trouble that is over sooner makes no alert. A dead delivery makes one at once."""
+"""Age of a trouble at its first alert, so that a short one makes none. A dead delivery makes one at once."""
 QUIET_MS = 3_600_000
-"""At most one alert and one recovery of a trouble in this time."""
+"""Time in which one trouble makes at most one alert, and one of its end."""
 
 TYPES: Mapping[str, tuple[EventType, EventType]] = {
     "provider": ("receiver.provider_unreachable", "receiver.provider_recovered"),
@@ -34,7 +35,7 @@ TYPES: Mapping[str, tuple[EventType, EventType]] = {
     "dead": ("receiver.delivery_dead", "receiver.delivery_recovered"),
     "disk": ("receiver.disk_low", "receiver.disk_recovered"),
 }
-"""By the first word of a trouble's name: the event of its beginning and of its end."""
+"""Types of the alert and of the one of its end, by the first word of a trouble's name."""
 _OVER: Mapping[str, str] = {
     "provider": "The provider answers again.",
     "callbacks": "Callbacks come again.",
@@ -42,6 +43,7 @@ _OVER: Mapping[str, str] = {
     "dead": "No delivery to {} is dead any more.",
     "disk": "There is space on the disk again.",
 }
+"""Text of the alert of its end, by the same word. `{}` is the destination."""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +63,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """An alert to be sent. `about` is the destination that it is about, or None."""
+    """An alert to be sent. `about` is the destination that has the trouble, which does not get it, or None."""
 
     type: EventType
     text: str
@@ -69,7 +71,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(told: Mapping[str, Told], troubles: Iterable[Trouble], now_ms: int) -> tuple[dict[str, Told], list[Alert]]:
-    """Return what is told afterwards, and the alerts that are due."""
+    """Return the record of all alerts after this step, and the alerts that are due."""
     after, alerts = dict[str, Told](), list[Alert]()
     for trouble in troubles:
         old = told.get(trouble.name) or Told(since_ms=now_ms)
@@ -104,7 +106,7 @@ def _alert(name: str, text: str, *, over: bool) -> Alert:
 
 
 class Alerts:
-    """The step that sends alerts. Without a destination that wants any, it reads nothing."""
+    """The step that sends alerts. It reads nothing if no destination wants any."""
 
     def __init__(self, *, journal: Journal, routes: Sequence[Route], clock: Clock) -> None:
         self._journal = journal
@@ -126,7 +128,7 @@ class Alerts:
         for alert in alerts:
             await self._send(alert, now_ms)
         await self._told.update(lambda _: after)  # last: after a crash, rather twice than never
-        return 0
+        return len(alerts)
 
     async def _send(self, alert: Alert, now_ms: int) -> None:
         names = [route.destination for route in self._routes if route.wants(alert.type)]

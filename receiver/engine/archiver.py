@@ -10,7 +10,6 @@ If all slots are taken and files wait, the downloads that have lasted longest gi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -166,12 +165,11 @@ class Archiver:
         except TimeoutError:
             view = None
             outcome = Failure(problem=f"It took longer than {TURN_SECONDS:g} s while other downloads waited.")
-        outcomes: Mapping[str, Outcome] = {place: outcome}
         if isinstance(outcome, Media):
             log.info("media.archived", submission=row.id, file=place, bytes=outcome.size)
         else:
             log.warning("media.unavailable", submission=row.id, file=place, problem=outcome.problem)
-        await self._intake.tried(row.id, view, dict(outcomes))
+        await self._intake.tried(row.id, view, {place: outcome})
 
     async def _outcome(self, row: Submission, place: str, view: Task | None, max_bytes: int) -> Outcome:
         """Try the links of a file one after the other. The failure is permanent only if all are."""

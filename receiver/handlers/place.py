@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import threading
@@ -173,20 +174,6 @@ def _says_why(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or str(record.msg).startswith(_DETAILS)
 
 
-class _Read:
-    """Body of an answer in place of its connection."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, size: int) -> bytes:
-        part, self._data = self._data[:size], self._data[size:]
-        return part
-
-    def close(self) -> None:
-        """Close nothing."""
-
-
 class _CappedAdapter(HTTPAdapter):
     """Transport of requests that reads and unpacks no more of an answer than its cap."""
 
@@ -197,5 +184,5 @@ class _CappedAdapter(HTTPAdapter):
             if not body.add(chunk):
                 break
         response.raw.close()
-        response.raw = _Read(bytes(body.data))
+        response.raw = io.BytesIO(body.data)
         return response

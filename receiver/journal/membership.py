@@ -306,7 +306,7 @@ class EngineLock:
             try:
                 self.acquire("journal check")
             except EngineRunning:
-                pass
+                pass  # that engine's own record is read below
             else:
                 self.release()
                 return None

@@ -100,9 +100,9 @@ class Store(ABC):
     remote: ClassVar[bool]  # True for a service elsewhere, which may be unreachable while this machine works
     folder: Path  # the folder, or that of the cache
     _unusable: ClassVar[str]
+    """Sentence for a folder that cannot be used, with `{folder}` and `{reason}`."""
     _ground = False
     """True once the folder around ours has been seen."""
-    """Sentence for a folder that cannot be used, with `{folder}` and `{reason}`."""
 
     @property
     @abstractmethod
@@ -231,7 +231,7 @@ class MediaStore(Store):
                     try:
                         os.link(draft.path, path)  # unlike a rename, it leaves the file of a process that was faster
                     except FileExistsError:
-                        pass
+                        pass  # its word is read below
                     except OSError:  # a file system without links
                         draft.keep_as(path)
             return f"folder {path.read_text()}"

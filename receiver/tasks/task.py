@@ -353,7 +353,7 @@ def clean_text(text: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            pass
+            pass  # it has lone surrogates
         else:
             return text  # nearly every text, at a quarter of the cost
     return _FORBIDDEN.sub("�", text)
@@ -475,7 +475,7 @@ def unwrapped(value: Any) -> Any:
             try:
                 inner = decode_json(inner.encode("utf-8", "surrogatepass"))
             except NotJSON:
-                continue
+                continue  # a plain text, such as a task id
         if isinstance(inner, dict) and ("id" in inner or ("code" in inner and "result" in inner)):
             return inner
         if isinstance(inner, list) and (key == "data" or any(isinstance(item, dict) for item in inner)):
@@ -542,7 +542,7 @@ class _Reader:
             try:
                 return _Reader({key: json.loads(value)}, self._problems).urls(key)
             except (ValueError, RecursionError):
-                pass  # it is no list, as the reader below says
+                pass  # it is no list, which `_list` notes as a problem
         items = (item.get("url") if isinstance(item, dict) else item for item in self._list(key))
         return tuple(clean_text(item) for item in items if isinstance(item, str) and item)
 

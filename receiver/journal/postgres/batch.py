@@ -169,7 +169,7 @@ async def commit(
         try:
             return await connections.transact(partial(_run, cache, operations, ids, attempt > 0))
         except Conflict:
-            pass
+            pass  # another process was faster: read the rows anew, and decide again
         except asyncpg.UniqueViolationError:
             if attempt:
                 raise  # at first, the document may have been out of date
