@@ -1,7 +1,12 @@
-"""Bodies of HTTP answers, read and unpacked under a cap: a few hundred compressed bytes can become gigabytes."""
+"""Answers by HTTP: bodies under a cap, and the system's reason if there is none.
+
+A few hundred compressed bytes can become gigabytes, so a body is unpacked only as far as the cap.
+"""
 
 from __future__ import annotations
 
+import os
+import ssl
 import zlib
 
 
@@ -38,3 +43,14 @@ class Body:
                 return False
         self.data += chunk[:room]
         return len(self.data) < self._limit
+
+
+def system_reason(error: BaseException) -> str | None:
+    """Return the system's words for a failed connection, which are below several layers of libraries, or None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
+            # asyncio replaces the system's text. A resolver's number is negative, and no errno.
+            return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
+        cause = cause.__cause__ or cause.__context__
+    return None

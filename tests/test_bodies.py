@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import socket
+import ssl
 import tracemalloc
 import zlib
 
@@ -111,3 +114,22 @@ def test_json_has_an_object() -> None:
     """Anything else is none."""
     assert json_object(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
     assert [json_object(body) for body in (b"", b"[]", b"{", b"\xff", b"[" * 100_000)] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('10.0.0.1', 443)"), "Connection refused"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+        (ssl.SSLError(1, "wrong version number"), "ConnectError"),
+    ],
+)
+async def test_a_chat_that_is_not_reached(cause: OSError, reason: str) -> None:
+    """The error has the system's reason, also that of a resolver, without the URL, which is a webhook's secret."""
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError(f"All connection attempts failed: {request.url}") from cause
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as client:
+        with pytest.raises(ConnectionError, match=rf"^Slack could not be reached: {reason}\.$"):
+            await call(client, "Slack", "POST", "https://hooks.test/s3cret")

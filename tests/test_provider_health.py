@@ -175,10 +175,10 @@ async def told_once(folder: Path, provider: Provider) -> str:
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:
-    """Connection refused: the account backs off, and the text names the address."""
+    """Connection refused: the account backs off, and the text names the address and the reason."""
     port = free_port()
     text = await told_once(tmp_path, Provider(base_url=f"http://127.0.0.1:{port}", key="sk-01234567", clock=Clock()))
-    assert f"http://127.0.0.1:{port} cannot be reached" in text
+    assert f"http://127.0.0.1:{port} cannot be reached (Connection refused)" in text
 
 
 async def test_a_certificate_nobody_signed(tmp_path: Path) -> None:

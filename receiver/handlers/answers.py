@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import httpx
 
-from receiver.bodies import Body
+from receiver.bodies import Body, system_reason
 
 MAX_ANSWER = 4 * 2**20
 """Bytes of a chat's answer that are read. Slack's longest page of channels has about one million."""
@@ -97,4 +97,4 @@ async def call(client: httpx.AsyncClient, chat: str, verb: str, url: str, **requ
         async with client.stream(verb, url, **request) as response:
             return Answer(response.status_code, response.headers, await read(response))
     except httpx.HTTPError as exc:
-        raise ConnectionError(f"{chat} could not be reached: {type(exc).__name__}.") from None
+        raise ConnectionError(f"{chat} could not be reached: {system_reason(exc) or type(exc).__name__}.") from None

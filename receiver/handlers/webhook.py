@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import os
 import re
 import secrets
 import ssl
@@ -30,7 +29,7 @@ import httpx
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from receiver.bodies import Body
+from receiver.bodies import Body, system_reason
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError
@@ -259,17 +258,11 @@ def _shown(body: bytes) -> str:
 
 
 def _reason(exc: httpx.HTTPError) -> str:
-    """Return the system's own reason, which is under several layers of libraries."""
     if isinstance(exc, httpx.ConnectTimeout):
         return f"no connection within {CONNECT_SECONDS:g} s"
     cause: BaseException | None = exc
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted ({cause.verify_message})"
-        if isinstance(cause, ssl.SSLError):
-            return cause.strerror or "TLS failed"
-        if isinstance(cause, OSError) and cause.errno:
-            # asyncio replaces the system's text. A resolver's number is not an errno.
-            return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
         cause = cause.__cause__ or cause.__context__
-    return redact(str(exc)) or type(exc).__name__
+    return system_reason(exc) or redact(str(exc)) or type(exc).__name__

@@ -10,7 +10,6 @@ Then the checks are made here all the same, and the proxy is asked for a checked
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpcore
 
+from receiver.bodies import system_reason
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
 from receiver.media.files import too_large
@@ -85,7 +85,8 @@ class Fetcher:
             seconds = self._limits["timeout"]["connect"] if isinstance(exc, httpcore.ConnectTimeout) else self.timeout
             raise MediaError(f"{link.place} did not answer in full within {seconds:g} s.") from exc
         except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as exc:
-            raise MediaError(f"{link.place} cannot be reached ({_cause(exc)}).") from exc
+            reason = system_reason(exc) or str(exc) or type(exc).__name__
+            raise MediaError(f"{link.place} cannot be reached ({reason}).") from exc
         except httpcore.ProtocolError as exc:
             raise MediaError(f"{link.place} gave a broken or cut-off answer.") from exc
 
@@ -262,12 +263,3 @@ def _read_origin(text: str) -> Origin:
 def _header(response: httpcore.Response, name: bytes) -> str:
     """Return a header's values, joined by RFC 9110 §5.3, or "" without one. Names keep the sender's spelling."""
     return b", ".join(value for key, value in response.headers if key.lower() == name).decode("utf-8", "replace")
-
-
-def _cause(exc: BaseException) -> str:
-    """Return the operating system's own words, which anyio and httpcore wrap (the latter `from None`)."""
-    while (inner := exc.__cause__ or exc.__context__) is not None:
-        exc = inner
-    if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError) and exc.errno:
-        return os.strerror(exc.errno)  # asyncio puts "Connect call failed" and the address into the text
-    return str(exc) or type(exc).__name__

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from receiver.bodies import system_reason
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, SettingsError, Unreachable, Unreadable
 from receiver.provider.answers import OUTCOMES, TAKEN, Accepted, Answer, integral, one_line, read_answer, read_submit
@@ -396,4 +397,4 @@ def _unclear(what: str) -> str:
 
 
 def _reason(exc: Exception) -> str:
-    return one_line(str(exc))[:200] or type(exc).__name__
+    return system_reason(exc) or one_line(str(exc))[:200] or type(exc).__name__
