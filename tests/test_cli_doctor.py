@@ -16,9 +16,9 @@ from postgres import new_database
 from servers import Command, receiver, simulating
 
 from receiver.app import journal_of, open_runtime, web_app
-from receiver.app.doctor import examine
+from receiver.app.doctor import Finding, examine
 from receiver.app.setups import differing_destinations, differing_keys, setup_of
-from receiver.settings import Settings
+from receiver.settings import Settings, ensure_keys, load
 
 ENV = {"COMETAPI_KEY": "sk-simulator-0001", "RECEIVER_KEYS": "0123456789abcdef" * 4}
 
@@ -62,6 +62,23 @@ def test_each_fault_is_told_beside_the_others(tmp_path: Path) -> None:
     assert all(text.endswith(".") for text in problems.values())
     assert "s3cret" not in result.out + result.err
     assert ENV["COMETAPI_KEY"] not in result.out + result.err
+
+
+async def test_no_journal_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note in a fresh folder. A problem where a journal is named, or where Receiver was started before."""
+    monkeypatch.chdir(tmp_path)
+    env = {"HOME": str(tmp_path), "COMETAPI_KEY": "sk-nobody-0001", "RECEIVER_PROVIDER_URL": "http://127.0.0.1:9"}
+
+    async def finding(**more: str) -> Finding:
+        found = {item.name: item async for item in examine(load(env | more))}
+        return found["journal"]
+
+    fresh = await finding()
+    assert (fresh.verdict, "the first submission makes it" in fresh.text) == ("note", True)
+    assert (await finding(RECEIVER_DATA="there")).verdict == "problem"
+    assert (await finding(RECEIVER_DATABASE="sqlite:there.db")).verdict == "problem"
+    ensure_keys(load(env))
+    assert (await finding()).verdict == "problem"
 
 
 async def test_a_journal_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

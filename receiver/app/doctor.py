@@ -63,6 +63,12 @@ async def _platform(settings: Settings) -> list[Finding]:
     return [_finding("callbacks", text, "note")]
 
 
+def _is_fresh(settings: Settings) -> bool:
+    """Return True before the first start in a folder. Elsewhere a journal that is not there is a problem."""
+    named = settings.database is not None or settings.keys or settings.sources["data"] != "default"
+    return not named and not any(path.exists() for path in (settings.data / "keys", settings.database_path))
+
+
 async def _keys(settings: Settings) -> list[Finding]:
     if settings.database_kind == "sqlite" and not settings.keys and not (settings.data / "keys").exists():
         return []  # the first start makes one
@@ -80,6 +86,9 @@ async def _provider(settings: Settings) -> list[Finding]:
 
 
 async def _journal(settings: Settings) -> list[Finding]:
+    if _is_fresh(settings):
+        path = settings.database_path
+        return [_finding("journal", f"there is none at {path} yet, and the first submission makes it", "note")]
     async with journal_of(settings, existing=True) as journal:
         await journal.check()
         await journal.check_space()
