@@ -1,4 +1,4 @@
-"""`tasks` and `media`: list submissions, show one with its events, deliveries and follow-ups, fetch missing files."""
+"""`tasks`: list submissions, and show one with its events, deliveries and follow-ups."""
 
 from __future__ import annotations
 

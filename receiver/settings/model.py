@@ -252,7 +252,7 @@ class Settings(BaseModel):
         "it from requests of strangers.",
     )
     cron_secret: Annotated[Secret, KnownAs("CRON_SECRET"), Unset("none: no ticks over HTTP")] = Field(
-        default=None, description="Bearer token that a scheduler sends to `/tick` of a function (see Serverless)."
+        default=None, description="Bearer token that a scheduler sends to `/tick` of a function."
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(kinds.lower)] = Field(
         default="info", description="Lowest level of log lines to write."
