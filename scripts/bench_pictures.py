@@ -235,7 +235,7 @@ async def _ready(url: str) -> None:
                 if (await client.get(f"{url}/readyz")).status_code == 200:
                     return
             except httpx.HTTPError:
-                pass
+                pass  # it does not listen yet
             await asyncio.sleep(0.1)
 
 

@@ -89,7 +89,7 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
             if httpx.get(f"{url}/health").is_success:
                 return
         except httpx.HTTPError:
-            pass
+            pass  # it does not listen yet
         time.sleep(0.1)
     raise AssertionError("Synapse does not start")
 

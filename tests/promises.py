@@ -360,7 +360,7 @@ class World:
             await action(process)
             await process.rest()
         except Dead:
-            pass
+            pass  # the next life takes over what is left, below
         if process.mortal.dead:
             await self._bury(process)
 

@@ -91,7 +91,7 @@ class Proxy:
                 while await self._answer(client, reader, writer):
                     pass
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
+            pass  # either side has closed the connection, or the test has ended
         finally:
             self.connections.discard(task)
             writer.close()

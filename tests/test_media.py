@@ -357,7 +357,7 @@ class Site:
             else:
                 await answer(writer)
         except (OSError, asyncio.IncompleteReadError):
-            pass
+            pass  # the client has closed the connection, as some tests want
         finally:
             writer.close()
 

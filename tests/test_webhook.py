@@ -63,7 +63,7 @@ class Place:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 await self._answer(head, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+            pass  # the client has closed the connection
         finally:
             writer.close()
 

@@ -202,7 +202,7 @@ async def _send(sources: Sources, row: Submission) -> None:
     try:
         await sources.submissions.send(row.id)
     except Ambiguous:
-        pass
+        pass  # the record has the status `unknown` and the reason
     except Refused as exc:
         if not exc.retry:
             raise

@@ -96,7 +96,7 @@ class Live:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._changed.wait()
             except TimeoutError:
-                pass
+                pass  # as `LOOK_SECONDS` says
             self._changed.clear()
             started = time.monotonic()
             for page in list(self._pages.values()):

@@ -201,7 +201,7 @@ class _Layers:
         name = next((table for table in tables if table.replace("-", "_") == name), name)
         value: Any = text
         if text.startswith(("[", "{")):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError):  # the check of the option says what is wrong
                 value = json.loads(text)
         self.put(("destinations", name, *path), value, written=variable, source="environment")
 

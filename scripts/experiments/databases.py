@@ -83,7 +83,7 @@ class Way:
                 group.create_task(self._pass(reader, questions))
                 group.create_task(self._pass(answers, writer))
         except* (OSError, asyncio.CancelledError):
-            pass
+            pass  # one side has hung up, or `mend` ends this connection
         finally:
             self._tasks.discard(task)
             for end in ends:
