@@ -176,6 +176,11 @@ class ExpectedFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         """True if it is needed and not here."""
         return self.media is None and not self.reserve
 
+    @property
+    def fetchable(self) -> bool:
+        """True if it is missing and can be downloaded anew. What retention has removed cannot."""
+        return self.missing and (self.links != () or not self.place)
+
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
     """A picture sent with a request. The media store has its bytes, and the journal its digest and size.
@@ -319,12 +324,16 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def media_problem(self) -> str | None:
-        """Sentence about the files that are missing. None if none is, or none was tried yet."""
+        """Sentence about the missing files, with the command if one was given up. None before a failure."""
         missing = [item for item in self.expected if item.media is None]
         reason = next((item.problem for item in missing if item.problem), None)
-        if reason is None or len(missing) == len(self.expected):
-            return reason
-        return f"{len(missing)} of {len(self.expected)} files {'is' if len(missing) == 1 else 'are'} missing. {reason}"
+        if reason is None:
+            return None
+        if len(missing) < len(self.expected):
+            verb = "is" if len(missing) == 1 else "are"
+            reason = f"{len(missing)} of {len(self.expected)} files {verb} missing. {reason}"
+        given_up = any(item.fetchable and item.due_ms is None for item in missing)
+        return f"{reason} To try again: receiver media fetch {self.id}" if given_up else reason
 
     def awaits_files(self, now_ms: int) -> bool:
         """Return True while the deliveries of the result wait for its files."""

@@ -241,7 +241,9 @@ async def test_a_forbidden_link_is_not_tried_again(tmp_path: Path) -> None:
         dispatcher = kit.dispatcher(destination("main", handler))
         await dispatcher.dispatch_once()
         await dispatcher.settle()
-        assert "RECEIVER_MEDIA_HOSTS" in (handler.attempts[0].media_problem or "")
+        problem = handler.attempts[0].media_problem or ""
+        assert "RECEIVER_MEDIA_HOSTS" in problem
+        assert problem.endswith(f"To try again: receiver media fetch {row.id}")
         assert not handler.attempts[0].media_pending
 
 

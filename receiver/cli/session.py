@@ -299,8 +299,9 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links:
         note(f"{starts.get(type or '', '')}{reason}")
     elif row.media_problem and not missed:
         none = "Error: No file of the result is here. " if empty else ""
-        then = f"Receiver goes on trying; or try now: receiver media fetch {row.id}"
-        note(f"{none}{one_line(row.media_problem)} {then}")
+        waits = row.media_due_ms is not None  # else the problem itself ends with the command
+        then = f" Receiver goes on trying; or try now: receiver media fetch {row.id}" if waits else ""
+        note(f"{none}{one_line(row.media_problem)}{then}")
     elif links is not None:
         note("The log of the endpoint says if it has delivered the result.")
     for item in missed:

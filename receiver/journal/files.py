@@ -170,11 +170,10 @@ def refetch(row: Submission, now_ms: int) -> Submission:
 
     What retention has removed stays removed.
     """
-    lost = [item.missing and (item.links != () or not item.place) for item in row.files]
-    files = [
-        replace(item, due_ms=now_ms, tries=0) if again else item for item, again in zip(row.files, lost, strict=True)
-    ]
-    return replace(row, files=tuple(files)) if any(lost) else row
+    if not any(item.fetchable for item in row.files):
+        return row
+    files = [replace(item, due_ms=now_ms, tries=0) if item.fetchable else item for item in row.files]
+    return replace(row, files=tuple(files))
 
 
 def dropped(row: Submission, problem: str) -> Submission:

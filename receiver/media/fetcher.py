@@ -27,8 +27,8 @@ from receiver.media.links import Link, Origin, Resolve, is_public, read_link, re
 from receiver.media.store import Store
 
 SETTING = "RECEIVER_MEDIA_HOSTS"
-_ADDS = "; it adds to the built-in hosts. Then run `receiver media fetch` with the id."
-"""End of an advice. Another setting helps the next downloads only."""
+_ADDS = "; it adds to the built-in hosts."
+"""End of an advice."""
 USER_AGENT = "imagine-receiver"
 MAX_REDIRECTS = 3
 CONNECT_SECONDS = 10.0
