@@ -32,6 +32,7 @@ from receiver.page.access import COOKIE, COOKIE_SECONDS, Access
 from receiver.page.live import MAX_STREAMS
 from receiver.page.render import FOLDER
 from receiver.settings import Settings
+from receiver.tasks import Button, Task
 
 KEYS = {"ann": "viewer", "mia": "maker", "otto": "operator"}
 USERS = {name: f"{role}:{name * 8}" for name, role in KEYS.items()}
@@ -123,6 +124,32 @@ async def test_five_wrong_keys_stop_an_address_for_a_minute(tmp_path: Path) -> N
         answer = await browser.post("/login", data={"secret": "ann" * 8})
         assert answer.status_code == 429
         assert "Too many tries" in answer.text
+
+
+async def test_a_login_is_bounded_before_it_is_read(tmp_path: Path) -> None:
+    """Anybody can send one, of any size and in pieces."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield b"secret=" + b"x" * 65536
+
+    async with page(tmp_path, None) as (_, browser):
+        large = await browser.post("/login", data={"secret": "x" * 9000})
+        assert (large.status_code, "8 KiB" in large.text) == (413, True)
+        pieces = await browser.post("/login", content=endless())
+        assert pieces.status_code == 413
+
+
+async def test_a_video_keeps_its_buttons(tmp_path: Path) -> None:
+    """U1 to V4 are hidden only where the quadrants of a grid show them."""
+    settings = Settings(provider_key="s" * 20, data=tmp_path, page_users=USERS)  # type: ignore[arg-type]
+    async with open_runtime(settings) as runtime, serving(web_app(runtime)) as url:
+        task = Task(id="1", status="SUCCESS", action="VIDEO", buttons=(Button(custom_id="MJ::x", label="U1"),))
+        row = submission(1, kind="video", status="accepted", ended="task.succeeded", task=task, task_id="1")
+        await runtime.journal.add(row)
+        async with httpx.AsyncClient(base_url=url, headers=OURS) as browser:
+            await log_in(browser, "mia")
+            assert 'value="U1"' in (await browser.get(f"/pictures/{row.id}")).text
 
 
 async def test_a_forged_or_old_cookie_opens_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,10 @@ from receiver.page.access import COOKIE, COOKIE_SECONDS, Access, Role, User, is_
 from receiver.page.live import Live
 from receiver.page.render import FOLDER, HEADERS, answer, partials, regions
 from receiver.page.views import VIEWS, Look, Sources, View
+from receiver.web.admission import BodyLimits
+from receiver.web.api.read_routes import EventStream
 from receiver.web.api.responses import clean
+from receiver.web.problems import Problem
 
 __all__ = ["Page", "Sources"]
 
@@ -30,6 +33,9 @@ log = structlog.get_logger("receiver.page")
 
 MAX_FORM = 48 * 2**20
 """Bytes of a form with pictures."""
+FORM_SECONDS = 60.0
+LOGINS = BodyLimits(name="Logins", limit=8 * 1024, seconds=10.0)
+"""Anybody can send one, so it is bounded before it is read."""
 _STATIC = {
     path.name: path for path in sorted((FOLDER / "static").glob("*.*")) if path.suffix in (".js", ".css", ".svg")
 }
@@ -146,7 +152,7 @@ class Page:
             return Response("Too many pages are open.", 503, {**HEADERS, "Retry-After": "30"})
         key = (parts.path, parts.query, user.name, look.root)
         headers = {**HEADERS, "X-Accel-Buffering": "no"}
-        return StreamingResponse(self.live.follow(key, render), headers=headers, media_type="text/event-stream")
+        return EventStream(self.live.follow(key, render, first), headers=headers, media_type="text/event-stream")
 
     async def _thumbnail(self, request: Request) -> Response:
         """Send the thumbnail of a picture, or the picture where none can be made."""
@@ -233,8 +239,14 @@ class Page:
         if request.method == "POST":
             if not is_ours(request):
                 return self._refused(look)
-            form = await request.form(max_fields=5, max_part_size=4096)
-            given, after = str(form.get("secret", "")), _local(str(form.get("next", "/")))
+            try:
+                await LOGINS.check_length(dict(request.headers.raw), request.receive)
+                form = QueryParams((await LOGINS.read(request.receive)).decode("utf-8", "replace"))
+            except Problem as exc:
+                return answer("login.html", {"root": look.root, "next": "/", "problem": exc.detail}, exc.status)
+            except ClientDisconnect:
+                return Response(status_code=400)
+            given, after = form.get("secret", ""), _local(form.get("next", "/"))
         problem, status = "", 200
         if given:
             seconds = self._access.wait(address)
@@ -282,11 +294,11 @@ class Page:
                 return self._refused(look)
             try:
                 self._check_role(user, role)
-                length = request.headers.get("content-length", "")
-                if not length.isdigit() or int(length) > MAX_FORM:
-                    raise InputError(f"A form has at most {MAX_FORM >> 20} MiB.")
-                async with request.form(max_files=8, max_fields=1000, max_part_size=MAX_FORM) as form:
+                form = await _read_form(request)
+                try:
                     done = await act(request, user, form)
+                finally:
+                    await form.close()
             except ClientDisconnect:
                 return Response(status_code=400)
             except ReceiverError as exc:
@@ -375,6 +387,18 @@ class Page:
 
 class Forbidden(InputError):
     """The user's role does not include this."""
+
+
+async def _read_form(request: Request) -> FormData:
+    """Return a form. Raise InputError if it is too large or too slow."""
+    length = request.headers.get("content-length", "")
+    if not length.isdigit() or int(length) > MAX_FORM:
+        raise InputError(f"A form has at most {MAX_FORM >> 20} MiB.")
+    try:
+        async with asyncio.timeout(FORM_SECONDS):
+            return await request.form(max_files=8, max_fields=1000, max_part_size=MAX_FORM)
+    except TimeoutError as exc:
+        raise InputError(f"The form did not come within {FORM_SECONDS:g} s.") from exc
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:

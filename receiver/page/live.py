@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import structlog
 
 from receiver.page.render import partials
+from receiver.web.api.read_routes import HEARTBEAT, with_pauses
 
 log = structlog.get_logger("receiver.page")
 
@@ -25,7 +27,6 @@ LOOK_SECONDS = 5.0
 """Seconds after which a page is rendered although the journal has told of no change: another process may have made
 one, and times go on."""
 MAX_STREAMS = 200
-HEARTBEAT = 15.0
 
 Render = Callable[[], Awaitable[dict[str, str]]]
 
@@ -35,7 +36,7 @@ class Shown:
     """A page that is open somewhere: its last rendering, and a queue of changes for each reader."""
 
     render: Render
-    regions: dict[str, str] = field(default_factory=dict)
+    regions: dict[str, str]
     readers: set[asyncio.Queue[str | None]] = field(default_factory=set)
 
 
@@ -56,39 +57,28 @@ class Live:
         """Note that the journal has changed. Callable as a subscriber of the journal."""
         self._changed.set()
 
-    async def follow(self, key: tuple[str, ...], render: Render) -> AsyncIterator[str]:
-        """Yield the messages of a page's stream (WHATWG HTML §9.2) until the reader leaves."""
+    async def follow(self, key: tuple[str, ...], render: Render, regions: dict[str, str]) -> AsyncIterator[str]:
+        """Yield the messages of a page's stream (WHATWG HTML §9.2) until the reader leaves.
+
+        Args:
+            key: the same for readers who share a rendering.
+            render: returns the HTML of each region.
+            regions: the same as of now.
+        """
         queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=4)
-        page = self._pages.setdefault(key, Shown(render))
+        page = self._pages.setdefault(key, Shown(render, regions))
         page.readers.add(queue)
         try:
-            page.regions = page.regions or await render()
-            yield _message(partials(page.regions))
+            yield _message(partials(regions))
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._run(), name="page")
-            while True:
-                try:
-                    async with asyncio.timeout(HEARTBEAT):
-                        text = await queue.get()
-                except TimeoutError:
-                    yield ": nothing new\n\n"
-                    continue
-                if text is None:
-                    return  # it reads too slowly. The browser connects again and gets the whole
-                yield _message(text)
+            async with aclosing(with_pauses(_queued(queue), HEARTBEAT)) as texts:
+                async for text in texts:
+                    yield ": nothing new\n\n" if text is None else _message(text)
         finally:
             page.readers.discard(queue)
             if not page.readers:
                 self._pages.pop(key, None)
-
-    async def aclose(self) -> None:
-        """End all streams. Idempotent."""
-        for page in self._pages.values():
-            for queue in page.readers:
-                _put(queue, None)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         while self._pages:
@@ -114,6 +104,12 @@ class Live:
         if new:
             for queue in list(page.readers):
                 _put(queue, partials(new))
+
+
+async def _queued(queue: asyncio.Queue[str | None]) -> AsyncGenerator[str, None]:
+    """Yield what is queued. None ends it: its reader is too slow, and gets the whole when it connects again."""
+    while (text := await queue.get()) is not None:
+        yield text
 
 
 def _put(queue: asyncio.Queue[str | None], text: str | None) -> None:

@@ -123,13 +123,13 @@ def moment(ms: int | None) -> str:
     return "" if ms is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ms / 1000))
 
 
-def buttons(row: Submission) -> list[str]:
-    """Return the names of the buttons of a finished task that no quadrant shows."""
+def buttons(row: Submission, grid: bool) -> list[str]:
+    """Return the names of the buttons of a finished task. On a grid the quadrants show U1 to V4."""
     task = row.task
     if task is None or row.ended != "task.succeeded":
         return []
     quadrants = {f"{letter}{number}" for letter in "UV" for number in range(1, 5)}
-    return [button.text for button in task.buttons if button.text and button.text not in quadrants]
+    return [button.text for button in task.buttons if button.text and not (grid and button.text in quadrants)]
 
 
 def spoken(button: str) -> str:

@@ -166,7 +166,7 @@ async def stream_events(
         except ReceiverError as exc:  # the answer has begun, so it can only end, and the client reconnects
             log.error("stream.broken_off", submission=row.id, problem=str(exc))
 
-    return _Stream(lines(), headers=_STREAM_HEADERS, media_type="text/event-stream")
+    return EventStream(lines(), headers=_STREAM_HEADERS, media_type="text/event-stream")
 
 
 async def _events_after(journal: Journal, submission_id: str, last_id: str | None) -> list[Event]:
@@ -175,7 +175,7 @@ async def _events_after(journal: Journal, submission_id: str, last_id: str | Non
     return events[seen:]
 
 
-class _Stream(StreamingResponse):
+class EventStream(StreamingResponse):
     """A stream that ends in order when the server stops."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
