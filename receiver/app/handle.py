@@ -159,7 +159,7 @@ class TaskHandle:
             mask=mask,
             account_filter=account_filter,
         )
-        return TaskHandle(self._runtime, await send(runtime, row))
+        return TaskHandle(self._runtime, await runtime.submissions.send_or_keep(row.id))
 
     async def modal(self, *, prompt: str | None = None, mask: str | None = None) -> None:
         """Reply to a task that asks for input. It then goes on under the same id.
@@ -256,16 +256,6 @@ class TaskHandle:
         if row.task_id is None:
             raise InputError(f"Submission {row.id} has no task yet, because the provider has not accepted it.")
         return row.task_id
-
-
-async def send(runtime: Runtime, row: Submission) -> Submission:
-    """Send a prepared submission now. A busy provider is no error, because the engine sends it again."""
-    try:
-        return await runtime.submissions.send(row.id)
-    except Refused as exc:
-        if not exc.retry:
-            raise
-        return await runtime.journal.find(row.id)
 
 
 def _has_last_word(row: Submission) -> bool:

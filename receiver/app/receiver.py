@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from receiver.app.container import Runtime
 from receiver.app.factory import open_runtime
 from receiver.app.functions import Function, OnEvent, check_function, check_registration
-from receiver.app.handle import TaskHandle, send
+from receiver.app.handle import TaskHandle
 from receiver.app.requests import Requests, SubmitOptions, to_options
 from receiver.app.web import web_app
 from receiver.clock import Clock
@@ -324,7 +324,7 @@ class Receiver(Requests):
     async def _submit(self, request: Request, options: SubmitOptions) -> TaskHandle:
         runtime = self._started()
         row = await runtime.submissions.prepare(request, to_options(options, request))
-        return TaskHandle(self._started, await send(runtime, row))
+        return TaskHandle(self._started, await runtime.submissions.send_or_keep(row.id))
 
     def _web(self) -> Starlette:
         runtime = self._started()

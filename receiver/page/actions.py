@@ -7,6 +7,7 @@ import base64
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -196,16 +197,10 @@ async def zip_of(sources: Sources, ids: list[str]) -> tuple[BinaryIO, int]:
 
 
 async def _send(sources: Sources, row: Submission) -> None:
-    """Send a prepared submission now. A busy provider or a lost answer is no error here: its page shows it."""
-    if row.status != "prepared":
-        return
-    try:
-        await sources.submissions.send(row.id)
-    except Ambiguous:
-        pass  # the record has the status `unknown` and the reason
-    except Refused as exc:
-        if not exc.retry:
-            raise
+    """Send a prepared submission now. A lost answer is no error here: the submission's page shows it."""
+    if row.status == "prepared":
+        with suppress(Ambiguous):  # the record has the status `unknown` and the reason
+            await sources.submissions.send_or_keep(row.id)
 
 
 def _is_empty(item: object) -> bool:

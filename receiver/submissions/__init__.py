@@ -209,6 +209,19 @@ class Submissions:
         """Send a prepared submission, once. See `Sending.send`."""
         return await self._sending.send(submission_id, background=background)
 
+    async def send_or_keep(self, submission_id: str) -> Submission:
+        """Send a prepared submission now. A busy provider is no error, because the engine sends it again.
+
+        Raises as `send` otherwise.
+        """
+        try:
+            return await self.send(submission_id)
+        except Refused as exc:
+            row = await self._journal.get(submission_id)
+            if row is None or not exc.retry:
+                raise
+            return row
+
     async def send_reply(self, submission_id: str) -> Submission:
         """Send a waiting reply, once. See `Sending.send_reply`."""
         return await self._sending.send_reply(submission_id)
