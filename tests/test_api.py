@@ -473,6 +473,14 @@ async def test_a_function_is_a_destination(tmp_path: Path) -> None:
     assert len(list((tmp_path / "outputs").glob("*.png"))) == 1
 
 
+async def settled(receiver: Receiver, id: str) -> None:
+    """Wait until the end of each delivery is journalled: a function returns before that."""
+    journal = receiver._started().journal
+    async with asyncio.timeout(60):
+        while await journal.outstanding(id):
+            await asyncio.sleep(0.01)
+
+
 async def test_a_replay_calls_a_function_again(tmp_path: Path) -> None:
     """With the same event, as often as it is asked for; what is still owed is not lost by asking twice."""
     seen: list[str] = []
@@ -486,10 +494,11 @@ async def test_a_replay_calls_a_function_again(tmp_path: Path) -> None:
         async with receiver:
             task = await receiver.imagine(PROMPT, to=["catalogue"])
             await task.result(LONG)
-            await until(lambda: len(seen) == 1)
+            await settled(receiver, task.id)
             before = datetime.now(UTC) - timedelta(days=1)
             [done] = await receiver.replay(task=task.id, destination="catalogue", since=before)
             await until(lambda: len(seen) == 2)
+            await settled(receiver, task.id)
             again = await receiver.replay(done.delivery_id or "", as_new=True)
             await until(lambda: len(seen) == 3)
             assert (done.outcome, again[0].outcome) == ("again", "new")
