@@ -477,7 +477,7 @@ async def settled(receiver: Receiver, id: str) -> None:
     """Wait until the end of each delivery is journalled: a function returns before that."""
     journal = receiver._started().journal
     async with asyncio.timeout(60):
-        while await journal.outstanding(id):
+        while await journal.outstanding(id):  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0.01)
 
 
