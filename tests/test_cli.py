@@ -298,6 +298,10 @@ def test_init_writes_what_it_has_tested(tmp_path: Path) -> None:
     """Only its owner may read the file, and one that is there stays as it is."""
     with simulating(tmp_path) as url:
         env = {"RECEIVER_PROVIDER_URL": url}
+        wrong = receiver("init", folder=tmp_path, env=env, stdin=f"{KEY}\nfile:./pictures\nexample.com\n".encode())
+        assert wrong.code == 1
+        assert "Error: public_url is wrong: it is not an http:// or https:// URL with a host." in wrong.err
+        assert wrong.err.endswith("Nothing was written. (receiver help proxy)\n")
         made = receiver("init", folder=tmp_path, env=env, stdin=f"{KEY}\nfile:./pictures\n\n".encode())
         assert made.code == 0
         file = tmp_path / "receiver.toml"

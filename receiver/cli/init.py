@@ -13,9 +13,9 @@ from receiver.app.doctor import Finding, examine
 from receiver.cli import chosen
 from receiver.cli.output import note, say
 from receiver.cli.process import run
-from receiver.errors import InputError
+from receiver.errors import InputError, SettingsError
 from receiver.settings import load
-from receiver.settings.load import FILE
+from receiver.settings.load import CONFIG, FILE
 from receiver.settings.model import DEFAULT_TO
 
 
@@ -45,7 +45,10 @@ def init(
     if home:
         values["data"] = str(Path.home() / ".local" / "share" / "receiver")
     text = "".join(f"{name} = {json.dumps(value.strip())}\n" for name, value in values.items() if value.strip())
-    settings = load({**os.environ, "RECEIVER_CONFIG": text})
+    try:
+        settings = load({**os.environ, CONFIG: text})
+    except SettingsError as exc:  # it names the variable that stands for the file
+        raise InputError(f"{str(exc).replace(f' in {CONFIG}', '')}\nNothing was written.", page=exc.page) from exc
 
     async def check() -> list[Finding]:
         return [item async for item in examine(settings)]
