@@ -53,9 +53,14 @@ class ReceiverError(Exception):
             self.page = page
 
     @property
+    def help(self) -> str:
+        """The command that shows the page, or ""."""
+        return f"receiver help {self.page}" if self.page else ""
+
+    @property
     def with_page(self) -> str:
         """The text, ending with the command that shows the page."""
-        return f"{self} (receiver help {self.page})" if self.page else str(self)
+        return f"{self} ({self.help})" if self.help else str(self)
 
 
 class SettingsError(ReceiverError):

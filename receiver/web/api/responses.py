@@ -254,8 +254,8 @@ def json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 def problem_of(exc: ReceiverError, submission_id: str | None = None) -> Problem:
     """Return the problem for an error of an endpoint. An unknown kind of error is raised again."""
     members: dict[str, str] = {} if submission_id is None else {"submission": submission_id}
-    if exc.page:
-        members["help"] = f"receiver help {exc.page}"
+    if exc.help:
+        members["help"] = exc.help
     if isinstance(exc, Refused):
         status = 502 if exc.outcome in PROVIDER_FAULTS else 503 if exc.retry else 422
         headers = {"Retry-After": str(int(exc.retry_after or 5))} if status == 503 else {}
