@@ -287,7 +287,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     callback_bytes: int = 0
     """Their bytes in all."""
     late_callbacks: int = 0
-    """Those of them that came after an end."""
+    """Number of callbacks that came after an end."""
     asked_ms: int | None = None
     """Time of the provider's last answer to a question about it."""
     unlinked_ms: int | None = None

@@ -53,7 +53,7 @@ _KINDS = {
     "paused": "a destination is paused",
     "provider": "the provider cannot be used",
 }
-"""What `/readyz` says of a trouble, by the first word of its name."""
+"""Text of a trouble in `/readyz`, by the first word of its name."""
 
 T = TypeVar("T")
 

@@ -267,7 +267,7 @@ class Page:
                 return response
             log.warning("page.login_failed", address=address)
             status = 429 if seconds > 0 else 401
-            problem = f"Too many tries. Wait {seconds:.0f} s." if seconds > 0 else "Nobody has this key."
+            problem = f"Too many tries. Wait {seconds:.0f} s." if seconds > 0 else "No user has this key."
         return answer("login.html", {"root": look.root, "next": after, "problem": problem}, status)
 
     async def _logout(self, request: Request, user: User, form: FormData) -> Response:

@@ -1,4 +1,4 @@
-"""What the forms of the page do. Each action is journalled with its user."""
+"""Actions of the forms of the page. Each action is journalled with its user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each page shows: its address, its template, the regions that change, and the values for them."""
+"""The pages: of each the address, the template, the regions that change, and the values for them."""
 
 from __future__ import annotations
 

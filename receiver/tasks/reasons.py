@@ -42,7 +42,7 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
     )
 )
-"""What to do, by whole phrases of Midjourney and its proxies. A reason that has none of them gets no advice."""
+"""Advice by whole phrases of Midjourney and its proxies. A reason that has none of them gets no advice."""
 _QUOTED = re.compile(r'"[^"]{0,500}"|`[^`]{0,500}`|“[^”]{0,500}”|「[^」]{0,500}」')
 _OTHERWISE = "The provider said so in Chinese. Submit it again, and if that fails as well, change the prompt."
 _CHINESE = re.compile("[\u3400-\u9fff]")

@@ -50,7 +50,7 @@ class Connection(HttpToolsProtocol):
     silent: ClassVar[dict[Connection, None]] = {}
     """Connections of this server that have sent no whole head yet, the oldest first."""
     idle: ClassVar[dict[Connection, None]] = {}
-    """Those that were answered and send nothing new, the longest first."""
+    """Connections that were answered and send nothing new, the longest first."""
     head_seconds = 10.0
     """Deadline of a head, counted from the connection or its first byte."""
     _logged = float("-inf")  # time of the last log line about too many connections, of all connections

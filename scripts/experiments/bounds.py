@@ -1,4 +1,4 @@
-"""What one event, one callback token and one stranger can do to all others."""
+"""Harm that one event, one callback token and one stranger can do to all others."""
 
 from __future__ import annotations
 

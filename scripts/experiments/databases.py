@@ -23,7 +23,7 @@ class Database:
         self.port = server.port
 
     async def crash(self) -> None:
-        """As `pg_ctl stop -m immediate`: nothing is finished, and the next start recovers."""
+        """Stop it as `pg_ctl stop -m immediate` does: nothing is finished, and the next start recovers."""
         await asyncio.to_thread(self._server.stop, "immediate")
 
     async def start(self) -> None:

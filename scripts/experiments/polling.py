@@ -162,7 +162,7 @@ async def provided(
 
 
 async def submit(receiver: Runtime, count: int) -> list[Submission]:
-    """As the command line does, eight at a time. What the provider did not take now, the engine sends again."""
+    """Submit as the command line does, eight at a time. The engine sends again what the provider did not take now."""
     gate = asyncio.Semaphore(8)
 
     async def one(number: int) -> Submission:

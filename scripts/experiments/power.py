@@ -63,7 +63,7 @@ class PowerLoss:
     promises = ("P2",)
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
-        """As it is: `synchronous = FULL`."""
+        """Receiver as it is: `synchronous = FULL`."""
         return await self._cut(folder, quick=quick, synchronous="FULL")
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:

@@ -114,7 +114,7 @@ class Server:
         return await self._process.wait()
 
     async def kill(self) -> None:
-        """As a power cut ends it: SIGKILL."""
+        """Send SIGKILL, as sudden as a power cut."""
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> float:

@@ -147,7 +147,7 @@ async def unreliable() -> AsyncIterator[tuple[Unreliable, str]]:
 
 
 async def submit(item: Server, prompt: str) -> None:
-    """As a client does that wants it once: again with the same name until there is an answer."""
+    """Submit once, as a client does: again with the same name until there is an answer."""
     headers = {"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": prompt}
     until = time.monotonic() + PATIENCE
     async with http_client(item.url) as http:

@@ -1,4 +1,4 @@
-"""What a provider's words and a stranger's forged result can do."""
+"""Harm that a provider's words and a stranger's forged result can do."""
 
 from __future__ import annotations
 
