@@ -121,7 +121,7 @@ class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
         paused_until_ms: nothing is claimed for it until then, except probes.
         probe_due_ms: not None while it is down. From then on, one delivery that has not failed may run in a pause.
         paused_reason: a sentence.
-        last_success_ms: to the second.
+        last_success_ms: it lags by up to a minute while all goes well.
         last_error: error of the last attempt that failed or was rejected.
         pending: number of pending deliveries.
     """

@@ -285,7 +285,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     callbacks: int = 0
     """Number of journalled callbacks."""
     callback_bytes: int = 0
-    """Their bytes in all."""
+    """Bytes of these callbacks in all."""
     late_callbacks: int = 0
     """Number of callbacks that came after an end."""
     asked_ms: int | None = None

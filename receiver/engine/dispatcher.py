@@ -257,7 +257,7 @@ class Dispatcher:
         try:
             until_ms, reason = await self._journal.pause_of(name) or (0, "")
         except JournalError:
-            return
+            return  # only this line of the log is missing
         if until_ms > self._clock.now_ms() and name not in self._paused:
             self._paused.add(name)
             log.warning("destination.paused", destination=name, until_ms=until_ms, reason=reason)

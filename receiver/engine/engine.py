@@ -219,7 +219,7 @@ class Engine:
         self._joined = self._leads = self._registered = False
         self._freed_at = self._clamped_at = float("-inf")
         self._last_heartbeat = (float("-inf"), float("-inf"))
-        """By the monotonic clock, which may pause while a machine sleeps, and by the wall clock."""
+        """Its time by the monotonic clock, which may pause while a machine sleeps, and by the wall clock."""
         self._joining = asyncio.Lock()
         # Runs until idle
         self.progress = self.sends = True

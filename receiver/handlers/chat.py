@@ -41,7 +41,7 @@ _MENTIONS = re.compile(r"([@<])")
 _REMEMBERED = 1000
 """Deliveries."""
 _THREADS = 64
-"""As many as a destination may have deliveries at once."""
+"""Most deliveries that a destination may have at once."""
 
 
 class ChatOptions(HandlerOptions):

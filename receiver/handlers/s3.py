@@ -42,7 +42,7 @@ NAMES = "{date}/{slug}-{id}{tile}.{ext}"
 """Template below the path of a URL."""
 FIELDS = ("date", "year", "month", "day", "slug", "id", "kind", "tile", "ext")
 NEEDED = ("id", "tile", "ext")
-"""Without them, two files could have one key."""
+"""Fields that keep two files from having one key."""
 MAX_TEMPLATE = 400
 """Characters. A key made of it stays below the 1024 bytes that S3 allows."""
 _FIELD = re.compile(r"\{([^{}]*)\}")

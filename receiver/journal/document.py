@@ -128,7 +128,7 @@ DUE_FIELDS: Mapping[str, Callable[[Submission], int | None]] = {
     "media": lambda row: row.media_due_ms,
     "deadline": open_deadline,
 }
-"""By kind of work, the due time in epoch milliseconds. None: never."""
+"""Due time by kind of work, in epoch milliseconds. None: never."""
 
 
 def is_settled(document: Document) -> bool:
@@ -218,7 +218,7 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     """A fault that needs an operator.
 
     Attributes:
-        name: its subject: `provider`, `callbacks`.
+        name: its subject, a name of `troubles.find_troubles`.
         since_ms: its beginning, in epoch milliseconds.
         text: sentences on the fault, on Receiver's behaviour meanwhile, and on the remedy.
         count: number of dead deliveries, 0 for any other fault.

@@ -535,7 +535,7 @@ CONTRADICTIONS: Mapping[Contradiction, tuple[str, str]] = {
     "ends_without_event": ("submissions", "have ended without an event of the end, so their results are not delivered"),
     "unfinished_attempts": ("deliveries", "do not run, but have an attempt without an end"),
 }
-"""By kind: the kind of rows, and their fault."""
+"""Kind of rows, and their fault, by kind of contradiction."""
 
 _MAX_NAMED = 3
 

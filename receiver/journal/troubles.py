@@ -1,4 +1,4 @@
-"""What is wrong now, for every place that says so: doctor, `/readyz`, lists, the page and alerts.
+"""Present troubles, for every place that shows them: doctor, `/readyz`, lists, the page and alerts.
 
 The engine journals troubles outside (`Journal.note`). The others are read from the journal's own rows here.
 """

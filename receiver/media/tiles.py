@@ -1,4 +1,4 @@
-"""What is made of an archived picture, once, and kept beside it: a grid's tiles U1 to U4, and a thumbnail."""
+"""Pictures made once of an archived one, and kept beside it: a grid's tiles U1 to U4, and a thumbnail."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SHOWN_WAITS = (1.0, 1.0, 2.0, 4.0)
 Sleep = Callable[[float], Awaitable[None]]
 _BLOCK = 1024 * 1024
 _PAGES = 20
-"""Of a thousand channels each."""
+"""Pages of a thousand channels each that are searched for a name."""
 _HOMES = (".slack.com", ".slack-gov.com", ".slack-edge.com")
 
 _REINSTALL = "Set SLACK_BOT_TOKEN to the bot token (xoxb-…) from the app's page OAuth & Permissions"

@@ -189,7 +189,7 @@ _ORDER = (
 _SEARCHED = attrgetter(
     "status", "task_status", "ended", "task_id", "once", "hooked", "send_due_ms", "media_due_ms", "deadline_ms", "reply"
 )
-"""What the searched columns depend on. Few changes touch it."""
+"""Fields on which the searched columns depend. Few changes touch one."""
 
 
 def _update(old: Document, new: Document) -> tuple[str, Row]:
