@@ -333,7 +333,10 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
             verb = "is" if len(missing) == 1 else "are"
             reason = f"{len(missing)} of {len(self.expected)} files {verb} missing. {reason}"
         given_up = any(item.fetchable and item.due_ms is None for item in missing)
-        return f"{reason} To try again: receiver media fetch {self.id}" if given_up else reason
+        if not given_up:
+            return reason
+        end = "" if reason.endswith((".", "!", "?")) else "."
+        return f"{reason}{end} To try again: receiver media fetch {self.id}"
 
     def awaits_files(self, now_ms: int) -> bool:
         """Return True while the deliveries of the result wait for its files."""

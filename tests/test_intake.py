@@ -818,7 +818,7 @@ def test_a_failed_download_releases_nothing_while_it_is_tried_again() -> None:
     again = arrived(row, 0, image_url=files.Failure(problem="HTTP 503"))
     assert (row_of(again).media_problem, again.release_ms) == ("HTTP 503", None)
     over = arrived(row, 9, image_url=files.Failure(problem="forbidden", permanent=True))
-    problem = f"forbidden To try again: receiver media fetch {row.id}"
+    problem = f"forbidden. To try again: receiver media fetch {row.id}"
     assert (row_of(over).media_due_ms, row_of(over).media_problem, over.release_ms) == (None, problem, NOW + 9)
 
 

@@ -110,7 +110,7 @@ def test_what_it_was_about() -> None:
     assert lines["destination"] == "folder"
     assert lines["receipt"] == "/out/1.png https://example.test/1"
     assert lines["reason"] == "no such folder"
-    assert lines["files"] == "the link was dead"
+    assert lines["files"] == f"the link was dead. To try again: receiver media fetch {ROW.id}"
 
 
 def test_a_persons_attempts_are_told_apart() -> None:
