@@ -45,3 +45,25 @@ def test_importing_the_package_loads_nothing_else() -> None:
     script = "import receiver, sys; print(*[name for name in sys.modules if name.startswith('receiver.')])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        (["--help"], {"msgspec", "pydantic", "structlog", "rich", "asyncio"}),
+        (["tasks", "list"], {"httpx", "httpcore", "starlette", "uvicorn", "receiver.app.container"}),
+        (
+            ["submit", "a paper boat"],
+            {"uvicorn", "starlette.applications", "receiver.web.app", "receiver.handlers.s3", "receiver.app.web"},
+        ),
+    ],
+    ids=" ".join,
+)
+def test_a_command_imports_what_it_uses(words: list[str], unused: set[str], tmp_path: Path) -> None:
+    """What belongs to the server, the engine or another handler costs other commands nothing."""
+    environ = {"HOME": str(tmp_path), "COMETAPI_KEY": "k", "RECEIVER_PROVIDER_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-X", "importtime", "-m", "receiver", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ, cwd=tmp_path)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "receiver.cli" in imported
+    assert not imported & unused

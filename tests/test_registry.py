@@ -23,7 +23,7 @@ from receiver.handlers.registry import (
     build,
     contract_problem,
     describe_handlers,
-    load_handlers,
+    installed_handlers,
 )
 from receiver.settings import Destination
 
@@ -174,7 +174,7 @@ def entry(name: str, value: str) -> EntryPoint:
 
 def test_a_plug_in_that_fails_is_listed_and_stops_nobody() -> None:
     """Missing modules and things that are no handler are kept with their problem; the others work."""
-    registry = load_handlers(
+    registry = installed_handlers(
         [
             entry("gone", "no_such_module:Handler"),
             entry("odd", "pathlib:Path"),
@@ -210,15 +210,28 @@ build(Destination(name="hook", url="https://x.example/y"))
     assert f"Destination hook: the handler webhook cannot be used. {remedy}" in done.stderr
 
 
+def test_a_handler_is_imported_when_a_destination_wants_it() -> None:
+    """A file destination does not wait for the imports of the other handlers."""
+    script = """
+import sys
+from receiver.handlers.registry import build
+from receiver.settings import Destination
+build(Destination(name="a", url="file:./outputs"))
+print(*[name for name in ("chat", "command", "discord", "file", "s3") if f"receiver.handlers.{name}" in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "file"
+
+
 def test_of_two_with_one_name_the_first_stays() -> None:
     """A second plug-in under a known name does not replace the first."""
-    registry = load_handlers([entry("file", "receiver.handlers.file:FileHandler"), entry("file", "zzz:Handler")])
+    registry = installed_handlers([entry("file", "receiver.handlers.file:FileHandler"), entry("file", "zzz:Handler")])
     assert not isinstance(registry["file"], BrokenHandler)
 
 
 def test_built_in_handlers_come_through_the_same_door(tmp_path: Path) -> None:
     """The installed package brings its own handlers by entry point, and each keeps the contract."""
-    registry = load_handlers()
+    registry = installed_handlers()
     for name in ("command", "file", "webhook"):
         assert not isinstance(registry[name], BrokenHandler)
         assert contract_problem(registry[name], name) is None

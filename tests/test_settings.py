@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from receiver.app.container import proxy_for
 from receiver.errors import SettingsError
 from receiver.settings import (
     Destination,
@@ -160,7 +161,7 @@ PROVIDER = {"RECEIVER_PROVIDER_URL": "https://api.example.com"}
 def test_a_proxy_on_the_way_to_the_provider(environ: dict[str, str], proxy: str | None, tmp_path: Path) -> None:
     """By the names that other tools read, for https alone, and not for the hosts that are left out."""
     settings = load(PROVIDER | environ, tmp_path)
-    assert settings.proxy_for(settings.provider_url) == proxy
+    assert proxy_for(settings, settings.provider_url) == proxy
     assert "u:p" not in repr(settings) + str(show(settings))
 
 

@@ -29,7 +29,8 @@ from engine import (
     wire_task,
 )
 
-from receiver.app.stateless import StatelessReceive, StatelessSubmit
+from receiver.app.stateless import StatelessReceive
+from receiver.app.stateless_submit import StatelessSubmit
 from receiver.clock import Clock
 from receiver.deliveries import Receipt
 from receiver.engine.engine import Engine

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from receiver.app.handle import TaskHandle
     from receiver.app.journals import journal_of
     from receiver.app.receiver import Receiver
-    from receiver.app.stateless import open_stateless_receive, open_stateless_submit, stateless_app
+    from receiver.app.stateless import open_stateless_receive, stateless_app
+    from receiver.app.stateless_submit import open_stateless_submit
     from receiver.app.test_delivery import find_destination, try_destination
     from receiver.app.web import page_key, web_app
 
@@ -46,7 +47,8 @@ _PLACES = {
     "handle": ("TaskHandle",),
     "journals": ("journal_of",),
     "receiver": ("Receiver",),
-    "stateless": ("open_stateless_receive", "open_stateless_submit", "stateless_app"),
+    "stateless": ("open_stateless_receive", "stateless_app"),
+    "stateless_submit": ("open_stateless_submit",),
     "test_delivery": ("find_destination", "try_destination"),
     "web": ("page_key", "web_app"),
 }

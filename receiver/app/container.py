@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TypeVar
 from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # typeshed leaves it out
 
 import structlog
 
@@ -316,13 +317,20 @@ class Runtime:
         await self.store.aclose()
 
 
+def proxy_for(settings: Settings, url: str) -> str | None:
+    """Return the proxy on the way to a URL, or None."""
+    parts = urlsplit(url)
+    direct = parts.scheme != "https" or proxy_bypass_environment(parts.netloc, {"no": settings.no_proxy})
+    return None if direct else settings.proxy
+
+
 def provider_of(settings: Settings, clock: Clock) -> Provider:
     """Return the client of the provider. Raise SettingsError if its address or key is missing or wrong."""
     return Provider(
         base_url=settings.provider_url,
         key=require_provider_key(settings),
         clock=clock,
-        proxy=settings.proxy_for(settings.provider_url),
+        proxy=proxy_for(settings, settings.provider_url),
         submit_timeout=settings.submit_timeout,
     )
 
@@ -336,7 +344,7 @@ def fetcher_of(settings: Settings) -> Fetcher:
         origins=[f"{parts.scheme}://{parts.netloc}", *exact],
         max_bytes=settings.media_max_bytes,
         timeout=settings.media_timeout,
-        proxy_for=settings.proxy_for if settings.media_proxy else lambda url: None,
+        proxy_for=lambda url: proxy_for(settings, url) if settings.media_proxy else None,
     )
 
 

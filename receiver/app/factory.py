@@ -88,9 +88,10 @@ def open_all(
 ) -> tuple[Route, ...]:
     """Open all destinations and return their routes. Each is in `opened` as soon as it is open."""
     routes = []
+    handlers = registry.installed_handlers()
     for item in settings.resolved_destinations():
         opened[item.name] = OpenDestination(
-            name=item.name, handler=registry.build(item), concurrency=item.concurrency, timeout=item.timeout
+            name=item.name, handler=registry.build(item, handlers), concurrency=item.concurrency, timeout=item.timeout
         )
         routes.append(route_of(item))
     for function in functions:

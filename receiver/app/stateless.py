@@ -23,30 +23,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-import msgspec
 import structlog
 from starlette.applications import Starlette
 from ulid import ULID
 
-from receiver.app.container import provider_of
 from receiver.app.factory import open_runtime
+from receiver.app.stateless_submit import check_keys
 from receiver.backoff import CONFIRM
 from receiver.clock import Clock
 from receiver.engine.engine import Engine
-from receiver.errors import InputError, NotDelivered, ProviderError, SettingsError, TokenError
-from receiver.events import Submission, new_id
+from receiver.errors import NotDelivered, ProviderError, SettingsError, TokenError
+from receiver.events import Submission
 from receiver.intake import Intake
 from receiver.journal import Journal
 from receiver.journal.selection import Order
 from receiver.provider import Provider
-from receiver.requests import Request, with_pictures
-from receiver.settings import Settings, require_provider_key
-from receiver.submissions import Options
-from receiver.submissions.inputs import data_uri, read_mask, read_picture
-from receiver.submissions.sending import Addresses
+from receiver.settings import Settings
 from receiver.tasks import Task
-from receiver.telemetry import learn
-from receiver.tokens import Tag, Tokens, write_tag
+from receiver.tokens import Tag, Tokens
 from receiver.web.admission import Admission
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
@@ -60,62 +54,6 @@ REMEMBERED = 1000
 """Submissions in the temporary journal, because senders repeat the end after some seconds (PROTOCOL.md §7)."""
 AT_ONCE = 64
 """Callbacks in one process. Each holds files on disk and an open request until it is delivered."""
-_NEEDS_JOURNAL = {
-    "state": "A state of your own has no room beside ours, but a label has",
-    "auto": "Buttons cannot be pressed later, because nothing remembers them",
-    "once": "A name cannot be unique, because nothing remembers it",
-}
-
-
-class StatelessSubmit:
-    """Submits without a journal. `public_url` is the address of the endpoint for the provider."""
-
-    def __init__(self, *, provider: Provider, tokens: Tokens, clock: Clock, public_url: str | None) -> None:
-        self._provider = provider
-        self._tokens = tokens
-        self._clock = clock
-        self._addresses = Addresses(tokens, public_url)
-
-    async def submit(self, request: Request, options: Options | None = None) -> Submission:
-        """Send a request and return the accepted submission. The provider must call the endpoint with its result.
-
-        Raises:
-            InputError: a value is wrong, or needs a journal. Nothing was sent.
-            Refused: no task was made. Nothing sends it again.
-            Ambiguous: the answer was lost. If a task was made, its callback is delivered all the same.
-            Unreachable: nothing was sent.
-        """
-        options = options or Options()
-        for name, why in _NEEDS_JOURNAL.items():
-            if getattr(options, name):
-                raise InputError(f"{why}. With a journal in a bucket there is one.", page="functions")
-        if not self._addresses.hooked:
-            raise InputError(
-                "Without a journal a result comes by callback only, and RECEIVER_PUBLIC_URL is not set. "
-                "Set it to the address of the endpoint.",
-                page="functions",
-            )
-        options.check(options.to or ())  # only the endpoint knows the destinations
-        now_ms = self._clock.now_ms()
-        row = Submission(
-            id=new_id(now_ms), kind=request.kind, created_ms=now_ms, prompt=request.prompt, request=request.body,
-            speed=options.speed, labels=dict(options.labels), destinations=options.to, hooked=True, status="accepted",
-            deadline_ms=now_ms,
-        )  # fmt: skip
-        tag = Tag(submission_id=row.id, destinations=row.destinations, labels=row.labels)
-        address = {**self._addresses.of(row), "state": self._tokens.state_token(write_tag(tag))}
-        pictures = [
-            (item.field, data_uri(*await (read_mask if item.mask else read_picture)(item.source)))
-            for item in request.pictures
-        ]
-        body = with_pictures({**request.body, **address}, pictures)
-        accepted = await self._provider.submit(request.kind, body, speed=options.speed)
-        log.info("submission.accepted", submission=row.id, task=accepted.task_id, outcome=accepted.outcome)
-        return msgspec.structs.replace(row, task_id=accepted.task_id, outcome=accepted.outcome)
-
-    async def ask(self, task_id: str) -> Task | None:
-        """Return the task as the provider shows it now. None: it does not know it. Raise ProviderError."""
-        return await self._provider.fetch(task_id)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -237,25 +175,6 @@ class StatelessReceive:
 
 
 @asynccontextmanager
-async def open_stateless_submit(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[StatelessSubmit]:
-    """Open a `StatelessSubmit`. No destination is opened.
-
-    Raises:
-        SettingsError: a setting is missing, wrong, or needs a journal.
-    """
-    _check_settings(settings)
-    key, keys = require_provider_key(settings), tuple(key.get_secret_value() for key in settings.keys)
-    learn([*settings.secret_values(), key])
-    clock = clock or Clock()
-    provider = provider_of(settings, clock)
-    try:
-        tokens = Tokens(keys, max_age=settings.token_max_age, clock=clock)
-        yield StatelessSubmit(provider=provider, tokens=tokens, clock=clock, public_url=settings.public_url)
-    finally:
-        await provider.aclose()
-
-
-@asynccontextmanager
 async def open_stateless_receive(
     settings: Settings, *, budget: float = BUDGET, clock: Clock | None = None
 ) -> AsyncIterator[StatelessReceive]:
@@ -264,7 +183,7 @@ async def open_stateless_receive(
     Raises:
         SettingsError: a setting is missing, wrong, or needs a journal.
     """
-    _check_settings(settings)
+    check_keys(settings)
     for item in settings.resolved_destinations():
         if item.progress or {"task.accepted", "task.progressed"} & set(item.events):
             raise SettingsError(
@@ -297,11 +216,3 @@ def stateless_app(receive: StatelessReceive, *, seconds: float) -> Starlette:
     return create_app(
         callbacks=Callbacks(intake=receive, tokens=receive.tokens, admission=admission), readyz=Readyz({})
     )
-
-
-def _check_settings(settings: Settings) -> None:
-    if not settings.keys:
-        raise SettingsError(
-            "RECEIVER_KEYS is not set. Without a journal the submitting and the receiving program share nothing else: "
-            "make one with `openssl rand -hex 32`, and set it at both."
-        )

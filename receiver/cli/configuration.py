@@ -86,10 +86,11 @@ def list_destinations(as_json: AsJSON = False) -> None:
 async def _check_each(items: Iterable[Destination]) -> dict[str, tuple[str, str]]:
     """Return the handler's name and what is wrong, "" for nothing, of each configured destination."""
     found = {}
+    handlers = registry.installed_handlers()
     for item in items:
         try:
             route_of(item)
-            handler = registry.build(item)
+            handler = registry.build(item, handlers)
             await handler.aclose()
             found[item.name] = str(getattr(handler, "name", None) or type(handler).__name__), ""
         except SettingsError as exc:

@@ -11,7 +11,7 @@ import typer
 from msgspec.structs import replace
 
 from receiver.app import Runtime, open_runtime, open_stateless_submit
-from receiver.app.stateless import StatelessSubmit
+from receiver.app.stateless_submit import StatelessSubmit
 from receiver.cli.output import at, note, one_line, out, print_json, say, say_result, say_values
 from receiver.cli.process import first_end, run, settings_for
 from receiver.cli.progress import Progress
@@ -51,14 +51,14 @@ class Session:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
+        self._settings = settings_for(quiet=True)
         self._resume: str | None = None
         self._status: int | None = None  # set once the result is printed and only other deliveries still run
 
     def request(self, request: Request, options: Options, *, wait: bool) -> None:
         """Submit a request, with a journal or without."""
-        settings = settings_for(quiet=True)
-        if settings.database_kind == "none":
-            self._run(send_directly(settings, request, options, wait=wait, as_json=self._as_json))
+        if self._settings.database_kind == "none":
+            self._run(send_directly(self._settings, request, options, wait=wait, as_json=self._as_json))
         else:
             self.run(lambda runtime: runtime.submissions.prepare(request, options), wait=wait)
 
@@ -66,7 +66,7 @@ class Session:
         """Send the submission that `prepare` journals or finds, or its reply, and stay for the result if `wait`."""
 
         async def main() -> int:
-            async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
+            async with open_runtime(self._settings, exit_on_stall=True) as runtime:
                 row = await prepare(runtime)
                 self._resume = row.id
                 reply = sends == "reply"

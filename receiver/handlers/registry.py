@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Union, get_args, get_origin
@@ -92,20 +92,42 @@ class HandlerDoc:
     problem: str | None = None
 
 
-def load_handlers(entries: Iterable[EntryPoint] | None = None) -> dict[str, HandlerClass | BrokenHandler]:
-    """Return all installed handlers by name. Of two with one name, ours wins, else the first."""
+class Installed(Mapping[str, HandlerClass | BrokenHandler]):
+    """Installed handlers by name. Each is imported when it is looked up."""
+
+    def __init__(self, entries: Mapping[str, EntryPoint]) -> None:
+        self._entries = entries
+        self._loaded: dict[str, HandlerClass | BrokenHandler] = {}
+
+    def __getitem__(self, name: str) -> HandlerClass | BrokenHandler:
+        if name not in self._loaded:
+            self._loaded[name] = _load(self._entries[name])
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def installed_handlers(entries: Iterable[EntryPoint] | None = None) -> Installed:
+    """Return all installed handlers. Of two with one name, ours wins, else the first."""
 
     def ours(entry: EntryPoint) -> bool:
         return entry.dist is not None and entry.dist.name == DISTRIBUTION
 
     found = entry_points(group=GROUP) if entries is None else entries
-    registry: dict[str, HandlerClass | BrokenHandler] = {}
+    chosen: dict[str, EntryPoint] = {}
     for entry in sorted(found, key=lambda entry: (not ours(entry), entry.name, entry.value)):
-        if entry.name not in registry:
-            registry[entry.name] = _load(entry)
+        if entry.name not in chosen:
+            chosen[entry.name] = entry
         elif not ours(entry):
             log.warning("handler.shadowed", handler=entry.name, ignored=entry.value)
-    return dict(sorted(registry.items()))
+    return Installed(dict(sorted(chosen.items())))
 
 
 def _load(entry: EntryPoint) -> HandlerClass | BrokenHandler:
@@ -147,7 +169,7 @@ def contract_problem(plugin: Any, name: str) -> str | None:
 
 def build(destination: Destination, registry: Registry | None = None) -> Handler:
     """Return the handler of one destination, ready to deliver. A SettingsError has a line for each problem."""
-    registry = load_handlers() if registry is None else registry
+    registry = installed_handlers() if registry is None else registry
     name = destination.handler or _by_scheme(destination, registry)
     plugin = registry.get(name)
     if plugin is None:
@@ -168,11 +190,15 @@ def _by_scheme(destination: Destination, registry: Registry) -> str:
         example = next(filter(registry.__contains__, (destination.name, "file", *registry)), "file")
         raise _wrong(destination, f'it has neither handler nor url. Write, for instance, handler = "{example}".')
     scheme = destination.url.partition(":")[0].lower()
+    name = _OTHER_NAMES.get(scheme, scheme)
+    plugin = registry.get(name)
+    if plugin is not None and not isinstance(plugin, BrokenHandler) and scheme in plugin.schemes:
+        return name  # without importing the other handlers
     usable = {name: plugin for name, plugin in registry.items() if not isinstance(plugin, BrokenHandler)}
     schemes = {known: name for name, plugin in usable.items() for known in plugin.schemes}
     if scheme in schemes:
         return schemes[scheme]
-    if (name := _OTHER_NAMES.get(scheme, scheme)) in registry:  # its problem, such as a missing extra, says more
+    if plugin is not None:  # its problem, such as a missing extra, says more
         return name
     broken = [name for name in registry if name not in usable]
     hint = f" (not loaded: {', '.join(broken)})" if broken else ""
@@ -236,7 +262,7 @@ def _guessed(name: str, known: Iterable[str]) -> str:
 def describe_handlers(registry: Registry | None = None) -> list[HandlerDoc]:
     """Return all handlers with their options, for `receiver handlers` and the handbook."""
     docs = []
-    for plugin in (load_handlers() if registry is None else registry).values():
+    for plugin in (installed_handlers() if registry is None else registry).values():
         if isinstance(plugin, BrokenHandler):
             docs.append(HandlerDoc(plugin.name, "", (), (), problem=plugin.problem))
             continue

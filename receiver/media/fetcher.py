@@ -14,6 +14,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
+from functools import cached_property
 from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -70,8 +71,7 @@ class Fetcher:
         self.timeout = timeout
         # httpcore closes a connection whose TLS handshake fails, also by this limit, but not one that is cancelled.
         self._limits = {"timeout": {"connect": min(CONNECT_SECONDS, timeout)}}
-        tls = tls or httpcore.default_ssl_context()  # made once: it takes 20 ms
-        self._tls, self._resolve, self._proxy_for = tls, resolve, proxy_for
+        self._given_tls, self._resolve, self._proxy_for = tls, resolve, proxy_for
         self._pools: dict[tuple[bool, str | None], httpcore.AsyncConnectionPool] = {}
 
     async def fetch(self, url: str, store: Store, *, max_bytes: int | None = None) -> Media:
@@ -89,6 +89,11 @@ class Fetcher:
             raise MediaError(f"{link.place} cannot be reached ({reason}).") from exc
         except httpcore.ProtocolError as exc:
             raise MediaError(f"{link.place} gave a broken or cut-off answer.") from exc
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """Made at the first download: it takes 20 ms, and a command that only submits needs none."""
+        return self._given_tls or httpcore.default_ssl_context()
 
     async def aclose(self) -> None:
         """Close every connection."""

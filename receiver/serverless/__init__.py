@@ -26,7 +26,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver import app as runtime
-from receiver.app.stateless import BUDGET, StatelessSubmit
+from receiver.app.stateless import BUDGET
+from receiver.app.stateless_submit import StatelessSubmit
 from receiver.clock import Clock
 from receiver.engine.engine import Engine
 from receiver.errors import JournalError, ReceiverError, SettingsError, require

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # typeshed leaves it out
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 from pydantic.fields import FieldInfo
@@ -331,12 +329,6 @@ class Settings(BaseModel):
     def media_cache_folder(self) -> Path:
         """Local cache folder of a bucket's files."""
         return self.media_cache or self.data / "cache"
-
-    def proxy_for(self, url: str) -> str | None:
-        """Return the proxy on the way to a URL, or None."""
-        parts = urlsplit(url)
-        direct = parts.scheme != "https" or proxy_bypass_environment(parts.netloc, {"no": self.no_proxy})
-        return None if direct else self.proxy
 
     @property
     def bind_host(self) -> str:
