@@ -57,7 +57,7 @@ def test_importing_the_package_loads_nothing_else() -> None:
             {"uvicorn", "starlette.applications", "receiver.web.app", "receiver.handlers.s3", "receiver.app.web"},
         ),
     ],
-    ids=" ".join,
+    ids=["help", "list", "submit"],
 )
 def test_a_command_imports_what_it_uses(words: list[str], unused: set[str], tmp_path: Path) -> None:
     """What belongs to the server, the engine or another handler costs other commands nothing."""
