@@ -20,6 +20,7 @@ import pytest
 
 import receiver
 from receiver.intake import followups
+from receiver.tasks import reasons
 from receiver.tasks.task import MAX_TEXT
 
 ROOT = Path(receiver.__file__).parent
@@ -38,8 +39,8 @@ FLOOR = 0.003
 """Seconds of the processor that any run may take."""
 COMMON = ("a", "1", " ", "\n", '"', "<", "[", "(", "画", "-", "/", "\\")
 ELSEWHERE = {
-    ("tasks/reasons.py", "compile"),  # a table, whose patterns are found in the module
-    ("bucket/errors.py", "compile"),
+    ("bucket/errors.py", "compile"),  # a table, whose patterns are found in the module
+    ("tasks/reasons.py", "search"),  # a table of texts
     ("requests.py", "fullmatch"),  # named by calls of `_matching`
     ("intake/followups.py", "fullmatch"),  # both are a table of names
     ("intake/followups.py", "compile"),
@@ -122,6 +123,8 @@ def find_all() -> tuple[list[Found], set[tuple[str, str]]]:
     for words, custom_id in followups._NAMES.items():
         note("intake/followups.py", re.compile(words), {"fullmatch"})
         note("intake/followups.py", re.compile(custom_id.replace(r"\1", "1"), re.IGNORECASE), {"search"})
+    for words, _ in reasons._ADVICE:
+        note("tasks/reasons.py", re.compile(words, re.IGNORECASE), {"search"})
     return [Found(key[0], patterns[key], frozenset(methods)) for key, methods in found.items()], unknown
 
 
