@@ -32,6 +32,7 @@ from journals import (
 )
 from stores import Cut, Fault, Proxy, proxied
 
+from receiver.backoff import DOWN_AFTER, PROBE
 from receiver.bucket.client import Tag
 from receiver.deliveries import Receipt
 from receiver.errors import EngineRunning, InputError, JournalError, ReceiverError
@@ -631,6 +632,31 @@ async def test_a_callback_is_one_put(place: BucketStore) -> None:
         assert await Life().intake(journal).received(row.id, replace(view, progress=None), b"{}", None)
         assert proxy.requests == {"PUT": 1}
         assert len(await journal.callbacks(row.id)) == 1
+        await journal.aclose()
+
+
+async def test_a_probe_reads_only_what_it_takes(place: BucketStore) -> None:
+    """However many deliveries have failed and are due first: the destination's state, the last probe, and one that has
+    not failed. Names of objects tell which."""
+    async with proxied(place.endpoint) as proxy:
+        journal = await replace_endpoint(place, proxy).open()
+        await journal.register({"folder": "file"})
+        await fill(journal, 100, due_ms=NOW - 1, failures=1)
+        await fill(journal, 20, first=101)
+        for work in await take(journal, limit=DOWN_AFTER):
+            await journal.complete(completion(work, outcome="failed", status="pending", counts=True, finished_ms=NOW))
+        at = int(PROBE * 1000)
+        for _ in range(3):
+            await journal.settle()
+            proxy.requests.clear()
+            (probe,) = await take(journal, at)
+            assert proxy.requests["GET"] <= 6
+            assert proxy.requests["LIST"] <= 2
+            assert probe.delivery.failures == 0
+            assert await take(journal, at) == []
+            ended = completion(probe, outcome="failed", status="pending", counts=True, finished_ms=NOW + at)
+            await journal.complete(ended)
+            at += int(PROBE * 1000)
         await journal.aclose()
 
 

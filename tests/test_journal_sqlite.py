@@ -286,6 +286,7 @@ HOT = {
     "get_event": (SQL["get_event"], "sqlite_autoindex_events_1 (id=?)"),
     "running_attempt": (SQL["running_attempt"], "PRIMARY KEY (delivery_id=?)"),
     "claimable": (SQL["claimable"], "deliveries_due (destination=? AND due_ms<?)"),
+    "fresh": (SQL["fresh"], "deliveries_due (destination=? AND due_ms<?)"),
     "due_sends": (due("send"), "submissions_send (send_due_ms<?)"),
     "due_polls": (due("poll"), "submissions_poll (poll_due_ms<?)"),
     "due_media": (due("media"), "submissions_media (media_due_ms<?)"),
@@ -325,8 +326,8 @@ HOT = {
     "delete_submissions": (delete_query("submissions"), "(id=?)"),
 }
 """Queries that serve a request or a loop: name → text, and the index it needs."""
-BOUNDED = ("SCAN json_each", "SCAN needing", "SCAN callbacks")
-"""Lists of parameters, the rows of a range that was searched, and the first callbacks up to one that is not old."""
+BOUNDED = ("SCAN json_each", "SCAN needing", "SCAN callbacks", "SCAN (subquery")
+"""Lists of parameters, rows that were searched, and the first callbacks up to one that is not old."""
 
 
 @pytest.mark.parametrize("name", HOT)

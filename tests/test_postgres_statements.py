@@ -52,6 +52,7 @@ INDEXES = {
     "touched": {"submissions_pkey"},
     "look": {"deliveries_due"},
     "candidates": {"deliveries_due", "deliveries_submission", "submissions_pkey"},
+    "fresh": {"deliveries_due", "submissions_pkey"},
     "remove": {"callbacks_submission", "events_id", "deliveries_submission", "attempts_pkey", "submissions_pkey"},
     "leave_files": {"files_pkey", "files_digest"},
     "forget_callbacks": {"callbacks_pkey"},
@@ -173,6 +174,12 @@ def test_pages_use_their_indexes(both: list[Plans], number: int) -> None:
         looks = [node for node in found[f"page {number}"] if "Index Name" in node]
         assert [*PAGES.values()][number][2] in {node["Index Name"] for node in looks}
         assert not [node for node in found[f"page {number}"] if node["Node Type"] == "Seq Scan"]
+
+
+def test_what_has_failed_is_passed_over_in_the_index(both: list[Plans]) -> None:
+    """A probe reads no row of it."""
+    for found in both:
+        assert [node for node in found["fresh"] if "failures = 0" in node.get("Index Cond", "")]
 
 
 def test_every_statement_is_good_sql(both: list[Plans]) -> None:

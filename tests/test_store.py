@@ -64,6 +64,10 @@ def start(document: Document) -> tuple[Document, Delivery | None]:
     return claim_transition(document, "folder", OWNER, NOW)
 
 
+def start_fresh(document: Document) -> tuple[Document, Delivery | None]:
+    return claim_transition(document, "folder", OWNER, NOW, fresh=True)
+
+
 async def ids(store: Contract, kind: RowKind, wanted: Filter, *, newest_first: bool = False) -> list[Any]:
     """The rows of a kind that fit, by their distinguishing field."""
     names = {"submissions": "id", "events": "id", "deliveries": "id", "callbacks": "received_ms", "attempts": "number"}
@@ -210,6 +214,41 @@ async def test_claims_take_what_is_due(opened: Contract) -> None:
     assert [item.submission_id for item in rest if item] == [rows[0].id]
     assert await opened.claim("folder", NOW, 9, start) == []
     assert await opened.claim("nowhere", NOW, 9, start) == []
+
+
+async def test_a_fresh_claim_takes_what_has_not_failed(opened: Contract) -> None:
+    """Places are those among the fresh ones. A submission with one that has failed and one that has not is among them,
+    and what has failed is never started."""
+    rows = [submission(number) for number in range(1, 9)]
+    await asyncio.gather(*(opened.create(row) for row in rows))
+    for number, row in enumerate(rows, 1):  # 1 to 4 have failed and are due first
+        first = delivery(event(row), number, due_ms=NOW - 20 + number, failures=int(number <= 4))
+        await opened.update(row.id, add_event(event(row), first))
+    further = event(rows[3], "task.progressed", 50)
+    await opened.update(rows[3].id, add_event(further, delivery(further, 9, due_ms=NOW)))
+    await opened.update(rows[7].id, add_event(event(rows[7], "task.lost"), delivery(event(rows[7], "task.lost"), 10)))
+    taken = []
+    for place in (0.5, 1.0, 0.0, 0.0, 0.0):
+        (one,) = await opened.claim("folder", NOW, 1, start_fresh, fresh=place)
+        assert one is not None
+        taken.append(int(one.id[10:]))
+    assert sorted(taken) == [5, 6, 7, 8, 9]
+    assert await opened.claim("folder", NOW, 1, start_fresh, fresh=1.0) == []
+    assert len(await opened.claim("folder", NOW, 9, start)) == 3
+
+
+async def test_a_fresh_claim_takes_the_one_at_its_place(opened: Contract) -> None:
+    """0 is the longest due, 1 the shortest."""
+    rows = [submission(number) for number in range(1, 8)]
+    await asyncio.gather(*(opened.create(row) for row in rows))
+    for number, row in enumerate(rows, 1):
+        await opened.update(row.id, add_event(event(row), delivery(event(row), number, due_ms=NOW - 20 + number)))
+    taken = []
+    for place in (1.0, 0.0, 0.6, 1.0):  # of 1-7, 2-6 … 7, 1, 4, 6
+        (one,) = await opened.claim("folder", NOW, 1, start_fresh, fresh=place)
+        assert one is not None
+        taken.append(int(one.id[10:]))
+    assert taken == [7, 1, 4, 6]
 
 
 # Deleting

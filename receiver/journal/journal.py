@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import random
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -23,17 +23,15 @@ from receiver.journal.store import Counts, Filter, Key, LeftFile, NeededFile, Ro
 
 T = TypeVar("T")
 
-Start = Callable[[Document, str, str, int], tuple[Document, Delivery | None]]
-"""Starts a delivery to a destination for an owner at a time, or none."""
-
 PAGE = 200
 STEP = 25
 """Submissions that one step of a purge deletes."""
 HEALTH_SECONDS = 0.5
 """A claim knows pauses of other processes at most so much later."""
 MAX_ACTIONS = 500
-PROBE_AMONG = 32
-"""Deliveries among which a probe is chosen."""
+PROBES = (1.0, 0.5, 0.75, 0.25, 0.0)
+"""Places of probes, in turns, among the due deliveries that have not failed. 1 is the last one. Those due first may be
+of the same kind as the ones that have failed."""
 PROBE_MS = 60_000
 """Milliseconds after which a claim of a probe is taken for one of a process that has ended."""
 
@@ -265,8 +263,8 @@ class Journal:
     async def claim(self, destination: str, *, owner: str, limit: int, now_ms: int) -> list[Work]:
         """Start up to `limit` due deliveries of one destination, never two of one submission at once.
 
-        While the destination is paused, nothing starts. While it is down, one starts if nothing else runs there (a
-        probe). In a pause for failures that is one that has not failed itself. A claim lasts until it is completed or
+        While the destination is paused, nothing starts. While it is down, one starts at a time (a probe). In a
+        pause for failures that is one that has not failed itself. A claim lasts until it is completed or
         its engine has expired.
         """
         known = await self._destinations.read(max(self.store.cache_seconds, HEALTH_SECONDS))
@@ -278,58 +276,47 @@ class Journal:
         return await self._probe(destination, owner, now_ms)
 
     async def _claim(
-        self, destination: str, owner: str, now_ms: int, limit: int, start: Start = transitions.claim
+        self, destination: str, owner: str, now_ms: int, limit: int, fresh: float | None = None
     ) -> list[Work]:
         def transition(document: Document) -> tuple[Document, tuple[Document, Delivery] | None]:
-            after, taken = start(document, destination, owner, now_ms)
+            after, taken = transitions.claim(document, destination, owner, now_ms, fresh=fresh is not None)
             return after, None if taken is None else (after, taken)
 
-        claimed = await self.store.claim(destination, now_ms, limit, transition) if limit > 0 else []
+        claimed = await self.store.claim(destination, now_ms, limit, transition, fresh=fresh) if limit > 0 else []
         parents = {id for document, _ in claimed if (id := document.submission.parent_id) is not None}
         loaded = await self.store.load(sorted(parents)) if parents else {}
         return [_work(document, taken, loaded.get(document.submission.parent_id or "")) for document, taken in claimed]
 
     async def _probe(self, destination: str, owner: str, now_ms: int) -> list[Work]:
-        """Claim one delivery if nothing runs there. A shared value keeps other processes from doing so meanwhile."""
+        """Claim one delivery unless the last probe still runs. A shared value names its submission, so that nothing
+        else is read. A claim of another process under way is a time in its place."""
         key = f"probes/{destination}"
         held = (await self.store.values(key)).get(key)
-        if held is not None and abs(now_ms - int(held.data)) < PROBE_MS:
-            return []
+        if held is not None:
+            last = held.data.decode()
+            if last.isdecimal() and abs(now_ms - int(last)) < PROBE_MS:
+                return []
+            document = (await self.store.load([last])).get(last)
+            if document is not None and document.is_busy(destination):
+                return []
         version = await self.store.swap(key, str(now_ms).encode(), held.version if held is not None else None)
         if version is None:
             return []
+        taken: list[Work] = []
         try:
-            running = Filter(destination=destination, statuses=("running",))
-            if await self.store.page("deliveries", running, limit=1):
-                return []
             record = (await self._destinations.read()).get(destination)
             if record is not None and not transitions.may_probe(record, now_ms):
                 return []  # the last probe has just failed, which is noted before its end
-            taken = await self._claim_fresh(destination, owner, now_ms)
-            if taken or (record is not None and record.paused(now_ms)):
-                return taken
-            return await self._claim(destination, owner, now_ms, 1)
-        finally:
-            await self.store.swap(key, None, version)
-
-    async def _claim_fresh(self, destination: str, owner: str, now_ms: int) -> list[Work]:
-        """Claim one of the first deliveries that have not failed: the last of them and any of them, in turns. Those due
-        first may be of the same kind as the ones that have failed."""
-        self._probed[destination] += 1
-        last = self._probed[destination] % 2
-        skip, seen = PROBE_AMONG - 1 if last else random.randrange(PROBE_AMONG), 0  # noqa: S311 - no secret
-
-        def start(document: Document, destination: str, owner: str, now_ms: int) -> tuple[Document, Delivery | None]:
-            nonlocal seen
-            after, taken = transitions.claim_fresh(document, destination, owner, now_ms)
-            seen += taken is not None
-            return (after, taken) if seen > skip else (document, None)
-
-        taken = await self._claim(destination, owner, now_ms, 1, start)
-        if taken or not seen:
+            place = PROBES[self._probed[destination] % len(PROBES)]
+            self._probed[destination] += 1
+            taken = await self._claim(destination, owner, now_ms, 1, fresh=place)
+            if not taken and (record is None or not record.paused(now_ms)):
+                taken = await self._claim(destination, owner, now_ms, 1)
             return taken
-        skip, seen = seen - 1, 0  # there are fewer
-        return await self._claim(destination, owner, now_ms, 1, start)
+        finally:
+            probe = taken[0].delivery.submission_id.encode() if taken else None
+            with suppress(JournalError):  # what was claimed is more important
+                await self.store.swap(key, probe, version)
 
     async def complete(self, completion: Completion) -> bool:
         """Record the end of an attempt, and the health of its destination: failures in a row pause it.

@@ -245,11 +245,14 @@ class Store(Protocol):
             Exception: the error of the transition. Nothing of it was written.
         """
 
-    async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
+    async def claim(
+        self, destination: str, now_ms: int, limit: int, transition: Transition[T | None], *, fresh: float | None = None
+    ) -> list[T]:
         """Run a transition on documents with a pending delivery to `destination` that is due, the longest due first.
 
         Documents that another process is claiming from are skipped. Ends when `limit` results are not None, or when
-        no document is left. A bucket, where each document costs a read, gives up after 64, or twice `limit`.
+        no document is left. With `fresh`, only the first 1000 with a due delivery that has not failed are considered,
+        and the one at this place among them comes first (0: the longest due, 1: the shortest). Others are not read.
         """
 
     async def remove(

@@ -159,17 +159,23 @@ def _released(item: Delivery, now_ms: int) -> Delivery:
 # Claims and completions
 
 
-def claim(document: Document, destination: str, owner: str, now_ms: int) -> tuple[Document, Delivery | None]:
-    """Start the oldest due delivery to a destination. None: nothing is due there, or one already runs.
+def claim(
+    document: Document, destination: str, owner: str, now_ms: int, *, fresh: bool = False
+) -> tuple[Document, Delivery | None]:
+    """Start the oldest due delivery to a destination, or the oldest `fresh` one: it has not failed before.
 
-    A delivery whose event was lost can never run. It is dead at once, so that it holds up no other.
+    None: nothing is due there, or one already runs. A delivery whose event was lost can never run. It is dead at once,
+    so that it holds up no other.
     """
     if document.is_busy(destination):
         return document, None
     due = (
         item
         for item in document.deliveries
-        if item.destination == destination and item.status == "pending" and item.due_ms <= now_ms
+        if item.destination == destination
+        and item.status == "pending"
+        and item.due_ms <= now_ms
+        and not (fresh and item.failures)
     )
     found = min(due, key=lambda item: item.id, default=None)
     if found is None:
@@ -364,12 +370,6 @@ def is_down(record: DestinationRecord) -> bool:
 def may_probe(record: DestinationRecord, now_ms: int) -> bool:
     """Return True if one delivery may run: the pause is over, or it is for failures and the next probe is due."""
     return not record.paused(now_ms) or (record.probe_due_ms is not None and record.probe_due_ms <= now_ms)
-
-
-def claim_fresh(document: Document, destination: str, owner: str, now_ms: int) -> tuple[Document, Delivery | None]:
-    """Start a due delivery as `claim` does, unless it has failed before."""
-    after, taken = claim(document, destination, owner, now_ms)
-    return (document, None) if taken is not None and taken.failures else (after, taken)
 
 
 def end_wait(document: Document, destination: str, until_ms: int) -> Document:

@@ -6,7 +6,8 @@ again, and the changes run again on it.
 The due index consists of empty objects. Their keys are listed in order of time up to now, so nothing else is read.
 
     due/rows/TIME.ID.VERSION-NONCE              a submission to be sent, polled, archived or ended
-    due/to/DESTINATION/TIME.ID.VERSION-NONCE    a submission with an open delivery to this destination
+    due/to/DESTINATION/TIME.ID.VERSION-NONCE    a submission with an open delivery to this destination, followed by
+                                                `-failed` if each of these has failed
     dead/DESTINATION/0.ID.VERSION-NONCE         a submission with a dead delivery there
 
 The submission names its entries. An entry is made before the submission that needs it, and deleted after the first
@@ -241,14 +242,18 @@ class Documents:
 
     # The due index
 
-    async def due(self, place: str, now_ms: int) -> AsyncIterator[StoredSubmission]:
+    async def due(self, place: str, now_ms: int, fresh: float | None = None) -> AsyncIterator[StoredSubmission]:
         """Yield submissions with an entry up to now, in order of the entries. Each is read when it is wanted.
 
+        With `fresh`, entries of what has failed are left out, and the one at this place (0 to 1) comes first.
         Entries that came much too early are moved, and additions that another process left are written.
         """
 
         def without_entry(item: StoredSubmission) -> tuple[StoredSubmission, None]:
             return replace(item, entries={name: key for name, key in item.entries.items() if name != place}), None
+
+        def wanted(key: str) -> bool:
+            return fresh is None or not keys.has_failed(key)
 
         known, end = self._places[place], keys.until(place, now_ms)
         async with known.looking:
@@ -257,14 +262,18 @@ class Documents:
                 found: dict[str, int] = {}
                 async for page in self.bucket.pages(place):
                     found |= {item.key: item.modified_ms for item in page}
-                    if len(found) >= WINDOW or max(found, default="") >= end:
+                    if sum(map(wanted, found)) >= WINDOW or max(found, default="") >= end:
                         break
                 known.entries = found | {key: made for key, made in known.entries.items() if key not in before}
                 known.looked_at = began
-        entries = sorted(key for key in known.entries if key < end)
-        seen: set[str] = set()
-        for start in range(0, len(entries), AT_ONCE):
-            some = entries[start : start + AT_ONCE]
+        entries = sorted(key for key in known.entries if key < end and wanted(key))
+        step, seen = AT_ONCE, set[str]()
+        if fresh is not None:
+            step, entries = 1, entries[:WINDOW]
+            middle = fresh * len(entries)
+            entries = [key for _, key in sorted((abs(at - middle), key) for at, key in enumerate(entries, start=1))]
+        for start in range(0, len(entries), step):
+            some = entries[start : start + step]
             for key, item in zip(some, await asyncio.gather(*map(self._due, some)), strict=True):
                 if item is not None and item.entries.get(place) == key:
                     if item.id not in seen:

@@ -70,6 +70,16 @@ def entry(place: str, due_ms: int, id: str, version: int, nonce: str) -> str:
     return f"{place}/{max(due_ms, 0):015d}.{escaped(id)}.{version}-{nonce}"
 
 
+def failed(nonce: str) -> str:
+    """Return the nonce of an entry for a submission of which all open deliveries to the destination have failed."""
+    return f"{nonce}-failed"
+
+
+def has_failed(key: str) -> bool:
+    """Return True for an entry with a nonce of `failed`."""
+    return key.endswith("-failed")
+
+
 def place(key: str) -> str:
     """Return the place of an index entry."""
     return key.rpartition("/")[0]

@@ -68,8 +68,6 @@ BATCH = 32
 """Submissions read at once for a listing."""
 MARGIN_MS = 300_000
 """Tolerated difference of clocks where the newest rows are listed."""
-CLAIMED_AMONG = 64
-"""Submissions after which a claim looks at no further ones. Each that its transition leaves alone costs a read."""
 COUNTED = 200
 """Most submissions read to count deliveries. With more, each index entry counts as one delivery."""
 ID_LENGTH = 26
@@ -135,31 +133,39 @@ class BucketStore:
 
         return await self._documents.write(id, changed)
 
-    async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
+    async def claim(
+        self, destination: str, now_ms: int, limit: int, transition: Transition[T | None], *, fresh: float | None = None
+    ) -> list[T]:
         async with self._claiming[destination]:
-            taken, looked = list[T](), 0
-            async for found in self._claimable(destination, now_ms, max(2 * limit, 16)):
-                candidates, looked = found, looked + len(found)
+            taken = list[T]()
+            async for found in self._claimable(destination, now_ms, max(2 * limit, 16), fresh):
+                candidates = found
                 while candidates and len(taken) < limit:
                     some, candidates = candidates[: limit - len(taken)], candidates[limit - len(taken) :]
                     results = await asyncio.gather(*(self.update(id, transition) for id in some))
                     taken += [item for item in results if item is not None]
-                if len(taken) >= limit or looked >= CLAIMED_AMONG:
+                if len(taken) >= limit:
                     break
         return taken
 
-    async def _claimable(self, destination: str, now_ms: int, size: int) -> AsyncIterator[list[str]]:
-        """Yield submissions with a due delivery, `size` at a time, of these the longest due first."""
+    async def _claimable(
+        self, destination: str, now_ms: int, size: int, fresh: float | None
+    ) -> AsyncIterator[list[str]]:
+        """Yield submissions with a due delivery, `size` at a time, of these the longest due first. With `fresh`, yield
+        each as it comes."""
         due: list[tuple[int, str]] = []
-        async for stored in self._documents.due(keys.path(keys.TO, destination), now_ms):
+        async for stored in self._documents.due(keys.path(keys.TO, destination), now_ms, fresh):
             times = [
                 item.due_ms
                 for item in stored.deliveries
-                if item.destination == destination and item.status == "pending" and item.due_ms <= now_ms
+                if item.destination == destination
+                and item.status == "pending"
+                and item.due_ms <= now_ms
+                and (fresh is None or not item.failures)
             ]
             if times and not stored.document().is_busy(destination):
                 due.append((min(times), stored.id))
-            if len(due) >= size:
+            if due and (len(due) >= size or fresh is not None):
                 yield [id for _, id in sorted(due)]
                 due.clear()
         yield [id for _, id in sorted(due)]

@@ -158,16 +158,20 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         entries: dict[str, str] = {}
         for place, due_ms in self.due_ms().items():
             key = self.entries.get(place)
-            if key is None or not due_ms - MOVE_MS <= keys.read_entry(key)[0] <= due_ms:
-                untried = [
-                    item.created_ms
-                    for item in self.deliveries
-                    if item.attempt == 0 and keys.path(keys.TO, item.destination) == place
-                ]
+            open_ = [
+                item
+                for item in self.deliveries
+                if item.status in ("pending", "running") and keys.path(keys.TO, item.destination) == place
+            ]
+            failed = bool(open_) and all(item.failures for item in open_)
+            timely = key is not None and due_ms - MOVE_MS <= keys.read_entry(key)[0] <= due_ms
+            if key is None or not timely or keys.has_failed(key) != failed:
+                untried = [item.created_ms for item in open_ if item.attempt == 0]
                 early = max([ms for ms in untried if due_ms - MOVE_MS <= ms <= due_ms], default=due_ms)
                 if place == keys.ROWS and self.version == 1:
                     early = min(due_ms, self.submission.created_ms + SOON_MS)
-                key = keys.entry(place, early, self.id, self.version, self.nonce[:6])
+                nonce = keys.failed(self.nonce[:6]) if failed else self.nonce[:6]
+                key = keys.entry(place, early, self.id, self.version, nonce)
             entries[place] = key
         return replace(self, entries=entries)
 

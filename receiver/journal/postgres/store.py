@@ -92,7 +92,9 @@ class PostgresStore:
         self._cache.keep(documents)
         self._notifier.notify(document.id for document in documents)
 
-    async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
+    async def claim(
+        self, destination: str, now_ms: int, limit: int, transition: Transition[T | None], *, fresh: float | None = None
+    ) -> list[T]:
         made = [self._uncertain[destination]] if destination in self._uncertain else []
         try:
             with translated(self.place):
@@ -109,7 +111,9 @@ class PostgresStore:
                     return []
 
                 async def attempt(transaction: Transaction) -> None:
-                    results, pairs = await self._decide(transaction.db, destination, now_ms, limit, transition)
+                    results, pairs = await self._decide(
+                        transaction.db, destination, now_ms, limit, transition, fresh=fresh
+                    )
                     made[:] = [(transaction, results, await write(transaction, pairs))]
 
                 await self._connections.transact(attempt)
@@ -121,13 +125,21 @@ class PostgresStore:
         return made[0][1]
 
     async def _decide(
-        self, db: Connection, destination: str, now_ms: int, limit: int, transition: Transition[T | None]
+        self,
+        db: Connection,
+        destination: str,
+        now_ms: int,
+        limit: int,
+        transition: Transition[T | None],
+        *,
+        fresh: float | None,
     ) -> tuple[list[T], list[tuple[Document, Document]]]:
         """Lock documents with a due delivery, and return what their transitions give. One that cannot be read holds up
         no other."""
         results, tried, pairs = list[T](), list[str](), list[tuple[Document, Document]]()
+        statement, value = ("candidates", "running") if fresh is None else ("fresh", fresh)
         while (wanted := limit - len(results)) > 0:
-            versions = dict(map(tuple, await fetch(db, "candidates", destination, now_ms, tried, "running", wanted)))
+            versions = dict(map(tuple, await fetch(db, statement, destination, now_ms, tried, value, wanted)))
             ids = [*versions]
             cached = [self._cache[id] for id in ids if id in self._cache]
             known = {item.id: item for item in cached if item.version == versions[item.id]}

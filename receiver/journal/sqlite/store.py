@@ -133,15 +133,18 @@ class SQLiteStore:
             self._cache.put(after)
         return result
 
-    async def claim(self, destination: str, now_ms: int, limit: int, transition: Transition[T | None]) -> list[T]:
-        values = {"destination": destination, "now_ms": now_ms}
-        if not await self._read(lambda db: db.execute(f"{SQL['claimable']} LIMIT 1", values).fetchone()):
+    async def claim(
+        self, destination: str, now_ms: int, limit: int, transition: Transition[T | None], *, fresh: float | None = None
+    ) -> list[T]:
+        statement = SQL["claimable" if fresh is None else "fresh"]
+        values = {"destination": destination, "now_ms": now_ms, "fresh": fresh}
+        if not await self._read(lambda db: db.execute(f"{statement} LIMIT 1", values).fetchone()):
             return []  # an idle engine asks often: a read costs no commit
 
         def write(db: Connection) -> list[T]:
             results: list[T] = []
             seen: set[str] = set()
-            for (id,) in db.execute(SQL["claimable"], values):
+            for (id,) in db.execute(statement, values):
                 if len(results) >= limit:
                     break
                 if id in seen:

@@ -44,7 +44,7 @@ CREATE TABLE receiver.deliveries (
     finished_ms bigint, manual boolean NOT NULL
 );
 -- A claim reads the due rows of one destination only, so that a paused destination costs the others nothing.
-CREATE INDEX deliveries_due ON receiver.deliveries (destination, due_ms) WHERE status = 'pending';
+CREATE INDEX deliveries_due ON receiver.deliveries (destination, due_ms, failures) WHERE status = 'pending';
 CREATE INDEX deliveries_open ON receiver.deliveries (status, destination, id)
     WHERE status IN ('pending', 'running', 'dead');
 CREATE INDEX deliveries_submission ON receiver.deliveries (submission_id, status);

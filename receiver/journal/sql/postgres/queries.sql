@@ -38,6 +38,18 @@ WHERE mine.destination = $1 AND mine.status = 'pending' AND due_ms <= $2 AND min
         AND other.destination || '' = mine.destination LIMIT 1) IS NULL
 ORDER BY due_ms LIMIT $5 FOR UPDATE OF submissions SKIP LOCKED;
 
+-- name: fresh
+-- As `candidates`, of those that have not failed. The one at place $4 (0 to 1) among the first comes first.
+SELECT submissions.id, version
+FROM (
+    SELECT submission_id FROM (
+        SELECT submission_id FROM receiver.deliveries
+        WHERE destination = $1 AND status = 'pending' AND due_ms <= $2 AND failures = 0 AND submission_id <> ALL ($3)
+        ORDER BY due_ms LIMIT 1000) AS due
+    ORDER BY abs(row_number() OVER () - $4::float8 * count(*) OVER ()) LIMIT $5) AS mine
+JOIN receiver.submissions ON submissions.id = mine.submission_id
+FOR UPDATE OF submissions SKIP LOCKED;
+
 -- name: one_deletes
 -- Two that delete at once would each leave a shared file to the other.
 SELECT pg_advisory_xact_lock(7283910554230117);

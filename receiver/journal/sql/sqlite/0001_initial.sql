@@ -38,7 +38,7 @@ CREATE TABLE deliveries (
     failures INTEGER NOT NULL, owner TEXT, detail TEXT, receipt TEXT, finished_ms INTEGER, manual INTEGER NOT NULL
 ) WITHOUT ROWID;
 -- A claim reads the due rows of one destination only, so that a paused destination costs the others nothing.
-CREATE INDEX deliveries_due ON deliveries (destination, due_ms) WHERE status = 'pending';
+CREATE INDEX deliveries_due ON deliveries (destination, due_ms, failures) WHERE status = 'pending';
 CREATE INDEX deliveries_running ON deliveries (destination, submission_id) WHERE status = 'running';
 CREATE INDEX deliveries_dead ON deliveries (destination) WHERE status = 'dead';
 CREATE INDEX deliveries_submission ON deliveries (submission_id, destination);

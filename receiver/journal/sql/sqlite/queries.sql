@@ -84,6 +84,14 @@ WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms
         AND other.status = 'running')
 ORDER BY due_ms;
 
+-- name: fresh
+-- Of the first that have not failed, the one at place `fresh` (0 to 1) comes first, then its neighbours.
+SELECT submission_id FROM (
+    SELECT submission_id FROM deliveries
+    WHERE destination = :destination AND status = 'pending' AND due_ms <= :now_ms AND failures = 0
+    ORDER BY due_ms LIMIT 1000)
+ORDER BY abs(row_number() OVER () - :fresh * count(*) OVER ());
+
 -- name: page_submissions
 SELECT id, version, working, body FROM submissions;
 
