@@ -226,7 +226,6 @@ async def test_a_fresh_claim_takes_what_has_not_failed(opened: Contract) -> None
         await opened.update(row.id, add_event(event(row), first))
     further = event(rows[3], "task.progressed", 50)
     await opened.update(rows[3].id, add_event(further, delivery(further, 9, due_ms=NOW)))
-    await opened.update(rows[7].id, add_event(event(rows[7], "task.lost"), delivery(event(rows[7], "task.lost"), 10)))
     taken = []
     for place in (0.5, 1.0, 0.0, 0.0, 0.0):
         (one,) = await opened.claim("folder", NOW, 1, start_fresh, fresh=place)
