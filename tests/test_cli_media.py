@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import SPEED, World
-from scripted import Scripted, content_of, scripted
+from scripted import TASK, Scripted, content_of, scripted
 from servers import Result, receiver
 
 from receiver.app import open_runtime
@@ -57,6 +57,36 @@ async def test_four_pictures_stand_in_for_a_grid_on_an_unlisted_host(tmp_path: P
         result = await run("submit", "a red kite", "--wait", folder=tmp_path, env=environment(provider))
     assert result.code == 0, result.err
     assert contents(tmp_path) == {content_of("media/grid.png")}
+
+
+async def test_missing_files_are_fetched_with_the_settings_of_today(tmp_path: Path) -> None:
+    """A file above the limit is given up. `media fetch` tries again by the limit of now, and delivers what comes."""
+    async with scripted("link_comes_late") as provider:
+        provider.case["media"][f"/mj/image/{TASK}"] = {"file": "media/grid.png"}
+        env = environment(provider)
+        tight = env | {"RECEIVER_MEDIA_MAX_BYTES": "10"}
+        missed = await run("submit", "a red kite", "--wait", folder=tmp_path, env=tight)
+        again = await run("media", "fetch", "last", folder=tmp_path, env=tight)
+        fetched = await run("media", "fetch", "last", folder=tmp_path, env=env)
+        done = await run("media", "fetch", "last", "--json", folder=tmp_path, env=env)
+    assert missed.code == again.code == 1
+    assert "larger than the limit of 10 bytes (RECEIVER_MEDIA_MAX_BYTES)" in missed.err
+    assert again.out == "0 of 1 files are here.\n"
+    assert "larger than the limit of 10 bytes" in again.err
+    assert (fetched.code, fetched.out) == (0, "1 of 1 files are here.\n"), fetched.err
+    assert contents(tmp_path) == {content_of("media/grid.png")}
+    assert done.code == 0
+    assert json.loads(done.out)["media_problem"] is None
+
+
+async def test_a_fetch_before_there_is_a_result(tmp_path: Path) -> None:
+    """The sentence has the status of the submission."""
+    async with scripted("link_comes_late") as provider:
+        env = environment(provider)
+        assert (await run("submit", "a red kite", folder=tmp_path, env=env)).code == 0
+        early = await run("media", "fetch", "last", folder=tmp_path, env=env)
+    assert early.code == 1
+    assert "has no result with files (accepted)" in early.err
 
 
 @asynccontextmanager
