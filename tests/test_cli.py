@@ -35,7 +35,7 @@ COMMANDS = [
     ["swap"], ["upload"], ["seed"], ["cancel"], ["destinations", "list"], ["destinations", "resume"], ["purge"],
     ["erase"], ["journal", "check"], ["journal", "backup"], ["journal", "compact"], ["events", "replay"],
     ["deliveries", "replay"], ["destinations", "test"], ["listen"], ["engines"], ["migrate"], ["journal", "copy"],
-    ["doctor"], ["help"], ["open"], ["init"], ["media", "fetch"],
+    ["doctor"], ["help"], ["open"], ["init"], ["media", "fetch"], ["keys", "rotate"], ["keys", "prune"],
 ]  # fmt: skip
 
 

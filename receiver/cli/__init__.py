@@ -55,6 +55,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "init": ("init:init", "Ask for the first settings, test them, and write a file."),
         "doctor": ("configuration:doctor", "Check everything that Receiver depends on."),
         "settings": ("configuration:settings", "List every setting, its value and its source."),
+        "keys": ("keys:keys", "Rotate the signing keys."),
         "handlers": ("configuration:handlers", "List the handlers with their options."),
         "slack": ("configuration:slack", "Prepare Slack to be a destination."),
     },

@@ -6,7 +6,7 @@ Precedence, from strongest to weakest: command-line flag, `RECEIVER_*` variable,
 An empty variable counts as not set.
 """
 
-from receiver.settings.checks import check_platform, ensure_keys, require_provider_key
+from receiver.settings.checks import check_platform, ensure_keys, prune_keys, require_provider_key, rotate_keys
 from receiver.settings.load import load
 from receiver.settings.model import MEDIA_HOSTS, Destination, SettingDoc, Settings, describe, show
 
@@ -19,6 +19,8 @@ __all__ = [
     "describe",
     "ensure_keys",
     "load",
+    "prune_keys",
     "require_provider_key",
+    "rotate_keys",
     "show",
 ]

@@ -6,11 +6,13 @@ import os
 import secrets
 import shlex
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from receiver.disk import own_draft, sync_folder
 from receiver.errors import SettingsError
 from receiver.settings.model import Settings
 
@@ -82,6 +84,68 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
         ) from exc
 
 
+def rotate_keys(settings: Settings) -> Path:
+    """Add a new key behind those of the file `<data>/keys`. It signs from the next start on. Return the file's path.
+
+    Raises:
+        SettingsError: the keys are not in a file of ours, or it cannot be used.
+    """
+    path = _key_file(settings)
+    _replace_keys(path, [*_read_keys(path), secrets.token_hex(32)])
+    return path
+
+
+def prune_keys(settings: Settings, now: float) -> tuple[Path, int]:
+    """Remove all keys but the last from the file. Return its path and the number removed.
+
+    Raises:
+        SettingsError: as `rotate_keys`, or a callback under way may still need one of them.
+    """
+    path = _key_file(settings)
+    *old, newest = _read_keys(path)
+    until = path.stat().st_mtime + settings.token_max_age
+    if old and now < until:
+        raise SettingsError(
+            f"Callbacks under way may still need the older keys of {path}. Try again after "
+            f"{time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(until))}, when RECEIVER_TOKEN_MAX_AGE is over "
+            "since its last change.",
+            page="backup",
+        )
+    if old:
+        _replace_keys(path, [newest])
+    return path, len(old)
+
+
+def _key_file(settings: Settings) -> Path:
+    """Return the file with the keys. Raise SettingsError if they are in a setting, or if there is none yet."""
+    path = settings.data / "keys"
+    if settings.keys:
+        written = settings.sources["keys"].removeprefix("environment ")
+        raise SettingsError(
+            f"The keys come from {written}, which this command cannot change. To rotate, set it to the present keys "
+            "and a new one behind them (`receiver keys rotate --print` prints all of that), and restart every process. "
+            "After RECEIVER_TOKEN_MAX_AGE remove all but the last.",
+            page="backup",
+        )
+    if not path.exists():
+        raise SettingsError(f"There is no key in {path} yet, and the first start makes one.", page="backup")
+    return path.resolve()
+
+
+def _replace_keys(path: Path, keys: Iterable[str]) -> None:
+    """Write the file anew. A reader sees the old keys or the new ones."""
+    try:
+        with own_draft(path.with_name(".keys.part")) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write("".join(f"{key}\n" for key in keys).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise SettingsError(f"{path} cannot be written: {exc.strerror}. It was not changed.", page="backup") from exc
+
+
 def _checked(keys: tuple[str, ...], written: str, remedy: str) -> tuple[str, ...]:
     for number, key in enumerate(keys, start=1):
         size = len(key.encode())
@@ -111,9 +175,7 @@ def _make_key(path: Path) -> None:
         os.fsync(file.fileno())
         with suppress(FileExistsError):
             path.hardlink_to(file.name)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    sync_folder(path.parent)
 
 
 @dataclass(frozen=True, slots=True)
