@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,6 +92,11 @@ def steady_id(event_id: str, destination: str) -> str:
     """
     digest = hashlib.sha256(f"{event_id}.{destination}".encode()).digest()
     return str(ULID.from_int(ULID.from_str(event_id[:26]).milliseconds << 80 | int.from_bytes(digest[:10], "big")))
+
+
+def is_at(url: str, origins: Iterable[str]) -> bool:
+    """Return True if a URL in normal form is at one of these origins, e.g. `https://n8n.example.com`."""
+    return any(url.startswith(f"{origin}/") for origin in origins)
 
 
 def event_id(submission_id: str, type: EventType, percent: int | None = None, further: int = 0) -> str:
@@ -253,6 +259,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """Buttons that Receiver presses, once, when the task has succeeded."""
     destinations: tuple[str, ...] | None = None
     """Destinations of the results. None: all."""
+    reply_to: str | None = None
+    """URL that gets the events too, from a destination with reply origins. Its path and query are secret."""
     once: str | None = None
     """A name under which this submission exists once. None after a refusal."""
     once_digest: str | None = None

@@ -30,7 +30,7 @@ REDACTED = "[redacted]"
 LogFormat = Literal["auto", "json", "console"]
 
 _SECRET_KEYS = ("token", "secret", "password", "passwd", "authorization", "apikey", "notifyhook", "cookie")
-_SECRET_NAMES = frozenset({"key", "keys", "state", "user_state", "webhook_url"})
+_SECRET_NAMES = frozenset({"key", "keys", "state", "user_state", "webhook_url", "reply_to"})
 _PLAIN_KEYS = frozenset({"idempotency_key", "object_key"})
 """Names that end in `_key` and hold an id, which a line needs."""
 _TEXT_END = r"[^\s'\"<>()\[\]{},\\]+"

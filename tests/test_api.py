@@ -16,10 +16,12 @@ import pytest
 from engine import KEYS, PNG, logged, until
 from fastapi import FastAPI
 from flows import PROMPT, SPEED, served
+from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.routing import Route as WebRoute
+from test_webhook import SECRET, place
 
 from receiver import (
     Conflict,
@@ -191,6 +193,62 @@ async def test_a_result_survives_restarts(tmp_path: Path) -> None:
             assert await (await receiver.task(task.id)).files(0) == [path]
             assert path.read_bytes().startswith(b"\x89PNG")
         assert len(world.simulator.submits) == 1
+
+
+def replies(to: str) -> dict[str, Any]:
+    return {"destinations": {"reply": {"handler": "webhook", "hosts": to, "secret": SECRET}}}
+
+
+async def test_a_reply_survives_a_restart_and_is_replayed(tmp_path: Path) -> None:
+    """One URL gets the events of one submission, beside its destinations."""
+    async with provider(tmp_path) as world, place() as there:
+        settings = replies(there.url.partition("/hooks")[0])
+        async with world.receiver(**settings) as receiver:
+            await (await receiver.imagine(PROMPT)).result(LONG)
+            task = await receiver.imagine(PROMPT, reply_to=there.url, to="file")
+        async with world.receiver(**settings) as receiver:
+            await (await receiver.task(task.id)).files(LONG)
+            await until(lambda: bool(there.arrived))
+        async with world.receiver(**settings) as receiver:
+            (done,) = await receiver.replay(task=task.id, destination="reply")
+            await until(lambda: len(there.arrived) == 2)
+    first, second = there.arrived
+    for got in there.arrived:
+        Webhook(SECRET).verify(got.body, got.headers)
+        assert got.path == "/hooks/s3cret-path?a=1"
+    event = json.loads(first.body)
+    assert (event["type"], event["subject"]) == ("task.succeeded", task.id)
+    assert first.headers["webhook-id"] == second.headers["webhook-id"] == done.delivery_id
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "to", "problem"),
+    [
+        (
+            "https://evil.example/s3cret",
+            None,
+            r"reply_to is at https://evil\.example, .* at https://n8n\.example\.com\.$",
+        ),
+        ("https://n8n.example.com:8443/s3cret", None, r"at https://n8n\.example\.com:8443, which is not allowed\."),
+        ("https://n8n.example.com@evil.example/s3cret", None, "no http or https URL, or holds a user name"),
+        ("https://n8n.example.com\\@evil.example/s3cret", None, "no http or https URL"),
+        ("http://n8n.example.com/s3cret", None, "which is not allowed"),
+        ("file:///s3cret", None, "no http or https URL"),
+        ("", None, "no http or https URL"),
+        (None, "reply", "The destination reply needs the URL reply_to of the submission"),
+    ],
+)
+async def test_a_reply_to_elsewhere_is_refused(tmp_path: Path, reply_to: str, to: str, problem: str) -> None:
+    """Before anything is sent, and without the secret path."""
+    async with provider(tmp_path) as world:
+        async with world.receiver(engine=False, **replies("n8n.example.com")) as receiver:
+            with pytest.raises(InputError, match=problem) as caught:
+                await receiver.imagine(PROMPT, reply_to=reply_to, to=to)
+            assert "s3cret" not in str(caught.value)
+        async with world.receiver(engine=False) as receiver:
+            with pytest.raises(InputError, match="No destination has the option hosts"):
+                await receiver.imagine(PROMPT, reply_to="https://n8n.example.com/1")
+        assert world.simulator.submits == []
 
 
 async def test_a_result_that_came_while_nobody_ran_is_there(tmp_path: Path) -> None:

@@ -468,6 +468,10 @@ BODIES: dict[str, tuple[Any, str]] = {
     "no destination": (PROMPT | {"to": []}, "at least one destination"),
     "an unknown destination": (PROMPT | {"to": ["slack"]}, "There is no destination 'slack'. There are: file"),
     "a destination that is text": (PROMPT | {"to": "file"}, "The field to is wrong"),
+    "a reply to elsewhere": (
+        PROMPT | {"reply_to": "https://x.test/s3cret"},
+        "reply_to is at https://x.test, which is not",
+    ),
     "an unknown speed": (PROMPT | {"speed": "warp"}, "'warp' cannot be speed"),
     "an unknown bot": (PROMPT | {"bot_type": "niji"}, "'niji' cannot be botType"),
     "an unknown filter": (PROMPT | {"account_filter": {"x": 1}}, "'x' cannot be a key of accountFilter"),

@@ -947,6 +947,25 @@ def test_a_destination_may_want_some_tasks_only(fields: dict[str, Any], type: Ev
     assert route.matches(row, type) == owed
 
 
+@pytest.mark.parametrize(
+    ("fields", "type", "owed"),
+    [
+        ({"reply_to": "https://n8n.example.com/wait/1?s=2"}, "task.succeeded", True),
+        ({"reply_to": "https://n8n.example.com/wait/1?s=2", "destinations": ("album",)}, "task.failed", True),
+        ({"reply_to": "https://n8n.example.com/wait/1?s=2"}, "task.progressed", False),
+        ({"reply_to": "https://n8n.example.com.evil.example/"}, "task.succeeded", False),
+        ({"reply_to": "https://n8n.example.com:8443/"}, "task.succeeded", False),
+        ({"reply_to": "http://n8n.example.com/"}, "task.succeeded", False),
+        ({"reply_to": None, "destinations": ("reply",)}, "task.succeeded", False),
+        ({}, "task.succeeded", False),
+    ],
+)
+def test_replies_go_where_the_submission_says(fields: dict[str, Any], type: EventType, owed: bool) -> None:
+    """Beside the destinations it names, to an allowed origin only, and of no submission without a URL."""
+    route = Route(destination="reply", reply_origins=frozenset({"https://n8n.example.com"}))
+    assert route.matches(accepted(**fields), type) == owed
+
+
 def test_a_destination_may_name_the_types_it_wants() -> None:
     """Then it gets these, and with `progress` what happens on the way as well."""
     route = Route(destination="alarm", types=frozenset({"task.failed"}))

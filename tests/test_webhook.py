@@ -23,7 +23,7 @@ from test_dispatcher import owed
 
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
-from receiver.handlers.base import Attempt, RetryLater
+from receiver.handlers.base import Attempt, Rejected, RetryLater
 from receiver.handlers.registry import build
 from receiver.handlers.webhook import (
     GONE_SECONDS,
@@ -469,3 +469,57 @@ def test_a_weak_secret_is_refused_with_the_remedy(secret: str, problem: str) -> 
     assert "openssl rand -base64 32" in str(caught.value)
     assert "s3cret" not in str(caught.value)
     assert check_secret(VECTOR["secret"]) == VECTOR["secret"]
+
+
+# Replies to the URL that a submission named
+
+
+async def replied(attempt: Attempt, **options: Any) -> Receipt:
+    item = WebhookHandler(WebhookHandler.Options.model_validate({"secret": SECRET, **options}))
+    try:
+        return await item.deliver(attempt)
+    finally:
+        await item.aclose()
+
+
+async def test_a_reply_goes_to_the_url_of_its_submission(tmp_path: Path) -> None:
+    """Signed like any other webhook, in the type that n8n reads if that is set."""
+    async with place() as there:
+        attempt = dataclasses.replace(make_attempt(tmp_path), reply_to=there.url)
+        await replied(attempt, hosts=origin(there.url), content_type="application/json")
+    (got,) = there.arrived
+    assert (got.path, got.headers["content-type"]) == ("/hooks/s3cret-path?a=1", "application/json")
+    Webhook(SECRET).verify(got.body, got.headers)
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "410 Gone"])
+async def test_a_url_that_is_no_more_is_dead_and_pauses_nobody(tmp_path: Path, status: str) -> None:
+    """The URL is one submission's, and its answer may repeat it."""
+    async with place(answered(status, body="no webhook /hooks/s3cret-path?a=1")) as there:
+        attempt = dataclasses.replace(make_attempt(tmp_path), reply_to=there.url)
+        with pytest.raises(Rejected, match="named is no more") as caught:
+            await replied(attempt, hosts=origin(there.url))
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_reply_is_never_sent_elsewhere(tmp_path: Path) -> None:
+    """Not after its host was taken off the list, and not without a URL."""
+    async with place() as there:
+        attempt = dataclasses.replace(make_attempt(tmp_path), reply_to=there.url)
+        assert "s3cret" not in repr(attempt)
+        with pytest.raises(Rejected, match=r"^127\.0\.0\.1:\d+, which .* is not in the option hosts\.$"):
+            await replied(attempt, hosts="n8n.example.com")
+        with pytest.raises(Rejected, match="names no URL"):
+            await replied(make_attempt(tmp_path), hosts="n8n.example.com")
+    assert there.arrived == []
+
+
+@pytest.mark.parametrize("options", [{}, {"url": "https://a.example/", "hosts": "a.example"}])
+def test_a_webhook_has_a_url_or_hosts(options: dict[str, str]) -> None:
+    """One of both."""
+    with pytest.raises(SettingsError, match="give either the option url, or hosts"):
+        build(Destination(name="reply", handler="webhook", options={"secret": SECRET, **options}))
+
+
+def origin(url: str) -> str:
+    return url.partition("/hooks")[0]

@@ -134,6 +134,7 @@ class Runtime:
             store=self.store,
             clock=clock,
             destinations=destinations.keys(),
+            reply_origins={item.destination: item.reply_origins for item in routes if item.reply_origins},
             public_url=settings.public_url,
             deadline_ms=self._policy.deadline_ms,
             submit_timeout=settings.submit_timeout,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
@@ -90,10 +91,12 @@ def open_all(
     routes = []
     handlers = registry.installed_handlers()
     for item in settings.resolved_destinations():
+        handler = registry.build(item, handlers)
         opened[item.name] = OpenDestination(
-            name=item.name, handler=registry.build(item, handlers), concurrency=item.concurrency, timeout=item.timeout
+            name=item.name, handler=handler, concurrency=item.concurrency, timeout=item.timeout
         )
-        routes.append(route_of(item))
+        origins: frozenset[str] = getattr(handler, "reply_origins", frozenset())
+        routes.append(dataclasses.replace(route_of(item), reply_origins=origins))
     for function in functions:
         if function.name in opened:
             raise SettingsError(

@@ -126,6 +126,7 @@ class TaskHandle:
         labels: Mapping[str, str] | None = None,
         to: Sequence[str] | None = None,
         auto: Sequence[str] = (),
+        reply_to: str | None = None,
     ) -> TaskHandle:
         """Press a button of the finished task. The same one twice returns the first one's task, unless `again`.
 
@@ -143,13 +144,14 @@ class TaskHandle:
             labels: None inherits this task's.
             to: names of destinations. None inherits this task's.
             auto: buttons that Receiver presses when that has succeeded.
+            reply_to: a URL for the follow-up's events. It is not inherited.
 
         Raises:
             InputError: this task has not succeeded, or has no such button. Nothing was sent.
             Refused, Ambiguous, Unreachable: as `Receiver.imagine`.
         """
         runtime = self._runtime()
-        options = to_options({"labels": labels, "to": to, "auto": auto})
+        options = to_options({"labels": labels, "to": to, "auto": auto, "reply_to": reply_to})
         row = await runtime.submissions.follow_up(
             await self.status(),
             button,

@@ -181,6 +181,7 @@ class Receiver(Requests):
         state: str | None = None,
         to: Sequence[str] | None = None,
         auto: Sequence[str] = (),
+        reply_to: str | None = None,
     ) -> TaskHandle:
         """Take over a task that another program submitted with the same key. It is followed and delivered like our own.
         A second call returns the same submission, with the options of the first.
@@ -189,10 +190,10 @@ class Receiver(Requests):
 
             task = await receiver.watch("1733728800000000", labels={"from": "n8n"})
 
-        Labels, `state`, `to` and `auto` are as in `SubmitOptions`, and errors as in `imagine`. NotFound says that the
-        provider does not know the id.
+        The other arguments are as in `SubmitOptions`, and errors as in `imagine`. NotFound says that the provider does
+        not know the id.
         """
-        options = to_options({"labels": labels, "state": state, "to": to, "auto": auto})
+        options = to_options({"labels": labels, "state": state, "to": to, "auto": auto, "reply_to": reply_to})
         return TaskHandle(self._started, await self._started().submissions.adopt(task_id, options))
 
     async def task(self, reference: str) -> TaskHandle:

@@ -30,6 +30,7 @@ class SubmitOptions(TypedDict, total=False):
     state: str | None  # a text of your own. Every event carries it
     to: Sequence[str] | None  # names of the destinations that get the result. None: all of them
     auto: Sequence[str] | None  # buttons that Receiver presses, once, when it has succeeded, e.g. `["U1", "U3"]`
+    reply_to: str | None  # a URL that gets the events too, signed, at a host that a webhook destination allows
     speed: str | None  # fast, turbo or relax. None: the provider's default
     once: str | None
 
@@ -53,6 +54,7 @@ def to_options(given: SubmitOptions, request: Request | None = None) -> Options:
         state=given.get("state"),
         to=None if to is None else names(to),
         auto=names(given.get("auto") or ()),
+        reply_to=given.get("reply_to"),
         once=given.get("once"),
     )
     if request is None or options.once is None:

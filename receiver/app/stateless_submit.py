@@ -30,6 +30,7 @@ log = structlog.get_logger("receiver.stateless")
 _NEEDS_JOURNAL = {
     "state": "A state of your own has no room beside ours, but a label has",
     "auto": "Buttons cannot be pressed later, because nothing remembers them",
+    "reply_to": "A URL for the reply cannot be used later, because nothing remembers it",
     "once": "A name cannot be unique, because nothing remembers it",
 }
 

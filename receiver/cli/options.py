@@ -41,6 +41,9 @@ Bot = Annotated[str | None, optional(IMAGINE["bot_type"].command_help)]
 Label = Annotated[list[str] | None, optional("name=value, carried by every event. Repeatable.")]
 State = Annotated[str | None, optional("Your own state, carried by every event.")]
 To = Annotated[list[str] | None, optional("Name of a destination; all of them if not given. Repeatable.", "--to")]
+ReplyTo = Annotated[
+    str | None, optional("A URL that gets its events too, at a host that a webhook destination allows.")
+]
 Auto = Annotated[str | None, optional("Buttons to press by itself when it has succeeded, once: U1,U3.")]
 Filter = Annotated[str | None, optional(IMAGINE["account_filter"].command_help)]
 Prompt = Annotated[str | None, optional("The prompt, for a button that asks for one.")]

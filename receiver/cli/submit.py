@@ -23,6 +23,7 @@ from receiver.cli.options import (
     Mask,
     Prompt,
     Reference,
+    ReplyTo,
     Speed,
     State,
     To,
@@ -46,6 +47,7 @@ def options(
     state: str | None = None,
     to: list[str] | None = None,
     auto: str | None = None,
+    reply_to: str | None = None,
 ) -> Options:
     """Return the options of a submission from those of a command."""
     return Options(
@@ -54,6 +56,7 @@ def options(
         state=state,
         to=tuple(to) if to else None,
         auto=tuple(button for button in (auto or "").split(",") if button.strip()),
+        reply_to=reply_to,
     )
 
 
@@ -80,6 +83,7 @@ def submit(
     state: State = None,
     to: To = None,
     auto: Auto = None,
+    reply_to: ReplyTo = None,
     as_json: AsJSON = False,
 ) -> None:
     """Submit a prompt. Without --wait it returns when the provider has accepted it.
@@ -92,7 +96,7 @@ def submit(
         raise typer.BadParameter(f'Put the prompt in quotes: receiver submit "{" ".join(prompt)[:200]}"')
     if bool(prompt) == (file is not None):
         raise typer.BadParameter("Give a prompt, or --file with prompts, one a line.")
-    chosen = options(speed=speed, label=label, state=state, to=to, auto=auto)
+    chosen = options(speed=speed, label=label, state=state, to=to, auto=auto, reply_to=reply_to)
     filter = reading.account_filter(account_filter)
     prompts = read_prompts(file or "") if not prompt else [reading.read_text("-") if prompt == ["-"] else prompt[0]]
     asked = [
@@ -122,10 +126,11 @@ def watch(
     state: State = None,
     to: To = None,
     auto: Auto = None,
+    reply_to: ReplyTo = None,
     as_json: AsJSON = False,
 ) -> None:
     """Follow and deliver a task that another program submitted."""
-    chosen = options(label=label, state=state, to=to, auto=auto)
+    chosen = options(label=label, state=state, to=to, auto=auto, reply_to=reply_to)
     session.Session(as_json=as_json).run(lambda runtime: runtime.submissions.adopt(task_id, chosen), wait=wait)
 
 
@@ -233,13 +238,14 @@ def action(
     state: State = None,
     to: To = None,
     auto: Auto = None,
+    reply_to: ReplyTo = None,
     as_json: AsJSON = False,
 ) -> None:
     """Press a button of a finished task. The same one a second time gives the first one's result.
 
     Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
-    chosen = options(speed=speed, label=label, state=state, to=to, auto=auto)
+    chosen = options(speed=speed, label=label, state=state, to=to, auto=auto, reply_to=reply_to)
     filter = reading.account_filter(account_filter)
 
     async def prepare(runtime: Runtime) -> Submission:
@@ -312,7 +318,10 @@ def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Param
 _JSON = _parameter("as_json", AsJSON, default=False)
 _CARRIED = [
     _parameter("wait", Wait, default=False),
-    *(_parameter(name, kind) for name, kind in {"speed": Speed, "label": Label, "state": State, "to": To}.items()),
+    *(
+        _parameter(name, kind)
+        for name, kind in {"speed": Speed, "label": Label, "state": State, "to": To, "reply_to": ReplyTo}.items()
+    ),
     _JSON,
 ]
 _READERS: dict[str, Callable[[Any], Any]] = {"bot_type": reading.bot_type, "account_filter": reading.account_filter}

@@ -29,6 +29,7 @@ from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal, Trouble
 from receiver.journal.troubles import find_troubles
 from receiver.requests import KINDS
+from receiver.settings.kinds import show_url
 from receiver.tasks.reasons import in_english
 
 tasks = group("tasks")
@@ -119,6 +120,7 @@ def _summary(row: Submission) -> dict[str, Any]:
         "submission_status": row.status,
         "progress": row.task.progress if row.task else None,
         "state": row.user_state,
+        "reply_to": row.reply_to and show_url(row.reply_to),
         "parent": row.parent_id,
         "texts": row.task.texts if row.task else (),
     }
@@ -136,6 +138,7 @@ def _details(row: Submission) -> list[tuple[str, str]]:
         ("texts", " | ".join(task.texts) if task else ""),
         ("created", at(row.created_ms)),
         ("labels", labels_of(row)),
+        ("reply to", show_url(row.reply_to) if row.reply_to else ""),
         ("callbacks", str(row.callbacks) if row.hooked else "none can come: no callback URL was sent"),
         ("files", ", ".join(f"{item.type}, {item.size:,} bytes" for item in row.media)),
         ("missing files", row.media_problem or ""),

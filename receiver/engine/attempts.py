@@ -120,6 +120,7 @@ def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) 
         parent=work.parent,
         receipts={name: receipt for name, receipt in work.receipts.items() if name != destination.name},
         tiles=partial(tiles_of, media[0], tiles) if grid else no_tiles,
+        reply_to=work.reply_to,
     )
 
 

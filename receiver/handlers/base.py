@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -75,6 +75,7 @@ class Attempt:
         tiles: `await attempt.tiles()` gives the four pictures of a grid, U1 to U4, or nothing for any other result.
             They are cut once for all destinations. It needs the extra `images` (`receiver.errors.require`) and raises
             MediaError, a permanent one if the grid cannot be cut: deliver the rest then.
+        reply_to: the URL that the submission itself named. It is secret.
     """
 
     event: Event
@@ -90,6 +91,7 @@ class Attempt:
     parent: Receipt | None = None
     receipts: Mapping[str, Receipt]
     tiles: Callable[[], Awaitable[tuple[StoredMedia, ...]]] = no_tiles
+    reply_to: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "event", self.event.with_files(self.media))

@@ -40,7 +40,8 @@ class HandlerPlugin(Handler, Protocol):
     """Class of a handler, with the members it needs beside the two methods of `Handler`.
 
     A `guarantee` (`receiver.handlers.base.Guarantee`) is optional and `once` by default. An attribute `waits_for` of an
-    instance names the destination whose receipt it shows. The start checks that it exists.
+    instance names the destination whose receipt it shows. The start checks that it exists. `reply_origins` of an
+    instance make it a destination for submissions that name a URL (`reply_to`) at one of these origins, and no others.
     """
 
     name: ClassVar[str]  # the name of its entry point, and of `handler` in a destination

@@ -5,6 +5,7 @@
 | 2xx | succeeded, whatever its body |
 | 410, but for a page of HTML | the destination is paused and says so, because its receiver wants no more |
 | 429 or 503 with `Retry-After` | the destination waits as asked, without using up an attempt |
+| 404, 410 at the URL that a submission named | dead: that URL is no more |
 | any other, redirects included | failed: retried by schedule |
 | none: refused, cut off, not in time, TLS that cannot be trusted | failed: retried by schedule |
 """
@@ -22,21 +23,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 from urllib.parse import urldefrag, urlsplit
 
 import httpx
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from receiver.bodies import Body, system_reason
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError
+from receiver.events import is_at
 from receiver.handlers.answers import by_proxy, read_into
-from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
 from receiver.handlers.cloudevents import SOURCE, cloud_event, encode
-from receiver.telemetry import learn, redact
+from receiver.settings.kinds import Hosts, destination_secrets
+from receiver.telemetry import REDACTED, learn, redact
 
 PREFIX = "whsec_"
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
@@ -112,7 +115,12 @@ class WebhookHandler:
     class Options(HandlerOptions):
         """Options of a `webhook` destination."""
 
-        url: SecretStr = Field(description="Destination, an http or https URL. It is kept as a secret.")
+        url: SecretStr | None = Field(None, description="Destination, an http or https URL. It is kept as a secret.")
+        hosts: Hosts = Field(
+            (),
+            description="In place of `url`: hosts, or exact origins, of the URLs that submissions may name "
+            "(`reply_to`). It gets these submissions only.",
+        )
         secret: Annotated[
             tuple[SecretStr, ...],
             BeforeValidator(lambda value: value.split() if isinstance(value, str) else value),
@@ -135,7 +143,9 @@ class WebhookHandler:
 
         @field_validator("url")
         @classmethod
-        def _is_usable(cls, value: SecretStr) -> SecretStr:
+        def _is_usable(cls, value: SecretStr | None) -> SecretStr | None:
+            if value is None:
+                return None
             parts = urlsplit(value.get_secret_value())
             if parts.scheme.lower() not in ("https", "http") or not parts.hostname:
                 raise ValueError("it is no http or https URL")
@@ -155,12 +165,19 @@ class WebhookHandler:
                     raise ValueError(f"the value of the header {name} holds a line end, or what is not ASCII")
             return headers
 
+        @model_validator(mode="after")
+        def _leads_to_one_place(self) -> Self:
+            if (self.url is None) != bool(self.hosts):
+                raise ValueError("give either the option url, or hosts for the URLs that submissions name")
+            return self
+
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._url = options.url.get_secret_value()
+        self._url = None if options.url is None else options.url.get_secret_value()
+        origins = [host if "://" in host else f"https://{host}" for host in options.hosts]
+        self.reply_origins = frozenset(str(httpx.URL(origin)) for origin in origins)  # without the port of the scheme
         self._secrets = [secret.get_secret_value() for secret in options.secret]
         self._headers = {name.lower(): value.get_secret_value() for name, value in options.headers.items()}
-        self._place = urlsplit(self._url).netloc
         learn([*self._secrets, *self._headers.values()])
         trusted = ssl.create_default_context()
         try:
@@ -183,7 +200,12 @@ class WebhookHandler:
         return {"url": address, "secret": secret} if secret else {"url": address}
 
     async def deliver(self, attempt: Attempt) -> Receipt:
-        """Post the event once. Raise RetryLater if the place asks to wait or is gone, WebhookFailed if it is no 2xx."""
+        """Post the event once. Raise RetryLater if the place asks to wait or is gone, WebhookFailed if it is no 2xx.
+
+        Raise Rejected if the URL that the submission named is gone, is not allowed, or was not given.
+        """
+        url = self._url_for(attempt)
+        place = urlsplit(url).netloc
         total = sum(item.media.size for item in attempt.media)
         inline = self._options.picture == "inline" and 0 < total <= self._options.inline_max
         # A little before the dispatcher's, so that the reason names the place.
@@ -192,16 +214,16 @@ class WebhookHandler:
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._client.stream("POST", self._url, content=body, headers=headers) as answer,
+                self._client.stream("POST", url, content=body, headers=headers) as answer,
             ):
                 body = await _read(answer)
                 if not answer.is_success:
-                    self._refuse(answer, body, attempt)
+                    self._refuse(answer, body, attempt, url)
                 return Receipt(ref=attempt.idempotency_key, data={"status": answer.status_code})
         except httpx.HTTPError as exc:
-            raise WebhookFailed(f"{self._place} could not be reached, or broke off: {_reason(exc)}") from exc
+            raise WebhookFailed(f"{place} could not be reached, or broke off: {_reason(exc)}") from exc
         except TimeoutError as exc:
-            raise WebhookFailed(f"{self._place} did not answer within {seconds:g} s") from exc
+            raise WebhookFailed(f"{place} did not answer within {seconds:g} s") from exc
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -220,10 +242,23 @@ class WebhookHandler:
             **signed_headers(self._secrets, attempt.idempotency_key, body, int(time.time())),
         }
 
-    def _refuse(self, response: httpx.Response, body: bytes, attempt: Attempt) -> NoReturn:
-        status, headers, said = response.status_code, response.headers, _shown(body)
-        answered = f"{self._place} answered {status}"
+    def _url_for(self, attempt: Attempt) -> str:
+        if self._url is not None:
+            return self._url
+        if attempt.reply_to is None:
+            raise Rejected("This submission names no URL. Give one with --reply-to, or reply_to in Python and HTTP.")
+        if not is_at(attempt.reply_to, self.reply_origins):  # the option was changed, or this is a replay
+            host = urlsplit(attempt.reply_to).netloc
+            raise Rejected(f"{host}, which the submission names in reply_to, is not in the option hosts.")
+        return attempt.reply_to
+
+    def _refuse(self, response: httpx.Response, body: bytes, attempt: Attempt, url: str) -> NoReturn:
+        status, headers = response.status_code, response.headers
+        said = _shown(body, destination_secrets(url))
+        answered = f"{urlsplit(url).netloc} answered {status}"
         reason = f"{answered}: {said}" if said else answered
+        if status in (404, 410) and self._url is None and not by_proxy("any", body):
+            raise Rejected(f"{reason}. The URL that the submission named is no more")
         if status == 410 and not by_proxy("any", body):
             # The remedy before the answer's text, because a reason is cut at its end.
             remedy = (
@@ -252,8 +287,12 @@ async def _read(response: httpx.Response) -> bytes:
     return bytes(body.data) if body.readable else b""
 
 
-def _shown(body: bytes) -> str:
-    text = " ".join(redact(body[: 4 * SHOWN].decode("utf-8", "replace")).split())
+def _shown(body: bytes, hidden: Iterable[str]) -> str:
+    """Return the beginning of an answer without `hidden`, parts of a URL that a submission may have named."""
+    said = body[: 4 * SHOWN].decode("utf-8", "replace")
+    for secret in hidden:
+        said = said.replace(secret, REDACTED)
+    text = " ".join(redact(said).split())
     return "".join(char if char.isprintable() else "�" for char in text)[:SHOWN]
 
 

@@ -39,6 +39,7 @@ from receiver.events import (
     Source,
     Submission,
     event_id,
+    is_at,
     new_id,
     steady_id,
 )
@@ -72,6 +73,7 @@ class Route:
         alerts: True adds the alerts about this installation.
         actions: only tasks with these provider actions, e.g. `UPSCALE` (PROTOCOL.md §5). Empty: all.
         labels: only submissions with all these labels, as (name, value).
+        reply_origins: only submissions whose `reply_to` is at one of these origins, and all of these. Empty: any.
 
     In actions and the values of labels `*` stands for any text, `?` for any character.
     """
@@ -82,6 +84,7 @@ class Route:
     alerts: bool = False
     actions: frozenset[str] = frozenset()
     labels: tuple[tuple[str, str], ...] = ()
+    reply_origins: frozenset[str] = frozenset()
 
     def wants(self, type: EventType) -> bool:
         """Return True if events of this type are for the destination."""
@@ -99,6 +102,8 @@ class Route:
         """
         if not self.wants(type):
             return False
+        if self.reply_origins:
+            return is_at(row.reply_to or "", self.reply_origins)
         if row.destinations is not None:
             return self.destination in row.destinations
         for name, pattern in self.labels:
@@ -107,9 +112,8 @@ class Route:
         if not self.actions:
             return True
         action = row.task.action.upper() if row.task is not None and row.task.action else _ACTIONS.get(row.kind)
-        if action is None:
-            return type not in _PROGRESS
-        return any(fnmatchcase(action, pattern) for pattern in self.actions)
+        known = [] if action is None else [fnmatchcase(action, pattern) for pattern in self.actions]
+        return any(known) if known else type not in _PROGRESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

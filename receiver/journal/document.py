@@ -190,6 +190,7 @@ class Work:
         expected: number of files that its result should have.
         receipts: the last receipt of this submission at every destination, its own included.
         parent: the last receipt of the parent submission at this destination.
+        reply_to: of the submission.
     """
 
     delivery: Delivery
@@ -200,6 +201,7 @@ class Work:
     expected: int
     receipts: Mapping[str, Receipt]
     parent: Receipt | None
+    reply_to: str | None = None
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):

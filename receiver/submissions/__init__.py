@@ -20,6 +20,7 @@ from receiver.intake.followups import find_button, follow_up, once_name
 from receiver.intake.transitions import GRACE_MS
 from receiver.journal import Journal
 from receiver.media import Store
+from receiver.media.links import read_link
 from receiver.provider import Provider
 from receiver.requests import PictureField, Request, build, check_filter, check_task_id, with_pictures
 from receiver.submissions.inputs import data_uri, read_mask, read_picture
@@ -40,6 +41,7 @@ class Submissions:
     Args:
         journal, provider, intake, tokens, store, clock: its collaborators.
         destinations: all names.
+        reply_origins: those of each destination that posts to a submission's own URL.
         public_url: our address for the provider. None: no callback URL is sent, and results are polled.
         deadline_ms: time after which a task counts as lost.
         submit_timeout: seconds. A `sending` row older than that and a grace was orphaned by a crash.
@@ -55,6 +57,7 @@ class Submissions:
         store: Store,
         clock: Clock,
         destinations: Collection[str],
+        reply_origins: Mapping[str, Collection[str]] | None = None,
         public_url: str | None,
         deadline_ms: int,
         submit_timeout: float,
@@ -65,6 +68,7 @@ class Submissions:
         self._store = store
         self._clock = clock
         self._destinations = destinations
+        self._reply_origins = reply_origins or {}
         self._deadline_ms = deadline_ms
         self._addresses = Addresses(tokens, public_url)
         self._sending = Sending(
@@ -90,7 +94,7 @@ class Submissions:
             JournalError: it could not be journalled.
         """
         options = options or Options()
-        options.check(self._destinations)
+        options.check(self._destinations, self._reply_origins)
         now_ms = self._clock.now_ms()
         submission = Submission(
             id=new_id(now_ms),
@@ -146,7 +150,7 @@ class Submissions:
         request = submission.request if chosen is None else {**submission.request, "accountFilter": chosen}
         submission = replace(submission, request=request, send_due_ms=now_ms + GRACE_MS, hooked=self._addresses.hooked)
         if options is not None:
-            options.check(self._destinations)
+            options.check(self._destinations, self._reply_origins)
             submission = _with_options(submission, options)
         once = (options.once if options else None) if again else once_name(parent.id, button)
         reply = await self._reply(parent.task_id, prompt, mask) if prompt is not None or mask is not None else None
@@ -173,7 +177,7 @@ class Submissions:
             ProviderError: the provider did not answer.
         """
         options = options or Options()
-        options.check(self._destinations)
+        options.check(self._destinations, self._reply_origins)
         task_id = check_task_id(task_id)
         view = await self._provider.fetch(task_id)
         if view is None:
@@ -290,6 +294,7 @@ def _with_options(submission: Submission, options: Options) -> Submission:
         user_state=options.state if options.state is not None else submission.user_state,
         destinations=options.to or submission.destinations,
         auto=tuple(button.strip() for button in options.auto),
+        reply_to=None if options.reply_to is None else str(read_link(options.reply_to)),
         once=options.once,
         once_digest=options.once_digest,
     )

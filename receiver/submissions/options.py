@@ -6,7 +6,9 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from receiver.errors import InputError
+from receiver.errors import InputError, MediaError
+from receiver.events import is_at
+from receiver.media.links import read_link
 from receiver.requests import check_speed
 from receiver.tasks import clean_text
 
@@ -31,6 +33,7 @@ class Options:
         state: the caller's own state. Every event carries it.
         to: names of the destinations that get the results. None: all of them.
         auto: buttons that Receiver presses, once, when the task has succeeded.
+        reply_to: a URL that gets the events too, at an origin that a destination allows.
         once: a name under which the submission exists once. The same request under it returns the first one's.
         once_digest: SHA-256 of the request, to tell a repeat from another request.
     """
@@ -40,11 +43,12 @@ class Options:
     state: str | None = None
     to: tuple[str, ...] | None = None
     auto: tuple[str, ...] = ()
+    reply_to: str | None = field(default=None, repr=False)
     once: str | None = None
     once_digest: str | None = None
 
-    def check(self, destinations: Collection[str]) -> None:
-        """Raise InputError for the first wrong value. `destinations` holds all names."""
+    def check(self, destinations: Collection[str], reply_origins: Mapping[str, Collection[str]] | None = None) -> None:
+        """Raise InputError for the first wrong value. See `Submissions` for the arguments."""
         check_speed(self.speed)
         if len(self.labels) > MAX_LABELS:
             raise InputError(f"A submission takes at most {MAX_LABELS} labels, not {len(self.labels)}.")
@@ -61,10 +65,29 @@ class Options:
             if name not in destinations:
                 known = ", ".join(sorted(destinations))
                 raise InputError(f"There is no destination {name[:40]!r}. There are: {known}.", page="destinations")
+        self._check_reply(reply_origins or {})
         if len(self.auto) > MAX_AUTO:
             raise InputError(f"A submission starts at most {MAX_AUTO} follow-ups by itself, not {len(self.auto)}.")
         for button in self.auto:
             check_button(button)
+
+    def _check_reply(self, origins: Mapping[str, Collection[str]]) -> None:
+        """Check `reply_to` as it will be stored, so that its beginning says where it leads."""
+        if self.reply_to is None:
+            if waits := origins.keys() & set(self.to or ()):
+                raise InputError(
+                    f"The destination {min(waits)} needs the URL reply_to of the submission.", page="webhook"
+                )
+            return
+        try:
+            link = read_link(self.reply_to)
+        except MediaError as exc:
+            raise InputError("reply_to is no http or https URL, or holds a user name.", page="webhook") from exc
+        allowed = sorted({origin for each in origins.values() for origin in each})
+        if not is_at(str(link), allowed):
+            remedy = f"It may be at {', '.join(allowed)}." if allowed else "No destination has the option hosts."
+            place = f"{link.scheme}://{link.authority}"
+            raise InputError(f"reply_to is at {place[:200]}, which is not allowed. {remedy}", page="webhook")
 
 
 def check_button(button: str) -> None:

@@ -26,6 +26,7 @@ from receiver.errors import (
 )
 from receiver.events import DisplayStatus, Submission
 from receiver.journal.selection import ReplayOutcome
+from receiver.settings.kinds import show_url
 from receiver.telemetry import redact
 from receiver.web.admission import RETRY
 from receiver.web.problems import Problem
@@ -73,7 +74,8 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `task` is the provider's id. `reason` says why it failed or what it waits for. `texts` are the prompts that a
     describe or shorten found. `parent` is the submission followed up by `button`. `media_due_ms` is the time of the
-    next try at files that are still missing. A list of submissions shows no `deliveries`.
+    next try at files that are still missing. `reply_to` shows no path and no
+    query. A list of submissions shows no `deliveries`.
     """
 
     id: str
@@ -90,6 +92,7 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
     button: str | None
     auto: tuple[str, ...]
     to: tuple[str, ...] | None
+    reply_to: str | None
     created_ms: int
     deadline_ms: int
     reason: str | None
@@ -191,6 +194,7 @@ def submission_record(row: Submission, deliveries: Iterable[Delivery] | None = N
         button=row.button,
         auto=row.auto,
         to=row.destinations,
+        reply_to=None if row.reply_to is None else show_url(row.reply_to),
         created_ms=row.created_ms,
         deadline_ms=row.deadline_ms,
         reason=clean(row.reason) if row.reason else None,

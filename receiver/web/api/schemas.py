@@ -57,6 +57,9 @@ class Carried(msgspec.Struct, kw_only=True):
         list[Annotated[str, Meta(extra_json_schema=_BUTTON)]],
         _meta("Buttons to press by itself, once, when the task has succeeded: `U1`.", maxItems=MAX_AUTO),
     ] = []
+    reply_to: Annotated[
+        str | None, _meta("A URL that gets its events too, signed, at a host that a webhook destination allows.")
+    ] = None
 
     def options(self, *, once: str | None = None, once_digest: str | None = None) -> Options:
         """Return them for `Submissions`."""
@@ -66,6 +69,7 @@ class Carried(msgspec.Struct, kw_only=True):
             state=self.state,
             to=None if self.to is None else tuple(self.to),
             auto=tuple(self.auto),
+            reply_to=self.reply_to,
             once=once,
             once_digest=once_digest,
         )
