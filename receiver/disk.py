@@ -124,8 +124,8 @@ _NETWORK = re.compile(
 """Any other `fuse.…` is a bucket or another machine: sshfs, s3fs, gcsfuse, rclone, blobfuse, juicefs …"""
 
 
-def check_local_disk(path: Path, mounts: Path = MOUNTS) -> None:
-    """Raise JournalError if `path` is, or would be, on a network file system."""
+def network_disk(path: Path, mounts: Path = MOUNTS) -> str | None:
+    """Return the kind of network file system that `path` is on, or would be. None for a local disk."""
     found, longest = "", -1
     with suppress(OSError):
         for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
@@ -134,7 +134,12 @@ def check_local_disk(path: Path, mounts: Path = MOUNTS) -> None:
             inside = path.resolve().is_relative_to(folder or "/nowhere")
             if inside and len(folder) >= longest:  # the last of two covers the first
                 found, longest = kind, len(folder)
-    if _NETWORK.fullmatch(found):
+    return found if _NETWORK.fullmatch(found) else None
+
+
+def check_local_disk(path: Path, mounts: Path = MOUNTS) -> None:
+    """Raise JournalError if `path` is, or would be, on a network file system."""
+    if (found := network_disk(path, mounts)) is not None:
         raise JournalError(
             f"The journal {path} would be on a network file system ({found}), where SQLite cannot promise to keep what "
             "it wrote: a callback answered 200 could be lost. Name a local disk with RECEIVER_DATABASE. Pictures may "

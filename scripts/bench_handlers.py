@@ -88,7 +88,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there, too")
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: the usual temporary one)")
     parser.add_argument("--core", type=int, help="for the engine; the rest takes the others (default: the first)")
-    parser.add_argument("--concurrency", type=int, default=4, help="of each destination (default 4, as everywhere)")
+    parser.add_argument("--concurrency", type=int, help="of each destination (default: that of its kind)")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     options.core = cores[0] if options.core is None else options.core
@@ -180,7 +180,7 @@ def measured(kind: str, width: int, there: Places, options: argparse.Namespace) 
     with tempfile.TemporaryDirectory(prefix="run-", dir=there.folder) as name:
         folder = Path(name)
         tables = destinations(kind, width, there, folder)
-        for table in tables.values():
+        for table in tables.values() if options.concurrency else ():
             table["concurrency"] = options.concurrency
         command = [sys.executable, str(ROOT / "scripts" / "bench_deliveries.py"), "--folder", name]
         command += ["--core", str(options.core), "--events", str(events), "--destinations", json.dumps(tables)]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.app.factory import route_of
+from receiver.app.factory import open_all, route_of
+from receiver.engine.attempts import OpenDestination
 from receiver.errors import SettingsError
 from receiver.settings import Destination, load
 
@@ -41,6 +42,24 @@ def test_variables_say_the_same(tmp_path: Path) -> None:
     (item,) = load(environ, tmp_path).resolved_destinations()
     assert (item.events, item.actions) == (("task.succeeded", "task.failed"), ("UPSCALE",))
     assert item.labels == {"customer": "acme-*"}
+
+
+def test_deliveries_at_once_suit_the_handler(tmp_path: Path) -> None:
+    """A chat allows few requests a second, and programs take memory. A number in the table is what counts."""
+    (tmp_path / "receiver.toml").write_text(
+        """
+        destinations.album.url = "file:./album"
+        destinations.shop = { handler = "webhook", url = "https://shop.example.com", secret = "whsec_SECRET" }
+        destinations.team = { url = "slack://pictures", token = "xoxb-1" }
+        destinations.print = { handler = "command", command = ["true"] }
+        destinations.slow = { url = "file:./slow", concurrency = 2 }
+        """.replace("SECRET", "A" * 32)
+    )
+    opened: dict[str, OpenDestination] = {}
+    open_all(opened, load({}, tmp_path))
+    assert {item.name: item.concurrency for item in opened.values()} == {
+        "album": 16, "shop": 16, "team": 4, "print": 4, "slow": 2,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,15 @@ from receiver.events import EVENT_TYPES, EventType
 from receiver.handlers import registry
 from receiver.handlers.base import Handler
 from receiver.intake import Route
-from receiver.settings import Destination, Settings, check_platform, ensure_keys, require_provider_key
+from receiver.settings import (
+    CONCURRENCY,
+    FEWER,
+    Destination,
+    Settings,
+    check_platform,
+    ensure_keys,
+    require_provider_key,
+)
 from receiver.settings.load import nearest
 from receiver.telemetry import learn
 
@@ -92,8 +100,9 @@ def open_all(
     handlers = registry.installed_handlers()
     for item in settings.resolved_destinations():
         handler = registry.build(item, handlers)
+        concurrency = item.concurrency or FEWER.get(handler.name, CONCURRENCY)
         opened[item.name] = OpenDestination(
-            name=item.name, handler=handler, concurrency=item.concurrency, timeout=item.timeout
+            name=item.name, handler=handler, concurrency=concurrency, timeout=item.timeout
         )
         origins: frozenset[str] = getattr(handler, "reply_origins", frozenset())
         routes.append(dataclasses.replace(route_of(item), reply_origins=origins))

@@ -26,7 +26,7 @@ from receiver.events import DISPLAY_STATUSES, DisplayStatus, EventType
 from receiver.journal import Trouble
 from receiver.journal.selection import Replayed, Selection
 from receiver.requests import Request
-from receiver.settings import Settings, load
+from receiver.settings import CONCURRENCY, Settings, load
 from receiver.telemetry import use_logging
 from receiver.verification import Unwrapped, unwrap
 from receiver.web.callbacks import MAX_BODY
@@ -130,7 +130,7 @@ class Receiver(Requests):
             yield
 
     def on(
-        self, *types: EventType, name: str | None = None, concurrency: int = 4, timeout: float = 60.0
+        self, *types: EventType, name: str | None = None, concurrency: int = CONCURRENCY, timeout: float = 60.0
     ) -> Callable[[F], F]:
         """Register an `async def` function as a destination. It gets the event and returns a Receipt or None. It may
         raise `RetryLater` or `Rejected`. After any other exception it is called again, as for any destination.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import traceback
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -60,9 +60,8 @@ class Files:
     problem: str | None = None
 
 
-@asynccontextmanager
-async def bring(work: Work, store: Store) -> AsyncIterator[Files]:
-    """Yield the files of a result. Files that the store has lost do not hold up the delivery.
+async def bring(work: Work, store: Store, held: ExitStack) -> Files:
+    """Return the files of a result, which stay until `held` is closed. Lost ones do not hold up the delivery.
 
     This has its own time limit. A handler gets all of its deadline, and a store that is down is no failure of a
     destination.
@@ -76,21 +75,17 @@ async def bring(work: Work, store: Store) -> AsyncIterator[Files]:
 
     media = work.media if work.event.type == "task.succeeded" else ()
     if not media:
-        yield Files()
-        return
-    async with AsyncExitStack() as held:
-        try:
-            async with asyncio.timeout(BRING_SECONDS):
-                paths = await held.enter_async_context(store.holding(media))
-            found = zip(media, paths, strict=True)
-            files = Files(media=tuple(StoredMedia(media=item, path=path) for item, path in found))
-        except TimeoutError as exc:
-            raise later(f"The files have not come from {store.place} within {BRING_SECONDS:g} s.") from exc
-        except MediaError as exc:
-            if not exc.permanent:
-                raise later(str(exc)) from exc
-            files = Files(problem=str(exc))
-        yield files
+        return Files()
+    try:
+        async with asyncio.timeout(BRING_SECONDS):
+            paths = await store.hold(media, held)
+    except TimeoutError as exc:
+        raise later(f"The files have not come from {store.place} within {BRING_SECONDS:g} s.") from exc
+    except MediaError as exc:
+        if not exc.permanent:
+            raise later(str(exc)) from exc
+        return Files(problem=str(exc))
+    return Files(media=tuple(StoredMedia(media=item, path=path) for item, path in zip(media, paths, strict=True)))
 
 
 def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) -> Attempt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
@@ -198,15 +199,15 @@ class Dispatcher:
         started = self._clock.monotonic()
         limit = asyncio.timeout(destination.timeout)
         try:
-            async with bring(work, self._store) as files, limit:
+            with ExitStack() as held:
+                files = await bring(work, self._store, held)
                 delay = destination.timeout + self._stuck_seconds
                 stuck = asyncio.get_running_loop().call_later(
                     delay, self._give_up, destination, work, asyncio.current_task()
                 )
-                try:
+                held.callback(stuck.cancel)
+                async with limit:
                     receipt = await destination.handler.deliver(build(destination, work, files, self._tiles))
-                finally:
-                    stuck.cancel()
         except KeyboardInterrupt:
             raise  # from the terminal
         except BaseException as exc:  # SystemExit too: no handler ends this process

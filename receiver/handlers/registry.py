@@ -168,7 +168,7 @@ def contract_problem(plugin: Any, name: str) -> str | None:
     return None if has["name"] == name else f"calls itself {has['name']}, not {name}"
 
 
-def build(destination: Destination, registry: Registry | None = None) -> Handler:
+def build(destination: Destination, registry: Registry | None = None) -> HandlerPlugin:
     """Return the handler of one destination, ready to deliver. A SettingsError has a line for each problem."""
     registry = installed_handlers() if registry is None else registry
     name = destination.handler or _by_scheme(destination, registry)

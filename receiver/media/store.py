@@ -16,13 +16,13 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from receiver.bucket import BucketError, BucketOptions, open_bucket, read_url
-from receiver.disk import in_thread
+from receiver.disk import in_thread, network_disk
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
 from receiver.media.cache import Cache
@@ -164,9 +164,15 @@ class Store(ABC):
         async with self.holding([media]) as (path,):
             return path
 
-    @abstractmethod
-    def holding(self, files: Sequence[Media]) -> AbstractAsyncContextManager[tuple[Path, ...]]:
+    @asynccontextmanager
+    async def holding(self, files: Sequence[Media]) -> AsyncIterator[tuple[Path, ...]]:
         """Return the paths of several files, as `local`. They stay until the end of the block."""
+        with ExitStack() as held:
+            yield await self.hold(files, held)
+
+    @abstractmethod
+    async def hold(self, files: Sequence[Media], held: ExitStack) -> tuple[Path, ...]:
+        """Return the paths of several files, as `local`. They stay until `held` is closed."""
 
     @abstractmethod
     async def missing(self, digests: Iterable[str]) -> list[str]:
@@ -214,6 +220,7 @@ class MediaStore(Store):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
+        self._may_hang = network_disk(self.folder) is not None
 
     @property
     def place(self) -> str:
@@ -257,20 +264,21 @@ class MediaStore(Store):
 
         return await self._call(read)
 
-    @asynccontextmanager
-    async def holding(self, files: Sequence[Media]) -> AsyncIterator[tuple[Path, ...]]:
+    async def hold(self, files: Sequence[Media], held: ExitStack) -> tuple[Path, ...]:
         """Return the paths, without a check of content. Only retention removes files, and never one in use."""
+        paths = tuple(self.path(media) for media in files)
 
-        def existing() -> tuple[Path, ...]:
-            paths = tuple(self.path(media) for media in files)
+        def check() -> None:
             if (gone := next((path for path in paths if not path.exists()), None)) is None:
-                return paths
+                return
             # An empty folder is more likely a volume that is not mounted, so the file may still exist.
             if not self.folder.is_dir() or not any(self.folder.iterdir()):
                 raise MediaError(f"The media folder {self.folder} is empty. Mount its volume, or restore it.")
             raise MediaError(f"The archived file {gone} is gone.", permanent=True)
 
-        yield await self._call(existing)
+        if self._may_hang or not all(map(os.path.exists, paths)):  # a thread costs more than a look at a local disk
+            await self._call(check)
+        return paths
 
     async def missing(self, digests: Iterable[str]) -> list[str]:
         return await self._call(
@@ -346,20 +354,18 @@ class BucketStore(Store):
         with suppress(MediaError):  # the file is safe; a reader will report a cache that cannot be used
             await self._call(self._cache.keep, draft, media)
 
-    @asynccontextmanager
-    async def holding(self, files: Sequence[Media]) -> AsyncIterator[tuple[Path, ...]]:
-        with ExitStack() as held:
-            for media in files:
-                for _ in range(TRIES):
-                    if await self._call(self._cache.hold, media, held):
-                        break
-                    await self._bring(media)
-                else:
-                    raise MediaError(
-                        f"The media cache {self.folder} loses files faster than they are read. "
-                        "Let no other program empty it."
-                    )
-            yield tuple(self.path(media) for media in files)
+    async def hold(self, files: Sequence[Media], held: ExitStack) -> tuple[Path, ...]:
+        for media in files:
+            for _ in range(TRIES):
+                if await self._call(self._cache.hold, media, held):
+                    break
+                await self._bring(media)
+            else:
+                raise MediaError(
+                    f"The media cache {self.folder} loses files faster than they are read. "
+                    "Let no other program empty it."
+                )
+        return tuple(self.path(media) for media in files)
 
     async def _bring(self, media: Media) -> None:
         """Download a file into the cache. While the store is away, fail at once for some seconds: a backlog must

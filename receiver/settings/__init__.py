@@ -8,9 +8,11 @@ An empty variable counts as not set.
 
 from receiver.settings.checks import check_platform, ensure_keys, prune_keys, require_provider_key, rotate_keys
 from receiver.settings.load import load
-from receiver.settings.model import MEDIA_HOSTS, Destination, SettingDoc, Settings, describe, show
+from receiver.settings.model import CONCURRENCY, FEWER, MEDIA_HOSTS, Destination, SettingDoc, Settings, describe, show
 
 __all__ = [
+    "CONCURRENCY",
+    "FEWER",
     "MEDIA_HOSTS",
     "Destination",
     "SettingDoc",

@@ -31,6 +31,10 @@ _NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 HANDLER_VARIABLES = ("SLACK_BOT_TOKEN", "DISCORD_WEBHOOK_URL")
 """Variables people already have for options of handlers. An option takes one with `KnownAs`."""
 _SECRET_WORDS = ("token", "secret", "password", "key", "webhook", "authorization")
+CONCURRENCY = 16
+"""Deliveries at once to a destination that does not name a number."""
+FEWER: Mapping[str, int] = dict.fromkeys(("chat", "command", "discord", "slack"), 4)
+"""The same for handlers whose services allow few requests a second, or whose programs each take memory."""
 
 
 PAGES = {
@@ -68,8 +72,12 @@ class Destination(BaseModel):
     labels: Annotated[dict[str, str], Kind("a table of names and values")] = Field(
         default={}, description="Labels a submission must have. `*` and `?` in a value match anything."
     )
-    concurrency: Annotated[int, Kind("a whole number from 1 to 64")] = Field(
-        default=4, ge=1, le=64, description="Maximum number of deliveries that run there at once."
+    concurrency: Annotated[int | None, Kind("a whole number from 1 to 64")] = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Maximum number of deliveries that run there at once. If not given: "
+        f"{CONCURRENCY}, but {', '.join(f'{number} for `{name}`' for name, number in FEWER.items())}.",
     )
     timeout: Seconds = Field(default=60.0, gt=0, description="Total time limit of one attempt.")
     options: dict[str, Any] = Field(default={}, repr=False)

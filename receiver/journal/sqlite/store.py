@@ -138,8 +138,6 @@ class SQLiteStore:
     ) -> list[T]:
         statement = SQL["claimable" if fresh is None else "fresh"]
         values = {"destination": destination, "now_ms": now_ms, "fresh": fresh}
-        if not await self._read(lambda db: db.execute(f"{statement} LIMIT 1", values).fetchone()):
-            return []  # an idle engine asks often: a read costs no commit
 
         def write(db: Connection) -> list[T]:
             results: list[T] = []
