@@ -173,7 +173,8 @@ def use_logging() -> None:
 
     A program that has configured structlog itself keeps its own configuration.
     """
-    logging.getLogger("httpx").addFilter(_without_secrets)
+    for name in ("httpx", "uvicorn.access"):
+        logging.getLogger(name).addFilter(_without_secrets)
     if not structlog.is_configured():
         structlog.configure(
             processors=[
@@ -189,8 +190,13 @@ def use_logging() -> None:
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:
-    """Redact a line of httpx, which logs every URL it calls, also a chat webhook's, which is its secret."""
-    record.msg, record.args = redact(record.getMessage()), ()
+    """Redact a line of httpx or uvicorn. They log URLs that are secrets: of a chat's webhook, of a callback.
+
+    Each argument stays one, because uvicorn's own formatter reads them one by one.
+    """
+    record.msg = redact(str(record.msg))
+    if isinstance(record.args, tuple):
+        record.args = tuple(item if isinstance(item, int) else redact(str(item)) for item in record.args)
     return True
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from engine import KEYS, PNG, logged, until
 from fastapi import FastAPI
 from flows import PROMPT, SPEED, served
@@ -22,6 +25,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.routing import Route as WebRoute
 from test_webhook import SECRET, place
+from uvicorn.logging import AccessFormatter
 
 from receiver import (
     Conflict,
@@ -755,6 +759,31 @@ async def test_a_forgotten_lifespan_is_said(tmp_path: Path, mounted: Any, path: 
         assert (await client.get(f"{path}/livez")).status_code == 200
         assert (await client.get("/")).status_code == 200
     assert [line["log_level"] for line in lines if line["event"] == "receiver.not_started"] == ["error"]
+
+
+async def test_the_access_log_of_its_host_holds_no_token(tmp_path: Path) -> None:
+    """A callback is in uvicorn's access log without its token, and every line keeps its form."""
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(AccessFormatter('"%(request_line)s" %(status_code)s', use_colors=False))
+    access = logging.getLogger("uvicorn.access")
+    async with provider(tmp_path) as world:
+        with bind("127.0.0.1", 0) as listener:
+            base = address(listener)
+            receiver = world.receiver(public_url=f"{base}/receiver", poll_interval=3600.0)
+            access.addHandler(handler)
+            access.setLevel(logging.INFO)
+            running = uvicorn.Server(uvicorn.Config(in_fastapi(receiver), log_config=None))
+            serving = asyncio.create_task(running.serve(sockets=[listener]))
+            try:
+                await until(lambda: running.started)
+                await (await receiver.imagine(PROMPT)).result(LONG)
+            finally:
+                running.should_exit = True
+                await serving
+                access.removeHandler(handler)
+    called = {line for line in written.getvalue().splitlines() if "callbacks" in line}
+    assert called == {'"POST /receiver/callbacks/[redacted] HTTP/1.1" 200 OK'}
 
 
 async def test_the_app_can_be_served_by_itself(tmp_path: Path) -> None:
