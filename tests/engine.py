@@ -433,6 +433,7 @@ def forget_logging() -> None:
     their lines."""
     configure()
     structlog.reset_defaults()
+    gc.unfreeze()  # a server that ran in this process has frozen what there was
     for item in gc.get_objects():
         if isinstance(item, BoundLoggerLazyProxy):
             vars(item).pop("bind", None)

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 from urllib.parse import urlsplit
 
+from forking import Forked
 from starlette.types import ASGIApp
 
 from receiver.cli.servers import address, bind, server
@@ -85,14 +86,7 @@ class Command:
     """A `receiver` process. It inherits nothing from our environment but PATH."""
 
     def __init__(self, *arguments: str, folder: Path, env: Mapping[str, str], stdin: bytes | None = None) -> None:
-        self._process = subprocess.Popen(
-            [COMMAND, *arguments],
-            cwd=folder,
-            env=environment(folder, env),
-            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        self._process = _start(arguments, folder, environment(folder, env), stdin=stdin is not None)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self.out = _Lines(self._process.stdout)
@@ -128,6 +122,22 @@ class Command:
         """SIGTERM, and its end."""
         self.send_signal(signal.SIGTERM)
         return self.wait()
+
+
+def _start(
+    arguments: Sequence[str], folder: Path, env: Mapping[str, str], *, stdin: bool
+) -> subprocess.Popen[bytes] | Forked:
+    """Fork the command from a process that has imported it. Start it as people do where Python itself reads `env`."""
+    if not any(name.startswith(("PYTHON", "LC_")) for name in env):
+        return Forked(arguments, folder, env, stdin=stdin)
+    return subprocess.Popen(
+        [COMMAND, *arguments],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 class _Lines:
