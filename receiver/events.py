@@ -296,6 +296,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of these callbacks in all."""
     late_callbacks: int = 0
     """Number of callbacks that came after an end."""
+    risen_ms: int | None = None
+    """Time at which its task was accepted, or last seen with a higher percentage."""
     asked_ms: int | None = None
     """Time of the provider's last answer to a question about it."""
     unlinked_ms: int | None = None

@@ -30,6 +30,7 @@ from receiver.errors import JournalError
 from receiver.events import Event, Submission
 from receiver.handlers.base import Attempt
 from receiver.intake import Intake, Policy, Route
+from receiver.intake.pace import Budget
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_store
 from receiver.media import Fetcher, MediaStore, Store
@@ -371,12 +372,14 @@ async def engine(
     provider: Provider | None = None,
     store: Store | None = None,
     at: journals.Store | None = None,
+    per_minute: int = 120,
 ) -> AsyncIterator[Kit]:
     """A kit on the journal in `folder`. Opened again on the same folder it is another process.
 
     `provider`: a real client in place of the relay's, which its owner closes.
     `store`: a media store in place of a folder.
     `at`: where the journal lies instead.
+    `per_minute`: the budget of polls.
     """
     clock = clock or StillClock()
     relay = relay or Relay()
@@ -411,6 +414,7 @@ async def engine(
         reconciler = Reconciler(
             journal=journal, provider=provider, intake=intake, archiver=archiver, policy=policy, clock=clock,
             health=ProviderHealth(troubles=Troubles(journal=journal, clock=clock), clock=clock), tokens=tokens,
+            budget=Budget(per_minute),
         )  # fmt: skip
         await real.register(dict.fromkeys(routes, "recording"))
         yield Kit(

@@ -24,6 +24,7 @@ from receiver.errors import ProviderError, TokenError
 from receiver.events import EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater
 from receiver.intake import Intake, Policy, Route
+from receiver.intake.pace import Budget
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_store
 from receiver.media import Fetcher, MediaStore
@@ -271,7 +272,7 @@ class Process:
         health = ProviderHealth(troubles=Troubles(journal=seen, clock=clock), clock=clock)
         self.reconciler = Reconciler(
             journal=seen, provider=self.provider, health=health, intake=self.intake, archiver=archiver,
-            tokens=self.tokens, policy=POLICY, clock=clock,
+            tokens=self.tokens, policy=POLICY, budget=Budget(120), clock=clock,
         )  # fmt: skip
         self.seen = seen
 

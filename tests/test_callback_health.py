@@ -55,7 +55,7 @@ async def test_twenty_without_a_callback_are_told_once(tmp_path: Path) -> None:
         [trouble] = await kit.journal.troubles()
         assert "None of the last 20 submissions" in trouble.text
         assert f"{PUBLIC_URL}/livez" in trouble.text
-        assert "asked about every 15 s" in trouble.text
+        assert "asked about at least every 15 s" in trouble.text
         await finished(kit, 3)
         assert await events(kit, health) == []
 
@@ -186,4 +186,4 @@ async def test_a_stripped_hook_costs_no_time(tmp_path: Path, hooked: bool) -> No
             kit.clock.advance(1)
             if await kit.reconciler.reconcile_once():
                 asked.append(kit.clock.time - start)
-        assert asked == [15, 30, 45, 60, 75, 90]
+        assert asked == [15, 26, 32, 35, 37, 39, 41, 44, 48, 54, 63, 77]  # its percentage is frozen

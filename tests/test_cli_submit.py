@@ -19,6 +19,7 @@ import postgres
 import pytest
 from ports import free_port
 from servers import Command, Result, receiver, serving, serving_receiver, simulating
+from starlette.types import Receive, Scope, Send
 
 from receiver.cli.submit import read_prompts
 from receiver.errors import InputError
@@ -85,6 +86,26 @@ async def test_wait(tmp_path: Path) -> None:
     assert saved(result.last_line)["prompt"] == "a paper boat --v 6.1"
     assert {"Downloading files", "Saving the result"} & set(result.err.splitlines())
     assert "{" not in result.err  # a log line would be JSON
+
+
+async def test_wait_knows_a_result_soon_without_callbacks(tmp_path: Path) -> None:
+    """One process, no server, default settings, and a provider at its real pace: the result is known within 3 s of the
+    provider's own end, after few questions. Then the simulator draws the picture, which takes as long as it takes."""
+    simulator, asked = Simulator(speed=1), []
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.extend([scope["path"]] if scope["type"] == "http" and "list-by-condition" in scope["path"] else [])
+        await simulator.app(scope, receive, send)
+
+    async with serving(counted) as url:
+        env = {"RECEIVER_PROVIDER_URL": url, "COMETAPI_KEY": KEY}
+        result = await run("submit", "a boat", "--wait", "--speed", "turbo", folder=tmp_path, env=env)
+    assert result.code == 0, result
+    assert saved(result.last_line)["prompt"] == "a boat"
+    ends = "SELECT created_ms - json_extract(body, '$.task.finish_ms') FROM events WHERE type = 'task.succeeded'"
+    [(late_ms,)] = rows(tmp_path, ends)
+    assert 0 <= late_ms <= 3000
+    assert 2 <= len(asked) <= 10
 
 
 async def test_wait_json(tmp_path: Path) -> None:

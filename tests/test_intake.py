@@ -434,13 +434,13 @@ def test_progress_is_an_event_only_where_it_is_wanted(routes: tuple[Route, ...])
 def test_duplicates_and_lag_change_nothing(late: Task) -> None:
     """A view that is not newer gives no event, by callback or by poll, and leaves the task as it is."""
     everything = rules(routes=(FOLDER, SCREEN))
-    for change in (
-        received(accepted(RUNNING), late, by=everything),
-        transitions.polled(accepted(RUNNING), late, everything),
+    for change, due_ms in (
+        (received(accepted(RUNNING), late, by=everything), POLICY.poll_ms),
+        (transitions.polled(accepted(RUNNING, risen_ms=NOW), late, everything), 10_800),  # half of 54 % of 40 s
     ):
         assert types(change) == []
         assert row_of(change).task == RUNNING
-        assert due_after(change) == POLICY.poll_ms
+        assert due_after(change) == due_ms
 
 
 def test_a_dialogue_is_asked_for_once() -> None:
@@ -853,7 +853,7 @@ LINKLESS = view("SUCCESS", 100)
 def test_a_success_without_links_is_no_end() -> None:
     """It is polled on, also while the provider is silent, and the first links make the end."""
     waiting = transitions.polled(accepted(deadline_ms=NOW + 10**7), LINKLESS, rules())
-    assert (types(waiting), row_of(waiting).ended, due_after(waiting)) == ([], None, POLICY.poll_ms)
+    assert (types(waiting), row_of(waiting).ended, due_after(waiting)) == ([], None, 2_000)
     silent = transitions.polled(row_of(waiting), None, rules(60_000))
     assert (types(silent), due_after(silent)) == ([], 60_000 + POLICY.poll_ms)
     event = only(transitions.polled(row_of(silent), SUCCESS, rules(75_000)))

@@ -49,8 +49,36 @@ async def test_silent_tasks_are_asked_about_in_one_request(tmp_path: Path) -> No
         assert sorted(kit.relay.asked) == ["t0", "t1", "t2"]
         assert kit.relay.paths[3:] == ["/mj/task/list-by-condition"]
         assert {(await kit.row(row.id)).task_status for row in rows} == {"IN_PROGRESS"}
-        assert await reconcile(kit, 14) == 0
-        assert await reconcile(kit, 2) == 3
+        assert await reconcile(kit, 10.7) == 0
+        assert await reconcile(kit, 0.1) == 3  # half of 54 % of 40 s
+
+
+async def test_a_question_takes_along_what_is_due_soon(tmp_path: Path) -> None:
+    """Within a second. Nobody is asked for the sake of those alone."""
+    async with engine(tmp_path) as kit:
+        for number, seconds in enumerate((0.9, 0.2, 0)):
+            kit.relay.submits = [answer(1, f"t{number}")]
+            kit.relay.tasks[f"t{number}"] = wire_task(f"t{number}")
+            await kit.submit()
+            kit.clock.advance(seconds)
+        assert await reconcile(kit, 13.8) == 0
+        assert await reconcile(kit, 0.1) == 2
+        assert sorted(kit.relay.asked) == ["t0", "t1"]
+
+
+async def test_the_budget_postpones_a_question(tmp_path: Path) -> None:
+    """At six a minute the second round waits 12 s, and asks about all that is due by then."""
+    async with engine(tmp_path, per_minute=6) as kit:
+        first, second = await submitted(kit, 2)
+        await kit.calls_back(first, "SUCCESS")
+        assert await reconcile(kit, 0) == 1
+        await kit.calls_back(second, "SUCCESS")
+        round = asyncio.create_task(reconcile(kit, 0))
+        await until(lambda: bool(kit.clock.slept))
+        assert kit.relay.asked == ["t0"]
+        kit.clock.advance(12)
+        assert await round == 2
+        assert sorted(kit.relay.asked) == ["t0", "t0", "t1"]
 
 
 async def test_many_tasks_take_several_rounds(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from receiver.engine.reconciler import Reconciler
 from receiver.errors import EngineRunning, EngineStopped, JournalError, MediaError, NotFound, ReceiverError
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
+from receiver.intake.pace import Budget
 from receiver.journal import LASTING_ROLES, Journal
 from receiver.journal.troubles import find_troubles
 from receiver.maintenance.replay import Replay
@@ -165,6 +166,7 @@ class Runtime:
             archiver=archiver,
             tokens=self.tokens,
             policy=self._policy,
+            budget=Budget(self.settings.polls_per_minute),
             clock=self.clock,
         )
         callback_health = CallbackHealth(

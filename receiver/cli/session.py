@@ -20,6 +20,7 @@ from receiver.deliveries import Delivery
 from receiver.errors import Ambiguous, JournalError, MediaError, ProviderError, Refused, Unreachable
 from receiver.events import EventType, Submission, event_id
 from receiver.intake.followups import once_name
+from receiver.intake.pace import Durations, next_poll_ms
 from receiver.requests import Request
 from receiver.settings import Settings
 from receiver.submissions import Options
@@ -375,10 +376,12 @@ async def _poll_until_end(
     stateless: StatelessSubmit, row: Submission, settings: Settings, progress: Progress
 ) -> Submission:
     clock = Clock()
-    until = clock.now() + settings.deadline
+    until, longest_ms = clock.now() + settings.deadline, int(settings.poll_interval * 1000)
+    percent, since_ms, usual_ms = 0, clock.now_ms(), Durations().usual_ms(row)
     progress.show(row)
-    while clock.now() < until:
-        await clock.sleep(settings.poll_interval)
+    while (now_ms := clock.now_ms()) < until * 1000:
+        due_ms = next_poll_ms(now_ms, since_ms=since_ms, percent=percent, usual_ms=usual_ms, longest_ms=longest_ms)
+        await clock.sleep((due_ms - now_ms) / 1000)
         try:
             task = await stateless.ask(row.task_id or "")
         except ProviderError as exc:
@@ -386,6 +389,8 @@ async def _poll_until_end(
             continue
         if task is not None:
             row = replace(row, task=task)
+            if (task.progress or 0) > percent:
+                percent, since_ms = task.progress or 0, clock.now_ms()
             progress.show(row)
             row = replace(row, ended=_ENDS.get(task.status))
             if row.last_word is not None:

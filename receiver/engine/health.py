@@ -159,7 +159,7 @@ class CallbackHealth:
             await self._well("callbacks come, with the result")
         elif verdict is not None:
             await self._troubles.end("callbacks unfinished" if verdict == "missing" else "callbacks missing")
-            meanwhile = f"No result is lost by it: each task is asked about every {self._poll_seconds:g} s."
+            meanwhile = f"No result is lost by it: each task is asked about at least every {self._poll_seconds:g} s."
             if verdict == "missing":
                 text = (
                     f"None of the last {SAMPLE} submissions that took a callback URL along was called back. Either the "

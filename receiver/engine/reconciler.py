@@ -34,6 +34,7 @@ from receiver.engine.health import ProviderHealth
 from receiver.errors import MediaError, NotFound, PayloadError, ProviderError, Refused, TokenError, Unreadable
 from receiver.events import Submission
 from receiver.intake import Intake, Policy
+from receiver.intake.pace import Budget
 from receiver.journal import Journal
 from receiver.provider import Provider
 from receiver.tasks import Task, decode_json, read_task
@@ -42,6 +43,8 @@ from receiver.tokens import Tokens
 log = structlog.get_logger("receiver.engine.reconciler")
 
 BATCH = 50
+TOGETHER_MS = 1000
+"""Tasks due so soon are asked about in the same request."""
 FETCHES = 8
 """Fetches at once."""
 CANDIDATES = 5
@@ -72,6 +75,7 @@ class Reconciler:
         archiver: Archiver,
         tokens: Tokens,
         policy: Policy,
+        budget: Budget,
         clock: Clock,
     ) -> None:
         self._journal = journal
@@ -81,6 +85,7 @@ class Reconciler:
         self._archiver = archiver
         self._tokens = tokens
         self._policy = policy
+        self._budget = budget
         self._clock = clock
         self._errors: list[BaseException] = []
 
@@ -99,7 +104,13 @@ class Reconciler:
     async def _poll(self) -> int:
         if self._health.paused:
             return await self._settle_unasked()
-        due = [(row, await self._tasks_of(row)) for row in await self._journal.due_polls(self._clock.now_ms(), BATCH)]
+        if wait := self._budget.wait(self._clock.monotonic()):
+            await self._clock.sleep(wait)
+        now_ms = self._clock.now_ms()
+        rows = await self._journal.due_polls(now_ms + TOGETHER_MS, BATCH)
+        if all((row.poll_due_ms or 0) > now_ms for row in rows):
+            return 0
+        due = [(row, await self._tasks_of(row)) for row in rows]
         try:
             answers = await self._ask(list(dict.fromkeys(id for _, ids in due for id in ids)))
         except ProviderError as exc:
@@ -146,6 +157,7 @@ class Reconciler:
         problem: ProviderError | None = None
         listed: Mapping[str, Task] | None = None
         try:
+            self._budget.spend(1)
             listed = await self._provider.list_tasks(ids)
         except Unreadable as exc:
             problem = exc
@@ -154,6 +166,7 @@ class Reconciler:
         random.shuffle(left)
         for start in range(0, len(left), FETCHES):
             wave = left[start : start + FETCHES]
+            self._budget.spend(len(wave))
             fetched = await asyncio.gather(*map(self._fetch, wave))
             answers.update(zip(wave, fetched, strict=True))
             if all(isinstance(answer, ProviderError) for answer in fetched):

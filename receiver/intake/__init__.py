@@ -14,6 +14,7 @@ from receiver.clock import Clock
 from receiver.errors import NotFound, Refused, TooManyCallbacks
 from receiver.events import Callback, Reply, Submission
 from receiver.intake import transitions
+from receiver.intake.pace import Durations
 from receiver.intake.transitions import Policy, Route, Rules
 from receiver.journal import Change, Changed, Journal
 from receiver.journal.files import Outcome
@@ -49,6 +50,7 @@ class Intake:
         self._policy = policy
         self._routes = routes
         self._clock = clock
+        self._durations = Durations()
         self.changed = changed
 
     async def answered(self, submission_id: str, task_ids: tuple[str, ...], outcome: str) -> Submission:
@@ -144,7 +146,7 @@ class Intake:
         return self._report(submission_id, changed).submission
 
     def _rules(self) -> Rules:
-        return Rules(now_ms=self._clock.now_ms(), policy=self._policy, routes=self._routes)
+        return Rules(now_ms=self._clock.now_ms(), policy=self._policy, routes=self._routes, durations=self._durations)
 
     def _report(self, submission_id: str, changed: Changed | None) -> Changed:
         if changed is None:
@@ -154,6 +156,8 @@ class Intake:
         for event in changed.events:
             if event.type == "task.progressed":
                 continue  # ten for each task; the journal has them
+            if event.type == "task.succeeded" and event.supersedes is None and not event.further:
+                self._durations.learn(changed.submission, event)
             log.info(
                 event.type,
                 submission=submission_id,

@@ -44,6 +44,7 @@ from receiver.events import (
     steady_id,
 )
 from receiver.intake.followups import follow_up
+from receiver.intake.pace import Durations, next_poll_ms
 from receiver.journal import Change, files
 from receiver.tasks import RANKS, Task, event_type, merge
 
@@ -122,7 +123,7 @@ class Policy:
 
     Attributes:
         confirm_ms: time for the provider to confirm a terminal callback. 0 accepts it at once.
-        poll_ms: silence after which a task is polled. The relay's own view moves every 15 s (PROTOCOL.md §9).
+        poll_ms: longest wait between polls, and the silence after a callback.
         media_wait_ms: longest wait of deliveries for the files.
         unlinked_ms: time in which a SUCCESS without a link to a file is no end.
         deadline_ms: time after which a task counts as lost.
@@ -138,11 +139,12 @@ class Policy:
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Input of a transition besides the row and the fact: the time, the policy, the routes."""
+    """Input of a transition besides the row and the fact: the time, the policy, the routes, the usual durations."""
 
     now_ms: int
     policy: Policy
     routes: tuple[Route, ...]
+    durations: Durations = msgspec.field(default_factory=Durations)
 
     def destinations(self, row: Submission, type: EventType) -> tuple[str, ...]:
         """Return the destinations of an event of this type of this submission."""
@@ -236,7 +238,7 @@ def reply_given(row: Submission, reply: Reply, rules: Rules) -> Change | None:
 
 def replied(row: Submission, rules: Rules) -> Change | None:
     """Mark the reply as sent. The same task goes on, and its deadline starts again."""
-    return _with_reply(row, "sent", deadline_ms=rules.now_ms + rules.policy.deadline_ms)
+    return _with_reply(row, "sent", deadline_ms=rules.now_ms + rules.policy.deadline_ms, risen_ms=rules.now_ms)
 
 
 def reply_postponed(row: Submission, error: Refused, rules: Rules) -> Change | None:
@@ -530,8 +532,9 @@ def observe(
         confirmed: True if the provider's own answer agrees with a terminal view.
         second: another view of the same end, whose links are the second source.
     """
-    row = bind(submission, view.id)
-    row = replace(row, task=merge(submission.task, view))
+    row, task = bind(submission, view.id), merge(submission.task, view)
+    rises = submission.task is None or (task.progress or 0) > (submission.task.progress or 0)
+    row = replace(row, task=task, risen_ms=rules.now_ms if rises else row.risen_ms)
     types = new_events(submission, row, rules)
     views = [item for item in (row.task, second) if item is not None]
     if "task.succeeded" in types and not any(item.links for item in views) and _awaits_links(row, rules):
@@ -547,8 +550,9 @@ def observe(
     )
     if row.task_status == "MODAL" and row.reply is not None and row.reply.status == "waiting":
         row = replace(row, send_due_ms=row.send_due_ms or rules.now_ms)
-    due, before = next_poll(row, rules), row.poll_due_ms
-    if source == "callback" and due and before and 0 <= due - before <= rules.policy.poll_ms // 2:
+    called = source == "callback"
+    due, before = next_poll(row, rules, called=called), row.poll_due_ms
+    if called and due and before and 0 <= due - before <= rules.policy.poll_ms // 2:
         due = before  # moving it at each callback would cost as much as writing the callback
     if due != before:
         row = replace(row, poll_due_ms=due)
@@ -602,15 +606,27 @@ def supersedable(ended: EventType | None, type: EventType) -> bool:
     return ended in (None, "task.lost")
 
 
-def next_poll(row: Submission, rules: Rules) -> int | None:
-    """Return the time of the next poll of this row. None: never."""
+def next_poll(row: Submission, rules: Rules, *, called: bool = False) -> int | None:
+    """Return the time of the next poll of this row. None: never.
+
+    Only silence is noticed after a callback (`called`), after an answer without the task, and while a person is asked.
+    """
     if row.task_id is None or (row.ended == "task.succeeded" and not row.unconfirmed):
         return None
     if row.ended in PROVISIONAL_TYPES or row.unconfirmed:
         if row.polls >= len(PROVISIONAL):
             return None
         return rules.now_ms + int(PROVISIONAL[row.polls] * 1000)
-    return rules.now_ms + rules.policy.poll_ms
+    if called or row.misses or row.awaits_input:
+        return rules.now_ms + rules.policy.poll_ms
+    return next_poll_ms(
+        rules.now_ms,
+        since_ms=row.risen_ms or row.created_ms,
+        percent=(row.task.progress or 0) if row.task is not None else 0,
+        usual_ms=rules.durations.usual_ms(row),
+        longest_ms=rules.policy.poll_ms,
+        shortest_ms=rules.durations.shortest_ms,
+    )
 
 
 def lose(row: Submission, reason: str, rules: Rules, *, type: EventType = "task.lost") -> Change:

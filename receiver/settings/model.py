@@ -174,7 +174,18 @@ class Settings(BaseModel):
         ge=0,
         description="Time to confirm a result that only a callback reports with the provider. 0 trusts it.",
     )
-    poll_interval: Seconds = Field(default=15.0, gt=0, description="Interval between polls of a running task.")
+    poll_interval: Seconds = Field(
+        default=15.0,
+        gt=0,
+        description="Longest interval between polls of a running task, and the silence after a callback before one. "
+        "Near its usual end a task is polled every 2 s.",
+    )
+    polls_per_minute: int = Field(
+        default=120,
+        ge=6,
+        le=6000,
+        description="Maximum number of requests per minute by which tasks are polled. One asks about up to 50 tasks.",
+    )
     deadline: Seconds = Field(default=4200.0, gt=0, description="Age at which a task without an end counts as lost.")
     submit_timeout: Seconds = Field(default=75.0, gt=0, description="Total time limit of one submit call.")
     media: Annotated[
