@@ -19,7 +19,7 @@ from receiver.testing import Simulated, simulating
 
 PYTHON = [item.text for item in BLOCKS if item.kind == "python"]
 APPS = [block for block in PYTHON if re.search(r"^app = ", block, re.MULTILINE)]
-SCRIPTS = [block for block in PYTHON if block not in APPS]
+SCRIPTS = [block for block in PYTHON if block not in APPS and "NODE_CLASS_MAPPINGS" not in block]
 SPEED = 200.0
 
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 GROUPS: dict[str, tuple[str, ...]] = {
     "Use": ("about", "submit", "cli", "page", "callbacks", "destinations"),
     "Destinations": ("file", "s3", "slack", "discord", "chat", "webhook", "command"),
-    "Programs": ("python", "testing", "http", "handlers"),
+    "Programs": ("python", "testing", "http", "recipes", "handlers"),
     "Deployment": ("server", "postgres", "bucket", "functions", "lambda", "proxy"),
     "Operation": ("operate", "backup", "settings"),
     "Reference": ("promises", "words", "changes", "contributing"),
