@@ -64,10 +64,24 @@ async def test_upkeep_on_postgres(library: Library, url: str) -> None:
     assert compacted.code == 0, compacted.err
     assert " bytes before, " in compacted.out
     assert LONG.strip() not in there(library, url, "tasks", "list").out
-    backup = there(library, url, "journal", "backup", "copy.dump")
-    assert backup.code == 1
-    assert "pg_dump --format=custom --schema=receiver" in backup.err
     assert there(library, url, "purge", "--older-than", "1h").err == "Nothing is that old and settled.\n"
+
+
+async def test_a_backup_leaves_the_database_to_its_own_tools(library: Library, url: str, tmp_path: Path) -> None:
+    """Keys and pictures are in it. Each of the two commands says what to do about the journal."""
+    env = {"RECEIVER_DATABASE": url, "RECEIVER_KEYS": "a-key-of-thirty-two-bytes-or-more-1"}
+    made = receiver("backup", "copy", folder=library.folder, env=env)
+    assert made.code == 0, made.err
+    assert made.out == "copy: keys, 0 archived files (0 bytes), checked.\n"
+    assert "pg_dump --format=custom --schema=receiver --file=copy.dump" in made.err
+    restored = receiver("restore", "copy", folder=library.folder, env=env)
+    assert restored.code == 0, restored.err
+    assert "Restore it with the tools of its database" in restored.err
+    in_file = library.run("backup", "other")
+    assert in_file.code == 0, in_file.err
+    refused = receiver("restore", "other", folder=library.folder, env=env)
+    assert refused.code == 1
+    assert "has its journal in a file, and RECEIVER_DATABASE names postgresql://" in refused.err
 
 
 async def test_not_beside_an_engine(library: Library, url: str) -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import sqlite3
-import stat
-import time
 from contextlib import closing
 from pathlib import Path
 
-import httpx
 import pytest
 from servers import receiver, serving_receiver
 from test_cli_listings import LONG, NASTY, Library, fill
@@ -105,42 +100,6 @@ async def test_check_and_what_it_finds(library: Library) -> None:
     assert "\n".join(json.loads(as_json.out)) + "\n" == found.out
 
 
-async def test_backup_beside_a_server_under_load(library: Library) -> None:
-    """The copy is sound, for its owner only, and replaces nothing; the server answers all the while."""
-    with serving_receiver(library.folder, KEY) as (_, url):
-        slowest = 0.0
-        backup = asyncio.create_task(asyncio.to_thread(library.run, "journal", "backup", "copy.db"))
-        async with httpx.AsyncClient(base_url=url) as client:
-            while not backup.done():
-                started = time.monotonic()
-                assert (await client.get("/readyz")).status_code == 200  # it writes to the journal
-                slowest = max(slowest, time.monotonic() - started)
-        done = await backup
-    assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("copy.db: ")
-    assert done.out.endswith(" s, checked.\n")
-    assert slowest < 2
-    copy = library.folder / "copy.db"
-    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
-    again = library.run("journal", "backup", "copy.db")
-    assert again.code == 1
-    assert "a backup replaces nothing" in again.err
-
-
-async def test_a_restored_backup_works(library: Library) -> None:
-    """As the handbook says: stop, put the copy in place, remove the log of the old file, start."""
-    assert library.run("journal", "backup", "copy.db").code == 0
-    assert library.run("erase", library.failed).code == 0
-    for name in ("journal.db-wal", "journal.db-shm"):
-        (database(library).parent / name).unlink(missing_ok=True)
-    os.replace(library.folder / "copy.db", database(library))
-    assert len(library.json("tasks", "list")) == 3
-    assert library.run("journal", "check").code == 0
-    with serving_receiver(library.folder, KEY) as (_, url):
-        async with httpx.AsyncClient() as client:
-            assert (await client.get(f"{url}/readyz")).status_code == 200
-
-
 async def test_compact(library: Library) -> None:
     """Not beside an engine, which is named; without one the file shrinks to what is in it."""
     with serving_receiver(library.folder, KEY):
@@ -152,7 +111,7 @@ async def test_compact(library: Library) -> None:
     assert " bytes before, " in done.out
 
 
-@pytest.mark.parametrize("command", [["purge"], ["erase", "x"], ["journal", "check"], ["journal", "backup", "copy.db"]])
+@pytest.mark.parametrize("command", [["purge"], ["erase", "x"], ["journal", "check"], ["backup", "copy"]])
 def test_without_a_journal(tmp_path: Path, command: list[str]) -> None:
     """None is made."""
     result = receiver(*command, folder=tmp_path, env={})

@@ -39,9 +39,14 @@ NOT_HERE = {
     "journal copy": "it needs PostgreSQL: tests/test_cli_copying.py",
 }
 RARELY = 'events = ["task.lost"]'
-STATUS = {'action LARGE "custom zoom"': {4}, "cancel": {0, 1}, "doctor": {0, 1}, "keys prune": {1}}
-"""Exit statuses other than 0 that are right: a question, a task that has ended, an address that is not there, keys that
-are too young."""
+STATUS = {
+    'action LARGE "custom zoom"': {4},  # it asks
+    "cancel": {0, 1},  # of a task that has ended
+    "doctor": {0, 1},  # an address is not there
+    "keys prune": {1},  # it is too early
+    "restore": {1},  # there is a journal
+}
+"""Exit statuses other than 0 that are right."""
 
 
 def lines(page: str) -> list[list[str]]:

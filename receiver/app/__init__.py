@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from receiver.app.backup import back_up, restore
     from receiver.app.container import Runtime, keep_of, replay_of, retention_of, store_of
     from receiver.app.copying import Copied, copy_journal
     from receiver.app.factory import open_runtime
@@ -25,6 +26,7 @@ __all__ = [
     "Receiver",
     "Runtime",
     "TaskHandle",
+    "back_up",
     "copy_journal",
     "find_destination",
     "journal_of",
@@ -34,6 +36,7 @@ __all__ = [
     "open_stateless_submit",
     "page_key",
     "replay_of",
+    "restore",
     "retention_of",
     "stateless_app",
     "store_of",
@@ -41,6 +44,7 @@ __all__ = [
     "web_app",
 ]
 _PLACES = {
+    "backup": ("back_up", "restore"),
     "container": ("Runtime", "keep_of", "replay_of", "retention_of", "store_of"),
     "copying": ("Copied", "copy_journal"),
     "factory": ("open_runtime",),

@@ -60,7 +60,9 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "slack": ("configuration:slack", "Prepare Slack to be a destination."),
     },
     "Keep the journal": {
-        "journal": ("journal:journal", "Check, back up, copy and compact the journal."),
+        "backup": ("backup:backup", "Copy journal, keys, archived files and settings into a folder."),
+        "restore": ("backup:restore", "Put a backup back in its place."),
+        "journal": ("journal:journal", "Check, copy and compact the journal."),
         "purge": ("journal:purge", "Delete what is old."),
         "erase": ("journal:erase", "Delete one submission for good."),
         "migrate": ("journal:migrate", "Bring the journal's tables up to date."),

@@ -1,10 +1,8 @@
-"""Operate the journal: `purge`, `erase`, `journal` (check, backup, compact, copy), `engines` and `migrate`."""
+"""Operate the journal: `purge`, `erase`, `journal` (check, compact, copy), `engines` and `migrate`."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -152,21 +150,6 @@ def check(as_json: AsJSON = False) -> None:
     if problems:
         raise typer.Exit(1)
     note(f"{settings.database_shown} is sound.")
-
-
-@journal.command("backup")
-def backup(
-    file: Annotated[Path, typer.Argument(help="The new file; one that is there is never replaced.")],
-    as_json: AsJSON = False,
-) -> None:
-    """Copy the journal as it is now, and check the copy.
-
-    Works beside a running server. The copy holds every prompt, so only its owner may read it.
-    """
-    started = time.monotonic()
-    size = on_journal(lambda opened: opened.back_up(file.absolute()))
-    text = f"{file}: {size:,} bytes in {time.monotonic() - started:.1f} s, checked."
-    say_result(text, {"file": str(file), "bytes": size}, as_json=as_json)
 
 
 @journal.command("compact")
