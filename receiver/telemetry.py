@@ -53,6 +53,8 @@ _SIGNED = re.compile(r"\.[\w-]{6}\.[\w-]{43}(?![\w-])", re.ASCII)
 _SIGNED_BYTES = re.compile(_SIGNED.pattern.encode())
 _SHORT = 64
 """Characters of a text whose redaction is cached."""
+_UNESCAPED = re.compile(r"[\w.~-]+", re.ASCII)
+"""Characters that every spelling of a secret leaves as they are."""
 _SHORTEST_SECRET = 6
 """A shorter "secret" would redact half of every line."""
 _MAX_DEPTH = 8
@@ -75,7 +77,9 @@ class _Known:
     def __init__(self) -> None:
         self._secrets: set[str] = set()
         self.spellings: tuple[str, ...] = ()
-        self.encoded: tuple[bytes, ...] = ()
+        self.cores: tuple[str, ...] = ()
+        """Part of each secret that all its spellings share, so that one search stands for all of theirs."""
+        self.encoded_cores: tuple[bytes, ...] = ()
 
     def forget(self) -> None:
         self._secrets.clear()
@@ -84,10 +88,10 @@ class _Known:
     def learn(self, secrets: Iterable[str]) -> None:
         for secret in secrets:
             self._secrets |= {secret, _SCHEME.sub("", secret)}
+        long = [secret for secret in self._secrets if len(secret) >= _SHORTEST_SECRET]
         spellings = {
             text
-            for secret in self._secrets
-            if len(secret) >= _SHORTEST_SECRET
+            for secret in long
             for text in (
                 *(secret, quote(secret, safe=""), quote(secret), html.escape(secret), secret.replace("/", "\\/")),
                 json.dumps(secret)[1:-1],
@@ -95,7 +99,8 @@ class _Known:
         }
         # Longest first, so that a secret that begins with another one is replaced as a whole.
         self.spellings = tuple(sorted(spellings, key=len, reverse=True))
-        self.encoded = tuple([text.encode("utf-8", "replace") for text in self.spellings])
+        self.cores = tuple({max(_UNESCAPED.findall(secret), key=len, default="") for secret in long})
+        self.encoded_cores = tuple([core.encode() for core in self.cores])
         _redact_short.cache_clear()
 
 
@@ -212,21 +217,21 @@ def redact(text: str) -> str:
 
 def redact_known(text: str) -> str:
     """Return the text without known secrets and our tokens, for words from outside that are kept or shown."""
-    for secret in _known.spellings:  # a search for all at once, by a pattern, takes 20 times as long
-        if secret in text:
-            text = text.replace(secret, REDACTED)
+    for core in _known.cores:  # a search for all at once, by a pattern, takes 20 times as long
+        if core in text:
+            for secret in _known.spellings:
+                text = text.replace(secret, REDACTED)
+            break
     return _SIGNED.sub(f".{REDACTED}", text)
 
 
-def redact_body(body: bytes) -> tuple[bytes, int]:
-    """Return UTF-8 from outside as `redact_known` does, and the number of secrets and tokens found."""
-    found = 0
-    for secret in _known.encoded:
-        if secret in body:
-            found += body.count(secret)
-            body = body.replace(secret, REDACTED.encode())
+def redact_body(body: bytes) -> tuple[bytes, bool]:
+    """Return UTF-8 from outside as `redact_known` does, and True if one token of ours is all that was redacted."""
+    for core in _known.encoded_cores:
+        if core in body:
+            return redact_known(body.decode()).encode(), False
     body, tokens = _SIGNED_BYTES.subn(f".{REDACTED}".encode(), body)
-    return body, found + tokens
+    return body, tokens == 1
 
 
 @lru_cache(maxsize=4096)

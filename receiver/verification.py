@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from receiver.tasks import Task, as_utf8, decode_task
+from receiver.tasks import Task, decode_any_task
 from receiver.tokens import Tokens, trust
 
 
@@ -41,7 +41,6 @@ def unwrap(tokens: Tokens, body: bytes, url_token: str | None) -> Unwrapped:
         NotJSON, NotATask: the body is no task object.
     """
     url_id = None if url_token is None else tokens.read_url_token(url_token)
-    text = as_utf8(body)
-    task = decode_task(text)
+    task, text = decode_any_task(body)
     submission_id, cause = trust(tokens, url_id, task.state, utf8=text is body)
     return Unwrapped(submission_id=submission_id, task=task, cause=cause, body=text)

@@ -40,8 +40,7 @@ class Store:
 async def wait_in(admission: Admission, store: Store, size: int = 1) -> str:
     """Wait in the admission. Return the answer."""
     try:
-        with admission.enter(size):
-            await store.write()
+        await admission.run(size, store.write)
     except Problem as exc:
         return f"{exc.status} {exc.cause}"
     return "kept"
@@ -67,8 +66,8 @@ async def test_beyond_the_bounds_is_refused_at_once(store: Store, bounds: dict[s
     admission = Admission(store.write, **bounds)
     waiting = start(admission, store, 3, size)
     await asyncio.sleep(0)
-    with pytest.raises(Problem) as caught, admission.enter(size):
-        pass
+    with pytest.raises(Problem) as caught:
+        await admission.run(size, store.write)
     assert (caught.value.status, caught.value.headers["Retry-After"]) == (503, "5")
     store.works.set()
     assert await settled(*waiting) == ["kept"] * 3

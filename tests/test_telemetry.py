@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import logging
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog
 
-from receiver.telemetry import REDACTED, configure, redact, redact_fields, use_logging
+from receiver.telemetry import REDACTED, configure, redact, redact_body, redact_fields, redact_known, use_logging
 
 TOKEN = "01JD7K3W8QZ5T9V2X4Y6A8B0CD.aBcD-_." + "s" * 43
 
@@ -148,6 +150,16 @@ def test_known_secrets_are_redacted_however_they_are_spelled(stream: io.StringIO
     assert told == f"{REDACTED}, {REDACTED}, {REDACTED}, abc"
     event = {"a": b"pa ss/word", "b": ValueError("pa ss/word"), "c": {"pa ss/word": 1}}
     assert "pa ss" not in str(redact_fields(None, "info", event))
+
+
+@pytest.mark.parametrize("secret", ["§±£€¥¢", "<&'/ä\"\\", "key&key<7", "päss-wörd-17"])
+def test_a_secret_of_any_characters_is_redacted_in_every_spelling(secret: str, stream: io.StringIO) -> None:
+    """Escaping may change every character of a secret, or only some. Text and body are redacted alike."""
+    configure(secrets=[secret], stream=stream)
+    spellings = [secret, quote(secret, safe=""), html.escape(secret), json.dumps(secret)[1:-1]]
+    text = " ".join([*spellings, "and the rest"])
+    assert redact_known(text) == " ".join([REDACTED] * 4 + ["and the rest"])
+    assert redact_body(text.encode()) == (redact_known(text).encode(), False)
 
 
 def test_an_exception_is_logged_with_its_traceback_redacted(stream: io.StringIO) -> None:

@@ -589,7 +589,8 @@ def new_events(old: Submission, row: Submission, rules: Rules) -> list[EventType
     type = event_type(task)
     if type == "task.progressed":
         rises = old.task is None or task.rank > old.task.rank
-        if rises and old.ended is None and task.progress is not None and rules.destinations(row, type):
+        wanted = rises and old.ended is None and task.progress is not None
+        if wanted and any(route.matches(row, type) for route in rules.routes):
             types.append(type)
     elif type == "task.input_required":
         if row.awaits_input and not old.awaits_input and old.ended is None:

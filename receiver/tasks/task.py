@@ -407,14 +407,21 @@ def decode_task(body: bytes) -> Task:
     return read_common(body) or read_task(decode_json(body))
 
 
-def as_utf8(body: bytes) -> bytes:
-    """Return a body that is UTF-8 as it is, and any other one read as ISO-8859-1, which old Java senders write
-    (PROTOCOL.md §13.12). Its texts may be wrong."""
+def decode_any_task(body: bytes) -> tuple[Task, bytes]:
+    """Read a task as `decode_task`, and return its body in UTF-8 with it: the same one, or a new one.
+
+    A body that is not UTF-8 is read as ISO-8859-1, which old Java senders write (PROTOCOL.md §13.12). Its texts may be
+    wrong.
+    """
     try:
-        body.decode()
-    except UnicodeDecodeError:
-        return body.decode("latin-1").encode()
-    return body
+        return decode_task(body), body
+    except NotJSON:
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            text = body.decode("latin-1").encode()
+            return decode_task(text), text
+        raise
 
 
 def read_task(value: Any) -> Task:
@@ -649,7 +656,7 @@ def _common_task(seen: _Common) -> Task:
         video_url=seen.video_url or "",
         video_urls=_links(seen.video_urls),
         fail_reason=seen.fail_reason or "",
-        buttons=tuple(button for button in seen.buttons or () if button.custom_id),
+        buttons=tuple([button for button in seen.buttons or () if button.custom_id]),
         seed=seen.seed or "",
     )
 
@@ -663,4 +670,4 @@ def _time(value: int | None) -> int | None:
 
 
 def _links(links: list[_Link] | None) -> tuple[str, ...]:
-    return tuple(link.url for link in links if link.url) if links else ()
+    return tuple([link.url for link in links if link.url]) if links else ()

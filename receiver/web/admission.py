@@ -20,7 +20,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -28,6 +28,9 @@ from starlette.types import Receive
 
 from receiver.errors import JournalError
 from receiver.web.problems import Problem
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger("receiver.admission")
 
@@ -219,9 +222,8 @@ class Admission:
         """True while every request is refused, because one waited too long and no write has succeeded since."""
         return self._probing is not None
 
-    @contextmanager
-    def enter(self, size: int) -> Iterator[None]:
-        """Count the current task, with a body of this size, as one that waits.
+    async def run(self, size: int, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Await `work` with the current task, and a body of this size, counted as one that waits.
 
         Raises:
             Problem: 503, at once, or when the wait was cancelled by `Admission` or by the server's stop.
@@ -237,7 +239,7 @@ class Admission:
         self._timer = self._timer or loop.call_at(deadline, self._give_up_late, loop)
         self._bytes += size
         try:
-            yield
+            return await work(*args, **kwargs)
         except asyncio.CancelledError as exc:
             if task not in self._late:
                 headers = {**RETRY, "Connection": "close"}

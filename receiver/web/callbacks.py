@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from receiver.errors import JournalError, NotATask, NotDelivered, NotFound, NotJSON, TokenError, TooManyCallbacks
-from receiver.tasks import Task, as_utf8, decode_task
+from receiver.tasks import Task, decode_any_task
 from receiver.tokens import Tokens, trust
 from receiver.web.admission import RETRY, Admission, BodyLimits, Shares
 from receiver.web.problems import INTERNAL, Problem, problem
@@ -100,8 +100,7 @@ class Callbacks:
         try:
             self._bodies.check_type(headers)
             body = await self._bodies.read(receive)
-            text = as_utf8(body)
-            view = decode_task(text)
+            view, text = decode_any_task(body)
             submission_id, cause = trust(self._tokens, url_id, view.state, utf8=text is body)
         except TokenError as exc:
             raise self._unsigned(exc) from exc
@@ -110,8 +109,7 @@ class Callbacks:
         except NotATask as exc:
             raise Problem(422, "The body is not a task object: it needs at least an `id`.") from exc
         try:
-            with self._admission.enter(len(body)):
-                accepted = await self._intake.received(submission_id, view, text, cause)
+            accepted = await self._admission.run(len(body), self._intake.received, submission_id, view, text, cause)
         except NotDelivered as exc:
             raise Problem(500, "The result did not reach every destination.", cause=str(exc)) from exc
         except NotFound as exc:

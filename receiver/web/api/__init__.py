@@ -140,8 +140,8 @@ class Api:
                     length = request.headers.get("content-length", "")
                     size = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else MAX_BODY
                     size = 0 if request.method == "DELETE" else min(size, MAX_BODY)
-                    with self._own_writes.hold(caller), self._own_bytes.hold(caller, size), self._writes.enter(size):
-                        response = await endpoints[request.method](request, caller)
+                    with self._own_writes.hold(caller), self._own_bytes.hold(caller, size):
+                        response = await self._writes.run(size, endpoints[request.method], request, caller)
             except (Problem, ReceiverError) as exc:
                 error = exc if isinstance(exc, Problem) else problem_of(exc)
                 cause = error.cause or error.detail
