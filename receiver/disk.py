@@ -65,6 +65,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def copied_by_kernel(path: Path, target: BinaryIO, size: int) -> bool:
+    """Copy a file of `size` bytes into an empty one, sharing its blocks where the file system can (copy_file_range(2)).
+
+    False: this system or file system cannot. Then the target is empty again.
+    """
+    copied = 0
+    with suppress(AttributeError, OSError), path.open("rb") as source:
+        while count := os.copy_file_range(source.fileno(), target.fileno(), size - copied):
+            copied += count
+    if copied < size:
+        target.seek(0)
+        target.truncate()
+    return copied == size
+
+
 @contextmanager
 def own_draft(path: Path) -> Iterator[BinaryIO]:
     """Open a new file at `path` for us alone. Rename it when it is complete, else it is removed at the end.

@@ -201,6 +201,42 @@ async def test_the_picture_is_a_copy(handler: FileHandler, out: Path, tmp_path: 
     assert item.path.read_bytes() == PNG
 
 
+async def test_the_picture_is_the_archived_file_if_asked_for(out: Path, tmp_path: Path) -> None:
+    """It takes no space of its own. What has something written into it is a copy all the same."""
+    item, draft = stored(tmp_path), out / ".01JD7K1111ABCDEFGHJKMNPQRS.link"
+    linking = FileHandler(FileHandler.Options(path=out, link=True))
+    out.mkdir(parents=True)
+    draft.write_text("of an attempt that was killed")
+    for number in (1, 2):
+        await linking.deliver(attempt_of(EVENT, item, number=number))
+        assert (out / f"{STEM}.png").samefile(item.path)
+        assert names_in(out) == [f"{STEM}.json", f"{STEM}.png"]
+    marking = FileHandler(FileHandler.Options(path=out, link=True, embed=True))
+    await marking.deliver(attempt_of(EVENT, make_attempt(tmp_path).media[0]))
+    assert not (out / f"{STEM}.png").samefile(item.path)
+
+
+async def test_a_damaged_file_of_the_archive_is_not_linked(out: Path, tmp_path: Path) -> None:
+    """As with copies, nothing wrong is delivered."""
+    item = stored(tmp_path)
+    item.path.write_bytes(PNG[:-1])
+    with pytest.raises(OSError, match=r"The archived file .* is damaged"):
+        await FileHandler(FileHandler.Options(path=out, link=True)).deliver(attempt_of(EVENT, item))
+    assert names_in(out) == []
+
+
+async def test_a_disk_that_takes_no_links_gets_a_copy(out: Path, tmp_path: Path) -> None:
+    """Links end at the border of a disk, and the picture is delivered all the same."""
+    item = stored(tmp_path)
+    there = Path("/proc/self/fd") / str(os.open(item.path, os.O_RDONLY))  # on another file system, as links see it
+    await FileHandler(FileHandler.Options(path=out, link=True)).deliver(
+        attempt_of(EVENT, dataclasses.replace(item, path=there))
+    )
+    os.close(int(there.name))
+    assert (out / f"{STEM}.png").read_bytes() == PNG
+    assert not (out / f"{STEM}.png").samefile(item.path)
+
+
 async def test_several_files_are_numbered(handler: FileHandler, out: Path, tmp_path: Path) -> None:
     """`_1`, `_2` before the extension, one JSON for all."""
     items = [stored(tmp_path), stored(tmp_path, PNG + b"2", 1), stored(tmp_path, b"mp4", 2, ".mp4")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import uvloop
@@ -15,6 +16,9 @@ from receiver.settings import Settings, load
 from receiver.telemetry import configure
 
 T = TypeVar("T")
+
+THREADS = 32
+"""Threads for files. They wait for disks most of the time, and asyncio's own number is that of the cores and four."""
 
 
 def settings_for(*, quiet: bool = False, **flags: Any) -> Settings:
@@ -31,8 +35,14 @@ def settings_for(*, quiet: bool = False, **flags: Any) -> Settings:
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine on uvloop."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(main)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    loop = uvloop.new_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS))
+    return loop
 
 
 def on_journal(work: Callable[[Journal], Awaitable[T]], settings: Settings | None = None) -> T:

@@ -9,10 +9,11 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 from urllib.parse import unquote
 
 from pydantic import Field
@@ -58,6 +59,11 @@ class FileHandler(HandlerBase):
         embed: bool = Field(
             default=False, description="Write prompt, parameters and task id into PNGs, as iTXt chunks."
         )
+        link: bool = Field(
+            default=False,
+            description="Hard-link pictures from the archive on the same disk, so that they take no space of their "
+            "own. A program that edits one in place changes the archive, too.",
+        )
 
     def __init__(self, options: Options) -> None:
         if options.tiles:
@@ -65,6 +71,7 @@ class FileHandler(HandlerBase):
         self.folder = options.path.expanduser().absolute()
         self._tiles = options.tiles
         self._embed = options.embed
+        self._link = options.link
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
@@ -111,9 +118,12 @@ class FileHandler(HandlerBase):
         try:
             make_folder(self.folder)
             for name, file in named:
-                _write_once(self.folder / name, draft, file.digest, file.size, file.blocks())
+                path = self.folder / name
+                if not (self._link and not file.insert and _linked(file, path, draft.with_suffix(".link"))):
+                    _write_once(path, draft, file.digest, file.size, file.write)
             for name, data in pages.items():
-                _write_once(self.folder / name, draft, hashlib.sha256(data).hexdigest(), len(data), iter([data]))
+                digest = hashlib.sha256(data).hexdigest()
+                _write_once(self.folder / name, draft, digest, len(data), methodcaller("write", data))
             sync_folder(self.folder)
         except result_files.ArchiveError:
             raise
@@ -125,8 +135,8 @@ class FileHandler(HandlerBase):
         return [str(self.folder / name) for name in [*(name for name, _ in named), *pages]]
 
 
-def _write_once(path: Path, draft: Path, digest: str, size: int, blocks: Iterator[bytes]) -> None:
-    """Put `blocks` on disk under `path`, by way of `draft`, unless that content is there already."""
+def _write_once(path: Path, draft: Path, digest: str, size: int, write: Callable[[BinaryIO], object]) -> None:
+    """Put what `write` writes on disk under `path`, by way of `draft`, unless that content is there already."""
     with suppress(FileNotFoundError):
         found = path.lstat()  # a symlink is replaced, never followed
         if stat.S_ISREG(found.st_mode) and found.st_size == size:
@@ -134,8 +144,23 @@ def _write_once(path: Path, draft: Path, digest: str, size: int, blocks: Iterato
                 if hashlib.file_digest(present, "sha256").hexdigest() == digest:
                     return
     with own_draft(draft) as file:
-        for block in blocks:  # of a result's file: ArchiveError at their end if the digest is another one
-            file.write(block)
+        write(file)  # a result's file: ArchiveError if the digest is another one
         file.flush()
         os.fsync(file.fileno())
         os.replace(draft, path)
+
+
+def _linked(file: result_files.ResultFile, path: Path, draft: Path) -> bool:
+    """Put a hard link to the archived file under `path`. False: another disk, or one without links."""
+    try:
+        draft.unlink(missing_ok=True)  # of an attempt that was killed
+        os.link(file.stored.path, draft)
+        file.check(draft)
+        os.replace(draft, path)
+    except result_files.ArchiveError:
+        raise
+    except OSError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True

@@ -13,10 +13,13 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
+import msgspec
 from ulid import ULID
 
-from receiver.disk import in_thread
+from receiver.disk import copied_by_kernel, in_thread
 from receiver.errors import MediaError
 from receiver.events import ALERT_TYPES, Event, EventType
 from receiver.handlers.base import Attempt, StoredMedia
@@ -70,6 +73,20 @@ class ResultFile:
         if sha256.hexdigest() != self.digest:
             raise _damaged(self.stored)
 
+    def write(self, target: BinaryIO) -> None:
+        """Write the content to an empty file. Blocking. Raise as `blocks`."""
+        if self.insert or not copied_by_kernel(self.stored.path, target, self.size):
+            for block in self.blocks():
+                target.write(block)
+        else:
+            self.check(Path(target.name))
+
+    def check(self, path: Path) -> None:
+        """Raise ArchiveError unless a copy has the content. Blocking."""
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != self.digest:
+                raise _damaged(self.stored)
+
     def read(self) -> bytearray:
         """Return the content, held in memory once. Blocking. Raise as `blocks`."""
         held, at = bytearray(self.size), 0
@@ -107,7 +124,7 @@ async def gather(attempt: Attempt, *, tiles: bool, embed: bool) -> ResultFiles:
         marked = [*own, *((stored, f"u{stored.tile}") for stored in cut)]
         return tuple(_result_file(stored, mark, attempt.event, embed) for stored, mark in marked)
 
-    return ResultFiles(files=await in_thread(made), problem=problem)
+    return ResultFiles(files=await in_thread(made) if embed else made(), problem=problem)
 
 
 def _result_file(stored: StoredMedia, mark: str, event: Event, embed: bool) -> ResultFile:
@@ -299,5 +316,7 @@ def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: 
         "event": {name: getattr(event, name) for name in ("id", "type", "confirmed", "reason", "supersedes", "schema")},
     }
     document = {name: value for name, value in said.items() if value is not None or not name.endswith("_problem")}
-    # A lone surrogate, which UTF-8 cannot encode, becomes its JSON escape.
-    return (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "backslashreplace")
+    try:
+        return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    except UnicodeEncodeError:  # a lone surrogate becomes its JSON escape
+        return (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "backslashreplace")

@@ -79,7 +79,7 @@ class _Refusing:
 @contextmanager
 def refusing(fault: Fault) -> Iterator[None]:
     """Every file that is written while the block runs is on a disk with this fault."""
-    path_open, fsync, replace = Path.open, os.fsync, os.replace
+    path_open, fsync, replace, copy = Path.open, os.fsync, os.replace, os.copy_file_range
 
     def opened(path: Path, mode: str = "r", *values: Any, **more: Any) -> Any:
         item = path_open(path, mode, *values, **more)
@@ -93,7 +93,20 @@ def refusing(fault: Fault) -> Iterator[None]:
         fault.step("rename")
         replace(source, target)
 
-    with replaced(Path, "open", opened), replaced(os, "fsync", synced), replaced(os, "replace", renamed):
+    def copied(source: int, target: int, count: int) -> int:
+        try:
+            fault.step("copy")
+        except OSError:
+            copy(source, target, count // 2)
+            raise
+        return copy(source, target, count)
+
+    with (
+        replaced(Path, "open", opened),
+        replaced(os, "fsync", synced),
+        replaced(os, "replace", renamed),
+        replaced(os, "copy_file_range", copied),
+    ):
         yield
 
 
@@ -241,12 +254,11 @@ def _count(folder: Path, run: Run) -> None:
 def without_draft() -> AbstractContextManager[None]:
     """Files grow under their own names, and what is there counts as done."""
 
-    def careless(path: Path, draft: Path, digest: str, size: int, blocks: Iterator[bytes]) -> None:
+    def careless(path: Path, draft: Path, digest: str, size: int, write: Callable[[Any], object]) -> None:
         if path.exists():
             return
         with path.open("xb") as opened:
-            for block in blocks:
-                opened.write(block)
+            write(opened)
 
     return replaced(file, "_write_once", careless)
 
