@@ -19,6 +19,7 @@ from typer.main import get_command
 from receiver.cli import app
 from receiver.handbook import GROUPS, summary
 from receiver.handlers.registry import describe_handlers
+from receiver.metrics import METRICS
 from receiver.requests import KINDS, REQUIRED
 from receiver.settings import Destination, describe
 
@@ -110,6 +111,17 @@ def _commands() -> str:
     return table("command, what it does, options", rows)
 
 
+def _metrics() -> str:
+    rows = []
+    for item in METRICS:
+        named = [
+            f"`{label}`" + (f": {', '.join(f'`{value}`' for value in values)}" if values else "")
+            for label, values in item.labels.items()
+        ]
+        rows.append((f"`{item.shown_name}`", item.kind, item.help, "; ".join(named)))
+    return table("metric, kind, meaning, labels", rows)
+
+
 def _experiments() -> str:
     rows = [(f"`{item.name}`", item.summary) for item in EXPERIMENTS]
     return table("experiment, what is done and what must hold", rows)
@@ -126,6 +138,7 @@ REGIONS: dict[str, Callable[..., str]] = {
     "options": _options,
     "kinds": _kinds,
     "commands": _commands,
+    "metrics": _metrics,
     "experiments": _experiments,
     "pages": _pages,
 }

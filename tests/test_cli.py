@@ -36,6 +36,7 @@ COMMANDS = [
     ["erase"], ["journal", "check"], ["backup"], ["restore"], ["journal", "compact"], ["events", "replay"],
     ["deliveries", "replay"], ["destinations", "test"], ["listen"], ["engines"], ["migrate"], ["journal", "copy"],
     ["doctor"], ["help"], ["open"], ["init"], ["media", "fetch"], ["keys", "rotate"], ["keys", "prune"],
+    ["metrics", "dashboard"], ["metrics", "alerts"],
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from receiver.app.stateless import open_stateless_receive, stateless_app
     from receiver.app.stateless_submit import open_stateless_submit
     from receiver.app.test_delivery import find_destination, try_destination
-    from receiver.app.web import page_key, web_app
+    from receiver.app.web import page_key, scrape_of, web_app
 
 __all__ = [
     "Copied",
@@ -38,6 +38,7 @@ __all__ = [
     "replay_of",
     "restore",
     "retention_of",
+    "scrape_of",
     "stateless_app",
     "store_of",
     "try_destination",
@@ -54,7 +55,7 @@ _PLACES = {
     "stateless": ("open_stateless_receive", "stateless_app"),
     "stateless_submit": ("open_stateless_submit",),
     "test_delivery": ("find_destination", "try_destination"),
-    "web": ("page_key", "web_app"),
+    "web": ("page_key", "scrape_of", "web_app"),
 }
 
 

@@ -21,6 +21,7 @@ from receiver.engine.dispatcher import Dispatcher
 from receiver.engine.engine import DRAIN_SECONDS, TICK, Engine
 from receiver.engine.health import CallbackHealth, ProviderHealth, Troubles
 from receiver.engine.reconciler import Reconciler
+from receiver.engine.snapshot import Snapshot
 from receiver.errors import EngineRunning, EngineStopped, JournalError, MediaError, NotFound, ReceiverError
 from receiver.events import Submission
 from receiver.intake import Intake, Policy, Route
@@ -144,6 +145,7 @@ class Runtime:
             journal=journal, destinations=destinations, store=self.store, clock=clock, owner=""
         )
         self.replay = Replay(journal=journal, destinations=destinations.keys(), clock=clock)
+        self.snapshot = Snapshot(journal=journal, clock=clock, bucket=settings.database_kind == "bucket")
         self.engine = self._engine(destinations, exit_on_stall=exit_on_stall)
         self.intake.changed = self.engine.changed
         self.dispatcher.changed = self.replay.changed = self.engine.slot_free
@@ -190,6 +192,7 @@ class Runtime:
                 "callbacks": callback_health.check_once,
                 "alerts": Alerts(journal=self.journal, routes=self.routes, clock=self.clock).alert_once,
                 "purge": retention_of(self.settings, self.journal, self.clock, store=self.store).sweep_once,
+                **({"metrics": self.snapshot.take_once} if self.settings.metrics else {}),
             },
             destinations={
                 name: str(getattr(item.handler, "name", None) or type(item.handler).__name__)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 
-from receiver import page
+from receiver import metrics, page
 from receiver.app.container import Runtime, retention_of
 from receiver.app.doctor import examine
 from receiver.app.test_delivery import find_destination, try_destination
+from receiver.disk import in_thread
+from receiver.errors import require
 from receiver.maintenance.retention import Retention
 from receiver.page.access import LOCAL, Access, Role, local_key
 from receiver.settings import ensure_keys, show
@@ -17,6 +23,9 @@ from receiver.web.api import Api
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
 from receiver.web.health import Readyz
+
+if TYPE_CHECKING:
+    from receiver.web.scrape import Scrape
 
 
 def web_app(runtime: Runtime, *, local: bool = False) -> Starlette:
@@ -62,7 +71,34 @@ def web_app(runtime: Runtime, *, local: bool = False) -> Starlette:
         readyz=Readyz(checks, notes=notes),
         api=api,
         page=_page_of(runtime, retention, local=local),
+        metrics=scrape_of(runtime).route() if settings.metrics_token is not None and not runtime.function else None,
     )
+
+
+def scrape_of(runtime: Runtime) -> Scrape:
+    """Return the endpoint of the metrics, and begin to count. Raise SettingsError if the extra is missing."""
+    require("prometheus_client", extra="metrics", why="`/metrics`", page="metrics")
+    from receiver.web.scrape import Scrape  # noqa: PLC0415 - an extra
+
+    metrics.switch_on()
+    metrics.BUILD.replace({(version("imagine-receiver"),): 1})
+    settings = runtime.settings
+    folders = {"data": settings.data, **({} if runtime.store.remote else {"media": Path(settings.media_place)})}
+
+    def measure() -> None:
+        found = {}
+        for name, folder in folders.items():
+            with suppress(OSError):  # there is none yet
+                found[name] = shutil.disk_usage(folder)
+        metrics.DISK_FREE.replace({(name,): usage.free for name, usage in found.items()})
+        metrics.DISK_SIZE.replace({(name,): usage.total for name, usage in found.items()})
+
+    async def refresh() -> None:
+        runtime.snapshot.refresh(leads=runtime.engine.leads)
+        await in_thread(measure)
+
+    token = settings.metrics_token
+    return Scrape(token=token.get_secret_value() if token is not None else None, refresh=refresh)
 
 
 def page_key(runtime: Runtime) -> str:

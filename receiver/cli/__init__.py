@@ -49,6 +49,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "serve": ("serve:serve", "Receive callbacks, and be the engine: poll and deliver."),
         "worker": ("serve:worker", "Be the engine alone, without listening for callbacks."),
         "engines": ("journal:engines", "List the engines, which poll and deliver, and the leader."),
+        "metrics": ("metrics:metrics", "Print a dashboard and alert rules for `/metrics`."),
     },
     "Set up and check": {
         "help": ("handbook:help", "Show the handbook: the list of its pages, or one page."),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
 from typing import Annotated, Any
@@ -16,11 +18,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.app import Runtime, open_runtime, page_key, web_app
+from receiver.app import Runtime, open_runtime, page_key, scrape_of, web_app
 from receiver.cli.options import optional
 from receiver.cli.output import note, one_line, print_json, say
 from receiver.cli.process import run, settings_for
-from receiver.cli.servers import address, bind, server, stop_signal, until_stopped
+from receiver.cli.servers import Server, address, bind, server, stop_signal, until_stopped
 from receiver.cli.session import deliver_now
 from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError, require
@@ -65,7 +67,7 @@ def serve(
     async def main() -> None:
         with stop_signal() as stop:
             async with open_runtime(settings, exit_on_stall=True) as receiver:
-                with bind(settings.bind_host, settings.port) as listener:
+                with bind(settings.bind_host, settings.port) as listener, _metrics(receiver) as more:
                     starting = None
                     if settings.engine:
                         starting = await _start_engine(receiver, "serve")
@@ -77,8 +79,10 @@ def serve(
                     local = settings.page and ip_address(listener.getsockname()[0]).is_loopback
                     if local:
                         say(f"Pictures and deliveries: {address(listener)}/login?key={page_key(receiver)}")
+                    for _, place in more:
+                        say(f"Metrics: {address(place)}/metrics")
                     web = server(web_app(receiver, local=local), max_connections=settings.max_connections)
-                    await until_stopped(stop, (web, listener), beside=starting, ending=receiver.stop_engine)
+                    await until_stopped(stop, (web, listener), *more, beside=starting, ending=receiver.stop_engine)
 
     run(main())
 
@@ -96,10 +100,24 @@ def worker(
     async def main() -> None:
         with stop_signal() as stop:
             async with open_runtime(settings, exit_on_stall=True) as receiver:
-                starting = await _start_engine(receiver, "worker")
-                await until_stopped(stop, beside=check_engine(receiver, starting))
+                with _metrics(receiver) as servers:
+                    for _, place in servers:
+                        say(f"Metrics: {address(place)}/metrics")
+                    starting = await _start_engine(receiver, "worker")
+                    await until_stopped(stop, *servers, beside=check_engine(receiver, starting))
 
     run(main())
+
+
+@contextmanager
+def _metrics(receiver: Runtime) -> Iterator[list[tuple[Server, socket.socket]]]:
+    """Yield the server of the metrics, or nothing if they have no port of their own."""
+    settings = receiver.settings
+    if settings.metrics_port is None:
+        yield []
+        return
+    with bind(settings.bind_host, settings.metrics_port) as listener:
+        yield [(server(scrape_of(receiver).app()), listener)]
 
 
 async def check_engine(receiver: Runtime, starting: Coroutine[Any, Any, None] | None) -> None:

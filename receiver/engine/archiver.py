@@ -15,6 +15,7 @@ from functools import partial
 
 import structlog
 
+from receiver import metrics
 from receiver.clock import Clock
 from receiver.errors import JournalError, MediaError, ProviderError
 from receiver.events import ExpectedFile, Media, Submission
@@ -167,8 +168,12 @@ class Archiver:
             outcome = Failure(problem=f"It took longer than {TURN_SECONDS:g} s while other downloads waited.")
         if isinstance(outcome, Media):
             log.info("media.archived", submission=row.id, file=place, bytes=outcome.size)
+            metrics.ARCHIVED.add("archived")
+            metrics.ARCHIVED_BYTES.add(amount=outcome.size)
         else:
             log.warning("media.unavailable", submission=row.id, file=place, problem=outcome.problem)
+            metrics.ARCHIVED.add("lost" if outcome.permanent else "failed")
+        metrics.ARCHIVE_SECONDS.observe(self._clock.monotonic() - download.since)
         await self._intake.tried(row.id, view, {place: outcome})
 
     async def _outcome(self, row: Submission, place: str, view: Task | None, max_bytes: int) -> Outcome:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from receiver import metrics
 from receiver.backoff import JOURNAL, wait_forever
 from receiver.clock import Clock
 from receiver.deliveries import Completion
@@ -232,13 +233,19 @@ class Dispatcher:
         accepted = await self._recorded(work, partial(self._journal.complete, completion))
         if accepted and self.ended is not None:
             self.ended(completion.delivery_id, completion.due_ms if completion.status == "pending" else None)
-        await self._log_pause(work.delivery.destination, completion)
+        name = work.delivery.destination
+        if metrics.counting:
+            metrics.ATTEMPTS.add(name, completion.outcome if accepted else "refused")
+            metrics.ATTEMPT_SECONDS.observe(seconds, name)
+            if accepted and completion.outcome == "succeeded" and not work.delivery.manual:
+                metrics.LAG.observe((completion.finished_ms - work.event.created_ms) / 1000, name)
+        await self._log_pause(name, completion)
         level = log.warning if completion.outcome in ("failed", "rejected") else log.info
         level = log.error if completion.status == "dead" or completion.traceback else level
         level(
             f"delivery.{completion.outcome if accepted else 'refused'}",
             delivery=work.delivery.id,
-            destination=work.delivery.destination,
+            destination=name,
             submission=work.delivery.submission_id,
             event_id=work.event.id,
             attempt=work.delivery.attempt,

@@ -10,6 +10,8 @@ import asyncio
 import faulthandler
 import os
 
+from receiver import metrics
+
 STALL_SECONDS = 8.0
 REARM_SECONDS = 1.0
 
@@ -30,11 +32,13 @@ class Watchdog:
 
     async def run(self) -> None:
         """Watch the running loop until cancelled."""
-        output = _unblocked_stderr()
+        loop, output, wait = asyncio.get_running_loop(), _unblocked_stderr(), min(REARM_SECONDS, self._seconds / 4)
         try:
             while True:
                 faulthandler.dump_traceback_later(self._seconds, exit=self._exit, file=output)
-                await asyncio.sleep(min(REARM_SECONDS, self._seconds / 4))
+                due = loop.time() + wait
+                await asyncio.sleep(wait)
+                metrics.LOOP_DELAY.observe(max(loop.time() - due, 0))
         finally:
             faulthandler.cancel_dump_traceback_later()
             if output != 2:

@@ -10,7 +10,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Destinations": ("file", "s3", "slack", "discord", "chat", "webhook", "command"),
     "Programs": ("python", "testing", "http", "recipes", "handlers"),
     "Deployment": ("server", "postgres", "bucket", "functions", "lambda", "proxy"),
-    "Operation": ("operate", "backup", "settings"),
+    "Operation": ("operate", "metrics", "backup", "settings"),
     "Reference": ("promises", "words", "changes", "contributing"),
 }
 """Every page, in the order of the list."""

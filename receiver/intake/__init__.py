@@ -10,9 +10,10 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
+from receiver import metrics
 from receiver.clock import Clock
 from receiver.errors import NotFound, Refused, TooManyCallbacks
-from receiver.events import Callback, Reply, Submission
+from receiver.events import TERMINAL_TYPES, Callback, Reply, Submission
 from receiver.intake import transitions
 from receiver.intake.pace import Durations
 from receiver.intake.transitions import Policy, Route, Rules
@@ -158,6 +159,9 @@ class Intake:
                 continue  # ten for each task; the journal has them
             if event.type == "task.succeeded" and event.supersedes is None and not event.further:
                 self._durations.learn(changed.submission, event)
+            if event.type in TERMINAL_TYPES and not event.further:
+                metrics.ENDS.add(event.type, event.source)
+                metrics.TASK_SECONDS.observe((event.created_ms - changed.submission.created_ms) / 1000, event.type)
             log.info(
                 event.type,
                 submission=submission_id,

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route, compile_path
 
+from receiver import metrics
 from receiver.errors import InputError, MediaError, NotFound, ReceiverError, Refused
 from receiver.events import Media, Submission
 from receiver.media import Thumbnails
@@ -294,6 +295,7 @@ class Page:
                 return self._refused(look)
             try:
                 self._check_role(user, role)
+                metrics.door.set("page")
                 form = await _read_form(request)
                 try:
                     done = await act(request, user, form)

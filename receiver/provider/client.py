@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from receiver import metrics
 from receiver.bodies import system_reason
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, SettingsError, Unreachable, Unreadable
@@ -33,6 +35,8 @@ LIST_PAUSE = 3600.0
 
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _NETWORK = (httpx.HTTPError, TimeoutError, OSError)
+_QUESTIONS = {"fetch": "fetch", "list-by-condition": "list", "image-seed": "seed", "cancel": "cancel"}
+"""End of a path → its label in `metrics.REQUESTS`. Other requests submit something."""
 _SEED = re.compile(r"[0-9]{1,20}\Z")
 
 MAX_ANSWER = 4 * 1024 * 1024
@@ -104,22 +108,32 @@ class Wire:
         deadline. Raises TimeoutError, httpx.HTTPError, and UnreadError for an answer that is too long or packed in
         another way than gzip and deflate.
         """
+        question = _QUESTIONS.get(path.rpartition("/")[2], "submit")
         stage = min(_LONGEST_STAGE, limit / 4)
         headers = {"Content-Type": "application/json"} if content is not None else None
         timeout = httpx.Timeout(limit, connect=stage, pool=stage)
         url = self.base + path
-        async with (
-            asyncio.timeout(limit),
-            self._client.stream(method, url, content=content, headers=headers, timeout=timeout) as response,
-        ):
-            body = bytearray()
-            in_memory = response.is_stream_consumed  # by a transport that is no network
-            async for chunk in response.aiter_bytes() if in_memory else response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_ANSWER:
-                    raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
-            content = unpacked(bytes(body), response.headers.get("content-encoding", ""))
-            return Reply(response.status_code, response.headers, content)
+        answer, began = "broken", time.perf_counter()
+        try:
+            async with (
+                asyncio.timeout(limit),
+                self._client.stream(method, url, content=content, headers=headers, timeout=timeout) as response,
+            ):
+                body = bytearray()
+                in_memory = response.is_stream_consumed  # by a transport that is no network
+                async for chunk in response.aiter_bytes() if in_memory else response.aiter_raw():
+                    body += chunk
+                    if len(body) > MAX_ANSWER:
+                        raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
+                content = unpacked(bytes(body), response.headers.get("content-encoding", ""))
+                answer = f"{response.status_code // 100}xx"
+                return Reply(response.status_code, response.headers, content)
+        except (TimeoutError, httpx.TimeoutException):
+            answer = "timeout"
+            raise
+        finally:
+            metrics.REQUESTS.add(question, answer)
+            metrics.REQUEST_SECONDS.observe(time.perf_counter() - began, question)
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -47,6 +47,7 @@ PAGES = {
     **dict.fromkeys(("disk", "host", "port", "max_connections"), "server"),
     "api_tokens": "http",
     "cron_secret": "functions",
+    **dict.fromkeys(("metrics_token", "metrics_port"), "metrics"),
 }
 """Setting → page of the handbook about it. Others are on `settings` alone."""
 
@@ -271,6 +272,19 @@ class Settings(BaseModel):
     cron_secret: Annotated[Secret, KnownAs("CRON_SECRET"), Unset("none: no ticks over HTTP")] = Field(
         default=None, description="Bearer token that a scheduler sends to `/tick` of a function."
     )
+    metrics_token: Annotated[Secret, Unset("not set")] = Field(
+        default=None,
+        min_length=16,
+        description="Bearer token for `/metrics`, of at least 16 characters. `receiver serve` has that address only "
+        "with it.",
+    )
+    metrics_port: Annotated[int | None, Kind("a port number, for instance 9464"), Unset("none")] = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Further port of `receiver serve` and `receiver worker`, with `/metrics` alone. It is open to all "
+        "that reach it, unless there is a token.",
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(kinds.lower)] = Field(
         default="info", description="Lowest level of log lines to write."
     )
@@ -357,6 +371,11 @@ class Settings(BaseModel):
         return "0.0.0.0" if self.sources["port"] == "environment PORT" else "127.0.0.1"  # noqa: S104
 
     @property
+    def metrics(self) -> bool:
+        """True if this process counts."""
+        return self.metrics_token is not None or self.metrics_port is not None
+
+    @property
     def users(self) -> dict[str, tuple[str, str]]:
         """Users of the page: name → role and secret."""
         texts = {name: text.get_secret_value().partition(":") for name, text in self.page_users.items()}
@@ -379,7 +398,7 @@ class Settings(BaseModel):
 
     def secret_values(self) -> tuple[str, ...]:
         """Return every secret in the settings, and variables named like one, to be redacted wherever they come back."""
-        keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret)
+        keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret, self.metrics_token)
         secrets = [key.get_secret_value() for key in keys if key is not None]
         secrets += [secret for _, secret in self.users.values()]
         for text in (*self._context.get("variables", {}).values(), *self._context.get("secrets", {}).values()):

@@ -6,13 +6,15 @@ There is no idempotency key (PROTOCOL.md §1), so a request whose answer was los
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import structlog
 from msgspec.structs import replace
 
+from receiver import metrics
 from receiver.backoff import JOURNAL
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, JournalError, MediaError, NotFound, Refused, Unreachable, Unreadable
@@ -162,9 +164,11 @@ class Sending:
         if not started or row.status != "sending":
             return row
         try:
-            kind, body = await self._press(row) if row.button is not None else (row.kind, row.request)
-            body = await self._with_pictures({**body, **self._addresses.of(row)}, row.inputs)
-            accepted = await self._provider.submit(kind, body, speed=row.speed)
+            with _counted(row.kind, background=background) as outcomes:
+                kind, body = await self._press(row) if row.button is not None else (row.kind, row.request)
+                body = await self._with_pictures({**body, **self._addresses.of(row)}, row.inputs)
+                accepted = await self._provider.submit(kind, body, speed=row.speed)
+                outcomes.append(accepted.outcome)
         except Refused as exc:
             await self._not_accepted(row, exc, background=background)
             raise
@@ -275,3 +279,18 @@ class Sending:
             return "change", {"taskId": task_id, "action": change[0], "index": change[1]}
         text = f"The provider shows no buttons of task {task_id}."
         raise Refused(text, outcome="not_ready", retry=row.sends <= CHANGE_AFTER)
+
+
+@contextmanager
+def _counted(kind: str, *, background: bool) -> Iterator[list[str]]:
+    """Count a send by its outcome: the one that the block appends to the list, or that of its error."""
+    outcomes: list[str] = []
+    try:
+        yield outcomes
+    except (Refused, Unreachable, Ambiguous, MediaError, InputError) as exc:
+        other = "unreachable" if isinstance(exc, Unreachable) else "ambiguous" if isinstance(exc, Ambiguous) else None
+        outcomes.append(exc.outcome if isinstance(exc, Refused) else other or "validation")
+        raise
+    finally:
+        door = "engine" if background else metrics.door.get()
+        metrics.SUBMISSIONS.add(kind, door, *outcomes or ["ambiguous"])

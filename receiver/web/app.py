@@ -28,7 +28,12 @@ class HasRoutes(Protocol):
 
 
 def create_app(
-    *, callbacks: Callbacks, readyz: Readyz, api: Api | None = None, page: HasRoutes | None = None
+    *,
+    callbacks: Callbacks,
+    readyz: Readyz,
+    api: Api | None = None,
+    page: HasRoutes | None = None,
+    metrics: Route | None = None,
 ) -> Starlette:
     """Return an app without a lifespan: the caller starts and stops what it uses."""
     app = _App(
@@ -37,6 +42,7 @@ def create_app(
             Route(PATH + "/{token:path}", callbacks),
             Route("/livez", livez),
             Route("/readyz", readyz.answer),
+            *((metrics,) if metrics is not None else ()),
             *((Route("/openapi.json", openapi), *_api_routes(api, page)) if api is not None else ()),
             *(page.routes() if page is not None else ()),
         ],

@@ -16,6 +16,7 @@ binding (inside the journal's transaction). Nothing unsigned is stored, and 2xx 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from receiver import metrics
 from receiver.errors import JournalError, NotATask, NotDelivered, NotFound, NotJSON, TokenError, TooManyCallbacks
 from receiver.tasks import Task, decode_any_task
 from receiver.tokens import Tokens, trust
@@ -76,6 +78,8 @@ class Callbacks:
         except Exception:
             log.exception("callback.failed")
             response = problem(INTERNAL)
+        if metrics.counting:
+            metrics.callback_answered(response.status_code)
         await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
@@ -109,7 +113,10 @@ class Callbacks:
         except NotATask as exc:
             raise Problem(422, "The body is not a task object: it needs at least an `id`.") from exc
         try:
+            began = time.perf_counter()
             accepted = await self._admission.run(len(body), self._intake.received, submission_id, view, text, cause)
+            if metrics.counting:
+                metrics.CALLBACK_SECONDS.observe(time.perf_counter() - began)
         except NotDelivered as exc:
             raise Problem(500, "The result did not reach every destination.", cause=str(exc)) from exc
         except NotFound as exc:

@@ -26,6 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from receiver import metrics
 from receiver.bucket import PreconditionFailed
 from receiver.bucket.client import Bucket, Tag
 from receiver.errors import JournalError
@@ -190,7 +191,10 @@ class Documents:
                     continue
             try:
                 if draft is not cached.stored:
+                    began = time.perf_counter()
                     cached = await self._commit(cached.stored, draft, cached.tag)
+                    if metrics.counting:
+                        metrics.committed(len(batch), began)
             except PreconditionFailed:
                 cached, fresh = None, True
                 await asyncio.sleep(jitter(attempt))

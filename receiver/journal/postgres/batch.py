@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from receiver import metrics
 from receiver.deliveries import AttemptRecord
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition, delivery_from_row, file_digests, replace
@@ -284,7 +286,10 @@ class Writer(Generic[Op]):
 
     async def _turn(self, batch: Sequence[_Item[Op]]) -> None:
         try:
+            began = time.perf_counter()
             outcomes = await self._commit([operation for operation, _ in batch])
+            if metrics.counting:
+                metrics.committed(len(batch), began)
         finally:
             self._busy -= {self._key(operation) for operation, _ in batch}
         for (_, future), outcome in zip(batch, outcomes, strict=True):

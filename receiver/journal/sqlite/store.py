@@ -8,6 +8,7 @@ import queue
 import sqlite3
 import struct
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
+from receiver import metrics
 from receiver.disk import Ballast, check_local_disk, in_thread
 from receiver.errors import EngineRunning, JournalError
 from receiver.events import Submission
@@ -420,8 +422,11 @@ class Writer:
                 break
             batch, rest = rest[:MAX_BATCH], rest[MAX_BATCH:]
             by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = defaultdict(list)
+            began = time.perf_counter()
             for outcome in self._commit(batch):
                 by_loop[outcome[0].get_loop()].append(outcome)
+            if metrics.counting:
+                metrics.committed(len(batch), began)
             for loop, outcomes in by_loop.items():  # each event loop is woken once for the whole batch
                 with suppress(RuntimeError):  # the loop is closed, and has no waiter left
                     loop.call_soon_threadsafe(_resolve, outcomes)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from receiver import metrics
 from receiver.clock import Clock
 from receiver.errors import ReceiverError
 from receiver.journal import Journal
@@ -130,6 +131,7 @@ class Api:
             caller = None
             cause = None
             held = ExitStack()
+            metrics.door.set("http")
             try:
                 caller = self._caller(request.headers)
                 held.enter_context(self._requests.hold(caller))

@@ -1,0 +1,48 @@
+"""`GET /metrics`: the metrics of this process, for Prometheus."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.metrics.export import text_of
+from receiver.web.problems import Problem, on_error, on_http_exception, problem
+
+
+class Scrape:
+    """The endpoint. Importing this module needs the extra `metrics`.
+
+    Args:
+        token: the bearer token that a request must have. None: the address is open.
+        refresh: sets the gauges that are read only now.
+    """
+
+    def __init__(self, *, token: str | None, refresh: Callable[[], Awaitable[None]]) -> None:
+        self._token = token
+        self._refresh = refresh
+
+    def route(self) -> Route:
+        """Return the route of the endpoint."""
+        return Route("/metrics", self.answer, methods=["GET"])
+
+    def app(self) -> Starlette:
+        """Return an app with nothing else, for a port of its own."""
+        return Starlette(
+            routes=[self.route()], exception_handlers={HTTPException: on_http_exception, Exception: on_error}
+        )
+
+    async def answer(self, request: Request) -> Response:
+        """Return the metrics in the format that the request accepts."""
+        given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
+        if self._token is not None and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+            detail = "Send `Authorization: Bearer` with the token in RECEIVER_METRICS_TOKEN."
+            return problem(Problem(401, detail, {"WWW-Authenticate": "Bearer"}))
+        await self._refresh()
+        body, type = text_of(request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": type, "Cache-Control": "no-store"})
