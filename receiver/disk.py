@@ -9,6 +9,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -78,6 +79,17 @@ def copied_by_kernel(path: Path, target: BinaryIO, size: int) -> bool:
         target.seek(0)
         target.truncate()
     return copied == size
+
+
+def sizes_in(folder: Path, pattern: str) -> list[tuple[int, int]]:
+    """Return the time in epoch milliseconds and the bytes of each file in a folder that fits. Blocks."""
+    found = []
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            seen = path.lstat()
+            if stat.S_ISREG(seen.st_mode):
+                found.append((int(seen.st_mtime * 1000), seen.st_size))
+    return found
 
 
 @contextmanager

@@ -33,7 +33,7 @@ COMMANDS = [
     ["slack", "manifest"],
     ["simulate"], ["action"], ["modal"], ["watch"], ["blend"], ["describe"], ["shorten"], ["video"], ["edits"],
     ["swap"], ["upload"], ["seed"], ["cancel"], ["destinations", "list"], ["destinations", "resume"], ["purge"],
-    ["erase"], ["journal", "check"], ["backup"], ["restore"], ["journal", "compact"], ["events", "replay"],
+    ["erase"], ["journal", "check"], ["backup"], ["restore"], ["usage"], ["journal", "compact"], ["events", "replay"],
     ["deliveries", "replay"], ["destinations", "test"], ["listen"], ["engines"], ["migrate"], ["journal", "copy"],
     ["doctor"], ["help"], ["open"], ["init"], ["media", "fetch"], ["keys", "rotate"], ["keys", "prune"],
     ["metrics", "dashboard"], ["metrics", "alerts"],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from servers import receiver, serving_receiver
 from test_cli_listings import LONG, NASTY, Library, fill
 
 from receiver.clock import Clock
+from receiver.events import new_id
 from receiver.journal import Journal
 from receiver.journal.sqlite import open_store
 
@@ -98,6 +101,27 @@ async def test_check_and_what_it_finds(library: Library) -> None:
     as_json = library.run("journal", "check", "--json")
     assert as_json.code == 1
     assert "\n".join(json.loads(as_json.out)) + "\n" == found.out
+
+
+async def test_usage_by_age(library: Library) -> None:
+    """Each place by the times of its files. What else is in a destination's folder does not count."""
+    outputs, media = library.folder / "outputs", library.folder / ".receiver/media/ab"
+    for folder in (outputs, media):
+        folder.mkdir(parents=True)
+    now = time.time()
+    for days, size in ((0, 1), (3, 20), (20, 300), (200, 4000)):
+        for path in (outputs / f"2026-11-25_a-boat_{new_id(days)}.png", media / f"{days}.png"):
+            path.write_bytes(bytes(size))
+            os.utime(path, (now - days * 86_400 + 3600,) * 2)
+    (outputs / "mine.png").write_bytes(bytes(5000))
+    found = {item["name"]: item for item in library.json("usage")}
+    ages = {"today": 1, "week": 20, "month": 300, "older": 4000, "all": 4321}
+    assert found["media"] == {"name": "media", "place": str(media.parent), **ages}
+    assert found["file"] == {"name": "file", "place": str(outputs), **ages}
+    assert found["submissions"]["all"] == 3
+    assert found["journal"]["all"] >= database(library).stat().st_size
+    shown = [line.split() for line in library.run("usage").out.splitlines()]
+    assert ["file", "1", "B", "20", "B", "300", "B", "4.0", "kB", "4.3", "kB", str(outputs)] in shown
 
 
 async def test_compact(library: Library) -> None:

@@ -253,6 +253,15 @@ async def test_the_missing_are_found(store: BucketStore, other: BucketStore) -> 
     assert await other.missing([]) == []
 
 
+async def test_usage_is_counted_by_listing(store: BucketStore, other: BucketStore) -> None:
+    """From a machine that has none of the files, with the times of the store."""
+    for number in range(2):
+        await kept(store, PNG + bytes([number]))
+    found = await other.sizes()
+    assert [size for _, size in found] == [len(PNG) + 1] * 2
+    assert all(at_ms > 0 for at_ms, _ in found)
+
+
 async def test_a_fresh_file_is_not_removed(
     s3_server: Buckets, bucket: str, store: BucketStore, other: BucketStore
 ) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from receiver.app.stateless import open_stateless_receive, stateless_app
     from receiver.app.stateless_submit import open_stateless_submit
     from receiver.app.test_delivery import find_destination, try_destination
+    from receiver.app.usage import Usage, usage_of
     from receiver.app.web import page_key, scrape_of, web_app
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Receiver",
     "Runtime",
     "TaskHandle",
+    "Usage",
     "back_up",
     "copy_journal",
     "find_destination",
@@ -42,6 +44,7 @@ __all__ = [
     "stateless_app",
     "store_of",
     "try_destination",
+    "usage_of",
     "web_app",
 ]
 _PLACES = {
@@ -55,6 +58,7 @@ _PLACES = {
     "stateless": ("open_stateless_receive", "stateless_app"),
     "stateless_submit": ("open_stateless_submit",),
     "test_delivery": ("find_destination", "try_destination"),
+    "usage": ("Usage", "usage_of"),
     "web": ("page_key", "scrape_of", "web_app"),
 }
 

@@ -63,6 +63,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Keep the journal": {
         "backup": ("backup:backup", "Copy journal, keys, archived files and settings into a folder."),
         "restore": ("backup:restore", "Put a backup back in its place."),
+        "usage": ("usage:usage", "Show what journal, archived files and file destinations take, by age."),
         "journal": ("journal:journal", "Check, copy and compact the journal."),
         "purge": ("journal:purge", "Delete what is old."),
         "erase": ("journal:erase", "Delete one submission for good."),

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from receiver.bucket import BucketError, BucketOptions, open_bucket, read_url
-from receiver.disk import in_thread, network_disk
+from receiver.disk import in_thread, network_disk, sizes_in
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
 from receiver.media.cache import Cache
@@ -179,6 +179,10 @@ class Store(ABC):
         """Return the digests whose file is not in the store."""
 
     @abstractmethod
+    async def sizes(self) -> list[tuple[int, int]]:
+        """Return the time in epoch milliseconds and the bytes of each file."""
+
+    @abstractmethod
     async def remove(self, digest: str, *, unless_younger: float) -> bool:
         """Remove a file that is not needed. Return True if it is gone.
 
@@ -284,6 +288,9 @@ class MediaStore(Store):
         return await self._call(
             lambda: [digest for digest in digests if not any(path.exists() for path in self._paths(digest))]
         )
+
+    async def sizes(self) -> list[tuple[int, int]]:
+        return await self._call(sizes_in, self.folder, "**/*")
 
     async def remove(self, digest: str, *, unless_younger: float) -> bool:
         def remove() -> bool:
@@ -427,6 +434,11 @@ class BucketStore(Store):
                         if page and page[-1].key > last:
                             break
         return [digest for digest in wanted if digest not in there]
+
+    async def sizes(self) -> list[tuple[int, int]]:
+        with self._translated():
+            async with aclosing(self._bucket.pages("")) as pages:
+                return [(item.modified_ms, item.size) async for page in pages for item in page]
 
     async def remove(self, digest: str, *, unless_younger: float) -> bool:
         """Compare its age first. A put of the same content between that request and the removal is lost, because S3

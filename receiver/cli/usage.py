@@ -1,0 +1,34 @@
+"""`usage`: what the installation takes on disk."""
+
+from __future__ import annotations
+
+from receiver.app import Usage, usage_of
+from receiver.cli.options import AsJSON
+from receiver.cli.output import Table, note, print_list
+from receiver.cli.process import run, settings_for
+
+
+def usage(as_json: AsJSON = False) -> None:
+    """Show what journal, archived files and file destinations take, by age.
+
+    Of a bucket, which is counted by listing it, every page of the list is a request.
+    """
+    settings = settings_for(quiet=True)
+
+    def row(item: Usage) -> tuple[str, ...]:
+        numbers = (item.today, item.week, item.month, item.older, item.all)
+        form = (lambda number: f"{number:,}") if item.name == "submissions" else _amount
+        return item.name, *("" if number is None else form(number) for number in numbers), item.place
+
+    table = Table[Usage](("WHAT", "TODAY", "7 DAYS", "30 DAYS", "OLDER", "ALL", "PLACE"), row, below=True, ids=False)
+    print_list(run(usage_of(settings)), table, none="", as_json=as_json)
+    if settings.database_kind != "sqlite" and not as_json:
+        note("The size of the journal is told by its database's own tools (receiver help backup).")
+
+
+def _amount(size: int) -> str:
+    """Format bytes in one unit: `0 B`, `12.3 kB`, `4.5 MB`."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if size >= 10**power:
+            return f"{size / 10**power:,.1f} {unit}"
+    return f"{size} B"
