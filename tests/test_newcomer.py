@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROMPT = "a paper boat floating on calm water at sunrise --v 6.1"
 
-pytestmark = pytest.mark.newcomer
+newcomer = pytest.mark.newcomer
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,7 @@ def environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("RECEIVER_", "VIRTUAL_ENV"))}
 
 
+@newcomer
 @pytest.mark.parametrize("options", [[], ["--no-callbacks"]])
 def test_the_demo_ends_with_the_path_of_a_picture(clone: Path, environ: dict[str, str], options: list[str]) -> None:
     """One command in a fresh clone installs, runs, and prints where the picture lies, with callbacks and without."""
@@ -48,6 +50,7 @@ def test_the_demo_ends_with_the_path_of_a_picture(clone: Path, environ: dict[str
     assert kept.stdout == "", "the demo leaves nothing behind that git would want"
 
 
+@newcomer
 def test_the_demo_shows_three_destinations_at_once(clone: Path, environ: dict[str, str]) -> None:
     """A folder with the tiles, a verified webhook and a program's page, and where each has put the result."""
     places = [word for place in ("file", "webhook", "command") for word in ("--to", place)]
@@ -73,6 +76,7 @@ def test_the_demo_shows_three_destinations_at_once(clone: Path, environ: dict[st
     assert " verified  task.succeeded " in done.stderr
 
 
+@newcomer
 def test_the_demo_keeps_serving_until_interrupted(clone: Path, environ: dict[str, str]) -> None:
     """`--serve` says what to try next, and Ctrl-C ends everything it started."""
     demo = subprocess.Popen(
@@ -94,3 +98,15 @@ def test_the_demo_keeps_serving_until_interrupted(clone: Path, environ: dict[str
     demo.communicate(timeout=30)
     assert any("export COMETAPI_KEY=" in line for line in lines)
     assert demo.returncode in (0, 130)
+
+
+@pytest.mark.parametrize("script", ["demo", "test", "faults", "bench", "posts"])
+def test_a_python_that_is_too_old_is_one_sentence(environ: dict[str, str], script: str) -> None:
+    """It names the version, and no traceback stands behind it."""
+    command = [ROOT / "scripts" / script]
+    if b"python" in command[0].read_bytes().splitlines()[0]:
+        command.insert(0, Path(sys.executable).resolve())  # outside of .venv, as a newcomer's
+    done = subprocess.run(command, env={**environ, "PYTHON": "false"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Receiver needs Python 3.11 or newer; false is older or missing.")
