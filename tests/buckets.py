@@ -19,12 +19,11 @@ from typing import Any
 import httpx
 from obstore.store import S3Store
 from ports import free_ports
+from waiting import PATIENCE
 
 COMMAND = Path(sys.executable).with_name("weed")
 KEY, SECRET = "AKIARECEIVER", "s3cret-of-the-receiver"
 READER, READER_SECRET = "AKIAREADER", "s3cret-of-the-reader"
-PATIENCE = 60.0
-"""Seconds until a server that does not come up is given up."""
 _IDENTITIES = {
     "identities": [
         {"name": "receiver", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]},

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from servers import PATIENCE, serving
+from servers import serving
+from waiting import PATIENCE
 
 from receiver.clock import Clock
 from receiver.events import Submission, new_id

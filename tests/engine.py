@@ -18,6 +18,7 @@ import httpx
 import journals
 import structlog
 from structlog._config import BoundLoggerLazyProxy
+from waiting import PATIENCE
 
 from receiver.clock import Clock
 from receiver.deliveries import Delivery, Receipt
@@ -427,7 +428,7 @@ async def engine(
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until something holds; a test that waits in vain fails."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0.001)
 

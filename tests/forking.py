@@ -110,10 +110,12 @@ def fork_commands() -> None:
 
 
 if __name__ == "__main__":
+    from receiver.bodies import certificates
     from receiver.cli import COMMANDS, main
 
     for commands in COMMANDS.values():
         for place, _ in commands.values():
             import_module(f"receiver.cli.{place.partition(':')[0]}")
+    certificates()
     fork_commands()
     main()

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from flows import PROMPT, SPEED, served
 from starlette.types import ASGIApp, Receive, Scope, Send
+from waiting import PATIENCE
 
 from receiver.app import journal_of
 from receiver.cli.servers import address, bind
@@ -67,7 +68,7 @@ class Deployed:
 
         The folder alone says too little: the request that filled it may still be delivering elsewhere.
         """
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while self.pictures().count(".json") < count or self.requests.open:  # noqa: ASYNC110 - another process's folder
                 await asyncio.sleep(0.01)
 
@@ -126,6 +127,6 @@ async def deployed(
         async with (
             served(simulator.app, provider),
             served(asked, own),
-            httpx.AsyncClient(base_url=address(own), timeout=30) as http,
+            httpx.AsyncClient(base_url=address(own), timeout=PATIENCE) as http,
         ):
             yield Deployed(simulator, application, chosen, folder / "outputs", clock, http, asked)

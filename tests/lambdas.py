@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers import PATIENCE, serving
+from servers import serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from waiting import PATIENCE
 
 RECORDED = Path(__file__).parent / "payloads" / "aws"
 VERSION = "/2018-06-01/runtime"

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 from ports import free_port
-from servers import PATIENCE
+from waiting import PATIENCE
 
 SECRET = "shared-by-the-tests-alone"
 PASSWORD = "the-password-of-boats"
@@ -68,7 +68,7 @@ def homeserver(folder: Path) -> Iterator[Matrix]:
     config = folder / "homeserver.yaml"
     config.write_text(_CONFIG.format(folder=folder, secret=SECRET, port=port))
     command = [sys.executable, "-m", "synapse.app.homeserver", "--config-path", str(config)]
-    subprocess.run([*command, "--generate-keys"], check=True, capture_output=True, timeout=60)
+    subprocess.run([*command, "--generate-keys"], check=True, capture_output=True, timeout=PATIENCE)
     url = f"http://127.0.0.1:{port}"
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
@@ -82,7 +82,7 @@ def homeserver(folder: Path) -> Iterator[Matrix]:
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + PATIENCE * 2
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         assert process.poll() is None, "Synapse has ended"
         try:

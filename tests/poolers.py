@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ports import free_port
+from waiting import PATIENCE
 
 PACKAGES = ("pgbouncer", "libevent-2.1-7", "libc-ares2")
 CACHE = Path(tempfile.gettempdir()) / "receiver-pgbouncer"
@@ -99,7 +100,7 @@ def pooler(url: str) -> Iterator[str]:
         yield parts._replace(netloc=f"postgres@127.0.0.1:{own}").geturl()
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
         shutil.rmtree(folder, ignore_errors=True)
 
 

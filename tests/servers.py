@@ -20,13 +20,12 @@ from urllib.parse import urlsplit
 
 from forking import Forked
 from starlette.types import ASGIApp
+from waiting import PATIENCE
 
 from receiver.cli.servers import address, bind, server
 from receiver.web.connections import Connection
 
 COMMAND = Path(sys.executable).with_name("receiver")
-PATIENCE = 30.0
-"""Seconds after which a test gives up on something that should have happened."""
 
 
 @asynccontextmanager
@@ -177,7 +176,7 @@ def environment(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
 def receiver(*arguments: str, folder: Path, env: Mapping[str, str], stdin: bytes | None = None) -> Result:
     """Run a command to its end."""
     with Command(*arguments, folder=folder, env=env, stdin=stdin) as command:
-        return command.wait(60)
+        return command.wait()
 
 
 @contextmanager

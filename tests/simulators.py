@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from waiting import PATIENCE
 
 from receiver.simulator import Simulator
 from receiver.simulator.timeline import TERMINAL
@@ -67,7 +68,7 @@ class Hooks:
         return [(body["status"], body["progress"]) for body in self.bodies]
 
     async def until(self, done: Callable[["Hooks"], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not done(self):
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -92,7 +93,7 @@ class Run:
         return (await self.client.get(f"/mj/task/{task_id}/fetch")).json()
 
     async def fetch_until(self, task_id: str, done: Callable[[Any], bool]) -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not done(task := await self.fetch(task_id)):  # noqa: ASYNC110 - nothing tells us
                 await asyncio.sleep(0.005)
         return task

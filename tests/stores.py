@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import httpx
+from waiting import PATIENCE
 
 from receiver.bucket.client import Bucket, StoredObject, Tag
 from receiver.errors import EngineStopped
@@ -87,7 +88,7 @@ class Proxy:
         assert task is not None
         self.connections.add(task)
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
                 while await self._answer(client, reader, writer):
                     pass
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

@@ -14,6 +14,7 @@ import pytest
 from doors import JSON, body, opened, path
 from starlette.types import Message
 from structlog.testing import capture_logs
+from waiting import PATIENCE
 
 from receiver.errors import JournalError
 from receiver.intake import Policy
@@ -47,7 +48,7 @@ async def wait_in(admission: Admission, store: Store, size: int = 1) -> str:
 
 
 async def settled(*tasks: asyncio.Task[str]) -> list[str]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         return await asyncio.gather(*tasks)
 
 
@@ -85,7 +86,7 @@ async def test_a_late_wait_ends_and_new_requests_are_refused(store: Store) -> No
         assert await wait_in(admission, store) == "503 journal stalled"
         store.failures = 1
         store.works.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while admission.shut:  # noqa: ASYNC110 - it sets no event
                 await asyncio.sleep(0.01)
     assert await wait_in(admission, store) == "kept"
@@ -204,7 +205,7 @@ async def test_overload_while_the_journal_is_locked(tmp_path: Path) -> None:
         row = await door.submission()
         with locked(door.file) as other:
             waiting = [asyncio.create_task(door.post(path(row), body(row))) for _ in range(20)]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while door.admission.waiting < 20:  # noqa: ASYNC110 - it sets no event
                     await asyncio.sleep(0.01)
             seconds = []
@@ -232,7 +233,7 @@ async def test_a_late_commit_stands(tmp_path: Path) -> None:
             quick = await door.post(path(row), body(row))
             assert quick.status_code == 503
             other.execute("ROLLBACK")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while door.admission.shut:  # noqa: ASYNC110 - it sets no event
                 await asyncio.sleep(0.01)
         assert await door.stored() == 1

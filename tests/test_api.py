@@ -26,6 +26,7 @@ from starlette.routing import Mount
 from starlette.routing import Route as WebRoute
 from test_webhook import SECRET, place
 from uvicorn.logging import AccessFormatter
+from waiting import PATIENCE
 
 from receiver import (
     Conflict,
@@ -538,7 +539,7 @@ async def test_a_function_is_a_destination(tmp_path: Path) -> None:
 async def settled(receiver: Receiver, id: str) -> None:
     """Wait until the end of each delivery is journalled: a function returns before that."""
     journal = receiver._started().journal
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while await journal.outstanding(id):  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0.01)
 
@@ -861,7 +862,7 @@ async def test_troubles_are_told(tmp_path: Path) -> None:
     async with provider(tmp_path, faults=["provider_500"]) as world, world.receiver() as receiver:
         assert await receiver.troubles() == []
         task = await receiver.imagine(PROMPT)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while not (found := await receiver.troubles()):  # noqa: ASYNC110 - the engine's doing has no event of ours
                 await asyncio.sleep(0.01)
             assert [trouble.name for trouble in found] == ["provider"]
@@ -878,4 +879,4 @@ async def test_waiting_ends_when_the_receiver_does(tmp_path: Path) -> None:
             waiting = asyncio.create_task(task.result())
             await asyncio.sleep(0.05)
         with pytest.raises((JournalError, NotStarted)):
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, PATIENCE)

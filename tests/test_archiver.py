@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from engine import JPEG, PNG, Kit, Recording, destination, engine, logged, until
+from waiting import PATIENCE
 
 from receiver.backoff import MEDIA
 from receiver.engine.archiver import AT_ONCE
@@ -257,7 +258,7 @@ async def test_a_download_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
         await until(lambda: kit.origin.requests == ["/slow"])
         quick = await kit.succeeded(imageUrl=f"{kit.origin.url}/quick")
         assert await kit.archiver.archive_once() == 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not (await kit.row(quick.id)).media:  # noqa: ASYNC110 - the journal has no event of its own
                 await asyncio.sleep(0)
         assert (await kit.row(slow.id)).media == ()

@@ -18,6 +18,7 @@ import pytest_asyncio
 from doors import JSON, MARKER, TASK, Door, assert_problem, body, opened, path, tokens
 from servers import connect, exchange, read_all
 from structlog.testing import capture_logs
+from waiting import PATIENCE
 
 from receiver.clock import Clock
 from receiver.events import Submission
@@ -334,7 +335,7 @@ CORPUS: dict[str, Case] = {
 
 async def line_of(lines: list[MutableMapping[str, Any]]) -> str:
     """Return the name of the only log line, which may come after the answer."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not lines:  # noqa: ASYNC110 - a line in a log sets no event
             await asyncio.sleep(0.001)
     (line,) = lines
@@ -627,7 +628,7 @@ async def test_sender_that_does_not_wait(door: Door) -> None:
 
     with capture_logs() as lines:
         await asyncio.to_thread(talk)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while len([line for line in lines if line["event"].startswith("callback.")]) < len(rows):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
     assert [await door.kept(row) for row in rows] == [[None]] * len(rows)

@@ -13,8 +13,9 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 from doors import JSON, MARKER, MAX_AGE, TASK, Door, assert_problem, body, opened, path, tokens
-from servers import PATIENCE, connect, exchange, serving
+from servers import connect, exchange, serving
 from structlog.testing import capture_logs
+from waiting import PATIENCE
 
 from receiver.clock import Clock
 from receiver.events import Submission, new_id

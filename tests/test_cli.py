@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from servers import COMMAND, PATIENCE, environment, receiver, simulating
+from servers import COMMAND, environment, receiver, simulating
 from typer.testing import CliRunner
+from waiting import PATIENCE
 
 from receiver.cli import COMMANDS as SECTIONS
 from receiver.cli import app
@@ -65,7 +66,7 @@ def on_terminal(*arguments: str, folder: Path, env: dict[str, str], columns: int
     os.close(ours)
     text = written.decode()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", re.sub(r"\x1b\[2K", "\n", text))
-    return process.wait(10), text, [line for line in re.split(r"[\r\n]+", plain) if line.strip()]
+    return process.wait(PATIENCE), text, [line for line in re.split(r"[\r\n]+", plain) if line.strip()]
 
 
 def test_version(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from functions import Deployed, deployed
 from servers import Result, receiver
+from waiting import PATIENCE
 
 
 async def run(function: Deployed, folder: Path, *arguments: str, **other: str) -> Result:
@@ -34,7 +35,7 @@ async def test_submit_prints_the_id_and_the_function_delivers(tmp_path: Path) ->
         assert (result.code, result.err) == (0, "")
         row = json.loads(result.out)
         assert row["status"] == "accepted"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while ".json" not in function.pictures("second"):  # noqa: ASYNC110 - the function's folder
                 await asyncio.sleep(0.05)
     [page] = (tmp_path / "second").glob("*.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from handbooks import PAGES
 from servers import COMMAND, environment, receiver
+from waiting import PATIENCE
 
 from receiver.cli import handbook
 from receiver.errors import NotFound
@@ -48,7 +49,7 @@ def test_a_page_on_a_terminal_is_formatted(tmp_path: Path) -> None:
                     data += chunk
             except OSError:  # the other end is closed
                 pass
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
     text = data.decode()
     assert "Look up the words" in text
     assert "─────" in text

@@ -354,7 +354,7 @@ async def test_interrupt_and_resume(tmp_path: Path) -> None:
             with Command("submit", "a boat", "--wait", folder=tmp_path, env=env) as command:
                 command.err.line("Accepted")
                 command.send_signal(signal.SIGINT)
-                return command.wait(10)
+                return command.wait()
 
         result = await asyncio.to_thread(interrupted)
         ((submission, status, ended),) = rows(tmp_path)
@@ -413,7 +413,7 @@ async def test_interrupted_after_the_result(tmp_path: Path, command_line: list[s
             with Command("submit", *command_line, folder=tmp_path, env=env) as command:
                 command.err.line("closing")
                 command.send_signal(signal.SIGINT)
-                return command.wait(10)
+                return command.wait()
 
         result = await asyncio.to_thread(interrupted)
     assert result.code == 0, result
@@ -429,7 +429,7 @@ async def test_a_journal_that_fails_while_one_waits(tmp_path: Path) -> None:
             with Command("submit", "a boat", "--wait", folder=tmp_path, env=env) as command:
                 command.err.line("Accepted")
                 rows(tmp_path, "ALTER TABLE submissions RENAME TO elsewhere")
-                return command.wait(10)
+                return command.wait()
 
         result = await asyncio.to_thread(failed)
         rows(tmp_path, "ALTER TABLE elsewhere RENAME TO submissions")
@@ -458,7 +458,7 @@ async def test_an_impatient_interrupt(tmp_path: Path) -> None:
                 command.send_signal(signal.SIGINT)
                 time.sleep(0.5)  # nothing outside shows that it drains
                 command.send_signal(signal.SIGINT)
-                return command.wait(10)
+                return command.wait()
 
         result = await asyncio.to_thread(interrupted)
     assert result.code == 130
@@ -477,7 +477,7 @@ async def test_a_database_that_is_restarted(tmp_path: Path) -> None:
             with Command("submit", "a boat", "--wait", folder=tmp_path, env=env) as command:
                 command.err.line("Accepted")
                 server.restart("immediate")
-                return command.wait(60)
+                return command.wait()
 
         result = await asyncio.to_thread(restarted)
     assert result.code == 0, result

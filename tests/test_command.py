@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 import uvloop
+from waiting import PATIENCE
 
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
@@ -172,12 +173,12 @@ def alive(pid: int) -> bool:
 
 async def ended(path: Path) -> None:
     """Until the process whose id stands in a file is gone."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while alive(int(path.read_text())):  # noqa: ASYNC110 - another process's end has no event here
             await asyncio.sleep(0.01)
 
 
-FAMILY = "sleep 60 & echo $! > child; echo $$ > pid; {trap}; echo started; wait; wait; sleep 60"
+FAMILY = "sleep 600 & echo $! > child; echo $$ > pid; {trap}; echo started; wait; wait; sleep 600"
 
 
 @pytest.mark.parametrize("trap", ["true", "trap '' TERM"])
@@ -203,7 +204,7 @@ async def test_term_lets_it_clean_up(tmp_path: Path) -> None:
 async def test_a_cancelled_attempt_leaves_nothing_running(tmp_path: Path, trap: str) -> None:
     """A drain waits a second for that, no longer."""
     task = asyncio.create_task(shell(FAMILY.format(trap=trap), make_attempt(tmp_path), folder=tmp_path))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
     began = time.monotonic()

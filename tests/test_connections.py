@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
+from waiting import PATIENCE
 
 from receiver.cli.servers import server
 from receiver.web.connections import KEEP_ALIVE_SECONDS, Connection, bounded
@@ -230,7 +231,7 @@ async def test_more_than_there_is_room_for() -> None:
         for connection in busy:
             connection.close()
         other = GET.replace(b"/livez", b"/other").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not (await exchange(url, other)).startswith(b"HTTP/1.1 200"):
                 pass
     assert [line["event"] for line in lines].count("connections.full") == 1

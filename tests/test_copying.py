@@ -27,6 +27,7 @@ from journals import (
     take,
 )
 from postgres import postgres_store
+from waiting import PATIENCE
 
 from receiver.app import copying
 from receiver.deliveries import Receipt
@@ -288,7 +289,7 @@ async def test_heartbeats_go_on_after_one_failed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(copying, "HEARTBEAT_SECONDS", 0.01)
     away = JournalError("The journal does not answer in time.", fault="unreachable")
     journal = Elsewhere(away, away, True, True)
-    async with asyncio.timeout(10), copying._exclusive(journal, "there"):  # type: ignore[arg-type]
+    async with asyncio.timeout(PATIENCE), copying._exclusive(journal, "there"):  # type: ignore[arg-type]
         while len(journal.answers) > 1:  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0.01)
     assert journal.left
@@ -299,7 +300,7 @@ async def test_a_copy_that_has_expired_is_broken_off(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(copying, "HEARTBEAT_SECONDS", 0.01)
     journal = Elsewhere(True, False)
     with pytest.raises(JournalError, match="Broken off: there had no heartbeat"):
-        async with asyncio.timeout(10), copying._exclusive(journal, "there"):  # type: ignore[arg-type]
+        async with asyncio.timeout(PATIENCE), copying._exclusive(journal, "there"):  # type: ignore[arg-type]
             await asyncio.Event().wait()
     assert journal.left
 

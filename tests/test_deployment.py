@@ -20,12 +20,12 @@ from ports import free_ports
 from postgres import new_database
 from servers import Command, receiver, simulating
 from typer.main import get_command
+from waiting import PATIENCE
 
 from receiver.cli import app
 from receiver.settings import Settings
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-PATIENCE = 120.0
 
 
 def exists(line: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from engine import JPEG, PNG, Kit, Recording, answer, destination, engine, logged, until, wire_task
+from waiting import PATIENCE
 
 from receiver.backoff import DELIVERY, DOWN_AFTER
 from receiver.deliveries import Completion, Delivery, Receipt
@@ -557,7 +558,7 @@ async def test_a_handler_that_never_ends_stops_no_shutdown(tmp_path: Path) -> No
         dispatcher = kit.dispatcher(destination("main", Recording(deaf)))
         await dispatcher.dispatch_once()
         with logged() as lines:
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(PATIENCE):
                 await dispatcher.drain(0.01)
             assert [line["event"] for line in lines] == ["delivery.stuck"]
             assert await kit.journal.free_running("engine-2", kit.clock.now_ms()) == 1
@@ -624,7 +625,7 @@ async def test_what_was_left_behind_does_not_wait_for_the_journal(tmp_path: Path
         await dispatcher.drain(0.01)
         journal.failing["complete"] = 10**6
         go.set()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             await dispatcher.settle()
 
 
@@ -663,7 +664,7 @@ async def test_draining_gives_up_on_a_broken_journal(tmp_path: Path) -> None:
         journal.failing["complete"] = 10**6
         await dispatcher.dispatch_once()
         await until(lambda: len(kit.clock.slept) > 0)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             await dispatcher.drain(0.01)
         assert (await only(kit, submission)).status == "running"
         assert await kit.journal.free_running("engine-2", kit.clock.now_ms()) == 1
@@ -925,7 +926,7 @@ async def test_a_handler_that_ignores_its_end_is_recorded_without_it(tmp_path: P
         dispatcher = kit.dispatcher(destination("main", handler, timeout=0.02, concurrency=1), stuck_seconds=0.02)
         with logged() as lines:
             await dispatcher.dispatch_once()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while (await only(kit, submission)).status == "running":  # noqa: ASYNC110 - the journal has no event
                     await asyncio.sleep(0.01)
             delivery = await only(kit, submission)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from flows import PROMPT, SPEED, World, world
+from waiting import PATIENCE
 
 from receiver.simulator import FAULTS
 
@@ -117,7 +118,7 @@ async def check(folder: Path, faults: set[str], end: str) -> None:
     async with world(folder, faults=faults, deadline=deadline, speed=speed) as here:
         row = await here.submit()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 row = await here.rest(row.id, files=end != "S")
         except TimeoutError:
             raise AssertionError(f"it never rests: {await here.receiver.journal.find(row.id)}") from None
@@ -170,7 +171,7 @@ async def check_refused(here: World, submission_id: str) -> None:
 
 
 async def check_failed_then_picture(here: World, submission_id: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not here.pictures():
             await here.receiver.clock.sleep(1)
     row = await here.rest(submission_id)
@@ -217,7 +218,7 @@ async def test_a_lost_answer_and_a_provider_that_knows_nothing_is_lost(tmp_path:
 @pytest.mark.parametrize("profile", ["default", "relay", "java", "csharp"])
 async def test_a_prompt_becomes_a_picture_under_every_profile(profile: str, tmp_path: Path) -> None:
     """Whatever sender or relay stands between, callbacks and polls give one picture."""
-    async with world(tmp_path, profile=profile) as here, asyncio.timeout(20):
+    async with world(tmp_path, profile=profile) as here, asyncio.timeout(PATIENCE):
         row = await here.submit()
         row = await here.rest(row.id)
         await check_picture(here, row.id)
@@ -226,7 +227,7 @@ async def test_a_prompt_becomes_a_picture_under_every_profile(profile: str, tmp_
 
 async def test_twenty_tasks_without_a_callback_are_twenty_pictures(tmp_path: Path) -> None:
     """The hook stripped by the relay, polling alone brings every result, and the operator is told in some minutes."""
-    async with world(tmp_path, faults={"hook_stripped"}) as here, asyncio.timeout(40):
+    async with world(tmp_path, faults={"hook_stripped"}) as here, asyncio.timeout(PATIENCE):
         rows = await asyncio.gather(*(here.submit(f"boat number {number} --v 6.1") for number in range(20)))
         rested = await asyncio.gather(*(here.rest(row.id) for row in rows))
         assert [row.ended for row in rested] == ["task.succeeded"] * 20
@@ -237,7 +238,7 @@ async def test_twenty_tasks_without_a_callback_are_twenty_pictures(tmp_path: Pat
 
 async def test_without_a_public_url_nothing_but_polling_is_needed(tmp_path: Path) -> None:
     """`submit --wait` on a laptop: no server, no callback URL, a picture."""
-    async with world(tmp_path, public_url=None) as here, asyncio.timeout(20):
+    async with world(tmp_path, public_url=None) as here, asyncio.timeout(PATIENCE):
         row = await here.submit()
         assert "notifyHook" not in here.simulator.submits[0]
         await here.rest(row.id)
@@ -246,7 +247,7 @@ async def test_without_a_public_url_nothing_but_polling_is_needed(tmp_path: Path
 
 async def test_our_token_is_in_nothing_that_leaves_the_journal(tmp_path: Path) -> None:
     """The provider echoes `state`; neither the row, the events nor the files in the folder hold it."""
-    async with world(tmp_path, profile="csharp") as here, asyncio.timeout(20):
+    async with world(tmp_path, profile="csharp") as here, asyncio.timeout(PATIENCE):
         row = await here.submit()
         row = await here.rest(row.id)
         (token,) = {submit["state"] for submit in here.simulator.submits}

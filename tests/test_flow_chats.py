@@ -8,12 +8,13 @@ from pathlib import Path
 from discords import channel
 from flows import world
 from slacks import TOKEN, workspace
+from waiting import PATIENCE
 
 
 async def test_a_task_and_its_follow_up_are_one_conversation(tmp_path: Path) -> None:
     """In Slack one post from progress to result, with the follow-up in its thread; in Discord a post for each; the
     journal's own receipts carry both, and every picture is what was archived."""
-    async with workspace() as slack, channel() as discord, asyncio.timeout(60):
+    async with workspace() as slack, channel() as discord, asyncio.timeout(PATIENCE):
         team = {"handler": "slack", "channel": "pictures", "token": TOKEN, "api_url": slack.api, "progress": True}
         other = {"handler": "discord", "webhook_url": discord.hook}
         async with world(tmp_path, destinations={"team": team, "other": other}) as here:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from flows import World, world
+from waiting import PATIENCE
 
 from receiver.errors import Conflict, InputError, NotFound, Refused
 from receiver.events import Submission
@@ -41,7 +42,7 @@ async def until(here: World, submission_id: str, met: Callable[[Submission], boo
 @pytest.mark.parametrize("profile", PROFILES)
 async def test_the_documented_workflow_under_every_profile(profile: str, tmp_path: Path) -> None:
     """Prompt → grid → U2 → Custom Zoom, which asks for input → video; the family lies in the folder and the journal."""
-    async with world(tmp_path, profile=profile) as here, asyncio.timeout(60):
+    async with world(tmp_path, profile=profile) as here, asyncio.timeout(PATIENCE):
         parent = await grid(here)
         upscaled = await press(here, parent, "U2")
         asking = await here.receiver.submissions.follow_up(upscaled, "Custom Zoom")
@@ -69,7 +70,7 @@ async def test_the_documented_workflow_under_every_profile(profile: str, tmp_pat
 
 async def test_a_relay_without_buttons_is_told_by_change(tmp_path: Path) -> None:
     """Where no fetch ever shows a button, it is asked for a while, and then `submit/change` upscales."""
-    async with world(tmp_path, profile="java") as here, asyncio.timeout(60):
+    async with world(tmp_path, profile="java") as here, asyncio.timeout(PATIENCE):
         upscaled = await press(here, await grid(here), "U2")
         assert upscaled.ended == "task.succeeded"
         assert here.simulator.endpoints.count("change") == 1
@@ -78,7 +79,7 @@ async def test_a_relay_without_buttons_is_told_by_change(tmp_path: Path) -> None
 
 async def test_pressing_twice_costs_once(tmp_path: Path) -> None:
     """The same button of the same task, however it is spelt, gives the first one's result; `again` presses anew."""
-    async with world(tmp_path) as here, asyncio.timeout(30):
+    async with world(tmp_path) as here, asyncio.timeout(PATIENCE):
         parent = await grid(here)
         first = await press(here, parent, "U2")
         second = await here.receiver.submissions.follow_up(parent, " u2")
@@ -91,7 +92,7 @@ async def test_pressing_twice_costs_once(tmp_path: Path) -> None:
 
 async def test_a_reply_given_with_the_button_needs_nobody(tmp_path: Path) -> None:
     """The prompt goes out as soon as the task asks, and no destination is told that it asked."""
-    async with world(tmp_path) as here, asyncio.timeout(30):
+    async with world(tmp_path) as here, asyncio.timeout(PATIENCE):
         upscaled = await press(here, await grid(here), "U1")
         zoomed = await press(here, upscaled, "Custom Zoom", prompt="wider --zoom 1.5")
         assert zoomed.ended == "task.succeeded"
@@ -103,7 +104,7 @@ async def test_a_reply_given_with_the_button_needs_nobody(tmp_path: Path) -> Non
 
 async def test_follow_ups_start_by_themselves_once(tmp_path: Path) -> None:
     """`auto` presses each named button when the task has succeeded, written with that event."""
-    async with world(tmp_path) as here, asyncio.timeout(30):
+    async with world(tmp_path) as here, asyncio.timeout(PATIENCE):
         row = await here.receiver.submissions.prepare(build("imagine", prompt="a boat"), Options(auto=("U1", "U3")))
         await here.receiver.submissions.send(row.id)
         await here.rest(row.id)
@@ -119,7 +120,7 @@ async def test_follow_ups_start_by_themselves_once(tmp_path: Path) -> None:
 )
 async def test_a_wrong_button_costs_nothing(button: str, problem: str, tmp_path: Path) -> None:
     """It is refused with the buttons there are, before anything is journalled or sent."""
-    async with world(tmp_path) as here, asyncio.timeout(30):
+    async with world(tmp_path) as here, asyncio.timeout(PATIENCE):
         parent = await grid(here)
         with pytest.raises(InputError, match=problem):
             await here.receiver.submissions.follow_up(parent, button)
@@ -129,7 +130,7 @@ async def test_a_wrong_button_costs_nothing(button: str, problem: str, tmp_path:
 
 async def test_what_has_not_succeeded_has_no_follow_up(tmp_path: Path) -> None:
     """A failed task, and one that does not ask for input, are told so in a sentence."""
-    async with world(tmp_path, faults={"failure"}) as here, asyncio.timeout(30):
+    async with world(tmp_path, faults={"failure"}) as here, asyncio.timeout(PATIENCE):
         failed = await grid(here)
         with pytest.raises(InputError, match="has not succeeded"):
             await here.receiver.submissions.follow_up(failed, "U1")
@@ -139,7 +140,7 @@ async def test_what_has_not_succeeded_has_no_follow_up(tmp_path: Path) -> None:
 
 async def test_a_task_of_somebody_else_is_delivered_like_our_own(tmp_path: Path) -> None:
     """Adopted by its id, followed to its end, and followed up; a second time it is the same submission."""
-    async with world(tmp_path) as here, asyncio.timeout(30):
+    async with world(tmp_path) as here, asyncio.timeout(PATIENCE):
         foreign = await here.receiver.provider.submit("imagine", {"prompt": "a cat on a roof"}, speed=None)
         row = await here.receiver.submissions.adopt(foreign.task_id, Options(labels={"from": "n8n"}))
         again = await here.receiver.submissions.adopt(foreign.task_id, Options(labels={"from": "n8n"}))
@@ -155,7 +156,7 @@ async def test_a_task_of_somebody_else_is_delivered_like_our_own(tmp_path: Path)
 
 async def test_a_name_belongs_to_one_request(tmp_path: Path) -> None:
     """The same request under a name is the same submission; another one is a conflict."""
-    async with world(tmp_path) as here, asyncio.timeout(30):
+    async with world(tmp_path) as here, asyncio.timeout(PATIENCE):
         prepare = here.receiver.submissions.prepare
         one = await prepare(build("imagine", prompt="a boat"), Options(once="n", once_digest="a" * 64))
         two = await prepare(build("imagine", prompt="a boat"), Options(once="n", once_digest="a" * 64))
@@ -167,7 +168,7 @@ async def test_a_name_belongs_to_one_request(tmp_path: Path) -> None:
 async def test_results_go_to_the_named_destinations_only(tmp_path: Path) -> None:
     """`to` names some of the destinations; a name there is not is refused."""
     to = f"file:{tmp_path}/outputs file:{tmp_path}/other"
-    async with world(tmp_path, to=to) as here, asyncio.timeout(30):
+    async with world(tmp_path, to=to) as here, asyncio.timeout(PATIENCE):
         row = await here.receiver.submissions.prepare(build("imagine", prompt="a boat"), Options(to=("file-2",)))
         await here.receiver.submissions.send(row.id)
         await here.rest(row.id)
@@ -198,7 +199,7 @@ async def picture(here: World) -> str:
 )
 async def test_every_kind_of_request_ends_in_a_file(kind: str, suffix: str, tmp_path: Path) -> None:
     """Texts, pictures and videos are all results, in the folder and in the event."""
-    async with world(tmp_path) as here, asyncio.timeout(30):
+    async with world(tmp_path) as here, asyncio.timeout(PATIENCE):
         source = await picture(here)
         asked = {
             "describe": lambda: build("describe", source=source),
@@ -221,7 +222,7 @@ async def test_every_kind_of_request_ends_in_a_file(kind: str, suffix: str, tmp_
 
 async def test_describe_all_is_one_submission_per_task(tmp_path: Path) -> None:
     """One answer names several tasks, each followed and delivered on its own."""
-    async with world(tmp_path, profile="csharp") as here, asyncio.timeout(60):
+    async with world(tmp_path, profile="csharp") as here, asyncio.timeout(PATIENCE):
         source = await picture(here)
         row = await here.receiver.submissions.prepare(build("describe", source=source))
         await here.receiver.submissions.send(row.id)
@@ -237,7 +238,7 @@ async def test_describe_all_is_one_submission_per_task(tmp_path: Path) -> None:
 
 async def test_pictures_are_uploaded_and_their_links_come_back(tmp_path: Path) -> None:
     """An upload makes no task and leaves no submission."""
-    async with world(tmp_path) as here, asyncio.timeout(30):
+    async with world(tmp_path) as here, asyncio.timeout(PATIENCE):
         source = await picture(here)
         urls = await here.receiver.submissions.upload(build("upload", pictures=[source, source]))
         assert len(urls) == 2

@@ -13,6 +13,7 @@ import pytest
 from flows import served
 from handbooks import BLOCKS
 from starlette.types import ASGIApp
+from waiting import PATIENCE
 
 from receiver.cli.servers import address, bind
 from receiver.testing import Simulated, simulating
@@ -76,7 +77,7 @@ async def _use(app: ASGIApp, block: str, monkeypatch: pytest.MonkeyPatch) -> Non
 async def _make_a_picture(client: httpx.AsyncClient) -> None:
     made = await client.post("/pictures", params={"prompt": "a paper boat --v 6.1"})
     assert made.json()["id"]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not (await client.get("/pictures")).json():  # noqa: ASYNC110 - as whoever looks at the page would
             await asyncio.sleep(0.05)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from servers import serving
+from waiting import PATIENCE
 
 from receiver.clock import Clock
 from receiver.errors import JournalError
@@ -101,7 +102,7 @@ async def test_journal_locked(house: House) -> None:
     """While another connection holds the journal's write lock, the answer is a quick 503, and 200 afterwards."""
     with contextlib.closing(sqlite3.connect(house.folder / "journal.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             response = await house.client.get("/readyz")
         assert response.status_code == 503
         assert response.json() == {"ready": False, "journal": "It has not answered within 0.3 s.", "media": "ok"}
@@ -119,7 +120,10 @@ async def test_checks_run_side_by_side(house: House) -> None:
     async def fails() -> None:
         raise JournalError("It is broken.")
 
-    async with running(house.journal, {"one": hangs, "two": hangs, "three": fails}) as client, asyncio.timeout(5):
+    async with (
+        running(house.journal, {"one": hangs, "two": hangs, "three": fails}) as client,
+        asyncio.timeout(PATIENCE),
+    ):
         found = (await client.get("/readyz")).json()
     late = "It has not answered within 0.3 s."
     assert found == {

@@ -18,8 +18,9 @@ from flows import SPEED, World, world
 from jsonschema import Draft202012Validator
 from ports import free_port
 from scripted import content_of, scripted
-from servers import PATIENCE, exchange, serving
+from servers import exchange, serving
 from structlog.testing import capture_logs
+from waiting import PATIENCE
 
 from receiver.app.container import retention_of
 from receiver.requests import KINDS, build
@@ -830,7 +831,7 @@ async def test_a_silent_stream_says_that_it_is_there_and_ends_with_its_listener(
             async with client.stream("GET", f"/submissions/{row.id}/events", headers=STREAM) as response:
                 lines = response.aiter_lines()
                 assert (await anext(lines)).startswith(":")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await ended.wait()
 
 

@@ -31,6 +31,7 @@ from journals import (
     take,
 )
 from stores import Cut, Fault, Proxy, proxied
+from waiting import PATIENCE
 
 from receiver.backoff import DOWN_AFTER, PROBE
 from receiver.bucket.client import Tag
@@ -581,7 +582,7 @@ async def test_an_expired_engine_learns_of_it(place: BucketStore) -> None:
     (work,) = await take(one, owner="a")
     assert await two.free_running("b", NOW, two.membership.owners) == 0
     assert await two.membership.expire("b") == []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while await two.membership.expire("b") != ["a"]:
             assert await two.membership.heartbeat("b")
             assert not await two.membership.lead("b")

@@ -12,6 +12,7 @@ import pytest
 from journals import NOW, completion, fill, finished, submission, take
 from postgres import PostgresStore, asked, open_journal, postgres_store
 from postgres_server import Server
+from waiting import PATIENCE
 
 from receiver.errors import InputError, JournalError
 from receiver.events import Input
@@ -74,7 +75,7 @@ async def test_what_is_replayed_meanwhile_is_not_deleted(journal: Journal, other
         keys = await journal.old("submissions", LATER, None)
         _, replayed = await asyncio.gather(
             journal.delete("submissions", keys, problem=""),
-            asyncio.wait_for(asyncio.gather(*(other.replay(orders[at::4], LATER) for at in range(4))), 30),
+            asyncio.wait_for(asyncio.gather(*(other.replay(orders[at::4], LATER) for at in range(4))), PATIENCE),
         )
         owed = {item.submission_id for item in await journal.deliveries(limit=100, status="pending")}
         told = {item.order.submission_id for part in replayed for item in part if item.outcome == "again"}

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from engine import StillClock, logged, until
+from waiting import PATIENCE
 
 from receiver.engine.engine import TICK, Loops, NotNow, Step
 from receiver.errors import JournalError
@@ -170,7 +171,7 @@ async def test_a_step_that_tells_its_cancellation_in_other_words_ends(error: Exc
 
     async with working(StillClock(), step=broken_off) as worker:
         await entered.wait()
-        await asyncio.wait_for(worker.stop(), 5)
+        await asyncio.wait_for(worker.stop(), PATIENCE)
 
 
 async def test_starting_twice_starts_one_loop() -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a paper boat floating on calm water at sunrise --v 6.1"
@@ -95,7 +96,7 @@ def test_the_demo_keeps_serving_until_interrupted(clone: Path, environ: dict[str
         if "receiver deliveries list" in line:
             break
     os.killpg(demo.pid, signal.SIGINT)
-    demo.communicate(timeout=30)
+    demo.communicate(timeout=PATIENCE)
     assert any("export COMETAPI_KEY=" in line for line in lines)
     assert demo.returncode in (0, 130)
 

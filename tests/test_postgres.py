@@ -33,6 +33,7 @@ from journals import (
 )  # fmt: skip
 from postgres import PostgresStore, asked, open_journal, store_of
 from proxies import Cut, Proxy, proxy
+from waiting import PATIENCE
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import JournalError
@@ -768,16 +769,16 @@ async def test_notifications_reach_other_processes(store: PostgresStore) -> None
     own.clear()
     news.clear()
     await one.add(submission(1))
-    await asyncio.wait_for(news.wait(), 5)
+    await asyncio.wait_for(news.wait(), PATIENCE)
     assert heard == own == [frozenset({submission(1).id})]
     kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = $1"
     await store.execute(kill, urlsplit(store.url).path.strip("/"))
     news.clear()
-    await asyncio.wait_for(news.wait(), 5)  # it hears again, and looks for what was missed
+    await asyncio.wait_for(news.wait(), PATIENCE)  # it hears again, and looks for what was missed
     assert heard[-1] is None
     news.clear()
     await one.add(submission(2))
-    await asyncio.wait_for(news.wait(), 5)
+    await asyncio.wait_for(news.wait(), PATIENCE)
     await one.aclose()
     await two.aclose()
 
@@ -792,7 +793,7 @@ async def test_a_command_that_ends_at_once_is_heard(store: PostgresStore, journa
         command = await open_journal(store.url, **options)
         await command.add(submission(number))
         await command.aclose()
-        await asyncio.wait_for(heard.wait(), 10)
+        await asyncio.wait_for(heard.wait(), PATIENCE)
 
 
 async def test_without_a_listener_nothing_is_said_or_heard(store: PostgresStore) -> None:

@@ -16,6 +16,7 @@ from journals import ID, NOW, callback, completion, fill, owe, submission, take
 from poolers import pooler
 from postgres import asked, open_journal, store_of
 from proxies import proxy
+from waiting import PATIENCE
 
 from receiver.errors import JournalError
 from receiver.events import Submission
@@ -108,7 +109,7 @@ async def test_whoever_is_cut_off_in_a_transaction_holds_its_rows_not_for_long(
 
             hanging = asyncio.create_task(cut.change(submission(1).id, decide))
             await locked.wait()
-            assert await asyncio.wait_for(other.change(submission(1).id, _count), 10)
+            assert await asyncio.wait_for(other.change(submission(1).id, _count), PATIENCE)
             wire.release()
             assert await hanging
             await asyncio.gather(cut.aclose(), other.aclose())
@@ -127,7 +128,7 @@ async def test_a_pooler_in_session_mode_hears_from_others(monkeypatch: pytest.Mo
         await store_of(one)._notifier.listening.wait()
         heard.clear()
         await two.add(submission(1, send_due_ms=1))
-        await asyncio.wait_for(heard.wait(), 10)
+        await asyncio.wait_for(heard.wait(), PATIENCE)
         await two.aclose()
         await one.aclose()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import asyncpg
 import pytest
+from waiting import PATIENCE
 
 from receiver.journal.postgres.batch import Writer
 
@@ -30,7 +31,7 @@ class Lanes:
 
     async def until(self, count: int) -> None:
         """So many batches have begun."""
-        async with asyncio.timeout(5), self._begun:
+        async with asyncio.timeout(PATIENCE), self._begun:
             await self._begun.wait_for(lambda: len(self.sizes) >= count)
 
     def let_go(self, number: int) -> None:

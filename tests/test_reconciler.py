@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from engine import DEADLINE, PNG, Answer, Kit, answer, engine, logged, until, wire_task
+from waiting import PATIENCE
 
 from receiver.backoff import PROVISIONAL
 from receiver.engine.reconciler import BATCH
@@ -501,7 +502,7 @@ async def test_a_proof_being_downloaded_keeps_no_other_back(tmp_path: Path) -> N
         await kit.calls_back(claimed, "SUCCESS", image_url=f"{kit.origin.url}/a")
         step = asyncio.create_task(reconcile(kit))
         await until(lambda: kit.origin.requests == ["/a"])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not (await kit.row(other.id)).ended:  # noqa: ASYNC110 - the journal has no event of its own
                 await asyncio.sleep(0)
         assert not step.done()

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from postgres import new_database
 from servers import Command, Result, receiver, simulating
+from waiting import PATIENCE
 
 from receiver import Event, Receiver
 from receiver.journal import EngineRecord, Journal
@@ -24,7 +25,6 @@ from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
 from receiver.journal.postgres import open_store as open_postgres
 from receiver.testing.serving import simulated
 
-PATIENCE = 60.0
 """Seconds; others use this machine, too."""
 
 
@@ -156,7 +156,7 @@ def test_kill_any_and_nothing_is_lost(house: House) -> None:
     house.workers.remove(leader)
     took = until(lambda: any(item.leads and pid_of(item) != leader.pid for item in house.engines()))
     assert took < EXPIRE_SECONDS + HEARTBEAT_SECONDS + 5  # of which a look may take some on a busy machine
-    result = load.wait(PATIENCE * 2)
+    result = load.wait(PATIENCE)
     assert (result.code, result.err.splitlines()[-1]) == (0, "30 of 30 succeeded, 30 in file."), result
     assert len(house.pictures()) == before + 30
     assert house.readyz(house.webs[1][1])[0] == 200

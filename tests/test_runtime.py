@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
+from waiting import PATIENCE
 
 from receiver.app import Runtime, journal_of, open_runtime, web_app
 from receiver.app.container import RetryOutage
@@ -564,7 +565,7 @@ async def test_closing_is_idempotent_and_ends_the_engine(tmp_path: Path, plugins
 async def test_a_handler_that_cannot_close_stops_no_other(tmp_path: Path, plugins: list[Any], closing: str) -> None:
     """It is logged; the others are closed, and the end comes within a second or so."""
     with logged() as lines:
-        async with asyncio.timeout(5), open_runtime(settings(tmp_path, to=f"plugin:{closing} plugin:well")):
+        async with asyncio.timeout(PATIENCE), open_runtime(settings(tmp_path, to=f"plugin:{closing} plugin:well")):
             pass
     assert [plugin.closed for plugin in plugins] == [1, 1]
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["destination.not_closed"]
@@ -758,7 +759,7 @@ async def test_the_engine_deletes_what_is_old(tmp_path: Path) -> None:
             await ended(receiver, submission)
             clock.advance(91 * 86400)
             with logged() as lines:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE):
                     while not any(line["event"] == "journal.purged" for line in lines):
                         clock.advance(3600)
                         await asyncio.sleep(0.005)  # the engine's steps and its requests take real time

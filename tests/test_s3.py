@@ -19,6 +19,7 @@ from buckets import READER, READER_SECRET, SECRET, Between, Buckets, content, li
 from flows import world
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import PATIENCE
 
 from receiver.bucket.options import BucketOptions, address_of, read_profile
 from receiver.deliveries import Receipt
@@ -317,7 +318,7 @@ async def test_a_real_server_that_is_too_busy_is_left_in_peace(server: Buckets, 
     """It answers 503: the whole destination rests, and no attempt is used up."""
     server.limit_writes(bucket, 1)
     item = stored(tmp_path, b"\x89PNG\r\n\x1a\n" + bytes(3 * 2**20))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:  # until the server has read its own settings
             try:
                 await handler_of(server.options(bucket)).deliver(attempt_of(EVENT, item))

@@ -11,6 +11,7 @@ from engine import StillClock, logged
 from functions import CRON, bearer, deployed
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from waiting import PATIENCE
 
 from receiver import serverless
 from receiver.app import journal_of, open_stateless_receive, open_stateless_submit
@@ -46,7 +47,7 @@ async def test_the_tick_brings_what_no_callback_announced(tmp_path: Path) -> Non
     """The relay strips the hook: the tick polls, downloads and delivers."""
     async with deployed(tmp_path, faults=["hook_stripped"]) as function:
         id = await function.submit()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while not function.pictures():
                 await function.clock.sleep(16)
                 found = await function.tick()
@@ -75,7 +76,7 @@ async def test_what_does_not_end_in_time_waits_for_the_tick(tmp_path: Path) -> N
     async with deployed(tmp_path, budget=200.0, limit=400.0, destinations={"slow": table}) as function:
         id = await function.submit()
         await function.until(1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while "slow pending" not in await function.delivered(id):  # noqa: ASYNC110 - the function's journal
                 await asyncio.sleep(0.05)
         (tmp_path / "gate").touch()
@@ -99,7 +100,7 @@ async def test_a_destination_that_fails_once_gets_it_within_the_same_request(tmp
     async with deployed(tmp_path, destinations={"flaky": table}) as function:
         id = await function.submit()
         await function.until(1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while "flaky succeeded" not in await function.delivered(id):  # noqa: ASYNC110 - the function's journal
                 await asyncio.sleep(0.05)
 
@@ -212,7 +213,7 @@ async def test_without_a_journal_a_result_that_is_not_delivered_is_an_error(tmp_
         async with deployed(tmp_path, database="none", destinations={"broken": table}) as function:
             async with open_stateless_submit(function.settings, clock=function.clock) as stateless:
                 await stateless.submit(build("imagine", prompt="a boat"))
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(PATIENCE):
                 while not (told := [line for line in lines if line.get("status") == 500]):  # noqa: ASYNC110 - log lines
                     await asyncio.sleep(0.01)
     assert told[0]["event"] == "callback.refused"

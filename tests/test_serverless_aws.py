@@ -12,6 +12,7 @@ from typing import Any
 from functions import TOKEN
 from lambdas import Runtime, environment, request_event, scheduled_event
 from providers import Relay, provided
+from waiting import PATIENCE
 
 from receiver.app import journal_of
 from receiver.settings import load
@@ -104,6 +105,6 @@ async def test_what_is_wrong_is_told_at_the_start(tmp_path: Path) -> None:
     """Lambda shows the sentence among the errors of the start."""
     async with deployed(tmp_path) as (_, _, variables):
         wrong = {**variables, "RECEIVER_POLL_INTERVAL": "soon"}
-        async with environment(tmp_path, "handlers.http", wrong) as runtime, asyncio.timeout(20):
+        async with environment(tmp_path, "handlers.http", wrong) as runtime, asyncio.timeout(PATIENCE):
             await runtime.failed.wait()
         assert "RECEIVER_POLL_INTERVAL is wrong" in runtime.failures[0]["errorMessage"]

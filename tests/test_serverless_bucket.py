@@ -18,6 +18,7 @@ from handbooks import block
 from lambdas import environment, request_event, scheduled_event
 from providers import provided
 from servers import receiver
+from waiting import PATIENCE
 
 from receiver.app import journal_of
 from receiver.serverless import Application
@@ -69,7 +70,7 @@ async def test_every_picture_reaches_two_places_by_callbacks_and_a_laptop_sees_h
         assert (ready["ready"], "engines" in ready) == (True, False)  # it needs no other engine
         row = await asyncio.to_thread(laptop, function, tmp_path, "submit", "a boat", "--label", "order=17")
         await function.until(1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while await function.delivered(row["submission"]) != ["file succeeded", "second succeeded"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         events = await asyncio.to_thread(laptop, function, tmp_path, "events", "list", "--task", row["submission"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from simulators import HOOK, ORIGIN, PAYLOADS, kind, payload, running
+from waiting import PATIENCE
 
 from receiver.simulator.profiles import csharp_encode
 
@@ -86,7 +87,7 @@ async def test_java_hook_is_a_template() -> None:
         await run.hooks.until_end()
         assert run.hooks.requests[0].scope["raw_path"] == b"/cb/a%252Fb"
         await run.submit(notifyHook=f"{HOOK}/{{x}}")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while len(run.simulator.callbacks) < 20:  # noqa: ASYNC110 - nothing tells us
                 await asyncio.sleep(0.005)
         assert "variable" in (run.simulator.callbacks[-1].error or "")

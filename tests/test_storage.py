@@ -16,6 +16,7 @@ from doors import Door, body, opened, path
 from flows import world
 from journals import submission
 from structlog.testing import capture_logs
+from waiting import PATIENCE
 
 from receiver.disk import BALLAST_BYTES, LOOK_SECONDS, Ballast
 from receiver.errors import JournalError
@@ -70,7 +71,7 @@ async def test_a_full_disk(door: Door) -> None:
         await door.journal.add(submission(5))
     await pages(door, None)
     assert await door.journal.change(row.id, lambda current: None) is not None  # what is owed goes on meanwhile
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (await door.post(path(row), body(row))).status_code != 200:  # noqa: ASYNC110 - room makes no event
             await asyncio.sleep(LOOK_SECONDS / 10)
     assert await door.stored() == taken + 1

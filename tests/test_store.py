@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from journals import FULL, ID, NOW, OWNER, STORES, Store, callback, delivery, due_file, event, submission
 from ulid import ULID
+from waiting import PATIENCE
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import InputError, JournalError
@@ -547,7 +548,7 @@ async def test_subscribers_hear_of_writes(opened: Contract) -> None:
         heard.clear()
         seen.clear()
         await step()
-        await asyncio.wait_for(seen.wait(), 5)
+        await asyncio.wait_for(seen.wait(), PATIENCE)
         assert heard[0] is None or row.id in heard[0]
 
 

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from waiting import PATIENCE
 
 from receiver import Event, Receiver, testing
 from receiver.testing import Simulated, simulated, simulating, simulator
@@ -66,7 +67,7 @@ async def test_an_application_is_tested_without_a_server(
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://app")
     async with receiver.lifespan(), client:
         assert (await client.post("/pictures")).status_code == 200
-        await asyncio.wait_for(added.wait(), 60)
+        await asyncio.wait_for(added.wait(), PATIENCE)
     assert types == ["image/png"]
 
 
@@ -87,7 +88,7 @@ async def test_callbacks_reach_another_simulator() -> None:
     async with simulated() as provider, simulated() as receiver, httpx.AsyncClient() as client:
         body = {"prompt": "x", "notifyHook": f"{receiver.url}/hook"}
         await client.post(f"{provider.url}/mj/submit/imagine", json=body)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while len(provider.simulator.callbacks) < 9:  # noqa: ASYNC110 - nothing tells us
                 await asyncio.sleep(0.01)
         assert {sent.http_status for sent in provider.simulator.callbacks} == {404}

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from postgres import TABLES, new_database
 from servers import receiver, serving_receiver, simulating
+from waiting import PATIENCE
 
 from receiver.journal.postgres.maintenance import is_breaking
 from receiver.journal.statements import migrations
@@ -70,7 +71,7 @@ def test_the_version_before_goes_on_and_starts_anew(house: tuple[Path, dict[str,
     result = receiver("submit", "a boat", "--wait", folder=folder, env=env)
     assert result.code == 0, result
     assert Path(result.last_line).read_bytes()
-    assert httpx.get(f"{url}/readyz", trust_env=False, timeout=30).json()["ready"] is True
+    assert httpx.get(f"{url}/readyz", trust_env=False, timeout=PATIENCE).json()["ready"] is True
 
 
 def test_a_breaking_change_stops_the_start_of_older_versions(house: tuple[Path, dict[str, str], str]) -> None:
@@ -82,7 +83,7 @@ def test_a_breaking_change_stops_the_start_of_older_versions(house: tuple[Path, 
     last = result.err.splitlines()[-1]
     assert f"was changed by a newer Receiver (schema {NEWEST + 2}, this one knows {NEWEST})" in last
     assert "Install that version" in last
-    assert httpx.get(f"{url}/livez", trust_env=False, timeout=30).status_code == 200
+    assert httpx.get(f"{url}/livez", trust_env=False, timeout=PATIENCE).status_code == 200
 
 
 def test_without_migrating_a_start_says_what_to_run(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from waiting import PATIENCE
 
 from receiver.engine.watchdog import Watchdog
 
@@ -50,7 +51,7 @@ def process(block: str, *, limit: float = LIMIT, exit: bool = True) -> Iterator[
 def test_the_process_is_ended() -> None:
     """With exit status 1 and every thread's traceback, which names the function but quotes no source."""
     with process("time.sleep(60)  # sk-very-secret") as running:
-        _, err = running.communicate(timeout=20)
+        _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 1
     assert err.startswith("Timeout (0:00:00.400000)!")
     assert "in block" in err
@@ -60,7 +61,7 @@ def test_the_process_is_ended() -> None:
 def test_a_loop_of_python_is_ended_too() -> None:
     """One that never waits."""
     with process("while True: pass") as running:
-        running.communicate(timeout=20)
+        running.communicate(timeout=PATIENCE)
     assert running.returncode == 1
 
 
@@ -68,14 +69,14 @@ def test_a_loop_of_python_is_ended_too() -> None:
 def test_a_dump_that_nothing_reads_holds_up_nothing() -> None:
     """A full pipe may be the very reason: the process ends all the same."""
     with process("while True: sys.stderr.write('x' * 10_000_000)") as running:
-        assert running.wait(20) == 1
+        assert running.wait(PATIENCE) == 1
 
 
 @pytest.mark.parametrize("exit", [True, False])
 def test_a_loop_that_turns_is_left_alone(exit: bool) -> None:
     """However long it waits, and after the watchdog has ended."""
     with process(f"await asyncio.sleep({4 * LIMIT})", exit=exit) as running:
-        _, err = running.communicate(timeout=20)
+        _, err = running.communicate(timeout=PATIENCE)
     assert (running.returncode, err) == (0, "")
 
 
@@ -84,7 +85,7 @@ def test_a_process_that_is_not_ours_goes_on() -> None:
     with process(
         f"time.sleep({3 * LIMIT}); await asyncio.sleep({LIMIT}); time.sleep({3 * LIMIT})", exit=False
     ) as running:
-        _, err = running.communicate(timeout=20)
+        _, err = running.communicate(timeout=PATIENCE)
     assert (running.returncode, err.count("Timeout (")) == (0, 2)
 
 

@@ -20,6 +20,7 @@ import trustme
 from engine import destination, engine
 from standardwebhooks import Webhook
 from test_dispatcher import owed
+from waiting import PATIENCE
 
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
@@ -300,7 +301,7 @@ async def test_an_answer_without_end_is_a_success_all_the_same(tmp_path: Path) -
         await asyncio.Event().wait()
 
     for answer in (endless, slow):
-        async with place(answer) as there, asyncio.timeout(5):
+        async with place(answer) as there, asyncio.timeout(PATIENCE):
             assert (await deliver(there.url, make_attempt(tmp_path))).data == {"status": 200}
 
 

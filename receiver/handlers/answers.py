@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import httpx
@@ -85,10 +86,13 @@ async def read_into(body: Body, response: httpx.Response) -> None:
             return
 
 
+_certificates = cache(httpx.create_ssl_context)
+
+
 def chat_client() -> httpx.AsyncClient:
     """Return a client for the API of a chat."""
     headers = {"User-Agent": "imagine-receiver", "Accept-Encoding": "identity"}
-    return httpx.AsyncClient(timeout=httpx.Timeout(30.0), headers=headers)
+    return httpx.AsyncClient(verify=_certificates(), timeout=httpx.Timeout(30.0), headers=headers)
 
 
 async def call(client: httpx.AsyncClient, chat: str, verb: str, url: str, **request: Any) -> Answer:

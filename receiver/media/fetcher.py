@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpcore
 
-from receiver.bodies import system_reason
+from receiver.bodies import certificates, system_reason
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
 from receiver.media.files import too_large
@@ -92,8 +92,8 @@ class Fetcher:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        """Made at the first download: it takes 20 ms, and a command that only submits needs none."""
-        return self._given_tls or httpcore.default_ssl_context()
+        """Certificates to trust, read at the first download."""
+        return self._given_tls or certificates()
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from receiver import metrics
-from receiver.bodies import system_reason
+from receiver.bodies import certificates, system_reason
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, SettingsError, Unreachable, Unreadable
 from receiver.provider.answers import OUTCOMES, TAKEN, Accepted, Answer, integral, one_line, read_answer, read_submit
@@ -94,6 +94,7 @@ class Wire:
         self.way = self.base if proxy is None else f"{self.base} through the proxy {httpx.URL(proxy).host}"
         self._client = httpx.AsyncClient(
             transport=transport,
+            verify=certificates(),
             proxy=proxy,
             trust_env=False,
             follow_redirects=False,

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -33,6 +35,12 @@ _TIMEOUT = httpx.Timeout(10.0, connect=2.0)
 """Real seconds. The real senders wait far longer (§7), which is too long for a test."""
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read the certificates to trust once. That takes 20 ms, and tests make many simulators."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 @dataclass(frozen=True, slots=True)
 class SentCallback:
     """One callback that was tried: its HTTP status, or the error."""
@@ -58,7 +66,7 @@ class CallbackSender:
         self._clock = clock
         self._own_client = client is None
         # trust_env: a proxy in the environment must not receive calls to a loopback address.
-        self._client = client or httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False)
+        self._client = client or httpx.AsyncClient(timeout=_TIMEOUT, verify=_certificates(), trust_env=False)
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def start(self, task: Task, hook: str, state: str | None, calls: Iterable[Call]) -> None:
