@@ -156,6 +156,7 @@ class Options:
 
 def main() -> int:
     options = read_options()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that every stack is stopped
     runs: dict[str, list[dict[str, float]]] = {peer.name: [] for peer in options.peers}
     with tempfile.TemporaryDirectory(
         prefix="receiver-peers-", dir=options.folder

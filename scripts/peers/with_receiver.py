@@ -1,4 +1,4 @@
-"""Receiver as `receiver serve` runs it, with one destination: a handler of 20 lines that writes the file.
+"""Receiver as `receiver serve` runs it, with one destination: a handler of a few lines that writes the file.
 
 Submissions are made before the port is open. A second start finds them."""
 
@@ -7,41 +7,28 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import Any
 
-from bench_server import HOUR, KEY, submissions
+from bench_server import HOUR, KEY, Noop, submissions
 
 from peers.effect import FOLDER, PORT, POSTGRES, effect
 from receiver.app import open_runtime, web_app
 from receiver.cli.process import run
 from receiver.cli.servers import bind, server, stop_signal, until_stopped
 from receiver.deliveries import Receipt
-from receiver.handlers.base import Attempt, HandlerOptions
+from receiver.handlers.base import Attempt
 from receiver.settings import Destination, Settings
 from receiver.telemetry import configure
 
 
-class Effect:
+class Effect(Noop):
     """The handler."""
 
     name = "effect"
-    summary = "Writes a file named like the task."
     schemes = ("effect",)
-    Options = HandlerOptions
-
-    @classmethod
-    def options_from_url(cls, url: str) -> dict[str, Any]:
-        return {}
-
-    def __init__(self, options: HandlerOptions) -> None:
-        self._options = options
 
     async def deliver(self, attempt: Attempt) -> Receipt:
         effect(attempt.event.task_id or "")
         return Receipt()
-
-    async def aclose(self) -> None:
-        return
 
 
 def plug_in() -> None:
