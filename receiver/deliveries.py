@@ -104,6 +104,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     due_ms: int
     counts: bool
     """True if it counts as a failure of the retry policy."""
+    about_event: bool = False
+    """True for a failure that says nothing about the destination."""
     detail: str | None = None
     receipt: Receipt | None = None
     traceback: str | None = None

@@ -206,6 +206,18 @@ async def test_a_vanished_engine_says_nothing_of_the_destination(journal: Journa
     assert (await state(journal)).failures == 0
 
 
+async def test_events_that_a_destination_refuses_pause_nothing(journal: Journal) -> None:
+    """Any number of them in a row, and the next failure of another kind is the first one."""
+    await fill(journal, 20)
+    for work in await take(journal, limit=2 * DOWN_AFTER):
+        await end(journal, work, detail="answered 422", about_event=True)
+    row = await state(journal)
+    assert (row.failures, row.display_status(NOW), row.last_error) == (0, "working", "answered 422")
+    (work,) = await take(journal, limit=1)
+    await end(journal, work)
+    assert (await state(journal)).failures == 1
+
+
 async def test_a_person_ends_a_pause(journal: Journal) -> None:
     """Everything due may run at once; what was never registered is told apart."""
     await fill(journal, 20)

@@ -15,6 +15,8 @@ from receiver.backoff import DELIVERY, DOWN_AFTER
 from receiver.deliveries import Completion, Delivery, Receipt
 from receiver.handlers.base import Attempt, Rejected, RetryLater
 from receiver.handlers.file import FileHandler
+from receiver.handlers.webhook import WebhookFailed
+from receiver.journal.transitions import FREED_AFTER
 
 
 async def owed(kit: Kit, prompt: str = "a boat") -> str:
@@ -285,6 +287,22 @@ async def test_whatever_a_handler_raises_is_a_failure(tmp_path: Path, error: Bas
         delivery = await only(kit, submission)
         assert (delivery.status, delivery.failures, delivery.detail) == ("pending", 1, detail)
         assert delivery.due_ms > kit.clock.now_ms() + 4000
+
+
+async def test_a_refusal_of_one_event_does_not_count_against_the_destination(tmp_path: Path) -> None:
+    """The exception says so. The delivery is tried again all the same."""
+    refusal = WebhookFailed("answered 422")
+    refusal.about_event = True
+    async with engine(tmp_path) as kit:
+        submission = await owed(kit)
+        dispatcher = kit.dispatcher(destination("main", Recording(refusal)))
+        await dispatcher.dispatch_once()
+        await dispatcher.settle()
+        delivery = await only(kit, submission)
+        (state,) = await kit.journal.destinations()
+        assert (delivery.status, delivery.failures, state.failures, state.last_error) == (
+            "pending", 1, 0, "answered 422",
+        )  # fmt: skip
 
 
 async def test_a_fault_in_a_handlers_code_is_shown_with_its_traceback(tmp_path: Path) -> None:
@@ -679,6 +697,7 @@ async def test_the_fence_refuses_who_was_taken_over(tmp_path: Path) -> None:
         await old.dispatch_once()
         await until(lambda: slow.running == 1)
         await kit.journal.free_running("engine-2", kit.clock.now_ms())
+        kit.clock.advance(FREED_AFTER)
         new = kit.dispatcher(destination("main", Recording(Receipt(ref="by the second"))), owner="engine-2")
         await new.dispatch_once()
         await new.settle()

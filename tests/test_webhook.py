@@ -260,7 +260,8 @@ FAILED = {
 
 @pytest.mark.parametrize("name", FAILED)
 async def test_answers_that_fail(tmp_path: Path, name: str) -> None:
-    """The reason says who answered what, in a line, and never where the webhook lies."""
+    """The reason says who answered what, in a line, and never where the webhook lies. A 4xx without a word on rate,
+    access or availability is about the event alone."""
     answer, reason = FAILED[name]
 
     async def and_close(writer: asyncio.StreamWriter) -> None:
@@ -277,6 +278,7 @@ async def test_answers_that_fail(tmp_path: Path, name: str) -> None:
     assert text.isprintable()
     assert len(text) < 300
     assert "s3cret-path" not in text
+    assert caught.value.about_event == (name in ("400", "404"))
 
 
 @pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted", "204 No Content", "299 Fine"])

@@ -166,16 +166,22 @@ def raised(
     if isinstance(error, asyncio.CancelledError):
         return failed(work, "the handler was cancelled by its own code", now_ms)
     named = f"{type(error).__name__}: {text_of(error)}" if isinstance(error, _BUGS) else text_of(error)
-    return failed(work, named[:MAX_DETAIL], now_ms, traceback_of(error))
+    about_event = getattr(error, "about_event", False) is True
+    return failed(work, named[:MAX_DETAIL], now_ms, traceback_of(error), about_event=about_event)
 
 
-def failed(work: Work, detail: str, now_ms: int, traceback: str | None = None) -> Completion:
+def failed(
+    work: Work, detail: str, now_ms: int, traceback: str | None = None, *, about_event: bool = False
+) -> Completion:
     """Return the completion of a failure: a retry on schedule, or dead after the last one."""
     seconds = wait(DELIVERY, work.delivery.failures + 1, random=random.random)
     if seconds is None:
         detail = f"{detail}; the retries are used up"
-        return _completion(work, "failed", now_ms, status="dead", detail=detail, traceback=traceback)
-    return _completion(work, "failed", now_ms, wait_ms=int(seconds * 1000), detail=detail, traceback=traceback)
+        end = _completion(work, "failed", now_ms, status="dead", detail=detail, traceback=traceback)
+    else:
+        wait_ms = int(seconds * 1000)
+        end = _completion(work, "failed", now_ms, wait_ms=wait_ms, detail=detail, traceback=traceback)
+    return msgspec.structs.replace(end, about_event=about_event)
 
 
 def text_of(error: BaseException) -> str:

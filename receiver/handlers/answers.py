@@ -72,6 +72,15 @@ def by_proxy(service: Service, body: bytes) -> bool:
     return found is None or not _KEYS[service] <= found.keys()
 
 
+_ABOUT_PLACE = frozenset({401, 402, 403, 407, 408, 421, 423, 425, 429})
+"""Statuses 4xx that name access, availability or a rate (RFC 9110 §15.5, RFC 6585)."""
+
+
+def about_event(status: int) -> bool:
+    """Return True if a status refuses one event, and says nothing about the place: any other 4xx."""
+    return 400 <= status < 500 and status not in _ABOUT_PLACE
+
+
 async def read(response: httpx.Response, limit: int = MAX_ANSWER) -> bytes:
     """Return the body of a streamed answer, unpacked, at most `limit` bytes. What cannot be unpacked is empty."""
     body = Body(response.headers.get("content-encoding", ""), limit)

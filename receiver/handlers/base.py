@@ -111,7 +111,10 @@ class Handler(Protocol):
     """Plug-in code that brings an event to a place.
 
     `deliver` returns a Receipt (succeeded), raises `RetryLater` or `Rejected`, or fails with any other exception
-    (retried by policy). It may be called again with the same `idempotency_key` and must have the same effect then.
+    (retried by policy). An exception whose attribute `about_event` is True refuses this event alone, and does not count
+    towards a pause of the destination.
+
+    It may be called again with the same `idempotency_key` and must have the same effect then.
     `receiver.testing.check_handler` checks the contract.
     """
 

@@ -25,7 +25,7 @@ from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.extras import install
 from receiver.handlers import posts
-from receiver.handlers.answers import by_proxy, call, chat_client
+from receiver.handlers.answers import about_event, by_proxy, call, chat_client
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater, StoredMedia
 from receiver.settings.kinds import KnownAs, Size
 
@@ -133,6 +133,7 @@ class DiscordError(posts.ChatError):
         self.status = status
         self.code = code
         self.about_file = status == 413 or code in _FILE_REFUSED
+        self.about_event = about_event(status) and not proxy
         if not proxy:
             dead = status in (401, 403, 404) and code in _NO_MEANING
             self.remedy = _REMEDIES.get(code) or (f"the webhook does not work. {_NEW}" if dead else None)

@@ -35,7 +35,7 @@ from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError
 from receiver.events import is_at
-from receiver.handlers.answers import by_proxy, read_into
+from receiver.handlers.answers import about_event, by_proxy, read_into
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
 from receiver.handlers.cloudevents import SOURCE, cloud_event, encode
 from receiver.settings.kinds import Hosts, destination_secrets
@@ -61,6 +61,8 @@ _OURS = re.compile(r"webhook-.*|content-.*|host|connection|transfer-encoding", r
 
 class WebhookFailed(Exception):
     """The event was not taken. The text holds the answer, and never the URL's path."""
+
+    about_event = False
 
 
 def new_secret() -> str:
@@ -275,7 +277,9 @@ class WebhookHandler:
             target = f"to {host[:100]}" if host and host.isprintable() else "elsewhere"
             remedy = "Redirects are not followed: put the final address into the option url"
             raise WebhookFailed(f"{answered} and points {target}. {remedy}")
-        raise WebhookFailed(reason)
+        failed = WebhookFailed(reason)
+        failed.about_event = about_event(status) and not by_proxy("any", body)
+        raise failed
 
 
 async def _read(response: httpx.Response) -> bytes:

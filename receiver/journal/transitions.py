@@ -263,6 +263,9 @@ def _with_receipt(receipts: Mapping[str, LastReceipt], item: Delivery) -> dict[s
     return {**receipts, item.destination: LastReceipt(delivery_id=item.id, receipt=item.receipt)}
 
 
+FREED_AFTER = 2
+"""Seconds until the first retry of a vanished attempt. One that ends the process again holds up the others twice, and
+their deliveries are made in between."""
 FREED_TOGETHER = 8
 """Submissions that are freed at once are first retried one after the other, a second apart, in so many turns."""
 
@@ -283,7 +286,7 @@ def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int, turn
 def _vanished(delivery: Delivery, now_ms: int, turn: int) -> Completion:
     """Return the completion of a vanished attempt. The first is due in its turn: another may be at fault."""
     failures = delivery.failures + 1
-    seconds = float(turn) if failures == 1 else wait(DELIVERY, failures - 1)
+    seconds = float(FREED_AFTER + turn) if failures == 1 else wait(DELIVERY, failures - 1)
     return Completion(
         delivery_id=delivery.id,
         submission_id=delivery.submission_id,
@@ -317,8 +320,8 @@ RECENT_MS = 2 * SUCCESS_MS
 def noted(record: DestinationRecord, completion: Completion) -> DestinationRecord:
     """Return a destination's record after an attempt: failures in a row pause it, a success ends that pause.
 
-    A rejection is about one delivery. A failure during a pause is that of a probe, or began before. Neither makes it
-    longer. While the last success is recent, more failures are needed, because others succeed.
+    A rejection or a refusal of one event is about one delivery. A failure during a pause is that of a probe, or began
+    before. Neither makes it longer. While the last success is recent, more failures are needed, because others succeed.
     """
     now_ms = completion.finished_ms
     if completion.outcome == "succeeded":
@@ -329,7 +332,7 @@ def noted(record: DestinationRecord, completion: Completion) -> DestinationRecor
             record = replace(record, paused_until_ms=None, paused_reason=None)
         return replace(record, failures=0, probe_due_ms=None, last_success_ms=now_ms)
     told = replace(record, last_error_ms=now_ms, last_error=completion.detail)
-    if not completion.counts:
+    if not completion.counts or completion.about_event:
         return told
     probe_due_ms = now_ms + int(PROBE * 1000)
     if record.paused(now_ms):
