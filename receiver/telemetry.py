@@ -18,7 +18,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, TextIO
 from urllib.parse import quote
 
@@ -156,13 +156,9 @@ def configure(
         structlog.processors.format_exc_info,
         redact_fields,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if readable else "iso", utc=not readable),
+        partial(_as_text, terminal) if readable else _as_json,
     ]
-    if readable:
-        plain = structlog.dev.plain_traceback
-        ending += [_printable, structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain)]
-    else:
-        ending.append(_as_json)
     _processors[:] = [structlog.contextvars.merge_contextvars, *ending]
     structlog.configure(
         processors=_processors,
@@ -328,13 +324,33 @@ def cut(value: Any, most: int) -> Any:
     return f"{text[:most]}… ({len(text)} characters)"
 
 
-def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Escape characters that could forge a line or control the terminal. A traceback keeps its line ends."""
-    for name, value in event.items():
-        if isinstance(value, str):
-            pattern = _UNPRINTABLE_IN_LINES if name == "exception" else _UNPRINTABLE
-            event[name] = pattern.sub(_escape, value)
-    return event
+def _as_text(colors: bool, logger: WrappedLogger, method: str, event: EventDict) -> str:
+    """Return the line for people: local time, a level above info, name, and the fields that say something.
+
+    Of our ids it has the last characters, which every command takes. An event's id only repeats the submission.
+    """
+    time, level, name = (event.pop(key, "") for key in ("timestamp", "level", "event"))
+    traceback = event.pop("exception", "")
+    fields = {
+        _clean(key): _clean(_OUR_ID.sub(_ID_END, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+        for key, value in event.items()
+        if value not in (None, "", [], {}) and not (key == "event_id" and "submission" in event)
+    }
+    dim, strong, end = ("\x1b[2m", "\x1b[1m", "\x1b[0m") if colors else ("", "", "")
+    mark = f"{_LEVELS[level] if colors else ''}{level}{end} " if level in _LEVELS else ""
+    words = [f"{dim}{key}{end} {text}" for key, text in fields.items()]
+    line = "  ".join([f"{dim}{time}{end}", f"{mark}{strong}{_clean(str(name))}{end}", *words])
+    return f"{line}\n{_UNPRINTABLE_IN_LINES.sub(_escape, traceback)}" if traceback else line
+
+
+_LEVELS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_OUR_ID = re.compile(r"\b[0-9A-HJKMNP-TV-Z]{20}([0-9A-HJKMNP-TV-Z]{6})\b")
+_ID_END = r"\1"
+
+
+def _clean(text: str) -> str:
+    """Escape characters that could forge a line or control the terminal."""
+    return _UNPRINTABLE.sub(_escape, text)
 
 
 def _configure_stdlib(level: int, ending: list[Processor]) -> None:

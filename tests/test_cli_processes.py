@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
+import re
 from pathlib import Path
 
 import pytest
 from engine import StillClock, until
 from servers import Command, receiver
+from test_cli import on_terminal
+from test_cli_listings import fill
 
 from receiver.app import open_runtime
 from receiver.cli.serve import LOOK_SECONDS, check_engine
@@ -39,6 +42,16 @@ def test_who_is_the_engine_of_a_file(tmp_path: Path) -> None:
     assert result.err == (
         "No engine runs: nothing is polled or delivered until one starts (receiver serve, or receiver worker).\n"
     )
+
+
+async def test_a_terminal_gets_log_lines_for_people(tmp_path: Path) -> None:
+    """Local times and plain words, not the JSON of a pipe."""
+    await fill(tmp_path)
+    code, _, lines = await asyncio.to_thread(on_terminal, "worker", "--once", folder=tmp_path, env=ENV)
+    assert code == 0
+    (line,) = [line for line in lines if "engine.started" in line]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  engine.started  role worker --once  destinations file", line)
+    assert not any(line.startswith("{") for line in lines)
 
 
 def test_a_file_is_migrated_like_a_database(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import html
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -202,6 +203,18 @@ def test_a_readable_line_cannot_be_forged(stream: io.StringIO) -> None:
     text = stream.getvalue()
     assert len(text.splitlines()) == 2
     assert not any(char in text for char in "\x1b\u202e\ud800")
+
+
+def test_a_readable_line_has_what_a_person_needs(stream: io.StringIO) -> None:
+    """Local time, no level unless it is a trouble, the ends of ids, and no field that says nothing."""
+    configure(format="console", stream=stream)
+    log, id = structlog.get_logger(), "01M8QPP4HW6JVAAGHV590TDYZ3"
+    log.info("delivery.done", submission=id, event_id=f"{id}.task.succeeded", to=["file", "s3"], detail=None, attempt=1)
+    log.warning("destination.paused", destination="file", reason=f"the disk of {id} is full", exc_info=ValueError("no"))
+    done, paused, *traceback = [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in stream.getvalue().splitlines()]
+    assert done == "delivery.done  submission 0TDYZ3  to file, s3  attempt 1"
+    assert paused == "warning destination.paused  destination file  reason the disk of 0TDYZ3 is full"
+    assert traceback == ["ValueError: no"]
 
 
 def test_a_stream_that_fails_does_not_fail_the_work(stream: io.StringIO) -> None:
