@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import runpy
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from receiver.testing import Simulated, simulating
 
 PYTHON = [item.text for item in BLOCKS if item.kind == "python"]
 APPS = [block for block in PYTHON if re.search(r"^app = ", block, re.MULTILINE)]
-SCRIPTS = [block for block in PYTHON if block not in APPS and "NODE_CLASS_MAPPINGS" not in block]
+TESTS = [block for block in PYTHON if "import pytest" in block]
+SCRIPTS = [block for block in PYTHON if block not in APPS + TESTS and "NODE_CLASS_MAPPINGS" not in block]
 SPEED = 200.0
 
 
@@ -50,6 +53,16 @@ def test_a_script_runs(tmp_path: Path, provider: Simulated, capsys: pytest.Captu
     assert said
     assert "failed:" not in said
     assert "not taken:" not in said
+
+
+@pytest.mark.parametrize("block", TESTS)
+def test_a_test_passes(tmp_path: Path, block: str) -> None:
+    """As pytest runs it for somebody else, with all that it writes in the folder of the test."""
+    (tmp_path / "test_example.py").write_text(block)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", "made"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert {path.name for path in tmp_path.iterdir()} <= {"test_example.py", "made", "__pycache__"}
 
 
 @pytest.mark.parametrize("block", APPS)
@@ -86,3 +99,4 @@ def test_there_are_examples() -> None:
     """A README whose blocks are no longer found would pass everything above."""
     assert SCRIPTS
     assert APPS
+    assert TESTS

@@ -29,11 +29,14 @@ class Simulated:
     simulator: Simulator  # the requests it received and sent: `submits`, `endpoints`, `callbacks`, `pictures`
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """Return environment variables for a Receiver under test: this provider, data in `folder`, and short waits."""
+        """Return environment variables for a Receiver under test: this provider, short waits, and everything that is
+        written in `folder`, also where the shell names a real journal."""
         return {
             "RECEIVER_PROVIDER_URL": self.url,
             "COMETAPI_KEY": "simulator",
             "RECEIVER_DATA": str(folder / "receiver"),
+            "RECEIVER_DATABASE": f"sqlite:{folder / 'receiver' / 'journal.db'}",
+            "RECEIVER_TO": f"file:{folder / 'outputs'}",
             "RECEIVER_POLL_INTERVAL": "0.1s",
             "RECEIVER_CONFIRM_WITHIN": "0",
         }
