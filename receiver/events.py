@@ -376,6 +376,12 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         return "in_progress" if self.task_status in ("IN_PROGRESS", "SUCCESS") else "accepted"
 
     @property
+    def settled(self) -> bool:
+        """True if it has ended or was refused, and nothing is to be sent, polled, downloaded or confirmed."""
+        ended = self.ended is not None or self.status == "refused"
+        return ended and (self.send_due_ms, self.poll_due_ms, self.media_due_ms, self.claim) == (None,) * 4
+
+    @property
     def reason(self) -> str | None:
         """Reason of a failure, loss, refusal or wait. The provider's own reason comes first."""
         said = self.task.fail_reason if self.task is not None and self.ended == "task.failed" else ""

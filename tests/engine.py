@@ -265,6 +265,9 @@ class Faulty:
         self.failing: dict[str, int] = {}
         self.calls: list[str] = []
 
+    def subscribe(self, changed: Any) -> None:
+        self._journal.subscribe(changed)
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._journal, name)
 

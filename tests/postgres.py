@@ -70,7 +70,7 @@ async def new_database(name: str = "fresh", *, encoding: str = "UTF8", server: S
 
 
 TABLES = (
-    "submissions", "callbacks", "events", "deliveries", "attempts", "files", "leftovers", "shared_values",
+    "submissions", "requests", "callbacks", "events", "deliveries", "attempts", "files", "leftovers", "shared_values",
 )  # fmt: skip
 _shared: list[str] = []
 

@@ -30,7 +30,7 @@ async def library(tmp_path: Path) -> Library:
         db.execute("UPDATE attempts SET outcome = 'rejected', finished_ms = started_ms WHERE outcome IS NULL")
         db.execute(
             "UPDATE submissions SET poll_due_ms = NULL, media_due_ms = NULL, "
-            "body = json_remove(body, '$.poll_due_ms', '$.media_due_ms')"
+            "settled = ended IS NOT NULL, body = json_remove(body, '$.poll_due_ms', '$.media_due_ms')"
         )
     return library
 

@@ -17,18 +17,21 @@ from journals import NOW
 from postgres import open_journal
 
 from receiver.journal.document import DUE_FIELDS
+from receiver.journal.pages import requests_query
 from receiver.journal.postgres.connections import SETTINGS
-from receiver.journal.postgres.tables import PARTS, SQL, array, due_query, page_query, write_statement
+from receiver.journal.postgres.tables import PARTS, SQL, array, due_query, listing, write_statement
 from receiver.journal.store import EVERYTHING, ROW_KINDS, Filter, RowKind
 
 MANY = """
 INSERT INTO receiver.submissions (
-    id, version, kind, prompt, labels, parent_id, task_id, status, display, task_status, ended, hooked, settled,
+    id, version, parent_id, task_id, status, display, task_status, ended, hooked, settled,
     send_due_ms, poll_due_ms, media_due_ms, deadline_due_ms, body, working)
-SELECT 's' || n, 1, 'imagine', 'a boat', '', CASE WHEN n % 50 = 0 THEN 's' || n - 1 END, 't' || n, 'accepted',
+SELECT 's' || n, 1, CASE WHEN n % 50 = 0 THEN 's' || n - 1 END, 't' || n, 'accepted',
     'succeeded', '', CASE WHEN n % 2 = 0 THEN 'task.succeeded' END, true, false, {now} + n, {now} + n, {now} + n,
     {now} + n, '{{}}', '{{}}'
 FROM generate_series(1, {count}) AS n;
+INSERT INTO receiver.requests (id, kind, labels, prompt)
+SELECT 's' || n, 'imagine', '', 'a boat' FROM generate_series(1, {count}) AS n;
 INSERT INTO receiver.events (id, submission_id, type, created_ms, body)
 SELECT 's' || n || '.task.succeeded', 's' || n, 'task.succeeded', {now}, '{{}}' FROM generate_series(1, {count}) AS n;
 INSERT INTO receiver.callbacks (submission_id, received_ms, body)
@@ -53,7 +56,14 @@ INDEXES = {
     "look": {"deliveries_due"},
     "candidates": {"deliveries_due", "deliveries_submission", "submissions_pkey"},
     "fresh": {"deliveries_due", "submissions_pkey"},
-    "remove": {"callbacks_submission", "events_id", "deliveries_submission", "attempts_pkey", "submissions_pkey"},
+    "remove": {
+        "callbacks_submission",
+        "events_id",
+        "deliveries_submission",
+        "attempts_pkey",
+        "submissions_pkey",
+        "requests_pkey",
+    },
     "leave_files": {"files_pkey", "files_digest"},
     "forget_callbacks": {"callbacks_pkey"},
     "forget_leftovers": {"leftovers_pkey"},
@@ -62,13 +72,16 @@ INDEXES = {
     "due_media": {"submissions_media"},
     "due_deadline": {"submissions_deadline"},
     "count_submissions": {"submissions_display"},
-    "count_deliveries": {"deliveries_open", "deliveries_due"},
+    "count_deliveries": {"deliveries_due", "deliveries_running", "deliveries_ended"},
     "replace_value": {"shared_values_pkey"},
     "delete_value": {"shared_values_pkey"},
 }
 """What each statement looks into, and nothing else."""
 COUNTING = {"count_submissions", "count_deliveries"}
 """Statements that read a whole index."""
+
+FEW = {"submissions": "submissions_pkey", "events": "events_id", "deliveries": "deliveries_submission"}
+"""Rows of a few submissions, which a condition on requests has found, and the index by which they are."""
 
 PAGES: dict[str, tuple[RowKind, Filter, str]] = {
     "all submissions": ("submissions", EVERYTHING, "submissions_pkey"),
@@ -80,7 +93,19 @@ PAGES: dict[str, tuple[RowKind, Filter, str]] = {
     "far away": ("submissions", Filter(due_after_ms=NOW), "submissions_poll"),
     "callbacks": ("callbacks", Filter(submission_id="s1"), "callbacks_submission"),
     "old callbacks": ("callbacks", Filter(until_ms=NOW), "callbacks_pkey"),
-    "events": ("events", Filter(types=("task.lost",)), "events_pkey"),
+    "events": ("events", Filter(types=("task.lost",)), "events_type"),
+    "a status": ("submissions", Filter(statuses=("lost",), requests=True), "submissions_display"),
+    "words": ("submissions", Filter(words=("boat",)), "requests_pkey"),
+    "a kind's deliveries": ("deliveries", Filter(kinds=("blend",)), "requests_pkey"),
+    "a destination": ("deliveries", Filter(destination="place-1"), "deliveries_destination"),
+    "a destination and a status": (
+        "deliveries",
+        Filter(destination="place-1", statuses=("succeeded",)),
+        "deliveries_destination",
+    ),
+    "dead": ("deliveries", Filter(statuses=("dead",)), "deliveries_ended"),
+    "dead there": ("deliveries", Filter(destination="place-1", statuses=("dead",)), "deliveries_ended"),
+    "cancelled": ("deliveries", Filter(statuses=("cancelled",)), "deliveries_ended"),
     "an event": ("events", Filter(ids=("s1.task.lost",)), "events_id"),
     "a submission's events": ("events", Filter(submission_id="s1"), "events_id"),
     "a delivery": ("deliveries", Filter(ids=("d1",)), "deliveries_pkey"),
@@ -89,13 +114,20 @@ PAGES: dict[str, tuple[RowKind, Filter, str]] = {
         Filter(submission_id="s1", statuses=("dead",)),
         "deliveries_submission",
     ),
-    "pending": ("deliveries", Filter(destination="place-1", statuses=("pending",)), "deliveries_open"),
-    "running": ("deliveries", Filter(statuses=("running",)), "deliveries_open"),
+    "pending": ("deliveries", Filter(destination="place-1", statuses=("pending",)), "deliveries_due"),
+    "running": ("deliveries", Filter(statuses=("running",)), "deliveries_running"),
     "attempts": ("attempts", Filter(delivery_id="d1"), "attempts_pkey"),
     "files": ("files", Filter(submission_id="s1"), "files_pkey"),
     "a file": ("files", Filter(digest="f1"), "files_digest"),
 }
 """Pages, and the index by which each is found."""
+
+
+REQUESTS = {
+    "requests_pkey": Filter(words=("boat", "sea"), labels=(("a", "b"),)),
+    "requests_kind": Filter(kinds=("blend",), words=("boat",)),
+}
+"""Conditions on requests, by the index in whose order they are read."""
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +150,12 @@ def statements() -> dict[str, str]:
     """All statements that have a plan, with a write of everything."""
     parts = {part: write_statement((part,)) for part in ("written", "touched")}
     pages = {
-        f"page {number}": page_query(kind, wanted, None, 9, newest_first=False)[0]
+        f"page {number}": listing(kind, wanted, ("",) if kind == "deliveries" else None, 9, newest_first=True)[0]
         for number, (kind, wanted, _) in enumerate(PAGES.values())
     }
+    pages |= {f"few {kind}": listing(kind, Filter(words=("boat",)), None, 9, few=["s1"])[0] for kind in FEW}
+    for name, wanted in REQUESTS.items():
+        pages[name] = requests_query("submissions", wanted, ("x",), 9, newest_first=True)[0]  # type: ignore[index]
     dues = {f"due_{kind}": due_query(kind) for kind in DUE_FIELDS}
     return {**SQL, **parts, "whole": write_statement(tuple(PARTS)), **dues, **pages}
 
@@ -180,6 +215,23 @@ def test_what_has_failed_is_passed_over_in_the_index(both: list[Plans]) -> None:
     """A probe reads no row of it."""
     for found in both:
         assert [node for node in found["fresh"] if "failures = 0" in node.get("Index Cond", "")]
+
+
+@pytest.mark.parametrize(("kind", "index"), FEW.items())
+def test_rows_of_a_few_submissions_are_found_by_their_ids(both: list[Plans], kind: str, index: str) -> None:
+    """No other row is looked at."""
+    for found in both:
+        looks = [node for node in found[f"few {kind}"] if "Index Name" in node]
+        assert [node["Index Name"] for node in looks if node.get("Index Cond")] in ([index], [index, "events_pkey"])
+        assert not [node for node in found[f"few {kind}"] if node["Node Type"] == "Seq Scan"]
+
+
+@pytest.mark.parametrize("index", REQUESTS)
+def test_requests_are_read_in_the_order_of_the_page(both: list[Plans], index: str) -> None:
+    """So that the reading ends with the last row of the page."""
+    for found in both:
+        assert [node["Node Type"] for node in found[index]] == ["Limit", "Index Scan"]
+        assert found[index][1]["Index Name"] == index
 
 
 def test_every_statement_is_good_sql(both: list[Plans]) -> None:

@@ -262,19 +262,33 @@ async def test_a_submission_is_removed_with_all_its_rows(opened: Contract) -> No
     await opened.update(ID, add_event(fact, delivery(fact, 1)))
     await opened.update(ID, start)
     await opened.update(ID, add_callback)
-    assert await opened.remove(ID, lambda document: None) is None
+    assert (await opened.remove([ID], lambda document: None))["kept"] == 1
     assert set(await opened.load([ID])) == {ID}
-    removed = await opened.remove(ID, lambda document: document)
-    assert removed == {"submissions": 1, "events": 1, "deliveries": 1, "attempts": 1, "callbacks": 1, "files": 1}
+    removed = await opened.remove([ID], lambda document: document)
+    one = dict.fromkeys(("submissions", "events", "deliveries", "attempts", "callbacks", "files"), 1)
+    assert removed == {**one, "kept": 0}
     assert await opened.load([ID]) == {}
     assert await opened.update(ID, add_callback) is None
     assert await ids(opened, "submissions", EVERYTHING) == [submission(2).id]
     kinds: tuple[RowKind, ...] = ("events", "deliveries", "attempts", "callbacks")
     assert [await ids(opened, kind, EVERYTHING) for kind in kinds] == [[]] * 4
     assert [row.record for row in await opened.page("leftovers", EVERYTHING, limit=9)] == [LeftFile(digest="e")]
-    again = await opened.remove(ID, lambda document: document)
-    assert again is not None
+    again = await opened.remove([ID], lambda document: document)
     assert set(again.values()) == {0}
+
+
+async def test_submissions_are_removed_together(opened: Contract) -> None:
+    """Each that may go goes with its rows, and a file that two of them shared is left over once."""
+    for number in range(1, 6):
+        await opened.create(submission(number, inputs=FULL.inputs if number < 4 else ()))
+        await opened.update(submission(number).id, add_event(event(submission(number))))
+    kept = submission(5).id
+    wanted = [submission(number).id for number in (1, 2, 3, 5, 9)]
+    removed = await opened.remove(wanted, lambda document: None if document.id == kept else document)
+    assert (removed["submissions"], removed["events"], removed["kept"]) == (3, 3, 1)
+    assert await ids(opened, "submissions", EVERYTHING) == [submission(4).id, kept]
+    assert await ids(opened, "submissions", Filter(words=("boat",))) == [submission(4).id, kept]
+    assert [row.record for row in await opened.page("leftovers", EVERYTHING, limit=9)] == [LeftFile(digest="d")]
 
 
 async def test_files_alone_are_given_up(opened: Contract) -> None:
@@ -284,8 +298,7 @@ async def test_files_alone_are_given_up(opened: Contract) -> None:
     def without(document: Document) -> Document:
         return replace(document, submission=replace(document.submission, files=()))
 
-    removed = await opened.remove(ID, without, files_only=True)
-    assert removed is not None
+    removed = await opened.remove([ID], without, files_only=True)
     assert removed["files"] == 2
     assert (await opened.load([ID]))[ID].submission.media == ()
     await opened.create(submission(2, inputs=FULL.inputs))

@@ -133,10 +133,7 @@ DUE_FIELDS: Mapping[str, Callable[[Submission], int | None]] = {
 
 def is_settled(document: Document) -> bool:
     """Return True if nothing of a submission is outstanding or under way, so that it may be deleted."""
-    row = document.submission
-    waits = (row.send_due_ms, row.poll_due_ms, row.media_due_ms, row.claim)
-    ended = row.ended is not None or row.status == "refused"
-    return ended and all(item is None for item in waits) and not document.additions and not document.deliveries
+    return document.submission.settled and not document.additions and not document.deliveries
 
 
 # Values that callers exchange with the journal

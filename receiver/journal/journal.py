@@ -17,15 +17,14 @@ from receiver.journal import transitions
 from receiver.journal.document import Action, Changed, Decide, Document, Trouble, Work, is_settled, replace
 from receiver.journal.lookup import Listed, row_of
 from receiver.journal.membership import EngineRecord, membership_of
-from receiver.journal.selection import ALL, Batch, Kind, Leftover, Order, Replayed, Selection
+from receiver.journal.selection import ALL, Kind, Leftover, Order, Replayed, Selection
 from receiver.journal.shared import Shared
 from receiver.journal.store import Counts, Filter, Key, LeftFile, NeededFile, RowKind, Store, StoredRow, pages
 
 T = TypeVar("T")
 
 PAGE = 200
-STEP = 25
-"""Submissions that one step of a purge deletes."""
+"""Rows that one step of a purge deletes."""
 HEALTH_SECONDS = 0.5
 """A claim knows pauses of other processes at most so much later."""
 MAX_ACTIONS = 500
@@ -624,33 +623,26 @@ class Journal:
             page = await self.store.page("submissions", wanted, after=after, limit=PAGE)
         return [row.key for row in page]
 
-    async def delete(self, kind: Kind, keys: Sequence[Key], *, problem: str) -> Batch:
-        """Delete the first of the keys, as many as one step allows. A submission with new deliveries stays.
+    async def delete(self, kind: Kind, keys: Sequence[Key], *, problem: str) -> Mapping[str, int]:
+        """Delete rows in one step, and return how many of each kind. A submission with new deliveries stays.
 
         Args:
             kind: the kind of rows.
             keys: from `old`.
             problem: the sentence that handlers get about deleted files.
         """
-        if not keys:
-            return Batch()
-        removed: Counter[str] = Counter()
         if kind == "callbacks":
-            removed["callbacks"] += await self.store.forget("callbacks", keys)
-            return Batch(removed=removed, after=keys[-1])
-        some = keys[:STEP]
+            return {"callbacks": await self.store.forget("callbacks", keys)}
+        ids = [str(key[0]) for key in keys]
         if kind == "media":
-            steps = [
-                self.store.remove(
-                    str(key[0]), lambda document: transitions.drop_media(document, problem), files_only=True
-                )
-                for key in some
-            ]
+            removed = await self.store.remove(
+                ids, lambda document: transitions.drop_media(document, problem), files_only=True
+            )
         else:
-            steps = [self.store.remove(str(key[0]), _if_settled) for key in some]
-        for counts in await asyncio.gather(*steps):
-            removed.update({"files": counts["files"]} if counts and kind == "media" else counts or {})
-        return Batch(removed=removed, after=some[-1])
+            removed = await self.store.remove(ids, _if_settled)
+        if removed["kept"] == len(ids):
+            return {}
+        return {name: removed[name] for name in (["files"] if kind == "media" else removed) if name != "kept"}
 
     async def children(self, submission_id: str) -> list[str]:
         """Return the ids of its follow-ups."""
@@ -659,7 +651,8 @@ class Journal:
     async def erase(self, submission_id: str, *, force: bool) -> Mapping[str, int] | None:
         """Delete a submission with all its rows and return how many of each kind. None: something is outstanding or
         under way, and without `force` nothing was deleted."""
-        return await self.store.remove(submission_id, (lambda document: document) if force else _if_settled)
+        removed = dict(await self.store.remove([submission_id], (lambda document: document) if force else _if_settled))
+        return None if removed.pop("kept") else removed
 
     async def needed_files(self) -> list[str]:
         """Return the digests of all files that submissions need, sorted."""

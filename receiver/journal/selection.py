@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from receiver.deliveries import DeliveryStatus
 from receiver.events import DisplayStatus, EventType
-from receiver.journal.store import Filter, Key
+from receiver.journal.store import Filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,19 +101,6 @@ Kind = Literal["callbacks", "media", "submissions"]
 """Kinds deleted by age: callbacks, a submission's files, a submission with all its rows."""
 
 KINDS: tuple[Kind, ...] = ("callbacks", "media", "submissions")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """One short step of a purge.
-
-    Attributes:
-        removed: number of rows or files by kind, e.g. `{"events": 12}`.
-        after: start of the next step. None: this was the last.
-    """
-
-    removed: Mapping[str, int] = field(default_factory=dict)
-    after: Key | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

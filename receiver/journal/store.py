@@ -87,8 +87,7 @@ class Filter:
             deliveries go by their id, events by `created_ms`, callbacks by `received_ms`.
         called_back: accepted submissions with a callback URL that the provider has ended.
         due_after_ms: submissions to be sent, polled or downloaded later than this, or pending deliveries due later.
-        settled: submissions that have ended or were refused and have nothing to be sent, polled, downloaded or
-            confirmed. Open deliveries are not looked at.
+        settled: see `Submission.settled`. Open deliveries are not looked at.
         with_files: submissions that need files of the media store.
         requests: submissions that are requests, without those that hold an alert.
     """
@@ -144,14 +143,7 @@ def fits_submission(row: Submission, wanted: Filter) -> bool:
         or any((due or 0) > wanted.due_after_ms for due in (row.send_due_ms, row.poll_due_ms, row.media_due_ms)),
         not wanted.called_back
         or (row.hooked and row.status == "accepted" and row.ended in ("task.succeeded", "task.failed")),
-        not wanted.settled
-        or (
-            (row.ended is not None or row.status == "refused")
-            and row.send_due_ms is None
-            and row.poll_due_ms is None
-            and row.media_due_ms is None
-            and row.claim is None
-        ),
+        not wanted.settled or row.settled,
     )
     return all(conditions)
 
@@ -256,20 +248,20 @@ class Store(Protocol):
         """
 
     async def remove(
-        self, id: str, transition: Callable[[Document], Document | None], *, files_only: bool = False
-    ) -> Mapping[str, int] | None:
-        """Delete a submission with all its rows, or only its claim on files of the media store.
+        self, ids: Sequence[str], transition: Callable[[Document], Document | None], *, files_only: bool = False
+    ) -> Mapping[str, int]:
+        """Delete submissions with all their rows, or only their claims on files of the media store.
 
         A file that no other submission needs becomes a row of `leftovers` in the same transaction.
 
         Args:
-            id: of the submission.
-            transition: returns None if it may not be deleted now, else the document (written if `files_only`).
-            files_only: keep the submission.
+            ids: of the submissions.
+            transition: returns None if one may not be deleted now, else the document (written if `files_only`).
+            files_only: keep the submissions.
 
         Returns:
-            The number of deleted rows by kind (`files` counts the leftovers). None if it may not be deleted. All are 0
-            if the submission does not exist.
+            The number of deleted rows by kind (`files` counts the leftovers), and the number of submissions that may
+            not be deleted as `kept`.
         """
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:

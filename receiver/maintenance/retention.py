@@ -5,6 +5,7 @@ Rows of outstanding deliveries and running tasks are never deleted by age.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -26,8 +27,10 @@ FIRST_SWEEP_SECONDS = 60.0
 """Delay after the start, which is busy enough."""
 AGAIN_SECONDS = 3600.0
 """Delay after a sweep that failed or was interrupted."""
+SHARE = 12
+"""A step is followed by a pause as long, for each submission that others wrote meanwhile, up to so many."""
 PAUSE_SECONDS = 0.1
-"""Pause between steps, longer than a process that waits for the write lock sleeps between tries."""
+"""Least pause beside an engine, longer than a process that waits for the write lock sleeps between tries."""
 FRESH_SECONDS = 60.0
 """Age below which a file may belong to a submission that is being journalled right now."""
 
@@ -79,6 +82,12 @@ class Retention:
         self._keep = keep
         self._started = clock.now()
         self._swept: float | None = None
+        self._deleting: set[object] = set()
+        self._others: int | None = None
+
+    def _changed(self, ids: frozenset[str] | None) -> None:
+        """Count submissions that others have written."""
+        self._others = (self._others or 0) + (SHARE if ids is None else len(ids - self._deleting))
 
     async def sweep_once(self) -> int:
         """Delete by the ages of the settings, once a day. Return 0, so that the worker waits its full interval."""
@@ -86,18 +95,29 @@ class Retention:
         since, wait = (self._started, FIRST_SWEEP_SECONDS) if self._swept is None else (self._swept, SWEEP_SECONDS)
         if not 0 <= now - since < wait:  # also when the clock was set back
             self._swept = now - SWEEP_SECONDS + AGAIN_SECONDS
-            removed = await self.purge(self._keep)
+            removed = await self._purge(self._keep, beside=False)
             self._swept = now
             if removed:
                 log.info("journal.purged", **removed)
         return 0
 
     async def purge(self, keep: Keep) -> dict[str, int]:
-        """Delete everything older, in steps with pauses so that other writers get in. Return the count of each kind."""
+        """Delete everything older, in steps. Return the count of each kind. Gives way to all other writers."""
+        return await self._purge(keep, beside=bool(await self._journal.engines()))
+
+    async def _purge(self, keep: Keep, *, beside: bool) -> dict[str, int]:
+        """`beside`: an engine runs in another process, whose writes may not be known here."""
+        if self._others is None:
+            self._journal.subscribe(self._changed)
         removed: Counter[str] = Counter()
         for kind in KINDS:
+            problem = f"the archived file was removed after {keep.seconds(kind) / 86400:g} days"
             async for page in self._old(kind, keep):
-                removed.update(await self._delete(kind, page, keep))
+                self._deleting, self._others = {key[0] for key in page}, SHARE if beside else 0
+                began = time.monotonic()
+                removed.update(await self._journal.delete(kind, page, problem=problem))
+                pause = min(self._others, SHARE) * (time.monotonic() - began)
+                await self._clock.sleep(max(pause, PAUSE_SECONDS if beside else 0))
         await self._clear_away()
         return dict(removed)
 
@@ -116,17 +136,6 @@ class Retention:
         while seconds and (page := await self._journal.old(kind, before_ms, after)):
             yield page
             after = page[-1]
-
-    async def _delete(self, kind: Kind, page: list[Key], keep: Keep) -> Counter[str]:
-        problem = f"the archived file was removed after {keep.seconds(kind) / 86400:g} days"
-        removed: Counter[str] = Counter()
-        left = page
-        while left:
-            batch = await self._journal.delete(kind, left, problem=problem)
-            removed.update(batch.removed)
-            left = left[left.index(batch.after) + 1 :] if batch.after else []
-            await self._clock.sleep(PAUSE_SECONDS)
-        return removed
 
     async def erase(self, row: Submission, *, force: bool) -> Erased:
         """Delete one submission with its callbacks, events, deliveries, attempts and unshared files.

@@ -14,11 +14,11 @@ from receiver import handbook
 from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, Delivery
 from receiver.errors import InputError, NotFound
-from receiver.events import DISPLAY_STATUSES, Submission
+from receiver.events import DISPLAY_STATUSES, EventType, Submission
 from receiver.extras import install
 from receiver.journal import Journal
 from receiver.journal.selection import Selection
-from receiver.journal.store import Filter, Key
+from receiver.journal.store import Key
 from receiver.journal.troubles import find_troubles
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Retention
@@ -40,8 +40,9 @@ SEARCHED = 10
 """Pages of the journal that are read to fill one page of a filtered listing."""
 DAY_MS = 86_400_000
 FOREVER_MS = 2**53
+ENDS: tuple[EventType, ...] = ("task.failed", "task.lost")
 COUNTED = 200
-"""Submissions that are counted. More are shown as `200+`, so that the page costs the same at any size."""
+"""Rows that are counted. More are shown as `200+`, so that the page costs the same at any size."""
 MAX_BODY = 20_000
 """Characters of a callback's body that are shown."""
 MAX_SELECTED = 200
@@ -177,9 +178,12 @@ def _is_grid(row: Submission) -> bool:
 async def home(sources: Sources, look: Look) -> dict[str, Any]:
     journal, now_ms = sources.journal, sources.clock.now_ms()
     newest, _ = await _rows(sources, look, hidden=HIDDEN)
-    ends = await journal.page(
-        "events", Filter(types=("task.failed", "task.lost"), since_ms=now_ms - DAY_MS), limit=1000
-    )
+    ends = [
+        item
+        for type in ENDS
+        for item in await journal.events(type=type, limit=COUNTED)
+        if item.created_ms >= now_ms - DAY_MS
+    ]
     under_way = [row for row in await journal.due_polls(FOREVER_MS, COUNTED) if row.ended is None]
     waiting = [row for row in await journal.due_sends(FOREVER_MS, COUNTED) if row.status == "prepared"]
     counts = (await journal.counts()).destinations
@@ -191,7 +195,7 @@ async def home(sources: Sources, look: Look) -> dict[str, Any]:
             "waiting to send": _counted(waiting),
             "owed": sum(count.pending for count in counts.values()),
             "dead": sum(count.dead for count in counts.values()),
-            "failed or lost today": len(ends),
+            "failed or lost today": _counted(ends),
         },
         "oldest_ms": min(oldest, default=None),
         "newest": await tiles(sources, newest[:12]),
@@ -200,8 +204,8 @@ async def home(sources: Sources, look: Look) -> dict[str, Any]:
     }
 
 
-def _counted(rows: Sequence[Submission]) -> str:
-    return f"{COUNTED}+" if len(rows) >= COUNTED else str(len(rows))
+def _counted(rows: Sequence[object]) -> int | str:
+    return f"{COUNTED}+" if len(rows) >= COUNTED else len(rows)
 
 
 async def pictures(sources: Sources, look: Look) -> dict[str, Any]:

@@ -70,6 +70,8 @@ MARGIN_MS = 300_000
 """Tolerated difference of clocks where the newest rows are listed."""
 COUNTED = 200
 """Most submissions read to count deliveries. With more, each index entry counts as one delivery."""
+REMOVED = ("attempts", "deliveries", "callbacks", "events")
+"""Kinds of rows that an object of a submission holds."""
 ID_LENGTH = 26
 NAME_TRIES = 20
 PURGED = "purged"
@@ -221,13 +223,23 @@ class BucketStore:
     # Deleting
 
     async def remove(
-        self, id: str, transition: Callable[[Document], Document | None], *, files_only: bool = False
-    ) -> Mapping[str, int] | None:
+        self, ids: Sequence[str], transition: Callable[[Document], Document | None], *, files_only: bool = False
+    ) -> Mapping[str, int]:
+        removed = Counter(dict.fromkeys(("kept", "files", *REMOVED), 0))
+        for start in range(0, len(ids), BATCH):
+            some = ids[start : start + BATCH]
+            for counts in await asyncio.gather(*(self._remove(id, transition, files_only) for id in some)):
+                removed.update(counts)
+        return removed
+
+    async def _remove(
+        self, id: str, transition: Callable[[Document], Document | None], files_only: bool
+    ) -> Mapping[str, int]:
         stored = await self._documents.get(id)
         if stored is None:
-            return {} if files_only else _counts(None, 0)
+            return {}
         if transition(stored.document()) is None:
-            return None
+            return {"kept": 1}
         # First the name, then the leftovers, then the submission. Links to it go last.
         if not files_only and stored.submission.once is not None:
             await self._free_name(stored.id, keys.once(stored.submission.once))
@@ -244,7 +256,7 @@ class BucketStore:
 
         last = await self._documents.write(id, removed)
         if last is None:
-            return None
+            return {"kept": 1}
         links = [keys.path(keys.FILES, digest, id) for digest in last.files]
         if not files_only:
             row = last.submission
@@ -255,7 +267,8 @@ class BucketStore:
         # Two submissions that are removed at once see each other as in need of a file, until one has gone.
         left = [digest for digest in last.files if digest not in files and not await self._is_needed(digest)]
         await self._leave(left)
-        return {"files": len(files) + len(left)} if files_only else _counts(last, len(files) + len(left))
+        rows = {} if files_only else {kind: len(getattr(last, kind)) for kind in REMOVED}
+        return {"files": len(files) + len(left), "submissions": int(not files_only), **rows}
 
     async def _leave(self, digests: Iterable[str]) -> None:
         await asyncio.gather(*(self._bucket.put(keys.path(keys.LEFTOVERS, digest), b"") for digest in digests))
@@ -605,12 +618,6 @@ def _fits_id(id: str, wanted: Filter) -> bool:
         and (wanted.until_ms is None or id < first_id(wanted.until_ms))
         and (wanted.part is None or id.startswith(wanted.part) or id.endswith(wanted.part))
     )
-
-
-def _counts(stored: StoredSubmission | None, files: int) -> Mapping[str, int]:
-    kinds = ("attempts", "deliveries", "callbacks", "events")
-    counts = {kind: len(getattr(stored, kind)) if stored is not None else 0 for kind in kinds}
-    return {"files": files, **counts, "submissions": int(stored is not None)}
 
 
 def _version(tag: Tag) -> str:

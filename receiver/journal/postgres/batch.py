@@ -23,6 +23,7 @@ from receiver import metrics
 from receiver.deliveries import AttemptRecord
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition, delivery_from_row, file_digests, replace
+from receiver.journal.pages import request_row
 from receiver.journal.postgres import tables
 from receiver.journal.postgres.connections import Connection, Connections, Transaction, asyncpg, is_outside
 from receiver.journal.postgres.tables import Row, fetch, read_submission, write_rows
@@ -139,7 +140,7 @@ async def _create(
     such a name has just come free, and UniqueViolationError if an id is taken."""
     documents = [Document(submission=row, version=1) for row in created]
     rows = [tables.submission_row(document) for document in documents]
-    result = await write_rows(transaction.db, {"submissions": rows})
+    result = await write_rows(transaction.db, {"submissions": rows, "requests": [request_row(row) for row in created]})
     transaction.xid, ids = result["xid"], set(result["submissions"] or ())
     kept = [_stored(item, row[tables.BODY]) for item, row in zip(documents, rows, strict=True) if item.id in ids]
     if files := [(item.id, digest) for item in kept for digest in file_digests(item.submission)]:

@@ -6,9 +6,12 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 
 from receiver.errors import InputError, JournalError
+from receiver.journal.document import Document
 from receiver.journal.membership import SharedMembership
+from receiver.journal.pages import KEYS, request_row
 from receiver.journal.postgres import tables
 from receiver.journal.postgres.connections import ERRORS, Connection, Connections, translated
 from receiver.journal.postgres.tables import SQL, fetch
@@ -21,7 +24,7 @@ LOCK = 0x5245434549564552
 """Key of the advisory lock under which the tables are changed: "RECEIVER"."""
 LONG_SECONDS = 24 * 3600.0
 """Time for statements that read or write everything."""
-_NAMES = ("submissions", "callbacks", "events", "deliveries", "attempts", "files", "leftovers")
+_NAMES = ("submissions", "requests", "callbacks", "events", "deliveries", "attempts", "files", "leftovers")
 _ALL = ", ".join(f"receiver.{name}" for name in _NAMES)
 
 
@@ -143,18 +146,23 @@ class HeldRows:
 
     async def page(self, kind: RowKind, after: Key | None, limit: int) -> list[StoredRow]:
         with translated(self._where):
-            name = "documents" if kind == "submissions" else kind
-            return await tables.fetch_page(self._db, name, EVERYTHING, after, limit)
+            read = tables.read_document if kind == "submissions" else None
+            return await tables.fetch_page(self._db, kind, EVERYTHING, after, limit, read=read)
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
-        table, counted = tables.TABLES[kind], kind in ("callbacks", "events")
+        table, keys = tables.TABLES[kind], KEYS[kind] if kind in ("callbacks", "events") else ()
         with translated(self._where):
-            await self._db.copy_records_to_table(
+            await self._copy(
                 "shared_values" if kind == "values" else kind,
-                schema_name="receiver",
-                columns=[*(table.keys if counted else ()), *table.columns],
-                records=[(*(row.key if counted else ()), *table.write(row.record)) for row in rows],
+                [*keys, *table.columns],
+                [(*(row.key if keys else ()), *table.write(row.record)) for row in rows],
             )
+            if kind == "submissions":
+                requests = [request_row(cast(Document, row.record).submission) for row in rows]
+                await self._copy("requests", ["id", "kind", "labels", "prompt"], requests)
+
+    async def _copy(self, table: str, columns: Sequence[str], records: Sequence[tuple[Any, ...]]) -> None:
+        await self._db.copy_records_to_table(table, schema_name="receiver", columns=columns, records=records)
 
 
 @asynccontextmanager

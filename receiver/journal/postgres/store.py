@@ -156,26 +156,23 @@ class PostgresStore:
         return results, pairs
 
     async def remove(
-        self, id: str, transition: Callable[[Document], Document | None], *, files_only: bool = False
-    ) -> Mapping[str, int] | None:
-        async def operation(db: Connection) -> Mapping[str, int] | None:
+        self, ids: Sequence[str], transition: Callable[[Document], Document | None], *, files_only: bool = False
+    ) -> Mapping[str, int]:
+        async def operation(db: Connection) -> Mapping[str, int]:
             await fetch(db, "one_deletes")
-            await fetch(db, "lock", [id])
-            document = (await load(db, [id])).get(id)
-            if document is None:
-                return _NOTHING
-            after = transition(document)
-            if after is None:
-                return None
-            removed = {} if files_only else dict((await fetch(db, "remove", id))[0])
-            if files_only and after is not document:
-                await write(Transaction(db), [(document, after)])
-            return _NOTHING | removed | dict((await fetch(db, "leave_files", id))[0])
+            await fetch(db, "lock", ids)
+            pairs = [(found, transition(found)) for found in (await load(db, ids)).values()]
+            decided = [(before, after) for before, after in pairs if after is not None]
+            gone = [before.id for before, _ in decided]
+            removed = {} if files_only else dict((await fetch(db, "remove", gone))[0])
+            if files_only:
+                await write(Transaction(db), [pair for pair in decided if pair[0] is not pair[1]])
+            left = dict((await fetch(db, "leave_files", gone))[0])
+            return {**_NOTHING, **removed, **left, "kept": len(pairs) - len(decided)}
 
         removed = await self._connections.write(operation)
-        self._cache.forget([id])
-        if removed is not None:
-            self._notifier.notify([id])
+        self._cache.forget(ids)
+        self._notifier.notify(ids)
         return removed
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
 
-from receiver.deliveries import DELIVERY_STATUSES, AttemptRecord, Delivery
-from receiver.events import Callback, Event, Submission, first_id
+from receiver.deliveries import AttemptRecord, Delivery
+from receiver.events import Callback, Event, Submission
 from receiver.journal.document import Document, LastReceipt, delivery_from_row, from_row, open_deadline, to_json
+from receiver.journal.pages import FEW, KEYS, page_query, request_row, requests_query
 from receiver.journal.postgres.connections import Connection
 from receiver.journal.statements import queries
-from receiver.journal.store import (
-    REQUEST_CONDITIONS,
-    Filter,
-    Key,
-    LeftFile,
-    NeededFile,
-    Record,
-    SharedValue,
-    StoredRow,
-)
+from receiver.journal.store import Filter, Key, LeftFile, NeededFile, Record, RowKind, SharedValue, StoredRow
 from receiver.tasks import clean_text
 
 _COMMENT = re.compile(r"--[^\n]*\n?")
@@ -84,24 +76,16 @@ def working_text(document: Document) -> str:
 
 
 def changing_row(row: Submission, version: int, working: str | None) -> Row:
-    ended = row.ended is not None or row.status == "refused"
-    waits = row.send_due_ms, row.poll_due_ms, row.media_due_ms
     return (
         row.id, version, working, row.task_id, row.once, row.status, row.display_status, row.task_status, row.ended,
-        row.hooked, ended and waits == (None, None, None) and row.claim is None, *waits, open_deadline(row),
-        to_json(row),
+        row.hooked, row.settled, row.send_due_ms, row.poll_due_ms, row.media_due_ms, open_deadline(row), to_json(row),
     )  # fmt: skip
 
 
 def submission_row(document: Document) -> Row:
     row = document.submission
     changing = changing_row(row, document.version, working_text(document))
-    return (*changing, row.kind, clean_text(row.prompt).casefold(), label_text(row.labels.items()), row.parent_id)
-
-
-def label_text(labels: Iterable[tuple[str, str]]) -> str:
-    """Return labels as the column holds them. Each begins with a comma, so that one is found in many."""
-    return "".join(f",{to_json({name: value})[1:-1]}" for name, value in labels)
+    return (*changing, row.parent_id)
 
 
 def event_row(event: Event) -> Row:
@@ -117,58 +101,41 @@ def delivery_row(item: Delivery) -> Row:
 
 
 class Table(NamedTuple):
-    """One kind of rows. `columns`: to be written, and read if there is no `select`. `conditions`: fields of a filter
-    that make sense for it."""
+    """One kind of rows. `columns`: to be written, and read if there is no `select`."""
 
-    keys: tuple[str, ...]
     columns: tuple[str, ...]
     write: Callable[[Any], Row]
     read: Callable[[Any], Record]
-    conditions: str
     select: str = ""
 
 
 TABLES: Mapping[str, Table] = {
     "submissions": Table(
-        ("id",), (*CHANGING, "kind", "prompt", "labels", "parent_id"), submission_row,
-        lambda row: read_submission(row["body"]),
-        "ids submission_id parent_id task_id part statuses kinds labels words due_after_ms called_back settled "
-        "with_files since_ms until_ms requests",
-        "SELECT id, body FROM receiver.submissions",
+        (*CHANGING, "parent_id"), submission_row, lambda row: read_submission(row["body"]),
+        "SELECT id, version, body, working FROM receiver.submissions",
     ),
-    "documents": Table(
-        ("id",), (), submission_row, read_document, "", "SELECT id, version, body, working FROM receiver.submissions"
-    ),
+    "requests": Table(("id", "kind", "labels", "prompt"), request_row, lambda row: row),
     "callbacks": Table(
-        ("number",), ("submission_id", "received_ms", "cause", "body"), callback_row, partial(from_row, Callback),
-        "submission_id since_ms until_ms",
+        ("submission_id", "received_ms", "cause", "body"), callback_row, partial(from_row, Callback),
         "SELECT number, submission_id, received_ms, cause, convert_to(body, 'UTF8') AS body FROM receiver.callbacks",
     ),
     "events": Table(
-        ("number",), ("id", "submission_id", "type", "created_ms", "body"), event_row,
-        lambda row: read_event(row["body"]), "ids submission_id types since_ms until_ms kinds labels words",
+        ("id", "submission_id", "type", "created_ms", "body"), event_row, lambda row: read_event(row["body"]),
         "SELECT number, body FROM receiver.events",
     ),
-    "deliveries": Table(
-        ("id",), (*_DELIVERY, "receipt"), delivery_row, delivery_from_row,
-        "ids part submission_id destination statuses due_after_ms since_ms until_ms kinds labels words",
-    ),
-    "attempts": Table(
-        ("delivery_id", "number"), AttemptRecord.__struct_fields__, attempt_row, partial(from_row, AttemptRecord),
-        "delivery_id submission_id",
-    ),
+    "deliveries": Table((*_DELIVERY, "receipt"), delivery_row, delivery_from_row),
+    "attempts": Table(AttemptRecord.__struct_fields__, attempt_row, partial(from_row, AttemptRecord)),
     "files": Table(
-        ("submission_id", "digest"), ("submission_id", "digest"), attrgetter("submission_id", "digest"),
-        partial(from_row, NeededFile), "submission_id digest",
+        ("submission_id", "digest"), attrgetter("submission_id", "digest"), partial(from_row, NeededFile)
     ),
     "leftovers": Table(
-        ("digest",), ("digest",), lambda item: (item.digest,), partial(from_row, LeftFile), "",
+        ("digest",), lambda item: (item.digest,), partial(from_row, LeftFile),
         "SELECT digest, EXISTS (SELECT FROM receiver.files WHERE files.digest = leftovers.digest) AS needed"
         " FROM receiver.leftovers",
     ),
     "values": Table(
-        ("key",), ("key", "data", "version"), lambda item: (item.key, item.data.decode(), item.version),
-        partial(from_row, SharedValue), "",
+        ("key", "data", "version"), lambda item: (item.key, item.data.decode(), item.version),
+        partial(from_row, SharedValue),
         "SELECT key, convert_to(data, 'UTF8') AS data, version FROM receiver.shared_values",
     ),
 }  # fmt: skip
@@ -227,6 +194,7 @@ PARTS: Mapping[str, str] = {
     "files": _insert("files", "ON CONFLICT DO NOTHING"),
     # A name (`once`) that is taken keeps the new submission out.
     "submissions": _insert("submissions", "ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING RETURNING id"),
+    "requests": _insert("requests", "AS new (id) WHERE id IN (SELECT id FROM submissions_rows)"),
 }
 """Statements in which `{rows}` are the rows to write."""
 _CHANGED = {"touched": TOUCHED, "written": CHANGING}
@@ -262,85 +230,31 @@ async def write_rows(db: Connection, rows: Mapping[str, Sequence[Row]]) -> Mappi
 
 # Pages of rows
 
-_CONDITIONS: Mapping[str, str] = {
-    "ids": "id = ANY (?)",
-    "since_ms": "id >= ?",
-    "until_ms": "id < ?",
-    "callbacks.since_ms": "received_ms >= ?",
-    "callbacks.until_ms": "received_ms < ?",
-    "events.since_ms": "created_ms >= ?",
-    "events.until_ms": "created_ms < ?",
-    "submissions.submission_id": "id = ?",
-    "events.submission_id": "id > ? || '.' AND id < ? || '/'",  # event ids start with their submission's
-    "attempts.submission_id": "delivery_id = ANY (ARRAY(SELECT id FROM receiver.deliveries WHERE submission_id = ?))",
-    "part": "(starts_with(id, ?) OR right(id, length(?::text)) = ?)",
-    "submissions.statuses": "display = ANY (?)",
-    "statuses": "status = ANY (?)",
-    "types": "type = ANY (?)",
-    "kinds": "kind = ANY (?)",
-    "labels": "NOT EXISTS (SELECT FROM unnest(?::text[]) AS label WHERE strpos(labels, label) = 0)",
-    "words": "NOT EXISTS (SELECT FROM unnest(?::text[]) AS word WHERE strpos(prompt, word) = 0)",
-    "deliveries.due_after_ms": "status = 'pending' AND due_ms > ?",
-    "submissions.due_after_ms": "id = ANY (ARRAY(SELECT id FROM receiver.submissions WHERE send_due_ms > ?"
-    " UNION ALL SELECT id FROM receiver.submissions WHERE poll_due_ms > ?"
-    " UNION ALL SELECT id FROM receiver.submissions WHERE media_due_ms > ?))",
-    "requests": "display <> 'alert'",
-    "called_back": "hooked AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')",
-    "settled": "settled",
-    "with_files": "(SELECT 1 FROM receiver.files WHERE submission_id = submissions.id LIMIT 1) IS NOT NULL",
-}
-"""Conditions by field of the filter, for all kinds or for one. Any other field is a column of its name."""
-_ARGUMENTS: Mapping[str, Callable[[Any], Any]] = {
-    "labels": lambda pairs: [label_text([pair]) for pair in pairs],
-    "words": lambda words: [word.casefold() for word in words],
-    "since_ms": first_id,
-    "until_ms": first_id,
-}
-_FEW = {"ids", "submission_id", "parent_id", "task_id", "digest", "due_after_ms"}
-"""Fields by which an index other than the key's finds few rows."""
-
-
-def page_query(
-    kind: str, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool
-) -> tuple[str, list[Any]]:
-    """Return the query for a page of rows, and its arguments. It has conditions only for what is given."""
-    table, texts, values = TABLES[kind], list[str](), list[Any]()
-    given = {
-        name: value
-        for name in table.conditions.split()
-        if (value := getattr(wanted, name)) not in (None, False) and (value != () or name == "ids")
-    }
-    few = bool(_FEW & given.keys())
-    for name, value in given.items():
-        key = f"{kind}.{name}" if f"{kind}.{name}" in _CONDITIONS else name
-        text = _CONDITIONS.get(key, f"{name} = ?")
-        if kind != "submissions" and name in REQUEST_CONDITIONS:
-            text = f"submission_id = ANY (ARRAY(SELECT id FROM receiver.submissions WHERE {text}))"  # noqa: S608
-        if kind == "deliveries" and name == "statuses" and not few:  # as literals, so that partial indexes fit
-            known = ", ".join(f"'{status}'" for status in DELIVERY_STATUSES if status in value)
-            text, few = f"status IN ({known})" if known else "false", known == "'running'"
-        if "?" in text:
-            values.append(_ARGUMENTS[key](value) if key in _ARGUMENTS else value)
-        texts.append(text.replace("?", f"${len(values)}"))
-    if after is not None:
-        numbers = ", ".join(f"${len(values) + number}" for number in range(1, len(after) + 1))
-        texts.append(f"({', '.join(table.keys)}) {'<' if newest_first else '>'} ({numbers})")
-        values += after
-    hint = (" + 0" if table.keys == ("number",) else " || ''") if few else ""  # see `queries.sql`
-    where = f" WHERE {' AND '.join(texts)}" if texts else ""
-    direction = " DESC" if newest_first else ""
-    order = ", ".join(column + direction for column in (f"{table.keys[0]}{hint}", *table.keys[1:]))
-    select = table.select or f"SELECT {', '.join(table.columns)} FROM receiver.{kind}"  # noqa: S608
-    return f"{select}{where} ORDER BY {order} LIMIT ${len(values) + 1}", [*values, limit]
-
 
 async def fetch_page(
-    db: Connection, kind: str, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool = False
+    db: Connection,
+    kind: RowKind,
+    wanted: Filter,
+    after: Key | None,
+    limit: int,
+    *,
+    newest_first: bool = False,
+    read: Callable[[Any], Record] | None = None,
 ) -> list[StoredRow]:
-    """Return a page of rows in order of key, or against it."""
-    text, values = page_query(kind, wanted, after, limit, newest_first=newest_first)
-    keys, read = TABLES[kind].keys, TABLES[kind].read
-    return [StoredRow(tuple(row[name] for name in keys), read(row)) for row in await fetch(db, text, *values)]
+    """Return a page of rows in order of key, or against it, with a reader of its own if one is given."""
+    few, read = None, read or TABLES[kind].read
+    if found := requests_query(kind, wanted, after, limit, newest_first=newest_first):
+        ids = [row[0] for row in await fetch(db, found[0], *found[1])]
+        few = ids if found[2] or len(ids) <= FEW else None
+    text, values = listing(kind, wanted, after, limit, newest_first=newest_first, few=few)
+    return [StoredRow(tuple(row[name] for name in KEYS[kind]), read(row)) for row in await fetch(db, text, *values)]
+
+
+def listing(kind: RowKind, wanted: Filter, after: Key | None, limit: int, **given: Any) -> tuple[str, list[Any]]:
+    """Return the statement of a page, and its parameters."""
+    table = TABLES[kind]
+    select = table.select or f"SELECT {', '.join(table.columns)} FROM receiver.{kind}"  # noqa: S608
+    return page_query(kind, select, wanted, after, limit, **given)
 
 
 def due_query(kind: str) -> str:

@@ -21,6 +21,7 @@ from receiver.journal.document import (
     replace,
     to_json_bytes,
 )
+from receiver.journal.pages import request_row
 from receiver.journal.statements import queries
 
 SQL = queries("sqlite")
@@ -83,6 +84,7 @@ def insert_document(db: Connection, document: Document) -> Document | None:
         return insert_document(db, _clean(document))
     if db.execute(SQL["insert_submission"], (*columns, row.parent_id)).rowcount == 0:
         return None
+    db.execute(SQL["insert_request"], request_row(row))
     db.executemany(SQL["insert_file"], [(row.id, digest) for digest in file_digests(row)])
     return document
 
@@ -98,8 +100,9 @@ def encode_working(document: Document) -> bytes:
 
 def _searched(row: Submission) -> Row:
     return (
-        row.task_id, row.once, row.status, row.display_status, row.ended, 1 if row.hooked else 0, row.send_due_ms,
-        row.media_due_ms, open_deadline(row), row.task_status, row.poll_due_ms,
+        row.task_id, row.once, row.status, row.display_status, row.ended, 1 if row.hooked else 0,
+        1 if row.settled else 0, row.send_due_ms, row.media_due_ms, open_deadline(row), row.task_status,
+        row.poll_due_ms,
     )  # fmt: skip
 
 
@@ -187,8 +190,9 @@ _ORDER = (
     "cancel_delivery", "update_delivery", "write_attempt", "insert_file",
 )  # fmt: skip
 _SEARCHED = attrgetter(
-    "status", "task_status", "ended", "task_id", "once", "hooked", "send_due_ms", "media_due_ms", "deadline_ms", "reply"
-)
+    "status", "task_status", "ended", "task_id", "once", "hooked", "send_due_ms", "media_due_ms", "deadline_ms",
+    "reply", "settled",
+)  # fmt: skip
 """Fields on which the searched columns depend. Few changes touch one."""
 
 

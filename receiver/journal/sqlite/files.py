@@ -20,8 +20,8 @@ from receiver.journal import statements
 Connection = sqlite3.Connection
 BUSY_SECONDS = 10.0
 """Longest wait for another process that holds the write lock."""
-APPLICATION_ID = 0x49524A31
-"""`IRJ1` in the header of the file: a journal of this layout."""
+APPLICATION_ID = 0x49524A32
+"""`IRJ2` in the header of the file: a journal of this layout."""
 
 
 def opened(path: Path) -> closing[Connection]:

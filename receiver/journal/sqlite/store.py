@@ -24,17 +24,19 @@ from receiver.errors import EngineRunning, JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
 from receiver.journal.membership import EngineLock
+from receiver.journal.pages import KEYS
 from receiver.journal.sqlite import files, maintenance
-from receiver.journal.sqlite.documents import SQL, RowCache, load, submission_of
+from receiver.journal.sqlite.documents import SQL, RowCache, encode, load, submission_of
 from receiver.journal.sqlite.files import BUSY_SECONDS, connect, translated
-from receiver.journal.sqlite.pages import TABLES, delete_query, read_page
+from receiver.journal.sqlite.pages import TABLES, read_page
 from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")
 Connection = sqlite3.Connection
 Changed = Callable[[frozenset[str] | None], None]
 
-_KINDS: tuple[RowKind, ...] = ("attempts", "deliveries", "events", "callbacks", "submissions")
+REMOVED: tuple[RowKind, ...] = ("attempts", "deliveries", "events", "callbacks", "submissions")
+"""Kinds of rows that a submission has, in the order in which they are deleted."""
 
 
 class SQLiteStore:
@@ -161,32 +163,38 @@ class SQLiteStore:
         return await self._write(write)
 
     async def remove(
-        self, id: str, transition: Callable[[Document], Document | None], *, files_only: bool = False
-    ) -> Mapping[str, int] | None:
-        def write(db: Connection) -> Mapping[str, int] | None:
-            removed: dict[str, int] = dict.fromkeys(("files", *_KINDS), 0)
-            document = self._cache.get(db, id)
-            if document is None:
-                return removed
-            after = transition(document)
-            if after is None:
-                return None
-            values = {"submission_id": id}
+        self, ids: Sequence[str], transition: Callable[[Document], Document | None], *, files_only: bool = False
+    ) -> Mapping[str, int]:
+        def write(db: Connection) -> Mapping[str, int]:
+            removed = dict.fromkeys(("kept", "files", *REMOVED), 0)
+            decided: list[str] = []
+            for id in ids:
+                document = self._cache.get(db, id)
+                if document is None:
+                    continue
+                after = transition(document)
+                if after is None:
+                    removed["kept"] += 1
+                    continue
+                decided.append(id)
+                if files_only and after is not document:
+                    self._cache.put(after)
+            values = {"ids": encode(decided)}
             removed["files"] = db.execute(SQL["leave_files"], values).rowcount
-            db.execute(delete_query("files"), values)
+            db.execute(SQL["remove_files"], values)
             if not files_only:
-                for kind in _KINDS:
-                    removed[kind] = db.execute(delete_query(kind), values).rowcount
-                self._cache.forget(id)
-                self._cache.written.add(id)
-            elif after is not document:
-                self._cache.put(after)
+                for kind in REMOVED:
+                    removed[kind] = db.execute(SQL[f"remove_{kind}"], values).rowcount
+                db.execute(SQL["remove_requests"], values)
+                for id in decided:
+                    self._cache.forget(id)
+                self._cache.written.update(decided)
             return removed
 
         return await self._write(write)
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
-        statement = f"DELETE FROM {kind} WHERE {TABLES[kind].keys[0]} = ?"  # noqa: S608 - a table of ours
+        statement = f"DELETE FROM {kind} WHERE {KEYS[kind][0]} = ?"  # noqa: S608 - a table of ours
         return await self._write(lambda db: db.executemany(statement, keys).rowcount) if keys else 0
 
     # Reading

@@ -56,22 +56,25 @@ SELECT pg_advisory_xact_lock(7283910554230117);
 
 -- name: remove
 -- Event ids start with their submission's.
-WITH callbacks AS (DELETE FROM receiver.callbacks WHERE submission_id = $1 RETURNING 1),
-events AS (DELETE FROM receiver.events WHERE id > $1 || '.' AND id < $1 || '/' RETURNING 1),
-deliveries AS (DELETE FROM receiver.deliveries WHERE submission_id = $1 RETURNING id),
+WITH callbacks AS (DELETE FROM receiver.callbacks WHERE submission_id = ANY ($1) RETURNING 1),
+events AS (
+    DELETE FROM receiver.events USING unnest($1::text[]) AS gone (id)
+    WHERE events.id > gone.id || '.' AND events.id < gone.id || '/' RETURNING 1),
+deliveries AS (DELETE FROM receiver.deliveries WHERE submission_id = ANY ($1) RETURNING id),
 attempts AS (DELETE FROM receiver.attempts WHERE delivery_id = ANY (ARRAY(SELECT id FROM deliveries)) RETURNING 1),
-submissions AS (DELETE FROM receiver.submissions WHERE id = $1 RETURNING 1)
+requests AS (DELETE FROM receiver.requests WHERE id = ANY ($1)),
+submissions AS (DELETE FROM receiver.submissions WHERE id = ANY ($1) RETURNING 1)
 SELECT (SELECT count(*) FROM submissions) AS submissions, (SELECT count(*) FROM callbacks) AS callbacks,
     (SELECT count(*) FROM events) AS events, (SELECT count(*) FROM deliveries) AS deliveries,
     (SELECT count(*) FROM attempts) AS attempts;
 
 -- name: leave_files
 -- Files that no other submission needs are removed from the media store afterwards.
-WITH mine AS (DELETE FROM receiver.files WHERE submission_id = $1 RETURNING digest), left_over AS (
+WITH mine AS (DELETE FROM receiver.files WHERE submission_id = ANY ($1) RETURNING digest), left_over AS (
     INSERT INTO receiver.leftovers (digest)
-    SELECT digest FROM mine
+    SELECT DISTINCT digest FROM mine
     WHERE (SELECT 1 FROM receiver.files AS other
-           WHERE other.digest = mine.digest AND other.submission_id <> $1 LIMIT 1) IS NULL
+           WHERE other.digest = mine.digest AND other.submission_id <> ALL ($1) LIMIT 1) IS NULL
     ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest RETURNING 1
 )
 SELECT count(*) AS files FROM left_over;
@@ -86,12 +89,13 @@ DELETE FROM receiver.leftovers WHERE digest = ANY ($1) RETURNING 1;
 SELECT display, count(*) AS count FROM receiver.submissions WHERE display <> 'alert' GROUP BY display;
 
 -- name: count_deliveries
-SELECT destination, status, count(*) AS count,
-    CASE WHEN status = 'pending' THEN (
-        SELECT due_ms FROM receiver.deliveries AS first
-        WHERE first.destination = deliveries.destination AND first.status = 'pending' ORDER BY due_ms LIMIT 1) END
-    AS oldest_due_ms
-FROM receiver.deliveries WHERE status IN ('pending', 'running', 'dead') GROUP BY status, destination;
+-- Each part reads its partial index.
+SELECT destination, status, count(*) AS count, min(due_ms) AS oldest_due_ms
+FROM receiver.deliveries WHERE status = 'pending' GROUP BY destination, status
+UNION ALL SELECT destination, status, count(*), NULL
+FROM receiver.deliveries WHERE status = 'running' GROUP BY destination, status
+UNION ALL SELECT destination, status, count(*), NULL
+FROM receiver.deliveries WHERE status = 'dead' AND status IN ('dead', 'cancelled') GROUP BY destination, status;
 
 -- name: values
 SELECT key, convert_to(data, 'UTF8') AS data, version FROM receiver.shared_values WHERE starts_with(key, $1);
@@ -124,6 +128,4 @@ SELECT id FROM receiver.deliveries WHERE status = 'running' AND owner <> ALL ($1
 SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name;
 
 -- name: is_old_layout
-SELECT EXISTS (
-    SELECT FROM information_schema.columns
-    WHERE table_schema = 'receiver' AND table_name = 'submissions' AND column_name = 'told');
+SELECT to_regclass('receiver.submissions') IS NOT NULL AND to_regclass('receiver.requests') IS NULL;

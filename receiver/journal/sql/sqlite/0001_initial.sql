@@ -7,18 +7,25 @@ CREATE TABLE submissions (
     id TEXT PRIMARY KEY, version INTEGER NOT NULL, working TEXT NOT NULL,
     parent_id TEXT, task_id TEXT, once TEXT UNIQUE,
     status TEXT NOT NULL, display TEXT NOT NULL, task_status TEXT NOT NULL, ended TEXT, hooked INTEGER NOT NULL,
-    send_due_ms INTEGER, poll_due_ms INTEGER, media_due_ms INTEGER, deadline_due_ms INTEGER,
+    settled INTEGER NOT NULL, send_due_ms INTEGER, poll_due_ms INTEGER, media_due_ms INTEGER, deadline_due_ms INTEGER,
     body TEXT NOT NULL
 );
 CREATE INDEX submissions_task ON submissions (task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX submissions_parent ON submissions (parent_id) WHERE parent_id IS NOT NULL;
-CREATE INDEX submissions_display ON submissions (display);
+CREATE INDEX submissions_display ON submissions (display, id);
 CREATE INDEX submissions_send ON submissions (send_due_ms) WHERE send_due_ms IS NOT NULL;
 CREATE INDEX submissions_poll ON submissions (poll_due_ms) WHERE poll_due_ms IS NOT NULL;
 CREATE INDEX submissions_media ON submissions (media_due_ms) WHERE media_due_ms IS NOT NULL;
 CREATE INDEX submissions_deadline ON submissions (deadline_due_ms) WHERE deadline_due_ms IS NOT NULL;
 CREATE INDEX submissions_called_back ON submissions (id)
-    WHERE hooked = 1 AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed');
+    WHERE hooked AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed');
+
+-- What people search requests by. It never changes, and is read from end to end where no index helps. `prompt` is
+-- case-folded, and `labels` are ,"name":"value",…
+CREATE TABLE requests (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, labels TEXT NOT NULL, prompt TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX requests_kind ON requests (kind, id);
 
 CREATE TABLE callbacks (
     number INTEGER PRIMARY KEY, submission_id TEXT NOT NULL, received_ms INTEGER NOT NULL, cause TEXT,
@@ -31,6 +38,7 @@ CREATE TABLE events (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, submission_id TEXT NOT NULL, type TEXT NOT NULL,
     created_ms INTEGER NOT NULL, body TEXT NOT NULL
 );
+CREATE INDEX events_type ON events (type);
 
 CREATE TABLE deliveries (
     id TEXT PRIMARY KEY, event_id TEXT NOT NULL, submission_id TEXT NOT NULL, destination TEXT NOT NULL,
@@ -40,7 +48,8 @@ CREATE TABLE deliveries (
 -- A claim reads the due rows of one destination only, so that a paused destination costs the others nothing.
 CREATE INDEX deliveries_due ON deliveries (destination, due_ms, failures) WHERE status = 'pending';
 CREATE INDEX deliveries_running ON deliveries (destination, submission_id) WHERE status = 'running';
-CREATE INDEX deliveries_dead ON deliveries (destination) WHERE status = 'dead';
+CREATE INDEX deliveries_ended ON deliveries (status, id, destination) WHERE status IN ('dead', 'cancelled');
+CREATE INDEX deliveries_destination ON deliveries (destination, id);
 CREATE INDEX deliveries_submission ON deliveries (submission_id, destination);
 
 CREATE TABLE attempts (

@@ -3,15 +3,18 @@
 -- name: insert_submission
 -- A name (`once`) that is taken keeps the newcomer out.
 INSERT INTO submissions (
-    version, working, task_id, once, status, display, ended, hooked, send_due_ms, media_due_ms, deadline_due_ms,
-    task_status, poll_due_ms, body, id, parent_id
-) VALUES (?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?)
+    version, working, task_id, once, status, display, ended, hooked, settled, send_due_ms, media_due_ms,
+    deadline_due_ms, task_status, poll_due_ms, body, id, parent_id
+) VALUES (?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?)
 ON CONFLICT (once) DO NOTHING;
+
+-- name: insert_request
+INSERT INTO requests VALUES (?, ?, ?, ?);
 
 -- name: update_submission
 UPDATE submissions SET
     version = ?, working = CAST(? AS TEXT), task_id = ?, once = ?, status = ?, display = ?, ended = ?, hooked = ?,
-    send_due_ms = ?, media_due_ms = ?, deadline_due_ms = ?, task_status = ?, poll_due_ms = ?, body = CAST(? AS TEXT)
+    settled = ?, send_due_ms = ?, media_due_ms = ?, deadline_due_ms = ?, task_status = ?, poll_due_ms = ?, body = CAST(? AS TEXT)
 WHERE id = ?;
 
 -- name: update_progress
@@ -103,12 +106,37 @@ SELECT display, count(*) AS number FROM submissions WHERE display <> 'alert' GRO
 SELECT destination, status, count(*) AS number, min(due_ms) AS due_ms
 FROM deliveries WHERE status = 'pending' GROUP BY destination
 UNION ALL SELECT destination, status, count(*), NULL FROM deliveries WHERE status = 'running' GROUP BY destination
-UNION ALL SELECT destination, status, count(*), NULL FROM deliveries WHERE status = 'dead' GROUP BY destination;
+UNION ALL SELECT destination, status, count(*), NULL FROM deliveries
+WHERE status = 'dead' AND status IN ('dead', 'cancelled') GROUP BY destination;
 
 -- name: leave_files
 -- Files that no other submission needs are removed from the disk afterwards.
 INSERT INTO leftovers
-SELECT digest FROM files AS mine
-WHERE submission_id = :submission_id AND NOT EXISTS (
-    SELECT 1 FROM files AS other WHERE other.digest = mine.digest AND other.submission_id <> :submission_id)
+SELECT DISTINCT digest FROM files AS mine
+WHERE submission_id IN (SELECT value FROM json_each(:ids)) AND NOT EXISTS (
+    SELECT 1 FROM files AS other
+    WHERE other.digest = mine.digest AND other.submission_id NOT IN (SELECT value FROM json_each(:ids)))
 ON CONFLICT DO UPDATE SET digest = excluded.digest;
+
+-- name: remove_files
+DELETE FROM files WHERE submission_id IN (SELECT value FROM json_each(:ids));
+
+-- name: remove_attempts
+DELETE FROM attempts WHERE delivery_id IN (
+    SELECT id FROM deliveries WHERE submission_id IN (SELECT value FROM json_each(:ids)));
+
+-- name: remove_deliveries
+DELETE FROM deliveries WHERE submission_id IN (SELECT value FROM json_each(:ids));
+
+-- name: remove_events
+DELETE FROM events WHERE number IN (
+    SELECT number FROM json_each(:ids) CROSS JOIN events ON events.id > value || '.' AND events.id < value || '/');
+
+-- name: remove_callbacks
+DELETE FROM callbacks WHERE submission_id IN (SELECT value FROM json_each(:ids));
+
+-- name: remove_requests
+DELETE FROM requests WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: remove_submissions
+DELETE FROM submissions WHERE id IN (SELECT value FROM json_each(:ids));
