@@ -320,6 +320,21 @@ async def test_an_answer_in_drops_has_a_total_deadline(tmp_path: Path) -> None:
             await deliver(there.url, make_attempt(tmp_path, deadline=0.5))
 
 
+async def test_connections_are_kept(tmp_path: Path) -> None:
+    """Attempts one after the other share one, and attempts at once have one each."""
+    attempt = make_attempt(tmp_path)
+    async with place(OK) as there:
+        options = WebhookHandler.Options.model_validate({"url": there.url, "secret": SECRET})
+        handler = WebhookHandler(options)
+        for _ in range(3):
+            await handler.deliver(attempt)
+        assert there.connections == 1
+        for _ in range(3):
+            await asyncio.gather(*(handler.deliver(attempt) for _ in range(5)))
+        assert there.connections == 5
+        await handler.aclose()
+
+
 async def test_nobody_there(tmp_path: Path) -> None:
     """The system's own word for it."""
     with pytest.raises(WebhookFailed, match=r"127\.0\.0\.1:1 could not be reached, or broke off: Connection refused"):

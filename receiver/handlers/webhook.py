@@ -181,19 +181,15 @@ class WebhookHandler:
         self._secrets = [secret.get_secret_value() for secret in options.secret]
         self._headers = {name.lower(): value.get_secret_value() for name, value in options.headers.items()}
         learn([*self._secrets, *self._headers.values()])
-        trusted = ssl.create_default_context()
+        self._trusted = ssl.create_default_context()
         try:
             if options.ca is not None:
-                trusted.load_verify_locations(options.ca)
+                self._trusted.load_verify_locations(options.ca)
         except OSError as exc:
             problem = f"certificates cannot be read from {options.ca} ({exc.strerror or exc})."
             raise SettingsError(f"the option ca is wrong: {problem}") from exc
-        self._client = httpx.AsyncClient(
-            verify=trusted,
-            trust_env=False,  # a proxy or .netrc of the environment is not what the operator wrote here
-            follow_redirects=False,
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # the attempt has a deadline of its own
-        )
+        self._clients: list[httpx.AsyncClient] = []
+        self._idle: list[httpx.AsyncClient] = []
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
@@ -213,10 +209,11 @@ class WebhookHandler:
         # A little before the dispatcher's, so that the reason names the place.
         seconds = max(attempt.deadline - 0.5, attempt.deadline * 0.8)
         body, headers = await in_thread(self._write, attempt, inline) if inline else self._write(attempt, inline)
+        client = self._idle.pop() if self._idle else self._open()
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._client.stream("POST", url, content=body, headers=headers) as answer,
+                client.stream("POST", url, content=body, headers=headers) as answer,
             ):
                 body = await _read(answer)
                 if not answer.is_success:
@@ -226,10 +223,25 @@ class WebhookHandler:
             raise WebhookFailed(f"{place} could not be reached, or broke off: {_reason(exc)}") from exc
         except TimeoutError as exc:
             raise WebhookFailed(f"{place} did not answer within {seconds:g} s") from exc
+        finally:
+            self._idle.append(client)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        for client in self._clients:
+            await client.aclose()
+
+    def _open(self) -> httpx.AsyncClient:
+        """Return a further client. Each attempt has one of its own, because a client looks at all its connections for
+        each request. With 16 at once that costs more than the request."""
+        client = httpx.AsyncClient(
+            verify=self._trusted,
+            trust_env=False,  # a proxy or .netrc of the environment is not what the operator wrote here
+            follow_redirects=False,
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # the attempt has a deadline of its own
+        )
+        self._clients.append(client)
+        return client
 
     def _write(self, attempt: Attempt, inline: bool) -> tuple[bytes, dict[str, str]]:
         """Return body and headers. With files it takes long enough to need a thread."""
