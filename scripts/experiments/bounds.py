@@ -18,6 +18,7 @@ from starlette.routing import Route
 from experiments.base import Experiment, Outcome
 from experiments.kills import BUSY
 from experiments.servers import here, served
+from experiments.sizes import Memory
 from experiments.stage import Callback, Ledger, callbacks, http_client, post, rows, seed
 from experiments.witnesses import Witness, view
 from receiver.events import Event, Submission
@@ -62,6 +63,7 @@ class PoisonEvents:
 
         witness = Witness("place", take)
         async with here(folder, functions=[witness.function()]) as world:
+            memory = Memory()
             for target in targets:
                 await world.receiver.intake.received(target.id, view(target.task_id, 50), b"{}", None)
             sent = time.monotonic()
@@ -69,14 +71,16 @@ class PoisonEvents:
                 await asyncio.sleep(0.05)
             waited = time.monotonic() - sent
         missing = self.good - witness.count
+        faults = [f"{missing} good ones waited for more than {HELD_UP:g} s" if missing else "", memory.fault]
         return Outcome(
             injected=refused,
             acknowledged=self.good,
             lost=0,
             doubled=witness.repeated,
             seconds=time.monotonic() - begun,
-            notes=f"{witness.count} of {self.good} good ones within {waited:.1f} s, {refused} refusals",
-            problem=f"{missing} good ones waited for more than {HELD_UP:g} s" if missing else None,
+            notes=f"{witness.count} of {self.good} good ones within {waited:.1f} s, {refused} refusals; "
+            f"memory + {memory.grown:.0f} MB",
+            problem="; ".join(filter(None, faults)) or None,
         )
 
 
@@ -115,7 +119,7 @@ class StolenToken:
         ledger, flood = Ledger(), Ledger()
         provider = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
         async with served(provider) as url, here(folder, provider_url=url) as world, http_client(world.url) as http:
-            plain = await plain_answer(http)
+            plain, memory = await plain_answer(http), Memory()
             until = time.monotonic() + seconds
 
             async def send() -> None:
@@ -141,6 +145,7 @@ class StolenToken:
             else "",
             f"{questions} questions in {seconds:g} s" if questions > seconds / 2 + 2 else "",
             f"others were answered within {slow:.2f} s" if slow > limit else "",
+            memory.fault,
         ]
         return Outcome(
             injected=flood.answers.total(),
@@ -149,7 +154,7 @@ class StolenToken:
             doubled=0,
             seconds=time.monotonic() - begun,
             notes=f"{flood.answers.total():,} callbacks, {kept} kept ({size:,} bytes), {questions} questions; "
-            f"p99 of others {slow * 1000:.0f} ms",
+            f"p99 of others {slow * 1000:.0f} ms; memory + {memory.grown:.0f} MB",
             problem="; ".join(filter(None, faults)) or None,
         )
 
@@ -177,6 +182,7 @@ class SilentConnections:
         async with here(folder) as world:
             async with http_client(world.url) as http:
                 limit = max(ANSWER, BUSY * await plain_answer(http))
+            memory = Memory()
             port = int(world.url.rpartition(":")[2])
             with ExitStack() as stack:
                 for _ in range(count):
@@ -192,15 +198,20 @@ class SilentConnections:
                         with suppress(httpx.TransportError):
                             healthy += (await http.get("/livez")).status_code == 200
         slow = sorted(waits)[int(len(waits) * 0.99)]
-        fine = healthy == len(items) and slow <= limit
+        faults = [
+            "" if healthy == len(items) else f"{healthy} of {len(items)} health checks",
+            f"callbacks in {slow:.1f} s" if slow > limit else "",
+            memory.fault,
+        ]
         return Outcome(
             injected=count,
             acknowledged=len(ledger.acknowledged),
             lost=len(items) - len(ledger.acknowledged),
             doubled=0,
             seconds=time.monotonic() - begun,
-            notes=f"{healthy} of {len(items)} health checks; p99 of callbacks {slow * 1000:.0f} ms",
-            problem=None if fine else f"{healthy} of {len(items)} health checks, callbacks in {slow:.1f} s",
+            notes=f"{healthy} of {len(items)} health checks; p99 of callbacks {slow * 1000:.0f} ms; "
+            f"memory + {memory.grown:.0f} MB",
+            problem="; ".join(filter(None, faults)) or None,
         )
 
 

@@ -24,13 +24,11 @@ from experiments.bounds import ANSWER, plain_answer
 from experiments.kills import BUSY
 from experiments.servers import Server, served, server
 from experiments.shutdown import DRAIN_SECONDS
-from experiments.sizes import peak_memory
+from experiments.sizes import GROWTH, peak_memory
 from experiments.stage import PATIENCE, Callback, Ledger, Target, callbacks, http_client, post, rows, seed
 
 WITHIN = 10.0
 """Seconds within which a good picture is delivered with its tiles."""
-GROWTH = 100.0
-"""MB that the process may grow."""
 GOOD = 8
 HOSTILE = ("scans", "deep", "bomb", "garbled")
 WAITS = (

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from experiments.base import Experiment, Outcome
 from experiments.polling import submit
 from experiments.servers import here, served
+from experiments.sizes import Memory
 from receiver.clock import Clock
 from receiver.engine import archiver
 from receiver.events import Submission
@@ -168,6 +169,7 @@ class LargeResult:
             served(provider.app) as url,
             here(folder, provider_url=url, poll_interval=2.0, deadline=4200.0) as world,
         ):
+            memory = Memory()
             rows = [*await submit(world.receiver, 1), *await submit(world.receiver, 8)]
             await _until(outputs, 1, patience)
             rows = await submit(world.receiver, good)
@@ -176,14 +178,16 @@ class LargeResult:
             seconds = time.monotonic() - since
             await world.receiver.stop_engine()
         asked = sum(task == 1 for task, _ in provider.requests)
+        faults = [f"{asked} files of one result were asked for" if asked > files.MAX_FILES else "", memory.fault]
         return Outcome(
             injected=9,
             acknowledged=good,
             lost=good - came,
             doubled=0,
             seconds=time.monotonic() - begun,
-            notes=f"{asked} files of the large result asked for; {came} of {good} others in {seconds:.1f} s",
-            problem=None if asked <= files.MAX_FILES else f"{asked} files of one result were asked for",
+            notes=f"{asked} files of the large result asked for; {came} of {good} others in {seconds:.1f} s; "
+            f"memory + {memory.grown:.0f} MB",
+            problem="; ".join(filter(None, faults)) or None,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,8 @@ from receiver.journal.sqlite import open_store
 
 GROWTH = 50.0
 """MB that a backlog may cost in memory."""
+GROWTH = 100.0
+"""MB that an attack may cost in memory."""
 SLOWER = 0.15
 SLOWER_QUICK = 0.6
 """The share of its rates that a large journal may lose; with rounds as short as the quick ones, noise is larger."""
@@ -103,6 +106,24 @@ async def _peak(folder: Path, pending: int, build: str | None, *, seconds: float
     made = rows(folder / "data", "SELECT count(*) FROM deliveries WHERE status = 'succeeded'")[0][0]
     left = rows(folder / "data", "SELECT count(*) FROM deliveries WHERE status IN ('pending', 'running')")[0][0]
     return Peak(megabytes, made, left)
+
+
+class Memory:
+    """Growth of this process, in which `servers.here` runs Receiver, from now on."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # forget earlier peaks: proc_pid_clear_refs(5)
+        self._before = peak_memory(os.getpid())
+
+    @property
+    def grown(self) -> float:
+        """MB of its peak beyond the start."""
+        return peak_memory(os.getpid()) - self._before
+
+    @property
+    def fault(self) -> str:
+        """A few words if it is too much, else nothing."""
+        return f"memory grew by {self.grown:.0f} MB" if self.grown > GROWTH else ""
 
 
 def peak_memory(pid: int) -> float:

@@ -22,6 +22,7 @@ from starlette.routing import Route
 import receiver.tasks.task as reading
 from experiments.base import Experiment, Outcome
 from experiments.servers import here, served
+from experiments.sizes import Memory
 from experiments.stage import PATIENCE, Callback, Ledger, Target, callbacks, http_client, post, seed
 from experiments.witnesses import Witness
 from receiver.clock import Clock
@@ -76,6 +77,7 @@ class HostileWords:
                     end = told(target, piece) | {"status": "FAILURE", "imageUrls": []}
                     await post(http, Callback(0, target, True, json.dumps(end).encode()), flood)
 
+            memory = Memory()
             speaking = asyncio.create_task(speak())
             for item in good:
                 at = time.monotonic()
@@ -92,6 +94,7 @@ class HostileWords:
             f"others were answered within {slow:.1f} s" if slow > ANSWER else "",
             f"{witness.ended} of {self.others} results within {DELIVERY:g} s" if witness.ended < self.others else "",
             f"answers to the provider: {flood.answers}" if flood.answers.keys() - {200, 400, 429} else "",
+            memory.fault,
         ]
         return Outcome(
             injected=flood.answers.total(),
@@ -99,7 +102,8 @@ class HostileWords:
             lost=len(good) - len(ledger.acknowledged),
             doubled=witness.repeated,
             seconds=time.monotonic() - begun,
-            notes=f"p99 of others {slow * 1000:.0f} ms, their results within {delivered:.1f} s",
+            notes=f"p99 of others {slow * 1000:.0f} ms, their results within {delivered:.1f} s; "
+            f"memory + {memory.grown:.0f} MB",
             problem="; ".join(filter(None, faults)) or None,
         )
 
