@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from servers import Result, serving
+import httpx
+from ports import free_port
+from servers import Result, serving, serving_receiver
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from test_cli_submit import assert_error, environment, files, provider, rows, run, saved
@@ -177,20 +180,50 @@ async def test_many_prompts_with_follow_ups(tmp_path: Path) -> None:
     assert "2 of 2 succeeded, 4 in file." in result.err.splitlines()[-1]
 
 
-async def test_the_newest_picture_is_opened(tmp_path: Path) -> None:
-    """A task that has not ended is not in its way."""
-    programs = tmp_path / "programs"
+def with_desktop(folder: Path, env: dict[str, str]) -> dict[str, str]:
+    """The environment with a desktop that says what it opens, and notes it in a file."""
+    programs = folder / "programs"
     programs.mkdir()
+    (folder / "opened").touch()
     for name in ("xdg-open", "open"):
-        (programs / name).write_text('#!/bin/sh\necho "opens $1"\n')
+        (programs / name).write_text(f'#!/bin/sh\necho "opens $1"\necho "$1" >> "{folder}/opened"\n')
         (programs / name).chmod(0o755)
-    async with provider() as (_, env):
+    return {**env, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+
+async def test_the_newest_picture_is_opened(tmp_path: Path) -> None:
+    """A task that has not ended is not in its way. Without a server there is no page."""
+    async with provider() as (_, given):
+        env = with_desktop(tmp_path, {**given, "RECEIVER_PORT": str(free_port())})
         made = json.loads((await run("submit", "a boat", "--wait", "--json", folder=tmp_path, env=env)).out)
         assert (await run("submit", "a crane", folder=tmp_path, env=env)).code == 0
-        env["PATH"] = f"{programs}:{os.environ['PATH']}"
         result = await run("open", folder=tmp_path, env=env)
+        missing = await run("open", "--page", folder=tmp_path, env=env)
     assert result.code == 0, result
     assert sorted(result.out.splitlines()) == [made["files"][0], f"opens {made['files'][0]}"]
+    assert missing.code == 1
+    assert "Start it: receiver serve" in missing.err
+
+
+async def test_the_page_is_opened_where_it_is_served(tmp_path: Path) -> None:
+    """The address that is opened logs in and goes on to the picture. The printed one holds no key."""
+    async with provider() as (_, given):
+        env = with_desktop(tmp_path, {**given, "RECEIVER_PORT": str(free_port())})
+        made = json.loads((await run("submit", "a boat", "--wait", "--json", folder=tmp_path, env=env)).out)
+        with serving_receiver(tmp_path, env) as (_, url):
+            home = await run("open", folder=tmp_path, env=env)
+            one = await run("open", "last", "--page", folder=tmp_path, env=env)
+            picture = await run("open", "last", folder=tmp_path, env=env)
+            while len(opened := (tmp_path / "opened").read_text().splitlines()) < 3:  # noqa: ASYNC110 - by programs
+                await asyncio.sleep(0.05)
+            async with httpx.AsyncClient(trust_env=False, follow_redirects=True) as browser:
+                shown = await browser.get(max(opened))  # the longest way
+    assert sum(item.startswith(f"{url}/login?key=") for item in opened) == 2
+    assert home.out == one.out == f"{url}/login\n"
+    assert shown.url.path == f"/pictures/{made['submission']}"
+    assert shown.status_code == 200
+    assert made["files"][0] in opened
+    assert made["files"][0] in picture.out
 
 
 async def test_follow_ups_where_a_destination_fails(tmp_path: Path) -> None:

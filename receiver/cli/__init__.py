@@ -39,7 +39,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Find and deliver": {
         "tasks": ("tasks:tasks", "List and show submissions."),
-        "open": ("open:open", "Open the picture of a result."),
+        "open": ("open:open", "Open the page, or the picture of a result."),
         "events": ("deliveries:events", "List, show and replay events."),
         "deliveries": ("deliveries:deliveries", "List, show and replay deliveries and their attempts."),
         "destinations": ("configuration:destinations", "List, test and resume destinations."),

@@ -278,12 +278,16 @@ async def task(sources: Sources, look: Look) -> dict[str, Any]:
         detail = " · ".join(filter(None, (f"by {event.source}", percent, event.reason or "")))
         moments.append(Moment(ms=event.created_ms, what=event.type, status=event.type[5:], detail=clean(detail)))
     for callback in await journal.callbacks(row.id, limit=100):
-        body = callback.body.decode(errors="replace")
+        body, said = callback.body.decode(errors="replace"), ""
         try:
-            body = _pretty(json.loads(body))
+            told = json.loads(body)
+            body = _pretty(told)
+            if isinstance(told, dict):
+                said = " ".join(str(told[name])[:20] for name in ("status", "progress") if told.get(name))
         except ValueError:
             body = redact(body)[:MAX_BODY]
-        detail = "accepted" if callback.cause is None else f"the provider was asked: {callback.cause}"
+        end = "accepted" if callback.cause is None else f"the provider was asked: {callback.cause}"
+        detail = clean(" · ".join(filter(None, (said, end))))
         moments.append(Moment(ms=callback.received_ms, what="callback", status="callback", detail=detail, body=body))
     for delivery in deliveries:
         for attempt in await journal.attempts(delivery.id):

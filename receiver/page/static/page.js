@@ -5,11 +5,11 @@ const $$ = (query, root = document) => [...root.querySelectorAll(query)];
 document.documentElement.classList.add("js");
 
 // Times are sent in UTC, and shown as the reader's own.
-const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const [format, exact] = ["short", "medium"].map((timeStyle) => new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle }));
 function showTimes(root) {
   for (const item of $$("time[datetime]", root)) {
     const at = new Date(item.dateTime);
-    const text = format.format(at);
+    const text = (item.closest(".timeline") ? exact : format).format(at);
     if (item.textContent !== text) item.textContent = text;
     item.title = item.dateTime;
   }
