@@ -261,6 +261,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """Destinations of the results. None: all."""
     reply_to: str | None = None
     """URL that gets the events too, from a destination with reply origins. Its path and query are secret."""
+    traceparent: str | None = None
+    """The span of its last send, for links to it (W3C Trace Context). None where no traces are collected."""
     once: str | None = None
     """A name under which this submission exists once. None after a refusal."""
     once_digest: str | None = None

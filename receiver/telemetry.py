@@ -1,4 +1,4 @@
-"""Logs: one line per fact, without secrets.
+"""Logs: one line per fact, without secrets. Traces, in a program that collects them.
 
 Every module takes its logger with `log = structlog.get_logger()` at its top and writes fixed names,
 `log.info("delivery.succeeded", delivery_id=…)`: a noun, a verb in the past, ids as fields, no sentences.
@@ -17,7 +17,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any, Literal, TextIO
 from urllib.parse import quote
@@ -373,3 +374,44 @@ def _configure_stdlib(level: int, ending: list[Processor]) -> None:
     # The rest of uvicorn's lines at info repeat our own lines on start and stop.
     for name in ("httpx", "httpcore", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+# Traces
+
+
+@contextmanager
+def span(name: str, *, link: str | None = None, **attributes: str) -> Iterator[None]:
+    """Run the block in a span of OpenTelemetry, linked to another one by its `traceparent`.
+
+    There is none unless this program has set up OpenTelemetry, and has imported it for that.
+    """
+    if "opentelemetry.trace" not in sys.modules:
+        yield
+        return
+    from opentelemetry import trace  # noqa: PLC0415 - an extra
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+
+    linked = TraceContextTextMapPropagator().extract({"traceparent": link or ""})
+    found = trace.get_current_span(linked).get_span_context()
+    with trace.get_tracer("receiver").start_as_current_span(
+        name,
+        links=[trace.Link(found)] if found.is_valid else [],
+        attributes={f"receiver.{key}": value for key, value in attributes.items()},
+        record_exception=False,  # its text may hold secrets
+        set_status_on_exception=False,
+    ) as current:
+        try:
+            yield
+        except Exception as exc:
+            current.set_status(trace.Status(trace.StatusCode.ERROR, redact(str(exc))[:200]))
+            raise
+
+
+def trace_headers() -> dict[str, str]:
+    """Return the headers that pass the current span on with a request. None are needed without a span."""
+    headers: dict[str, str] = {}
+    if "opentelemetry.trace" in sys.modules:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+
+        TraceContextTextMapPropagator().inject(headers)
+    return headers

@@ -46,6 +46,7 @@ FULL = Submission(
     button="U2",
     auto=("U1", "reroll"),
     destinations=("disk",),
+    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     once="a name",
     once_digest="c" * 64,
     reply=Reply(body={"prompt": "wider"}, mask=Input(digest="e", type="image/png", size=9, field="maskBase64")),

@@ -25,7 +25,7 @@ from receiver.journal.files import Failure, Outcome
 from receiver.media import Fetcher, Store
 from receiver.provider import Provider
 from receiver.tasks import Task
-from receiver.telemetry import redact
+from receiver.telemetry import redact, span
 
 log = structlog.get_logger("receiver.engine.archiver")
 
@@ -162,7 +162,8 @@ class Archiver:
         try:
             async with download.limit:
                 view = await asyncio.shield(fresh)
-                outcome = await self._outcome(row, place, view, download.max_bytes)
+                with span("receiver.archive", link=row.traceparent, submission=row.id, file=place):
+                    outcome = await self._outcome(row, place, view, download.max_bytes)
         except TimeoutError:
             view = None
             outcome = Failure(problem=f"It took longer than {TURN_SECONDS:g} s while other downloads waited.")

@@ -25,6 +25,7 @@ from receiver.errors import JournalError
 from receiver.handlers.base import RetryLater
 from receiver.journal import Journal, Work
 from receiver.media import Store, Tiles
+from receiver.telemetry import span
 
 log = structlog.get_logger("receiver.engine.dispatcher")
 
@@ -208,7 +209,8 @@ class Dispatcher:
                 )
                 held.callback(stuck.cancel)
                 async with limit:
-                    receipt = await destination.handler.deliver(build(destination, work, files, self._tiles))
+                    with span("receiver.deliver", link=work.traceparent, event=work.event.id, to=destination.name):
+                        receipt = await destination.handler.deliver(build(destination, work, files, self._tiles))
         except KeyboardInterrupt:
             raise  # from the terminal
         except BaseException as exc:  # SystemExit too: no handler ends this process

@@ -39,7 +39,7 @@ from receiver.handlers.answers import about_event, by_proxy, read_into
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
 from receiver.handlers.cloudevents import SOURCE, cloud_event, encode
 from receiver.settings.kinds import Hosts, destination_secrets
-from receiver.telemetry import REDACTED, learn, redact
+from receiver.telemetry import REDACTED, learn, redact, trace_headers
 
 PREFIX = "whsec_"
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
@@ -210,6 +210,7 @@ class WebhookHandler:
         seconds = max(attempt.deadline - 0.5, attempt.deadline * 0.8)
         body, headers = await in_thread(self._write, attempt, inline) if inline else self._write(attempt, inline)
         client = self._idle.pop() if self._idle else self._open()
+        headers |= trace_headers()
         try:
             async with (
                 asyncio.timeout(seconds),

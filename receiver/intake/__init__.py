@@ -20,7 +20,7 @@ from receiver.intake.transitions import Policy, Route, Rules
 from receiver.journal import Change, Changed, Journal
 from receiver.journal.files import Outcome
 from receiver.tasks import Task
-from receiver.telemetry import redact_body, redact_known
+from receiver.telemetry import redact_body, redact_known, span
 
 __all__ = ["Intake", "Policy", "Route", "Rules"]
 
@@ -162,6 +162,8 @@ class Intake:
             if event.type in TERMINAL_TYPES and not event.further:
                 metrics.ENDS.add(event.type, event.source)
                 metrics.TASK_SECONDS.observe((event.created_ms - changed.submission.created_ms) / 1000, event.type)
+            with span("receiver.event", link=changed.submission.traceparent, event=event.id, source=event.source):
+                pass  # its callback or poll, as a moment
             log.info(
                 event.type,
                 submission=submission_id,

@@ -187,7 +187,7 @@ class Work:
         expected: number of files that its result should have.
         receipts: the last receipt of this submission at every destination, its own included.
         parent: the last receipt of the parent submission at this destination.
-        reply_to: of the submission.
+        reply_to, traceparent: of the submission.
     """
 
     delivery: Delivery
@@ -199,6 +199,7 @@ class Work:
     receipts: Mapping[str, Receipt]
     parent: Receipt | None
     reply_to: str | None = None
+    traceparent: str | None = None
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):

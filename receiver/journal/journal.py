@@ -714,4 +714,5 @@ def _work(document: Document, delivery: Delivery, parent: Document | None) -> Wo
         receipts={name: last.receipt for name, last in document.receipts.items()},
         parent=above.receipt if above is not None else None,
         reply_to=row.reply_to,
+        traceparent=row.traceparent,
     )

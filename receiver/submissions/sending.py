@@ -26,6 +26,7 @@ from receiver.media import Store
 from receiver.provider import Provider
 from receiver.requests import with_pictures
 from receiver.submissions.inputs import data_uri
+from receiver.telemetry import span, trace_headers
 from receiver.tokens import MAX_CALLBACK_URL, MAX_STATE, Tokens
 
 log = structlog.get_logger("receiver.submissions")
@@ -118,7 +119,8 @@ class Sending:
             Unreachable: nothing was sent.
             JournalError: the journal cannot be written. After the request, its answer is in the log only.
         """
-        return await self._shielded(self._send(submission_id, background=background), f"submit {submission_id}")
+        with span("receiver.submit", submission=submission_id):
+            return await self._shielded(self._send(submission_id, background=background), f"submit {submission_id}")
 
     async def send_reply(self, submission_id: str) -> Submission:
         """Send the waiting reply, once. If another process sends it, return the row as it is.
@@ -153,12 +155,14 @@ class Sending:
         return await asyncio.shield(task)
 
     async def _send(self, submission_id: str, *, background: bool) -> Submission:
+        trace = trace_headers().get("traceparent")
+
         def begin(row: Submission, due_ms: int) -> Submission | None:
             if row.status != "prepared":
                 return None
             if row.ended is not None:
                 return replace(row, send_due_ms=None)  # it has ended, so it is never due again
-            return replace(row, status="sending", sends=row.sends + 1, send_due_ms=due_ms)
+            return replace(row, status="sending", sends=row.sends + 1, send_due_ms=due_ms, traceparent=trace)
 
         row, started = await self._begin(submission_id, begin)
         if not started or row.status != "sending":
