@@ -206,7 +206,7 @@ async def database(options: argparse.Namespace, folder: Path) -> AsyncIterator[S
     """Yield settings with an empty database."""
     given: dict[str, Any] = {
         "provider_key": "s" * 20, "provider_url": "http://127.0.0.1:9", "data": folder, "poll_interval": 3600.0,
-        "page_users": {"bench": f"operator:{SECRET}"},
+        "page_users": {"bench": f"operator:{SECRET}"}, "keys": ("bench" * 10,),
     }  # fmt: skip
     if options.database == "sqlite":
         yield Settings(**given, database=f"sqlite:{options.keep or folder / 'journal.db'}")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine import PNG, Kit, Recording, answer, destination, engine
-from journals import Store
+from journals import Store, submission
 
 from receiver.engine.engine import Loops
 from receiver.errors import InputError, JournalError
 from receiver.events import Submission
 from receiver.handlers.base import Rejected
+from receiver.journal import Change, Journal
+from receiver.journal.document import replace
 from receiver.journal.selection import Selection
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Keep, Retention
@@ -33,13 +37,13 @@ class Quick:
 
     def __init__(self, kit: Kit) -> None:
         self._clock = kit.clock
-        self.slept = 0
+        self.slept: list[float] = []
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._clock, name)
 
     async def sleep(self, seconds: float) -> None:
-        self.slept += 1
+        self.slept.append(seconds)
 
 
 async def archived(kit: Kit, content: bytes = PNG, prompt: str = "a boat") -> Submission:
@@ -226,6 +230,41 @@ async def test_more_than_a_step(tmp_path: Path, store: Store) -> None:
         assert (await retention.purge(ALL))["submissions"] == 225
         left = {row.id for row in await kit.journal.submissions(limit=1000)}
         assert left == {row.id for row in rows[::2]}
+
+
+async def test_a_purge_gives_way_to_other_writers(tmp_path: Path, store: Store) -> None:
+    """It rests after each step while others write, and beside an engine whose writes it may not see. Else it does not
+    rest."""
+    async with engine(tmp_path, at=store) as kit:
+        other = await kit.journal.add(submission(1, deadline_ms=10**14))
+        delete = kit.journal.delete
+
+        async def written(*args: Any, **kwargs: Any) -> Any:
+            touch = Change(submission=replace(other, polls=other.polls + 1))
+            gone, _ = await asyncio.gather(delete(*args, **kwargs), kit.journal.change(other.id, lambda _: touch))
+            return gone
+
+        for turn in ("alone", "written", "beside"):
+            row = await archived(kit, prompt=turn)
+            age(kit, 91)
+            clock = Quick(kit)
+            if turn == "beside":
+                await kit.journal.membership.join("worker", "other", store="")
+            journal = Beside(kit.journal, written if turn == "written" else delete)
+            purging = Retention(journal=journal, store=kit.store, clock=clock, keep=ALL)  # type: ignore[arg-type]
+            assert (await purging.purge(ALL))["submissions"] == 1
+            assert await kit.journal.get(row.id) is None
+            assert all(seconds > 0 for seconds in clock.slept) == (turn != "alone")
+
+
+class Beside:
+    """A journal whose steps of a purge are carried out by another function."""
+
+    def __init__(self, journal: Journal, delete: Any) -> None:
+        self._journal, self.delete = journal, delete
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._journal, name)
 
 
 async def test_the_engine_sweeps_once_a_day(tmp_path: Path, store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from receiver.deliveries import AttemptRecord, Delivery
 from receiver.errors import InputError, JournalError
 from receiver.events import Callback, Event, Submission, first_id
 from receiver.journal.document import Document, replace
+from receiver.journal.pages import FEW
 from receiver.journal.store import (
     EVERYTHING,
     Filter,
@@ -306,6 +308,44 @@ async def test_files_alone_are_given_up(opened: Contract) -> None:
     assert found == [LeftFile(digest="d", needed=True), LeftFile(digest="e")]
     assert await opened.forget("leftovers", [("d",), ("e",), ("f",)]) == 2
     assert await opened.page("leftovers", EVERYTHING, limit=9) == []
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"], indirect=True)
+async def test_rows_of_many_submissions_with_the_same_words(opened: Contract) -> None:
+    """Pages by what requests have are the same, be there a few of them or more than are looked up at once."""
+    rows = [
+        submission(number, prompt=f"a paper {'BOAT' if number % 100 else 'plane'}", labels={"n": str(number % 7)})
+        for number in range(FEW + 200)
+    ]
+    facts = [event(row) for row in rows]
+    owed = [delivery(fact, number, status=("pending", "dead")[number % 2]) for number, fact in enumerate(facts)]
+    async with opened.transfer(fill=True) as target:
+        await target.put("submissions", [StoredRow((row.id,), Document(submission=row, version=1)) for row in rows])
+        await target.put("events", [StoredRow((number,), fact) for number, fact in enumerate(facts, 1)])
+        await target.put("deliveries", [StoredRow((item.id,), item) for item in owed])
+    for words, labels in ((("boat",), ()), (("Plane",), ()), (("boat", "paper"), (("n", "3"),)), (("car",), ())):
+        wanted = Filter(words=words, labels=labels)
+        found = {row.id for row in rows if fits_submission(row, wanted)}
+        assert await every(opened, "submissions", wanted) == found
+        assert await every(opened, "submissions", dataclasses.replace(wanted, statuses=("prepared",))) == found
+        assert await every(opened, "submissions", dataclasses.replace(wanted, statuses=("lost",))) == set()
+        assert await every(opened, "events", wanted) == {fact.id for fact in facts if fact.submission_id in found}
+        dead = dataclasses.replace(wanted, statuses=("dead",))
+        there = {item.id for item in owed if item.submission_id in found}
+        assert await every(opened, "deliveries", wanted) == there
+        assert await every(opened, "deliveries", dead) == there & {item.id for item in owed if item.status == "dead"}
+
+
+async def every(opened: Contract, kind: RowKind, wanted: Filter) -> set[str]:
+    """Ids of the rows of all pages, which come in order and once, in both directions."""
+    both = []
+    for newest_first in (False, True):
+        found = [row async for row in pages(opened, kind, wanted, size=150, newest_first=newest_first)]
+        keys = [row.key for row in found]
+        assert keys == sorted(set(keys), reverse=newest_first)
+        both.append({row.record.id for row in found})  # type: ignore[union-attr]
+    assert both[0] == both[1]
+    return both[0]
 
 
 async def test_callbacks_are_forgotten_by_their_keys(opened: Contract) -> None:
