@@ -417,7 +417,7 @@ async def test_interrupted_after_the_result(tmp_path: Path, command_line: list[s
 
         result = await asyncio.to_thread(interrupted)
     assert result.code == 0, result
-    assert result.out == "there\n"
+    assert result.out == "lingering: there\n"
     assert "Interrupted" not in result.err
 
 

@@ -316,9 +316,10 @@ def report(row: Submission, deliveries: list[Delivery], *, as_json: bool, links:
     if out.is_terminal and type == "task.succeeded" and links is None:
         _say_next(row, deliveries)
         return status
-    receipts = [(item.destination, item.receipt) for item in deliveries if item.receipt]
-    lines = [f"{name}: {receipt.url}" for name, receipt in receipts if receipt.url]
-    for line in [*lines, *(receipt.ref for _, receipt in receipts if receipt.ref and not receipt.url)]:
+    # Paths and addresses alone and at the end, because scripts read them. Anything else has its destination's name.
+    places = [(item.destination, item.receipt.url, item.receipt.ref) for item in deliveries if item.receipt]
+    plain = [ref for _, url, ref in places if ref and not url and "/" in ref]
+    for line in [*(f"{name}: {url or ref}" for name, url, ref in places if (url or ref) and ref not in plain), *plain]:
         say(line)
     return status
 
