@@ -120,8 +120,13 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Folder]:
-    """With destinations of every name that the handbook uses."""
+def folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> Iterator[Folder]:
+    """With destinations of every name that the handbook uses. The parameter is the simulator's profile."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [])
     for name in ("photo.jpg", "one.png", "two.png", "mask.png", "face.jpg"):
@@ -130,7 +135,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     (tmp_path / "payload.json").write_text('{"id": "1", "status": "SUCCESS"}')
     tables = [f'[destinations.{name}]\nurl = "file:./{name}"\n{RARELY}\n' for name in ("archive", "album", "room")]
     (tmp_path / "receiver.toml").write_text("\n".join(tables))
-    with simulating(speed=500.0) as provider:
+    with simulating(speed=500.0, profile=getattr(request, "param", "default")) as provider:
         for name, value in {
             "RECEIVER_PROVIDER_URL": provider.url,
             "COMETAPI_KEY": "simulator",
@@ -150,15 +155,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     forget_logging()
 
 
-def test_the_commands_run(folder: Folder) -> None:
-    """Page by page, as they stand but for ids and paths. Each ends with the status it should have."""
-    for words in unique(OURS):
+def follow(folder: Folder, pages: dict[str, list[list[str]]]) -> None:
+    """Run the commands as they stand but for ids and paths. Each ends with the status it should have."""
+    for words in unique(pages):
         text = " ".join(words)
         if "&" in words or text.startswith((*SERVERS, *NOT_HERE)):
             continue
         expected = next((status for start, status in STATUS.items() if text.startswith(start.replace('"', ""))), {0})
         code, _ = folder.run(*folder.filled(words))
         assert code in expected, (words, folder.said[-1])
+
+
+def test_the_commands_run(folder: Folder) -> None:
+    """Page by page."""
+    follow(folder, OURS)
+
+
+@pytest.mark.parametrize("folder", ["relay", "csharp"], indirect=True)
+def test_the_readme_works_on_other_profiles(folder: Folder) -> None:
+    """They encode, name and leave out things differently. Java's proxy shows its buttons late, and a press waits."""
+    follow(folder, {"README": OURS["README"]})
 
 
 def test_every_command_exists_with_its_options() -> None:
