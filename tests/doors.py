@@ -16,6 +16,7 @@ import httpx
 from servers import serving
 from waiting import PATIENCE
 
+from receiver.bodies import certificates
 from receiver.clock import Clock
 from receiver.events import Submission, new_id
 from receiver.intake import Intake, Policy, Route
@@ -108,7 +109,10 @@ async def opened(
     callbacks = Callbacks(intake=intake, tokens=tokens(), admission=admission, body_timeout=body_timeout)
     app = create_app(callbacks=callbacks, readyz=Readyz({}))
     try:
-        async with serving(app) as url, httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
+        async with (
+            serving(app) as url,
+            httpx.AsyncClient(verify=certificates(), trust_env=False, timeout=PATIENCE) as client,
+        ):
             yield Door(url, folder / "journal.db", journal, callbacks, admission, client)
     finally:
         await admission.aclose()

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from waiting import PATIENCE
 
 from receiver.app import journal_of
+from receiver.bodies import certificates
 from receiver.cli.servers import address, bind
 from receiver.clock import Clock
 from receiver.events import Submission
@@ -127,6 +128,6 @@ async def deployed(
         async with (
             served(simulator.app, provider),
             served(asked, own),
-            httpx.AsyncClient(base_url=address(own), timeout=PATIENCE) as http,
+            httpx.AsyncClient(base_url=address(own), verify=certificates(), timeout=PATIENCE) as http,
         ):
             yield Deployed(simulator, application, chosen, folder / "outputs", clock, http, asked)

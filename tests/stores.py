@@ -12,6 +12,7 @@ from typing import Literal
 import httpx
 from waiting import PATIENCE
 
+from receiver.bodies import certificates
 from receiver.bucket.client import Bucket, StoredObject, Tag
 from receiver.errors import EngineStopped
 
@@ -88,7 +89,7 @@ class Proxy:
         assert task is not None
         self.connections.add(task)
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
+            async with httpx.AsyncClient(verify=certificates(), trust_env=False, timeout=PATIENCE) as client:
                 while await self._answer(client, reader, writer):
                     pass
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

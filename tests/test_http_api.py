@@ -23,6 +23,7 @@ from structlog.testing import capture_logs
 from waiting import PATIENCE
 
 from receiver.app.container import retention_of
+from receiver.bodies import certificates
 from receiver.requests import KINDS, build
 from receiver.web.api import Api
 from receiver.web.api.read_routes import with_pauses
@@ -54,7 +55,8 @@ async def door(folder: Path, **settings: Any) -> AsyncIterator[tuple[World, http
 
 
 def client_of(url: str, secret: str = SECRET) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {secret}"}, timeout=30)
+    headers = {"Authorization": f"Bearer {secret}"}
+    return httpx.AsyncClient(base_url=url, headers=headers, verify=certificates(), timeout=PATIENCE)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -390,7 +392,7 @@ ADDRESSES = [
 async def test_nobody_comes_in_without_a_token(method: str, path: str, shared: tuple[World, httpx.AsyncClient]) -> None:
     """Every address of the API is closed, before anything of the request is looked at."""
     here, _ = shared
-    async with httpx.AsyncClient(base_url=here.url) as stranger:
+    async with httpx.AsyncClient(base_url=here.url, verify=certificates()) as stranger:
         response = await stranger.request(method, path, content=b"no JSON")
         problem(response, 401)
         assert response.headers["www-authenticate"] == "Bearer"
@@ -412,7 +414,7 @@ async def test_nobody_comes_in_without_a_token(method: str, path: str, shared: t
 async def test_a_wrong_token_is_no_token(headers: Any, shared: tuple[World, httpx.AsyncClient]) -> None:
     """Whatever is not exactly one of the secrets."""
     here, _ = shared
-    async with httpx.AsyncClient(base_url=here.url) as stranger:
+    async with httpx.AsyncClient(base_url=here.url, verify=certificates()) as stranger:
         problem(await stranger.get("/submissions", headers=headers), 401)
 
 

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.routing import Mount
 
 from receiver.app import open_runtime, web_app
+from receiver.bodies import certificates
 from receiver.cli.servers import address, bind
 from receiver.errors import MediaError
 from receiver.journal import Trouble
@@ -56,7 +57,7 @@ async def page(
     """A world with a page, and a browser at it, logged in."""
     async with (
         world(folder, page_users=USERS, **settings) as here,
-        httpx.AsyncClient(base_url=here.url, headers=OURS) as browser,
+        httpx.AsyncClient(base_url=here.url, headers=OURS, verify=certificates()) as browser,
     ):
         if user is not None:
             await log_in(browser, user)
