@@ -177,14 +177,13 @@ def measured(kind: str, width: int, there: Places, options: argparse.Namespace) 
     """One run of one kind in a process of its own."""
     owed = int(PACE.get(kind, PACE["no-op"]) * options.seconds)
     events = max(owed // width, 1)
-    with tempfile.TemporaryDirectory(prefix="run-", dir=there.folder) as name:
-        folder = Path(name)
-        tables = destinations(kind, width, there, folder)
-        for table in tables.values() if options.concurrency else ():
-            table["concurrency"] = options.concurrency
-        command = [sys.executable, str(ROOT / "scripts" / "bench_deliveries.py"), "--folder", name]
-        command += ["--core", str(options.core), "--events", str(events), "--destinations", json.dumps(tables)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=there.folder))
+    tables = destinations(kind, width, there, folder)
+    for table in tables.values() if options.concurrency else ():
+        table["concurrency"] = options.concurrency
+    command = [sys.executable, str(ROOT / "scripts" / "bench_deliveries.py"), "--folder", str(folder)]
+    command += ["--core", str(options.core), "--events", str(events), "--destinations", json.dumps(tables)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     item: dict[str, float] = json.loads(done.stdout)
     item["owed"] = events * width
     item["per_second"] = item["deliveries"] / item["seconds"]

@@ -1,6 +1,6 @@
 """The server of `scripts/bench`: one process per measurement, pinned to one core. Run by Receiver's own Python.
 
-usage: bench_server.py bare|ingest|engine|one-commit|latency --folder FOLDER --core N --submissions N
+usage: bench_server.py bare|ingest|default|engine|one-commit|latency --folder FOLDER --core N --submissions N
 
 Writes FOLDER/targets (a line `submission URL-token state-token task` for each submission a callback can come for), then
 says its port on standard output and serves until SIGTERM. `latency` also says when each handler started.
@@ -79,7 +79,7 @@ def main() -> None:
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["bare", "ingest", "engine", "one-commit", "latency"])
+    parser.add_argument("kind", choices=["bare", "ingest", "default", "engine", "one-commit", "latency"])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--core", type=int, required=True)
     parser.add_argument("--submissions", type=int, required=True)
@@ -104,7 +104,7 @@ async def bare(options: argparse.Namespace) -> None:
 
 
 async def real(options: argparse.Namespace) -> None:
-    """Receiver as `receiver serve` runs it, with two destinations that want progress too."""
+    """Receiver as `receiver serve` runs it, with two destinations, which want progress unless the kind is `default`."""
     async with opened(options) as app:
         with stop_signal() as stop, bind("127.0.0.1", 0) as listener:
             tell(port=listener.getsockname()[1])
@@ -121,7 +121,8 @@ async def opened(options: argparse.Namespace) -> AsyncIterator[Starlette]:
         data=options.folder / "data",
         database=options.database,
         destinations={
-            name: Destination(name=name, handler="noop", progress=True, concurrency=64) for name in DESTINATIONS
+            name: Destination(name=name, handler="noop", progress=options.kind != "default", concurrency=64)
+            for name in DESTINATIONS
         },
         confirm_within=0,
         poll_interval=HOUR,

@@ -2,15 +2,16 @@
 """Start-up of commands: seconds of the whole process, best of 7, in an environment with Receiver and its dependencies
 alone. `submit` is measured to the arrival of its request.
 
-usage: scripts/bench_start.py [RECEIVER]    RECEIVER: the command to measure, if not one in a new environment
+usage: scripts/bench_start.py [--command RECEIVER] [--json FILE] [--folder FOLDER]    Part of `scripts/bench`.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import venv
@@ -59,10 +60,18 @@ def new_environment(folder: Path) -> Path:
 
 def main() -> None:
     """Print a line for each command."""
-    with tempfile.TemporaryDirectory(prefix="receiver-bench-") as name:
-        command = Path(sys.argv[1]) if len(sys.argv) > 1 else new_environment(Path(name))
-        for words, seconds in start_figures(command, Path(name)).items():
-            print(f"receiver {words:12} {seconds:.3f} s (goal {GOALS[words]:.2f} s)")
+    parser = argparse.ArgumentParser(description="How long commands take to start.")
+    parser.add_argument("--command", type=Path, help="the `receiver` to measure (default: one in a new environment)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--folder", type=Path, help="for the journal (default: the usual temporary one)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="receiver-bench-", dir=options.folder) as name:
+        figures = start_figures(options.command or new_environment(Path(name)), Path(name))
+    print(f"\n{'START-UP':22}{'seconds':>9}  goal")
+    for words, seconds in figures.items():
+        print(f"{f'receiver {words}':22}{seconds:9.3f}  ≤ {GOALS[words]:.2f}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
