@@ -160,7 +160,22 @@ def test_a_secret_of_any_characters_is_redacted_in_every_spelling(secret: str, s
     spellings = [secret, quote(secret, safe=""), html.escape(secret), json.dumps(secret)[1:-1]]
     text = " ".join([*spellings, "and the rest"])
     assert redact_known(text) == " ".join([REDACTED] * 4 + ["and the rest"])
-    assert redact_body(text.encode()) == (redact_known(text).encode(), False)
+    assert redact_body(text.encode(), b"") == (redact_known(text).encode(), False)
+
+
+@pytest.mark.parametrize(
+    ("body", "alone"),
+    [
+        (f'{{"state":"{TOKEN}","seed":"1.2"}}', True),
+        (f'{{"state":"{TOKEN}","a.sixsix.b":1}}', True),
+        (f'{{"prompt":"{TOKEN}","state":"{TOKEN}"}}', False),
+        (f'{{"notifyHook":"01JD.aBcD-_.{"t" * 43}","state":"{TOKEN}"}}', False),
+    ],
+)
+def test_a_body_with_the_good_token_is_redacted_like_any_text(body: str, stream: io.StringIO, *, alone: bool) -> None:
+    """The token that was verified is replaced first. Any other token, or a second copy, is found all the same."""
+    configure(stream=stream)
+    assert redact_body(body.encode(), TOKEN.encode()) == (redact_known(body).encode(), alone)
 
 
 def test_an_exception_is_logged_with_its_traceback_redacted(stream: io.StringIO) -> None:

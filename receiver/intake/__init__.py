@@ -102,10 +102,10 @@ class Intake:
             TooManyCallbacks: the submission has had its share.
             JournalError: nothing was journalled.
         """
-        kept, one_token = redact_body(body)
+        kept, one_token = redact_body(body, view.state.encode() if cause is None else b"")
         callback = Callback(submission_id=submission_id, received_ms=self._clock.now_ms(), cause=cause, body=kept)
         # Nearly every body holds one token alone, the good one in its `state`, and no escape that could hide another.
-        clean = one_token and cause is None and b"\\" not in body
+        clean = one_token and b"\\" not in body
         plain = replace(view, state="") if clean else _without_secrets(view)
         transition = partial(transitions.received, view=plain, cause=cause, rules=self._rules(), size=len(kept))
         changed = await self._journal.change(submission_id, transition, callback)
