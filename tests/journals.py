@@ -45,6 +45,7 @@ FULL = Submission(
     parent_id="parent",
     button="U2",
     auto=("U1", "reroll"),
+    reply_to="https://n8n.example.com/webhook-waiting/17?signature=s",
     destinations=("disk",),
     traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     once="a name",

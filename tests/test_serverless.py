@@ -112,11 +112,12 @@ async def test_ticks_may_overlap(tmp_path: Path) -> None:
         await function.clock.sleep(120)
         await asyncio.gather(*(function.tick() for _ in range(4)))
         for id in ids:
-            assert await function.delivered(id) == ["file succeeded"]
             async with journal_of(function.settings, existing=True) as journal:
-                [delivery] = await journal.deliveries(limit=5, submission_id=id)
+                deliveries = await journal.deliveries(limit=5, submission_id=id)
+                # On so fast a clock one may have come before its picture, or have given way to the event that has it.
+                [delivery] = [item for item in deliveries if item.status != "cancelled"]
                 outcomes = [item.outcome for item in await journal.attempts(delivery.id)]
-                assert outcomes.count("succeeded") == 1  # one may have come before its picture, on so fast a clock
+                assert (delivery.status, outcomes.count("succeeded")) == ("succeeded", 1)
 
 
 async def test_a_tick_needs_its_secret(tmp_path: Path) -> None:
