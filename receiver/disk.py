@@ -31,6 +31,7 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 LARGE = 1024 * 1024
 """Bytes from which on a block of memory goes back to the system as soon as it is freed."""
 _M_MMAP_THRESHOLD = -3  # malloc.h
+_FICLONE = 0x40049409  # linux/fs.h
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -66,19 +67,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def copied_by_kernel(path: Path, target: BinaryIO, size: int) -> bool:
-    """Copy a file of `size` bytes into an empty one, sharing its blocks where the file system can (copy_file_range(2)).
-
-    False: this system or file system cannot. Then the target is empty again.
-    """
-    copied = 0
-    with suppress(AttributeError, OSError), path.open("rb") as source:
-        while count := os.copy_file_range(source.fileno(), target.fileno(), size - copied):
-            copied += count
-    if copied < size:
-        target.seek(0)
-        target.truncate()
-    return copied == size
+def cloned(path: Path, target: BinaryIO) -> bool:
+    """Make an empty file a copy that shares the blocks of another one (ioctl_ficlone(2)). False: no file system with
+    reflinks, or another disk."""
+    try:
+        with path.open("rb") as source:
+            fcntl.ioctl(target, _FICLONE, source.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def sizes_in(folder: Path, pattern: str) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import msgspec
 from ulid import ULID
 
-from receiver.disk import copied_by_kernel, in_thread
+from receiver.disk import cloned, in_thread
 from receiver.errors import MediaError
 from receiver.events import ALERT_TYPES, Event, EventType
 from receiver.handlers.base import Attempt, StoredMedia
@@ -75,11 +75,11 @@ class ResultFile:
 
     def write(self, target: BinaryIO) -> None:
         """Write the content to an empty file. Blocking. Raise as `blocks`."""
-        if self.insert or not copied_by_kernel(self.stored.path, target, self.size):
-            for block in self.blocks():
-                target.write(block)
-        else:
+        if not self.insert and cloned(self.stored.path, target):
             self.check(Path(target.name))
+            return
+        for block in self.blocks():
+            target.write(block)
 
     def check(self, path: Path) -> None:
         """Raise ArchiveError unless a copy has the content. Blocking."""

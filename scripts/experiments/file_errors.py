@@ -79,7 +79,7 @@ class _Refusing:
 @contextmanager
 def refusing(fault: Fault) -> Iterator[None]:
     """Every file that is written while the block runs is on a disk with this fault."""
-    path_open, fsync, replace, copy = Path.open, os.fsync, os.replace, os.copy_file_range
+    path_open, fsync, replace = Path.open, os.fsync, os.replace
 
     def opened(path: Path, mode: str = "r", *values: Any, **more: Any) -> Any:
         item = path_open(path, mode, *values, **more)
@@ -93,20 +93,7 @@ def refusing(fault: Fault) -> Iterator[None]:
         fault.step("rename")
         replace(source, target)
 
-    def copied(source: int, target: int, count: int) -> int:
-        try:
-            fault.step("copy")
-        except OSError:
-            copy(source, target, count // 2)
-            raise
-        return copy(source, target, count)
-
-    with (
-        replaced(Path, "open", opened),
-        replaced(os, "fsync", synced),
-        replaced(os, "replace", renamed),
-        replaced(os, "copy_file_range", copied),
-    ):
+    with replaced(Path, "open", opened), replaced(os, "fsync", synced), replaced(os, "replace", renamed):
         yield
 
 
