@@ -20,7 +20,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
@@ -188,8 +188,8 @@ class WebhookHandler:
         except OSError as exc:
             problem = f"certificates cannot be read from {options.ca} ({exc.strerror or exc})."
             raise SettingsError(f"the option ca is wrong: {problem}") from exc
-        self._clients: list[httpx.AsyncClient] = []
-        self._idle: list[httpx.AsyncClient] = []
+        self._connections: list[httpx.AsyncHTTPTransport] = []
+        self._idle: list[httpx.AsyncHTTPTransport] = []
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
@@ -209,13 +209,11 @@ class WebhookHandler:
         # A little before the dispatcher's, so that the reason names the place.
         seconds = max(attempt.deadline - 0.5, attempt.deadline * 0.8)
         body, headers = await in_thread(self._write, attempt, inline) if inline else self._write(attempt, inline)
-        client = self._idle.pop() if self._idle else self._open()
-        headers |= trace_headers()
+        timeouts = {"timeout": {"connect": CONNECT_SECONDS}}
+        request = httpx.Request("POST", url, content=body, headers=headers | trace_headers(), extensions=timeouts)
+        connection = self._idle.pop() if self._idle else self._open()
         try:
-            async with (
-                asyncio.timeout(seconds),
-                client.stream("POST", url, content=body, headers=headers) as answer,
-            ):
+            async with asyncio.timeout(seconds), aclosing(await connection.handle_async_request(request)) as answer:
                 body = await _read(answer)
                 if not answer.is_success:
                     self._refuse(answer, body, attempt, url)
@@ -225,24 +223,22 @@ class WebhookHandler:
         except TimeoutError as exc:
             raise WebhookFailed(f"{place} did not answer within {seconds:g} s") from exc
         finally:
-            self._idle.append(client)
+            self._idle.append(connection)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        for client in self._clients:
-            await client.aclose()
+        for connection in self._connections:
+            await connection.aclose()
 
-    def _open(self) -> httpx.AsyncClient:
-        """Return a further client. Each attempt has one of its own, because a client looks at all its connections for
-        each request. With 16 at once that costs more than the request."""
-        client = httpx.AsyncClient(
-            verify=self._trusted,
-            trust_env=False,  # a proxy or .netrc of the environment is not what the operator wrote here
-            follow_redirects=False,
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # the attempt has a deadline of its own
-        )
-        self._clients.append(client)
-        return client
+    def _open(self) -> httpx.AsyncHTTPTransport:
+        """Return a further connection. Each attempt has one of its own, because httpx looks at all connections of a
+        pool for each request. With 16 at once that costs more than the request.
+
+        Without a client around it nothing follows redirects, keeps cookies, or asks for proxies of the environment.
+        """
+        connection = httpx.AsyncHTTPTransport(verify=self._trusted, trust_env=False)
+        self._connections.append(connection)
+        return connection
 
     def _write(self, attempt: Attempt, inline: bool) -> tuple[bytes, dict[str, str]]:
         """Return body and headers. With files it takes long enough to need a thread."""
@@ -285,8 +281,9 @@ class WebhookHandler:
             raise RetryLater.from_headers(headers, otherwise=60, reason=reason)
         if response.has_redirect_location:
             host = None
-            with suppress(ValueError):
-                host = urlsplit(headers.get("location", "")).hostname  # the path may be a secret
+            with suppress(ValueError):  # of a wrong port, too: then the host may be a secret, as the path may be
+                location = urlsplit(headers["location"])
+                _, host = location.port, location.hostname
             target = f"to {host[:100]}" if host and host.isprintable() else "elsewhere"
             remedy = "Redirects are not followed: put the final address into the option url"
             raise WebhookFailed(f"{answered} and points {target}. {remedy}")
