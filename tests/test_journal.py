@@ -34,7 +34,10 @@ from receiver.deliveries import AttemptRecord, Receipt
 from receiver.errors import JournalError, NotFound
 from receiver.events import DisplayStatus, ExpectedFile, Media, Submission
 from receiver.journal import Change, Journal
+from receiver.journal.journal import MANY
 from receiver.journal.selection import Selection
+from receiver.journal.store import Counts, DestinationCount
+from receiver.journal.store import Store as Contract
 from receiver.tasks import Task
 
 replace = msgspec.structs.replace
@@ -891,3 +894,25 @@ async def test_many_can_open_a_new_store_at_once(store: Store) -> None:
     assert [len(await journal.submissions(limit=9)) for journal in opened] == [6] * 6
     for journal in opened:
         await journal.aclose()
+
+
+class Counting(Contract):
+    """A store on which counting takes a while, and that knows how often it has counted."""
+
+    def __init__(self, pending: int) -> None:
+        self.pending, self.counted = pending, 0
+
+    async def counts(self, *, submissions: bool = False) -> Counts:
+        self.counted += 1
+        await asyncio.sleep(0.2)
+        return Counts(destinations={"folder": DestinationCount(pending=self.pending)})
+
+
+@pytest.mark.parametrize(("pending", "times"), [(20, 3), (MANY + 1, 1)])
+async def test_many_deliveries_are_not_counted_at_each_look(pending: int, times: int) -> None:
+    """Where counting takes long, pages and probes share the numbers for a while."""
+    store = Counting(pending)
+    journal = Journal(store)  # type: ignore[abstract]
+    for _ in range(3):
+        assert (await journal.counts()).destinations["folder"].pending == pending
+    assert store.counted == times

@@ -59,6 +59,7 @@ INDEXES = {
     "remove": {
         "callbacks_submission",
         "events_id",
+        "events_pkey",
         "deliveries_submission",
         "attempts_pkey",
         "submissions_pkey",

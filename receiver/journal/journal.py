@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 PAGE = 200
 """Rows that one step of a purge deletes."""
+MANY = 10_000
+"""Open and dead deliveries from which on counting takes long: a million take a second or two."""
+COUNT_SHARE = 20
 HEALTH_SECONDS = 0.5
 """A claim knows pauses of other processes at most so much later."""
 MAX_ACTIONS = 500
@@ -55,6 +59,7 @@ class Journal:
             store, "destinations", dict[str, DestinationRecord], {}
         )
         self._probed = Counter[str]()
+        self._counted = Counts(), 0.0
         self._troubles: Shared[dict[str, Trouble]] = Shared(store, "troubles", dict[str, Trouble], {})
         self._actions: Shared[list[Action]] = Shared(store, "actions", list[Action], [])
 
@@ -84,8 +89,16 @@ class Journal:
         self.store.subscribe(changed)
 
     async def counts(self, *, submissions: bool = False) -> Counts:
-        """See `Store.counts`."""
-        return await self.store.counts(submissions=submissions)
+        """See `Store.counts`. Numbers of many deliveries are kept for `COUNT_SHARE` times as long as counting took."""
+        if submissions:
+            return await self.store.counts(submissions=True)
+        counts, until = self._counted
+        if time.monotonic() >= until:
+            began = time.monotonic()
+            counts, now = await self.store.counts(), time.monotonic()
+            many = sum(item.pending + item.running + item.dead for item in counts.destinations.values()) > MANY
+            self._counted = counts, now + COUNT_SHARE * (now - began) if many else 0.0
+        return counts
 
     # Submissions
 
@@ -441,7 +454,7 @@ class Journal:
 
     async def destinations(self) -> list[DestinationRecord]:
         """Return all that were ever registered, by name, with their counts."""
-        known, counts = await self._destinations.read(), (await self.store.counts()).destinations
+        known, counts = await self._destinations.read(), (await self.counts()).destinations
         return [
             replace(record, pending=count.pending, dead=count.dead) if (count := counts.get(name)) else record
             for name, record in sorted(known.items())
@@ -449,7 +462,7 @@ class Journal:
 
     async def outstanding_destinations(self) -> list[str]:
         """Return the names of registered destinations with pending deliveries."""
-        counts = (await self.store.counts()).destinations
+        counts = (await self.counts()).destinations
         return [name for name in sorted(await self._destinations.read()) if name in counts and counts[name].pending]
 
     async def pause_of(self, destination: str) -> tuple[int, str] | None:

@@ -63,8 +63,9 @@ _REQUEST: Mapping[str, tuple[str, str]] = {
     "deliveries": ("submission_id", "submission_id = ANY ($)"),
     "events": (
         "submission_id",
-        "number IN (SELECT number FROM unnest($::text[]) AS few (value)"
-        " JOIN receiver.events ON events.id > value || '.' AND events.id < value || '/')",
+        # An array for each submission, so that PostgreSQL cannot begin with all events.
+        "number = ANY (ARRAY(SELECT unnest(ARRAY(SELECT number FROM receiver.events"
+        " WHERE events.id > value || '.' AND events.id < value || '/')) FROM unnest($::text[]) AS few (value)))",
     ),
 }
 """Column with the submission's id, and the condition that it is one of a few, by kind."""
@@ -210,7 +211,12 @@ def page_query(
 def in_sqlite(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
     """Return a statement and its parameters as SQLite takes them."""
     text = re.sub(r"= ANY \((\$\d+)\)", r"IN (SELECT value FROM json_each(\1))", text)
-    text = re.sub(r"unnest\((\$\d+)::text\[\]\) AS few \(value\)", r"json_each(\1)", text)
+    each = r"FROM unnest\((\$\d+)::text\[\]\) AS few \(value\)"
+    text = re.sub(
+        rf"= ANY \(ARRAY\(SELECT unnest\(ARRAY\((.*) WHERE (.*)\)\) {each}\)\)",
+        r"IN (\1 JOIN json_each(\3) ON \2)",
+        text,
+    )
     text = text.replace("receiver.", "").replace("::text", "").replace("strpos(", "instr(").replace("$", "?")
     text = text.replace("id || '' ", "id ").replace("id || '')", "id)").replace("number + 0", "number")
     return text, [to_json(value) if isinstance(value, list | tuple) else value for value in values]

@@ -55,11 +55,13 @@ FOR UPDATE OF submissions SKIP LOCKED;
 SELECT pg_advisory_xact_lock(7283910554230117);
 
 -- name: remove
--- Event ids start with their submission's.
+-- Event ids start with their submission's. An array for each keeps the planner from beginning with all events.
 WITH callbacks AS (DELETE FROM receiver.callbacks WHERE submission_id = ANY ($1) RETURNING 1),
 events AS (
-    DELETE FROM receiver.events USING unnest($1::text[]) AS gone (id)
-    WHERE events.id > gone.id || '.' AND events.id < gone.id || '/' RETURNING 1),
+    DELETE FROM receiver.events WHERE number = ANY (ARRAY(
+        SELECT unnest(ARRAY(
+            SELECT number FROM receiver.events WHERE events.id > gone || '.' AND events.id < gone || '/'))
+        FROM unnest($1::text[]) AS gone)) RETURNING 1),
 deliveries AS (DELETE FROM receiver.deliveries WHERE submission_id = ANY ($1) RETURNING id),
 attempts AS (DELETE FROM receiver.attempts WHERE delivery_id = ANY (ARRAY(SELECT id FROM deliveries)) RETURNING 1),
 requests AS (DELETE FROM receiver.requests WHERE id = ANY ($1)),
