@@ -53,7 +53,8 @@ def differing_keys(mine: Setup, other: Setup) -> str | None:
         return None
     return (
         f"The signing keys here are others than those of the engine that started last, on {other.host}: callbacks of "
-        "one are refused by the other. Set the same RECEIVER_KEYS for all processes on this journal."
+        "one are refused by the other. After a rotation, restart every process. Otherwise give all "
+        "of them the same RECEIVER_KEYS."
     )
 
 
