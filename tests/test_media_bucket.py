@@ -594,8 +594,8 @@ async def test_a_folder_that_moves_in_is_all_there(
 async def test_the_life_of_a_picture_in_a_bucket(
     s3_server: Buckets, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the provider to a folder with tiles, over the HTTP API, through the check, and erased, by a server and
-    commands that know no more than a URL and the usual variables."""
+    """From the provider to a folder with tiles, over the HTTP API, through check, backup and restore, and erased, by
+    a server and commands that know no more than a URL and the usual variables."""
     keys = s3_server.options(bucket)
     env = {"AWS_ACCESS_KEY_ID": keys["access_key"], "AWS_SECRET_ACCESS_KEY": keys["secret_key"]}
     for name, value in env.items():
@@ -622,11 +622,15 @@ async def test_the_life_of_a_picture_in_a_bucket(
 
     assert (await command("journal", "check")).code == 0
     (key,) = await listed(objects)
+    assert (await command("backup", "copy")).code == 0
     await objects.delete_async(key)
     checked = await command("journal", "check")
     assert checked.code == 1
     assert f"1 archived files are missing in s3://{bucket}/pictures: {kept.digest}" in checked.out
-    await objects.put_async(key, picture.content)
+    elsewhere = env | {"RECEIVER_DATA": str(tmp_path / "new")}
+    restored = await asyncio.to_thread(receiver, "restore", "copy", folder=tmp_path, env=elsewhere)
+    assert restored.code == 0, restored.err
+    assert await listed(objects) == [key]
     wrong = env | {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}
     erased, refused = [
         await asyncio.to_thread(receiver, *words, folder=tmp_path, env=wrong)
