@@ -62,6 +62,7 @@ FULL = Submission(
     ended="task.failed",
     deadline_ms=NOW + 2,
     poll_due_ms=NOW + 3,
+    risen_ms=NOW + 4,
     polls=4,
     misses=5,
     claim=Claim(task=Task(id=TASK_ID, status="SUCCESS"), since_ms=NOW, asked=1),
