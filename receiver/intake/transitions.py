@@ -546,7 +546,7 @@ def observe(
     if ended == "task.succeeded":
         row = files.expect(row, views, rules.now_ms, wait_ms=rules.policy.media_wait_ms)
     events = tuple(
-        _event(row, type, rules, source=source, confirmed=confirmed, superseded=submission.ended) for type in types
+        [_event(row, type, rules, source=source, confirmed=confirmed, superseded=submission.ended) for type in types]
     )
     if row.task_status == "MODAL" and row.reply is not None and row.reply.status == "waiting":
         row = replace(row, send_due_ms=row.send_due_ms or rules.now_ms)
@@ -559,7 +559,7 @@ def observe(
     # Written with the event, and named, so that each follow-up starts once.
     buttons = row.auto if ended == "task.succeeded" else ()
     deadline_ms = rules.policy.deadline_ms
-    started = tuple(follow_up(row, button, now_ms=rules.now_ms, deadline_ms=deadline_ms) for button in buttons)
+    started = tuple([follow_up(row, button, now_ms=rules.now_ms, deadline_ms=deadline_ms) for button in buttons])
     return Change(submission=row, events=events, deliveries=fan_out(row, events, rules), additions=started)
 
 
