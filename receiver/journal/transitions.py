@@ -266,8 +266,9 @@ def _with_receipt(receipts: Mapping[str, LastReceipt], item: Delivery) -> dict[s
 FREED_AFTER = 2
 """Seconds until the first retry of a vanished attempt. One that ends the process again holds up the others twice, and
 their deliveries are made in between."""
-FREED_TOGETHER = 8
-"""Submissions that are freed at once are first retried one after the other, a second apart, in so many turns."""
+FREED_TOGETHER = 16
+"""Submissions that are freed at once are first retried one after the other, a second apart, in so many turns. A second
+retry comes after all of these, so that the delivery at fault is alone."""
 
 
 def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int, turn: int = 0) -> tuple[Document, int]:
@@ -286,7 +287,7 @@ def free(document: Document, lost: Callable[[Delivery], bool], now_ms: int, turn
 def _vanished(delivery: Delivery, now_ms: int, turn: int) -> Completion:
     """Return the completion of a vanished attempt. The first is due in its turn: another may be at fault."""
     failures = delivery.failures + 1
-    seconds = float(FREED_AFTER + turn) if failures == 1 else wait(DELIVERY, failures - 1)
+    seconds = float(FREED_AFTER + turn) if failures == 1 else max(wait(DELIVERY, failures - 1) or 0.0, FREED_TOGETHER)
     return Completion(
         delivery_id=delivery.id,
         submission_id=delivery.submission_id,
@@ -296,7 +297,7 @@ def _vanished(delivery: Delivery, now_ms: int, turn: int) -> Completion:
         outcome="vanished",
         status="pending" if failures <= len(DELIVERY) else "dead",
         finished_ms=now_ms,
-        due_ms=now_ms + int((seconds or 0.0) * 1000),
+        due_ms=now_ms + int(seconds * 1000),
         counts=True,
         detail=VANISHED if failures <= len(DELIVERY) else f"{VANISHED}; the retries are used up",
     )
