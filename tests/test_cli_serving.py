@@ -321,5 +321,6 @@ def test_after_a_kill(tmp_path: Path) -> None:
         delivering = time.monotonic() - began
         command.stop()
     assert owed(tmp_path)[0] == "succeeded"
-    assert ready < first * 2 + 1  # other tests have this machine, too
-    assert delivering < ready + 2
+    # Neither waits until the engine that was killed expires, after 15 s. The experiment kill-9 counts the 2 s of P8.
+    assert ready < first * 2 + 10
+    assert delivering < ready + 10
