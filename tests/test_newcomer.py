@@ -98,6 +98,7 @@ def test_the_demo_keeps_serving_until_interrupted(clone: Path, environ: dict[str
     os.killpg(demo.pid, signal.SIGINT)
     demo.communicate(timeout=PATIENCE)
     assert any("export COMETAPI_KEY=" in line for line in lines)
+    assert any("/login?key=" in line for line in lines)
     assert demo.returncode in (0, 130)
 
 
