@@ -89,6 +89,13 @@ _ORDERED: Mapping[str, str] = {"submissions": "statuses", "events": "types", "de
 """Fields for which an index has the rows of each value in order of their key. On PostgreSQL that is `id || ''`, so that
 it cannot take the key's own index."""
 
+_ANY = re.compile(r"= ANY \((\$\d+)\)")
+_EACH = re.compile(
+    r"= ANY \(ARRAY\(SELECT unnest\(ARRAY\((SELECT [^)]*?) WHERE ([^)]*)\)\)"
+    r" FROM unnest\((\$\d+)::text\[\]\) AS few \(value\)\)\)"
+)
+"""Ways in which PostgreSQL takes arrays as parameters. SQLite takes them as JSON."""
+
 
 class Query:
     """A query under construction: its conditions, and its parameters `$1`, `$2` …"""
@@ -210,13 +217,7 @@ def page_query(
 
 def in_sqlite(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
     """Return a statement and its parameters as SQLite takes them."""
-    text = re.sub(r"= ANY \((\$\d+)\)", r"IN (SELECT value FROM json_each(\1))", text)
-    each = r"FROM unnest\((\$\d+)::text\[\]\) AS few \(value\)"
-    text = re.sub(
-        rf"= ANY \(ARRAY\(SELECT unnest\(ARRAY\((.*) WHERE (.*)\)\) {each}\)\)",
-        r"IN (\1 JOIN json_each(\3) ON \2)",
-        text,
-    )
+    text = _EACH.sub(r"IN (\1 JOIN json_each(\3) ON \2)", _ANY.sub(r"IN (SELECT value FROM json_each(\1))", text))
     text = text.replace("receiver.", "").replace("::text", "").replace("strpos(", "instr(").replace("$", "?")
     text = text.replace("id || '' ", "id ").replace("id || '')", "id)").replace("number + 0", "number")
     return text, [to_json(value) if isinstance(value, list | tuple) else value for value in values]
