@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -441,6 +442,7 @@ def forget_logging() -> None:
     their lines."""
     configure()
     structlog.reset_defaults()
+    logging.getLogger().handlers.clear()
     gc.unfreeze()  # a server that ran in this process has frozen what there was
     for item in gc.get_objects():
         if isinstance(item, BoundLoggerLazyProxy):

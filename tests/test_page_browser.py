@@ -14,9 +14,10 @@ from browsers import browser, tab
 from playwright.sync_api import Browser, Page, expect
 from servers import serving_receiver, simulating
 
+from receiver.handlers.command import NEVER
+
 pytestmark = pytest.mark.debian
 
-SHOTS = Path(__file__).parent.parent / "receiver/handbook/pictures"
 VIEWER = "ann" * 8
 
 
@@ -28,7 +29,7 @@ class Site:
     url: str
     login: str
     gate: Path
-    """The destination `command` fails until this file exists."""
+    """The destination `gate` refuses until this file exists."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             "COMETAPI_KEY": "simulator",
             "RECEIVER_TO": "file:./album",
             "RECEIVER_DESTINATIONS__GATE__HANDLER": "command",
-            "RECEIVER_DESTINATIONS__GATE__COMMAND": f'["test", "-e", "{gate}"]',
+            "RECEIVER_DESTINATIONS__GATE__COMMAND": f'["sh", "-c", "test -e {gate} || exit {NEVER}"]',
             "RECEIVER_MEDIA_HOSTS": provider,
             "RECEIVER_POLL_INTERVAL": "0.5",
             "RECEIVER_PAGE_USERS": f"ann:viewer:{VIEWER}",
@@ -117,18 +118,14 @@ def test_a_delivery_that_failed_is_replayed_after_a_preview(site: Site) -> None:
         log_in(site, page)
         make(site, page, "a city at night")
         expect(page.locator(".quads img")).to_be_visible()
-        page.goto(f"{site.url}/deliveries?destination=gate&status=pending")
-        failed = page.locator("tr[data-row]", has_text="exit status 1").first
+        page.goto(f"{site.url}/deliveries?destination=gate&status=dead")
+        failed = page.locator("tr[data-row]", has_text=f"exit status {NEVER}").first
         failed.get_by_role("checkbox").check()
         site.gate.touch()
         page.get_by_role("button", name="Replay selected").click()
         expect(page.get_by_role("heading", name="Replay 1 of 1?")).to_be_visible()
         page.get_by_role("button", name="Replay", exact=True).click()
         expect(page).to_have_url(re.compile("/deliveries"))
-        page.goto(f"{site.url}/destinations")
-        resume = page.get_by_role("button", name="Resume")
-        if resume.count():
-            resume.first.click()
         page.goto(f"{site.url}/deliveries?destination=gate&status=succeeded")
         expect(page.locator("tbody tr[data-row]").first).to_be_visible()
 

@@ -238,8 +238,12 @@ async def test_the_engine_brings_a_result_to_its_destination(tmp_path: Path) -> 
         async with open_runtime(settings(tmp_path, provider_url=origin.url), clock=clock) as receiver:
             submission = await submitted(receiver)
             await receiver.start_engine("serve")
-            clock.advance(16)
-            await until(lambda: list((tmp_path / "outputs").glob("*.png")) != [])
+
+            def is_there() -> bool:
+                clock.advance(0.1)
+                return list((tmp_path / "outputs").glob("*.png")) != []
+
+            await until(is_there)
             (picture,) = (tmp_path / "outputs").glob("*.png")
             assert picture.read_bytes() == PNG
             assert submission in picture.name

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.handlers.webhook import new_secret
-from receiver.telemetry import REDACTED, learn, span, trace_headers
+from receiver.telemetry import span, trace_headers
 
 
 @dataclass
@@ -98,12 +98,11 @@ async def test_a_submission_is_traced_to_its_webhook(tmp_path: Path) -> None:
 
 
 def test_an_error_ends_its_span_without_secrets() -> None:
-    """The status has the reason, as a log line would."""
-    learn(["a-secret-of-ours"])
+    """The status has the kind of the error and never its text."""
     with suppress(ValueError), span("receiver.test", link="nonsense"):
         assert trace_headers()["traceparent"].startswith("00-")
         raise ValueError("said a-secret-of-ours")
     item = RECORDER.spans[-1]
     assert item.links == []
     assert item.status is not None
-    assert item.status.description == f"said {REDACTED}"
+    assert item.status.description == "ValueError"
