@@ -66,7 +66,7 @@ class CutOff:
 
     async def _cut(self, folder: Path, seconds: float, *, build: str | None) -> Outcome:
         begun = time.monotonic()
-        async with cluster(folder, webs=1, workers=1, far=True, tasks=80, build=build, KEEPER_SECONDS="2") as place:
+        async with cluster(folder, webs=1, workers=1, far=True, tasks=80, build=build, **SLOW) as place:
             far = place.members[-1]
             await place.end(14)
             held = await _held(place, far)
@@ -94,6 +94,13 @@ class CutOff:
             )
 
 
+SLOW = {
+    "KEEPER_SECONDS": "2",
+    "RECEIVER_TO": "",
+    "RECEIVER_DESTINATIONS__KEEPER__HANDLER": "keeper",
+    "RECEIVER_DESTINATIONS__KEEPER__CONCURRENCY": "4",
+}
+"""So that one worker does not take all deliveries."""
 SOME = 3
 RECORDED = """
 SELECT delivery_id FROM receiver.attempts

@@ -57,12 +57,11 @@ class NoCallbacks:
             rows = await submit(receiver, tasks)
             await wait_for_pictures(folder, tasks, patience)
             lags = [lag async for lag in _lags(receiver, rows)]
-        pictures = len(list((folder / "outputs").glob("*.png")))
         late = max(lags, default=0.0)
         return Outcome(
             injected=tasks,
             acknowledged=len(rows),
-            lost=len(rows) - pictures,
+            lost=without_picture(folder, rows),
             doubled=0,
             seconds=time.monotonic() - begun,
             notes=_told(lags),
@@ -113,11 +112,10 @@ class ProviderOutage:
             line.cut = False
             await wait_for_pictures(folder, tasks, patience)
             ends = [(await receiver.journal.find(row.id)).ended for row in rows]
-        pictures = len(list((folder / "outputs").glob("*.png")))
         return Outcome(
             injected=line.refused,
             acknowledged=len(rows),
-            lost=len(rows) - pictures,
+            lost=without_picture(folder, rows),
             doubled=0,
             seconds=time.monotonic() - begun,
             notes=f"{len(simulator.callbacks)} callbacks meanwhile and after",
@@ -181,6 +179,12 @@ async def wait_for_pictures(folder: Path, count: int, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until and len(list((folder / "outputs").glob("*.json"))) < count:  # noqa: ASYNC110 - files
         await asyncio.sleep(0.1)
+
+
+def without_picture(folder: Path, rows: list[Submission]) -> int:
+    """Count the submissions without a picture. One may have several, as a later answer may name more of them."""
+    names = [path.name for path in (folder / "outputs").glob("*.png")]
+    return sum(not any(row.id in name for name in names) for row in rows)
 
 
 def _unless(fine: bool, problem: str) -> str | None:
