@@ -21,6 +21,7 @@ from receiver.errors import EngineRunning, EngineStopped, JournalError, MediaErr
 from receiver.events import Submission
 from receiver.journal import Journal
 from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
+from receiver.journal.transitions import FREED_AFTER
 from receiver.media import Store
 from receiver.submissions import Submissions
 
@@ -494,11 +495,12 @@ class Engine:
         return dict(self._done)
 
     async def _run_and_free(self, seconds: float) -> None:
-        """Run, then free the deliveries of engines that are gone, and run again if there are any."""
+        """Run, then free the deliveries of engines that are gone, and run again when the first of them is due."""
         until = self._clock.monotonic() + seconds
         await self._run(seconds)
         if self._journal.shared and await self._expire_silent(until):
             await self._free(at_once=True)
+            await self._clock.sleep(max(min(FREED_AFTER, until - self._clock.monotonic()), 0))
             self._want("dispatch")
             await self._run(until - self._clock.monotonic())
 

@@ -147,7 +147,7 @@ class RowCounts:
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Run without an index."""
-        return await self._compare(folder, 50_000, 1, SLOWER_QUICK, lost="deliveries_due")
+        return await self._compare(folder, 200_000, 1, SLOWER_QUICK, lost="deliveries_due")
 
     async def _compare(self, folder: Path, many: int, rounds: int, allowed: float, lost: str | None = None) -> Outcome:
         begun = time.monotonic()
