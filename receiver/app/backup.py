@@ -24,7 +24,7 @@ from receiver.settings.load import FILE
 from receiver.version import __version__
 
 MANIFEST, JOURNAL, KEYS, MEDIA = "backup.json", "journal.db", "keys", "media"
-"""What a backup consists of, beside the file of settings."""
+"""Names in a backup, beside the file of settings."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +50,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What `restore` has put back.
+    """Report of `restore`.
 
     Attributes:
         submissions: number in the journal.
