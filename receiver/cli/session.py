@@ -179,11 +179,11 @@ async def until_idle(runtime: Runtime) -> None:
         now_ms = runtime.clock.now_ms()
         queries = (runtime.journal.due_sends, runtime.journal.due_polls, runtime.journal.due_media)
         due = [row for query in queries for row in await query(now_ms, 1)]
-        counts = (await runtime.journal.counts()).destinations
-        paused = {item.name for item in await runtime.journal.destinations() if item.paused(now_ms)}
+        counts = await runtime.journal.counts(exact=True)
+        paused = {item.name for item in await runtime.journal.destinations(counts) if item.paused(now_ms)}
         owed = [
             name
-            for name, count in counts.items()
+            for name, count in counts.destinations.items()
             if count.running or (name not in paused and (count.oldest_due_ms or now_ms + 1) <= now_ms)
         ]
         if not due and not {*owed} & runtime.destinations.keys():

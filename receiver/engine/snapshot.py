@@ -32,7 +32,7 @@ class Snapshot:
         if self._taken is not None and now - self._taken < interval:
             return 0
         counts = await self._journal.counts(submissions=not self._bucket)
-        records = await self._journal.destinations()
+        records = await self._journal.destinations(counts)
         engines = await self._journal.engines()
         self._taken, now_ms = now, self._clock.now_ms()
         found = {**{item.name: DestinationCount() for item in records}, **counts.destinations}

@@ -88,10 +88,11 @@ class Journal:
         """See `Store.subscribe`."""
         self.store.subscribe(changed)
 
-    async def counts(self, *, submissions: bool = False) -> Counts:
-        """See `Store.counts`. Numbers of many deliveries are kept for `COUNT_SHARE` times as long as counting took."""
-        if submissions:
-            return await self.store.counts(submissions=True)
+    async def counts(self, *, submissions: bool = False, exact: bool = False) -> Counts:
+        """See `Store.counts`. Numbers of many deliveries are kept for `COUNT_SHARE` times as long as counting took,
+        unless they have to be `exact`."""
+        if submissions or exact:
+            return await self.store.counts(submissions=submissions)
         counts, until = self._counted
         if time.monotonic() >= until:
             began = time.monotonic()
@@ -452,11 +453,11 @@ class Journal:
         """Return the destinations that engines were started with: name → handler."""
         return {name: record.handler for name, record in (await self._destinations.read()).items()}
 
-    async def destinations(self) -> list[DestinationRecord]:
-        """Return all that were ever registered, by name, with their counts."""
-        known, counts = await self._destinations.read(), (await self.counts()).destinations
+    async def destinations(self, counts: Counts | None = None) -> list[DestinationRecord]:
+        """Return all that were ever registered, by name, with their counts, which are read unless they are given."""
+        known, found = await self._destinations.read(), (counts or await self.counts()).destinations
         return [
-            replace(record, pending=count.pending, dead=count.dead) if (count := counts.get(name)) else record
+            replace(record, pending=count.pending, dead=count.dead) if (count := found.get(name)) else record
             for name, record in sorted(known.items())
         ]
 

@@ -186,20 +186,21 @@ async def home(sources: Sources, look: Look) -> dict[str, Any]:
     ]
     under_way = [row for row in await journal.due_polls(FOREVER_MS, COUNTED) if row.ended is None]
     waiting = [row for row in await journal.due_sends(FOREVER_MS, COUNTED) if row.status == "prepared"]
-    counts = (await journal.counts()).destinations
-    oldest = [count.oldest_due_ms for count in counts.values() if count.oldest_due_ms is not None]
+    counts = await journal.counts()
+    owed = counts.destinations.values()
+    oldest = [count.oldest_due_ms for count in owed if count.oldest_due_ms is not None]
     return {
         "troubles": await find_troubles(journal, now_ms),
         "cards": {
             "under way": _counted(under_way),
             "waiting to send": _counted(waiting),
-            "owed": sum(count.pending for count in counts.values()),
-            "dead": sum(count.dead for count in counts.values()),
+            "owed": sum(count.pending for count in owed),
+            "dead": sum(count.dead for count in owed),
             "failed or lost today": _counted(ends),
         },
         "oldest_ms": min(oldest, default=None),
         "newest": await tiles(sources, newest[:12]),
-        "destinations": [(item, item.display_status(now_ms)) for item in await journal.destinations()],
+        "destinations": [(item, item.display_status(now_ms)) for item in await journal.destinations(counts)],
         "engines": await journal.engines(),
     }
 

@@ -225,7 +225,7 @@ class BucketStore:
     async def remove(
         self, ids: Sequence[str], transition: Callable[[Document], Document | None], *, files_only: bool = False
     ) -> Mapping[str, int]:
-        removed = Counter(dict.fromkeys(("kept", "files", *REMOVED), 0))
+        removed = Counter(dict.fromkeys(("kept", "files", *REMOVED, "submissions"), 0))
         for start in range(0, len(ids), BATCH):
             some = ids[start : start + BATCH]
             for counts in await asyncio.gather(*(self._remove(id, transition, files_only) for id in some)):
