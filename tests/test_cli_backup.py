@@ -71,6 +71,13 @@ async def test_a_backup_beside_a_server_is_restored_elsewhere(library: Library, 
             assert (await client.get(f"{url}/readyz")).status_code == 200
 
 
+async def test_an_empty_file_of_settings_is_copied_too(library: Library, tmp_path: Path) -> None:
+    (library.folder / "receiver.toml").write_text("")
+    done = receiver("backup", "../copy", folder=library.folder, env=KEY)
+    assert done.code == 0, done.err
+    assert (tmp_path / "copy" / "receiver.toml").read_bytes() == b""
+
+
 async def test_nothing_is_replaced(library: Library, tmp_path: Path) -> None:
     """Neither a folder by a backup, nor a journal or other keys by a restore. The sentence says what to do."""
     assert library.run("backup", "../copy", "--without-media").code == 0
@@ -94,7 +101,7 @@ async def test_nothing_is_replaced(library: Library, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["keys", "journal.db", "media"])
 async def test_a_damaged_backup_restores_nothing(library: Library, tmp_path: Path, name: str) -> None:
-    """What is damaged is named."""
+    """The error names the damaged file."""
     assert library.run("backup", "../copy").code == 0
     for path in [tmp_path / "copy" / name] if name != "media" else files(tmp_path / "copy/media"):
         os.truncate(path, 20) if name != "media" else path.unlink()

@@ -219,6 +219,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 def _copy(source: Path, target: Path) -> None:
     with source.open("rb") as data, Draft(target.parent) as draft:
+        draft.add(b"")  # makes the file, also of an empty one
         while block := data.read(BLOCK):
             draft.add(block)
         draft.keep_as(target)
