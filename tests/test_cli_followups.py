@@ -15,6 +15,7 @@ from servers import Result, serving, serving_receiver
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from test_cli_submit import assert_error, environment, files, provider, rows, run, saved
+from waiting import PATIENCE
 
 from receiver.simulator import Simulator
 
@@ -214,8 +215,9 @@ async def test_the_page_is_opened_where_it_is_served(tmp_path: Path) -> None:
             home = await run("open", folder=tmp_path, env=env)
             one = await run("open", "last", "--page", folder=tmp_path, env=env)
             picture = await run("open", "last", folder=tmp_path, env=env)
-            while len(opened := (tmp_path / "opened").read_text().splitlines()) < 3:  # noqa: ASYNC110 - by programs
-                await asyncio.sleep(0.05)
+            async with asyncio.timeout(PATIENCE):
+                while len(opened := (tmp_path / "opened").read_text().splitlines()) < 3:  # noqa: ASYNC110 - programs
+                    await asyncio.sleep(0.05)
             async with httpx.AsyncClient(trust_env=False, follow_redirects=True) as browser:
                 shown = await browser.get(max(opened))  # the longest way
     assert sum(item.startswith(f"{url}/login?key=") for item in opened) == 2

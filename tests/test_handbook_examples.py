@@ -60,7 +60,7 @@ def test_a_test_passes(tmp_path: Path, block: str) -> None:
     """As pytest runs it for somebody else, with all that it writes in the folder of the test."""
     (tmp_path / "test_example.py").write_text(block)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", "made"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout
     assert {path.name for path in tmp_path.iterdir()} <= {"test_example.py", "made", "__pycache__"}
 

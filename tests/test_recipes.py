@@ -22,6 +22,7 @@ from flows import World, world
 from handbooks import block
 from standardwebhooks import Webhook
 from test_webhook import OK, SECRET, Place, answered, place
+from waiting import PATIENCE
 
 TOKEN = "a-token-of-this-test"
 
@@ -81,7 +82,7 @@ async def test_the_workflow_of_n8n_resumes_with_its_picture(tmp_path: Path) -> N
 
 async def downloaded(client: httpx.AsyncClient, url: str) -> bool:
     """Try again as the node does: on the fast clock of a busy machine a file may come after the reply."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while (answer := await client.get(url)).status_code == 409:  # noqa: ASYNC110 - as the node does
             await asyncio.sleep(0.05)
     return answer.content.startswith(b"\x89PNG")
