@@ -15,7 +15,7 @@ import certifi
 
 @cache
 def certificates() -> ssl.SSLContext:
-    """Read the certificates that httpx trusts. That takes 20 ms, so all clients of a process share them."""
+    """Read the certificates of certifi once, for the provider and for downloads. That takes 20 ms."""
     return ssl.create_default_context(cafile=certifi.where())
 
 

@@ -95,7 +95,7 @@ async def read_into(body: Body, response: httpx.Response) -> None:
             return
 
 
-_certificates = cache(httpx.create_ssl_context)
+_certificates = cache(httpx.create_ssl_context)  # unlike those of `bodies`, by SSL_CERT_FILE of the environment
 
 
 def chat_client() -> httpx.AsyncClient:

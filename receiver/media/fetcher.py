@@ -14,7 +14,6 @@ import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
-from functools import cached_property
 from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -71,7 +70,7 @@ class Fetcher:
         self.timeout = timeout
         # httpcore closes a connection whose TLS handshake fails, also by this limit, but not one that is cancelled.
         self._limits = {"timeout": {"connect": min(CONNECT_SECONDS, timeout)}}
-        self._given_tls, self._resolve, self._proxy_for = tls, resolve, proxy_for
+        self._tls, self._resolve, self._proxy_for = tls or certificates(), resolve, proxy_for
         self._pools: dict[tuple[bool, str | None], httpcore.AsyncConnectionPool] = {}
 
     async def fetch(self, url: str, store: Store, *, max_bytes: int | None = None) -> Media:
@@ -89,11 +88,6 @@ class Fetcher:
             raise MediaError(f"{link.place} cannot be reached ({reason}).") from exc
         except httpcore.ProtocolError as exc:
             raise MediaError(f"{link.place} gave a broken or cut-off answer.") from exc
-
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        """Certificates to trust, read at the first download."""
-        return self._given_tls or certificates()
 
     async def aclose(self) -> None:
         """Close every connection."""
