@@ -21,7 +21,10 @@ keys = group("keys")
 def rotate(
     show: Annotated[
         bool,
-        typer.Option("--print", help="Change nothing; print the value for RECEIVER_KEYS: all keys and a new one."),
+        typer.Option(
+            "--print",
+            help="Print the value for RECEIVER_KEYS, all keys and a new one. The file of keys stays.",
+        ),
     ] = False,
 ) -> None:
     """Add a new signing key, which signs from the next start on.
@@ -48,6 +51,6 @@ def prune() -> None:
     That is RECEIVER_TOKEN_MAX_AGE after the rotation.
     """
     path, removed = prune_keys(settings_for(quiet=True), Clock().now())
-    say(f"{path} has one key; {removed} older ones were removed.")
+    say(f"{path} has one key. Older keys removed: {removed}.")
     if removed:
         note("Restart every process on this journal, so that none accepts them any more.")

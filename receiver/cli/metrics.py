@@ -1,4 +1,4 @@
-"""`metrics`: what Prometheus and Grafana need to know."""
+"""`metrics`: a dashboard for Grafana and alert rules for Prometheus."""
 
 from __future__ import annotations
 

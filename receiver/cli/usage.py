@@ -1,4 +1,4 @@
-"""`usage`: what the installation takes on disk."""
+"""`usage`: disk space of the installation, by age."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from receiver.cli.process import run, settings_for
 def usage(as_json: AsJSON = False) -> None:
     """Show what journal, archived files and file destinations take, by age.
 
-    Of a bucket, which is counted by listing it, every page of the list is a request.
+    A bucket is listed to count it. Every page of the list is a request.
     """
     settings = settings_for(quiet=True)
 
@@ -23,7 +23,7 @@ def usage(as_json: AsJSON = False) -> None:
     table = Table[Usage](("WHAT", "TODAY", "7 DAYS", "30 DAYS", "OLDER", "ALL", "PLACE"), row, below=True, ids=False)
     print_list(run(usage_of(settings)), table, none="", as_json=as_json)
     if settings.database_kind != "sqlite" and not as_json:
-        note("The size of the journal is told by its database's own tools (receiver help backup).")
+        note("The database's own tools show the size of the journal (receiver help backup).")
 
 
 def _amount(size: int) -> str:

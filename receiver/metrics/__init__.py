@@ -14,8 +14,6 @@ from contextvars import ContextVar
 from itertools import product
 from typing import Literal
 
-__all__ = ["METRICS", "Metric", "door", "switch_on"]
-
 Values = tuple[str, ...]
 """Values of a metric's labels, in the order of its labels."""
 

@@ -74,8 +74,8 @@ class SubmissionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `task` is the provider's id. `reason` says why it failed or what it waits for. `texts` are the prompts that a
     describe or shorten found. `parent` is the submission followed up by `button`. `media_due_ms` is the time of the
-    next try at files that are still missing. `reply_to` shows no path and no
-    query. A list of submissions shows no `deliveries`.
+    next try at files that are still missing. `reply_to` shows no path and no query. A list of
+    submissions shows no `deliveries`.
     """
 
     id: str
