@@ -23,10 +23,10 @@ from receiver.errors import EngineRunning, JournalError, JournalLocked
 from receiver.events import EVENT_TYPES
 from receiver.journal import Journal
 from receiver.journal.document import Document, replace
-from receiver.journal.pages import in_sqlite, requests_query
+from receiver.journal.pages import requests_query
 from receiver.journal.sqlite import SQLiteStore, documents, open_store
 from receiver.journal.sqlite.documents import SQL
-from receiver.journal.sqlite.pages import listing
+from receiver.journal.sqlite.pages import DIALECT, listing
 from receiver.journal.store import Filter, RowKind
 
 
@@ -377,9 +377,10 @@ def test_conditions_on_requests_read_nothing_else(many: tuple[Path, Path]) -> No
             (words, ["SEARCH requests USING PRIMARY KEY (id<?)"]),
             (kind, ["SEARCH requests USING INDEX requests_kind (kind=? AND id<?)"]),
         ):
-            text, values, whole = requests_query("submissions", wanted, ("x",), 9, newest_first=True)  # type: ignore[misc]
-            assert whole
-            assert plan(db, in_sqlite(text, values)[0]) == steps
+            query = requests_query(DIALECT, "submissions", wanted, ("x",), 9, newest_first=True)
+            assert query is not None
+            assert query.whole
+            assert plan(db, query.text) == steps
 
 
 def test_counts_read_indexes_only(many: tuple[Path, Path]) -> None:

@@ -19,7 +19,7 @@ from postgres import open_journal
 from receiver.journal.document import DUE_FIELDS
 from receiver.journal.pages import requests_query
 from receiver.journal.postgres.connections import SETTINGS
-from receiver.journal.postgres.tables import PARTS, SQL, array, due_query, listing, write_statement
+from receiver.journal.postgres.tables import DIALECT, PARTS, SQL, array, due_query, listing, write_statement
 from receiver.journal.store import EVERYTHING, ROW_KINDS, Filter, RowKind
 
 MANY = """
@@ -156,7 +156,7 @@ def statements() -> dict[str, str]:
     }
     pages |= {f"few {kind}": listing(kind, Filter(words=("boat",)), None, 9, few=["s1"])[0] for kind in FEW}
     for name, wanted in REQUESTS.items():
-        pages[name] = requests_query("submissions", wanted, ("x",), 9, newest_first=True)[0]  # type: ignore[index]
+        pages[name] = requests_query(DIALECT, "submissions", wanted, ("x",), 9, newest_first=True).text  # type: ignore[union-attr]
     dues = {f"due_{kind}": due_query(kind) for kind in DUE_FIELDS}
     return {**SQL, **parts, "whole": write_statement(tuple(PARTS)), **dues, **pages}
 

@@ -1,16 +1,14 @@
 """Pages of rows in SQL: one query for each combination of conditions, so that a database uses the index for it.
 
-The texts are PostgreSQL's, and `in_sqlite` translates them. Rows of `requests` hold what people search for and what
-never changes, apart from the submissions that do.
+Each condition is written once, in SQL that both databases understand. `Dialect` has the few expressions that differ.
+Rows of `requests` hold what people search for and what never changes, apart from the submissions that do.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
-from receiver.deliveries import DELIVERY_STATUSES
 from receiver.events import ALERT_KIND, Submission, first_id
 from receiver.journal.document import to_json
 from receiver.journal.store import REQUEST_CONDITIONS, Filter, Key, RowKind
@@ -23,150 +21,202 @@ KEYS: Mapping[RowKind, tuple[str, ...]] = {
     "attempts": ("delivery_id", "number"), "files": ("submission_id", "digest"), "leftovers": ("digest",),
     "values": ("key",),
 }  # fmt: skip
-_FIELDS: Mapping[str, str] = {
-    "submissions": "ids submission_id parent_id task_id part statuses due_after_ms called_back settled with_files "
-    "since_ms until_ms requests",
-    "callbacks": "submission_id since_ms until_ms",
-    "events": "ids submission_id types since_ms until_ms",
-    "deliveries": "ids submission_id part destination statuses due_after_ms since_ms until_ms",
-    "attempts": "delivery_id submission_id",
-    "files": "submission_id digest",
+
+
+class Dialect(NamedTuple):
+    """Expressions that one database writes in its own way. `{value}` is a parameter.
+
+    Attributes:
+        schema: before the name of a table.
+        mark: before the number of a parameter.
+        among: behind a column whose value is in a list.
+        contains: function that finds a text in another one.
+        events_of: condition that an event is of a submission in a list. Event ids start with their submission's.
+        in_index: the key as in an index of other columns, by key, where that differs.
+        to_list: makes a parameter of a list.
+    """
+
+    schema: str
+    mark: str
+    among: str
+    contains: str
+    events_of: str
+    in_index: Mapping[str, str]
+    to_list: Callable[[Sequence[str]], Any]
+
+
+_PART = (
+    "(substr(id, 1, length(CAST({value} AS text))) = {value}"
+    " OR substr(id, length(id) + 1 - length(CAST({value} AS text))) = {value})"
+)
+_CONDITIONS: Mapping[str, Mapping[str, str]] = {
+    "submissions": {
+        "ids": "id {among}",
+        "submission_id": "id = {value}",
+        "parent_id": "parent_id = {value}",
+        "task_id": "task_id = {value}",
+        "part": _PART,
+        "statuses": "display {among}",
+        "due_after_ms": "id IN (SELECT id FROM {schema}submissions WHERE send_due_ms > {value}"
+        " UNION ALL SELECT id FROM {schema}submissions WHERE poll_due_ms > {value}"
+        " UNION ALL SELECT id FROM {schema}submissions WHERE media_due_ms > {value})",
+        "called_back": "hooked AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')",
+        "settled": "settled",
+        "with_files": "(SELECT 1 FROM {schema}files WHERE submission_id = submissions.id LIMIT 1) IS NOT NULL",
+        "since_ms": "{key} >= {value}",
+        "until_ms": "{key} < {value}",
+        "requests": "display <> 'alert'",
+    },
+    "callbacks": {
+        "submission_id": "submission_id = {value}",
+        "since_ms": "received_ms >= {value}",
+        "until_ms": "received_ms < {value}",
+    },
+    "events": {
+        "ids": "id {among}",
+        "submission_id": "id > {value} || '.' AND id < {value} || '/'",
+        "types": "type {among}",
+        "since_ms": "created_ms >= {value}",
+        "until_ms": "created_ms < {value}",
+    },
+    "deliveries": {
+        "ids": "id {among}",
+        "submission_id": "submission_id = {value}",
+        "part": _PART,
+        "destination": "destination = {value}",
+        "statuses": "status {among}",
+        "due_after_ms": "status = 'pending' AND due_ms > {value}",
+        "since_ms": "{key} >= {value}",
+        "until_ms": "{key} < {value}",
+    },
+    "attempts": {
+        "delivery_id": "delivery_id = {value}",
+        "submission_id": "delivery_id IN (SELECT id FROM {schema}deliveries WHERE submission_id = {value})",
+    },
+    "files": {"submission_id": "submission_id = {value}", "digest": "digest = {value}"},
 }
-"""Fields of a filter that make sense for a kind, beside `REQUEST_CONDITIONS` for those with a `_REQUEST`."""
-_CONDITIONS: Mapping[str, str] = {
-    "ids": "id = ANY ($)",
-    "since_ms": "id >= $",
-    "until_ms": "id < $",
-    "callbacks.since_ms": "received_ms >= $",
-    "callbacks.until_ms": "received_ms < $",
-    "events.since_ms": "created_ms >= $",
-    "events.until_ms": "created_ms < $",
-    "submissions.submission_id": "id = $",
-    "events.submission_id": "id > $ || '.' AND id < $ || '/'",  # event ids start with their submission's
-    "attempts.submission_id": "delivery_id IN (SELECT id FROM receiver.deliveries WHERE submission_id = $)",
-    "part": "(substr(id, 1, length($::text)) = $ OR substr(id, length(id) + 1 - length($::text)) = $)",
-    "submissions.statuses": "display = ANY ($)",
-    "deliveries.statuses": "status = ANY ($)",
-    "types": "type = ANY ($)",
-    "deliveries.due_after_ms": "status = 'pending' AND due_ms > $",
-    "submissions.due_after_ms": "id IN (SELECT id FROM receiver.submissions WHERE send_due_ms > $"
-    " UNION ALL SELECT id FROM receiver.submissions WHERE poll_due_ms > $"
-    " UNION ALL SELECT id FROM receiver.submissions WHERE media_due_ms > $)",
-    "requests": "display <> 'alert'",
-    "called_back": "hooked AND status = 'accepted' AND ended IN ('task.succeeded', 'task.failed')",
-    "settled": "settled",
-    "with_files": "(SELECT 1 FROM receiver.files WHERE submission_id = submissions.id LIMIT 1) IS NOT NULL",
-}
-"""Conditions by field of the filter, for all kinds or for one. Any other field is a column of its name."""
-_REQUEST: Mapping[str, tuple[str, str]] = {
-    "submissions": ("submissions.id", "id = ANY ($)"),
-    "deliveries": ("submission_id", "submission_id = ANY ($)"),
-    "events": (
-        "submission_id",
-        # An array for each submission, so that PostgreSQL cannot begin with all events.
-        "number = ANY (ARRAY(SELECT unnest(ARRAY(SELECT number FROM receiver.events"
-        " WHERE events.id > value || '.' AND events.id < value || '/')) FROM unnest($::text[]) AS few (value)))",
-    ),
-}
-"""Column with the submission's id, and the condition that it is one of a few, by kind."""
+"""Condition for each field of a filter that makes sense for a kind of rows, beside those on requests."""
 _OLD_CALLBACKS = (
-    "number < coalesce((SELECT number FROM receiver.callbacks WHERE received_ms >= $ AND received_ms <="
-    " (SELECT received_ms FROM receiver.callbacks ORDER BY number DESC LIMIT 1) ORDER BY number LIMIT 1),"
+    "number < coalesce((SELECT number FROM {schema}callbacks WHERE received_ms >= {value} AND received_ms <="
+    " (SELECT received_ms FROM {schema}callbacks ORDER BY number DESC LIMIT 1) ORDER BY number LIMIT 1),"
     " 9223372036854775807)"
 )
 """Ends the search for old callbacks at the first one that is not old, because they are numbered as they came. One dated
 after the newest was written by a clock that was ahead, and ends nothing."""
-_STATUSES: Mapping[str, str] = {
-    "pending": "status = 'pending' AND due_ms >= 0",
-    "dead": "status = 'dead' AND status IN ('dead', 'cancelled')",
-    "cancelled": "status = 'cancelled' AND status IN ('dead', 'cancelled')",
-}
-"""Conditions that lead to the partial index of a status."""
-_SELECTIVE = {"ids", "submission_id", "parent_id", "task_id", "digest", "due_after_ms"}
-"""Fields by which an index finds few rows, which are then sorted. `'' || id` keeps a database from walking through all
-of them in the order of their key in place of that."""
-_ORDERED: Mapping[str, str] = {"submissions": "statuses", "events": "types", "deliveries": "destination"}
-"""Fields for which an index has the rows of each value in order of their key. On PostgreSQL that is `id || ''`, so that
-it cannot take the key's own index."""
+_REQUEST_OF: Mapping[str, str] = {
+    "submissions": "submissions.id", "deliveries": "submission_id", "events": "submission_id"
+}  # fmt: skip
+"""The submission's id in each kind of rows that conditions on requests select."""
+_REQUEST_IS = "(SELECT 1 FROM {schema}requests WHERE requests.id = %s AND %s) IS NOT NULL"
 
-_ANY = re.compile(r"= ANY \((\$\d+)\)")
-_EACH = re.compile(
-    r"= ANY \(ARRAY\(SELECT unnest\(ARRAY\((SELECT [^)]*?) WHERE ([^)]*)\)\)"
-    r" FROM unnest\((\$\d+)::text\[\]\) AS few \(value\)\)\)"
-)
-"""Ways in which PostgreSQL takes arrays as parameters. SQLite takes them as JSON."""
+Order = Literal["key", "index", "sorted"]
+"""Source of the order of a page: the rows in order of their key, an index that has the rows of one value in that order,
+or an index that finds few rows, which are then sorted."""
+_FINDING_FEW = frozenset({"ids", "submission_id", "parent_id", "task_id", "digest", "due_after_ms"})
+"""Fields whose index finds few rows."""
+_INDEXED: Mapping[str, str] = {"submissions": "statuses", "events": "types", "deliveries": "destination"}
+"""Fields for which an index has the rows of each value in order of their key."""
+_STATUSES: Mapping[str, tuple[str, Order]] = {
+    "pending": ("status = 'pending' AND due_ms >= 0", "sorted"),
+    "running": ("status = 'running'", "sorted"),
+    "succeeded": ("status = 'succeeded'", "key"),
+    "dead": ("status = 'dead' AND status IN ('dead', 'cancelled')", "index"),
+    "cancelled": ("status = 'cancelled' AND status IN ('dead', 'cancelled')", "index"),
+}
+"""Conditions that lead to the partial index of a status of deliveries, and the order of its rows."""
 
 
 class Query:
-    """A query under construction: its conditions, and its parameters `$1`, `$2` …"""
+    """A query under construction.
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
+    Args:
+        dialect: of the database.
+        key: the first column of the sort key, written so that the database takes the index meant for it.
+    """
+
+    def __init__(self, dialect: Dialect, key: str) -> None:
+        self._dialect = dialect
+        self.key = key
+        self.conditions: list[str] = []
         self.values: list[Any] = []
 
-    def add(self, text: str, value: Any) -> None:
-        """Add a condition in which each `$` is the value. A single one is compared, to read an index in order."""
-        if isinstance(value, tuple) and len(value) == 1 and text.endswith("= ANY ($)"):
-            text, value = text.replace("= ANY ($)", "= $"), value[0]
-        if "$" in text:
-            self.values.append(value)
-        self.texts.append(text.replace("$", f"${len(self.values)}"))
+    def mark(self, value: Any) -> str:
+        """Add a parameter."""
+        self.values.append(value)
+        return f"{self._dialect.mark}{len(self.values)}"
+
+    def add(self, condition: str, value: Any = None) -> None:
+        """Add a condition. `{among}` compares with a list, or with its only value, to read an index in order."""
+        if "{among}" in condition:
+            condition = condition.replace("{among}", "= {value}" if len(value) == 1 else self._dialect.among)
+            value = value[0] if len(value) == 1 else self._dialect.to_list(value)
+        mark = self.mark(value) if "{value}" in condition else ""
+        self.conditions.append(condition.format(value=mark, key=self.key, schema=self._dialect.schema))
 
     def add_request(self, wanted: Filter) -> None:
         """Add the conditions on a request."""
         if wanted.kinds:
-            self.add("kind = ANY ($)", wanted.kinds)
+            self.add("kind {among}", wanted.kinds)
         for pair in wanted.labels:
-            self.add("strpos(labels, $) > 0", label_text([pair]))
+            self.add(f"{self._dialect.contains}(labels, {{value}}) > 0", label_text([pair]))
         for word in wanted.words:
-            self.add("strpos(prompt, $) > 0", clean_text(word).casefold())
+            self.add(f"{self._dialect.contains}(prompt, {{value}}) > 0", clean_text(word).casefold())
 
-    def text(self, select: str, end: str) -> str:
-        where = f" WHERE {' AND '.join(self.texts)}" if self.texts else ""
-        return f"{select}{where} {end}"
+    def text(self, select: str, keys: Sequence[str], after: Key | None, limit: int, *, newest_first: bool) -> str:
+        """Return the statement of a page behind the key `after`."""
+        if after is not None:
+            marks = ", ".join(map(self.mark, after))
+            self.conditions.append(f"({', '.join(keys)}) {'<' if newest_first else '>'} ({marks})")
+        where = f" WHERE {' AND '.join(self.conditions)}" if self.conditions else ""
+        order = ", ".join(f"{name} DESC" if newest_first else name for name in keys)
+        return f"{select}{where} ORDER BY {order} LIMIT {self.mark(limit)}"
+
+
+class RequestsQuery(NamedTuple):
+    """The statement that finds submissions by conditions on their requests.
+
+    `whole`: it finds the submissions of the page. Otherwise it finds up to `FEW` of all, and one more.
+    """
+
+    text: str
+    values: list[Any]
+    whole: bool
+
+    def few(self, ids: list[str]) -> list[str] | None:
+        """Return the ids it has found. None if there are more than `FEW`."""
+        return ids if self.whole or len(ids) <= FEW else None
 
 
 def requests_query(
-    kind: RowKind, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool = False
-) -> tuple[str, list[Any], bool] | None:
-    """Return the statement that finds submissions by conditions on their requests. None: there are no such conditions.
-
-    The third value is True if it finds the submissions of the page. Else it finds up to `FEW`, and one more.
-    """
-    if kind not in _REQUEST or not any(getattr(wanted, name) for name in REQUEST_CONDITIONS):
+    dialect: Dialect, kind: RowKind, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool = False
+) -> RequestsQuery | None:
+    """Return the statement to run before that of a page. None: there are no conditions on requests."""
+    if not _is_by_request(kind, wanted):
         return None
-    query, given = Query(), _given(kind, wanted)
+    given = _given(kind, wanted)
+    query = Query(dialect, dialect.in_index.get("id", "id") if len(wanted.kinds) == 1 else "id")
     query.add_request(wanted)
-    key = "id || ''" if len(wanted.kinds) == 1 else "id"
     whole = kind == "submissions" and given.keys() <= {"since_ms", "until_ms", "requests"}
     if kind == "submissions":
         for name in ("since_ms", "until_ms"):
             if name in given:
-                query.add(_CONDITIONS[name].replace("id", key), first_id(given[name]))
+                query.add(_CONDITIONS[kind][name], first_id(given[name]))
     if whole and wanted.requests:
-        query.add("kind <> $", ALERT_KIND)
-    if whole and after is not None:
-        query.add(f"({key}) {'<' if newest_first else '>'} $", after[0])
-    end = f"ORDER BY {key}{' DESC' if newest_first else ''} LIMIT {limit if whole else FEW + 1:d}"
-    return query.text("SELECT id FROM receiver.requests", end), query.values, whole
-
-
-def _given(kind: RowKind, wanted: Filter) -> dict[str, Any]:
-    """Return the conditions that are given, and make sense for a kind."""
-    return {
-        name: value
-        for name in _FIELDS.get(kind, "").split()
-        if (value := getattr(wanted, name)) not in (None, False) and (value != () or name == "ids")
-    }
+        query.add("kind <> {value}", ALERT_KIND)
+    select = f"SELECT id FROM {dialect.schema}requests"  # noqa: S608
+    behind, count = (after, limit) if whole else (None, FEW + 1)
+    text = query.text(select, [query.key], behind, count, newest_first=newest_first)
+    return RequestsQuery(text, query.values, whole)
 
 
 def page_query(
+    dialect: Dialect,
     kind: RowKind,
-    select: str,
     wanted: Filter,
     after: Key | None,
     limit: int,
     *,
+    select: str,
     newest_first: bool = False,
     few: Sequence[str] | None = None,
 ) -> tuple[str, list[Any]]:
@@ -174,53 +224,60 @@ def page_query(
 
     Args:
         select: the statement without conditions.
-        few: ids that `requests_query` has found, if they are all.
+        few: submissions that `requests_query` has found, if they are all.
     """
     given = _given(kind, wanted)
-    query, key = Query(), KEYS[kind][0]
-    empty = "0 + " if key == "number" else "'' || "
-    selective = few is not None or bool(_SELECTIVE & given.keys())
-    status = wanted.statuses[0] if kind == "deliveries" and len(wanted.statuses) == 1 and not selective else ""
-    if selective or status in ("pending", "running"):
-        key = empty + key
-    elif status in ("dead", "cancelled") or (
-        (name := _ORDERED.get(kind)) in given and (name == "destination" or len(given[name]) == 1)
-    ):
-        key += " + 0" if key == "number" else " || ''"
-    column, among = _REQUEST.get(kind, ("", ""))
+    found = few is not None or bool(_FINDING_FEW & given.keys())
+    status = wanted.statuses[0] if kind == "deliveries" and len(wanted.statuses) == 1 and not found else ""
+    query = Query(dialect, _ordered(dialect, KEYS[kind][0], "sorted" if found else _order(kind, given, status)))
     if few is not None:
-        query.add(among, list(few))
-    elif column and any(getattr(wanted, name) for name in REQUEST_CONDITIONS):
+        if kind == "events":
+            query.add(dialect.events_of, dialect.to_list(few))
+        else:
+            query.add(f"{_REQUEST_OF[kind]} {{among}}", few)
+    elif _is_by_request(kind, wanted):
         query.add_request(wanted)
-        conditions = " AND ".join(query.texts)
-        query.texts = [f"(SELECT 1 FROM receiver.requests WHERE requests.id = {column} AND {conditions}) IS NOT NULL"]  # noqa: S608
+        query.conditions = [
+            _REQUEST_IS.format(schema=dialect.schema) % (_REQUEST_OF[kind], " AND ".join(query.conditions))
+        ]
     for name, value in given.items():
-        text = _CONDITIONS.get(f"{kind}.{name}") or _CONDITIONS.get(name) or f"{name} = $"
-        if name == "statuses" and status in DELIVERY_STATUSES:
-            text = _STATUSES.get(status, f"status = '{status}'")
+        condition = _CONDITIONS[kind][name]
+        if name == "statuses" and status in _STATUSES:
+            condition = _STATUSES[status][0]
         elif name == "destination" and status in ("running", "dead", "cancelled"):
-            text = "destination || '' = $"  # there are fewer of this status than of this destination
-        by_id = text in ("id >= $", "id < $")
-        query.add(text.replace("id", key, 1) if by_id else text, first_id(value) if by_id else value)
+            condition = "destination || '' = {value}"  # there are fewer of this status than of this destination
+        query.add(condition, first_id(value) if "{key}" in condition else value)
     if kind == "callbacks" and given.keys() == {"until_ms"} and not newest_first:
         query.add(_OLD_CALLBACKS, wanted.until_ms)
-    keys = (key, *KEYS[kind][1:])
-    if after is not None:
-        first = len(query.values) + 1
-        marks = ", ".join(f"${number}" for number in range(first, first + len(keys)))
-        query.values += after
-        query.texts.append(f"({', '.join(keys)}) {'<' if newest_first else '>'} ({marks})")
-    order = ", ".join(f"{name} DESC" if newest_first else name for name in keys)
-    query.values.append(limit)
-    return query.text(select, f"ORDER BY {order} LIMIT ${len(query.values)}"), query.values
+    return query.text(select, (query.key, *KEYS[kind][1:]), after, limit, newest_first=newest_first), query.values
 
 
-def in_sqlite(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
-    """Return a statement and its parameters as SQLite takes them."""
-    text = _EACH.sub(r"IN (\1 JOIN json_each(\3) ON \2)", _ANY.sub(r"IN (SELECT value FROM json_each(\1))", text))
-    text = text.replace("receiver.", "").replace("::text", "").replace("strpos(", "instr(").replace("$", "?")
-    text = text.replace("id || '' ", "id ").replace("id || '')", "id)").replace("number + 0", "number")
-    return text, [to_json(value) if isinstance(value, list | tuple) else value for value in values]
+def _given(kind: RowKind, wanted: Filter) -> dict[str, Any]:
+    """Return the conditions that are given, and make sense for a kind."""
+    return {
+        name: value
+        for name in _CONDITIONS.get(kind, ())
+        if (value := getattr(wanted, name)) not in (None, False) and (value != () or name == "ids")
+    }
+
+
+def _is_by_request(kind: RowKind, wanted: Filter) -> bool:
+    return kind in _REQUEST_OF and any(getattr(wanted, name) for name in REQUEST_CONDITIONS)
+
+
+def _order(kind: RowKind, given: Mapping[str, Any], status: str) -> Order:
+    """Return the source of the order, where no index finds few rows. `status`: the only one of deliveries."""
+    if status in _STATUSES and (status != "succeeded" or "destination" not in given):
+        return _STATUSES[status][1]
+    value = given.get(_INDEXED.get(kind, ""))
+    return "index" if isinstance(value, str) or (value is not None and len(value) == 1) else "key"
+
+
+def _ordered(dialect: Dialect, key: str, order: Order) -> str:
+    """Return a key so that it is in no other order."""
+    if order == "sorted":
+        return f"0 + {key}" if key == "number" else f"'' || {key}"
+    return dialect.in_index.get(key, key) if order == "index" else key
 
 
 def request_row(row: Submission) -> tuple[str, str, str, str]:

@@ -14,7 +14,7 @@ import msgspec
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.events import Callback, Event, Submission
 from receiver.journal.document import Document, LastReceipt, delivery_from_row, from_row, open_deadline, to_json
-from receiver.journal.pages import FEW, KEYS, page_query, request_row, requests_query
+from receiver.journal.pages import KEYS, Dialect, page_query, request_row, requests_query
 from receiver.journal.postgres.connections import Connection
 from receiver.journal.statements import queries
 from receiver.journal.store import Filter, Key, LeftFile, NeededFile, Record, RowKind, SharedValue, StoredRow
@@ -230,6 +230,19 @@ async def write_rows(db: Connection, rows: Mapping[str, Sequence[Row]]) -> Mappi
 
 # Pages of rows
 
+DIALECT = Dialect(
+    schema="receiver.",
+    mark="$",
+    among="= ANY ({value})",
+    contains="strpos",
+    # An array for each submission, so that the planner cannot begin with all events.
+    events_of="number = ANY (ARRAY(SELECT unnest(ARRAY(SELECT number FROM receiver.events"
+    " WHERE events.id > few || '.' AND events.id < few || '/')) FROM unnest({value}::text[]) AS few))",
+    # So that the planner cannot take the key's own index.
+    in_index={"id": "id || ''", "number": "number + 0"},
+    to_list=list,
+)
+
 
 async def fetch_page(
     db: Connection,
@@ -243,9 +256,8 @@ async def fetch_page(
 ) -> list[StoredRow]:
     """Return a page of rows in order of key, or against it, with a reader of its own if one is given."""
     few, read = None, read or TABLES[kind].read
-    if found := requests_query(kind, wanted, after, limit, newest_first=newest_first):
-        ids = [row[0] for row in await fetch(db, found[0], *found[1])]
-        few = ids if found[2] or len(ids) <= FEW else None
+    if found := requests_query(DIALECT, kind, wanted, after, limit, newest_first=newest_first):
+        few = found.few([row[0] for row in await fetch(db, found.text, *found.values)])
     text, values = listing(kind, wanted, after, limit, newest_first=newest_first, few=few)
     return [StoredRow(tuple(row[name] for name in KEYS[kind]), read(row)) for row in await fetch(db, text, *values)]
 
@@ -254,7 +266,7 @@ def listing(kind: RowKind, wanted: Filter, after: Key | None, limit: int, **give
     """Return the statement of a page, and its parameters."""
     table = TABLES[kind]
     select = table.select or f"SELECT {', '.join(table.columns)} FROM receiver.{kind}"  # noqa: S608
-    return page_query(kind, select, wanted, after, limit, **given)
+    return page_query(DIALECT, kind, wanted, after, limit, select=select, **given)
 
 
 def due_query(kind: str) -> str:

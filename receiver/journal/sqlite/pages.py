@@ -11,10 +11,21 @@ import msgspec
 
 from receiver.deliveries import AttemptRecord
 from receiver.events import Callback, Event
-from receiver.journal.document import delivery_from_row, from_row
-from receiver.journal.pages import FEW, KEYS, in_sqlite, page_query, requests_query
+from receiver.journal.document import delivery_from_row, from_row, to_json
+from receiver.journal.pages import KEYS, Dialect, page_query, requests_query
 from receiver.journal.sqlite.documents import SQL, submission_of
 from receiver.journal.store import Filter, Key, LeftFile, NeededFile, Record, RowKind, SharedValue, StoredRow
+
+DIALECT = Dialect(
+    schema="",
+    mark="?",
+    among="IN (SELECT value FROM json_each({value}))",
+    contains="instr",
+    events_of="number IN (SELECT number FROM json_each({value}) CROSS JOIN events"
+    " ON events.id > value || '.' AND events.id < value || '/')",
+    in_index={},
+    to_list=to_json,
+)
 
 
 class Table(NamedTuple):
@@ -58,17 +69,16 @@ def read_page(
 ) -> list[StoredRow]:
     """Read the rows of a page, with a reader of its own if one is given."""
     few = None
-    if found := requests_query(kind, wanted, after, limit, newest_first=newest_first):
-        ids = [id for (id,) in db.execute(*in_sqlite(*found[:2]))]
-        few = ids if found[2] or len(ids) <= FEW else None
+    if found := requests_query(DIALECT, kind, wanted, after, limit, newest_first=newest_first):
+        few = found.few([id for (id,) in db.execute(found.text, found.values)])
     query = listing(kind, wanted, after, limit, newest_first=newest_first, few=few)
     keys, read = KEYS[kind], read or TABLES[kind].read
     return [StoredRow(tuple(row[key] for key in keys), read(row)) for row in db.execute(*query)]
 
 
 def listing(kind: RowKind, wanted: Filter, after: Key | None, limit: int, **given: Any) -> tuple[str, list[Any]]:
-    """Return the statement of a page as SQLite takes it."""
+    """Return the statement of a page, and its parameters."""
     select = TABLES[kind].select
     if kind == "submissions" and wanted.with_files:
         select = select.removesuffix("submissions") + _NEEDING
-    return in_sqlite(*page_query(kind, select, wanted, after, limit, **given))
+    return page_query(DIALECT, kind, wanted, after, limit, select=select, **given)
