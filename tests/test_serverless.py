@@ -114,7 +114,7 @@ async def test_ticks_may_overlap(tmp_path: Path) -> None:
         for id in ids:
             async with journal_of(function.settings, existing=True) as journal:
                 deliveries = await journal.deliveries(limit=5, submission_id=id)
-                # On so fast a clock an event without its picture may have come first, or have given way to its successor.
+                # On so fast a clock an event without its picture may have come first, or given way to its successor.
                 sent = [item for item in deliveries if item.status != "cancelled"]
                 assert {item.status for item in sent} == {"succeeded"}
                 assert len({(item.event_id, item.destination) for item in sent}) == len(sent)
