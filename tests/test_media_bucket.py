@@ -18,13 +18,14 @@ from attempts import COLORS, colors_of, grid_picture, media_of
 from buckets import READER, READER_SECRET, Between, Buckets, content, listed, listening, reading
 from engine import PNG, Recording, destination, engine, logged, until
 from flows import world
+from obstore.store import S3Store
 from servers import Result, receiver, serving
 
 from receiver.app import open_runtime, web_app
 from receiver.bucket import BucketOptions
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
-from receiver.media import Fetcher, MediaStore, Store, Tiles, open_store
+from receiver.media import Fetcher, MediaStore, Store, Thumbnails, Tiles, open_store
 from receiver.media.cache import Cache
 from receiver.media.store import WHOLE, BucketStore
 from receiver.settings import Settings
@@ -73,6 +74,11 @@ async def kept(store: Store, data: bytes = PNG) -> Media:
 
 def key_of(media: Media) -> str:
     return f"kept/here/{media.digest[:2]}/{media.digest}{media.extension}"
+
+
+async def originals(objects: S3Store) -> list[str]:
+    """The objects of a bucket, apart from thumbnails, which come some time after their picture."""
+    return [key for key in await listed(objects) if not key.endswith(".u.webp")]
 
 
 def drafts(store: BucketStore) -> list[Path]:
@@ -273,6 +279,25 @@ async def test_a_fresh_file_is_not_removed(
     assert await listed(reading(s3_server, bucket)) == []
     assert not store.path(media).exists()
     assert await store.remove(media.digest, unless_younger=60)
+
+
+async def test_a_thumbnail_is_in_the_bucket_beside_its_picture(
+    s3_server: Buckets, bucket: str, store: BucketStore, other: BucketStore
+) -> None:
+    """Another machine reads it without decoding. It is no proof of the picture, and goes with it."""
+    media = await kept(store, grid_picture())
+    made = await Thumbnails(store).of(media)
+    thumbnail = key_of(media).replace(media.extension, ".u.webp")
+    assert sorted(await listed(reading(s3_server, bucket))) == sorted([key_of(media), thumbnail])
+    found = await other.thumbnail(media.digest)
+    assert found is not None
+    assert found.read_bytes() == made.read_bytes()
+    assert not other.path(media).exists()
+    assert await store.remove(media.digest, unless_younger=0)
+    assert await listed(reading(s3_server, bucket)) == []
+    assert not made.exists()
+    assert await other.keep_thumbnail(media.digest, b"of a picture that is gone") == found
+    assert await other.missing([media.digest]) == [media.digest]
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -611,7 +636,7 @@ async def test_the_life_of_a_picture_in_a_bucket(
             assert hashlib.sha256(picture.content).hexdigest() == kept.digest
             assert (await client.get("/readyz")).json()["media"] == "ok"
             objects = reading(s3_server, bucket)
-            assert await listed(objects) == [f"pictures/{kept.digest[:2]}/{kept.digest}{kept.extension}"]
+            assert await originals(objects) == [f"pictures/{kept.digest[:2]}/{kept.digest}{kept.extension}"]
             assert not (tmp_path / "data" / "media").exists()
             shutil.rmtree(tmp_path / "data" / "cache")
             assert (await client.get(f"/submissions/{row.id}/media/0")).content == picture.content
@@ -621,7 +646,7 @@ async def test_the_life_of_a_picture_in_a_bucket(
         return await asyncio.to_thread(receiver, *words, folder=tmp_path, env=env)
 
     assert (await command("journal", "check")).code == 0
-    (key,) = await listed(objects)
+    (key,) = await originals(objects)
     assert (await command("backup", "copy")).code == 0
     await objects.delete_async(key)
     checked = await command("journal", "check")
@@ -630,7 +655,7 @@ async def test_the_life_of_a_picture_in_a_bucket(
     elsewhere = env | {"RECEIVER_DATA": str(tmp_path / "new")}
     restored = await asyncio.to_thread(receiver, "restore", "copy", folder=tmp_path, env=elsewhere)
     assert restored.code == 0, restored.err
-    assert await listed(objects) == [key]
+    assert await originals(objects) == [key]
     wrong = env | {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}
     erased, refused = [
         await asyncio.to_thread(receiver, *words, folder=tmp_path, env=wrong)
@@ -643,4 +668,4 @@ async def test_the_life_of_a_picture_in_a_bucket(
     assert f"The media store s3://{bucket}/pictures cannot be used. The server" in refused.err
     assert "wrong-secret" not in erased.err + refused.err
     assert (await command("purge")).code == 0
-    assert await listed(objects) == [key]  # it is too young to go: somebody may just have put the same content
+    assert await originals(objects) == [key]  # it is too young to go: somebody may just have put the same content

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from engine import logged
+from engine import logged, until
 from flows import PROMPT, World, served, world
 from journals import NOW, SetClock, submission
 from servers import serving
@@ -28,7 +28,7 @@ from receiver.cli.servers import address, bind
 from receiver.errors import MediaError
 from receiver.journal import Trouble
 from receiver.journal.store import EVERYTHING
-from receiver.media import MediaStore, Thumbnails
+from receiver.media import MediaStore, Thumbnails, sniff
 from receiver.page.access import COOKIE, COOKIE_SECONDS, Access
 from receiver.page.live import MAX_STREAMS
 from receiver.page.render import FOLDER
@@ -336,6 +336,20 @@ async def test_a_file_has_ranges_and_its_digest_as_etag(tmp_path: Path) -> None:
         same = await browser.get(f"/pictures/{id}/files/0", headers={"If-None-Match": whole.headers["etag"]})
         assert (same.status_code, same.content) == (304, b"")
         assert (await browser.get(f"/pictures/{id}/files/9")).status_code == 404
+
+
+async def test_a_thumbnail_is_made_before_the_first_look(tmp_path: Path) -> None:
+    """Beside the picture, as soon as that is archived. No look makes another one."""
+    async with page(tmp_path) as (here, browser):
+        id = await finished(here)
+        [item] = (await here.receiver.journal.find(id, whole=True)).media
+        kept = here.receiver.store.path(item).with_suffix(".u.webp")
+        await until(kept.exists)
+        made = kept.stat()
+        answer = await browser.get(f"/pictures/{id}/thumbs/0")
+        assert (answer.headers["content-type"], answer.content) == ("image/webp", kept.read_bytes())
+        assert kept.stat() == made
+        assert sniff(answer.content) == ("image/webp", ".webp")
 
 
 async def test_a_picture_that_cannot_be_decoded_is_tried_once(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from receiver.journal import LASTING_ROLES, Journal
 from receiver.journal.troubles import find_troubles
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Keep, Retention
-from receiver.media import Fetcher, Store, open_store
+from receiver.media import Fetcher, Store, Thumbnails, open_store
 from receiver.provider import Provider
 from receiver.settings import MEDIA_HOSTS, Settings, ensure_keys, require_provider_key
 from receiver.settings.kinds import show_base_url
@@ -114,6 +114,7 @@ class Runtime:
         self._failure: BaseException | None = None
         self.tokens = Tokens(ensure_keys(settings), max_age=settings.token_max_age, clock=clock)
         self.store = store_of(settings)
+        self.thumbnails = Thumbnails(self.store)
         self.provider = provider_of(settings, clock)
         self.fetcher = fetcher_of(settings)
         self._policy = Policy(
@@ -158,6 +159,8 @@ class Runtime:
             fetcher=self.fetcher,
             store=self.store,
             clock=self.clock,
+            # In a function nothing may run after the answer.
+            thumbnails=None if self.function else self.thumbnails,
         )
         troubles = Troubles(journal=self.journal, clock=self.clock)
         reconciler = Reconciler(
@@ -320,6 +323,7 @@ class Runtime:
         await self.submissions.drain(DRAIN_SECONDS)
         await self.provider.aclose()
         await self.fetcher.aclose()
+        await self.thumbnails.aclose()
         await self.store.aclose()
 
 

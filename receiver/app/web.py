@@ -121,6 +121,7 @@ def _page_of(runtime: Runtime, retention: Retention, *, local: bool) -> page.Pag
     sources = page.Sources(
         journal=runtime.journal,
         store=runtime.store,
+        thumbnails=runtime.thumbnails,
         submissions=runtime.submissions,
         provider=runtime.provider,
         replay=runtime.replay,

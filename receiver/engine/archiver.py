@@ -22,7 +22,7 @@ from receiver.events import ExpectedFile, Media, Submission
 from receiver.intake import Intake
 from receiver.journal import Journal, files
 from receiver.journal.files import Failure, Outcome
-from receiver.media import Fetcher, Store
+from receiver.media import Fetcher, Store, Thumbnails
 from receiver.provider import Provider
 from receiver.tasks import Task
 from receiver.telemetry import redact, span
@@ -54,10 +54,21 @@ class _Download:
 
 
 class Archiver:
-    """Downloads files into the media store and reports to intake. Downloads run beside the step that starts them."""
+    """Downloads files into the media store and reports to intake. Downloads run beside the step that starts them.
+
+    Deliveries do not wait for `thumbnails`. Without them, a page makes each at its first look.
+    """
 
     def __init__(
-        self, *, journal: Journal, intake: Intake, provider: Provider, fetcher: Fetcher, store: Store, clock: Clock
+        self,
+        *,
+        journal: Journal,
+        intake: Intake,
+        provider: Provider,
+        fetcher: Fetcher,
+        store: Store,
+        clock: Clock,
+        thumbnails: Thumbnails | None = None,
     ) -> None:
         self._journal = journal
         self._intake = intake
@@ -65,6 +76,7 @@ class Archiver:
         self._fetcher = fetcher
         self._store = store
         self._clock = clock
+        self._thumbnails = thumbnails
         self._running: dict[tuple[str, str], _Download] = {}
         self._full = False
 
@@ -176,6 +188,8 @@ class Archiver:
             metrics.ARCHIVED.add("lost" if outcome.permanent else "failed")
         metrics.ARCHIVE_SECONDS.observe(self._clock.monotonic() - download.since)
         await self._intake.tried(row.id, view, {place: outcome})
+        if isinstance(outcome, Media) and self._thumbnails is not None:
+            self._thumbnails.begin(outcome)
 
     async def _outcome(self, row: Submission, place: str, view: Task | None, max_bytes: int) -> Outcome:
         """Try the links of a file one after the other. The failure is permanent only if all are."""

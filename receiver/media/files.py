@@ -1,7 +1,8 @@
 """Files of a media store: their type, their names, and safe writing.
 
 A folder store, its cache and a bucket have the same names: `<first two hex digits>/<digest><extension>`, and on disk
-`<digest>.u1.png` to `.u4.png` beside a grid that was cut into tiles. An incoming file is `.<random>.part` at the top.
+`<digest>.u1.png` to `.u4.png` beside a grid that was cut into tiles. A thumbnail is `<digest>.u.webp` beside its
+picture, in a bucket too. An incoming file is `.<random>.part` at the top.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from receiver.errors import MediaError
 # --- names ---
 
 TILES = 4
+THUMBNAIL = ".u.webp"
 DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 IDENTITY = ".id"
 """The file that tells a folder store from any other."""
@@ -45,7 +47,7 @@ def tile_paths_in(folder: Path, digest: str) -> tuple[Path, ...]:
 
 def thumbnail_path_in(folder: Path, digest: str) -> Path:
     """Return the path of a picture's thumbnail, beside it."""
-    return path_in(folder, digest, ".u.webp")
+    return path_in(folder, digest, THUMBNAIL)
 
 
 def derived_paths_in(folder: Path, digest: str) -> tuple[Path, ...]:

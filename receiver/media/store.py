@@ -30,6 +30,7 @@ from receiver.media.files import (
     DIGEST,
     EXTENSIONS,
     IDENTITY,
+    THUMBNAIL,
     Draft,
     derived_paths_in,
     key_of,
@@ -73,15 +74,22 @@ class SingleFlight(Generic[_T]):
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Task[_T]] = {}
 
-    async def run(self, key: str, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Return the result of `call`, or of the call that is under way for the key."""
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, key: str, call: Callable[[], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
+        """Start `call` unless one is under way for the key. Return the one that is."""
         task = self._running.get(key)
         if task is None:
             task = self._running[key] = asyncio.create_task(call(), name=f"for {key[:12]}")
             # Read the error, so that asyncio does not log it: each caller that waits gets it.
             task.add_done_callback(lambda done: (self._running.pop(key), done.cancelled() or done.exception()))
+        return task
+
+    async def run(self, key: str, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Return the result of `call`, or of the call that is under way for the key."""
         # Shielded: a cancelled caller must not take the result from others, and the work is not lost.
-        return await asyncio.shield(task)
+        return await asyncio.shield(self.start(key, call))
 
     async def aclose(self) -> None:
         """Cancel the calls that are under way."""
@@ -121,9 +129,13 @@ class Store(ABC):
         """Return the paths of a grid's four tiles on this machine. They are removed together with the grid."""
         return tile_paths_in(self.folder, digest)
 
-    def thumbnail_path(self, digest: str) -> Path:
-        """Return the path of a picture's thumbnail on this machine. It is removed together with the picture."""
-        return thumbnail_path_in(self.folder, digest)
+    @abstractmethod
+    async def thumbnail(self, digest: str) -> Path | None:
+        """Return the path of a picture's thumbnail on this machine, or None if the store has none."""
+
+    @abstractmethod
+    async def keep_thumbnail(self, digest: str, data: bytes) -> Path:
+        """Keep a thumbnail beside its picture, with which it is removed. Return its path on this machine."""
 
     @abstractmethod
     def write(self, path: Path, data: bytes) -> None:
@@ -249,6 +261,15 @@ class MediaStore(Store):
 
         return await self._call(identity)
 
+    async def thumbnail(self, digest: str) -> Path | None:
+        path = thumbnail_path_in(self.folder, digest)
+        return path if await self._call(path.exists) else None
+
+    async def keep_thumbnail(self, digest: str, data: bytes) -> Path:
+        path = thumbnail_path_in(self.folder, digest)
+        await self._call(self.write, path, data)
+        return path
+
     def write(self, path: Path, data: bytes) -> None:
         write(self.folder, path, data)
 
@@ -347,6 +368,23 @@ class BucketStore(Store):
         """Return the URL, with the server unless that is the service's own."""
         return self._bucket.identity
 
+    async def thumbnail(self, digest: str) -> Path | None:
+        path = thumbnail_path_in(self.folder, digest)
+        if not await self._call(path.exists):
+            content = bytearray()
+            with self._unless_away(), self._translated():
+                if await self._bucket.download(key_of(digest, THUMBNAIL), content.extend) is None:
+                    return None
+            await self._call(self.write, path, bytes(content))
+        return path
+
+    async def keep_thumbnail(self, digest: str, data: bytes) -> Path:
+        path = thumbnail_path_in(self.folder, digest)
+        with self._translated():
+            await self._bucket.put(key_of(digest, THUMBNAIL), data, {"Content-Type": "image/webp"})
+        await self._call(self.write, path, data)
+        return path
+
     def write(self, path: Path, data: bytes) -> None:
         self._cache.write(path, data)
 
@@ -366,7 +404,8 @@ class BucketStore(Store):
             for _ in range(TRIES):
                 if await self._call(self._cache.hold, media, held):
                     break
-                await self._bring(media)
+                with self._unless_away():
+                    await self._downloads.run(media.digest, partial(self._download, media))
             else:
                 raise MediaError(
                     f"The media cache {self.folder} loses files faster than they are read. "
@@ -374,14 +413,15 @@ class BucketStore(Store):
                 )
         return tuple(self.path(media) for media in files)
 
-    async def _bring(self, media: Media) -> None:
-        """Download a file into the cache. While the store is away, fail at once for some seconds: a backlog must
-        not hold the slots of its destination."""
+    @contextmanager
+    def _unless_away(self) -> Iterator[None]:
+        """Fail at once for some seconds while the store is away: a backlog must not hold the slots of its
+        destination."""
         until, problem = self._away
         if time.monotonic() < until:
             raise MediaError(problem)
         try:
-            await self._downloads.run(media.digest, partial(self._download, media))
+            yield
         except MediaError as exc:
             if not exc.permanent:
                 self._away = time.monotonic() + min(self._check_seconds, FAILED_SECONDS), str(exc)
@@ -430,7 +470,8 @@ class BucketStore(Store):
             with self._translated():
                 async with aclosing(self._bucket.pages("", after=first)) as pages:
                     async for page in pages:
-                        there.update(item.key.rpartition("/")[2].partition(".")[0] for item in page)
+                        names = (item.key.rpartition("/")[2] for item in page)
+                        there.update(name.partition(".")[0] for name in names if not name.endswith(THUMBNAIL))
                         if page and page[-1].key > last:
                             break
         return [digest for digest in wanted if digest not in there]
@@ -451,7 +492,7 @@ class BucketStore(Store):
             if unless_younger and now_ms - found.modified_ms < unless_younger * 1000:
                 return False
             with self._translated():
-                await self._bucket.delete([found.key])
+                await self._bucket.delete([found.key, key_of(digest, THUMBNAIL)])
         if DIGEST.match(digest):
             await self._call(self._cache.drop, digest)
         return True

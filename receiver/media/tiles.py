@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from receiver import pictures
@@ -13,6 +14,8 @@ from receiver.events import Media
 from receiver.media.store import SingleFlight, Store
 
 MAX_REFUSED = 10_000
+MAX_AHEAD = 1000
+"""Thumbnails that are made ahead or wait for it."""
 
 
 class Tiles:
@@ -65,7 +68,7 @@ class Tiles:
 
 
 class Thumbnails:
-    """Makes thumbnails of archived pictures. Concurrent callers share one."""
+    """Thumbnails of archived pictures. Each is made once, ahead of the first look at it if possible."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -73,33 +76,37 @@ class Thumbnails:
         self._refused: dict[str, str] = {}
         """Pictures that cannot be decoded, so that each look does not try again."""
 
+    def begin(self, file: Media) -> None:
+        """Make the thumbnail of a file in the background, if it is a picture. A failure is left to the first look."""
+        if pictures.AVAILABLE and file.type.startswith("image/") and len(self._making) < MAX_AHEAD:
+            self._making.start(file.digest, partial(self._find_or_make, file))
+
     async def of(self, picture: Media) -> Path:
         """Return a WebP of at most 640 × 640 pixels, made now if it is not there.
 
-        A MediaError is permanent if the picture cannot be decoded. Otherwise its file or the disk failed.
+        A MediaError is permanent if the picture cannot be decoded. Otherwise its file, the store or the disk failed.
         """
-        path = self._store.thumbnail_path(picture.digest)
+        return await self._making.run(picture.digest, partial(self._find_or_make, picture))
 
-        async def made() -> Path:
-            if picture.digest in self._refused:
-                raise MediaError(self._refused[picture.digest], permanent=True)
-            try:
-                if not await in_thread(path.exists):
-                    async with self._store.holding([picture]) as (source,):
-                        data = await pictures.thumbnail(source)
-                    await in_thread(self._store.write, path, data)
-            except MediaError as exc:
-                if exc.permanent and len(self._refused) < MAX_REFUSED:
-                    self._refused[picture.digest] = str(exc)
-                raise
-            except OSError as exc:
-                raise MediaError(
-                    f"The thumbnail of {picture.digest[:12]} cannot be kept in {path.parent} ({exc.strerror or exc}). "
-                    "Free space on its disk, or give this process write access."
-                ) from exc
+    async def aclose(self) -> None:
+        """Cancel what is being made."""
+        await self._making.aclose()
+
+    async def _find_or_make(self, picture: Media) -> Path:
+        if picture.digest in self._refused:
+            raise MediaError(self._refused[picture.digest], permanent=True)
+        if (path := await self._store.thumbnail(picture.digest)) is not None:
             return path
-
-        return await self._making.run(picture.digest, made)
+        try:
+            async with self._store.holding([picture]) as (source,):
+                data = await pictures.thumbnail(source)
+        except MediaError as exc:
+            if exc.permanent and len(self._refused) < MAX_REFUSED:
+                self._refused[picture.digest] = str(exc)
+            raise
+        except OSError as exc:
+            raise MediaError(f"The thumbnail of {picture.digest[:12]} was not made ({exc.strerror or exc}).") from exc
+        return await self._store.keep_thumbnail(picture.digest, data)
 
 
 def _digest(path: Path) -> tuple[str, int]:

@@ -17,7 +17,6 @@ from starlette.routing import Route, compile_path
 from receiver import metrics
 from receiver.errors import InputError, MediaError, NotFound, ReceiverError, Refused
 from receiver.events import Media, Submission
-from receiver.media import Thumbnails
 from receiver.page import actions
 from receiver.page.access import COOKIE, COOKIE_SECONDS, Access, Role, User, is_ours
 from receiver.page.live import Live
@@ -63,7 +62,6 @@ class Page:
     def __init__(self, sources: Sources, access: Access) -> None:
         self._sources = sources
         self._access = access
-        self._thumbnails = Thumbnails(sources.store)
         self.live = Live()
         sources.journal.subscribe(self.live.changed)
 
@@ -162,7 +160,7 @@ class Page:
             return Response(status_code=401, headers=HEADERS)
         try:
             _, item = await self._find_file(request)
-            path = await self._thumbnails.of(item)
+            path = await self._sources.thumbnails.of(item)
         except NotFound as exc:
             return self._problem(self._look(request, user), exc)
         except MediaError:

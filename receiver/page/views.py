@@ -22,7 +22,7 @@ from receiver.journal.store import Key
 from receiver.journal.troubles import find_troubles
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Retention
-from receiver.media import Store
+from receiver.media import Store, Thumbnails
 from receiver.page.access import Role, User
 from receiver.pictures import AVAILABLE
 from receiver.provider import Provider
@@ -64,6 +64,7 @@ class Sources:
 
     journal: Journal
     store: Store
+    thumbnails: Thumbnails
     submissions: Submissions
     provider: Provider
     replay: Replay

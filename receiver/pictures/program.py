@@ -153,6 +153,8 @@ def write(data: bytes) -> None:
 def main() -> int:
     operation, path, processor, seconds, memory, *numbers = sys.argv[1:]
     limit_process(int(processor), int(seconds), int(memory))
+    if operation == "thumbnail":
+        os.nice(10)  # no delivery waits for it
     try:
         for result in OPERATIONS[operation](opened(Path(path)), *map(int, numbers)):
             write(result)
