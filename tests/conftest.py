@@ -18,7 +18,12 @@ from postgres import PostgresStore
 from receiver.journal import Journal
 
 # How long an example takes says how busy the machine is, and nothing of what is tested.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "any machine",
+    max_examples=int(os.environ.get("RECEIVER_EXAMPLES", "40")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("any machine")
 
 # People see times in the zone of their machine. Tests compare them in one.

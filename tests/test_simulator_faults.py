@@ -361,7 +361,7 @@ async def test_expired_links(fault: str, works: bool) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_every_pair_is_answered(fault: str) -> None:
     """No two faults together break the simulator: submit, fetch and list are answered, and nothing crashes."""
-    for other in FAULTS:
+    for other in list(FAULTS)[list(FAULTS).index(fault) :]:
         async with running(faults=[fault, other], speed=2000) as run:
             assert (await run.submit()).status_code in {200, 400, 401, 429, 500, 503, 524}
             assert (await run.client.get("/mj/task/1/fetch")).status_code in {400, 500, 502}

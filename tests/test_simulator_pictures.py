@@ -19,18 +19,13 @@ def grid(prompt: str, seed: int) -> bytes:
 
 PROMPTS = [
     PROMPT,
-    "a cat watching the stars --ar 16:9",
-    "city skyline at night",
+    "city skyline at night --ar 16:9",
     "a cabin in a misty forest --ar 2:3",
     "hot air balloons over a meadow of wild flowers",
-    "a mountain lake in autumn",
-    "a lighthouse in the storm",
     "a ringed planet above desert dunes",
-    "an old oak tree, birds",
-    "the sound of silence",
+    "an old oak tree by a mountain lake, birds",
     "猫",
     "--v 6.1",
-    "x" * 3000,
     "a sailing boat " * 200,
 ]
 
@@ -121,8 +116,9 @@ def test_an_upscale_is_its_tile_enlarged() -> None:
     assert opened(TILE, enlarged=2).size == (2048, 2048)
 
 
-@pytest.mark.parametrize("factor", [1.5, 2.0])
-@pytest.mark.parametrize("tile", [TILE, WIDE, UPLOAD], ids=["square", "wide", "upload"])
+@pytest.mark.parametrize(
+    ("tile", "factor"), [(TILE, 2.0), (WIDE, 1.5), (UPLOAD, 2.0)], ids=["square", "wide", "upload"]
+)
 def test_zoom(tile: works.Picture, factor: float) -> None:
     """The picture stands smaller in the middle, and the scene goes on around it."""
     inner, outer = opened(tile), opened(works.zoomed(tile, factor, 1))
@@ -135,7 +131,7 @@ def test_zoom(tile: works.Picture, factor: float) -> None:
     assert difference(outer, inner) > 8
 
 
-@pytest.mark.parametrize("direction", ["left", "top", "right", "bottom"])
+@pytest.mark.parametrize("direction", ["left", "bottom"])
 def test_pan(direction: str) -> None:
     """The picture keeps its place at one side and half as much is added at the other."""
     left, top, right, bottom = (0.5 if direction == side else 0.0 for side in ("left", "top", "right", "bottom"))
@@ -171,15 +167,13 @@ def test_region() -> None:
 
 def test_variations() -> None:
     """Variations differ from their picture and from one another; subtle ones keep its composition."""
-    strong = [opened(works.varied(TILE, SUNSET, 9, index)) for index in range(4)]
-    subtle = [opened(works.varied(TILE, SUNSET, 9, index, subtle=True)) for index in range(4)]
+    strong = [opened(works.varied(TILE, SUNSET, 9, index)) for index in range(3)]
+    subtle = [opened(works.varied(TILE, SUNSET, 9, index, subtle=True)) for index in range(3)]
     for four in (strong, subtle):
         assert all(difference(one, other) > 2 for one, other in combinations([opened(TILE), *four], 2))
 
 
-@pytest.mark.parametrize(
-    "picture", [works.zoomed(TILE, 2, 1), works.Repainted(TILE, TILE), UPLOAD, works.blended((UPLOAD, TILE), 1)]
-)
+@pytest.mark.parametrize("picture", [works.Repainted(TILE, TILE), works.blended((UPLOAD, TILE), 1)])
 def test_everything_can_be_done_again(picture: works.Picture) -> None:
     """A variation, a zoom and a pan can be made of any picture, over and over."""
     again = works.Extended(works.zoomed(works.varied(picture, "a cat", 5, 2), 1.5, 2), (0.0, 0.5, 0.0, 0.0), 3)
@@ -239,5 +233,5 @@ def test_words_show() -> None:
     assert mean("a blue city")[2] > mean("a red city")[2] + 10
     assert sum(mean("the sea at noon")) > sum(mean("the sea at midnight")) + 150
     assert (
-        len({opened(*works.scenes(f"a {word} at noon", 5)).tobytes() for word in ("cat", "dog", "boat", "tree")}) == 4
+        len({opened(works.scenes(f"a {word} at noon", 5)[0]).tobytes() for word in ("cat", "dog", "boat", "tree")}) == 4
     )

@@ -129,7 +129,7 @@ async def test_relay_before_its_first_poll() -> None:
 
 async def test_relay_in_progress_and_after() -> None:
     """Polled, the relay shows what it saw, with its own link; a preview's link carries ?rand=."""
-    async with running(profile="relay") as run:
+    async with running(profile="relay", speed=20) as run:
         task_id = await run.task_id(prompt="A beautiful girl")
         seen = await run.fetch_until(task_id, lambda task: task["status"] == "IN_PROGRESS" and task["imageUrl"])
         assert kind(seen) == kind(payload("fetch_02_relay_in_progress.json"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from starlette.applications import Starlette
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -24,11 +25,16 @@ from receiver.simulator.world import CallbackSender, SentCallback, World
 if TYPE_CHECKING:
     from receiver.simulator.pictures import File
 
-_SPEEDS = ("", "/mj-fast", "/mj-turbo", "/mj-relax")
 _SPEED_PREFIX = re.compile(r"/mj-(fast|turbo|relax)/")
 
-PREFIXES = tuple(dict.fromkeys(f"{a}{speed}/mj{b}" for a in ("", "/mj") for speed in _SPEEDS for b in ("", "/mj")))
-"""Every prefix of the same paths: a speed or none, and base addresses that already end in /mj."""
+
+class _Prefix(StringConvertor):
+    """What stands before every path: a speed or none. Base addresses may already end in /mj."""
+
+    regex = "(?:mj/)?(?:mj-(?:fast|turbo|relax)/)?mj(?:/mj)?"
+
+
+register_url_convertor("mj", _Prefix())
 
 _GONE = Answer(404, {"error": "This content is no longer available."})
 
@@ -99,20 +105,19 @@ class Simulator:
         await self._sender.aclose()
 
     def _routes(self) -> Iterator[Route]:
-        for prefix in PREFIXES:
-            for path in ENDPOINTS:
-                yield Route(f"{prefix}{path}", partial(self._submit, path), methods=["POST"])
-            for name in ("list-by-condition", "list-by-ids"):
-                yield Route(f"{prefix}/task/{name}", self._list, methods=["POST"])
-            for name in ("list", "queue"):
-                yield Route(f"{prefix}/task/{name}", partial(self._every, name), methods=["GET"])
-            for name, answer, method in (
-                ("fetch", self._world.fetch, "GET"),
-                ("image-seed", self._world.image_seed, "GET"),
-                ("cancel", self._world.cancel, "POST"),
-            ):
-                yield Route(f"{prefix}/task/{{task_id}}/{name}", partial(self._about, answer), methods=[method])
-            yield Route(f"{prefix}/image/{{task_id}}", self._relayed_picture, methods=["GET"])
+        for path in ENDPOINTS:
+            yield Route(f"/{{prefix:mj}}{path}", partial(self._submit, path), methods=["POST"])
+        for name in ("list-by-condition", "list-by-ids"):
+            yield Route(f"/{{prefix:mj}}/task/{name}", self._list, methods=["POST"])
+        for name in ("list", "queue"):
+            yield Route(f"/{{prefix:mj}}/task/{name}", partial(self._every, name), methods=["GET"])
+        for name, answer, method in (
+            ("fetch", self._world.fetch, "GET"),
+            ("image-seed", self._world.image_seed, "GET"),
+            ("cancel", self._world.cancel, "POST"),
+        ):
+            yield Route(f"/{{prefix:mj}}/task/{{task_id}}/{name}", partial(self._about, answer), methods=[method])
+        yield Route("/{prefix:mj}/image/{task_id}", self._relayed_picture, methods=["GET"])
         for path in ("/attachments/{channel}/{message}/{name}", "/cdn/video/{job}/{name}", "/cdn/{job}/{name}"):
             yield Route(path, self._raw, methods=["GET"])
 
