@@ -36,7 +36,7 @@ def change(db: sqlite3.Connection, cache: RowCache, detail: str) -> None:
     cache.begin(db)
     document = cache.get(db, submission(1).id)
     assert document is not None
-    cache.put(detailed(document, detail))
+    cache.put(document, detailed(document, detail))
     cache.flush(db)
     db.execute("COMMIT")
 
@@ -49,7 +49,7 @@ def test_the_oldest_gives_way(connections: tuple[sqlite3.Connection, sqlite3.Con
         cache.insert(ours, submission(number))
     document = cache.get(ours, submission(1).id)
     assert document is not None
-    cache.put(detailed(document, "again"))
+    cache.put(document, detailed(document, "again"))
     cache.flush(ours)
     cache.insert(ours, submission(3))
     assert [held(cache, number) for number in (1, 2, 3)] == [True, False, True]
@@ -67,7 +67,7 @@ def test_changes_are_seen_before_they_are_written(
     for detail in ("one", "two"):
         document = cache.get(ours, submission(1).id)
         assert document is not None
-        cache.put(detailed(document, detail))
+        cache.put(document, detailed(document, detail))
     cache.flush(ours)
     ours.execute("COMMIT")
     (version, detail) = other.execute("SELECT version, json_extract(body, '$.detail') FROM submissions").fetchone()

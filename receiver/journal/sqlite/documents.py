@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import cast
@@ -51,25 +52,29 @@ def document_of(row: sqlite3.Row) -> Document:
     )
 
 
-def load(db: Connection, id: str) -> Document | None:
-    """Read a document. An event that cannot be read counts as lost."""
-    row = db.execute(f"{SQL['page_submissions']} WHERE id = ?", (id,)).fetchone()
-    if row is None:
-        return None
-    deliveries = tuple(map(delivery_from_row, db.execute(SQL["open_deliveries"], (id,))))
-    events: list[Event] = []
-    for event_id in {item.event_id for item in deliveries}:
-        for (body,) in db.execute(SQL["get_event"], (event_id,)):
+def load(db: Connection, ids: Sequence[str]) -> dict[str, Document]:
+    """Read the documents that exist, by id. An event that cannot be read counts as lost."""
+    wanted = (encode(ids),)
+    found = {row["id"]: document_of(row) for row in db.execute(SQL["load"], wanted)}
+    open_: dict[str, list[Delivery]] = {}
+    for row in db.execute(SQL["open_deliveries"], wanted):
+        open_.setdefault(row["submission_id"], []).append(delivery_from_row(row))
+    if open_:
+        running = [from_row(AttemptRecord, row) for row in db.execute(SQL["running_attempts"], wanted)]
+        needed = {item.event_id for deliveries in open_.values() for item in deliveries}
+        events: list[Event] = []
+        for (body,) in db.execute(SQL["events"], (encode(sorted(needed)),)):
             with suppress(msgspec.DecodeError):
                 events.append(_event(body))
-    running = [item.id for item in deliveries if item.status == "running"]
-    attempts = [found for item in running if (found := db.execute(SQL["running_attempt"], (item,)).fetchone())]
-    return replace(
-        document_of(row),
-        deliveries=deliveries,
-        events=tuple(events),
-        attempts=tuple(from_row(AttemptRecord, item) for item in attempts),
-    )
+        for id in open_.keys() & found.keys():
+            mine = {item.id for item in open_[id]}
+            found[id] = replace(
+                found[id],
+                deliveries=tuple(open_[id]),
+                events=tuple(item for item in events if item.submission_id == id),
+                attempts=tuple(item for item in running if item.delivery_id in mine),
+            )
+    return found
 
 
 # Writing
@@ -236,10 +241,15 @@ class RowCache:
         if found is None:
             if any(new.additions for _, new in self._changed.values()):
                 self.flush(db)  # perhaps it is one of them
-            found = load(db, id)
+            found = load(db, [id]).get(id)
             if found is not None:
                 self._keep(found)
         return found
+
+    def read(self, db: Connection, ids: Sequence[str]) -> dict[str, Document]:
+        """Return the documents that exist, after `flush`. Keep none that was not kept, because these are deleted."""
+        kept = {id: self._documents[id] for id in ids if id in self._documents}
+        return kept | load(db, [id for id in ids if id not in kept])
 
     def insert(self, db: Connection, submission: Submission) -> Submission:
         """Write a new submission. If its name (`once`) is taken, return the one that has it."""
@@ -251,10 +261,10 @@ class RowCache:
         self._keep(document)
         return document.submission
 
-    def put(self, document: Document) -> None:
+    def put(self, before: Document, after: Document) -> None:
         """Take a document, as a transition gave it, to be written by the next `flush`."""
-        changed = self._changed.get(document.id)
-        self._changed[document.id] = (self._documents[document.id] if changed is None else changed[0], document)
+        changed = self._changed.get(after.id)
+        self._changed[after.id] = (before if changed is None else changed[0], after)
 
     def flush(self, db: Connection) -> None:
         """Write all changes."""

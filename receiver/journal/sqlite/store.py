@@ -104,7 +104,7 @@ class SQLiteStore:
         def read(db: Connection) -> dict[str, Document]:
             db.execute("BEGIN")
             try:
-                return {id: found for id in ids if (found := load(db, id)) is not None}
+                return load(db, ids)
             finally:
                 db.execute("COMMIT")
 
@@ -134,7 +134,7 @@ class SQLiteStore:
         if after is not document:
             if self._ballast.given_up and len(after.new_callbacks) > len(document.new_callbacks):
                 raise self._full()
-            self._cache.put(after)
+            self._cache.put(document, after)
         return result
 
     async def claim(
@@ -168,17 +168,14 @@ class SQLiteStore:
         def write(db: Connection) -> Mapping[str, int]:
             removed = dict.fromkeys(("kept", "files", *REMOVED), 0)
             decided: list[str] = []
-            for id in ids:
-                document = self._cache.get(db, id)
-                if document is None:
-                    continue
+            for id, document in self._cache.read(db, ids).items():
                 after = transition(document)
                 if after is None:
                     removed["kept"] += 1
                     continue
                 decided.append(id)
                 if files_only and after is not document:
-                    self._cache.put(after)
+                    self._cache.put(document, after)
             values = {"ids": encode(decided)}
             removed["files"] = db.execute(SQL["leave_files"], values).rowcount
             db.execute(SQL["remove_files"], values)

@@ -68,14 +68,19 @@ INSERT INTO shared_values (key, data) VALUES (?, ?) ON CONFLICT DO NOTHING;
 -- name: get_once
 SELECT id FROM submissions WHERE once = ?;
 
--- name: get_event
-SELECT body FROM events WHERE id = ?;
+-- name: load
+SELECT id, version, working, body FROM submissions WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: open_deliveries
-SELECT * FROM deliveries WHERE submission_id = ? AND status IN ('pending', 'running') ORDER BY id;
+SELECT * FROM deliveries
+WHERE submission_id IN (SELECT value FROM json_each(?)) AND status IN ('pending', 'running') ORDER BY id;
 
--- name: running_attempt
-SELECT * FROM attempts WHERE delivery_id = ? ORDER BY number DESC LIMIT 1;
+-- name: running_attempts
+SELECT attempts.* FROM deliveries JOIN attempts ON attempts.delivery_id = deliveries.id AND number = attempt
+WHERE deliveries.submission_id IN (SELECT value FROM json_each(?)) AND status = 'running';
+
+-- name: events
+SELECT body FROM events WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: claimable
 -- One that waits for another of its submission is left out early, so that it costs no document.
