@@ -42,12 +42,11 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     """
     call = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
     try:
-        await asyncio.wait([call])
+        return await asyncio.shield(call)
     except asyncio.CancelledError:
         await asyncio.wait([call])
         call.exception()  # the cancellation is what counts now
         raise
-    return call.result()
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:
@@ -98,15 +97,12 @@ def own_draft(path: Path) -> Iterator[BinaryIO]:
     Raises:
         BlockingIOError: another writer is at work there now.
     """
-    with suppress(FileNotFoundError):
-        if path.is_symlink():
-            path.unlink()
-        else:
-            with path.open("r+b") as left:
-                lock(left.fileno())
-                if lies_at(path, left.fileno()):
-                    path.unlink()
-    with path.open("xb") as file:
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        _remove_left(path)
+        file = path.open("xb")
+    with file:
         lock(file.fileno())
         try:
             if not lies_at(path, file.fileno()):  # cleared away before we had the lock
@@ -116,6 +112,17 @@ def own_draft(path: Path) -> Iterator[BinaryIO]:
             if lies_at(path, file.fileno()):
                 with suppress(OSError):
                     path.unlink()
+
+
+def _remove_left(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if path.is_symlink():
+            path.unlink()
+            return
+        with path.open("r+b") as left:
+            lock(left.fileno())
+            if lies_at(path, left.fileno()):
+                path.unlink()
 
 
 def lock(descriptor: int, *, shared: bool = False) -> None:

@@ -13,6 +13,7 @@ Status of a submission (cause → next status, effect of a crash):
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import threading
 from collections.abc import Iterable
@@ -61,6 +62,9 @@ _last_id_lock = threading.Lock()
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ENDINGS = tuple(high + low for high in _DIGITS for low in _DIGITS)
 """The last two characters of an id: ten bits of it."""
+_ID = re.compile(f"[0-7][{_DIGITS}]{{25}}")
+_BASE_32 = str.maketrans(_DIGITS, "0123456789abcdefghijklmnopqrstuv")
+"""From the digits of an id to those of `int`."""
 
 
 def new_id(now_ms: int) -> str:
@@ -80,6 +84,13 @@ def _beginning(high: int) -> str:
     return str(ULID.from_int(high << 10))[:-2]
 
 
+def id_ms(id: str) -> int:
+    """Return the epoch milliseconds at which an id was made. Raise ValueError for any other text."""
+    if not _ID.fullmatch(id):
+        raise ValueError("it is no ULID")
+    return int(id[:10].translate(_BASE_32), 32)
+
+
 def first_id(ms: int) -> str:
     """Return the smallest id that `new_id` could have made at that time, to compare ids with a time."""
     return str(ULID.from_int(max(ms, 0) << 80))
@@ -91,7 +102,7 @@ def steady_id(event_id: str, destination: str) -> str:
     For processes without a lasting journal, so that a destination that remembers idempotency keys drops repeats.
     """
     digest = hashlib.sha256(f"{event_id}.{destination}".encode()).digest()
-    return str(ULID.from_int(ULID.from_str(event_id[:26]).milliseconds << 80 | int.from_bytes(digest[:10], "big")))
+    return str(ULID.from_int(id_ms(event_id[:26]) << 80 | int.from_bytes(digest[:10], "big")))
 
 
 def is_at(url: str, origins: Iterable[str]) -> bool:

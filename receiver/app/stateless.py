@@ -25,7 +25,6 @@ from weakref import WeakValueDictionary
 
 import structlog
 from starlette.applications import Starlette
-from ulid import ULID
 
 from receiver.app.factory import open_runtime
 from receiver.app.stateless_submit import check_keys
@@ -33,7 +32,7 @@ from receiver.backoff import CONFIRM
 from receiver.clock import Clock
 from receiver.engine.engine import Engine
 from receiver.errors import NotDelivered, ProviderError, SettingsError, TokenError
-from receiver.events import Submission
+from receiver.events import Submission, id_ms
 from receiver.intake import Intake
 from receiver.journal import Journal
 from receiver.journal.selection import Order
@@ -112,7 +111,7 @@ class StatelessReceive:
             Submission(
                 id=submission_id,
                 kind=view.action.lower() or "imagine",
-                created_ms=ULID.from_str(submission_id).milliseconds,
+                created_ms=id_ms(submission_id),
                 prompt=view.prompt,
                 request={},
                 labels=dict(tag.labels),

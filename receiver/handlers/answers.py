@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -84,13 +84,13 @@ def about_event(status: int) -> bool:
 async def read(response: httpx.Response, limit: int = MAX_ANSWER) -> bytes:
     """Return the body of a streamed answer, unpacked, at most `limit` bytes. What cannot be unpacked is empty."""
     body = Body(response.headers.get("content-encoding", ""), limit)
-    await read_into(body, response)
+    await read_into(body, response.aiter_raw())
     return bytes(body.data) if body.readable else b""
 
 
-async def read_into(body: Body, response: httpx.Response) -> None:
-    """Read a streamed answer until its end or the cap. A caller that stops it keeps what was read."""
-    async for chunk in response.aiter_raw():
+async def read_into(body: Body, chunks: AsyncIterable[bytes]) -> None:
+    """Read an answer until its end or the cap. A caller that stops it keeps what was read."""
+    async for chunk in chunks:
         if not body.add(chunk):
             return
 

@@ -13,15 +13,15 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-from ulid import ULID
 
 from receiver.disk import cloned, in_thread
 from receiver.errors import MediaError
-from receiver.events import ALERT_TYPES, Event, EventType
+from receiver.events import ALERT_TYPES, Event, EventType, id_ms
 from receiver.handlers.base import Attempt, StoredMedia
 from receiver.handlers.cloudevents import iso_time
 from receiver.tasks import Task
@@ -169,8 +169,8 @@ def file_stem(event: Event) -> str:
 
     A submission id that is not ours raises ValueError, so it never becomes a path.
     """
-    submission = ULID.from_str(event.submission_id)
-    parts = (f"{submission.datetime:%Y-%m-%d}", slug(event.prompt, event.button or ""), str(submission))
+    day = datetime.fromtimestamp(id_ms(event.submission_id) / 1000, UTC).date()
+    parts = (str(day), slug(event.prompt, event.button or ""), event.submission_id)
     return "_".join(part for part in parts if part)
 
 
@@ -292,7 +292,7 @@ def sidecar(attempt: Attempt, named: Iterable[tuple[str, ResultFile]], problem: 
         "lineage": {"submission": event.submission_id, "parent": event.parent_id, "button": event.button},
         "times": {
             # Our own time if the provider gives none.
-            "submitted": iso_time(task.submit_ms or ULID.from_str(event.submission_id).milliseconds),
+            "submitted": iso_time(task.submit_ms or id_ms(event.submission_id)),
             "started": iso_time(task.start_ms),
             "finished": iso_time(task.finish_ms),
             "event": iso_time(event.created_ms),

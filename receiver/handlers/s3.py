@@ -10,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
-from ulid import ULID
 
 from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, open_bucket, split_url
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError, require
-from receiver.events import Event
+from receiver.events import Event, id_ms
 from receiver.handlers import result_files
 from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Rejected, RetryLater
 from receiver.settings.kinds import Seconds, check_origin_url
@@ -87,20 +87,21 @@ def fill(template: str, event: Event, *, mark: str, ext: str) -> str:
 
     `mark` tells the file from others of its result. A submission id that is not ours raises ValueError.
     """
-    submission = ULID.from_str(event.submission_id)
+    made = datetime.fromtimestamp(id_ms(event.submission_id) / 1000, UTC)  # no retry changes it
+    given = {"id": event.submission_id, "tile": f"-{mark}" if mark else "", "ext": ext}
 
     def plain(text: str) -> str:
         return result_files.joined(result_files.plain_words(text)) or "none"
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
-        if name.startswith("label."):
-            return plain(event.labels.get(name.removeprefix("label."), ""))
         if name in _TIMES:
-            return submission.datetime.strftime(_TIMES[name])  # of the id, which no retry changes
+            return made.strftime(_TIMES[name])
         if name == "slug":
             return result_files.slug(event.prompt, event.button or "") or plain(event.kind)
-        return {"id": str(submission), "kind": plain(event.kind), "tile": f"-{mark}" if mark else "", "ext": ext}[name]
+        if name == "kind":
+            return plain(event.kind)
+        return given[name] if name in given else plain(event.labels.get(name.removeprefix("label."), ""))
 
     return _FIELD.sub(value, template)
 

@@ -22,10 +22,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 from urllib.parse import urldefrag, urlsplit
 
+import httpcore
 import httpx
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -48,6 +50,8 @@ FEWEST_BYTES, MOST_BYTES = 24, 64
 GONE_SECONDS = 36_000.0
 """Pause of a destination that answered 410, unless a person ends it."""
 CONNECT_SECONDS = 10.0
+KEEP_SECONDS = 5.0
+"""Time for which an idle connection is kept. Many servers close theirs then."""
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer that are read."""
 REST_SECONDS = 0.5
@@ -188,8 +192,9 @@ class WebhookHandler:
         except OSError as exc:
             problem = f"certificates cannot be read from {options.ca} ({exc.strerror or exc})."
             raise SettingsError(f"the option ca is wrong: {problem}") from exc
-        self._connections: list[httpx.AsyncHTTPTransport] = []
-        self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._connections: set[httpcore.AsyncHTTPConnection] = set()
+        self._idle: dict[str, list[httpcore.AsyncHTTPConnection]] = {}
+        """The connections without a request, by origin."""
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
@@ -209,35 +214,50 @@ class WebhookHandler:
         # A little before the dispatcher's, so that the reason names the place.
         seconds = max(attempt.deadline - 0.5, attempt.deadline * 0.8)
         body, headers = await in_thread(self._write, attempt, inline) if inline else self._write(attempt, inline)
+        target, host = _target(url)
+        headers = {"host": host, "content-length": str(len(body))} | headers | trace_headers()
         timeouts = {"timeout": {"connect": CONNECT_SECONDS}}
-        request = httpx.Request("POST", url, content=body, headers=headers | trace_headers(), extensions=timeouts)
-        connection = self._idle.pop() if self._idle else self._open()
+        request = httpcore.Request("POST", target, headers=[*headers.items()], content=body, extensions=timeouts)
+        idle = self._idle.setdefault(str(target.origin), [])
+        connection = await self._connection(idle, target.origin)
         try:
             async with asyncio.timeout(seconds), aclosing(await connection.handle_async_request(request)) as answer:
-                body = await _read(answer)
-                if not answer.is_success:
-                    self._refuse(answer, body, attempt, url)
-                return Receipt(ref=attempt.idempotency_key, data={"status": answer.status_code})
-        except httpx.HTTPError as exc:
+                fields = httpx.Headers(answer.headers)
+                body = await _read(answer, fields)
+                if not 200 <= answer.status < 300:
+                    self._refuse(answer.status, fields, body, attempt, url)
+                return Receipt(ref=attempt.idempotency_key, data={"status": answer.status})
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as exc:
             raise WebhookFailed(f"{place} could not be reached, or broke off: {_reason(exc)}") from exc
         except TimeoutError as exc:
             raise WebhookFailed(f"{place} did not answer within {seconds:g} s") from exc
         finally:
-            self._idle.append(connection)
+            if connection.is_available():
+                idle.append(connection)
+            elif connection.is_closed():
+                self._connections.discard(connection)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        for connection in self._connections:
+        for connection in [*self._connections]:
             await connection.aclose()
 
-    def _open(self) -> httpx.AsyncHTTPTransport:
-        """Return a further connection. Each attempt has one of its own, because httpx looks at all connections of a
-        pool for each request. With 16 at once that costs more than the request.
+    async def _connection(
+        self, idle: list[httpcore.AsyncHTTPConnection], origin: httpcore.Origin
+    ) -> httpcore.AsyncHTTPConnection:
+        """Return a connection for one request. A pool looks at all its connections for each, which costs more than the
+        request.
 
         Without a client around it nothing follows redirects, keeps cookies, or asks for proxies of the environment.
         """
-        connection = httpx.AsyncHTTPTransport(verify=self._trusted, trust_env=False)
-        self._connections.append(connection)
+        while idle:
+            connection = idle.pop()
+            if not connection.has_expired():
+                return connection
+            self._connections.discard(connection)
+            await connection.aclose()
+        connection = httpcore.AsyncHTTPConnection(origin, ssl_context=self._trusted, keepalive_expiry=KEEP_SECONDS)
+        self._connections.add(connection)
         return connection
 
     def _write(self, attempt: Attempt, inline: bool) -> tuple[bytes, dict[str, str]]:
@@ -263,8 +283,7 @@ class WebhookHandler:
             raise Rejected(f"{host}, which the submission names in reply_to, is not in the option hosts.")
         return attempt.reply_to
 
-    def _refuse(self, response: httpx.Response, body: bytes, attempt: Attempt, url: str) -> NoReturn:
-        status, headers = response.status_code, response.headers
+    def _refuse(self, status: int, headers: httpx.Headers, body: bytes, attempt: Attempt, url: str) -> NoReturn:
         said = _shown(body, destination_secrets(url))
         answered = f"{urlsplit(url).netloc} answered {status}"
         reason = f"{answered}: {said}" if said else answered
@@ -279,7 +298,7 @@ class WebhookHandler:
             raise RetryLater(GONE_SECONDS, f"{remedy}. It said: {said}" if said else remedy, pause=True)
         if status in (429, 503) and "retry-after" in headers:
             raise RetryLater.from_headers(headers, otherwise=60, reason=reason)
-        if response.has_redirect_location:
+        if 300 <= status < 400 and "location" in headers:
             host = None
             with suppress(ValueError):  # of a wrong port, too: then the host may be a secret, as the path may be
                 location = urlsplit(headers["location"])
@@ -292,12 +311,20 @@ class WebhookHandler:
         raise failed
 
 
-async def _read(response: httpx.Response) -> bytes:
+@lru_cache(maxsize=64)
+def _target(url: str) -> tuple[httpcore.URL, str]:
+    """Return a URL as a connection takes it, and its Host header."""
+    parts = httpx.URL(url)
+    target = httpcore.URL(scheme=parts.raw_scheme, host=parts.raw_host, port=parts.port, target=parts.raw_path)
+    return target, parts.netloc.decode()
+
+
+async def _read(answer: httpcore.Response, headers: httpx.Headers) -> bytes:
     """Return the beginning of an answer, for people. Its length and pace are bounded."""
-    body = Body(response.headers.get("content-encoding", ""), MAX_ANSWER)
-    with suppress(TimeoutError, httpx.HTTPError):
+    body = Body(headers.get("content-encoding", ""), MAX_ANSWER)
+    with suppress(TimeoutError, httpcore.NetworkError, httpcore.ProtocolError):
         async with asyncio.timeout(REST_SECONDS):
-            await read_into(body, response)
+            await read_into(body, answer.aiter_stream())
     return bytes(body.data) if body.readable else b""
 
 
@@ -310,8 +337,8 @@ def _shown(body: bytes, hidden: Iterable[str]) -> str:
     return "".join(char if char.isprintable() else "�" for char in text)[:SHOWN]
 
 
-def _reason(exc: httpx.HTTPError) -> str:
-    if isinstance(exc, httpx.ConnectTimeout):
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, httpcore.ConnectTimeout):
         return f"no connection within {CONNECT_SECONDS:g} s"
     cause: BaseException | None = exc
     while cause is not None:
