@@ -135,6 +135,7 @@ def test_the_rest_of_a_recorded_payload() -> None:
         (b'{"id":"1","status":" success "}', "status", "SUCCESS"),
         (b'{"id":"1","progress":"46%"}', "progress", 46),
         (b'{"id":"1","progress":" 46% "}', "progress", 46),
+        (b'{"id":"1","progress":"46"}', "progress", 46),
         (b'{"id":"1","progress":46}', "progress", 46),
         (b'{"id":"1","progress":46.0}', "progress", 46),
         (b'{"id":"1","progress":""}', "progress", None),
@@ -144,9 +145,18 @@ def test_the_rest_of_a_recorded_payload() -> None:
         (b'{"id":"1","submitTime":""}', "submit_ms", None),
         (b'{"id":"1","submitTime":"1773314942177"}', "submit_ms", 1773314942177),
         (b'{"id":"1","submitTime":1.773314942177e12}', "submit_ms", 1773314942177),
+        (b'{"id":"1","submitTime":1773314942}', "submit_ms", 1773314942000),
+        (b'{"id":"1","submitTime":"1773314942"}', "submit_ms", 1773314942000),
         (b'{"id":"1","imageUrls":["u",{"url":"v"},{"url":null},3,null]}', "image_urls", ("u", "v")),
         (b'{"id":"1","image_urls":[{"url":"v"}]}', "image_urls", ("v",)),
+        (b'{"id":"1","imageUrls":"https://u"}', "image_urls", ("https://u",)),
+        (b'{"id":"1","imageUrl":null,"image_url":"u"}', "image_url", "u"),
+        (b'{"id":"1","failReason":"","fail_reason":"r"}', "fail_reason", "r"),
+        (b'{"id":"1","prompt_en":"x"}', "prompt_en", "x"),
         (b'{"id":"1","buttons":null}', "buttons", ()),
+        (b'{"id":"1","buttons":"[{\\"customId\\":\\"c\\"}]"}', "buttons", (Button(custom_id="c"),)),
+        (b'{"id":"1","buttons":[{"custom_id":"c"}]}', "buttons", (Button(custom_id="c"),)),
+        (b'{"id":"1","properties":"{\\"finalPrompt\\":\\"x\\"}"}', "final_prompt", "x"),
         (b'{"id":"1","buttons":[null,{},{"customId":""},{"customId":"c"}]}', "buttons", (Button(custom_id="c"),)),
         (b'{"id":"1","properties":null}', "final_prompt", ""),
         (b'{"id":"1","properties":{"finalPrompt":"x"}}', "final_prompt", "x"),
@@ -158,6 +168,7 @@ def test_tolerated_without_a_word(body: bytes, field: str, value: object) -> Non
     found = read_task(decode_json(body))
     assert getattr(found, field) == value
     assert found.problems == ()
+    assert decode_task(body) == found
 
 
 @pytest.mark.parametrize(
@@ -245,6 +256,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KEYS = (
+    "prompt_en", "image_url", "video_urls", "fail_reason",
     "status", "progress", "action", "prompt", "promptEn", "description", "state", "submitTime", "startTime",
     "finishTime", "imageUrl", "imageUrls", "image_urls", "videoUrl", "videoUrls", "failReason", "buttons",
     "properties", "seed",

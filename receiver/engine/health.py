@@ -11,7 +11,7 @@ from receiver.backoff import PROVIDER, wait_forever
 from receiver.clock import Clock
 from receiver.errors import PayloadError, ProviderError, Refused
 from receiver.journal import Journal, Trouble
-from receiver.tasks import decode_json, read_task
+from receiver.tasks import decode_task
 
 provider_log = structlog.get_logger("receiver.provider")
 callback_log = structlog.get_logger("receiver.callbacks")
@@ -191,7 +191,7 @@ class CallbackHealth:
             kept = await self._journal.callbacks(id, limit=LOOKED_AT)
             for callback in kept:
                 with suppress(PayloadError):
-                    if read_task(decode_json(callback.body)).terminal:
+                    if decode_task(callback.body).terminal:
                         return "well"
             without += bool(kept)  # callbacks are not kept for ever: none is no evidence
         return "unfinished" if without >= ENOUGH else None

@@ -37,7 +37,7 @@ from receiver.intake import Intake, Policy
 from receiver.intake.pace import Budget
 from receiver.journal import Journal
 from receiver.provider import Provider
-from receiver.tasks import Task, decode_json, read_task
+from receiver.tasks import Task, decode_task
 from receiver.tokens import Tokens
 
 log = structlog.get_logger("receiver.engine.reconciler")
@@ -143,7 +143,7 @@ class Reconciler:
         named = []
         for callback in await self._journal.callbacks(row.id, limit=4 * CANDIDATES):
             with suppress(PayloadError):
-                named.append(read_task(decode_json(callback.body)).id)
+                named.append(decode_task(callback.body).id)
         return list(dict.fromkeys(id for id in reversed(named) if id))[:CANDIDATES]
 
     async def _ask(self, ids: list[str]) -> dict[str, Answer]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
@@ -293,47 +294,6 @@ def is_grid(task: Task, kind: str, button: str | None) -> bool:
     return kind in _GRID_KINDS or _GRID_BUTTONS.match(button or "") is not None
 
 
-# --- bounds of the provider's words ---------------------------------------------------------------------------------
-
-CUT = "… (cut)"
-"""End of a text that was cut."""
-
-_LIMITS: dict[str, int] = {
-    **dict.fromkeys(("status", "action", "seed"), MAX_LABEL),
-    **dict.fromkeys(("prompt", "prompt_en", "final_prompt", "description"), MAX_TEXT),
-    "fail_reason": MAX_REASON,
-    "state": MAX_STATE,
-}
-
-
-def cut(text: str, limit: int) -> str:
-    """Return at most `limit` characters of a text. One that was cut says so."""
-    return text if len(text) <= limit else f"{text[: limit - len(CUT)]}{CUT}"
-
-
-def bounded(task: Task) -> Task:
-    """Return a task whose texts, links and buttons keep within their bounds, with a problem for each part left out."""
-    changed: dict[str, Any] = {name: cut(getattr(task, name), limit) for name, limit in _LIMITS.items()}
-    problems: list[str] = []
-    for name in _LINKS:
-        links = getattr(task, name)
-        if isinstance(links, str):
-            kept: Any = links if len(links) <= MAX_URL else ""
-        else:
-            kept = tuple([link for link in links if len(link) <= MAX_URL][:MAX_LINKS])
-        if kept != links:
-            changed[name] = kept
-            problems.append(f"{name} is cut to {MAX_LINKS} links of {MAX_URL} characters")
-    buttons = [button for button in task.buttons if len(button.custom_id) <= MAX_CUSTOM_ID][:MAX_BUTTONS]
-    if len(buttons) != len(task.buttons):
-        problems.append(f"buttons are cut to {MAX_BUTTONS} with ids of {MAX_CUSTOM_ID} characters")
-    changed["buttons"] = tuple(
-        Button(custom_id=button.custom_id, label=cut(button.label, MAX_LABEL), emoji=cut(button.emoji, MAX_LABEL))
-        for button in buttons
-    )
-    return msgspec.structs.replace(task, **changed, problems=(*task.problems, *problems))
-
-
 # --- reading ------------------------------------------------------------------------------------------------------
 
 MAX_TASK_ID = 64
@@ -342,8 +302,16 @@ MAX_DEPTH = 64
 MAX_BRACKETS = 50_000
 """Most lists and objects in one body. Fifty real task objects have 2,000, and each list takes 56 bytes of memory."""
 
-_PERCENT = re.compile(r"(\d{1,3})%\Z")
+CUT = "… (cut)"
+"""End of a text that was cut."""
+
+_PERCENTS = {text: number for number in range(101) for text in (f"{number}%", str(number))}
 _DIGITS = re.compile(r"\d{10,16}\Z")
+_LATEST_SECONDS = 10**11
+"""A time in the far future. Larger numbers are milliseconds."""
+_DIGIT = re.compile(rb"[0-9]")
+_MANY_DIGITS = 4300
+"""Digits of the longest integer that Python reads. A longer one covers one of every 4,300 bytes."""
 _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -425,64 +393,61 @@ def decode_any_task(body: bytes) -> tuple[Task, bytes]:
 
 
 def read_task(value: Any) -> Task:
-    """Read a task from decoded JSON, also inside an envelope. Raise NotATask without an object and a usable `id`."""
+    """Read a task from decoded JSON, also inside an envelope. Raise NotATask without an object and a usable `id`.
+
+    Some gateways write keys with underscores (PROTOCOL.md §13.3).
+    """
     value = unwrapped(value)
     if not isinstance(value, dict):
         raise NotATask("The JSON is not an object, so it is no task.")
-    id = value.get("id")
+    get = value.get
+    id = get("id")
     if isinstance(id, int) and not isinstance(id, bool):
         id = str(id)
     if not isinstance(id, str) or not id.strip():
         raise NotATask("The object has no task id.")
     if len(id) > MAX_TASK_ID:
         raise NotATask(f"The task id is longer than {MAX_TASK_ID} characters.")
-    problems: list[str] = []
-    read = _Reader(value, problems)
-    properties = value.get("properties")
-    final = _Reader(properties if isinstance(properties, dict) else {}, [])
-    status = read.text("status").strip().upper()
+    read = _Reader()
+    properties = _from_text(get("properties"))
+    final = properties.get("finalPrompt") if isinstance(properties, dict) else None
+    status = read.text("status", get("status"), MAX_TEXT).strip().upper()
     if status and status not in RANKS:
-        problems.append("status is none of the protocol's; it changes nothing")
-    task = Task(
+        read.problems.append("status is none of the protocol's; it changes nothing")
+    return Task(
         id=clean_text(id),
-        status=status,
-        progress=read.percent("progress"),
-        action=read.text("action"),
-        prompt=read.text("prompt"),
-        prompt_en=read.text("promptEn"),
-        final_prompt=final.text("finalPrompt"),
-        description=read.text("description"),
-        state=read.text("state"),
-        submit_ms=read.time("submitTime"),
-        start_ms=read.time("startTime"),
-        finish_ms=read.time("finishTime"),
-        image_url=read.text("imageUrl") or read.text("image_url"),
-        image_urls=read.urls("imageUrls") or read.urls("image_urls"),
-        video_url=read.text("videoUrl") or read.text("video_url"),
-        video_urls=read.urls("videoUrls") or read.urls("video_urls"),
-        fail_reason=read.text("failReason"),
-        buttons=read.buttons(),
-        seed=read.text("seed"),
-        problems=tuple(problems),
+        status=cut(status, MAX_LABEL),
+        progress=read.percent("progress", get("progress")),
+        action=read.text("action", get("action")),
+        prompt=read.text("prompt", get("prompt"), MAX_TEXT),
+        prompt_en=read.text("promptEn", get("promptEn") or get("prompt_en"), MAX_TEXT),
+        final_prompt=read.text("finalPrompt", final, MAX_TEXT),
+        description=read.text("description", get("description"), MAX_TEXT),
+        state=read.text("state", get("state"), MAX_STATE),
+        submit_ms=read.time("submitTime", get("submitTime")),
+        start_ms=read.time("startTime", get("startTime")),
+        finish_ms=read.time("finishTime", get("finishTime")),
+        image_url=read.link("imageUrl", get("imageUrl") or get("image_url")),
+        image_urls=read.links("imageUrls", get("imageUrls") or get("image_urls")),
+        video_url=read.link("videoUrl", get("videoUrl") or get("video_url")),
+        video_urls=read.links("videoUrls", get("videoUrls") or get("video_urls")),
+        fail_reason=read.text("failReason", get("failReason") or get("fail_reason"), MAX_REASON),
+        buttons=read.buttons("buttons", get("buttons")),
+        seed=read.text("seed", get("seed")),
+        problems=tuple(read.problems),
     )
-    return bounded(task)
 
 
 def unwrapped(value: Any) -> Any:
     """Return the protocol's own object or list out of a gateway's envelope, as in `{"code": 200, "data": {…}}`.
 
-    The content may be JSON in a string. An object with an `id`, an `error` or `success: false` is no envelope. The
+    The content may be JSON as text. An object with an `id`, an `error` or `success: false` is no envelope. The
     `result` of a submit answer stays in it, unless it holds task objects.
     """
     if not isinstance(value, dict) or "id" in value or value.get("error") or value.get("success") is False:
         return value
     for key in ("data", "result", "task"):
-        inner = value.get(key)
-        if isinstance(inner, str) and inner[:1] in ("{", "["):
-            try:
-                inner = decode_json(inner.encode("utf-8", "surrogatepass"))
-            except NotJSON:
-                continue  # a plain text, such as a task id
+        inner = _from_text(value.get(key))
         if isinstance(inner, dict) and ("id" in inner or ("code" in inner and "result" in inner)):
             return inner
         if isinstance(inner, list) and (key == "data" or any(isinstance(item, dict) for item in inner)):
@@ -490,76 +455,105 @@ def unwrapped(value: Any) -> Any:
     return value
 
 
+def _from_text(value: Any) -> Any:
+    """Return the list or object that a text holds as JSON, else the value itself."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        with suppress(NotJSON):
+            return decode_json(value.encode("utf-8", "surrogatepass"))
+    return value
+
+
 class _Reader:
-    """Reader of typed values of an object. It notes values that do not fit."""
+    """Reader of values of any type. It bounds them, and notes those that do not fit."""
 
-    def __init__(self, value: dict[str, Any], problems: list[str]) -> None:
-        self._value = value
-        self._problems = problems
+    def __init__(self) -> None:
+        self.problems: list[str] = []
 
-    def text(self, key: str) -> str:
-        value = self._value.get(key)
-        if isinstance(value, str):
-            return clean_text(value)
+    def text(self, key: str, value: Any, longest: int = MAX_LABEL) -> str:
         if value is None:
             return ""
+        if isinstance(value, str):
+            return cut(clean_text(value), longest)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-        self._problems.append(f"{key} is neither text nor number")
+            return cut(str(value), longest)
+        self.problems.append(f"{key} is neither text nor number")
         return ""
 
-    def time(self, key: str) -> int | None:
-        value = self._value.get(key)
-        if value in (None, "", 0, "0"):
+    def time(self, key: str, value: Any) -> int | None:
+        """Return epoch milliseconds. Some gateways write seconds."""
+        if not value or value == "0":
             return None
         if isinstance(value, str) and _DIGITS.match(value):
             value = int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53:
-            return value
-        self._problems.append(f"{key} is no time in milliseconds")
+            return value if value > _LATEST_SECONDS else value * 1000
+        self.problems.append(f"{key} is no time in milliseconds")
         return None
 
-    def percent(self, key: str) -> int | None:
-        value = self._value.get(key)
+    def percent(self, key: str, value: Any) -> int | None:
         if value is None or value == "":
             return None
-        match = _PERCENT.match(value.strip()) if isinstance(value, str) else None
-        number = int(match[1]) if match else value
+        number = _PERCENTS.get(value.strip()) if isinstance(value, str) else value
         if isinstance(number, float) and number.is_integer():
             number = int(number)
         if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= 100:
             return number
-        self._problems.append(f"{key} is no percentage")
+        self.problems.append(f"{key} is no percentage")
         return None
 
-    def _list(self, key: str) -> list[Any]:
-        value = self._value.get(key)
+    def link(self, key: str, value: Any) -> str:
+        """Return a link, or "" for one that is too long: cutting would spoil it."""
+        if not value:
+            return ""
+        link = self.text(key, value, MAX_URL + 1)
+        return link if len(link) <= MAX_URL else next(iter(self._short(key, [link])), "")
+
+    def links(self, key: str, value: Any) -> tuple[str, ...]:
+        """Return the links of `["…"]`, `[{"url": "…"}]`, or of one alone."""
+        if not value:
+            return ()
+        if isinstance(value, str) and value.startswith(("http://", "https://")):
+            value = [value]
+        items = [item.get("url") if isinstance(item, dict) else item for item in self._list(key, value)]
+        return tuple(self._short(key, [clean_text(item) for item in items if isinstance(item, str) and item]))
+
+    def buttons(self, key: str, value: Any) -> tuple[Button, ...]:
+        if not value:
+            return ()
+        found = [
+            Button(
+                custom_id=self.text("customId", item.get("customId") or item.get("custom_id"), MAX_CUSTOM_ID + 1),
+                label=self.text("label", item.get("label")),
+                emoji=self.text("emoji", item.get("emoji")),
+            )
+            for item in self._list(key, value)
+            if isinstance(item, dict) and (item.get("customId") or item.get("custom_id"))
+        ]
+        kept = [button for button in found if len(button.custom_id) <= MAX_CUSTOM_ID][:MAX_BUTTONS]
+        if len(kept) < len(found):
+            self.problems.append(f"{key} are cut to {MAX_BUTTONS} with ids of {MAX_CUSTOM_ID} characters")
+        return tuple(kept)
+
+    def _list(self, key: str, value: Any) -> list[Any]:
+        """Return the items of a list, which some gateways send as text (PROTOCOL.md §13.3)."""
+        value = _from_text(value)
         if isinstance(value, list):
             return value
-        if value is not None and value != "":
-            self._problems.append(f"{key} is no list")
+        self.problems.append(f"{key} is no list")
         return []
 
-    def urls(self, key: str) -> tuple[str, ...]:
-        """Return the links of `["…"]` or `[{"url": "…"}]`, which some gateways send as text (PROTOCOL.md §13.3)."""
-        value = self._value.get(key)
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            try:
-                return _Reader({key: json.loads(value)}, self._problems).urls(key)
-            except (ValueError, RecursionError):
-                pass  # it is no list, which `_list` notes as a problem
-        items = (item.get("url") if isinstance(item, dict) else item for item in self._list(key))
-        return tuple(clean_text(item) for item in items if isinstance(item, str) and item)
+    def _short(self, key: str, links: list[str]) -> list[str]:
+        kept = [link for link in links if len(link) <= MAX_URL][:MAX_LINKS]
+        if len(kept) < len(links):
+            self.problems.append(f"{key} is cut to {MAX_LINKS} links of {MAX_URL} characters")
+        return kept
 
-    def buttons(self) -> tuple[Button, ...]:
-        found = []
-        for item in self._list("buttons"):
-            read = _Reader(item if isinstance(item, dict) else {}, [])
-            if custom_id := read.text("customId"):
-                found.append(Button(custom_id=custom_id, label=read.text("label"), emoji=read.text("emoji")))
-        return tuple(found)
+
+def cut(text: str, longest: int) -> str:
+    """Return at most `longest` characters of a text. One that was cut says so."""
+    return text if len(text) <= longest else f"{text[: longest - len(CUT)]}{CUT}"
 
 
 # --- the common shape ----------------------------------------------------------------------------------------------
@@ -582,7 +576,7 @@ class _Properties(msgspec.Struct, gc=False, rename="camel"):
 
 
 class _Common(msgspec.Struct, rename="camel"):
-    """The fields of the common shape. A value beyond its bound is a deviation, which `bounded` then cuts."""
+    """The fields of the common shape. A value beyond its bound is a deviation, and so is a key with underscores."""
 
     id: str
     status: str | None = None
@@ -597,25 +591,22 @@ class _Common(msgspec.Struct, rename="camel"):
     finish_time: int | None = None
     image_url: _Url | None = None
     image_urls: _Links | None = None
-    snake_image_url: None = msgspec.field(default=None, name="image_url")
-    snake_image_urls: None = msgspec.field(default=None, name="image_urls")
-    snake_video_url: None = msgspec.field(default=None, name="video_url")
-    snake_video_urls: None = msgspec.field(default=None, name="video_urls")
     video_url: _Url | None = None
     video_urls: _Links | None = None
     fail_reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] | None = None
     buttons: Annotated[tuple[Button, ...], msgspec.Meta(max_length=MAX_BUTTONS)] | None = None
     properties: _Properties | None = None
     seed: _Word | None = None
+    other_prompt_en: None = msgspec.field(default=None, name="prompt_en")
+    other_image_url: None = msgspec.field(default=None, name="image_url")
+    other_image_urls: None = msgspec.field(default=None, name="image_urls")
+    other_video_url: None = msgspec.field(default=None, name="video_url")
+    other_video_urls: None = msgspec.field(default=None, name="video_urls")
+    other_fail_reason: None = msgspec.field(default=None, name="fail_reason")
 
 
 _decode = msgspec.json.Decoder(_Common).decode
-_PERCENTS = {f"{number}%": number for number in range(101)} | {"": None, None: None}
 _STATUSES = {status: status for status in RANKS} | {"": "", None: ""}
-_LATEST = 2**53
-_DIGIT = re.compile(rb"[0-9]")
-_MANY_DIGITS = 4300
-"""Digits of the longest integer that Python reads. A longer one covers one of every 4,300 bytes."""
 
 
 def read_common(body: bytes) -> Task | None:
@@ -641,7 +632,7 @@ def _common_task(seen: _Common) -> Task:
     return Task(
         id=seen.id,
         status=_STATUSES[seen.status],
-        progress=_PERCENTS[seen.progress],
+        progress=_PERCENTS[seen.progress] if seen.progress else None,
         action=seen.action or "",
         prompt=seen.prompt or "",
         prompt_en=seen.prompt_en or "",
@@ -664,7 +655,7 @@ def _common_task(seen: _Common) -> Task:
 def _time(value: int | None) -> int | None:
     if not value:
         return None
-    if not 0 < value < _LATEST:
+    if not _LATEST_SECONDS < value < 2**53:
         raise ValueError(value)
     return value
 
