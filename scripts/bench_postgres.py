@@ -49,7 +49,7 @@ from receiver.cli.servers import spare_the_collector
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Delivery
 from receiver.events import Event, Submission, event_id, new_id
-from receiver.intake import Intake
+from receiver.intake import Intake, transitions
 from receiver.intake.transitions import Policy, Route
 from receiver.journal import Change, Journal, Work
 from receiver.journal.postgres import open_store as open_postgres
@@ -525,7 +525,7 @@ async def live(journal: Journal, intake: Intake, number: int) -> None:
     """A task from the submit to its end, with bodies as the C# proxy sends them."""
     row = replace(made(number, int(time.time() * 1000)), status="sending", task_id=None, task=None, ended=None)
     await journal.add(row)
-    row = await intake.answered(row.id, (f"1773{number:012}",), "accepted")
+    row = await intake.take(row.id, transitions.answered, (f"1773{number:012}",), "accepted")
     for step, status in enumerate(STATUSES):
         end = status == "SUCCESS"
         body = json.loads((bench.PAYLOAD if end else UNDER_WAY).read_text())

@@ -10,6 +10,7 @@ from engine import PUBLIC_URL, Kit, engine, logged, wire_task
 
 from receiver.engine.health import SAMPLE, SETTLED_SECONDS, CallbackHealth, Troubles
 from receiver.events import Submission
+from receiver.intake import transitions
 from receiver.tasks import Task
 
 
@@ -25,7 +26,7 @@ async def finished(kit: Kit, count: int, *, called: tuple[str, ...] = (), **row:
     """Submissions whose text the provider has told, each called back with these statuses before."""
     for _ in range(count):
         prepared = await kit.prepared()
-        await kit.intake.answered(prepared.id, (f"t{prepared.id}",), "accepted")
+        await kit.intake.take(prepared.id, transitions.answered, (f"t{prepared.id}",), "accepted")
         for status in called:
             view = Task(id=f"t{prepared.id}", status=status)
             body = f'{{"id": "t{prepared.id}", "status": "{status}"}}'.encode()
@@ -82,7 +83,7 @@ async def test_what_cannot_be_called_back_does_not_count(tmp_path: Path) -> None
         await finished(kit, SAMPLE - 1)
         for _ in range(SAMPLE):
             row = await kit.prepared()
-            await kit.intake.answered(row.id, (f"t{row.id}",), "accepted")
+            await kit.intake.take(row.id, transitions.answered, (f"t{row.id}",), "accepted")
         kit.clock.advance(4300)
         await kit.reconciler.reconcile_once()
         assert (await kit.row(row.id)).ended == "task.lost"

@@ -18,7 +18,7 @@ from ulid import ULID
 from receiver.clock import Clock
 from receiver.deliveries import Completion, Receipt
 from receiver.events import Submission, new_id
-from receiver.intake import Intake, Policy, Route
+from receiver.intake import Intake, Policy, Route, transitions
 from receiver.journal import Journal, Trouble
 from receiver.journal.sqlite import open_store
 from receiver.tasks import Button, Task
@@ -82,7 +82,7 @@ async def fill(folder: Path) -> Library:
         ),
         (failed, Task(id="1773314942177685", status="FAILURE", fail_reason="任务超时 [bold]")),
     ):
-        await intake.answered(id, (task.id,), "accepted")
+        await intake.take(id, transitions.answered, (task.id,), "accepted")
         await intake.polled(id, task)
     now_ms = clock.now_ms() + 1
     works = await journal.claim("file", owner="me", limit=10, now_ms=now_ms)

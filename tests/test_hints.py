@@ -13,6 +13,7 @@ from engine import Answer, Kit, engine, wire_task
 from receiver.engine.reconciler import CANDIDATES
 from receiver.errors import Ambiguous
 from receiver.events import Submission
+from receiver.intake import transitions
 from receiver.intake.transitions import IDENTIFY
 from receiver.tasks import Task
 
@@ -164,7 +165,7 @@ async def test_the_answer_that_is_faster_wins(tmp_path: Path) -> None:
         assert await kit.calls_back(row, "IN_PROGRESS", "t0")
         after = await kit.intake.identified(row.id, Task(id="t1", status="SUCCESS"))
         assert (after.task_id, after.ended) == ("t0", None)
-        after = await kit.intake.unidentified(row.id)
+        after = await kit.intake.take(row.id, transitions.unidentified)
         assert after.poll_due_ms is not None
 
 

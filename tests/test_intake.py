@@ -128,7 +128,7 @@ def due_after(change: Change | None) -> int | None:
 @pytest.mark.parametrize("before", [prepared(), sending(), unknown(), submission(id=ID, status="refused")])
 def test_an_accepted_request(before: Submission, outcome: str, status: str) -> None:
     """Answers 1 and 22 set NOT_START, 21 for a dialogue MODAL; the task is bound, polled, and never sent again."""
-    change = transitions.answered(before, (TASK_ID,), outcome, rules(routes=(SCREEN,)))
+    change = transitions.answered(before, rules(routes=(SCREEN,)), (TASK_ID,), outcome)
     row = change.submission
     assert (row.status, row.outcome, row.task_id, row.task_status) == ("accepted", outcome, TASK_ID, status)
     assert row.send_due_ms is None
@@ -141,7 +141,7 @@ def test_an_accepted_request(before: Submission, outcome: str, status: str) -> N
 def test_an_answer_after_a_callback_is_no_second_acceptance() -> None:
     """A callback outran the answer and bound the same task: nothing is new, and the task keeps its status."""
     before = accepted(RUNNING, outcome=None)
-    change = transitions.answered(before, (TASK_ID,), "queued", rules())
+    change = transitions.answered(before, rules(), (TASK_ID,), "queued")
     assert types(change) == []
     assert row_of(change).task_status == "IN_PROGRESS"
     assert row_of(change).outcome == "queued"
@@ -149,7 +149,7 @@ def test_an_answer_after_a_callback_is_no_second_acceptance() -> None:
 
 def test_an_answer_does_not_hold_up_a_confirmation() -> None:
     """A terminal callback outran the answer: its claim stays, and is asked about when it was to be."""
-    change = transitions.answered(claiming(), (TASK_ID,), "accepted", rules(200))
+    change = transitions.answered(claiming(), rules(200), (TASK_ID,), "accepted")
     assert row_of(change).claim == Claim(task=CLAIMED, since_ms=NOW)
     assert due_after(change) == 0
 
@@ -161,7 +161,7 @@ def test_the_answer_wins_over_another_task(ended: EventType | None) -> None:
         view("SUCCESS", 100, id="other", image_url=RAW), task_id="other", ended=ended,
         claim=Claim(task=CLAIMED, since_ms=NOW), files=(DUE_FILE,), late_ms=NOW,
     )  # fmt: skip
-    change = transitions.answered(before, (TASK_ID,), "accepted", rules())
+    change = transitions.answered(before, rules(), (TASK_ID,), "accepted")
     row = row_of(change)
     assert (row.task_id, row.task, row.claim, row.ended) == (TASK_ID, view("NOT_START"), None, None)
     assert (row.files, row.late_ms) == ((), None)
@@ -175,7 +175,7 @@ def refusal(outcome: str = "banned_word") -> Refused:
 @pytest.mark.parametrize("announce", [True, False])
 def test_a_refused_request(announce: bool) -> None:
     """It stays refused, and is told to the destinations only when nobody waits for the answer."""
-    change = transitions.refused(sending(), refusal(), rules(), announce=announce)
+    change = transitions.refused(sending(), rules(), refusal(), announce=announce)
     row = row_of(change)
     assert (row.status, row.outcome, row.detail) == ("refused", "banned_word", "The provider refuses a word.")
     assert (row.send_due_ms, row.poll_due_ms) == (None, None)
@@ -194,7 +194,7 @@ def row_deliveries(change: Change | None) -> tuple[Delivery, ...]:
 
 def test_a_refusal_after_the_deadline_corrects_the_loss() -> None:
     """`task.failed` with the provider's reason follows `task.lost`, and says what it supersedes."""
-    event = only(transitions.refused(sending(ended="task.lost"), refusal(), rules(), announce=True))
+    event = only(transitions.refused(sending(ended="task.lost"), rules(), refusal(), announce=True))
     assert event.supersedes == f"{ID}.task.lost"
 
 
@@ -203,7 +203,7 @@ def test_a_refusal_after_the_deadline_corrects_the_loss() -> None:
 )
 def test_a_request_that_made_no_task_goes_out_again(sends: int, after: float | None, low: float, high: float) -> None:
     """Back to prepared with a due time that grows, or the one the provider asked for."""
-    change = transitions.postponed(sending(sends=sends), "queue_full", "Queue is full.", after, rules())
+    change = transitions.postponed(sending(sends=sends), rules(), "queue_full", "Queue is full.", after)
     row = row_of(change)
     assert (row.status, row.outcome, row.detail) == ("prepared", "queue_full", "Queue is full.")
     assert row.send_due_ms is not None
@@ -213,13 +213,13 @@ def test_a_request_that_made_no_task_goes_out_again(sends: int, after: float | N
 
 def test_what_has_ended_is_not_sent_again() -> None:
     """A request postponed after its deadline is never due again: it would be due for ever."""
-    row = row_of(transitions.postponed(sending(ended="task.lost"), "queue_full", "Queue is full.", None, rules()))
+    row = row_of(transitions.postponed(sending(ended="task.lost"), rules(), "queue_full", "Queue is full.", None))
     assert row.send_due_ms is None
 
 
 def test_a_lost_answer_waits_for_a_callback() -> None:
     """A request whose answer was lost becomes unknown and is never sent again; a callback can still resolve it."""
-    change = transitions.unanswered(sending(), "The answer was lost.", rules())
+    change = transitions.unanswered(sending(), rules(), "The answer was lost.")
     row = row_of(change)
     assert (row.status, row.ended, row.send_due_ms, row.detail) == ("unknown", None, None, "The answer was lost.")
     assert types(change) == []
@@ -227,7 +227,7 @@ def test_a_lost_answer_waits_for_a_callback() -> None:
 
 def test_a_lost_answer_without_a_callback_url_is_lost_at_once() -> None:
     """Nobody could ever tell what became of it, and the event says so."""
-    change = transitions.unanswered(sending(hooked=False), "The answer was lost.", rules())
+    change = transitions.unanswered(sending(hooked=False), rules(), "The answer was lost.")
     event = only(change)
     assert (row_of(change).status, row_of(change).ended) == ("unknown", "task.lost")
     assert event.type == "task.lost"
@@ -238,15 +238,15 @@ def test_a_lost_answer_without_a_callback_url_is_lost_at_once() -> None:
 
 def test_what_is_lost_is_not_lost_twice() -> None:
     """The deadline ended it while it was under way; the lost answer adds no event."""
-    change = transitions.unanswered(sending(hooked=False, ended="task.lost"), "The answer was lost.", rules())
+    change = transitions.unanswered(sending(hooked=False, ended="task.lost"), rules(), "The answer was lost.")
     assert types(change) == []
     assert row_of(change).status == "unknown"
 
 
 ANSWERS: dict[str, Callable[[Submission, Rules], Change | None]] = {
-    "refused": lambda row, by: transitions.refused(row, refusal(), by, announce=True),
-    "postponed": lambda row, by: transitions.postponed(row, "queue_full", "Full.", None, by),
-    "unanswered": lambda row, by: transitions.unanswered(row, "Lost.", by),
+    "refused": lambda row, by: transitions.refused(row, by, refusal(), announce=True),
+    "postponed": lambda row, by: transitions.postponed(row, by, "queue_full", "Full.", None),
+    "unanswered": lambda row, by: transitions.unanswered(row, by, "Lost."),
 }
 
 
@@ -260,14 +260,14 @@ def test_an_accepted_submission_takes_no_other_answer(answer: str, row: Submissi
 @pytest.mark.parametrize("row", [prepared(), unknown(), submission(id=ID, status="refused")])
 def test_only_what_is_being_sent_can_go_unanswered(row: Submission) -> None:
     """A row that a crash left behind is given up once."""
-    assert transitions.unanswered(row, "Lost.", rules()) is None
+    assert transitions.unanswered(row, rules(), "Lost.") is None
 
 
 # Callbacks: trust
 
 
 def received(row: Submission, seen: Task, cause: str | None = None, by: Rules | None = None) -> Change:
-    change = transitions.received(row, seen, cause, by or rules(), 1000)
+    change = transitions.received(row, by or rules(), seen, cause, 1000)
     assert change is not None
     return change
 
@@ -291,7 +291,7 @@ def counted(row: Submission, **changes: Any) -> Submission:
 def test_a_callback_moves_the_next_poll_by_halves(due: int | None, after: int, then: int) -> None:
     """Silence is noticed within one interval, and not every callback has to move an index entry for it."""
     before = accepted(RUNNING, poll_due_ms=None if due is None else NOW + due)
-    change = transitions.received(before, view("IN_PROGRESS", 62), None, rules(after), 1000)
+    change = transitions.received(before, rules(after), view("IN_PROGRESS", 62), None, 1000)
     assert row_of(change).poll_due_ms == NOW + then
 
 
@@ -349,7 +349,7 @@ def test_a_callback_that_is_not_believed_says_what_to_ask_about(row: Submission)
 def test_a_submission_has_its_share_of_callbacks(row: Submission, size: int, room: bool) -> None:
     """So many, so many bytes, and a few after its end. Beyond that nothing changes, not even the next question."""
     for cause in (None, "no_state"):
-        assert (transitions.received(row, SUCCESS, cause, rules(), size) is not None) == room
+        assert (transitions.received(row, rules(), SUCCESS, cause, size) is not None) == room
 
 
 def test_late_callbacks_are_those_after_the_end() -> None:
@@ -380,7 +380,7 @@ def test_callbacks_cause_one_question_in_two_seconds(due: int | None, asked: int
 
 def test_a_callback_before_a_lost_answer_says_what_to_ask_about() -> None:
     """It came while the answer was still expected; when that is lost, the provider is asked at once."""
-    row = row_of(transitions.unanswered(sending(callbacks=1), "Lost.", rules()))
+    row = row_of(transitions.unanswered(sending(callbacks=1), rules(), "Lost."))
     assert (row.status, row.poll_due_ms) == ("unknown", NOW)
 
 
@@ -436,7 +436,7 @@ def test_duplicates_and_lag_change_nothing(late: Task) -> None:
     everything = rules(routes=(FOLDER, SCREEN))
     for change, due_ms in (
         (received(accepted(RUNNING), late, by=everything), POLICY.poll_ms),
-        (transitions.polled(accepted(RUNNING, risen_ms=NOW), late, everything), 10_800),  # half of 54 % of 40 s
+        (transitions.polled(accepted(RUNNING, risen_ms=NOW), everything, late), 10_800),  # half of 54 % of 40 s
     ):
         assert types(change) == []
         assert row_of(change).task == RUNNING
@@ -445,13 +445,13 @@ def test_duplicates_and_lag_change_nothing(late: Task) -> None:
 
 def test_a_dialogue_is_asked_for_once() -> None:
     """MODAL gives `task.input_required`; once the dialogue has been answered, the same task goes on."""
-    first = transitions.polled(accepted(), view("MODAL"), rules())
+    first = transitions.polled(accepted(), rules(), view("MODAL"))
     assert only(first).type == "task.input_required"
-    again = transitions.polled(row_of(first), view("MODAL"), rules())
+    again = transitions.polled(row_of(first), rules(), view("MODAL"))
     assert types(again) == []
-    on = transitions.polled(row_of(again), view("SUBMITTED", 0), rules())
+    on = transitions.polled(row_of(again), rules(), view("SUBMITTED", 0))
     assert types(on) == []
-    assert types(transitions.polled(row_of(on), view("MODAL"), rules())) == []
+    assert types(transitions.polled(row_of(on), rules(), view("MODAL"))) == []
 
 
 @pytest.mark.parametrize("before", [failed, lost])
@@ -460,7 +460,7 @@ def test_only_another_end_follows_an_end(before: Callable[[], Submission], seen:
     """Progress after an end is no event: it would take the place of the end where that is still owed."""
     everything = rules(routes=(FOLDER, SCREEN))
     assert types(received(before(), seen, by=everything)) == []
-    assert types(transitions.polled(before(), seen, everything)) == []
+    assert types(transitions.polled(before(), everything, seen)) == []
 
 
 # Confirmation
@@ -494,7 +494,7 @@ def test_a_lagging_provider_is_asked_six_times() -> None:
     while row.claim is not None:
         assert row.poll_due_ms is not None
         asked.append(row.poll_due_ms - NOW)
-        change = transitions.polled(row, RUNNING, rules(asked[-1]))
+        change = transitions.polled(row, rules(asked[-1]), RUNNING)
         row = row_of(change)
     assert asked == [0, 2_000, 5_000, 10_000, 16_000, 30_000]
     event = only(change)
@@ -505,7 +505,7 @@ def test_a_lagging_provider_is_asked_six_times() -> None:
 @pytest.mark.parametrize(("late_ms", "next_ms"), [(100, 2_100), (2_000, 5_000), (6_000, 10_000), (29_000, 30_000)])
 def test_late_questions_are_not_made_up_for(late_ms: int, next_ms: int) -> None:
     """However often it was asked, the next question comes at the next of the six moments, not before two seconds."""
-    assert due_after(transitions.polled(claiming(), None, rules(late_ms))) == next_ms
+    assert due_after(transitions.polled(claiming(), rules(late_ms), None)) == next_ms
 
 
 def test_a_claim_from_before_the_clock_was_set_back_is_asked_about_anew() -> None:
@@ -513,10 +513,10 @@ def test_a_claim_from_before_the_clock_was_set_back_is_asked_about_anew() -> Non
     row = claiming()
     assert row.claim is not None
     row = replace(row, claim=replace(row.claim, since_ms=NOW + 2 * 86_400_000))
-    first = row_of(transitions.polled(row, None, rules()))
+    first = row_of(transitions.polled(row, rules(), None))
     assert first.claim is not None
     assert (first.claim.since_ms, first.poll_due_ms) == (NOW, NOW + 2_000)
-    change = transitions.polled(first, None, rules(30_000))
+    change = transitions.polled(first, rules(30_000), None)
     assert types(change) == ["task.succeeded"]
 
 
@@ -525,17 +525,17 @@ def test_a_claim_from_before_the_clock_was_set_back_is_asked_about_anew() -> Non
 def test_a_claim_nobody_contradicts(claimed: Task, seen: Task | None) -> None:
     """While time runs it waits; when time is out it is believed, unconfirmed."""
     before = claiming(claimed)
-    waiting = transitions.polled(before, seen, rules(29_999))
+    waiting = transitions.polled(before, rules(29_999), seen)
     assert row_of(waiting).claim == Claim(task=claimed, since_ms=NOW, asked=1)
     assert types(waiting) == []
-    event = only(transitions.polled(before, seen, rules(30_000)))
+    event = only(transitions.polled(before, rules(30_000), seen))
     assert event.type == ("task.succeeded" if claimed is CLAIMED else "task.failed")
     assert event.confirmed is False
 
 
 def test_agreement_confirms_a_success() -> None:
     """The fetch's links come first, the callback's are kept as the second source; the picture is due now."""
-    change = transitions.polled(claiming(), SUCCESS, rules(2_000))
+    change = transitions.polled(claiming(), rules(2_000), SUCCESS)
     row, event = row_of(change), only(change)
     assert (event.type, event.confirmed, event.source) == ("task.succeeded", True, "poll")
     assert (row.claim, row.ended, row.poll_due_ms) == (None, "task.succeeded", None)
@@ -547,13 +547,13 @@ def test_agreement_confirms_a_success() -> None:
 
 def test_a_link_only_the_callback_has_is_downloaded() -> None:
     """The relay confirms without a link: the callback's is the only one, and worth a download."""
-    row = row_of(transitions.polled(claiming(), view("SUCCESS", 100), rules()))
+    row = row_of(transitions.polled(claiming(), rules(), view("SUCCESS", 100)))
     assert [(item.links, item.due_ms) for item in row.files] == [((RAW,), NOW)]
 
 
 def test_agreement_confirms_a_failure() -> None:
     """At once, and provisionally: the task is still polled."""
-    change = transitions.polled(claiming(FAILURE), FAILURE, rules())
+    change = transitions.polled(claiming(FAILURE), rules(), FAILURE)
     event = only(change)
     assert (event.type, event.confirmed, event.reason) == ("task.failed", True, "任务超时")
     assert (row_of(change).claim, due_after(change)) == (None, 30_000)
@@ -562,23 +562,23 @@ def test_agreement_confirms_a_failure() -> None:
 
 def test_a_fetched_success_beats_a_claimed_failure() -> None:
     """The task has succeeded, and the callback's links are no source."""
-    change = transitions.polled(claiming(replace(FAILURE, image_url=RAW)), SUCCESS, rules())
+    change = transitions.polled(claiming(replace(FAILURE, image_url=RAW)), rules(), SUCCESS)
     assert (only(change).type, only(change).confirmed) == ("task.succeeded", True)
     assert [item.links for item in row_of(change).files] == [(LINK,)]
 
 
 def test_a_contradiction_is_asked_about_until_time_is_out() -> None:
     """SUCCESS claimed, FAILURE fetched, and no picture to prove it: the provider's last word counts."""
-    waiting = transitions.polled(claiming(), FAILURE, rules(5_000))
+    waiting = transitions.polled(claiming(), rules(5_000), FAILURE)
     assert types(waiting) == []
     assert (row_of(waiting).task_status, due_after(waiting)) == ("NOT_START", 10_000)
-    event = only(transitions.polled(claiming(), FAILURE, rules(30_000)))
+    event = only(transitions.polled(claiming(), rules(30_000), FAILURE))
     assert (event.type, event.confirmed) == ("task.failed", True)
 
 
 def test_a_picture_proves_a_claim() -> None:
     """SUCCESS claimed, FAILURE fetched, and the picture downloads: it has succeeded, and its file is due."""
-    change = transitions.polled(claiming(), FAILURE, rules(), proof=True)
+    change = transitions.polled(claiming(), rules(), FAILURE, proof=True)
     row, event = row_of(change), only(change)
     assert (event.type, event.confirmed, event.source) == ("task.succeeded", False, "callback")
     assert (row.media_due_ms, row.claim) == (NOW, None)
@@ -606,44 +606,44 @@ def test_of_two_claims_the_success_is_kept(first: Task, second: Task, kept: Task
 def test_a_contradicted_claim_waits_up_to_the_deadline(claimed: Task, seen: Task) -> None:
     """The provider shows our state and another status: it is asked at its usual pace, also past silent polls."""
     row = claiming(claimed, deadline_ms=NOW + 600_000)
-    row = row_of(transitions.polled(row, seen, rules(29_000), ours=True))
+    row = row_of(transitions.polled(row, rules(29_000), seen, ours=True))
     for after in (30_000, 45_000, 300_000):
-        change = transitions.polled(row, None if after == 300_000 else seen, rules(after), ours=True)
+        change = transitions.polled(row, rules(after), None if after == 300_000 else seen, ours=True)
         assert types(change) == []
         assert due_after(change) == after + POLICY.poll_ms
         row = row_of(change)
-    event = only(transitions.polled(row, seen, rules(600_000), ours=True))
+    event = only(transitions.polled(row, rules(600_000), seen, ours=True))
     assert (event.type, event.confirmed) == (f"task.{'succeeded' if claimed is CLAIMED else 'failed'}", False)
-    agreed = transitions.polled(row, SUCCESS, rules(310_000), ours=True)
+    agreed = transitions.polled(row, rules(310_000), SUCCESS, ours=True)
     assert (only(agreed).type, only(agreed).confirmed) == ("task.succeeded", True)
 
 
 @pytest.mark.parametrize("seen", [view(""), view("IN_PROGRESS", 100), view("LATER")])
 def test_a_lag_is_no_contradiction(seen: Task) -> None:
     """A relay that has not looked yet, or has stopped looking at 100 %, says nothing against a claim."""
-    event = only(transitions.polled(claiming(deadline_ms=NOW + 600_000), seen, rules(30_000), ours=True))
+    event = only(transitions.polled(claiming(deadline_ms=NOW + 600_000), rules(30_000), seen, ours=True))
     assert (event.type, event.confirmed) == ("task.succeeded", False)
 
 
 def test_a_fetched_failure_ends_a_forged_success() -> None:
     """Both tokens were stolen. The provider's FAILURE is the end, and its later SUCCESS still counts."""
-    waiting = transitions.polled(claiming(), FAILURE, rules(5_000), ours=True)
+    waiting = transitions.polled(claiming(), rules(5_000), FAILURE, ours=True)
     assert types(waiting) == []
-    row = row_of(transitions.polled(row_of(waiting), FAILURE, rules(30_000), ours=True))
+    row = row_of(transitions.polled(row_of(waiting), rules(30_000), FAILURE, ours=True))
     assert (row.ended, row.claim) == ("task.failed", None)
-    assert only(transitions.polled(row, SUCCESS, rules(60_000), ours=True)).confirmed
+    assert only(transitions.polled(row, rules(60_000), SUCCESS, ours=True)).confirmed
 
 
 def unconfirmed() -> Submission:
-    return row_of(transitions.polled(claiming(), None, rules(30_000)))
+    return row_of(transitions.polled(claiming(), rules(30_000), None))
 
 
 def test_an_unconfirmed_success_is_asked_about_on() -> None:
     """The provider's SUCCESS with the same link ends that, without another event."""
     row = unconfirmed()
     assert (row.ended, row.unconfirmed, row.poll_due_ms) == ("task.succeeded", True, NOW + 60_000)
-    assert types(transitions.polled(row, RUNNING, rules(60_000), ours=True)) == []
-    change = transitions.polled(row, CLAIMED, rules(60_000), ours=True)
+    assert types(transitions.polled(row, rules(60_000), RUNNING, ours=True)) == []
+    change = transitions.polled(row, rules(60_000), CLAIMED, ours=True)
     assert types(change) == []
     assert (row_of(change).unconfirmed, row_of(change).poll_due_ms) == (False, None)
     row = row_of(received(row, SUCCESS, by=rules(40_000)))
@@ -652,7 +652,7 @@ def test_an_unconfirmed_success_is_asked_about_on() -> None:
 
 def test_a_confirmed_result_with_other_links_supersedes_an_unconfirmed_one() -> None:
     """Its files take the place of the claimed ones, and it goes to the same destinations as a further event."""
-    change = transitions.polled(unconfirmed(), SUCCESS, rules(60_000), ours=True)
+    change = transitions.polled(unconfirmed(), rules(60_000), SUCCESS, ours=True)
     row, event = row_of(change), only(change)
     first = event_id(row.id, "task.succeeded")
     assert (event.id, event.supersedes, event.confirmed) == (f"{first}.1", first, True)
@@ -660,7 +660,7 @@ def test_a_confirmed_result_with_other_links_supersedes_an_unconfirmed_one() -> 
     assert (row.task.result_urls, row.unconfirmed, row.poll_due_ms) == ((LINK,), False, None)
     assert [item.links for item in row.files] == [(LINK,)]
     assert [delivery.event_id for delivery in change.deliveries] == [event.id]
-    assert types(transitions.polled(row, SUCCESS, rules(70_000))) == []
+    assert types(transitions.polled(row, rules(70_000), SUCCESS)) == []
 
 
 def test_a_success_without_confirmation_is_not_asked_about() -> None:
@@ -687,7 +687,7 @@ def test_without_confirmation_a_callback_is_trusted_at_once(seen: Task, type: Ev
 
 def test_a_view_of_another_task_is_no_answer() -> None:
     """The submit answer bound another task while we asked about the first: its view must not bind it again."""
-    change = transitions.polled(accepted(), view("SUCCESS", 100, id="other", image_url=LINK), rules())
+    change = transitions.polled(accepted(), rules(), view("SUCCESS", 100, id="other", image_url=LINK))
     row = row_of(change)
     assert (row.task_id, row.ended, types(change)) == (TASK_ID, None, [])
     assert due_after(change) == POLICY.poll_ms
@@ -699,9 +699,9 @@ def test_a_view_of_another_task_is_no_answer() -> None:
 @pytest.mark.parametrize(("before", "supersedes"), [(failed(), "task.failed"), (lost(), "task.lost")])
 def test_a_success_supersedes(before: Submission, supersedes: str) -> None:
     """By poll at once, by callback after confirmation; the event names the end it corrects."""
-    by_poll = transitions.polled(before, SUCCESS, rules())
+    by_poll = transitions.polled(before, rules(), SUCCESS)
     claim = row_of(received(before, CLAIMED))
-    by_callback = transitions.polled(claim, SUCCESS, rules())
+    by_callback = transitions.polled(claim, rules(), SUCCESS)
     for change in (by_poll, by_callback):
         event = only(change)
         assert (event.type, event.supersedes) == ("task.succeeded", f"{ID}.{supersedes}")
@@ -712,7 +712,7 @@ def test_a_success_supersedes(before: Submission, supersedes: str) -> None:
 
 def test_a_failure_follows_a_loss() -> None:
     """The provider's reason is worth more than our deadline; it is polled some minutes more from then."""
-    change = transitions.polled(lost(polls=4), FAILURE, rules())
+    change = transitions.polled(lost(polls=4), rules(), FAILURE)
     event = only(change)
     assert (event.type, event.reason, event.supersedes) == ("task.failed", "任务超时", f"{ID}.task.lost")
     assert (row_of(change).polls, due_after(change)) == (0, 30_000)
@@ -722,7 +722,7 @@ def test_a_failure_follows_a_loss() -> None:
 @pytest.mark.parametrize("before", [failed(), succeeded()])
 def test_nothing_else_follows_an_end(before: Submission, seen: Task | None) -> None:
     """A failure is told once, and a success is final."""
-    change = transitions.polled(before, seen, rules())
+    change = transitions.polled(before, rules(), seen)
     assert types(change) == []
     assert (row_of(change).ended, row_of(change).task) == (before.ended, before.task)
     if seen is not None and seen.terminal:
@@ -737,7 +737,7 @@ def test_a_provisional_end_is_polled_some_minutes_more(before: Submission) -> No
     while row.poll_due_ms is not None:
         waits.append((row.poll_due_ms - at) / 1000)
         at = row.poll_due_ms
-        row = row_of(transitions.polled(row, row.task, rules(at - NOW)))
+        row = row_of(transitions.polled(row, rules(at - NOW), row.task))
     assert tuple(waits) == PROVISIONAL
 
 
@@ -746,7 +746,7 @@ def test_a_confirmation_uses_up_no_provisional_poll() -> None:
     row = row_of(received(failed(), CLAIMED))
     while row.claim is not None:
         assert row.poll_due_ms is not None
-        row = row_of(transitions.polled(row, FAILURE, rules(row.poll_due_ms - NOW)))
+        row = row_of(transitions.polled(row, rules(row.poll_due_ms - NOW), FAILURE))
     assert (row.ended, row.polls) == ("task.failed", 0)
     assert row.poll_due_ms == NOW + 30_000 + 30_000
 
@@ -801,7 +801,7 @@ def test_what_the_deadline_does_not_touch(row: Submission, after_ms: int) -> Non
 
 
 def arrived(row: Submission, after_ms: int, **outcomes: files.Outcome) -> Change:
-    return transitions.tried(row, None, outcomes, rules(after_ms))
+    return transitions.tried(row, rules(after_ms), None, outcomes)
 
 
 def test_the_last_file_releases_what_waited() -> None:
@@ -842,7 +842,7 @@ def test_a_person_makes_missing_files_due() -> None:
 
 def test_a_result_of_text_waits_for_no_file() -> None:
     """A description has no file: its deliveries are due at once."""
-    change = transitions.polled(accepted(), view("SUCCESS", 100, prompt="1️⃣ Cat", action="DESCRIBE"), rules())
+    change = transitions.polled(accepted(), rules(), view("SUCCESS", 100, prompt="1️⃣ Cat", action="DESCRIBE"))
     assert row_of(change).files == ()
     assert [one.due_ms for one in change.deliveries] == [NOW]
 
@@ -852,20 +852,20 @@ LINKLESS = view("SUCCESS", 100)
 
 def test_a_success_without_links_is_no_end() -> None:
     """It is polled on, also while the provider is silent, and the first links make the end."""
-    waiting = transitions.polled(accepted(deadline_ms=NOW + 10**7), LINKLESS, rules())
+    waiting = transitions.polled(accepted(deadline_ms=NOW + 10**7), rules(), LINKLESS)
     assert (types(waiting), row_of(waiting).ended, due_after(waiting)) == ([], None, 2_000)
-    silent = transitions.polled(row_of(waiting), None, rules(60_000))
+    silent = transitions.polled(row_of(waiting), rules(60_000), None)
     assert (types(silent), due_after(silent)) == ([], 60_000 + POLICY.poll_ms)
-    event = only(transitions.polled(row_of(silent), SUCCESS, rules(75_000)))
+    event = only(transitions.polled(row_of(silent), rules(75_000), SUCCESS))
     assert event.task is not None
     assert (event.type, event.task.result_urls) == ("task.succeeded", (LINK,))
 
 
 def test_links_of_a_later_callback_end_a_success() -> None:
     """The provider's own answer never has them."""
-    waiting = row_of(transitions.polled(accepted(deadline_ms=NOW + 10**7), LINKLESS, rules()))
+    waiting = row_of(transitions.polled(accepted(deadline_ms=NOW + 10**7), rules(), LINKLESS))
     claim = row_of(received(waiting, CLAIMED, by=rules(20_000)))
-    change = transitions.polled(claim, LINKLESS, rules(20_000))
+    change = transitions.polled(claim, rules(20_000), LINKLESS)
     assert only(change).type == "task.succeeded"
     assert [item.links for item in row_of(change).files] == [(RAW,)]
 
@@ -873,8 +873,8 @@ def test_links_of_a_later_callback_end_a_success() -> None:
 @pytest.mark.parametrize("seen", [LINKLESS, None])
 def test_after_some_minutes_a_success_without_links_ends(seen: Task | None) -> None:
     """The event says nothing of files, the row does, deliveries start, and later links are still taken."""
-    waiting = row_of(transitions.polled(accepted(deadline_ms=NOW + 10**7), LINKLESS, rules()))
-    change = transitions.polled(waiting, seen, rules(POLICY.unlinked_ms))
+    waiting = row_of(transitions.polled(accepted(deadline_ms=NOW + 10**7), rules(), LINKLESS))
+    change = transitions.polled(waiting, rules(POLICY.unlinked_ms), seen)
     row = row_of(change)
     assert only(change).type == "task.succeeded"
     assert (row.media_problem, len(row.expected)) == (files.NO_LINK, 1)
@@ -885,7 +885,7 @@ def test_after_some_minutes_a_success_without_links_ends(seen: Task | None) -> N
 
 def test_the_deadline_ends_a_success_without_links_as_one() -> None:
     """The provider has said SUCCESS, so the task is not lost."""
-    waiting = row_of(transitions.polled(accepted(deadline_ms=NOW + 60_000), LINKLESS, rules()))
+    waiting = row_of(transitions.polled(accepted(deadline_ms=NOW + 60_000), rules(), LINKLESS))
     event = only(transitions.expired(waiting, rules(60_000)))
     assert (event.type, event.source) == ("task.succeeded", "deadline")
 
@@ -897,7 +897,7 @@ def test_an_event_carries_what_the_caller_gave() -> None:
     """Labels, state, parent, prompt and kind come back with every event, and the task as it stands."""
     given_fields = {"labels": {"order": "7"}, "user_state": "mine", "parent_id": "parent", "prompt": "a boat"}
     event = only(
-        transitions.polled(accepted(**given_fields), replace(SUCCESS, buttons=(Button(custom_id="c"),)), rules(3))
+        transitions.polled(accepted(**given_fields), rules(3), replace(SUCCESS, buttons=(Button(custom_id="c"),)))
     )
     assert (event.labels, event.state, event.parent_id, event.prompt) == ({"order": "7"}, "mine", "parent", "a boat")
     assert (event.kind, event.created_ms, event.task_id, event.progress) == ("imagine", NOW + 3, TASK_ID, 100)
@@ -1021,11 +1021,11 @@ class Life:
         """What the engine does of itself, with a provider that says nothing."""
         self.apply(transitions.expired(self.row, self.rules()))
         if self.row.status == "sending" and self.row.send_due_ms is not None and self.row.send_due_ms <= NOW + self.now:
-            self.apply(transitions.unanswered(self.row, "Lost.", self.rules()))
+            self.apply(transitions.unanswered(self.row, self.rules(), "Lost."))
         if self.row.poll_due_ms is not None and self.row.poll_due_ms <= NOW + self.now:
             silent = self.row.task_id is None
             by = self.rules()
-            self.apply(transitions.unidentified(self.row, by) if silent else transitions.polled(self.row, None, by))
+            self.apply(transitions.unidentified(self.row, by) if silent else transitions.polled(self.row, by, None))
 
 
 TASKS = st.sampled_from(
@@ -1053,21 +1053,21 @@ def tell(life: Life, news: News) -> None:
         life.due()
     elif kind == "callback":
         seen, cause = given_values
-        life.apply(transitions.received(life.row, seen, cause, by, 1000))
+        life.apply(transitions.received(life.row, by, seen, cause, 1000))
     elif kind == "poll" and life.row.task_id is not None:
         seen, proof = given_values
-        life.apply(transitions.polled(life.row, seen, by, proof=proof))
+        life.apply(transitions.polled(life.row, by, seen, proof=proof))
     elif kind == "identify":
-        life.apply(transitions.identified(life.row, given_values[0], by))
+        life.apply(transitions.identified(life.row, by, given_values[0]))
     elif kind == "answer":
-        life.apply(transitions.answered(life.row, (TASK_ID,), given_values[0], by))
+        life.apply(transitions.answered(life.row, by, (TASK_ID,), given_values[0]))
     elif kind in ANSWERS and life.row.status == "sending":
         life.apply(ANSWERS[kind](life.row, by))
     elif kind == "archived" and life.row.media_due_ms is not None:
-        life.apply(transitions.tried(life.row, None, {item.place: MEDIA_FILE for item in life.row.files}, by))
+        life.apply(transitions.tried(life.row, by, None, {item.place: MEDIA_FILE for item in life.row.files}))
     elif kind == "not_archived" and life.row.media_due_ms is not None:
         failure = files.Failure(problem="HTTP 503")
-        life.apply(transitions.tried(life.row, None, {item.place: failure for item in life.row.files}, by))
+        life.apply(transitions.tried(life.row, by, None, {item.place: failure for item in life.row.files}))
 
 
 RANK_OF: dict[EventType, int] = {
@@ -1111,7 +1111,7 @@ def test_every_order_of_five_callbacks_is_one_result() -> None:
         for number, seen in enumerate([*order, *order]):
             life.now = number
             life.apply(received(life.row, seen, by=life.rules()))
-        life.apply(transitions.polled(life.row, SUCCESS, life.rules()))
+        life.apply(transitions.polled(life.row, life.rules(), SUCCESS))
         wins = [event for event in life.events.values() if event.type == "task.succeeded"]
         assert [(win.confirmed, win.status) for win in wins] == [(True, "SUCCESS")]
         assert sum(one.event_id == wins[0].id for one in life.deliveries) == 2

@@ -38,7 +38,7 @@ from receiver.bucket.client import Tag
 from receiver.deliveries import Receipt
 from receiver.errors import EngineRunning, InputError, JournalError, ReceiverError
 from receiver.events import Event, Media, Submission, first_id
-from receiver.intake import Intake, Policy, Route
+from receiver.intake import Intake, Policy, Route, transitions
 from receiver.journal import Change, Journal
 from receiver.journal.bucket import keys, over
 from receiver.journal.membership import SharedMembership
@@ -126,11 +126,11 @@ class Life:
             return Change(submission=replace(row, status="sending", sends=row.sends + 1, send_due_ms=NOW + 90_000))
 
         if row.status == "sending":
-            await intake.unanswered(row.id, "the process ended")
+            await intake.take(row.id, transitions.unanswered, "the process ended")
             return
         await journal.change(row.id, begin)
         self.sent[row.id] += 1
-        await intake.answered(row.id, (f"task-{row.id}",), "accepted")
+        await intake.take(row.id, transitions.answered, (f"task-{row.id}",), "accepted")
 
     async def _deliver(self, journal: Journal, name: str, event: Event, work: object) -> None:
         delivery = work.delivery  # type: ignore[attr-defined]
@@ -703,7 +703,7 @@ class Typical:
             submission(number, created_ms=now_ms, send_due_ms=now_ms + 30_000, deadline_ms=now_ms + 4_200_000)
         )
         await journal.change(row.id, lambda row: Change(submission=replace(row, status="sending", sends=1)))
-        await intake.answered(row.id, (f"task-{row.id}",), "accepted")
+        await intake.take(row.id, transitions.answered, (f"task-{row.id}",), "accepted")
         for step in range(1, 11):
             clock.seconds += 6
             status = "SUCCESS" if step == 10 else "IN_PROGRESS"

@@ -22,6 +22,7 @@ from receiver.clock import Clock
 from receiver.engine.health import IN_VAIN
 from receiver.engine.reconciler import FETCHES
 from receiver.events import Submission
+from receiver.intake import transitions
 from receiver.provider import Provider
 
 NOON = 1_800_000_000
@@ -97,7 +98,7 @@ class Switch:
 async def running(kit: Kit, task_id: str = "t0") -> Submission:
     """A submission whose task the provider has taken."""
     row = await kit.prepared()
-    return await kit.intake.answered(row.id, (task_id,), "accepted")
+    return await kit.intake.take(row.id, transitions.answered, (task_id,), "accepted")
 
 
 async def reconcile(kit: Kit, seconds: float = 15.1) -> int:

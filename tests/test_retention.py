@@ -16,6 +16,7 @@ from receiver.engine.engine import Loops
 from receiver.errors import InputError, JournalError
 from receiver.events import Submission
 from receiver.handlers.base import Rejected
+from receiver.intake import transitions
 from receiver.journal import Change, Journal
 from receiver.journal.document import replace
 from receiver.journal.selection import Selection
@@ -220,10 +221,10 @@ async def test_more_than_a_step(tmp_path: Path, store: Store) -> None:
     async with engine(tmp_path, at=store) as kit:
         rows = [await kit.prepared(f"boat {number}") for number in range(450)]
         for row in rows[::2]:
-            await kit.intake.expired(row.id)  # nothing yet: the deadline has not come
+            await kit.intake.take(row.id, transitions.expired)  # nothing yet: the deadline has not come
         kit.clock.advance(5000)
         for row in rows[1::2]:
-            await kit.intake.expired(row.id)
+            await kit.intake.take(row.id, transitions.expired)
         await run(kit)
         age(kit, 91)
         retention = retaining(kit)
@@ -407,7 +408,7 @@ async def crowd(kit: Kit) -> list[Submission]:
             await kit.calls_back(row, "IN_PROGRESS", progress=round * 20, prompt=prompt)
     kit.clock.advance(5000)
     for row in rows:
-        await kit.intake.expired(row.id)
+        await kit.intake.take(row.id, transitions.expired)
     await run(kit)
     return [await kit.row(row.id) for row in rows]
 

@@ -26,6 +26,7 @@ from receiver.cli.session import report, until_settled
 from receiver.cli.submit import submit_one
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, Receipt
 from receiver.errors import EngineRunning, JournalError, MediaError, NotFound, ReceiverError, Refused, SettingsError
+from receiver.intake import transitions
 from receiver.journal.transitions import FREED_AFTER
 from receiver.requests import build
 from receiver.settings import Settings
@@ -469,7 +470,7 @@ async def test_watching_yields_the_row_and_then_each_change(tmp_path: Path) -> N
                 await receiver.submissions.send(row.id)
                 assert (await anext(seen)).status == "accepted"
                 upcoming = asyncio.ensure_future(anext(seen))
-                await receiver.intake.unanswered(row.id, "changes nothing")
+                await receiver.intake.take(row.id, transitions.unanswered, "changes nothing")
                 for _ in range(20):
                     await asyncio.sleep(0.001)
                 await receiver.intake.polled(row.id, Task(id="17", status="FAILURE", fail_reason="gone"))

@@ -19,8 +19,8 @@ from receiver.provider import Provider
 from receiver.requests import Request, with_pictures
 from receiver.settings import Settings, require_provider_key
 from receiver.submissions import Options
+from receiver.submissions.addresses import Addresses
 from receiver.submissions.inputs import data_uri, read_mask, read_picture
-from receiver.submissions.sending import Addresses
 from receiver.tasks import Task
 from receiver.telemetry import learn
 from receiver.tokens import Tag, Tokens, write_tag

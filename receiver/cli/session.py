@@ -21,6 +21,7 @@ from receiver.errors import Ambiguous, JournalError, MediaError, ProviderError, 
 from receiver.events import EventType, Submission, event_id
 from receiver.intake.followups import once_name
 from receiver.intake.pace import Durations, next_poll_ms
+from receiver.intake.transitions import refetched
 from receiver.requests import Request
 from receiver.settings import Settings
 from receiver.submissions import Options
@@ -126,7 +127,7 @@ class Session:
 async def fetch_files(runtime: Runtime, row: Submission, show: Callable[[Submission], None]) -> Submission:
     """Download the missing files of a result now. Return the submission once each was tried, and once the destinations
     have been tried with what came. While its deliveries wait for a file that is still missing, they are not awaited."""
-    await runtime.intake.refetched(row.id)
+    await runtime.intake.take(row.id, refetched)
     async for now in runtime.watch(row.id):
         show(now)
         if not any(item.due_ms is not None and not item.tries for item in now.files):

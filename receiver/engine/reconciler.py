@@ -33,7 +33,7 @@ from receiver.engine.archiver import Archiver
 from receiver.engine.health import ProviderHealth
 from receiver.errors import MediaError, NotFound, PayloadError, ProviderError, Refused, TokenError, Unreadable
 from receiver.events import Submission
-from receiver.intake import Intake, Policy
+from receiver.intake import Intake, Policy, transitions
 from receiver.intake.pace import Budget
 from receiver.journal import Journal
 from receiver.provider import Provider
@@ -198,7 +198,7 @@ class Reconciler:
                 if self._is_ours(view, row):
                     break
             else:
-                await self._intake.unidentified(row.id)
+                await self._intake.take(row.id, transitions.unidentified)
                 return
             log.info("submission.identified", submission=row.id, task=view.id)
             await self._intake.identified(row.id, view)
@@ -243,7 +243,7 @@ class Reconciler:
         now_ms, paused = self._clock.now_ms(), self._health.paused
         overdue = [row for row in await self._journal.overdue(now_ms, limit=BATCH) if row.claim is None]
         return await self._all(
-            self._intake.expired(row.id)
+            self._intake.take(row.id, transitions.expired)
             for row in overdue
             if paused or row.poll_due_ms is None or row.poll_due_ms > now_ms
         )

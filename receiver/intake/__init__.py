@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import msgspec
 import structlog
@@ -12,8 +11,8 @@ from msgspec.structs import replace
 
 from receiver import metrics
 from receiver.clock import Clock
-from receiver.errors import NotFound, Refused, TooManyCallbacks
-from receiver.events import TERMINAL_TYPES, Callback, Reply, Submission
+from receiver.errors import NotFound, TooManyCallbacks
+from receiver.events import TERMINAL_TYPES, Callback, Submission
 from receiver.intake import transitions
 from receiver.intake.pace import Durations
 from receiver.intake.transitions import Policy, Route, Rules
@@ -23,6 +22,8 @@ from receiver.tasks import Task
 from receiver.telemetry import redact_body, redact_known, span
 
 __all__ = ["Intake", "Policy", "Route", "Rules"]
+
+P = ParamSpec("P")
 
 log = structlog.get_logger("receiver.intake")
 
@@ -54,42 +55,22 @@ class Intake:
         self._durations = Durations()
         self.changed = changed
 
-    async def answered(self, submission_id: str, task_ids: tuple[str, ...], outcome: str) -> Submission:
-        """Take the provider's answer: it accepted the request, and made one task or several."""
-        return await self._change(submission_id, partial(transitions.answered, task_ids=task_ids, outcome=outcome))
+    async def take(
+        self,
+        submission_id: str,
+        transition: Callable[Concatenate[Submission, Rules, P], Change | None],
+        *facts: P.args,
+        **more: P.kwargs,
+    ) -> Submission:
+        """Take facts about a submission by the transition that stands for them. Return the row after it.
 
-    async def refused(self, submission_id: str, error: Refused, *, announce: bool) -> Submission:
-        """Take a final refusal: the provider made no task. `announce` makes that an event."""
-        return await self._change(submission_id, partial(transitions.refused, error=error, announce=announce))
-
-    async def postponed(self, submission_id: str, outcome: str, text: str, after: float | None) -> Submission:
-        """Take a passing refusal: no task was made, and the request is sent again later."""
-        transition = partial(transitions.postponed, outcome=outcome, text=text, after=after)
-        return await self._change(submission_id, transition)
-
-    async def unanswered(self, submission_id: str, text: str) -> Submission:
-        """Record that the answer to the submit was lost or unclear."""
-        return await self._change(submission_id, partial(transitions.unanswered, text=text))
-
-    async def reply_given(self, submission_id: str, reply: Reply) -> Submission:
-        """Take a person's reply to a task that asks for input."""
-        return await self._change(submission_id, partial(transitions.reply_given, reply=reply))
-
-    async def replied(self, submission_id: str) -> Submission:
-        """Record that the provider accepted the reply."""
-        return await self._change(submission_id, transitions.replied)
-
-    async def reply_postponed(self, submission_id: str, error: Refused) -> Submission:
-        """Record that the provider was too busy for the reply."""
-        return await self._change(submission_id, partial(transitions.reply_postponed, error=error))
-
-    async def reply_refused(self, submission_id: str, error: Refused) -> Submission:
-        """Record that the provider refused the reply for good."""
-        return await self._change(submission_id, partial(transitions.reply_refused, error=error))
-
-    async def reply_unanswered(self, submission_id: str, text: str) -> Submission:
-        """Record that the answer to the reply was lost or unclear."""
-        return await self._change(submission_id, partial(transitions.reply_unanswered, text=text))
+        Raises:
+            NotFound: there is no such submission.
+            JournalError: nothing was journalled.
+        """
+        rules = self._rules()
+        changed = await self._journal.change(submission_id, lambda row: transition(row, rules, *facts, **more))
+        return self._report(submission_id, changed).submission
 
     async def received(self, submission_id: str, view: Task, body: bytes, cause: str | None) -> bool:
         """Journal a verified callback. It is committed when this returns, whether it is accepted or not.
@@ -107,8 +88,10 @@ class Intake:
         # Nearly every body holds one token alone, the good one in its `state`, and no escape that could hide another.
         clean = one_token and b"\\" not in body
         plain = replace(view, state="") if clean else _without_secrets(view)
-        transition = partial(transitions.received, view=plain, cause=cause, rules=self._rules(), size=len(kept))
-        changed = await self._journal.change(submission_id, transition, callback)
+        rules, size = self._rules(), len(kept)
+        changed = await self._journal.change(
+            submission_id, lambda row: transitions.received(row, rules, plain, cause, size), callback
+        )
         if changed is not None and changed.refused:
             raise TooManyCallbacks(f"Submission {submission_id} has had its share of callbacks. It is polled.")
         changed = self._report(submission_id, changed)
@@ -119,32 +102,16 @@ class Intake:
     ) -> Submission:
         """Take the provider's answer to a poll. None: it did not know the task, or was out of reach."""
         view = None if view is None else _without_secrets(view)
-        return await self._change(submission_id, partial(transitions.polled, view=view, proof=proof, ours=ours))
+        return await self.take(submission_id, transitions.polled, view, proof=proof, ours=ours)
 
     async def identified(self, submission_id: str, view: Task) -> Submission:
         """Take the candidate that holds our state token in the provider's own answer."""
-        return await self._change(submission_id, partial(transitions.identified, view=_without_secrets(view)))
-
-    async def unidentified(self, submission_id: str) -> Submission:
-        """Record that no candidate is known to be this submission's task."""
-        return await self._change(submission_id, transitions.unidentified)
-
-    async def expired(self, submission_id: str) -> Submission:
-        """End the submission, if its deadline has passed."""
-        return await self._change(submission_id, transitions.expired)
+        return await self.take(submission_id, transitions.identified, _without_secrets(view))
 
     async def tried(self, submission_id: str, view: Task | None, outcomes: dict[str, Outcome]) -> Submission:
         """Take the outcomes of downloads of a result's files, by place."""
         view = None if view is None else _without_secrets(view)
-        return await self._change(submission_id, partial(transitions.tried, view=view, outcomes=outcomes))
-
-    async def refetched(self, submission_id: str) -> Submission:
-        """Make the missing files of a result due now."""
-        return await self._change(submission_id, transitions.refetched)
-
-    async def _change(self, submission_id: str, transition: Callable[..., Change | None]) -> Submission:
-        changed = await self._journal.change(submission_id, partial(transition, rules=self._rules()))
-        return self._report(submission_id, changed).submission
+        return await self.take(submission_id, transitions.tried, view, outcomes)
 
     def _rules(self) -> Rules:
         return Rules(now_ms=self._clock.now_ms(), policy=self._policy, routes=self._routes, durations=self._durations)

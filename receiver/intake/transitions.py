@@ -161,7 +161,7 @@ _ENDS: tuple[EventType, ...] = ("task.succeeded", "task.failed")
 # The submit answer
 
 
-def answered(row: Submission, task_ids: tuple[str, ...], outcome: str, rules: Rules) -> Change:
+def answered(row: Submission, rules: Rules, task_ids: tuple[str, ...], outcome: str) -> Change:
     """Bind the task of an accepted request. Answers 1 and 22 set NOT_START, 21 for a dialogue MODAL; only a task object
     sets more. If a callback bound another task before, the answer wins, because it came over our own connection.
 
@@ -195,7 +195,7 @@ def answered(row: Submission, task_ids: tuple[str, ...], outcome: str, rules: Ru
     return replace(change, additions=(*change.additions, *further))
 
 
-def refused(row: Submission, error: Refused, rules: Rules, *, announce: bool) -> Change | None:
+def refused(row: Submission, rules: Rules, error: Refused, *, announce: bool) -> Change | None:
     """End a request that will never make a task. `announce` makes that an event, for requests without a caller."""
     if row.status == "accepted":
         return None
@@ -203,7 +203,7 @@ def refused(row: Submission, error: Refused, rules: Rules, *, announce: bool) ->
     return lose(row, str(error), rules, type="task.failed") if announce else Change(submission=row)
 
 
-def postponed(row: Submission, outcome: str, text: str, after: float | None, rules: Rules) -> Change | None:
+def postponed(row: Submission, rules: Rules, outcome: str, text: str, after: float | None) -> Change | None:
     """Schedule the request again, because no task was made."""
     if row.status == "accepted":
         return None
@@ -212,7 +212,7 @@ def postponed(row: Submission, outcome: str, text: str, after: float | None, rul
     return Change(submission=replace(row, status="prepared", outcome=outcome, detail=text, send_due_ms=due))
 
 
-def unanswered(row: Submission, text: str, rules: Rules) -> Change | None:
+def unanswered(row: Submission, rules: Rules, text: str) -> Change | None:
     """Mark a request as `unknown`, because its answer was lost. It may have been charged, so it is never sent again.
 
     If a callback URL was sent, a callback can still resolve it. An earlier one may already name a candidate.
@@ -229,7 +229,7 @@ def unanswered(row: Submission, text: str, rules: Rules) -> Change | None:
 # Replies to a task that asks for input
 
 
-def reply_given(row: Submission, reply: Reply, rules: Rules) -> Change | None:
+def reply_given(row: Submission, rules: Rules, reply: Reply) -> Change | None:
     """Take a reply, if the task waits for input."""
     if not row.awaits_input or row.ended is not None:
         return None
@@ -241,14 +241,14 @@ def replied(row: Submission, rules: Rules) -> Change | None:
     return _with_reply(row, "sent", deadline_ms=rules.now_ms + rules.policy.deadline_ms, risen_ms=rules.now_ms)
 
 
-def reply_postponed(row: Submission, error: Refused, rules: Rules) -> Change | None:
+def reply_postponed(row: Submission, rules: Rules, error: Refused) -> Change | None:
     """Schedule the reply again, because the provider was busy."""
     sends = row.reply.sends if row.reply else 1
     seconds = max(wait_forever(SEND, sends), error.retry_after or 0)
     return _with_reply(row, "waiting", send_due_ms=rules.now_ms + int(seconds * 1000), detail=str(error))
 
 
-def reply_refused(row: Submission, error: Refused, rules: Rules) -> Change | None:
+def reply_refused(row: Submission, rules: Rules, error: Refused) -> Change | None:
     """Ask for input again, because the provider refused the reply. The event is the same one as before."""
     change = _with_reply(row, "refused", detail=str(error))
     if change is None:
@@ -258,7 +258,7 @@ def reply_refused(row: Submission, error: Refused, rules: Rules) -> Change | Non
     return Change(submission=row, events=events, deliveries=fan_out(row, events, rules))
 
 
-def reply_unanswered(row: Submission, text: str, rules: Rules) -> Change | None:
+def reply_unanswered(row: Submission, rules: Rules, text: str) -> Change | None:
     """Mark the reply as `unknown`, because its answer was lost. It is never sent again. Polls show the result."""
     return _with_reply(row, "unknown", detail=text)
 
@@ -297,7 +297,7 @@ def ask(row: Submission, now_ms: int) -> Submission:
     return row if row.poll_due_ms is not None and row.poll_due_ms <= due_ms else replace(row, poll_due_ms=due_ms)
 
 
-def received(row: Submission, view: Task, cause: str | None, rules: Rules, size: int) -> Change | None:
+def received(row: Submission, rules: Rules, view: Task, cause: str | None, size: int) -> Change | None:
     """Take a verified callback of so many bytes. `cause` says why the provider is asked instead. None: the submission
     has had its share, and polls show the rest."""
     if not has_room(row, size):
@@ -354,7 +354,7 @@ def needs_task(row: Submission) -> bool:
     return row.status == "unknown" and row.task_id is None
 
 
-def identified(row: Submission, view: Task, rules: Rules) -> Change | None:
+def identified(row: Submission, rules: Rules, view: Task) -> Change | None:
     """Bind the candidate that holds our state token in the provider's own answer."""
     if not needs_task(row):
         return None  # an answer or a doubly signed callback was faster
@@ -374,14 +374,14 @@ def unidentified(row: Submission, rules: Rules) -> Change | None:
 # Polls
 
 
-def polled(row: Submission, view: Task | None, rules: Rules, *, proof: bool = False, ours: bool = False) -> Change:
+def polled(row: Submission, rules: Rules, view: Task | None, *, proof: bool = False, ours: bool = False) -> Change:
     """Take the provider's answer to a poll.
 
     Args:
         row: the current row.
+        rules: the time, the policy, the routes.
         view: the task. None: the provider did not know it, or was out of reach. Another task's view counts as None,
             because the submit answer has bound this one since the poll began.
-        rules: the time, the policy, the routes.
         proof: True if a file of a claimed SUCCESS was downloaded, because the view is a relay's own time-out.
         ours: True if the view carries our state token.
     """
@@ -480,15 +480,15 @@ def expired(row: Submission, rules: Rules) -> Change | None:
 # Files
 
 
-def tried(row: Submission, view: Task | None, outcomes: dict[str, files.Outcome], rules: Rules) -> Change:
+def tried(row: Submission, rules: Rules, view: Task | None, outcomes: dict[str, files.Outcome]) -> Change:
     """Take the outcomes of downloads, by place. Deliveries that waited for the files are due when none is left to wait
     for. A file that comes after they have started makes a further event of the result.
 
     Args:
         row: the current row.
+        rules: the time, the policy, the routes.
         view: the task as the provider shows it now. None: it was not asked, or gave no answer.
         outcomes: of the places that were tried.
-        rules: the time, the policy, the routes.
     """
     late = rules.now_ms >= (row.late_ms or 0)
     before = len(row.media)

@@ -1,38 +1,57 @@
 """Submissions: journal a request, mint its tokens, send it once, and give the answer to intake.
 
 The submission is journalled before the HTTP call, because a callback can outrun the answer and a timed-out request may
-have been charged.
+have been charged. There is no idempotency key (PROTOCOL.md §1), so a request whose answer was lost is never sent again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any, Concatenate, ParamSpec
 
 import structlog
 from msgspec.structs import replace
 
+from receiver import metrics
+from receiver.backoff import JOURNAL
 from receiver.clock import Clock
-from receiver.errors import Ambiguous, Conflict, InputError, NotFound, Refused, Unreachable
+from receiver.errors import (
+    Ambiguous,
+    Conflict,
+    InputError,
+    JournalError,
+    MediaError,
+    NotFound,
+    ProviderError,
+    Refused,
+    Unreachable,
+    Unreadable,
+)
 from receiver.events import Input, Reply, Submission, new_id
-from receiver.intake import Intake
-from receiver.intake.followups import find_button, follow_up, once_name
+from receiver.intake import Intake, Rules, transitions
+from receiver.intake.followups import as_change, find_button, follow_up, once_name
 from receiver.intake.transitions import GRACE_MS
-from receiver.journal import Journal
+from receiver.journal import Change, Journal
 from receiver.media import Store
 from receiver.media.links import read_link
 from receiver.provider import Provider
 from receiver.requests import PictureField, Request, build, check_filter, check_task_id, with_pictures
+from receiver.submissions.addresses import Addresses
 from receiver.submissions.inputs import data_uri, read_mask, read_picture
 from receiver.submissions.options import MAX_LABEL, MAX_LABELS, Options, check_button
-from receiver.submissions.sending import Addresses, Sending
+from receiver.telemetry import span, trace_headers
 from receiver.tokens import Tokens
 
 __all__ = ["MAX_LABEL", "MAX_LABELS", "Options", "Submissions"]
 
+P = ParamSpec("P")
+
 log = structlog.get_logger("receiver.submissions")
 
 SENDS_AT_ONCE = 10
+CHANGE_AFTER = 3
+"""Sends after which a relay that shows no buttons counts as one that never does."""
 
 
 class Submissions:
@@ -71,15 +90,8 @@ class Submissions:
         self._reply_origins = reply_origins or {}
         self._deadline_ms = deadline_ms
         self._addresses = Addresses(tokens, public_url)
-        self._sending = Sending(
-            journal=journal,
-            provider=provider,
-            intake=intake,
-            addresses=self._addresses,
-            store=store,
-            clock=clock,
-            sending_ms=int(submit_timeout * clock.speed * 1000) + GRACE_MS,
-        )
+        self._sending_ms = int(submit_timeout * clock.speed * 1000) + GRACE_MS
+        self._under_way: set[asyncio.Task[Submission]] = set()
 
     async def prepare(self, request: Request, options: Options | None = None) -> Submission:
         """Check a request and journal it. Nothing has been sent when this returns.
@@ -163,7 +175,7 @@ class Submissions:
             InputError: the task does not ask for input, or the reply cannot be sent.
         """
         reply = await self._reply(row.task_id, prompt, mask)
-        row = await self._intake.reply_given(row.id, reply)
+        row = await self._intake.take(row.id, transitions.reply_given, reply)
         if row.reply != reply:
             raise InputError(f"Task {row.task_id} does not ask for input now. See: receiver tasks show {row.id}")
         return row
@@ -210,8 +222,22 @@ class Submissions:
         return list((await self._provider.submit(request.kind, body, speed=None)).urls)
 
     async def send(self, submission_id: str, *, background: bool = False) -> Submission:
-        """Send a prepared submission, once. See `Sending.send`."""
-        return await self._sending.send(submission_id, background=background)
+        """Send a prepared submission, once. If another process sends it, return the row as it is.
+
+        If the caller is cancelled, the exchange goes on (see `drain`), because its answer is worth its cost.
+
+        Args:
+            submission_id: its id.
+            background: True if no caller waits for the answer. Then a refusal becomes an event.
+
+        Raises:
+            Refused: no task was made. With `retry` true the submission stays `prepared` and the engine sends it again.
+            Ambiguous: the answer was lost. It is never sent again.
+            Unreachable: nothing was sent.
+            JournalError: the journal cannot be written. After the request, its answer is in the log only.
+        """
+        with span("receiver.submit", submission=submission_id):
+            return await self._shielded(self._send(submission_id, background=background), f"submit {submission_id}")
 
     async def send_or_keep(self, submission_id: str) -> Submission:
         """Send a prepared submission now. A busy provider is no error, because the engine sends it again.
@@ -227,12 +253,23 @@ class Submissions:
             return row
 
     async def send_reply(self, submission_id: str) -> Submission:
-        """Send a waiting reply, once. See `Sending.send_reply`."""
-        return await self._sending.send_reply(submission_id)
+        """Send the waiting reply, once. If another process sends it, return the row as it is.
+
+        Raises:
+            Refused: the provider refused it. With `retry` true the engine sends it again.
+            Ambiguous: the answer was lost. It is never sent again.
+            Unreachable: nothing was sent. The engine sends it again.
+        """
+        return await self._shielded(self._send_reply(submission_id), f"reply {submission_id}")
 
     async def drain(self, grace: float) -> None:
         """Wait `grace` seconds for the answers under way. An exchange cut off then becomes `unknown` in time."""
-        await self._sending.drain(grace)
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=grace)
+            for task in late:
+                log.warning("submission.cut_off", exchange=task.get_name())
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def send_once(self) -> int:
         """Send the submissions that are due, and give up those that a crash orphaned. Return how many were due.
@@ -253,16 +290,16 @@ class Submissions:
         return len(due)
 
     async def _send_due(self, row: Submission) -> None:
-        lost = "the process that sent it has ended."
+        lost = "The answer to the {} was lost: the process that sent it has ended."
         if row.status == "sending":
-            await self._intake.unanswered(row.id, f"The answer to the submit was lost: {lost}")
+            await self._intake.take(row.id, transitions.unanswered, lost.format("submit"))
         elif row.status == "accepted" and row.reply is not None:
             if row.reply.status == "sending":
-                await self._intake.reply_unanswered(row.id, f"The answer to the reply was lost: {lost}")
+                await self._intake.take(row.id, transitions.reply_unanswered, lost.format("reply"))
             else:
                 await self.send_reply(row.id)
         elif row.ended is None and row.deadline_ms <= self._clock.now_ms():
-            await self._intake.expired(row.id)  # its deadline has passed, so it must not be charged
+            await self._intake.take(row.id, transitions.expired)  # its deadline has passed, so it must not be charged
         else:
             await self.send(row.id, background=True)
 
@@ -284,6 +321,158 @@ class Submissions:
         if row.id != submission.id and row.once_digest != submission.once_digest:
             raise Conflict(f"That name was given to another request before, which is submission {row.id}.")
         return row
+
+    async def _send(self, submission_id: str, *, background: bool) -> Submission:
+        trace = trace_headers().get("traceparent")
+
+        def begin(row: Submission, due_ms: int) -> Submission | None:
+            if row.status != "prepared":
+                return None
+            if row.ended is not None:
+                return replace(row, send_due_ms=None)  # it has ended, so it is never due again
+            return replace(row, status="sending", sends=row.sends + 1, send_due_ms=due_ms, traceparent=trace)
+
+        row, started = await self._begin(submission_id, begin)
+        if not started or row.status != "sending":
+            return row
+        outcome = "ambiguous"  # also of an exchange that was cut off
+        try:
+            kind, body = await self._press(row) if row.button is not None else (row.kind, row.request)
+            body = await self._with_pictures({**body, **self._addresses.of(row)}, row.inputs)
+            accepted = await self._provider.submit(kind, body, speed=row.speed)
+            outcome = accepted.outcome
+        except Ambiguous as exc:
+            after = await self._recorded(row, transitions.unanswered, str(exc))
+            if after.status != "accepted":
+                raise
+            return after  # a callback was faster than the answer that got lost
+        except _NOT_SENT as exc:
+            error = _refusal(exc, retry=background)
+            outcome = error.outcome
+            if error.retry:
+                await self._recorded(row, transitions.postponed, outcome, str(error), error.retry_after)
+            else:
+                await self._recorded(row, transitions.refused, error, announce=background)
+            if isinstance(exc, ProviderError):
+                raise
+            raise error from exc
+        finally:
+            metrics.SUBMISSIONS.add(row.kind, "engine" if background else metrics.door.get(), outcome)
+        row = replace(row, task_id=accepted.task_id)
+        return await self._recorded(row, transitions.answered, accepted.task_ids, outcome)
+
+    async def _send_reply(self, submission_id: str) -> Submission:
+        def begin(row: Submission, due_ms: int) -> Submission | None:
+            if row.reply is None or row.reply.status != "waiting" or row.task_status != "MODAL" or row.ended:
+                return None
+            reply = replace(row.reply, status="sending", sends=row.reply.sends + 1)
+            return replace(row, reply=reply, send_due_ms=due_ms)
+
+        row, started = await self._begin(submission_id, begin)
+        if not started or row.reply is None:
+            return row
+        try:
+            body = {"taskId": row.task_id, **row.reply.body}
+            body = await self._with_pictures(body, (row.reply.mask,) if row.reply.mask else ())
+            await self._provider.submit("modal", body, speed=row.speed)
+        except Ambiguous as exc:
+            await self._recorded(row, transitions.reply_unanswered, str(exc))
+            raise
+        except _NOT_SENT as exc:
+            error = _refusal(exc, retry=True)
+            await self._recorded(row, transitions.reply_postponed if error.retry else transitions.reply_refused, error)
+            if isinstance(exc, ProviderError):
+                raise
+            raise error from exc
+        return await self._recorded(row, transitions.replied)
+
+    async def _begin(
+        self, submission_id: str, begin: Callable[[Submission, int], Submission | None]
+    ) -> tuple[Submission, bool]:
+        """Move a row to `sending` in one transaction, so that only one process sends. Return it, and True if we do."""
+        due_ms = self._clock.now_ms() + self._sending_ms
+        started = False
+
+        def transition(row: Submission) -> Change | None:
+            nonlocal started
+            after = begin(row, due_ms)
+            started = after is not None
+            return None if after is None else Change(submission=after)
+
+        changed = await self._journal.change(submission_id, transition)
+        if changed is None:
+            raise NotFound(f"There is no submission {submission_id} in this journal.")
+        return changed.submission, started
+
+    async def _recorded(
+        self,
+        row: Submission,
+        transition: Callable[Concatenate[Submission, Rules, P], Change | None],
+        *facts: P.args,
+        **more: P.kwargs,
+    ) -> Submission:
+        """Journal the provider's answer. Tried a few times, because it comes once. The log has it in any case."""
+        for seconds in JOURNAL:
+            try:
+                return await self._intake.take(row.id, transition, *facts, **more)
+            except JournalError as exc:
+                log.error("submission.recording", submission=row.id, task=row.task_id, problem=str(exc))
+            await self._clock.sleep(seconds)
+        return await self._intake.take(row.id, transition, *facts, **more)
+
+    async def _shielded(self, exchange: Coroutine[Any, Any, Submission], name: str) -> Submission:
+        """Run an exchange with the provider to its end, even if the caller is cancelled."""
+        task = asyncio.create_task(exchange, name=name)
+
+        def ended(task: asyncio.Task[Submission]) -> None:
+            self._under_way.discard(task)
+            if not task.cancelled():
+                task.exception()  # the caller has it, and the row says the same
+
+        self._under_way.add(task)
+        task.add_done_callback(ended)
+        return await asyncio.shield(task)
+
+    async def _with_pictures(self, body: dict[str, Any], inputs: tuple[Input, ...]) -> dict[str, Any]:
+        pictures = [(item.field, data_uri(await self._store.read(item.digest), item.type)) for item in inputs]
+        return with_pictures(body, pictures)
+
+    async def _press(self, row: Submission) -> tuple[str, dict[str, Any]]:
+        """Return (kind, body) of a follow-up by button, looked up now because its `customId` is not stable.
+
+        If a relay never shows buttons, `submit/change` stands for the common ones.
+        """
+        button, task_id = row.button or "", row.request["taskId"]
+        try:
+            task = await self._provider.fetch(task_id)
+        except Unreadable as exc:
+            raise Refused(str(exc), outcome="not_ready", retry=True) from exc
+        if task is None:
+            text = f"The provider does not know task {task_id} any more, so nothing can follow it."
+            raise Refused(text, outcome="not_found", retry=False)
+        if task.buttons:
+            return "action", {**row.request, "customId": find_button(task, button).custom_id}
+        change = as_change(button)
+        if change is not None and row.sends > CHANGE_AFTER:
+            return "change", {"taskId": task_id, "action": change[0], "index": change[1]}
+        text = f"The provider shows no buttons of task {task_id}."
+        raise Refused(text, outcome="not_ready", retry=row.sends <= CHANGE_AFTER)
+
+
+_NOT_SENT = (Refused, Unreachable, MediaError, InputError)
+"""Errors of a request that made no task."""
+
+
+def _refusal(exc: Exception, *, retry: bool) -> Refused:
+    """Return the refusal that an error stands for. `retry`: it is sent again once the provider or a picture is back."""
+    if isinstance(exc, Refused):
+        return exc
+    if isinstance(exc, Unreachable):
+        return Refused(str(exc), outcome="unreachable", retry=retry)
+    if isinstance(exc, MediaError):
+        text = f"A picture of the request is gone: {exc}"
+        return Refused(text, outcome="validation", retry=retry and not exc.permanent)
+    return Refused(str(exc), outcome="validation", retry=False)
 
 
 def _with_options(submission: Submission, options: Options) -> Submission:
