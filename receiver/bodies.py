@@ -22,25 +22,39 @@ def certificates() -> ssl.SSLContext:
 class Body:
     """Body of an answer, as far as it was read. Feed it the raw bytes of the connection.
 
+    gzip and deflate are unpacked. Some gateways pack without the header, or name it and do not pack.
+
     Args:
-        encoding: the answer's `Content-Encoding`. gzip and deflate are unpacked.
+        encoding: the answer's `Content-Encoding`.
         limit: bytes to keep, of the unpacked body.
 
     Attributes:
         data: the unpacked bytes so far.
-        readable: False if the encoding is another one or the packed bytes are damaged.
+        problem: reason why it cannot be read: another encoding, or damaged bytes.
     """
 
     def __init__(self, encoding: str, limit: int) -> None:
-        encoding = encoding.strip().lower()
         self.data = bytearray()
-        self.readable = encoding in ("", "identity", "gzip", "x-gzip", "deflate")
+        self.problem: str | None = None
+        self._encoding: str | None = encoding.strip().lower()
         self._limit = limit
-        # 32 beside the window's size takes gzip and zlib alike.
-        self._unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS) if encoding not in ("", "identity") else None
+        self._unpacker: zlib._Decompress | None = None
+
+    @property
+    def readable(self) -> bool:
+        """True if there is no problem so far."""
+        return self.problem is None
+
+    @property
+    def complete(self) -> bool:
+        """False while packed bytes are missing."""
+        return self._unpacker is None or self._unpacker.eof
 
     def add(self, chunk: bytes) -> bool:
         """Add the next bytes. Return False if no more are wanted."""
+        if chunk and self._encoding is not None:
+            self._choose(self._encoding, chunk[0])
+            self._encoding = None
         room = self._limit - len(self.data)
         if room <= 0 or not self.readable:
             return False
@@ -48,10 +62,23 @@ class Body:
             try:
                 chunk = self._unpacker.decompress(chunk, room)
             except zlib.error:
-                self.readable = False
+                self.problem = "its compression is spoilt"
                 return False
         self.data += chunk[:room]
         return len(self.data) < self._limit
+
+    def _choose(self, encoding: str, first: int) -> None:
+        """Choose how to unpack by the header and the first byte, which is 1F in gzip only."""
+        if first == 0x1F:
+            encoding = "gzip"
+        if encoding in ("", "identity") or first in b"{[<":
+            return
+        if encoding not in ("gzip", "x-gzip", "deflate"):
+            self.problem = f"it is packed as {encoding[:40]}, which was not asked for"
+        # A zlib stream begins with an 8 in the lower half of its first byte. Some servers send it bare.
+        bare = encoding == "deflate" and first & 15 != zlib.DEFLATED
+        # 32 beside the window's size takes gzip and zlib alike.
+        self._unpacker = zlib.decompressobj(-zlib.MAX_WBITS if bare else 32 + zlib.MAX_WBITS)
 
 
 def system_reason(error: BaseException) -> str | None:

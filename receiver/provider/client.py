@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -18,7 +17,7 @@ import httpx
 import msgspec
 
 from receiver import metrics
-from receiver.bodies import certificates, system_reason
+from receiver.bodies import Body, certificates, system_reason
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, SettingsError, Unreachable, Unreadable
 from receiver.provider.answers import OUTCOMES, TAKEN, Accepted, Answer, integral, one_line, read_answer, read_submit
@@ -43,8 +42,6 @@ MAX_ANSWER = 4 * 1024 * 1024
 """Bytes read of one answer; a list of 50 tasks with all the upstream's fields is about 300 KB."""
 
 _LONGEST_STAGE = 10.0
-_GZIP = b"\x1f\x8b"
-_PLAIN = (b"{", b"[", b"<")
 
 # Servers commonly close idle connections after 5 s. A submit written just then gets no answer and stays ambiguous
 # for ever. Connections are therefore reused only well before that.
@@ -120,15 +117,19 @@ class Wire:
                 asyncio.timeout(limit),
                 self._client.stream(method, url, content=content, headers=headers, timeout=timeout) as response,
             ):
-                body = bytearray()
+                body = Body(response.headers.get("content-encoding", ""), MAX_ANSWER + 1)
                 in_memory = response.is_stream_consumed  # by a transport that is no network
                 async for chunk in response.aiter_bytes() if in_memory else response.aiter_raw():
-                    body += chunk
-                    if len(body) > MAX_ANSWER:
-                        raise UnreadError(f"it is longer than {MAX_ANSWER} bytes")
-                content = unpacked(bytes(body), response.headers.get("content-encoding", ""))
+                    if not body.add(chunk):
+                        break
+                if body.problem is not None:
+                    raise UnreadError(one_line(body.problem))
+                if len(body.data) > MAX_ANSWER:
+                    raise UnreadError(f"it is longer than {MAX_ANSWER} bytes once unpacked")
+                if not body.complete:
+                    raise UnreadError("its compressed content is cut short")
                 answer = f"{response.status_code // 100}xx"
-                return Reply(response.status_code, response.headers, content)
+                return Reply(response.status_code, response.headers, bytes(body.data))
         except (TimeoutError, httpx.TimeoutException):
             answer = "timeout"
             raise
@@ -139,33 +140,6 @@ class Wire:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
-
-
-def unpacked(body: bytes, encoding: str) -> bytes:
-    """Return an answer without its compression, which some gateways apply unasked, with or without the header.
-
-    Raises:
-        UnreadError: it is packed in another way, spoilt, cut short, or longer than `MAX_ANSWER` once unpacked.
-    """
-    encoding = encoding.strip().lower()
-    if body.startswith(_GZIP):
-        encoding = "gzip"
-    if encoding in ("", "identity") or not body or body.lstrip()[:1] in _PLAIN:
-        return body
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise UnreadError(f"it is packed as {one_line(encoding)[:40]}, which was not asked for")
-    # By its first bytes a zlib stream begins with 8 in the lower half of the first one. Some servers send it bare.
-    bare = encoding == "deflate" and body[0] & 15 != zlib.DEFLATED
-    unpack = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS + 32)
-    try:
-        content = unpack.decompress(body, MAX_ANSWER + 1)
-    except zlib.error as exc:
-        raise UnreadError("its compression is spoilt") from exc
-    if len(content) > MAX_ANSWER:
-        raise UnreadError(f"it is longer than {MAX_ANSWER} bytes once unpacked")
-    if not unpack.eof:
-        raise UnreadError("its compressed content is cut short")
-    return content
 
 
 class Provider:
