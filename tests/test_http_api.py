@@ -27,7 +27,7 @@ from receiver.bodies import certificates
 from receiver.requests import KINDS, build
 from receiver.web.api import Api
 from receiver.web.api.read_routes import with_pauses
-from receiver.web.api.write_routes import MAX_BODY
+from receiver.web.api.schemas import MAX_BODY
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
 from receiver.web.health import Readyz

@@ -12,7 +12,6 @@ Both open at the first request. `open_stateless` submits where there is no journ
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable, MutableMapping
@@ -22,6 +21,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,6 +33,7 @@ from receiver.engine.engine import Engine
 from receiver.errors import JournalError, ReceiverError, SettingsError, require
 from receiver.settings import Settings, load
 from receiver.telemetry import configure, learn, use_logging
+from receiver.web.callers import Callers
 from receiver.web.problems import Problem, problem
 
 __all__ = ["Application", "asgi", "aws", "open_stateless"]
@@ -253,11 +254,11 @@ class Application:
             return problem(Problem(404, "There is nothing here. Set RECEIVER_CRON_SECRET."))
         if scope["method"] not in ("GET", "POST"):
             return problem(Problem(405, "A tick is a POST or GET.", {"Allow": "GET, POST"}))
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(given, f"Bearer {secret.get_secret_value()}".encode()):
-            return problem(Problem(401, "The secret is missing or wrong.", {"WWW-Authenticate": "Bearer"}))
         try:
+            Callers({"tick": secret.get_secret_value()}, "RECEIVER_CRON_SECRET").named(Headers(scope=scope))
             found = await self.tick(_limit(scope, self._limit))
+        except Problem as exc:
+            return problem(exc)
         except JournalError as exc:
             return problem(Problem(503, "The journal cannot be used. Receiver's log says why.", cause=str(exc)))
         return Response(msgspec.json.encode(found), media_type="application/json")

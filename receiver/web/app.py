@@ -10,7 +10,6 @@ from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
@@ -18,7 +17,7 @@ from receiver.web.api import Api
 from receiver.web.callbacks import PATH, Callbacks, route_path
 from receiver.web.health import Readyz, livez
 from receiver.web.openapi import openapi
-from receiver.web.problems import on_error, on_http_exception
+from receiver.web.problems import HANDLERS
 
 
 class HasRoutes(Protocol):
@@ -46,7 +45,7 @@ def create_app(
             *((Route("/openapi.json", openapi), *_api_routes(api, page)) if api is not None else ()),
             *(page.routes() if page is not None else ()),
         ],
-        exception_handlers={HTTPException: on_http_exception, Exception: on_error},
+        exception_handlers=HANDLERS,
     )
     app.callbacks = callbacks
     app.router.redirect_slashes = False

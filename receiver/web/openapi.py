@@ -57,18 +57,18 @@ _GIVEN: tuple[type, ...] = (
 _REF = "#/components/schemas/"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One method of one path."""
 
     name: str  # generated clients call their function so
-    tag: str  # subject, by which clients and pages group operations
     summary: str  # its effect
     answers: dict[int, tuple[str, Schema]]  # status → (description of the answer, and its content by media type)
     body: Schema | None = None  # schema of the request's body
-    problems: tuple[int, ...] = ()  # statuses of the problems worth naming, beside 401 and 429
+    problems: tuple[int, ...] = ()  # statuses of its problems, beside those of every body, name in the path and token
     parameters: tuple[Schema, ...] = ()  # parameters outside the path
     open: bool = False  # True if it needs no token
+    tag: str = ""  # subject, by which clients group operations, if it is not the beginning of the path
 
 
 def _ref(type: type) -> Schema:
@@ -90,8 +90,8 @@ _SUBMISSION = _json(_ref(SubmissionRecord))
 _TEXT: Schema = {"text/plain": {"schema": {"type": "string"}}}
 _OBJECT = _json({"type": "object"})
 _ASKED_PROVIDER = (422, 502, 503)
-_BODY = (400, 408, 413, 415, *_ASKED_PROVIDER)
-"""Problems of every request with a body that goes to the provider."""
+_BODY = (400, 408, 413, 415, 422)
+"""Problems of every request with a body."""
 _KEY = _parameter(
     "header",
     "Idempotency-Key",
@@ -108,12 +108,11 @@ _MADE = {
     ),
 }
 _CALLBACK = Operation(
-    name="callback",
-    tag="callbacks",
-    summary="Callback of the provider.",
+    "callback",
+    "Callback of the provider.",
     body={"type": "object", "required": ["id"], "properties": {"id": {"type": ["string", "integer"]}}},
     answers={200: ("It is kept and accepted.", _OBJECT), 202: ("It is kept; the provider is asked.", _OBJECT)},
-    problems=(404, 408, 413, 415, 422, 429),
+    problems=(404, 429),
     open=True,
 )
 
@@ -142,41 +141,35 @@ def _conditions(statuses: Sequence[str]) -> tuple[Schema, ...]:
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/submissions"): Operation(
-        name="list_submissions",
-        tag="submissions",
-        summary="Submissions, the newest first.",
+        "list_submissions",
+        "Submissions, the newest first.",
         answers=_page("submissions", _ref(SubmissionRecord)),
         parameters=_conditions(DISPLAY_STATUSES),
         problems=(422,),
     ),
     ("post", "/submissions"): Operation(
-        name="submit",
-        tag="submissions",
-        summary="Submit. It is journalled, then sent at once.",
+        "submit",
+        "Submit. It is journalled, then sent at once.",
         body={"oneOf": [_ref(type) for type in bodies.SUBMITTED.values()]},
         answers=_MADE,
-        problems=(*_BODY, 409),
+        problems=(409, *_ASKED_PROVIDER),
         parameters=(_KEY,),
     ),
     ("post", "/submissions/watch"): Operation(
-        name="watch",
-        tag="submissions",
-        summary="Take over a task that was submitted elsewhere. It is followed and delivered like our own.",
+        "watch",
+        "Take over a task that was submitted elsewhere. It is followed and delivered like our own.",
         body=_ref(bodies.Watch),
         answers={200: ("It was taken over before.", _SUBMISSION), 201: ("It is followed from now.", _SUBMISSION)},
-        problems=(*_BODY, 404),
+        problems=(404, *_ASKED_PROVIDER),
     ),
     ("get", "/submissions/{id}"): Operation(
-        name="get_submission",
-        tag="submissions",
-        summary="One submission, by its id or its task's.",
+        "get_submission",
+        "One submission, by its id or its task's.",
         answers={200: ("The submission with its deliveries.", _SUBMISSION)},
-        problems=(404,),
     ),
     ("get", "/submissions/{id}/events"): Operation(
-        name="list_events",
-        tag="submissions",
-        summary="Its events; with `Accept: text/event-stream` as they happen.",
+        "list_events",
+        "Its events; with `Accept: text/event-stream` as they happen.",
         answers={
             200: (
                 "The oldest first. The stream ends after the last event, when the files are there.",
@@ -185,63 +178,56 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             204: ("Nothing follows the event named by Last-Event-ID.", {}),
         },
         parameters=(_parameter("header", "Last-Event-ID", "Go on after this event.", {"type": "string"}),),
-        problems=(404,),
     ),
     ("get", "/submissions/{id}/media/{index}"): Operation(
-        name="get_file",
+        "get_file",
+        "A file of the result, as it was archived.",
         tag="files",
-        summary="A file of the result, as it was archived.",
         answers={
             200: (
                 "The file. Its Content-Type is that of the picture or video. Range requests work.",
                 {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
             )
         },
-        problems=(404, 409, 410),
+        problems=(409, 410),
     ),
     ("get", "/submissions/{id}/seed"): Operation(
-        name="get_seed",
-        tag="submissions",
-        summary="The seed of a finished picture. The provider may take a minute.",
+        "get_seed",
+        "The seed of a finished picture. The provider may take a minute.",
         answers={200: ("The seed.", _json(_ref(Seed)))},
-        problems=(*_ASKED_PROVIDER, 404, 409),
+        problems=(409, *_ASKED_PROVIDER),
     ),
     ("post", "/submissions/{id}/actions"): Operation(
-        name="press",
-        tag="submissions",
-        summary="Press a button of a finished task. The same one a second time gives the first one's submission.",
+        "press",
+        "Press a button of a finished task. The same one a second time gives the first one's submission.",
         body=_ref(bodies.Press),
         answers=_MADE,
-        problems=(*_BODY, 404, 409),
+        problems=(409, *_ASKED_PROVIDER),
         parameters=(_KEY | {"description": "Only with `again`: a repeat of this very request is no further one."},),
     ),
     ("post", "/submissions/{id}/modal"): Operation(
-        name="answer",
-        tag="submissions",
-        summary="Answer a task that asks for input; the same task goes on.",
+        "answer",
+        "Answer a task that asks for input; the same task goes on.",
         body=_ref(bodies.Answer),
         answers={200: ("The provider took it.", _SUBMISSION), 202: ("It is kept; see `reason`.", _SUBMISSION)},
-        problems=(*_BODY, 404),
+        problems=_ASKED_PROVIDER,
     ),
     ("post", "/submissions/{id}/cancel"): Operation(
-        name="cancel",
-        tag="submissions",
-        summary="Ask the provider to stop a task, where it lets its users do so.",
+        "cancel",
+        "Ask the provider to stop a task, where it lets its users do so.",
         answers={202: ("It was asked; an event shows the effect.", _SUBMISSION)},
-        problems=(*_ASKED_PROVIDER, 404, 409),
+        problems=(409, *_ASKED_PROVIDER),
     ),
     ("delete", "/submissions/{id}"): Operation(
-        name="erase",
-        tag="submissions",
-        summary="Delete a submission for good, with its events, deliveries and files.",
+        "erase",
+        "Delete a submission for good, with its events, deliveries and files.",
         answers={200: ("It is deleted.", _json(_ref(Erased)))},
         parameters=(_parameter("query", "force", "Also while it is under way. It is given up.", {"type": "boolean"}),),
-        problems=(404, 409, 422),
+        problems=(409, 422),
     ),
     ("get", "/deliveries"): Operation(
-        name="list_deliveries",
-        tag="deliveries",
-        summary="Deliveries, the newest first.",
+        "list_deliveries",
+        "Deliveries, the newest first.",
         answers=_page("deliveries", _ref(DeliveryRecord)),
         parameters=(
             *_conditions(DELIVERY_STATUSES),
@@ -251,30 +237,25 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         problems=(404, 422),
     ),
     ("get", "/deliveries/{id}"): Operation(
-        name="get_delivery",
-        tag="deliveries",
-        summary="One delivery with its attempts.",
+        "get_delivery",
+        "One delivery with its attempts.",
         answers={200: ("The delivery with its `history`.", _json(_ref(DeliveryRecord)))},
-        problems=(404,),
     ),
     ("post", "/deliveries/replay"): Operation(
-        name="replay",
-        tag="deliveries",
-        summary="Make deliveries due again, or with `preview` say what would be.",
+        "replay",
+        "Make deliveries due again, or with `preview` say what would be.",
         body=_ref(bodies.Replay),
         answers={200: ("The outcome of each.", _json({"type": "array", "items": _ref(Replayed)}))},
-        problems=(400, 404, 408, 413, 415, 422),
+        problems=(404,),
     ),
     ("get", "/destinations"): Operation(
-        name="list_destinations",
-        tag="destinations",
-        summary="Destinations and their health, by name.",
+        "list_destinations",
+        "Destinations and their health, by name.",
         answers={200: ("All that the journal knows.", _json({"type": "array", "items": _ref(Destination)}))},
     ),
     ("post", "/destinations/{name}/pause"): Operation(
-        name="pause",
-        tag="destinations",
-        summary="Deliver nothing to a destination for a while.",
+        "pause",
+        "Deliver nothing to a destination for a while.",
         answers={200: ("It is paused.", _json(_ref(Destination)))},
         parameters=(
             _parameter(
@@ -284,35 +265,33 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
                 {"type": "integer", "minimum": 1, "maximum": MAX_PAUSE_SECONDS, "default": PAUSE_SECONDS},
             ),
         ),
-        problems=(404, 422),
+        problems=(422,),
     ),
     ("post", "/destinations/{name}/resume"): Operation(
-        name="resume",
-        tag="destinations",
-        summary="End a pause and forget its failures. What is due is attempted again.",
+        "resume",
+        "End a pause and forget its failures. What is due is attempted again.",
         answers={200: ("It goes on.", _json(_ref(Destination)))},
-        problems=(404,),
     ),
     ("post", "/uploads"): Operation(
-        name="upload",
+        "upload",
+        "Put pictures where prompts can point to them.",
         tag="files",
-        summary="Put pictures where prompts can point to them.",
         body=_ref(bodies.Upload),
         answers={200: ("Their links.", _json(_ref(Links)))},
-        problems=_BODY,
+        problems=_ASKED_PROVIDER,
     ),
     ("get", "/openapi.json"): Operation(
-        name="openapi", tag="health", summary="This document.", answers={200: ("OpenAPI 3.1.", _OBJECT)}, open=True
+        "openapi", "This document.", tag="health", answers={200: ("OpenAPI 3.1.", _OBJECT)}, open=True
     ),
     ("post", "/callbacks"): replace(_CALLBACK, name="callback_without_token"),
     ("post", "/callbacks/{token}"): _CALLBACK,
     ("get", "/livez"): Operation(
-        name="livez", tag="health", summary="Check that the process answers.", answers={200: ("ok", _TEXT)}, open=True
+        "livez", "Check that the process answers.", tag="health", answers={200: ("ok", _TEXT)}, open=True
     ),
     ("get", "/readyz"): Operation(
-        name="readyz",
+        "readyz",
+        "Check that callbacks can be kept now.",
         tag="health",
-        summary="Check that callbacks can be kept now.",
         answers={200: ("Ready.", _OBJECT), 503: ("Not ready, and why.", _OBJECT)},
         open=True,
     ),
@@ -363,17 +342,18 @@ def _operation(path: str, operation: Operation) -> Schema:
     inside = [
         {"name": name, "in": "path", "required": True, "schema": _PLACE.get(name, {"type": "string"})} for name in named
     ]
-    problems = sorted(operation.problems if operation.open else (401, 429, *operation.problems))
+    of_path, of_body = (404,) if named else (), _BODY if operation.body is not None else ()
+    problems = {*operation.problems, *of_path, *of_body, *(() if operation.open else (401, 429))}
     answers: Schema = {
         str(status): {"description": text, **({"content": content} if content else {})}
         for status, (text, content) in operation.answers.items()
     }
     problem = {"application/problem+json": {"schema": _ref(ProblemRecord)}}
-    answers |= {str(status): {"description": _PROBLEMS[status], "content": problem} for status in problems}
+    answers |= {str(status): {"description": _PROBLEMS[status], "content": problem} for status in sorted(problems)}
     answers["default"] = {"description": "Another problem.", "content": problem}
     found: Schema = {
         "operationId": operation.name,
-        "tags": [operation.tag],
+        "tags": [operation.tag or path.split("/")[1]],
         "summary": operation.summary,
         "parameters": [*inside, *operation.parameters],
         "responses": answers,

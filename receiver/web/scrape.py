@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.metrics.export import text_of
-from receiver.web.problems import Problem, on_error, on_http_exception, problem
+from receiver.web.callers import Callers
+from receiver.web.problems import HANDLERS
 
 
 class Scrape:
@@ -24,7 +23,7 @@ class Scrape:
     """
 
     def __init__(self, *, token: str | None, refresh: Callable[[], Awaitable[None]]) -> None:
-        self._token = token
+        self._callers = None if token is None else Callers({"metrics": token}, "RECEIVER_METRICS_TOKEN")
         self._refresh = refresh
 
     def route(self) -> Route:
@@ -33,16 +32,12 @@ class Scrape:
 
     def app(self) -> Starlette:
         """Return an app with nothing else, for a port of its own."""
-        return Starlette(
-            routes=[self.route()], exception_handlers={HTTPException: on_http_exception, Exception: on_error}
-        )
+        return Starlette(routes=[self.route()], exception_handlers=HANDLERS)
 
     async def answer(self, request: Request) -> Response:
         """Return the metrics in the format that the request accepts."""
-        given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
-        if self._token is not None and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
-            detail = "Send `Authorization: Bearer` with the token in RECEIVER_METRICS_TOKEN."
-            return problem(Problem(401, detail, {"WWW-Authenticate": "Bearer"}))
+        if self._callers is not None:
+            self._callers.named(request.headers)
         await self._refresh()
         body, type = text_of(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": type, "Cache-Control": "no-store"})

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import ExitStack
 
 import structlog
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,7 +24,9 @@ from receiver.web.admission import Admission, Shares
 from receiver.web.api.delivery_routes import DeliveryRoutes
 from receiver.web.api.read_routes import HEARTBEAT, ReadRoutes, Watch
 from receiver.web.api.responses import problem_of
-from receiver.web.api.write_routes import MAX_BODY, WriteRoutes
+from receiver.web.api.schemas import MAX_BODY
+from receiver.web.api.write_routes import WriteRoutes
+from receiver.web.callers import Callers
 from receiver.web.connections import MAX_CONNECTIONS
 from receiver.web.problems import Problem, problem
 
@@ -75,7 +74,7 @@ class Api:
         heartbeat: float = HEARTBEAT,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
-        self._digests = {name: _digest(token) for name, token in tokens.items()}
+        self._callers = Callers(tokens, "RECEIVER_API_TOKENS")
         self._admission = admission
         self._writes = Admission(
             None,
@@ -91,9 +90,7 @@ class Api:
         self._making = WriteRoutes(
             submissions=submissions, journal=journal, provider=provider, clock=clock, retention=retention
         )
-        self._delivering = DeliveryRoutes(
-            journal=journal, replay=replay, destinations=destinations, clock=clock, read=self._making.read
-        )
+        self._delivering = DeliveryRoutes(journal=journal, replay=replay, destinations=destinations, clock=clock)
         self._reading = ReadRoutes(
             journal=journal, provider=provider, store=store, watch=watch, heartbeat=heartbeat, clock=clock
         )
@@ -133,7 +130,7 @@ class Api:
             held = ExitStack()
             metrics.door.set("http")
             try:
-                caller = self._caller(request.headers)
+                caller = self._callers.named(request.headers)
                 held.enter_context(self._requests.hold(caller))
                 if request.method in ("GET", "HEAD"):
                     response = await endpoints[request.method](request, caller)
@@ -160,20 +157,6 @@ class Api:
 
         return Route(path, endpoint, methods=list(endpoints))
 
-    def _caller(self, headers: Headers) -> str:
-        """Return the name of the caller, or raise Problem (401), with the same answer for every wrong token."""
-        given = headers.getlist("authorization")
-        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise Problem(401, "Send `Authorization: Bearer` with a token.", {"WWW-Authenticate": "Bearer"})
-        digest = _digest(token.strip())
-        # Compare with every token, so that the time taken reveals nothing.
-        matches = [name for name, known in self._digests.items() if hmac.compare_digest(known, digest)]
-        if not matches:
-            detail = "This token is not valid. Valid tokens are set in RECEIVER_API_TOKENS."
-            raise Problem(401, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
-        return matches[-1]
-
 
 class _Held:
     """An answer that counts for its caller until it is sent. A stream may last for hours."""
@@ -185,7 +168,3 @@ class _Held:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._held:
             await self._response(scope, receive, send)
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

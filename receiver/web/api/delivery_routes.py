@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,7 +30,6 @@ class DeliveryRoutes:
 
     Args:
         destinations: names, as configured in this process.
-        read: returns the JSON of a request's body.
     """
 
     def __init__(
@@ -41,13 +39,11 @@ class DeliveryRoutes:
         replay: Replay,
         destinations: Collection[str],
         clock: Clock,
-        read: Callable[[Request], Awaitable[Any]],
     ) -> None:
         self._journal = journal
         self._replay = replay
         self._destinations = destinations
         self._clock = clock
-        self._read = read
 
     async def list(self, request: Request, caller: str) -> Response:
         """`GET /deliveries`: the newest first."""
@@ -70,7 +66,7 @@ class DeliveryRoutes:
 
     async def replay(self, request: Request, caller: str) -> Response:
         """`POST /deliveries/replay`: make deliveries due again, or with `preview` say which."""
-        body = schemas.read(schemas.Replay, await self._read(request))
+        body = schemas.read(schemas.Replay, await schemas.read_json(request))
         if body.status is not None and body.status not in DELIVERY_STATUSES:
             raise InputError(f"The field status is one of {', '.join(DELIVERY_STATUSES)}.")
         if len(body.ids) > schemas.MAX_IDS:

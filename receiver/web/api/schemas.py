@@ -13,17 +13,25 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
+from starlette.requests import Request as HttpRequest
 
 from receiver.deliveries import DELIVERY_STATUSES
-from receiver.errors import InputError
+from receiver.errors import InputError, NotJSON
 from receiver.requests import KINDS, REQUIRED, SPEEDS, Field, Request, build
 from receiver.submissions import MAX_LABEL, MAX_LABELS, Options
 from receiver.submissions.options import MAX_AUTO
-from receiver.tasks import MAX_TASK_ID
+from receiver.tasks import MAX_TASK_ID, decode_json
+from receiver.web.admission import BodyLimits
+from receiver.web.problems import Problem
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 MAX_IDS = 200
+MAX_BODY = 80 * 1024 * 1024
+"""Bytes of a body: a few pictures of the largest size, as base64."""
+_LIMITS = BodyLimits(name="Bodies", limit=MAX_BODY, seconds=60.0)
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half of a character outside the BMP, in JSON. Without its other half it is in no text (RFC 8259 §8.2)."""
 
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
@@ -145,9 +153,30 @@ SUBMITTED: Mapping[str, type[Sent]] = {
 Upload = _struct("upload", msgspec.Struct)
 
 
-def read_submission(value: Any) -> tuple[Request, Sent]:
+async def read_json(request: HttpRequest) -> dict[str, Any]:
+    """Return the JSON object of a request's body, or raise Problem or InputError."""
+    headers = dict(request.scope["headers"])
+    await _LIMITS.check_length(headers, request.receive)
+    _LIMITS.check_type(headers)
+    body = await _LIMITS.read(request.receive)
+    try:
+        value = decode_json(body)
+    except NotJSON as exc:
+        raise Problem(400, "The body is not JSON.") from exc
+    if _HALF.search(body):
+        try:
+            msgspec.json.encode(value)
+        except UnicodeEncodeError as exc:
+            raise InputError("The body holds half a character, which cannot be stored. Remove it.") from exc
+    if not isinstance(value, dict):
+        raise InputError("The body must be a JSON object.")
+    return value
+
+
+async def read_submission(request: HttpRequest) -> tuple[Request, Sent]:
     """Return the request in the body of `POST /submissions`, and the body, or raise InputError."""
-    kind = _object(value).get("kind", "imagine")
+    value = await read_json(request)
+    kind = value.get("kind", "imagine")
     if not isinstance(kind, str):
         raise InputError("The kind must be text.")
     if kind not in SUBMITTED:
@@ -158,14 +187,13 @@ def read_submission(value: Any) -> tuple[Request, Sent]:
     return _request(kind, body), body
 
 
-def read_upload(value: Any) -> Request:
+async def read_upload(request: HttpRequest) -> Request:
     """Return the request in the body of `POST /uploads`. Raises InputError."""
-    return _request("upload", read(Upload, value))
+    return _request("upload", read(Upload, await read_json(request)))
 
 
-def read(type: type[T], value: Any) -> T:
+def read(type: type[T], body: dict[str, Any]) -> T:
     """Read a body as its struct, or raise InputError."""
-    body = _object(value)
     known = [field.encode_name for field in msgspec.structs.fields(type)]
     for name in body:
         if name not in known:
@@ -193,12 +221,6 @@ def _request(kind: str, body: msgspec.Struct) -> Request:
     for picture in built.pictures:
         check_uri(picture.source)
     return built
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError("The body must be a JSON object.")
-    return value
 
 
 def _guess(name: Any, known: Iterable[str]) -> str:

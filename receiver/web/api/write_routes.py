@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json as stdlib_json
-import re
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -15,14 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.clock import Clock
-from receiver.errors import Ambiguous, InputError, NotJSON, Refused, Unreachable
+from receiver.errors import Ambiguous, InputError, Refused, Unreachable
 from receiver.events import Submission, new_id
 from receiver.journal import Journal
 from receiver.maintenance.retention import Retention
 from receiver.provider import Provider
 from receiver.submissions import Submissions
-from receiver.tasks import decode_json
-from receiver.web.admission import BodyLimits
 from receiver.web.api import schemas
 from receiver.web.api.read_routes import find
 from receiver.web.api.responses import Erased, Links, clean, json, problem_of, submission_record
@@ -30,12 +27,7 @@ from receiver.web.problems import Problem
 
 T = TypeVar("T")
 
-MAX_BODY = 80 * 1024 * 1024
-"""Bytes of a body: a few pictures of the largest size, as base64."""
-BODY_SECONDS = 60.0
 MAX_KEY = 200
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""Half of a character outside the BMP, in JSON. Without its other half it is in no text (RFC 8259 §8.2)."""
 
 
 class WriteRoutes:
@@ -49,12 +41,11 @@ class WriteRoutes:
         self._provider = provider
         self._clock = clock
         self._retention = retention
-        self._bodies = BodyLimits(name="Bodies", limit=MAX_BODY, seconds=BODY_SECONDS)
         self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def submit(self, request: Request, caller: str) -> Response:
         """`POST /submissions`."""
-        built, body = schemas.read_submission(await self.read(request))
+        built, body = await schemas.read_submission(request)
         once, digest = _once(request, caller, body)
         options = body.options(once=once, once_digest=digest)
         return await self._one_by_one(request, once, lambda: self._submissions.prepare(built, options))
@@ -65,7 +56,7 @@ class WriteRoutes:
         `again` presses it once more. The Idempotency-Key counts only then.
         """
         parent = await find(self._journal, request.path_params["id"])
-        body = schemas.read(schemas.Press, await self.read(request))
+        body = schemas.read(schemas.Press, await schemas.read_json(request))
         schemas.check_uri(body.mask)
         once, digest = _once(request, caller, body, parent.id) if body.again else (None, None)
         options = body.options(once=once, once_digest=digest)
@@ -86,7 +77,7 @@ class WriteRoutes:
     async def answer(self, request: Request, caller: str) -> Response:
         """`POST /submissions/{id}/modal`."""
         row = await find(self._journal, request.path_params["id"])
-        body = schemas.read(schemas.Answer, await self.read(request))
+        body = schemas.read(schemas.Answer, await schemas.read_json(request))
         schemas.check_uri(body.mask)
         row = await self._submissions.reply(row, prompt=body.prompt, mask=body.mask)
         try:
@@ -102,14 +93,14 @@ class WriteRoutes:
 
     async def watch(self, request: Request, caller: str) -> Response:
         """`POST /submissions/watch`."""
-        body = schemas.read(schemas.Watch, await self.read(request))
+        body = schemas.read(schemas.Watch, await schemas.read_json(request))
         before = self._mark()
         row = await self._submissions.adopt(body.task_id, body.options())
         return _made(request, row, 201 if row.id > before else 200)
 
     async def upload(self, request: Request, caller: str) -> Response:
         """`POST /uploads`."""
-        built = schemas.read_upload(await self.read(request))
+        built = await schemas.read_upload(request)
         return json(Links(urls=tuple(await self._submissions.upload(built))))
 
     async def cancel(self, request: Request, caller: str) -> Response:
@@ -168,23 +159,6 @@ class WriteRoutes:
     def _mark(self) -> str:
         """Return an id that sorts before every id made later."""
         return new_id(self._clock.now_ms())
-
-    async def read(self, request: Request) -> Any:
-        """Return the JSON of a request's body."""
-        headers = dict(request.scope["headers"])
-        await self._bodies.check_length(headers, request.receive)
-        self._bodies.check_type(headers)
-        body = await self._bodies.read(request.receive)
-        try:
-            value = decode_json(body)
-        except NotJSON as exc:
-            raise Problem(400, "The body is not JSON.") from exc
-        if _HALF.search(body):
-            try:
-                msgspec.json.encode(value)
-            except UnicodeEncodeError as exc:
-                raise InputError("The body holds half a character, which cannot be stored. Remove it.") from exc
-        return value
 
 
 def _made(request: Request, row: Submission, status: int) -> Response:
