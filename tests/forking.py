@@ -6,6 +6,8 @@ a command and a channel, on which the arguments, the folder and the environment 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import select
@@ -13,8 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -109,6 +112,23 @@ def fork_commands() -> None:
     sys.argv = ["receiver", *arguments]
 
 
+def run(main: Callable[[], object]) -> None:
+    """Run the command and end as Python does, but without freeing what there is: that would copy all of our memory."""
+    try:
+        main()
+    except SystemExit as exc:
+        if not isinstance(exc.code, int | None):
+            raise
+        code = exc.code or 0
+    else:
+        code = 0
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
     from receiver.bodies import certificates
     from receiver.cli import COMMANDS, main
@@ -116,6 +136,9 @@ if __name__ == "__main__":
     for commands in COMMANDS.values():
         for place, _ in commands.values():
             import_module(f"receiver.cli.{place.partition(':')[0]}")
+    for name in ("anyio._backends._asyncio", "anyio.streams.tls", "receiver.simulator.pictures"):
+        import_module(name)
     certificates()
+    gc.freeze()
     fork_commands()
-    main()
+    run(main)

@@ -790,7 +790,7 @@ async def test_a_stream_goes_on_after_the_last_event_seen(tmp_path: Path) -> Non
 async def test_a_stream_tells_progress_where_a_destination_wants_it(tmp_path: Path) -> None:
     """Progress is journalled for those who want it, and then streamed too."""
     tables = {"live": {"url": f"file:{tmp_path / 'live'}", "progress": True}}
-    async with door(tmp_path, to="", destinations=tables) as (_, client):
+    async with door(tmp_path, to="", destinations=tables, speed=SLOW) as (_, client):
         id = (await client.post("/submissions", json=PROMPT)).json()["id"]
         types = [type for type, _ in await stream(client, id)]
         assert "task.progressed" in types

@@ -53,7 +53,7 @@ async def test_default_fetch_is_live_and_never_empty() -> None:
 
 async def test_previews() -> None:
     """While a task is IN_PROGRESS its links show a smaller, coarser picture."""
-    async with running(speed=20) as run:
+    async with running(speed=8) as run:
         await run.submit()
         await run.hooks.until(lambda hooks: hooks.told[-1:] == [("IN_PROGRESS", "31%")])
         body = run.hooks.bodies[-1]
