@@ -37,7 +37,7 @@ from receiver.journal import Journal, Trouble
 from receiver.journal.document import replace
 from receiver.journal.membership import SharedMembership
 from receiver.journal.selection import Selection
-from receiver.journal.store import ROW_KINDS, RowKind, Rows, StoredRow
+from receiver.journal.store import EVERYTHING, ROW_KINDS, RowKind, Rows, StoredRow
 from receiver.journal.transfer import PAGE, copy, tally
 
 LATER = NOW + 3_600_000
@@ -102,7 +102,7 @@ async def view(journal: Journal) -> dict[str, Any]:
         "rows": rows,
         "callbacks": [await journal.callbacks(row.id) for row in rows],
         "events": await journal.events(limit=1000),
-        "order": [event.id for _, event in await journal.select_events(Selection(), after=None, limit=1000)],
+        "order": [row.record.id async for row in journal.selected("events", Selection())],
         "deliveries": deliveries,
         "attempts": [await journal.attempts(item.id) for item in deliveries],
         "destinations": await journal.destinations(),
@@ -142,11 +142,11 @@ async def test_numbers_go_on(source: Journal, target: Journal) -> None:
     """What becomes known afterwards stands behind all that was copied."""
     await half_way(source)
     await copy(source.store, target.store)
-    last = (await target.select_events(Selection(), after=None, limit=1000))[-1][0]
+    last = [row.key async for row in target.selected("events", Selection())][-1]
     fact = await owe(target, submission(6), "task.succeeded", 40)
     await keep(target, callback(9))
-    numbers = await target.select_events(Selection(), after=last, limit=10)
-    assert [found.id for _, found in numbers] == [fact.id]
+    later = await target.page("events", EVERYTHING, after=last, limit=10, newest_first=False)
+    assert [row.record for row in later] == [fact]
     assert [item.received_ms - NOW for item in await target.callbacks(ID)] == [3, 1, 2, 9]
 
 

@@ -257,7 +257,7 @@ async def test_a_step_nobody_saw_strands_nothing(journal: Journal, ahead: int) -
     await journal.pause("folder", NOW + ahead, "429")
     row = submission(9, send_due_ms=NOW + ahead, poll_due_ms=NOW + ahead, files=(due_file(NOW + ahead),))
     await journal.add(row)
-    await journal.due_sends(NOW + 60_000, 1)  # a bucket's first index entry comes early, and leads to the row then
+    await journal.due("send", NOW + 60_000, 1)  # a bucket's first index entry comes early, and leads to the row then
     await journal.clamp(NOW)
     found = await journal.get(row.id)
     waiting = await journal.delivery(work.delivery.id)

@@ -36,7 +36,7 @@ from receiver.events import DisplayStatus, ExpectedFile, Media, Submission
 from receiver.journal import Change, Journal
 from receiver.journal.journal import MANY
 from receiver.journal.selection import Selection
-from receiver.journal.store import Counts, DestinationCount
+from receiver.journal.store import Counts, DestinationCount, DueKind
 from receiver.journal.store import Store as Contract
 from receiver.journal.transitions import FREED_AFTER, FREED_TOGETHER
 from receiver.tasks import Task
@@ -245,22 +245,22 @@ async def test_naming_an_event_or_a_delivery(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "due", "found"),
+    ("kind", "due", "found"),
     [
-        ("due_sends", "send_due_ms", [2, 1]),
-        ("due_polls", "poll_due_ms", [2, 1]),
-        ("due_media", "files", [2, 1]),
-        ("overdue", "deadline_ms", [2, 1]),
+        ("send", "send_due_ms", [2, 1]),
+        ("poll", "poll_due_ms", [2, 1]),
+        ("media", "files", [2, 1]),
+        ("deadline", "deadline_ms", [2, 1]),
     ],
 )
-async def test_what_is_due(journal: Journal, query: str, due: str, found: list[int]) -> None:
+async def test_what_is_due(journal: Journal, kind: DueKind, due: str, found: list[int]) -> None:
     """The longest due first, up to the limit; what is due later, or never, is left alone."""
     never = None if due != "deadline_ms" else NOW + 10**9
     for number, at in enumerate([NOW, NOW - 5, NOW + 1, never], start=1):
         value: Any = (due_file(at),) if due == "files" else at
         await journal.add(submission(number, **{"send_due_ms": None, due: value}))
-    assert ids(await getattr(journal, query)(NOW, limit=10)) == found
-    assert ids(await getattr(journal, query)(NOW, limit=1)) == found[:1]
+    assert ids(await journal.due(kind, NOW, limit=10)) == found
+    assert ids(await journal.due(kind, NOW, limit=1)) == found[:1]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ async def test_what_is_due(journal: Journal, query: str, due: str, found: list[i
 async def test_what_has_ended_is_not_overdue(journal: Journal, fields: dict[str, Any], overdue: bool) -> None:
     """Ends and refusals are no business of the deadline."""
     await journal.add(submission(1, deadline_ms=NOW, **fields))
-    assert ids(await journal.overdue(NOW, limit=10)) == [1] * overdue
+    assert ids(await journal.due("deadline", NOW, limit=10)) == [1] * overdue
 
 
 # Changes

@@ -23,10 +23,10 @@ from receiver.errors import EngineRunning, JournalError, JournalLocked
 from receiver.events import EVENT_TYPES
 from receiver.journal import Journal
 from receiver.journal.document import Document, replace
-from receiver.journal.pages import requests_query
+from receiver.journal.pages import due_query, page_query, requests_query
 from receiver.journal.sqlite import SQLiteStore, documents, open_store
 from receiver.journal.sqlite.documents import SQL
-from receiver.journal.sqlite.pages import DIALECT, listing
+from receiver.journal.sqlite.pages import DIALECT
 from receiver.journal.store import Filter, RowKind
 
 
@@ -268,13 +268,9 @@ def plan(db: sqlite3.Connection, query: str) -> list[str]:
     return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", values)]
 
 
-def due(kind: str) -> str:
-    return f"{SQL['page_submissions']} WHERE {kind}_due_ms <= ? ORDER BY {kind}_due_ms LIMIT ?"
-
-
 def listed(kind: RowKind, newest_first: bool = False, **conditions: Any) -> str:
     after, few = ("", "") if kind in ("attempts", "files") else ("",), conditions.pop("few", None)
-    return listing(kind, Filter(**conditions), after, 10, newest_first=newest_first, few=few)[0]
+    return page_query(DIALECT, kind, Filter(**conditions), after, 10, newest_first=newest_first, few=few)[0]
 
 
 HOT = {
@@ -288,10 +284,10 @@ HOT = {
     "running_attempts": (SQL["running_attempts"], "PRIMARY KEY (delivery_id=? AND number=?)"),
     "claimable": (SQL["claimable"], "deliveries_due (destination=? AND due_ms<?)"),
     "fresh": (SQL["fresh"], "deliveries_due (destination=? AND due_ms<?)"),
-    "due_sends": (due("send"), "submissions_send (send_due_ms<?)"),
-    "due_polls": (due("poll"), "submissions_poll (poll_due_ms<?)"),
-    "due_media": (due("media"), "submissions_media (media_due_ms<?)"),
-    "overdue": (due("deadline"), "submissions_deadline (deadline_due_ms<?)"),
+    "due_sends": (due_query(DIALECT, "send"), "submissions_send (send_due_ms<?)"),
+    "due_polls": (due_query(DIALECT, "poll"), "submissions_poll (poll_due_ms<?)"),
+    "due_media": (due_query(DIALECT, "media"), "submissions_media (media_due_ms<?)"),
+    "overdue": (due_query(DIALECT, "deadline"), "submissions_deadline (deadline_due_ms<?)"),
     "by id": (listed("submissions", submission_id="x"), "sqlite_autoindex_submissions_1 (id=?"),
     "by task": (listed("submissions", True, task_id="x"), "submissions_task (task_id=?"),
     "children": (listed("submissions", parent_id="x"), "submissions_parent (parent_id=?"),

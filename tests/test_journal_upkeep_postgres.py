@@ -18,7 +18,7 @@ from receiver.errors import InputError, JournalError
 from receiver.events import Input
 from receiver.journal import Journal, Work
 from receiver.journal.postgres.connections import is_lost, sentence
-from receiver.journal.selection import Order, Selection
+from receiver.journal.selection import Order
 
 LATER = NOW + 10**12
 
@@ -45,7 +45,7 @@ async def other(store: PostgresStore) -> AsyncIterator[Journal]:
 
 
 async def orders_of(journal: Journal) -> list[Order]:
-    found = await journal.select_deliveries(Selection(), after="", limit=1000)
+    found = await journal.deliveries(limit=1000)
     return [
         Order(event_id=item.event_id, submission_id=item.submission_id, destination=item.destination,
               delivery_id=item.id) for item in found

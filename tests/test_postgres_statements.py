@@ -17,9 +17,9 @@ from journals import NOW
 from postgres import open_journal
 
 from receiver.journal.document import DUE_FIELDS
-from receiver.journal.pages import requests_query
+from receiver.journal.pages import due_query, page_query, requests_query
 from receiver.journal.postgres.connections import SETTINGS
-from receiver.journal.postgres.tables import DIALECT, PARTS, SQL, array, due_query, listing, write_statement
+from receiver.journal.postgres.tables import DIALECT, PARTS, SQL, array, write_statement
 from receiver.journal.store import EVERYTHING, ROW_KINDS, Filter, RowKind
 
 MANY = """
@@ -151,13 +151,15 @@ def statements() -> dict[str, str]:
     """All statements that have a plan, with a write of everything."""
     parts = {part: write_statement((part,)) for part in ("written", "touched")}
     pages = {
-        f"page {number}": listing(kind, wanted, ("",) if kind == "deliveries" else None, 9, newest_first=True)[0]
+        f"page {number}": page_query(
+            DIALECT, kind, wanted, ("",) if kind == "deliveries" else None, 9, newest_first=True
+        )[0]
         for number, (kind, wanted, _) in enumerate(PAGES.values())
     }
-    pages |= {f"few {kind}": listing(kind, Filter(words=("boat",)), None, 9, few=["s1"])[0] for kind in FEW}
+    pages |= {f"few {kind}": page_query(DIALECT, kind, Filter(words=("boat",)), None, 9, few=["s1"])[0] for kind in FEW}
     for name, wanted in REQUESTS.items():
         pages[name] = requests_query(DIALECT, "submissions", wanted, ("x",), 9, newest_first=True).text  # type: ignore[union-attr]
-    dues = {f"due_{kind}": due_query(kind) for kind in DUE_FIELDS}
+    dues = {f"due_{kind}": due_query(DIALECT, kind) for kind in DUE_FIELDS}
     return {**SQL, **parts, "whole": write_statement(tuple(PARTS)), **dues, **pages}
 
 

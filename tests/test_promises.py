@@ -32,6 +32,7 @@ from promises import RANKS, Process, Seam, World
 from receiver.deliveries import Completion
 from receiver.events import Callback, Event, Submission
 from receiver.journal import Change, Changed, Decide
+from receiver.journal.store import DueKind
 
 EXAMPLES = int(os.environ.get("RECEIVER_PROMISES", "30"))
 PROFILE = settings(
@@ -362,10 +363,12 @@ class ForgetsWhatItKnew(Broken):
 class SendsAgain(Broken):
     """Takes what a crash left under way for something that was never sent."""
 
-    async def due_sends(self, now_ms: int, limit: int) -> list[Submission]:
-        rows = await self._journal.due_sends(now_ms, limit=limit)
+    async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
         again = []
-        for row in rows:
+        for row in await self._journal.due(kind, now_ms, limit):
+            if kind != "send":
+                again.append(row)
+                continue
             change = Change(submission=msgspec.structs.replace(row, status="prepared"))
             changed = await self._journal.change(row.id, lambda row, change=change: change)
             again.append(changed.submission)

@@ -382,7 +382,7 @@ async def check_same_store(journal: Journal, store: Store) -> None:
     """Raise MediaError unless all engines of a shared journal have this media store."""
     mine = await store.identity()
     for item in await journal.engines():
-        if item.store not in ("", mine):  # a copy or a compaction has none
+        if item.store not in ("", mine):  # a copy has none
             raise MediaError(
                 f"The media store here, {store.place} ({mine}), is another than that of `receiver {item.role}` on "
                 f"{item.host} ({item.store}): neither would find the other's pictures. Give all of them the same one "

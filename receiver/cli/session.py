@@ -22,6 +22,7 @@ from receiver.events import EventType, Submission, event_id
 from receiver.intake.followups import once_name
 from receiver.intake.pace import Durations, next_poll_ms
 from receiver.intake.transitions import refetched
+from receiver.journal.store import DueKind
 from receiver.requests import Request
 from receiver.settings import Settings
 from receiver.submissions import Options
@@ -178,8 +179,8 @@ async def until_idle(runtime: Runtime) -> None:
     """Wait until nothing is to be sent, polled, downloaded or delivered now. A paused destination is not waited for."""
     while True:
         now_ms = runtime.clock.now_ms()
-        queries = (runtime.journal.due_sends, runtime.journal.due_polls, runtime.journal.due_media)
-        due = [row for query in queries for row in await query(now_ms, 1)]
+        kinds: tuple[DueKind, ...] = ("send", "poll", "media")
+        due = [row for kind in kinds for row in await runtime.journal.due(kind, now_ms, 1)]
         counts = await runtime.journal.counts(exact=True)
         paused = {item.name for item in await runtime.journal.destinations(counts) if item.paused(now_ms)}
         owed = [

@@ -84,7 +84,7 @@ class Archiver:
         """Start the downloads that are due, as far as slots are free. Return how many started."""
         now_ms = self._clock.now_ms()
         started, self._full = 0, False
-        for row in await self._journal.due_media(now_ms, limit=LOOK):
+        for row in await self._journal.due("media", now_ms, limit=LOOK):
             due = [item for item in row.files if item.due_ms is not None and item.due_ms <= now_ms]
             due = [item for item in due if (row.id, item.place) not in self._running]
             own = sum(id == row.id for id, _ in self._running)

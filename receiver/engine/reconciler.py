@@ -107,7 +107,7 @@ class Reconciler:
         if wait := self._budget.wait(self._clock.monotonic()):
             await self._clock.sleep(wait)
         now_ms = self._clock.now_ms()
-        rows = await self._journal.due_polls(now_ms + TOGETHER_MS, BATCH)
+        rows = await self._journal.due("poll", now_ms + TOGETHER_MS, BATCH)
         if all((row.poll_due_ms or 0) > now_ms for row in rows):
             return 0
         due = [(row, await self._tasks_of(row)) for row in rows]
@@ -232,7 +232,7 @@ class Reconciler:
     async def _settle_unasked(self) -> int:
         """Settle the claims whose time is over while the provider is out of reach. They may be the last rows due."""
         now_ms = self._clock.now_ms()
-        due = await self._journal.due_polls(now_ms, limit=UNASKED)
+        due = await self._journal.due("poll", now_ms, limit=UNASKED)
         over = now_ms - self._policy.confirm_ms
         # A claim from the future was made before the clock was set back, and starts again.
         late = [row for row in due if row.claim is not None and not over < row.claim.since_ms <= now_ms]
@@ -241,7 +241,7 @@ class Reconciler:
     async def _expire(self) -> int:
         """End the overdue submissions, except those that a later round will poll first."""
         now_ms, paused = self._clock.now_ms(), self._health.paused
-        overdue = [row for row in await self._journal.overdue(now_ms, limit=BATCH) if row.claim is None]
+        overdue = [row for row in await self._journal.due("deadline", now_ms, limit=BATCH) if row.claim is None]
         return await self._all(
             self._intake.take(row.id, transitions.expired)
             for row in overdue

@@ -7,10 +7,7 @@ deliveries) are in the fields `new_…` and `closed`, until a store has written 
 
 from __future__ import annotations
 
-import functools
 import json
-import types
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,7 +19,6 @@ from receiver.events import Callback, Event, Media, Submission
 from receiver.tasks import clean_text
 
 T = TypeVar("T")
-S = TypeVar("S", bound=msgspec.Struct)
 
 replace = msgspec.structs.replace
 
@@ -230,7 +226,7 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 0
 
 
-# Records as JSON and as rows of a database
+# Records as JSON
 
 
 def to_json(value: Any) -> str:
@@ -244,37 +240,3 @@ def to_json_bytes(value: Any) -> bytes:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
         return clean_text(json.dumps(msgspec.to_builtins(value), ensure_ascii=False)).encode()
-
-
-def from_row(type: type[S], row: Mapping[str, Any]) -> S:
-    """Make a struct of a row that has a column for each field: a scalar, or JSON text."""
-    values: dict[str, Any] = {}
-    for name, read in _readers(type):
-        value = row[name]
-        values[name] = value if read is None or value is None else read(value)
-    return type(**values)
-
-
-@functools.cache
-def _readers(type: type[msgspec.Struct]) -> tuple[tuple[str, Callable[[Any], Any] | None], ...]:
-    return tuple(
-        (field.name, bool if field.type is bool else None)
-        if _is_scalar(field.type)
-        else (field.name, msgspec.json.Decoder(field.type).decode)
-        for field in msgspec.structs.fields(type)
-    )
-
-
-def _is_scalar(annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return all(map(_is_scalar, typing.get_args(annotation)))
-    return origin is typing.Literal or annotation in (types.NoneType, str, int, float, bool, bytes)
-
-
-def delivery_from_row(row: Mapping[str, Any]) -> Delivery:
-    """Make a delivery of a row. A receipt that cannot be read is left out, so that the delivery can still be ended."""
-    try:
-        return from_row(Delivery, row)
-    except msgspec.DecodeError:
-        return from_row(Delivery, {**row, "receipt": None})

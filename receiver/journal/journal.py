@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, cast
@@ -18,9 +18,21 @@ from receiver.journal import transitions
 from receiver.journal.document import Action, Changed, Decide, Document, Trouble, Work, is_settled, replace
 from receiver.journal.lookup import Listed, row_of
 from receiver.journal.membership import EngineRecord, membership_of
-from receiver.journal.selection import ALL, Kind, Leftover, Order, Replayed, Selection
+from receiver.journal.selection import ALL, Kind, Order, Replayed, Selection
 from receiver.journal.shared import Shared
-from receiver.journal.store import Counts, Filter, Key, LeftFile, NeededFile, RowKind, Store, StoredRow, pages
+from receiver.journal.store import (
+    EVERYTHING,
+    Counts,
+    DueKind,
+    Filter,
+    Key,
+    LeftFile,
+    NeededFile,
+    RowKind,
+    Store,
+    StoredRow,
+    pages,
+)
 
 T = TypeVar("T")
 
@@ -172,19 +184,9 @@ class Journal:
         """Return the newest submissions that took a callback URL along and that the provider has ended."""
         return await self._submissions(Filter(called_back=True, until_ms=created_before_ms), limit=limit)
 
-    async def due_sends(self, now_ms: int, limit: int) -> list[Submission]:
-        """Return `prepared` and `sending` rows whose `send_due_ms` has come."""
-        return await self.store.due("send", now_ms, limit)
-
-    async def due_polls(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self.store.due("poll", now_ms, limit)
-
-    async def due_media(self, now_ms: int, limit: int) -> list[Submission]:
-        return await self.store.due("media", now_ms, limit)
-
-    async def overdue(self, now_ms: int, limit: int) -> list[Submission]:
-        """Return submissions that have not ended and are past their deadline."""
-        return await self.store.due("deadline", now_ms, limit)
+    async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
+        """Return submissions to be sent, polled, downloaded or past their deadline: see `Store.due`."""
+        return await self.store.due(kind, now_ms, limit)
 
     async def _listed(self, kind: Listed, wanted: Selection, type: type[T], limit: int, after: str | None) -> list[T]:
         key = (await row_of(self.store, kind, after)).key if after is not None else None
@@ -197,6 +199,11 @@ class Journal:
     async def _newest(self, kind: RowKind, wanted: Filter, type: type[T], limit: int) -> list[T]:
         page = await self.store.page(kind, wanted, limit=limit, newest_first=True)
         return [row.record for row in page if isinstance(row.record, type)]
+
+    async def _each(self, kind: RowKind, wanted: Filter, type: type[T]) -> AsyncIterator[T]:
+        async for row in pages(self.store, kind, wanted):
+            if isinstance(row.record, type):
+                yield row.record
 
     async def page(
         self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = True
@@ -211,9 +218,7 @@ class Journal:
         wanted = Filter(submission_id=submission_id)
         if limit is not None:
             return (await self._newest("callbacks", wanted, Callback, limit))[::-1]
-        return [
-            row.record async for row in pages(self.store, "callbacks", wanted) if isinstance(row.record, Callback)
-        ]  # fmt: skip
+        return [item async for item in self._each("callbacks", wanted, Callback)]
 
     async def events(
         self,
@@ -263,10 +268,7 @@ class Journal:
         return found[0] if found else None
 
     async def attempts(self, delivery_id: str) -> list[AttemptRecord]:
-        wanted = Filter(delivery_id=delivery_id)
-        return [
-            row.record async for row in pages(self.store, "attempts", wanted) if isinstance(row.record, AttemptRecord)
-        ]
+        return [item async for item in self._each("attempts", Filter(delivery_id=delivery_id), AttemptRecord)]
 
     async def outstanding(self, submission_id: str) -> list[Delivery]:
         """Return deliveries of a submission that are pending or running, oldest first."""
@@ -345,16 +347,14 @@ class Journal:
         return bool(done)
 
     async def _note_health(self, completion: Completion) -> None:
-        def noted(known: dict[str, DestinationRecord]) -> dict[str, DestinationRecord]:
-            record = known.get(completion.destination)
-            return known if record is None else {**known, record.name: transitions.noted(record, completion)}
+        def noted(record: DestinationRecord) -> DestinationRecord:
+            return transitions.noted(record, completion)
 
         known = await self._destinations.read(max(self.store.cache_seconds, 1.0))
-        if noted(known) != known:
-            try:
-                await self._destinations.update(noted)
-            except JournalError:
-                return  # the end of the attempt is more important, and the next attempt notes its own health
+        record = known.get(completion.destination)
+        if record is not None and noted(record) != record:
+            with suppress(JournalError):  # the end of the attempt is more important, and the next notes its own health
+                await self._change_destination(record.name, noted)
 
     async def free_running(
         self, owner: str, now_ms: int, owners: Callable[[], Awaitable[Collection[str]]] | None = None
@@ -371,7 +371,7 @@ class Journal:
             The number of deliveries that were freed.
         """
         running = await self._running()
-        alive = {owner, *(await (owners or self._no_owners)())} if running else set()
+        alive = {owner, *(await owners() if running and owners is not None else ())}
 
         def lost(item: Delivery) -> bool:
             return item.owner not in alive
@@ -390,14 +390,7 @@ class Journal:
         return {item.owner for item in await self._running() if item.owner is not None}
 
     async def _running(self) -> list[Delivery]:
-        return [
-            row.record
-            async for row in pages(self.store, "deliveries", Filter(statuses=("running",)))
-            if isinstance(row.record, Delivery)
-        ]
-
-    async def _no_owners(self) -> frozenset[str]:
-        return frozenset()
+        return [item async for item in self._each("deliveries", Filter(statuses=("running",)), Delivery)]
 
     async def clamp(self, now_ms: int, poll_ms: int = 0) -> int:
         """Bring due times that a wrong clock wrote back into reach. Return the number of submissions changed.
@@ -407,16 +400,12 @@ class Journal:
         reach = transitions.LONGEST_MS
         rows = Filter(due_after_ms=now_ms + reach["poll_due_ms"])
         owed = Filter(statuses=("pending",), due_after_ms=now_ms + reach["delivery"])
-        ids = {row.key[0] async for row in pages(self.store, "submissions", rows)}
-        ids |= {
-            row.record.submission_id
-            async for row in pages(self.store, "deliveries", owed)
-            if isinstance(row.record, Delivery)
-        }
+        ids = {item.id async for item in self._each("submissions", rows, Submission)}
+        ids |= {item.submission_id async for item in self._each("deliveries", owed, Delivery)}
         moved = await asyncio.gather(
             *(
-                self.store.update(str(id), lambda document: transitions.clamp(document, now_ms, poll_ms))
-                for id in sorted(map(str, ids))
+                self.store.update(id, lambda document: transitions.clamp(document, now_ms, poll_ms))
+                for id in sorted(ids)
             )
         )
 
@@ -475,13 +464,7 @@ class Journal:
 
     async def pause(self, destination: str, until_ms: int, reason: str) -> None:
         """Claim nothing for a destination until then. Of two pauses the longer one counts."""
-        await self._destinations.update(
-            lambda known: (
-                {**known, destination: transitions.paused(known[destination], until_ms, reason)}
-                if destination in known
-                else known
-            )
-        )
+        await self._change_destination(destination, lambda record: transitions.paused(record, until_ms, reason))
 
     async def resume(self, destination: str) -> bool:
         """End a destination's pause and its failures, and make the deliveries due that waited for it. False: it was
@@ -493,9 +476,9 @@ class Journal:
         if until_ms is not None:
             wanted = Filter(destination=destination, statuses=("pending",), due_after_ms=0)
             waiting = {
-                row.record.submission_id
-                async for row in pages(self.store, "deliveries", wanted)
-                if isinstance(row.record, Delivery) and row.record.created_ms < row.record.due_ms <= until_ms
+                item.submission_id
+                async for item in self._each("deliveries", wanted, Delivery)
+                if item.created_ms < item.due_ms <= until_ms
             }
             await asyncio.gather(
                 *(
@@ -505,12 +488,12 @@ class Journal:
                     for id in sorted(waiting)
                 )
             )
-        await self._destinations.update(
-            lambda known: (
-                {**known, destination: transitions.resumed(known[destination])} if destination in known else known
-            )
-        )
+        await self._change_destination(destination, transitions.resumed)
         return True
+
+    async def _change_destination(self, name: str, change: Callable[[DestinationRecord], DestinationRecord]) -> None:
+        """Change the record of a destination, if it is registered."""
+        await self._destinations.update(lambda known: {**known, name: change(known[name])} if name in known else known)
 
     # Troubles
 
@@ -543,16 +526,9 @@ class Journal:
 
     # Replay
 
-    async def select_deliveries(self, selection: Selection, *, after: str, limit: int) -> list[Delivery]:
-        """Return a page of deliveries that fit, the oldest first, beginning after the delivery id `after`."""
-        key = (after,) if after else None
-        page = await self.store.page("deliveries", selection.filter(), after=key, limit=limit)
-        return [row.record for row in page if isinstance(row.record, Delivery)]
-
-    async def select_events(self, selection: Selection, *, after: Key | None, limit: int) -> list[tuple[Key, Event]]:
-        """Return a page of events that fit, in the order in which they became known, beginning after `after`."""
-        page = await self.store.page("events", selection.filter(), after=after, limit=limit)
-        return [(row.key, row.record) for row in page if isinstance(row.record, Event)]
+    def selected(self, kind: Listed, selection: Selection) -> AsyncIterator[StoredRow]:
+        """Yield all rows that fit, the oldest first. Events come in the order in which they became known."""
+        return pages(self.store, kind, selection.filter())
 
     async def event_deliveries(self, event: Event) -> list[Delivery]:
         """Return all deliveries of an event, the newest first."""
@@ -618,13 +594,8 @@ class Journal:
         events = tuple(sorted({order.event_id for order in orders}))
         unnamed = sorted({order.submission_id for order in orders if order.delivery_id is None})
         reads = [Filter(submission_id=id) for id in unnamed] + ([Filter(ids=named)] if named else [])
-        rows = [row for wanted in reads async for row in pages(self.store, "deliveries", wanted)]
-        facts = [row async for row in pages(self.store, "events", Filter(ids=events))]
-        return (
-            documents,
-            {row.record.id: row.record for row in rows if isinstance(row.record, Delivery)},
-            {row.record.id: row.record for row in facts if isinstance(row.record, Event)},
-        )
+        found = {item.id: item for wanted in reads async for item in self._each("deliveries", wanted, Delivery)}
+        return documents, found, {item.id: item async for item in self._each("events", Filter(ids=events), Event)}
 
     # Deleting: never an outstanding delivery, unless a person forces it
 
@@ -670,17 +641,12 @@ class Journal:
 
     async def needed_files(self) -> list[str]:
         """Return the digests of all files that submissions need, sorted."""
-        rows = pages(self.store, "files", Filter(), size=1000)
-        return sorted({row.record.digest async for row in rows if isinstance(row.record, NeededFile)})
+        return sorted({item.digest async for item in self._each("files", EVERYTHING, NeededFile)})
 
-    async def leftovers(self, after: str) -> list[Leftover]:
+    async def leftovers(self, after: str) -> list[LeftFile]:
         """Return a page of the files that deleted submissions had, in order of digest."""
-        page = await self.store.page("leftovers", Filter(), after=(after,) if after else None, limit=PAGE)
-        return [
-            Leftover(digest=row.record.digest, needed=row.record.needed)
-            for row in page
-            if isinstance(row.record, LeftFile)
-        ]
+        page = await self.store.page("leftovers", EVERYTHING, after=(after,) if after else None, limit=PAGE)
+        return [row.record for row in page if isinstance(row.record, LeftFile)]
 
     async def forget_leftovers(self, digests: Sequence[str]) -> None:
         """Forget files that have been removed, or are needed again."""

@@ -47,7 +47,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
         role: its command: `serve`, `worker`, `submit --wait` …
         host: the machine.
         version: of Receiver.
-        store: identity of its media store. "" for a copy or a compaction, which runs alone.
+        store: identity of its media store. "" for a copy, which runs alone.
         seconds: since its last heartbeat by its own clock. 0 for an engine with a lock.
         leads: True if it alone sends, reconciles and archives.
     """

@@ -6,21 +6,16 @@ Rows of `requests` hold what people search for and what never changes, apart fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from receiver.events import ALERT_KIND, Submission, first_id
-from receiver.journal.document import to_json
+from receiver.events import ALERT_KIND, first_id
+from receiver.journal.rows import TABLES, label_text
 from receiver.journal.store import REQUEST_CONDITIONS, Filter, Key, RowKind
 from receiver.tasks import clean_text
 
 FEW = 1000
 """Submissions up to which a condition on requests is answered by their ids. With more, a page is full soon."""
-KEYS: Mapping[RowKind, tuple[str, ...]] = {
-    "submissions": ("id",), "callbacks": ("number",), "events": ("number",), "deliveries": ("id",),
-    "attempts": ("delivery_id", "number"), "files": ("submission_id", "digest"), "leftovers": ("digest",),
-    "values": ("key",),
-}  # fmt: skip
 
 
 class Dialect(NamedTuple):
@@ -34,6 +29,8 @@ class Dialect(NamedTuple):
         events_of: condition that an event is of a submission in a list. Event ids start with their submission's.
         in_index: the key as in an index of other columns, by key, where that differs.
         to_list: makes a parameter of a list.
+        as_bytes: a column of text as bytes.
+        with_files: submissions that need files, where this is quicker than to ask for each.
     """
 
     schema: str
@@ -43,6 +40,8 @@ class Dialect(NamedTuple):
     events_of: str
     in_index: Mapping[str, str]
     to_list: Callable[[Sequence[str]], Any]
+    as_bytes: str
+    with_files: str = ""
 
 
 _PART = (
@@ -216,20 +215,15 @@ def page_query(
     after: Key | None,
     limit: int,
     *,
-    select: str,
     newest_first: bool = False,
     few: Sequence[str] | None = None,
 ) -> tuple[str, list[Any]]:
-    """Return the statement of a page, and its parameters.
-
-    Args:
-        select: the statement without conditions.
-        few: submissions that `requests_query` has found, if they are all.
-    """
+    """Return the statement of a page, and its parameters. `few`: submissions that `requests_query` has found, if they
+    are all."""
     given = _given(kind, wanted)
     found = few is not None or bool(_FINDING_FEW & given.keys())
     status = wanted.statuses[0] if kind == "deliveries" and len(wanted.statuses) == 1 and not found else ""
-    query = Query(dialect, _ordered(dialect, KEYS[kind][0], "sorted" if found else _order(kind, given, status)))
+    query = Query(dialect, _ordered(dialect, TABLES[kind].key[0], "sorted" if found else _order(kind, given, status)))
     if few is not None:
         if kind == "events":
             query.add(dialect.events_of, dialect.to_list(few))
@@ -249,7 +243,22 @@ def page_query(
         query.add(condition, first_id(value) if "{key}" in condition else value)
     if kind == "callbacks" and given.keys() == {"until_ms"} and not newest_first:
         query.add(_OLD_CALLBACKS, wanted.until_ms)
-    return query.text(select, (query.key, *KEYS[kind][1:]), after, limit, newest_first=newest_first), query.values
+    source = dialect.with_files if "with_files" in given else ""
+    keys = (query.key, *TABLES[kind].key[1:])
+    return query.text(select(dialect, kind, source), keys, after, limit, newest_first=newest_first), query.values
+
+
+def select(dialect: Dialect, kind: RowKind, source: str = "") -> str:
+    """Return the statement that reads a kind of rows, without conditions. `source`: in place of its table."""
+    table, as_bytes = TABLES[kind], {name: dialect.as_bytes.format(column=name) for name in ("body", "data")}
+    columns = table.columns.format(schema=dialect.schema, **as_bytes)
+    return f"SELECT {columns} FROM {source or dialect.schema + table.name}"  # noqa: S608
+
+
+def due_query(dialect: Dialect, kind: str) -> str:
+    """Return the query for submissions with work of a kind that is due at parameter 1, up to parameter 2."""
+    due = f"{kind}_due_ms <= {dialect.mark}1 ORDER BY {kind}_due_ms LIMIT {dialect.mark}2"
+    return f"SELECT body FROM {dialect.schema}submissions WHERE {due}"  # noqa: S608
 
 
 def _given(kind: RowKind, wanted: Filter) -> dict[str, Any]:
@@ -278,13 +287,3 @@ def _ordered(dialect: Dialect, key: str, order: Order) -> str:
     if order == "sorted":
         return f"0 + {key}" if key == "number" else f"'' || {key}"
     return dialect.in_index.get(key, key) if order == "index" else key
-
-
-def request_row(row: Submission) -> tuple[str, str, str, str]:
-    """Return a submission's row of `requests`: its id, kind, labels, and its prompt in one case."""
-    return row.id, row.kind, label_text(row.labels.items()), clean_text(row.prompt).casefold()
-
-
-def label_text(labels: Iterable[tuple[str, str]]) -> str:
-    """Return labels as the column holds them. Each begins with a comma, so that one is found in many."""
-    return "".join(f",{to_json({name: value})[1:-1]}" for name, value in labels)

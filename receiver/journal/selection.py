@@ -101,11 +101,3 @@ Kind = Literal["callbacks", "media", "submissions"]
 """Kinds deleted by age: callbacks, a submission's files, a submission with all its rows."""
 
 KINDS: tuple[Kind, ...] = ("callbacks", "media", "submissions")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leftover:
-    """A file of the media store that a deleted submission had. `needed`: another submission has it, too."""
-
-    digest: str
-    needed: bool

@@ -7,16 +7,16 @@ A replayed delivery keeps its id, which is its idempotency key, so a destination
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from typing import cast
 
 import structlog
 
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.errors import InputError
-from receiver.events import ALERT_TYPES, EVENT_TYPES, EventType
+from receiver.events import ALERT_TYPES, EVENT_TYPES, Event, EventType
 from receiver.journal import Journal
 from receiver.journal.selection import Order, Replayed, Selection
-from receiver.journal.store import Key
 
 log = structlog.get_logger("receiver.replay")
 
@@ -143,26 +143,16 @@ class Replay:
     async def _deliveries(self, selection: Selection) -> AsyncIterator[Delivery]:
         for id in selection.ids:
             yield await self._journal.find_delivery(id)
-        after = ""
-        while not selection.ids:
-            page = await self._journal.select_deliveries(selection, after=after, limit=PAGE)
-            for delivery in page:
-                yield delivery
-            if len(page) < PAGE:
-                return
-            after = page[-1].id
+        if not selection.ids:
+            async for row in self._journal.selected("deliveries", selection):
+                yield cast(Delivery, row.record)
 
     async def _events(self, selection: Selection) -> AsyncIterator[str]:
         for id in selection.ids:
             yield (await self._journal.find_event(id)).id
-        after: Key | None = None
-        while not selection.ids:
-            page = await self._journal.select_events(selection, after=after, limit=PAGE)
-            for _, event in page:
-                yield event.id
-            if len(page) < PAGE:
-                return
-            after = page[-1][0]
+        if not selection.ids:
+            async for row in self._journal.selected("events", selection):
+                yield cast(Event, row.record).id
 
 
 def _check_size(orders: list[Order]) -> None:

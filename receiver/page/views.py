@@ -185,8 +185,8 @@ async def home(sources: Sources, look: Look) -> dict[str, Any]:
         for item in await journal.events(type=type, limit=COUNTED)
         if item.created_ms >= now_ms - DAY_MS
     ]
-    under_way = [row for row in await journal.due_polls(FOREVER_MS, COUNTED) if row.ended is None]
-    waiting = [row for row in await journal.due_sends(FOREVER_MS, COUNTED) if row.status == "prepared"]
+    under_way = [row for row in await journal.due("poll", FOREVER_MS, COUNTED) if row.ended is None]
+    waiting = [row for row in await journal.due("send", FOREVER_MS, COUNTED) if row.status == "prepared"]
     counts = await journal.counts()
     owed = counts.destinations.values()
     oldest = [count.oldest_due_ms for count in owed if count.oldest_due_ms is not None]

@@ -276,7 +276,7 @@ class Submissions:
 
         One that fails does not hold up the others. The first such error is raised at the end.
         """
-        due = await self._journal.due_sends(self._clock.now_ms(), limit=SENDS_AT_ONCE)
+        due = await self._journal.due("send", self._clock.now_ms(), limit=SENDS_AT_ONCE)
         errors = []
         for row in due:
             try:

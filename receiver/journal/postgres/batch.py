@@ -22,11 +22,11 @@ import msgspec
 from receiver import metrics
 from receiver.deliveries import AttemptRecord
 from receiver.events import Submission
-from receiver.journal.document import Document, Transition, delivery_from_row, file_digests, replace
-from receiver.journal.pages import request_row
+from receiver.journal.document import Document, Transition, file_digests, replace
 from receiver.journal.postgres import tables
 from receiver.journal.postgres.connections import Connection, Connections, Transaction, asyncpg, is_outside
-from receiver.journal.postgres.tables import Row, fetch, read_submission, write_rows
+from receiver.journal.postgres.tables import Row, fetch, write_rows
+from receiver.journal.rows import delivery_from_row, read_event, read_submission, request_row
 
 CACHED = 4096  # documents in memory, a few kilobytes each
 CONFLICTS = 5  # tries of a batch. Only names that are given away and freed at the same time take more than two
@@ -73,7 +73,7 @@ def _document(rows: Sequence[Mapping[str, Any]]) -> Document:
     for row in rows:
         with suppress(msgspec.DecodeError):  # an event that cannot be read counts as lost
             if row["event"] is not None and row["event_id"] not in events:
-                events[row["event_id"]] = tables.read_event(row["event"])
+                events[row["event_id"]] = read_event(row["event"])
     attempts = tuple(
         AttemptRecord(
             delivery_id=row["id"], number=row["number"], started_ms=row["started_ms"], manual=row["attempt_manual"]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 from receiver.errors import InputError, JournalError
 from receiver.journal.document import Document
-from receiver.journal.membership import SharedMembership
-from receiver.journal.pages import KEYS, request_row
 from receiver.journal.postgres import tables
 from receiver.journal.postgres.connections import ERRORS, Connection, Connections, translated
 from receiver.journal.postgres.tables import SQL, fetch
+from receiver.journal.rows import TABLES, request_row
 from receiver.journal.statements import migrations
 from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow
 from receiver.journal.transfer import COPIED_VALUES
@@ -111,25 +108,12 @@ async def problems(connections: Connections, owners: frozenset[str]) -> list[str
     ]
 
 
-async def compact(connections: Connections, membership: SharedMembership) -> tuple[int, int]:
-    """Rewrite our tables, as the only engine. Return the bytes before and after. Raise EngineRunning beside another."""
-    owner = secrets.token_hex(8)
-    await membership.join("journal compact", owner, store="")
-
-    async def beat() -> None:
-        while await membership.heartbeat(owner):  # noqa: ASYNC110 - nothing to wait for
-            await asyncio.sleep(membership.heartbeat_seconds)
-
-    heartbeats = asyncio.create_task(beat())
-    try:
-        async with connections.separate() as db:
-            before = await db.fetchval(SQL["bytes_used"])
-            await db.execute(f"VACUUM FULL {_ALL}", timeout=LONG_SECONDS)
-            return before, await db.fetchval(SQL["bytes_used"])
-    finally:
-        heartbeats.cancel()
-        await asyncio.wait([heartbeats])
-        await membership.leave(owner)
+async def compact(connections: Connections) -> tuple[int, int]:
+    """Rewrite our tables while all others wait. Return the bytes before and after."""
+    async with connections.separate() as db:
+        before = await db.fetchval(SQL["bytes_used"])
+        await db.execute(f"VACUUM FULL {_ALL}", timeout=LONG_SECONDS)
+        return before, await db.fetchval(SQL["bytes_used"])
 
 
 async def vacuum(connections: Connections) -> None:
@@ -150,10 +134,10 @@ class HeldRows:
             return await tables.fetch_page(self._db, kind, EVERYTHING, after, limit, read=read)
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
-        table, keys = tables.TABLES[kind], KEYS[kind] if kind in ("callbacks", "events") else ()
+        table, keys = tables.TABLES[kind], ["number"] if kind in ("callbacks", "events") else []
         with translated(self._where):
             await self._copy(
-                "shared_values" if kind == "values" else kind,
+                TABLES[kind].name,
                 [*keys, *table.columns],
                 [(*(row.key if keys else ()), *table.write(row.record)) for row in rows],
             )

@@ -8,10 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from receiver.errors import EngineRunning, InputError, JournalError
+from receiver.errors import InputError, JournalError
 from receiver.events import Submission
-from receiver.journal.document import Document, Transition, from_row
+from receiver.journal.document import Document, Transition
 from receiver.journal.membership import SharedMembership
+from receiver.journal.pages import due_query
 from receiver.journal.postgres import maintenance
 from receiver.journal.postgres.batch import Operation, RowCache, Update, Writer, commit, load, write
 from receiver.journal.postgres.connections import (
@@ -23,7 +24,8 @@ from receiver.journal.postgres.connections import (
     is_pooled,
     translated,
 )
-from receiver.journal.postgres.tables import due_query, fetch, fetch_page, read_submission
+from receiver.journal.postgres.tables import DIALECT, fetch, fetch_page
+from receiver.journal.rows import from_row, read_submission
 from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")
@@ -182,7 +184,7 @@ class PostgresStore:
     # Reading
 
     async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
-        rows = await self._connections.read(lambda db: fetch(db, due_query(kind), now_ms, limit))
+        rows = await self._connections.read(lambda db: fetch(db, due_query(DIALECT, kind), now_ms, limit))
         with translated(self.place):
             return [read_submission(row["body"]) for row in rows]
 
@@ -239,10 +241,8 @@ class PostgresStore:
         )
 
     async def compact(self) -> tuple[int, int] | None:
-        try:
-            return await maintenance.compact(self._connections, SharedMembership(self))
-        except EngineRunning:
-            return None
+        running = await SharedMembership(self).engines()
+        return None if running else await maintenance.compact(self._connections)
 
     async def scrub(self, words: str) -> str | None:
         await maintenance.vacuum(self._connections)

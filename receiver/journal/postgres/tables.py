@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -13,11 +13,12 @@ import msgspec
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.events import Callback, Event, Submission
-from receiver.journal.document import Document, LastReceipt, delivery_from_row, from_row, open_deadline, to_json
-from receiver.journal.pages import KEYS, Dialect, page_query, request_row, requests_query
+from receiver.journal.document import Document, LastReceipt, open_deadline, to_json
+from receiver.journal.pages import Dialect, page_query, requests_query
 from receiver.journal.postgres.connections import Connection
+from receiver.journal.rows import read_submission, request_row, stored_rows
 from receiver.journal.statements import queries
-from receiver.journal.store import Filter, Key, LeftFile, NeededFile, Record, RowKind, SharedValue, StoredRow
+from receiver.journal.store import Filter, Key, Record, RowKind, StoredRow
 from receiver.tasks import clean_text
 
 _COMMENT = re.compile(r"--[^\n]*\n?")
@@ -57,8 +58,6 @@ class Working(msgspec.Struct, frozen=True):
     receipts: dict[str, LastReceipt] = {}
 
 
-read_submission = msgspec.json.Decoder(Submission).decode
-read_event = msgspec.json.Decoder(Event).decode
 _read_working = msgspec.json.Decoder(Working).decode
 
 
@@ -101,44 +100,23 @@ def delivery_row(item: Delivery) -> Row:
 
 
 class Table(NamedTuple):
-    """One kind of rows. `columns`: to be written, and read if there is no `select`."""
+    """Columns to be written, and the function that makes a row of a record."""
 
     columns: tuple[str, ...]
     write: Callable[[Any], Row]
-    read: Callable[[Any], Record]
-    select: str = ""
 
 
 TABLES: Mapping[str, Table] = {
-    "submissions": Table(
-        (*CHANGING, "parent_id"), submission_row, lambda row: read_submission(row["body"]),
-        "SELECT id, version, body, working FROM receiver.submissions",
-    ),
-    "requests": Table(("id", "kind", "labels", "prompt"), request_row, lambda row: row),
-    "callbacks": Table(
-        ("submission_id", "received_ms", "cause", "body"), callback_row, partial(from_row, Callback),
-        "SELECT number, submission_id, received_ms, cause, convert_to(body, 'UTF8') AS body FROM receiver.callbacks",
-    ),
-    "events": Table(
-        ("id", "submission_id", "type", "created_ms", "body"), event_row, lambda row: read_event(row["body"]),
-        "SELECT number, body FROM receiver.events",
-    ),
-    "deliveries": Table((*_DELIVERY, "receipt"), delivery_row, delivery_from_row),
-    "attempts": Table(AttemptRecord.__struct_fields__, attempt_row, partial(from_row, AttemptRecord)),
-    "files": Table(
-        ("submission_id", "digest"), attrgetter("submission_id", "digest"), partial(from_row, NeededFile)
-    ),
-    "leftovers": Table(
-        ("digest",), lambda item: (item.digest,), partial(from_row, LeftFile),
-        "SELECT digest, EXISTS (SELECT FROM receiver.files WHERE files.digest = leftovers.digest) AS needed"
-        " FROM receiver.leftovers",
-    ),
-    "values": Table(
-        ("key", "data", "version"), lambda item: (item.key, item.data.decode(), item.version),
-        partial(from_row, SharedValue),
-        "SELECT key, convert_to(data, 'UTF8') AS data, version FROM receiver.shared_values",
-    ),
-}  # fmt: skip
+    "submissions": Table((*CHANGING, "parent_id"), submission_row),
+    "requests": Table(("id", "kind", "labels", "prompt"), request_row),
+    "callbacks": Table(("submission_id", "received_ms", "cause", "body"), callback_row),
+    "events": Table(("id", "submission_id", "type", "created_ms", "body"), event_row),
+    "deliveries": Table((*_DELIVERY, "receipt"), delivery_row),
+    "attempts": Table(AttemptRecord.__struct_fields__, attempt_row),
+    "files": Table(("submission_id", "digest"), attrgetter("submission_id", "digest")),
+    "leftovers": Table(("digest",), lambda item: (item.digest,)),
+    "values": Table(("key", "data", "version"), lambda item: (item.key, item.data.decode(), item.version)),
+}
 
 # Statements that write rows
 
@@ -241,6 +219,7 @@ DIALECT = Dialect(
     # So that the planner cannot take the key's own index.
     in_index={"id": "id || ''", "number": "number + 0"},
     to_list=list,
+    as_bytes="convert_to({column}, 'UTF8') AS {column}",
 )
 
 
@@ -255,20 +234,8 @@ async def fetch_page(
     read: Callable[[Any], Record] | None = None,
 ) -> list[StoredRow]:
     """Return a page of rows in order of key, or against it, with a reader of its own if one is given."""
-    few, read = None, read or TABLES[kind].read
+    few = None
     if found := requests_query(DIALECT, kind, wanted, after, limit, newest_first=newest_first):
         few = found.few([row[0] for row in await fetch(db, found.text, *found.values)])
-    text, values = listing(kind, wanted, after, limit, newest_first=newest_first, few=few)
-    return [StoredRow(tuple(row[name] for name in KEYS[kind]), read(row)) for row in await fetch(db, text, *values)]
-
-
-def listing(kind: RowKind, wanted: Filter, after: Key | None, limit: int, **given: Any) -> tuple[str, list[Any]]:
-    """Return the statement of a page, and its parameters."""
-    table = TABLES[kind]
-    select = table.select or f"SELECT {', '.join(table.columns)} FROM receiver.{kind}"  # noqa: S608
-    return page_query(DIALECT, kind, wanted, after, limit, select=select, **given)
-
-
-def due_query(kind: str) -> str:
-    """Return the query for submissions with work of a kind that is due at $1."""
-    return f"SELECT body FROM receiver.submissions WHERE {kind}_due_ms <= $1 ORDER BY {kind}_due_ms LIMIT $2"  # noqa: S608
+    text, values = page_query(DIALECT, kind, wanted, after, limit, newest_first=newest_first, few=few)
+    return stored_rows(kind, await fetch(db, text, *values), read)

@@ -15,14 +15,12 @@ from receiver.events import Callback, Event, Submission
 from receiver.journal.document import (
     Document,
     LastReceipt,
-    delivery_from_row,
     file_digests,
-    from_row,
     open_deadline,
     replace,
     to_json_bytes,
 )
-from receiver.journal.pages import request_row
+from receiver.journal.rows import delivery_from_row, from_row, read_event, read_submission, request_row
 from receiver.journal.statements import queries
 
 SQL = queries("sqlite")
@@ -32,23 +30,17 @@ CACHED = 4096
 """Documents in memory. A task calls back about ten times, and reading its rows costs more than deciding."""
 
 encode = msgspec.json.encode
-_submission = msgspec.json.Decoder(Submission).decode
-_event = msgspec.json.Decoder(Event).decode
 _working = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, str], dict[str, LastReceipt]]).decode
 
 
 # Reading
 
 
-def submission_of(row: sqlite3.Row) -> Submission:
-    return _submission(row["body"])
-
-
 def document_of(row: sqlite3.Row) -> Document:
-    """Return the document in a row of `page_submissions`, without deliveries, events and attempts."""
+    """Return the document in a row of `load`, without deliveries, events and attempts."""
     known, newest, receipts = _working(row["working"])
     return Document(
-        submission=submission_of(row), version=row["version"], known=known, newest=newest, receipts=receipts
+        submission=read_submission(row["body"]), version=row["version"], known=known, newest=newest, receipts=receipts
     )
 
 
@@ -65,7 +57,7 @@ def load(db: Connection, ids: Sequence[str]) -> dict[str, Document]:
         events: list[Event] = []
         for (body,) in db.execute(SQL["events"], (encode(sorted(needed)),)):
             with suppress(msgspec.DecodeError):
-                events.append(_event(body))
+                events.append(read_event(body))
         for id in open_.keys() & found.keys():
             mine = {item.id for item in open_[id]}
             found[id] = replace(

@@ -20,15 +20,16 @@ import msgspec
 
 from receiver import metrics
 from receiver.disk import Ballast, check_local_disk, in_thread
-from receiver.errors import EngineRunning, JournalError
+from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
 from receiver.journal.membership import EngineLock
-from receiver.journal.pages import KEYS
+from receiver.journal.pages import due_query, select
+from receiver.journal.rows import TABLES, read_submission
 from receiver.journal.sqlite import files, maintenance
-from receiver.journal.sqlite.documents import SQL, RowCache, encode, load, submission_of
+from receiver.journal.sqlite.documents import SQL, RowCache, encode, load
 from receiver.journal.sqlite.files import BUSY_SECONDS, connect, translated
-from receiver.journal.sqlite.pages import TABLES, read_page
+from receiver.journal.sqlite.pages import DIALECT, read_page
 from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")
@@ -52,7 +53,6 @@ class SQLiteStore:
     def __init__(self, path: Path, writer: Connection, reader: Connection, ballast: Ballast) -> None:
         self.place = str(path)
         self.engine_lock = EngineLock(path)
-        self._compacting = EngineLock(path)  # of its own: ours may be held, because we are the engine
         self._path = path
         self._ballast = ballast
         self._damage: JournalError | None = None
@@ -70,8 +70,7 @@ class SQLiteStore:
         await self._writer.aclose()
         self._readers.shutdown(wait=True)
         self._reader.close()
-        for lock in (self.engine_lock, self._compacting):
-            lock.close()
+        self.engine_lock.close()
 
     async def settle(self) -> None:
         """Nothing is swept up later."""
@@ -191,14 +190,14 @@ class SQLiteStore:
         return await self._write(write)
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
-        statement = f"DELETE FROM {kind} WHERE {KEYS[kind][0]} = ?"  # noqa: S608 - a table of ours
+        statement = f"DELETE FROM {kind} WHERE {TABLES[kind].key[0]} = ?"  # noqa: S608 - a table of ours
         return await self._write(lambda db: db.executemany(statement, keys).rowcount) if keys else 0
 
     # Reading
 
     async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
-        query = f"{SQL['page_submissions']} WHERE {kind}_due_ms <= ? ORDER BY {kind}_due_ms LIMIT ?"
-        return await self._read(lambda db: [submission_of(row) for row in db.execute(query, (now_ms, limit))])
+        query = due_query(DIALECT, kind)
+        return await self._read(lambda db: [read_submission(body) for (body,) in db.execute(query, (now_ms, limit))])
 
     async def page(
         self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = False
@@ -221,7 +220,7 @@ class SQLiteStore:
     # Shared values
 
     async def values(self, prefix: str) -> dict[str, SharedValue]:
-        query = f"{TABLES['values'].select} WHERE key >= ? AND key < ? ORDER BY key"
+        query = f"{select(DIALECT, 'values')} WHERE key >= ? AND key < ? ORDER BY key"
         rows = await self._read(lambda db: db.execute(query, (prefix, f"{prefix}\U0010ffff")).fetchall())
         return {row["key"]: SharedValue(**dict(row)) for row in rows}
 
@@ -250,13 +249,8 @@ class SQLiteStore:
         return await self._beside(maintenance.back_up, target)
 
     async def compact(self) -> tuple[int, int] | None:
-        try:
-            self._compacting.acquire("journal compact")
-            return await self._beside(maintenance.compact)
-        except EngineRunning:
-            return None
-        finally:
-            self._compacting.release()
+        running = self.engine_lock.holder() is not None
+        return None if running else await self._beside(maintenance.compact)
 
     async def scrub(self, words: str) -> str | None:
         """Rewrite the file if no engine runs. Deleted rows are overwritten anyway, except copies that SQLite left when

@@ -100,9 +100,6 @@ SELECT submission_id FROM (
     ORDER BY due_ms LIMIT 1000)
 ORDER BY abs(row_number() OVER () - :fresh * count(*) OVER ());
 
--- name: page_submissions
-SELECT id, version, working, body FROM submissions;
-
 -- name: count_submissions
 SELECT display, count(*) AS number FROM submissions WHERE display <> 'alert' GROUP BY display;
 

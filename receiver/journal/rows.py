@@ -1,0 +1,114 @@
+"""Rows of a database as records, the same for every database that speaks SQL, and the columns to read for them."""
+
+from __future__ import annotations
+
+import functools
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from receiver.deliveries import AttemptRecord, Delivery
+from receiver.events import Callback, Event, Submission
+from receiver.journal.document import to_json
+from receiver.journal.store import LeftFile, NeededFile, Record, RowKind, SharedValue, StoredRow
+from receiver.tasks import clean_text
+
+S = TypeVar("S", bound=msgspec.Struct)
+Row = Mapping[str, Any]
+
+read_submission = msgspec.json.Decoder(Submission).decode
+read_event = msgspec.json.Decoder(Event).decode
+
+
+def from_row(type: type[S], row: Row) -> S:
+    """Make a struct of a row that has a column for each field: a scalar, or JSON text."""
+    values: dict[str, Any] = {}
+    for name, read in _readers(type):
+        value = row[name]
+        values[name] = value if read is None or value is None else read(value)
+    return type(**values)
+
+
+@functools.cache
+def _readers(type: type[msgspec.Struct]) -> tuple[tuple[str, Callable[[Any], Any] | None], ...]:
+    return tuple(
+        (field.name, bool if field.type is bool else None)
+        if _is_scalar(field.type)
+        else (field.name, msgspec.json.Decoder(field.type).decode)
+        for field in msgspec.structs.fields(type)
+    )
+
+
+def _is_scalar(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return all(map(_is_scalar, typing.get_args(annotation)))
+    return origin is typing.Literal or annotation in (types.NoneType, str, int, float, bool, bytes)
+
+
+def delivery_from_row(row: Row) -> Delivery:
+    """Make a delivery of a row. A receipt that cannot be read is left out, so that the delivery can still be ended."""
+    try:
+        return from_row(Delivery, row)
+    except msgspec.DecodeError:
+        return from_row(Delivery, {**row, "receipt": None})
+
+
+class Table(NamedTuple):
+    """One kind of rows.
+
+    Attributes:
+        read: makes a record of a row.
+        key: columns of the sort key.
+        columns: to be read. `{body}` and `{data}` are columns as bytes, `{schema}` is before a table's name.
+        name: of the table.
+    """
+
+    read: Callable[[Any], Record]
+    key: tuple[str, ...]
+    columns: str
+    name: str
+
+
+TABLES: Mapping[RowKind, Table] = {
+    "submissions": Table(
+        lambda row: read_submission(row["body"]), ("id",), "id, version, working, body", "submissions"
+    ),
+    "callbacks": Table(
+        partial(from_row, Callback), ("number",), "number, submission_id, received_ms, cause, {body}", "callbacks"
+    ),
+    "events": Table(lambda row: read_event(row["body"]), ("number",), "number, body", "events"),
+    "deliveries": Table(delivery_from_row, ("id",), ", ".join(Delivery.__struct_fields__), "deliveries"),
+    "attempts": Table(
+        partial(from_row, AttemptRecord), ("delivery_id", "number"), ", ".join(AttemptRecord.__struct_fields__),
+        "attempts",
+    ),
+    "files": Table(partial(from_row, NeededFile), ("submission_id", "digest"), "submission_id, digest", "files"),
+    "leftovers": Table(
+        partial(from_row, LeftFile), ("digest",),
+        "digest, EXISTS (SELECT 1 FROM {schema}files WHERE files.digest = leftovers.digest) AS needed", "leftovers",
+    ),
+    "values": Table(
+        partial(from_row, SharedValue), ("key",), "key, {data}, CAST(version AS text) AS version", "shared_values"
+    ),
+}  # fmt: skip
+
+
+def stored_rows(kind: RowKind, found: Iterable[Any], read: Callable[[Any], Record] | None = None) -> list[StoredRow]:
+    """Return rows with their keys. `read` makes other records than usual."""
+    table = TABLES[kind]
+    return [StoredRow(tuple(row[name] for name in table.key), (read or table.read)(row)) for row in found]
+
+
+def request_row(row: Submission) -> tuple[str, str, str, str]:
+    """Return a submission's row of `requests`: its id, kind, labels, and its prompt in one case."""
+    return row.id, row.kind, label_text(row.labels.items()), clean_text(row.prompt).casefold()
+
+
+def label_text(labels: Iterable[tuple[str, str]]) -> str:
+    """Return labels as the column holds them. Each begins with a comma, so that one is found in many."""
+    return "".join(f",{to_json({name: value})[1:-1]}" for name, value in labels)
