@@ -1,4 +1,4 @@
-"""Speed of the page: the first byte of every page, and what 50 open pages cost the callbacks.
+"""Speed of the page: the first byte of every page, how soon a picture appears, and what 50 open pages cost callbacks.
 
 usage: .venv/bin/python scripts/bench_page.py [--submissions N] [--looks N] [--rounds N]
 
@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+from msgspec.structs import replace
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from flows import served
@@ -27,7 +28,7 @@ from journals import NOW, OWNER, completion, delivery, event, owing, submission
 
 from receiver.app import Runtime, open_runtime, web_app
 from receiver.cli.servers import address, bind
-from receiver.events import Submission
+from receiver.events import ExpectedFile, Media, Submission
 from receiver.journal import Journal
 from receiver.settings import Settings
 from receiver.telemetry import configure
@@ -65,6 +66,7 @@ async def main(options: argparse.Namespace) -> None:
             print(f"{len(rows):,} submissions written in {time.perf_counter() - began:.0f} s")
             async with visitor(runtime) as client:
                 await first_bytes(client, [*PAGES, f"/pictures/{rows[0].id}", f"/tasks/{rows[0].id}"], options.looks)
+                await appearances(runtime, client, options.looks)
                 ratios = [await ingest_ratio(runtime, client) for _ in range(options.rounds)]
                 ratio = statistics.median(ratios)
                 print(f"callbacks per CPU second, {OPEN} pages open to none: {ratio:.2f}, in rounds {ratios}")
@@ -116,6 +118,28 @@ async def first_bytes(client: httpx.AsyncClient, pages: Iterable[str], looks: in
                 seconds.append(time.perf_counter() - began)
         p95 = statistics.quantiles(seconds[1:], n=20)[-1] * 1000  # the first look imports and compiles
         print(f"{path:40.40} first byte p50 {statistics.median(seconds[1:]) * 1000:6.1f} ms, p95 {p95:6.1f} ms")
+
+
+async def appearances(runtime: Runtime, client: httpx.AsyncClient, count: int) -> None:
+    """Tell the seconds from the record of an archived file to the message that shows it, while progress goes on."""
+    seconds = []
+    headers = {"Accept": "text/event-stream"}
+    async with client.stream("GET", "/live", params={"at": "/pictures"}, headers=headers) as answer:
+        lines = answer.aiter_lines()
+        for number in range(count):
+            row = submission(next(NUMBERS), status="accepted", ended="task.succeeded", send_due_ms=None)
+            await runtime.journal.add(row)
+            await asyncio.sleep(number / count)  # the archive may come at any time after the progress
+            file = Media(digest=f"{number:064}", type="image/png", size=1, extension=".png", url="", index=0)
+            done = replace(row, files=(ExpectedFile(place="image_url", media=file),))
+            began = time.perf_counter()
+            await runtime.journal.change(row.id, lambda _, done=done: owing(done))
+            async for line in lines:
+                if f"/pictures/{row.id}/thumbs/0" in line:
+                    break
+            seconds.append(time.perf_counter() - began)
+    longest, median = max(seconds), statistics.median(seconds)
+    print(f"a picture appears after its archive: p50 {median:.2f} s, longest {longest:.2f} s, of {count}")
 
 
 async def ingest_ratio(runtime: Runtime, client: httpx.AsyncClient) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
+import itertools
 import re
 import tomllib
 import zipfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from receiver.journal import Trouble
 from receiver.journal.store import EVERYTHING
 from receiver.media import MediaStore, Thumbnails, sniff
 from receiver.page.access import COOKIE, COOKIE_SECONDS, Access
-from receiver.page.live import MAX_STREAMS
+from receiver.page.live import LOOK_SECONDS, MAX_STREAMS, Live
 from receiver.page.render import FOLDER
 from receiver.settings import Settings
 from receiver.tasks import Button, Task
@@ -521,6 +523,24 @@ async def test_a_picture_appears_in_an_open_page(tmp_path: Path) -> None:
             async for line in stream.aiter_lines():
                 if f"/pictures/{first.id}/files/0" in line:
                     break
+
+
+async def test_a_change_right_after_another_is_shown_before_the_next_look() -> None:
+    """Progress that was just shown holds up no picture."""
+    live, numbers = Live(), itertools.count(1)
+
+    async def render() -> dict[str, str]:
+        return {"grid": str(next(numbers))}
+
+    async with aclosing(live.follow(("/",), render, {"grid": "0"})) as stream:
+        await anext(stream)
+        for number in range(1, 4):
+            look = asyncio.create_task(asyncio.sleep(LOOK_SECONDS))
+            live.changed()
+            coming = asyncio.ensure_future(anext(stream))
+            await asyncio.wait({look, coming}, return_when=asyncio.FIRST_COMPLETED)
+            assert f">{number}<" in coming.result()
+            look.cancel()
 
 
 async def test_new_pictures_are_counted_instead_of_shifting_the_grid(tmp_path: Path) -> None:

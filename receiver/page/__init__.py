@@ -149,7 +149,7 @@ class Page:
             return Response(partials(first), headers=HEADERS, media_type="text/html")
         if self.live.full:
             return Response("Too many pages are open.", 503, {**HEADERS, "Retry-After": "30"})
-        key = (parts.path, parts.query, user.name, look.root)
+        key = (parts.path, parts.query, user.role, look.root)
         headers = {**HEADERS, "X-Accel-Buffering": "no"}
         return EventStream(self.live.follow(key, render, first), headers=headers, media_type="text/event-stream")
 

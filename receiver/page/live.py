@@ -1,14 +1,14 @@
 """One stream of changed regions for each open page.
 
-Pages with the same address and role share one rendering. All renderings together take at most a fortieth of the time,
-however many pages are open, so that callbacks are never held up.
+Pages with the same address and role share one rendering. However many pages are open, all renderings together take at
+most a fortieth of the processor time, so that callbacks are never held up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -19,10 +19,12 @@ from receiver.web.api.read_routes import HEARTBEAT, with_pauses
 
 log = structlog.get_logger("receiver.page")
 
-INTERVAL = 0.7
+INTERVAL = 0.25
 """Least seconds between two renderings of a page."""
 SHARE = 40
-"""A rendering of one second is followed by so many seconds without any."""
+"""Seconds without any rendering that follow one which took a second of processor time."""
+SAVED_SECONDS = 5.0
+"""Seconds without any rendering that count as saved. Changes that are rare are shown at once, for all pages."""
 LOOK_SECONDS = 5.0
 """Seconds after which a page is rendered although the journal has told of no change: another process may have made
 one, and times go on."""
@@ -57,7 +59,7 @@ class Live:
         """Note that the journal has changed. Callable as a subscriber of the journal."""
         self._changed.set()
 
-    async def follow(self, key: tuple[str, ...], render: Render, regions: dict[str, str]) -> AsyncIterator[str]:
+    async def follow(self, key: tuple[str, ...], render: Render, regions: dict[str, str]) -> AsyncGenerator[str, None]:
         """Yield the messages of a page's stream (WHATWG HTML §9.2) until the reader leaves.
 
         Args:
@@ -81,6 +83,7 @@ class Live:
                 self._pages.pop(key, None)
 
     async def _run(self) -> None:
+        paid_at = 0.0  # the monotonic time at which all renderings were followed by their seconds without any
         while self._pages:
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -88,10 +91,12 @@ class Live:
             except TimeoutError:
                 pass  # as `LOOK_SECONDS` says
             self._changed.clear()
-            started = time.monotonic()
+            began = time.process_time()
             for page in list(self._pages.values()):
                 await self._render(page)
-            await asyncio.sleep(max(INTERVAL, SHARE * (time.monotonic() - started)))
+            now = time.monotonic()
+            paid_at = max(paid_at, now - SAVED_SECONDS) + SHARE * (time.process_time() - began)
+            await asyncio.sleep(max(INTERVAL, paid_at - now))
 
     async def _render(self, page: Shown) -> None:
         try:
