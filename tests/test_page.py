@@ -28,6 +28,7 @@ from receiver.app import open_runtime, web_app
 from receiver.bodies import certificates
 from receiver.cli.servers import address, bind
 from receiver.errors import MediaError
+from receiver.events import new_id
 from receiver.journal import Trouble
 from receiver.journal.store import EVERYTHING
 from receiver.media import MediaStore, Thumbnails, sniff
@@ -267,6 +268,7 @@ WRONG = (
     "/pictures?label=nonsense",
     "/pictures?after=nonsense",
     "/tasks?after=%ff&search=%00",
+    "/tasks?days=-1",
     "/deliveries?status=nonsense",
     "/deliveries?after='",
     "/make?kind=nonsense",
@@ -296,11 +298,15 @@ async def test_the_search_finds_by_words_labels_and_status(tmp_path: Path) -> No
         journal = here.receiver.journal
         await journal.add(submission(1, prompt="a red boat", labels={"shelf": "3"}))
         await journal.add(submission(2, prompt="a blue fox", labels={"shelf": "4"}, status="refused"))
+        for days, prompt in ((6, "a new swan"), (8, "an old swan")):
+            at_ms = here.receiver.clock.now_ms() - days * 86_400_000
+            await journal.add(submission(id=new_id(at_ms), created_ms=at_ms, prompt=prompt, kind="edits"))
         for query, found, missing in (
             ("search=BOAT", "red boat", "blue fox"),
             ("label=shelf=4", "blue fox", "red boat"),
             ("status=refused", "blue fox", "red boat"),
             ("kind=imagine", "red boat", "Nothing matches"),
+            ("days=7", "new swan", "old swan"),
         ):
             text = (await browser.get(f"/tasks?{query}")).text
             assert found in text, query
@@ -571,6 +577,17 @@ async def test_too_many_open_pages_get_a_503(tmp_path: Path) -> None:
                 assert tab.status_code == (200 if number < MAX_STREAMS else 503)
                 if number < MAX_STREAMS:
                     await anext(tab.aiter_lines())  # it is open
+
+
+# The handbook
+
+
+async def test_the_handbook_is_shown_with_its_pictures(tmp_path: Path) -> None:
+    async with page(tmp_path) as (_, browser):
+        [picture] = re.findall(r'<article>.*?<img src="([^"]+)"', (await browser.get("/help/page")).text, re.DOTALL)
+        answer = await browser.get(picture)
+        assert answer.headers["content-type"] == "image/webp"
+        assert sniff(answer.content) == ("image/webp", ".webp")
 
 
 # Where it is mounted

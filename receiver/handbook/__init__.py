@@ -16,13 +16,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Every page, in the order of the list."""
 PAGES = tuple(name for group in GROUPS.values() for name in group)
 _COMMENT = re.compile(r"^<!-- .* -->\n", re.MULTILINE)
+_PICTURE = re.compile(r"^!\[.*\]\(.*\)\n\n", re.MULTILINE)
 _HEADING = re.compile(r"^(##+) (.+)$", re.MULTILINE)
 
 
-def page(name: str) -> str:
-    """Return the Markdown of a page, without comments."""
-    text = files("receiver").joinpath("handbook", f"{name}.md").read_text(encoding="utf-8")
-    return _COMMENT.sub("", text)
+def page(name: str, *, pictures: bool = False) -> str:
+    """Return the Markdown of a page, without comments, and without pictures unless they can be shown."""
+    text = _COMMENT.sub("", files("receiver").joinpath("handbook", f"{name}.md").read_text(encoding="utf-8"))
+    return text if pictures else _PICTURE.sub("", text)
 
 
 def summary(name: str) -> str:

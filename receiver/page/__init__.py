@@ -37,7 +37,9 @@ FORM_SECONDS = 60.0
 LOGINS = BodyLimits(name="Logins", limit=8 * 1024, seconds=10.0)
 """Anybody can send one, so it is bounded before it is read."""
 _STATIC = {
-    path.name: path for path in sorted((FOLDER / "static").glob("*.*")) if path.suffix in (".js", ".css", ".svg")
+    path.name: path
+    for path in (*(FOLDER / "static").glob("*.*"), *(FOLDER.parent / "handbook").glob("*.webp"))
+    if path.suffix in (".js", ".css", ".svg", ".webp")
 }
 _PICTURES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "video/mp4", "video/webm"})
 """Types that a browser may show. Everything else is a download."""

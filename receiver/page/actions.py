@@ -138,7 +138,7 @@ async def orders_of(sources: Sources, form: FormData) -> list[Order]:
             raise InputError("Nothing is selected. Tick the deliveries to replay.")
         return await sources.replay.of_deliveries(Selection(ids=ids))
     wanted = [(name, str(value)) for name, value in form.multi_items() if name not in ("confirm", "id")]
-    selection, _ = selection_of(QueryParams(wanted))
+    selection, _ = selection_of(QueryParams(wanted), sources.clock.now_ms())
     if selection.empty:
         raise InputError("All deliveries are too many. Filter by destination or status first.")
     return await sources.replay.of_deliveries(selection)

@@ -32,6 +32,7 @@ HEADERS = {
 FOLDER = Path(__file__).parent
 _PAGE_LINK = re.compile(r'href="([a-z0-9-]+)\.md(?:#[^"]*)?"')
 _EMOJIS = {"🔄": "Reroll", "⬅️": "Pan left", "➡️": "Pan right", "⬆️": "Pan up", "⬇️": "Pan down", "❤️": "Like"}
+_AGES = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 STATUS_WORDS: Mapping[str, str] = {
     "prepared": "waiting to be sent",
     "sending": "being sent",
@@ -65,7 +66,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (clean, size, moment, word, short, buttons, spoken, markdown)
+    filters = (clean, size, moment, age, word, short, buttons, spoken, markdown)
     found.filters |= {function.__name__: function for function in filters}
     found.globals["query_of"] = query
     # The macros are global, because a region is rendered without the imports of its template.
@@ -123,6 +124,13 @@ def moment(ms: int | None) -> str:
     return "" if ms is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ms / 1000))
 
 
+def age(ms: int) -> str:
+    """Return a length of time for people, in its largest unit."""
+    seconds = max(ms // 1000, 1)
+    unit, name = next(item for item in _AGES if seconds >= item[0])
+    return f"{seconds // unit} {name}"
+
+
 def buttons(row: Submission, grid: bool) -> list[str]:
     """Return the names of the buttons of a finished task. On a grid the quadrants show U1 to V4."""
     task = row.task
@@ -134,12 +142,12 @@ def buttons(row: Submission, grid: bool) -> list[str]:
 
 def spoken(button: str) -> str:
     """Return the name of a button in words. Some have only an emoji (PROTOCOL.md §5 `buttons`)."""
-    return f"{button} {_EMOJIS[button]}" if button in _EMOJIS else button
+    return _EMOJIS.get(button, button)
 
 
 def markdown(text: str, root: str) -> Markup:
-    """Return a page of the handbook as HTML. Links to other pages of it stay here."""
-    html = _parser().render(text)
+    """Return a page of the handbook as HTML. Links to other pages of it, and its pictures, stay here."""
+    html = _parser().render(text).replace('<img src="', f'<img src="{root}/page/')
     return Markup(_PAGE_LINK.sub(rf'href="{root}/help/\1"', html))  # noqa: S704 - our own text, and raw HTML is off
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 from starlette.datastructures import QueryParams
@@ -13,6 +15,7 @@ from starlette.datastructures import QueryParams
 from receiver import handbook
 from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, Delivery
+from receiver.disk import in_thread
 from receiver.errors import InputError, NotFound
 from receiver.events import DISPLAY_STATUSES, EventType, Submission
 from receiver.extras import install
@@ -24,13 +27,14 @@ from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Retention
 from receiver.media import Store, Thumbnails
 from receiver.page.access import Role, User
+from receiver.page.render import age
 from receiver.pictures import AVAILABLE
 from receiver.provider import Provider
 from receiver.requests import KINDS, SPEEDS
 from receiver.submissions import Submissions
 from receiver.tasks import is_grid
 from receiver.telemetry import redact
-from receiver.web.api.queries import read_conditions, read_cursor
+from receiver.web.api.queries import read_conditions, read_cursor, whole_number
 from receiver.web.api.responses import clean
 from receiver.web.problems import Problem
 
@@ -39,6 +43,7 @@ PAGE = 60
 SEARCHED = 10
 """Pages of the journal that are read to fill one page of a filtered listing."""
 DAY_MS = 86_400_000
+MAX_DAYS = 10_000
 FOREVER_MS = 2**53
 ENDS: tuple[EventType, ...] = ("task.failed", "task.lost")
 COUNTED = 200
@@ -120,18 +125,25 @@ class Tile:
         return self.row.task.progress if self.row.task and self.row.ended is None else None
 
 
-def read_listing(query: QueryParams, statuses: Sequence[str]) -> tuple[Selection, tuple[str] | None]:
-    """Return the selection and the cursor that a URL or a form asks for, as the API reads them. Raise InputError."""
+def read_listing(query: QueryParams, statuses: Sequence[str], now_ms: int) -> tuple[Selection, tuple[str] | None]:
+    """Return the selection and the cursor that a URL or a form asks for, as the API reads them. Raise InputError.
+
+    `days=N` selects what is at most so old.
+    """
     given = QueryParams([(name, value) for name, value in query.multi_items() if value])  # forms send empty fields, too
     try:
-        return read_conditions(given, statuses), read_cursor(given)
+        selection, cursor = read_conditions(given, statuses), read_cursor(given)
+        if "days" in given:
+            since_ms = now_ms - whole_number("days", given["days"], 1, MAX_DAYS) * DAY_MS
+            selection = replace(selection, since_ms=max(since_ms, selection.since_ms or 0))
     except Problem as exc:
         raise InputError(exc.detail) from exc
+    return selection, cursor
 
 
 async def _rows(sources: Sources, look: Look, *, hidden: frozenset[str] = frozenset()) -> tuple[list[Submission], str]:
     """Return a page of submissions, newest first, and the cursor of the next one ("": none)."""
-    selection, cursor = read_listing(look.query, DISPLAY_STATUSES)
+    selection, cursor = read_listing(look.query, DISPLAY_STATUSES, sources.clock.now_ms())
     wanted, after = selection.filter(), cast("Key | None", cursor)
     found: list[Submission] = []
     for _ in range(SEARCHED):
@@ -190,8 +202,9 @@ async def home(sources: Sources, look: Look) -> dict[str, Any]:
     counts = await journal.counts()
     owed = counts.destinations.values()
     oldest = [count.oldest_due_ms for count in owed if count.oldest_due_ms is not None]
+    troubles = await find_troubles(journal, now_ms)
     return {
-        "troubles": await find_troubles(journal, now_ms),
+        "troubles": troubles,
         "cards": {
             "under way": _counted(under_way),
             "waiting to send": _counted(waiting),
@@ -199,11 +212,25 @@ async def home(sources: Sources, look: Look) -> dict[str, Any]:
             "dead": sum(count.dead for count in owed),
             "failed or lost today": _counted(ends),
         },
-        "oldest_ms": min(oldest, default=None),
+        "oldest": age(now_ms - min(oldest)) if oldest else "",
+        "health": _health({item.name.partition(" ")[0] for item in troubles}, newest),
         "newest": await tiles(sources, newest[:12]),
         "destinations": [(item, item.display_status(now_ms)) for item in await journal.destinations(counts)],
         "engines": await journal.engines(),
     }
+
+
+def _health(troubles: set[str], newest: Sequence[Submission]) -> dict[str, str]:
+    """Return a word on the callbacks and on the provider, by troubles and the newest submissions."""
+    if "callbacks" in troubles:
+        callbacks = "failing"
+    elif any(row.callbacks for row in newest):
+        callbacks = "working"
+    else:
+        callbacks = "none yet" if any(row.hooked for row in newest) else "not in use"
+    answered = any(row.task_id for row in newest)
+    provider = "failing" if "provider" in troubles else "working" if answered else "not asked yet"
+    return {"callbacks": callbacks, "provider": provider}
 
 
 def _counted(rows: Sequence[object]) -> int | str:
@@ -240,16 +267,26 @@ async def picture(sources: Sources, look: Look) -> dict[str, Any]:
     row = await sources.journal.find(look.params["id"])
     [tile] = await tiles(sources, [row])
     deliveries = await sources.journal.deliveries(limit=100, submission_id=row.id)
+    family = await sources.journal.family(row.id)
     return {
         "tile": tile,
         "row": row,
-        "family": await sources.journal.family(row.id),
+        "parent": next((item for item in family if item.id == row.parent_id), None),
+        "family": _tree(family),
         "deliveries": deliveries,
         "parameters": _parameters(row.prompt),
         "seed": row.task.seed if row.task else "",
         "links": row.task.result_urls if row.task else (),
         "names": sorted(sources.destinations),
     }
+
+
+def _tree(family: Sequence[Submission]) -> list[tuple[Submission, int]]:
+    """Return the rows, oldest first, so that each one follows its parent, with the number of its ancestors."""
+    paths: dict[str | None, tuple[str, ...]] = {}
+    for row in family:
+        paths[row.id] = (*paths.get(row.parent_id, ()), row.id)
+    return [(row, len(paths[row.id]) - 1) for row in sorted(family, key=lambda row: paths[row.id])]
 
 
 def _parameters(prompt: str) -> list[str]:
@@ -330,15 +367,15 @@ async def make(sources: Sources, look: Look) -> dict[str, Any]:
     }
 
 
-def selection_of(query: QueryParams) -> tuple[Selection, tuple[str] | None]:
+def selection_of(query: QueryParams, now_ms: int) -> tuple[Selection, tuple[str] | None]:
     """Return the selection and the cursor of deliveries that a URL or a form asks for. Raise InputError."""
-    selection, cursor = read_listing(query, DELIVERY_STATUSES)
+    selection, cursor = read_listing(query, DELIVERY_STATUSES, now_ms)
     destination, submission = query.get("destination") or None, query.get("submission") or None
     return replace(selection, destination=destination, submission_id=submission), cursor
 
 
 async def deliveries(sources: Sources, look: Look) -> dict[str, Any]:
-    wanted, after = selection_of(look.query)
+    wanted, after = selection_of(look.query, sources.clock.now_ms())
     page = await sources.journal.page("deliveries", wanted.filter(), after=after, limit=PAGE)
     rows = [row.record for row in page if isinstance(row.record, Delivery)]
     documents = await sources.journal.store.load(sorted({row.submission_id for row in rows}))
@@ -369,10 +406,19 @@ async def system(sources: Sources, look: Look) -> dict[str, Any]:
         "journal": sources.journal.store.place,
         "media": sources.store.place,
         "engines": await sources.journal.engines(),
+        "disk": await in_thread(_disk, sources.store.folder),
         "settings": sources.settings(),
         "findings": findings,
         "actions": (await sources.journal.actions())[:50],
     }
+
+
+def _disk(folder: Path) -> tuple[int, int]:
+    """Return the free and all bytes of the disk of a folder, which need not be there yet."""
+    while not folder.exists():
+        folder = folder.parent
+    found = shutil.disk_usage(folder)
+    return found.free, found.total
 
 
 async def manual(sources: Sources, look: Look) -> dict[str, Any]:
@@ -384,7 +430,7 @@ async def manual(sources: Sources, look: Look) -> dict[str, Any]:
         "groups": {
             group: [(name, handbook.summary(name)) for name in names] for group, names in handbook.GROUPS.items()
         },
-        "text": handbook.page(topic) if topic else "",
+        "text": handbook.page(topic, pictures=True) if topic else "",
     }
 
 

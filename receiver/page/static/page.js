@@ -30,7 +30,8 @@ document.addEventListener("htmx:after:swap", (event) => {
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[data-box]");
   if (link) opener = link;
-  if (event.target === box) box.close();
+  if (event.target === box || event.target.closest("[data-close]")) box.close();
+  if (event.target.closest("[data-step]")) move(Number(event.target.closest("[data-step]").dataset.step));
   if (event.target.closest("[data-copy]")) copy(event.target.closest("[data-copy]"));
   if (event.target.closest("[data-mask-clear]")) drawMasks(true);
 });
