@@ -17,11 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
-import structlog
-
 from receiver.errors import JournalError
+from receiver.telemetry import Log
 
-log = structlog.get_logger("receiver.journal")
+log = Log("receiver.journal")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +46,15 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         await asyncio.wait([call])
         call.exception()  # the cancellation is what counts now
         raise
+
+
+def size(number: float) -> str:
+    """Return a number of bytes for people: `0 B`, `4.5 MB`, `12 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            break
+        number /= 1000
+    return f"{number:.0f} {unit}" if number >= 10 or unit == "B" else f"{number:.1f} {unit}"
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:

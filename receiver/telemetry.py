@@ -1,9 +1,9 @@
 """Logs: one line per fact, without secrets. Traces, in a program that collects them.
 
-Every module takes its logger with `log = structlog.get_logger()` at its top and writes fixed names,
+Every module takes its logger with `log = Log("receiver.…")` at its top and writes fixed names,
 `log.info("delivery.succeeded", delivery_id=…)`: a noun, a verb in the past, ids as fields, no sentences.
-A program calls `configure` once, before its first line, because loggers keep the level of their first use. Tests read
-lines with `structlog.testing.capture_logs`.
+The lines are records of `logging`. Our programs call `configure` once. A program that embeds Receiver sees the records
+in its own handlers.
 
 Redaction is by key (the name of a field) and by value (known secrets, and shapes of secrets in any text, tracebacks
 included), because either alone misses some. Words from outside that we keep, such as a prompt, lose only known secrets
@@ -17,15 +17,16 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from traceback import format_exception
 from typing import Any, Literal, TextIO
 from urllib.parse import quote
 
 import msgspec
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
 
 REDACTED = "[redacted]"
 LogFormat = Literal["auto", "json", "console"]
@@ -61,6 +62,8 @@ _UNESCAPED = re.compile(r"[\w.~-]+", re.ASCII)
 """Characters that every spelling of a secret leaves as they are."""
 _SHORTEST_SECRET = 6
 """A shorter "secret" would redact half of every line."""
+_PLAIN_WORD = re.compile(r"[^\s\"=]+\Z")
+"""Text that needs no quotes in `key=value`."""
 _MAX_DEPTH = 8
 STEERING = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 """Characters beside the ASCII controls that can end a line, turn its direction, or steer a terminal."""
@@ -108,32 +111,84 @@ class _Known:
         _redact_short.cache_clear()
 
 
-class _Output:
-    """Stream of log lines. Cached loggers hold this object, so the stream can change."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of ours, as the `msg` of a record: its name and its fields."""
 
-    def __init__(self) -> None:
-        self.stream: TextIO | None = None
+    event: str
+    fields: dict[str, Any]
 
-    def write(self, text: str) -> int:
+    def __str__(self) -> str:
+        """Return the line as `event=name key=value …`, redacted, for the handlers of a program that embeds Receiver."""
+        texts = {"event": self.event} | {
+            key: value if isinstance(value, str) and _PLAIN_WORD.match(value) else json.dumps(value, ensure_ascii=False)
+            for key, value in redact_fields(self.fields).items()
+        }
+        return escape_lines(" ".join(f"{key}={text}" for key, text in texts.items()))
+
+
+class Log:
+    """Logger of a module."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self._write(logging.DEBUG, event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        self._write(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._write(logging.WARNING, event, fields)
+
+    def error(self, event: str, *, exc_info: BaseException | None = None, **fields: Any) -> None:
+        """Write a line, with the traceback of an exception in the field `exception`."""
+        if exc_info is not None:
+            fields["exception"] = "".join(format_exception(exc_info)).rstrip()
+        self._write(logging.ERROR, event, fields)
+
+    def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
+        if self._logger.isEnabledFor(level):
+            # `log` would look for the caller's line, which takes as long as all the rest.
+            self._logger.handle(logging.LogRecord(self._logger.name, level, "", 0, Line(event, fields), None, None))
+
+
+class _Handler(logging.Handler):
+    """Writes each record as one line, as JSON or for people. Without a stream it goes to standard error."""
+
+    def __init__(self, stream: TextIO | None, *, readable: bool, colors: bool) -> None:
+        super().__init__()
+        self._stream = stream
+        self._readable = readable
+        self._colors = colors
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.msg, Line):
+            fields = {**record.msg.fields, "event": record.msg.event}
+        else:
+            fields = {"event": record.getMessage(), "logger": record.name}
+            if record.exc_info:
+                fields["exception"] = "".join(format_exception(record.exc_info[1])).rstrip()
+        line = redact_fields(fields)  # after it our own fields, and before it a traceback, which may hold secrets
+        line["level"] = record.levelname.lower()
+        if self._readable:
+            return _as_text(self._colors, time.strftime("%H:%M:%S", time.localtime(record.created)), line)
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line["timestamp"] = f"{moment}.{int(record.created % 1 * 1e6):06}Z"
+        return _as_json(line)
+
+    def emit(self, record: logging.LogRecord) -> None:
         """Write, if possible: a closed pipe or a full disk must not fail the work that is being logged."""
-        stream = self.stream or sys.stderr
+        text = f"{self.format(record)}\n"
+        stream = self._stream or sys.stderr
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        try:
-            return stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        except (OSError, ValueError):
-            return 0
-
-    def flush(self) -> None:
-        try:
-            (self.stream or sys.stderr).flush()
-        except (OSError, ValueError):
-            return
+        with suppress(OSError, ValueError):
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
 
 
 _known = _Known()
-_output = _Output()
-_processors: list[Processor] = []
-"""Changed in place by `configure`, because cached loggers hold this list."""
 
 
 def configure(
@@ -148,50 +203,28 @@ def configure(
     `auto` is `console` on a terminal and `json` elsewhere. `secrets` are never written. Lines go to standard error
     unless a stream is given.
     """
-    _output.stream = stream
     _known.forget()
     learn(secrets)
-    target = stream or sys.stderr
-    terminal = target.isatty()
+    terminal = (stream or sys.stderr).isatty()
     readable = format == "console" or (format == "auto" and terminal)
     number = logging.getLevelNamesMapping()[level.upper()]
-    # Exceptions become text before redaction, so that tracebacks are redacted as well. Our own fields come after it.
-    ending: list[Processor] = [
-        structlog.processors.format_exc_info,
-        redact_fields,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if readable else "iso", utc=not readable),
-        partial(_as_text, terminal) if readable else _as_json,
-    ]
-    _processors[:] = [structlog.contextvars.merge_contextvars, *ending]
-    structlog.configure(
-        processors=_processors,
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(_output),  # type: ignore[arg-type] # it needs write and flush only
-        cache_logger_on_first_use=True,
-    )
-    _configure_stdlib(number, ending)
+    root = logging.getLogger()
+    root.handlers[:] = [_Handler(stream, readable=readable, colors=terminal)]
+    root.setLevel(number)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    # At info, httpx logs every URL it calls and uvicorn every URL it serves, with tokens in them.
+    # The rest of uvicorn's lines at info repeat our own lines on start and stop.
+    for name in ("httpx", "httpcore", "uvicorn.access", "uvicorn.error"):
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
-def use_logging() -> None:
-    """Send our lines, redacted, to the loggers `receiver.…` of `logging`, for a program that embeds Receiver.
-
-    A program that has configured structlog itself keeps its own configuration.
-    """
+def redact_libraries() -> None:
+    """Redact the lines of libraries in a program that embeds Receiver and has its own handlers."""
     for name in ("httpx", "uvicorn.access"):
         logging.getLogger(name).addFilter(_without_secrets)
-    if not structlog.is_configured():
-        structlog.configure(
-            processors=[
-                structlog.stdlib.filter_by_level,
-                structlog.contextvars.merge_contextvars,
-                structlog.processors.format_exc_info,
-                redact_fields,
-                structlog.processors.LogfmtRenderer(key_order=["event"]),
-            ],
-            wrapper_class=structlog.stdlib.BoundLogger,
-            logger_factory=structlog.stdlib.LoggerFactory(),
-        )
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:
@@ -255,9 +288,9 @@ def _redact(text: str) -> str:
     return _SHAPES.sub(_keep_group, text) if any(sign in lowered for sign in _SIGNS) else text
 
 
-def redact_fields(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Redact a whole line by key and by value, nested values too. A structlog processor."""
-    line = {name: _redacted(name, value, _MAX_DEPTH) for name, value in event.items()}
+def redact_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Redact a whole line by key and by value, nested values too, and cut what is too long."""
+    line = {name: _redacted(name, value, _MAX_DEPTH) for name, value in fields.items()}
     for name, value in line.items():
         if isinstance(value, str) and len(value) > _MAX_VALUE:
             line[name] = cut(value, 4 * _MAX_VALUE if name == "exception" else _MAX_VALUE)
@@ -305,7 +338,7 @@ def _is_secret_name(name: str) -> bool:
     return lowered in _SECRET_NAMES or lowered.endswith(("_key", "_keys", "_state"))
 
 
-def _as_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
+def _as_json(event: dict[str, Any]) -> str:
     """Return the line, which redaction has reduced to plain values. json.dumps takes five times as long."""
     try:
         line = msgspec.json.encode(event).decode()
@@ -335,12 +368,12 @@ def cut(value: Any, most: int) -> Any:
     return f"{text[:most]}… ({len(text)} characters)"
 
 
-def _as_text(colors: bool, logger: WrappedLogger, method: str, event: EventDict) -> str:
+def _as_text(colors: bool, time: str, event: dict[str, Any]) -> str:
     """Return the line for people: local time, a level above info, name, and the fields that say something.
 
     Of our ids it has the last characters, which every command takes. An event's id only repeats the submission.
     """
-    time, level, name = (event.pop(key, "") for key in ("timestamp", "level", "event"))
+    level, name = event.pop("level"), event.pop("event")
     traceback = event.pop("exception", "")
     fields = {
         _clean(key): _clean(_OUR_ID.sub(_ID_END, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
@@ -362,28 +395,6 @@ _ID_END = r"\1"
 def _clean(text: str) -> str:
     """Escape characters that could forge a line or control the terminal."""
     return _UNPRINTABLE.sub(_escape, text)
-
-
-def _configure_stdlib(level: int, ending: list[Processor]) -> None:
-    """Send the lines of other packages the same way."""
-    handler = logging.StreamHandler(_output)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.contextvars.merge_contextvars, structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-    # At info, httpx logs every URL it calls and uvicorn every URL it serves, with tokens in them.
-    # The rest of uvicorn's lines at info repeat our own lines on start and stop.
-    for name in ("httpx", "httpcore", "uvicorn.access", "uvicorn.error"):
-        logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
 # Traces

@@ -60,9 +60,7 @@ async def measured(options: argparse.Namespace) -> None:
         provider_key="benchmark",
         keys=(KEY,),
         data=options.folder / "data",
-        destinations={
-            name: Destination.model_validate({"name": name, **table}) for name, table in options.destinations.items()
-        },
+        destinations={name: Destination(name=name, **table) for name, table in options.destinations.items()},
         poll_interval=HOUR,
     )
     async with open_runtime(settings) as receiver:

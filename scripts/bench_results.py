@@ -18,7 +18,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import structlog
 from builds.replacing import replaced
 from starlette.types import Receive, Scope, Send
 
@@ -26,6 +25,7 @@ from receiver.app import Runtime
 from receiver.cli.process import run
 from receiver.requests import build
 from receiver.simulator import Simulator, pictures, timeline
+from receiver.telemetry import configure
 from receiver.testing import make_media
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: the usual temporary one)")
     options = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    configure(level="error")
     with tempfile.TemporaryDirectory(prefix="receiver-bench-", dir=options.folder) as name:
         rows = run(measured(Path(name), options.tasks))
     print_table(rows)

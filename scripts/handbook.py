@@ -21,7 +21,7 @@ from receiver.handbook import GROUPS, summary
 from receiver.handlers.registry import describe_handlers
 from receiver.metrics import METRICS
 from receiver.requests import KINDS, REQUIRED
-from receiver.settings import Destination, describe
+from receiver.settings import Destination, declared, describe
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tests"))  # experiments use the tools of the tests
@@ -67,8 +67,8 @@ def _handlers() -> str:
 
 def _options(name: str) -> str:
     if name == "destination":
-        fields = [(name, field) for name, field in Destination.model_fields.items() if field.description]
-        rows = [(f"`{name}`", f"`{_text(field.default)}`", field.description or "") for name, field in fields]
+        fields = [(name, item) for name, item in declared(Destination).items() if item.help]
+        rows = [(f"`{name}`", f"`{_text(item.default)}`", item.help) for name, item in fields]
         return table("option, default, meaning", rows)
     [item] = [item for item in describe_handlers() if item.name == name]
     rows = [
@@ -86,8 +86,8 @@ def _text(default: Any) -> str:
 
 def _kinds() -> str:
     rows = []
-    for kind, declared in KINDS.items():
-        for field in declared.fields:
+    for kind, request in KINDS.items():
+        for field in request.fields:
             if kind == "modal" and field.name == "task_id":
                 continue
             word = field.option or field.name.replace("_", "-")

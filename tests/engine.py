@@ -8,7 +8,7 @@ import contextlib
 import gc
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,6 @@ from typing import Any
 import httpcore
 import httpx
 import journals
-import structlog
-from structlog._config import BoundLoggerLazyProxy
 from waiting import PATIENCE
 
 from receiver.clock import Clock
@@ -40,7 +38,7 @@ from receiver.provider import Provider
 from receiver.requests import build
 from receiver.submissions import Options, Submissions
 from receiver.tasks import Task
-from receiver.telemetry import configure
+from receiver.telemetry import Line, configure
 from receiver.tokens import Tokens
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
@@ -438,19 +436,35 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def forget_logging() -> None:
-    """Undo what a command in this process has configured. Its loggers have cached that, and no later test would see
-    their lines."""
+    """Undo what a command in this process has configured."""
     configure()
-    structlog.reset_defaults()
     logging.getLogger().handlers.clear()
     gc.unfreeze()  # a server that ran in this process has frozen what there was
-    for item in gc.get_objects():
-        if isinstance(item, BoundLoggerLazyProxy):
-            vars(item).pop("bind", None)
+
+
+class _Lines(logging.Handler):
+    """Keeps lines of ours as tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[dict[str, Any]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert isinstance(record.msg, Line)
+        self.lines.append({**record.msg.fields, "event": record.msg.event, "log_level": record.levelname.lower()})
 
 
 @contextlib.contextmanager
-def logged() -> Iterator[list[MutableMapping[str, Any]]]:
-    """The log lines written in the block."""
-    with structlog.testing.capture_logs() as lines:
-        yield lines
+def logged() -> Iterator[list[dict[str, Any]]]:
+    """The log lines written in the block, of every level. They are written nowhere else."""
+    logger, handler = logging.getLogger("receiver"), _Lines()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield handler.lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from doors import JSON, body, opened, path
+from engine import logged
 from starlette.types import Message
-from structlog.testing import capture_logs
 from waiting import PATIENCE
 
 from receiver.errors import JournalError
@@ -79,7 +79,7 @@ async def test_beyond_the_bounds_is_refused_at_once(store: Store, bounds: dict[s
 async def test_a_late_wait_ends_and_new_requests_are_refused(store: Store) -> None:
     """A request that waits too long gets 503. Then every new one gets it at once, until a write succeeds."""
     admission = Admission(store.write, max_wait=0.1)
-    with capture_logs() as lines:
+    with logged() as lines:
         first = start(admission, store, 2)
         assert await settled(*first) == ["503 journal stalled"] * 2
         assert admission.shut

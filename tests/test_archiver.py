@@ -314,7 +314,7 @@ async def test_a_download_that_cannot_be_recorded_is_due_again(tmp_path: Path) -
         with logged() as lines:
             await archive(kit)
         (line,) = [line for line in lines if line["event"] == "media.unrecorded"]
-        assert "exc_info" not in line  # a sentence says it all
+        assert "exception" not in line  # a sentence says it all
         assert line["problem"]
         await archive(kit)
         assert len((await kit.row(row.id)).media) == 1

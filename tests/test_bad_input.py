@@ -16,8 +16,8 @@ import httpx
 import pytest
 import pytest_asyncio
 from doors import JSON, MARKER, TASK, Door, assert_problem, body, opened, path, tokens
+from engine import logged
 from servers import connect, exchange, read_all
-from structlog.testing import capture_logs
 from waiting import PATIENCE
 
 from receiver.clock import Clock
@@ -357,7 +357,7 @@ async def check(door: Door, row: Submission, before: int, case: Case, lines: lis
 async def test_over_a_socket(door: Door, name: str) -> None:
     """The documented status as a problem, no echo, one log line, nothing stored, and the endpoint still works."""
     row, before, case = await door.submission(), await door.stored(), CORPUS[name]
-    with capture_logs() as lines:
+    with logged() as lines:
         answer = await exchange(door.url, case.wire(row))
         await line_of(lines)
     head, _, content = answer.partition(b"\r\n\r\n")
@@ -377,7 +377,7 @@ async def test_over_a_socket(door: Door, name: str) -> None:
 async def test_through_a_client(door: Door, name: str) -> None:
     """The same through a client library, on a connection that is kept."""
     row, before, case = await door.submission(), await door.stored(), CORPUS[name]
-    with capture_logs() as lines:
+    with logged() as lines:
         response = await case.through(door.client, door.url, row)
     if case.method == "HEAD":
         assert (response.status_code, response.content) == (case.status, b"")
@@ -611,7 +611,7 @@ async def test_sender_hangs_up(door: Door, reset: bool) -> None:
             if reset:
                 connection.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
 
-    with capture_logs() as lines:
+    with logged() as lines:
         await asyncio.to_thread(talk)
         assert await line_of(lines) == "callback.broken_off"
     assert await door.kept(row) == []
@@ -626,7 +626,7 @@ async def test_sender_that_does_not_wait(door: Door) -> None:
             with connect(door.url) as connection:
                 connection.sendall(request(row, body(row)))
 
-    with capture_logs() as lines:
+    with logged() as lines:
         await asyncio.to_thread(talk)
         async with asyncio.timeout(PATIENCE):
             while len([line for line in lines if line["event"].startswith("callback.")]) < len(rows):  # noqa: ASYNC110

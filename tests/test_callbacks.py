@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 from doors import JSON, MARKER, MAX_AGE, TASK, Door, assert_problem, body, opened, path, tokens
+from engine import logged
 from servers import connect, exchange, serving
-from structlog.testing import capture_logs
 from waiting import PATIENCE
 
 from receiver.clock import Clock
@@ -219,7 +219,7 @@ async def test_a_fault_of_ours_is_a_problem(door: Door) -> None:
     row = await door.submission()
     callbacks = Callbacks(intake=cast(Intake, _Broken()), tokens=tokens(), admission=door.admission)
     async with serving(create_app(callbacks=callbacks, readyz=Readyz({}))) as url:
-        with capture_logs() as lines:
+        with logged() as lines:
             response = await door.client.post(url + path(row), content=body(row), headers=JSON)
     assert_problem(response, 500)
     assert [line["event"] for line in lines] == ["callback.failed"]
@@ -291,7 +291,7 @@ async def test_one_line_in_the_log(door: Door) -> None:
         (url, body(row, state=state), {"Content-Type": MARKER}, "callback.refused"),
     ]
     for where, content, headers, event in requests:
-        with capture_logs() as lines:
+        with logged() as lines:
             await door.post(where, content, headers)
         ours = [line for line in lines if line["event"].startswith("callback.")]
         assert [line["event"] for line in ours] == [event]

@@ -86,15 +86,13 @@ async def test_a_journal_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     place = f"s3://journals/{secrets.token_hex(8)}?endpoint={shared_server().url}&region=us-east-1"
-    settings = Settings.model_validate(
-        {
-            "database": place,
-            "data": tmp_path,
-            "provider_url": "http://127.0.0.1:9",
-            "provider_key": "sk-nobody-0001",
-            "keys": [ENV["RECEIVER_KEYS"]],
-            "to": f"file:{tmp_path / 'outputs'}",
-        }
+    settings = Settings(
+        database=place,
+        data=tmp_path,
+        provider_url="http://127.0.0.1:9",
+        provider_key="sk-nobody-0001",
+        keys=[ENV["RECEIVER_KEYS"]],
+        to=f"file:{tmp_path / 'outputs'}",
     )
     async with journal_of(settings):
         pass
@@ -129,14 +127,12 @@ def test_what_keeps_others_from_starting_is_told(tmp_path: Path) -> None:
 
 async def test_dead_deliveries_and_pauses_are_problems(tmp_path: Path) -> None:
     """Counted for each destination, with the last reason and the command. The public note names no destination."""
-    settings = Settings.model_validate(
-        {
-            "data": tmp_path,
-            "provider_url": "http://127.0.0.1:9",
-            "provider_key": "sk-nobody-0001",
-            "keys": [ENV["RECEIVER_KEYS"]],
-            "to": f"file:{tmp_path / 'outputs'}",
-        }
+    settings = Settings(
+        data=tmp_path,
+        provider_url="http://127.0.0.1:9",
+        provider_key="sk-nobody-0001",
+        keys=[ENV["RECEIVER_KEYS"]],
+        to=f"file:{tmp_path / 'outputs'}",
     )
     async with journal_of(settings) as journal:
         await journal.register({"album": "file", "slack": "slack"})
@@ -165,7 +161,7 @@ async def test_other_keys_and_destinations_than_the_last_engine_had(tmp_path: Pa
 
     def settings(keys: list[str], to: str) -> Settings:
         given = {"data": tmp_path, "provider_url": "http://127.0.0.1:9", "provider_key": "sk-nobody-0001"}
-        return Settings.model_validate(given | {"keys": keys, "to": to})
+        return Settings(**given | {"keys": keys, "to": to})
 
     old, new = ENV["RECEIVER_KEYS"], "fedcba9876543210" * 4
     folder = f"file:{tmp_path / 'outputs'}"

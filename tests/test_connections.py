@@ -12,12 +12,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from engine import logged
 from servers import connect, exchange, read_all, serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from structlog.testing import capture_logs
 from waiting import PATIENCE
 
 from receiver.cli.servers import server
@@ -211,7 +211,7 @@ async def test_more_than_there_is_room_for() -> None:
     requests are answered. The refusals are logged once."""
     body = b"POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000)
     async with AsyncExitStack() as stack:
-        lines = stack.enter_context(capture_logs())
+        lines = stack.enter_context(logged())
         url = await stack.enter_async_context(serving(APP, few(2)))
         busy = [stack.enter_context(await asyncio.to_thread(connect, url)) for _ in range(2)]
         for connection in busy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import handbook
@@ -83,7 +84,7 @@ async def test_the_table_of_destinations_holds(tmp_path: Path) -> None:
         (tmp_path / "publish").touch(mode=0o755)
         [destination] = load(environ, tmp_path).resolved_destinations()
         if name == "`command`":
-            destination = destination.model_copy(update={"options": {"folder": str(tmp_path)}})
+            destination = replace(destination, options={"folder": str(tmp_path)})
         handler = build(destination)
         assert handler.name == name.strip("`")
         assert guarantee.startswith(declared[handler.name].guarantee)

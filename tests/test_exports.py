@@ -50,8 +50,11 @@ def test_importing_the_package_loads_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("words", "unused"),
     [
-        (["--help"], {"msgspec", "pydantic", "structlog", "rich", "asyncio"}),
-        (["tasks", "list"], {"httpx", "httpcore", "starlette", "uvicorn", "receiver.app.container"}),
+        (["--help"], {"msgspec", "pydantic", "logging", "rich", "asyncio"}),
+        (
+            ["tasks", "list"],
+            {"httpx", "httpcore", "starlette", "uvicorn", "receiver.app.container", "rich.console", "pydantic"},
+        ),
         (
             ["submit", "a paper boat"],
             {"uvicorn", "starlette.applications", "receiver.web.app", "receiver.handlers.s3", "receiver.app.web"},

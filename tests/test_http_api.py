@@ -13,13 +13,12 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from engine import JPEG, PNG, Faulty
+from engine import JPEG, PNG, Faulty, logged
 from flows import SPEED, World, world
 from jsonschema import Draft202012Validator
 from ports import free_port
 from scripted import content_of, scripted
 from servers import exchange, serving
-from structlog.testing import capture_logs
 from waiting import PATIENCE
 
 from receiver.app.container import retention_of
@@ -421,7 +420,7 @@ async def test_a_wrong_token_is_no_token(headers: Any, shared: tuple[World, http
 async def test_the_log_names_the_caller_and_no_secret(shared: tuple[World, httpx.AsyncClient]) -> None:
     """One line for each request; an unknown caller has no name."""
     here, _ = shared
-    with capture_logs() as lines:
+    with logged() as lines:
         async with client_of(here.url, OTHER) as client, client_of(here.url, "wrong" * 5) as stranger:
             await client.get("/submissions")
             await stranger.get("/submissions")

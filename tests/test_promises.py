@@ -22,8 +22,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-import structlog
-from engine import wire_task
+from engine import logged, wire_task
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -86,7 +85,7 @@ class Promises(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.logs = structlog.testing.capture_logs()
+        self.logs = logged()
         self.logs.__enter__()
         self.folder = tempfile.TemporaryDirectory(dir=MEMORY)
         self.loop = asyncio.new_event_loop()

@@ -76,6 +76,6 @@ def test_deliveries_at_once_suit_the_handler(tmp_path: Path) -> None:
 def test_what_there_is_not_stops_the_start(fields: dict[str, tuple[str, ...]], problem: str) -> None:
     """Naming destination, option and remedy: a route that never matches would lose every result in silence."""
     with pytest.raises(SettingsError) as caught:
-        route_of(Destination.model_validate({"name": "album", **fields}))
+        route_of(Destination(**{"name": "album", **fields}))
     assert str(caught.value).startswith("Destination album: the option ")
     assert problem in str(caught.value)

@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-import structlog
 from engine import forget_logging
 from proxies import connect_proxy
 from servers import environment, serving
@@ -32,7 +31,7 @@ from receiver.deliveries import Delivery
 from receiver.errors import ReceiverError
 from receiver.requests import build
 from receiver.settings import load, show
-from receiver.telemetry import REDACTED, configure
+from receiver.telemetry import REDACTED, Log, configure
 
 MARK = "repeated-by-a-stranger"
 """Stands beside the secrets wherever they are repeated, and shows that the words themselves arrived."""
@@ -254,8 +253,8 @@ def test_no_secret_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 logging.getLogger("botocore").debug("%s", {"headers": {"x": stranger.said.encode()}})
                 try:
                     raise RuntimeError(stranger.said)
-                except RuntimeError:
-                    structlog.get_logger().exception("test.failed", body=stranger.said)
+                except RuntimeError as exc:
+                    Log("receiver.tests").error("test.failed", exc_info=exc, body=stranger.said)
             away = load({**env, "RECEIVER_PROVIDER_URL": "https://api.test"}, tmp_path)
             outputs["doctor behind a proxy"] = str([item async for item in examine(away)])
             outputs.update(await asyncio.to_thread(commands, env, tmp_path, ids))

@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from waiting import PATIENCE
 
 from receiver.app import journal_of
 from receiver.serverless import Application
-from receiver.settings import Settings
+from receiver.settings import Settings, declared
 
 pytestmark = pytest.mark.usefixtures("credentials")
 
@@ -90,9 +91,7 @@ async def test_with_the_hook_stripped_the_tick_brings_it(tmp_path: Path) -> None
     async with with_bucket(tmp_path, faults=["hook_stripped"]) as function:
         id = await function.submit()
         await function.clock.sleep(60)
-        other = Application(
-            function.settings.model_copy(update={"data": tmp_path / "elsewhere"}), clock=function.clock, limit=2000
-        )
+        other = Application(replace(function.settings, data=tmp_path / "elsewhere"), clock=function.clock, limit=2000)
         found = await other.tick()
         await other.aclose()
         assert (found["reconcile"], found["archive"]) == (1, 1)
@@ -151,7 +150,7 @@ def test_the_template_gives_a_function_url_both_its_permissions() -> None:
     assert template.count("Type: AWS::Lambda::Permission") == 2
     assert re.search(r"Action: lambda:InvokeFunctionUrl\n +Principal: \"\*\"\n +FunctionUrlAuthType: NONE", template)
     assert re.search(r"Action: lambda:InvokeFunction\n +Principal: \"\*\"\n +InvokedViaFunctionUrl: true", template)
-    known = {"RECEIVER_" + name.upper() for name in Settings.model_fields} | {"COMETAPI_KEY"}
+    known = {"RECEIVER_" + name.upper() for name in declared(Settings)} | {"COMETAPI_KEY"}
     named = set(re.findall(r"^ {8}([A-Z_]+): ", template, re.MULTILINE))
     assert named - known == set()
     assert {"RECEIVER_DATABASE", "RECEIVER_KEYS", "COMETAPI_KEY"} <= named

@@ -590,13 +590,11 @@ def test_the_judge_of_blocks_refuses() -> None:
 @pytest.mark.parametrize("link", ["nowhere", "team"])
 async def test_a_link_to_no_other_destination_stops_the_start(tmp_path: Path, link: str) -> None:
     """A name nobody has, or its own, would be waited for in vain."""
-    settings = Settings.model_validate(
-        {
-            "data": tmp_path,
-            "provider_key": "k",
-            "to": "file:./outputs",
-            "destinations": {"team": {"handler": "slack", "channel": "x", "token": TOKEN, "link": link}},
-        }
+    settings = Settings(
+        data=tmp_path,
+        provider_key="k",
+        to="file:./outputs",
+        destinations={"team": {"handler": "slack", "channel": "x", "token": TOKEN, "link": link}},
     )
     with pytest.raises(SettingsError, match=f"Destination team: its option link names '{link}', .* are: file"):
         async with open_runtime(settings):

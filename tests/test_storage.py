@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 from doors import Door, body, opened, path
+from engine import logged
 from flows import world
 from journals import submission
-from structlog.testing import capture_logs
 from waiting import PATIENCE
 
 from receiver.disk import BALLAST_BYTES, LOOK_SECONDS, Ballast
@@ -82,7 +82,7 @@ async def test_a_full_disk(door: Door) -> None:
 async def test_the_ballast_takes_blocks(tmp_path: Path) -> None:
     """It is no hole: its blocks are on the disk, to be given back."""
     ballast = Ballast(tmp_path / "journal.db.ballast")
-    with capture_logs() as lines:
+    with logged() as lines:
         ballast.make()
         found = (tmp_path / "journal.db.ballast").stat()
         assert found.st_blocks * 512 >= found.st_size == BALLAST_BYTES

@@ -12,9 +12,17 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import structlog
 
-from receiver.telemetry import REDACTED, configure, redact, redact_body, redact_fields, redact_known, use_logging
+from receiver.telemetry import (
+    REDACTED,
+    Log,
+    configure,
+    redact,
+    redact_body,
+    redact_fields,
+    redact_known,
+    redact_libraries,
+)
 
 TOKEN = "01JD7K3W8QZ5T9V2X4Y6A8B0CD.aBcD-_." + "s" * 43
 
@@ -25,12 +33,10 @@ def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     configure()
-    structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
     yield io.StringIO()
     configure()
-    structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -42,7 +48,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 def test_a_stream_that_is_no_terminal_gets_json_with_utc_times(stream: io.StringIO) -> None:
     """`auto` writes one JSON object per line, with level, name and an ISO time in UTC."""
     configure(stream=stream)
-    structlog.get_logger().info("delivery.succeeded", delivery_id="d1", attempt=2)
+    Log("receiver.tests").info("delivery.succeeded", delivery_id="d1", attempt=2)
     (line,) = lines(stream)
     assert line.pop("timestamp").endswith("Z")
     assert line == {"event": "delivery.succeeded", "level": "info", "delivery_id": "d1", "attempt": 2}
@@ -50,7 +56,7 @@ def test_a_stream_that_is_no_terminal_gets_json_with_utc_times(stream: io.String
 
 def test_a_logger_made_before_configure_takes_part(stream: io.StringIO) -> None:
     """A module's own logger, made at import, writes to what is configured later."""
-    log = structlog.get_logger()
+    log = Log("receiver.tests")
     configure(stream=stream)
     log.info("engine.started")
     second = io.StringIO()
@@ -63,9 +69,9 @@ def test_a_logger_made_before_configure_takes_part(stream: io.StringIO) -> None:
 def test_the_level_filters(stream: io.StringIO) -> None:
     """Lines below the level are not written, neither ours nor other people's."""
     configure(level="warning", stream=stream)
-    structlog.get_logger().info("task.seen")
+    Log("receiver.tests").info("task.seen")
     logging.getLogger("asyncio").info("seen")
-    structlog.get_logger().warning("task.lost")
+    Log("receiver.tests").warning("task.lost")
     assert [line["event"] for line in lines(stream)] == ["task.lost"]
 
 
@@ -104,13 +110,13 @@ SECRET_KEYS = [
 def test_a_secret_by_its_key_is_redacted_at_any_depth(name: str) -> None:
     """A field whose name says secret loses its value, nested in tables and lists too."""
     event = {name: "x", "a": [{"b": {name: {"deep": "x"}}}]}
-    assert redact_fields(None, "info", event) == {name: REDACTED, "a": [{"b": {name: REDACTED}}]}
+    assert redact_fields(event) == {name: REDACTED, "a": [{"b": {name: REDACTED}}]}
 
 
 def test_plain_fields_stay() -> None:
     """Ids, numbers and statuses stay as they are; an absent token may be seen to be absent."""
     event = {"idempotency_key": "d1", "status": "pending", "statement": "x", "n": 1.5, "token": None, "ok": True}
-    assert redact_fields(None, "info", dict(event)) == event
+    assert redact_fields(dict(event)) == event
 
 
 SHAPES = [
@@ -150,7 +156,7 @@ def test_known_secrets_are_redacted_however_they_are_spelled(stream: io.StringIO
     told = redact("pa ss/word-longer, pa ss/word, pa%20ss%2Fword, abc")
     assert told == f"{REDACTED}, {REDACTED}, {REDACTED}, abc"
     event = {"a": b"pa ss/word", "b": ValueError("pa ss/word"), "c": {"pa ss/word": 1}}
-    assert "pa ss" not in str(redact_fields(None, "info", event))
+    assert "pa ss" not in str(redact_fields(event))
 
 
 @pytest.mark.parametrize("secret", ["§±£€¥¢", "<&'/ä\"\\", "key&key<7", "päss-wörd-17"])
@@ -186,8 +192,8 @@ def test_an_exception_is_logged_with_its_traceback_redacted(stream: io.StringIO)
             raise KeyError("hunter2222")
         except KeyError as exc:
             raise RuntimeError(f"at https://h/callbacks/{TOKEN}") from exc
-    except RuntimeError:
-        structlog.get_logger().exception("delivery.failed")
+    except RuntimeError as exc:
+        Log("receiver.tests").error("delivery.failed", exc_info=exc)
     (line,) = lines(stream)
     assert "KeyError" in line["exception"]
     assert "RuntimeError" in line["exception"]
@@ -204,7 +210,7 @@ def test_a_value_whose_repr_fails_does_not_fail_the_line(stream: io.StringIO) ->
     endless: list[Any] = []
     endless.append(endless)
     configure(stream=stream)
-    structlog.get_logger().info("task.seen", broken=Broken(), endless=endless, prompt="\ud800")
+    Log("receiver.tests").info("task.seen", broken=Broken(), endless=endless, prompt="\ud800")
     (line,) = lines(stream)
     assert line["broken"] == "<Broken: RuntimeError>"
     assert line["prompt"] == "\ud800"
@@ -213,7 +219,7 @@ def test_a_value_whose_repr_fails_does_not_fail_the_line(stream: io.StringIO) ->
 def test_a_readable_line_cannot_be_forged(stream: io.StringIO) -> None:
     """On a terminal, line ends and control characters in values are shown escaped."""
     configure(format="console", stream=stream)
-    structlog.get_logger().info("task.seen", prompt="a\n2026 [info] task.succeeded\x1b[31m\u202e\ud800")
+    Log("receiver.tests").info("task.seen", prompt="a\n2026 [info] task.succeeded\x1b[31m\u202e\ud800")
     logging.getLogger("asyncio").warning("one\ntwo")
     text = stream.getvalue()
     assert len(text.splitlines()) == 2
@@ -223,12 +229,12 @@ def test_a_readable_line_cannot_be_forged(stream: io.StringIO) -> None:
 def test_a_readable_line_has_what_a_person_needs(stream: io.StringIO) -> None:
     """Local time, no level unless it is a trouble, the ends of ids, and no field that says nothing."""
     configure(format="console", stream=stream)
-    log, id = structlog.get_logger(), "01M8QPP4HW6JVAAGHV590TDYZ3"
+    log, id = Log("receiver.tests"), "01M8QPP4HW6JVAAGHV590TDYZ3"
     log.info("delivery.done", submission=id, event_id=f"{id}.task.succeeded", to=["file", "s3"], detail=None, attempt=1)
-    log.warning("destination.paused", destination="file", reason=f"the disk of {id} is full", exc_info=ValueError("no"))
+    log.error("destination.paused", destination="file", reason=f"the disk of {id} is full", exc_info=ValueError("no"))
     done, paused, *traceback = [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in stream.getvalue().splitlines()]
     assert done == "delivery.done  submission 0TDYZ3  to file, s3  attempt 1"
-    assert paused == "warning destination.paused  destination file  reason the disk of 0TDYZ3 is full"
+    assert paused == "error destination.paused  destination file  reason the disk of 0TDYZ3 is full"
     assert traceback == ["ValueError: no"]
 
 
@@ -240,10 +246,10 @@ def test_a_stream_that_fails_does_not_fail_the_work(stream: io.StringIO) -> None
             raise OSError(28, "No space left on device")
 
     configure(stream=Full())
-    structlog.get_logger().info("task.seen")
+    Log("receiver.tests").info("task.seen")
     logging.getLogger("asyncio").warning("seen")
     configure(stream=stream)
-    structlog.get_logger().info("task.seen")
+    Log("receiver.tests").info("task.seen")
     assert len(lines(stream)) == 1
 
 
@@ -251,9 +257,8 @@ def test_in_a_library_lines_go_to_the_programs_own_logging(
     stream: io.StringIO, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Redacted, under our loggers' names, and at the levels the program has set for them."""
-    structlog.reset_defaults()
-    use_logging()
-    log = structlog.get_logger("receiver.for_tests")
+    redact_libraries()
+    log = Log("receiver.for_tests")
     with caplog.at_level("INFO", "receiver.for_tests"):
         log.debug("task.looked_at")
         log.info("task.seen", callback_token="abc", problem=f"no {TOKEN}", number=17)
@@ -266,17 +271,9 @@ def test_in_a_library_lines_go_to_the_programs_own_logging(
     ]
 
 
-def test_a_program_with_a_structlog_of_its_own_keeps_it(stream: io.StringIO) -> None:
-    """Whoever has configured structlog, we included, is left alone."""
-    configure(stream=stream)
-    use_logging()
-    structlog.get_logger().info("task.seen")
-    assert [line["event"] for line in lines(stream)] == ["task.seen"]
-
-
 def test_httpx_tells_no_secret_url_to_the_program_it_runs_in(caplog: pytest.LogCaptureFixture) -> None:
     """At info httpx logs each URL it calls; where the program shows that, a chat webhook's secret is not in it."""
-    use_logging()
+    redact_libraries()
     with caplog.at_level(logging.INFO, logger="httpx"):
         logging.getLogger("httpx").info(
             'HTTP Request: %s %s "200 OK"', "POST", "https://hooks.slack.com/services/T/B/X"
@@ -292,7 +289,7 @@ FORGING = "a\x7f\x9b31m\x85b\u2028c\u2029d\u202ee\u2066f\u200fg\u061ch\r\n\x1b[3
 def test_one_event_is_one_line(format: str, stream: io.StringIO) -> None:
     """No word from outside ends a line, turns its direction or steers a terminal, in a name, a value or a table."""
     configure(format=format, stream=stream)  # type: ignore[arg-type]
-    structlog.get_logger().info("task.failed", reason=FORGING, labels={FORGING: [FORGING]})
+    Log("receiver.tests").info("task.failed", reason=FORGING, labels={FORGING: [FORGING]})
     logging.getLogger("other").warning("%s", FORGING)
     text = stream.getvalue()
     assert len(text.splitlines()) == text.count("\n") == 2
@@ -304,8 +301,8 @@ def test_one_event_is_one_line(format: str, stream: io.StringIO) -> None:
 def test_a_line_has_a_longest_length(stream: io.StringIO) -> None:
     """A long value is cut, and says so. So is a line of many."""
     configure(stream=stream)
-    structlog.get_logger().info("a.b", reason="x" * 10**6)
-    structlog.get_logger().info(
+    Log("receiver.tests").info("a.b", reason="x" * 10**6)
+    Log("receiver.tests").info(
         "a.c", submission="s1", many=["y" * 100] * 10**4, **{f"n{n}": "z" * 3000 for n in range(99)}
     )
     one, many = stream.getvalue().splitlines()

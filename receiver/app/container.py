@@ -8,8 +8,6 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # typeshed leaves it out
 
-import structlog
-
 from receiver.app.functions import FunctionHandler
 from receiver.app.setups import differing_destinations, differing_keys, kept_setup, setup_of
 from receiver.backoff import UNLINKED
@@ -35,10 +33,11 @@ from receiver.provider import Provider
 from receiver.settings import MEDIA_HOSTS, Settings, ensure_keys, require_provider_key
 from receiver.settings.kinds import show_base_url
 from receiver.submissions import Submissions
+from receiver.telemetry import Log
 from receiver.tokens import Tokens
 from receiver.web.admission import Admission
 
-log = structlog.get_logger("receiver.engine")
+log = Log("receiver.engine")
 
 STATELESS_UNLINKED = 15.0
 """Time for the links of a SUCCESS in stateless mode, where the caller waits for the answer."""

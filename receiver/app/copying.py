@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-
-import structlog
+from dataclasses import dataclass, replace
 
 from receiver.app.journals import journal_of
 from receiver.errors import EngineRunning, InputError, JournalError
@@ -18,9 +16,9 @@ from receiver.journal.store import RowKind
 from receiver.journal.transfer import Tally, copy
 from receiver.settings import Settings
 from receiver.settings.kinds import check_database, url_secrets
-from receiver.telemetry import learn
+from receiver.telemetry import Log, learn
 
-log = structlog.get_logger("receiver.journal")
+log = Log("receiver.journal")
 
 ROLE = "journal copy"
 
@@ -73,7 +71,7 @@ def _with_database(settings: Settings, url: str) -> Settings:
         kind = url.partition(":")[0]  # the rest may hold a password
         raise InputError(f"{kind}:… is no database: {exc}. Give one like sqlite:PATH or postgresql://…") from exc
     learn(url_secrets(database))
-    return settings.model_copy(update={"database": database})
+    return replace(settings, database=database)
 
 
 @asynccontextmanager

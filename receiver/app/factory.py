@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
-import structlog
-
 from receiver.app.container import Runtime
 from receiver.app.functions import Function
 from receiver.app.journals import journal_of
@@ -30,9 +28,9 @@ from receiver.settings import (
     require_provider_key,
 )
 from receiver.settings.load import nearest
-from receiver.telemetry import learn
+from receiver.telemetry import Log, learn
 
-log = structlog.get_logger("receiver.engine")
+log = Log("receiver.engine")
 
 EVERY_ALERT = "receiver.*"
 """The name for all alerts in a destination's `events`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from receiver.errors import JournalError, SettingsError, require
 from receiver.journal import Journal, sqlite
@@ -30,7 +31,7 @@ async def journal_of(
         SettingsError: a library is not installed.
         JournalError: it cannot be opened.
     """
-    opened = settings if migrate is None else settings.model_copy(update={"database_migrate": migrate})
+    opened = settings if migrate is None else replace(settings, database_migrate=migrate)
     journal = Journal(await _store_of(opened, existing=existing, stays=stays))
     try:
         yield journal

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import structlog
 from starlette.applications import Starlette
 from starlette.routing import Route
-from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from receiver.app.container import Runtime
 from receiver.app.factory import open_runtime
@@ -21,19 +21,19 @@ from receiver.app.requests import Requests, SubmitOptions, to_options
 from receiver.app.web import web_app
 from receiver.clock import Clock
 from receiver.deliveries import DeliveryStatus
-from receiver.errors import InputError, NotStarted, PayloadError
+from receiver.errors import InputError, NotStarted, PayloadError, ReceiverError
 from receiver.events import DISPLAY_STATUSES, DisplayStatus, EventType
 from receiver.journal import Trouble
 from receiver.journal.selection import Replayed, Selection
 from receiver.requests import Request
-from receiver.settings import CONCURRENCY, Settings, load
-from receiver.telemetry import use_logging
+from receiver.settings import CONCURRENCY, Settings, declared, load
+from receiver.telemetry import Log, redact_libraries
 from receiver.verification import Unwrapped, unwrap
 from receiver.web.callbacks import MAX_BODY
 from receiver.web.health import livez
 from receiver.web.problems import Problem, problem
 
-log = structlog.get_logger("receiver.app")
+log = Log("receiver.app")
 
 ROLE = "python"
 """The engine's role, as other processes see it."""
@@ -68,7 +68,7 @@ class Receiver(Requests):
     ) -> None:
         if settings is not None and overrides:
             raise TypeError(f"Give either settings or single values like {next(iter(overrides))}, not both.")
-        if unknown := overrides.keys() - Settings.model_fields.keys():
+        if unknown := overrides.keys() - declared(Settings).keys():
             raise TypeError(f"There is no setting {min(unknown)!r}. `receiver settings` lists them all.")
         self._settings = settings
         self._overrides = overrides
@@ -93,7 +93,7 @@ class Receiver(Requests):
         if self._stack is not None:
             raise RuntimeError("This Receiver has been started already.")
         self._stack = AsyncExitStack()
-        use_logging()
+        redact_libraries()
         try:
             settings = self._settings or load(overrides=self._overrides)
             functions = self._functions.values()
@@ -347,9 +347,22 @@ def create_mountable(started: Callable[[], ASGIApp], lifespan: Lifespan[Starlett
 
     Its lifespan is used when it is served by itself. A server ignores a mounted app's.
     """
-    app = Starlette(routes=[Route("/livez", livez), Route("/{path:path}", LazyApp(started))], lifespan=lifespan)
+    app = Mountable(routes=[Route("/livez", livez), Route("/{path:path}", LazyApp(started))], lifespan=lifespan)
     app.router.redirect_slashes = False
     return app
+
+
+class Mountable(Starlette):
+    """App whose failed start is a sentence in the server's log. Starlette writes a traceback."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def answer(message: Message) -> None:
+            failure = sys.exception()
+            if message["type"] == "lifespan.startup.failed" and isinstance(failure, ReceiverError):
+                message = {**message, "message": f"Error: {failure.with_page}"}
+            await send(message)
+
+        await super().__call__(scope, receive, answer if scope["type"] == "lifespan" else send)
 
 
 class LazyApp:

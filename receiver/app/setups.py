@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import platform
+from dataclasses import asdict, replace
 
 import msgspec
 
@@ -33,9 +34,9 @@ def setup_of(settings: Settings) -> Setup:
     """Return the digests of these settings. Functions are left out, because they belong to one program."""
     keys = ensure_keys(settings)
     destinations = {
-        item.name: hmac.digest(
-            keys[-1].encode(), repr(sorted(item.model_dump(exclude={"variables"}).items())).encode(), "sha256"
-        ).hex()[:16]
+        item.name: hmac.digest(keys[-1].encode(), repr(asdict(replace(item, variables={}))).encode(), "sha256").hex()[
+            :16
+        ]
         for item in settings.resolved_destinations()
     }
     digests = tuple(hashlib.sha256(f"setup {key}".encode()).hexdigest()[:16] for key in keys)

@@ -19,11 +19,10 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-import structlog
 from starlette.applications import Starlette
 
 from receiver.app.factory import open_runtime
@@ -39,13 +38,14 @@ from receiver.journal.selection import Order
 from receiver.provider import Provider
 from receiver.settings import Settings
 from receiver.tasks import Task
+from receiver.telemetry import Log
 from receiver.tokens import Tag, Tokens
 from receiver.web.admission import Admission
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
 from receiver.web.health import Readyz
 
-log = structlog.get_logger("receiver.stateless")
+log = Log("receiver.stateless")
 
 BUDGET = 20.0
 """Seconds for the download and all deliveries of one callback together, after its confirmation."""
@@ -191,9 +191,7 @@ async def open_stateless_receive(
             )
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-")))
-        temporary = settings.model_copy(
-            update={"database": f"sqlite:{folder / 'receiver.db'}", "data": folder, "media": None}
-        )
+        temporary = replace(settings, database=f"sqlite:{folder / 'receiver.db'}", data=folder, media=None)
         runtime = await stack.enter_async_context(open_runtime(temporary, clock=clock, function=True, steady=True))
         runtime.engine.progress = False
         yield StatelessReceive(

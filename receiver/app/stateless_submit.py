@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
-import structlog
 
 from receiver.app.container import provider_of
 from receiver.clock import Clock
@@ -22,10 +21,10 @@ from receiver.submissions import Options
 from receiver.submissions.addresses import Addresses
 from receiver.submissions.inputs import data_uri, read_mask, read_picture
 from receiver.tasks import Task
-from receiver.telemetry import learn
+from receiver.telemetry import Log, learn
 from receiver.tokens import Tag, Tokens, write_tag
 
-log = structlog.get_logger("receiver.stateless")
+log = Log("receiver.stateless")
 
 _NEEDS_JOURNAL = {
     "state": "A state of your own has no room beside ours, but a label has",

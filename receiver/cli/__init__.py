@@ -18,7 +18,7 @@ from typer.main import get_command, get_group
 from receiver.errors import ReceiverError
 from receiver.version import __version__
 
-__all__ = ["COMMANDS", "app", "chosen", "group", "main"]
+__all__ = ["COMMANDS", "app", "chosen", "group", "load", "main"]
 
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Make pictures": {

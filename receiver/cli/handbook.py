@@ -48,8 +48,9 @@ def _show(text: str) -> None:
         sys.stdout.write(text)
         return
     # Its parser takes 60 ms, and only a terminal needs it.
+    from rich.console import Console  # noqa: PLC0415
     from rich.markdown import Markdown  # noqa: PLC0415
     from rich.theme import Theme  # noqa: PLC0415
 
-    with out.use_theme(Theme({"markdown.code": "cyan"})):  # no background, which suits light and dark terminals
-        out.print(Markdown(text, code_theme="ansi_dark"), soft_wrap=False)
+    theme = Theme({"markdown.code": "cyan"})  # no background, which suits light and dark terminals
+    Console(theme=theme).print(Markdown(text, code_theme="ansi_dark"))

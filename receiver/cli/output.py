@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 import textwrap
 import time
@@ -14,17 +16,12 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import typer
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
-from rich.text import Text
 
 from receiver.errors import ReceiverError
 from receiver.tasks.reasons import in_english
 from receiver.telemetry import STEERING, escape_lines, redact, redact_known
 
 T = TypeVar("T")
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _STEERING = re.compile(f"[\x00-\x09\x0b-\x1f{STEERING}]")
 """Characters that prompts and providers must not send to a terminal. `one_line` handles line ends."""
@@ -33,9 +30,34 @@ _ROOM = 16
 """Least width of a flexible column."""
 
 
+class Stream:
+    """Standard output or standard error. Rich, which only draws the progress, would double the time of a start."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def is_terminal(self) -> bool:
+        return bool(getattr(sys, self._name).isatty())
+
+    @property
+    def width(self) -> int:
+        return shutil.get_terminal_size().columns
+
+    def print(self, *parts: tuple[str, str | None]) -> None:
+        """Print a line of texts, each with the name of its style or None. Only a terminal gets styles."""
+        styled = self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        texts = (f"\x1b[{_CODES[style]}m{text}\x1b[0m" if styled and style and text else text for text, style in parts)
+        print(*texts, sep="", file=getattr(sys, self._name), flush=True)
+
+
+_CODES = {"bold": 1, "red": 31, "green": 32, "yellow": 33, "cyan": 36, "bright_black": 90}
+out, err = Stream("stdout"), Stream("stderr")
+
+
 def say(text: str, style: str | None = None) -> None:
-    """Print a line on standard output, without markup, wrapping, and control characters."""
-    out.print(Text(_STEERING.sub(" ", redact_known(text)), style or ""))
+    """Print a line on standard output, without control characters."""
+    out.print((_STEERING.sub(" ", redact_known(text)), style))
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -49,7 +71,7 @@ def say_values(rows: Iterable[tuple[str, str]]) -> None:
     for name, value in rows:
         if value:
             style = _STYLE.get(value.partition(" ")[0].rstrip(":")) if name == "status" else None
-            out.print(Text(f"{name:12} ").append(one_line(redact_known(value)), style))
+            out.print((f"{name:12} ", None), (one_line(redact_known(value)), style))
 
 
 def say_result(text: str, record: Any, *, as_json: bool) -> None:
@@ -63,7 +85,7 @@ def note(text: str) -> None:
     if err.is_terminal:
         wrap = textwrap.TextWrapper(err.width, break_long_words=False, break_on_hyphens=False)
         text = "\n".join(wrap.fill(line) for line in text.split("\n"))
-    err.print(Text(text))
+    err.print((text, None))
 
 
 def print_error(error: ReceiverError, *, traceback: bool) -> None:
@@ -145,7 +167,7 @@ def print_table(
     if flexible is not None and out.is_terminal:
         room = out.width - _total(widths) + widths[column]
         widths[column] = min(room, widths[column]) if room >= _ROOM else widths[column]
-    _print_row(columns, widths, [], style="bold")
+    _print_row(columns, widths, columns)
     for row, tail in zip(cells, tails, strict=True):
         parts = textwrap.wrap(row[column], widths[column]) or [""] if fold else [_cut(row[column], widths[column])]
         for number, part in enumerate(parts):
@@ -192,15 +214,16 @@ def print_list(
         note(f"Older ones: {older}")
 
 
-def _print_row(cells: Sequence[str], widths: Sequence[int], columns: Sequence[str], style: str = "") -> None:
-    line = Text()
-    for number, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-        status = columns[number] in _STATUSES if columns else False
-        line.append(set_cell_size(cell, width), _STYLE.get(cell.partition(" ")[0]) if status else None)
-        line.append(_GAP)
-    line.rstrip()
-    line.stylize(style)
-    out.print(line)
+def _print_row(cells: Sequence[str], widths: Sequence[int], columns: Sequence[str]) -> None:
+    """Print a row. The header is the row of its own columns, and in bold."""
+    style = "bold" if cells is columns else None
+    texts = [set_cell_size(cell, width) + _GAP for cell, width in zip(cells, widths, strict=True)]
+    while len(texts) > 1 and not texts[-1].strip():
+        texts.pop()
+    texts[-1] = texts[-1].rstrip()
+    words = zip(cells, columns, strict=True)
+    styles = [_STYLE.get(cell.partition(" ")[0], style) if name in _STATUSES else style for cell, name in words]
+    out.print(*zip(texts, styles, strict=False))
 
 
 _STATUSES = frozenset({"STATUS", "OUTCOME"})

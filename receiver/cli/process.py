@@ -22,11 +22,12 @@ THREADS = 32
 
 
 def settings_for(*, quiet: bool = False, **flags: Any) -> Settings:
-    """Load the settings with this command's flags and set up logs. `quiet` logs only errors, unless a level is set."""
+    """Load the settings with this command's flags and set up logs. `quiet` logs nothing unless a level is set,
+    because the command itself says what went wrong."""
     settings = load(overrides=flags, file=chosen["config"])
     given = settings.sources["log_level"] != "default"
     configure(
-        level="error" if quiet and not given else settings.log_level,
+        level="critical" if quiet and not given else settings.log_level,
         format=settings.log_format,
         secrets=settings.secret_values(),
     )

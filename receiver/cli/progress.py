@@ -8,11 +8,12 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self, cast
 
+from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from receiver.cli.output import err, note
+from receiver.cli.output import note
 from receiver.cli.tables import describe, percent_of
 from receiver.clock import Clock
 from receiver.events import Submission
@@ -23,6 +24,9 @@ _CEILING = 0.97
 """Largest share shown, even at the provider's 100 %: some tasks stay there forever (PROTOCOL.md §6)."""
 _LONGEST, _SHORTEST = 40, 8
 _BESIDE = len(" about 99 min left")
+
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Progress:

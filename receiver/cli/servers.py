@@ -13,15 +13,15 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
-import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
 from receiver.cli.process import first_end
 from receiver.errors import SettingsError
+from receiver.telemetry import Log
 from receiver.web.connections import KEEP_ALIVE_SECONDS, MAX_CONNECTIONS, bounded
 
-log = structlog.get_logger("receiver.process")
+log = Log("receiver.process")
 
 SHUTDOWN_SECONDS = 3
 """Limit for open requests after SIGTERM. Without it a half-sent body would block the end forever."""

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from receiver.app import Runtime, open_runtime, open_stateless_submit
 from receiver.app.stateless_submit import StatelessSubmit
+from receiver.cli import load
 from receiver.cli.output import at, note, one_line, out, print_json, say, say_result, say_values
 from receiver.cli.process import first_end, run, settings_for
-from receiver.cli.progress import Progress
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.errors import Ambiguous, JournalError, MediaError, ProviderError, Refused, Unreachable
@@ -110,7 +110,7 @@ class Session:
         Runs the engine if no other process does, and takes over when that one stops.
         """
         self._resume = id
-        with Progress(runtime.clock, quiet=self._as_json) as progress:
+        with load("progress:Progress")(runtime.clock, quiet=self._as_json) as progress:
             settling = until_settled(runtime, id, progress.show)
             row, deliveries = await beside_engine(runtime, "submit --wait", settling)
         return row, report(row, deliveries, as_json=self._as_json)
@@ -175,28 +175,36 @@ async def beside_engine(runtime: Runtime, role: str, main: Awaitable[T]) -> T:
     return task.result()
 
 
-async def until_idle(runtime: Runtime) -> None:
-    """Wait until nothing is to be sent, polled, downloaded or delivered now. A paused destination is not waited for."""
-    while True:
-        now_ms = runtime.clock.now_ms()
-        kinds: tuple[DueKind, ...] = ("send", "poll", "media")
-        due = [row for kind in kinds for row in await runtime.journal.due(kind, now_ms, 1)]
-        counts = await runtime.journal.counts(exact=True)
-        paused = {item.name for item in await runtime.journal.destinations(counts) if item.paused(now_ms)}
-        owed = [
-            name
-            for name, count in counts.destinations.items()
-            if count.running or (name not in paused and (count.oldest_due_ms or now_ms + 1) <= now_ms)
-        ]
-        if not due and not {*owed} & runtime.destinations.keys():
-            return
-        await runtime.clock.sleep(_LOOK_SECONDS)
+async def anything_due(runtime: Runtime) -> bool:
+    """Return True if anything is to be sent, polled, downloaded or delivered now, but to no paused destination."""
+    now_ms = runtime.clock.now_ms()
+    kinds: tuple[DueKind, ...] = ("send", "poll", "media")
+    for kind in kinds:
+        if await runtime.journal.due(kind, now_ms, 1):
+            return True
+    counts = await runtime.journal.counts(exact=True)
+    paused = {item.name for item in await runtime.journal.destinations(counts) if item.paused(now_ms)}
+    return any(
+        count.running or (name not in paused and (count.oldest_due_ms or now_ms + 1) <= now_ms)
+        for name, count in counts.destinations.items()
+        if name in runtime.destinations
+    )
 
 
-async def deliver_now(settings: Settings, role: str) -> None:
-    """Be the engine until nothing is due, or wait until the engine that runs has done it."""
+async def deliver_now(settings: Settings, role: str) -> bool:
+    """Be the engine until nothing is due, or wait until the engine that runs has done it.
+
+    Return False if nothing was due.
+    """
     async with open_runtime(settings, exit_on_stall=True) as runtime:
-        await beside_engine(runtime, role, until_idle(runtime))
+        found = await anything_due(runtime)
+
+        async def until_idle() -> None:
+            while await anything_due(runtime):
+                await runtime.clock.sleep(_LOOK_SECONDS)
+
+        await beside_engine(runtime, role, until_idle())
+        return found
 
 
 async def follow_all(runtime: Runtime, submission_id: str, follow_one: Follow) -> int:
@@ -369,19 +377,19 @@ async def send_directly(settings: Settings, request: Request, options: Options, 
             record = {"submission": row.id, "task": row.task_id, "status": row.status, "detail": None}
             say_result(f"Submitted {row.id}, task {row.task_id}. {kept}", record, as_json=as_json)
             return SUCCEEDED
-        with Progress(clock, quiet=as_json) as progress:
-            row = await _poll_until_end(stateless, row, settings, progress)
+        with load("progress:Progress")(clock, quiet=as_json) as progress:
+            row = await _poll_until_end(stateless, row, settings, progress.show)
     links = row.task.result_urls if row.task and row.ended == "task.succeeded" else ()
     return report(row, [], as_json=as_json, links=links)
 
 
 async def _poll_until_end(
-    stateless: StatelessSubmit, row: Submission, settings: Settings, progress: Progress
+    stateless: StatelessSubmit, row: Submission, settings: Settings, show: Callable[[Submission], None]
 ) -> Submission:
     clock = Clock()
     until, longest_ms = clock.now() + settings.deadline, int(settings.poll_interval * 1000)
     percent, since_ms, usual_ms = 0, clock.now_ms(), Durations().usual_ms(row)
-    progress.show(row)
+    show(row)
     while (now_ms := clock.now_ms()) < until * 1000:
         due_ms = next_poll_ms(now_ms, since_ms=since_ms, percent=percent, usual_ms=usual_ms, longest_ms=longest_ms)
         await clock.sleep((due_ms - now_ms) / 1000)
@@ -394,7 +402,7 @@ async def _poll_until_end(
             row = replace(row, task=task)
             if (task.progress or 0) > percent:
                 percent, since_ms = task.progress or 0, clock.now_ms()
-            progress.show(row)
+            show(row)
             row = replace(row, ended=_ENDS.get(task.status))
             if row.last_word is not None:
                 return row

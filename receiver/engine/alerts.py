@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-import structlog
 
 from receiver.clock import Clock
 from receiver.events import ALERT_KIND, EventType, Submission, alert_event, new_id
@@ -19,8 +18,9 @@ from receiver.intake.transitions import fan_out
 from receiver.journal import Change, Journal, Trouble
 from receiver.journal.shared import Shared
 from receiver.journal.troubles import find_troubles
+from receiver.telemetry import Log
 
-log = structlog.get_logger("receiver.engine.alerts")
+log = Log("receiver.engine.alerts")
 
 EVERY_SECONDS = 60.0
 LASTS_MS = 60_000

@@ -13,8 +13,6 @@ import asyncio
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
-
 from receiver import metrics
 from receiver.clock import Clock
 from receiver.errors import JournalError, MediaError, ProviderError
@@ -25,9 +23,9 @@ from receiver.journal.files import Failure, Outcome
 from receiver.media import Fetcher, Store, Thumbnails
 from receiver.provider import Provider
 from receiver.tasks import Task
-from receiver.telemetry import redact, span
+from receiver.telemetry import Log, redact, span
 
-log = structlog.get_logger("receiver.engine.archiver")
+log = Log("receiver.engine.archiver")
 
 AT_ONCE = 64
 """Downloads at once."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import msgspec
-import structlog
 
 from receiver.backoff import DELIVERY, STORE, wait, wait_forever
 from receiver.deliveries import AttemptOutcome, Completion, DeliveryStatus, Receipt
@@ -21,9 +20,9 @@ from receiver.handlers.base import Attempt, Handler, Rejected, RetryLater, Store
 from receiver.journal import Work
 from receiver.media import Store, Tiles
 from receiver.tasks import clean_text, is_grid
-from receiver.telemetry import redact, redact_known
+from receiver.telemetry import Log, redact, redact_known
 
-log = structlog.get_logger("receiver.engine.dispatcher")
+log = Log("receiver.engine.dispatcher")
 
 MAX_DETAIL = 500
 """Characters of an error kept with an attempt."""

@@ -14,8 +14,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
-
 from receiver import metrics
 from receiver.backoff import JOURNAL, wait_forever
 from receiver.clock import Clock
@@ -25,9 +23,9 @@ from receiver.errors import JournalError
 from receiver.handlers.base import RetryLater
 from receiver.journal import Journal, Work
 from receiver.media import Store, Tiles
-from receiver.telemetry import span
+from receiver.telemetry import Log, span
 
-log = structlog.get_logger("receiver.engine.dispatcher")
+log = Log("receiver.engine.dispatcher")
 
 CANCEL_SECONDS = 1.0
 """Time for an interrupted attempt to end."""
@@ -244,6 +242,7 @@ class Dispatcher:
         await self._log_pause(name, completion)
         level = log.warning if completion.outcome in ("failed", "rejected") else log.info
         level = log.error if completion.status == "dead" or completion.traceback else level
+        trace: dict[str, Any] = {"exception": completion.traceback} if completion.traceback else {}
         level(
             f"delivery.{completion.outcome if accepted else 'refused'}",
             delivery=work.delivery.id,
@@ -254,7 +253,7 @@ class Dispatcher:
             status=completion.status,
             detail=completion.detail,
             seconds=round(seconds, 3),
-            **({"exception": completion.traceback} if completion.traceback else {}),
+            **trace,
         )
 
     async def _log_pause(self, name: str, completion: Completion) -> None:

@@ -11,8 +11,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-import structlog
-
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.dispatcher import Dispatcher
@@ -24,8 +22,9 @@ from receiver.journal.membership import EXPIRE_SECONDS, HEARTBEAT_SECONDS
 from receiver.journal.transitions import FREED_AFTER
 from receiver.media import Store
 from receiver.submissions import Submissions
+from receiver.telemetry import Log
 
-log = structlog.get_logger("receiver.engine")
+log = Log("receiver.engine")
 
 DRAIN_SECONDS = 4.0
 """Time for running attempts to end after a stop."""

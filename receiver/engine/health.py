@@ -5,16 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Literal
 
-import structlog
-
 from receiver.backoff import PROVIDER, wait_forever
 from receiver.clock import Clock
 from receiver.errors import PayloadError, ProviderError, Refused
 from receiver.journal import Journal, Trouble
 from receiver.tasks import decode_task
+from receiver.telemetry import Log
 
-provider_log = structlog.get_logger("receiver.provider")
-callback_log = structlog.get_logger("receiver.callbacks")
+provider_log = Log("receiver.provider")
+callback_log = Log("receiver.callbacks")
 
 PROVIDER_TROUBLE = "provider"
 IN_VAIN = 3

@@ -26,8 +26,6 @@ import random
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-import structlog
-
 from receiver.clock import Clock
 from receiver.engine.archiver import Archiver
 from receiver.engine.health import ProviderHealth
@@ -38,9 +36,10 @@ from receiver.intake.pace import Budget
 from receiver.journal import Journal
 from receiver.provider import Provider
 from receiver.tasks import Task, decode_task
+from receiver.telemetry import Log
 from receiver.tokens import Tokens
 
-log = structlog.get_logger("receiver.engine.reconciler")
+log = Log("receiver.engine.reconciler")
 
 BATCH = 50
 TOGETHER_MS = 1000

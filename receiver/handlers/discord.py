@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from receiver import pictures
 from receiver.deliveries import Receipt
@@ -27,7 +27,7 @@ from receiver.extras import install
 from receiver.handlers import posts
 from receiver.handlers.answers import about_event, by_proxy, call, chat_client
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater, StoredMedia
-from receiver.settings.kinds import KnownAs, Size
+from receiver.settings.kinds import KnownAs, parse_size
 
 MOST_FILES = 10
 """Files of one post."""
@@ -78,7 +78,7 @@ class DiscordOptions(HandlerOptions):
     username: str | None = Field(
         None, min_length=1, max_length=80, description="The name it posts under, in place of the webhook's own."
     )
-    max_bytes: Size = Field(
+    max_bytes: Annotated[int, BeforeValidator(parse_size)] = Field(
         10_000_000,
         ge=100_000,
         description="The largest file Discord takes here (10 MB, more on a boosted server). "

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Union, get_args, get_origin
 
-import structlog
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -23,8 +22,8 @@ from receiver.extras import DISTRIBUTION, install
 from receiver.handlers.base import Guarantee, Handler, HandlerOptions
 from receiver.settings import Destination
 from receiver.settings.kinds import KnownAs
-from receiver.settings.load import nearest, reason
-from receiver.telemetry import learn, redact
+from receiver.settings.load import nearest
+from receiver.telemetry import Log, learn, redact
 
 GROUP = "receiver.handlers"
 OURS = ("chat", "command", "discord", "file", "s3", "slack", "webhook")
@@ -33,7 +32,7 @@ OURS = ("chat", "command", "discord", "file", "s3", "slack", "webhook")
 _OTHER_NAMES = {"http": "webhook", "https": "webhook", "gs": "s3", "az": "s3"}
 """Names of our handlers by schemes that differ from them, for handlers that cannot be loaded."""
 
-log = structlog.get_logger()
+log = Log("receiver.handlers")
 
 
 class HandlerPlugin(Handler, Protocol):
@@ -235,13 +234,36 @@ def _sentence(plugin: HandlerClass, error: ErrorDetails) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"the handler {plugin.name} has no option {name}. {_guessed(name, plugin.Options.model_fields)}"
-    problem = redact(reason(error))
+    problem = redact(_reason(error))
     field = plugin.Options.model_fields.get(name.partition(".")[0])
     if field is None:  # a rule over several options
         return f"its options are wrong: {problem}."
     meaning = f" {field.description}" if field.description else ""
     option = f"the option {name} ({_type_name(field.annotation)})"
     return f"{option} is missing.{meaning}" if error["type"] == "missing" else f"{option} is wrong: {problem}.{meaning}"
+
+
+_REASONS = {
+    "missing": "it is missing",
+    "string_pattern_mismatch": "it does not have the right form",
+    "path_type": "it is no path",
+    "string_type": "it is no text",
+    "bool_type": "it is neither true nor false",
+    "bool_parsing": "it is neither true nor false",
+    "dict_type": "it is no table",
+    "tuple_type": "it is no list",
+    "too_short": "there is nothing in it",
+}
+
+
+def _reason(error: ErrorDetails) -> str:
+    """Return what is wrong with a value, without the value and without a full stop."""
+    if error["type"] == "value_error":
+        return str(error.get("ctx", {}).get("error", error["msg"])).rstrip(".")
+    if error["type"] in _REASONS:
+        return _REASONS[error["type"]]
+    text = error["msg"].replace("Input should", "it should").replace("String should", "it should")
+    return (text[:1].lower() + text[1:]).rstrip(".")
 
 
 def _wrong(destination: Destination, problem: str, plugin: str = "") -> SettingsError:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, open_bucket, split_url
 from receiver.deliveries import Receipt
@@ -23,7 +23,7 @@ from receiver.errors import SettingsError, require
 from receiver.events import Event, id_ms
 from receiver.handlers import result_files
 from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Rejected, RetryLater
-from receiver.settings.kinds import Seconds, check_origin_url
+from receiver.settings.kinds import check_origin_url, parse_seconds
 
 TRANSFER_SECONDS = 600.0
 """Limit of one upload or download."""
@@ -133,7 +133,7 @@ class S3Options(BucketOptions, HandlerOptions):
     public_url: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
         default=None, description="The base URL under which the bucket is public: receipts link there."
     )
-    link_for: Annotated[Seconds, Field(gt=0, le=LONGEST_LINK)] | None = Field(
+    link_for: Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=LONGEST_LINK)] | None = Field(
         default=None, description="Or how long a signed link in the receipt opens the file, at most 7d."
     )
 

@@ -40,7 +40,7 @@ from receiver.events import is_at
 from receiver.handlers.answers import about_event, by_proxy, read_into
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
 from receiver.handlers.cloudevents import SOURCE, cloud_event, encode
-from receiver.settings.kinds import Hosts, destination_secrets
+from receiver.settings.kinds import check_hosts, destination_secrets
 from receiver.telemetry import REDACTED, learn, redact, trace_headers
 
 PREFIX = "whsec_"
@@ -122,7 +122,7 @@ class WebhookHandler:
         """Options of a `webhook` destination."""
 
         url: SecretStr | None = Field(None, description="Destination, an http or https URL. It is kept as a secret.")
-        hosts: Hosts = Field(
+        hosts: Annotated[tuple[str, ...], BeforeValidator(check_hosts)] = Field(
             (),
             description="In place of `url`: hosts, or exact origins, of the URLs that submissions may name "
             "(`reply_to`). It gets these submissions only.",

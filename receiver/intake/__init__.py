@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
 import msgspec
-import structlog
 from msgspec.structs import replace
 
 from receiver import metrics
@@ -19,13 +18,13 @@ from receiver.intake.transitions import Policy, Route, Rules
 from receiver.journal import Change, Changed, Journal
 from receiver.journal.files import Outcome
 from receiver.tasks import Task
-from receiver.telemetry import redact_body, redact_known, span
+from receiver.telemetry import Log, redact_body, redact_known, span
 
 __all__ = ["Intake", "Policy", "Route", "Rules"]
 
 P = ParamSpec("P")
 
-log = structlog.get_logger("receiver.intake")
+log = Log("receiver.intake")
 
 
 class Intake:

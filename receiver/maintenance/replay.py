@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from typing import cast
 
-import structlog
-
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.errors import InputError
 from receiver.events import ALERT_TYPES, EVENT_TYPES, Event, EventType
 from receiver.journal import Journal
 from receiver.journal.selection import Order, Replayed, Selection
+from receiver.telemetry import Log
 
-log = structlog.get_logger("receiver.replay")
+log = Log("receiver.replay")
 
 PAGE = 200
 """Orders in one transaction, and rows read at once."""

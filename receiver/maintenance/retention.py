@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-import structlog
-
 from receiver.clock import Clock
 from receiver.errors import InputError, MediaError
 from receiver.events import Submission
@@ -19,8 +17,9 @@ from receiver.journal import Journal
 from receiver.journal.selection import KINDS, Kind
 from receiver.journal.store import Key
 from receiver.media import Store
+from receiver.telemetry import Log
 
-log = structlog.get_logger("receiver.retention")
+log = Log("receiver.retention")
 
 SWEEP_SECONDS = 24 * 3600.0
 FIRST_SWEEP_SECONDS = 60.0

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
-import structlog
 from starlette.datastructures import FormData, QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
@@ -22,6 +21,7 @@ from receiver.page.access import COOKIE, COOKIE_SECONDS, Access, Role, User, is_
 from receiver.page.live import Live
 from receiver.page.render import FOLDER, HEADERS, answer, partials, regions
 from receiver.page.views import VIEWS, Look, Sources, View
+from receiver.telemetry import Log
 from receiver.web.admission import BodyLimits
 from receiver.web.api.read_routes import EventStream
 from receiver.web.api.responses import clean
@@ -29,7 +29,7 @@ from receiver.web.problems import Problem
 
 __all__ = ["Page", "Sources"]
 
-log = structlog.get_logger("receiver.page")
+log = Log("receiver.page")
 
 MAX_FORM = 48 * 2**20
 """Bytes of a form with pictures."""

@@ -12,12 +12,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-import structlog
-
 from receiver.page.render import partials
+from receiver.telemetry import Log
 from receiver.web.api.read_routes import HEARTBEAT, with_pauses
 
-log = structlog.get_logger("receiver.page")
+log = Log("receiver.page")
 
 INTERVAL = 0.25
 """Least seconds between two renderings of a page."""

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import BinaryIO
 from weakref import WeakKeyDictionary
 
-import structlog
-
 from receiver.disk import in_thread
 from receiver.errors import MediaError
 from receiver.extras import install
+from receiver.telemetry import Log
 
 AVAILABLE = find_spec("PIL") is not None
 """True if the extra `images` is installed."""
@@ -36,7 +35,7 @@ PROGRAM = Path(__file__).with_name("program.py")
 _REFUSED, _FAILED = 3, 64  # exit statuses of the program
 _DONE = {"tiles": "cut into tiles", "smaller": "made smaller", "thumbnail": "made into a thumbnail"}
 
-log = structlog.get_logger("receiver.media")
+log = Log("receiver.media")
 
 _places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 """The limit on processes, for each event loop of this process."""

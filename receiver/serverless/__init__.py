@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,13 +31,13 @@ from receiver.clock import Clock
 from receiver.engine.engine import Engine
 from receiver.errors import JournalError, ReceiverError, SettingsError, require
 from receiver.settings import Settings, load
-from receiver.telemetry import configure, learn, use_logging
+from receiver.telemetry import Log, configure, learn, redact_libraries
 from receiver.web.callers import Callers
 from receiver.web.problems import Problem, problem
 
 __all__ = ["Application", "asgi", "aws", "open_stateless"]
 
-log = structlog.get_logger("receiver.serverless")
+log = Log("receiver.serverless")
 
 LIMIT = 120.0
 """Default of the seconds that the platform gives a request."""
@@ -68,7 +67,7 @@ def asgi(*, budget: float = BUDGET, limit: float = LIMIT, **settings: Any) -> Ap
     if found.platform_variables:  # the process belongs to the platform, elsewhere logs are the program's business
         configure(level=found.log_level, format=found.log_format, secrets=found.secret_values())
     else:
-        use_logging()
+        redact_libraries()
     if found.sources["data"] == "default" and found.database_kind != "sqlite":  # the disk vanishes with the instance
         found = load(overrides={**settings, "data": Path(tempfile.gettempdir(), "receiver")})
     if not found.keys and found.database_kind != "sqlite":
@@ -123,7 +122,7 @@ async def open_stateless(**settings: Any) -> AsyncIterator[StatelessSubmit]:
     Raises:
         SettingsError: a setting is missing, wrong, or needs a journal.
     """
-    use_logging()
+    redact_libraries()
     async with runtime.open_stateless_submit(load(overrides=settings)) as stateless:
         yield stateless
 

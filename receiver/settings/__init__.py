@@ -8,7 +8,17 @@ An empty variable counts as not set.
 
 from receiver.settings.checks import check_platform, ensure_keys, prune_keys, require_provider_key, rotate_keys
 from receiver.settings.load import load
-from receiver.settings.model import CONCURRENCY, FEWER, MEDIA_HOSTS, Destination, SettingDoc, Settings, describe, show
+from receiver.settings.model import (
+    CONCURRENCY,
+    FEWER,
+    MEDIA_HOSTS,
+    Destination,
+    SettingDoc,
+    Settings,
+    declared,
+    describe,
+    show,
+)
 
 __all__ = [
     "CONCURRENCY",
@@ -18,6 +28,7 @@ __all__ = [
     "SettingDoc",
     "Settings",
     "check_platform",
+    "declared",
     "describe",
     "ensure_keys",
     "load",

@@ -5,17 +5,17 @@ No error here holds the value itself: people paste secrets into the wrong variab
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
-
-from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_WHOLE = re.compile(r"[+-]?\d{1,15}\Z", re.ASCII)
 _AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\Z")
 _YEAR = 366 * 86400.0
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z")
@@ -26,6 +26,7 @@ _OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
 _PASSWORD = re.compile(r"\A([\w+.-]+://[^/?#@:]*):([^?#]+)@")
 _PUBLIC_SCHEMES = _OPEN_SCHEMES | {"command", "slack"}
 """Schemes whose URLs hold a secret in userinfo or query only."""
+_FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _WORDS = re.compile(r"[A-Z]?[a-z]*(?:[-_.][A-Z]?[a-z]*)*\Z")
 _SHORTEST_TOKEN = 8
 """Characters from which a part of a URL can be a secret, unless it consists of words."""
@@ -33,6 +34,7 @@ _LONG = 10
 """Characters from which a whole path and query count as a secret."""
 _BUCKETS = frozenset({"s3", "gs", "az"})
 _CALLER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
+_SHORTEST_API_SECRET = 16
 _API_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}\Z")
 """The characters a bearer token may have (RFC 6750 §2.1)."""
 _HIDDEN = r"([?&](?=[^?=&#]*=)[^?=&#]*(?:pass|secret|key|token|auth|credential|sig)[^?=&#]*=)([^&#]*)"
@@ -42,10 +44,28 @@ MASK = "••••"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """Text a person should write for a setting, and the function that shows its value."""
+class Secret:
+    """A text that no repr shows."""
 
-    write: str
+    text: str = field(repr=False)
+
+    def get_secret_value(self) -> str:
+        """Return the text."""
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Kind of the values of a setting.
+
+    Attributes:
+        read: returns the value of what was given, or of a value. Raises ValueError with what is wrong.
+        write: what a person should write.
+        show: returns a value as text.
+    """
+
+    read: Callable[[Any], Any]
+    write: str = ""
     show: Callable[[Any], str] = str
 
 
@@ -56,14 +76,7 @@ class KnownAs:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unset:
-    """Words for the value None, or an empty one, in a table."""
-
-    text: str
-
-
-def parse_seconds(value: object) -> object:
+def parse_seconds(value: object) -> float:
     """Return seconds from a number or a text like `30s`, `15m`, `72h` or `2d`."""
     seconds = _amount(value, _SECONDS, "a length of time")
     if not seconds <= _YEAR:  # written so that NaN is refused too
@@ -71,7 +84,7 @@ def parse_seconds(value: object) -> object:
     return seconds
 
 
-def parse_keep(value: object) -> object:
+def parse_keep(value: object) -> float:
     """Return seconds as `parse_seconds` does, but of up to 100 years, and 0 for `forever`."""
     if str(value).strip().lower() in {"forever", "for ever"}:
         return 0.0
@@ -81,9 +94,9 @@ def parse_keep(value: object) -> object:
     return seconds
 
 
-def parse_size(value: object) -> object:
+def parse_size(value: object) -> int:
     """Return bytes from a number or a text like `256MiB`."""
-    return int(_amount(value, _BYTES, "a size")) if isinstance(value, str) else value
+    return int(_amount(value, _BYTES, "a size"))
 
 
 def _amount(value: object, units: dict[str, int], what: str) -> float:
@@ -128,20 +141,133 @@ def split_named(value: object) -> object:
     return dict(pairs)
 
 
-def join_words(value: object) -> object:
-    """Join a list to one text, so that TOML may hold URLs as a list."""
-    if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
-        return " ".join(value)
+def read_text(value: object) -> str:
+    """Return a text, and nothing else."""
+    if not isinstance(value, str):
+        raise ValueError("it is no text")
     return value
 
 
-def lower(value: object) -> object:
-    """Return a text in lower case, for names where case means nothing."""
-    return value.lower() if isinstance(value, str) else value
+def _listed(value: object) -> list[Any] | tuple[Any, ...]:
+    words = split_words(value)
+    if not isinstance(words, list | tuple):
+        raise ValueError("it is no list")
+    return words
 
 
-def check_origin_url(value: str) -> str:
+def read_words(value: object) -> tuple[str, ...]:
+    """Return words from a text or a list."""
+    return tuple(map(read_text, _listed(value)))
+
+
+def read_table(value: object) -> dict[str, str]:
+    """Return a table of texts."""
+    if not isinstance(value, dict):
+        raise ValueError("it is no table")
+    return {name: read_text(text) for name, text in value.items()}
+
+
+def read_flag(value: object) -> bool:
+    """Return True or False from a text of an environment, too."""
+    found = _FLAGS.get(str(value).lower())
+    if found is None:
+        raise ValueError("it is neither true nor false")
+    return found
+
+
+def read_secret(value: object) -> Secret:
+    """Return a secret."""
+    return value if isinstance(value, Secret) else Secret(read_text(value))
+
+
+def _read_token(value: object) -> Secret:
+    secret = read_secret(value)
+    if len(secret.text) < _SHORTEST_API_SECRET:
+        raise ValueError(f"it has less than {_SHORTEST_API_SECRET} characters")
+    return secret
+
+
+def _read_secrets(value: object) -> dict[str, Secret]:
+    table = split_named(value)
+    if not isinstance(table, dict):
+        raise ValueError("it is no table")
+    return {name: read_secret(secret) for name, secret in table.items()}
+
+
+def _read_urls(value: object) -> str:
+    """Return URLs as one text. TOML may hold them as a list."""
+    return check_urls(" ".join(map(read_text, value)) if isinstance(value, list | tuple) else read_text(value))
+
+
+def _read_folder(value: object) -> Path:
+    if not isinstance(value, str | Path):
+        raise ValueError("it is no path")
+    return check_folder(Path(value))
+
+
+def _within(number: float, least: float, most: float, *, above: bool = False) -> None:
+    """Raise ValueError for a number outside of the bounds. With `above` the lower one is outside, too."""
+    if above and not number > least:
+        raise ValueError(f"it should be greater than {least:g}")
+    if not number >= least:
+        raise ValueError(f"it should be greater than or equal to {least:g}")
+    if not number <= most:
+        raise ValueError(f"it should be less than or equal to {most:.15g}")
+
+
+def whole(least: int, most: int, write: str = "") -> Kind:
+    """Return the kind of whole numbers between two."""
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not _WHOLE.match(str(value)):
+            raise ValueError("it should be a valid integer")
+        _within(number := int(str(value)), least, most)
+        return number
+
+    return Kind(read, write or f"a whole number from {least} to {most}")
+
+
+def one_of(*names: str) -> Kind:
+    """Return the kind of names where case means nothing."""
+    *others, last = (f"'{name}'" for name in names)
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and value.lower() in names:
+            return value.lower()
+        raise ValueError(f"it should be {', '.join(others)} or {last}")
+
+    return Kind(read, " or ".join(names))
+
+
+def seconds(*, zero: bool = False) -> Kind:
+    """Return the kind of lengths of time, perhaps with none at all."""
+
+    def read(value: object) -> float:
+        _within(found := parse_seconds(value), 0, _YEAR, above=not zero)
+        return found
+
+    return Kind(read, "seconds as a number, or for instance 30s, 15m or 72h", show_seconds)
+
+
+def _read_size(value: object) -> int:
+    _within(size := parse_size(value), 0, math.inf, above=True)
+    return size
+
+
+def matching(pattern: str, write: str) -> Kind:
+    """Return the kind of texts that match a pattern as a whole."""
+
+    def read(value: object) -> str:
+        if not re.fullmatch(pattern, read_text(value)):
+            raise ValueError("it does not have the right form")
+        return str(value)
+
+    return Kind(read, write)
+
+
+def check_origin_url(value: object) -> str:
     """Check a base URL: http(s), a host, no query. Return it without its last slash."""
+    value = read_text(value)
     parts = _split(value)
     if parts is None or parts[0] not in {"http", "https"} or any(char.isspace() for char in value):
         raise ValueError("it is not an http:// or https:// URL with a host")
@@ -152,9 +278,10 @@ def check_origin_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def check_proxy(value: str | None) -> str | None:
+def check_proxy(value: object) -> str | None:
     """Check the URL of an HTTP proxy. Return it with its scheme, or None for `none`."""
-    if value is None or value.lower() == "none":
+    value = read_text(value)
+    if value.lower() == "none":
         return None
     url = value if "://" in value else f"http://{value}"
     parts = _split(url)
@@ -163,9 +290,9 @@ def check_proxy(value: str | None) -> str | None:
     return url.rstrip("/")
 
 
-def check_hosts(values: tuple[str, ...]) -> tuple[str, ...]:
+def check_hosts(values: object) -> tuple[str, ...]:
     """Check host names, or exact origins such as `http://127.0.0.1:8000`. Return them in lower case."""
-    hosts = tuple(value.lower() for value in values)
+    hosts = tuple(value.lower() for value in read_words(values))
     for number, host in enumerate(hosts, start=1):
         parts = _split(host)
         is_origin = parts is not None and parts[0] in {"http", "https"} and host == f"{parts[0]}://{parts[1]}"
@@ -191,9 +318,10 @@ PAGE_ROLES = ("viewer", "maker", "operator")
 """Roles of the page's users. Each may do what the ones before it may."""
 
 
-def check_api_tokens(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+def check_api_tokens(given: object) -> dict[str, Secret]:
     """Check the names of callers, and that their secrets are long and all different."""
-    secrets = [secret.get_secret_value() for secret in value.values()]
+    value = _read_secrets(given)
+    secrets = [secret.text for secret in value.values()]
     for number, (name, secret) in enumerate(zip(value, secrets, strict=True), start=1):
         if not _CALLER.match(name):
             raise ValueError(f"the name of entry {number} is not made of a-z, 0-9, - and _")
@@ -204,14 +332,14 @@ def check_api_tokens(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
     return value
 
 
-def check_page_users(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+def check_page_users(given: object) -> dict[str, Secret]:
     """Check that each user of the page has a role and a secret, as `ROLE:SECRET`."""
-    secrets = {}
+    value, secrets = _read_secrets(given), {}
     for number, (name, text) in enumerate(value.items(), start=1):
-        role, mark, secret = text.get_secret_value().partition(":")
+        role, mark, secret = text.text.partition(":")
         if not mark or role not in PAGE_ROLES:
             raise ValueError(f"entry {number} is not NAME:ROLE:SECRET with a role of {', '.join(PAGE_ROLES)}")
-        secrets[name] = SecretStr(secret)
+        secrets[name] = Secret(secret)
     check_api_tokens(secrets)
     return value
 
@@ -221,8 +349,9 @@ def check_folder(value: Path) -> Path:
     return value.expanduser() if str(value).startswith("~") else value
 
 
-def check_media(value: str) -> str:
+def check_media(value: object) -> str:
     """Check a folder, or a bucket's URL without a secret in it. The media store checks the bucket when it opens."""
+    value = read_text(value)
     scheme, found, rest = value.partition("://")
     if value.lower().startswith("file:"):
         raise ValueError("a folder is written as its path alone, without file:")
@@ -263,64 +392,44 @@ def show_base_url(url: str) -> str:
     return re.sub(r"//[^/]*@", f"//{MASK}@", url)
 
 
-Seconds = Annotated[
-    float, BeforeValidator(parse_seconds), Kind("seconds as a number, or for instance 30s, 15m or 72h", show_seconds)
-]
-_KEEP = Kind(
-    "for instance 12h or 90d, or forever (0 means that too)", lambda age: show_seconds(age) if age else "forever"
+def _show_age(age: float) -> str:
+    return show_seconds(age) if age else "forever"
+
+
+TEXT = Kind(read_text)
+FLAG = Kind(read_flag, "true or false", lambda flag: str(flag).lower())
+WORDS = Kind(read_words, "words separated by spaces, or a list", " ".join)
+TABLE = Kind(read_table, "a table of names and values")
+KEEP = Kind(parse_keep, "for instance 12h or 90d, or forever (0 means that too)", _show_age)
+SIZE = Kind(_read_size, "bytes as a number, or for instance 256MiB", show_size)
+FOLDER = Kind(_read_folder, "a folder this user may write")
+SECRET = Kind(
+    read_secret,
+    "the key as you were given it",
+    lambda secret: f"set, {len(secret.text)} characters",  # enough to notice a copy that was cut off
 )
-Keep = Annotated[float, BeforeValidator(parse_keep), _KEEP]
-Size = Annotated[int, BeforeValidator(parse_size), Kind("bytes as a number, or for instance 256MiB", show_size)]
-Secret = Annotated[
-    SecretStr | None,
-    # The length is enough to notice a copy that was cut off.
-    Kind("the key as you were given it", lambda secret: f"set, {len(secret.get_secret_value())} characters"),
-]
-Secrets = Annotated[
-    tuple[SecretStr, ...],
-    BeforeValidator(split_words),
-    Kind(
-        "keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32",
-        lambda secrets: f"set, {len(secrets)} key{'s' if len(secrets) != 1 else ''}",
-    ),
-]
-ApiTokens = Annotated[
-    dict[str, SecretStr],
-    BeforeValidator(split_named),
-    AfterValidator(check_api_tokens),
-    Kind(
-        "NAME:SECRET for each caller, separated by spaces; make a secret with: openssl rand -hex 32",
-        lambda table: ", ".join(f"{name}: {MASK}" for name in table),
-    ),
-]
-PageUsers = Annotated[
-    dict[str, SecretStr],
-    BeforeValidator(split_named),
-    AfterValidator(check_page_users),
-    Kind(
-        "NAME:ROLE:SECRET for each user, separated by spaces, with a role of viewer, maker or operator",
-        lambda table: ", ".join(f"{name}: {text.get_secret_value().partition(':')[0]}" for name, text in table.items()),
-    ),
-]
-BaseURL = Annotated[str, AfterValidator(check_origin_url), Kind("for instance https://api.cometapi.com", show_base_url)]
-Proxy = Annotated[
-    str | None, AfterValidator(check_proxy), Kind("for instance http://proxy.example.com:3128", show_base_url)
-]
-Hosts = Annotated[
-    tuple[str, ...],
-    BeforeValidator(split_words),
-    AfterValidator(check_hosts),
-    Kind("host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000", " ".join),
-]
-Flag = Annotated[bool, Kind("true or false", lambda flag: str(flag).lower())]
-Folder = Annotated[Path, AfterValidator(check_folder), Kind("a folder this user may write")]
-URLs = Annotated[
-    str,
-    BeforeValidator(join_words),
-    AfterValidator(check_urls),
-    Kind("URLs separated by spaces, for instance file:./outputs", lambda text: " ".join(map(show_url, text.split()))),
-]
-Words = Annotated[tuple[str, ...], BeforeValidator(split_words), Kind("words separated by spaces, or a list", " ".join)]
+TOKEN = replace(SECRET, read=_read_token, write="a secret; make one with: openssl rand -hex 32")
+SECRETS = Kind(
+    lambda value: tuple(map(read_secret, _listed(value))),
+    "keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32",
+    lambda secrets: f"set, {len(secrets)} key{'s' if len(secrets) != 1 else ''}",
+)
+API_TOKENS = Kind(
+    check_api_tokens,
+    "NAME:SECRET for each caller, separated by spaces; make a secret with: openssl rand -hex 32",
+    lambda table: ", ".join(f"{name}: {MASK}" for name in table),
+)
+PAGE_USERS = Kind(
+    check_page_users,
+    "NAME:ROLE:SECRET for each user, separated by spaces, with a role of viewer, maker or operator",
+    lambda table: ", ".join(f"{name}: {text.text.partition(':')[0]}" for name, text in table.items()),
+)
+HOSTS = Kind(check_hosts, "host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000", " ".join)
+URLS = Kind(
+    _read_urls,
+    "URLs separated by spaces, for instance file:./outputs",
+    lambda text: " ".join(map(show_url, text.split())),
+)
 
 DatabaseKind = Literal["sqlite", "postgres", "bucket", "none"]
 _DRIVER = re.compile(r"(?<=^postgres)\+\w+\Z|(?<=^postgresql)\+\w+\Z")
@@ -342,8 +451,9 @@ def database_kind(value: str) -> DatabaseKind:
     return kind
 
 
-def check_database(value: str) -> str:
+def check_database(value: object) -> str:
     """Check that the value names a database for a journal."""
+    value = read_text(value)
     kind = database_kind(value)
     if kind == "sqlite":
         sqlite_path(value)

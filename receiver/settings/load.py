@@ -13,13 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
 from receiver.errors import SettingsError
 from receiver.settings.checks import platform_variables
-from receiver.settings.kinds import Kind, KnownAs
-from receiver.settings.model import HANDLER_VARIABLES, PAGES, Destination, Settings
+from receiver.settings.model import HANDLER_VARIABLES, PAGES, Origin, Settings, WrongValues, declared, wrong
 
 PREFIX = "RECEIVER_"
 FILE = "receiver.toml"
@@ -140,8 +136,8 @@ class _Layers:
             return
         for name, value in document.items():
             written = f"{name} in {source}"
-            if name not in Settings.model_fields:
-                self.problems.append(_unknown(written, name, Settings.model_fields))
+            if name not in declared(Settings):
+                self.problems.append(_unknown(written, name, declared(Settings)))
             elif name != "destinations":
                 self.put((name,), value, written=written, source=source, expanding=True)
             elif isinstance(value, dict):
@@ -166,11 +162,11 @@ class _Layers:
 
     def read_environment(self) -> None:
         """Read the variables people already have, then ours, which are stronger."""
-        for name, info in Settings.model_fields.items():
-            for marker in info.metadata:
-                if isinstance(marker, KnownAs) and self.environ.get(marker.name, "").strip():
-                    self._read_variable(name, marker.name)
-        known = {PREFIX + name.upper(): name for name in Settings.model_fields if name != "destinations"}
+        for name, item in declared(Settings).items():
+            for variable in item.known_as:
+                if self.environ.get(variable, "").strip():
+                    self._read_variable(name, variable)
+        known = {PREFIX + name.upper(): name for name in declared(Settings) if name != "destinations"}
         for variable, text in sorted(self.environ.items()):
             if not variable.startswith(PREFIX) or variable == CONFIG or not text.strip():
                 continue
@@ -211,31 +207,21 @@ class _Layers:
         platform = platform_variables(self.environ)
         others = {name: text for name, text in self.environ.items() if not name.startswith(PREFIX)}
         secrets = {name: text for name, text in others.items() if _SECRET.search(name) and _is_secret(text)}
-        context = {
-            "files": dict.fromkeys(self.files, ""),
-            "sources": self.sources,
-            "platform": platform,
-            "variables": handlers,
-            "secrets": secrets,
-        }
+        origin = Origin(self.sources, tuple(self.files), platform, handlers, secrets)
         try:
-            settings = Settings.model_validate(self.values, context=context)
-        except ValidationError as exc:
-            self.problems += [self._sentence(error) for error in exc.errors(include_url=False)]
+            settings = Settings(**self.values, origin=origin)
+        except WrongValues as exc:
+            self.problems += [self._sentence(path, *problem) for path, problem in exc.problems.items()]
         if self.problems:
             page = self.pages.pop() if len(self.pages) == len(self.problems) == 1 else ""
             raise SettingsError("\n".join(dict.fromkeys(self.problems)), page=page)
         return settings
 
-    def _sentence(self, error: ErrorDetails) -> str:
-        path = tuple(str(part) for part in error["loc"])
+    def _sentence(self, path: Location, reason: str, write: str) -> str:
         self.pages.add(PAGES.get(path[0], "settings"))
         prefixes = [path[:length] for length in range(len(path), 0, -1)]
         name = next((self.written[prefix] for prefix in prefixes if prefix in self.written), ".".join(path))
-        model: type[BaseModel] = Destination if len(path) > 2 else Settings
-        info = model.model_fields.get(path[2] if len(path) > 2 else path[0])
-        kind = next((marker for marker in info.metadata if isinstance(marker, Kind)), None) if info else None
-        return f"{name} is wrong: {reason(error)}." + (f" Write {kind.write}." if kind else "")
+        return f"{name} {wrong(reason, write)}"
 
 
 def expand(value: Any, environ: Mapping[str, str]) -> Any:
@@ -258,29 +244,6 @@ def _variable(text: str, environ: Mapping[str, str]) -> str:
     if name not in environ:
         raise ValueError(f"the variable {name} is not set. Set it, or write $$ for a dollar sign.")
     return environ[name]
-
-
-_REASONS = {
-    "missing": "it is missing",
-    "string_pattern_mismatch": "it does not have the right form",
-    "path_type": "it is no path",
-    "string_type": "it is no text",
-    "bool_type": "it is neither true nor false",
-    "bool_parsing": "it is neither true nor false",
-    "dict_type": "it is no table",
-    "tuple_type": "it is no list",
-    "too_short": "there is nothing in it",
-}
-
-
-def reason(error: ErrorDetails) -> str:
-    """Return what is wrong with a value, without the value and without a full stop."""
-    if error["type"] == "value_error":
-        return str(error.get("ctx", {}).get("error", error["msg"])).rstrip(".")
-    if error["type"] in _REASONS:
-        return _REASONS[error["type"]]
-    text = error["msg"].replace("Input should", "it should").replace("String should", "it should")
-    return _lowered(text).rstrip(".")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -1,23 +1,19 @@
-"""Declaration of every setting: name, type, default and help, and the tables made from it.
+"""Declaration of every setting: name, kind, default and help, and the tables made from it.
 
-Plain pydantic and no `BaseSettings`: `Settings(...)` is a value and never reads the environment. A shell's variables
-do not leak into tests, or into a program that uses Receiver as a library.
+`Settings(...)` is a value and never reads the environment. A shell's variables do not leak into tests, or into a
+program that uses Receiver as a library. Plain dataclasses, because pydantic would take half of a command's start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
-from pydantic.fields import FieldInfo
-
+from receiver.errors import SettingsError
 from receiver.settings import kinds
-from receiver.settings.kinds import Flag, Keep, Kind, KnownAs, Seconds, Secret, Size, Unset, Words
-
-T = TypeVar("T")
+from receiver.settings.kinds import FLAG, FOLDER, KEEP, SECRET, SIZE, TEXT, WORDS, Kind, Secret
 
 DEFAULT_TO = "file:./outputs"
 MEDIA_HOSTS = (
@@ -27,7 +23,7 @@ MEDIA_HOSTS = (
     "youchuan-imagine.oss-cn-shanghai.aliyuncs.com",
     "imagine-cdn.youchuan.cn",
 )
-_NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+_NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
 HANDLER_VARIABLES = ("SLACK_BOT_TOKEN", "DISCORD_WEBHOOK_URL")
 """Variables people already have for options of handlers. An option takes one with `KnownAs`."""
 _SECRET_WORDS = ("token", "secret", "password", "key", "webhook", "authorization")
@@ -52,266 +48,378 @@ PAGES = {
 """Setting → page of the handbook about it. Others are on `settings` alone."""
 
 
-class Destination(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Declaration of one setting.
+
+    Attributes:
+        known_as: variables people already have for it.
+        unset: words for the value None, or an empty one, in a table.
+    """
+
+    kind: Kind
+    default: Any
+    help: str
+    known_as: tuple[str, ...]
+    unset: str
+
+    def show(self, value: Any) -> str:
+        """Return a value as text."""
+        return self.unset if self.unset and value in (None, "", (), {}) else self.kind.show(value)
+
+
+def setting(
+    kind: Kind,
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    known_as: tuple[str, ...] = (),
+    unset: str = "",
+    shown: bool = True,
+) -> Any:
+    """Declare a setting as the field of a dataclass. One that is not `shown` is left out of reprs."""
+    metadata = {"setting": Setting(kind, default, help, known_as, unset)}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), repr=shown, metadata=metadata)
+    return field(default=default, repr=shown, metadata=metadata)
+
+
+def declared(model: type) -> dict[str, Setting]:
+    """Return the settings of a dataclass by name, in the order of their declaration."""
+    return {item.name: item.metadata["setting"] for item in fields(model) if item.metadata}
+
+
+class WrongValues(SettingsError):
+    """Values that their kinds do not accept: what is wrong with each and what to write, by its place."""
+
+    def __init__(self, problems: Mapping[tuple[str, ...], tuple[str, str]]) -> None:
+        super().__init__("\n".join(f"{'.'.join(path)} {wrong(*problem)}" for path, problem in problems.items()))
+        self.problems = problems
+
+
+def wrong(reason: str, write: str) -> str:
+    """Return the end of a sentence about a wrong value."""
+    return f"is wrong: {reason}." + (f" Write {write}." if write else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """Settings, each read as its kind. None is accepted where it is the default."""
+
+    def __post_init__(self) -> None:
+        problems: dict[tuple[str, ...], tuple[str, str]] = {}
+        for name, item in declared(type(self)).items():
+            value = getattr(self, name)
+            try:
+                if value is not item.default:
+                    object.__setattr__(self, name, item.kind.read(value))
+            except WrongValues as exc:
+                problems |= {(name, *path): problem for path, problem in exc.problems.items()}
+            except ValueError as exc:
+                problems[name,] = str(exc).rstrip("."), item.kind.write
+        if problems:
+            raise WrongValues(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination(Values):
     """One configured use of a handler. `options` is the rest of its table, which the handler's own model checks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    name: Annotated[str, Kind("a name of at most 40 characters from a-z, 0-9, - and _")] = Field(pattern=_NAME)
-    handler: Annotated[str | None, Kind("the name of a handler, for instance file")] = None
-    url: Annotated[str | None, Kind("a URL, for instance file:./outputs")] = Field(default=None, repr=False)
-    progress: Annotated[bool, Kind("true or false")] = Field(
-        default=False, description="Deliver progress too, not only the result."
+    name: str = setting(kinds.matching(_NAME, "a name of at most 40 characters from a-z, 0-9, - and _"))
+    handler: str | None = setting(Kind(kinds.read_text, "the name of a handler, for instance file"), None)
+    url: str | None = setting(Kind(kinds.read_text, "a URL, for instance file:./outputs"), None, shown=False)
+    progress: bool = setting(FLAG, False, "Deliver progress too, not only the result.")
+    events: tuple[str, ...] = setting(WORDS, (), "Event types it gets: every decisive one if not given.")
+    alerts: bool = setting(FLAG, False, "Deliver the alerts about this installation (`receiver.*`) too.")
+    actions: tuple[str, ...] = setting(
+        WORDS, (), "Provider actions whose tasks it gets, for instance `UPSCALE`: all if not given."
     )
-    events: Words = Field(default=(), description="Event types it gets: every decisive one if not given.")
-    alerts: Annotated[bool, Kind("true or false")] = Field(
-        default=False, description="Deliver the alerts about this installation (`receiver.*`) too."
+    labels: dict[str, str] = setting(
+        kinds.TABLE, {}, "Labels a submission must have. `*` and `?` in a value match anything."
     )
-    actions: Words = Field(
-        default=(), description="Provider actions whose tasks it gets, for instance `UPSCALE`: all if not given."
-    )
-    labels: Annotated[dict[str, str], Kind("a table of names and values")] = Field(
-        default={}, description="Labels a submission must have. `*` and `?` in a value match anything."
-    )
-    concurrency: Annotated[int | None, Kind("a whole number from 1 to 64")] = Field(
-        default=None,
-        ge=1,
-        le=64,
-        description="Maximum number of deliveries that run there at once. If not given: "
+    concurrency: int | None = setting(
+        kinds.whole(1, 64, "a whole number from 1 to 64"),
+        None,
+        "Maximum number of deliveries that run there at once. If not given: "
         f"{CONCURRENCY}, but {', '.join(f'{number} for `{name}`' for name, number in FEWER.items())}.",
     )
-    timeout: Seconds = Field(default=60.0, gt=0, description="Total time limit of one attempt.")
-    options: dict[str, Any] = Field(default={}, repr=False)
-    variables: dict[str, str] = Field(default={}, repr=False)
+    timeout: float = setting(kinds.seconds(), 60.0, "Total time limit of one attempt.")
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+    variables: dict[str, str] = field(default_factory=dict, repr=False)
     """Values of the `HANDLER_VARIABLES` that are set."""
 
 
-class Settings(BaseModel):
+def _read_destinations(tables: object) -> dict[str, Destination]:
+    """Read `[destinations.NAME]` tables. Keys that `Destination` does not declare are options of the handler."""
+    if not isinstance(tables, dict):
+        raise ValueError("it is no table")
+    ours = declared(Destination).keys() - {"name"}
+    found: dict[str, Destination] = {}
+    problems: dict[tuple[str, ...], tuple[str, str]] = {}
+    for name, table in tables.items():
+        if isinstance(table, Destination):
+            found[name] = table
+            continue
+        if not isinstance(table, dict):
+            problems[name,] = "it is no table", f"[destinations.{name}] above its options"
+            continue
+        options = {key: value for key, value in table.items() if key not in ours}
+        try:
+            found[name] = Destination(name=name, options=options, **{key: table[key] for key in ours & table.keys()})
+        except WrongValues as exc:
+            problems |= {(name, *path): problem for path, problem in exc.problems.items()}
+    if problems:
+        raise WrongValues(problems)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Sources of the values, the files that were read, and variables beside them.
+
+    Attributes:
+        platform: variables that identify a known platform.
+        handlers: values of the `HANDLER_VARIABLES`.
+        secrets: other variables that are named like a secret.
+    """
+
+    sources: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    platform: Mapping[str, str] = field(default_factory=dict)
+    handlers: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Values):
     """All settings, frozen. `load` makes one. Tests build one by hand."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    provider_url: kinds.BaseURL = Field(
-        default="https://api.cometapi.com", repr=False, description="Base URL of the provider, or of a relay."
+    provider_url: str = setting(
+        Kind(kinds.check_origin_url, "for instance https://api.cometapi.com", kinds.show_base_url),
+        "https://api.cometapi.com",
+        "Base URL of the provider, or of a relay.",
+        shown=False,
     )
-    provider_key: Annotated[Secret, KnownAs("COMETAPI_KEY"), Unset("not set")] = Field(
-        default=None, description="The provider's API key, from https://api.cometapi.com/console/token."
+    provider_key: Secret | None = setting(
+        SECRET,
+        None,
+        "The provider's API key, from https://api.cometapi.com/console/token.",
+        known_as=("COMETAPI_KEY",),
+        unset="not set",
     )
-    proxy: Annotated[kinds.Proxy, KnownAs("https_proxy"), KnownAs("HTTPS_PROXY"), Unset("none")] = Field(
-        default=None,
-        repr=False,
-        description="HTTP proxy for an `https` provider. `none` goes without one although HTTPS_PROXY is set.",
+    proxy: str | None = setting(
+        Kind(kinds.check_proxy, "for instance http://proxy.example.com:3128", kinds.show_base_url),
+        None,
+        "HTTP proxy for an `https` provider. `none` goes without one although HTTPS_PROXY is set.",
+        known_as=("https_proxy", "HTTPS_PROXY"),
+        unset="none",
+        shown=False,
     )
-    no_proxy: Annotated[str, KnownAs("no_proxy"), KnownAs("NO_PROXY"), Unset("none")] = Field(
-        default="", description="Hosts and domains that are reached without the proxy, separated by commas."
+    no_proxy: str = setting(
+        TEXT,
+        "",
+        "Hosts and domains that are reached without the proxy, separated by commas.",
+        known_as=("no_proxy", "NO_PROXY"),
+        unset="none",
     )
-    public_url: Annotated[
-        str | None,
-        AfterValidator(lambda value: value and kinds.check_origin_url(value)),
-        Kind("for instance https://receiver.example.com", kinds.show_base_url),
-        Unset("not set"),
-    ] = Field(
-        default=None,
-        repr=False,
-        description="URL at which the provider reaches `receiver serve`. "
-        "Without it no callback comes, and results are polled.",
+    public_url: str | None = setting(
+        Kind(kinds.check_origin_url, "for instance https://receiver.example.com", kinds.show_base_url),
+        None,
+        "URL at which the provider reaches `receiver serve`. Without it no callback comes, and results are polled.",
+        unset="not set",
+        shown=False,
     )
-    keys: Annotated[kinds.Secrets, Unset("made on first start, in <data>/keys")] = Field(
-        default=(),
-        description="Signing keys of at least 32 bytes, newest last, separated by spaces. The last signs, all verify.",
+    keys: tuple[Secret, ...] = setting(
+        kinds.SECRETS,
+        (),
+        "Signing keys of at least 32 bytes, newest last, separated by spaces. The last signs, all verify.",
+        unset="made on first start, in <data>/keys",
     )
-    token_max_age: Seconds = Field(default=72 * 3600.0, gt=0, description="Maximum age of a callback URL.")
-    data: kinds.Folder = Field(
-        default=Path(".receiver"), description="Folder of the journal, archived pictures and keys."
-    )
-    database: Annotated[
-        str | None,
-        AfterValidator(lambda value: value and kinds.check_database(value)),
+    token_max_age: float = setting(kinds.seconds(), 72 * 3600.0, "Maximum age of a callback URL.")
+    data: Path = setting(FOLDER, Path(".receiver"), "Folder of the journal, archived pictures and keys.")
+    database: str | None = setting(
         Kind(
-            "sqlite:PATH, for instance sqlite:/var/lib/receiver/journal.db, or postgresql://…", kinds.without_passwords
+            kinds.check_database,
+            "sqlite:PATH, for instance sqlite:/var/lib/receiver/journal.db, or postgresql://…",
+            kinds.without_passwords,
         ),
-        KnownAs("DATABASE_URL"),
-        Unset("sqlite:<data>/journal.db"),
-    ] = Field(
-        default=None,
-        repr=False,
-        description="The journal. `sqlite:PATH`, or `sqlite:///PATH` (relative, a fourth slash makes it absolute), "
+        None,
+        "The journal. `sqlite:PATH`, or `sqlite:///PATH` (relative, a fourth slash makes it absolute), "
         "is for one process. `postgresql://…` or `postgres://…` is for many processes on many machines.",
+        known_as=("DATABASE_URL",),
+        unset="sqlite:<data>/journal.db",
+        shown=False,
     )
-    database_connections: int = Field(
-        default=5, ge=2, le=100, description="Maximum number of connections to PostgreSQL per process."
+    database_connections: int = setting(
+        kinds.whole(2, 100), 5, "Maximum number of connections to PostgreSQL per process."
     )
-    database_listen: Flag = Field(
-        default=True,
-        description="Wake other processes by LISTEN/NOTIFY. Set it to false behind a pooler in transaction mode: each "
+    database_listen: bool = setting(
+        FLAG,
+        True,
+        "Wake other processes by LISTEN/NOTIFY. Set it to false behind a pooler in transaction mode: each "
         "process also polls once a second.",
     )
-    database_statements: Flag = Field(
-        default=True,
-        description="Prepare statements on PostgreSQL and set up connections. Set it to false behind a pooler.",
+    database_statements: bool = setting(
+        FLAG, True, "Prepare statements on PostgreSQL and set up connections. Set it to false behind a pooler."
     )
-    database_migrate: Flag = Field(
-        default=True, description="Migrate PostgreSQL's tables at the start. If false, only `receiver migrate` does."
+    database_migrate: bool = setting(
+        FLAG, True, "Migrate PostgreSQL's tables at the start. If false, only `receiver migrate` does."
     )
-    engine: Flag = Field(
-        default=True,
-        description="Run the engine, which polls and delivers, inside `receiver serve`. If false, on PostgreSQL, "
+    engine: bool = setting(
+        FLAG,
+        True,
+        "Run the engine, which polls and delivers, inside `receiver serve`. If false, on PostgreSQL, "
         "`receiver worker` runs it.",
     )
-    disk: Annotated[Literal["auto", "persistent", "network"], BeforeValidator(kinds.lower)] = Field(
-        default="auto",
-        description="`persistent`: the data folder and the database are on a volume that outlives restarts, "
+    disk: Literal["auto", "persistent", "network"] = setting(
+        kinds.one_of("auto", "persistent", "network"),
+        "auto",
+        "`persistent`: the data folder and the database are on a volume that outlives restarts, "
         "on a platform whose disk is otherwise lost. `network`: the same, and a network file system is accepted, where "
         "SQLite cannot guarantee that written data lasts.",
     )
-    to: Annotated[kinds.URLs, Unset(DEFAULT_TO)] = Field(
-        default="", repr=False, description="Destination URLs separated by spaces. `$VAR` is replaced."
+    to: str = setting(
+        kinds.URLS, "", "Destination URLs separated by spaces. `$VAR` is replaced.", unset=DEFAULT_TO, shown=False
     )
-    destinations: Annotated[dict[str, Destination], Kind("tables [destinations.NAME]"), Unset("none")] = Field(
-        default={}, description="More destinations: a table `[destinations.NAME]` each, or one variable per option."
+    destinations: dict[str, Destination] = setting(
+        Kind(_read_destinations, "tables [destinations.NAME]"),
+        {},
+        "More destinations: a table `[destinations.NAME]` each, or one variable per option.",
+        unset="none",
     )
-    confirm_within: Seconds = Field(
-        default=30.0,
-        ge=0,
-        description="Time to confirm a result that only a callback reports with the provider. 0 trusts it.",
+    confirm_within: float = setting(
+        kinds.seconds(zero=True),
+        30.0,
+        "Time to confirm a result that only a callback reports with the provider. 0 trusts it.",
     )
-    poll_interval: Seconds = Field(
-        default=15.0,
-        gt=0,
-        description="Longest interval between polls of a running task, and the silence after a callback before one. "
+    poll_interval: float = setting(
+        kinds.seconds(),
+        15.0,
+        "Longest interval between polls of a running task, and the silence after a callback before one. "
         "Near its usual end a task is polled every 2 s.",
     )
-    polls_per_minute: int = Field(
-        default=120,
-        ge=6,
-        le=6000,
-        description="Maximum number of requests per minute by which tasks are polled. One asks about up to 50 tasks.",
+    polls_per_minute: int = setting(
+        kinds.whole(6, 6000),
+        120,
+        "Maximum number of requests per minute by which tasks are polled. One asks about up to 50 tasks.",
     )
-    deadline: Seconds = Field(default=4200.0, gt=0, description="Age at which a task without an end counts as lost.")
-    submit_timeout: Seconds = Field(default=75.0, gt=0, description="Total time limit of one submit call.")
-    media: Annotated[
-        str | None,
-        AfterValidator(lambda value: value and kinds.check_media(value)),
-        Kind("a folder, or a bucket such as s3://acme/pictures"),
-        Unset("<data>/media, or media in the journal's bucket"),
-    ] = Field(
-        default=None,
-        repr=False,
-        description="Place of archived pictures: a folder, or `s3://BUCKET/FOLDER` (also `gs:`, `az:`), "
+    deadline: float = setting(kinds.seconds(), 4200.0, "Age at which a task without an end counts as lost.")
+    submit_timeout: float = setting(kinds.seconds(), 75.0, "Total time limit of one submit call.")
+    media: str | None = setting(
+        Kind(kinds.check_media, "a folder, or a bucket such as s3://acme/pictures"),
+        None,
+        "Place of archived pictures: a folder, or `s3://BUCKET/FOLDER` (also `gs:`, `az:`), "
         "which several machines can share. Needs the extra `s3`.",
+        unset="<data>/media, or media in the journal's bucket",
+        shown=False,
     )
-    media_cache: Annotated[kinds.Folder | None, Kind("a folder this user may write"), Unset("<data>/cache")] = Field(
-        default=None, description="Local cache of pictures from a bucket. It may be deleted at any time."
+    media_cache: Path | None = setting(
+        FOLDER, None, "Local cache of pictures from a bucket. It may be deleted at any time.", unset="<data>/cache"
     )
-    media_cache_bytes: Size = Field(
-        default=2**30, gt=0, description="Maximum size of that cache, without files being read."
-    )
-    media_hosts: Annotated[kinds.Hosts, Unset("none")] = Field(
-        default=(),
-        description="Further hosts pictures may come from, beside "
+    media_cache_bytes: int = setting(SIZE, 2**30, "Maximum size of that cache, without files being read.")
+    media_hosts: tuple[str, ...] = setting(
+        kinds.HOSTS,
+        (),
+        "Further hosts pictures may come from, beside "
         f"{', '.join(f'`{host}`' for host in MEDIA_HOSTS)} and the provider's own. "
         "An exact origin such as `http://host:port` may also be private or without TLS.",
+        unset="none",
     )
-    media_proxy: Flag = Field(
-        default=False,
-        description="Fetch `https` pictures through the proxy, too. Their hosts are still looked up here, and the "
+    media_proxy: bool = setting(
+        FLAG,
+        False,
+        "Fetch `https` pictures through the proxy, too. Their hosts are still looked up here, and the "
         "proxy is asked for the public address that was found.",
     )
-    media_max_bytes: Size = Field(
-        default=256 * 2**20, gt=0, description="Maximum size of a picture or video to archive."
+    media_max_bytes: int = setting(SIZE, 256 * 2**20, "Maximum size of a picture or video to archive.")
+    media_timeout: float = setting(kinds.seconds(), 120.0, "Total time limit of one download.")
+    keep_callbacks: float = setting(
+        KEEP, 7 * 86400.0, "Time to keep the text of a callback. `forever` is possible here and below."
     )
-    media_timeout: Seconds = Field(default=120.0, gt=0, description="Total time limit of one download.")
-    keep_callbacks: Keep = Field(
-        default=7 * 86400.0, description="Time to keep the text of a callback. `forever` is possible here and below."
-    )
-    keep_media: Keep = Field(
-        default=30 * 86400.0,
-        description="Time to keep archived files after their submission, unless a delivery is outstanding. "
+    keep_media: float = setting(
+        KEEP,
+        30 * 86400.0,
+        "Time to keep archived files after their submission, unless a delivery is outstanding. "
         "Files at destinations are never deleted.",
     )
-    keep_submissions: Keep = Field(
-        default=90 * 86400.0,
-        description="Time to keep a submission with its events, deliveries and attempts, "
-        "unless a delivery is outstanding.",
+    keep_submissions: float = setting(
+        KEEP,
+        90 * 86400.0,
+        "Time to keep a submission with its events, deliveries and attempts, unless a delivery is outstanding.",
     )
-    host: Annotated[
-        str | None, Kind("an address, for instance 127.0.0.1"), Unset("127.0.0.1, or 0.0.0.0 if PORT is set")
-    ] = Field(
-        default=None, min_length=1, description="Address that `receiver serve` listens on. `::` takes IPv6 and IPv4."
+    host: str | None = setting(
+        kinds.matching(".+", "an address, for instance 127.0.0.1"),
+        None,
+        "Address that `receiver serve` listens on. `::` takes IPv6 and IPv4.",
+        unset="127.0.0.1, or 0.0.0.0 if PORT is set",
     )
-    port: Annotated[int, Kind("a port number, for instance 8000"), KnownAs("PORT")] = Field(
-        default=8000, ge=0, le=65535, description="Port that `receiver serve` listens on. 0 takes a free one."
+    port: int = setting(
+        kinds.whole(0, 65535, "a port number, for instance 8000"),
+        8000,
+        "Port that `receiver serve` listens on. 0 takes a free one.",
+        known_as=("PORT",),
     )
-    max_connections: int = Field(
-        default=1000,
-        ge=16,
-        le=100_000,
-        description="Maximum number of open connections of `receiver serve`. More get 503, except health checks.",
+    max_connections: int = setting(
+        kinds.whole(16, 100_000),
+        1000,
+        "Maximum number of open connections of `receiver serve`. More get 503, except health checks.",
     )
-    api_tokens: Annotated[kinds.ApiTokens, Unset("none: no HTTP API")] = Field(
-        default={},
-        description="Callers of the HTTP API: `NAME:SECRET`, separated by spaces, or a table `[api_tokens]`. "
+    api_tokens: dict[str, Secret] = setting(
+        kinds.API_TOKENS,
+        {},
+        "Callers of the HTTP API: `NAME:SECRET`, separated by spaces, or a table `[api_tokens]`. "
         "A secret has at least 16 characters. The log names the caller.",
+        unset="none: no HTTP API",
     )
-    page: Flag = Field(
-        default=True,
-        description="Show the page of pictures and deliveries. Without `page_users` only on loopback, for who has the "
-        "printed URL.",
+    page: bool = setting(
+        FLAG,
+        True,
+        "Show the page of pictures and deliveries. Without `page_users` only on loopback, for who has the printed URL.",
     )
-    page_users: Annotated[kinds.PageUsers, Unset("none: the page is on loopback only")] = Field(
-        default={},
-        description="Users of the page: `NAME:ROLE:SECRET`, separated by spaces, or a table `[page_users]` with "
+    page_users: dict[str, Secret] = setting(
+        kinds.PAGE_USERS,
+        {},
+        "Users of the page: `NAME:ROLE:SECRET`, separated by spaces, or a table `[page_users]` with "
         '`NAME = "ROLE:SECRET"`. A viewer reads, a maker also spends, an operator also replays and erases.',
+        unset="none: the page is on loopback only",
     )
-    page_user_header: Annotated[str | None, Unset("not set")] = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9-]{1,64}$",
-        description="Request header with the name of a user, set by a proxy that authenticates. The proxy must remove "
+    page_user_header: str | None = setting(
+        kinds.matching(r"[A-Za-z0-9-]{1,64}", "at most 64 letters, digits and -"),
+        None,
+        "Request header with the name of a user, set by a proxy that authenticates. The proxy must remove "
         "it from requests of strangers.",
+        unset="not set",
     )
-    cron_secret: Annotated[Secret, KnownAs("CRON_SECRET"), Unset("none: no ticks over HTTP")] = Field(
-        default=None, description="Bearer token that a scheduler sends to `/tick` of a function."
+    cron_secret: Secret | None = setting(
+        SECRET,
+        None,
+        "Bearer token that a scheduler sends to `/tick` of a function.",
+        known_as=("CRON_SECRET",),
+        unset="none: no ticks over HTTP",
     )
-    metrics_token: Annotated[Secret, Unset("not set")] = Field(
-        default=None,
-        min_length=16,
-        description="Bearer token for `/metrics`, of at least 16 characters. `receiver serve` has that address only "
-        "with it.",
+    metrics_token: Secret | None = setting(
+        kinds.TOKEN,
+        None,
+        "Bearer token for `/metrics`, of at least 16 characters. `receiver serve` has that address only with it.",
+        unset="not set",
     )
-    metrics_port: Annotated[int | None, Kind("a port number, for instance 9464"), Unset("none")] = Field(
-        default=None,
-        ge=0,
-        le=65535,
-        description="Further port of `receiver serve` and `receiver worker`, with `/metrics` alone. It is open to all "
+    metrics_port: int | None = setting(
+        kinds.whole(0, 65535, "a port number, for instance 9464"),
+        None,
+        "Further port of `receiver serve` and `receiver worker`, with `/metrics` alone. It is open to all "
         "that reach it, unless there is a token.",
+        unset="none",
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(kinds.lower)] = Field(
-        default="info", description="Lowest level of log lines to write."
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        kinds.one_of("debug", "info", "warning", "error"), "info", "Lowest level of log lines to write."
     )
-    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(kinds.lower)] = Field(
-        default="auto", description="Format of log lines. `auto` is console on a terminal and JSON elsewhere."
+    log_format: Literal["auto", "json", "console"] = setting(
+        kinds.one_of("auto", "json", "console"),
+        "auto",
+        "Format of log lines. `auto` is console on a terminal and JSON elsewhere.",
     )
 
-    _context: dict[str, dict[str, str]] = PrivateAttr(default_factory=dict)
-
-    def model_post_init(self, context: Any) -> None:
-        """Keep `load`'s context: the sources of values, the platform's variables and the handlers' variables."""
-        self._context.update(context or {})
-
-    @field_validator("destinations", mode="before")
-    @classmethod
-    def _tables(cls, tables: object) -> object:
-        """Shape `[destinations.NAME]` tables as `Destination`. Keys that it does not declare are options."""
-        if not isinstance(tables, dict):
-            return tables
-        ours = Destination.model_fields.keys() - {"name", "options", "variables"}
-        shaped: dict[object, object] = {}
-        for name, table in tables.items():
-            if isinstance(table, dict):
-                options = {key: value for key, value in table.items() if key not in ours}
-                table = {**{key: table[key] for key in ours & table.keys()}, "name": name, "options": options}  # noqa: PLW2901
-            shaped[name] = table
-        return shaped
+    origin: Origin = field(default=Origin(), repr=False, compare=False)
 
     @property
     def sources(self) -> dict[str, str]:
@@ -319,17 +427,17 @@ class Settings(BaseModel):
 
         Each destination has an entry of its own, `destinations.NAME`.
         """
-        return {**dict.fromkeys(type(self).model_fields, "default"), **self._context.get("sources", {})}
+        return {**dict.fromkeys(declared(Settings), "default"), **self.origin.sources}
 
     @property
     def files(self) -> tuple[str, ...]:
         """Files that were read."""
-        return tuple(self._context.get("files", ()))
+        return self.origin.files
 
     @property
     def platform_variables(self) -> dict[str, str]:
         """Variables that identify a known platform. Empty elsewhere."""
-        return dict(self._context.get("platform", {}))
+        return dict(self.origin.platform)
 
     @property
     def database_kind(self) -> kinds.DatabaseKind:
@@ -378,7 +486,7 @@ class Settings(BaseModel):
     @property
     def users(self) -> dict[str, tuple[str, str]]:
         """Users of the page: name → role and secret."""
-        texts = {name: text.get_secret_value().partition(":") for name, text in self.page_users.items()}
+        texts = {name: text.text.partition(":") for name, text in self.page_users.items()}
         return {name: (role, secret) for name, (role, _, secret) in texts.items()}
 
     def resolved_destinations(self) -> tuple[Destination, ...]:
@@ -394,14 +502,14 @@ class Settings(BaseModel):
             taken.add(name)
             listed.append(Destination(name=name, url=url))
         found = (*listed, *self.destinations.values()) or (Destination(name="file", url=DEFAULT_TO),)
-        return tuple(item.model_copy(update={"variables": dict(self._context.get("variables", {}))}) for item in found)
+        return tuple(replace(item, variables=dict(self.origin.handlers)) for item in found)
 
     def secret_values(self) -> tuple[str, ...]:
         """Return every secret in the settings, and variables named like one, to be redacted wherever they come back."""
         keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret, self.metrics_token)
-        secrets = [key.get_secret_value() for key in keys if key is not None]
+        secrets = [key.text for key in keys if key is not None]
         secrets += [secret for _, secret in self.users.values()]
-        for text in (*self._context.get("variables", {}).values(), *self._context.get("secrets", {}).values()):
+        for text in (*self.origin.handlers.values(), *self.origin.secrets.values()):
             secrets += [text, *kinds.destination_secrets(text)]
         for url in (self.database, self.proxy, self.public_url, self.provider_url, self.media):
             secrets += kinds.url_secrets(url or "")
@@ -442,11 +550,11 @@ def describe() -> list[SettingDoc]:
         SettingDoc(
             name,
             f"RECEIVER_{name.upper()}" + ("__NAME__OPTION" if name == "destinations" else ""),
-            tuple(marker.name for marker in info.metadata if isinstance(marker, KnownAs)),
-            _shown(info, info.default),
-            info.description or "",
+            item.known_as,
+            item.show(item.default),
+            item.help,
         )
-        for name, info in Settings.model_fields.items()
+        for name, item in declared(Settings).items()
     ]
 
 
@@ -459,8 +567,8 @@ def show(settings: Settings) -> list[tuple[str, str, str]]:
         "media_cache": str(settings.media_cache_folder),
     }
     rows = [
-        (name, resolved.get(name) or _shown(info, getattr(settings, name)), settings.sources[name])
-        for name, info in Settings.model_fields.items()
+        (name, resolved.get(name) or item.show(getattr(settings, name)), settings.sources[name])
+        for name, item in declared(Settings).items()
         if name != "destinations"
     ]
     for name, item in settings.destinations.items():
@@ -470,14 +578,3 @@ def show(settings: Settings) -> list[tuple[str, str, str]]:
         parts += [f"options {' '.join(sorted(item.options))}"] if item.options else []
         rows.append((f"destinations.{name}", ", ".join(parts), settings.sources.get(f"destinations.{name}", "default")))
     return rows
-
-
-def _shown(info: FieldInfo, value: Any) -> str:
-    unset, kind = _marker(info, Unset), _marker(info, Kind)
-    if unset is not None and value in (None, "", (), {}):
-        return unset.text
-    return kind.show(value) if kind else str(value)
-
-
-def _marker(info: FieldInfo, kind: type[T]) -> T | None:
-    return next((marker for marker in info.metadata if isinstance(marker, kind)), None)

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec
 
-import structlog
 from msgspec.structs import replace
 
 from receiver import metrics
@@ -40,14 +39,14 @@ from receiver.requests import PictureField, Request, build, check_filter, check_
 from receiver.submissions.addresses import Addresses
 from receiver.submissions.inputs import data_uri, read_mask, read_picture
 from receiver.submissions.options import MAX_LABEL, MAX_LABELS, Options, check_button
-from receiver.telemetry import span, trace_headers
+from receiver.telemetry import Log, span, trace_headers
 from receiver.tokens import Tokens
 
 __all__ = ["MAX_LABEL", "MAX_LABELS", "Options", "Submissions"]
 
 P = ParamSpec("P")
 
-log = structlog.get_logger("receiver.submissions")
+log = Log("receiver.submissions")
 
 SENDS_AT_ONCE = 10
 CHANGE_AFTER = 3

@@ -22,17 +22,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast
 
-import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from receiver.errors import JournalError
+from receiver.telemetry import Log
 from receiver.web.problems import Problem
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-log = structlog.get_logger("receiver.admission")
+log = Log("receiver.admission")
 
 MAX_WAITING = 1000
 MAX_WAITING_BYTES = 32 * 1024 * 1024

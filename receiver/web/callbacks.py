@@ -20,7 +20,6 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-import structlog
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -28,11 +27,12 @@ from starlette.types import Receive, Scope, Send
 from receiver import metrics
 from receiver.errors import JournalError, NotATask, NotDelivered, NotFound, NotJSON, TokenError, TooManyCallbacks
 from receiver.tasks import Task, decode_any_task
+from receiver.telemetry import Log
 from receiver.tokens import Tokens, trust
 from receiver.web.admission import RETRY, Admission, BodyLimits, Shares
 from receiver.web.problems import INTERNAL, Problem, problem
 
-log = structlog.get_logger("receiver.callbacks")
+log = Log("receiver.callbacks")
 
 PATH = "/callbacks"
 MAX_BODY = 256 * 1024
@@ -75,8 +75,8 @@ class Callbacks:
         except ClientDisconnect:
             log.info("callback.broken_off")
             return
-        except Exception:
-            log.exception("callback.failed")
+        except Exception as exc:
+            log.error("callback.failed", exc_info=exc)
             response = problem(INTERNAL)
         if metrics.counting:
             metrics.callback_answered(response.status_code)

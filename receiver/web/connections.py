@@ -17,12 +17,12 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import httptools
-import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from receiver.telemetry import Log
 from receiver.web.problems import Problem, problem
 
-log = structlog.get_logger("receiver.connections")
+log = Log("receiver.connections")
 
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers, approximately. Real senders have 1–2 KB."""

@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
-import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from receiver.errors import JournalError, MediaError, ReceiverError
+from receiver.telemetry import Log
 
-log = structlog.get_logger("receiver.engine.health")
+log = Log("receiver.engine.health")
 
 Check = Callable[[], Awaitable[None]]
 

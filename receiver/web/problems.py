@@ -7,12 +7,13 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-log = structlog.get_logger("receiver.requests")
+from receiver.telemetry import Log
+
+log = Log("receiver.requests")
 
 _MAX_PATH = 200
 """Characters of a path that are logged."""

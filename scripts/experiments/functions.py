@@ -204,20 +204,19 @@ def place(world: World, folder: Path, endpoint: str | None = None) -> Settings:
     """Settings of a function with a bucket's folder of its own: to a folder here, and to the webhook."""
     os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     url = f"s3://journals/{secrets.token_hex(8)}?endpoint={endpoint or shared_server().url}&region=us-east-1"
-    return Settings.model_validate(
-        {
-            "database": url,
-            "data": folder / "data",
-            "keys": [SIGNING_KEY],
-            "provider_url": world.url,
-            "provider_key": "experiments",
-            "public_url": "http://function",
-            "to": f"file:{folder / 'outputs'} {world.url}/hook#{SECRET_OF_HOOK}",
-            "media_hosts": [world.url],
-            "poll_interval": 2.0,
-            "api_tokens": {"experiments": TOKEN},
-        }
-    )
+    given: dict[str, Any] = {
+        "database": url,
+        "data": folder / "data",
+        "keys": [SIGNING_KEY],
+        "provider_url": world.url,
+        "provider_key": "experiments",
+        "public_url": "http://function",
+        "to": f"file:{folder / 'outputs'} {world.url}/hook#{SECRET_OF_HOOK}",
+        "media_hosts": [world.url],
+        "poll_interval": 2.0,
+        "api_tokens": {"experiments": TOKEN},
+    }
+    return Settings(**given)
 
 
 @asynccontextmanager

@@ -17,10 +17,10 @@ from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
-import structlog
 
 from receiver.errors import JournalError
 from receiver.extras import install
+from receiver.telemetry import Log
 
 try:  # the only import of asyncpg, which is an extra
     import asyncpg as asyncpg  # type: ignore[import-untyped]  # noqa: PLC0414 - for the modules beside this one
@@ -143,7 +143,7 @@ class translated:  # noqa: N801 - a context manager
 T = TypeVar("T")
 Changed = Callable[[frozenset[str] | None], None]
 
-log = structlog.get_logger("receiver.journal")
+log = Log("receiver.journal")
 
 CONNECT_SECONDS = 5.0
 COLLISIONS = 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import ExitStack
 
-import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,6 +19,7 @@ from receiver.maintenance.retention import Retention
 from receiver.media import Store
 from receiver.provider import Provider
 from receiver.submissions import Submissions
+from receiver.telemetry import Log
 from receiver.web.admission import Admission, Shares
 from receiver.web.api.delivery_routes import DeliveryRoutes
 from receiver.web.api.read_routes import HEARTBEAT, ReadRoutes, Watch
@@ -32,7 +32,7 @@ from receiver.web.problems import Problem, problem
 
 __all__ = ["Api"]
 
-log = structlog.get_logger("receiver.api")
+log = Log("receiver.api")
 
 MAX_WRITES = 100
 MAX_WRITE_BYTES = 256 * 1024 * 1024

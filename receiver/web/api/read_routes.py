@@ -8,7 +8,6 @@ from contextlib import aclosing
 from typing import TypeVar
 
 import msgspec
-import structlog
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -19,12 +18,13 @@ from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal
 from receiver.media import Store
 from receiver.provider import Provider
+from receiver.telemetry import Log
 from receiver.web.admission import RETRY
 from receiver.web.api.queries import read_query
 from receiver.web.api.responses import Seed, clean, json, media_status, submission_record
 from receiver.web.problems import Problem
 
-log = structlog.get_logger("receiver.api")
+log = Log("receiver.api")
 
 T = TypeVar("T")
 
