@@ -6,6 +6,7 @@ from receiver.app import Usage, usage_of
 from receiver.cli.options import AsJSON
 from receiver.cli.output import Table, note, print_list
 from receiver.cli.process import run, settings_for
+from receiver.disk import size
 
 
 def usage(as_json: AsJSON = False) -> None:
@@ -17,18 +18,10 @@ def usage(as_json: AsJSON = False) -> None:
 
     def row(item: Usage) -> tuple[str, ...]:
         numbers = (item.today, item.week, item.month, item.older, item.all)
-        form = (lambda number: f"{number:,}") if item.name == "submissions" else _amount
+        form = (lambda number: f"{number:,}") if item.name == "submissions" else size
         return item.name, *("" if number is None else form(number) for number in numbers), item.place
 
     table = Table[Usage](("WHAT", "TODAY", "7 DAYS", "30 DAYS", "OLDER", "ALL", "PLACE"), row, below=True, ids=False)
     print_list(run(usage_of(settings)), table, none="", as_json=as_json)
     if settings.database_kind != "sqlite" and not as_json:
         note("The database's own tools show the size of the journal (receiver help backup).")
-
-
-def _amount(size: int) -> str:
-    """Format bytes in one unit: `0 B`, `12.3 kB`, `4.5 MB`."""
-    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
-        if size >= 10**power:
-            return f"{size / 10**power:,.1f} {unit}"
-    return f"{size} B"

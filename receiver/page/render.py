@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 from starlette.responses import Response
 
+from receiver.disk import size
 from receiver.events import Submission
 from receiver.web.api.responses import clean
 
@@ -108,15 +109,6 @@ def word(status: str) -> str:
 def short(id: str) -> str:
     """Return the end of an id, by which a submission can be found."""
     return id[-6:]
-
-
-def size(number: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            break
-        number /= 1000
-    return f"{number:.0f} {unit}" if number >= 10 or unit == "B" else f"{number:.1f} {unit}"
 
 
 def moment(ms: int | None) -> str:
