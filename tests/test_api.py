@@ -24,6 +24,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.routing import Route as WebRoute
+from starlette.types import Message
 from test_webhook import SECRET, place
 from uvicorn.logging import AccessFormatter
 from waiting import PATIENCE
@@ -459,6 +460,24 @@ def test_settings_and_single_values_exclude_each_other() -> None:
         Receiver(Settings(), deadline=60.0)
     with pytest.raises(TypeError, match="There is no setting 'dead_line'"):
         Receiver(dead_line=60.0)
+
+
+async def test_a_start_that_fails_is_a_sentence_in_the_servers_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server prints what the app says, and a traceback would hide the sentence."""
+    monkeypatch.setenv("RECEIVER_TO", "file:$NOWHERE")
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with pytest.raises(SettingsError):
+        await Receiver().app({"type": "lifespan", "state": {}}, receive, send)
+    (failed,) = sent
+    assert failed["type"] == "lifespan.startup.failed"
+    assert failed["message"].startswith("Error: RECEIVER_TO: the variable NOWHERE is not set. Set it, ")
 
 
 async def test_without_settings_the_environment_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,26 @@ def run(folder: Path, *arguments: str) -> Result:
     return receiver("destinations", *arguments, folder=folder, env=ENV)
 
 
+@pytest.mark.parametrize(
+    ("table", "more", "problem"),
+    [
+        ("hosts = 'https://hooks.test'", [], "reply posts to the URL that a submission names"),
+        ("hosts = 'https://hooks.test'", ["--url", "https://other.test/x"], "is not in the option hosts"),
+        ("url = 'https://hooks.test/x'", ["--url", "https://hooks.test/x"], "reply has a place of its own"),
+    ],
+)
+def test_a_destination_without_a_url_of_its_own_is_tried_at_one(
+    table: str, more: list[str], problem: str, tmp_path: Path
+) -> None:
+    """The URL is given, because it comes with each submission otherwise. It is checked as one of a submission is."""
+    secret = "whsec_Zm9yIHRoZSB0ZXN0IG9mIHRoZSBSRUFETUU="
+    text = f"[destinations.reply]\nhandler = 'webhook'\nsecret = '{secret}'\n{table}\n"
+    (tmp_path / "receiver.toml").write_text(text)
+    result = receiver("destinations", "test", "reply", *more, folder=tmp_path, env={})
+    assert (result.code, result.out) == (1, "")
+    assert problem in result.err
+
+
 def test_list(house: tuple[Path, int]) -> None:
     """A line each, then why and until when a paused one waits, and what nobody will deliver."""
     folder, until_ms = house

@@ -200,10 +200,15 @@ async def test_the_newest_picture_is_opened(tmp_path: Path) -> None:
         assert (await run("submit", "a crane", folder=tmp_path, env=env)).code == 0
         result = await run("open", folder=tmp_path, env=env)
         missing = await run("open", "--page", folder=tmp_path, env=env)
+        for program in (tmp_path / "programs").iterdir():
+            program.write_text("#!/bin/sh\necho 'no method available' >&2\nexit 3\n")
+        bare = await run("open", folder=tmp_path, env=env)
     assert result.code == 0, result
     assert sorted(result.out.splitlines()) == [made["files"][0], f"opens {made['files'][0]}"]
     assert missing.code == 1
     assert "Start it: receiver serve" in missing.err
+    assert bare.out.splitlines() == made["files"]
+    assert bare.err == f"No desktop here can open it; do so elsewhere: {made['files'][0]}\n"
 
 
 async def test_the_page_is_opened_where_it_is_served(tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ def test_what_it_says_is_all_one_needs(tmp_path: Path) -> None:
         assert "image/png" in command.out.line("bytes")
         assert tried(tmp_path, "listen", "--type", "task.failed").code == 0
         assert "this is how a reason looks" in command.out.line("task.failed")
+        place = lines[1].partition('"')[2].rstrip('"')
+        table = "\n".join([lines[0], "handler = 'webhook'", f"hosts = '{place.rstrip('/')}'", lines[2]])
+        (tmp_path / "receiver.toml").write_text(table)
+        assert tried(tmp_path, "listen", "--url", f"{place}resume/1").code == 0
         command.stop()
 
 

@@ -246,6 +246,7 @@ async def test_unwritable_folder(tmp_path: Path) -> None:
     assert result.code == 1
     last = result.err.splitlines()[-1]
     assert last.startswith("Error: The result did not reach file: ")
+    assert "{" not in result.err  # the sentence says it all, without lines of a log
     assert str(tmp_path / "taken") in last
     assert ".." not in last
     assert files(tmp_path) == ["taken"]
@@ -510,6 +511,8 @@ def test_without_an_engine_a_submit_says_so(tmp_path: Path) -> None:
         again = receiver("deliveries", "replay", "last", "--now", folder=tmp_path, env=env)
         assert again.code == 0
         assert again.out.splitlines()[-1].split()[1:5] == ["file", "succeeded", "task.succeeded", "2"]
+        idle = receiver("worker", "--once", folder=tmp_path, env=env)
+        assert (idle.code, idle.err.splitlines()[-1]) == (0, "Nothing was due.")
         late = receiver("cancel", "last", folder=tmp_path, env=env)
     assert (late.code, late.out) == (1, "")
     assert "has succeeded: nothing is left to cancel." in late.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from receiver.app.factory import check_link, route_of
 from receiver.clock import Clock
 from receiver.deliveries import Receipt
 from receiver.engine.attempts import tiles_of
-from receiver.errors import NotDelivered, NotFound
+from receiver.errors import InputError, NotDelivered, NotFound
 from receiver.events import EventType
 from receiver.handlers import registry
 from receiver.handlers.base import Rejected, RetryLater, StoredMedia
@@ -31,20 +32,29 @@ def find_destination(settings: Settings, name: str) -> Destination:
 
 
 async def try_destination(
-    item: Destination, type: EventType = "task.succeeded", *, others: Iterable[str] = ()
+    item: Destination, type: EventType = "task.succeeded", *, others: Iterable[str] = (), reply_to: str | None = None
 ) -> Receipt:
     """Deliver one sample there, as an engine would: the picture in a media store, its tiles cut on demand.
 
-    `others` are the names of other destinations, for one that shows the link of another.
+    `others` are the names of other destinations, for one that shows the link of another. `reply_to` is the URL for a
+    destination that posts to the URL of each submission.
 
     Raises:
         SettingsError: the destination's table is wrong, or it shows the link of a destination that does not exist.
+        InputError: `reply_to` is missing, or the destination takes none.
         NotDelivered: the handler did not deliver it. The text has the reason, and what an engine would do next.
     """
     route_of(item)
     handler = registry.build(item)
     try:
         check_link(item.name, handler, others)
+        if getattr(handler, "reply_origins", None) and reply_to is None:
+            raise InputError(
+                f"{item.name} posts to the URL that a submission names (--reply-to). Give one to try with --url.",
+                page="webhook",
+            )
+        if reply_to is not None and not getattr(handler, "reply_origins", None):
+            raise InputError(f"{item.name} has a place of its own and takes no --url.", page="webhook")
         try:
             with tempfile.TemporaryDirectory(prefix="receiver-sample-") as folder:
                 store = MediaStore(Path(folder))
@@ -57,6 +67,7 @@ async def try_destination(
                     tiles=partial(tiles_of, picture, Tiles(store)),
                     others=others,
                 )
+                attempt = replace(attempt, reply_to=reply_to)
                 async with asyncio.timeout(item.timeout):
                     return await handler.deliver(attempt) or Receipt()
         except Exception as exc:

@@ -15,7 +15,7 @@ from receiver.app import find_destination, try_destination
 from receiver.app.doctor import Finding, examine
 from receiver.app.factory import route_of
 from receiver.cli import group
-from receiver.cli.options import AsJSON, read_file
+from receiver.cli.options import AsJSON, optional, read_file
 from receiver.cli.output import Table, ago, at, note, one_line, out, print_json, print_list, print_table, say, when
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.clock import Clock
@@ -127,6 +127,7 @@ def resume_destination(name: Annotated[str, typer.Argument(help="The destination
 def send_sample(
     name: Annotated[str, typer.Argument(help="The destination's name.")],
     type: Annotated[str, typer.Option("--type", help="Which type of event to send.")] = "task.succeeded",
+    url: Annotated[str | None, optional("Where to, for a destination whose URL comes with each submission.")] = None,
     as_json: AsJSON = False,
 ) -> None:
     """Send one sample through a destination's real handler.
@@ -141,7 +142,7 @@ def send_sample(
             f"There are no events of type {type[:40]!r}. There are: {', '.join(EVENT_TYPES)}.", page="words"
         )
     others = [other.name for other in settings.resolved_destinations()]
-    receipt = run(try_destination(item, type, others=others))
+    receipt = run(try_destination(item, type, others=others, reply_to=url))
     if as_json:
         print_json(receipt)
         return

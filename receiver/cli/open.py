@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlencode
@@ -9,7 +11,7 @@ from urllib.parse import urlencode
 import httpx
 import typer
 
-from receiver.cli.output import say
+from receiver.cli.output import note, say
 from receiver.cli.process import on_journal, settings_for
 from receiver.cli.tables import status_of
 from receiver.deliveries import Delivery
@@ -21,8 +23,10 @@ from receiver.journal.selection import Selection
 from receiver.page.access import local_key
 from receiver.settings import Settings, ensure_keys
 
-ANSWER_SECONDS = 1.0
+ANSWER_SECONDS = 3.0
 """Time for `receiver serve` on this machine to answer."""
+OPEN_SECONDS = 5.0
+"""Time in which a desktop's program says that it cannot open something."""
 
 
 def open(
@@ -50,7 +54,7 @@ def open(
         address = _page_at(settings, path)
         if address is not None:
             say(address.partition("?")[0])
-            typer.launch(address)
+            _show(address)
             return
         if page:
             raise NotFound(f"No page is at {_base(settings)}. Start it: receiver serve", page="page")
@@ -62,7 +66,21 @@ def open(
     if place is None:
         raise NotFound(f"Submission {row.id} has no picture to open ({status_of(row)}).")
     say(place)
-    typer.launch(place)
+    _show(place)
+
+
+def _show(place: str) -> None:
+    """Open a file or a URL with the desktop's program for it. Without a desktop, ask the person to do it."""
+    command = ["open" if sys.platform == "darwin" else "xdg-open", place]
+    try:
+        opener = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603 - it runs no shell
+        failed = opener.wait(OPEN_SECONDS) != 0
+    except subprocess.TimeoutExpired:
+        return  # it shows the place until it is closed
+    except OSError:
+        failed = True
+    if failed:
+        note(f"No desktop here can open it; do so elsewhere: {place}")
 
 
 def _base(settings: Settings) -> str:

@@ -94,7 +94,8 @@ def worker(
     return_large_blocks()
     settings = settings_for()
     if once:
-        run(deliver_now(settings, "worker --once"))
+        if not run(deliver_now(settings, "worker --once")):
+            note("Nothing was due.")
         return
 
     async def main() -> None:
