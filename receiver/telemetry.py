@@ -56,8 +56,6 @@ _SIGNED = re.compile(r"\.[\w-]{6}\.[\w-]{43}(?![\w-])", re.ASCII)
 """Time and signature of either of our tokens."""
 _SIGNED_BYTES = re.compile(_SIGNED.pattern.encode())
 _REDACTED_SIGNATURE = f".{REDACTED}".encode()
-_SHORT = 64
-"""Characters of a text whose redaction is cached."""
 _UNESCAPED = re.compile(r"[\w.~-]+", re.ASCII)
 """Characters that every spelling of a secret leaves as they are."""
 _SHORTEST_SECRET = 6
@@ -108,7 +106,6 @@ class _Known:
         self.spellings = tuple(sorted(spellings, key=len, reverse=True))
         self.cores = tuple({max(_UNESCAPED.findall(secret), key=len, default="") for secret in long})
         self.encoded_cores = tuple([core.encode() for core in self.cores])
-        _redact_short.cache_clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +242,14 @@ def learn(secrets: Iterable[str]) -> None:
 
 def redact(text: str) -> str:
     """Return the text without secrets, for errors shown to people."""
-    return _redact_short(text) if len(text) <= _SHORT else _redact(text)
+    text = redact_known(text)
+    if text.isalnum():
+        return text  # ids and most statuses: no shape is without punctuation
+    lowered = text.lower()
+    for sign in _SIGNS:
+        if sign in lowered:
+            return _SHAPES.sub(_keep_group, text)
+    return text
 
 
 def redact_known(text: str) -> str:
@@ -274,26 +278,13 @@ def redact_body(body: bytes, token: bytes) -> tuple[bytes, bool]:
     return body, bool(token) and not others
 
 
-@lru_cache(maxsize=4096)
-def _redact_short(text: str) -> str:
-    """Return as `_redact`, cached, because ids and names are frequent."""
-    return _redact(text)
-
-
-def _redact(text: str) -> str:
-    text = redact_known(text)
-    if text.isalnum():
-        return text  # ids and most statuses: no shape is without punctuation
-    lowered = text.lower()
-    return _SHAPES.sub(_keep_group, text) if any(sign in lowered for sign in _SIGNS) else text
-
-
 def redact_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Redact a whole line by key and by value, nested values too, and cut what is too long."""
-    line = {name: _redacted(name, value, _MAX_DEPTH) for name, value in fields.items()}
-    for name, value in line.items():
-        if isinstance(value, str) and len(value) > _MAX_VALUE:
-            line[name] = cut(value, 4 * _MAX_VALUE if name == "exception" else _MAX_VALUE)
+    line = {}
+    for name, value in fields.items():
+        shown = line[name] = _redacted(name, value, _MAX_DEPTH)
+        if isinstance(shown, str) and len(shown) > _MAX_VALUE:
+            line[name] = cut(shown, 4 * _MAX_VALUE if name == "exception" else _MAX_VALUE)
     return line
 
 
@@ -306,12 +297,10 @@ def _redacted(name: object, value: Any, depth: int) -> Any:
         return value
     if isinstance(name, str) and _is_secret_name(name):
         return REDACTED
-    return _redacted_value(value, depth)
+    return redact(value) if isinstance(value, str) else _redacted_value(value, depth)
 
 
 def _redacted_value(value: Any, depth: int) -> Any:
-    if isinstance(value, str):
-        return redact(value)
     if isinstance(value, int | float):
         return value
     if depth == 0:

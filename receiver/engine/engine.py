@@ -192,8 +192,7 @@ class Engine:
         poll_ms: int = 0,
     ) -> None:
         self.news = asyncio.Event()
-        self._function = function
-        self._poll_ms = poll_ms
+        self._function, self._poll_ms = function, poll_ms
         self._journal = journal
         self._dispatcher = dispatcher
         self._archiver = archiver
@@ -214,10 +213,9 @@ class Engine:
         self._watchdog = Watchdog(exit=exit_on_stall)
         self._watching: asyncio.Task[None] | None = None
         self._soon: asyncio.TimerHandle | None = None
-        self._subscribed = False
         self._role = ""
-        self._joined = self._leads = self._registered = False
-        self._freed_at = self._clamped_at = float("-inf")
+        self._joined = self._leads = self._registered = self._subscribed = False
+        self._freed_at = self._clamped_at = self._looked_at = float("-inf")
         self._last_heartbeat = (float("-inf"), float("-inf"))
         """Its time by the monotonic clock, which may pause while a machine sleeps, and by the wall clock."""
         self._joining = asyncio.Lock()
@@ -234,7 +232,6 @@ class Engine:
         self._driver: asyncio.Task[None] | None = None
         self._resting = asyncio.Lock()
         """Held while a run begins or the last one ends."""
-        self._looked_at = float("-inf")
         self._freed_slot = False
         self._done: dict[str, int] = {}
         dispatcher.ended = self._set_due

@@ -38,8 +38,6 @@ SMALLER = 1_000_000
 """Bytes of a picture for a place that refused the original."""
 _KINDS: dict[posts.Mood, str] = {"waiting": "info", "asking": "warning", "good": "success", "bad": "failure"}
 _MENTIONS = re.compile(r"([@<])")
-_REMEMBERED = 1000
-"""Deliveries."""
 _THREADS = 64
 """Most deliveries that a destination may have at once."""
 
@@ -102,9 +100,7 @@ class ChatHandler:
                     return Receipt(data={"files": [item.media.digest for item in attempt.media]})
                 reason = outcome.reason or "It gave no reason."
                 if outcome.late:
-                    self._late[attempt.idempotency_key] = late + 1
-                    while len(self._late) > _REMEMBERED:
-                        self._late.pop(next(iter(self._late)))
+                    posts.remember(self._late, attempt, late + 1)
                     break
         raise ConnectionError(f"{self._place.service} could not be reached by Apprise. {reason}")
 

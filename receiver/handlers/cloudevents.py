@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
 from receiver.handlers.base import Attempt
 from receiver.tasks import Task
 from receiver.telemetry import redact
@@ -18,11 +16,6 @@ from receiver.telemetry import redact
 SOURCE = "imagine-receiver"
 MAX_REASON = 1000
 """Characters of the provider's reason in a document."""
-
-
-def encode(document: Mapping[str, Any]) -> bytes:
-    """Return the document as it is sent."""
-    return msgspec.json.encode(document)
 
 
 def cloud_event(attempt: Attempt, *, source: str = SOURCE, files: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 from urllib.parse import unquote
 
+import msgspec
 from pydantic import BeforeValidator, Field, SecretStr
 
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
 from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.cloudevents import cloud_event, encode
+from receiver.handlers.cloudevents import cloud_event
 from receiver.telemetry import learn, redact
 
 LATER, NEVER = 75, 65
@@ -107,7 +108,7 @@ class CommandHandler(HandlerBase):
     async def deliver(self, attempt: Attempt) -> Receipt:
         """Run the program once. Raise RetryLater if it says later, Rejected if it says never, else CommandFailed."""
         paths = [str(item.path.absolute()) for item in attempt.media]
-        document = encode(cloud_event(attempt, files=[{"path": path} for path in paths]))
+        document = msgspec.json.encode(cloud_event(attempt, files=[{"path": path} for path in paths]))
         # Words of ours only, none of them a setting of `receiver`. Other words are in the JSON.
         variables = {
             "EVENT_ID": attempt.event.id,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,8 +50,6 @@ _NO_MEANING = frozenset({0, 50001, 50013})
 """Codes that leave it to the HTTP status: none, no access, no permission."""
 _FILE_REFUSED = frozenset({20009, 40005, 50045, 50046})
 """Codes about a file: explicit, request too large, file too large, file invalid."""
-_REMEMBERED = 1000
-"""Unfinished deliveries whose posts are remembered for the retry."""
 _REMEDIES: Mapping[int, str] = {
     UNKNOWN_CHANNEL: "the channel or thread is gone. Check thread_id, or make a webhook for another channel",
     UNKNOWN_WEBHOOK: f"the webhook was deleted. {_NEW}",
@@ -153,7 +150,7 @@ class DiscordHandler:
         self._url, thread = read_url(options.webhook_url.get_secret_value())
         self._thread = options.thread_id or thread
         self._client = chat_client()
-        self._unfinished: OrderedDict[str, list[str]] = OrderedDict()
+        self._unfinished: dict[str, list[str]] = {}
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
@@ -194,13 +191,11 @@ class DiscordHandler:
 
     def _known(self, attempt: Attempt) -> list[str]:
         """Return the ids of the posts that a failed attempt or the event before left. New posts are added to it."""
-        if (ids := self._unfinished.get(attempt.idempotency_key)) is None:
-            before = attempt.previous
-            ids = [before.ref, *map(str, before.data.get("more") or ())] if before and before.ref else []
-            self._unfinished[attempt.idempotency_key] = ids
-            while len(self._unfinished) > _REMEMBERED:
-                self._unfinished.popitem(last=False)
-        return ids
+        if (ids := self._unfinished.get(attempt.idempotency_key)) is not None:
+            return ids
+        before = attempt.previous
+        ids = [before.ref, *map(str, before.data.get("more") or ())] if before and before.ref else []
+        return posts.remember(self._unfinished, attempt, ids)
 
     async def _put(self, attempt: Attempt, ids: list[str], each: int, together: int | None) -> str:
         """Edit the posts, or make those that are not there. Return the channel's id.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypeVar
 
 from receiver import pictures
 from receiver.deliveries import Receipt
@@ -20,6 +20,7 @@ from receiver.handlers.result_files import file_stem, texts
 from receiver.tasks import Task
 from receiver.tasks.reasons import advice_on
 
+T = TypeVar("T")
 Mood = Literal["waiting", "asking", "good", "bad"]
 
 LINK_PAUSE = 5.0
@@ -29,6 +30,8 @@ COPY_SECONDS = 20.0
 """Time for the smaller copies of one post. It leaves most of an attempt's time for the post itself."""
 RATE_SECONDS = 30.0
 """Pause after a rate limit that names no time."""
+REMEMBERED = 1000
+"""Unfinished deliveries of which a chat remembers something for the retry."""
 _TITLES: dict[EventType, tuple[str, Mood]] = {
     "task.accepted": ("Submitted", "waiting"),
     "task.progressed": ("In progress", "waiting"),
@@ -207,7 +210,15 @@ async def smaller(paths: Iterable[Path], limit: int) -> dict[Path, bytes]:
     return copies
 
 
-# Refusals
+# Retries and refusals
+
+
+def remember(memory: dict[str, T], attempt: Attempt, value: T) -> T:
+    """Keep a value for the next attempt at a delivery, and return it. The oldest of too many is dropped."""
+    memory[attempt.idempotency_key] = value
+    if len(memory) > REMEMBERED:
+        del memory[next(iter(memory))]
+    return value
 
 
 class ChatError(Exception):

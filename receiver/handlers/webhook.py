@@ -29,6 +29,7 @@ from urllib.parse import urldefrag, urlsplit
 
 import httpcore
 import httpx
+import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -39,7 +40,7 @@ from receiver.errors import SettingsError
 from receiver.events import is_at
 from receiver.handlers.answers import about_event, by_proxy, read_into
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
-from receiver.handlers.cloudevents import SOURCE, cloud_event, encode
+from receiver.handlers.cloudevents import SOURCE, cloud_event
 from receiver.settings.kinds import check_hosts, destination_secrets
 from receiver.telemetry import REDACTED, learn, redact, trace_headers
 
@@ -264,7 +265,7 @@ class WebhookHandler:
         """Return body and headers. With files it takes long enough to need a thread."""
         media = attempt.media if inline else ()
         files = [{"base64": base64.b64encode(item.path.read_bytes()).decode()} for item in media]
-        body = encode(cloud_event(attempt, source=self._options.source, files=files))
+        body = msgspec.json.encode(cloud_event(attempt, source=self._options.source, files=files))
         return body, {
             "user-agent": SOURCE,
             "accept-encoding": "identity",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl, unquote
@@ -23,7 +22,7 @@ from pydantic import Field, SecretStr, model_validator
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError, require
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, StoredMedia
-from receiver.handlers.posts import Post, file_name, linked, post_of
+from receiver.handlers.posts import Post, file_name, linked, post_of, remember
 from receiver.handlers.result_files import SIDECAR_EVENTS
 from receiver.handlers.slack.api import FILE_REFUSED, SlackApi, SlackError, SlackWebhook, Sleep, UnknownFile
 from receiver.handlers.slack.blocks import Block, detail_blocks, fallback, fitted, linked_picture, post_blocks, uploaded
@@ -34,7 +33,6 @@ SHOWN = frozenset({"image/png", "image/jpeg", "image/gif"})
 ENDS = frozenset({"task.succeeded", "task.failed", "task.lost"})
 _ID = re.compile(r"[CGD][A-Z0-9]{8,}\Z")
 _UNSHOWN = "Slack does not show the picture here; it is in the thread."
-_REMEMBERED = 1000
 _GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed", "thread_not_found"})
 _PLAIN = {"parse": "none", "link_names": False}
 _QUIET = {"unfurl_links": False, "unfurl_media": False, "mrkdwn": False}
@@ -108,7 +106,7 @@ class SlackHandler:
         self._options = options
         self._name = (options.channel or "").lstrip("#")
         self._channel = self._name if _ID.match(self._name) else ""
-        self._memory: OrderedDict[str, Posted] = OrderedDict()
+        self._memory: dict[str, Posted] = {}
         self._api: SlackApi | None = None
         self._webhook: SlackWebhook | None = None
         if options.webhook_url is not None:
@@ -192,10 +190,7 @@ class SlackHandler:
             parent = attempt.parent.data if attempt.parent is not None else {}
             if parent.get("channel") == posted.channel:
                 posted.thread = parent.get("thread") or parent.get("ts")
-        self._memory[attempt.idempotency_key] = posted
-        while len(self._memory) > _REMEMBERED:
-            self._memory.popitem(last=False)
-        return posted
+        return remember(self._memory, attempt, posted)
 
 
 @dataclass
