@@ -28,7 +28,7 @@ from receiver.app import open_runtime, web_app
 from receiver.bodies import certificates
 from receiver.cli.servers import address, bind
 from receiver.errors import MediaError
-from receiver.events import new_id
+from receiver.events import ExpectedFile, Media, new_id
 from receiver.journal import Trouble
 from receiver.journal.store import EVERYTHING
 from receiver.media import MediaStore, Thumbnails, sniff
@@ -154,6 +154,28 @@ async def test_a_video_keeps_its_buttons(tmp_path: Path) -> None:
         async with httpx.AsyncClient(base_url=url, headers=OURS) as browser:
             await log_in(browser, "mia")
             assert 'value="U1"' in (await browser.get(f"/pictures/{row.id}")).text
+
+
+async def test_a_task_that_asks_for_a_region_shows_its_parents_picture(tmp_path: Path) -> None:
+    """The family is a tree: each follow-up comes after its parent, however many there are."""
+    settings = Settings(provider_key="s" * 20, data=tmp_path, page_users=USERS)  # type: ignore[arg-type]
+    async with open_runtime(settings) as runtime, serving(web_app(runtime)) as url:
+        file = Media(digest="0" * 64, type="image/png", size=1, extension=".png", url="", index=0)
+        parent = submission(1, ended="task.succeeded", files=(ExpectedFile(place="image_url", media=file),))
+        other = submission(2, parent_id=parent.id, kind="action", button="U1")
+        row = submission(
+            3, parent_id=parent.id, kind="action", button="Vary (Region)", task=Task(id="1", status="MODAL")
+        )
+        below = submission(4, parent_id=other.id, kind="action", button="🔄")
+        for item in (parent, other, row, below):
+            await runtime.journal.add(item)
+        async with httpx.AsyncClient(base_url=url, headers=OURS) as browser:
+            await log_in(browser, "mia")
+            text = (await browser.get(f"/pictures/{row.id}")).text
+        assert f'data-mask="/pictures/{parent.id}/files/0"' in text
+        family = text.partition("<h2>Family</h2>")[2]
+        names = re.findall(r"<(?:b|a [^>]*)>([^<]+)</(?:b|a)>", family.partition("</ul>")[0])
+        assert names == ["imagine", "U1", "Reroll", "Vary (Region)"]
 
 
 async def test_a_forged_or_old_cookie_opens_nothing(tmp_path: Path) -> None:

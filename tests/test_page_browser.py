@@ -19,6 +19,15 @@ from receiver.handlers.command import NEVER
 pytestmark = pytest.mark.debian
 
 VIEWER = "ann" * 8
+PASTE = """async () => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 90, height: 60 });
+    canvas.getContext("2d").fillRect(0, 0, 90, 60);
+    const png = await new Promise((done) => canvas.toBlob(done));
+    const clipboardData = new DataTransfer();
+    clipboardData.items.add(new File([png], "a.png", { type: "image/png" }));
+    dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
+}"""
+"""What a browser does when somebody pastes a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,33 @@ def test_a_delivery_that_failed_is_replayed_after_a_preview(site: Site) -> None:
         expect(page).to_have_url(re.compile("/deliveries"))
         page.goto(f"{site.url}/deliveries?destination=gate&status=succeeded")
         expect(page.locator("tbody tr[data-row]").first).to_be_visible()
+
+
+def test_a_region_is_drawn_and_a_picture_is_pasted(site: Site) -> None:
+    with tab(site.browser) as page:
+        log_in(site, page)
+        make(site, page, "a red boat")
+        page.locator(".q1").hover()
+        page.get_by_role("button", name="Upscale picture 1").click()
+        page.get_by_text("Vary a region").click()
+        canvas = page.get_by_label("Draw the region")
+        expect(canvas).not_to_have_js_property("width", 300)  # of a canvas without its picture
+        canvas.scroll_into_view_if_needed()
+        frame = canvas.bounding_box()
+        assert frame is not None
+        page.mouse.move(frame["x"] + frame["width"] / 4, frame["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(frame["x"] + frame["width"] / 2, frame["y"] + 20)
+        page.mouse.up()
+        expect(page.locator("[data-mask-out]")).to_have_value(re.compile("^data:image/png;base64,"))
+        page.get_by_role("button", name="Vary the region").click()
+        expect(page.locator("dd", has_text="Vary (Region)")).to_be_visible()
+        expect(page.locator(".stage img")).to_be_visible()
+        page.goto(f"{site.url}/make?kind=describe")
+        page.evaluate(PASTE)
+        expect(page.locator(".previews img")).to_be_visible()
+        page.get_by_role("button", name="Make it").click()
+        expect(page.locator(".texts li").first).to_be_visible()
 
 
 def test_a_stranger_is_refused_and_a_viewer_spends_nothing(site: Site) -> None:

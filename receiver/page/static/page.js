@@ -118,11 +118,12 @@ function drawMasks(clear = false) {
     canvas.dataset.ready = "yes";
     const picture = new Image();
     picture.onload = () => {
-      canvas.width = picture.naturalWidth; canvas.height = picture.naturalHeight;
-      const mask = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
-      const [seen, kept] = [canvas.getContext("2d"), mask.getContext("2d")];
-      kept.fillRect(0, 0, mask.width, mask.height);
-      seen.drawImage(picture, 0, 0);
+      const size = { width: picture.naturalWidth, height: picture.naturalHeight };
+      const [drawn, mask] = [0, 1].map(() => Object.assign(document.createElement("canvas"), size));
+      Object.assign(canvas, size);
+      const [seen, brush, kept] = [canvas, drawn, mask].map((item) => item.getContext("2d"));
+      Object.assign(brush, { strokeStyle: "#fff", lineWidth: size.width / 12, lineCap: "round" });
+      const show = () => { seen.drawImage(picture, 0, 0); seen.globalAlpha = 0.6; seen.drawImage(drawn, 0, 0); seen.globalAlpha = 1; };
       const out = $("[data-mask-out]", canvas.closest("form"));
       out.value = "";
       let last = null;
@@ -131,13 +132,12 @@ function drawMasks(clear = false) {
       canvas.onpointermove = (event) => {
         if (!last) return;
         const here = at(event);
-        for (const [brush, color] of [[seen, "rgb(255 255 255 / 0.35)"], [kept, "#fff"]]) {
-          Object.assign(brush, { strokeStyle: color, lineWidth: canvas.width / 12, lineCap: "round" });
-          brush.beginPath(); brush.moveTo(...last); brush.lineTo(...here); brush.stroke();
-        }
+        brush.beginPath(); brush.moveTo(...last); brush.lineTo(...here); brush.stroke();
         last = here;
+        show();
       };
-      canvas.onpointerup = () => { last = null; out.value = mask.toDataURL("image/png"); };
+      canvas.onpointerup = () => { last = null; kept.fillRect(0, 0, size.width, size.height); kept.drawImage(drawn, 0, 0); out.value = mask.toDataURL("image/png"); };
+      show();
     };
     picture.src = canvas.dataset.mask;
   }
