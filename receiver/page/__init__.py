@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
@@ -36,10 +38,11 @@ MAX_FORM = 48 * 2**20
 FORM_SECONDS = 60.0
 LOGINS = BodyLimits(name="Logins", limit=8 * 1024, seconds=10.0)
 """Anybody can send one, so it is bounded before it is read."""
+_STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".webp": "image/webp"}
 _STATIC = {
     path.name: path
     for path in (*(FOLDER / "static").glob("*.*"), *(FOLDER.parent / "handbook").glob("*.webp"))
-    if path.suffix in (".js", ".css", ".svg", ".webp")
+    if path.suffix in _STATIC_TYPES
 }
 _PICTURES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "video/mp4", "video/webm"})
 """Types that a browser may show. Everything else is a download."""
@@ -72,37 +75,44 @@ class Page:
         return [
             Route("/page/{name}", self._static),
             Route("/login", self._login, methods=["GET", "POST"]),
-            Route("/live", self._stream),
-            Route("/pictures.zip", self._zip),
-            Route("/pictures/{id}/files/{index:int}", self._file),
-            Route("/pictures/{id}/thumbs/{index:int}", self._thumbnail),
-            *(Route(view.path, self._shower(view)) for view in VIEWS),
+            Route("/live", self._shown(self._stream, login=False)),
+            Route("/pictures.zip", self._shown(self._zip)),
+            Route("/pictures/{id}/files/{index:int}", self._shown(self._file, login=False)),
+            Route("/pictures/{id}/thumbs/{index:int}", self._shown(self._thumbnail, login=False)),
+            *(Route(view.path, self._shown(partial(self._show, view))) for view in VIEWS),
             self._form("/logout", "viewer", self._logout),
             self._form("/make", "maker", lambda _, user, form: actions.make(self._sources, user, form)),
             self._form("/pictures/send", "operator", lambda _, user, form: actions.send_to(self._sources, user, form)),
             self._form("/pictures/erase", "operator", self._erase),
             self._form("/tasks/{id}/press", "maker", self._on_row(actions.press)),
             self._form("/tasks/{id}/modal", "maker", self._on_row(actions.reply)),
-            self._form("/tasks/{id}/cancel", "maker", self._cancel),
+            self._form("/tasks/{id}/cancel", "maker", self._on_row(actions.cancel)),
             self._form("/deliveries/replay", "operator", self._replay),
             self._form("/destinations/{name}/{action}", "operator", self._destination),
         ]
 
     # Reading
 
-    def _shower(self, view: View) -> Callable[[Request], Awaitable[Response]]:
-        async def show(request: Request) -> Response:
+    def _shown(
+        self, act: Callable[[Request, Look], Awaitable[Response]], *, login: bool = True
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Return an endpoint for users. Others get the login, or 401. An error becomes a page with its sentence."""
+
+        async def endpoint(request: Request) -> Response:
             user = self._access.user(request)
             if user is None:
-                return self._to_login(request)
+                return self._to_login(request) if login else Response(status_code=401, headers=HEADERS)
             look = self._look(request, user)
             try:
-                self._check_role(user, view.role)
-                return answer(view.template, await self._values(view, look))
+                return await act(request, look)
             except ReceiverError as exc:
                 return self._problem(look, exc)
 
-        return show
+        return endpoint
+
+    async def _show(self, view: View, request: Request, look: Look) -> Response:
+        self._check_role(look.user, view.role)
+        return answer(view.template, await self._values(view, look))
 
     async def _values(self, view: View, look: Look) -> dict[str, Any]:
         values = await view.load(self._sources, look)
@@ -111,9 +121,7 @@ class Page:
         if view.path == "/pictures" and "top" not in look.query and values["top"]:
             at += ("&" if look.query else "?") + f"top={values['top']}"
         return {
-            "root": look.root,
-            "user": look.user,
-            "path": look.path,
+            **_frame(look),
             "query": query,
             "stream": self._sources.stream,
             "live": f"{look.root}/live?at={quote(at, safe='')}" if view.regions else "",
@@ -121,23 +129,14 @@ class Page:
             **values,
         }
 
-    async def _stream(self, request: Request) -> Response:
+    async def _stream(self, request: Request, here: Look) -> Response:
         """`GET /live?at=…`: the regions of the page at that address, once or as a stream."""
-        user = self._access.user(request)
-        if user is None:
-            return Response(status_code=401, headers=HEADERS)
         parts = urlsplit(request.query_params.get("at", ""))
         match = next(((view, found) for pattern, view in _COMPILED if (found := pattern.match(parts.path))), None)
-        if match is None or not user.may(match[0].role):
+        if match is None or not here.user.may(match[0].role):
             return Response(status_code=404, headers=HEADERS)
         view, found = match
-        look = Look(
-            path=parts.path,
-            query=QueryParams(parts.query),
-            params=found.groupdict(),
-            user=user,
-            root=request.scope.get("root_path", ""),
-        )
+        look = replace(here, path=parts.path, query=QueryParams(parts.query), params=found.groupdict())
 
         async def render() -> dict[str, str]:
             return regions(view.template, view.regions, await self._values(view, look))
@@ -151,27 +150,37 @@ class Page:
             return Response(partials(first), headers=HEADERS, media_type="text/html")
         if self.live.full:
             return Response("Too many pages are open.", 503, {**HEADERS, "Retry-After": "30"})
-        key = (parts.path, parts.query, user.role, look.root)
+        key = (parts.path, parts.query, look.user.role, look.root)
         headers = {**HEADERS, "X-Accel-Buffering": "no"}
         return EventStream(self.live.follow(key, render, first), headers=headers, media_type="text/event-stream")
 
-    async def _thumbnail(self, request: Request) -> Response:
+    async def _thumbnail(self, request: Request, look: Look) -> Response:
         """Send the thumbnail of a picture, or the picture where none can be made."""
-        user = self._access.user(request)
-        if user is None:
-            return Response(status_code=401, headers=HEADERS)
+        _, item = await self._find_file(request)
         try:
-            _, item = await self._find_file(request)
             path = await self._sources.thumbnails.of(item)
-        except NotFound as exc:
-            return self._problem(self._look(request, user), exc)
         except MediaError:
             return RedirectResponse(request.url.path.replace("/thumbs/", "/files/"), 303, HEADERS)
-        tag = f'"{item.digest}-thumbnail"'
-        headers = {**_FILE_HEADERS, "ETag": tag}
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        return FileResponse(path, headers=headers, media_type="image/webp")
+        return _file_of(request, path, f"{item.digest}-thumbnail", media_type="image/webp")
+
+    async def _file(self, request: Request, look: Look) -> Response:
+        """Send an archived file. Ranges and `ETag` are those of `FileResponse`, with the digest as the tag."""
+        row, item = await self._find_file(request)
+        path = await self._sources.store.local(item)
+        try:
+            found = await asyncio.to_thread(path.stat)
+        except OSError as exc:
+            raise MediaError("The file is no longer in the media store.") from exc
+        shown = item.type in _PICTURES
+        return _file_of(
+            request,
+            path,
+            item.digest,
+            media_type=item.type if shown else "application/octet-stream",
+            filename=f"{row.id}-{item.index}{item.extension}",
+            stat_result=found,
+            content_disposition_type="inline" if shown and "download" not in request.query_params else "attachment",
+        )
 
     async def _find_file(self, request: Request) -> tuple[Submission, Media]:
         row = await self._sources.journal.find(request.path_params["id"], whole=True)
@@ -180,41 +189,8 @@ class Page:
             raise NotFound("There is no such file.")
         return row, item
 
-    async def _file(self, request: Request) -> Response:
-        """Send an archived file. Ranges and `ETag` are those of `FileResponse`, with the digest as the tag."""
-        user = self._access.user(request)
-        if user is None:
-            return Response(status_code=401, headers=HEADERS)
-        look = self._look(request, user)
-        try:
-            row, item = await self._find_file(request)
-            path = await self._sources.store.local(item)
-            found = await asyncio.to_thread(path.stat)
-        except (ReceiverError, OSError) as exc:
-            error = exc if isinstance(exc, ReceiverError) else MediaError("The file is no longer in the media store.")
-            return self._problem(look, error)
-        tag = f'"{item.digest}"'
-        headers = {**_FILE_HEADERS, "ETag": tag}
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        shown = item.type in _PICTURES
-        return FileResponse(
-            path,
-            headers=headers,
-            media_type=item.type if shown else "application/octet-stream",
-            filename=f"{row.id}-{item.index}{item.extension}",
-            stat_result=found,
-            content_disposition_type="inline" if shown and "download" not in request.query_params else "attachment",
-        )
-
-    async def _zip(self, request: Request) -> Response:
-        user = self._access.user(request)
-        if user is None:
-            return self._to_login(request)
-        try:
-            file, length = await actions.zip_of(self._sources, actions.selected(request.query_params))
-        except ReceiverError as exc:
-            return self._problem(self._look(request, user), exc)
+    async def _zip(self, request: Request, look: Look) -> Response:
+        file, length = await actions.zip_of(self._sources, actions.selected(look.query))
         headers = {
             **HEADERS,
             "Content-Length": str(length),
@@ -226,9 +202,8 @@ class Page:
         path = _STATIC.get(request.path_params["name"])
         if path is None:
             return Response(status_code=404)
-        type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         headers = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
-        return FileResponse(path, headers=headers, media_type=type)
+        return FileResponse(path, headers=headers, media_type=_STATIC_TYPES[path.suffix])
 
     # Login
 
@@ -286,31 +261,25 @@ class Page:
     def _form(self, path: str, role: Role, act: Act) -> Route:
         """Return the route of a form. Its action returns the address to go to, or a page."""
 
-        async def endpoint(request: Request) -> Response:
-            user = self._access.user(request)
-            if user is None:
-                return self._to_login(request)
-            look = self._look(request, user)
+        async def submit(request: Request, look: Look) -> Response:
             if not is_ours(request):
                 return self._refused(look)
+            self._check_role(look.user, role)
+            metrics.door.set("page")
             try:
-                self._check_role(user, role)
-                metrics.door.set("page")
                 form = await _read_form(request)
                 try:
-                    done = await act(request, user, form)
+                    done = await act(request, look.user, form)
                 finally:
                     await form.close()
             except ClientDisconnect:
                 return Response(status_code=400)
-            except ReceiverError as exc:
-                return self._problem(look, exc)
             if isinstance(done, Response):
                 return done
-            log.info("page.acted", user=user.name, path=request.url.path)
+            log.info("page.acted", user=look.user.name, path=request.url.path)
             return RedirectResponse(look.root + done, 303, HEADERS)
 
-        return Route(path, endpoint, methods=["POST"])
+        return Route(path, self._shown(submit), methods=["POST"])
 
     def _on_row(self, act: Callable[..., Awaitable[str]]) -> Act:
         async def on_row(request: Request, user: User, form: FormData) -> str:
@@ -318,10 +287,6 @@ class Page:
             return await act(self._sources, user, row, form)
 
         return on_row
-
-    async def _cancel(self, request: Request, user: User, form: FormData) -> str:
-        row = await self._sources.journal.find(request.path_params["id"], whole=True)
-        return await actions.cancel(self._sources, user, row)
 
     async def _erase(self, request: Request, user: User, form: FormData) -> Response | str:
         if form.get("confirm") == "yes":
@@ -401,6 +366,13 @@ async def _read_form(request: Request) -> FormData:
             return await request.form(max_files=8, max_fields=1000, max_part_size=MAX_FORM)
     except TimeoutError as exc:
         raise InputError(f"The form did not come within {FORM_SECONDS:g} s.") from exc
+
+
+def _file_of(request: Request, path: Path, tag: str, **options: Any) -> Response:
+    headers = {**_FILE_HEADERS, "ETag": f'"{tag}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return FileResponse(path, headers=headers, **options)
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:

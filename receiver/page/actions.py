@@ -71,9 +71,7 @@ async def press(sources: Sources, user: User, row: Submission, form: FormData) -
     """Press a button of a finished task. A button that was pressed before gives the picture of then."""
     button = str(form.get("button", ""))
     again = form.get("again") == "yes"
-    prompt, mask = str(form.get("prompt") or "") or None, str(form.get("mask") or "") or None
-    if mask is not None and not mask.startswith("data:"):
-        raise InputError("The mask must be a picture as data URI.")
+    prompt, mask = _answer(form)
     made = await sources.submissions.follow_up(row, button, again=again, prompt=prompt, mask=mask)
     await note(sources, user, f"pressed {button}", row.prompt or row.id)
     await _send(sources, made)
@@ -82,10 +80,8 @@ async def press(sources: Sources, user: User, row: Submission, form: FormData) -
 
 async def reply(sources: Sources, user: User, row: Submission, form: FormData) -> str:
     """Answer a task that asks for input."""
-    mask = str(form.get("mask") or "") or None
-    if mask is not None and not mask.startswith("data:"):
-        raise InputError("The mask must be a picture as data URI.")
-    row = await sources.submissions.reply(row, prompt=str(form.get("prompt") or "") or None, mask=mask)
+    prompt, mask = _answer(form)
+    row = await sources.submissions.reply(row, prompt=prompt, mask=mask)
     await note(sources, user, "answered", row.prompt or row.id)
     try:
         await sources.submissions.send_reply(row.id)
@@ -95,7 +91,7 @@ async def reply(sources: Sources, user: User, row: Submission, form: FormData) -
     return f"/pictures/{row.id}"
 
 
-async def cancel(sources: Sources, user: User, row: Submission) -> str:
+async def cancel(sources: Sources, user: User, row: Submission, form: FormData) -> str:
     """Ask the provider to stop a task."""
     if row.ended is not None or row.status == "refused" or row.task_id is None:
         raise InputError("It has ended already, or has no task yet, so there is nothing to cancel.")
@@ -194,6 +190,14 @@ async def zip_of(sources: Sources, ids: list[str]) -> tuple[BinaryIO, int]:
         return file, length
 
     return await asyncio.to_thread(write)
+
+
+def _answer(form: FormData) -> tuple[str | None, str | None]:
+    """Return prompt and mask of a form."""
+    prompt, mask = str(form.get("prompt") or "") or None, str(form.get("mask") or "") or None
+    if mask is not None and not mask.startswith("data:"):
+        raise InputError("The mask must be a picture as data URI.")
+    return prompt, mask
 
 
 async def _send(sources: Sources, row: Submission) -> None:
