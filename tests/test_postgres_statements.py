@@ -51,8 +51,8 @@ INDEXES = {
     "load": {"submissions_pkey", "deliveries_submission", "events_id", "attempts_pkey"},
     "lock": {"submissions_pkey"},
     "named": {"submissions_once"},
-    "written": {"submissions_pkey"},
-    "touched": {"submissions_pkey"},
+    "update_submission": {"submissions_pkey"},
+    "update_working": {"submissions_pkey"},
     "look": {"deliveries_due"},
     "candidates": {"deliveries_due", "deliveries_submission", "submissions_pkey"},
     "fresh": {"deliveries_due", "submissions_pkey"},
@@ -149,7 +149,7 @@ def databases() -> tuple[str, str]:
 
 def statements() -> dict[str, str]:
     """All statements that have a plan, with a write of everything."""
-    parts = {part: write_statement((part,)) for part in ("written", "touched")}
+    parts = {part: write_statement((part,)) for part in ("update_submission", "update_working")}
     pages = {
         f"page {number}": page_query(
             DIALECT, kind, wanted, ("",) if kind == "deliveries" else None, 9, newest_first=True

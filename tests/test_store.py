@@ -33,7 +33,7 @@ from receiver.journal.store import (
 from receiver.journal.store import Store as Contract
 from receiver.journal.transfer import copy
 from receiver.journal.transitions import claim as claim_transition
-from receiver.journal.transitions import owe
+from receiver.journal.transitions import fan_out
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def add_event(fact: Event, *owed: Delivery) -> Callable[[Document], tuple[Docume
     def transition(document: Document) -> tuple[Document, None]:
         name = fact.id.removeprefix(f"{document.id}.")
         after = replace(document, known=(*document.known, name), new_events=(*document.new_events, fact))
-        return owe(after, [fact], owed), None
+        return fan_out(after, [fact], owed), None
 
     return transition
 

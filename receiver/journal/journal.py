@@ -339,7 +339,7 @@ class Journal:
         False: another owner or attempt has taken over, and nothing was written.
         """
         # The health comes first: between the two commits, a claim must not find a failing destination idle and healthy.
-        if transitions.speaks(completion):
+        if transitions.is_about_destination(completion):
             await self._note_health(completion)
         done = await self.store.update(
             completion.submission_id, lambda document: transitions.complete(document, completion)

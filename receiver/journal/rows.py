@@ -14,7 +14,16 @@ import msgspec
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.events import Callback, Event, Submission
 from receiver.journal.document import to_json
-from receiver.journal.store import LeftFile, NeededFile, Record, RowKind, SharedValue, StoredRow
+from receiver.journal.store import (
+    Counts,
+    DestinationCount,
+    LeftFile,
+    NeededFile,
+    Record,
+    RowKind,
+    SharedValue,
+    StoredRow,
+)
 from receiver.tasks import clean_text
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -102,6 +111,18 @@ def stored_rows(kind: RowKind, found: Iterable[Any], read: Callable[[Any], Recor
     """Return rows with their keys. `read` makes other records than usual."""
     table = TABLES[kind]
     return [StoredRow(tuple(row[name] for name in table.key), (read or table.read)(row)) for row in found]
+
+
+def counts_of(deliveries: Iterable[Any], submissions: Iterable[Any]) -> Counts:
+    """Return the counts in the rows of `count_deliveries` and `count_submissions`."""
+    found: dict[str, dict[str, int | None]] = {}
+    for destination, status, number, due_ms in deliveries:
+        oldest = {"oldest_due_ms": due_ms} if status == "pending" else {}
+        found.setdefault(destination, {}).update({status: number, **oldest})
+    return Counts(
+        submissions=dict(map(tuple, submissions)),
+        destinations={name: DestinationCount(**counted) for name, counted in found.items()},  # type: ignore[arg-type]
+    )
 
 
 def request_row(row: Submission) -> tuple[str, str, str, str]:

@@ -73,27 +73,31 @@ class Shared(Generic[T]):
         return self._value
 
     async def _write(self, batch: Sequence[_Waiting[T]]) -> None:
-        """Write changes that wait together in one swap. The value in memory is tried first."""
-        fresh = self._read_at is None
+        """Write changes that wait together in one swap. The value in memory is tried first. It may be outdated."""
+        in_memory = self._read_at is not None
         for attempt in range(TRIES):
-            if fresh:
+            if not in_memory:
                 await self._load()
             value = self._value
             for item in batch:
                 value = item.change(value)
-            version: str | None = ""
-            if value != self._value:
-                version = await self._store.swap(self._key, msgspec.json.encode(value), self._version)
-                if version is not None:
-                    self._value, self._version, self._read_at = value, version, time.monotonic()
-            if version or (fresh and version is not None):
+            changes = value != self._value
+            if await self._swap(value) if changes else not in_memory:
                 for item in batch:
                     item.done = True
                 return
-            if version is None:
+            if changes:
                 await asyncio.sleep(jitter(attempt))
-            fresh = True  # the value in memory may be outdated
+            in_memory = False
         raise JournalError(f"Too many processes change {self._key} of the journal at once. Try again.", fault="locked")
+
+    async def _swap(self, value: T) -> bool:
+        """Replace the value of the version that we know. False: another process was faster."""
+        version = await self._store.swap(self._key, msgspec.json.encode(value), self._version)
+        if version is None:
+            return False
+        self._value, self._version, self._read_at = value, version, time.monotonic()
+        return True
 
     async def _load(self) -> None:
         found = (await self._store.values(self._key)).get(self._key)

@@ -9,9 +9,9 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
 def queries(dialect: str) -> dict[str, str]:
-    """Return the statements of `sql/<dialect>/queries.sql` and `sql/contradictions.sql` by name."""
+    """Return the statements of `sql/<dialect>/queries.sql` and `sql/queries.sql` by name."""
     folder = files(__package__).joinpath("sql")
-    shared = folder.joinpath("contradictions.sql").read_text()
+    shared = folder.joinpath("queries.sql").read_text()
     if dialect == "sqlite":
         shared = shared.replace("receiver.", "")
     parts = _NAME.split(folder.joinpath(dialect, "queries.sql").read_text())[1:] + _NAME.split(shared)[1:]

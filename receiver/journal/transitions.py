@@ -73,7 +73,7 @@ def _apply(document: Document, outcome: Change | None, *callbacks: Callback) -> 
         if (name := event_name(event.id, event.submission_id)) not in known:
             known.append(name)
             fresh.append(event)
-    after = owe(
+    after = fan_out(
         document,
         fresh,
         outcome.deliveries,
@@ -88,7 +88,7 @@ def _apply(document: Document, outcome: Change | None, *callbacks: Callback) -> 
     return after, Changed(submission=outcome.submission, events=tuple(fresh))
 
 
-def owe(document: Document, events: Sequence[Event], deliveries: Sequence[Delivery], **changes: Any) -> Document:
+def fan_out(document: Document, events: Sequence[Event], deliveries: Sequence[Delivery], **changes: Any) -> Document:
     """Add new deliveries, event by event. A newer event cancels older pending deliveries to the same destination.
 
     Manual deliveries neither cancel nor are cancelled.
@@ -306,7 +306,7 @@ def _vanished(delivery: Delivery, now_ms: int, turn: int) -> Completion:
 # Destinations
 
 
-def speaks(completion: Completion) -> bool:
+def is_about_destination(completion: Completion) -> bool:
     """Return True if the end of an attempt says something about its destination. A request to wait, our own shutdown
     or crash says nothing."""
     return completion.outcome not in ("postponed", "interrupted", "vanished")

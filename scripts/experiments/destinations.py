@@ -75,14 +75,14 @@ class DeadForADay:
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Never cancel an older delivery: yesterday's percentages arrive, too."""
-        owe = transitions.owe
+        fan_out = transitions.fan_out
 
         def for_ever(
             document: Document, events: Sequence[Event], deliveries: Sequence[Delivery], **changes: Any
         ) -> Document:
-            return owe(document, events, [replace(item, manual=True) for item in deliveries], **changes)
+            return fan_out(document, events, [replace(item, manual=True) for item in deliveries], **changes)
 
-        with replaced(transitions, "owe", for_ever):
+        with replaced(transitions, "fan_out", for_ever):
             return await self._day(folder, 40)
 
     async def _day(self, folder: Path, tasks: int) -> Outcome:

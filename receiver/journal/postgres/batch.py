@@ -95,10 +95,10 @@ def _add_difference(rows: Mapping[str, list[Row]], before: Document, after: Docu
     same = after.known is before.known and after.newest is before.newest and after.receipts is before.receipts
     working, written = None if same else tables.working_text(after), after.written()
     if new is old:
-        rows["touched"].append((new.id, before.version, working))
+        rows["update_working"].append((new.id, before.version, working))
     else:
-        row = tables.changing_row(new, before.version, working)
-        rows["written"].append(row)
+        row = tables.update_row(new, before.version, working)
+        rows["update_submission"].append(row)
         written = _stored(written, row[tables.BODY])
         if new.files is not old.files or new.reply is not old.reply:
             rows["files"] += [(new.id, digest) for digest in file_digests(new) - file_digests(old)]
@@ -126,7 +126,7 @@ async def write(transaction: Transaction, pairs: Sequence[tuple[Document, Docume
     written = [_add_difference(rows, *pair) for pair in sorted(pairs, key=lambda pair: pair[0].id)]
     result = await write_rows(transaction.db, rows)
     transaction.xid = result["xid"]
-    if any(result[part] != len(rows[part]) for part in ("touched", "written") if rows[part]):
+    if any(result[part] != len(rows[part]) for part in ("update_working", "update_submission") if rows[part]):
         raise Conflict
     if rows["deliveries"] and result["deliveries"] != len(rows["deliveries"]):
         raise asyncpg.UniqueViolationError("a delivery has the id of another one (UNIQUE id)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -25,8 +24,8 @@ from receiver.journal.postgres.connections import (
     translated,
 )
 from receiver.journal.postgres.tables import DIALECT, fetch, fetch_page
-from receiver.journal.rows import from_row, read_submission
-from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
+from receiver.journal.rows import counts_of, from_row, read_submission
+from receiver.journal.store import Counts, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")
 
@@ -197,15 +196,8 @@ class PostgresStore:
 
     async def counts(self, *, submissions: bool = False) -> Counts:
         async def operation(db: Connection) -> Counts:
-            shown = await fetch(db, "count_submissions") if submissions else []
-            found: dict[str, dict[str, int]] = defaultdict(dict)
-            for destination, status, count, oldest_ms in await fetch(db, "count_deliveries"):
-                found[destination][status] = count
-                if oldest_ms is not None:
-                    found[destination]["oldest_due_ms"] = oldest_ms
-            return Counts(
-                submissions=dict(map(tuple, shown)),
-                destinations={name: DestinationCount(**counts) for name, counts in found.items()},
+            return counts_of(
+                await fetch(db, "count_deliveries"), await fetch(db, "count_submissions") if submissions else ()
             )
 
         return await self._connections.read(operation)

@@ -40,13 +40,13 @@ def _clean(value: Any) -> Any:
 
 # Records to rows and back
 
-TOUCHED = ("id", "version", "working")
-CHANGING = (
-    *TOUCHED, "task_id", "once", "status", "display", "task_status", "ended", "hooked", "settled", "send_due_ms",
-    "poll_due_ms", "media_due_ms", "deadline_due_ms", "body",
+WORKING_COLUMNS = ("id", "version", "working")
+SUBMISSION_COLUMNS = (
+    *WORKING_COLUMNS, "task_id", "once", "status", "display", "task_status", "ended", "hooked", "settled",
+    "send_due_ms", "poll_due_ms", "media_due_ms", "deadline_due_ms", "body",
 )  # fmt: skip
 """Columns of a submission that a write may change, and those that tell which one it is."""
-BODY = CHANGING.index("body")
+BODY = SUBMISSION_COLUMNS.index("body")
 _DELIVERY = tuple(name for name in Delivery.__struct_fields__ if name != "receipt")
 _delivery = attrgetter(*_DELIVERY)
 attempt_row = attrgetter(*AttemptRecord.__struct_fields__)
@@ -74,7 +74,7 @@ def working_text(document: Document) -> str:
     return to_json(Working(document.known, document.newest, document.receipts))
 
 
-def changing_row(row: Submission, version: int, working: str | None) -> Row:
+def update_row(row: Submission, version: int, working: str | None) -> Row:
     return (
         row.id, version, working, row.task_id, row.once, row.status, row.display_status, row.task_status, row.ended,
         row.hooked, row.settled, row.send_due_ms, row.poll_due_ms, row.media_due_ms, open_deadline(row), to_json(row),
@@ -83,7 +83,7 @@ def changing_row(row: Submission, version: int, working: str | None) -> Row:
 
 def submission_row(document: Document) -> Row:
     row = document.submission
-    changing = changing_row(row, document.version, working_text(document))
+    changing = update_row(row, document.version, working_text(document))
     return (*changing, row.parent_id)
 
 
@@ -107,7 +107,7 @@ class Table(NamedTuple):
 
 
 TABLES: Mapping[str, Table] = {
-    "submissions": Table((*CHANGING, "parent_id"), submission_row),
+    "submissions": Table((*SUBMISSION_COLUMNS, "parent_id"), submission_row),
     "requests": Table(("id", "kind", "labels", "prompt"), request_row),
     "callbacks": Table(("submission_id", "received_ms", "cause", "body"), callback_row),
     "events": Table(("id", "submission_id", "type", "created_ms", "body"), event_row),
@@ -144,7 +144,7 @@ def _insert(table: str, end: str = "") -> str:
 
 def _update(columns: Sequence[str]) -> str:
     """Return the update of documents that still have the version we know. A working set that is NULL stays as it is."""
-    changed = "".join(f", {name} = new.{name}" for name in columns if name not in TOUCHED)
+    changed = "".join(f", {name} = new.{name}" for name in columns if name not in WORKING_COLUMNS)
     return (
         f"UPDATE receiver.submissions SET version = submissions.version + 1, "  # noqa: S608
         f"working = coalesce(new.working, submissions.working){changed} FROM {{rows}} AS new ({', '.join(columns)}) "
@@ -153,8 +153,8 @@ def _update(columns: Sequence[str]) -> str:
 
 
 PARTS: Mapping[str, str] = {
-    "touched": _update(TOUCHED),
-    "written": _update(CHANGING),
+    "update_working": _update(WORKING_COLUMNS),
+    "update_submission": _update(SUBMISSION_COLUMNS),
     "callbacks": _insert("callbacks"),
     "events": _insert("events"),
     # Only a replay opens a delivery again, and only one of its own submission.
@@ -175,7 +175,12 @@ PARTS: Mapping[str, str] = {
     "requests": _insert("requests", "AS new (id) WHERE id IN (SELECT id FROM submissions_rows)"),
 }
 """Statements in which `{rows}` are the rows to write."""
-_CHANGED = {"touched": TOUCHED, "written": CHANGING}
+
+
+def _columns(part: str) -> tuple[str, ...]:
+    """Return the columns that a part of the statement writes."""
+    updated = {"update_working": WORKING_COLUMNS, "update_submission": SUBMISSION_COLUMNS}
+    return updated.get(part) or TABLES[part].columns
 
 
 @cache
@@ -184,7 +189,7 @@ def write_statement(parts: tuple[str, ...]) -> str:
     numbers, written, results = itertools.count(1), [], ["pg_current_xact_id()::text AS xid"]
     for part in parts:
         given = []
-        for name in _CHANGED.get(part) or TABLES[part].columns:
+        for name in _columns(part):
             number = name.endswith("_ms") or name in ("version", "attempt", "failures", "number")
             kind = "boolean" if name in ("hooked", "settled", "manual") else "bigint" if number else "text"
             given.append(f"${next(numbers)}{'' if name in _LONG else '::text'}::{kind}[]")
@@ -200,8 +205,7 @@ async def write_rows(db: Connection, rows: Mapping[str, Sequence[Row]]) -> Mappi
     """Write rows by part, and return the result of `write_statement`."""
     parts, values = tuple(part for part in PARTS if rows.get(part)), []
     for part in parts:
-        columns = _CHANGED.get(part) or TABLES[part].columns
-        for column, given in zip(columns, zip(*rows[part], strict=True), strict=True):
+        for column, given in zip(_columns(part), zip(*rows[part], strict=True), strict=True):
             values.append(list(given) if column in _LONG else array(given))
     return await db.fetchrow(write_statement(parts), *values)  # type: ignore[no-any-return]
 

@@ -25,12 +25,12 @@ from receiver.events import Submission
 from receiver.journal.document import Document, Transition
 from receiver.journal.membership import EngineLock
 from receiver.journal.pages import due_query, select
-from receiver.journal.rows import TABLES, read_submission
+from receiver.journal.rows import TABLES, counts_of, read_submission
 from receiver.journal.sqlite import files, maintenance
 from receiver.journal.sqlite.documents import SQL, RowCache, encode, load
 from receiver.journal.sqlite.files import BUSY_SECONDS, connect, translated
 from receiver.journal.sqlite.pages import DIALECT, read_page
-from receiver.journal.store import Counts, DestinationCount, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
+from receiver.journal.store import Counts, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")
 Connection = sqlite3.Connection
@@ -58,10 +58,9 @@ class SQLiteStore:
         self._damage: JournalError | None = None
         self._closed = False
         self._subscribers: list[tuple[asyncio.AbstractEventLoop, Changed]] = []
-        self._identities = identities(path)
-        self._log = Log(path)
+        self._watch = FileWatch(path)
         self._cache = RowCache()
-        self._writer = Writer(writer, self._cache, begun=self._begun, committed=self._committed)
+        self._writer = Writer(writer, self._cache, begun=self._watch.check, committed=self._committed)
         self._reader = reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
 
@@ -206,13 +205,8 @@ class SQLiteStore:
 
     async def counts(self, *, submissions: bool = False) -> Counts:
         def read(db: Connection) -> Counts:
-            found: dict[str, dict[str, int]] = {}
-            for destination, status, number, due_ms in db.execute(SQL["count_deliveries"]):
-                oldest = {"oldest_due_ms": due_ms} if status == "pending" else {}
-                found.setdefault(destination, {}).update({status: number, **oldest})
-            return Counts(
-                submissions=dict(map(tuple, db.execute(SQL["count_submissions"]))) if submissions else {},
-                destinations={name: DestinationCount(**counted) for name, counted in found.items()},
+            return counts_of(
+                db.execute(SQL["count_deliveries"]), db.execute(SQL["count_submissions"]) if submissions else ()
             )
 
         return await self._read(read)
@@ -289,30 +283,14 @@ class SQLiteStore:
                 await asyncio.to_thread(self._ballast.give_up)
             raise error from exc
 
-    def _begun(self) -> None:
-        self._check_log(committed=False)
-
     def _committed(self) -> None:
-        if not self._identities.items() <= identities(self._path).items():
-            raise JournalError(
-                f"The journal {self._path} or its log has been removed or replaced since Receiver opened it. Nothing "
-                "is kept now. Put the file back where it was, or restart Receiver to use the file that is there.",
-                fault="replaced",
-            )
-        self._check_log(committed=True)
+        """Check that the commit is kept, then notify subscribers."""
+        self._watch.check(committed=True)
         if self._cache.written:
             written = frozenset(self._cache.written)
             for loop, changed in self._subscribers:
                 with suppress(RuntimeError):  # its loop is closed
                     loop.call_soon_threadsafe(changed, written)
-
-    def _check_log(self, *, committed: bool) -> None:
-        if self._log.is_cut(committed=committed):
-            raise JournalError(
-                f"The log of the journal, {self._path}-wal, was cut by another program since Receiver wrote it. "
-                "Nothing is kept now. Restart Receiver, and look for what was lost with: receiver journal check",
-                fault="cut",
-            )
 
     async def _take_new(self) -> None:
         """Raise JournalError from a full disk on, until there is room for more than what is owed already."""
@@ -465,39 +443,52 @@ def _resolve(outcomes: list[_Outcome]) -> None:
             future.set_exception(error)
 
 
-# Changes from outside
+# Changes by other programs
+
+_LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 
-def identities(path: Path) -> dict[str, tuple[int, int]]:
-    """Return device and inode of the journal's file and its log.
+class FileWatch:
+    """Notices that the file or its write-ahead log was removed, replaced or cut: it takes every write, and keeps none.
 
-    A file that was removed or replaced takes every write and keeps none.
-    """
-    found = {}
-    for name in (str(path), f"{path}-wal"):
-        with suppress(FileNotFoundError):
-            status = os.stat(name)
-            found[name] = status.st_dev, status.st_ino
-    return found
-
-
-class Log:
-    """The write-ahead log's length and header as of the last commit, to notice that it was cut from outside.
-
-    SQLite does not: it writes behind the cut, and the next start finds nothing there. A header that is new and sound
-    begins the log anew after a checkpoint (https://www.sqlite.org/fileformat2.html#the_write_ahead_log).
+    SQLite does not notice a cut. It writes behind it, and the next start finds nothing there. A header that is new and
+    sound begins the log anew after a checkpoint (https://www.sqlite.org/fileformat2.html#the_write_ahead_log).
     """
 
     def __init__(self, path: Path) -> None:
-        self._name = f"{path}-wal"
+        self._path, self._log = path, f"{path}-wal"
+        self._identities = self._identify()
         self._header, self._size = b"", 0
 
-    def is_cut(self, *, committed: bool) -> bool:
-        """Return True if it was cut. Ask before each commit's first write, and after each commit."""
+    def check(self, *, committed: bool = False) -> None:
+        """Raise JournalError if they are not as we left them. Call before the first write of a commit, and after it."""
+        if committed and not self._identities.items() <= self._identify().items():
+            raise JournalError(
+                f"The journal {self._path} or its log has been removed or replaced since Receiver opened it. Nothing "
+                "is kept now. Put the file back where it was, or restart Receiver to use the file that is there.",
+                fault="replaced",
+            )
+        if self._is_cut(committed):
+            raise JournalError(
+                f"The log of the journal, {self._log}, was cut by another program since Receiver wrote it. "
+                "Nothing is kept now. Restart Receiver, and look for what was lost with: receiver journal check",
+                fault="cut",
+            )
+
+    def _identify(self) -> dict[str, tuple[int, int]]:
+        """Return device and inode of each file that is there."""
+        found = {}
+        for name in (str(self._path), self._log):
+            with suppress(FileNotFoundError):
+                status = os.stat(name)
+                found[name] = status.st_dev, status.st_ino
+        return found
+
+    def _is_cut(self, committed: bool) -> bool:
         try:
-            file = os.open(self._name, os.O_RDONLY)
+            file = os.open(self._log, os.O_RDONLY)
         except FileNotFoundError:
-            return False  # see `identities`
+            return False
         try:
             header, size = os.pread(file, 32, 0), os.fstat(file).st_size
         finally:
@@ -511,7 +502,7 @@ class Log:
 
 def _is_sound(header: bytes) -> bool:
     """Return True if a log's header has its own checksum."""
-    if len(header) < 32 or header[:4] not in (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"):
+    if len(header) < 32 or header[:4] not in _LOG_MAGIC:
         return False
     words = struct.unpack(">6I" if header[3] & 1 else "<6I", header[:24])
     one = two = 0

@@ -87,18 +87,6 @@ DELETE FROM receiver.callbacks WHERE number = ANY ($1) RETURNING 1;
 -- name: forget_leftovers
 DELETE FROM receiver.leftovers WHERE digest = ANY ($1) RETURNING 1;
 
--- name: count_submissions
-SELECT display, count(*) AS count FROM receiver.submissions WHERE display <> 'alert' GROUP BY display;
-
--- name: count_deliveries
--- Each part reads its partial index.
-SELECT destination, status, count(*) AS count, min(due_ms) AS oldest_due_ms
-FROM receiver.deliveries WHERE status = 'pending' GROUP BY destination, status
-UNION ALL SELECT destination, status, count(*), NULL
-FROM receiver.deliveries WHERE status = 'running' GROUP BY destination, status
-UNION ALL SELECT destination, status, count(*), NULL
-FROM receiver.deliveries WHERE status = 'dead' AND status IN ('dead', 'cancelled') GROUP BY destination, status;
-
 -- name: values
 SELECT key, convert_to(data, 'UTF8') AS data, version FROM receiver.shared_values WHERE starts_with(key, $1);
 

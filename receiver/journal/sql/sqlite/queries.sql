@@ -100,17 +100,6 @@ SELECT submission_id FROM (
     ORDER BY due_ms LIMIT 1000)
 ORDER BY abs(row_number() OVER () - :fresh * count(*) OVER ());
 
--- name: count_submissions
-SELECT display, count(*) AS number FROM submissions WHERE display <> 'alert' GROUP BY display;
-
--- name: count_deliveries
--- Each part reads its partial index.
-SELECT destination, status, count(*) AS number, min(due_ms) AS due_ms
-FROM deliveries WHERE status = 'pending' GROUP BY destination
-UNION ALL SELECT destination, status, count(*), NULL FROM deliveries WHERE status = 'running' GROUP BY destination
-UNION ALL SELECT destination, status, count(*), NULL FROM deliveries
-WHERE status = 'dead' AND status IN ('dead', 'cancelled') GROUP BY destination;
-
 -- name: leave_files
 -- Files that no other submission needs are removed from the disk afterwards.
 INSERT INTO leftovers

@@ -1,6 +1,19 @@
--- Rows that contradict each other. Without `receiver.` they are SQL for SQLite, too.
+-- Statements of both databases. Without `receiver.` they are SQL for SQLite, too.
+
+-- name: count_submissions
+SELECT display, count(*) FROM receiver.submissions WHERE display <> 'alert' GROUP BY display;
+
+-- name: count_deliveries
+-- Each part reads its partial index.
+SELECT destination, 'pending', count(*), min(due_ms)
+FROM receiver.deliveries WHERE status = 'pending' GROUP BY destination
+UNION ALL SELECT destination, 'running', count(*), NULL
+FROM receiver.deliveries WHERE status = 'running' GROUP BY destination
+UNION ALL SELECT destination, 'dead', count(*), NULL
+FROM receiver.deliveries WHERE status = 'dead' AND status IN ('dead', 'cancelled') GROUP BY destination;
 
 -- name: deliveries_without_event
+-- This and all that follow find rows that contradict each other.
 SELECT id FROM receiver.deliveries WHERE NOT EXISTS (
     SELECT 1 FROM receiver.events WHERE events.id = deliveries.event_id);
 
