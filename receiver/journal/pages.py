@@ -118,11 +118,11 @@ _INDEXED: Mapping[str, str] = {"submissions": "statuses", "events": "types", "de
 _STATUSES: Mapping[str, tuple[str, Order]] = {
     "pending": ("status = 'pending' AND due_ms >= 0", "sorted"),
     "running": ("status = 'running'", "sorted"),
-    "succeeded": ("status = 'succeeded'", "key"),
     "dead": ("status = 'dead' AND status IN ('dead', 'cancelled')", "index"),
     "cancelled": ("status = 'cancelled' AND status IN ('dead', 'cancelled')", "index"),
 }
-"""Conditions that lead to the partial index of a status of deliveries, and the order of its rows."""
+"""Conditions that lead to the partial index of a status of deliveries, and the order of its rows. Most have succeeded,
+so there is none for these."""
 
 
 class Query:
@@ -276,7 +276,7 @@ def _is_by_request(kind: RowKind, wanted: Filter) -> bool:
 
 def _order(kind: RowKind, given: Mapping[str, Any], status: str) -> Order:
     """Return the source of the order, where no index finds few rows. `status`: the only one of deliveries."""
-    if status in _STATUSES and (status != "succeeded" or "destination" not in given):
+    if status in _STATUSES:
         return _STATUSES[status][1]
     value = given.get(_INDEXED.get(kind, ""))
     return "index" if isinstance(value, str) or (value is not None and len(value) == 1) else "key"

@@ -1,4 +1,10 @@
-"""The store in a bucket (extra `s3`)."""
+"""The store in a bucket (extra `s3`).
+
+store         `BucketStore`: the order of puts, names, links, listings, shared values
+documents     the cache, conflicts, and the due index
+stored        one submission with all its rows, as one object
+keys          keys of objects
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""The journal on PostgreSQL (14 or newer): for many processes on many machines."""
+"""The store on PostgreSQL (14 or newer): for many processes on many machines.
+
+store         `PostgresStore`
+batch         operations that wait share a transaction: read documents, run transitions, write differences
+tables        columns, rows of records, the statement that writes a batch, listings
+connections   the pool, transactions whose answer may get lost, the driver's errors as sentences, NOTIFY
+maintenance   migrations, check, rewrite and copy all tables
+"""
 
 from receiver.journal.postgres.store import PostgresStore, open_store
 
