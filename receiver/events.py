@@ -32,19 +32,7 @@ SCHEMA = 1
 """Version of the event's fields, sent with every event."""
 
 SubmissionStatus = Literal["prepared", "sending", "accepted", "refused", "unknown"]
-DisplayStatus = Literal[
-    "prepared",
-    "sending",
-    "accepted",
-    "refused",
-    "unknown",
-    "in_progress",
-    "input_required",
-    "succeeded",
-    "failed",
-    "lost",
-    "alert",
-]
+DisplayStatus = Literal[SubmissionStatus, "in_progress", "input_required", "succeeded", "failed", "lost", "alert"]
 ALERT_KIND = "alert"
 """Kind of the submissions that hold an alert (`engine.alerts`) and no request. No list of tasks shows them."""
 DISPLAY_STATUSES: tuple[DisplayStatus, ...] = tuple(name for name in get_args(DisplayStatus) if name != ALERT_KIND)

@@ -244,9 +244,12 @@ def _check_source(what: str, value: Any) -> str:
     text = sendable(what, value)
     if not text.strip():
         raise InputError(f"{what} is empty; give a path, a data URI or a link.")
-    if not _URL.match(text.strip()):
+    stripped = text.strip()
+    if stripped[:5].lower() == "data:":
+        return stripped
+    if not _URL.match(stripped):
         return text
-    text = text.strip()
+    text = stripped
     if len(text) > MAX_LINK:
         raise InputError(f"The link has {len(text)} characters; shorten it to {MAX_LINK}.")
     try:

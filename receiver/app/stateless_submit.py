@@ -17,8 +17,7 @@ from receiver.events import Submission, new_id
 from receiver.provider import Provider
 from receiver.requests import Request, with_pictures
 from receiver.settings import Settings, require_provider_key
-from receiver.submissions import Options
-from receiver.submissions.addresses import Addresses
+from receiver.submissions import Addresses, Options
 from receiver.submissions.inputs import data_uri, read_mask, read_picture
 from receiver.tasks import Task
 from receiver.telemetry import Log, learn

@@ -158,7 +158,17 @@ IDENTIFY: tuple[float, ...] = (5, 15, 15, 30, 60, 120, 300)
 (PROTOCOL.md §5)."""
 _ENDS: tuple[EventType, ...] = ("task.succeeded", "task.failed")
 
-# The submit answer
+# The submit and its answer
+
+
+def sending(row: Submission, due_ms: int, traceparent: str | None) -> Change | None:
+    """Begin to send a prepared request, once. Without an answer until `due_ms` it counts as lost."""
+    if row.status != "prepared":
+        return None
+    if row.ended is not None:
+        return Change(submission=replace(row, send_due_ms=None))  # it is never due again
+    row = replace(row, status="sending", sends=row.sends + 1, send_due_ms=due_ms, traceparent=traceparent)
+    return Change(submission=row)
 
 
 def answered(row: Submission, rules: Rules, task_ids: tuple[str, ...], outcome: str) -> Change:
@@ -236,6 +246,14 @@ def reply_given(row: Submission, rules: Rules, reply: Reply) -> Change | None:
     return Change(submission=replace(row, reply=reply, send_due_ms=rules.now_ms + GRACE_MS))
 
 
+def reply_sending(row: Submission, due_ms: int) -> Change | None:
+    """Begin to send a waiting reply, once. Without an answer until `due_ms` it counts as lost."""
+    if row.reply is None or row.reply.status != "waiting" or row.task_status != "MODAL" or row.ended:
+        return None
+    reply = replace(row.reply, status="sending", sends=row.reply.sends + 1)
+    return Change(submission=replace(row, reply=reply, send_due_ms=due_ms))
+
+
 def replied(row: Submission, rules: Rules) -> Change | None:
     """Mark the reply as sent. The same task goes on, and its deadline starts again."""
     return _with_reply(row, "sent", deadline_ms=rules.now_ms + rules.policy.deadline_ms, risen_ms=rules.now_ms)
@@ -271,7 +289,6 @@ def _with_reply(row: Submission, status: ReplyStatus, **fields: Any) -> Change |
 
 
 # Callbacks
-
 
 MAX_CALLBACKS = 500
 """Callbacks kept of one submission. A task makes about ten, and 101 if each percent of progress is sent."""
@@ -318,7 +335,11 @@ def _claim(row: Submission, view: Task, rules: Rules) -> Change:
     """Keep a terminal callback as a claim, and ask the provider now. The first callback also makes `task.accepted`."""
     type = event_type(view)
     if type == row.ended == "task.succeeded":
-        return Change(submission=ask(row, rules.now_ms) if row.unconfirmed else _with_links(row, view, rules))
+        if row.unconfirmed:
+            return Change(submission=ask(row, rules.now_ms))
+        missing = any(item.missing for item in row.files)
+        found = files.with_links(row.files, view, rules.now_ms) if missing else row.files
+        return Change(submission=replace(row, files=found))
     if type not in _ENDS or not supersedable(row.ended, type):
         return Change(submission=row)
     if row.claim is not None and (row.claim.task.status == "SUCCESS" or view.status != "SUCCESS"):
@@ -330,13 +351,6 @@ def _claim(row: Submission, view: Task, rules: Rules) -> Change:
     claim = Claim(task=view, since_ms=rules.now_ms)
     row = ask(replace(change.submission, claim=claim), rules.now_ms)
     return Change(submission=row, events=change.events, deliveries=change.deliveries)
-
-
-def _with_links(row: Submission, view: Task, rules: Rules) -> Submission:
-    """Take the links of a later view of a result whose files are missing."""
-    if not any(item.missing for item in row.files):
-        return row
-    return replace(row, files=files.with_links(row.files, view, rules.now_ms))
 
 
 def _unless_claimed(row: Submission, change: Change) -> Change:
@@ -378,8 +392,6 @@ def polled(row: Submission, rules: Rules, view: Task | None, *, proof: bool = Fa
     """Take the provider's answer to a poll.
 
     Args:
-        row: the current row.
-        rules: the time, the policy, the routes.
         view: the task. None: the provider did not know it, or was out of reach. Another task's view counts as None,
             because the submit answer has bound this one since the poll began.
         proof: True if a file of a claimed SUCCESS was downloaded, because the view is a relay's own time-out.
@@ -485,8 +497,6 @@ def tried(row: Submission, rules: Rules, view: Task | None, outcomes: dict[str, 
     for. A file that comes after they have started makes a further event of the result.
 
     Args:
-        row: the current row.
-        rules: the time, the policy, the routes.
         view: the task as the provider shows it now. None: it was not asked, or gave no answer.
         outcomes: of the places that were tried.
     """
@@ -525,9 +535,7 @@ def observe(
     A SUCCESS whose files have no links yet is no end for some minutes.
 
     Args:
-        submission: the current row.
         view: the task.
-        rules: the time, the policy, the routes.
         source: origin of the view.
         confirmed: True if the provider's own answer agrees with a terminal view.
         second: another view of the same end, whose links are the second source.
@@ -652,9 +660,7 @@ def _event(
     task = row.task
     ends = type in _ENDS
     further = row.further if type == "task.succeeded" else 0
-    reason = row.detail if type == "task.lost" else None
-    if type == "task.failed":
-        reason = row.reason or "The provider gave no reason."
+    reason = (row.reason or "The provider gave no reason.") if type in PROVISIONAL_TYPES else None
     return Event(
         id=event_id(row.id, type, task.progress if task else None, further),
         type=type,
@@ -680,18 +686,17 @@ def _event(
 
 def fan_out(row: Submission, events: tuple[Event, ...], rules: Rules) -> tuple[Delivery, ...]:
     """Return the deliveries of new events. A result's wait for its files, at most as long as the policy allows."""
-    deliveries = []
-    for event in events:
-        waits = event.type == "task.succeeded" and row.awaits_files(rules.now_ms)
-        due_ms = row.late_ms if waits and row.late_ms else rules.now_ms
-        for destination in rules.destinations(row, event.type):
-            delivery = Delivery(
-                id=steady_id(event.id, destination) if rules.policy.steady else new_id(rules.now_ms),
-                event_id=event.id,
-                submission_id=row.id,
-                destination=destination,
-                created_ms=rules.now_ms,
-                due_ms=due_ms,
-            )
-            deliveries.append(delivery)
+    waits_ms = row.late_ms if row.awaits_files(rules.now_ms) else None
+    deliveries = [
+        Delivery(
+            id=steady_id(event.id, destination) if rules.policy.steady else new_id(rules.now_ms),
+            event_id=event.id,
+            submission_id=row.id,
+            destination=destination,
+            created_ms=rules.now_ms,
+            due_ms=(event.type == "task.succeeded" and waits_ms) or rules.now_ms,
+        )
+        for event in events
+        for destination in rules.destinations(row, event.type)
+    ]
     return tuple(deliveries)

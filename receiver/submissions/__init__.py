@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping
+from functools import partial
 from typing import Any, Concatenate, ParamSpec
 
 from msgspec.structs import replace
@@ -36,13 +37,12 @@ from receiver.media import Store
 from receiver.media.links import read_link
 from receiver.provider import Provider
 from receiver.requests import PictureField, Request, build, check_filter, check_task_id, with_pictures
-from receiver.submissions.addresses import Addresses
 from receiver.submissions.inputs import data_uri, read_mask, read_picture
 from receiver.submissions.options import MAX_LABEL, MAX_LABELS, Options, check_button
 from receiver.telemetry import Log, span, trace_headers
-from receiver.tokens import Tokens
+from receiver.tokens import MAX_CALLBACK_URL, MAX_STATE, Tokens
 
-__all__ = ["MAX_LABEL", "MAX_LABELS", "Options", "Submissions"]
+__all__ = ["MAX_LABEL", "MAX_LABELS", "Addresses", "Options", "Submissions"]
 
 P = ParamSpec("P")
 
@@ -51,6 +51,46 @@ log = Log("receiver.submissions")
 SENDS_AT_ONCE = 10
 CHANGE_AFTER = 3
 """Sends after which a relay that shows no buttons counts as one that never does."""
+
+
+class Addresses:
+    """The `state` and the callback URL of a submission, each with a token.
+
+    Args:
+        tokens: signs them.
+        public_url: our address for the provider. None: no callback URL is sent, and results are polled.
+    """
+
+    def __init__(self, tokens: Tokens, public_url: str | None) -> None:
+        self._tokens = tokens
+        self._public_url = public_url.rstrip("/") if public_url else None
+
+    @property
+    def hooked(self) -> bool:
+        """True if callbacks can come at all."""
+        return self._public_url is not None
+
+    def of(self, row: Submission) -> dict[str, str]:
+        """Return `state`, and `notifyHook` if the provider can reach us.
+
+        The URL holds unreserved characters only, because the Java sender expands and encodes it again (PROTOCOL.md §7).
+
+        Raises:
+            InputError: one of them is longer than the provider allows.
+        """
+        state = self._tokens.state_token(row.id)
+        if len(state) > MAX_STATE:
+            raise InputError(f"The state token has more than {MAX_STATE} characters.")
+        if not row.hooked or self._public_url is None:
+            return {"state": state}
+        hook = f"{self._public_url}/callbacks/{self._tokens.url_token(row.id)}"
+        if len(hook) > MAX_CALLBACK_URL:
+            raise InputError(
+                f"The callback URL has {len(hook)} characters, more than {MAX_CALLBACK_URL}. "
+                "Shorten RECEIVER_PUBLIC_URL.",
+                page="proxy",
+            )
+        return {"state": state, "notifyHook": hook}
 
 
 class Submissions:
@@ -323,16 +363,8 @@ class Submissions:
 
     async def _send(self, submission_id: str, *, background: bool) -> Submission:
         trace = trace_headers().get("traceparent")
-
-        def begin(row: Submission, due_ms: int) -> Submission | None:
-            if row.status != "prepared":
-                return None
-            if row.ended is not None:
-                return replace(row, send_due_ms=None)  # it has ended, so it is never due again
-            return replace(row, status="sending", sends=row.sends + 1, send_due_ms=due_ms, traceparent=trace)
-
-        row, started = await self._begin(submission_id, begin)
-        if not started or row.status != "sending":
+        row, begun = await self._begin(submission_id, partial(transitions.sending, traceparent=trace))
+        if not begun or row.status != "sending":
             return row
         outcome = "ambiguous"  # also of an exchange that was cut off
         try:
@@ -361,14 +393,8 @@ class Submissions:
         return await self._recorded(row, transitions.answered, accepted.task_ids, outcome)
 
     async def _send_reply(self, submission_id: str) -> Submission:
-        def begin(row: Submission, due_ms: int) -> Submission | None:
-            if row.reply is None or row.reply.status != "waiting" or row.task_status != "MODAL" or row.ended:
-                return None
-            reply = replace(row.reply, status="sending", sends=row.reply.sends + 1)
-            return replace(row, reply=reply, send_due_ms=due_ms)
-
-        row, started = await self._begin(submission_id, begin)
-        if not started or row.reply is None:
+        row, begun = await self._begin(submission_id, transitions.reply_sending)
+        if not begun or row.reply is None:
             return row
         try:
             body = {"taskId": row.task_id, **row.reply.body}
@@ -386,22 +412,21 @@ class Submissions:
         return await self._recorded(row, transitions.replied)
 
     async def _begin(
-        self, submission_id: str, begin: Callable[[Submission, int], Submission | None]
+        self, submission_id: str, begin: Callable[[Submission, int], Change | None]
     ) -> tuple[Submission, bool]:
         """Move a row to `sending` in one transaction, so that only one process sends. Return it, and True if we do."""
-        due_ms = self._clock.now_ms() + self._sending_ms
-        started = False
+        due_ms, begun = self._clock.now_ms() + self._sending_ms, False
 
         def transition(row: Submission) -> Change | None:
-            nonlocal started
-            after = begin(row, due_ms)
-            started = after is not None
-            return None if after is None else Change(submission=after)
+            nonlocal begun
+            change = begin(row, due_ms)
+            begun = change is not None
+            return change
 
         changed = await self._journal.change(submission_id, transition)
         if changed is None:
             raise NotFound(f"There is no submission {submission_id} in this journal.")
-        return changed.submission, started
+        return changed.submission, begun
 
     async def _recorded(
         self,

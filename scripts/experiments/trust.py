@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from builds.replacing import replaced
 from builds.seams import unwatched
 from starlette.applications import Starlette
@@ -27,7 +26,6 @@ from experiments.stage import PATIENCE, Callback, Ledger, Target, callbacks, htt
 from experiments.witnesses import Witness
 from receiver.clock import Clock
 from receiver.intake import transitions
-from receiver.tasks import Task
 from receiver.testing import make_media
 
 ANSWER, DELIVERY = 1.0, 10.0
@@ -50,11 +48,10 @@ class HostileWords:
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Bound nothing, and read prompts by the pattern that once stopped the process."""
 
-        def unbounded(task: Task) -> Task:
-            changed = re.sub(r"\S*://\S*", "", task.prompt[:40_000])
-            return msgspec.structs.replace(task, prompt=changed + task.prompt[40_000:])
+        def unbounded(text: str, longest: int) -> str:
+            return text if len(text) <= longest else re.sub(r"\S*://\S*", "", text[:40_000]) + text[40_000:]
 
-        with unwatched(), replaced(reading, "bounded", unbounded):
+        with unwatched(), replaced(reading, "cut", unbounded):
             return await self._speak(folder, 1, "ab")
 
     async def _speak(self, folder: Path, times: int, pieces: Sequence[str]) -> Outcome:
