@@ -18,6 +18,7 @@ asked about it with our key. Only a task that holds our state token in that answ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -271,9 +272,7 @@ def reply_refused(row: Submission, rules: Rules, error: Refused) -> Change | Non
     change = _with_reply(row, "refused", detail=str(error))
     if change is None:
         return None
-    row = change.submission
-    events = (_event(row, "task.input_required", rules, source="submit"),)
-    return Change(submission=row, events=events, deliveries=fan_out(row, events, rules))
+    return _announce(change.submission, rules, _event(change.submission, "task.input_required", rules, source="submit"))
 
 
 def reply_unanswered(row: Submission, rules: Rules, text: str) -> Change | None:
@@ -427,7 +426,7 @@ def _confirm(row: Submission, view: Task, rules: Rules) -> Change:
     row = replace(row, task=merge(unlinked, view), further=row.further + 1, files=(), poll_due_ms=None)
     row = files.expect(row, [view], rules.now_ms, wait_ms=rules.policy.media_wait_ms)
     event = replace(_event(row, "task.succeeded", rules, source="poll"), supersedes=superseded)
-    return Change(submission=row, events=(event,), deliveries=fan_out(row, (event,), rules))
+    return _announce(row, rules, event)
 
 
 def contradicts(view: Task, claimed: Task) -> bool:
@@ -509,8 +508,7 @@ def tried(row: Submission, rules: Rules, view: Task | None, outcomes: dict[str, 
     if not late or len(row.media) <= before:
         return Change(submission=row, release_ms=release_ms)
     row = replace(row, further=row.further + 1)
-    events = (_event(row, "task.succeeded", rules, source="poll"),)
-    return Change(submission=row, events=events, deliveries=fan_out(row, events, rules), release_ms=release_ms)
+    return replace(_announce(row, rules, _event(row, "task.succeeded", rules, source="poll")), release_ms=release_ms)
 
 
 def refetched(row: Submission, rules: Rules) -> Change | None:
@@ -553,9 +551,8 @@ def observe(
         row = replace(row, ended=ended, claim=None, polls=0, detail=None, files=())
     if ended == "task.succeeded":
         row = files.expect(row, views, rules.now_ms, wait_ms=rules.policy.media_wait_ms)
-    events = tuple(
-        [_event(row, type, rules, source=source, confirmed=confirmed, superseded=submission.ended) for type in types]
-    )
+    superseded = submission.ended
+    events = [_event(row, type, rules, source=source, confirmed=confirmed, superseded=superseded) for type in types]
     if row.task_status == "MODAL" and row.reply is not None and row.reply.status == "waiting":
         row = replace(row, send_due_ms=row.send_due_ms or rules.now_ms)
     called = source == "callback"
@@ -568,13 +565,12 @@ def observe(
     buttons = row.auto if ended == "task.succeeded" else ()
     deadline_ms = rules.policy.deadline_ms
     started = tuple([follow_up(row, button, now_ms=rules.now_ms, deadline_ms=deadline_ms) for button in buttons])
-    return Change(submission=row, events=events, deliveries=fan_out(row, events, rules), additions=started)
+    return Change(submission=row, events=tuple(events), deliveries=fan_out(row, events, rules), additions=started)
 
 
 def _awaits_links(row: Submission, rules: Rules) -> bool:
     """Return True while links to the files of a SUCCESS may still come (PROTOCOL.md §13.4)."""
-    since_ms = min(row.unlinked_ms or rules.now_ms, rules.now_ms)
-    until_ms = min(since_ms + rules.policy.unlinked_ms, row.deadline_ms)
+    until_ms = min((row.unlinked_ms or rules.now_ms) + rules.policy.unlinked_ms, row.deadline_ms)
     return files.makes_files(row) and rules.now_ms < until_ms
 
 
@@ -610,9 +606,7 @@ def new_events(old: Submission, row: Submission, rules: Rules) -> list[EventType
 
 def supersedable(ended: EventType | None, type: EventType) -> bool:
     """Return True if an end of this type may follow the last one: any after lost, only succeeded after failed."""
-    if ended == "task.failed":
-        return type == "task.succeeded"
-    return ended in (None, "task.lost")
+    return ended in (None, "task.lost") or (ended == "task.failed" and type == "task.succeeded")
 
 
 def next_poll(row: Submission, rules: Rules, *, called: bool = False) -> int | None:
@@ -644,8 +638,7 @@ def lose(row: Submission, reason: str, rules: Rules, *, type: EventType = "task.
     row = replace(row, ended=type, detail=reason, send_due_ms=None, polls=0)
     row = replace(row, poll_due_ms=next_poll(row, rules))
     source: Source = "deadline" if type == "task.lost" else "submit"
-    events = (_event(row, type, rules, source=source, superseded=superseded),)
-    return Change(submission=row, events=events, deliveries=fan_out(row, events, rules))
+    return _announce(row, rules, _event(row, type, rules, source=source, superseded=superseded))
 
 
 def _event(
@@ -684,9 +677,13 @@ def _event(
     )
 
 
-def fan_out(row: Submission, events: tuple[Event, ...], rules: Rules) -> tuple[Delivery, ...]:
+def _announce(row: Submission, rules: Rules, *events: Event) -> Change:
+    return Change(submission=row, events=events, deliveries=fan_out(row, events, rules))
+
+
+def fan_out(row: Submission, events: Sequence[Event], rules: Rules) -> tuple[Delivery, ...]:
     """Return the deliveries of new events. A result's wait for its files, at most as long as the policy allows."""
-    waits_ms = row.late_ms if row.awaits_files(rules.now_ms) else None
+    waits_ms = row.late_ms if events and row.awaits_files(rules.now_ms) else None
     deliveries = [
         Delivery(
             id=steady_id(event.id, destination) if rules.policy.steady else new_id(rules.now_ms),
