@@ -90,7 +90,7 @@ class Api:
         self._making = WriteRoutes(
             submissions=submissions, journal=journal, provider=provider, clock=clock, retention=retention
         )
-        self._delivering = DeliveryRoutes(journal=journal, replay=replay, destinations=destinations, clock=clock)
+        self._delivering = DeliveryRoutes(journal=journal, replays=replay, destinations=destinations, clock=clock)
         self._reading = ReadRoutes(
             journal=journal, provider=provider, store=store, watch=watch, heartbeat=heartbeat, clock=clock
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,25 +25,18 @@ PAUSE_SECONDS = 24 * 3600
 MAX_PAUSE_SECONDS = 30 * PAUSE_SECONDS
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryRoutes:
     """The endpoints.
 
-    Args:
+    Attributes:
         destinations: names, as configured in this process.
     """
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        replay: Replay,
-        destinations: Collection[str],
-        clock: Clock,
-    ) -> None:
-        self._journal = journal
-        self._replay = replay
-        self._destinations = destinations
-        self._clock = clock
+    journal: Journal
+    replays: Replay
+    destinations: Collection[str]
+    clock: Clock
 
     async def list(self, request: Request, caller: str) -> Response:
         """`GET /deliveries`: the newest first."""
@@ -54,14 +47,14 @@ class DeliveryRoutes:
             destination=given.get("destination"),
             submission_id=await self._submission(given.get("submission")),
         )
-        page = await self._journal.page("deliveries", wanted.filter(), after=query.after, limit=query.limit)
+        page = await self.journal.page("deliveries", wanted.filter(), after=query.after, limit=query.limit)
         rows = [delivery_record(row.record) for row in page if isinstance(row.record, Delivery)]
         return json(rows, headers=query.following(request, [row.id for row in rows]))
 
     async def show(self, request: Request, caller: str) -> Response:
         """`GET /deliveries/{id}`: with its attempts."""
         delivery = await self._find(request.path_params["id"])
-        attempts = await self._journal.attempts(delivery.id)
+        attempts = await self.journal.attempts(delivery.id)
         return json(delivery_record(delivery, attempts))
 
     async def replay(self, request: Request, caller: str) -> Response:
@@ -83,8 +76,8 @@ class DeliveryRoutes:
         )
         if selection.empty:
             raise InputError("A replay of everything is refused. Give ids, or at least one condition.")
-        orders = await self._replay.of_deliveries(selection, to=body.to, as_new=body.as_new)
-        done = await (self._replay.foresee(orders) if body.preview else self._replay.carry_out(orders))
+        orders = await self.replays.of_deliveries(selection, to=body.to, as_new=body.as_new)
+        done = await (self.replays.foresee(orders) if body.preview else self.replays.carry_out(orders))
         return json(
             [
                 Replayed(
@@ -107,23 +100,23 @@ class DeliveryRoutes:
         text = request.query_params.get("seconds", str(PAUSE_SECONDS))
         seconds = whole_number("seconds", text, 1, MAX_PAUSE_SECONDS)
         name = await self._known(request)
-        await self._journal.pause(name, self._clock.now_ms() + seconds * 1000, f"paused by {caller}")
+        await self.journal.pause(name, self.clock.now_ms() + seconds * 1000, f"paused by {caller}")
         return await self._shown(name)
 
     async def resume(self, request: Request, caller: str) -> Response:
         """`POST /destinations/{name}/resume`: end its pause and forget its failures."""
         name = await self._known(request)
-        await self._journal.resume(name)
-        self._replay.changed()
+        await self.journal.resume(name)
+        self.replays.changed()
         return await self._shown(name)
 
     async def _all_destinations(self) -> tuple[Destination, ...]:
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         return tuple(
             Destination(
                 name=item.name,
                 handler=item.handler,
-                configured=item.name in self._destinations,
+                configured=item.name in self.destinations,
                 status=item.display_status(now_ms),
                 failures=item.failures,
                 pending=item.pending,
@@ -134,7 +127,7 @@ class DeliveryRoutes:
                 last_error_ms=item.last_error_ms,
                 last_error=clean(item.last_error) if item.last_error else None,
             )
-            for item in await self._journal.destinations()
+            for item in await self.journal.destinations()
         )
 
     async def _shown(self, name: str) -> Response:
@@ -142,16 +135,16 @@ class DeliveryRoutes:
 
     async def _known(self, request: Request) -> str:
         name: str = request.path_params["name"]
-        if name not in await self._journal.registered():
+        if name not in await self.journal.registered():
             raise Problem(404, "There is no such destination. GET /destinations lists them.")
         return name
 
     async def _submission(self, reference: str | None) -> str | None:
         """Return the id of the submission that a whole id means, its own or its task's."""
-        return None if reference is None else (await find(self._journal, reference)).id
+        return None if reference is None else (await find(self.journal, reference)).id
 
     async def _find(self, id: str) -> Delivery:
-        delivery = await self._journal.delivery(id)
+        delivery = await self.journal.delivery(id)
         if delivery is None:
             raise Problem(404, "No delivery has that id.")
         return delivery

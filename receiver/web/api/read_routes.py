@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -44,52 +45,50 @@ _FILE_HEADERS = {
 """A file came from outside, so it must not act in the name of this address."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadRoutes:
     """The endpoints that change nothing."""
 
-    def __init__(
-        self, *, journal: Journal, provider: Provider, store: Store, watch: Watch, heartbeat: float, clock: Clock
-    ) -> None:
-        self._journal = journal
-        self._provider = provider
-        self._store = store
-        self._watch = watch
-        self._heartbeat = heartbeat
-        self._clock = clock
+    journal: Journal
+    provider: Provider
+    store: Store
+    watch: Watch
+    heartbeat: float
+    clock: Clock
 
     async def list(self, request: Request, caller: str) -> Response:
         """`GET /submissions`: the newest first."""
         query = read_query(request, DISPLAY_STATUSES)
         wanted = query.selection.filter()
-        page = await self._journal.page("submissions", wanted, after=query.after, limit=query.limit)
+        page = await self.journal.page("submissions", wanted, after=query.after, limit=query.limit)
         rows = [submission_record(row.record) for row in page if isinstance(row.record, Submission)]
         return json(rows, headers=query.following(request, [row.id for row in rows]))
 
     async def show(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}`."""
-        row = await find(self._journal, request.path_params["id"])
-        deliveries = await self._journal.deliveries(limit=100, submission_id=row.id)
+        row = await find(self.journal, request.path_params["id"])
+        deliveries = await self.journal.deliveries(limit=100, submission_id=row.id)
         return json(submission_record(row, deliveries[::-1]))
 
     async def events(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/events`: a list, or a stream if the caller accepts one."""
-        row = await find(self._journal, request.path_params["id"])
+        row = await find(self.journal, request.path_params["id"])
         if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
             last_id = request.headers.get("last-event-id")
             return await stream_events(
-                self._journal, self._watch, row, last_id, heartbeat=self._heartbeat, clock=self._clock
+                self.journal, self.watch, row, last_id, heartbeat=self.heartbeat, clock=self.clock
             )
-        return json(await all_events(self._journal, row.id), headers={"Vary": "Accept"})
+        return json(await all_events(self.journal, row.id), headers={"Vary": "Accept"})
 
     async def media(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/media/{index}`."""
-        row = await find(self._journal, request.path_params["id"])
+        row = await find(self.journal, request.path_params["id"])
         index = _index(request.path_params["index"])
         item = next((item for item in row.media if item.index == index), None)
         if item is None:
             raise self._absent(row, index)
         try:
-            path = await self._store.local(item)
+            path = await self.store.local(item)
             found = await asyncio.to_thread(path.stat)
         except (MediaError, OSError) as exc:
             if isinstance(exc, MediaError) and not exc.permanent:
@@ -114,15 +113,15 @@ class ReadRoutes:
         expected = row.expected[index]
         if expected.due_ms is None:
             return Problem(404, f"This file is missing. {clean(expected.problem or '')}")
-        seconds = max(1, min(3600, (expected.due_ms - self._clock.now_ms()) // 1000))
+        seconds = max(1, min(3600, (expected.due_ms - self.clock.now_ms()) // 1000))
         return Problem(409, "This file is still being downloaded. Ask again then.", {"Retry-After": str(seconds)})
 
     async def seed(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/seed`. The provider may take a minute."""
-        row = await find(self._journal, request.path_params["id"])
+        row = await find(self.journal, request.path_params["id"])
         if row.task_id is None or row.ended != "task.succeeded":
             raise Problem(409, "Only a task that has succeeded has a seed.")
-        return json(Seed(task=row.task_id, seed=await self._provider.image_seed(row.task_id)))
+        return json(Seed(task=row.task_id, seed=await self.provider.image_seed(row.task_id)))
 
 
 async def find(journal: Journal, id: str) -> Submission:
