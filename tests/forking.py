@@ -132,6 +132,7 @@ def run(main: Callable[[], object]) -> None:
 if __name__ == "__main__":
     from receiver.bodies import certificates
     from receiver.cli import COMMANDS, main
+    from receiver.handlers.registry import installed_handlers
 
     for commands in COMMANDS.values():
         for place, _ in commands.values():
@@ -139,6 +140,7 @@ if __name__ == "__main__":
     for name in ("anyio._backends._asyncio", "anyio.streams.tls", "receiver.simulator.pictures"):
         import_module(name)
     certificates()
+    dict(installed_handlers())
     gc.freeze()
     fork_commands()
     run(main)

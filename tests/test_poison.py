@@ -14,7 +14,7 @@ from receiver.journal import Journal
 from receiver.journal.sqlite import open_store
 
 PLUGIN = """
-import asyncio, os
+import asyncio, os, time
 from receiver.deliveries import Receipt
 from receiver.handlers.base import HandlerOptions
 
@@ -32,7 +32,7 @@ class Poison:
         if attempt.event.prompt == "exit":
             os._exit(3)
         while attempt.event.prompt == "loop":
-            pass
+            time.sleep(1)
         await asyncio.sleep(0.05)
         return Receipt(ref="made")
 

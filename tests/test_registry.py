@@ -21,6 +21,7 @@ from receiver.handlers.registry import (
     BrokenHandler,
     Registry,
     build,
+    choose_handlers,
     contract_problem,
     describe_handlers,
     installed_handlers,
@@ -174,7 +175,7 @@ def entry(name: str, value: str) -> EntryPoint:
 
 def test_a_plug_in_that_fails_is_listed_and_stops_nobody() -> None:
     """Missing modules and things that are no handler are kept with their problem; the others work."""
-    registry = installed_handlers(
+    registry = choose_handlers(
         [
             entry("gone", "no_such_module:Handler"),
             entry("odd", "pathlib:Path"),
@@ -225,7 +226,7 @@ print(*[name for name in ("chat", "command", "discord", "file", "s3") if f"recei
 
 def test_of_two_with_one_name_the_first_stays() -> None:
     """A second plug-in under a known name does not replace the first."""
-    registry = installed_handlers([entry("file", "receiver.handlers.file:FileHandler"), entry("file", "zzz:Handler")])
+    registry = choose_handlers([entry("file", "receiver.handlers.file:FileHandler"), entry("file", "zzz:Handler")])
     assert not isinstance(registry["file"], BrokenHandler)
 
 
