@@ -313,9 +313,9 @@ HOT = {
         listed("deliveries", destination="x", statuses=("pending",)),
         "deliveries_due (destination=? AND due_ms>?)",
     ),
-    "dead": (listed("deliveries", destination="x", statuses=("dead",)), "deliveries_ended (status=? AND id>?)"),
-    "dead ones": (listed("deliveries", True, statuses=("dead",)), "deliveries_ended (status=? AND id<?)"),
-    "cancelled": (listed("deliveries", True, statuses=("cancelled",)), "deliveries_ended (status=? AND id<?)"),
+    "dead": (listed("deliveries", destination="x", statuses=("dead",)), "deliveries_dead (id>?)"),
+    "dead ones": (listed("deliveries", True, statuses=("dead",)), "deliveries_dead (id<?)"),
+    "cancelled": (listed("deliveries", True, statuses=("cancelled",)), "deliveries_cancelled (id<?)"),
     "at a destination": (
         listed("deliveries", True, destination="x"),
         "deliveries_destination (destination=? AND id<?)",

@@ -106,7 +106,6 @@ _REQUEST_OF: Mapping[str, str] = {
     "submissions": "submissions.id", "deliveries": "submission_id", "events": "submission_id"
 }  # fmt: skip
 """The submission's id in each kind of rows that conditions on requests select."""
-_REQUEST_IS = "(SELECT 1 FROM {schema}requests WHERE requests.id = %s AND %s) IS NOT NULL"
 
 Order = Literal["key", "index", "sorted"]
 """Source of the order of a page: the rows in order of their key, an index that has the rows of one value in that order,
@@ -118,8 +117,8 @@ _INDEXED: Mapping[str, str] = {"submissions": "statuses", "events": "types", "de
 _STATUSES: Mapping[str, tuple[str, Order]] = {
     "pending": ("status = 'pending' AND due_ms >= 0", "sorted"),
     "running": ("status = 'running'", "sorted"),
-    "dead": ("status = 'dead' AND status IN ('dead', 'cancelled')", "index"),
-    "cancelled": ("status = 'cancelled' AND status IN ('dead', 'cancelled')", "index"),
+    "dead": ("status = 'dead'", "index"),
+    "cancelled": ("status = 'cancelled'", "index"),
 }
 """Conditions that lead to the partial index of a status of deliveries, and the order of its rows. Most have succeeded,
 so there is none for these."""
@@ -231,9 +230,8 @@ def page_query(
             query.add(f"{_REQUEST_OF[kind]} {{among}}", few)
     elif _is_by_request(kind, wanted):
         query.add_request(wanted)
-        query.conditions = [
-            _REQUEST_IS.format(schema=dialect.schema) % (_REQUEST_OF[kind], " AND ".join(query.conditions))
-        ]
+        conditions = " AND ".join([f"requests.id = {_REQUEST_OF[kind]}", *query.conditions])
+        query.conditions = [f"(SELECT 1 FROM {dialect.schema}requests WHERE {conditions}) IS NOT NULL"]  # noqa: S608
     for name, value in given.items():
         condition = _CONDITIONS[kind][name]
         if name == "statuses" and status in _STATUSES:

@@ -10,7 +10,7 @@ FROM receiver.deliveries WHERE status = 'pending' GROUP BY destination
 UNION ALL SELECT destination, 'running', count(*), NULL
 FROM receiver.deliveries WHERE status = 'running' GROUP BY destination
 UNION ALL SELECT destination, 'dead', count(*), NULL
-FROM receiver.deliveries WHERE status = 'dead' AND status IN ('dead', 'cancelled') GROUP BY destination;
+FROM receiver.deliveries WHERE status = 'dead' GROUP BY destination;
 
 -- name: deliveries_without_event
 -- This and all that follow find rows that contradict each other.

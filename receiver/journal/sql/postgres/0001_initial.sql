@@ -55,8 +55,8 @@ CREATE TABLE receiver.deliveries (
 -- A claim reads the due rows of one destination only, so that a paused destination costs the others nothing.
 CREATE INDEX deliveries_due ON receiver.deliveries (destination, due_ms, failures) WHERE status = 'pending';
 CREATE INDEX deliveries_running ON receiver.deliveries (destination, id) WHERE status = 'running';
-CREATE INDEX deliveries_ended ON receiver.deliveries (status, (id || ''), destination)
-    WHERE status IN ('dead', 'cancelled');
+CREATE INDEX deliveries_dead ON receiver.deliveries ((id || ''), destination) WHERE status = 'dead';
+CREATE INDEX deliveries_cancelled ON receiver.deliveries ((id || ''), destination) WHERE status = 'cancelled';
 CREATE INDEX deliveries_destination ON receiver.deliveries (destination, (id || ''));
 CREATE INDEX deliveries_submission ON receiver.deliveries (submission_id, status);
 

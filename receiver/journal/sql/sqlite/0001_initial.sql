@@ -48,7 +48,8 @@ CREATE TABLE deliveries (
 -- A claim reads the due rows of one destination only, so that a paused destination costs the others nothing.
 CREATE INDEX deliveries_due ON deliveries (destination, due_ms, failures) WHERE status = 'pending';
 CREATE INDEX deliveries_running ON deliveries (destination, submission_id) WHERE status = 'running';
-CREATE INDEX deliveries_ended ON deliveries (status, id, destination) WHERE status IN ('dead', 'cancelled');
+CREATE INDEX deliveries_dead ON deliveries (id, destination) WHERE status = 'dead';
+CREATE INDEX deliveries_cancelled ON deliveries (id, destination) WHERE status = 'cancelled';
 CREATE INDEX deliveries_destination ON deliveries (destination, id);
 CREATE INDEX deliveries_submission ON deliveries (submission_id, destination);
 
