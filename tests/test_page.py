@@ -333,6 +333,8 @@ async def test_the_search_finds_by_words_labels_and_status(tmp_path: Path) -> No
             text = (await browser.get(f"/tasks?{query}")).text
             assert found in text, query
             assert missing not in text, query
+        assert "blue fox" not in (await browser.get("/pictures")).text  # it never gets a picture
+        assert "blue fox" in (await browser.get("/pictures?status=refused")).text
 
 
 async def test_older_ones_are_a_page_away(tmp_path: Path) -> None:

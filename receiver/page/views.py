@@ -165,19 +165,15 @@ async def tiles(sources: Sources, rows: Sequence[Submission]) -> list[Tile]:
     marks: dict[str, dict[str, str]] = defaultdict(dict)
     for id, document in documents.items():
         marks[id] |= dict.fromkeys(document.receipts, "succeeded")
-    for item in await sources.journal.deliveries(limit=200, status="dead"):
-        if item.submission_id in documents:
-            marks[item.submission_id][item.destination] = "dead"
+    made = [row.created_ms for row in rows]
+    if made:  # a delivery is made after its submission, and seldom a day after it
+        dead = Selection(status="dead", since_ms=min(made), until_ms=max(made) + DAY_MS)
+        for item in await sources.journal.deliveries(dead, limit=COUNTED):
+            if item.submission_id in documents:
+                marks[item.submission_id][item.destination] = "dead"
     for id, document in documents.items():
         marks[id] |= {item.destination: item.status for item in document.deliveries}
-    return [
-        Tile(
-            row=row,
-            grid=_is_grid(row),
-            marks=tuple(sorted(marks[row.id].items())),
-        )
-        for row in rows
-    ]
+    return [Tile(row=row, grid=_is_grid(row), marks=tuple(sorted(marks[row.id].items()))) for row in rows]
 
 
 def _is_grid(row: Submission) -> bool:
@@ -239,7 +235,7 @@ def _counted(rows: Sequence[object]) -> int | str:
 
 async def pictures(sources: Sources, look: Look) -> dict[str, Any]:
     top = look.query.get("top", "")
-    rows, following = await _rows(sources, look, hidden=HIDDEN)
+    rows, following = await _rows(sources, look, hidden=frozenset() if look.query.get("status") else HIDDEN)
     news = [row for row in rows if top and row.id > top]
     shown = [row for row in rows if not top or row.id <= top]
     return {
