@@ -2,8 +2,8 @@
 
 Every module takes its logger with `log = Log("receiver.…")` at its top and writes fixed names,
 `log.info("delivery.succeeded", delivery_id=…)`: a noun, a verb in the past, ids as fields, no sentences.
-The lines are records of `logging`. Our programs call `configure` once. A program that embeds Receiver sees the records
-in its own handlers.
+Our programs call `configure` once. In a program that embeds Receiver, the lines are records of `logging`. structlog is
+imported with the first line, because most commands write none.
 
 Redaction is by key (the name of a field) and by value (known secrets, and shapes of secrets in any text, tracebacks
 included), because either alone misses some. Words from outside that we keep, such as a prompt, lose only known secrets
@@ -17,16 +17,16 @@ import json
 import logging
 import re
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import lru_cache
-from traceback import format_exception
-from typing import Any, Literal, TextIO
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 from urllib.parse import quote
 
 import msgspec
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
 
 REDACTED = "[redacted]"
 LogFormat = Literal["auto", "json", "console"]
@@ -60,8 +60,6 @@ _UNESCAPED = re.compile(r"[\w.~-]+", re.ASCII)
 """Characters that every spelling of a secret leaves as they are."""
 _SHORTEST_SECRET = 6
 """A shorter "secret" would redact half of every line."""
-_PLAIN_WORD = re.compile(r"[^\s\"=]+\Z")
-"""Text that needs no quotes in `key=value`."""
 _MAX_DEPTH = 8
 STEERING = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 """Characters beside the ASCII controls that can end a line, turn its direction, or steer a terminal."""
@@ -108,24 +106,30 @@ class _Known:
         self.encoded_cores = tuple([core.encode() for core in self.cores])
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of ours, as the `msg` of a record: its name and its fields."""
+class _Output:
+    """Stream of log lines, which fails no work that is being logged."""
 
-    event: str
-    fields: dict[str, Any]
+    def __init__(self) -> None:
+        self.stream: TextIO | None = None
 
-    def __str__(self) -> str:
-        """Return the line as `event=name key=value …`, redacted, for the handlers of a program that embeds Receiver."""
-        texts = {"event": self.event} | {
-            key: value if isinstance(value, str) and _PLAIN_WORD.match(value) else json.dumps(value, ensure_ascii=False)
-            for key, value in redact_fields(self.fields).items()
-        }
-        return escape_lines(" ".join(f"{key}={text}" for key, text in texts.items()))
+    def write(self, text: str) -> int:
+        """Write, if possible: a closed pipe or a full disk must not fail the work that is being logged."""
+        stream = self.stream or sys.stderr
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        try:
+            return stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except (OSError, ValueError):
+            return 0
+
+    def flush(self) -> None:
+        try:
+            (self.stream or sys.stderr).flush()
+        except (OSError, ValueError):
+            return
 
 
 class Log:
-    """Logger of a module."""
+    """Logger of a module. `logging` holds its level, also in a program that embeds Receiver."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
@@ -139,53 +143,19 @@ class Log:
     def warning(self, event: str, **fields: Any) -> None:
         self._write(logging.WARNING, event, fields)
 
-    def error(self, event: str, *, exc_info: BaseException | None = None, **fields: Any) -> None:
-        """Write a line, with the traceback of an exception in the field `exception`."""
-        if exc_info is not None:
-            fields["exception"] = "".join(format_exception(exc_info)).rstrip()
+    def error(self, event: str, **fields: Any) -> None:
+        """Write a line, with the traceback of an exception given as `exc_info`."""
         self._write(logging.ERROR, event, fields)
 
     def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
         if self._logger.isEnabledFor(level):
-            # `log` would look for the caller's line, which takes as long as all the rest.
-            self._logger.handle(logging.LogRecord(self._logger.name, level, "", 0, Line(event, fields), None, None))
+            import structlog  # noqa: PLC0415 - takes a third of the start of a command
 
-
-class _Handler(logging.Handler):
-    """Writes each record as one line, as JSON or for people. Without a stream it goes to standard error."""
-
-    def __init__(self, stream: TextIO | None, *, readable: bool, colors: bool) -> None:
-        super().__init__()
-        self._stream = stream
-        self._readable = readable
-        self._colors = colors
-
-    def format(self, record: logging.LogRecord) -> str:
-        if isinstance(record.msg, Line):
-            fields = {**record.msg.fields, "event": record.msg.event}
-        else:
-            fields = {"event": record.getMessage(), "logger": record.name}
-            if record.exc_info:
-                fields["exception"] = "".join(format_exception(record.exc_info[1])).rstrip()
-        line = redact_fields(fields)  # after it our own fields, and before it a traceback, which may hold secrets
-        line["level"] = record.levelname.lower()
-        if self._readable:
-            return _as_text(self._colors, time.strftime("%H:%M:%S", time.localtime(record.created)), line)
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line["timestamp"] = f"{moment}.{int(record.created % 1 * 1e6):06}Z"
-        return _as_json(line)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write, if possible: a closed pipe or a full disk must not fail the work that is being logged."""
-        text = f"{self.format(record)}\n"
-        stream = self._stream or sys.stderr
-        encoding = getattr(stream, "encoding", None) or "utf-8"
-        with suppress(OSError, ValueError):
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            stream.flush()
+            structlog.get_logger(self._logger.name).log(level, event, **fields)
 
 
 _known = _Known()
+_output = _Output()
 
 
 def configure(
@@ -200,13 +170,35 @@ def configure(
     `auto` is `console` on a terminal and `json` elsewhere. `secrets` are never written. Lines go to standard error
     unless a stream is given.
     """
-    _known.forget()
-    learn(secrets)
+    import structlog  # noqa: PLC0415 - see above
+
+    silence(secrets)
+    _output.stream = stream
     terminal = (stream or sys.stderr).isatty()
     readable = format == "console" or (format == "auto" and terminal)
     number = logging.getLevelNamesMapping()[level.upper()]
+    # Exceptions become text before redaction, so that tracebacks are redacted as well. Our own fields come after it.
+    ending: list[Processor] = [
+        structlog.processors.format_exc_info,
+        redact_fields,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if readable else "iso", utc=not readable),
+        partial(_as_text, terminal) if readable else _as_json,
+    ]
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, *ending],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(_output),  # type: ignore[arg-type] # it needs write and flush only
+    )
+    handler = logging.StreamHandler(_output)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.contextvars.merge_contextvars, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+        )
+    )
     root = logging.getLogger()
-    root.handlers[:] = [_Handler(stream, readable=readable, colors=terminal)]
+    root.handlers[:] = [handler]
     root.setLevel(number)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
         logger = logging.getLogger(name)
@@ -218,10 +210,33 @@ def configure(
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
-def redact_libraries() -> None:
-    """Redact the lines of libraries in a program that embeds Receiver and has its own handlers."""
+def silence(secrets: Iterable[str]) -> None:
+    """Log nothing, for a command that says in a sentence what went wrong. `secrets` are never shown."""
+    _known.forget()
+    learn(secrets)
+    logging.getLogger().setLevel(logging.CRITICAL)
+
+
+def use_logging() -> None:
+    """Send our lines, redacted, to the loggers `receiver.…` of `logging`, for a program that embeds Receiver.
+
+    A program that has configured structlog itself keeps its own configuration.
+    """
+    import structlog  # noqa: PLC0415 - see above
+
     for name in ("httpx", "uvicorn.access"):
         logging.getLogger(name).addFilter(_without_secrets)
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.format_exc_info,
+                redact_fields,
+                structlog.processors.LogfmtRenderer(key_order=["event"]),
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+            logger_factory=structlog.stdlib.LoggerFactory(),
+        )
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:
@@ -278,10 +293,10 @@ def redact_body(body: bytes, token: bytes) -> tuple[bytes, bool]:
     return body, bool(token) and not others
 
 
-def redact_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Redact a whole line by key and by value, nested values too, and cut what is too long."""
+def redact_fields(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Redact a whole line by key and by value, nested values too, and cut what is too long. A structlog processor."""
     line = {}
-    for name, value in fields.items():
+    for name, value in event.items():
         shown = line[name] = _redacted(name, value, _MAX_DEPTH)
         if isinstance(shown, str) and len(shown) > _MAX_VALUE:
             line[name] = cut(shown, 4 * _MAX_VALUE if name == "exception" else _MAX_VALUE)
@@ -327,7 +342,7 @@ def _is_secret_name(name: str) -> bool:
     return lowered in _SECRET_NAMES or lowered.endswith(("_key", "_keys", "_state"))
 
 
-def _as_json(event: dict[str, Any]) -> str:
+def _as_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
     """Return the line, which redaction has reduced to plain values. json.dumps takes five times as long."""
     try:
         line = msgspec.json.encode(event).decode()
@@ -357,12 +372,12 @@ def cut(value: Any, most: int) -> Any:
     return f"{text[:most]}… ({len(text)} characters)"
 
 
-def _as_text(colors: bool, time: str, event: dict[str, Any]) -> str:
+def _as_text(colors: bool, logger: WrappedLogger, method: str, event: EventDict) -> str:
     """Return the line for people: local time, a level above info, name, and the fields that say something.
 
     Of our ids it has the last characters, which every command takes. An event's id only repeats the submission.
     """
-    level, name = event.pop("level"), event.pop("event")
+    time, level, name = (event.pop(key, "") for key in ("timestamp", "level", "event"))
     traceback = event.pop("exception", "")
     fields = {
         _clean(key): _clean(_OUR_ID.sub(_ID_END, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))

@@ -8,7 +8,7 @@ import contextlib
 import gc
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import httpcore
 import httpx
 import journals
+import structlog
 from waiting import PATIENCE
 
 from receiver.clock import Clock
@@ -38,7 +39,7 @@ from receiver.provider import Provider
 from receiver.requests import build
 from receiver.submissions import Options, Submissions
 from receiver.tasks import Task
-from receiver.telemetry import Line, configure
+from receiver.telemetry import configure
 from receiver.tokens import Tokens
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
@@ -438,33 +439,19 @@ async def until(condition: Callable[[], bool]) -> None:
 def forget_logging() -> None:
     """Undo what a command in this process has configured."""
     configure()
+    structlog.reset_defaults()
     logging.getLogger().handlers.clear()
     gc.unfreeze()  # a server that ran in this process has frozen what there was
 
 
-class _Lines(logging.Handler):
-    """Keeps lines of ours as tables."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[dict[str, Any]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        assert isinstance(record.msg, Line)
-        self.lines.append({**record.msg.fields, "event": record.msg.event, "log_level": record.levelname.lower()})
-
-
 @contextlib.contextmanager
-def logged() -> Iterator[list[dict[str, Any]]]:
+def logged() -> Iterator[list[MutableMapping[str, Any]]]:
     """The log lines written in the block, of every level. They are written nowhere else."""
-    logger, handler = logging.getLogger("receiver"), _Lines()
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
+    logger = logging.getLogger("receiver")
+    level = logger.level
     logger.setLevel(logging.DEBUG)
-    logger.propagate = False
     try:
-        yield handler.lines
+        with structlog.testing.capture_logs() as lines:
+            yield lines
     finally:
-        logger.removeHandler(handler)
         logger.setLevel(level)
-        logger.propagate = propagate

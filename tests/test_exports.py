@@ -50,10 +50,10 @@ def test_importing_the_package_loads_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("words", "unused"),
     [
-        (["--help"], {"msgspec", "pydantic", "logging", "rich", "asyncio"}),
+        (["--help"], {"msgspec", "pydantic", "structlog", "logging", "rich", "asyncio"}),
         (
             ["tasks", "list"],
-            {"httpx", "httpcore", "starlette", "uvicorn", "receiver.app.container", "rich.console", "pydantic"},
+            {"httpx", "starlette", "uvicorn", "receiver.app.container", "rich.console", "pydantic", "structlog"},
         ),
         (
             ["submit", "a paper boat"],

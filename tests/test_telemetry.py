@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import structlog
 
 from receiver.telemetry import (
     REDACTED,
@@ -21,7 +22,7 @@ from receiver.telemetry import (
     redact_body,
     redact_fields,
     redact_known,
-    redact_libraries,
+    use_logging,
 )
 
 TOKEN = "01JD7K3W8QZ5T9V2X4Y6A8B0CD.aBcD-_." + "s" * 43
@@ -33,10 +34,12 @@ def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     configure()
+    structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
     yield io.StringIO()
     configure()
+    structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -110,13 +113,13 @@ SECRET_KEYS = [
 def test_a_secret_by_its_key_is_redacted_at_any_depth(name: str) -> None:
     """A field whose name says secret loses its value, nested in tables and lists too."""
     event = {name: "x", "a": [{"b": {name: {"deep": "x"}}}]}
-    assert redact_fields(event) == {name: REDACTED, "a": [{"b": {name: REDACTED}}]}
+    assert redact_fields(None, "info", event) == {name: REDACTED, "a": [{"b": {name: REDACTED}}]}
 
 
 def test_plain_fields_stay() -> None:
     """Ids, numbers and statuses stay as they are; an absent token may be seen to be absent."""
     event = {"idempotency_key": "d1", "status": "pending", "statement": "x", "n": 1.5, "token": None, "ok": True}
-    assert redact_fields(dict(event)) == event
+    assert redact_fields(None, "info", dict(event)) == event
 
 
 SHAPES = [
@@ -156,7 +159,7 @@ def test_known_secrets_are_redacted_however_they_are_spelled(stream: io.StringIO
     told = redact("pa ss/word-longer, pa ss/word, pa%20ss%2Fword, abc")
     assert told == f"{REDACTED}, {REDACTED}, {REDACTED}, abc"
     event = {"a": b"pa ss/word", "b": ValueError("pa ss/word"), "c": {"pa ss/word": 1}}
-    assert "pa ss" not in str(redact_fields(event))
+    assert "pa ss" not in str(redact_fields(None, "info", event))
 
 
 @pytest.mark.parametrize("secret", ["§±£€¥¢", "<&'/ä\"\\", "key&key<7", "päss-wörd-17"])
@@ -257,7 +260,8 @@ def test_in_a_library_lines_go_to_the_programs_own_logging(
     stream: io.StringIO, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Redacted, under our loggers' names, and at the levels the program has set for them."""
-    redact_libraries()
+    structlog.reset_defaults()
+    use_logging()
     log = Log("receiver.for_tests")
     with caplog.at_level("INFO", "receiver.for_tests"):
         log.debug("task.looked_at")
@@ -271,9 +275,17 @@ def test_in_a_library_lines_go_to_the_programs_own_logging(
     ]
 
 
+def test_a_program_with_a_structlog_of_its_own_keeps_it(stream: io.StringIO) -> None:
+    """Whoever has configured structlog, we included, is left alone."""
+    configure(stream=stream)
+    use_logging()
+    Log("receiver.tests").info("task.seen")
+    assert [line["event"] for line in lines(stream)] == ["task.seen"]
+
+
 def test_httpx_tells_no_secret_url_to_the_program_it_runs_in(caplog: pytest.LogCaptureFixture) -> None:
     """At info httpx logs each URL it calls; where the program shows that, a chat webhook's secret is not in it."""
-    redact_libraries()
+    use_logging()
     with caplog.at_level(logging.INFO, logger="httpx"):
         logging.getLogger("httpx").info(
             'HTTP Request: %s %s "200 OK"', "POST", "https://hooks.slack.com/services/T/B/X"

@@ -27,7 +27,7 @@ from receiver.journal import Trouble
 from receiver.journal.selection import Replayed, Selection
 from receiver.requests import Request
 from receiver.settings import CONCURRENCY, Settings, declared, load
-from receiver.telemetry import Log, redact_libraries
+from receiver.telemetry import Log, use_logging
 from receiver.verification import Unwrapped, unwrap
 from receiver.web.callbacks import MAX_BODY
 from receiver.web.health import livez
@@ -93,7 +93,7 @@ class Receiver(Requests):
         if self._stack is not None:
             raise RuntimeError("This Receiver has been started already.")
         self._stack = AsyncExitStack()
-        redact_libraries()
+        use_logging()
         try:
             settings = self._settings or load(overrides=self._overrides)
             functions = self._functions.values()

@@ -13,7 +13,7 @@ from receiver.app.journals import journal_of
 from receiver.cli import chosen
 from receiver.journal import Journal
 from receiver.settings import Settings, load
-from receiver.telemetry import configure
+from receiver.telemetry import configure, silence
 
 T = TypeVar("T")
 
@@ -25,12 +25,10 @@ def settings_for(*, quiet: bool = False, **flags: Any) -> Settings:
     """Load the settings with this command's flags and set up logs. `quiet` logs nothing unless a level is set,
     because the command itself says what went wrong."""
     settings = load(overrides=flags, file=chosen["config"])
-    given = settings.sources["log_level"] != "default"
-    configure(
-        level="critical" if quiet and not given else settings.log_level,
-        format=settings.log_format,
-        secrets=settings.secret_values(),
-    )
+    if quiet and settings.sources["log_level"] == "default":
+        silence(settings.secret_values())
+    else:
+        configure(level=settings.log_level, format=settings.log_format, secrets=settings.secret_values())
     return settings
 
 

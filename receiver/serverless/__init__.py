@@ -31,7 +31,7 @@ from receiver.clock import Clock
 from receiver.engine.engine import Engine
 from receiver.errors import JournalError, ReceiverError, SettingsError, require
 from receiver.settings import Settings, load
-from receiver.telemetry import Log, configure, learn, redact_libraries
+from receiver.telemetry import Log, configure, learn, use_logging
 from receiver.web.callers import Callers
 from receiver.web.problems import Problem, problem
 
@@ -67,7 +67,7 @@ def asgi(*, budget: float = BUDGET, limit: float = LIMIT, **settings: Any) -> Ap
     if found.platform_variables:  # the process belongs to the platform, elsewhere logs are the program's business
         configure(level=found.log_level, format=found.log_format, secrets=found.secret_values())
     else:
-        redact_libraries()
+        use_logging()
     if found.sources["data"] == "default" and found.database_kind != "sqlite":  # the disk vanishes with the instance
         found = load(overrides={**settings, "data": Path(tempfile.gettempdir(), "receiver")})
     if not found.keys and found.database_kind != "sqlite":
@@ -122,7 +122,7 @@ async def open_stateless(**settings: Any) -> AsyncIterator[StatelessSubmit]:
     Raises:
         SettingsError: a setting is missing, wrong, or needs a journal.
     """
-    redact_libraries()
+    use_logging()
     async with runtime.open_stateless_submit(load(overrides=settings)) as stateless:
         yield stateless
 
