@@ -56,10 +56,14 @@ class Deployed:
             return await journal.find(submission_id)
 
     async def delivered(self, submission_id: str) -> list[str]:
-        """The statuses of the deliveries of a submission."""
+        """The statuses at each place of a submission.
+
+        The clock is fast, so that a result may have gone out, or have been about to, before its picture was there. The
+        event with the picture comes later, and cancels what is pending of the other.
+        """
         async with journal_of(self.settings, existing=True) as journal:
             found = await journal.deliveries(limit=50, submission_id=submission_id)
-        return sorted(f"{item.destination} {item.status}" for item in found)
+        return sorted({f"{item.destination} {item.status}" for item in found if item.status != "cancelled"})
 
     def pictures(self, name: str = "outputs") -> list[str]:
         return sorted(path.suffix for path in (self.outputs.parent / name).glob("*"))
