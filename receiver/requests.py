@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from receiver.errors import InputError
-from receiver.tasks import MAX_TASK_ID
+from receiver.tasks import MAX_TASK_ID, clean_text
 
 BOTS = {"midjourney": "MID_JOURNEY", "niji": "NIJI_JOURNEY"}
 """Name on the command line → name in the protocol."""
@@ -33,7 +33,6 @@ MASK = "maskBase64"
 
 _DATA = "^[Dd][Aa][Tt][Aa]:"
 _MODES = ("RELAX", "FAST", "TURBO")
-_UNSENDABLE = re.compile("[\x00\ud800-\udfff]")
 _LINK = re.compile(r"https?://", re.IGNORECASE)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -158,7 +157,7 @@ def sendable(what: str, value: Any) -> str:
     """Return text that JSON can carry and databases can store, or raise InputError."""
     if not isinstance(value, str):
         raise InputError(f"{what} must be text.")
-    if _UNSENDABLE.search(value):
+    if clean_text(value) != value:
         raise InputError(f"{what} holds a NUL or half a character, which cannot be sent; remove it.")
     return value
 
@@ -242,23 +241,22 @@ _FILTER_KEYS: Mapping[str, Callable[[str, Any], Any]] = {
 def _check_source(what: str, value: Any) -> str:
     """Check a picture given as a path, a data URI or a link. The file need not exist yet."""
     text = sendable(what, value)
-    if not text.strip():
+    source = text.strip()
+    if not source:
         raise InputError(f"{what} is empty; give a path, a data URI or a link.")
-    stripped = text.strip()
-    if stripped[:5].lower() == "data:":
-        return stripped
-    if not _URL.match(stripped):
-        return text
-    text = stripped
-    if len(text) > MAX_LINK:
-        raise InputError(f"The link has {len(text)} characters; shorten it to {MAX_LINK}.")
+    if source[:5].lower() == "data:":
+        return source
+    if not _URL.match(source):
+        return text  # spaces may belong to a path
+    if len(source) > MAX_LINK:
+        raise InputError(f"The link has {len(source)} characters; shorten it to {MAX_LINK}.")
     try:
-        usable = is_link(text) and text.isprintable() and " " not in text and bool(urlsplit(text).hostname)
+        usable = is_link(source) and source.isprintable() and " " not in source and bool(urlsplit(source).hostname)
     except ValueError:
         usable = False
     if not usable:
-        raise InputError(f"{text[:80]!r} is no http or https link.")
-    return text
+        raise InputError(f"{source[:80]!r} is no http or https link.")
+    return source
 
 
 def _check_file(what: str, value: Any) -> str:

@@ -94,6 +94,7 @@ GOOD: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], tuple[Pic
         files("base64Array", "a.png", "b.png"),
     ),
     ("imagine", ("a",), {"pictures": [LINK]}, {"prompt": "a", "base64Array": [LINK]}, ()),
+    ("describe", (f" {DATA}\n",), {}, {}, files("base64", DATA)),
     ("describe", (LINK,), {"account_filter": {"remark": "x"}}, {"link": LINK, "accountFilter": {"remark": "x"}}, ()),
     ("shorten", ("a",), {"account_filter": {"remix": True}}, {"prompt": "a", "accountFilter": {"remix": True}}, ()),
     ("describe", ("a.png",), {}, {}, files("base64", "a.png")),

@@ -18,14 +18,12 @@ import msgspec
 from receiver.backoff import retry_after
 from receiver.errors import Ambiguous, NotJSON, ProviderError, Refused
 from receiver.requests import KINDS
-from receiver.tasks import MAX_TASK_ID, decode_json, unwrapped
+from receiver.tasks import MAX_TASK_ID, MAX_URL, decode_json, integral, unwrapped
 
 MAX_WORDS = 200
 """Characters of the provider's own words that an error repeats."""
 MAX_SAID = 2000
 """Characters of the provider's own words that are looked at."""
-MAX_LINK = 4096
-"""Characters."""
 MAX_RESULTS = 50
 """Task ids or links of one answer. An answer with more has none that counts."""
 TAKEN = frozenset({1, 21, 22})
@@ -165,13 +163,6 @@ def read_envelope(body: bytes) -> Envelope:
     )
 
 
-def integral(value: Any) -> int | None:
-    """Return an integer, also from a float: relays decode numbers to float64 and encode them anew (PROTOCOL.md §1)."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else None
-
-
 def one_line(text: str) -> str:
     """Return the start of `text` on one line, without control characters and other text unfit for a terminal or a
     database."""
@@ -203,7 +194,7 @@ def _links(result: Any) -> tuple[str, ...]:
     items = result if isinstance(result, list) else [result]
     found = tuple(item.strip() for item in items if isinstance(item, str))
     usable = all(
-        len(link) <= MAX_LINK and link.isprintable() and " " not in link and _LINK.match(link) for link in found
+        len(link) <= MAX_URL and link.isprintable() and " " not in link and _LINK.match(link) for link in found
     )
     return found if usable and len(found) == len(items) <= MAX_RESULTS else ()
 

@@ -20,9 +20,9 @@ from receiver import metrics
 from receiver.bodies import Body, certificates, system_reason
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, SettingsError, Unreachable, Unreadable
-from receiver.provider.answers import OUTCOMES, TAKEN, Accepted, Answer, integral, one_line, read_answer, read_submit
+from receiver.provider.answers import OUTCOMES, TAKEN, Accepted, Answer, one_line, read_answer, read_submit
 from receiver.requests import KINDS, check_speed, check_task_id, one_of
-from receiver.tasks import Task, read_task
+from receiver.tasks import Task, integral, read_task
 from receiver.telemetry import learn, redact
 from receiver.version import __version__
 

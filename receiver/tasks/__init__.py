@@ -3,6 +3,7 @@
 from receiver.tasks.task import (
     MAX_DEPTH,
     MAX_TASK_ID,
+    MAX_URL,
     RANKS,
     TERMINAL,
     Button,
@@ -13,6 +14,7 @@ from receiver.tasks.task import (
     decode_json,
     decode_task,
     event_type,
+    integral,
     is_grid,
     merge,
     read_task,
@@ -22,6 +24,7 @@ from receiver.tasks.task import (
 __all__ = [
     "MAX_DEPTH",
     "MAX_TASK_ID",
+    "MAX_URL",
     "RANKS",
     "TERMINAL",
     "Button",
@@ -32,6 +35,7 @@ __all__ = [
     "decode_json",
     "decode_task",
     "event_type",
+    "integral",
     "is_grid",
     "merge",
     "read_task",

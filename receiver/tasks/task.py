@@ -327,6 +327,13 @@ def clean_text(text: str) -> str:
     return _FORBIDDEN.sub("�", text)
 
 
+def integral(value: Any) -> int | None:
+    """Return an integer, also from a float: relays decode numbers to float64 and encode them anew (PROTOCOL.md §1)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else None
+
+
 def decode_json(body: bytes) -> Any:
     """Read JSON from outside: UTF-8, an optional BOM. Strings may still hold lone surrogates (see `clean_text`).
 
@@ -483,22 +490,17 @@ class _Reader:
         """Return epoch milliseconds. Some gateways write seconds."""
         if not value or value == "0":
             return None
-        if isinstance(value, str) and _DIGITS.match(value):
-            value = int(value)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53:
-            return value if value > _LATEST_SECONDS else value * 1000
+        number = int(value) if isinstance(value, str) and _DIGITS.match(value) else integral(value)
+        if number is not None and 0 < number < 2**53:
+            return number if number > _LATEST_SECONDS else number * 1000
         self.problems.append(f"{key} is no time in milliseconds")
         return None
 
     def percent(self, key: str, value: Any) -> int | None:
         if value is None or value == "":
             return None
-        number = _PERCENTS.get(value.strip()) if isinstance(value, str) else value
-        if isinstance(number, float) and number.is_integer():
-            number = int(number)
-        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= 100:
+        number = _PERCENTS.get(value.strip()) if isinstance(value, str) else integral(value)
+        if number is not None and 0 <= number <= 100:
             return number
         self.problems.append(f"{key} is no percentage")
         return None

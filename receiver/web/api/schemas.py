@@ -212,7 +212,7 @@ def read(type: type[T], body: dict[str, Any]) -> T:
 
 def check_uri(source: str | None) -> None:
     """Raise InputError unless it is a data URI, or None. A path would name a file of *this* machine."""
-    if source is not None and source[:5].lower() != "data:":
+    if source is not None and source.strip()[:5].lower() != "data:":
         raise InputError("A picture comes as `data:image/…;base64,…` or, where a link can stand, as http(s) link.")
 
 
