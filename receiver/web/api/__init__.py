@@ -100,7 +100,7 @@ class Api:
         making, reading, delivering = self._making, self._reading, self._delivering
         return [
             self._route("/uploads", post=making.upload),
-            self._route("/submissions", get=reading.list, post=making.submit),
+            self._route("/submissions", get=reading.list_submissions, post=making.submit),
             self._route("/submissions/watch", post=making.watch),
             self._route("/submissions/{id}", get=reading.show, delete=making.erase),
             self._route("/submissions/{id}/events", get=reading.events),
@@ -109,7 +109,7 @@ class Api:
             self._route("/submissions/{id}/actions", post=making.press),
             self._route("/submissions/{id}/modal", post=making.answer),
             self._route("/submissions/{id}/cancel", post=making.cancel),
-            self._route("/deliveries", get=delivering.list),
+            self._route("/deliveries", get=delivering.list_deliveries),
             self._route("/deliveries/replay", post=delivering.replay),
             self._route("/deliveries/{id}", get=delivering.show),
             self._route("/destinations", get=delivering.list_destinations),

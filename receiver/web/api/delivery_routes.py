@@ -38,7 +38,7 @@ class DeliveryRoutes:
     destinations: Collection[str]
     clock: Clock
 
-    async def list(self, request: Request, caller: str) -> Response:
+    async def list_deliveries(self, request: Request, caller: str) -> Response:
         """`GET /deliveries`: the newest first."""
         query = read_query(request, DELIVERY_STATUSES, "destination", "submission")
         given = request.query_params

@@ -56,7 +56,7 @@ class ReadRoutes:
     heartbeat: float
     clock: Clock
 
-    async def list(self, request: Request, caller: str) -> Response:
+    async def list_submissions(self, request: Request, caller: str) -> Response:
         """`GET /submissions`: the newest first."""
         query = read_query(request, DISPLAY_STATUSES)
         wanted = query.selection.filter()
@@ -74,11 +74,39 @@ class ReadRoutes:
         """`GET /submissions/{id}/events`: a list, or a stream if the caller accepts one."""
         row = await find(self.journal, request.path_params["id"])
         if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
-            last_id = request.headers.get("last-event-id")
-            return await stream_events(
-                self.journal, self.watch, row, last_id, heartbeat=self.heartbeat, clock=self.clock
-            )
-        return json(await all_events(self.journal, row.id), headers={"Vary": "Accept"})
+            return await self._stream(row, request.headers.get("last-event-id"))
+        return json(await self._events_after(row, None), headers={"Vary": "Accept"})
+
+    async def _stream(self, row: Submission, last_id: str | None) -> Response:
+        """Return a stream (WHATWG HTML §9.2) of the events after `last_id` (all if it is unknown) until none can
+        follow. If none can, 204 tells a browser to stop asking. Silence is broken by comments."""
+        if last_id is not None and _over(row, self.clock.now_ms()) and not await self._events_after(row, last_id):
+            return Response(status_code=204, headers=_STREAM_HEADERS)
+
+        async def lines() -> AsyncIterator[bytes]:
+            seen = last_id
+            try:
+                async with aclosing(with_pauses(self.watch(row.id), self.heartbeat)) as changes:
+                    async for change in changes:
+                        if change is None:
+                            yield b": nothing new\n\n"
+                            continue
+                        for event in await self._events_after(row, seen):
+                            seen = event.id
+                            fields = event.id.encode(), event.type.encode(), msgspec.json.encode(event)
+                            yield b"id: %b\nevent: %b\ndata: %b\n\n" % fields
+                        if _over(change, self.clock.now_ms()):
+                            return
+            except ReceiverError as exc:  # the answer has begun, so it can only end, and the client reconnects
+                log.error("stream.broken_off", submission=row.id, problem=str(exc))
+
+        return EventStream(lines(), headers=_STREAM_HEADERS, media_type="text/event-stream")
+
+    async def _events_after(self, row: Submission, last_id: str | None) -> list[Event]:
+        """Return the events of a submission after this one, or all of them if it is unknown, the oldest first."""
+        events = (await self.journal.events(limit=MAX_EVENTS, submission_id=row.id))[::-1]
+        seen = next((number for number, event in enumerate(events, 1) if event.id == last_id), 0)
+        return events[seen:]
 
     async def media(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/media/{index}`."""
@@ -137,43 +165,6 @@ def _index(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
-# The stream of events (WHATWG HTML §9.2)
-
-
-async def stream_events(
-    journal: Journal, watch: Watch, row: Submission, last_id: str | None, *, heartbeat: float, clock: Clock
-) -> Response:
-    """Return a stream of the events after `last_id` (all if it is unknown) until none can follow. If none can, 204
-    tells a browser to stop asking. A comment is sent after each `heartbeat` seconds of silence."""
-    if last_id is not None and _over(row, clock.now_ms()) and not await _events_after(journal, row.id, last_id):
-        return Response(status_code=204, headers=_STREAM_HEADERS)
-
-    async def lines() -> AsyncIterator[bytes]:
-        seen = last_id
-        try:
-            async with aclosing(with_pauses(watch(row.id), heartbeat)) as changes:
-                async for change in changes:
-                    if change is None:
-                        yield b": nothing new\n\n"
-                        continue
-                    for event in await _events_after(journal, row.id, seen):
-                        seen = event.id
-                        fields = event.id.encode(), event.type.encode(), msgspec.json.encode(event)
-                        yield b"id: %b\nevent: %b\ndata: %b\n\n" % fields
-                    if _over(change, clock.now_ms()):
-                        return
-        except ReceiverError as exc:  # the answer has begun, so it can only end, and the client reconnects
-            log.error("stream.broken_off", submission=row.id, problem=str(exc))
-
-    return EventStream(lines(), headers=_STREAM_HEADERS, media_type="text/event-stream")
-
-
-async def _events_after(journal: Journal, submission_id: str, last_id: str | None) -> list[Event]:
-    events = await all_events(journal, submission_id)
-    seen = next((number for number, event in enumerate(events, 1) if event.id == last_id), 0)
-    return events[seen:]
-
-
 class EventStream(StreamingResponse):
     """A stream that ends in order when the server stops."""
 
@@ -182,11 +173,6 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         except asyncio.CancelledError:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def all_events(journal: Journal, submission_id: str) -> list[Event]:
-    """Return the events of a submission, the oldest first."""
-    return (await journal.events(limit=MAX_EVENTS, submission_id=submission_id))[::-1]
 
 
 async def with_pauses(items: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
