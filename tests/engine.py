@@ -18,6 +18,7 @@ import httpcore
 import httpx
 import journals
 import structlog
+from answering import Answering
 from waiting import PATIENCE
 
 from receiver.clock import Clock
@@ -393,9 +394,7 @@ async def engine(
         stack.push_async_callback(real.aclose)
         journal: Any = Faulty(real) if faulty else real
         if provider is None:
-            provider = Provider(
-                base_url="https://relay.test", key="sk-0123456789", clock=clock, transport=httpx.MockTransport(relay)
-            )
+            provider = Provider(base_url="https://relay.test", key="sk-0123456789", clock=clock, pool=Answering(relay))
             stack.push_async_callback(provider.aclose)
         fetcher = Fetcher(hosts=[], origins=[origin.url], max_bytes=10**6, timeout=5.0, tls=TLS)
         stack.push_async_callback(fetcher.aclose)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from answering import Answering
 from engine import DEADLINE, KEYS, PUBLIC_URL, TLS, StillClock, answer, destination, wire_task
 
 from receiver.deliveries import Receipt
@@ -256,7 +257,7 @@ class Process:
         clock, self.tokens = world.clock, world.tokens
         self.provider = Provider(
             base_url="https://relay.test", key="sk-0123456789", clock=clock,
-            transport=httpx.MockTransport(lambda request: world.upstream.ask(self.mortal, request)),
+            pool=Answering(lambda request: world.upstream.ask(self.mortal, request)),
         )  # fmt: skip
         routes = tuple(Route(destination=name, progress=True) for name in world.places)
         self.intake = Intake(seen, policy=POLICY, routes=routes, clock=clock, changed=lambda row: None)

@@ -12,6 +12,7 @@ from typing import get_args
 import httpx
 import pytest
 import yaml
+from answering import Answering
 from flows import World, world
 from handbook import commands
 from handbooks import region
@@ -179,7 +180,7 @@ async def test_requests_without_an_answer_are_counted(answer: httpx.Response | E
         return answer
 
     metrics.switch_on()
-    provider = Provider(base_url="http://p", key="k", clock=Clock(), transport=httpx.MockTransport(respond))
+    provider = Provider(base_url="http://p", key="k", clock=Clock(), pool=Answering(respond))
     before = list(metrics.REQUESTS.samples.get(("submit", label), [0]))
     with pytest.raises(ProviderError):
         await provider.submit("imagine", {"prompt": "a"}, speed=None)

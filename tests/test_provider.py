@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
+from answering import Answering
 from proxies import connect_proxy
 
 from receiver import provider
@@ -40,8 +42,7 @@ class StillClock(Clock):
 
 
 def client(answer: Answer, *, base_url: str = "https://relay.test", clock: Clock | None = None) -> Provider:
-    transport = httpx.MockTransport(answer)
-    return Provider(base_url=base_url, key=KEY, clock=clock or StillClock(), transport=transport)
+    return Provider(base_url=base_url, key=KEY, clock=clock or StillClock(), pool=Answering(answer))
 
 
 def always(status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
@@ -265,20 +266,18 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 
 FOREIGN = [
-    (httpx.ConnectError, Unreachable, Unreachable),
-    (httpx.ConnectTimeout, Unreachable, Unreachable),
-    (httpx.PoolTimeout, Unreachable, Unreachable),
-    (httpx.UnsupportedProtocol, Unreachable, Unreachable),
-    (httpx.ReadTimeout, Ambiguous, Unreachable),
-    (httpx.WriteTimeout, Ambiguous, Unreachable),
-    (httpx.ReadError, Ambiguous, Unreadable),
-    (httpx.WriteError, Ambiguous, Unreachable),
-    (httpx.CloseError, Ambiguous, Unreachable),
-    (httpx.ProxyError, Unreachable, Unreachable),
-    (httpx.LocalProtocolError, Ambiguous, Unreachable),
-    (httpx.RemoteProtocolError, Ambiguous, Unreadable),
-    (httpx.DecodingError, Ambiguous, Unreachable),
-    (httpx.TooManyRedirects, Ambiguous, Unreachable),
+    (httpcore.ConnectError, Unreachable, Unreachable),
+    (httpcore.ConnectTimeout, Unreachable, Unreachable),
+    (httpcore.ConnectionNotAvailable, Unreachable, Unreachable),
+    (httpcore.PoolTimeout, Unreachable, Unreachable),
+    (httpcore.UnsupportedProtocol, Unreachable, Unreachable),
+    (httpcore.ReadTimeout, Ambiguous, Unreachable),
+    (httpcore.WriteTimeout, Ambiguous, Unreachable),
+    (httpcore.ReadError, Ambiguous, Unreadable),
+    (httpcore.WriteError, Ambiguous, Unreachable),
+    (httpcore.ProxyError, Unreachable, Unreachable),
+    (httpcore.LocalProtocolError, Ambiguous, Unreachable),
+    (httpcore.RemoteProtocolError, Ambiguous, Unreadable),
     (ConnectionResetError, Ambiguous, Unreachable),
     (TimeoutError, Ambiguous, Unreachable),
 ]
@@ -301,11 +300,11 @@ async def test_foreign_errors_are_translated(
 
 
 def test_no_foreign_error_is_missed() -> None:
-    """A new error class of httpx needs a line above."""
+    """A new error class of httpcore needs a line above."""
     leaves = {
         error
-        for error in vars(httpx).values()
-        if isinstance(error, type) and issubclass(error, httpx.RequestError) and not error.__subclasses__()
+        for error in vars(httpcore).values()
+        if isinstance(error, type) and issubclass(error, Exception) and not error.__subclasses__()
     }
     assert leaves <= {foreign for foreign, _, _ in FOREIGN}
 
@@ -370,8 +369,7 @@ async def test_without_a_key_no_header_is_sent() -> None:
         assert "authorization" not in request.headers
         return httpx.Response(200, content=ACCEPTED)
 
-    transport = httpx.MockTransport(answer)
-    await Provider(base_url="http://x", key=" ", clock=StillClock(), transport=transport).submit(
+    await Provider(base_url="http://x", key=" ", clock=StillClock(), pool=Answering(answer)).submit(
         "imagine", {}, speed=None
     )
 

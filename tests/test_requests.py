@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from answering import Answering
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.main import get_command
@@ -403,7 +404,7 @@ async def test_paths(kind: str, speed: str | None) -> None:
         seen.append(request)
         return httpx.Response(200, json={"code": 1, "description": "ok", "result": result})
 
-    provider = Provider(base_url="https://r.test", key="", clock=Clock(), transport=httpx.MockTransport(answer))
+    provider = Provider(base_url="https://r.test", key="", clock=Clock(), pool=Answering(answer))
     body = PRESSED.get(kind) or next(make(*row[:3]).body for row in GOOD if row[0] == kind)
     accepted = await provider.submit(kind, body, speed=speed)
     assert (accepted.task_id, accepted.urls) == (("", (LINK,)) if kind == "upload" else ("17", ()))

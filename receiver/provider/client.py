@@ -11,9 +11,9 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
-import httpx
+import httpcore
 import msgspec
 
 from receiver import metrics
@@ -32,8 +32,15 @@ BATCH = 50
 LIST_PAUSE = 3600.0
 """Seconds until a relay without list-by-condition is asked for it again."""
 
-_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
-_NETWORK = (httpx.HTTPError, TimeoutError, OSError)
+_UNSENT = (
+    httpcore.ConnectError,
+    httpcore.ConnectTimeout,
+    httpcore.ConnectionNotAvailable,
+    httpcore.PoolTimeout,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
+_NETWORK = (*_UNSENT, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, TimeoutError, OSError)
 _QUESTIONS = {"fetch": "fetch", "list-by-condition": "list", "image-seed": "seed", "cancel": "cancel"}
 """End of a path → its label in `metrics.REQUESTS`. Other requests submit something."""
 _SEED = re.compile(r"[0-9]{1,20}\Z")
@@ -42,10 +49,8 @@ MAX_ANSWER = 4 * 1024 * 1024
 """Bytes read of one answer; a list of 50 tasks with all the upstream's fields is about 300 KB."""
 
 _LONGEST_STAGE = 10.0
-
-# Servers commonly close idle connections after 5 s. A submit written just then gets no answer and stays ambiguous
-# for ever. Connections are therefore reused only well before that.
-_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2.0)
+_IN_PATH = "/%:@!$&'()*+,;=~"
+"""Characters that stay as they are in the path of the address."""
 
 
 class UnreadError(Exception):
@@ -56,7 +61,7 @@ class Reply(NamedTuple):
     """A complete answer."""
 
     status: int
-    headers: httpx.Headers
+    headers: Mapping[str, str]
     body: bytes
 
 
@@ -64,23 +69,13 @@ class Wire:
     """A pooled client for one address with one key. Raises SettingsError if one of them cannot be used."""
 
     def __init__(
-        self, base_url: str, key: str, transport: httpx.AsyncBaseTransport | None, proxy: str | None = None
+        self, base_url: str, key: str, pool: httpcore.AsyncConnectionPool | None, proxy: str | None = None
     ) -> None:
-        try:
-            url = httpx.URL(base_url.strip())
-        except httpx.InvalidURL:
-            url = httpx.URL("")
-        usable = url.scheme in ("http", "https") and url.host and "%" not in url.host and (url.port or 1) < 65536
-        if not usable or url.userinfo or url.query or url.fragment:
-            raise SettingsError(
-                "RECEIVER_PROVIDER_URL is no usable address; write it like https://api.cometapi.com, without user or "
-                "query."
-            )
-        self.base = str(url).rstrip("/").removesuffix("/mj").rstrip("/")
+        self.base = _address(base_url).removesuffix("/mj").rstrip("/")
         key = key.strip()
         if not (key.isascii() and key.isprintable()):
             raise SettingsError("COMETAPI_KEY holds characters that no header can carry; copy it again.")
-        headers = {
+        self._headers: dict[bytes | str, bytes | str] = {
             "Accept": "application/json",
             "Accept-Encoding": "identity",  # and what comes compressed all the same is unpacked under our cap
             "User-Agent": f"imagine-receiver/{__version__}",
@@ -88,38 +83,43 @@ class Wire:
         }
         learn([key])  # some relays repeat it
         # Where it goes, for errors. The URL of the proxy may hold a password.
-        self.way = self.base if proxy is None else f"{self.base} through the proxy {httpx.URL(proxy).host}"
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            verify=certificates(),
-            proxy=proxy,
-            trust_env=False,
-            follow_redirects=False,
-            limits=_LIMITS,
-            headers=headers,
+        self.way = self.base if proxy is None else f"{self.base} through the proxy {urlsplit(proxy).hostname}"
+        # Servers commonly close idle connections after 5 s. A submit written just then gets no answer and stays
+        # ambiguous for ever. Connections are therefore reused only well before that.
+        self._pool = pool or httpcore.AsyncConnectionPool(
+            ssl_context=certificates() if self.base.startswith("https:") else None,
+            proxy=None if proxy is None else _proxy(proxy),
+            max_connections=100,
+            max_keepalive_connections=20,
+            keepalive_expiry=2.0,
         )
 
     async def exchange(self, method: str, path: str, content: bytes | None, limit: float) -> Reply:
-        """Send one request under a total deadline of `limit` seconds. httpx counts its time-outs per operation.
+        """Send one request under a total deadline of `limit` seconds. httpcore counts its time-outs per operation.
 
         Waiting for the pool, TCP and TLS get a quarter each. A connection that fails then shows as that, and not as the
-        deadline. Raises TimeoutError, httpx.HTTPError, and UnreadError for an answer that is too long or packed in
+        deadline. Raises TimeoutError, an error of httpcore, and UnreadError for an answer that is too long or packed in
         another way than gzip and deflate.
         """
         question = _QUESTIONS.get(path.rpartition("/")[2], "submit")
         stage = min(_LONGEST_STAGE, limit / 4)
-        headers = {"Content-Type": "application/json"} if content is not None else None
-        timeout = httpx.Timeout(limit, connect=stage, pool=stage)
-        url = self.base + path
+        headers = self._headers.copy()
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        limits = {"timeout": {"connect": stage, "pool": stage, "read": limit, "write": limit}}
+        if method == "POST":
+            content = content or b""  # a POST without a body has a length, too
         answer, began = "broken", time.perf_counter()
         try:
             async with (
                 asyncio.timeout(limit),
-                self._client.stream(method, url, content=content, headers=headers, timeout=timeout) as response,
+                self._pool.stream(
+                    method, self.base + path, headers=headers, content=content, extensions=limits
+                ) as response,
             ):
-                body = Body(response.headers.get("content-encoding", ""), MAX_ANSWER + 1)
-                in_memory = response.is_stream_consumed  # by a transport that is no network
-                async for chunk in response.aiter_bytes() if in_memory else response.aiter_raw():
+                found = {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in response.headers}
+                body = Body(found.get("content-encoding", ""), MAX_ANSWER + 1)
+                async for chunk in response.aiter_stream():
                     if not body.add(chunk):
                         break
                 if body.problem is not None:
@@ -128,9 +128,9 @@ class Wire:
                     raise UnreadError(f"it is longer than {MAX_ANSWER} bytes once unpacked")
                 if not body.complete:
                     raise UnreadError("its compressed content is cut short")
-                answer = f"{response.status_code // 100}xx"
-                return Reply(response.status_code, response.headers, bytes(body.data))
-        except (TimeoutError, httpx.TimeoutException):
+                answer = f"{response.status // 100}xx"
+                return Reply(response.status, found, bytes(body.data))
+        except (TimeoutError, httpcore.TimeoutException):
             answer = "timeout"
             raise
         finally:
@@ -139,7 +139,41 @@ class Wire:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._pool.aclose()
+
+
+def _address(url: str) -> str:
+    """Return a base URL without a slash at its end, its host and path in ASCII."""
+    try:
+        parts = urlsplit(url.strip())
+        host = parts.hostname or ""
+        host = host if host.isascii() else host.encode("idna").decode()
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        host = ""
+    if (
+        not host
+        or "%" in host
+        or parts.scheme not in ("http", "https")
+        or "@" in parts.netloc
+        or parts.query
+        or parts.fragment
+        or not url.strip().isprintable()
+    ):
+        raise SettingsError(
+            "RECEIVER_PROVIDER_URL is no usable address; write it like https://api.cometapi.com, without user or query."
+        )
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}{port}{quote(parts.path, safe=_IN_PATH)}".rstrip("/")
+
+
+def _proxy(url: str) -> httpcore.Proxy:
+    """Return a proxy with the user and password of its URL."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    place = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+    auth = (unquote(parts.username or "").encode(), unquote(parts.password or "").encode())
+    return httpcore.Proxy(place, auth=auth if parts.username else None)
 
 
 class Provider:
@@ -163,13 +197,13 @@ class Provider:
         base_url: str,
         key: str,
         clock: Clock,
-        transport: httpx.AsyncBaseTransport | None = None,
+        pool: httpcore.AsyncConnectionPool | None = None,
         proxy: str | None = None,
         submit_timeout: float = 75.0,
         ask_timeout: float = 20.0,
         seed_timeout: float = 75.0,
     ) -> None:
-        self._wire = Wire(base_url, key, transport, proxy)
+        self._wire = Wire(base_url, key, pool, proxy)
         self._clock = clock
         self._submit_timeout = submit_timeout
         self._ask_timeout = ask_timeout
@@ -322,7 +356,7 @@ class Provider:
             return read_answer(*reply, now=self._clock.now())
         except UnreadError as exc:
             raise Unreadable(f"The provider's answer was not read: {exc}.") from exc
-        except (httpx.RemoteProtocolError, httpx.ReadError) as exc:
+        except (httpcore.RemoteProtocolError, httpcore.ReadError) as exc:
             raise Unreadable(f"The provider's answer was cut short ({_reason(exc)}).") from exc
         except _NETWORK as exc:
             raise self._unreachable(exc) from exc
