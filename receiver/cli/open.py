@@ -71,9 +71,9 @@ def open(
 
 def _show(place: str) -> None:
     """Open a file or a URL with the desktop's program for it. Without a desktop, ask the person to do it."""
-    command = ["open" if sys.platform == "darwin" else "xdg-open", place]
+    command, quiet = "open" if sys.platform == "darwin" else "xdg-open", subprocess.DEVNULL
     try:
-        opener = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603 - it runs no shell
+        opener = subprocess.Popen([command, place], stdout=quiet, stderr=quiet)  # noqa: S603 - it runs no shell
         failed = opener.wait(OPEN_SECONDS) != 0
     except subprocess.TimeoutExpired:
         return  # it shows the place until it is closed
