@@ -366,10 +366,11 @@ class Submissions:
         row, begun = await self._begin(submission_id, partial(transitions.sending, traceparent=trace))
         if not begun or row.status != "sending":
             return row
-        outcome = "ambiguous"  # also of an exchange that was cut off
+        outcome = "validation"  # until something is sent
         try:
             kind, body = await self._press(row) if row.button is not None else (row.kind, row.request)
             body = await self._with_pictures({**body, **self._addresses.of(row)}, row.inputs)
+            outcome = "ambiguous"  # also of an exchange that is cut off
             accepted = await self._provider.submit(kind, body, speed=row.speed)
             outcome = accepted.outcome
         except Ambiguous as exc:
