@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
+import os
 import re
 import subprocess
 import sys
@@ -116,6 +117,12 @@ class Buckets:
             "secret_key": SECRET,
             **other,
         }
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the server so far (proc_pid_stat(5): utime and stime)."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
         """End it as a power cut would."""

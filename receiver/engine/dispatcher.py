@@ -136,10 +136,10 @@ class Dispatcher:
         """True if more may be due than there were slots for."""
         return bool(self._full)
 
-    def running(self) -> list[str]:
-        """Return the ids of the deliveries that run."""
-        names = [task.get_name() for task in self._tasks()]
-        return [name.removeprefix("delivery ") for name in names if name.startswith("delivery ")]
+    @property
+    def running(self) -> bool:
+        """True while an attempt runs that is not stuck."""
+        return any(task.get_name().startswith("delivery ") for task in self._tasks())
 
     async def settle(self) -> None:
         """Wait until nothing runs."""

@@ -562,8 +562,8 @@ class Engine:
                 if name != "send" or self.sends:
                     self._steps[name] = asyncio.create_task(self._step(name), name=f"run {name}")
                     self._steps[name].add_done_callback(partial(self._stepped, name))
-            if self._steps or self._dispatcher.running() or self._archiver.running:
-                if self._dispatcher.running():
+            if self._steps or self._dispatcher.running or self._archiver.running:
+                if self._dispatcher.running:
                     await self._keep_heartbeat()
                 wait = min(wait, PAUSE_SECONDS)
             elif self._freed_slot:
@@ -607,7 +607,7 @@ class Engine:
         async with self._joining:
             slept = self._journal.shared and self._silence() >= EXPIRE_SECONDS / 2
             try:
-                if self._joined and slept and not self._dispatcher.running():
+                if self._joined and slept and not self._dispatcher.running:
                     await self._leave()
                 if not self._joined:
                     await self._join(FUNCTION)
