@@ -7,7 +7,7 @@ Rows of `requests` hold what people search for and what never changes, apart fro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from receiver.events import ALERT_KIND, first_id
 from receiver.journal.rows import TABLES, label_text
@@ -107,21 +107,17 @@ _REQUEST_OF: Mapping[str, str] = {
 }  # fmt: skip
 """The submission's id in each kind of rows that conditions on requests select."""
 
-Order = Literal["key", "index", "sorted"]
-"""Source of the order of a page: the rows in order of their key, an index that has the rows of one value in that order,
-or an index that finds few rows, which are then sorted."""
 _FINDING_FEW = frozenset({"ids", "submission_id", "parent_id", "task_id", "digest", "due_after_ms"})
 """Fields whose index finds few rows."""
 _INDEXED: Mapping[str, str] = {"submissions": "statuses", "events": "types", "deliveries": "destination"}
 """Fields for which an index has the rows of each value in order of their key."""
-_STATUSES: Mapping[str, tuple[str, Order]] = {
-    "pending": ("status = 'pending' AND due_ms >= 0", "sorted"),
-    "running": ("status = 'running'", "sorted"),
-    "dead": ("status = 'dead'", "index"),
-    "cancelled": ("status = 'cancelled'", "index"),
+_STATUSES: Mapping[str, str] = {
+    "pending": "status = 'pending' AND due_ms >= 0",
+    "running": "status = 'running'",
+    "dead": "status = 'dead'",
+    "cancelled": "status = 'cancelled'",
 }
-"""Conditions that lead to the partial index of a status of deliveries, and the order of its rows. Most have succeeded,
-so there is none for these."""
+"""Conditions on statuses of deliveries that have an index of their own."""
 
 
 class Query:
@@ -222,7 +218,7 @@ def page_query(
     given = _given(kind, wanted)
     found = few is not None or bool(_FINDING_FEW & given.keys())
     status = wanted.statuses[0] if kind == "deliveries" and len(wanted.statuses) == 1 and not found else ""
-    query = Query(dialect, _ordered(dialect, TABLES[kind].key[0], "sorted" if found else _order(kind, given, status)))
+    query = Query(dialect, _sort_key(dialect, kind, given, status, found=found))
     if few is not None:
         if kind == "events":
             query.add(dialect.events_of, dialect.to_list(few))
@@ -235,7 +231,7 @@ def page_query(
     for name, value in given.items():
         condition = _CONDITIONS[kind][name]
         if name == "statuses" and status in _STATUSES:
-            condition = _STATUSES[status][0]
+            condition = _STATUSES[status]
         elif name == "destination" and status in ("running", "dead", "cancelled"):
             condition = "destination || '' = {value}"  # there are fewer of this status than of this destination
         query.add(condition, first_id(value) if "{key}" in condition else value)
@@ -272,16 +268,19 @@ def _is_by_request(kind: RowKind, wanted: Filter) -> bool:
     return kind in _REQUEST_OF and any(getattr(wanted, name) for name in REQUEST_CONDITIONS)
 
 
-def _order(kind: RowKind, given: Mapping[str, Any], status: str) -> Order:
-    """Return the source of the order, where no index finds few rows. `status`: the only one of deliveries."""
-    if status in _STATUSES:
-        return _STATUSES[status][1]
-    value = given.get(_INDEXED.get(kind, ""))
-    return "index" if isinstance(value, str) or (value is not None and len(value) == 1) else "key"
+def _sort_key(dialect: Dialect, kind: RowKind, given: Mapping[str, Any], status: str, *, found: bool) -> str:
+    """Return the first column of the sort key, written so that a database reads the rows by one index only.
 
+    Few rows, which other columns have found, are sorted. An index may have the rows of one value in order of the key.
+    Without either, the rows are read in order of the key itself.
 
-def _ordered(dialect: Dialect, key: str, order: Order) -> str:
-    """Return a key so that it is in no other order."""
-    if order == "sorted":
+    Args:
+        given: the conditions.
+        status: the only one of deliveries.
+        found: other columns find few rows.
+    """
+    key, value = TABLES[kind].key[0], given.get(_INDEXED.get(kind, ""))
+    if found or status in ("pending", "running"):
         return f"0 + {key}" if key == "number" else f"'' || {key}"
-    return dialect.in_index.get(key, key) if order == "index" else key
+    single = isinstance(value, str) or (value is not None and len(value) == 1)
+    return dialect.in_index.get(key, key) if single or status in _STATUSES else key
