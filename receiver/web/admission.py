@@ -49,14 +49,14 @@ RETRY = {"Retry-After": "5"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimits:
-    """Bounds of the bodies that one endpoint reads: bytes, and the seconds until a body is complete.
+    """Bounds of the bodies that one endpoint reads.
 
     Some more bytes than `limit` are read and dropped: closing with bytes unread would reset the connection and lose our
-    answer (RFC 9112 §9.6). `name` is the first word of an error sentence, in the plural.
+    answer (RFC 9112 §9.6).
     """
 
     name: str  # the first word of an error sentence, in the plural
-    limit: int
+    limit: int  # bytes
     seconds: float  # deadline of a body
 
     async def check_length(self, headers: Mapping[bytes, bytes], receive: Receive) -> None:
