@@ -147,8 +147,8 @@ def test_kill_any_and_nothing_is_lost(house: House) -> None:
     """Under load, kill -9 of the leader and of the web that is called back: another one leads within seconds, and in
     the end every picture is there once."""
     before = len(house.pictures())
-    (house.folder / "prompts").write_text("".join(f"boat {number}\n" for number in range(30)))
-    load = house.start("submit", "--file", "prompts", "--jobs", "10")
+    (house.folder / "prompts").write_text("".join(f"boat {number}\n" for number in range(12)))
+    load = house.start("submit", "--file", "prompts", "--jobs", "4")
     until(lambda: len(house.pictures()) >= before + 3)
     leader = house.leader()
     leader.send_signal(signal.SIGKILL)
@@ -157,8 +157,8 @@ def test_kill_any_and_nothing_is_lost(house: House) -> None:
     took = until(lambda: any(item.leads and pid_of(item) != leader.pid for item in house.engines()))
     assert took < EXPIRE_SECONDS + HEARTBEAT_SECONDS + 5  # of which a look may take some on a busy machine
     result = load.wait(PATIENCE)
-    assert (result.code, result.err.splitlines()[-1]) == (0, "30 of 30 succeeded, 30 in file."), result
-    assert len(house.pictures()) == before + 30
+    assert (result.code, result.err.splitlines()[-1]) == (0, "12 of 12 succeeded, 12 in file."), result
+    assert len(house.pictures()) == before + 12
     assert house.readyz(house.webs[1][1])[0] == 200
 
 
