@@ -18,6 +18,8 @@ _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "m
 _WHOLE = re.compile(r"[+-]?\d{1,15}\Z", re.ASCII)
 _AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\Z")
 _YEAR = 366 * 86400.0
+_LARGEST = 10**18
+"""Limit of whole numbers, because TOML has some that no float can hold."""
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
 _JOINED = re.compile(r"[,;](?:\Z|[A-Za-z][A-Za-z0-9+.-]*://|(?:file|command):)")
@@ -96,7 +98,10 @@ def parse_keep(value: object) -> float:
 
 def parse_size(value: object) -> int:
     """Return bytes from a number or a text like `256MiB`."""
-    return int(_amount(value, _BYTES, "a size"))
+    size = _amount(value, _BYTES, "a size")
+    if not math.isfinite(size):
+        raise ValueError("it is not a size")
+    return int(size)
 
 
 def _amount(value: object, units: dict[str, int], what: str) -> float:
@@ -105,7 +110,7 @@ def _amount(value: object, units: dict[str, int], what: str) -> float:
         if match is not None and (unit := units.get(match[2].lower())):
             return float(match[1]) * unit
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return value if isinstance(value, float) else float(max(min(value, _LARGEST), -_LARGEST))
     raise ValueError(f"it is not {what}")
 
 
@@ -133,7 +138,7 @@ def split_named(value: object) -> object:
     words = split_words(value)
     if not isinstance(words, list):
         return words
-    if not all(":" in word for word in words):
+    if not all(isinstance(word, str) and ":" in word for word in words):
         raise ValueError("an entry of it is not NAME:SECRET")
     pairs = [word.split(":", 1) for word in words]
     if len(dict(pairs)) < len(pairs):

@@ -93,7 +93,9 @@ class WrongValues(SettingsError):
     """Values that their kinds do not accept: what is wrong with each and what to write, by its place."""
 
     def __init__(self, problems: Mapping[tuple[str, ...], tuple[str, str]]) -> None:
-        super().__init__("\n".join(f"{'.'.join(path)} {wrong(*problem)}" for path, problem in problems.items()))
+        super().__init__(
+            "\n".join(f"{'.'.join(map(str, path))} {wrong(*problem)}" for path, problem in problems.items())
+        )
         self.problems = problems
 
 
