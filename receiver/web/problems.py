@@ -60,12 +60,13 @@ def problem(error: Problem) -> Response:
     return Response(msgspec.json.encode(body), error.status, error.headers, media_type="application/problem+json")
 
 
-async def _on_problem(request: Request, exc: Exception) -> Response:
+async def on_problem(request: Request, exc: Exception) -> Response:
+    """Answer a problem that an endpoint raises."""
     assert isinstance(exc, Problem)  # noqa: S101 - Starlette calls it with nothing else
     return problem(exc)
 
 
-async def _on_http_exception(request: Request, exc: Exception) -> Response:
+async def on_http_exception(request: Request, exc: Exception) -> Response:
     """Answer Starlette's own errors (unknown path or method) in our form."""
     assert isinstance(exc, HTTPException)  # noqa: S101 - Starlette calls it with nothing else
     log.info("request.refused", status=exc.status_code, method=request.method, path=request.url.path[:_MAX_PATH])
@@ -73,10 +74,10 @@ async def _on_http_exception(request: Request, exc: Exception) -> Response:
     return problem(Problem(exc.status_code, detail, exc.headers))
 
 
-async def _on_error(request: Request, exc: Exception) -> Response:
+async def on_error(request: Request, exc: Exception) -> Response:
     """Answer an error of ours. Starlette logs it afterwards."""
     return problem(INTERNAL)
 
 
-HANDLERS = {Problem: _on_problem, HTTPException: _on_http_exception, Exception: _on_error}
+HANDLERS = {Problem: on_problem, HTTPException: on_http_exception, Exception: on_error}
 """Answers to the errors of an application's endpoints."""

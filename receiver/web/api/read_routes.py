@@ -111,7 +111,8 @@ class ReadRoutes:
     async def media(self, request: Request, caller: str) -> Response:
         """`GET /submissions/{id}/media/{index}`."""
         row = await find(self.journal, request.path_params["id"])
-        index = _index(request.path_params["index"])
+        text = request.path_params["index"]
+        index = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1  # there is no such file
         item = next((item for item in row.media if item.index == index), None)
         if item is None:
             raise self._absent(row, index)
@@ -158,11 +159,6 @@ async def find(journal: Journal, id: str) -> Submission:
         return await journal.find(id, whole=True)
     except NotFound as exc:
         raise Problem(404, "No submission has that id, and no submission's task has it.") from exc
-
-
-def _index(text: str) -> int:
-    """Return the number in a text, or -1 if it is none."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
 class EventStream(StreamingResponse):
