@@ -21,6 +21,7 @@ from starlette.routing import Route
 from waiting import PATIENCE
 
 from receiver.cli.servers import server
+from receiver.web.api.read_routes import EventStream
 from receiver.web.connections import KEEP_ALIVE_SECONDS, Connection, bounded
 from receiver.web.health import livez
 
@@ -195,6 +196,33 @@ async def test_half_closed() -> None:
 
     async with serving(APP) as url:
         assert (await asyncio.to_thread(talk, url)).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_stream_ends_when_its_reader_leaves() -> None:
+    """At once, although nothing is sent meanwhile: a page that was left is not rendered any more."""
+    ended = asyncio.Event()
+
+    async def told() -> AsyncIterator[str]:
+        try:
+            yield "data: 1\n\n"
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def stream(request: Request) -> Response:
+        return EventStream(told(), media_type="text/event-stream")
+
+    def look(url: str) -> None:
+        with connect(url) as connection:
+            connection.sendall(GET)
+            received = b""
+            while b"data: 1" not in received:
+                received += connection.recv(65536)
+
+    async with serving(Starlette(routes=[Route("/livez", stream)])) as url:
+        await asyncio.to_thread(look, url)
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
 
 
 async def test_connections_outlive_a_proxys() -> None:

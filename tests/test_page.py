@@ -594,13 +594,15 @@ async def test_too_many_open_pages_get_a_503(tmp_path: Path) -> None:
             httpx.AsyncClient(base_url=browser.base_url, cookies=browser.cookies, limits=limits) as tabs,
             AsyncExitStack() as stack,
         ):
+            streams = []  # one that is forgotten closes its connection
             for number in range(MAX_STREAMS + 1):
                 tab = await stack.enter_async_context(
                     tabs.stream("GET", "/live", params={"at": "/tasks"}, headers=headers)
                 )
                 assert tab.status_code == (200 if number < MAX_STREAMS else 503)
                 if number < MAX_STREAMS:
-                    await anext(tab.aiter_lines())  # it is open
+                    streams.append(tab.aiter_lines())
+                    await anext(streams[-1])  # it is open
 
 
 # The handbook

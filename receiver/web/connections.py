@@ -94,8 +94,11 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio reads the result, and uvicorn returns none
-        """Answer a whole request although its sender closed its side. uvicorn would forget it."""
+        """Answer a whole request although its sender closed its side. uvicorn would forget it. A stream of events has
+        no end of its own, so it ends with its reader."""
         answering = self.cycle is not None and not self.cycle.response_complete and not self._in_body
+        if answering and self.cycle.response_started and self.cycle.chunked_encoding:
+            return False
         if answering:
             self.cycle.keep_alive = False
         return answering
