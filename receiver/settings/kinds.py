@@ -185,26 +185,29 @@ def read_secret(value: object) -> Secret:
     return value if isinstance(value, Secret) else Secret(read_text(value))
 
 
-def _read_token(value: object) -> Secret:
+def read_token(value: object) -> Secret:
+    """Return a secret that is long enough to be one."""
     secret = read_secret(value)
     if len(secret.text) < _SHORTEST_API_SECRET:
         raise ValueError(f"it has less than {_SHORTEST_API_SECRET} characters")
     return secret
 
 
-def _read_secrets(value: object) -> dict[str, Secret]:
+def read_secrets(value: object) -> dict[str, Secret]:
+    """Return a table of secrets, from a text of `name:secret` pairs too."""
     table = split_named(value)
     if not isinstance(table, dict):
         raise ValueError("it is no table")
     return {name: read_secret(secret) for name, secret in table.items()}
 
 
-def _read_urls(value: object) -> str:
+def read_urls(value: object) -> str:
     """Return URLs as one text. TOML may hold them as a list."""
     return check_urls(" ".join(map(read_text, value)) if isinstance(value, list | tuple) else read_text(value))
 
 
-def _read_folder(value: object) -> Path:
+def read_folder(value: object) -> Path:
+    """Return a path."""
     if not isinstance(value, str | Path):
         raise ValueError("it is no path")
     return check_folder(Path(value))
@@ -254,7 +257,8 @@ def seconds(*, zero: bool = False) -> Kind:
     return Kind(read, "seconds as a number, or for instance 30s, 15m or 72h", show_seconds)
 
 
-def _read_size(value: object) -> int:
+def read_size(value: object) -> int:
+    """Return bytes, at least one."""
     _within(size := parse_size(value), 0, math.inf, above=True)
     return size
 
@@ -325,7 +329,7 @@ PAGE_ROLES = ("viewer", "maker", "operator")
 
 def check_api_tokens(given: object) -> dict[str, Secret]:
     """Check the names of callers, and that their secrets are long and all different."""
-    value = _read_secrets(given)
+    value = read_secrets(given)
     secrets = [secret.text for secret in value.values()]
     for number, (name, secret) in enumerate(zip(value, secrets, strict=True), start=1):
         if not _CALLER.match(name):
@@ -339,7 +343,7 @@ def check_api_tokens(given: object) -> dict[str, Secret]:
 
 def check_page_users(given: object) -> dict[str, Secret]:
     """Check that each user of the page has a role and a secret, as `ROLE:SECRET`."""
-    value, secrets = _read_secrets(given), {}
+    value, secrets = read_secrets(given), {}
     for number, (name, text) in enumerate(value.items(), start=1):
         role, mark, secret = text.text.partition(":")
         if not mark or role not in PAGE_ROLES:
@@ -397,7 +401,8 @@ def show_base_url(url: str) -> str:
     return re.sub(r"//[^/]*@", f"//{MASK}@", url)
 
 
-def _show_age(age: float) -> str:
+def show_keep(age: float) -> str:
+    """Return a length of time that may be `forever`."""
     return show_seconds(age) if age else "forever"
 
 
@@ -405,15 +410,15 @@ TEXT = Kind(read_text)
 FLAG = Kind(read_flag, "true or false", lambda flag: str(flag).lower())
 WORDS = Kind(read_words, "words separated by spaces, or a list", " ".join)
 TABLE = Kind(read_table, "a table of names and values")
-KEEP = Kind(parse_keep, "for instance 12h or 90d, or forever (0 means that too)", _show_age)
-SIZE = Kind(_read_size, "bytes as a number, or for instance 256MiB", show_size)
-FOLDER = Kind(_read_folder, "a folder this user may write")
+KEEP = Kind(parse_keep, "for instance 12h or 90d, or forever (0 means that too)", show_keep)
+SIZE = Kind(read_size, "bytes as a number, or for instance 256MiB", show_size)
+FOLDER = Kind(read_folder, "a folder this user may write")
 SECRET = Kind(
     read_secret,
     "the key as you were given it",
     lambda secret: f"set, {len(secret.text)} characters",  # enough to notice a copy that was cut off
 )
-TOKEN = replace(SECRET, read=_read_token, write="a secret; make one with: openssl rand -hex 32")
+TOKEN = replace(SECRET, read=read_token, write="a secret; make one with: openssl rand -hex 32")
 SECRETS = Kind(
     lambda value: tuple(map(read_secret, _listed(value))),
     "keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32",
@@ -431,7 +436,7 @@ PAGE_USERS = Kind(
 )
 HOSTS = Kind(check_hosts, "host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000", " ".join)
 URLS = Kind(
-    _read_urls,
+    read_urls,
     "URLs separated by spaces, for instance file:./outputs",
     lambda text: " ".join(map(show_url, text.split())),
 )
