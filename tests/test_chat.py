@@ -31,6 +31,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+from waiting import PATIENCE
 
 from receiver.cli.servers import address, bind
 from receiver.deliveries import Receipt
@@ -260,7 +261,7 @@ async def test_without_its_picture_a_result_says_why(box: Mailbox, mail: str, tm
 
 async def test_a_result_reaches_a_real_matrix_room(tmp_path: Path) -> None:
     """Synapse itself takes the words, and the picture to its last byte."""
-    attempt = make_attempt(tmp_path)
+    attempt = make_attempt(tmp_path, deadline=PATIENCE)
     with homeserver(tmp_path) as matrix:
         handler = handler_of(matrix.place)
         await handler.deliver(attempt)
