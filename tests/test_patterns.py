@@ -46,6 +46,7 @@ ELSEWHERE = {
     ("bucket/errors.py", "compile"),  # a table, whose patterns are found in the module
     ("tasks/reasons.py", "search"),  # a table of texts
     ("requests.py", "fullmatch"),  # named by calls of `_matching`
+    ("settings/kinds.py", "fullmatch"),  # named by calls of `matching`, for what an operator writes
     ("intake/followups.py", "fullmatch"),  # both are a table of names
     ("intake/followups.py", "compile"),
 }

@@ -93,6 +93,7 @@ class Wire:
             max_keepalive_connections=20,
             keepalive_expiry=2.0,
         )
+        self._closed = False
 
     async def exchange(self, method: str, path: str, content: bytes | None, limit: float) -> Reply:
         """Send one request under a total deadline of `limit` seconds. httpcore counts its time-outs per operation.
@@ -101,6 +102,8 @@ class Wire:
         deadline. Raises TimeoutError, an error of httpcore, and UnreadError for an answer that is too long or packed in
         another way than gzip and deflate.
         """
+        if self._closed:  # a pool would open new connections, which nothing closes
+            raise RuntimeError("This client of the provider has been closed.")
         question = _QUESTIONS.get(path.rpartition("/")[2], "submit")
         stage = min(_LONGEST_STAGE, limit / 4)
         headers = self._headers.copy()
@@ -139,6 +142,7 @@ class Wire:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        self._closed = True
         await self._pool.aclose()
 
 
