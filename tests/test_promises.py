@@ -33,7 +33,7 @@ from receiver.events import Callback, Event, Submission
 from receiver.journal import Change, Changed, Decide
 from receiver.journal.store import DueKind
 
-EXAMPLES = int(os.environ.get("RECEIVER_PROMISES", "30"))
+EXAMPLES = int(os.environ.get("RECEIVER_PROMISES", "20"))
 PROFILE = settings(
     max_examples=EXAMPLES,
     stateful_step_count=40,
