@@ -225,13 +225,13 @@ async def test_a_prompt_becomes_a_picture_under_every_profile(profile: str, tmp_
         assert row.callbacks > 0
 
 
-async def test_tasks_without_a_callback_are_pictures(tmp_path: Path) -> None:
+async def test_twenty_tasks_without_a_callback_are_twenty_pictures(tmp_path: Path) -> None:
     """The hook stripped by the relay, polling alone brings every result, and the operator is told in some minutes."""
     async with world(tmp_path, faults={"hook_stripped"}) as here, asyncio.timeout(PATIENCE):
-        rows = await asyncio.gather(*(here.submit(f"boat number {number} --v 6.1") for number in range(6)))
+        rows = await asyncio.gather(*(here.submit(f"boat number {number} --v 6.1") for number in range(20)))
         rested = await asyncio.gather(*(here.rest(row.id) for row in rows))
-        assert [row.ended for row in rested] == ["task.succeeded"] * 6
-        assert len(here.pictures()) == 6
+        assert [row.ended for row in rested] == ["task.succeeded"] * 20
+        assert len(here.pictures()) == 20
         assert here.simulator.callbacks == []
         assert [trouble.name for trouble in await here.troubles()] == ["callbacks missing"]
 
