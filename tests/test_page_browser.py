@@ -155,6 +155,12 @@ def test_a_region_is_drawn_and_a_picture_is_pasted(site: Site) -> None:
         page.mouse.down()
         page.mouse.move(frame["x"] + frame["width"] / 2, frame["y"] + 20)
         page.mouse.up()
+        zoom = page.get_by_role("button", name="Zoom Out 2x").get_attribute("value") or ""
+        pressed = page.request.post(
+            page.url.replace("/pictures/", "/tasks/") + "/press", form={"button": zoom}, headers={"Origin": site.url}
+        )
+        assert pressed.ok
+        expect(page.locator(".lines li", has_text="Zoom Out 2x")).to_be_visible()  # the page changes, the drawing stays
         expect(page.locator("[data-mask-out]")).to_have_value(re.compile("^data:image/png;base64,"))
         page.get_by_role("button", name="Vary the region").click()
         expect(page.locator("dd", has_text="Vary (Region)")).to_be_visible()
