@@ -54,7 +54,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 BESIDE: tuple[tuple[str, ...], ...] = (
     ("postgres-kills", "postgres-leader", "journal-errors", "disk-full"),
     ("postgres-cut-off", "postgres-crashes", "dead-link"),
-    ("poison-handlers", "postgres-crowded", "postgres-slow", "postgres-poison-rows"),
+    ("postgres-crowded", "postgres-slow", "postgres-poison-rows", "poison-handlers"),
     ("clock-steps", "function-killed", "answer-lost", "provider-outage", "locked", "no-callbacks"),
 )
 """Experiments that mostly wait and measure nothing. Each row runs in another process beside the rest."""

@@ -27,11 +27,11 @@ class Kill:
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
         """One kill in eight comes while the server starts."""
-        return await self._kill(folder, 8 if quick else 40, build=None)
+        return await self._kill(folder, 4 if quick else 40, build=None)
 
     async def control(self, folder: Path, *, quick: bool) -> Outcome:
         """Acknowledge before the commit."""
-        return await self._kill(folder, 4 if quick else 8, build="acknowledge-before-commit")
+        return await self._kill(folder, 2 if quick else 8, build="acknowledge-before-commit")
 
     async def _kill(self, folder: Path, kills: int, *, build: str | None) -> Outcome:
         begun, ledger, chance = time.monotonic(), Ledger(), random.Random(kills)  # noqa: S311 - moments, no secrets
