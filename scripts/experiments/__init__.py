@@ -52,9 +52,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 )
 
 BESIDE: tuple[tuple[str, ...], ...] = (
-    ("postgres-kills", "postgres-leader", "journal-errors", "disk-full"),
-    ("postgres-cut-off", "postgres-crashes", "dead-link"),
-    ("postgres-crowded", "postgres-slow", "postgres-poison-rows", "poison-handlers"),
-    ("clock-steps", "function-killed", "answer-lost", "provider-outage", "locked", "no-callbacks"),
+    ("postgres-kills", "postgres-leader", "clock-steps", "function-killed"),
+    ("postgres-cut-off", "postgres-crashes", "dead-link", "answer-lost", "provider-outage", "locked"),
+    ("poison-handlers", "postgres-crowded", "postgres-slow", "postgres-poison-rows"),
 )
 """Experiments that mostly wait and measure nothing. Each row runs in another process beside the rest."""

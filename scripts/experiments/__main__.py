@@ -89,7 +89,7 @@ def main() -> int:
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/faults", description="Break what can break; count what was lost.")
     names = [experiment.name for experiment in EXPERIMENTS]
-    parser.add_argument("--quick", action="store_true", help="fewer faults each; about seven minutes in all")
+    parser.add_argument("--quick", action="store_true", help="fewer faults each; about six minutes in all")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="these experiments alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there, too")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # we are the process beside
