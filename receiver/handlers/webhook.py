@@ -224,9 +224,9 @@ class WebhookHandler:
         try:
             async with asyncio.timeout(seconds), aclosing(await connection.handle_async_request(request)) as answer:
                 fields = httpx.Headers(answer.headers)
-                body = await _read(answer, fields)
+                said = await _read(answer, fields)
                 if not 200 <= answer.status < 300:
-                    self._refuse(answer.status, fields, body, attempt, url)
+                    self._refuse(answer.status, fields, said, attempt, url)
                 return Receipt(ref=attempt.idempotency_key, data={"status": answer.status})
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as exc:
             raise WebhookFailed(f"{place} could not be reached, or broke off: {_reason(exc)}") from exc

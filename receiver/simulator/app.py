@@ -29,7 +29,7 @@ _SPEED_PREFIX = re.compile(r"/mj-(fast|turbo|relax)/")
 
 
 class _Prefix(StringConvertor):
-    """What stands before every path: a speed or none. Base addresses may already end in /mj."""
+    """Prefix of every path, with a speed or none. Base addresses may already end in /mj."""
 
     regex = "(?:mj/)?(?:mj-(?:fast|turbo|relax)/)?mj(?:/mj)?"
 
