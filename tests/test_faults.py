@@ -48,6 +48,22 @@ class Fake:
         return None if self.broken is None else _or_raise(self.broken)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "broken", "again"),
+    [
+        (HELD, HARMED, False),
+        (HARMED, HARMED, False),
+        (replace(HELD, doubled=1), HARMED, False),
+        (replace(HELD, problem="it took 6 s instead of 5 s"), HARMED, True),
+        (HELD, HELD, True),
+    ],
+)
+def test_only_an_experiment_that_lost_and_doubled_nothing_may_run_again(
+    outcome: Outcome, broken: Outcome, again: bool
+) -> None:
+    assert Result(Fake(outcome, broken), outcome, broken).unsteady is again
+
+
 def _or_raise(outcome: Outcome | Exception) -> Outcome:
     if isinstance(outcome, Exception):
         raise outcome

@@ -143,9 +143,21 @@ class Ledger:
                 self.ended.add(item.target.id)
 
 
+class _Transport(httpx.AsyncHTTPTransport):
+    """Reports a server that died as it accepted. There anyio asks for the peer of a socket that uvloop has dropped."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except AttributeError as exc:
+            if "getpeername" not in str(exc):
+                raise
+            raise httpx.ConnectError("The connection was reset while it opened.", request=request) from exc
+
+
 def http_client(url: str) -> httpx.AsyncClient:
     """Return a client without certificates, which take longer to read than Receiver takes to start."""
-    return httpx.AsyncClient(base_url=url, timeout=PATIENCE, verify=False)  # noqa: S501
+    return httpx.AsyncClient(base_url=url, timeout=PATIENCE, transport=_Transport(verify=False))
 
 
 async def post(http: httpx.AsyncClient, item: Callback, ledger: Ledger) -> int | None:
