@@ -32,6 +32,7 @@ from receiver.events import ExpectedFile, Media, new_id
 from receiver.journal import Trouble
 from receiver.journal.store import EVERYTHING
 from receiver.media import MediaStore, Thumbnails, sniff
+from receiver.page import views
 from receiver.page.access import COOKIE, COOKIE_SECONDS, Access
 from receiver.page.live import LOOK_SECONDS, MAX_STREAMS, Live
 from receiver.page.render import FOLDER
@@ -350,6 +351,25 @@ async def test_older_ones_are_a_page_away(tmp_path: Path) -> None:
             following = re.search(r'href="(/tasks\?[^"]*after=[^"]*)"', text)
             path = following[1].replace("&amp;", "&") if following else None
         assert seen == [f"{number:03}" for number in range(130, 0, -1)]
+
+
+async def test_a_search_looks_at_so_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page says how far back it has searched, and the next one goes on from there."""
+    monkeypatch.setattr(views, "SEARCHED_ROWS", 4)
+    async with page(tmp_path, keep_submissions=0) as (here, browser):
+        for number in range(1, 11):
+            at_ms = NOW + number * 60_000
+            prompt = "a fox" if number in (1, 7) else "a boat"
+            await here.receiver.journal.add(submission(id=new_id(at_ms), created_ms=at_ms, prompt=prompt))
+        said, found, path = [], [], "/tasks?search=fox"
+        while path:
+            text = (await browser.get(path)).text
+            said += re.findall(r"Searched back to <time[^>]*>[^<]*:(\d\d):", text)
+            found.append(text.count('class="wide">a fox'))
+            following = re.search(r'href="(/tasks\?[^"]*after=[^"]*)"', text)
+            path = following[1].replace("&amp;", "&") if following else ""
+        assert (said, found) == (["35", "30"], [1, 1, 0])
+        assert "Searched back" not in (await browser.get("/tasks")).text
 
 
 # Files

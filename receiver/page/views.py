@@ -17,7 +17,7 @@ from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, Delivery
 from receiver.disk import in_thread
 from receiver.errors import InputError, NotFound
-from receiver.events import DISPLAY_STATUSES, EventType, Submission
+from receiver.events import DISPLAY_STATUSES, EventType, Submission, first_id, id_ms
 from receiver.extras import install
 from receiver.journal import Journal
 from receiver.journal.selection import Selection
@@ -42,6 +42,9 @@ PAGE = 60
 """Pictures on one page, and rows of a table."""
 SEARCHED = 10
 """Pages of the journal that are read to fill one page of a filtered listing."""
+SEARCHED_ROWS = 200_000
+"""Submissions that are searched for words and labels at a time."""
+LAST_ID = "7" + "Z" * 25
 DAY_MS = 86_400_000
 MAX_DAYS = 10_000
 FOREVER_MS = 2**53
@@ -142,8 +145,17 @@ def read_listing(query: QueryParams, statuses: Sequence[str], now_ms: int) -> tu
 
 
 async def _rows(sources: Sources, look: Look, *, hidden: frozenset[str] = frozenset()) -> tuple[list[Submission], str]:
-    """Return a page of submissions, newest first, and the cursor of the next one ("": none)."""
+    """Return a page of submissions, newest first, and the cursor of the next one ("": none).
+
+    A page may have fewer than there are: so many are searched at a time.
+    """
     selection, cursor = read_listing(look.query, DISPLAY_STATUSES, sources.clock.now_ms())
+    edge_ms = 0
+    if selection.words or selection.labels:  # no index has these
+        edge = await sources.journal.store.behind(cursor[0] if cursor else LAST_ID, SEARCHED_ROWS)
+        edge_ms = id_ms(edge) if edge else 0
+    rest = first_id(edge_ms) if edge_ms > (selection.since_ms or 0) else ""
+    selection = replace(selection, since_ms=edge_ms) if rest else selection
     wanted, after = selection.filter(), cast("Key | None", cursor)
     found: list[Submission] = []
     for _ in range(SEARCHED):
@@ -151,11 +163,18 @@ async def _rows(sources: Sources, look: Look, *, hidden: frozenset[str] = frozen
         rows = [row.record for row in page if isinstance(row.record, Submission)]
         found += [row for row in rows if row.display_status not in hidden]
         if len(page) < PAGE:
-            return found[:PAGE], found[PAGE - 1].id if len(found) > PAGE else ""
+            break
         after = page[-1].key
         if len(found) >= PAGE:
             break
-    return found[:PAGE], found[PAGE - 1].id if len(found) >= PAGE else str(after[0] if after else "")
+    if len(found) > PAGE:
+        return found[:PAGE], found[PAGE - 1].id
+    return found, rest if len(page) < PAGE else str(page[-1].key[0])
+
+
+def _older(rows: Sequence[Submission], following: str) -> dict[str, Any]:
+    """Return the cursor of the next page, and the time back to which an incomplete page was searched."""
+    return {"following": following, "searched_ms": id_ms(following) if following and len(rows) < PAGE else None}
 
 
 async def tiles(sources: Sources, rows: Sequence[Submission]) -> list[Tile]:
@@ -241,7 +260,7 @@ async def pictures(sources: Sources, look: Look) -> dict[str, Any]:
     return {
         "tiles": await tiles(sources, shown),
         "news": len(news),
-        "following": following,
+        **_older(rows, following),
         "top": top or (shown[0].id if shown else ""),
         "names": sorted(sources.destinations),
         "thumbnails": AVAILABLE,
@@ -252,7 +271,7 @@ async def pictures(sources: Sources, look: Look) -> dict[str, Any]:
 
 async def tasks(sources: Sources, look: Look) -> dict[str, Any]:
     rows, following = await _rows(sources, look)
-    return {"tiles": await tiles(sources, rows), "following": following, **_choices()}
+    return {"tiles": await tiles(sources, rows), **_older(rows, following), **_choices()}
 
 
 def _choices() -> dict[str, Any]:

@@ -45,10 +45,11 @@ CREATE TABLE deliveries (
     created_ms INTEGER NOT NULL, due_ms INTEGER NOT NULL, status TEXT NOT NULL, attempt INTEGER NOT NULL,
     failures INTEGER NOT NULL, owner TEXT, detail TEXT, receipt TEXT, finished_ms INTEGER, manual INTEGER NOT NULL
 ) WITHOUT ROWID;
--- A claim reads the due rows of one destination only, so that a paused destination costs the others nothing.
-CREATE INDEX deliveries_due ON deliveries (destination, due_ms, failures) WHERE status = 'pending';
+-- A claim reads the due rows of one destination only, so that a paused destination costs the others nothing. Counts
+-- read indexes that have `status`, and no row.
+CREATE INDEX deliveries_due ON deliveries (destination, due_ms, failures, status) WHERE status = 'pending';
 CREATE INDEX deliveries_running ON deliveries (destination, submission_id) WHERE status = 'running';
-CREATE INDEX deliveries_dead ON deliveries (id, destination) WHERE status = 'dead';
+CREATE INDEX deliveries_dead ON deliveries (id, destination, status) WHERE status = 'dead';
 CREATE INDEX deliveries_cancelled ON deliveries (id, destination) WHERE status = 'cancelled';
 CREATE INDEX deliveries_destination ON deliveries (destination, id);
 CREATE INDEX deliveries_submission ON deliveries (submission_id, destination);
