@@ -24,6 +24,7 @@ from waiting import PATIENCE
 from receiver.app.container import retention_of
 from receiver.bodies import certificates
 from receiver.requests import KINDS, build
+from receiver.web.admission import Admission
 from receiver.web.api import Api
 from receiver.web.api.read_routes import with_pauses
 from receiver.web.api.schemas import MAX_BODY
@@ -799,15 +800,15 @@ async def test_a_stream_tells_progress_where_a_destination_wants_it(tmp_path: Pa
 @asynccontextmanager
 async def own_api(here: World, **changed: Any) -> AsyncIterator[httpx.AsyncClient]:
     """The API of a world on a server of its own, with parts exchanged."""
-    runtime = here.receiver
+    runtime, admission = here.receiver, Admission(None)
     parts: dict[str, Any] = {
         "tokens": TOKENS, "submissions": runtime.submissions, "journal": runtime.journal, "provider": runtime.provider,
-        "store": runtime.store, "clock": runtime.clock, "watch": runtime.watch, "admission": runtime.admission,
+        "store": runtime.store, "clock": runtime.clock, "watch": runtime.watch, "admission": admission,
         "replay": runtime.replay, "destinations": runtime.destinations.keys(),
         "retention": retention_of(runtime.settings, runtime.journal, runtime.clock, store=runtime.store),
     }  # fmt: skip
     app = create_app(
-        callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens, admission=runtime.admission),
+        callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens, admission=admission),
         readyz=Readyz({}),
         api=Api(**parts | changed),
     )

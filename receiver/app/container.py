@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # typeshed leaves it out
 
 from receiver.app.functions import FunctionHandler
 from receiver.app.setups import differing_destinations, differing_keys, kept_setup, setup_of
@@ -35,7 +34,9 @@ from receiver.settings.kinds import show_base_url
 from receiver.submissions import Submissions
 from receiver.telemetry import Log
 from receiver.tokens import Tokens
-from receiver.web.admission import Admission
+
+if TYPE_CHECKING:
+    from receiver.web.admission import Admission
 
 log = Log("receiver.engine")
 
@@ -126,8 +127,8 @@ class Runtime:
         )
         self.function = function
         self.intake = Intake(journal, policy=self._policy, routes=routes, clock=clock)
-        # In a function nothing may run after the answer, so there is no probe.
-        self.admission = Admission(None if function else journal.check)
+        self.admission: Admission | None = None
+        """Of `web_app`, which alone imports the web framework."""
         self.submissions = Submissions(
             journal=journal,
             provider=self.provider,
@@ -185,7 +186,7 @@ class Runtime:
             dispatcher=self.dispatcher,
             archiver=archiver,
             submissions=self.submissions,
-            waiting=lambda: self.admission.waiting,
+            waiting=lambda: 0 if self.admission is None else self.admission.waiting,
             store=self.store,
             leading={
                 "send": self.submissions.send_once,
@@ -318,7 +319,8 @@ class Runtime:
     async def aclose(self) -> None:
         """Stop the engine, wait for the answers of submits under way, and close all connections. Idempotent."""
         await self.stop_engine()
-        await self.admission.aclose()
+        if self.admission is not None:
+            await self.admission.aclose()
         await self.submissions.drain(DRAIN_SECONDS)
         await self.provider.aclose()
         await self.fetcher.aclose()
@@ -329,8 +331,10 @@ class Runtime:
 def proxy_for(settings: Settings, url: str) -> str | None:
     """Return the proxy on the way to a URL, or None."""
     parts = urlsplit(url)
-    direct = parts.scheme != "https" or proxy_bypass_environment(parts.netloc, {"no": settings.no_proxy})
-    return None if direct else settings.proxy
+    host = parts.hostname or ""
+    names = [name.strip().lstrip(".").lower() for name in settings.no_proxy.split(",")]
+    direct = any(name in ("*", host, parts.netloc) or host.endswith(f".{name}") for name in names if name)
+    return None if direct or parts.scheme != "https" else settings.proxy
 
 
 def provider_of(settings: Settings, clock: Clock) -> Provider:

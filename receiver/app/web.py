@@ -19,6 +19,7 @@ from receiver.errors import require
 from receiver.maintenance.retention import Retention
 from receiver.page.access import LOCAL, Access, Role, local_key
 from receiver.settings import ensure_keys, show
+from receiver.web.admission import Admission
 from receiver.web.api import Api
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
@@ -50,24 +51,26 @@ def web_app(runtime: Runtime, *, local: bool = False) -> Starlette:
         **({} if runtime.function or settings.database_kind == "bucket" else {"troubles": runtime.check_troubles}),
     }
     retention = retention_of(settings, journal, runtime.clock, store=runtime.store)
+    # In a function nothing may run after the answer, so there is no probe.
+    runtime.admission = admission = Admission(None if runtime.function else journal.check)
     api = None
     if settings.api_tokens:
         api = Api(
-            tokens={name: secret.get_secret_value() for name, secret in settings.api_tokens.items()},
+            tokens={name: secret.text for name, secret in settings.api_tokens.items()},
             submissions=runtime.submissions,
             journal=journal,
             provider=runtime.provider,
             store=runtime.store,
             clock=runtime.clock,
             watch=runtime.watch,
-            admission=runtime.admission,
+            admission=admission,
             replay=runtime.replay,
             retention=retention,
             destinations=runtime.destinations.keys(),
             max_connections=settings.max_connections,
         )
     return create_app(
-        callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens, admission=runtime.admission),
+        callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens, admission=admission),
         readyz=Readyz(checks, notes=notes),
         api=api,
         page=_page_of(runtime, retention, local=local),
@@ -98,7 +101,7 @@ def scrape_of(runtime: Runtime) -> Scrape:
         await in_thread(measure)
 
     token = settings.metrics_token
-    return Scrape(token=token.get_secret_value() if token is not None else None, refresh=refresh)
+    return Scrape(token=token.text if token is not None else None, refresh=refresh)
 
 
 def page_key(runtime: Runtime) -> str:

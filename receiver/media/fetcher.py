@@ -70,7 +70,7 @@ class Fetcher:
         self.timeout = timeout
         # httpcore closes a connection whose TLS handshake fails, also by this limit, but not one that is cancelled.
         self._limits = {"timeout": {"connect": min(CONNECT_SECONDS, timeout)}}
-        self._tls, self._resolve, self._proxy_for = tls or certificates(), resolve, proxy_for
+        self._tls, self._resolve, self._proxy_for = tls, resolve, proxy_for
         self._pools: dict[tuple[bool, str | None], httpcore.AsyncConnectionPool] = {}
 
     async def fetch(self, url: str, store: Store, *, max_bytes: int | None = None) -> Media:
@@ -99,11 +99,12 @@ class Fetcher:
         public_only = link.origin not in self._origins
         proxy = self._proxy_for(f"{link.scheme}://{link.authority}")
         if (public_only, proxy) not in self._pools:
+            tls = self._tls or certificates()
             self._pools[public_only, proxy] = httpcore.AsyncConnectionPool(
-                ssl_context=self._tls,
+                ssl_context=tls,
                 max_connections=MAX_CONNECTIONS,
                 keepalive_expiry=KEEP_ALIVE_SECONDS,
-                network_backend=_Network(self._resolve, public_only=public_only, proxy=proxy, tls=self._tls),
+                network_backend=_Network(self._resolve, public_only=public_only, proxy=proxy, tls=tls),
             )
         return self._pools[public_only, proxy]
 
