@@ -21,7 +21,7 @@ from receiver.handbook import GROUPS, summary
 from receiver.handlers.registry import describe_handlers
 from receiver.metrics import METRICS
 from receiver.requests import KINDS, REQUIRED
-from receiver.settings import Destination, declared, describe
+from receiver.settings import Destination, Settings, declared
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tests"))  # experiments use the tools of the tests
@@ -53,7 +53,10 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 
 def _settings() -> str:
-    rows = [(", ".join(f"`{name}`" for name in (doc.env, *doc.aliases)), doc.default, doc.help) for doc in describe()]
+    rows = []
+    for name, item in declared(Settings).items():
+        own = f"RECEIVER_{name.upper()}" + ("__NAME__OPTION" if name == "destinations" else "")
+        rows.append((", ".join(f"`{word}`" for word in (own, *item.known_as)), item.show(item.default), item.help))
     return table("variable, default, meaning", rows)
 
 
@@ -68,7 +71,7 @@ def _handlers() -> str:
 def _options(name: str) -> str:
     if name == "destination":
         fields = [(name, item) for name, item in declared(Destination).items() if item.help]
-        rows = [(f"`{name}`", f"`{_text(item.default)}`", item.help) for name, item in fields]
+        rows = [(f"`{name}`", f"`{item.show(item.default)}`", item.help) for name, item in fields]
         return table("option, default, meaning", rows)
     [item] = [item for item in describe_handlers() if item.name == name]
     rows = [

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import msgspec
 from buckets import KEY, SECRET, shared_server
+from msgspec.structs import replace
 from postgres import postgres_store
-from pydantic import SecretStr
 
 from receiver.bucket import read_url
 from receiver.bucket.client import Bucket
@@ -25,6 +25,7 @@ from receiver.journal import Change, Journal, Work
 from receiver.journal.bucket import client_of, keys, over
 from receiver.journal.bucket.stored import decode, encode
 from receiver.journal.sqlite import open_store
+from receiver.settings.kinds import Secret
 from receiver.tasks import Button, Task
 
 NOW = 1_773_314_942_177
@@ -287,8 +288,8 @@ class BucketStore:
 
     def bucket_client(self) -> Bucket:
         options, folder = read_url(self.url)
-        secrets_ = {"access_key": SecretStr(KEY), "secret_key": SecretStr(SECRET)}
-        return client_of(options.model_copy(update=secrets_), folder)
+        secrets_ = {"access_key": Secret(KEY), "secret_key": Secret(SECRET)}
+        return client_of(replace(options, **secrets_), folder)
 
     async def open(self, *, look_seconds: float = 5.0) -> Journal:
         place = f"s3://{self.bucket}/{self.folder}"

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from buckets import Buckets
+from msgspec.structs import replace
 from stores import proxied
 
 from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, read_url
 from receiver.bucket.client import Bucket, ObjectHead, StoredObject, Tag
 from receiver.bucket.options import endpoint_of, server_of
 from receiver.errors import SettingsError
+from receiver.settings.kinds import read_options
 
 
 @pytest.mark.parametrize(
@@ -44,9 +46,8 @@ from receiver.errors import SettingsError
 def test_a_url_says_bucket_folder_and_way(url: str, options: dict[str, object], folder: str) -> None:
     """The host is the bucket, the path a folder in it, the query how to get there."""
     found, where = read_url(url)
-    assert found.model_dump(exclude_defaults=True) == options | (
-        {} if url.lower().startswith("s3") else {"service": url[:2]}
-    )
+    service = {} if url.lower().startswith("s3") else {"service": url[:2]}
+    assert found == read_options(BucketOptions, options | service)
     assert where == folder
 
 
@@ -55,9 +56,9 @@ def test_a_url_says_bucket_folder_and_way(url: str, options: dict[str, object], 
     [
         ("s3://AKIA:s3cret@acme/a", "holds a user name or a secret"),
         ("s3://acme/a?secret_key=s3cret", "its query may hold account, addressing, endpoint, .* has 'secret_key'"),
-        ("s3://acme/a?region=Nowhere!", "region: "),
-        ("s3://acme/a?endpoint=minio", "endpoint: "),
-        ("s3:///a", "bucket: "),
+        ("s3://acme/a?region=Nowhere!", "region is wrong"),
+        ("s3://acme/a?endpoint=minio", "endpoint is wrong"),
+        ("s3:///a", "bucket is wrong"),
         ("s3://[acme", "it is no URL"),
         ("gs://acme?profile=work", "profile belong to s3 only"),
         *(
@@ -89,7 +90,7 @@ def test_the_environment_knows_endpoints(monkeypatch: pytest.MonkeyPatch) -> Non
 def options(s3_server: Buckets, request: pytest.FixtureRequest) -> BucketOptions:
     """Options of a new bucket."""
     name = s3_server.bucket("b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16])
-    return BucketOptions.model_validate(s3_server.options(name))
+    return read_options(BucketOptions, s3_server.options(name))
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ async def test_a_list_is_in_key_order(bucket: Bucket, options: BucketOptions) ->
 
 async def test_a_missing_bucket_is_no_missing_object(options: BucketOptions) -> None:
     """Every call raises. Only `replace` may not: SeaweedFS answers 412."""
-    missing = Bucket(options.model_copy(update={"bucket": "never-made"}))
+    missing = Bucket(replace(options, bucket="never-made"))
     tag = Tag('"0"')
     for call in (
         missing.get("key"), missing.get_if_changed("key", tag), missing.head("key"), missing.put("key", b""),
@@ -176,7 +177,7 @@ async def test_a_request_has_one_limit(options: BucketOptions) -> None:
     """A server that answers late gives a sentence with the limit, and is away."""
     async with proxied(options.endpoint or "") as proxy:
         proxy.fault, proxy.seconds = lambda method, path: "slow", 30.0
-        bucket = Bucket(options.model_copy(update={"endpoint": proxy.url}), seconds=0.2)
+        bucket = Bucket(replace(options, endpoint=proxy.url), seconds=0.2)
         with pytest.raises(BucketError, match=r"did not answer in full within 0\.2 s \(bucket ") as caught:
             await bucket.get("key")
         assert caught.value.away

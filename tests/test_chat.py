@@ -41,6 +41,7 @@ from receiver.handlers.chat import ChatHandler, ChatOptions, harmless
 from receiver.handlers.place import Outcome, subject
 from receiver.handlers.registry import build
 from receiver.settings import Destination, load
+from receiver.settings.kinds import read_options
 from receiver.testing import check_handler, make_attempt
 
 SECRET = "hunter22-of-boats"
@@ -98,7 +99,7 @@ def mail(box: Mailbox) -> Iterator[str]:
 
 
 def handler_of(url: str, **options: Any) -> ChatHandler:
-    return ChatHandler(ChatOptions.model_validate({"url": url} | options))
+    return ChatHandler(read_options(ChatOptions, {"url": url} | options))
 
 
 def body_of(mail: EmailMessage) -> str:

@@ -23,11 +23,12 @@ from receiver.handlers.base import Attempt, Rejected, RetryLater
 from receiver.handlers.command import CommandFailed, CommandHandler
 from receiver.handlers.registry import build
 from receiver.settings import Destination
+from receiver.settings.kinds import read_options
 from receiver.testing import check_handler, make_attempt
 
 
 def handler(*command: str, **options: Any) -> CommandHandler:
-    return CommandHandler(CommandHandler.Options.model_validate({"command": command, **options}))
+    return CommandHandler(read_options(CommandHandler.Options, {"command": command, **options}))
 
 
 async def run(script: str, attempt: Attempt, **options: Any) -> Receipt:
@@ -295,8 +296,8 @@ async def test_the_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
-        ({"handler": "command"}, "the option command (list of text) is missing. The program and its arguments,"),
-        ({"handler": "command", "options": {"command": []}}, "the option command (list of text) is wrong: "),
+        ({"handler": "command"}, "the option command is missing. Write a list of text. The program and its arguments,"),
+        ({"handler": "command", "options": {"command": []}}, "the option command is wrong. Write a list of text."),
         (
             {"handler": "command", "options": {"command": "echo 'x"}},
             "is wrong: its quotes do not match (No closing quo",

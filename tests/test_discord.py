@@ -23,6 +23,7 @@ from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.discord import DiscordError, DiscordHandler, DiscordOptions, escape, rate_seconds, read_url
 from receiver.handlers.registry import build
 from receiver.settings import Destination, load
+from receiver.settings.kinds import read_options
 from receiver.testing import check_handler, make_attempt
 
 
@@ -40,7 +41,7 @@ async def handler(discord: Discord) -> AsyncIterator[DiscordHandler]:
 
 
 def handler_of(discord: Discord, **options: Any) -> DiscordHandler:
-    return DiscordHandler(DiscordOptions.model_validate({"webhook_url": discord.hook} | options))
+    return DiscordHandler(read_options(DiscordOptions, {"webhook_url": discord.hook} | options))
 
 
 def with_picture(attempt: Attempt, folder: Path, data: bytes) -> Attempt:
@@ -363,9 +364,7 @@ async def test_what_may_pass_is_a_failure(
 
 async def test_nobody_there_is_a_failure_without_the_secret(tmp_path: Path) -> None:
     """The error of a connection holds no URL."""
-    handler = DiscordHandler(
-        DiscordOptions.model_validate({"webhook_url": f"http://127.0.0.1:9/webhooks/{ID}/{TOKEN}"})
-    )
+    handler = DiscordHandler(read_options(DiscordOptions, {"webhook_url": f"http://127.0.0.1:9/webhooks/{ID}/{TOKEN}"}))
     with pytest.raises(ConnectionError) as caught:
         await handler.deliver(make_attempt(tmp_path))
     assert TOKEN not in str(caught.value)
@@ -422,7 +421,7 @@ async def test_the_thread_may_be_in_the_url(discord: Discord, tmp_path: Path) ->
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({}, "the option webhook_url (secret text) is missing"),
+    ({}, "the option webhook_url is missing"),
     ({"webhook_url": "https://discord.com/channels/secret"}, "it is not a webhook's URL"),
     ({"webhook_url": f"https://discord.com/api/webhooks/{ID}/secret/slack"}, "Leave out /slack or /github"),
     ({"webhook_url": f"https://discord.com/api/webhooks/{ID}/secret?thread_id=x"}, "thread_id is not an id"),

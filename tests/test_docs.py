@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import handbook
 import pytest
 from handbooks import BLOCKS, EVERYTHING, PAGES, ROOT, TEXTS, region
+from msgspec.structs import replace
 
 from receiver.app.factory import route_of
 from receiver.errors import SettingsError
 from receiver.events import EVENT_TYPES
 from receiver.handbook import PAGES as LISTED
 from receiver.handlers.registry import HandlerDoc, build, describe_handlers
-from receiver.settings import describe, load
+from receiver.settings import Settings, declared, load
 from receiver.settings.model import PAGES as SETTING_PAGES
 
 TOP_LEVEL = {"pyproject.toml", "receiver", "tests", "scripts", "Procfile", "README.md"}
@@ -51,7 +51,9 @@ def test_the_readme_is_short() -> None:
 
 def test_every_setting_is_in_the_handbook() -> None:
     """Every variable, with the names it has besides."""
-    names = {name for doc in describe() for name in (doc.env, *doc.aliases)}
+    settings = declared(Settings)
+    names = {f"RECEIVER_{name.upper()}" for name in settings.keys() - {"destinations"}}
+    names |= {name for item in settings.values() for name in item.known_as}
     assert {name for name in names if f"`{name}`" not in PAGES["settings"]} == set()
 
 
@@ -165,7 +167,7 @@ def test_pages_that_errors_name_exist() -> None:
     named = {name for text in sources for name in re.findall(r'\bpage=?(?: = )?"([a-z0-9]+)"', text)}
     assert {"settings", "proxy", "callbacks", "destinations", "bucket", "server"} <= named | set(SETTING_PAGES.values())
     assert (named | set(SETTING_PAGES.values())) - set(PAGES) == set()
-    assert set(SETTING_PAGES) <= {doc.name for doc in describe()}
+    assert set(SETTING_PAGES) <= declared(Settings).keys()
 
 
 @pytest.mark.parametrize(

@@ -50,14 +50,22 @@ def test_importing_the_package_loads_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("words", "unused"),
     [
-        (["--help"], {"msgspec", "pydantic", "structlog", "logging", "rich", "asyncio"}),
+        (["--help"], {"msgspec", "structlog", "logging", "rich", "asyncio"}),
         (
             ["tasks", "list"],
-            {"httpx", "starlette", "uvicorn", "receiver.app.container", "rich.console", "pydantic", "structlog"},
+            {"httpx", "starlette", "uvicorn", "receiver.app.container", "rich.console", "structlog"},
         ),
         (
             ["submit", "a paper boat"],
-            {"uvicorn", "starlette.applications", "receiver.web.app", "receiver.handlers.s3", "receiver.app.web"},
+            {
+                "httpx",
+                "starlette",
+                "uvicorn",
+                "urllib.request",
+                "structlog",
+                "receiver.web.app",
+                "receiver.handlers.s3",
+            },
         ),
     ],
     ids=["help", "list", "submit"],

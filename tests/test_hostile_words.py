@@ -28,6 +28,7 @@ from receiver.handlers.result_files import provenance
 from receiver.handlers.s3 import fill
 from receiver.handlers.slack.blocks import detail_blocks, fallback, linked_picture, post_blocks, uploaded
 from receiver.handlers.webhook import new_secret, signed_headers
+from receiver.settings.kinds import read_options
 from receiver.tasks import Button, Task
 from receiver.testing import make_attempt, make_event, make_media
 
@@ -181,7 +182,7 @@ def test_a_command_gets_it_on_standard_input_alone(event: Event) -> None:
         folder = Path(name)
         script = "tr '\\0' '\\n' < /proc/$$/environ > env; tr '\\0' '\\n' < /proc/$$/cmdline > args; cat > in"
         command = ["/bin/sh", "-c", script, "configured"]
-        handler = CommandHandler(CommandHandler.Options.model_validate({"command": command, "folder": folder}))
+        handler = CommandHandler(read_options(CommandHandler.Options, {"command": command, "folder": folder}))
         asyncio.run(handler.deliver(attempt_of(event, folder / "media")))
         assert (folder / "args").read_text().splitlines() == [*command[:2], script, "configured"]
         given = dict(line.split("=", 1) for line in (folder / "env").read_text().splitlines())

@@ -29,6 +29,7 @@ from receiver.media import Fetcher, MediaStore, Store, Thumbnails, Tiles, open_s
 from receiver.media.cache import Cache
 from receiver.media.store import WHOLE, BucketStore
 from receiver.settings import Settings
+from receiver.settings.kinds import read_options
 
 LARGE = PNG + bytes(range(256)) * (WHOLE // 256 + 1000)
 """Goes in parts."""
@@ -47,7 +48,7 @@ async def making(s3_server: Buckets, bucket: str, tmp_path: Path) -> AsyncIterat
     made: list[BucketStore] = []
 
     def make(*, limit: int = 10**9, check_seconds: float = 0.0, **changes: Any) -> BucketStore:
-        options = BucketOptions.model_validate(s3_server.options(bucket) | changes)
+        options = read_options(BucketOptions, s3_server.options(bucket) | changes)
         cache = Cache(tmp_path / f"cache{len(made)}", limit)
         made.append(BucketStore(options, "kept/here", cache, check_seconds=check_seconds))
         return made[-1]

@@ -46,7 +46,6 @@ ELSEWHERE = {
     ("bucket/errors.py", "compile"),  # a table, whose patterns are found in the module
     ("tasks/reasons.py", "search"),  # a table of texts
     ("requests.py", "fullmatch"),  # named by calls of `_matching`
-    ("settings/kinds.py", "fullmatch"),  # named by calls of `matching`, for what an operator writes
     ("intake/followups.py", "fullmatch"),  # both are a table of names
     ("intake/followups.py", "compile"),
 }
@@ -112,6 +111,10 @@ def find_all(room: str = "**/*.py") -> tuple[list[Found], set[tuple[str, str]]]:
             for pattern in reachable(value):
                 note(place, pattern, used.get(name, set()) if isinstance(value, re.Pattern) else local)
         known = {text for _, text, _ in found}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "pattern":  # of msgspec's `Meta`
+                text = eval(compile(ast.Expression(node.value), place, "eval"), vars(module))  # noqa: S307 - our source
+                note(place, re.compile(text), {"search"})
         for name, method, call in calls(tree):
             if name != "re":
                 continue

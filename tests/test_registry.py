@@ -7,16 +7,16 @@ import sys
 from dataclasses import asdict
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import pytest
-from pydantic import Field, SecretStr, field_validator, model_validator
+from msgspec import Meta
 
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
 from receiver.extras import install
-from receiver.handlers.base import Attempt, HandlerOptions
+from receiver.handlers.base import Attempt, HandlerOptions, Kind, Secret
 from receiver.handlers.registry import (
     BrokenHandler,
     Registry,
@@ -29,25 +29,22 @@ from receiver.handlers.registry import (
 from receiver.settings import Destination
 
 
+def check_ring(ring: Secret) -> Secret:
+    if ring.text == "s3cret":
+        raise ValueError("it is too easy to guess")
+    return ring
+
+
 class PigeonOptions(HandlerOptions):
-    loft: str = Field(description="Where the pigeon lands.")
-    grain: int = Field(3, ge=1, description="Grains per flight.")
-    ring: SecretStr | None = Field(None, description="What the ring says.")
+    loft: Annotated[str, "Where the pigeon lands."]
+    grain: Annotated[int, Meta(ge=1), "Grains per flight."] = 3
+    ring: Annotated[Secret | None, Kind(check=check_ring), "What the ring says."] = None
     color: Literal["white", "grey"] = "grey"
     stops: tuple[str, ...] = ()
 
-    @field_validator("ring")
-    @classmethod
-    def _ring(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and value.get_secret_value() == "s3cret":
-            raise ValueError("it is too easy to guess")
-        return value
-
-    @model_validator(mode="after")
-    def _fed(self) -> PigeonOptions:
+    def check_together(self) -> None:
         if self.color == "white" and self.grain == 1:
             raise ValueError("a white pigeon needs more grain")
-        return self
 
 
 class Pigeon:
@@ -109,23 +106,26 @@ WRONG = [
         "no handler takes URLs that begin with pigeom: (not loaded: s3). Did you mean pigeon?",
     ),
     ({"url": "pigeon:"}, "its url cannot be used: it names no loft"),
-    ({"handler": "pigeon"}, "the option loft (text) is missing. Where the pigeon lands."),
+    ({"handler": "pigeon"}, "the option loft is missing. Write a text. Where the pigeon lands."),
     (
         {"url": "dove://a", "options": {"grian": "s3cret"}},
-        "the handler pigeon has no option grian. Did you mean grain?",
+        "the option grian does not exist. Did you mean grain?",
     ),
-    ({"url": "dove://a", "options": {"zz": 1}}, "no option zz. There are: loft, grain, ring, color, stops."),
+    (
+        {"url": "dove://a", "options": {"zz": 1}},
+        "the option zz does not exist. There are: loft, grain, ring, color, stops.",
+    ),
     (
         {"url": "dove://a", "options": {"grain": "s3cret"}},
-        "the option grain (whole number) is wrong: it should be a valid integer",
+        "the option grain is wrong. Write a whole number from 1. Grains per flight.",
     ),
     (
         {"url": "dove://a", "options": {"ring": "s3cret"}},
-        "the option ring (secret text) is wrong: it is too easy to guess",
+        "the option ring is wrong: it is too easy to guess. What the ring says.",
     ),
     (
         {"url": "dove://a", "options": {"color": "s3cret"}},
-        "the option color (white | grey) is wrong: it should be 'white'",
+        "the option color is wrong. Write white or grey.",
     ),
     (
         {"url": "dove://a", "options": {"color": "white", "grain": 1}},
@@ -160,10 +160,10 @@ def test_handlers_are_described_with_their_options() -> None:
     assert (pigeon.name, pigeon.summary, pigeon.schemes) == ("pigeon", Pigeon.summary, ("pigeon", "dove"))
     assert [(option.name, option.type, option.default) for option in pigeon.options] == [
         ("loft", "text", None),
-        ("grain", "whole number", "3"),
+        ("grain", "whole number from 1", "3"),
         ("ring", "secret text", "none"),
-        ("color", "white | grey", "grey"),
-        ("stops", "list of text", ""),
+        ("color", "white or grey", "grey"),
+        ("stops", "list of text", "none"),
     ]
     assert asdict(pigeon)["options"][0]["help"] == "Where the pigeon lands."
     assert (broken.name, broken.problem) == ("s3", BROKEN.problem)

@@ -31,7 +31,7 @@ from receiver.handlers.result_files import ArchiveError
 from receiver.handlers.s3 import WHOLE, S3Handler, S3Options, StoreError, check_template, fill
 from receiver.media import MediaStore, Tiles
 from receiver.settings import Destination
-from receiver.settings.kinds import show_url
+from receiver.settings.kinds import read_options, show_url
 from receiver.testing import check_handler
 
 PICTURE = grid_picture(400, 300)
@@ -51,7 +51,7 @@ def bucket(server: Buckets, request: pytest.FixtureRequest) -> str:
 
 
 def handler_of(options: dict[str, Any]) -> S3Handler:
-    return S3Handler(S3Options.model_validate(options))
+    return S3Handler(read_options(S3Options, options))
 
 
 # --- what is put -----------------------------------------------------------------------------------------------------
@@ -553,7 +553,7 @@ def test_an_unsafe_template_stops_the_start(template: str, problem: str) -> None
     """Every problem is told with destination and option."""
     with pytest.raises(SettingsError) as caught:
         build(Destination(name="store", handler="s3", options={"bucket": "acme", "path": template}))
-    assert str(caught.value).startswith("Destination store: the option path (text) is wrong: ")
+    assert str(caught.value).startswith("Destination store: the option path is wrong: ")
     assert any(part in str(caught.value) for part in problem.split("|"))
 
 
@@ -594,7 +594,7 @@ def test_an_id_that_is_not_ours_never_becomes_a_key(id: str) -> None:
 def test_a_url_stands_for_options(url: str, options: dict[str, Any]) -> None:
     """Bucket, folder or template, and options in the query; the handler takes them."""
     assert S3Handler.options_from_url(url) == options
-    S3Options.model_validate(options)
+    read_options(S3Options, options)
 
 
 WRONG = [
@@ -604,19 +604,19 @@ WRONG = [
     ),
     ({"url": "s3://acme/a#b"}, "it holds a '#'"),
     ({"url": "s3://acme?secret_key=s3cret"}, "secret_key does not belong into its query. Write a table"),
-    ({"url": "s3://acme?tile=true"}, "no option tile. Did you mean tiles?"),
-    ({"url": "s3://"}, "the option bucket (text) is wrong: it is no bucket's name"),
-    ({"handler": "s3"}, "the option bucket (text) is missing. The bucket, or Azure's container."),
+    ({"url": "s3://acme?tile=true"}, "the option tile does not exist. Did you mean tiles?"),
+    ({"url": "s3://"}, "the option bucket is wrong: it is no bucket's name"),
+    ({"handler": "s3"}, "the option bucket is missing. Write a text. The bucket, or Azure's container."),
     ({"url": "s3://a..b"}, "it is no bucket's name"),
     ({"url": "s3://acme", "options": {"access_key": "s3cret"}}, "access_key and secret_key go together"),
     (
         {"url": "s3://acme", "options": {"public_url": "https://a.b", "link_for": "1h"}},
         "public_url and link_for are two ways to link: give one of them",
     ),
-    ({"url": "s3://acme", "options": {"link_for": "8d"}}, "the option link_for (number) is wrong"),
+    ({"url": "s3://acme", "options": {"link_for": "8d"}}, "the option link_for is wrong"),
     ({"url": "gs://acme", "options": {"addressing": "virtual"}}, "belong to s3 only"),
-    ({"url": "s3://acme", "options": {"endpoint": "ftp://s3cret"}}, "the option endpoint (text) is wrong"),
-    ({"url": "s3://acme", "options": {"cache_control": "a\r\nX: s3cret"}}, "the option cache_control (text) is wrong"),
+    ({"url": "s3://acme", "options": {"endpoint": "ftp://s3cret"}}, "the option endpoint is wrong"),
+    ({"url": "s3://acme", "options": {"cache_control": "a\r\nX: s3cret"}}, "the option cache_control is wrong"),
     ({"url": "az://acme"}, "The bucket acme cannot be used: Generic MicrosoftAzure error: Account must be specified"),
     ({"url": "gs://acme", "options": {"service_account": "/no/such.json"}}, "Unable to open service account file"),
     ({"url": "s3://acme", "options": {"profile": "nobody"}}, "There is no profile nobody in "),

@@ -8,7 +8,6 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from buckets import KEY, SECRET, listed, reading, shared_server
 from functions import TOKEN, Deployed, deployed
 from handbooks import block
 from lambdas import environment, request_event, scheduled_event
+from msgspec.structs import replace
 from providers import provided
 from servers import receiver
 from waiting import PATIENCE

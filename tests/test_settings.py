@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from receiver.settings import (
     Settings,
     check_platform,
     declared,
-    describe,
     ensure_keys,
     load,
     require_provider_key,
@@ -139,7 +137,7 @@ def test_quotes_of_an_env_file_are_no_part_of_a_value(name: str, text: str, valu
     """`docker --env-file` and dashboards hand them on, with the spaces and line ends around them."""
     key = load({name: text}, tmp_path).provider_key
     assert key is not None
-    assert key.get_secret_value() == value
+    assert key.text == value
 
 
 PROVIDER = {"RECEIVER_PROVIDER_URL": "https://api.example.com"}
@@ -254,24 +252,27 @@ WRONG = [
         {"RECEIVER_POLL_INTERVAL": "s3cret"},
         "RECEIVER_POLL_INTERVAL is wrong: it is not a length of time. Write seconds",
     ),
-    ({"RECEIVER_POLL_INTERVAL": "0"}, "RECEIVER_POLL_INTERVAL is wrong: it should be greater than 0"),
+    ({"RECEIVER_POLL_INTERVAL": "0"}, "RECEIVER_POLL_INTERVAL is wrong. Write seconds as a number above 0"),
     ({"RECEIVER_CONFIRM_WITHIN": "nan"}, "RECEIVER_CONFIRM_WITHIN is wrong"),
     ({"RECEIVER_API_TOKENS": "s3cret-0123456789"}, "RECEIVER_API_TOKENS is wrong: an entry of it is not NAME:SECRET"),
     ({"RECEIVER_API_TOKENS": "S3:s3cret-0123456789"}, "the name of entry 1 is not made of a-z, 0-9, - and _"),
     ({"RECEIVER_API_TOKENS": "a:s3cret"}, "the secret of entry 1 does not have 16 to 200 letters"),
     ({"RECEIVER_API_TOKENS": "a:s3cret-0123456789 b:s3cret-0123456789"}, "two names have the same secret"),
     ({"RECEIVER_API_TOKENS": "a:s3cret-0123456789 a:s3cret-9876543210"}, "a name is in it twice"),
-    ({"RECEIVER_CONFIG": "[api_tokens]\na = 5"}, "api_tokens in RECEIVER_CONFIG is wrong: it is no text"),
+    (
+        {"RECEIVER_CONFIG": "[api_tokens]\na = 5"},
+        "api_tokens in RECEIVER_CONFIG is wrong. Write NAME:SECRET for each",
+    ),
     ({"RECEIVER_CONFIG": "deadline = nan"}, "deadline in RECEIVER_CONFIG is wrong: it is longer than a year"),
     ({"RECEIVER_CONFIG": "deadline = true"}, "deadline in RECEIVER_CONFIG is wrong: it is not a length of time"),
     ({"RECEIVER_CONFIG": f"deadline = 1{'0' * 400}"}, "deadline in RECEIVER_CONFIG is wrong: it is longer than a year"),
     ({"RECEIVER_CONFIG": "media_max_bytes = inf"}, "media_max_bytes in RECEIVER_CONFIG is wrong: it is not a size"),
     ({"RECEIVER_CONFIG": "api_tokens = [5]"}, "an entry of it is not NAME:SECRET"),
-    ({"RECEIVER_CONFIG": "keys = 5"}, "keys in RECEIVER_CONFIG is wrong: it is no list"),
+    ({"RECEIVER_CONFIG": "keys = 5"}, "keys in RECEIVER_CONFIG is wrong. Write keys of at least 32 bytes"),
     ({"RECEIVER_METRICS_TOKEN": "s3cret"}, "RECEIVER_METRICS_TOKEN is wrong: it has less than 16 characters"),
-    ({"PORT": "s3cret"}, "PORT is wrong: it should be a valid integer"),
-    ({"RECEIVER_PORT": "70000"}, "RECEIVER_PORT is wrong: it should be less than or equal to 65535"),
-    ({"RECEIVER_LOG_FORMAT": "s3cret"}, "RECEIVER_LOG_FORMAT is wrong: it should be 'auto', 'json' or 'console'"),
+    ({"PORT": "s3cret"}, "PORT is wrong. Write a whole number from 0 to 65535."),
+    ({"RECEIVER_PORT": "70000"}, "RECEIVER_PORT is wrong. Write a whole number from 0 to 65535."),
+    ({"RECEIVER_LOG_FORMAT": "s3cret"}, "RECEIVER_LOG_FORMAT is wrong. Write auto, json or console."),
     ({"RECEIVER_MEDIA_MAX_BYTES": "9XB"}, "RECEIVER_MEDIA_MAX_BYTES is wrong: it is not a size. Write bytes"),
     ({"HTTPS_PROXY": "socks5://s3cret:1080"}, "HTTPS_PROXY is wrong: it is no http:// or https:// URL of a proxy."),
     ({"HTTPS_PROXY": "http://s3cret/path"}, "RECEIVER_PROXY=none goes without one. Write for instance http://proxy."),
@@ -309,8 +310,11 @@ WRONG = [
         {"RECEIVER_DATABASE": "/s3cret.db"},
         "RECEIVER_DATABASE is wrong: it does not begin with sqlite:, postgresql://, s3://, gs:// or az://. Write",
     ),
-    ({"RECEIVER_DATABASE_LISTEN": "s3cret"}, "RECEIVER_DATABASE_LISTEN is wrong: it is neither true nor false"),
-    ({"RECEIVER_DATABASE_CONNECTIONS": "1"}, "RECEIVER_DATABASE_CONNECTIONS is wrong: it should be greater than or"),
+    ({"RECEIVER_DATABASE_LISTEN": "s3cret"}, "RECEIVER_DATABASE_LISTEN is wrong. Write true or false."),
+    (
+        {"RECEIVER_DATABASE_CONNECTIONS": "1"},
+        "RECEIVER_DATABASE_CONNECTIONS is wrong. Write a whole number from 2",
+    ),
     ({"RECEIVER_DATABASE": "sqlite::memory:"}, "RECEIVER_DATABASE is wrong: it has no usable path"),
     (
         {"RECEIVER_POL_INTERVAL": "s3cret"},
@@ -324,8 +328,10 @@ WRONG = [
     ({"RECEIVER_CONFIG": "destinations.x = 's3cret'"}, "destinations.x in RECEIVER_CONFIG is not a table"),
     (
         {"RECEIVER_CONFIG": "[destinations.X]"},
-        "[destinations.X] in RECEIVER_CONFIG is wrong: it does not have the right",
+        "[destinations.X] in RECEIVER_CONFIG is wrong. Write a name of at most 40",
     ),
+    ({"RECEIVER_CONFIG": '[destinations."a b"]'}, " in RECEIVER_CONFIG is wrong. Write a name of at most 40"),
+    ({"RECEIVER_PAGE_USER_HEADER": "X: s3cret"}, "RECEIVER_PAGE_USER_HEADER is wrong. Write at most 64 letters"),
     ({"RECEIVER_CONFIG": "port ="}, "RECEIVER_CONFIG cannot be read as TOML"),
     (
         {"RECEIVER_DESTINATIONS": "x"},
@@ -334,7 +340,7 @@ WRONG = [
     ({"RECEIVER_DESTINATIONS__A": "x"}, "RECEIVER_DESTINATIONS__A names no option"),
     (
         {"RECEIVER_DESTINATIONS__A__CONCURRENCY": "65"},
-        "RECEIVER_DESTINATIONS__A__CONCURRENCY is wrong: it should be less",
+        "RECEIVER_DESTINATIONS__A__CONCURRENCY is wrong. Write a whole number from 1 to 64.",
     ),
     ({"RECEIVER_CONFIG": "[destinations.a]\ntimeout = 's3cret'"}, "destinations.a.timeout in RECEIVER_CONFIG is wrong"),
 ]
@@ -387,7 +393,7 @@ def test_variables_are_filled_in_within_toml_and_to(tmp_path: Path) -> None:
     assert settings.to == "file:/r/x"
     assert settings.destinations["a"].url == "s3://b"
     assert settings.destinations["a"].options == {"headers": {"x": ["t", "a$b $5"]}}
-    assert settings.keys[0].get_secret_value() == "$" + KEY
+    assert settings.keys[0].text == "$" + KEY
 
 
 def test_destinations_merge_option_by_option(tmp_path: Path) -> None:
@@ -442,7 +448,7 @@ def test_lists_are_written_with_spaces_or_commas(tmp_path: Path) -> None:
 def test_callers_of_the_api_have_names_and_secrets(environ: dict[str, str], tmp_path: Path) -> None:
     """As pairs in a variable or as a table; shown by name only, and known to the logs as secrets."""
     settings = load(environ, tmp_path)
-    secrets = {name: secret.get_secret_value() for name, secret in settings.api_tokens.items()}
+    secrets = {name: secret.text for name, secret in settings.api_tokens.items()}
     assert secrets == {"n8n": "s3cret-0123456789", "reporting": "s3cret-9876543210=="}
     assert set(secrets.values()) <= set(settings.secret_values())
     rows = {name: value for name, value, _ in show(settings)}
@@ -461,7 +467,7 @@ def test_settings_are_frozen_and_their_repr_holds_no_secret(tmp_path: Path) -> N
         "RECEIVER_DESTINATIONS__A__SECRET": '["s3cret-old", "s3cret-new"]',
     }
     settings = load(environ, tmp_path)
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError, match="immutable"):
         settings.port = 1  # type: ignore[misc]
     assert "s3cret" not in repr(settings) + str(settings.resolved_destinations()) + str(show(settings))
     assert set(settings.secret_values()) == {
@@ -482,11 +488,10 @@ def test_show_gives_value_and_source_of_each(tmp_path: Path) -> None:
 
 
 def test_every_setting_is_described() -> None:
-    """Each setting has a variable, a default in words, and a help that ends as a sentence."""
-    docs = describe()
-    assert [doc.name for doc in docs] == list(declared(Settings))
-    assert all(doc.env.startswith("RECEIVER_") and doc.default and doc.help.endswith(".") for doc in docs)
-    assert {alias for doc in docs for alias in doc.aliases} == {
+    """Each setting has a default in words, and a help that ends as a sentence."""
+    found = declared(Settings).values()
+    assert all(item.show(item.default) and item.help.endswith(".") for item in found)
+    assert {name for item in found for name in item.known_as} == {
         "COMETAPI_KEY",
         "CRON_SECRET",
         "DATABASE_URL",

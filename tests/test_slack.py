@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from pydantic import ValidationError
 from slack_sdk.models.blocks import Block
 from slacks import CHANNEL, TOKEN, Slack, check_blocks, workspace
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -27,6 +26,7 @@ from receiver.handlers.registry import build
 from receiver.handlers.slack import SlackHandler, SlackOptions
 from receiver.handlers.slack.api import FILE_REFUSED, REMEDIES, SCOPES, SlackError, UnknownFile, manifest
 from receiver.settings import Destination, Settings, load
+from receiver.settings.kinds import WrongValues, read_options
 from receiver.testing import check_handler, make_attempt, make_media
 
 HOSTILE = "<!channel> @here <@U123> *bold* & <https://evil.example|click> `x` \u202etxt"
@@ -47,7 +47,7 @@ async def handler(slack: Slack) -> AsyncIterator[SlackHandler]:
 
 def handler_of(slack: Slack, **options: Any) -> SlackHandler:
     given: dict[str, Any] = {"channel": CHANNEL, "token": TOKEN, "api_url": slack.api} | options
-    return SlackHandler(SlackOptions.model_validate(given), sleep=at_once)
+    return SlackHandler(read_options(SlackOptions, given), sleep=at_once)
 
 
 async def at_once(seconds: float) -> None:
@@ -518,7 +518,7 @@ async def test_a_webhook_that_is_limited_or_down_is_tried_again(slack: Slack, tm
 
 
 def hooked(slack: Slack) -> SlackHandler:
-    return SlackHandler(SlackOptions.model_validate({"webhook_url": slack.hook, "link": "assets"}))
+    return SlackHandler(read_options(SlackOptions, {"webhook_url": slack.hook, "link": "assets"}))
 
 
 # --- contract, options, manifest ----------------------------------------------------------------------------------
@@ -569,8 +569,8 @@ def test_the_token_comes_from_the_name_people_have(tmp_path: Path) -> None:
 
 def test_options_refuse_what_they_do_not_know() -> None:
     """As every handler's."""
-    with pytest.raises(ValidationError):
-        SlackOptions.model_validate({"channel": "x", "token": TOKEN, "chanel": "x"})
+    with pytest.raises(WrongValues):
+        read_options(SlackOptions, {"channel": "x", "token": TOKEN, "chanel": "x"})
 
 
 def test_the_manifest_asks_for_what_the_handler_calls() -> None:

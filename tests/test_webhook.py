@@ -36,6 +36,7 @@ from receiver.handlers.webhook import (
     verify,
 )
 from receiver.settings import Destination
+from receiver.settings.kinds import read_options
 from receiver.testing import check_handler, make_attempt
 
 SECRET = new_secret()
@@ -93,7 +94,7 @@ async def place(answer: Any = OK, context: ssl.SSLContext | None = None) -> Asyn
 
 @asynccontextmanager
 async def handler(url: str, **options: Any) -> AsyncIterator[WebhookHandler]:
-    item = WebhookHandler(WebhookHandler.Options.model_validate({"url": url, "secret": SECRET, **options}))
+    item = WebhookHandler(read_options(WebhookHandler.Options, {"url": url, "secret": SECRET, **options}))
     try:
         yield item
     finally:
@@ -324,7 +325,7 @@ async def test_connections_are_kept(tmp_path: Path) -> None:
     """Attempts one after the other share one, and attempts at once have one each."""
     attempt = make_attempt(tmp_path)
     async with place(OK) as there:
-        options = WebhookHandler.Options.model_validate({"url": there.url, "secret": SECRET})
+        options = read_options(WebhookHandler.Options, {"url": there.url, "secret": SECRET})
         handler = WebhookHandler(options)
         for _ in range(3):
             await handler.deliver(attempt)
@@ -377,24 +378,24 @@ async def test_the_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"secret": None}, "the option secret (list of secret text) is missing. Signing secret:"),
+        ({"secret": None}, "the option secret is missing. Write a list of secret text. Signing secret:"),
         (
             {"secret": "s3cret"},
-            "the option secret (list of secret text) is wrong: a secret begins with whsec_; make one",
+            "the option secret is wrong: a secret begins with whsec_; make one",
         ),
-        ({"secret": ""}, "the option secret (list of secret text) is wrong: "),
-        ({"url": "ftp://s3cret.example"}, "the option url (secret text) is wrong: it is no http"),
-        ({"url": "https://"}, "the option url (secret text) is wrong: it is no http or https URL."),
+        ({"secret": ""}, "the option secret is wrong. Write "),
+        ({"url": "ftp://s3cret.example"}, "the option url is wrong: it is no http"),
+        ({"url": "https://"}, "the option url is wrong: it is no http or https URL."),
         ({"url": "https://u:s3cret@x.example"}, 'it holds a user name; write that as headers = { Authorization = "Bas'),
         ({"headers": {"Webhook-Id": "s3cret"}}, "a further header cannot be called 'Webhook-Id'"),
         ({"headers": {"X\r\nY": "s3cret"}}, "a further header cannot be called"),
         ({"headers": {"X": "s3cret\r\nHost: y"}}, "the value of the header X holds a line end, or what is not ASCII"),
         (
             {"content_type": "text/plain"},
-            "the option content_type (application/cloudevents+json | application/json) is",
+            "the option content_type is wrong. Write application/cloudevents+json or application/json.",
         ),
         ({"ca": "nowhere.pem"}, "the option ca is wrong: certificates cannot be read from nowhere.pem (No such file"),
-        ({"secrets": "x"}, "the handler webhook has no option secrets. Did you mean secret?"),
+        ({"secrets": "x"}, "the option secrets does not exist. Did you mean secret?"),
     ],
 )
 def test_wrong_options_stop_the_start(options: dict[str, Any], problem: str) -> None:
@@ -493,7 +494,7 @@ def test_a_weak_secret_is_refused_with_the_remedy(secret: str, problem: str) -> 
 
 
 async def replied(attempt: Attempt, **options: Any) -> Receipt:
-    item = WebhookHandler(WebhookHandler.Options.model_validate({"secret": SECRET, **options}))
+    item = WebhookHandler(read_options(WebhookHandler.Options, {"secret": SECRET, **options}))
     try:
         return await item.deliver(attempt)
     finally:

@@ -130,7 +130,7 @@ async def restore(settings: Settings, folder: Path, *, settings_to: Path | None)
     if with_journal:
         _check_place(settings)
     theirs = (folder / KEYS).read_text().split()
-    mine, keys = [key.get_secret_value() for key in settings.keys], settings.data / KEYS
+    mine, keys = [key.text for key in settings.keys], settings.data / KEYS
     if not mine and keys.exists() and keys.read_text().split() != theirs:
         raise InputError(f"{keys} has other keys than the backup. Move that file away first.", page="backup")
     with _private(settings.data):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import platform
-from dataclasses import asdict, replace
 
 import msgspec
+from msgspec.structs import asdict, replace
 
 from receiver.journal import Journal
 from receiver.journal.shared import Shared

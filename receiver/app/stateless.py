@@ -19,10 +19,11 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from msgspec.structs import replace
 from starlette.applications import Starlette
 
 from receiver.app.factory import open_runtime

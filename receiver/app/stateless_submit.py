@@ -92,7 +92,7 @@ async def open_stateless_submit(settings: Settings, *, clock: Clock | None = Non
         SettingsError: a setting is missing, wrong, or needs a journal.
     """
     check_keys(settings)
-    key, keys = require_provider_key(settings), tuple(key.get_secret_value() for key in settings.keys)
+    key, keys = require_provider_key(settings), tuple(key.text for key in settings.keys)
     learn([*settings.secret_values(), key])
     clock = clock or Clock()
     provider = provider_of(settings, clock)

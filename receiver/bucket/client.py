@@ -313,7 +313,7 @@ def _open(options: BucketOptions, prefix: str | None, *, checksums: bool = False
     if endpoint is not None and virtual:
         endpoint = endpoint.replace("://", f"://{options.bucket}.", 1)  # obstore wants the bucket in the host
     access, secret, session = (
-        item and item.get_secret_value() for item in (options.access_key, options.secret_key, options.session_token)
+        item and item.text for item in (options.access_key, options.secret_key, options.session_token)
     )
     config: dict[str, Any]
     if options.service == "gs":

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from msgspec import Meta
 
 from receiver.errors import SettingsError
-from receiver.settings.kinds import check_origin_url
+from receiver.settings.kinds import Kind, Options, OriginURL, Secret, WrongValues, read_options
 
 Service = Literal["s3", "gs", "az"]
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")
@@ -31,47 +31,40 @@ def _check_bucket(value: str) -> str:
     return value
 
 
-class BucketOptions(BaseModel):
+class BucketOptions(Options):
     """A bucket and its credentials. Credentials left out come from the environment, a profile or the machine's role."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    bucket: Annotated[str, AfterValidator(_check_bucket)] = Field(description="The bucket, or Azure's container.")
-    service: Service = Field(
-        default="s3", description="What it speaks: S3, Google Cloud Storage or Azure Blob Storage."
-    )
-    endpoint: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
-        default=None,
-        description="The server's URL, where it is not the service's own: MinIO, R2, SeaweedFS, Ceph …; "
+    bucket: Annotated[str, Kind(check=_check_bucket), "The bucket, or Azure's container."]
+    service: Annotated[Service, "What it speaks: S3, Google Cloud Storage or Azure Blob Storage."] = "s3"
+    endpoint: Annotated[
+        OriginURL | None,
+        "The server's URL, where it is not the service's own: MinIO, R2, SeaweedFS, Ceph …; "
         "else of the environment or the profile. The bucket may be in its path or host.",
-    )
-    region: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9-]{1,40}$",
-        description="The bucket's region; else of the environment, or us-east-1.",
-    )
-    addressing: Literal["path", "virtual"] = Field(
-        default="path", description="`path` is `https://host/bucket/key`, `virtual` is `https://bucket.host/key`."
-    )
-    profile: str | None = Field(
-        default=None, description="Profile of `~/.aws/credentials` and `~/.aws/config`; else AWS_PROFILE, or `default`."
-    )
-    access_key: SecretStr | None = Field(
-        default=None, description="Access key id; on Azure the account's key. Without it: the usual chain, see below."
-    )
-    secret_key: SecretStr | None = Field(default=None, description="Secret access key, together with `access_key`.")
-    session_token: SecretStr | None = Field(default=None, description="Session token, for temporary keys.")
-    account: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9]{3,24}$",
-        description="Azure's storage account; else AZURE_STORAGE_ACCOUNT_NAME.",
-    )
-    service_account: Path | None = Field(
-        default=None, description="Google's service account file; else GOOGLE_APPLICATION_CREDENTIALS or the machine's."
-    )
+    ] = None
+    region: Annotated[
+        str | None, Meta(pattern=r"^[a-z0-9-]{1,40}\Z"), "The bucket's region; else of the environment, or us-east-1."
+    ] = None
+    addressing: Annotated[
+        Literal["path", "virtual"] | None,
+        "`path` is `https://host/bucket/key`, `virtual` is `https://bucket.host/key`; else `path`, unless the endpoint "
+        "has the bucket in its host.",
+    ] = None
+    profile: Annotated[
+        str | None, "Profile of `~/.aws/credentials` and `~/.aws/config`; else AWS_PROFILE, or `default`."
+    ] = None
+    access_key: Annotated[
+        Secret | None, "Access key id; on Azure the account's key. Without it: the usual chain, see below."
+    ] = None
+    secret_key: Annotated[Secret | None, "Secret access key, together with `access_key`."] = None
+    session_token: Annotated[Secret | None, "Session token, for temporary keys."] = None
+    account: Annotated[
+        str | None, Meta(pattern=r"^[a-z0-9]{3,24}\Z"), "Azure's storage account; else AZURE_STORAGE_ACCOUNT_NAME."
+    ] = None
+    service_account: Annotated[
+        Path | None, "Google's service account file; else GOOGLE_APPLICATION_CREDENTIALS or the machine's."
+    ] = None
 
-    @model_validator(mode="after")
-    def _fitting(self) -> BucketOptions:
+    def check_together(self) -> None:
         if self.service == "s3" and (self.access_key is None) != (self.secret_key is None):
             raise ValueError("access_key and secret_key go together: give both, or neither")
         if self.service != "s3" and (self.addressing == "virtual" or self.profile is not None):
@@ -80,7 +73,6 @@ class BucketOptions(BaseModel):
             raise ValueError("access_key, secret_key and session_token are not for gs: set service_account instead")
         if self.service == "s3" and self.endpoint is not None:
             split_endpoint(self.endpoint, self.bucket)
-        return self
 
 
 def split_url(url: str) -> SplitResult:
@@ -115,11 +107,10 @@ def read_url(url: str) -> tuple[BucketOptions, str]:
     if unknown := sorted(given.keys() - _IN_URL):
         raise SettingsError(f"its query may hold {', '.join(sorted(_IN_URL))}, but it has {unknown[0][:40]!r}.")
     try:
-        options = BucketOptions.model_validate({"service": parts.scheme.lower(), "bucket": parts.netloc, **given})
-    except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from exc
+        options = read_options(BucketOptions, {"service": parts.scheme.lower(), "bucket": parts.netloc, **given})
+    except WrongValues as exc:
+        path, problem = next(iter(exc.problems.items()))
+        raise SettingsError(f"{'.'.join(path) or 'its options'} {problem}") from exc
     return options, folder
 
 
@@ -155,7 +146,7 @@ def address_of(options: BucketOptions, environ: Mapping[str, str] = os.environ) 
         endpoint, in_host = split_endpoint(endpoint, options.bucket)
     except ValueError as exc:
         raise SettingsError(f"The endpoint {endpoint} cannot be used: {exc}.") from None
-    return endpoint, virtual or (in_host and "addressing" not in options.model_fields_set)
+    return endpoint, virtual or (in_host and options.addressing is None)
 
 
 def split_endpoint(endpoint: str, bucket: str) -> tuple[str, bool]:

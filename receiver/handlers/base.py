@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from receiver.backoff import retry_after
 from receiver.deliveries import Receipt
 from receiver.events import Event
 from receiver.events import StoredMedia as StoredMedia  # noqa: PLC0414 - part of the contract
+from receiver.settings.kinds import Kind as Kind  # noqa: PLC0414 - part of the contract
+from receiver.settings.kinds import Options
+from receiver.settings.kinds import Secret as Secret  # noqa: PLC0414 - part of the contract
 
 Guarantee = Literal["once", "at least once"]
 """Effect of an attempt that is made again: nothing more, or perhaps a second time (a chat post, which has no key).
@@ -123,10 +124,17 @@ class Handler(Protocol):
     async def aclose(self) -> None: ...
 
 
-class HandlerOptions(BaseModel):
-    """Base of a handler's typed options. Each field's description is its help everywhere."""
+class HandlerOptions(Options):
+    """Base of a handler's typed options. A field has a type, bounds, a help and a default::
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+        class Options(HandlerOptions):
+            token: Annotated[Secret, "The key of the account."]
+            copies: Annotated[int, Meta(ge=1, le=9), "Copies of each picture."] = 1
+            size: Annotated[Literal["small", "large"], "Size of the copies."] = "small"
+
+    Bounds are msgspec's `Meta`, a `Secret` is masked wherever it is printed, and `Kind(check=…)` takes a function of
+    your own. Override `check_together` for a rule over several options.
+    """
 
 
 class HandlerBase:

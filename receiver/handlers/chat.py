@@ -18,15 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from pydantic import Field, SecretStr
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import require
 from receiver.handlers import posts
-from receiver.handlers.base import Attempt, Guarantee, HandlerOptions
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Secret
 from receiver.handlers.result_files import SIDECAR_EVENTS
 
 if TYPE_CHECKING:
@@ -45,11 +43,12 @@ _THREADS = 64
 class ChatOptions(HandlerOptions):
     """Options of a `chat` destination."""
 
-    url: SecretStr = Field(
-        description="The place as an Apprise URL: `mailto://…`, `matrixs://…`, `ntfy://…`. Each service has a page on "
-        "its URL's form: https://appriseit.com/services."
-    )
-    attach: bool = Field(True, description="Attach the picture, if the place takes attachments.")
+    url: Annotated[
+        Secret,
+        "The place as an Apprise URL: `mailto://…`, `matrixs://…`, `ntfy://…`. Each service has a page on its URL's "
+        "form: https://appriseit.com/services.",
+    ]
+    attach: Annotated[bool, "Attach the picture, if the place takes attachments."] = True
 
 
 class ChatHandler:
@@ -66,7 +65,7 @@ class ChatHandler:
         from receiver.handlers.place import Place  # noqa: PLC0415 - an optional extra
 
         self._options = options
-        self._place = Place(options.url.get_secret_value())
+        self._place = Place(options.url.text)
         self._late: dict[str, int] = {}  # attempts that took too long, by delivery
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="chat")
 

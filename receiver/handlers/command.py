@@ -25,13 +25,14 @@ from typing import Annotated, Any, ClassVar, cast
 from urllib.parse import unquote
 
 import msgspec
-from pydantic import BeforeValidator, Field, SecretStr
+from msgspec import Meta
 
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
-from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Rejected, RetryLater
+from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Kind, Rejected, RetryLater, Secret
 from receiver.handlers.cloudevents import cloud_event
-from receiver.telemetry import learn, redact
+from receiver.settings.kinds import Seconds
+from receiver.telemetry import redact
 
 LATER, NEVER = 75, 65
 """Exit statuses (sysexits.h): EX_TEMPFAIL and EX_DATAERR."""
@@ -69,19 +70,21 @@ class CommandHandler(HandlerBase):
     class Options(HandlerOptions):
         """Options of a `command` destination."""
 
-        command: Annotated[tuple[str, ...], BeforeValidator(_arguments), Field(min_length=1)] = Field(
-            description="The program and its arguments, as a list, or as text with quotes. No shell reads it."
-        )
-        folder: Path = Field(Path(), description="Working directory of the program.")
-        environment: dict[str, SecretStr] = Field(
-            {}, description="Further variables for the program, beside PATH, HOME, language and time zone."
-        )
-        later: float = Field(60.0, gt=0, description=f"Seconds to wait when it ends with exit status {LATER}.")
+        command: Annotated[
+            tuple[str, ...],
+            Kind(_arguments),
+            Meta(min_length=1),
+            "The program and its arguments, as a list, or as text with quotes. No shell reads it.",
+        ]
+        folder: Annotated[Path, "Working directory of the program."] = Path()
+        environment: Annotated[
+            dict[str, Secret], "Further variables for the program, beside PATH, HOME, language and time zone."
+        ] = {}
+        later: Annotated[Seconds, f"Time to wait when it ends with exit status {LATER}."] = 60.0
 
     def __init__(self, options: Options) -> None:
-        self._folder = options.folder.expanduser().absolute()
-        given = {name: value.get_secret_value() for name, value in options.environment.items()}
-        learn(given.values())
+        self._folder = options.folder.absolute()
+        given = {name: value.text for name, value in options.environment.items()}
         self._environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | given
         self._later = options.later
         if not self._folder.is_dir():

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from msgspec import Meta
 
 from receiver import pictures
 from receiver.deliveries import Receipt
@@ -25,7 +25,7 @@ from receiver.disk import in_thread
 from receiver.extras import install
 from receiver.handlers import posts
 from receiver.handlers.answers import about_event, by_proxy, call, chat_client
-from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, RetryLater, StoredMedia
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Kind, RetryLater, Secret, StoredMedia
 from receiver.settings.kinds import KnownAs, parse_size
 
 MOST_FILES = 10
@@ -40,7 +40,7 @@ _OWN_HOST = re.compile(r"https?://(?:(?:www|ptb|canary)\.)?discord(?:app)?\.com/
 _VERSIONED = re.compile(r"/api/v\d+/")
 _API = "https://discord.com/api/v10"
 """Address of the API with its version. Without one, Discord answers in the form of an old version."""
-_THREAD = r"^\d{15,21}$"
+_THREAD = r"^\d{15,21}\Z"
 _NEW = "Make a new one (channel settings, Integrations, Webhooks), and set DISCORD_WEBHOOK_URL or webhook_url to it"
 
 UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, UNKNOWN_WEBHOOK, INVALID_TOKEN = 10003, 10008, 10015, 50027
@@ -58,35 +58,6 @@ _REMEDIES: Mapping[int, str] = {
     INVALID_FORM: "that is a fault of Receiver; please report it",
     THREAD_WANTED: "this is a forum, where posts need a thread. Set thread_id to one of its posts",
 }
-
-
-class DiscordOptions(HandlerOptions):
-    """Options of a `discord` destination."""
-
-    webhook_url: Annotated[SecretStr, KnownAs("DISCORD_WEBHOOK_URL")] = Field(
-        description="The channel's webhook, `https://discord.com/api/webhooks/…`; `DISCORD_WEBHOOK_URL` if not given."
-    )
-    thread_id: str | None = Field(
-        None,
-        pattern=_THREAD,
-        description="The id (15 to 21 digits) of a thread or forum post of that channel to post to; "
-        "else the `thread_id` of the webhook's URL.",
-    )
-    username: str | None = Field(
-        None, min_length=1, max_length=80, description="The name it posts under, in place of the webhook's own."
-    )
-    max_bytes: Annotated[int, BeforeValidator(parse_size)] = Field(
-        10_000_000,
-        ge=100_000,
-        description="The largest file Discord takes here (10 MB, more on a boosted server). "
-        "A larger picture is sent as a JPEG, which needs the extra `images`.",
-    )
-
-    @field_validator("webhook_url")
-    @classmethod
-    def _is_webhook(cls, value: SecretStr) -> SecretStr:
-        read_url(value.get_secret_value())
-        return value
 
 
 def read_url(url: str) -> tuple[str, str | None]:
@@ -108,6 +79,39 @@ def read_url(url: str) -> tuple[str, str | None]:
     if unknown := sorted(given.keys() - {"wait", "with_components"}):
         raise ValueError(f"its query may hold thread_id and wait only, but it has {unknown[0][:40]!r}")
     return f"{_API if _OWN_HOST.match(base) else base}/webhooks/{path}", thread
+
+
+def _check_url(url: Secret) -> Secret:
+    read_url(url.text)
+    return url
+
+
+class DiscordOptions(HandlerOptions):
+    """Options of a `discord` destination."""
+
+    webhook_url: Annotated[
+        Secret,
+        Kind(check=_check_url),
+        "The channel's webhook, `https://discord.com/api/webhooks/…`; `DISCORD_WEBHOOK_URL` if not given.",
+        KnownAs("DISCORD_WEBHOOK_URL"),
+    ]
+    thread_id: Annotated[
+        str | None,
+        Meta(pattern=_THREAD),
+        Kind(write="an id of 15 to 21 digits"),
+        "The id (15 to 21 digits) of a thread or forum post of that channel to post to; "
+        "else the `thread_id` of the webhook's URL.",
+    ] = None
+    username: Annotated[
+        str | None, Meta(min_length=1, max_length=80), "The name it posts under, in place of the webhook's own."
+    ] = None
+    max_bytes: Annotated[
+        int,
+        Kind(parse_size, write="100000 bytes or more, for instance 8MiB"),
+        Meta(ge=100_000),
+        "The largest file Discord takes here (10 MB, more on a boosted server). "
+        "A larger picture is sent as a JPEG, which needs the extra `images`.",
+    ] = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,7 @@ class DiscordHandler:
 
     def __init__(self, options: DiscordOptions) -> None:
         self._options = options
-        self._url, thread = read_url(options.webhook_url.get_secret_value())
+        self._url, thread = read_url(options.webhook_url.text)
         self._thread = options.thread_id or thread
         self._client = chat_client()
         self._unfinished: dict[str, list[str]] = {}

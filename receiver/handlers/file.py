@@ -13,10 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Annotated, Any, BinaryIO, ClassVar
 from urllib.parse import unquote
-
-from pydantic import Field
 
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread, make_folder, own_draft, sync_folder
@@ -50,25 +48,22 @@ class FileHandler(HandlerBase):
     class Options(HandlerOptions):
         """Options of a `file` destination."""
 
-        path: Path = Field(Path("outputs"), description="Folder for the pictures. It is made if it is missing.")
-        tiles: bool = Field(
-            default=False,
-            description="Also write a grid's four pictures, as `…_u1.png` (top left) to `…_u4.png`. "
-            "Needs the extra `images`.",
-        )
-        embed: bool = Field(
-            default=False, description="Write prompt, parameters and task id into PNGs, as iTXt chunks."
-        )
-        link: bool = Field(
-            default=False,
-            description="Hard-link pictures from the archive on the same disk, so that they take no space of their "
-            "own. A program that edits one in place changes the archive, too.",
-        )
+        path: Annotated[Path, "Folder for the pictures. It is made if it is missing."] = Path("outputs")
+        tiles: Annotated[
+            bool,
+            "Also write a grid's four pictures, as `…_u1.png` (top left) to `…_u4.png`. Needs the extra `images`.",
+        ] = False
+        embed: Annotated[bool, "Write prompt, parameters and task id into PNGs, as iTXt chunks."] = False
+        link: Annotated[
+            bool,
+            "Hard-link pictures from the archive on the same disk, so that they take no space of their own. "
+            "A program that edits one in place changes the archive, too.",
+        ] = False
 
     def __init__(self, options: Options) -> None:
         if options.tiles:
             require("PIL", extra="images", why="The option tiles")
-        self.folder = options.path.expanduser().absolute()
+        self.folder = options.path.absolute()
         self._tiles = options.tiles
         self._embed = options.embed
         self._link = options.link

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import inspect
 import sys
-import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Union, get_args, get_origin
+from typing import Any, ClassVar, Protocol, get_args
 
-from pydantic import SecretStr, ValidationError
-from pydantic_core import ErrorDetails
+from msgspec import NODEFAULT
 
 from receiver.errors import SettingsError
 from receiver.extras import DISTRIBUTION, install
 from receiver.handlers.base import Guarantee, Handler, HandlerOptions
 from receiver.settings import Destination
-from receiver.settings.kinds import KnownAs
-from receiver.settings.load import nearest
+from receiver.settings.kinds import WrongValues, declared, guessed, read_options, secrets_of, type_in_words
 from receiver.telemetry import Log, learn, redact
 
 GROUP = "receiver.handlers"
@@ -48,7 +45,7 @@ class HandlerPlugin(Handler, Protocol):
     name: ClassVar[str]  # the name of its entry point, and of `handler` in a destination
     summary: ClassVar[str]  # one sentence for `receiver handlers`
     schemes: ClassVar[tuple[str, ...]]  # the URL schemes it takes, without colon
-    Options: ClassVar[type[HandlerOptions]]  # the model of its options. Each field's description is its help
+    Options: ClassVar[type[HandlerOptions]]  # the class of its options
 
     @classmethod
     def options_from_url(cls, url: str) -> dict[str, Any]:
@@ -185,7 +182,7 @@ def build(destination: Destination, registry: Registry | None = None) -> Handler
     name = destination.handler or _by_scheme(destination, registry)
     plugin = registry.get(name)
     if plugin is None:
-        raise _wrong(destination, f"there is no handler called {name}. {_guessed(name, registry)}")
+        raise _wrong(destination, f"there is no handler called {name}. {guessed(name, registry)}")
     if isinstance(plugin, BrokenHandler):
         raise _wrong(destination, f"the handler {name} cannot be used. {plugin.problem}", name)
     options = _options(plugin, destination)
@@ -214,7 +211,7 @@ def _by_scheme(destination: Destination, registry: Registry) -> str:
         return name
     broken = [name for name in registry if name not in usable]
     hint = f" (not loaded: {', '.join(broken)})" if broken else ""
-    problem = f"no handler takes URLs that begin with {scheme}:{hint}. {_guessed(scheme, schemes)}"
+    problem = f"no handler takes URLs that begin with {scheme}:{hint}. {guessed(scheme, schemes)}"
     raise _wrong(destination, problem)
 
 
@@ -225,57 +222,24 @@ def _options(plugin: HandlerClass, destination: Destination) -> HandlerOptions:
     except (ValueError, SettingsError) as exc:
         problem = f"its url cannot be used: {redact(str(exc))}"
         raise _wrong(destination, problem, plugin.name) from exc
+    known = declared(plugin.Options)
     from_variables = {
-        name: destination.variables[marker.name]
-        for name, field in plugin.Options.model_fields.items()
-        for marker in field.metadata
-        if isinstance(marker, KnownAs) and marker.name in destination.variables
+        name: destination.variables[variable]
+        for name, item in known.items()
+        for variable in item.known_as
+        if variable in destination.variables
     }
     try:
-        options = plugin.Options.model_validate({**from_variables, **from_url, **destination.options})
-    except ValidationError as exc:
-        problems = [_sentence(plugin, error) for error in exc.errors(include_url=False)]
-        wrong = [_wrong(destination, problem, plugin.name) for problem in problems]
-        raise SettingsError("\n".join(map(str, wrong)), page=wrong[0].page) from None
-    learn(value.get_secret_value() for _, value in options if isinstance(value, SecretStr))
+        options = read_options(plugin.Options, {**from_variables, **from_url, **destination.options})
+    except WrongValues as exc:
+        lines = []
+        for path, problem in exc.problems.items():
+            option = f"the option {path[0]}" if path else "its options"
+            meaning = f" {known[path[0]].help}" if path and path[0] in known and known[path[0]].help else ""
+            lines.append(_wrong(destination, f"{option} {redact(problem)}{meaning}", plugin.name))
+        raise SettingsError("\n".join(map(str, lines)), page=lines[0].page) from None
+    learn(secrets_of(options))
     return options
-
-
-def _sentence(plugin: HandlerClass, error: ErrorDetails) -> str:
-    """Return the problem of one option without its value, which may be a secret."""
-    name = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"the handler {plugin.name} has no option {name}. {_guessed(name, plugin.Options.model_fields)}"
-    problem = redact(_reason(error))
-    field = plugin.Options.model_fields.get(name.partition(".")[0])
-    if field is None:  # a rule over several options
-        return f"its options are wrong: {problem}."
-    meaning = f" {field.description}" if field.description else ""
-    option = f"the option {name} ({_type_name(field.annotation)})"
-    return f"{option} is missing.{meaning}" if error["type"] == "missing" else f"{option} is wrong: {problem}.{meaning}"
-
-
-_REASONS = {
-    "missing": "it is missing",
-    "string_pattern_mismatch": "it does not have the right form",
-    "path_type": "it is no path",
-    "string_type": "it is no text",
-    "bool_type": "it is neither true nor false",
-    "bool_parsing": "it is neither true nor false",
-    "dict_type": "it is no table",
-    "tuple_type": "it is no list",
-    "too_short": "there is nothing in it",
-}
-
-
-def _reason(error: ErrorDetails) -> str:
-    """Return what is wrong with a value, without the value and without a full stop."""
-    if error["type"] == "value_error":
-        return str(error.get("ctx", {}).get("error", error["msg"])).rstrip(".")
-    if error["type"] in _REASONS:
-        return _REASONS[error["type"]]
-    text = error["msg"].replace("Input should", "it should").replace("String should", "it should")
-    return (text[:1].lower() + text[1:]).rstrip(".")
 
 
 def _wrong(destination: Destination, problem: str, plugin: str = "") -> SettingsError:
@@ -289,11 +253,6 @@ def in_words(exc: BaseException) -> str:
     return redact(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
 
 
-def _guessed(name: str, known: Iterable[str]) -> str:
-    guess = nearest(name, known)
-    return f"Did you mean {guess}?" if guess else f"There are: {', '.join(known) or 'none'}."
-
-
 def describe_handlers(registry: Registry | None = None) -> list[HandlerDoc]:
     """Return all handlers with their options, for `receiver handlers` and the handbook."""
     docs = []
@@ -301,29 +260,15 @@ def describe_handlers(registry: Registry | None = None) -> list[HandlerDoc]:
         if isinstance(plugin, BrokenHandler):
             docs.append(HandlerDoc(plugin.name, "", (), (), problem=plugin.problem))
             continue
-        options = []
-        for name, field in plugin.Options.model_fields.items():
-            value = field.get_default(call_default_factory=False)
-            words = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            default = None if field.is_required() else words.lower() if value in (None, True, False) else words
-            options.append(OptionDoc(name, _type_name(field.annotation), default, field.description or ""))
+        options = [
+            OptionDoc(
+                item.name,
+                type_in_words(item.type).removeprefix("a "),
+                None if item.default is NODEFAULT else item.show(item.default),
+                item.help,
+            )
+            for item in declared(plugin.Options).values()
+        ]
         guarantee: Guarantee = getattr(plugin, "guarantee", "once")
         docs.append(HandlerDoc(plugin.name, plugin.summary, plugin.schemes, tuple(options), guarantee=guarantee))
     return docs
-
-
-def _type_name(annotation: Any) -> str:
-    """Return a type in words: `true or false`, `path`, `list of text`, `a | b`."""
-    simple = {str: "text", int: "whole number", float: "number", bool: "true or false", SecretStr: "secret text"}
-    if annotation in simple:
-        return simple[annotation]
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _type_name(arguments[0])
-    if origin in (Union, types.UnionType):
-        return " or ".join(_type_name(argument) for argument in arguments if argument is not type(None))
-    if origin is Literal:
-        return " | ".join(map(str, arguments))
-    if origin in (list, tuple, set, frozenset):
-        return f"list of {_type_name(arguments[0])}"
-    return "table" if origin is dict else str(getattr(annotation, "__name__", annotation)).lower()

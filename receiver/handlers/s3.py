@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from msgspec import Meta
 
 from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, open_bucket, split_url
 from receiver.deliveries import Receipt
@@ -22,8 +22,8 @@ from receiver.disk import in_thread
 from receiver.errors import SettingsError, require
 from receiver.events import Event, id_ms
 from receiver.handlers import result_files
-from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Rejected, RetryLater
-from receiver.settings.kinds import check_origin_url, parse_seconds
+from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Kind, Rejected, RetryLater
+from receiver.settings.kinds import OriginURL, Seconds
 
 TRANSFER_SECONDS = 600.0
 """Limit of one upload or download."""
@@ -109,46 +109,44 @@ def fill(template: str, event: Event, *, mark: str, ext: str) -> str:
 # --- options ---
 
 
+def _check_header(value: str) -> str:
+    if value and not _HEADER.match(value):
+        raise ValueError("it holds characters that no header has, or is too long")
+    return value
+
+
 class S3Options(BucketOptions, HandlerOptions):
     """Options of an `s3` destination."""
 
-    path: Annotated[str, AfterValidator(check_template)] = Field(
-        default=f"mj/{NAMES}",
-        description="Where each file goes, of letters, digits, `/ _ . = ! ~ -` and the fields `{date} {year} {month} "
+    path: Annotated[
+        str,
+        Kind(check=check_template),
+        "Where each file goes, of letters, digits, `/ _ . = ! ~ -` and the fields `{date} {year} {month} "
         "{day} {slug} {id} {kind} {tile} {ext} {label.NAME}`; `{id}`, `{tile}` and `{ext}` must be in it.",
+    ] = f"mj/{NAMES}"
+    tiles: Annotated[bool, "Also put a grid's four pictures: `{tile}` is `-u1` to `-u4`. Extra `images`."] = False
+    embed: Annotated[bool, "Write prompt, parameters and task id into PNGs, as iTXt chunks."] = False
+    cache_control: Annotated[str, Kind(check=_check_header), "The pictures' Cache-Control; empty for none."] = (
+        "max-age=31536000, immutable"
     )
-    tiles: bool = Field(
-        default=False,
-        description="Also put a grid's four pictures: `{tile}` is `-u1` to `-u4`. Extra `images`.",
+    conditional: Annotated[
+        bool,
+        "Put pictures by `If-None-Match: *`. Off for servers that do not know it: then we look first, and a file that "
+        "comes in between is overwritten.",
+    ] = True
+    public_url: Annotated[OriginURL | None, "The base URL under which the bucket is public: receipts link there."] = (
+        None
     )
-    embed: bool = Field(default=False, description="Write prompt, parameters and task id into PNGs, as iTXt chunks.")
-    cache_control: str = Field(
-        default="max-age=31536000, immutable", description="The pictures' Cache-Control; empty for none."
-    )
-    conditional: bool = Field(
-        default=True,
-        description="Put pictures by `If-None-Match: *`. Off for servers that do not know it: "
-        "then we look first, and a file that comes in between is overwritten.",
-    )
-    public_url: Annotated[str | None, AfterValidator(lambda value: value and check_origin_url(value))] = Field(
-        default=None, description="The base URL under which the bucket is public: receipts link there."
-    )
-    link_for: Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=LONGEST_LINK)] | None = Field(
-        default=None, description="Or how long a signed link in the receipt opens the file, at most 7d."
-    )
+    link_for: Annotated[
+        Seconds | None,
+        Meta(le=LONGEST_LINK),
+        "Or how long a signed link in the receipt opens the file, at most 7d.",
+    ] = None
 
-    @field_validator("cache_control")
-    @classmethod
-    def _is_header(cls, value: str) -> str:
-        if value and not _HEADER.match(value):
-            raise ValueError("it holds characters that no header has, or is too long")
-        return value
-
-    @model_validator(mode="after")
-    def _one_link(self) -> S3Options:
+    def check_together(self) -> None:
+        super().check_together()
         if self.public_url is not None and self.link_for is not None:
             raise ValueError("public_url and link_for are two ways to link: give one of them")
-        return self
 
 
 # --- delivery ---

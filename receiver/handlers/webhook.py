@@ -24,13 +24,13 @@ from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 from urllib.parse import urldefrag, urlsplit
 
 import httpcore
 import httpx
 import msgspec
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
+from msgspec import Meta
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from receiver.bodies import Body, system_reason
@@ -39,10 +39,10 @@ from receiver.disk import in_thread
 from receiver.errors import SettingsError
 from receiver.events import is_at
 from receiver.handlers.answers import about_event, by_proxy, read_into
-from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Rejected, RetryLater
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Kind, Rejected, RetryLater, Secret
 from receiver.handlers.cloudevents import SOURCE, cloud_event
-from receiver.settings.kinds import check_hosts, destination_secrets
-from receiver.telemetry import REDACTED, learn, redact, trace_headers
+from receiver.settings.kinds import Hosts, Size, destination_secrets
+from receiver.telemetry import REDACTED, redact, trace_headers
 
 PREFIX = "whsec_"
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
@@ -89,6 +89,32 @@ def check_secret(secret: str) -> str:
     return secret
 
 
+def _check_secrets(values: tuple[Secret, ...]) -> tuple[Secret, ...]:
+    for value in values:
+        check_secret(value.text)
+    return values
+
+
+def _check_url(url: Secret) -> Secret:
+    parts = urlsplit(url.text)
+    if parts.scheme.lower() not in ("https", "http") or not parts.hostname:
+        raise ValueError("it is no http or https URL")
+    if parts.fragment:
+        raise ValueError("it holds a #; percent-encode it, or write it as %23")
+    if parts.username is not None:
+        raise ValueError('it holds a user name; write that as headers = { Authorization = "Basic …" }')
+    return url
+
+
+def _check_headers(headers: dict[str, Secret]) -> dict[str, Secret]:
+    for name, value in headers.items():
+        if not _HEADER.match(name) or _OURS.match(name):
+            raise ValueError(f"a further header cannot be called {name[:40]!r}")
+        if not _VALUE.match(value.text):
+            raise ValueError(f"the value of the header {name} holds a line end, or what is not ASCII")
+    return headers
+
+
 def signed_headers(keys: Sequence[str], id: str, body: bytes, now_s: int) -> dict[str, str]:
     """Return the three headers of one attempt at `id`. Each secret signs, so that secrets can be rotated."""
     now = datetime.fromtimestamp(now_s, UTC)
@@ -122,70 +148,45 @@ class WebhookHandler:
     class Options(HandlerOptions):
         """Options of a `webhook` destination."""
 
-        url: SecretStr | None = Field(None, description="Destination, an http or https URL. It is kept as a secret.")
-        hosts: Annotated[tuple[str, ...], BeforeValidator(check_hosts)] = Field(
-            (),
-            description="In place of `url`: hosts, or exact origins, of the URLs that submissions may name "
-            "(`reply_to`). It gets these submissions only.",
-        )
+        url: Annotated[
+            Secret | None, Kind(check=_check_url), "Destination, an http or https URL. It is kept as a secret."
+        ] = None
+        hosts: Annotated[
+            Hosts,
+            "In place of `url`: hosts, or exact origins, of the URLs that submissions may name (`reply_to`). "
+            "It gets these submissions only.",
+        ] = ()
         secret: Annotated[
-            tuple[SecretStr, ...],
-            BeforeValidator(lambda value: value.split() if isinstance(value, str) else value),
-            Field(min_length=1),
-            AfterValidator(lambda values: [check_secret(value.get_secret_value()) for value in values] and values),
-        ] = Field(
-            description="Signing secret: `whsec_` and 24 to 64 bytes in Base64. Several during a rotation: each signs."
-        )
-        content_type: Literal["application/cloudevents+json", "application/json"] = Field(
-            "application/cloudevents+json",
-            description="Content type of the body. The plain one is for servers that know only that.",
-        )
-        picture: Literal["link", "inline"] = Field(
-            "link", description="`inline` sends the files themselves, as `data.media[].base64`."
-        )
-        inline_max: int = Field(8 * 2**20, gt=0, description="Limit in bytes of all inline files of one event.")
-        source: str = Field(SOURCE, min_length=1, max_length=200, description="The CloudEvent's `source`.")
-        headers: dict[str, SecretStr] = Field({}, description="Further headers, for instance `Authorization`.")
-        ca: Path | None = Field(None, description="A file of certificates to trust beside the system's.")
+            tuple[Secret, ...],
+            Meta(min_length=1),
+            Kind(check=_check_secrets),
+            "Signing secret: `whsec_` and 24 to 64 bytes in Base64. Several during a rotation: each signs.",
+        ]
+        content_type: Annotated[
+            Literal["application/cloudevents+json", "application/json"],
+            "Content type of the body. The plain one is for servers that know only that.",
+        ] = "application/cloudevents+json"
+        picture: Annotated[
+            Literal["link", "inline"], "`inline` sends the files themselves, as `data.media[].base64`."
+        ] = "link"
+        inline_max: Annotated[Size, "Limit in bytes of all inline files of one event."] = 8 * 2**20
+        source: Annotated[str, Meta(min_length=1, max_length=200), "The CloudEvent's `source`."] = SOURCE
+        headers: Annotated[
+            dict[str, Secret], Kind(check=_check_headers), "Further headers, for instance `Authorization`."
+        ] = {}
+        ca: Annotated[Path | None, "A file of certificates to trust beside the system's."] = None
 
-        @field_validator("url")
-        @classmethod
-        def _is_usable(cls, value: SecretStr | None) -> SecretStr | None:
-            if value is None:
-                return None
-            parts = urlsplit(value.get_secret_value())
-            if parts.scheme.lower() not in ("https", "http") or not parts.hostname:
-                raise ValueError("it is no http or https URL")
-            if parts.fragment:
-                raise ValueError("it holds a #; percent-encode it, or write it as %23")
-            if parts.username is not None:
-                raise ValueError('it holds a user name; write that as headers = { Authorization = "Basic …" }')
-            return value
-
-        @field_validator("headers")
-        @classmethod
-        def _are_usable(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
-            for name, value in headers.items():
-                if not _HEADER.match(name) or _OURS.match(name):
-                    raise ValueError(f"a further header cannot be called {name[:40]!r}")
-                if not _VALUE.match(value.get_secret_value()):
-                    raise ValueError(f"the value of the header {name} holds a line end, or what is not ASCII")
-            return headers
-
-        @model_validator(mode="after")
-        def _leads_to_one_place(self) -> Self:
+        def check_together(self) -> None:
             if (self.url is None) != bool(self.hosts):
                 raise ValueError("give either the option url, or hosts for the URLs that submissions name")
-            return self
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._url = None if options.url is None else options.url.get_secret_value()
+        self._url = None if options.url is None else options.url.text
         origins = [host if "://" in host else f"https://{host}" for host in options.hosts]
         self.reply_origins = frozenset(str(httpx.URL(origin)) for origin in origins)  # without the port of the scheme
-        self._secrets = [secret.get_secret_value() for secret in options.secret]
-        self._headers = {name.lower(): value.get_secret_value() for name, value in options.headers.items()}
-        learn([*self._secrets, *self._headers.values()])
+        self._secrets = [secret.text for secret in options.secret]
+        self._headers = {name.lower(): value.text for name, value in options.headers.items()}
         self._trusted = ssl.create_default_context()
         try:
             if options.ca is not None:

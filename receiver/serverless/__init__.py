@@ -254,7 +254,7 @@ class Application:
         if scope["method"] not in ("GET", "POST"):
             return problem(Problem(405, "A tick is a POST or GET.", {"Allow": "GET, POST"}))
         try:
-            Callers({"tick": secret.get_secret_value()}, "RECEIVER_CRON_SECRET").named(Headers(scope=scope))
+            Callers({"tick": secret.text}, "RECEIVER_CRON_SECRET").named(Headers(scope=scope))
             found = await self.tick(_limit(scope, self._limit))
         except Problem as exc:
             return problem(exc)

@@ -7,29 +7,18 @@ An empty variable counts as not set.
 """
 
 from receiver.settings.checks import check_platform, ensure_keys, prune_keys, require_provider_key, rotate_keys
+from receiver.settings.kinds import declared
 from receiver.settings.load import load
-from receiver.settings.model import (
-    CONCURRENCY,
-    FEWER,
-    MEDIA_HOSTS,
-    Destination,
-    SettingDoc,
-    Settings,
-    declared,
-    describe,
-    show,
-)
+from receiver.settings.model import CONCURRENCY, FEWER, MEDIA_HOSTS, Destination, Settings, show
 
 __all__ = [
     "CONCURRENCY",
     "FEWER",
     "MEDIA_HOSTS",
     "Destination",
-    "SettingDoc",
     "Settings",
     "check_platform",
     "declared",
-    "describe",
     "ensure_keys",
     "load",
     "prune_keys",

@@ -43,7 +43,7 @@ def require_provider_key(settings: Settings) -> str:
             "Get a key at https://api.cometapi.com/console/token and set COMETAPI_KEY to it.",
             page="submit",
         )
-    return settings.provider_key.get_secret_value()
+    return settings.provider_key.text
 
 
 def ensure_keys(settings: Settings) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
         SettingsError: a key is too short, the file is unreadable, or the disk here does not last.
     """
     if settings.keys:
-        keys = tuple(key.get_secret_value() for key in settings.keys)
+        keys = tuple(key.text for key in settings.keys)
         return _checked(keys, settings.sources["keys"].removeprefix("environment "), _MAKE)
     path = settings.data / "keys"
     platform = ephemeral_platform(settings)

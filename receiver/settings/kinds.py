@@ -1,21 +1,30 @@
-"""Kinds of setting values: parse, check and show each, with the remedy for a wrong one.
+"""Kinds of values: how options and settings are declared, read, checked and shown, and what to write for a wrong one.
+
+A class of `Options` declares each value as a field with a type and a default. The type's `Annotated` has a text, which
+is its help, bounds (msgspec's `Meta`), and a `Kind` for what msgspec cannot read: units, URLs, names.
 
 No error here holds the value itself: people paste secrets into the wrong variable.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 from urllib.parse import unquote, urlsplit
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Struct, StructMeta
+
+from receiver.errors import SettingsError
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_WHOLE = re.compile(r"[+-]?\d{1,15}\Z", re.ASCII)
 _AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\Z")
 _YEAR = 366 * 86400.0
 _LARGEST = 10**18
@@ -28,7 +37,8 @@ _OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
 _PASSWORD = re.compile(r"\A([\w+.-]+://[^/?#@:]*):([^?#]+)@")
 _PUBLIC_SCHEMES = _OPEN_SCHEMES | {"command", "slack"}
 """Schemes whose URLs hold a secret in userinfo or query only."""
-_FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_FLAGS = {"yes": True, "on": True, "no": False, "off": False}
+"""Words for true and false beside those of JSON, as environments have them."""
 _WORDS = re.compile(r"[A-Z]?[a-z]*(?:[-_.][A-Z]?[a-z]*)*\Z")
 _SHORTEST_TOKEN = 8
 """Characters from which a part of a URL can be a secret, unless it consists of words."""
@@ -45,37 +55,305 @@ _HIDDEN = r"([?&](?=[^?=&#]*=)[^?=&#]*(?:pass|secret|key|token|auth|credential|s
 MASK = "••••"
 
 
-@dataclass(frozen=True, slots=True)
 class Secret:
-    """A text that no repr shows."""
+    """A text that is masked wherever it is printed."""
 
-    text: str = field(repr=False)
+    __slots__ = ("text",)
 
-    def get_secret_value(self) -> str:
-        """Return the text."""
-        return self.text
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """Kind of the values of a setting.
+# --- declaration ---
+
+
+class Kind(Struct, frozen=True):
+    """Part of a type's `Annotated`: what the type alone does not say about a value.
 
     Attributes:
-        read: returns the value of what was given, or of a value. Raises ValueError with what is wrong.
-        write: what a person should write.
+        read: returns what is converted to the type, from what was given. Raises ValueError with what is wrong.
+        check: returns the value to keep, from one of the type. Raises ValueError with what is wrong.
+        write: what a person should write, in place of words for the type.
         show: returns a value as text.
     """
 
-    read: Callable[[Any], Any]
+    read: Callable[[Any], Any] | None = None
+    check: Callable[[Any], Any] | None = None
     write: str = ""
-    show: Callable[[Any], str] = str
+    show: Callable[[Any], str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KnownAs:
-    """Name of an environment variable that people already have for a setting."""
+class KnownAs(Struct, frozen=True):
+    """Part of a type's `Annotated`: an environment variable that people already have for the value."""
 
     name: str
+
+
+class Unset(Struct, frozen=True):
+    """Part of a type's `Annotated`: words for the value None, or an empty one, in a table."""
+
+    words: str
+
+
+class Field(Struct, frozen=True):
+    """One declared value of a class of `Options`.
+
+    Attributes:
+        type: of the value, with its bounds.
+        optional: True if it may be None.
+        default: NODEFAULT if it is required.
+        known_as: variables people already have for it.
+        unset: words for None, or an empty one, in a table.
+    """
+
+    name: str
+    type: Any
+    optional: bool
+    default: Any
+    help: str
+    kind: Kind
+    known_as: tuple[str, ...]
+    unset: str
+
+    @property
+    def write(self) -> str:
+        """What a person should write."""
+        return self.kind.write or type_in_words(self.type)
+
+    def read(self, given: object) -> Any:
+        """Return the value of what was given, or of a value. Raise ValueError with what is wrong, or without a text."""
+        if given is None and self.optional:
+            return None
+        if self.kind.read is not None:
+            given = self.kind.read(given)
+        elif isinstance(given, str):
+            given = _from_text(given, self.type)
+        try:
+            value = msgspec.convert(given, self.type, strict=False, dec_hook=_from_object)
+        except msgspec.ValidationError:
+            raise ValueError from None
+        return value if self.kind.check is None else self.kind.check(value)
+
+    def show(self, value: Any) -> str:
+        """Return a value as text."""
+        if self.unset and value in (None, "", (), {}):
+            return self.unset
+        if value in (None, (), {}):
+            return "none"
+        if self.kind.show is not None:
+            return self.kind.show(value)
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name}: {item}" for name, item in value.items())
+        if isinstance(value, tuple):
+            return " ".join(map(str, value))
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _taken_apart(hint: Any) -> tuple[Any, bool, list[Any]]:
+    """Return a type without None and `Annotated`, True if it had None, and what `Annotated` had."""
+    optional, markers = False, []
+    while True:
+        some = [item for item in get_args(hint) if item is not NoneType]
+        if get_origin(hint) is Annotated:
+            markers += hint.__metadata__
+            hint = hint.__origin__
+        elif get_origin(hint) in (Union, UnionType) and len(some) == 1:
+            optional, [hint] = True, some
+        else:
+            return hint, optional, markers
+
+
+def _from_text(text: str, hint: Any) -> Any:
+    """Return what msgspec takes for a text of an environment: a flag by other words, a name in capitals, a list."""
+    type, _, _ = _taken_apart(hint)
+    if type is bool:
+        return _FLAGS.get(text.lower(), text)
+    if get_origin(type) is Literal:
+        return text.lower() if text.lower() in get_args(type) else text
+    return split_words(text) if get_origin(type) is tuple else text
+
+
+def _from_object(type: type, given: object) -> Any:
+    """Return an instance of a type that msgspec does not know."""
+    if type is Secret and isinstance(given, str):
+        return Secret(given)
+    if type is Path and isinstance(given, str | Path):
+        return expanded(given)
+    if not isinstance(given, type):
+        raise ValueError
+    return given
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with its `~` expanded, because a variable from a file never passed a shell."""
+    return Path(path).expanduser() if str(path).startswith("~") else Path(path)
+
+
+def type_in_words(hint: Any) -> str:
+    """Return what a person should write for a type: `a whole number from 1 to 64`, `auto, json or console`."""
+    type, _, markers = _taken_apart(hint)
+    origin, arguments = get_origin(type), get_args(type)
+    if origin in (Union, UnionType):
+        return " or ".join(map(type_in_words, arguments))
+    if origin is Literal:
+        *others, last = map(str, arguments)
+        return f"{', '.join(others)} or {last}" if others else last
+    if origin in (tuple, list, set, frozenset):
+        return f"a list of {type_in_words(arguments[0]).removeprefix('a ')}"
+    names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", Secret: "a secret text"}
+    name = names.get(type) or ("a table" if dict in (type, origin) else f"a {type.__name__.lower()}")
+    bounds = {
+        bound: getattr(meta, bound)
+        for meta in markers
+        if isinstance(meta, Meta)
+        for bound in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern")
+        if getattr(meta, bound) is not None
+    }
+    words = {
+        "gt": "above", "ge": "from", "lt": "below", "le": "to",
+        "min_length": "from", "max_length": "to", "pattern": "that matches",
+    }  # fmt: skip
+    name = " ".join([name, *(f"{words[bound]} {limit}" for bound, limit in bounds.items())])
+    return f"{name} characters" if {"min_length", "max_length"} & bounds.keys() else name
+
+
+class WrongValues(SettingsError):
+    """Values that cannot be read: by its place, the end of a sentence about each. Without a place, about all."""
+
+    def __init__(self, problems: Mapping[tuple[str, ...], str]) -> None:
+        super().__init__("\n".join(f"{'.'.join(path)} {problem}" for path, problem in problems.items()))
+        self.problems = problems
+
+
+def wrong(reason: str, write: str) -> str:
+    """Return the end of a sentence about a wrong value."""
+    return f"is wrong{reason and ': '}{reason}." + (f" Write {write}." if write else "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name most like this one, or None if none is close."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def guessed(name: str, known: Iterable[str]) -> str:
+    """Return a sentence with the known name most like this one, or with all."""
+    guess = nearest(name, known)
+    return f"Did you mean {guess}?" if guess else f"There are: {', '.join(known) or 'none'}."
+
+
+class _OptionsMeta(StructMeta):
+    """Makes every class of `Options` frozen, with fields by name only, so that required ones may come last."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], frozen: bool = True) -> type:
+        return super().__new__(mcls, name, bases, namespace, frozen=frozen, kw_only=True)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Options(Struct, frozen=True, metaclass=_OptionsMeta):
+    """Base of a class of values, each read by its type and `Kind`. Raises WrongValues with all that are wrong.
+
+    The repr shows no secret.
+    """
+
+    INNER: ClassVar[frozenset[str]] = frozenset()
+    """Fields that no table holds. They are kept as they are."""
+
+    def __post_init__(self) -> None:
+        values, problems = _read(type(self), {name: getattr(self, name) for name in declared(type(self))})
+        for name, value in values.items():
+            msgspec.structs.force_setattr(self, name, value)
+        if not problems:
+            try:
+                self.check_together()
+            except ValueError as exc:
+                problems[()] = f"are wrong: {str(exc).rstrip('.')}."
+        if problems:
+            raise WrongValues(problems)
+
+    def check_together(self) -> None:
+        """Raise ValueError if values do not go together. Each of them is right by itself."""
+
+    def __repr__(self) -> str:
+        values = [(item, getattr(self, item.name)) for item in declared(type(self)).values()]
+        shown = (f"{item.name}={item.show(value)!r}" for item, value in values if value != item.default)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+T = TypeVar("T", bound=Options)
+
+
+def read_options(model: type[T], given: Mapping[str, Any]) -> T:
+    """Return the options in a table. Raise WrongValues, also for names that are unknown or missing."""
+    known = declared(model)
+    problems = {(name,): f"does not exist. {guessed(name, known)}" for name in given if name not in known}
+    for name, item in known.items():
+        if item.default is NODEFAULT and name not in given:
+            problems[name,] = f"is missing. Write {item.write}."
+    if problems:
+        raise WrongValues(problems | _read(model, given)[1])
+    return model(**given)
+
+
+def _read(model: type[Options], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """Return the values that are not the default, and the problems."""
+    values: dict[str, Any] = {}
+    problems: dict[tuple[str, ...], str] = {}
+    for name, item in declared(model).items():
+        value = given.get(name, item.default)
+        try:
+            if value is not item.default:
+                values[name] = item.read(value)
+        except WrongValues as exc:
+            problems |= {(name, *path): problem for path, problem in exc.problems.items()}
+        except ValueError as exc:
+            reason = str(exc).rstrip(".")
+            problems[name,] = wrong(reason, item.kind.write if reason else item.write)
+    return values, problems
+
+
+@cache
+def declared(model: type[Options]) -> dict[str, Field]:
+    """Return the fields of a class by name, in the order of their declaration."""
+    found = {}
+    for info in msgspec.structs.fields(model):
+        type, optional, markers = _taken_apart(info.type)
+        kinds = [item for item in markers if isinstance(item, Kind)]
+        texts = [item for item in markers if isinstance(item, str)]
+        words = [item.words for item in markers if isinstance(item, Unset)]
+        bounds = tuple(item for item in markers if isinstance(item, Meta))
+        found[info.name] = Field(
+            name=info.name,
+            type=Annotated[type, *bounds] if bounds else type,
+            optional=optional,
+            default=info.default if info.default_factory is NODEFAULT else info.default_factory(),
+            help=texts[0] if texts else "",
+            kind=kinds[0] if kinds else Kind(),
+            known_as=tuple(item.name for item in markers if isinstance(item, KnownAs)),
+            unset=words[0] if words else "",
+        )
+    return {name: item for name, item in found.items() if name not in model.INNER}
+
+
+def secrets_of(options: Options) -> list[str]:
+    """Return the texts of all secrets among the values."""
+    found = []
+    for name in declared(type(options)):
+        value = getattr(options, name)
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+        found += [item.text for item in items if isinstance(item, Secret)]
+    return found
+
+
+# --- values ---
 
 
 def parse_seconds(value: object) -> float:
@@ -97,9 +375,9 @@ def parse_keep(value: object) -> float:
 
 
 def parse_size(value: object) -> int:
-    """Return bytes from a number or a text like `256MiB`."""
+    """Return bytes, at least one, from a number or a text like `256MiB`."""
     size = _amount(value, _BYTES, "a size")
-    if not math.isfinite(size):
+    if not 1 <= size < math.inf:  # written so that NaN is refused too
         raise ValueError("it is not a size")
     return int(size)
 
@@ -128,14 +406,20 @@ def _shown(amount: float, units: dict[str, int]) -> str | None:
     return next((f"{int(amount // size)}{unit}" for unit, size in units.items() if amount and amount % size == 0), None)
 
 
-def split_words(value: object) -> object:
-    """Split a text at spaces and commas. Other values stay as they are."""
-    return re.split(r"[\s,]+", value.strip(" \t\r\n,")) if isinstance(value, str) else value
+def split_words(text: str) -> list[str]:
+    """Split a text at spaces and commas."""
+    return [word for word in re.split(r"[\s,]+", text) if word]
+
+
+def join_words(value: object) -> object:
+    """Return a list of texts as one text. Other values stay as they are."""
+    words = value if isinstance(value, list | tuple) else ()
+    return " ".join(words) if words and all(isinstance(word, str) for word in words) else value
 
 
 def split_named(value: object) -> object:
-    """Return a table from a text of `name:secret` pairs. Other values stay as they are."""
-    words = split_words(value)
+    """Return a table from a text or list of `name:secret` pairs. Other values stay as they are."""
+    words = split_words(value) if isinstance(value, str) else value
     if not isinstance(words, list):
         return words
     if not all(isinstance(word, str) and ":" in word for word in words):
@@ -146,137 +430,15 @@ def split_named(value: object) -> object:
     return dict(pairs)
 
 
-def read_text(value: object) -> str:
-    """Return a text, and nothing else."""
-    if not isinstance(value, str):
-        raise ValueError("it is no text")
-    return value
-
-
-def _listed(value: object) -> list[Any] | tuple[Any, ...]:
-    words = split_words(value)
-    if not isinstance(words, list | tuple):
-        raise ValueError("it is no list")
-    return words
-
-
-def read_words(value: object) -> tuple[str, ...]:
-    """Return words from a text or a list."""
-    return tuple(map(read_text, _listed(value)))
-
-
-def read_table(value: object) -> dict[str, str]:
-    """Return a table of texts."""
-    if not isinstance(value, dict):
-        raise ValueError("it is no table")
-    return {name: read_text(text) for name, text in value.items()}
-
-
-def read_flag(value: object) -> bool:
-    """Return True or False from a text of an environment, too."""
-    found = _FLAGS.get(str(value).lower())
-    if found is None:
-        raise ValueError("it is neither true nor false")
-    return found
-
-
-def read_secret(value: object) -> Secret:
-    """Return a secret."""
-    return value if isinstance(value, Secret) else Secret(read_text(value))
-
-
-def read_token(value: object) -> Secret:
+def check_token(secret: Secret) -> Secret:
     """Return a secret that is long enough to be one."""
-    secret = read_secret(value)
     if len(secret.text) < _SHORTEST_API_SECRET:
         raise ValueError(f"it has less than {_SHORTEST_API_SECRET} characters")
     return secret
 
 
-def read_secrets(value: object) -> dict[str, Secret]:
-    """Return a table of secrets, from a text of `name:secret` pairs too."""
-    table = split_named(value)
-    if not isinstance(table, dict):
-        raise ValueError("it is no table")
-    return {name: read_secret(secret) for name, secret in table.items()}
-
-
-def read_urls(value: object) -> str:
-    """Return URLs as one text. TOML may hold them as a list."""
-    return check_urls(" ".join(map(read_text, value)) if isinstance(value, list | tuple) else read_text(value))
-
-
-def read_folder(value: object) -> Path:
-    """Return a path."""
-    if not isinstance(value, str | Path):
-        raise ValueError("it is no path")
-    return check_folder(Path(value))
-
-
-def _within(number: float, least: float, most: float, *, above: bool = False) -> None:
-    """Raise ValueError for a number outside of the bounds. With `above` the lower one is outside, too."""
-    if above and not number > least:
-        raise ValueError(f"it should be greater than {least:g}")
-    if not number >= least:
-        raise ValueError(f"it should be greater than or equal to {least:g}")
-    if not number <= most:
-        raise ValueError(f"it should be less than or equal to {most:.15g}")
-
-
-def whole(least: int, most: int, write: str = "") -> Kind:
-    """Return the kind of whole numbers between two."""
-
-    def read(value: object) -> int:
-        if isinstance(value, bool) or not _WHOLE.match(str(value)):
-            raise ValueError("it should be a valid integer")
-        _within(number := int(str(value)), least, most)
-        return number
-
-    return Kind(read, write or f"a whole number from {least} to {most}")
-
-
-def one_of(*names: str) -> Kind:
-    """Return the kind of names where case means nothing."""
-    *others, last = (f"'{name}'" for name in names)
-
-    def read(value: object) -> str:
-        if isinstance(value, str) and value.lower() in names:
-            return value.lower()
-        raise ValueError(f"it should be {', '.join(others)} or {last}")
-
-    return Kind(read, " or ".join(names))
-
-
-def seconds(*, zero: bool = False) -> Kind:
-    """Return the kind of lengths of time, perhaps with none at all."""
-
-    def read(value: object) -> float:
-        _within(found := parse_seconds(value), 0, _YEAR, above=not zero)
-        return found
-
-    return Kind(read, "seconds as a number, or for instance 30s, 15m or 72h", show_seconds)
-
-
-def read_size(value: object) -> int:
-    """Return bytes, at least one."""
-    _within(size := parse_size(value), 0, math.inf, above=True)
-    return size
-
-
-def matching(pattern: str, write: str) -> Kind:
-    """Return the kind of texts that match a pattern as a whole."""
-
-    def read(value: object) -> str:
-        if not re.fullmatch(pattern, read_text(value)):
-            raise ValueError("it does not have the right form")
-        return str(value)
-
-    return Kind(read, write)
-
-
-def check_origin_url(value: object) -> str:
+def check_origin_url(value: str) -> str:
     """Check a base URL: http(s), a host, no query. Return it without its last slash."""
-    value = read_text(value)
     parts = _split(value)
     if parts is None or parts[0] not in {"http", "https"} or any(char.isspace() for char in value):
         raise ValueError("it is not an http:// or https:// URL with a host")
@@ -287,9 +449,8 @@ def check_origin_url(value: object) -> str:
     return value.rstrip("/")
 
 
-def check_proxy(value: object) -> str | None:
+def check_proxy(value: str) -> str | None:
     """Check the URL of an HTTP proxy. Return it with its scheme, or None for `none`."""
-    value = read_text(value)
     if value.lower() == "none":
         return None
     url = value if "://" in value else f"http://{value}"
@@ -299,9 +460,9 @@ def check_proxy(value: object) -> str | None:
     return url.rstrip("/")
 
 
-def check_hosts(values: object) -> tuple[str, ...]:
+def check_hosts(values: tuple[str, ...]) -> tuple[str, ...]:
     """Check host names, or exact origins such as `http://127.0.0.1:8000`. Return them in lower case."""
-    hosts = tuple(value.lower() for value in read_words(values))
+    hosts = tuple(value.lower() for value in values)
     for number, host in enumerate(hosts, start=1):
         parts = _split(host)
         is_origin = parts is not None and parts[0] in {"http", "https"} and host == f"{parts[0]}://{parts[1]}"
@@ -327,9 +488,8 @@ PAGE_ROLES = ("viewer", "maker", "operator")
 """Roles of the page's users. Each may do what the ones before it may."""
 
 
-def check_api_tokens(given: object) -> dict[str, Secret]:
+def check_api_tokens(value: dict[str, Secret]) -> dict[str, Secret]:
     """Check the names of callers, and that their secrets are long and all different."""
-    value = read_secrets(given)
     secrets = [secret.text for secret in value.values()]
     for number, (name, secret) in enumerate(zip(value, secrets, strict=True), start=1):
         if not _CALLER.match(name):
@@ -341,9 +501,9 @@ def check_api_tokens(given: object) -> dict[str, Secret]:
     return value
 
 
-def check_page_users(given: object) -> dict[str, Secret]:
+def check_page_users(value: dict[str, Secret]) -> dict[str, Secret]:
     """Check that each user of the page has a role and a secret, as `ROLE:SECRET`."""
-    value, secrets = read_secrets(given), {}
+    secrets = {}
     for number, (name, text) in enumerate(value.items(), start=1):
         role, mark, secret = text.text.partition(":")
         if not mark or role not in PAGE_ROLES:
@@ -353,19 +513,13 @@ def check_page_users(given: object) -> dict[str, Secret]:
     return value
 
 
-def check_folder(value: Path) -> Path:
-    """Expand `~` in a path, because a variable from a file never passed a shell."""
-    return value.expanduser() if str(value).startswith("~") else value
-
-
-def check_media(value: object) -> str:
+def check_media(value: str) -> str:
     """Check a folder, or a bucket's URL without a secret in it. The media store checks the bucket when it opens."""
-    value = read_text(value)
     scheme, found, rest = value.partition("://")
     if value.lower().startswith("file:"):
         raise ValueError("a folder is written as its path alone, without file:")
     if not found:
-        return str(check_folder(Path(value)))
+        return str(expanded(value))
     if scheme.lower() not in _BUCKETS:
         raise ValueError("it is neither a folder nor a URL that begins with s3://, gs:// or az://")
     if "@" in rest.partition("/")[0]:
@@ -401,45 +555,75 @@ def show_base_url(url: str) -> str:
     return re.sub(r"//[^/]*@", f"//{MASK}@", url)
 
 
+def show_length(secret: Secret) -> str:
+    """Return the length of a secret, enough to notice a copy that was cut off."""
+    return f"set, {len(secret.text)} characters"
+
+
 def show_keep(age: float) -> str:
     """Return a length of time that may be `forever`."""
     return show_seconds(age) if age else "forever"
 
 
-TEXT = Kind(read_text)
-FLAG = Kind(read_flag, "true or false", lambda flag: str(flag).lower())
-WORDS = Kind(read_words, "words separated by spaces, or a list", " ".join)
-TABLE = Kind(read_table, "a table of names and values")
-KEEP = Kind(parse_keep, "for instance 12h or 90d, or forever (0 means that too)", show_keep)
-SIZE = Kind(read_size, "bytes as a number, or for instance 256MiB", show_size)
-FOLDER = Kind(read_folder, "a folder this user may write")
-SECRET = Kind(
-    read_secret,
-    "the key as you were given it",
-    lambda secret: f"set, {len(secret.text)} characters",  # enough to notice a copy that was cut off
-)
-TOKEN = replace(SECRET, read=read_token, write="a secret; make one with: openssl rand -hex 32")
-SECRETS = Kind(
-    lambda value: tuple(map(read_secret, _listed(value))),
-    "keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32",
-    lambda secrets: f"set, {len(secrets)} key{'s' if len(secrets) != 1 else ''}",
-)
-API_TOKENS = Kind(
-    check_api_tokens,
-    "NAME:SECRET for each caller, separated by spaces; make a secret with: openssl rand -hex 32",
-    lambda table: ", ".join(f"{name}: {MASK}" for name in table),
-)
-PAGE_USERS = Kind(
-    check_page_users,
-    "NAME:ROLE:SECRET for each user, separated by spaces, with a role of viewer, maker or operator",
-    lambda table: ", ".join(f"{name}: {text.text.partition(':')[0]}" for name, text in table.items()),
-)
-HOSTS = Kind(check_hosts, "host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000", " ".join)
-URLS = Kind(
-    read_urls,
-    "URLs separated by spaces, for instance file:./outputs",
-    lambda text: " ".join(map(show_url, text.split())),
-)
+Seconds = Annotated[
+    float,
+    Kind(parse_seconds, write="seconds as a number above 0, or for instance 30s, 15m or 72h", show=show_seconds),
+    Meta(gt=0),
+]
+SecondsOrNone = Annotated[
+    float,
+    Kind(parse_seconds, write="seconds as a number, or for instance 30s, 15m or 72h", show=show_seconds),
+    Meta(ge=0),
+]
+Keep = Annotated[
+    float, Kind(parse_keep, write="for instance 12h or 90d, or forever (0 means that too)", show=show_keep)
+]
+Size = Annotated[int, Kind(parse_size, write="bytes as a number, or for instance 256MiB", show=show_size)]
+Folder = Annotated[Path, Kind(write="a folder this user may write")]
+OriginURL = Annotated[
+    str, Kind(check=check_origin_url, write="for instance https://receiver.example.com", show=show_base_url)
+]
+Key = Annotated[Secret, Kind(write="the key as you were given it", show=show_length)]
+Token = Annotated[
+    Secret, Kind(check=check_token, write="a secret; make one with: openssl rand -hex 32", show=show_length)
+]
+Keys = Annotated[
+    tuple[Secret, ...],
+    Kind(
+        write="keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32",
+        show=lambda secrets: f"set, {len(secrets)} key{'s' if len(secrets) != 1 else ''}",
+    ),
+]
+APITokens = Annotated[
+    dict[str, Secret],
+    Kind(
+        split_named,
+        check_api_tokens,
+        "NAME:SECRET for each caller, separated by spaces; make a secret with: openssl rand -hex 32",
+    ),
+]
+PageUsers = Annotated[
+    dict[str, Secret],
+    Kind(
+        split_named,
+        check_page_users,
+        "NAME:ROLE:SECRET for each user, separated by spaces, with a role of viewer, maker or operator",
+        lambda table: ", ".join(f"{name}: {text.text.partition(':')[0]}" for name, text in table.items()),
+    ),
+]
+Hosts = Annotated[
+    tuple[str, ...],
+    Kind(check=check_hosts, write="host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000"),
+]
+URLs = Annotated[
+    str,
+    Kind(
+        join_words,
+        check_urls,
+        "URLs separated by spaces, for instance file:./outputs",
+        lambda text: " ".join(map(show_url, text.split())),
+    ),
+]
 
 DatabaseKind = Literal["sqlite", "postgres", "bucket", "none"]
 _DRIVER = re.compile(r"(?<=^postgres)\+\w+\Z|(?<=^postgresql)\+\w+\Z")
@@ -461,9 +645,8 @@ def database_kind(value: str) -> DatabaseKind:
     return kind
 
 
-def check_database(value: object) -> str:
+def check_database(value: str) -> str:
     """Check that the value names a database for a journal."""
-    value = read_text(value)
     kind = database_kind(value)
     if kind == "sqlite":
         sqlite_path(value)
@@ -494,7 +677,7 @@ def sqlite_path(value: str) -> Path:
     path = rest.removeprefix("///")
     if not path or path.startswith(("//", ":memory:")) or "?" in path or "\0" in path:
         raise ValueError("it has no usable path after sqlite:")
-    return check_folder(Path(path))
+    return expanded(path)
 
 
 def without_passwords(url: str) -> str:

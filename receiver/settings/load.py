@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import re
@@ -15,7 +14,8 @@ from typing import Any
 
 from receiver.errors import SettingsError
 from receiver.settings.checks import platform_variables
-from receiver.settings.model import HANDLER_VARIABLES, PAGES, Origin, Settings, WrongValues, declared, wrong
+from receiver.settings.kinds import WrongValues, declared, nearest
+from receiver.settings.model import HANDLER_VARIABLES, PAGES, Origin, Settings
 
 PREFIX = "RECEIVER_"
 FILE = "receiver.toml"
@@ -211,17 +211,17 @@ class _Layers:
         try:
             settings = Settings(**self.values, origin=origin)
         except WrongValues as exc:
-            self.problems += [self._sentence(path, *problem) for path, problem in exc.problems.items()]
+            self.problems += [self._sentence(path, problem) for path, problem in exc.problems.items()]
         if self.problems:
             page = self.pages.pop() if len(self.pages) == len(self.problems) == 1 else ""
             raise SettingsError("\n".join(dict.fromkeys(self.problems)), page=page)
         return settings
 
-    def _sentence(self, path: Location, reason: str, write: str) -> str:
+    def _sentence(self, path: Location, problem: str) -> str:
         self.pages.add(PAGES.get(path[0], "settings"))
         prefixes = [path[:length] for length in range(len(path), 0, -1)]
         name = next((self.written[prefix] for prefix in prefixes if prefix in self.written), ".".join(path))
-        return f"{name} {wrong(reason, write)}"
+        return f"{name} {problem}"
 
 
 def expand(value: Any, environ: Mapping[str, str]) -> Any:
@@ -244,11 +244,6 @@ def _variable(text: str, environ: Mapping[str, str]) -> str:
     if name not in environ:
         raise ValueError(f"the variable {name} is not set. Set it, or write $$ for a dollar sign.")
     return environ[name]
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like this one, or None if none is close."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def _unknown(written: str, name: str, known: Iterable[str], prefix: str = "") -> str:

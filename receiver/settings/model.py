@@ -1,19 +1,40 @@
 """Declaration of every setting: name, kind, default and help, and the tables made from it.
 
 `Settings(...)` is a value and never reads the environment. A shell's variables do not leak into tests, or into a
-program that uses Receiver as a library. Plain dataclasses, because pydantic would take half of a command's start.
+program that uses Receiver as a library.
 """
 
-from __future__ import annotations
-
+# Annotations are not postponed here: each start would compile their text.
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from receiver.errors import SettingsError
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
 from receiver.settings import kinds
-from receiver.settings.kinds import FLAG, FOLDER, KEEP, SECRET, SIZE, TEXT, WORDS, Kind, Secret
+from receiver.settings.kinds import (
+    APITokens,
+    Folder,
+    Hosts,
+    Keep,
+    Key,
+    Keys,
+    Kind,
+    KnownAs,
+    Options,
+    OriginURL,
+    PageUsers,
+    Seconds,
+    SecondsOrNone,
+    Size,
+    Token,
+    Unset,
+    URLs,
+    WrongValues,
+    declared,
+    wrong,
+)
 
 DEFAULT_TO = "file:./outputs"
 MEDIA_HOSTS = (
@@ -23,7 +44,7 @@ MEDIA_HOSTS = (
     "youchuan-imagine.oss-cn-shanghai.aliyuncs.com",
     "imagine-cdn.youchuan.cn",
 )
-_NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,39}\Z"
 HANDLER_VARIABLES = ("SLACK_BOT_TOKEN", "DISCORD_WEBHOOK_URL")
 """Variables people already have for options of handlers. An option takes one with `KnownAs`."""
 _SECRET_WORDS = ("token", "secret", "password", "key", "webhook", "authorization")
@@ -48,122 +69,45 @@ PAGES = {
 """Setting → page of the handbook about it. Others are on `settings` alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Declaration of one setting.
-
-    Attributes:
-        known_as: variables people already have for it.
-        unset: words for the value None, or an empty one, in a table.
-    """
-
-    kind: Kind
-    default: Any
-    help: str
-    known_as: tuple[str, ...]
-    unset: str
-
-    def show(self, value: Any) -> str:
-        """Return a value as text."""
-        return self.unset if self.unset and value in (None, "", (), {}) else self.kind.show(value)
-
-
-def setting(
-    kind: Kind,
-    default: Any = MISSING,
-    help: str = "",
-    *,
-    known_as: tuple[str, ...] = (),
-    unset: str = "",
-    shown: bool = True,
-) -> Any:
-    """Declare a setting as the field of a dataclass. One that is not `shown` is left out of reprs."""
-    metadata = {"setting": Setting(kind, default, help, known_as, unset)}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), repr=shown, metadata=metadata)
-    return field(default=default, repr=shown, metadata=metadata)
-
-
-def declared(model: type) -> dict[str, Setting]:
-    """Return the settings of a dataclass by name, in the order of their declaration."""
-    return {item.name: item.metadata["setting"] for item in fields(model) if item.metadata}
-
-
-class WrongValues(SettingsError):
-    """Values that their kinds do not accept: what is wrong with each and what to write, by its place."""
-
-    def __init__(self, problems: Mapping[tuple[str, ...], tuple[str, str]]) -> None:
-        super().__init__(
-            "\n".join(f"{'.'.join(map(str, path))} {wrong(*problem)}" for path, problem in problems.items())
-        )
-        self.problems = problems
-
-
-def wrong(reason: str, write: str) -> str:
-    """Return the end of a sentence about a wrong value."""
-    return f"is wrong: {reason}." + (f" Write {write}." if write else "")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Values:
-    """Settings, each read as its kind. None is accepted where it is the default."""
-
-    def __post_init__(self) -> None:
-        problems: dict[tuple[str, ...], tuple[str, str]] = {}
-        for name, item in declared(type(self)).items():
-            value = getattr(self, name)
-            try:
-                if value is not item.default:
-                    object.__setattr__(self, name, item.kind.read(value))
-            except WrongValues as exc:
-                problems |= {(name, *path): problem for path, problem in exc.problems.items()}
-            except ValueError as exc:
-                problems[name,] = str(exc).rstrip("."), item.kind.write
-        if problems:
-            raise WrongValues(problems)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Destination(Values):
+class Destination(Options):
     """One configured use of a handler. `options` is the rest of its table, which the handler's own model checks."""
 
-    name: str = setting(kinds.matching(_NAME, "a name of at most 40 characters from a-z, 0-9, - and _"))
-    handler: str | None = setting(Kind(kinds.read_text, "the name of a handler, for instance file"), None)
-    url: str | None = setting(Kind(kinds.read_text, "a URL, for instance file:./outputs"), None, shown=False)
-    progress: bool = setting(FLAG, False, "Deliver progress too, not only the result.")
-    events: tuple[str, ...] = setting(WORDS, (), "Event types it gets: every decisive one if not given.")
-    alerts: bool = setting(FLAG, False, "Deliver the alerts about this installation (`receiver.*`) too.")
-    actions: tuple[str, ...] = setting(
-        WORDS, (), "Provider actions whose tasks it gets, for instance `UPSCALE`: all if not given."
-    )
-    labels: dict[str, str] = setting(
-        kinds.TABLE, {}, "Labels a submission must have. `*` and `?` in a value match anything."
-    )
-    concurrency: int | None = setting(
-        kinds.whole(1, 64, "a whole number from 1 to 64"),
-        None,
+    INNER = frozenset({"options", "variables"})
+
+    name: Annotated[str, Meta(pattern=_NAME), Kind(write="a name of at most 40 characters from a-z, 0-9, - and _")]
+    handler: Annotated[str | None, Kind(write="the name of a handler, for instance file")] = None
+    url: Annotated[str | None, Kind(write="a URL, for instance file:./outputs", show=kinds.show_url)] = None
+    progress: Annotated[bool, "Deliver progress too, not only the result."] = False
+    events: Annotated[tuple[str, ...], "Event types it gets: every decisive one if not given."] = ()
+    alerts: Annotated[bool, "Deliver the alerts about this installation (`receiver.*`) too."] = False
+    actions: Annotated[
+        tuple[str, ...], "Provider actions whose tasks it gets, for instance `UPSCALE`: all if not given."
+    ] = ()
+    labels: Annotated[dict[str, str], "Labels a submission must have. `*` and `?` in a value match anything."] = {}
+    concurrency: Annotated[
+        Annotated[int, Meta(ge=1, le=64)] | None,
         "Maximum number of deliveries that run there at once. If not given: "
         f"{CONCURRENCY}, but {', '.join(f'{number} for `{name}`' for name, number in FEWER.items())}.",
-    )
-    timeout: float = setting(kinds.seconds(), 60.0, "Total time limit of one attempt.")
-    options: dict[str, Any] = field(default_factory=dict, repr=False)
-    variables: dict[str, str] = field(default_factory=dict, repr=False)
+    ] = None
+    timeout: Annotated[Seconds, "Total time limit of one attempt."] = 60.0
+    options: dict[str, Any] = {}
+    variables: dict[str, str] = {}
     """Values of the `HANDLER_VARIABLES` that are set."""
 
 
 def _read_destinations(tables: object) -> dict[str, Destination]:
     """Read `[destinations.NAME]` tables. Keys that `Destination` does not declare are options of the handler."""
     if not isinstance(tables, dict):
-        raise ValueError("it is no table")
+        raise ValueError
     ours = declared(Destination).keys() - {"name"}
     found: dict[str, Destination] = {}
-    problems: dict[tuple[str, ...], tuple[str, str]] = {}
+    problems: dict[tuple[str, ...], str] = {}
     for name, table in tables.items():
         if isinstance(table, Destination):
             found[name] = table
             continue
         if not isinstance(table, dict):
-            problems[name,] = "it is no table", f"[destinations.{name}] above its options"
+            problems[name,] = wrong("it is no table", f"[destinations.{name}] above its options")
             continue
         options = {key: value for key, value in table.items() if key not in ours}
         try:
@@ -175,8 +119,7 @@ def _read_destinations(tables: object) -> dict[str, Destination]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Sources of the values, the files that were read, and variables beside them.
 
     Attributes:
@@ -185,243 +128,218 @@ class Origin:
         secrets: other variables that are named like a secret.
     """
 
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = {}
     files: tuple[str, ...] = ()
-    platform: Mapping[str, str] = field(default_factory=dict)
-    handlers: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    platform: Mapping[str, str] = {}
+    handlers: Mapping[str, str] = {}
+    secrets: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(Values):
+class Settings(Options):
     """All settings, frozen. `load` makes one. Tests build one by hand."""
 
-    provider_url: str = setting(
-        Kind(kinds.check_origin_url, "for instance https://api.cometapi.com", kinds.show_base_url),
-        "https://api.cometapi.com",
+    INNER = frozenset({"origin"})
+
+    provider_url: Annotated[
+        str,
+        Kind(check=kinds.check_origin_url, write="for instance https://api.cometapi.com", show=kinds.show_base_url),
         "Base URL of the provider, or of a relay.",
-        shown=False,
-    )
-    provider_key: Secret | None = setting(
-        SECRET,
-        None,
+    ] = "https://api.cometapi.com"
+    provider_key: Annotated[
+        Key | None,
         "The provider's API key, from https://api.cometapi.com/console/token.",
-        known_as=("COMETAPI_KEY",),
-        unset="not set",
-    )
-    proxy: str | None = setting(
-        Kind(kinds.check_proxy, "for instance http://proxy.example.com:3128", kinds.show_base_url),
-        None,
+        KnownAs("COMETAPI_KEY"),
+        Unset("not set"),
+    ] = None
+    proxy: Annotated[
+        str | None,
+        Kind(check=kinds.check_proxy, write="for instance http://proxy.example.com:3128", show=kinds.show_base_url),
         "HTTP proxy for an `https` provider. `none` goes without one although HTTPS_PROXY is set.",
-        known_as=("https_proxy", "HTTPS_PROXY"),
-        unset="none",
-        shown=False,
-    )
-    no_proxy: str = setting(
-        TEXT,
-        "",
+        KnownAs("https_proxy"),
+        KnownAs("HTTPS_PROXY"),
+        Unset("none"),
+    ] = None
+    no_proxy: Annotated[
+        str,
         "Hosts and domains that are reached without the proxy, separated by commas.",
-        known_as=("no_proxy", "NO_PROXY"),
-        unset="none",
-    )
-    public_url: str | None = setting(
-        Kind(kinds.check_origin_url, "for instance https://receiver.example.com", kinds.show_base_url),
-        None,
+        KnownAs("no_proxy"),
+        KnownAs("NO_PROXY"),
+        Unset("none"),
+    ] = ""
+    public_url: Annotated[
+        OriginURL | None,
         "URL at which the provider reaches `receiver serve`. Without it no callback comes, and results are polled.",
-        unset="not set",
-        shown=False,
-    )
-    keys: tuple[Secret, ...] = setting(
-        kinds.SECRETS,
-        (),
+        Unset("not set"),
+    ] = None
+    keys: Annotated[
+        Keys,
         "Signing keys of at least 32 bytes, newest last, separated by spaces. The last signs, all verify.",
-        unset="made on first start, in <data>/keys",
-    )
-    token_max_age: float = setting(kinds.seconds(), 72 * 3600.0, "Maximum age of a callback URL.")
-    data: Path = setting(FOLDER, Path(".receiver"), "Folder of the journal, archived pictures and keys.")
-    database: str | None = setting(
+        Unset("made on first start, in <data>/keys"),
+    ] = ()
+    token_max_age: Annotated[Seconds, "Maximum age of a callback URL."] = 72 * 3600.0
+    data: Annotated[Folder, "Folder of the journal, archived pictures and keys."] = Path(".receiver")
+    database: Annotated[
+        str | None,
         Kind(
-            kinds.check_database,
-            "sqlite:PATH, for instance sqlite:/var/lib/receiver/journal.db, or postgresql://…",
-            kinds.without_passwords,
+            check=kinds.check_database,
+            write="sqlite:PATH, for instance sqlite:/var/lib/receiver/journal.db, or postgresql://…",
+            show=kinds.without_passwords,
         ),
-        None,
         "The journal. `sqlite:PATH`, or `sqlite:///PATH` (relative, a fourth slash makes it absolute), "
         "is for one process. `postgresql://…` or `postgres://…` is for many processes on many machines.",
-        known_as=("DATABASE_URL",),
-        unset="sqlite:<data>/journal.db",
-        shown=False,
-    )
-    database_connections: int = setting(
-        kinds.whole(2, 100), 5, "Maximum number of connections to PostgreSQL per process."
-    )
-    database_listen: bool = setting(
-        FLAG,
-        True,
+        KnownAs("DATABASE_URL"),
+        Unset("sqlite:<data>/journal.db"),
+    ] = None
+    database_connections: Annotated[
+        int, Meta(ge=2, le=100), "Maximum number of connections to PostgreSQL per process."
+    ] = 5
+    database_listen: Annotated[
+        bool,
         "Wake other processes by LISTEN/NOTIFY. Set it to false behind a pooler in transaction mode: each "
         "process also polls once a second.",
-    )
-    database_statements: bool = setting(
-        FLAG, True, "Prepare statements on PostgreSQL and set up connections. Set it to false behind a pooler."
-    )
-    database_migrate: bool = setting(
-        FLAG, True, "Migrate PostgreSQL's tables at the start. If false, only `receiver migrate` does."
-    )
-    engine: bool = setting(
-        FLAG,
-        True,
+    ] = True
+    database_statements: Annotated[
+        bool, "Prepare statements on PostgreSQL and set up connections. Set it to false behind a pooler."
+    ] = True
+    database_migrate: Annotated[
+        bool, "Migrate PostgreSQL's tables at the start. If false, only `receiver migrate` does."
+    ] = True
+    engine: Annotated[
+        bool,
         "Run the engine, which polls and delivers, inside `receiver serve`. If false, on PostgreSQL, "
         "`receiver worker` runs it.",
-    )
-    disk: Literal["auto", "persistent", "network"] = setting(
-        kinds.one_of("auto", "persistent", "network"),
-        "auto",
+    ] = True
+    disk: Annotated[
+        Literal["auto", "persistent", "network"],
         "`persistent`: the data folder and the database are on a volume that outlives restarts, "
         "on a platform whose disk is otherwise lost. `network`: the same, and a network file system is accepted, where "
         "SQLite cannot guarantee that written data lasts.",
-    )
-    to: str = setting(
-        kinds.URLS, "", "Destination URLs separated by spaces. `$VAR` is replaced.", unset=DEFAULT_TO, shown=False
-    )
-    destinations: dict[str, Destination] = setting(
-        Kind(_read_destinations, "tables [destinations.NAME]"),
-        {},
+    ] = "auto"
+    to: Annotated[URLs, "Destination URLs separated by spaces. `$VAR` is replaced.", Unset(DEFAULT_TO)] = ""
+    destinations: Annotated[
+        dict[str, Destination],
+        Kind(_read_destinations, write="tables [destinations.NAME]"),
         "More destinations: a table `[destinations.NAME]` each, or one variable per option.",
-        unset="none",
-    )
-    confirm_within: float = setting(
-        kinds.seconds(zero=True),
-        30.0,
-        "Time to confirm a result that only a callback reports with the provider. 0 trusts it.",
-    )
-    poll_interval: float = setting(
-        kinds.seconds(),
-        15.0,
+        Unset("none"),
+    ] = {}
+    confirm_within: Annotated[
+        SecondsOrNone, "Time to confirm a result that only a callback reports with the provider. 0 trusts it."
+    ] = 30.0
+    poll_interval: Annotated[
+        Seconds,
         "Longest interval between polls of a running task, and the silence after a callback before one. "
         "Near its usual end a task is polled every 2 s.",
-    )
-    polls_per_minute: int = setting(
-        kinds.whole(6, 6000),
-        120,
+    ] = 15.0
+    polls_per_minute: Annotated[
+        int,
+        Meta(ge=6, le=6000),
         "Maximum number of requests per minute by which tasks are polled. One asks about up to 50 tasks.",
-    )
-    deadline: float = setting(kinds.seconds(), 4200.0, "Age at which a task without an end counts as lost.")
-    submit_timeout: float = setting(kinds.seconds(), 75.0, "Total time limit of one submit call.")
-    media: str | None = setting(
-        Kind(kinds.check_media, "a folder, or a bucket such as s3://acme/pictures"),
-        None,
+    ] = 120
+    deadline: Annotated[Seconds, "Age at which a task without an end counts as lost."] = 4200.0
+    submit_timeout: Annotated[Seconds, "Total time limit of one submit call."] = 75.0
+    media: Annotated[
+        str | None,
+        Kind(
+            check=kinds.check_media,
+            write="a folder, or a bucket such as s3://acme/pictures",
+            show=kinds.without_passwords,
+        ),
         "Place of archived pictures: a folder, or `s3://BUCKET/FOLDER` (also `gs:`, `az:`), "
         "which several machines can share. Needs the extra `s3`.",
-        unset="<data>/media, or media in the journal's bucket",
-        shown=False,
-    )
-    media_cache: Path | None = setting(
-        FOLDER, None, "Local cache of pictures from a bucket. It may be deleted at any time.", unset="<data>/cache"
-    )
-    media_cache_bytes: int = setting(SIZE, 2**30, "Maximum size of that cache, without files being read.")
-    media_hosts: tuple[str, ...] = setting(
-        kinds.HOSTS,
-        (),
+        Unset("<data>/media, or media in the journal's bucket"),
+    ] = None
+    media_cache: Annotated[
+        Folder | None, "Local cache of pictures from a bucket. It may be deleted at any time.", Unset("<data>/cache")
+    ] = None
+    media_cache_bytes: Annotated[Size, "Maximum size of that cache, without files being read."] = 2**30
+    media_hosts: Annotated[
+        Hosts,
         "Further hosts pictures may come from, beside "
         f"{', '.join(f'`{host}`' for host in MEDIA_HOSTS)} and the provider's own. "
         "An exact origin such as `http://host:port` may also be private or without TLS.",
-        unset="none",
-    )
-    media_proxy: bool = setting(
-        FLAG,
-        False,
+        Unset("none"),
+    ] = ()
+    media_proxy: Annotated[
+        bool,
         "Fetch `https` pictures through the proxy, too. Their hosts are still looked up here, and the "
         "proxy is asked for the public address that was found.",
+    ] = False
+    media_max_bytes: Annotated[Size, "Maximum size of a picture or video to archive."] = 256 * 2**20
+    media_timeout: Annotated[Seconds, "Total time limit of one download."] = 120.0
+    keep_callbacks: Annotated[Keep, "Time to keep the text of a callback. `forever` is possible here and below."] = (
+        7 * 86400.0
     )
-    media_max_bytes: int = setting(SIZE, 256 * 2**20, "Maximum size of a picture or video to archive.")
-    media_timeout: float = setting(kinds.seconds(), 120.0, "Total time limit of one download.")
-    keep_callbacks: float = setting(
-        KEEP, 7 * 86400.0, "Time to keep the text of a callback. `forever` is possible here and below."
-    )
-    keep_media: float = setting(
-        KEEP,
-        30 * 86400.0,
+    keep_media: Annotated[
+        Keep,
         "Time to keep archived files after their submission, unless a delivery is outstanding. "
         "Files at destinations are never deleted.",
-    )
-    keep_submissions: float = setting(
-        KEEP,
-        90 * 86400.0,
-        "Time to keep a submission with its events, deliveries and attempts, unless a delivery is outstanding.",
-    )
-    host: str | None = setting(
-        kinds.matching(".+", "an address, for instance 127.0.0.1"),
-        None,
+    ] = 30 * 86400.0
+    keep_submissions: Annotated[
+        Keep, "Time to keep a submission with its events, deliveries and attempts, unless a delivery is outstanding."
+    ] = 90 * 86400.0
+    host: Annotated[
+        str | None,
+        Meta(pattern=r"^.+\Z"),
+        Kind(write="an address, for instance 127.0.0.1"),
         "Address that `receiver serve` listens on. `::` takes IPv6 and IPv4.",
-        unset="127.0.0.1, or 0.0.0.0 if PORT is set",
-    )
-    port: int = setting(
-        kinds.whole(0, 65535, "a port number, for instance 8000"),
-        8000,
-        "Port that `receiver serve` listens on. 0 takes a free one.",
-        known_as=("PORT",),
-    )
-    max_connections: int = setting(
-        kinds.whole(16, 100_000),
-        1000,
+        Unset("127.0.0.1, or 0.0.0.0 if PORT is set"),
+    ] = None
+    port: Annotated[
+        int, Meta(ge=0, le=65535), "Port that `receiver serve` listens on. 0 takes a free one.", KnownAs("PORT")
+    ] = 8000
+    max_connections: Annotated[
+        int,
+        Meta(ge=16, le=100_000),
         "Maximum number of open connections of `receiver serve`. More get 503, except health checks.",
-    )
-    api_tokens: dict[str, Secret] = setting(
-        kinds.API_TOKENS,
-        {},
+    ] = 1000
+    api_tokens: Annotated[
+        APITokens,
         "Callers of the HTTP API: `NAME:SECRET`, separated by spaces, or a table `[api_tokens]`. "
         "A secret has at least 16 characters. The log names the caller.",
-        unset="none: no HTTP API",
-    )
-    page: bool = setting(
-        FLAG,
-        True,
+        Unset("none: no HTTP API"),
+    ] = {}
+    page: Annotated[
+        bool,
         "Show the page of pictures and deliveries. Without `page_users` only on loopback, for who has the printed URL.",
-    )
-    page_users: dict[str, Secret] = setting(
-        kinds.PAGE_USERS,
-        {},
+    ] = True
+    page_users: Annotated[
+        PageUsers,
         "Users of the page: `NAME:ROLE:SECRET`, separated by spaces, or a table `[page_users]` with "
         '`NAME = "ROLE:SECRET"`. A viewer reads, a maker also spends, an operator also replays and erases.',
-        unset="none: the page is on loopback only",
-    )
-    page_user_header: str | None = setting(
-        kinds.matching(r"[A-Za-z0-9-]{1,64}", "at most 64 letters, digits and -"),
-        None,
+        Unset("none: the page is on loopback only"),
+    ] = {}
+    page_user_header: Annotated[
+        str | None,
+        Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z"),
+        Kind(write="at most 64 letters, digits and -"),
         "Request header with the name of a user, set by a proxy that authenticates. The proxy must remove "
         "it from requests of strangers.",
-        unset="not set",
-    )
-    cron_secret: Secret | None = setting(
-        SECRET,
-        None,
+        Unset("not set"),
+    ] = None
+    cron_secret: Annotated[
+        Key | None,
         "Bearer token that a scheduler sends to `/tick` of a function.",
-        known_as=("CRON_SECRET",),
-        unset="none: no ticks over HTTP",
-    )
-    metrics_token: Secret | None = setting(
-        kinds.TOKEN,
-        None,
+        KnownAs("CRON_SECRET"),
+        Unset("none: no ticks over HTTP"),
+    ] = None
+    metrics_token: Annotated[
+        Token | None,
         "Bearer token for `/metrics`, of at least 16 characters. `receiver serve` has that address only with it.",
-        unset="not set",
-    )
-    metrics_port: int | None = setting(
-        kinds.whole(0, 65535, "a port number, for instance 9464"),
-        None,
+        Unset("not set"),
+    ] = None
+    metrics_port: Annotated[
+        int | None,
+        Meta(ge=0, le=65535),
         "Further port of `receiver serve` and `receiver worker`, with `/metrics` alone. It is open to all "
         "that reach it, unless there is a token.",
-        unset="none",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = setting(
-        kinds.one_of("debug", "info", "warning", "error"), "info", "Lowest level of log lines to write."
-    )
-    log_format: Literal["auto", "json", "console"] = setting(
-        kinds.one_of("auto", "json", "console"),
-        "auto",
-        "Format of log lines. `auto` is console on a terminal and JSON elsewhere.",
-    )
+        Unset("none"),
+    ] = None
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], "Lowest level of log lines to write."] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"], "Format of log lines. `auto` is console on a terminal and JSON elsewhere."
+    ] = "auto"
 
-    origin: Origin = field(default=Origin(), repr=False, compare=False)
+    origin: Origin = Origin()
 
     @property
     def sources(self) -> dict[str, str]:
@@ -533,31 +451,6 @@ def _secret_options(options: Mapping[str, Any], *, every: bool = False) -> list[
         elif isinstance(value, str) and "://" in value:
             found += kinds.destination_secrets(value)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class SettingDoc:
-    """One setting: its name in TOML, its variable, other names of the variable, its default, its help."""
-
-    name: str
-    env: str
-    aliases: tuple[str, ...]
-    default: str
-    help: str
-
-
-def describe() -> list[SettingDoc]:
-    """Return all settings, in the order of their declaration."""
-    return [
-        SettingDoc(
-            name,
-            f"RECEIVER_{name.upper()}" + ("__NAME__OPTION" if name == "destinations" else ""),
-            item.known_as,
-            item.show(item.default),
-            item.help,
-        )
-        for name, item in declared(Settings).items()
-    ]
 
 
 def show(settings: Settings) -> list[tuple[str, str, str]]:

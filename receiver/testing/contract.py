@@ -19,6 +19,7 @@ from receiver.deliveries import Receipt
 from receiver.events import EventType, new_id
 from receiver.handlers.base import Attempt, Guarantee, Handler, HandlerOptions, Rejected
 from receiver.handlers.registry import contract_problem, in_words
+from receiver.settings.kinds import read_options
 from receiver.testing.attempts import make_attempt
 
 Effects = Callable[[], Awaitable[Iterable[Hashable]]]
@@ -83,8 +84,8 @@ async def check_handler(
         plugin: Any = make
         if problem := contract_problem(plugin, getattr(plugin, "name", "")):
             raise HandlerBroken((Broken("plug-in", f"{getattr(plugin, '__name__', plugin)} {problem}"),))
-        validated = plugin.Options.model_validate(options)
-        maker = partial(plugin, validated)
+        given = options if isinstance(options, HandlerOptions) else read_options(plugin.Options, options)
+        maker = partial(plugin, given)
     with tempfile.TemporaryDirectory(prefix="receiver-check-") as folder:
         once = (guarantee or getattr(maker(), "guarantee", "once")) == "once"
         trial = Trial(make=maker, effects=effects, once=once, deadline=deadline, folder=Path(folder))

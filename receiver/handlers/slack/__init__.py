@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 
-from pydantic import Field, SecretStr, model_validator
+from msgspec import Meta
 
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError, require
-from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, StoredMedia
+from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Kind, Secret, StoredMedia
 from receiver.handlers.posts import Post, file_name, linked, post_of, remember
 from receiver.handlers.result_files import SIDECAR_EVENTS
 from receiver.handlers.slack.api import FILE_REFUSED, SlackApi, SlackError, SlackWebhook, Sleep, UnknownFile
@@ -41,35 +41,32 @@ _QUIET = {"unfurl_links": False, "unfurl_media": False, "mrkdwn": False}
 class SlackOptions(HandlerOptions):
     """Options of a `slack` destination."""
 
-    channel: str | None = Field(
-        None,
-        description="Channel to post in: its id, for instance `C0123ABCD`, or its name. The bot joins it if it may.",
-    )
-    token: Annotated[SecretStr | None, KnownAs("SLACK_BOT_TOKEN")] = Field(
-        None, description="The app's bot token, `xoxb-…`; `SLACK_BOT_TOKEN` if not given."
-    )
-    webhook_url: SecretStr | None = Field(
-        None,
-        description="An incoming webhook, in place of channel and token. It cannot upload, so it needs `link`. "
+    channel: Annotated[
+        str | None, "Channel to post in: its id, for instance `C0123ABCD`, or its name. The bot joins it if it may."
+    ] = None
+    token: Annotated[
+        Secret | None, "The app's bot token, `xoxb-…`; `SLACK_BOT_TOKEN` if not given.", KnownAs("SLACK_BOT_TOKEN")
+    ] = None
+    webhook_url: Annotated[
+        Secret | None,
+        "An incoming webhook, in place of channel and token. It cannot upload, so it needs `link`. "
         "It posts ends only, without progress or threads.",
-    )
-    link: str | None = Field(
-        None, description="Name of another destination, whose link to its copy is shown. Waits for it up to 60 s."
-    )
-    tiles: bool = Field(
-        False, description="Also put the four pictures of a grid into its thread. Needs the extra `images`."
-    )
-    details: bool = Field(True, description="Put task, seed, final prompt and next steps into the thread.")
-    api_url: str = Field(
-        "https://slack.com/api",
-        pattern=r"^https?://[^\s?#]+$",
-        description="Slack's API; GovSlack's is `https://slack-gov.com/api`.",
-    )
+    ] = None
+    link: Annotated[
+        str | None, "Name of another destination, whose link to its copy is shown. Waits for it up to 60 s."
+    ] = None
+    tiles: Annotated[bool, "Also put the four pictures of a grid into its thread. Needs the extra `images`."] = False
+    details: Annotated[bool, "Put task, seed, final prompt and next steps into the thread."] = True
+    api_url: Annotated[
+        str,
+        Meta(pattern=r"^https?://[^\s?#]+\Z"),
+        Kind(write="an http or https URL without a query"),
+        "Slack's API; GovSlack's is `https://slack-gov.com/api`.",
+    ] = "https://slack.com/api"
 
-    @model_validator(mode="after")
-    def _one_way(self) -> SlackOptions:
+    def check_together(self) -> None:
         if self.webhook_url is not None:
-            if not re.match(r"https?://[^\s/]+/\S+\Z", self.webhook_url.get_secret_value()):
+            if not re.match(r"https?://[^\s/]+/\S+\Z", self.webhook_url.text):
                 raise ValueError(
                     "webhook_url is not the URL of an incoming webhook, https://hooks.slack.com/services/…"
                 )
@@ -80,14 +77,13 @@ class SlackOptions(HandlerOptions):
                     "a webhook cannot upload pictures. Set link to the name of a destination that stores them under a "
                     "public link, or use a token"
                 )
-            return self
+            return
         if self.token is None:
             raise ValueError("there is no bot token. Set SLACK_BOT_TOKEN; `receiver slack manifest` prints the app")
-        if not self.token.get_secret_value().startswith("xox"):
+        if not self.token.text.startswith("xox"):
             raise ValueError("token is no bot token, which begins with xoxb-")
         if not (self.channel or "").lstrip("#"):
             raise ValueError("channel is missing. Set it to the id or the name of the channel to post to")
-        return self
 
 
 class SlackHandler:
@@ -110,9 +106,9 @@ class SlackHandler:
         self._api: SlackApi | None = None
         self._webhook: SlackWebhook | None = None
         if options.webhook_url is not None:
-            self._webhook = SlackWebhook(options.webhook_url.get_secret_value())
+            self._webhook = SlackWebhook(options.webhook_url.text)
         elif options.token is not None:
-            self._api = SlackApi(options.token.get_secret_value(), options.api_url, sleep=sleep)
+            self._api = SlackApi(options.token.text, options.api_url, sleep=sleep)
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
