@@ -6,18 +6,19 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from engine import StillClock, logged
 from functions import CRON, bearer, deployed
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from waiting import PATIENCE
 
 from receiver import serverless
 from receiver.app import journal_of, open_stateless_receive, open_stateless_submit
 from receiver.errors import SettingsError
 from receiver.requests import build
-from receiver.serverless import asgi
+from receiver.serverless import asgi, aws
 from receiver.settings import Settings
 from receiver.submissions import Options
 
@@ -229,14 +230,30 @@ async def test_without_a_journal_a_result_that_is_not_delivered_is_an_error(tmp_
     [
         ({"database": "none"}, "RECEIVER_KEYS is not set"),
         ({"database": "s3://acme/receiver"}, "RECEIVER_KEYS is not set"),
-        ({"nonsense": 1}, "nonsense"),
+        ({"database": "mysql:x"}, "--database is wrong: it does not begin with sqlite:"),
     ],
 )
-def test_what_is_wrong_stops_the_start(settings: dict[str, object], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that an instance makes for itself would be unknown to every other one."""
+async def test_what_is_wrong_stops_the_start(
+    settings: dict[str, object], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a sentence, without a traceback. A platform that runs no start gets 503, and Lambda the error."""
     monkeypatch.chdir("/")
-    with pytest.raises((SettingsError, TypeError), match=text):
-        asgi(**settings)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    application = asgi(**settings)
+    await application({"type": "lifespan"}, receive, send)
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+    assert sent[0]["message"].startswith(f"Error: {text}")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://test") as client:
+        assert (await client.post("/tick")).status_code == 503
+    with pytest.raises(SettingsError, match=text):
+        aws(**settings)
 
 
 async def test_without_a_journal_progress_is_refused_at_the_start(tmp_path: Path) -> None:

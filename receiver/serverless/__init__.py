@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -58,18 +58,24 @@ def asgi(*, budget: float = BUDGET, limit: float = LIMIT, **settings: Any) -> Ap
         budget: seconds a callback may be held to deliver what it brings. The rest waits for the next one or a tick.
         limit: seconds the platform gives a request. Set the same there. If it is less than `budget` and
             `submit_timeout` together, nothing is sent again automatically.
-        settings: single settings, which override the environment and `receiver.toml`.
-
-    Raises:
-        SettingsError: a setting is wrong.
+        settings: single settings, which override the environment and `receiver.toml`. A wrong one fails the start of
+            the server with a sentence, or each request with 503 where a platform runs no start.
     """
-    found = load(overrides=settings)
+    try:
+        return Application(_read(settings), budget=budget, limit=limit)
+    except SettingsError as exc:
+        return Application(exc)
+
+
+def _read(given: Mapping[str, Any]) -> Settings:
+    """Return the settings of this function, and set up its logs."""
+    found = load(overrides=given)
     if found.platform_variables:  # the process belongs to the platform, elsewhere logs are the program's business
         configure(level=found.log_level, format=found.log_format, secrets=found.secret_values())
     else:
         use_logging()
     if found.sources["data"] == "default" and found.database_kind != "sqlite":  # the disk vanishes with the instance
-        found = load(overrides={**settings, "data": Path(tempfile.gettempdir(), "receiver")})
+        found = load(overrides={**given, "data": Path(tempfile.gettempdir(), "receiver")})
     if not found.keys and found.database_kind != "sqlite":
         raise SettingsError(
             "RECEIVER_KEYS is not set, and a key made here would vanish with this instance. Make one with "
@@ -77,7 +83,7 @@ def asgi(*, budget: float = BUDGET, limit: float = LIMIT, **settings: Any) -> Ap
             page="functions",
         )
     learn(found.secret_values())
-    return Application(found, budget=budget, limit=limit)
+    return found
 
 
 def aws(*, budget: float = BUDGET, **settings: Any) -> tuple[Handler, Handler]:
@@ -95,10 +101,10 @@ def aws(*, budget: float = BUDGET, **settings: Any) -> tuple[Handler, Handler]:
     require("mangum", extra="aws", why="AWS Lambda", page="lambda")
     from mangum import Mangum  # noqa: PLC0415 - an optional extra
 
+    application = Application(_read(settings), budget=budget)
     logging.getLogger("mangum").setLevel(logging.WARNING)  # it logs paths, which hold tokens
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # Mangum asks for one
-    application = asgi(budget=budget, **settings)
     adapter = Mangum(application, lifespan="off", text_mime_types=_TEXT)
 
     def http(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -131,13 +137,20 @@ class Application:
     """Opens at the first request, on that request's event loop, and stays open as long as the process.
 
     `POST /tick` with `Authorization: Bearer <cron_secret>` carries on everything that is due. GET works too, for
-    schedulers without other methods.
+    schedulers without other methods. With an error in place of settings it does not open.
     """
 
+    _settings: Settings
+
     def __init__(
-        self, settings: Settings, *, budget: float = BUDGET, limit: float = LIMIT, clock: Clock | None = None
+        self,
+        settings: Settings | SettingsError,
+        *,
+        budget: float = BUDGET,
+        limit: float = LIMIT,
+        clock: Clock | None = None,
     ) -> None:
-        self._settings = settings
+        self._given = settings
         self._clock = clock or Clock()
         self._budget = budget
         self._limit = limit
@@ -152,7 +165,8 @@ class Application:
             try:
                 await self._open()
             except Exception as exc:
-                await send({"type": "lifespan.startup.failed", "message": str(exc)})
+                text = f"Error: {exc.with_page}" if isinstance(exc, ReceiverError) else str(exc)
+                await send({"type": "lifespan.startup.failed", "message": text})
                 return
             await send({"type": "lifespan.startup.complete"})
             await receive()
@@ -200,10 +214,13 @@ class Application:
         await stack.aclose()
 
     async def _open(self) -> ASGIApp:
-        settings, clock, enter = self._settings, self._clock, self._stack.enter_async_context
+        clock, enter = self._clock, self._stack.enter_async_context
         async with self._opening:
             if self._app is not None:
                 return self._app
+            if isinstance(self._given, SettingsError):
+                raise self._given
+            settings = self._settings = self._given
             if settings.database_kind == "none":
                 stateless = await enter(runtime.open_stateless_receive(settings, budget=self._budget, clock=clock))
                 self._app = runtime.stateless_app(stateless, seconds=self._limit)
