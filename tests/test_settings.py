@@ -252,7 +252,7 @@ WRONG = [
         {"RECEIVER_POLL_INTERVAL": "s3cret"},
         "RECEIVER_POLL_INTERVAL is wrong: it is not a length of time. Write seconds",
     ),
-    ({"RECEIVER_POLL_INTERVAL": "0"}, "RECEIVER_POLL_INTERVAL is wrong. Write seconds as a number above 0"),
+    ({"RECEIVER_POLL_INTERVAL": "0"}, "RECEIVER_POLL_INTERVAL is wrong. Write seconds above 0"),
     ({"RECEIVER_CONFIRM_WITHIN": "nan"}, "RECEIVER_CONFIRM_WITHIN is wrong"),
     ({"RECEIVER_API_TOKENS": "s3cret-0123456789"}, "RECEIVER_API_TOKENS is wrong: an entry of it is not NAME:SECRET"),
     ({"RECEIVER_API_TOKENS": "S3:s3cret-0123456789"}, "the name of entry 1 is not made of a-z, 0-9, - and _"),
@@ -275,7 +275,7 @@ WRONG = [
     ({"RECEIVER_LOG_FORMAT": "s3cret"}, "RECEIVER_LOG_FORMAT is wrong. Write auto, json or console."),
     ({"RECEIVER_MEDIA_MAX_BYTES": "9XB"}, "RECEIVER_MEDIA_MAX_BYTES is wrong: it is not a size. Write bytes"),
     ({"HTTPS_PROXY": "socks5://s3cret:1080"}, "HTTPS_PROXY is wrong: it is no http:// or https:// URL of a proxy."),
-    ({"HTTPS_PROXY": "http://s3cret/path"}, "RECEIVER_PROXY=none goes without one. Write for instance http://proxy."),
+    ({"HTTPS_PROXY": "http://s3cret/path"}, "RECEIVER_PROXY=none goes without one. Write a URL, for"),
     ({"RECEIVER_MEDIA": "file:./s3cret"}, "RECEIVER_MEDIA is wrong: a folder is written as its path alone"),
     (
         {"RECEIVER_MEDIA": "ftp://s3cret/a"},

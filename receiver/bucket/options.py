@@ -42,7 +42,10 @@ class BucketOptions(Options):
         "else of the environment or the profile. The bucket may be in its path or host.",
     ] = None
     region: Annotated[
-        str | None, Meta(pattern=r"^[a-z0-9-]{1,40}\Z"), "The bucket's region; else of the environment, or us-east-1."
+        str | None,
+        Meta(pattern=r"^[a-z0-9-]{1,40}\Z"),
+        Kind(write="a region such as eu-central-1"),
+        "The bucket's region; else of the environment, or us-east-1.",
     ] = None
     addressing: Annotated[
         Literal["path", "virtual"] | None,
@@ -58,7 +61,10 @@ class BucketOptions(Options):
     secret_key: Annotated[Secret | None, "Secret access key, together with `access_key`."] = None
     session_token: Annotated[Secret | None, "Session token, for temporary keys."] = None
     account: Annotated[
-        str | None, Meta(pattern=r"^[a-z0-9]{3,24}\Z"), "Azure's storage account; else AZURE_STORAGE_ACCOUNT_NAME."
+        str | None,
+        Meta(pattern=r"^[a-z0-9]{3,24}\Z"),
+        Kind(write="3 to 24 of a-z and 0-9"),
+        "Azure's storage account; else AZURE_STORAGE_ACCOUNT_NAME.",
     ] = None
     service_account: Annotated[
         Path | None, "Google's service account file; else GOOGLE_APPLICATION_CREDENTIALS or the machine's."

@@ -26,7 +26,7 @@ from receiver.extras import install
 from receiver.handlers import posts
 from receiver.handlers.answers import about_event, by_proxy, call, chat_client
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Kind, RetryLater, Secret, StoredMedia
-from receiver.settings.kinds import KnownAs, parse_size
+from receiver.settings.kinds import KnownAs, parse_size, show_size
 
 MOST_FILES = 10
 """Files of one post."""
@@ -103,11 +103,14 @@ class DiscordOptions(HandlerOptions):
         "else the `thread_id` of the webhook's URL.",
     ] = None
     username: Annotated[
-        str | None, Meta(min_length=1, max_length=80), "The name it posts under, in place of the webhook's own."
+        str | None,
+        Meta(min_length=1, max_length=80),
+        Kind(write="a name of 1 to 80 characters"),
+        "The name it posts under, in place of the webhook's own.",
     ] = None
     max_bytes: Annotated[
         int,
-        Kind(parse_size, write="100000 bytes or more, for instance 8MiB"),
+        Kind(parse_size, write="100000 bytes or more, for instance 8MiB", show=show_size),
         Meta(ge=100_000),
         "The largest file Discord takes here (10 MB, more on a boosted server). "
         "A larger picture is sent as a JPEG, which needs the extra `images`.",

@@ -21,7 +21,7 @@ from receiver.errors import SettingsError
 from receiver.extras import DISTRIBUTION, install
 from receiver.handlers.base import Guarantee, Handler, HandlerOptions
 from receiver.settings import Destination
-from receiver.settings.kinds import WrongValues, declared, guessed, read_options, secrets_of, type_in_words
+from receiver.settings.kinds import WrongValues, declared, guessed, read_options, secrets_of
 from receiver.telemetry import Log, learn, redact
 
 GROUP = "receiver.handlers"
@@ -263,7 +263,7 @@ def describe_handlers(registry: Registry | None = None) -> list[HandlerDoc]:
         options = [
             OptionDoc(
                 item.name,
-                type_in_words(item.type).removeprefix("a "),
+                item.write.removeprefix("a "),
                 None if item.default is NODEFAULT else item.show(item.default),
                 item.help,
             )

@@ -170,7 +170,12 @@ class WebhookHandler:
             Literal["link", "inline"], "`inline` sends the files themselves, as `data.media[].base64`."
         ] = "link"
         inline_max: Annotated[Size, "Limit in bytes of all inline files of one event."] = 8 * 2**20
-        source: Annotated[str, Meta(min_length=1, max_length=200), "The CloudEvent's `source`."] = SOURCE
+        source: Annotated[
+            str,
+            Meta(min_length=1, max_length=200),
+            Kind(write="a text of 1 to 200 characters"),
+            "The CloudEvent's `source`.",
+        ] = SOURCE
         headers: Annotated[
             dict[str, Secret], Kind(check=_check_headers), "Further headers, for instance `Authorization`."
         ] = {}

@@ -39,6 +39,16 @@ _PUBLIC_SCHEMES = _OPEN_SCHEMES | {"command", "slack"}
 """Schemes whose URLs hold a secret in userinfo or query only."""
 _FLAGS = {"yes": True, "on": True, "no": False, "off": False}
 """Words for true and false beside those of JSON, as environments have them."""
+_BOUNDS = {
+    "ge": "from {}",
+    "gt": "above {}",
+    "le": "to {}",
+    "lt": "below {}",
+    "min_length": "of at least {} characters",
+    "max_length": "of at most {} characters",
+    "pattern": "that matches {}",
+}
+"""Bounds of msgspec's `Meta`, in words."""
 _WORDS = re.compile(r"[A-Z]?[a-z]*(?:[-_.][A-Z]?[a-z]*)*\Z")
 _SHORTEST_TOKEN = 8
 """Characters from which a part of a URL can be a secret, unless it consists of words."""
@@ -201,6 +211,7 @@ def expanded(path: str | Path) -> Path:
 def type_in_words(hint: Any) -> str:
     """Return what a person should write for a type: `a whole number from 1 to 64`, `auto, json or console`."""
     type, _, markers = _taken_apart(hint)
+    markers = [item for item in markers if isinstance(item, Meta)]
     origin, arguments = get_origin(type), get_args(type)
     if origin in (Union, UnionType):
         return " or ".join(map(type_in_words, arguments))
@@ -211,19 +222,8 @@ def type_in_words(hint: Any) -> str:
         return f"a list of {type_in_words(arguments[0]).removeprefix('a ')}"
     names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", Secret: "a secret text"}
     name = names.get(type) or ("a table" if dict in (type, origin) else f"a {type.__name__.lower()}")
-    bounds = {
-        bound: getattr(meta, bound)
-        for meta in markers
-        if isinstance(meta, Meta)
-        for bound in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern")
-        if getattr(meta, bound) is not None
-    }
-    words = {
-        "gt": "above", "ge": "from", "lt": "below", "le": "to",
-        "min_length": "from", "max_length": "to", "pattern": "that matches",
-    }  # fmt: skip
-    name = " ".join([name, *(f"{words[bound]} {limit}" for bound, limit in bounds.items())])
-    return f"{name} characters" if {"min_length", "max_length"} & bounds.keys() else name
+    bounds = [(word, getattr(meta, bound)) for meta in markers for bound, word in _BOUNDS.items()]
+    return " ".join([name, *(word.format(limit) for word, limit in bounds if limit is not None)])
 
 
 class WrongValues(SettingsError):
@@ -565,15 +565,25 @@ def show_keep(age: float) -> str:
     return show_seconds(age) if age else "forever"
 
 
+def show_keys(keys: tuple[Secret, ...]) -> str:
+    """Return the number of keys."""
+    return f"set, {len(keys)} key{'s' if len(keys) != 1 else ''}"
+
+
+def show_users(users: dict[str, Secret]) -> str:
+    """Return names and roles."""
+    return ", ".join(f"{name}: {text.text.partition(':')[0]}" for name, text in users.items())
+
+
+def show_urls(urls: str) -> str:
+    """Mask what may be secret in URLs."""
+    return " ".join(map(show_url, urls.split()))
+
+
 Seconds = Annotated[
     float,
-    Kind(parse_seconds, write="seconds as a number above 0, or for instance 30s, 15m or 72h", show=show_seconds),
+    Kind(parse_seconds, write="seconds above 0, or a time such as 30s, 15m or 72h", show=show_seconds),
     Meta(gt=0),
-]
-SecondsOrNone = Annotated[
-    float,
-    Kind(parse_seconds, write="seconds as a number, or for instance 30s, 15m or 72h", show=show_seconds),
-    Meta(ge=0),
 ]
 Keep = Annotated[
     float, Kind(parse_keep, write="for instance 12h or 90d, or forever (0 means that too)", show=show_keep)
@@ -581,48 +591,12 @@ Keep = Annotated[
 Size = Annotated[int, Kind(parse_size, write="bytes as a number, or for instance 256MiB", show=show_size)]
 Folder = Annotated[Path, Kind(write="a folder this user may write")]
 OriginURL = Annotated[
-    str, Kind(check=check_origin_url, write="for instance https://receiver.example.com", show=show_base_url)
+    str, Kind(check=check_origin_url, write="a URL, for instance https://receiver.example.com", show=show_base_url)
 ]
 Key = Annotated[Secret, Kind(write="the key as you were given it", show=show_length)]
-Token = Annotated[
-    Secret, Kind(check=check_token, write="a secret; make one with: openssl rand -hex 32", show=show_length)
-]
-Keys = Annotated[
-    tuple[Secret, ...],
-    Kind(
-        write="keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32",
-        show=lambda secrets: f"set, {len(secrets)} key{'s' if len(secrets) != 1 else ''}",
-    ),
-]
-APITokens = Annotated[
-    dict[str, Secret],
-    Kind(
-        split_named,
-        check_api_tokens,
-        "NAME:SECRET for each caller, separated by spaces; make a secret with: openssl rand -hex 32",
-    ),
-]
-PageUsers = Annotated[
-    dict[str, Secret],
-    Kind(
-        split_named,
-        check_page_users,
-        "NAME:ROLE:SECRET for each user, separated by spaces, with a role of viewer, maker or operator",
-        lambda table: ", ".join(f"{name}: {text.text.partition(':')[0]}" for name, text in table.items()),
-    ),
-]
 Hosts = Annotated[
     tuple[str, ...],
     Kind(check=check_hosts, write="host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000"),
-]
-URLs = Annotated[
-    str,
-    Kind(
-        join_words,
-        check_urls,
-        "URLs separated by spaces, for instance file:./outputs",
-        lambda text: " ".join(map(show_url, text.split())),
-    ),
 ]
 
 DatabaseKind = Literal["sqlite", "postgres", "bucket", "none"]

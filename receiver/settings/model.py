@@ -14,23 +14,18 @@ from msgspec.structs import replace
 
 from receiver.settings import kinds
 from receiver.settings.kinds import (
-    APITokens,
     Folder,
     Hosts,
     Keep,
     Key,
-    Keys,
     Kind,
     KnownAs,
     Options,
     OriginURL,
-    PageUsers,
     Seconds,
-    SecondsOrNone,
+    Secret,
     Size,
-    Token,
     Unset,
-    URLs,
     WrongValues,
     declared,
     wrong,
@@ -142,7 +137,9 @@ class Settings(Options):
 
     provider_url: Annotated[
         str,
-        Kind(check=kinds.check_origin_url, write="for instance https://api.cometapi.com", show=kinds.show_base_url),
+        Kind(
+            check=kinds.check_origin_url, write="a URL, for instance https://api.cometapi.com", show=kinds.show_base_url
+        ),
         "Base URL of the provider, or of a relay.",
     ] = "https://api.cometapi.com"
     provider_key: Annotated[
@@ -153,7 +150,9 @@ class Settings(Options):
     ] = None
     proxy: Annotated[
         str | None,
-        Kind(check=kinds.check_proxy, write="for instance http://proxy.example.com:3128", show=kinds.show_base_url),
+        Kind(
+            check=kinds.check_proxy, write="a URL, for instance http://proxy.example.com:3128", show=kinds.show_base_url
+        ),
         "HTTP proxy for an `https` provider. `none` goes without one although HTTPS_PROXY is set.",
         KnownAs("https_proxy"),
         KnownAs("HTTPS_PROXY"),
@@ -172,7 +171,11 @@ class Settings(Options):
         Unset("not set"),
     ] = None
     keys: Annotated[
-        Keys,
+        tuple[Secret, ...],
+        Kind(
+            write="keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32",
+            show=kinds.show_keys,
+        ),
         "Signing keys of at least 32 bytes, newest last, separated by spaces. The last signs, all verify.",
         Unset("made on first start, in <data>/keys"),
     ] = ()
@@ -215,7 +218,14 @@ class Settings(Options):
         "on a platform whose disk is otherwise lost. `network`: the same, and a network file system is accepted, where "
         "SQLite cannot guarantee that written data lasts.",
     ] = "auto"
-    to: Annotated[URLs, "Destination URLs separated by spaces. `$VAR` is replaced.", Unset(DEFAULT_TO)] = ""
+    to: Annotated[
+        str,
+        Kind(
+            kinds.join_words, kinds.check_urls, "URLs separated by spaces, for instance file:./outputs", kinds.show_urls
+        ),
+        "Destination URLs separated by spaces. `$VAR` is replaced.",
+        Unset(DEFAULT_TO),
+    ] = ""
     destinations: Annotated[
         dict[str, Destination],
         Kind(_read_destinations, write="tables [destinations.NAME]"),
@@ -223,7 +233,10 @@ class Settings(Options):
         Unset("none"),
     ] = {}
     confirm_within: Annotated[
-        SecondsOrNone, "Time to confirm a result that only a callback reports with the provider. 0 trusts it."
+        float,
+        Kind(kinds.parse_seconds, write="seconds, or a time such as 30s, 15m or 72h", show=kinds.show_seconds),
+        Meta(ge=0),
+        "Time to confirm a result that only a callback reports with the provider. 0 trusts it.",
     ] = 30.0
     poll_interval: Annotated[
         Seconds,
@@ -293,7 +306,12 @@ class Settings(Options):
         "Maximum number of open connections of `receiver serve`. More get 503, except health checks.",
     ] = 1000
     api_tokens: Annotated[
-        APITokens,
+        dict[str, Secret],
+        Kind(
+            kinds.split_named,
+            kinds.check_api_tokens,
+            "NAME:SECRET for each caller, separated by spaces; make a secret with: openssl rand -hex 32",
+        ),
         "Callers of the HTTP API: `NAME:SECRET`, separated by spaces, or a table `[api_tokens]`. "
         "A secret has at least 16 characters. The log names the caller.",
         Unset("none: no HTTP API"),
@@ -303,7 +321,13 @@ class Settings(Options):
         "Show the page of pictures and deliveries. Without `page_users` only on loopback, for who has the printed URL.",
     ] = True
     page_users: Annotated[
-        PageUsers,
+        dict[str, Secret],
+        Kind(
+            kinds.split_named,
+            kinds.check_page_users,
+            "NAME:ROLE:SECRET for each user, separated by spaces, with a role of viewer, maker or operator",
+            kinds.show_users,
+        ),
         "Users of the page: `NAME:ROLE:SECRET`, separated by spaces, or a table `[page_users]` with "
         '`NAME = "ROLE:SECRET"`. A viewer reads, a maker also spends, an operator also replays and erases.',
         Unset("none: the page is on loopback only"),
@@ -323,7 +347,8 @@ class Settings(Options):
         Unset("none: no ticks over HTTP"),
     ] = None
     metrics_token: Annotated[
-        Token | None,
+        Secret | None,
+        Kind(None, kinds.check_token, "a secret; make one with: openssl rand -hex 32", kinds.show_length),
         "Bearer token for `/metrics`, of at least 16 characters. `receiver serve` has that address only with it.",
         Unset("not set"),
     ] = None
