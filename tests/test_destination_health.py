@@ -55,8 +55,8 @@ async def test_failures_in_a_row_pause_a_destination(journal: Journal) -> None:
 
 async def test_what_never_ran_stays_untouched_through_a_long_outage(journal: Journal) -> None:
     """Hours of failures cost one delivery a try each time, and not one of those that have never run anything."""
-    hours = 24
-    await fill(journal, 400)
+    hours = 5
+    await fill(journal, 100)
     await bring_down(journal)
     at, probes = 0, 0
     while at < hours * HOUR:
@@ -125,15 +125,15 @@ async def test_what_fails_during_a_pause_makes_it_no_longer(journal: Journal) ->
     assert ((row.paused_until_ms or 0) - NOW) / 1000 <= 1.1 * PAUSE[0]
 
 
-@pytest.mark.parametrize("outcome", ["rejected", "postponed", "interrupted"])
-async def test_only_failures_count(journal: Journal, outcome: Any) -> None:
-    """A hundred rejections are a hundred bad deliveries; a rejection is shown as the last error all the same."""
-    await fill(journal, 30)
-    for work in await take(journal, limit=30):
-        await end(journal, work, outcome)
-    row = await state(journal)
-    assert (row.failures, row.paused_until_ms, row.display_status(NOW)) == (0, None, "working")
-    assert (row.last_error is not None) == (outcome == "rejected")
+async def test_only_failures_count(journal: Journal) -> None:
+    """Any number of rejections are as many bad deliveries; a rejection is shown as the last error all the same."""
+    await fill(journal, 21)
+    for outcome in ("interrupted", "postponed", "rejected"):
+        for work in await take(journal, limit=7):
+            await end(journal, work, outcome)
+        row = await state(journal)
+        assert (row.failures, row.paused_until_ms, row.display_status(NOW)) == (0, None, "working")
+        assert (row.last_error is not None) == (outcome == "rejected")
 
 
 async def test_a_success_between_failures_starts_the_count_again(journal: Journal) -> None:
@@ -148,7 +148,7 @@ async def test_a_success_between_failures_starts_the_count_again(journal: Journa
     assert (await state(journal)).failures == 0
 
 
-@pytest.mark.parametrize(("poison", "good", "more"), [(8, 24, 0), (30, 60, 0), (8, 24, 8), (30, 60, 30)])
+@pytest.mark.parametrize(("poison", "good", "more"), [(8, 24, 0), (30, 60, 30)])
 async def test_events_that_fail_hold_up_no_others(journal: Journal, poison: int, good: int, more: int) -> None:
     """The poison was first, or first and last. A pause for failures is probed with what has not failed, and while
     others succeed, failures make no pause: all good ones are delivered within ten seconds."""

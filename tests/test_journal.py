@@ -113,9 +113,12 @@ async def test_what_is_not_there(journal: Journal) -> None:
 FIRST, SECOND = "01KKGM7NK1AAAAAAAAAAAAAAA1", "01KKGM7NK1BBBBBBBBBBBBBBB2"
 
 
-@pytest.mark.parametrize(
-    ("reference", "found"),
-    [
+async def test_finding_one_submission(journal: Journal) -> None:
+    """By id, by a start or end of 6 characters or more that only one has, or by task id."""
+    await journal.add(submission(id=FIRST, task_id="task-a"))
+    await journal.add(submission(id="01KKGM7NK1AAAAAAAAAAAAAA00", task_id="1111"))
+    await journal.add(submission(id=SECOND, task_id="1111"))
+    for reference, found in (
         (FIRST, FIRST),
         (FIRST[-6:], FIRST),
         (SECOND[-6:], SECOND),
@@ -123,24 +126,11 @@ FIRST, SECOND = "01KKGM7NK1AAAAAAAAAAAAAAA1", "01KKGM7NK1BBBBBBBBBBBBBBB2"
         ("last", SECOND),
         ("1111", SECOND),  # two submissions hold this task: the newest
         ("task-a", FIRST),
-        (FIRST[:12], None),
-        (FIRST[:5], None),
-        (SECOND[-5:], None),
-        ("nothing", None),
-        ("%", None),
-        ("", None),
-    ],
-)
-async def test_finding_one_submission(journal: Journal, reference: str, found: str | None) -> None:
-    """By id, by a start or end of 6 characters or more that only one has, or by task id."""
-    await journal.add(submission(id=FIRST, task_id="task-a"))
-    await journal.add(submission(id="01KKGM7NK1AAAAAAAAAAAAAA00", task_id="1111"))
-    await journal.add(submission(id=SECOND, task_id="1111"))
-    if found is None:
+    ):
+        assert (await journal.find(reference)).id == found, reference
+    for reference in (FIRST[:12], FIRST[:5], SECOND[-5:], "nothing", "%", ""):
         with pytest.raises(NotFound):
             await journal.find(reference)
-    else:
-        assert (await journal.find(reference)).id == found
 
 
 async def test_finding_by_what_is_whole(journal: Journal) -> None:
@@ -168,12 +158,7 @@ async def test_an_ambiguous_reference_says_so(journal: Journal) -> None:
         await journal.find(submission(1).id[:12])
 
 
-@pytest.mark.parametrize(
-    ("status", "found"),
-    [(None, [6, 5, 4, 3, 2, 1]), ("prepared", [1]), ("accepted", [6]), ("refused", [2]), ("succeeded", [4]),
-     ("lost", [3]), ("in_progress", [5]), ("unknown", [])],
-)  # fmt: skip
-async def test_listing_submissions(journal: Journal, status: DisplayStatus | None, found: list[int]) -> None:
+async def test_listing_submissions(journal: Journal) -> None:
     """The newest first, by the status that people see."""
     for row in (
         submission(2, status="refused"),
@@ -184,11 +169,16 @@ async def test_listing_submissions(journal: Journal, status: DisplayStatus | Non
         submission(6, status="accepted", task=Task(id="1", status="SUBMITTED")),
     ):
         await journal.add(row)
-    wanted = Selection(status=status)
-    assert ids(await journal.submissions(wanted, limit=10)) == found
-    assert ids(await journal.submissions(wanted, limit=2)) == found[:2]
-    for number, one in enumerate(found, 1):
-        assert ids(await journal.submissions(wanted, limit=9, after=submission(one).id)) == found[number:]
+    expected: dict[DisplayStatus | None, list[int]] = {
+        None: [6, 5, 4, 3, 2, 1], "prepared": [1], "accepted": [6], "refused": [2], "succeeded": [4], "lost": [3],
+        "in_progress": [5], "unknown": [],
+    }  # fmt: skip
+    for status, found in expected.items():
+        wanted = Selection(status=status)
+        assert ids(await journal.submissions(wanted, limit=10)) == found, status
+        assert ids(await journal.submissions(wanted, limit=2)) == found[:2], status
+        for number, one in enumerate(found, 1):
+            assert ids(await journal.submissions(wanted, limit=9, after=submission(one).id)) == found[number:], status
 
 
 async def test_rows_of_submissions_by_what_was_asked(journal: Journal) -> None:
@@ -263,14 +253,12 @@ async def test_what_is_due(journal: Journal, kind: DueKind, due: str, found: lis
     assert ids(await journal.due(kind, NOW, limit=1)) == found[:1]
 
 
-@pytest.mark.parametrize(
-    ("fields", "overdue"),
-    [({}, True), ({"status": "unknown"}, True), ({"ended": "task.lost"}, False), ({"status": "refused"}, False)],
-)
-async def test_what_has_ended_is_not_overdue(journal: Journal, fields: dict[str, Any], overdue: bool) -> None:
+async def test_what_has_ended_is_not_overdue(journal: Journal) -> None:
     """Ends and refusals are no business of the deadline."""
-    await journal.add(submission(1, deadline_ms=NOW, **fields))
-    assert ids(await journal.due("deadline", NOW, limit=10)) == [1] * overdue
+    fields: tuple[dict[str, Any], ...] = ({}, {"status": "unknown"}, {"ended": "task.lost"}, {"status": "refused"})
+    for number, other in enumerate(fields, 1):
+        await journal.add(submission(number, deadline_ms=NOW, **other))
+    assert sorted(ids(await journal.due("deadline", NOW, limit=10))) == [1, 2]
 
 
 # Changes
@@ -731,13 +719,14 @@ async def test_claims_number_their_attempts(journal: Journal) -> None:
         assert (record.number, record.started_ms, record.outcome) == (1, NOW + 7, None)
 
 
-@pytest.mark.parametrize("fields", [{"owner": "engine-2"}, {"attempt": 2}, {"attempt": 0}, {"delivery_id": "x"}])
-async def test_the_fence_refuses(journal: Journal, fields: dict[str, Any]) -> None:
+async def test_the_fence_refuses(journal: Journal) -> None:
     """Another owner, or another attempt, has taken over: the late completion changes nothing."""
     await fill(journal, 1)
     (work,) = await take(journal)
     before = await journal.delivery(work.delivery.id)
-    assert not await journal.complete(completion(work, **fields))
+    other: tuple[dict[str, Any], ...] = ({"owner": "engine-2"}, {"attempt": 2}, {"attempt": 0}, {"delivery_id": "x"})
+    for fields in other:
+        assert not await journal.complete(completion(work, **fields)), fields
     assert await journal.delivery(work.delivery.id) == before
     assert [record.outcome for record in await journal.attempts(work.delivery.id)] == [None]
 
