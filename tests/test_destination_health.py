@@ -55,8 +55,8 @@ async def test_failures_in_a_row_pause_a_destination(journal: Journal) -> None:
 
 async def test_what_never_ran_stays_untouched_through_a_long_outage(journal: Journal) -> None:
     """Hours of failures cost one delivery a try each time, and not one of those that have never run anything."""
-    hours = 5
-    await fill(journal, 100)
+    hours = 2
+    await fill(journal, 50)
     await bring_down(journal)
     at, probes = 0, 0
     while at < hours * HOUR:
