@@ -23,6 +23,8 @@ from receiver.simulator import Simulator
 
 SPEED = 100.0
 """How many times as fast as the world both sides live."""
+SIDE = 128
+"""Pixels of a picture's side: one of 1024, as the provider makes them, takes ten times as long to draw and to cut."""
 PROMPT = "a paper boat on calm water --v 6.1"
 
 
@@ -92,7 +94,7 @@ async def world(
     folder: Path, *, faults: Iterable[str] = (), profile: str = "relay", speed: float = SPEED, **settings: Any
 ) -> AsyncIterator[World]:
     """Both sides, started; the engine runs."""
-    simulator = Simulator(profile=profile, speed=speed, faults=faults)
+    simulator = Simulator(profile=profile, speed=speed, faults=faults, side=SIDE)
     with bind("127.0.0.1", 0) as provider_socket, bind("127.0.0.1", 0) as own_socket:
         chosen = Settings(
             **{

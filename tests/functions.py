@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from flows import PROMPT, SPEED, served
+from flows import PROMPT, SIDE, SPEED, served
 from starlette.types import ASGIApp, Receive, Scope, Send
 from waiting import PATIENCE
 
@@ -111,7 +111,7 @@ async def deployed(
     **settings: Any,
 ) -> AsyncIterator[Deployed]:
     """The function behind its address, and the provider that calls it. Its seconds pass as fast as the clock's."""
-    simulator = Simulator(profile=profile, speed=speed, faults=faults)
+    simulator = Simulator(profile=profile, speed=speed, faults=faults, side=SIDE)
     clock = Clock(speed)
     with bind("127.0.0.1", 0) as provider, bind("127.0.0.1", 0) as own:
         chosen = Settings(

@@ -104,7 +104,7 @@ async def running(hooks: Hooks | None = None, **options: Any) -> AsyncIterator[R
     hooks = hooks or Hooks()
     async with AsyncExitStack() as stack:
         calls = await stack.enter_async_context(httpx.AsyncClient(transport=httpx.ASGITransport(app=hooks.app)))
-        simulator = Simulator(**{"speed": FAST, "client": calls, **options})
+        simulator = Simulator(**{"speed": FAST, "side": 128, "client": calls, **options})
         stack.push_async_callback(simulator.aclose)
         transport = httpx.ASGITransport(app=simulator.app)
         client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url=ORIGIN))

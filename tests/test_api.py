@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from engine import KEYS, PNG, logged, until
 from fastapi import FastAPI
-from flows import PROMPT, SPEED, served
+from flows import PROMPT, SIDE, SPEED, served
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -88,7 +88,7 @@ class Provider:
 
 @asynccontextmanager
 async def provider(folder: Path, *, faults: Iterable[str] = (), speed: float = SPEED) -> AsyncIterator[Provider]:
-    simulator = Simulator(profile="relay", speed=speed, faults=faults)
+    simulator = Simulator(profile="relay", speed=speed, faults=faults, side=SIDE)
     with bind("127.0.0.1", 0) as listener:
         async with served(simulator.app, listener):
             yield Provider(simulator, address(listener), folder, speed)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+from flows import SIDE
 from ports import free_port
 from servers import Result, serving, serving_receiver
 from starlette.responses import JSONResponse, Response
@@ -81,7 +82,7 @@ async def _unheard(message: Message) -> None:
 
 @asynccontextmanager
 async def fronted() -> AsyncIterator[tuple[Front, dict[str, str]]]:
-    front = Front(Simulator(speed=100).app)
+    front = Front(Simulator(speed=100, side=SIDE).app)
     async with serving(front) as url:
         yield front, environment(url)
 

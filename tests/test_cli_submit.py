@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import postgres
 import pytest
+from flows import SIDE
 from ports import free_port
 from servers import Command, Result, receiver, serving, serving_receiver, simulating
 from starlette.types import Receive, Scope, Send
@@ -32,7 +33,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @asynccontextmanager
 async def provider(**options: Any) -> AsyncIterator[tuple[Simulator, dict[str, str]]]:
     """A simulated provider, and the environment of a command that uses it."""
-    simulator = Simulator(**{"speed": 100, **options})
+    simulator = Simulator(**{"speed": 100, "side": SIDE, **options})
     async with serving(simulator.app) as url:
         yield simulator, environment(url)
 

@@ -135,7 +135,7 @@ def folder(
     (tmp_path / "payload.json").write_text('{"id": "1", "status": "SUCCESS"}')
     tables = [f'[destinations.{name}]\nurl = "file:./{name}"\n{RARELY}\n' for name in ("archive", "album", "room")]
     (tmp_path / "receiver.toml").write_text("\n".join(tables))
-    with simulating(speed=500.0, profile=getattr(request, "param", "default")) as provider:
+    with simulating(speed=500.0, side=128, profile=getattr(request, "param", "default")) as provider:
         for name, value in {
             "RECEIVER_PROVIDER_URL": provider.url,
             "COMETAPI_KEY": "simulator",
@@ -206,7 +206,7 @@ def test_the_servers_start(tmp_path: Path) -> None:
 def test_the_http_api_answers_as_shown(tmp_path: Path, page: str) -> None:
     """The page's own lines for a shell, against a real server."""
     script = block(page, "sh", "TOKEN=the-secret").replace("--json", "-H 'Content-Type: application/json' --data")
-    with simulating(speed=200.0) as provider:
+    with simulating(speed=200.0, side=128) as provider:
         env = {
             "COMETAPI_KEY": "simulator",
             "RECEIVER_PROVIDER_URL": provider.url,

@@ -31,7 +31,7 @@ SPEED = 200.0
 def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulated]:
     """A fast simulator, and an environment that names it; the working folder is empty."""
     monkeypatch.chdir(tmp_path)
-    with simulating(speed=SPEED) as simulator:
+    with simulating(speed=SPEED, side=128) as simulator:
         monkeypatch.setenv("RECEIVER_PROVIDER_URL", simulator.url)
         monkeypatch.setenv("COMETAPI_KEY", "simulator")
         monkeypatch.setenv("RECEIVER_POLL_INTERVAL", "0.1s")

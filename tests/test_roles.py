@@ -175,7 +175,7 @@ async def test_several_embedded_receivers_share_the_work(tmp_path: Path) -> None
     once."""
     url = await new_database("embedded")
     heard: list[tuple[int, str]] = []
-    async with simulated(speed=100) as provider, AsyncExitStack() as stack:
+    async with simulated(speed=100, side=128) as provider, AsyncExitStack() as stack:
 
         async def embedded(number: int) -> Receiver:
             one = Receiver(

@@ -53,7 +53,7 @@ async def test_default_fetch_is_live_and_never_empty() -> None:
 
 async def test_previews() -> None:
     """While a task is IN_PROGRESS its links show a smaller, coarser picture."""
-    async with running(speed=8) as run:
+    async with running(speed=8, side=1024) as run:
         await run.submit()
         await run.hooks.until(lambda hooks: hooks.told[-1:] == [("IN_PROGRESS", "31%")])
         body = run.hooks.bodies[-1]
@@ -66,7 +66,7 @@ async def test_previews() -> None:
 
 async def test_every_link_of_a_finished_task_works() -> None:
     """Thumbnail and the four single pictures of a C# callback can be downloaded."""
-    async with running() as run:
+    async with running(side=1024) as run:
         await run.submit()
         await run.hooks.until_end()
         body = run.hooks.bodies[-1]

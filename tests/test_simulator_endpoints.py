@@ -341,7 +341,7 @@ async def test_video_from_a_task(extended: str) -> None:
 @pytest.mark.parametrize(("name", "action"), [("edits", "EDIT"), ("edit", "EDIT"), ("retexture", "RETEXTURE")])
 async def test_edits(name: str, action: str) -> None:
     """Four new pictures; with a mask new only where it is white."""
-    async with running() as run:
+    async with running(side=1024) as run:
         mask = Image.new("L", (60, 40))
         mask.paste(255, (30, 0, 60, 40))
         target = io.BytesIO()

@@ -4,6 +4,7 @@ import hmac
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from starlette.routing import Route
 from receiver.simulator import answers, profiles
 from receiver.simulator.answers import Answer
 from receiver.simulator.faults import Faults
+from receiver.simulator.prompts import SIDE
 from receiver.simulator.submits import ENDPOINTS, Submits, json_object
 from receiver.simulator.tasks import View
 from receiver.simulator.timeline import Clock
@@ -51,6 +53,7 @@ class Simulator:
         speed: Simulated seconds per real second.
         faults: Active faults, any of `FAULTS`.
         key: The only key accepted. None accepts any key, and none.
+        side: Width and height of a square picture, in pixels. Small ones are drawn ten times as fast.
         client: Client for the callbacks, which is not closed. None makes one of our own.
 
     Raises:
@@ -66,16 +69,18 @@ class Simulator:
         seed: int = 0,
         faults: Iterable[str] = (),
         key: str | None = None,
+        side: int = SIDE,
         client: httpx.AsyncClient | None = None,
     ) -> None:
         found = next((one for one in profiles.ALL_PROFILES if one.name == profile), None)
         if found is None:
             raise ValueError(f"Unknown simulator profile {profile!r}; there are {', '.join(profiles.PROFILES)}.")
+        found = replace(found, side=side)
         active, clock = Faults(faults), Clock(speed)
         # Pillow is an optional extra, and FAULTS and PROFILES are available without it.
         from receiver.simulator.pictures import Gallery  # noqa: PLC0415
 
-        self._gallery = Gallery()
+        self._gallery = Gallery(side)
         self._sender = CallbackSender(found, active, clock, client)
         self._world = World(found, active, clock, self._sender)
         self._submits = Submits(self._world, active, seed)

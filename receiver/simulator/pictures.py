@@ -37,8 +37,9 @@ class File:
 class Gallery:
     """Files of tasks, and the count of served ones. Drawing happens in a thread, one picture at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int) -> None:
         self.served = 0
+        self._side = side
         self._drawing = asyncio.Lock()
 
     async def whole(self, task: Task, width: int | None = None) -> File:
@@ -71,7 +72,7 @@ class Gallery:
         shown = work.pictures[:1] if work.film else work.pictures
         caption, note = (work.prompt, f"seed {task.seed}") if work.prompt and not work.texts else ("", "")
         async with self._drawing:
-            return await asyncio.to_thread(compose, shown, caption, note, work.enlarged)
+            return await asyncio.to_thread(compose, shown, caption, note, work.enlarged, self._side)
 
     def _file(self, content: bytes, content_type: str) -> File:
         self.served += 1
@@ -79,9 +80,11 @@ class Gallery:
 
 
 @lru_cache(maxsize=64)
-def compose(pictures: tuple[Picture, ...], caption: str = "", note: str = "", enlarged: int = 1) -> bytes:
+def compose(
+    pictures: tuple[Picture, ...], caption: str = "", note: str = "", enlarged: int = 1, side: int = prompts.SIDE
+) -> bytes:
     """Return one picture, or four as a grid, as PNG, with a caption and a note at the foot. Deterministic."""
-    width, height = prompts.picture_size(pictures[0].ratio)
+    width, height = prompts.picture_size(pictures[0].ratio, side)
     if len(pictures) == 1:
         whole = draw(pictures[0], (width, height))
     else:

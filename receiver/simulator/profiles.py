@@ -82,6 +82,7 @@ class Profile:
     films_are_pictures: bool = True  # imageUrl of a video is the first mp4, not a still
     window_timeout: float = 3600.0  # seconds until a window that gets no answer fails the task
     numbers_states: bool = False  # "imagine all" gives each task the state with its number behind it
+    side: int = prompts.SIDE  # of a square picture, in pixels
     unknown_task: Answer = _UNKNOWN_TASK
     no_prompt: Answer = _NO_PROMPT
     unreadable: Callable[[], Answer] = lambda: answers.relay_error(answers.VALIDATION, "bind_request_body_failed")
@@ -92,7 +93,7 @@ class Profile:
 
     def view(self, task: Task, step: Step, origin: str, now: float) -> View:
         """Return the task at a step, with or without previews."""
-        return View(task, step, origin, now, self.previews, self.films_are_pictures)
+        return View(task, step, origin, now, self.previews, self.films_are_pictures, self.side)
 
     def rewritten(self, answer: Answer, action: str) -> Answer:
         """Return a submit answer with the codes that the relay shows (PROTOCOL.md §4)."""
@@ -284,7 +285,7 @@ def _csharp_result(view: View) -> dict[str, Any]:
         "version": prompts.version(work.prompt),
     }
     if work.pictures:
-        width, height = (side * work.enlarged for side in prompts.picture_size(work.pictures[0].ratio))
+        width, height = (side * work.enlarged for side in prompts.picture_size(work.pictures[0].ratio, view.side))
         found |= dict.fromkeys(("width", "imageWidth"), width) | dict.fromkeys(("height", "imageHeight"), height)
         # A guess, as in the recorded payloads: the picture is only drawn on request.
         found |= {"size": width * height * 3 // 4, "contentType": "video/mp4" if film else "image/png"}

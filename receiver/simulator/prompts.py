@@ -14,7 +14,7 @@ _SPEED = re.compile(r"--(fast|relax|turbo)\b")
 _ZOOM = re.compile(r"--zoom\s+(\d+(?:\.\d+)?)")
 _VIDEO = re.compile(r"--(?:video|motion)\b")
 _MOTION = re.compile(r"--motion\s+(low|high)\b")
-_SIDE = 1024
+SIDE = 1024
 
 
 def scene_words(prompt: str) -> str:
@@ -34,9 +34,9 @@ def ratio(prompt: str) -> float:
     return min(3.0, max(1 / 3, across / down)) if across and down else 1.0
 
 
-def picture_size(ratio: float) -> tuple[int, int]:
-    """Return width and height of a picture or grid: about 1024², in the given proportions, both even."""
-    return 2 * round(_SIDE * ratio**0.5 / 2), 2 * round(_SIDE / ratio**0.5 / 2)
+def picture_size(ratio: float, side: int = SIDE) -> tuple[int, int]:
+    """Return width and height of a picture or grid: about ``side``², in the given proportions, both even."""
+    return 2 * round(side * ratio**0.5 / 2), 2 * round(side / ratio**0.5 / 2)
 
 
 def zoom(prompt: str) -> float:

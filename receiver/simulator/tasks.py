@@ -98,6 +98,7 @@ class View:
     now: float
     previews: bool = True
     films_are_pictures: bool = True
+    side: int = prompts.SIDE
 
     def milliseconds(self, step: Step) -> int:
         """Return the time of a step as on the wire, in epoch milliseconds (PROTOCOL.md §5)."""

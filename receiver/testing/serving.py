@@ -50,6 +50,7 @@ class Choices(TypedDict, total=False):
     speed: float  # simulated seconds in a real one, `SPEED` by default
     seed: int
     key: str | None  # the only accepted key. None accepts any, and none
+    side: int  # of a square picture, in pixels. A small one is drawn ten times as fast
 
 
 @asynccontextmanager
