@@ -75,7 +75,7 @@ async def test_a_destination_runs_no_more_than_its_slots(tmp_path: Path) -> None
         assert len(running) == 2
         handler.go.set()
         await dispatcher.settle()
-        assert [await dispatcher.dispatch_once(), await dispatcher.dispatch_once()] == [2, 0]
+        assert await dispatcher.dispatch_once() == 2
         await dispatcher.settle()
         assert await dispatcher.dispatch_once() == 1
         await dispatcher.settle()
@@ -671,6 +671,30 @@ async def test_an_end_is_recorded_when_the_journal_can_be_written_again(tmp_path
         assert len(handler.attempts) == 1
         errors = [line for line in lines if line["event"] == "delivery.recording" and line["log_level"] == "error"]
         assert len(errors) == (2 if isinstance(does, RetryLater) else 1)
+
+
+@pytest.mark.parametrize(("does", "more"), [(Receipt(ref="made"), 1), (RuntimeError("no"), 0)])
+async def test_a_success_frees_its_slot_while_it_is_recorded(tmp_path: Path, does: Any, more: int) -> None:
+    """The next claim need not wait for its commit. A failure keeps its slot, because it may pause the destination."""
+    async with engine(tmp_path, faulty=True) as kit:
+        journal: Any = kit.journal
+        await owed(kit)
+        await owed(kit)
+        recording, go, complete = asyncio.Event(), asyncio.Event(), journal.complete
+
+        async def held(completion: Completion) -> bool:
+            recording.set()
+            await go.wait()
+            return bool(await complete(completion))
+
+        journal.complete = held
+        dispatcher = kit.dispatcher(destination("main", Recording(does), concurrency=1))
+        assert await dispatcher.dispatch_once() == 1
+        async with asyncio.timeout(PATIENCE):
+            await recording.wait()
+            assert await dispatcher.dispatch_once() == more
+            go.set()
+            await dispatcher.settle()
 
 
 async def test_draining_gives_up_on_a_broken_journal(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ because a row left `running` is freed only after this engine has expired.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -71,7 +72,9 @@ class Dispatcher:
         self.changed = changed
         self._stuck_seconds = stuck_seconds
         self._running: dict[str, set[asyncio.Task[None]]] = {name: set() for name in destinations}
-        self._claiming: asyncio.Task[int] | None = None
+        self._claiming: asyncio.Future[list[int | BaseException]] | None = None
+        self._recording = Counter[str]()
+        """Successes that are being recorded, by destination."""
         self._failing: set[str] = set()
         self._full: set[str] = set()
         """Destinations that had too few slots at their last claim."""
@@ -95,14 +98,10 @@ class Dispatcher:
         A destination whose claim fails does not hold up the others. The error is raised only if all fail.
         """
         self._drained = False
-        self._claiming = asyncio.create_task(self._dispatch(), name="dispatch")
-        self._claiming.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # Shielded: once the claim is committed its deliveries must start, or they would stay `running`.
-        return await asyncio.shield(self._claiming)
-
-    async def _dispatch(self) -> int:
         destinations = list(self._destinations.values())
-        results = await asyncio.gather(*map(self._claim, destinations), return_exceptions=True)
+        self._claiming = asyncio.gather(*map(self._claim, destinations), return_exceptions=True)
+        # Shielded: once the claim is committed its deliveries must start, or they would stay `running`.
+        results = await asyncio.shield(self._claiming)
         errors = {
             item.name: result
             for item, result in zip(destinations, results, strict=True)
@@ -118,7 +117,7 @@ class Dispatcher:
         return sum(result for result in results if isinstance(result, int))
 
     async def _claim(self, destination: OpenDestination) -> int:
-        free = destination.concurrency - len(self._running[destination.name])
+        free = destination.concurrency - len(self._running[destination.name]) + self._recording[destination.name]
         if free <= 0:
             self._full.add(destination.name)
             return 0
@@ -230,7 +229,7 @@ class Dispatcher:
         await self._record(work, completion, seconds=self._clock.monotonic() - started)
 
     async def _record(self, work: Work, completion: Completion, *, seconds: float) -> None:
-        accepted = await self._recorded(work, partial(self._journal.complete, completion))
+        accepted = await self._recorded(work, partial(self._complete, completion))
         if accepted and self.ended is not None:
             self.ended(completion.delivery_id, completion.due_ms if completion.status == "pending" else None)
         name = work.delivery.destination
@@ -255,6 +254,17 @@ class Dispatcher:
             seconds=round(seconds, 3),
             **trace,
         )
+
+    async def _complete(self, completion: Completion) -> bool:
+        """Record an end. A success frees its slot meanwhile, so that the next claim can be in the same transaction."""
+        if completion.outcome != "succeeded":
+            return await self._journal.complete(completion)
+        self._recording[completion.destination] += 1
+        self.changed()
+        try:
+            return await self._journal.complete(completion)
+        finally:
+            self._recording[completion.destination] -= 1
 
     async def _log_pause(self, name: str, completion: Completion) -> None:
         """Log once that a destination was paused, and once that it works again."""
@@ -285,7 +295,7 @@ class Dispatcher:
         self._start(destination, self._record(work, completion, seconds=seconds), f"end of {work.delivery.id}")
 
     async def _recorded(self, work: Work, write: Callable[[], Awaitable[T]]) -> T:
-        """Write until it works. The slot stays taken meanwhile, so that an engine that cannot record starts no more."""
+        """Write until it works. The slot is taken between tries: an engine that cannot record starts no more."""
         failures = 0
         while True:
             try:

@@ -27,7 +27,8 @@ from receiver.handlers.cloudevents import iso_time
 from receiver.tasks import Task
 
 SLUG_LENGTH = 40
-BLOCK = 1024 * 1024
+BLOCK = 128 * 1024
+"""Bytes that are read at once. Memory for more goes back to the system each time, which costs more than the reads."""
 HEADER = 33
 """Bytes of a PNG's signature and its IHDR chunk, which always comes first."""
 SOFTWARE = "imagine-receiver"
@@ -147,7 +148,7 @@ def _result_file(stored: StoredMedia, mark: str, event: Event, embed: bool) -> R
 def _blocks(stored: StoredMedia, insert: bytes = b"") -> Iterator[bytes]:
     """Yield the archived file in blocks. With an insert, the header is the first one and the insert the second."""
     try:
-        with stored.path.open("rb") as file:
+        with stored.path.open("rb", buffering=0) as file:
             if insert:
                 yield file.read(HEADER)
                 yield insert

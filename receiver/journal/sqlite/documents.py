@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import cast
@@ -237,6 +237,13 @@ class RowCache:
             if found is not None:
                 self._keep(found)
         return found
+
+    def fetch(self, db: Connection, ids: Iterable[str]) -> None:
+        """Read documents for `get` in one go. If one of them cannot be read, `get` has to read each."""
+        if missing := [id for id in ids if id not in self._documents]:
+            with suppress(msgspec.DecodeError):
+                for document in load(db, missing).values():
+                    self._keep(document)
 
     def read(self, db: Connection, ids: Sequence[str]) -> dict[str, Document]:
         """Return the documents that exist, after `flush`. Keep none that was not kept, because these are deleted."""

@@ -143,19 +143,17 @@ class SQLiteStore:
 
         def write(db: Connection) -> list[T]:
             results: list[T] = []
-            seen: set[str] = set()
-            for (id,) in db.execute(statement, values):
-                if len(results) >= limit:
-                    break
-                if id in seen:
-                    continue
-                seen.add(id)
-                try:
-                    document = self._cache.get(db, id)
-                except msgspec.DecodeError:
-                    continue  # its row cannot be read, which holds up no other
-                if document is not None and (result := self._apply(document, transition)) is not None:
-                    results.append(result)
+            found = db.execute(statement, values)
+            while len(results) < limit and (rows := found.fetchmany(limit - len(results))):
+                ids = dict.fromkeys(id for (id,) in rows)
+                self._cache.fetch(db, ids)
+                for id in ids:
+                    try:
+                        document = self._cache.get(db, id)
+                    except msgspec.DecodeError:
+                        continue  # its row cannot be read, which holds up no other
+                    if document is not None and (result := self._apply(document, transition)) is not None:
+                        results.append(result)
             return results
 
         return await self._write(write)
@@ -327,6 +325,8 @@ _Item = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
 _Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 MAX_BATCH = 500
+IDLE_TURNS = 3
+"""The next claim of deliveries comes so many turns after the ends of the last ones."""
 
 
 class Writer:
@@ -369,12 +369,13 @@ class Writer:
             loop.call_soon(self._hand_over, loop, 0)
         return await future
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop, seen: int) -> None:
-        """Wait as long as each turn of the loop brings more, so that all of it shares a commit. A writer that woke at
-        the first item would compete with the loop for Python's lock, too."""
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, seen: int, idle: int = 0) -> None:
+        """Wait until `IDLE_TURNS` turns of the loop have brought nothing more, so that all of it shares a commit. A
+        writer that woke at the first item would compete with the loop for Python's lock, too."""
         gathered = self._gathered.get(loop, [])
-        if seen < len(gathered) < MAX_BATCH:
-            loop.call_soon(self._hand_over, loop, len(gathered))
+        idle = idle + 1 if seen == len(gathered) else 0
+        if idle < IDLE_TURNS and len(gathered) < MAX_BATCH:
+            loop.call_soon(self._hand_over, loop, len(gathered), idle)
         elif self._gathered.pop(loop, None):
             self._queue.put(gathered)
 
