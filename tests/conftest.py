@@ -10,7 +10,7 @@ from pathlib import Path
 
 import postgres
 import pytest
-from buckets import Buckets
+from buckets import Buckets, shared_server
 from hypothesis import HealthCheck, settings
 from journals import STORES, SQLiteStore, Store
 from postgres import PostgresStore
@@ -70,11 +70,6 @@ async def journal(store: Store) -> AsyncIterator[Journal]:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buckets]:
-    """One real S3 server for all tests of a process. Who kills it starts it again."""
-    buckets = Buckets(tmp_path_factory.mktemp("s3"))
-    try:
-        buckets.start()
-        yield buckets
-    finally:
-        buckets.kill()
+def s3_server() -> Buckets:
+    """The one real S3 server for all tests of a process. A test that kills it starts it again."""
+    return shared_server()

@@ -196,7 +196,7 @@ async def test_a_result_is_bounded_in_files_and_bytes(tmp_path: Path) -> None:
     """One answer with thousands of links starts 16 downloads, and all of them together have four times the bytes."""
     async with engine(tmp_path) as kit:
         large = PNG + bytes(500_000)
-        kit.origin.files |= {f"/{n}": large + bytes([n % 256]) for n in range(3000)}
+        kit.origin.files |= {f"/{n}": large + bytes([n]) for n in range(2 * MAX_FILES)}
         row = await kit.succeeded(imageUrl="", imageUrls=[{"url": f"{kit.origin.url}/{n}"} for n in range(3000)])
         while await archive(kit):
             pass

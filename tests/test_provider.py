@@ -116,7 +116,7 @@ async def trickle(request: bytes, writer: asyncio.StreamWriter) -> None:
     while not writer.is_closing():
         writer.write(b" ")
         await writer.drain()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
 
 
 def http(body: bytes, length: int | None = None) -> bytes:
