@@ -147,6 +147,15 @@ def test_a_wrong_destination_is_named_without_its_values(fields: dict[str, Any],
     assert "s3cret" not in text
 
 
+def test_texts_of_an_environment_become_values() -> None:
+    """A list is separated by spaces or commas, and a choice may be in capitals. Secrets are not printed."""
+    options = {"stops": "mill, bridge", "color": "White", "ring": "made in 1920"}
+    handler = build(Destination(name="a", url="dove://tower", options=options), REGISTRY)
+    assert isinstance(handler, Pigeon)
+    assert (handler.options.stops, handler.options.color) == (("mill", "bridge"), "white")
+    assert "1920" not in repr(handler.options)
+
+
 def test_all_wrong_options_are_told_at_once() -> None:
     """One start tells every wrong option of a destination, a line each."""
     with pytest.raises(SettingsError) as caught:
@@ -193,6 +202,22 @@ def test_a_plug_in_that_fails_is_listed_and_stops_nobody() -> None:
         "renamed": "receiver.handlers.file:FileHandler calls itself file, not renamed",
     }
     assert build(Destination(name="a", url="file:./outputs"), registry)
+
+
+class Strange(Pigeon):
+    """A handler with an option that no text can be read as."""
+
+    name = "strange"
+
+    class Options(HandlerOptions):
+        loft: Path | Secret
+
+
+def test_a_type_that_cannot_be_read_is_the_problem_of_its_plug_in() -> None:
+    """It is listed as any other that cannot be loaded."""
+    found = choose_handlers([entry("strange", f"{__name__}:Strange")])["strange"]
+    assert isinstance(found, BrokenHandler)
+    assert "could not be loaded: TypeError: " in found.problem
 
 
 def test_a_missing_extra_is_named() -> None:

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Protocol, get_args
 
+import msgspec
 from msgspec import NODEFAULT
 
 from receiver.errors import SettingsError
@@ -142,6 +143,12 @@ def choose_handlers(entries: Iterable[EntryPoint]) -> Installed:
 def _load(entry: EntryPoint) -> HandlerClass | BrokenHandler:
     try:
         plugin = entry.load()
+        wrong = contract_problem(plugin, entry.name)
+        if wrong is None:
+            for item in declared(plugin.Options).values():
+                msgspec.json.Decoder(item.type)  # raises for a type that cannot be read
+            return plugin  # type: ignore[no-any-return] # it has been checked
+        problem = f"{entry.value} {wrong}"
     except Exception as exc:
         problem = f"{entry.value} could not be loaded: {in_words(exc)}"
         # Our extras have the names of the handlers that need them.
@@ -149,10 +156,6 @@ def _load(entry: EntryPoint) -> HandlerClass | BrokenHandler:
         if isinstance(exc, ModuleNotFoundError) and entry.dist is not None and entry.name in extras:
             remedy = install(entry.name, entry.dist.name)
             problem = f"It needs the package {exc.name}: {remedy}"
-    else:
-        if (wrong := contract_problem(plugin, entry.name)) is None:
-            return plugin  # type: ignore[no-any-return] # it has been checked
-        problem = f"{entry.value} {wrong}"
     return BrokenHandler(entry.name, problem)
 
 

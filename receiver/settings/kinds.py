@@ -39,6 +39,7 @@ _PUBLIC_SCHEMES = _OPEN_SCHEMES | {"command", "slack"}
 """Schemes whose URLs hold a secret in userinfo or query only."""
 _FLAGS = {"yes": True, "on": True, "no": False, "off": False}
 """Words for true and false beside those of JSON, as environments have them."""
+_LISTS = (tuple, list, set, frozenset)
 _BOUNDS = {
     "ge": "from {}",
     "gt": "above {}",
@@ -136,7 +137,7 @@ class Field(Struct, frozen=True):
 
     @property
     def write(self) -> str:
-        """What a person should write."""
+        """Words for what a person should write."""
         return self.kind.write or type_in_words(self.type)
 
     def read(self, given: object) -> Any:
@@ -163,7 +164,7 @@ class Field(Struct, frozen=True):
             return self.kind.show(value)
         if isinstance(value, Mapping):
             return ", ".join(f"{name}: {item}" for name, item in value.items())
-        if isinstance(value, tuple):
+        if isinstance(value, _LISTS):
             return " ".join(map(str, value))
         return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -189,7 +190,7 @@ def _from_text(text: str, hint: Any) -> Any:
         return _FLAGS.get(text.lower(), text)
     if get_origin(type) is Literal:
         return text.lower() if text.lower() in get_args(type) else text
-    return split_words(text) if get_origin(type) is tuple else text
+    return split_words(text) if get_origin(type) in _LISTS else text
 
 
 def _from_object(type: type, given: object) -> Any:
@@ -218,7 +219,7 @@ def type_in_words(hint: Any) -> str:
     if origin is Literal:
         *others, last = map(str, arguments)
         return f"{', '.join(others)} or {last}" if others else last
-    if origin in (tuple, list, set, frozenset):
+    if origin in _LISTS:
         return f"a list of {type_in_words(arguments[0]).removeprefix('a ')}"
     names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", Secret: "a secret text"}
     name = names.get(type) or ("a table" if dict in (type, origin) else f"a {type.__name__.lower()}")
@@ -348,7 +349,7 @@ def secrets_of(options: Options) -> list[str]:
     found = []
     for name in declared(type(options)):
         value = getattr(options, name)
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, _LISTS) else [value]
         found += [item.text for item in items if isinstance(item, Secret)]
     return found
 
