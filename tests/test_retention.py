@@ -236,8 +236,8 @@ async def test_more_than_a_step(tmp_path: Path, store: Store) -> None:
 
 
 async def test_a_purge_gives_way_to_other_writers(tmp_path: Path, store: Store) -> None:
-    """It rests after each step while others write, and beside an engine whose writes it may not see. Else it does not
-    rest."""
+    """It rests after each step while others write, and now and then beside an engine that may wait for the lock of a
+    file. Else it does not rest."""
     async with engine(tmp_path, at=store) as kit:
         other = await kit.journal.add(submission(1, deadline_ms=10**14))
         delete = kit.journal.delete
@@ -257,7 +257,9 @@ async def test_a_purge_gives_way_to_other_writers(tmp_path: Path, store: Store) 
             purging = Retention(journal=journal, store=kit.store, clock=clock, keep=ALL)  # type: ignore[arg-type]
             assert (await purging.purge(ALL))["submissions"] == 1
             assert await kit.journal.get(row.id) is None
-            assert all(seconds > 0 for seconds in clock.slept) == (turn != "alone")
+            first, *rests = [seconds > 0 for seconds in clock.slept]
+            assert first or turn == "alone"  # a store may be late with what was written before
+            assert rests[-1] == (turn == "written")
 
 
 class Beside:

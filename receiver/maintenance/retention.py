@@ -15,7 +15,7 @@ from receiver.errors import InputError, MediaError
 from receiver.events import Submission
 from receiver.journal import Journal
 from receiver.journal.selection import KINDS, Kind
-from receiver.journal.store import Key
+from receiver.journal.store import EVERYTHING, Key, RowKind
 from receiver.media import Store
 from receiver.telemetry import Log
 
@@ -26,12 +26,18 @@ FIRST_SWEEP_SECONDS = 60.0
 """Delay after the start, which is busy enough."""
 AGAIN_SECONDS = 3600.0
 """Delay after a sweep that failed or was interrupted."""
-SHARE = 12
-"""A step is followed by a pause as long, for each submission that others wrote meanwhile, up to so many."""
+SHARE = 24
+"""Length of the pause after a step, in steps, where others write as many submissions a second as a step deletes. The
+pause is shorter, in proportion, where they write fewer."""
 PAUSE_SECONDS = 0.1
 """Least pause beside an engine, longer than a process that waits for the write lock sleeps between tries."""
+PAUSE_AFTER = 0.25
+"""Seconds of steps after which there is such a pause."""
 FRESH_SECONDS = 60.0
 """Age below which a file may belong to a submission that is being journalled right now."""
+
+
+_FACTS: tuple[RowKind, ...] = ("callbacks", "events")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +88,13 @@ class Retention:
         self._started = clock.now()
         self._swept: float | None = None
         self._deleting: set[object] = set()
-        self._others: int | None = None
+        self._listening = False
+        self._others = 0
+        """Submissions that others have written since the last step."""
 
     def _changed(self, ids: frozenset[str] | None) -> None:
         """Count submissions that others have written."""
-        self._others = (self._others or 0) + (SHARE if ids is None else len(ids - self._deleting))
+        self._others += 1 if ids is None else len(ids - self._deleting)
 
     async def sweep_once(self) -> int:
         """Delete by the ages of the settings, once a day. Return 0, so that the worker waits its full interval."""
@@ -106,19 +114,39 @@ class Retention:
 
     async def _purge(self, keep: Keep, *, beside: bool) -> dict[str, int]:
         """`beside`: an engine runs in another process, whose writes may not be known here."""
-        if self._others is None:
+        if not self._listening:
             self._journal.subscribe(self._changed)
+            self._listening = True
         removed: Counter[str] = Counter()
+        unheard = beside and not self._journal.store.shared
+        facts = await self._facts() if unheard else 0
+        ended, worked, ids = 0.0, PAUSE_AFTER, set[object]()
         for kind in KINDS:
             problem = f"the archived file was removed after {keep.seconds(kind) / 86400:g} days"
             async for page in self._old(kind, keep):
-                self._deleting, self._others = {key[0] for key in page}, SHARE if beside else 0
-                began = time.monotonic()
+                before, began = ended, time.monotonic()
+                if not before:
+                    self._others, before = 0, began
+                last, ids = ids, {key[0] for key in page}
+                self._deleting = ids | last  # the store may tell late what we have deleted
                 removed.update(await self._journal.delete(kind, page, problem=problem))
-                pause = min(self._others, SHARE) * (time.monotonic() - began)
-                await self._clock.sleep(max(pause, PAUSE_SECONDS if beside else 0))
+                ended = time.monotonic()
+                if unheard:
+                    facts, known = await self._facts(), facts
+                    self._others += max(facts - known, 0)
+                took, others, self._others = ended - began, self._others, 0
+                pause = SHARE * took * min(others / (ended - before) * took / len(page), 1.0)
+                worked += took
+                if beside and worked >= PAUSE_AFTER:
+                    pause, worked = max(pause, PAUSE_SECONDS), 0.0
+                await self._clock.sleep(pause)
         await self._clear_away()
         return dict(removed)
+
+    async def _facts(self) -> int:
+        """Return a number that rises by one with each callback and event, also of other processes on a file."""
+        newest = [await self._journal.store.page(kind, EVERYTHING, limit=1, newest_first=True) for kind in _FACTS]
+        return sum(int(row.key[0]) for page in newest for row in page)
 
     async def foresee(self, keep: Keep) -> dict[str, int]:
         """Count the callbacks, submissions with files, and submissions that `purge` would visit. Writes nothing."""

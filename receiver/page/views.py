@@ -42,7 +42,7 @@ PAGE = 60
 """Pictures on one page, and rows of a table."""
 SEARCHED = 10
 """Pages of the journal that are read to fill one page of a filtered listing."""
-SEARCHED_ROWS = 200_000
+SEARCHED_ROWS = 100_000
 """Submissions that are searched for words and labels at a time."""
 LAST_ID = "7" + "Z" * 25
 DAY_MS = 86_400_000
