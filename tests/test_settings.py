@@ -342,6 +342,10 @@ WRONG = [
         {"RECEIVER_DESTINATIONS__A__CONCURRENCY": "65"},
         "RECEIVER_DESTINATIONS__A__CONCURRENCY is wrong. Write a whole number from 1 to 64.",
     ),
+    (
+        {"RECEIVER_CONFIG": "[destinations.a.labels]\norder = 17"},
+        "destinations.a.labels in RECEIVER_CONFIG is wrong. Write a table of text.",
+    ),
     ({"RECEIVER_CONFIG": "[destinations.a]\ntimeout = 's3cret'"}, "destinations.a.timeout in RECEIVER_CONFIG is wrong"),
 ]
 

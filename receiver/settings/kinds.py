@@ -221,8 +221,10 @@ def type_in_words(hint: Any) -> str:
         return f"{', '.join(others)} or {last}" if others else last
     if origin in _LISTS:
         return f"a list of {type_in_words(arguments[0]).removeprefix('a ')}"
+    if origin is dict:
+        return f"a table of {type_in_words(arguments[1]).removeprefix('a ')}"
     names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", Secret: "a secret text"}
-    name = names.get(type) or ("a table" if dict in (type, origin) else f"a {type.__name__.lower()}")
+    name = names.get(type) or f"a {type.__name__.lower()}"
     bounds = [(word, getattr(meta, bound)) for meta in markers for bound, word in _BOUNDS.items()]
     return " ".join([name, *(word.format(limit) for word, limit in bounds if limit is not None)])
 
