@@ -121,7 +121,7 @@ class SQLiteStore:
             except Exception as exc:  # of the transition, which wrote nothing: the rest of the batch goes on
                 return None, exc
 
-        result, error = await self._run(write)
+        result, error = await self._run(write, id)
         if error is not None:
             with translated(self._path):
                 raise error
@@ -273,10 +273,10 @@ class SQLiteStore:
 
         return await self._run(after_changes)
 
-    async def _run(self, operation: Callable[[Connection], T]) -> T:
-        """Run an operation that may come before the changes of the batch are written."""
+    async def _run(self, operation: Callable[[Connection], T], id: str | None = None) -> T:
+        """Run an operation that may come before the changes of the batch are written. See `Writer.run`."""
         try:
-            return await self._writer.run(operation)
+            return await self._writer.run(operation, id)
         except files.ERRORS as exc:
             error = files.journal_error(exc, self._path)
             if error.fault == "damaged":
@@ -321,7 +321,7 @@ class SQLiteStore:
 
 # The writer
 
-_Item = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
+_Item = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]", str | None]
 _Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 MAX_BATCH = 500
@@ -357,14 +357,17 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
 
-    async def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Return the operation's result after the commit that holds it. An error undoes this operation only."""
+    async def run(self, operation: Callable[[sqlite3.Connection], T], id: str | None = None) -> T:
+        """Return the operation's result after the commit that holds it. An error undoes this operation only.
+
+        `id` is of the document that it changes. Those of a batch are read together, before its first operation.
+        """
         if self._closed:
             raise sqlite3.ProgrammingError("the journal is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         gathered = self._gathered.setdefault(loop, [])
-        gathered.append((operation, future))
+        gathered.append((operation, future, id))
         if len(gathered) == 1:
             loop.call_soon(self._hand_over, loop, 0)
         return await future
@@ -423,7 +426,8 @@ class Writer:
             self._begun()
             self._cache.begin(db)
             running = True
-            outcomes: list[_Outcome] = [(future, operation(db), None) for operation, future in batch]
+            self._cache.fetch(db, [id for _, _, id in batch if id is not None])
+            outcomes: list[_Outcome] = [(future, operation(db), None) for operation, future, _ in batch]
             self._cache.flush(db)
             running = False
             db.execute("COMMIT")
@@ -434,7 +438,7 @@ class Writer:
                 db.execute("ROLLBACK")  # fails where the transaction is gone, and then the next BEGIN reports it
             if running and len(batch) > 1 and isinstance(exc, Exception):
                 return [self._commit([item])[0] for item in batch]
-            return [(future, None, exc) for _, future in batch]
+            return [(future, None, exc) for _, future, _ in batch]
         return outcomes
 
 
