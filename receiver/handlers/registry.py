@@ -22,7 +22,7 @@ from receiver.errors import SettingsError
 from receiver.extras import DISTRIBUTION, install
 from receiver.handlers.base import Guarantee, Handler, HandlerOptions
 from receiver.settings import Destination
-from receiver.settings.kinds import WrongValues, declared, guessed, read_options, secrets_of
+from receiver.settings.kinds import Secret, WrongValues, declared, guessed, read_options
 from receiver.telemetry import Log, learn, redact
 
 GROUP = "receiver.handlers"
@@ -241,7 +241,10 @@ def _options(plugin: HandlerClass, destination: Destination) -> HandlerOptions:
             meaning = f" {known[path[0]].help}" if path and path[0] in known and known[path[0]].help else ""
             lines.append(_wrong(destination, f"{option} {redact(problem)}{meaning}", plugin.name))
         raise SettingsError("\n".join(map(str, lines)), page=lines[0].page) from None
-    learn(secrets_of(options))
+    for name in known:
+        value = getattr(options, name)
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        learn(item.text for item in items if isinstance(item, Secret))
     return options
 
 

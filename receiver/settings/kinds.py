@@ -346,16 +346,6 @@ def declared(model: type[Options]) -> dict[str, Field]:
     return {name: item for name, item in found.items() if name not in model.INNER}
 
 
-def secrets_of(options: Options) -> list[str]:
-    """Return the texts of all secrets among the values."""
-    found = []
-    for name in declared(type(options)):
-        value = getattr(options, name)
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, _LISTS) else [value]
-        found += [item.text for item in items if isinstance(item, Secret)]
-    return found
-
-
 # --- values ---
 
 
