@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from engine import Recording, destination, engine
-from journals import Store
 from test_dispatcher import only, owed
 
 from receiver.deliveries import Receipt
@@ -17,9 +16,9 @@ HOUR, DAY = 3600.0, 86400.0
 
 
 @pytest.mark.parametrize("step", [-HOUR, -2 * DAY, HOUR, 2 * DAY])
-async def test_a_step_loses_nothing_and_doubles_nothing(tmp_path: Path, store: Store, step: float) -> None:
+async def test_a_step_loses_nothing_and_doubles_nothing(tmp_path: Path, step: float) -> None:
     """What is to run in a minute runs once, after a step back within the longest wait of its kind."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         submission = await owed(kit)
         handler = Recording(RetryLater(60), Receipt(ref="made"))
         dispatcher = kit.dispatcher(destination("main", handler))
@@ -41,9 +40,9 @@ async def test_a_step_loses_nothing_and_doubles_nothing(tmp_path: Path, store: S
         assert len(kit.relay.submitted) == 1
 
 
-async def test_what_runs_while_the_clock_steps_is_recorded_once(tmp_path: Path, store: Store) -> None:
+async def test_what_runs_while_the_clock_steps_is_recorded_once(tmp_path: Path) -> None:
     """An attempt under way when the clock goes back or forth is completed by itself, and never run beside itself."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         submission = await owed(kit)
 
         async def step(_: object) -> Receipt:
@@ -62,9 +61,9 @@ async def test_what_runs_while_the_clock_steps_is_recorded_once(tmp_path: Path, 
         assert (await only(kit, submission)).status == "succeeded"
 
 
-async def test_a_poll_and_a_pause_of_a_wrong_clock_come_back_into_reach(tmp_path: Path, store: Store) -> None:
+async def test_a_poll_and_a_pause_of_a_wrong_clock_come_back_into_reach(tmp_path: Path) -> None:
     """A clock that was a year ahead wrote them. Due times that make sense stay."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         kit.clock.step(365 * DAY)
         row = await kit.submit()
         await kit.journal.pause("main", kit.clock.now_ms() + 60_000, "it asked for a minute")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import NOW, completion, due_file, fill, owe, submission, take
+from journals import NOW, STORES, completion, due_file, fill, owe, submission, take
 
 from receiver.backoff import DELIVERY, DOWN_AFTER, PAUSE, PROBE, pause
 from receiver.deliveries import DestinationRecord
@@ -16,9 +18,19 @@ HOUR = 3_600_000
 
 @pytest.fixture
 async def journal(journal: Journal) -> Journal:
-    """Two destinations are registered."""
+    """Two destinations are registered. For what a store looks up or counts."""
     await journal.register({"folder": "file", "screen": "file"})
     return journal
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[Journal]:
+    """The same on one store, for what a function of the destination's record says."""
+    async with STORES["sqlite"](tmp_path) as store:
+        journal = await store.open()
+        await journal.register({"folder": "file", "screen": "file"})
+        yield journal
+        await journal.aclose()
 
 
 async def state(journal: Journal, name: str = "folder") -> DestinationRecord:
@@ -39,18 +51,18 @@ async def bring_down(journal: Journal, at: int = 0) -> None:
         await end(journal, work, at=at)
 
 
-async def test_failures_in_a_row_pause_a_destination(journal: Journal) -> None:
+async def test_failures_in_a_row_pause_a_destination(local: Journal) -> None:
     """The row says why and until when; others go on."""
-    await fill(journal, 20)
-    await owe(journal, submission(1), "task.lost", 30, destination="screen")
-    await bring_down(journal)
-    row = await state(journal)
+    await fill(local, 20)
+    await owe(local, submission(1), "task.lost", 30, destination="screen")
+    await bring_down(local)
+    row = await state(local)
     assert row.paused_until_ms is not None
     assert 0.9 * PAUSE[0] <= (row.paused_until_ms - NOW) / 1000 <= 1.1 * PAUSE[0]
     assert row.paused_reason == "5 attempts in a row have failed, the last one with: connection refused"
     assert (row.display_status(NOW), row.last_error, row.last_error_ms) == ("paused", "connection refused", NOW)
-    assert await take(journal, int(PROBE * 1000) - 1) == []
-    assert len(await take(journal, destination="screen")) == 1
+    assert await take(local, int(PROBE * 1000) - 1) == []
+    assert len(await take(local, destination="screen")) == 1
 
 
 async def test_what_never_ran_stays_untouched_through_a_long_outage(journal: Journal) -> None:
@@ -101,57 +113,57 @@ async def test_one_probe_at_a_time(journal: Journal) -> None:
     assert len(await take(journal, at)) == 10
 
 
-async def test_a_probe_that_proves_nothing_makes_room_for_the_next(journal: Journal) -> None:
+async def test_a_probe_that_proves_nothing_makes_room_for_the_next(local: Journal) -> None:
     """Rejected is about one delivery, postponed and interrupted say nothing: the next one probes at once."""
-    await fill(journal, 20)
-    await bring_down(journal)
-    row = await state(journal)
+    await fill(local, 20)
+    await bring_down(local)
+    row = await state(local)
     at = (row.paused_until_ms or 0) - NOW
     for outcome in ("rejected", "postponed", "interrupted"):
-        (probe,) = await take(journal, at)
-        await end(journal, probe, outcome, at=at)
-        assert (await state(journal)).failures == DOWN_AFTER
-    assert len(await take(journal, at)) == 1
+        (probe,) = await take(local, at)
+        await end(local, probe, outcome, at=at)
+        assert (await state(local)).failures == DOWN_AFTER
+    assert len(await take(local, at)) == 1
 
 
-async def test_what_fails_during_a_pause_makes_it_no_longer(journal: Journal) -> None:
+async def test_what_fails_during_a_pause_makes_it_no_longer(local: Journal) -> None:
     """Twenty that ran side by side when the place went down are one outage, not twenty."""
-    await fill(journal, 20)
-    running = await take(journal, limit=20)
+    await fill(local, 20)
+    running = await take(local, limit=20)
     for work in running:
-        await end(journal, work)
-    row = await state(journal)
+        await end(local, work)
+    row = await state(local)
     assert row.failures == DOWN_AFTER
     assert ((row.paused_until_ms or 0) - NOW) / 1000 <= 1.1 * PAUSE[0]
 
 
-async def test_only_failures_count(journal: Journal) -> None:
+async def test_only_failures_count(local: Journal) -> None:
     """Any number of rejections are as many bad deliveries; a rejection is shown as the last error all the same."""
-    await fill(journal, 21)
+    await fill(local, 21)
     for outcome in ("interrupted", "postponed", "rejected"):
-        for work in await take(journal, limit=7):
-            await end(journal, work, outcome)
-        row = await state(journal)
+        for work in await take(local, limit=7):
+            await end(local, work, outcome)
+        row = await state(local)
         assert (row.failures, row.paused_until_ms, row.display_status(NOW)) == (0, None, "working")
         assert (row.last_error is not None) == (outcome == "rejected")
 
 
-async def test_a_success_between_failures_starts_the_count_again(journal: Journal) -> None:
+async def test_a_success_between_failures_starts_the_count_again(local: Journal) -> None:
     """A poison delivery among good ones pauses nobody."""
-    await fill(journal, 40)
+    await fill(local, 40)
     for _ in range(5):
-        works = await take(journal, limit=DOWN_AFTER)
+        works = await take(local, limit=DOWN_AFTER)
         for work in works[1:]:
-            await end(journal, work)
-        assert (await state(journal)).display_status(NOW) == "failing"
-        await end(journal, works[0], "succeeded")
-    assert (await state(journal)).failures == 0
+            await end(local, work)
+        assert (await state(local)).display_status(NOW) == "failing"
+        await end(local, works[0], "succeeded")
+    assert (await state(local)).failures == 0
 
 
-@pytest.mark.parametrize(("poison", "good", "more"), [(8, 24, 0), (30, 60, 30)])
-async def test_events_that_fail_hold_up_no_others(journal: Journal, poison: int, good: int, more: int) -> None:
-    """The poison was first, or first and last. A pause for failures is probed with what has not failed, and while
+async def test_events_that_fail_hold_up_no_others(journal: Journal) -> None:
+    """The poison was first and last. A pause for failures is probed with what has not failed, and while
     others succeed, failures make no pause: all good ones are delivered within ten seconds."""
+    poison, good, more = 30, 60, 30
     await fill(journal, poison, due_ms=NOW - 2)
     await fill(journal, good, first=poison + 1, due_ms=NOW - 1)
     await fill(journal, more, first=poison + good + 1)
@@ -166,14 +178,14 @@ async def test_events_that_fail_hold_up_no_others(journal: Journal, poison: int,
     assert made == good
 
 
-async def test_what_has_failed_is_no_probe_in_a_pause(journal: Journal) -> None:
+async def test_what_has_failed_is_no_probe_in_a_pause(local: Journal) -> None:
     """With nothing else due, nothing runs until the pause is over."""
-    await fill(journal, DOWN_AFTER)
-    for work in await take(journal, limit=DOWN_AFTER):
-        await end(journal, work, due_ms=NOW)
-    assert await take(journal, int(PROBE * 1000)) == []
-    row = await state(journal)
-    assert len(await take(journal, (row.paused_until_ms or 0) - NOW)) == 1
+    await fill(local, DOWN_AFTER)
+    for work in await take(local, limit=DOWN_AFTER):
+        await end(local, work, due_ms=NOW)
+    assert await take(local, int(PROBE * 1000)) == []
+    row = await state(local)
+    assert len(await take(local, (row.paused_until_ms or 0) - NOW)) == 1
 
 
 async def test_a_wait_that_was_asked_for_is_not_probed(journal: Journal) -> None:
@@ -185,47 +197,47 @@ async def test_a_wait_that_was_asked_for_is_not_probed(journal: Journal) -> None
     assert len(await take(journal, HOUR)) == 1
 
 
-async def test_a_success_ends_no_rate_limit(journal: Journal) -> None:
+async def test_a_success_ends_no_rate_limit(local: Journal) -> None:
     """One attempt was told to wait while another succeeded: what was asked for stands. The longer pause counts."""
-    await fill(journal, 3)
-    (work, other) = await take(journal, limit=2)
-    await journal.pause("folder", NOW + 300, "429")
-    await journal.pause("folder", NOW + 100, "503")
-    await end(journal, work, "succeeded", at=5)
-    row = await state(journal)
+    await fill(local, 3)
+    (work, other) = await take(local, limit=2)
+    await local.pause("folder", NOW + 300, "429")
+    await local.pause("folder", NOW + 100, "503")
+    await end(local, work, "succeeded", at=5)
+    row = await state(local)
     assert (row.paused_until_ms, row.paused_reason) == (NOW + 300, "429")
-    await end(journal, other, "succeeded", at=300)
-    assert (await state(journal)).paused_until_ms is None
+    await end(local, other, "succeeded", at=300)
+    assert (await state(local)).paused_until_ms is None
 
 
-async def test_a_vanished_engine_says_nothing_of_the_destination(journal: Journal) -> None:
+async def test_a_vanished_engine_says_nothing_of_the_destination(local: Journal) -> None:
     """That our process ended is not that place's failure."""
-    await fill(journal, 20)
-    await take(journal, limit=20, owner="vanished")
-    assert await journal.free_running("next", NOW) == 20
-    assert (await state(journal)).failures == 0
+    await fill(local, 20)
+    await take(local, limit=20, owner="vanished")
+    assert await local.free_running("next", NOW) == 20
+    assert (await state(local)).failures == 0
 
 
-async def test_events_that_a_destination_refuses_pause_nothing(journal: Journal) -> None:
+async def test_events_that_a_destination_refuses_pause_nothing(local: Journal) -> None:
     """Any number of them in a row, and the next failure of another kind is the first one."""
-    await fill(journal, 20)
-    for work in await take(journal, limit=2 * DOWN_AFTER):
-        await end(journal, work, detail="answered 422", about_event=True)
-    row = await state(journal)
+    await fill(local, 20)
+    for work in await take(local, limit=2 * DOWN_AFTER):
+        await end(local, work, detail="answered 422", about_event=True)
+    row = await state(local)
     assert (row.failures, row.display_status(NOW), row.last_error) == (0, "working", "answered 422")
-    (work,) = await take(journal, limit=1)
-    await end(journal, work)
-    assert (await state(journal)).failures == 1
+    (work,) = await take(local, limit=1)
+    await end(local, work)
+    assert (await state(local)).failures == 1
 
 
-async def test_a_person_ends_a_pause(journal: Journal) -> None:
+async def test_a_person_ends_a_pause(local: Journal) -> None:
     """Everything due may run at once; what was never registered is told apart."""
-    await fill(journal, 20)
-    await bring_down(journal)
-    assert await journal.resume("folder")
-    assert (await state(journal)).display_status(NOW) == "working"
-    assert len(await take(journal, limit=8)) == 8
-    assert not await journal.resume("nowhere")
+    await fill(local, 20)
+    await bring_down(local)
+    assert await local.resume("folder")
+    assert (await state(local)).display_status(NOW) == "working"
+    assert len(await take(local, limit=8)) == 8
+    assert not await local.resume("nowhere")
 
 
 async def test_what_is_owed_is_counted(journal: Journal) -> None:

@@ -63,9 +63,9 @@ async def test_a_replay_keeps_the_key_and_goes_on_counting(tmp_path: Path, store
         assert second.previous == Receipt(ref="made")
 
 
-async def test_replayed_twice_it_runs_twice(tmp_path: Path, store: Store) -> None:
+async def test_replayed_twice_it_runs_twice(tmp_path: Path) -> None:
     """One after the other makes two attempts; while the first is still owed the second says so and adds nothing."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         handler = Recording()
         _, delivery = await delivered(kit, handler)
         for _ in range(2):
@@ -75,9 +75,9 @@ async def test_replayed_twice_it_runs_twice(tmp_path: Path, store: Store) -> Non
         assert len(handler.attempts) == 3
 
 
-async def test_a_replay_of_what_runs_changes_nothing(tmp_path: Path, store: Store) -> None:
+async def test_a_replay_of_what_runs_changes_nothing(tmp_path: Path) -> None:
     """Its row belongs to the attempt under way; the person is told."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         told: list[list[str]] = []
 
         async def ask(attempt: object) -> Receipt:
@@ -92,9 +92,9 @@ async def test_a_replay_of_what_runs_changes_nothing(tmp_path: Path, store: Stor
         assert len(handler.attempts) == 1
 
 
-async def test_a_dead_delivery_has_all_its_tries_again(tmp_path: Path, store: Store) -> None:
+async def test_a_dead_delivery_has_all_its_tries_again(tmp_path: Path) -> None:
     """The failures start afresh, and after the person's attempt the automatic ones go on by themselves."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         handler = Recording(Rejected("no such folder"), RuntimeError("still not"), Receipt(ref="now"))
         _, dead = await delivered(kit, handler)
         assert dead.status == "dead"
@@ -113,9 +113,9 @@ async def test_a_dead_delivery_has_all_its_tries_again(tmp_path: Path, store: St
         ]
 
 
-async def test_what_waits_for_its_retry_is_tried_now(tmp_path: Path, store: Store) -> None:
+async def test_what_waits_for_its_retry_is_tried_now(tmp_path: Path) -> None:
     """A person need not wait for the backoff."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         handler = Recording(RuntimeError("busy"), Receipt())
         _, delivery = await delivered(kit, handler)
         assert delivery.status == "pending"
@@ -124,9 +124,9 @@ async def test_what_waits_for_its_retry_is_tried_now(tmp_path: Path, store: Stor
         assert len(handler.attempts) == 2
 
 
-async def test_what_waits_for_its_picture_goes_on_waiting(tmp_path: Path, store: Store) -> None:
+async def test_what_waits_for_its_picture_goes_on_waiting(tmp_path: Path) -> None:
     """Its first attempt is still to come, with the picture."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         row = await kit.succeeded(imageUrl=f"{kit.origin.url}{PICTURE}")
         [delivery] = await kit.deliveries(row.id)
         assert delivery.due_ms > kit.clock.now_ms()
@@ -135,9 +135,9 @@ async def test_what_waits_for_its_picture_goes_on_waiting(tmp_path: Path, store:
         assert after == delivery
 
 
-async def test_as_new_mints_a_key(tmp_path: Path, store: Store) -> None:
+async def test_as_new_mints_a_key(tmp_path: Path) -> None:
     """A destination that remembers keys takes it for something new."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         handler = Recording()
         row, delivery = await delivered(kit, handler)
         assert await replay(kit, delivery, as_new=True) == ["new"]
@@ -146,9 +146,9 @@ async def test_as_new_mints_a_key(tmp_path: Path, store: Store) -> None:
         assert [item.manual for item in await kit.deliveries(row.id)] == [False, True]
 
 
-async def test_to_another_destination(tmp_path: Path, store: Store) -> None:
+async def test_to_another_destination(tmp_path: Path) -> None:
     """Also one configured since: a new delivery there at first, the same one when it is replayed again."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         row, delivery = await delivered(kit, Recording())
         assert await replay(kit, delivery, "main", "archive", to="archive") == ["new"]
         archive = Recording()
@@ -160,9 +160,9 @@ async def test_to_another_destination(tmp_path: Path, store: Store) -> None:
         assert [item.destination for item in await kit.deliveries(row.id)] == ["main", "archive"]
 
 
-async def test_an_unknown_destination_is_refused(tmp_path: Path, store: Store) -> None:
+async def test_an_unknown_destination_is_refused(tmp_path: Path) -> None:
     """With the names there are; also for a delivery whose own destination has gone from the settings."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         _, delivery = await delivered(kit, Recording())
         with pytest.raises(InputError, match=r"no destination 'nope' in the settings\. There are: main"):
             await replay(kit, delivery, to="nope")
@@ -170,18 +170,18 @@ async def test_an_unknown_destination_is_refused(tmp_path: Path, store: Store) -
             await replay(kit, delivery, "other")
 
 
-async def test_everything_at_once_is_refused(tmp_path: Path, store: Store) -> None:
+async def test_everything_at_once_is_refused(tmp_path: Path) -> None:
     """A selection that selects nothing would be everything."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         with pytest.raises(InputError, match="refused"):
             await replaying(kit).of_deliveries(Selection())
         with pytest.raises(InputError, match="refused"):
             await replaying(kit).of_events(Selection())
 
 
-async def test_what_is_not_there(tmp_path: Path, store: Store) -> None:
+async def test_what_is_not_there(tmp_path: Path) -> None:
     """An id that nothing has is an error; a selection that nothing fits is an empty one."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         verb = replaying(kit)
         with pytest.raises(NotFound, match="no delivery 'nope'"):
             await verb.of_deliveries(Selection(ids=("nope",)))
@@ -229,9 +229,9 @@ async def test_more_than_a_page(tmp_path: Path, store: Store) -> None:
         assert len(again) == 1  # all of one event: one new delivery, not hundreds
 
 
-async def test_foreseen_is_what_then_happens(tmp_path: Path, store: Store) -> None:
+async def test_foreseen_is_what_then_happens(tmp_path: Path) -> None:
     """A dry run writes nothing and says the same."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         row, _ = await delivered(kit, Recording())
         verb = replaying(kit, "main", "archive")
         before = await kit.deliveries(row.id)
@@ -243,9 +243,9 @@ async def test_foreseen_is_what_then_happens(tmp_path: Path, store: Store) -> No
         assert done[0].delivery_id is not None
 
 
-async def test_events_go_where_they_went(tmp_path: Path, store: Store) -> None:
+async def test_events_go_where_they_went(tmp_path: Path) -> None:
     """To each of their destinations once, by the newest delivery there; to another one only what is decisive."""
-    async with engine(tmp_path, at=store, routes=("main", "side"), progress=True) as kit:
+    async with engine(tmp_path, routes=("main", "side"), progress=True) as kit:
         row = await kit.succeeded()
         kit.clock.advance(121)
         await run(kit, Recording())
@@ -264,9 +264,9 @@ async def test_events_go_where_they_went(tmp_path: Path, store: Store) -> None:
         assert [order.event_id for order in named] == [f"{row.id}.task.accepted"]
 
 
-async def test_what_went_to_one_destination_goes_to_another(tmp_path: Path, store: Store) -> None:
+async def test_what_went_to_one_destination_goes_to_another(tmp_path: Path) -> None:
     """`destination` chooses the events, `to` is where they go."""
-    async with engine(tmp_path, at=store, routes=("main",)) as kit:
+    async with engine(tmp_path, routes=("main",)) as kit:
         row = await kit.succeeded()
         verb = replaying(kit, "main", "side", "archive")
         there = await verb.of_events(Selection(destination="main"), to="archive")
@@ -274,9 +274,9 @@ async def test_what_went_to_one_destination_goes_to_another(tmp_path: Path, stor
         assert await verb.of_events(Selection(destination="side"), to="archive") == []
 
 
-async def test_ids_are_not_narrowed(tmp_path: Path, store: Store) -> None:
+async def test_ids_are_not_narrowed(tmp_path: Path) -> None:
     """Who names one by one means these; a filter beside them would be a mistake that nobody sees."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         row, delivery = await delivered(kit, Recording())
         for selection in (
             Selection(ids=(delivery.id,), status="dead"),
@@ -290,9 +290,9 @@ async def test_ids_are_not_narrowed(tmp_path: Path, store: Store) -> None:
         assert len(await replaying(kit).of_events(Selection(ids=(delivery.event_id,), destination="main"))) == 1
 
 
-async def test_events_nobody_was_owed(tmp_path: Path, store: Store) -> None:
+async def test_events_nobody_was_owed(tmp_path: Path) -> None:
     """They went nowhere, so a destination must be named."""
-    async with engine(tmp_path, at=store, routes=()) as kit:
+    async with engine(tmp_path, routes=()) as kit:
         row = await kit.succeeded()
         verb = replaying(kit)
         with pytest.raises(InputError, match="Name one with --to"):
@@ -300,9 +300,9 @@ async def test_events_nobody_was_owed(tmp_path: Path, store: Store) -> None:
         assert len(await verb.of_events(Selection(submission_id=row.id), to="main")) == 1
 
 
-async def test_a_newer_event_leaves_a_replay_alone(tmp_path: Path, store: Store) -> None:
+async def test_a_newer_event_leaves_a_replay_alone(tmp_path: Path) -> None:
     """A replayed failure is still delivered when the task has succeeded after all, and takes nothing's place."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         row = await kit.submit()
         await kit.intake.polled(row.id, None)
         await kit.calls_back(row, "FAILURE", fail_reason="timeout")
@@ -332,9 +332,9 @@ async def test_of_a_deleted_event_nothing_is_replayed(tmp_path: Path, store: Sto
         assert await kit.deliveries(row.id) == []
 
 
-async def test_a_running_engine_is_woken(tmp_path: Path, store: Store) -> None:
+async def test_a_running_engine_is_woken(tmp_path: Path) -> None:
     """In the same process nobody waits for the next look at the journal."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         _, delivery = await delivered(kit, Recording())
         kit.woken.clear()
         await replay(kit, delivery)

@@ -114,18 +114,18 @@ async def test_each_kind_goes_at_its_age(tmp_path: Path, store: Store) -> None:
         assert await kit.journal.problems() == []
 
 
-async def test_what_is_kept_for_ever(tmp_path: Path, store: Store) -> None:
+async def test_what_is_kept_for_ever(tmp_path: Path) -> None:
     """0 means that."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         await archived(kit)
         age(kit, 10_000)
         assert await retaining(kit).purge(Keep(callbacks=0, media=0, submissions=0)) == {}
         assert len(stored(kit)) == 1
 
 
-async def test_a_dry_run_counts_and_deletes_nothing(tmp_path: Path, store: Store) -> None:
+async def test_a_dry_run_counts_and_deletes_nothing(tmp_path: Path) -> None:
     """What is announced is what a purge then takes."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         row = await archived(kit)
         age(kit, 100)
         assert await retaining(kit).foresee(ALL) == {"callbacks": 1, "media": 1, "submissions": 1}
@@ -167,9 +167,9 @@ async def test_what_is_owed_stays(tmp_path: Path, store: Store, state: str) -> N
             assert attempt.media[0].path.exists()
 
 
-async def test_a_dead_delivery_is_not_owed(tmp_path: Path, store: Store) -> None:
+async def test_a_dead_delivery_is_not_owed(tmp_path: Path) -> None:
     """Nobody has replayed it in three months."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         row = await kit.succeeded()
         kit.clock.advance(121)
         await run(kit, Recording(Rejected("no")))
@@ -178,9 +178,9 @@ async def test_a_dead_delivery_is_not_owed(tmp_path: Path, store: Store) -> None
         assert await kit.journal.get(row.id) is None
 
 
-async def test_a_replay_after_the_files_have_gone(tmp_path: Path, store: Store) -> None:
+async def test_a_replay_after_the_files_have_gone(tmp_path: Path) -> None:
     """The handler gets no media, and the reason."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         row = await archived(kit)
         age(kit, 31)
         await retaining(kit).purge(ALL)
@@ -191,9 +191,9 @@ async def test_a_replay_after_the_files_have_gone(tmp_path: Path, store: Store) 
         assert attempt.media_problem == "the archived file was removed after 30 days"
 
 
-async def test_a_file_that_another_submission_has_stays(tmp_path: Path, store: Store) -> None:
+async def test_a_file_that_another_submission_has_stays(tmp_path: Path) -> None:
     """Files are kept once for all; the last one who needs it keeps it."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         await archived(kit)
         age(kit, 20)
         young = await archived(kit)
@@ -217,9 +217,9 @@ async def test_a_file_put_again_meanwhile_stays(tmp_path: Path, store: Store) ->
         assert stored(kit) == []
 
 
-async def test_more_than_a_step(tmp_path: Path, store: Store) -> None:
+async def test_more_than_a_step(tmp_path: Path) -> None:
     """Hundreds go in many short steps with a pause after each; those that are owed in between are passed over."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         rows = [await kit.prepared(f"boat {number}") for number in range(230)]
         for row in rows[::10]:
             await kit.intake.take(row.id, transitions.expired)  # nothing yet: the deadline has not come
@@ -272,9 +272,9 @@ class Beside:
         return getattr(self._journal, name)
 
 
-async def test_the_engine_sweeps_once_a_day(tmp_path: Path, store: Store) -> None:
+async def test_the_engine_sweeps_once_a_day(tmp_path: Path) -> None:
     """Not at its start, which has better things to do, and again a day later, also when the clock was set back."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         retention = retaining(kit)
         await archived(kit)
         assert await retention.sweep_once() == 0
@@ -289,9 +289,9 @@ async def test_the_engine_sweeps_once_a_day(tmp_path: Path, store: Store) -> Non
         assert await kit.journal.submissions(limit=10) == []
 
 
-async def test_a_sweep_that_fails_comes_again_in_an_hour(tmp_path: Path, store: Store) -> None:
+async def test_a_sweep_that_fails_comes_again_in_an_hour(tmp_path: Path) -> None:
     """Not with each turn of the engine, and not only the next day."""
-    async with engine(tmp_path, at=store, faulty=True) as kit:
+    async with engine(tmp_path, faulty=True) as kit:
         retention = retaining(kit)
         row = await archived(kit)
         age(kit, 8)
@@ -305,9 +305,9 @@ async def test_a_sweep_that_fails_comes_again_in_an_hour(tmp_path: Path, store: 
         assert await kit.journal.callbacks(row.id) == []
 
 
-async def test_the_sweep_is_a_step_of_the_engine(tmp_path: Path, store: Store) -> None:
+async def test_the_sweep_is_a_step_of_the_engine(tmp_path: Path) -> None:
     """The loops run it like any other step, and it never asks to be called again at once."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         retention = retaining(kit)
         loops = Loops({"purge": retention.sweep_once}, clock=kit.clock)
         loops.start()
@@ -346,9 +346,9 @@ async def test_erase_removes_all_of_one_submission(tmp_path: Path, store: Store)
         assert await kit.journal.problems() == []
 
 
-async def test_erase_refuses_what_is_owed_or_under_way(tmp_path: Path, store: Store) -> None:
+async def test_erase_refuses_what_is_owed_or_under_way(tmp_path: Path) -> None:
     """It says what, and what to do; --force gives it up."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         under_way = await kit.submit()
         with pytest.raises(InputError, match=f"under way.*receiver cancel {under_way.id}.*--force"):
             await retaining(kit).erase(under_way, force=False)
@@ -378,9 +378,9 @@ async def test_an_attempt_that_outlives_an_erased_delivery_is_refused(tmp_path: 
         assert await kit.journal.problems() == []
 
 
-async def test_follow_ups_are_named(tmp_path: Path, store: Store) -> None:
+async def test_follow_ups_are_named(tmp_path: Path) -> None:
     """They are submissions of their own, with the same prompt."""
-    async with engine(tmp_path, at=store) as kit:
+    async with engine(tmp_path) as kit:
         kit.relay.submits = [answer(1, "t0")]
         row = await kit.submit("a boat", auto=("U1",))
         kit.relay.tasks["t0"] = {
