@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,10 +184,8 @@ FAMILY = "sleep 600 & echo $! > child; echo $$ > pid; {trap}; echo started; wait
 @pytest.mark.parametrize("trap", ["true", "trap '' TERM"])
 async def test_its_whole_process_group_ends_at_the_deadline(tmp_path: Path, trap: str) -> None:
     """By TERM, and by KILL if it does not listen; with what it said until then."""
-    began = time.monotonic()
     with pytest.raises(CommandFailed, match=r"/sh ran longer than 0\.8 s and was ended: started$"):
         await shell(FAMILY.format(trap=trap), make_attempt(tmp_path, deadline=1.0), folder=tmp_path)
-    assert time.monotonic() - began < 3
     await ended(tmp_path / "pid")
     await ended(tmp_path / "child")
 
@@ -203,46 +200,38 @@ async def test_term_lets_it_clean_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trap", ["true", "trap '' TERM"])
 async def test_a_cancelled_attempt_leaves_nothing_running(tmp_path: Path, trap: str) -> None:
-    """A drain waits a second for that, no longer."""
+    """A drain waits a second for that, no longer. What will not listen is killed."""
     task = asyncio.create_task(shell(FAMILY.format(trap=trap), make_attempt(tmp_path), folder=tmp_path))
     async with asyncio.timeout(PATIENCE):
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
-    began = time.monotonic()
     task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert time.monotonic() - began < 1
+    async with asyncio.timeout(PATIENCE):  # by itself it takes ten minutes
+        with pytest.raises(asyncio.CancelledError):
+            await task
     await ended(tmp_path / "pid")
     await ended(tmp_path / "child")
 
 
 async def test_what_it_leaves_behind_ends_with_it_and_holds_up_nobody(tmp_path: Path) -> None:
     """A child that keeps the streams open is no reason to wait for it."""
-    began = time.monotonic()
-    script = "sleep 60 & echo $! > child; echo made"
-    assert (await shell(script, make_attempt(tmp_path), folder=tmp_path)).ref == "made"
-    assert time.monotonic() - began < 2
+    script = "sleep 600 & echo $! > child; echo made"
+    async with asyncio.timeout(PATIENCE):
+        assert (await shell(script, make_attempt(tmp_path), folder=tmp_path)).ref == "made"
     await ended(tmp_path / "child")
 
 
 async def test_the_event_loop_goes_on_meanwhile(tmp_path: Path) -> None:
-    """Eight programs that take half a second each take little more together, and the loop never stands still."""
-    longest = 0.0
+    """Eight programs run at once, and end when the loop opens their gate, after all of them have begun."""
 
     async def watch() -> None:
-        nonlocal longest
-        while True:
-            began = time.monotonic()
+        while len(list(tmp_path.glob("begun-*"))) < 8:  # noqa: ASYNC110 - programs
             await asyncio.sleep(0.01)
-            longest = max(longest, time.monotonic() - began)
+        (tmp_path / "gate").touch()
 
-    watching = asyncio.create_task(watch())
-    began = time.monotonic()
-    await asyncio.gather(*(shell("sleep 0.5", make_attempt(tmp_path)) for _ in range(8)))
-    watching.cancel()
-    assert time.monotonic() - began < 3
-    assert longest < 0.5
+    script = "touch begun-$$; until [ -e gate ]; do sleep 0.05; done"
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(watch(), *(shell(script, make_attempt(tmp_path), folder=tmp_path) for _ in range(8)))
 
 
 @pytest.fixture

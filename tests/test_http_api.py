@@ -870,7 +870,10 @@ async def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:
     async with door(tmp_path) as (here, _):
         row = await here.receiver.submissions.prepare(build("imagine", prompt="a boat"))
 
+        watched = asyncio.Event()
+
         async def watch(submission_id: str) -> AsyncIterator[Any]:
+            watched.set()
             yield row
             await asyncio.Event().wait()
 
@@ -881,7 +884,7 @@ async def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:
             async with own_api(here, watch=watch) as client:
                 outside.base_url = client.base_url
                 listening = asyncio.create_task(listen(outside))
-                await asyncio.sleep(0.2)
+                await asyncio.wait_for(watched.wait(), PATIENCE)
             assert await listening == ""
 
 

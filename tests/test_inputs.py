@@ -64,10 +64,10 @@ async def test_a_data_uri_is_read_as_tools_write_it(uri: str) -> None:
 async def test_a_hostile_data_uri_is_refused_at_once() -> None:
     """The beginning is read in one pass, however many parameters there are."""
     for uri in ("data:" + ";" * 20_000_000, "data:" + ";a=b" * 5_000_000, "data:" + "a" * 20_000_000):
-        begun = time.monotonic()
+        begun = time.process_time()
         with pytest.raises(InputError, match="does not start"):
             await read_picture(uri)
-        assert time.monotonic() - begun < 5
+        assert time.process_time() - begun < 5
 
 
 async def test_the_declared_kind_does_not_count() -> None:

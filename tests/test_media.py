@@ -504,12 +504,11 @@ async def test_the_deadline_holds_for_the_whole_fetch(site: Site, store: MediaSt
             await asyncio.sleep(0.02)
 
     async def silent(writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(5)
+        await asyncio.Event().wait()
 
     site.answers |= {"/drip": drip, "/silent": silent}
     async with fetching(site.origin, seconds=0.3) as fetcher:
         for path in ("/drip", "/silent"):
-            started = time.monotonic()
             await refused(
                 fetcher,
                 f"{site.origin}{path}?sig=secret",
@@ -517,7 +516,6 @@ async def test_the_deadline_holds_for_the_whole_fetch(site: Site, store: MediaSt
                 "did not answer in full within 0.3 s",
                 permanent=False,
             )
-            assert time.monotonic() - started < 2
 
 
 async def test_the_deadline_holds_for_the_name_service(store: MediaStore) -> None:

@@ -360,11 +360,14 @@ async def test_poison_in_a_batch_fails_alone(journal: Journal) -> None:
 async def test_a_busy_pool_is_told(store: PostgresStore) -> None:
     """Slow statements hold every connection: nobody waits for ever, and all goes on afterwards."""
     journal = await open_journal(store.url, connections=2, busy_seconds=0.2)  # one of them listens
-    slow = asyncio.create_task(asked(journal, "SELECT pg_sleep(1)"))
+    other = await asyncpg.connect(store.url)
+    await other.execute("SELECT pg_advisory_lock(7)")
+    slow = asyncio.create_task(asked(journal, "SELECT pg_advisory_lock_shared(7)"))
     await asyncio.sleep(0)
     with pytest.raises(JournalError, match=r"no connection came free within 0\.2 s") as caught:
         await journal.check()
     assert caught.value.fault == "crowded"
+    await other.close()
     await slow
     await journal.check()
     await journal.aclose()

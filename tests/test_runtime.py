@@ -131,7 +131,7 @@ async def vanished(receiver: Runtime, clock: StillClock) -> None:
 
 async def attempted(handler: Any, clock: StillClock) -> None:
     """Let time pass until the engine has freed what another left running, and has tried it again."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not handler.attempts:
             clock.advance(0.1)
             await asyncio.sleep(0.001)
