@@ -34,7 +34,7 @@ from receiver.maintenance.retention import Keep, Retention
 Cpu = Callable[[], tuple[float, float]]
 AT_ONCE = 64
 SOME, MOST = 200.0, math.inf
-"""Callbacks a second: a million tasks in half a day, and all that can be kept."""
+"""Callbacks a second: those of a busy day, and all that can be kept."""
 LOOKS = 5
 
 LISTS: dict[str, tuple[str, Selection]] = {
