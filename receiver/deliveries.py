@@ -112,6 +112,9 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DestinationStatus = Literal["working", "failing", "paused"]
+PAUSE_SECONDS = 24 * 3600
+"""Length of a pause by hand if none is given."""
+MAX_PAUSE_SECONDS = 30 * PAUSE_SECONDS
 
 
 class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):

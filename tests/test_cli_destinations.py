@@ -1,8 +1,9 @@
-"""`destinations list` and `resume`: what a person sees of a place that is down. Real processes on a real journal."""
+"""`destinations list`, `pause` and `resume`: what a person sees of a place that is down. Real processes and journal."""
 
 from __future__ import annotations
 
 import asyncio
+import calendar
 import json
 import re
 import time
@@ -106,6 +107,30 @@ def test_list_json(house: tuple[Path, int]) -> None:
         "last_error": "connection [red]refused", "pending": 7, "dead": 1,
     }  # fmt: skip
     assert found["file"]["last_success_ms"] is not None
+
+
+def test_pause(house: tuple[Path, int]) -> None:
+    """It lasts as long as was asked, `resume` ends it, and a wrong length or name is a sentence."""
+    folder, _ = house
+    begun = time.time()
+    said = run(folder, "pause", "file", "--for", "2h").out
+    found = re.fullmatch(
+        r"file is paused until (.+) UTC\. End the pause with: receiver destinations resume file\n", said
+    )
+    assert found is not None, said
+    until = calendar.timegm(time.strptime(found[1], "%Y-%m-%d %H:%M:%S"))
+    assert begun + 7199 <= until <= time.time() + 7200
+    listed = {item["name"]: item for item in json.loads(run(folder, "list", "--json").out)}
+    assert (listed["file"]["status"], listed["file"]["paused_reason"]) == ("paused", "paused by a command")
+    assert run(folder, "resume", "file").out == "file goes on; 0 deliveries are owed to it.\n"
+    for arguments, problem in (
+        (["file", "--for", "soon"], "--for takes a length of time, for instance 30m, 2h or 30d, not 'soon'."),
+        (["file", "--for", "31d"], "--for takes at most 30d, not '31d'."),
+        (["nope"], "There is no destination 'nope' in this journal. See: receiver destinations list"),
+    ):
+        refused = run(folder, "pause", *arguments)
+        assert (refused.code, refused.out) == (1, "")
+        assert refused.err.startswith(f"Error: {problem}")
 
 
 def test_resume(house: tuple[Path, int]) -> None:

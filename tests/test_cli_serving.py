@@ -151,7 +151,7 @@ def test_port_out_of_range(tmp_path: Path) -> None:
     """A port that is none is refused before anything is opened."""
     result = receiver("serve", "--port", "65536", folder=tmp_path, env=ENV)
     assert result.code == 1
-    assert result.err.startswith("Error: --port is wrong. Write a whole number from 0 to 65535.")
+    assert result.err.startswith("Error: --port cannot be 65536. Write a whole number from 0 to 65535.")
     assert list(tmp_path.iterdir()) == []
 
 

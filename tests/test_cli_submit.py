@@ -310,6 +310,20 @@ def test_nothing_begins(tmp_path: Path, arguments: tuple[str, ...], env: dict[st
         assert rows(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Give a prompt, or --file with prompts, one a line."),
+        (("a boat", "--file", "-"), "Give either a prompt, or --file with prompts, not both."),
+    ],
+)
+def test_one_prompt_or_a_file_of_them(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    """Neither or both is a mistake in the use, which is told with what to give."""
+    result = receiver("submit", *arguments, folder=tmp_path, env=environment(f"http://127.0.0.1:{free_port()}"))
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err
+
+
 TYPED = "# boats\n\na red boat --ar 3:2\n  a café \u2028 by night \n#ff8800\nein Boot\n"
 PROMPTS = ["a red boat --ar 3:2", "a café \u2028 by night", "ein Boot"]
 

@@ -613,7 +613,7 @@ WRONG = [
         {"url": "s3://acme", "options": {"public_url": "https://a.b", "link_for": "1h"}},
         "public_url and link_for are two ways to link: give one of them",
     ),
-    ({"url": "s3://acme", "options": {"link_for": "8d"}}, "the option link_for is wrong"),
+    ({"url": "s3://acme", "options": {"link_for": "8d"}}, "the option link_for cannot be '8d'"),
     ({"url": "gs://acme", "options": {"addressing": "virtual"}}, "belong to s3 only"),
     ({"url": "s3://acme", "options": {"endpoint": "ftp://s3cret"}}, "the option endpoint is wrong"),
     ({"url": "s3://acme", "options": {"cache_control": "a\r\nX: s3cret"}}, "the option cache_control is wrong"),

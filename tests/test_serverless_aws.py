@@ -107,4 +107,4 @@ async def test_what_is_wrong_is_told_at_the_start(tmp_path: Path) -> None:
         wrong = {**variables, "RECEIVER_POLL_INTERVAL": "soon"}
         async with environment(tmp_path, "handlers.http", wrong) as runtime, asyncio.timeout(PATIENCE):
             await runtime.failed.wait()
-        assert "RECEIVER_POLL_INTERVAL is wrong" in runtime.failures[0]["errorMessage"]
+        assert "RECEIVER_POLL_INTERVAL cannot be 'soon'" in runtime.failures[0]["errorMessage"]

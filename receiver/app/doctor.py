@@ -93,7 +93,10 @@ async def _journal(settings: Settings) -> list[Finding]:
         await journal.check()
         await journal.check_space()
         found = [_finding("journal", f"{settings.database_shown} can be written")]
-        roles = [f"receiver {item.role} on {item.host}" for item in await journal.engines()]
+        roles = [
+            f"{'a Python program' if item.role == 'python' else f'receiver {item.role}'} on {item.host}"
+            for item in await journal.engines()
+        ]
         text = "none runs here: nothing is polled or delivered until one starts, or a function is called"
         running = _finding("engines", f"{len(roles)} running: {', '.join(roles)}")
         found.append(running if roles else _finding("engines", text, "note"))

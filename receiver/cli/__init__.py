@@ -42,7 +42,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "open": ("open:open", "Open the page, or the picture of a result."),
         "events": ("deliveries:events", "List, show and replay events."),
         "deliveries": ("deliveries:deliveries", "List, show and replay deliveries and their attempts."),
-        "destinations": ("configuration:destinations", "List, test and resume destinations."),
+        "destinations": ("configuration:destinations", "List, test, pause and resume destinations."),
         "media": ("media:media", "Fetch missing files of results."),
     },
     "Run": {

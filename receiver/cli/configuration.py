@@ -15,11 +15,11 @@ from receiver.app import find_destination, try_destination
 from receiver.app.doctor import Finding, examine
 from receiver.app.factory import route_of
 from receiver.cli import group
-from receiver.cli.options import AsJSON, optional, read_file
+from receiver.cli.options import AsJSON, duration, optional, read_file
 from receiver.cli.output import Table, ago, at, note, one_line, out, print_json, print_list, print_table, say, when
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.clock import Clock
-from receiver.deliveries import DestinationRecord
+from receiver.deliveries import MAX_PAUSE_SECONDS, DestinationRecord
 from receiver.errors import InputError, NotFound, SettingsError
 from receiver.events import EVENT_TYPES
 from receiver.handlers import registry
@@ -105,6 +105,32 @@ def _known_destinations(settings: Settings) -> list[DestinationRecord]:
     return on_journal(lambda journal: journal.destinations(), settings)
 
 
+@destinations.command("pause")
+def pause_destination(
+    name: Annotated[str, typer.Argument(help="The destination's name.")],
+    length: Annotated[str, typer.Option("--for", help="How long, for instance 2h or 7d; at most 30d.")] = "1d",
+) -> None:
+    """Deliver nothing to a destination for a time.
+
+    Its deliveries wait. Of two pauses the longer one counts.
+    """
+    seconds = duration("--for", length)
+    if seconds > MAX_PAUSE_SECONDS:
+        raise InputError(f"--for takes at most 30d, not {length[:80]!r}.", page="destinations")
+
+    async def pause(journal: Journal) -> int | None:
+        if name not in {item.name for item in await journal.destinations()}:
+            return None
+        await journal.pause(name, Clock().now_ms() + int(seconds * 1000), "paused by a command")
+        now = await journal.pause_of(name)
+        return now and now[0]
+
+    until_ms = on_journal(pause)
+    if until_ms is None:
+        raise _unknown(name)
+    say(f"{name} is paused until {at(until_ms)}. End the pause with: receiver destinations resume {name}")
+
+
 @destinations.command("resume")
 def resume_destination(name: Annotated[str, typer.Argument(help="The destination's name.")]) -> None:
     """End a destination's pause now, and forget its failures.
@@ -118,9 +144,13 @@ def resume_destination(name: Annotated[str, typer.Argument(help="The destination
 
     found = on_journal(resume)
     if found is None:
-        raise NotFound(f"There is no destination {name[:80]!r} in this journal. See: receiver destinations list")
+        raise _unknown(name)
     paused = found.display_status(Clock().now_ms()) == "paused"
     say(f"{name} {'goes on' if paused else 'was not paused'}; {found.pending} deliveries are owed to it.")
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"There is no destination {name[:80]!r} in this journal. See: receiver destinations list")
 
 
 @destinations.command("test")

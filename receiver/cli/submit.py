@@ -94,7 +94,9 @@ def submit(
     """
     if prompt and len(prompt) > 1:
         raise typer.BadParameter(f'Put the prompt in quotes: receiver submit "{" ".join(prompt)[:200]}"')
-    if bool(prompt) == (file is not None):
+    if prompt and file is not None:
+        raise typer.BadParameter("Give either a prompt, or --file with prompts, not both.")
+    if not prompt and file is None:
         raise typer.BadParameter("Give a prompt, or --file with prompts, one a line.")
     chosen = options(speed=speed, label=label, state=state, to=to, auto=auto, reply_to=reply_to)
     filter = reading.account_filter(account_filter)

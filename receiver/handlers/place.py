@@ -114,7 +114,7 @@ class Place:
         host = (urlsplit(self._url).hostname or "") if "@" in self._url.partition("?")[0] else ""
         parts = {unquote(part) for part in _SEPARATORS.split(self._url.partition("://")[2])}
         for part in sorted(parts, key=len, reverse=True):
-            if len(part) >= _SHORTEST and part.lower() != host:
+            if len(part) >= _SHORTEST and part.lower() not in host:
                 text = text.replace(part, REDACTED)
         return redact(" ".join(text.split()))[:LONGEST_REASON]
 
@@ -155,7 +155,7 @@ def _open(url: str) -> Any:
     found: Any = Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
     if found is None:
         raise SettingsError(
-            "The option url is none that Apprise understands. Each service has a page with its URL's form: "
+            "the option url is none that Apprise understands. Each service has a page with its URL's form: "
             "https://appriseit.com/services"
         )
     if found.service_name == _MAIL:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from starlette.datastructures import FormData, QueryParams, UploadFile
 
+from receiver.deliveries import PAUSE_SECONDS
 from receiver.errors import Ambiguous, InputError, NotFound, Refused
 from receiver.events import Submission
 from receiver.journal.document import Action
@@ -23,7 +24,6 @@ from receiver.page.access import User
 from receiver.page.views import MAX_SELECTED, Sources, selection_of
 from receiver.requests import KINDS, REQUIRED, build
 from receiver.submissions import Options
-from receiver.web.api.delivery_routes import PAUSE_SECONDS
 from receiver.web.api.responses import clean
 
 PAUSE_MS = PAUSE_SECONDS * 1000

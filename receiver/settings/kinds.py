@@ -3,7 +3,7 @@
 A class of `Options` declares each value as a field with a type and a default. The type's `Annotated` has a text, which
 is its help, bounds (msgspec's `Meta`), and a `Kind` for what msgspec cannot read: units, URLs, names.
 
-No error here holds the value itself: people paste secrets into the wrong variable.
+An error repeats a number or a single word, and no other value: people paste secrets into the wrong variable.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _LARGEST = 10**18
 """Limit of whole numbers, because TOML has some that no float can hold."""
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
+_BARE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\Z")
 _JOINED = re.compile(r"[,;](?:\Z|[A-Za-z][A-Za-z0-9+.-]*://|(?:file|command):)")
 _OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
 """Schemes whose URLs name a place and carry no secret outside userinfo and query."""
@@ -50,6 +51,8 @@ _BOUNDS = {
     "pattern": "that matches {}",
 }
 """Bounds of msgspec's `Meta`, in words."""
+_HARMLESS = re.compile(r"[A-Za-z]{1,16}|-?\d{1,6}(?:\.\d{1,6})?\s?[A-Za-z]{0,5}")
+"""Values that an error may repeat: a single word, or a number with or without a unit."""
 _WORDS = re.compile(r"[A-Z]?[a-z]*(?:[-_.][A-Z]?[a-z]*)*\Z")
 _SHORTEST_TOKEN = 8
 """Characters from which a part of a URL can be a secret, unless it consists of words."""
@@ -222,7 +225,7 @@ def type_in_words(hint: Any) -> str:
     if origin in _LISTS:
         return f"a list of {type_in_words(arguments[0]).removeprefix('a ')}"
     if origin is dict:
-        return f"a table of {type_in_words(arguments[1]).removeprefix('a ')}"
+        return f"a table of {type_in_words(arguments[1]).removeprefix('a ')} (JSON in a variable)"
     names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", Secret: "a secret text"}
     name = names.get(type) or f"a {type.__name__.lower()}"
     bounds = [(word, getattr(meta, bound)) for meta in markers for bound, word in _BOUNDS.items()]
@@ -237,9 +240,12 @@ class WrongValues(SettingsError):
         self.problems = problems
 
 
-def wrong(reason: str, write: str) -> str:
-    """Return the end of a sentence about a wrong value."""
-    return f"is wrong{reason and ': '}{reason}." + (f" Write {write}." if write else "")
+def wrong(reason: str, write: str, given: object = None) -> str:
+    """Return the end of a sentence about a wrong value, which repeats what was given unless it may be a secret."""
+    text = str(given).lower() if isinstance(given, bool) else str(given)
+    shown = given is not None and _HARMLESS.fullmatch(text)
+    told = f"cannot be {repr(text) if isinstance(given, str) else text}" if shown else "is wrong"
+    return f"{told}{reason and ': '}{reason}." + (f" Write {write}." if write else "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -319,8 +325,13 @@ def _read(model: type[Options], given: Mapping[str, Any]) -> tuple[dict[str, Any
             problems |= {(name, *path): problem for path, problem in exc.problems.items()}
         except ValueError as exc:
             reason = str(exc).rstrip(".")
-            problems[name,] = wrong(reason, item.kind.write if reason else item.write)
+            given_here = None if _holds_secret(item.type) else value
+            problems[name,] = wrong(reason, item.kind.write if reason else item.write, given_here)
     return values, problems
+
+
+def _holds_secret(hint: Any) -> bool:
+    return hint is Secret or any(map(_holds_secret, get_args(hint)))
 
 
 @cache
@@ -416,7 +427,7 @@ def split_named(value: object) -> object:
     if not isinstance(words, list):
         return words
     if not all(isinstance(word, str) and ":" in word for word in words):
-        raise ValueError("an entry of it is not NAME:SECRET")
+        raise ValueError("an entry of it has no colon")
     pairs = [word.split(":", 1) for word in words]
     if len(dict(pairs)) < len(pairs):
         raise ValueError("a name is in it twice")
@@ -459,6 +470,8 @@ def check_hosts(values: tuple[str, ...]) -> tuple[str, ...]:
     for number, host in enumerate(hosts, start=1):
         parts = _split(host)
         is_origin = parts is not None and parts[0] in {"http", "https"} and host == f"{parts[0]}://{parts[1]}"
+        if "*" in host:
+            raise ValueError(f"entry {number} of it has a *, and each host is named in full")
         if not (_HOST.match(host) or is_origin):
             raise ValueError(f"entry {number} of it is neither a host name nor an origin")
     return hosts
@@ -468,7 +481,8 @@ def check_urls(value: str) -> str:
     """Check destination URLs separated by whitespace: each needs a scheme."""
     for number, word in enumerate(value.split(), start=1):
         if not _SCHEME.match(word):
-            raise ValueError(f"entry {number} of it is not a URL with a scheme")
+            place = "names no place behind its scheme" if _BARE_SCHEME.match(word) else "is not a URL with a scheme"
+            raise ValueError(f"entry {number} of it {place}")
         if _JOINED.search(word):
             raise ValueError(
                 f"entry {number} of it has a comma or semicolon between two URLs, or behind the last. Separate them by "

@@ -12,11 +12,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.deliveries import DELIVERY_STATUSES
+from receiver.deliveries import DELIVERY_STATUSES, MAX_PAUSE_SECONDS, PAUSE_SECONDS
 from receiver.events import DISPLAY_STATUSES, Event
 from receiver.requests import KINDS
 from receiver.web.api import schemas as bodies
-from receiver.web.api.delivery_routes import MAX_PAUSE_SECONDS, PAUSE_SECONDS
 from receiver.web.api.queries import MAX_LIST
 from receiver.web.api.responses import (
     DeliveryRecord,

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.clock import Clock
-from receiver.deliveries import DELIVERY_STATUSES, Delivery
+from receiver.deliveries import DELIVERY_STATUSES, MAX_PAUSE_SECONDS, PAUSE_SECONDS, Delivery
 from receiver.errors import InputError
 from receiver.journal import Journal
 from receiver.journal.selection import Selection
@@ -19,10 +19,6 @@ from receiver.web.api.queries import read_query, whole_number
 from receiver.web.api.read_routes import find
 from receiver.web.api.responses import Destination, Replayed, clean, delivery_record, json
 from receiver.web.problems import Problem
-
-PAUSE_SECONDS = 24 * 3600
-"""Length of a pause by hand if none is given."""
-MAX_PAUSE_SECONDS = 30 * PAUSE_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +71,7 @@ class DeliveryRoutes:
             until_ms=body.until_ms,
         )
         if selection.empty:
-            raise InputError("A replay of everything is refused. Give ids, or at least one condition.")
+            raise InputError("A replay of everything is refused. Give ids, or at least one condition.", page="operate")
         orders = await self.replays.of_deliveries(selection, to=body.to, as_new=body.as_new)
         done = await (self.replays.foresee(orders) if body.preview else self.replays.carry_out(orders))
         return json(
