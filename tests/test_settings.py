@@ -351,7 +351,7 @@ WRONG = [
     ),
     (
         {"RECEIVER_CONFIG": "[destinations.a.labels]\norder = 17"},
-        "destinations.a.labels in RECEIVER_CONFIG is wrong. Write a table of text.",
+        "destinations.a.labels in RECEIVER_CONFIG is wrong. Write a table of text (JSON in a variable).",
     ),
     ({"RECEIVER_CONFIG": "[destinations.a]\ntimeout = 's3cret'"}, "destinations.a.timeout in RECEIVER_CONFIG is wrong"),
 ]
