@@ -260,7 +260,8 @@ class Dispatcher:
         if completion.outcome != "succeeded":
             return await self._journal.complete(completion)
         self._recording[completion.destination] += 1
-        self.changed()
+        if completion.destination in self._full:
+            self.changed()
         try:
             return await self._journal.complete(completion)
         finally:
