@@ -104,7 +104,8 @@ def find_all(room: str = "**/*.py") -> tuple[list[Found], set[tuple[str, str]]]:
             continue  # it runs the command
         module = importlib.import_module(".".join(("receiver", *Path(place).with_suffix("").parts)))
         used: dict[str, set[str]] = {}
-        for name, method, _ in calls(tree):
+        called = list(calls(tree))
+        for name, method, _ in called:
             used.setdefault(name if name.isupper() else "", set()).add(method)
         local = used.get("", set())
         for name, value in vars(module).items():
@@ -115,7 +116,7 @@ def find_all(room: str = "**/*.py") -> tuple[list[Found], set[tuple[str, str]]]:
             if isinstance(node, ast.keyword) and node.arg == "pattern":  # of msgspec's `Meta`
                 text = eval(compile(ast.Expression(node.value), place, "eval"), vars(module))  # noqa: S307 - our source
                 note(place, re.compile(text), {"search"})
-        for name, method, call in calls(tree):
+        for name, method, call in called:
             if name != "re":
                 continue
             try:
