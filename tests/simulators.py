@@ -95,7 +95,7 @@ class Run:
     async def fetch_until(self, task_id: str, done: Callable[[Any], bool]) -> Any:
         async with asyncio.timeout(PATIENCE):
             while not done(task := await self.fetch(task_id)):  # noqa: ASYNC110 - nothing tells us
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.01)
         return task
 
 

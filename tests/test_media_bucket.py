@@ -360,7 +360,7 @@ async def test_a_store_that_hangs_is_not_taken_for_the_sender(making: Making) ->
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         arrived.set()
-        await asyncio.sleep(0.4)  # longer than the fetcher's deadline
+        await asyncio.sleep(2.5)  # longer than the fetcher's deadline
         writer.close()
 
     async def picture(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -370,7 +370,7 @@ async def test_a_store_that_hangs_is_not_taken_for_the_sender(making: Making) ->
         writer.close()
 
     async with listening(silent) as hanging, listening(picture) as origin:
-        fetcher = Fetcher(hosts=[], origins=[origin], max_bytes=10**6, timeout=0.3)
+        fetcher = Fetcher(hosts=[], origins=[origin], max_bytes=10**6, timeout=2)
         with pytest.raises(MediaError, match=r"The media store s3://.* cannot be used"):
             await fetcher.fetch(f"{origin}/a.png", making(endpoint=hanging))
         await fetcher.aclose()

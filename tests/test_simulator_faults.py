@@ -301,7 +301,7 @@ async def test_banned_later() -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 async def test_false_failure(profile: str) -> None:
     """FAILURE by callback and by fetch, and SUCCESS half a minute later by both."""
-    async with running(profile=profile, faults=["false_failure"], speed=50) as run:
+    async with running(profile=profile, faults=["false_failure"], speed=20) as run:
         task_id = await run.task_id()
         await run.fetch_until(task_id, lambda task: task["status"] == "FAILURE")
         await run.fetch_until(task_id, lambda task: task["status"] == "SUCCESS")
