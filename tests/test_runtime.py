@@ -436,6 +436,8 @@ async def test_stopping_that_is_cancelled_gives_deliveries_back(tmp_path: Path, 
             assert (delivery.status, delivery.failures) == ("pending", 0)
             await receiver.stop_engine()
             await other.start_engine("worker")
+            for plugin in plugins:
+                plugin.go.set()
 
 
 async def test_closing_waits_for_an_answer_under_way(tmp_path: Path) -> None:
