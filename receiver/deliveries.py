@@ -115,6 +115,7 @@ DestinationStatus = Literal["working", "failing", "paused"]
 PAUSE_SECONDS = 24 * 3600
 """Length of a pause by hand if none is given."""
 MAX_PAUSE_SECONDS = 30 * PAUSE_SECONDS
+"""Longest pause by hand."""
 
 
 class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +127,7 @@ class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
         paused_until_ms: nothing is claimed for it until then, except probes.
         probe_due_ms: not None while it is down. From then on, one delivery that has not failed may run in a pause.
         paused_reason: a sentence.
+        paused_by_hand: True if a person paused it, up to MAX_PAUSE_SECONDS.
         last_success_ms: it lags by up to a minute while all goes well.
         last_error: error of the last attempt that failed or was rejected.
         pending: number of pending deliveries.
@@ -137,6 +139,7 @@ class DestinationRecord(msgspec.Struct, frozen=True, kw_only=True):
     paused_until_ms: int | None = None
     probe_due_ms: int | None = None
     paused_reason: str | None = None
+    paused_by_hand: bool = False
     last_success_ms: int | None = None
     last_error_ms: int | None = None
     last_error: str | None = None

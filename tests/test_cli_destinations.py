@@ -102,7 +102,7 @@ def test_list_json(house: tuple[Path, int]) -> None:
     assert found["hook"] == {
         "name": "hook", "status": "paused", "handler": "webhook", "failures": 5, "paused_until_ms": until_ms,
         "paused_reason": "5 attempts in a row have failed, the last one with: connection [red]refused",
-        "probe_due_ms": found["hook"]["probe_due_ms"],
+        "paused_by_hand": False, "probe_due_ms": found["hook"]["probe_due_ms"],
         "last_success_ms": None, "last_error_ms": found["hook"]["last_error_ms"],
         "last_error": "connection [red]refused", "pending": 7, "dead": 1,
     }  # fmt: skip

@@ -73,3 +73,17 @@ async def test_a_poll_and_a_pause_of_a_wrong_clock_come_back_into_reach(tmp_path
         assert (await kit.row(row.id)).poll_due_ms == now_ms + LONGEST_MS["poll_due_ms"]
         assert await kit.journal.pause_of("main") == (now_ms + LONGEST_MS["pause"], "it asked for a minute")
         assert await kit.journal.clamp(now_ms) == 0
+
+
+async def test_a_pause_by_hand_keeps_its_length(tmp_path: Path) -> None:
+    """A start brings the due times of a wrong clock back into reach. It shortens no pause that a person asked for."""
+    async with engine(tmp_path) as kit:
+        now_ms = kit.clock.now_ms()
+        until_ms = now_ms + int(29 * DAY * 1000)
+        await kit.journal.pause("main", until_ms, "paused by ann", by_hand=True)
+        await kit.journal.clamp(now_ms)
+        assert await kit.journal.pause_of("main") == (until_ms, "paused by ann")
+        await kit.journal.resume("main")
+        await kit.journal.pause("main", until_ms, "it asked for a month")
+        await kit.journal.clamp(now_ms)
+        assert await kit.journal.pause_of("main") == (now_ms + LONGEST_MS["pause"], "it asked for a month")

@@ -27,6 +27,7 @@ from receiver.handlers.registry import (
     installed_handlers,
 )
 from receiver.settings import Destination
+from receiver.settings.kinds import type_in_words
 
 
 def check_ring(ring: Secret) -> Secret:
@@ -157,6 +158,24 @@ def test_a_wrong_destination_is_named_without_a_secret(fields: dict[str, Any], s
     assert text.startswith("Destination post: ")
     assert sentence in text
     assert "s3cret" not in text
+
+
+@pytest.mark.parametrize(
+    ("type", "words"),
+    [
+        (Annotated[int, Meta(ge=1, le=9)], "a whole number from 1 to 9"),
+        (Annotated[float, Meta(gt=0, lt=1)], "a number above 0 and below 1"),
+        (Annotated[float, Meta(gt=0, le=5)], "a number above 0 and up to 5"),
+        (
+            Annotated[str, Meta(min_length=2, max_length=5)],
+            "a text of at least 2 characters and of at most 5 characters",
+        ),
+        (str, "a text"),
+    ],
+)
+def test_bounds_are_told_in_words(type: Any, words: str) -> None:
+    """Two of them are joined as a sentence has them."""
+    assert type_in_words(type) == words
 
 
 def test_texts_of_an_environment_become_values() -> None:

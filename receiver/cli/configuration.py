@@ -121,7 +121,7 @@ def pause_destination(
     async def pause(journal: Journal) -> int | None:
         if name not in {item.name for item in await journal.destinations()}:
             return None
-        await journal.pause(name, Clock().now_ms() + int(seconds * 1000), "paused by a command")
+        await journal.pause(name, Clock().now_ms() + int(seconds * 1000), "paused by a command", by_hand=True)
         now = await journal.pause_of(name)
         return now and now[0]
 

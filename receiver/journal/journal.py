@@ -410,14 +410,13 @@ class Journal:
         )
 
         def clamped(known: dict[str, DestinationRecord]) -> dict[str, DestinationRecord]:
-            return {
-                name: replace(
-                    record,
-                    paused_until_ms=transitions.clamped(record.paused_until_ms, "pause", now_ms),
-                    probe_due_ms=transitions.clamped(record.probe_due_ms, "pause", now_ms),
-                )
-                for name, record in known.items()
-            }
+            moved = {}
+            for name, record in known.items():
+                kind = "pause by hand" if record.paused_by_hand else "pause"
+                until_ms = transitions.clamped(record.paused_until_ms, kind, now_ms)
+                probe_due_ms = transitions.clamped(record.probe_due_ms, kind, now_ms)
+                moved[name] = replace(record, paused_until_ms=until_ms, probe_due_ms=probe_due_ms)
+            return moved
 
         await self._destinations.update(clamped)
         return sum(bool(item) for item in moved)
@@ -462,9 +461,11 @@ class Journal:
             return None
         return record.paused_until_ms, record.paused_reason or ""
 
-    async def pause(self, destination: str, until_ms: int, reason: str) -> None:
+    async def pause(self, destination: str, until_ms: int, reason: str, *, by_hand: bool = False) -> None:
         """Claim nothing for a destination until then. Of two pauses the longer one counts."""
-        await self._change_destination(destination, lambda record: transitions.paused(record, until_ms, reason))
+        await self._change_destination(
+            destination, lambda record: transitions.paused(record, until_ms, reason, by_hand)
+        )
 
     async def resume(self, destination: str) -> bool:
         """End a destination's pause and its failures, and make the deliveries due that waited for it. False: it was

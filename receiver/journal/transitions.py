@@ -22,7 +22,7 @@ from receiver.backoff import (
     pause,
     wait,
 )
-from receiver.deliveries import AttemptRecord, Completion, Delivery, DestinationRecord
+from receiver.deliveries import MAX_PAUSE_SECONDS, AttemptRecord, Completion, Delivery, DestinationRecord
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, new_id
 from receiver.journal import files
@@ -330,7 +330,7 @@ def noted(record: DestinationRecord, completion: Completion) -> DestinationRecor
         if not record.failures and not over and abs((record.last_success_ms or 0) - now_ms) < SUCCESS_MS:
             return record
         if may_probe(record, now_ms):
-            record = replace(record, paused_until_ms=None, paused_reason=None)
+            record = replace(record, paused_until_ms=None, paused_reason=None, paused_by_hand=False)
         return replace(record, failures=0, probe_due_ms=None, last_success_ms=now_ms)
     told = replace(record, last_error_ms=now_ms, last_error=completion.detail)
     if not completion.counts or completion.about_event:
@@ -349,21 +349,24 @@ def noted(record: DestinationRecord, completion: Completion) -> DestinationRecor
         probe_due_ms=probe_due_ms,
         paused_until_ms=now_ms + int(seconds * 1000),
         paused_reason=f"{failures} attempts in a row have failed, the last one with: {completion.detail}",
+        paused_by_hand=False,
     )
 
 
-def paused(record: DestinationRecord, until_ms: int, reason: str) -> DestinationRecord:
+def paused(record: DestinationRecord, until_ms: int, reason: str, by_hand: bool) -> DestinationRecord:
     """Return the record with a pause that was asked for, in which nothing runs. Of two pauses the longer one counts."""
     if record.probe_due_ms is not None:
         record = replace(record, probe_due_ms=max(record.probe_due_ms, until_ms))
     if (record.paused_until_ms or 0) >= until_ms:
         return record
-    return replace(record, paused_until_ms=until_ms, paused_reason=reason)
+    return replace(record, paused_until_ms=until_ms, paused_reason=reason, paused_by_hand=by_hand)
 
 
 def resumed(record: DestinationRecord) -> DestinationRecord:
     """Return the record without a pause and without failures."""
-    return replace(record, failures=0, paused_until_ms=None, probe_due_ms=None, paused_reason=None)
+    return replace(
+        record, failures=0, paused_until_ms=None, probe_due_ms=None, paused_reason=None, paused_by_hand=False
+    )
 
 
 def is_down(record: DestinationRecord) -> bool:
@@ -398,6 +401,7 @@ LONGEST_MS: Mapping[str, int] = {
     "media_due_ms": int(max(MEDIA) * MOST * 1000),
     "delivery": int(max(DELIVERY) * MOST * 1000),
     "pause": int(max(DELIVERY) * 1000),
+    "pause by hand": MAX_PAUSE_SECONDS * 1000,
 }
 """The longest wait of each kind in milliseconds. A later due time was written by a clock that was ahead."""
 

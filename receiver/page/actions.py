@@ -142,7 +142,7 @@ async def orders_of(sources: Sources, form: FormData) -> list[Order]:
 
 async def pause(sources: Sources, user: User, name: str) -> str:
     """Pause a destination by hand."""
-    await sources.journal.pause(name, sources.clock.now_ms() + PAUSE_MS, f"paused by {user.name}")
+    await sources.journal.pause(name, sources.clock.now_ms() + PAUSE_MS, f"paused by {user.name}", by_hand=True)
     await note(sources, user, "paused", name)
     return "/destinations"
 

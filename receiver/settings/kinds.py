@@ -44,7 +44,7 @@ _LISTS = (tuple, list, set, frozenset)
 _BOUNDS = {
     "ge": "from {}",
     "gt": "above {}",
-    "le": "to {}",
+    "le": "up to {}",
     "lt": "below {}",
     "min_length": "of at least {} characters",
     "max_length": "of at most {} characters",
@@ -228,8 +228,11 @@ def type_in_words(hint: Any) -> str:
         return f"a table of {type_in_words(arguments[1]).removeprefix('a ')} (JSON in a variable)"
     names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", Secret: "a secret text"}
     name = names.get(type) or f"a {type.__name__.lower()}"
-    bounds = [(word, getattr(meta, bound)) for meta in markers for bound, word in _BOUNDS.items()]
-    return " ".join([name, *(word.format(limit) for word, limit in bounds if limit is not None)])
+    given = [(bound, getattr(meta, bound)) for meta in markers for bound in _BOUNDS]
+    bounds = {bound: limit for bound, limit in given if limit is not None}
+    between = f"from {bounds.pop('ge')} to {bounds.pop('le')}" if {"ge", "le"} <= bounds.keys() else ""
+    words = " and ".join(filter(None, [between, *(_BOUNDS[bound].format(limit) for bound, limit in bounds.items())]))
+    return f"{name} {words}".rstrip()
 
 
 class WrongValues(SettingsError):

@@ -96,7 +96,7 @@ class DeliveryRoutes:
         text = request.query_params.get("seconds", str(PAUSE_SECONDS))
         seconds = whole_number("seconds", text, 1, MAX_PAUSE_SECONDS)
         name = await self._known(request)
-        await self.journal.pause(name, self.clock.now_ms() + seconds * 1000, f"paused by {caller}")
+        await self.journal.pause(name, self.clock.now_ms() + seconds * 1000, f"paused by {caller}", by_hand=True)
         return await self._shown(name)
 
     async def resume(self, request: Request, caller: str) -> Response:
