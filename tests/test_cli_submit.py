@@ -202,6 +202,7 @@ async def test_provider_says_no(tmp_path: Path, fault: str, *, wait: bool, code:
     assert not [name for name in files(tmp_path) if name.endswith((".png", ".part"))]
     if code == 1:
         assert_error(result)
+        assert "ubmit it again" not in result.err  # the sentence itself says what to do, although it quotes Chinese
         assert files(tmp_path) == []
 
 
@@ -210,7 +211,10 @@ async def test_wrong_key(tmp_path: Path) -> None:
     async with provider(key="sk-another-key-0002") as (_, env):
         result = await run("submit", "a boat", "--wait", folder=tmp_path, env=env)
     assert_error(result, "COMETAPI_KEY")
+    assert result.err.endswith("check COMETAPI_KEY.\n")
     assert [row[1:] for row in rows(tmp_path)] == [("refused", None)]
+    shown = await run("tasks", "show", "last", folder=tmp_path, env=env)
+    assert "status       refused\n" in shown.out
 
 
 def test_unreachable_provider(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ def describe(row: Submission) -> str:
         return saving if row.ended == "task.succeeded" else row.ended.removeprefix("task.").capitalize()
     if row.status == "prepared":
         return f"Waiting to send again: {row.detail}" if row.detail else "Sending"
-    if row.status in ("sending", "unknown"):
-        return "Sending" if row.status == "sending" else "Waiting for a callback"
+    words = {"sending": "Sending", "unknown": "Waiting for a callback", "refused": "Refused"}
+    if row.status in words:
+        return words[row.status]
     if row.claim is not None or row.unlinked_ms is not None:
         return "Checking the result with the provider" if row.claim else "Waiting for the links to its files"
     percent = percent_of(row)

@@ -131,7 +131,7 @@ def _details(row: Submission) -> list[tuple[str, str]]:
     return [
         ("submission", row.id),
         ("task", row.task_id or ""),
-        ("status", status_of(row) if row.ended else f"{status_of(row)} ({describe(row)})"),
+        ("status", status_of(row) if row.ended or row.status == "refused" else f"{status_of(row)} ({describe(row)})"),
         ("reason", in_english(row.reason or "", row.prompt)),
         ("prompt", row.prompt),
         ("button", row.button or ""),

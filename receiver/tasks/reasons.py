@@ -57,8 +57,11 @@ def is_chinese(text: str) -> bool:
 
 
 def in_english(reason: str, prompt: str = "") -> str:
-    """Return the reason, followed by an English sentence if it is in Chinese and not only because of the prompt."""
+    """Return the reason, followed by an English sentence if it is in Chinese and not only because of the prompt.
+
+    A sentence of ours that quotes the provider says by itself what to do.
+    """
     own = reason.replace(prompt, " ") if prompt else reason
-    if not is_chinese(own):
+    if not is_chinese(_QUOTED.sub(" ", own)):
         return reason
     return f"{reason.rstrip('.。')}. {advice_on(reason, prompt) or _OTHERWISE}"
