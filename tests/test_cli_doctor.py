@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from journals import completion, owe, submission, take
 from postgres import new_database
 from servers import Command, receiver, simulating
 
+from receiver import Receiver
 from receiver.app import journal_of, open_runtime, web_app
 from receiver.app.doctor import Finding, examine
 from receiver.app.setups import differing_destinations, differing_keys, setup_of
@@ -43,6 +45,14 @@ def test_all_is_well(tmp_path: Path) -> None:
             "destinations": "ok",
         }
         assert receiver("tasks", "list", "--json", folder=tmp_path, env=env).out == "[]\n"
+
+
+async def test_an_engine_in_a_program_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by a command that does not exist."""
+    monkeypatch.chdir(tmp_path)
+    async with Receiver(settings=load(ENV, tmp_path)):
+        result = await asyncio.to_thread(receiver, "doctor", folder=tmp_path, env=ENV)
+    assert re.search(r"^ok +engines: 1 running: a Python program on ", result.out, re.MULTILINE), result
 
 
 def test_each_fault_is_told_beside_the_others(tmp_path: Path) -> None:

@@ -726,6 +726,7 @@ async def test_a_replay_is_foreseen_and_carried_out(tmp_path: Path) -> None:
         }
         for body, status, text in bad.values():
             assert text in problem(await client.post("/deliveries/replay", json=body), status)["detail"]
+        assert problem(await client.post("/deliveries/replay", json={}), 422)["help"] == "receiver help operate"
 
 
 async def test_a_destination_is_paused_and_goes_on(tmp_path: Path) -> None:
