@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import asdict
+from enum import Enum
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -27,7 +28,7 @@ from receiver.handlers.registry import (
     installed_handlers,
 )
 from receiver.settings import Destination
-from receiver.settings.kinds import type_in_words
+from receiver.settings.kinds import parse_seconds, type_in_words
 
 
 def check_ring(ring: Secret) -> Secret:
@@ -249,6 +250,83 @@ def test_a_type_that_cannot_be_read_is_the_problem_of_its_plug_in() -> None:
     found = choose_handlers([entry("strange", f"{__name__}:Strange")])["strange"]
     assert isinstance(found, BrokenHandler)
     assert "could not be loaded: TypeError: " in found.problem
+
+
+class Tint(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Perch(HandlerOptions):
+    height: Annotated[float, Kind(parse_seconds)]
+    ring: Secret | None = None
+
+
+def broken_check(value: str) -> str:
+    return {"a": "b"}[value]
+
+
+class Dovecote(Pigeon):
+    """A handler with options of many types."""
+
+    name = "dovecote"
+
+    class Options(HandlerOptions):
+        loft: str = ""
+        tint: Tint = Tint.RED
+        perch: Perch | None = None
+        perches: tuple[Perch, ...] = ()
+        post: int | tuple[int, ...] | None = None
+        boxes: dict = {}  # type: ignore[type-arg] # as strangers write it
+        doors: frozenset[Any] = frozenset()
+        seats: Annotated[tuple[str, ...], Meta(min_length=1, max_length=4)] = ("a", "b")
+        floors: Annotated[int, Meta(multiple_of=2)] = 2
+        word: Annotated[str, Kind(check=broken_check)] = "a"
+
+
+def test_options_of_many_types_are_described_in_words() -> None:
+    """Neither a type's name nor an object's repr is shown."""
+    (dovecote,) = describe_handlers({"dovecote": Dovecote})
+    assert [(option.name, option.type, option.default) for option in dovecote.options[1:-1]] == [
+        ("tint", "red or blue", "red"),
+        ("perch", "table of height, ring (JSON in a variable)", "none"),
+        ("perches", "list of table of height, ring (JSON in a variable)", "none"),
+        ("post", "whole number or a list of whole number", "none"),
+        ("boxes", "table (JSON in a variable)", "none"),
+        ("doors", "list of value", "none"),
+        ("seats", "list of text of at least 1 item and of at most 4 items", "a b"),
+        ("floors", "whole number divisible by 2", "2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"tint": "s3cret"}, "the option tint is wrong. Write red or blue."),
+        ({"perch": {"height": "s3cret"}}, "the option perch.height is wrong: it is not a length of time."),
+        ({"perch": {"rung": "s3cret"}}, "the option perch.rung does not exist. Did you mean ring?"),
+        ({"perch": "s3cret"}, "the option perch is wrong. Write a table of height, ring (JSON in a variable)."),
+        ({"perches": [{"height": 1, "rung": "s3cret"}]}, "the option perches is wrong. Write a list of table of"),
+        ({"post": "s3cret"}, "the option post is wrong. Write a whole number or a list of whole number."),
+        ({"seats": []}, "the option seats is wrong. Write a list of text of at least 1 item and of at most 4 items."),
+        ({"word": "s3cret"}, "a check of the handler dovecote failed by KeyError, so that is a fault in its code."),
+    ],
+)
+def test_what_may_be_written_for_an_option_of_any_type(options: dict[str, Any], sentence: str) -> None:
+    """A part of a table is named with its table, and a check that breaks fails its destination alone."""
+    with pytest.raises(SettingsError) as caught:
+        build(Destination(name="post", handler="dovecote", options=options), {"dovecote": Dovecote})
+    assert f"Destination post: {sentence}" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_table_of_options_is_read_as_options_are() -> None:
+    """Units and secrets within it are known, too."""
+    options = {"perch": {"height": "2m", "ring": "made in 1920"}, "tint": "blue"}
+    handler = build(Destination(name="post", handler="dovecote", options=options), {"dovecote": Dovecote})
+    assert isinstance(handler, Dovecote)
+    assert handler.options.perch == Perch(height=120.0, ring=Secret("made in 1920"))
+    assert "1920" not in repr(handler.options)
 
 
 def test_a_missing_extra_is_named() -> None:

@@ -237,10 +237,15 @@ def _options(plugin: HandlerClass, destination: Destination) -> HandlerOptions:
     except WrongValues as exc:
         lines = []
         for path, problem in exc.problems.items():
-            option = f"the option {path[0]}" if path else "its options"
+            option = f"the option {'.'.join(path)}" if path else "its options"
             meaning = f" {known[path[0]].help}" if path and path[0] in known and known[path[0]].help else ""
             lines.append(_wrong(destination, f"{option} {redact(problem)}{meaning}", plugin.name))
         raise SettingsError("\n".join(map(str, lines)), page=lines[0].page) from None
+    except Exception as exc:  # its text may hold a value
+        problem = (
+            f"a check of the handler {plugin.name} failed by {type(exc).__name__}, so that is a fault in its code."
+        )
+        raise _wrong(destination, problem, plugin.name) from exc
     for name in known:
         value = getattr(options, name)
         items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]

@@ -12,6 +12,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum, EnumType
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -46,8 +47,9 @@ _BOUNDS = {
     "gt": "above {}",
     "le": "up to {}",
     "lt": "below {}",
-    "min_length": "of at least {} characters",
-    "max_length": "of at most {} characters",
+    "multiple_of": "divisible by {}",
+    "min_length": "of at least {} {}",
+    "max_length": "of at most {} {}",
     "pattern": "that matches {}",
 }
 """Bounds of msgspec's `Meta`, in words."""
@@ -149,6 +151,8 @@ class Field(Struct, frozen=True):
             return None
         if self.kind.read is not None:
             given = self.kind.read(given)
+        elif isinstance(self.type, _OptionsMeta) and isinstance(given, Mapping):
+            given = read_options(self.type, given)
         elif isinstance(given, str):
             given = _from_text(given, self.type)
         try:
@@ -161,7 +165,7 @@ class Field(Struct, frozen=True):
         """Return a value as text."""
         if self.unset and value in (None, "", (), {}):
             return self.unset
-        if value in (None, (), {}):
+        if value is None or (isinstance(value, (*_LISTS, Mapping)) and not value):
             return "none"
         if self.kind.show is not None:
             return self.kind.show(value)
@@ -169,6 +173,7 @@ class Field(Struct, frozen=True):
             return ", ".join(f"{name}: {item}" for name, item in value.items())
         if isinstance(value, _LISTS):
             return " ".join(map(str, value))
+        value = value.value if isinstance(value, Enum) else value
         return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -180,8 +185,8 @@ def _taken_apart(hint: Any) -> tuple[Any, bool, list[Any]]:
         if get_origin(hint) is Annotated:
             markers += hint.__metadata__
             hint = hint.__origin__
-        elif get_origin(hint) in (Union, UnionType) and len(some) == 1:
-            optional, [hint] = True, some
+        elif get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
+            optional, hint = True, Union[tuple(some)]  # noqa: UP007 - their number is known only here
         else:
             return hint, optional, markers
 
@@ -215,24 +220,29 @@ def expanded(path: str | Path) -> Path:
 def type_in_words(hint: Any) -> str:
     """Return what a person should write for a type: `a whole number from 1 to 64`, `auto, json or console`."""
     type, _, markers = _taken_apart(hint)
-    markers = [item for item in markers if isinstance(item, Meta)]
-    origin, arguments = get_origin(type), get_args(type)
+    origin, arguments = get_origin(type) or type, get_args(type)
     if origin in (Union, UnionType):
         return " or ".join(map(type_in_words, arguments))
+    if isinstance(type, EnumType):
+        origin, arguments = Literal, [item.value for item in type]
     if origin is Literal:
         *others, last = map(str, arguments)
         return f"{', '.join(others)} or {last}" if others else last
-    if origin in _LISTS:
-        return f"a list of {type_in_words(arguments[0]).removeprefix('a ')}"
-    if origin is dict:
-        return f"a table of {type_in_words(arguments[1]).removeprefix('a ')} (JSON in a variable)"
-    names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", Secret: "a secret text"}
-    name = names.get(type) or f"a {type.__name__.lower()}"
-    given = [(bound, getattr(meta, bound)) for meta in markers for bound in _BOUNDS]
+    unit = "character"
+    if origin in (*_LISTS, dict):
+        name, unit = ("a table" if origin is dict else "a list"), "item"
+        name += f" of {type_in_words(arguments[origin is dict]).removeprefix('a ')}" if arguments else ""
+        name += " (JSON in a variable)" if origin is dict else ""
+    elif isinstance(type, StructMeta):
+        name = f"a table of {', '.join(type.__struct_fields__)} (JSON in a variable)"
+    else:
+        names = {str: "text", int: "whole number", float: "number", Secret: "secret text", Any: "value"}
+        name = "true or false" if type is bool else f"a {names.get(type) or type.__name__.lower()}"
+    given = [(bound, getattr(item, bound)) for item in markers if isinstance(item, Meta) for bound in _BOUNDS]
     bounds = {bound: limit for bound, limit in given if limit is not None}
-    between = f"from {bounds.pop('ge')} to {bounds.pop('le')}" if {"ge", "le"} <= bounds.keys() else ""
-    words = " and ".join(filter(None, [between, *(_BOUNDS[bound].format(limit) for bound, limit in bounds.items())]))
-    return f"{name} {words}".rstrip()
+    words = [f"from {bounds.pop('ge')} to {bounds.pop('le')}"] if {"ge", "le"} <= bounds.keys() else []
+    words += [_BOUNDS[bound].format(limit, f"{unit}{'s' * (limit != 1)}") for bound, limit in bounds.items()]
+    return f"{name} {' and '.join(words)}".rstrip()
 
 
 class WrongValues(SettingsError):
@@ -266,7 +276,7 @@ class _OptionsMeta(StructMeta):
     """Makes every class of `Options` frozen, with fields by name only, so that required ones may come last."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], frozen: bool = True) -> type:
-        return super().__new__(mcls, name, bases, namespace, frozen=frozen, kw_only=True)
+        return super().__new__(mcls, name, bases, namespace, frozen=frozen, kw_only=True, forbid_unknown_fields=True)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
