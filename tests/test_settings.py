@@ -98,6 +98,18 @@ def test_durations_are_read_with_or_without_a_unit(text: str, seconds: float, tm
     assert load({"RECEIVER_DEADLINE": text}, tmp_path).deadline == seconds
 
 
+@pytest.mark.parametrize("text", ["8080", "08080", "+8080"])
+def test_a_whole_number_may_have_a_sign_and_zeros_before_it(text: str, tmp_path: Path) -> None:
+    """As a shell's `printf %05d` and people write it."""
+    settings = load({"RECEIVER_PORT": text, "RECEIVER_METRICS_PORT": text}, tmp_path)
+    assert (settings.port, settings.metrics_port) == (8080, 8080)
+
+
+def test_an_empty_list_of_urls_names_no_destination(tmp_path: Path) -> None:
+    """Then the default one is taken, as without the setting."""
+    assert load({"RECEIVER_CONFIG": "to = []"}, tmp_path).to == ""
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
@@ -283,6 +295,9 @@ WRONG = [
     ({"RECEIVER_DESTINATIONS__A__LABELS": "s3cret=x"}, "LABELS is wrong. Write a table of text (JSON in a variable)."),
     ({"HTTPS_PROXY": "socks5://s3cret:1080"}, "HTTPS_PROXY is wrong: it is no http:// or https:// URL of a proxy."),
     ({"HTTPS_PROXY": "http://s3cret/path"}, "RECEIVER_PROXY=none goes without one. Write a URL, for"),
+    ({"RECEIVER_MEDIA": "~s3cret/a"}, "RECEIVER_MEDIA is wrong: there is no home folder for the ~ in it."),
+    ({"RECEIVER_DATA": "~s3cret/a"}, "RECEIVER_DATA is wrong. Write a folder this user may write."),
+    ({"RECEIVER_DATABASE": "sqlite:~s3cret/a"}, "RECEIVER_DATABASE is wrong: there is no home folder for the ~ in it."),
     ({"RECEIVER_MEDIA": "file:./s3cret"}, "RECEIVER_MEDIA is wrong: a folder is written as its path alone"),
     (
         {"RECEIVER_MEDIA": "ftp://s3cret/a"},

@@ -26,6 +26,7 @@ from receiver.errors import SettingsError
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_WHOLE = re.compile(r"[+-]?\d{1,15}\Z", re.ASCII)
 _AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\Z")
 _YEAR = 366 * 86400.0
 _LARGEST = 10**18
@@ -152,7 +153,7 @@ class Field(Struct, frozen=True):
         if self.kind.read is not None:
             given = self.kind.read(given)
         elif isinstance(self.type, _OptionsMeta) and isinstance(given, Mapping):
-            given = read_options(self.type, given)
+            given = read_options(self.type, given)  # type: ignore[arg-type] # a class of `Options`, which comes below
         elif isinstance(given, str):
             given = _from_text(given, self.type)
         try:
@@ -192,10 +193,15 @@ def _taken_apart(hint: Any) -> tuple[Any, bool, list[Any]]:
 
 
 def _from_text(text: str, hint: Any) -> Any:
-    """Return what msgspec takes for a text of an environment: a flag by other words, a name in capitals, a list."""
+    """Return what msgspec takes for a text of an environment: a flag by other words, a name in capitals, a list.
+
+    A whole number may have a sign and zeros before it.
+    """
     type, _, _ = _taken_apart(hint)
     if type is bool:
         return _FLAGS.get(text.lower(), text)
+    if type is int and _WHOLE.match(text):
+        return int(text)
     if get_origin(type) is Literal:
         return text.lower() if text.lower() in get_args(type) else text
     return split_words(text) if get_origin(type) in _LISTS else text
@@ -213,8 +219,11 @@ def _from_object(type: type, given: object) -> Any:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with its `~` expanded, because a variable from a file never passed a shell."""
-    return Path(path).expanduser() if str(path).startswith("~") else Path(path)
+    """Return a path with its `~` expanded, because a variable from a file never passed a shell. Raise ValueError."""
+    try:
+        return Path(path).expanduser() if str(path).startswith("~") else Path(path)
+    except RuntimeError:
+        raise ValueError("there is no home folder for the ~ in it") from None
 
 
 def type_in_words(hint: Any) -> str:
@@ -223,10 +232,8 @@ def type_in_words(hint: Any) -> str:
     origin, arguments = get_origin(type) or type, get_args(type)
     if origin in (Union, UnionType):
         return " or ".join(map(type_in_words, arguments))
-    if isinstance(type, EnumType):
-        origin, arguments = Literal, [item.value for item in type]
-    if origin is Literal:
-        *others, last = map(str, arguments)
+    if origin is Literal or isinstance(type, EnumType):
+        *others, last = map(str, arguments or [item.value for item in type])
         return f"{', '.join(others)} or {last}" if others else last
     unit = "character"
     if origin in (*_LISTS, dict):
@@ -430,8 +437,9 @@ def split_words(text: str) -> list[str]:
 
 def join_words(value: object) -> object:
     """Return a list of texts as one text. Other values stay as they are."""
-    words = value if isinstance(value, list | tuple) else ()
-    return " ".join(words) if words and all(isinstance(word, str) for word in words) else value
+    if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
+        return " ".join(value)
+    return value
 
 
 def split_named(value: object) -> object:
