@@ -285,8 +285,14 @@ async def test_the_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
-        ({"handler": "command"}, "the option command is missing. Write a list of text. The program and its arguments,"),
-        ({"handler": "command", "options": {"command": []}}, "the option command is wrong. Write a list of text."),
+        (
+            {"handler": "command"},
+            "the option command is missing. Write a list of text of at least 1 item.",
+        ),
+        (
+            {"handler": "command", "options": {"command": []}},
+            "the option command is wrong. Write a list of text of at least 1 item.",
+        ),
         (
             {"handler": "command", "options": {"command": "echo 'x"}},
             "is wrong: its quotes do not match (No closing quo",

@@ -378,7 +378,10 @@ async def test_the_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"secret": None}, "the option secret is missing. Write a list of secret text. Signing secret:"),
+        (
+            {"secret": None},
+            "the option secret is missing. Write a list of secret text of at least 1 item.",
+        ),
         (
             {"secret": "s3cret"},
             "the option secret is wrong: a secret begins with whsec_; make one",
