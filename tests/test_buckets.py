@@ -24,6 +24,7 @@ from receiver.settings.kinds import read_options
         ("s3://acme", {"bucket": "acme"}, ""),
         ("s3://acme/mj/2026/", {"bucket": "acme"}, "mj/2026"),
         ("S3://acme/.receiver", {"bucket": "acme"}, ".receiver"),
+        ("s3://acme?endpoint=", {"bucket": "acme"}, ""),
         (
             "gs://acme/a?service_account=/srv/key.json",
             {"bucket": "acme", "service_account": Path("/srv/key.json")},

@@ -654,6 +654,12 @@ def test_a_missing_extra_stops_the_start(monkeypatch: pytest.MonkeyPatch, module
     assert (doc.problem, "link_for" in {option.name for option in doc.options}) == (None, True)
 
 
+def test_an_empty_url_counts_as_none() -> None:
+    """A `$VAR` in a file may be empty."""
+    options = S3Options(bucket="acme", endpoint="", public_url="", link_for="1h")
+    assert (options.endpoint, options.public_url) == (None, None)
+
+
 def test_secrets_are_not_shown() -> None:
     """Neither in a repr nor in what is shown of a URL."""
     options = S3Options(bucket="acme", access_key="AKIA", secret_key="5ecr3t", session_token="t0ken")

@@ -13,7 +13,15 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from msgspec import Meta
 
 from receiver.errors import SettingsError
-from receiver.settings.kinds import Kind, Options, OriginURL, Secret, WrongValues, read_options
+from receiver.settings.kinds import (
+    Kind,
+    Options,
+    Secret,
+    WrongValues,
+    check_origin_url,
+    read_options,
+    show_base_url,
+)
 
 Service = Literal["s3", "gs", "az"]
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")
@@ -31,13 +39,23 @@ def _check_bucket(value: str) -> str:
     return value
 
 
+def _check_url(value: str) -> str | None:
+    return check_origin_url(value) if value else None
+
+
+BucketURL = Annotated[
+    str, Kind(check=_check_url, write="a URL, for instance https://minio.example.com", show=show_base_url)
+]
+"""Base URL of a bucket. An empty one, as a variable in a file may be, counts as none."""
+
+
 class BucketOptions(Options):
     """A bucket and its credentials. Credentials left out come from the environment, a profile or the machine's role."""
 
     bucket: Annotated[str, Kind(check=_check_bucket), "The bucket, or Azure's container."]
     service: Annotated[Service, "What it speaks: S3, Google Cloud Storage or Azure Blob Storage."] = "s3"
     endpoint: Annotated[
-        OriginURL | None,
+        BucketURL | None,
         "The server's URL, where it is not the service's own: MinIO, R2, SeaweedFS, Ceph …; "
         "else of the environment or the profile. The bucket may be in its path or host.",
     ] = None

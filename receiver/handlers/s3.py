@@ -17,13 +17,14 @@ from urllib.parse import parse_qsl, quote, unquote
 from msgspec import Meta
 
 from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, open_bucket, split_url
+from receiver.bucket.options import BucketURL
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError, require
 from receiver.events import Event, id_ms
 from receiver.handlers import result_files
 from receiver.handlers.base import Attempt, Guarantee, HandlerBase, HandlerOptions, Kind, Rejected, RetryLater
-from receiver.settings.kinds import OriginURL, Seconds
+from receiver.settings.kinds import Seconds
 
 TRANSFER_SECONDS = 600.0
 """Limit of one upload or download."""
@@ -134,7 +135,7 @@ class S3Options(BucketOptions, HandlerOptions):
         "Put pictures by `If-None-Match: *`. Off for servers that do not know it: then we look first, and a file that "
         "comes in between is overwritten.",
     ] = True
-    public_url: Annotated[OriginURL | None, "The base URL under which the bucket is public: receipts link there."] = (
+    public_url: Annotated[BucketURL | None, "The base URL under which the bucket is public: receipts link there."] = (
         None
     )
     link_for: Annotated[
