@@ -93,8 +93,8 @@ class Retention:
         """Submissions that others have written since the last step."""
 
     def _changed(self, ids: frozenset[str] | None) -> None:
-        """Count submissions that others have written."""
-        self._others += 1 if ids is None else len(ids - self._deleting)
+        """Count submissions that others have written. None says nothing of it: it comes when a listener connects."""
+        self._others += len(ids - self._deleting) if ids is not None else 0
 
     async def sweep_once(self) -> int:
         """Delete by the ages of the settings, once a day. Return 0, so that the worker waits its full interval."""
