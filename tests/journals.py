@@ -25,7 +25,7 @@ from receiver.journal import Change, Journal, Work
 from receiver.journal.bucket import client_of, keys, over
 from receiver.journal.bucket.stored import decode, encode
 from receiver.journal.sqlite import open_store
-from receiver.settings.kinds import Secret
+from receiver.settings.options import Secret
 from receiver.tasks import Button, Task
 
 NOW = 1_773_314_942_177

@@ -15,7 +15,7 @@ from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, read
 from receiver.bucket.client import Bucket, ObjectHead, StoredObject, Tag
 from receiver.bucket.options import endpoint_of, server_of
 from receiver.errors import SettingsError
-from receiver.settings.kinds import read_options
+from receiver.settings.options import read_options
 
 
 @pytest.mark.parametrize(

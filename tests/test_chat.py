@@ -40,7 +40,7 @@ from receiver.handlers.chat import ChatHandler, ChatOptions, harmless
 from receiver.handlers.place import Outcome, subject
 from receiver.handlers.registry import build
 from receiver.settings import Destination, load
-from receiver.settings.kinds import read_options
+from receiver.settings.options import read_options
 from receiver.testing import check_handler, make_attempt
 
 SECRET = "hunter22-of-boats"

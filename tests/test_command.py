@@ -22,7 +22,7 @@ from receiver.handlers.base import Attempt, Rejected, RetryLater
 from receiver.handlers.command import CommandFailed, CommandHandler
 from receiver.handlers.registry import build
 from receiver.settings import Destination
-from receiver.settings.kinds import read_options
+from receiver.settings.options import read_options
 from receiver.testing import check_handler, make_attempt
 
 

@@ -23,7 +23,7 @@ from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.discord import DiscordError, DiscordHandler, DiscordOptions, escape, rate_seconds, read_url
 from receiver.handlers.registry import build
 from receiver.settings import Destination, load
-from receiver.settings.kinds import read_options
+from receiver.settings.options import read_options
 from receiver.testing import check_handler, make_attempt
 
 

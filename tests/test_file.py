@@ -23,7 +23,7 @@ from receiver.events import Event, EventType, Media
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
 from receiver.handlers.file import FileHandler
 from receiver.handlers.result_files import file_stem, parameters, slug
-from receiver.settings.kinds import WrongValues, read_options
+from receiver.settings.options import WrongValues, read_options
 from receiver.tasks import Button, Task
 from receiver.testing import make_attempt
 

@@ -28,7 +28,7 @@ from receiver.handlers.result_files import provenance
 from receiver.handlers.s3 import fill
 from receiver.handlers.slack.blocks import detail_blocks, fallback, linked_picture, post_blocks, uploaded
 from receiver.handlers.webhook import new_secret, signed_headers
-from receiver.settings.kinds import read_options
+from receiver.settings.options import read_options
 from receiver.tasks import Button, Task
 from receiver.testing import make_attempt, make_event, make_media
 

@@ -29,7 +29,7 @@ from receiver.media import Fetcher, MediaStore, Store, Thumbnails, Tiles, open_s
 from receiver.media.cache import Cache
 from receiver.media.store import WHOLE, BucketStore
 from receiver.settings import Settings
-from receiver.settings.kinds import read_options
+from receiver.settings.options import read_options
 
 LARGE = PNG + bytes(range(256)) * (WHOLE // 256 + 1000)
 """Goes in parts."""

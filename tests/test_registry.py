@@ -28,7 +28,8 @@ from receiver.handlers.registry import (
     installed_handlers,
 )
 from receiver.settings import Destination
-from receiver.settings.kinds import parse_seconds, type_in_words
+from receiver.settings.kinds import parse_seconds
+from receiver.settings.options import type_in_words
 
 
 def check_ring(ring: Secret) -> Secret:

@@ -31,7 +31,8 @@ from receiver.handlers.result_files import ArchiveError
 from receiver.handlers.s3 import WHOLE, S3Handler, S3Options, StoreError, check_template, fill
 from receiver.media import MediaStore, Tiles
 from receiver.settings import Destination
-from receiver.settings.kinds import read_options, show_url
+from receiver.settings.kinds import show_url
+from receiver.settings.options import read_options
 from receiver.testing import check_handler
 
 PICTURE = grid_picture(400, 300)

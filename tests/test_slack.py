@@ -26,7 +26,7 @@ from receiver.handlers.registry import build
 from receiver.handlers.slack import SlackHandler, SlackOptions
 from receiver.handlers.slack.api import FILE_REFUSED, REMEDIES, SCOPES, SlackError, UnknownFile, manifest
 from receiver.settings import Destination, Settings, load
-from receiver.settings.kinds import WrongValues, read_options
+from receiver.settings.options import WrongValues, read_options
 from receiver.testing import check_handler, make_attempt, make_media
 
 HOSTILE = "<!channel> @here <@U123> *bold* & <https://evil.example|click> `x` \u202etxt"

@@ -36,7 +36,7 @@ from receiver.handlers.webhook import (
     verify,
 )
 from receiver.settings import Destination
-from receiver.settings.kinds import read_options
+from receiver.settings.options import read_options
 from receiver.testing import check_handler, make_attempt
 
 SECRET = new_secret()

@@ -27,7 +27,7 @@ from receiver.settings import (
     ensure_keys,
     require_provider_key,
 )
-from receiver.settings.kinds import nearest
+from receiver.settings.options import nearest
 from receiver.telemetry import Log, learn
 
 log = Log("receiver.engine")

@@ -13,15 +13,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from msgspec import Meta
 
 from receiver.errors import SettingsError
-from receiver.settings.kinds import (
-    Kind,
-    Options,
-    Secret,
-    WrongValues,
-    check_origin_url,
-    read_options,
-    show_base_url,
-)
+from receiver.settings.kinds import check_origin_url, show_base_url
+from receiver.settings.options import Kind, Options, Secret, WrongValues, read_options
 
 Service = Literal["s3", "gs", "az"]
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")

@@ -11,9 +11,9 @@ from receiver.backoff import retry_after
 from receiver.deliveries import Receipt
 from receiver.events import Event
 from receiver.events import StoredMedia as StoredMedia  # noqa: PLC0414 - part of the contract
-from receiver.settings.kinds import Kind as Kind  # noqa: PLC0414 - part of the contract
-from receiver.settings.kinds import Options
-from receiver.settings.kinds import Secret as Secret  # noqa: PLC0414 - part of the contract
+from receiver.settings.options import Kind as Kind  # noqa: PLC0414 - part of the contract
+from receiver.settings.options import Options
+from receiver.settings.options import Secret as Secret  # noqa: PLC0414 - part of the contract
 
 Guarantee = Literal["once", "at least once"]
 """Effect of an attempt that is made again: nothing more, or perhaps a second time (a chat post, which has no key).

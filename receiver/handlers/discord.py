@@ -26,7 +26,8 @@ from receiver.extras import install
 from receiver.handlers import posts
 from receiver.handlers.answers import about_event, by_proxy, call, chat_client
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Kind, RetryLater, Secret, StoredMedia
-from receiver.settings.kinds import KnownAs, parse_size, show_size
+from receiver.settings.kinds import parse_size, show_size
+from receiver.settings.options import KnownAs
 
 MOST_FILES = 10
 """Files of one post."""

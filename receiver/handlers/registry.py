@@ -22,7 +22,7 @@ from receiver.errors import SettingsError
 from receiver.extras import DISTRIBUTION, install
 from receiver.handlers.base import Guarantee, Handler, HandlerOptions
 from receiver.settings import Destination
-from receiver.settings.kinds import Secret, WrongValues, declared, guessed, read_options
+from receiver.settings.options import Secret, WrongValues, declared, guessed, read_options
 from receiver.telemetry import Log, learn, redact
 
 GROUP = "receiver.handlers"

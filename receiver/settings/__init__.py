@@ -7,9 +7,9 @@ An empty variable counts as not set.
 """
 
 from receiver.settings.checks import check_platform, ensure_keys, prune_keys, require_provider_key, rotate_keys
-from receiver.settings.kinds import declared
 from receiver.settings.load import load
 from receiver.settings.model import CONCURRENCY, FEWER, MEDIA_HOSTS, Destination, Settings, show
+from receiver.settings.options import declared
 
 __all__ = [
     "CONCURRENCY",

@@ -14,8 +14,8 @@ from typing import Any
 
 from receiver.errors import SettingsError
 from receiver.settings.checks import platform_variables
-from receiver.settings.kinds import WrongValues, declared, nearest
 from receiver.settings.model import HANDLER_VARIABLES, PAGES, Origin, Settings
+from receiver.settings.options import WrongValues, declared, nearest
 
 PREFIX = "RECEIVER_"
 FILE = "receiver.toml"

@@ -13,23 +13,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from receiver.settings import kinds
-from receiver.settings.kinds import (
-    Folder,
-    Hosts,
-    Keep,
-    Key,
-    Kind,
-    KnownAs,
-    Options,
-    OriginURL,
-    Seconds,
-    Secret,
-    Size,
-    Unset,
-    WrongValues,
-    declared,
-    wrong,
-)
+from receiver.settings.kinds import Folder, Hosts, Keep, Key, OriginURL, Seconds, Size
+from receiver.settings.options import Kind, KnownAs, Options, Secret, Unset, WrongValues, declared, wrong
 
 DEFAULT_TO = "file:./outputs"
 MEDIA_HOSTS = (

@@ -19,7 +19,7 @@ from receiver.deliveries import Receipt
 from receiver.events import EventType, new_id
 from receiver.handlers.base import Attempt, Guarantee, Handler, HandlerOptions, Rejected
 from receiver.handlers.registry import contract_problem, in_words
-from receiver.settings.kinds import read_options
+from receiver.settings.options import read_options
 from receiver.testing.attempts import make_attempt
 
 Effects = Callable[[], Awaitable[Iterable[Hashable]]]

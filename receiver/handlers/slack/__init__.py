@@ -26,7 +26,7 @@ from receiver.handlers.posts import Post, file_name, linked, post_of, remember
 from receiver.handlers.result_files import SIDECAR_EVENTS
 from receiver.handlers.slack.api import FILE_REFUSED, SlackApi, SlackError, SlackWebhook, Sleep, UnknownFile
 from receiver.handlers.slack.blocks import Block, detail_blocks, fallback, fitted, linked_picture, post_blocks, uploaded
-from receiver.settings.kinds import KnownAs
+from receiver.settings.options import KnownAs
 
 SHOWN = frozenset({"image/png", "image/jpeg", "image/gif"})
 """Types that an image block shows (docs.slack.dev/reference/block-kit/composition-objects/slack-file-object)."""
