@@ -23,7 +23,7 @@ from receiver.errors import EngineRunning, JournalError, JournalLocked
 from receiver.events import EVENT_TYPES
 from receiver.journal import Journal
 from receiver.journal.document import Document, replace
-from receiver.journal.pages import behind_query, due_query, page_query, requests_query
+from receiver.journal.pages import due_query, page_query, requests_query
 from receiver.journal.sqlite import SQLiteStore, documents, open_store
 from receiver.journal.sqlite.documents import SQL
 from receiver.journal.sqlite.pages import DIALECT
@@ -288,7 +288,6 @@ HOT = {
     "due_polls": (due_query(DIALECT, "poll"), "submissions_poll (poll_due_ms<?)"),
     "due_media": (due_query(DIALECT, "media"), "submissions_media (media_due_ms<?)"),
     "overdue": (due_query(DIALECT, "deadline"), "submissions_deadline (deadline_due_ms<?)"),
-    "behind": (behind_query(DIALECT), "PRIMARY KEY (id<?)"),
     "by id": (listed("submissions", submission_id="x"), "sqlite_autoindex_submissions_1 (id=?"),
     "by task": (listed("submissions", True, task_id="x"), "submissions_task (task_id=?"),
     "children": (listed("submissions", parent_id="x"), "submissions_parent (parent_id=?"),

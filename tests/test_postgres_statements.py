@@ -17,7 +17,7 @@ from journals import NOW
 from postgres import open_journal
 
 from receiver.journal.document import DUE_FIELDS
-from receiver.journal.pages import behind_query, due_query, page_query, requests_query
+from receiver.journal.pages import due_query, page_query, requests_query
 from receiver.journal.postgres.connections import SETTINGS
 from receiver.journal.postgres.tables import DIALECT, PARTS, SQL, array, write_statement
 from receiver.journal.store import EVERYTHING, ROW_KINDS, Filter, RowKind
@@ -161,7 +161,6 @@ def statements() -> dict[str, str]:
     for name, wanted in REQUESTS.items():
         pages[name] = requests_query(DIALECT, "submissions", wanted, ("x",), 9, newest_first=True).text  # type: ignore[union-attr]
     dues = {f"due_{kind}": due_query(DIALECT, kind) for kind in DUE_FIELDS}
-    dues["behind"] = behind_query(DIALECT)
     return {**SQL, **parts, "whole": write_statement(tuple(PARTS)), **dues, **pages}
 
 

@@ -279,14 +279,6 @@ async def test_a_submission_is_removed_with_all_its_rows(opened: Contract) -> No
     assert set(again.values()) == {0}
 
 
-async def test_the_submission_behind_so_many_others(opened: Contract) -> None:
-    """A bucket, which reads all of them for any search, knows none."""
-    for number in range(1, 6):
-        await opened.create(submission(number))
-    found = [await opened.behind(submission(5).id, count) for count in (0, 2, 4)]
-    assert found == ([submission(4).id, submission(2).id, None] if copied(opened) else [None] * 3)
-
-
 async def test_submissions_are_removed_together(opened: Contract) -> None:
     """Each that may go goes with its rows, and a file that two of them shared is left over once."""
     for number in range(1, 6):

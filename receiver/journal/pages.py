@@ -255,12 +255,6 @@ def due_query(dialect: Dialect, kind: str) -> str:
     return f"SELECT body FROM {dialect.schema}submissions WHERE {due}"  # noqa: S608
 
 
-def behind_query(dialect: Dialect) -> str:
-    """Return the query for the submission that is parameter 2 rows older than the one behind the id in parameter 1."""
-    behind = f"id < {dialect.mark}1 ORDER BY id DESC LIMIT 1 OFFSET {dialect.mark}2"
-    return f"SELECT id FROM {dialect.schema}requests WHERE {behind}"  # noqa: S608
-
-
 def _given(kind: RowKind, wanted: Filter) -> dict[str, Any]:
     """Return the conditions that are given, and make sense for a kind."""
     return {

@@ -281,10 +281,6 @@ class Store(Protocol):
             JournalError: the store cannot answer this without reading everything.
         """
 
-    async def behind(self, id: str, count: int) -> str | None:
-        """Return the id of a submission, so that `count` others are between it and `id`. None: there are not as many,
-        or the store reads all of them for any search."""
-
     async def counts(self, *, submissions: bool = False) -> Counts:
         """Count deliveries by destination and status, and submissions by display status if asked to: in a bucket that
         reads every submission."""

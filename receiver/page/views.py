@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,9 +43,8 @@ PAGE = 60
 """Pictures on one page, and rows of a table."""
 SEARCHED = 10
 """Pages of the journal that are read to fill one page of a filtered listing."""
-SEARCHED_ROWS = 100_000
-"""Submissions that are searched for words and labels at a time."""
-LAST_ID = "7" + "Z" * 25
+SEARCH_SECONDS = 0.05
+"""Time after which no further window is searched for words and labels. The next page goes on."""
 DAY_MS = 86_400_000
 MAX_DAYS = 10_000
 FOREVER_MS = 2**53
@@ -147,29 +147,33 @@ def read_listing(query: QueryParams, statuses: Sequence[str], now_ms: int) -> tu
 async def _rows(sources: Sources, look: Look, *, hidden: frozenset[str] = frozenset()) -> tuple[list[Submission], str]:
     """Return a page of submissions, newest first, and the cursor of the next one ("": none).
 
-    A page may have fewer than there are: so many are searched at a time.
+    A page may have fewer than there are: words and labels have no index, so they are searched for `SEARCH_SECONDS`,
+    back in windows that grow.
     """
     selection, cursor = read_listing(look.query, DISPLAY_STATUSES, sources.clock.now_ms())
-    edge_ms = 0
-    if selection.words or selection.labels:  # no index has these
-        edge = await sources.journal.store.behind(cursor[0] if cursor else LAST_ID, SEARCHED_ROWS)
-        edge_ms = id_ms(edge) if edge else 0
-    rest = first_id(edge_ms) if edge_ms > (selection.since_ms or 0) else ""
-    selection = replace(selection, since_ms=edge_ms) if rest else selection
     wanted, after = selection.filter(), cast("Key | None", cursor)
+    floor_ms, until = selection.since_ms or 0, time.monotonic() + SEARCH_SECONDS
+    now_ms, searching = sources.clock.now_ms(), bool(selection.words or selection.labels)
+    edge_ms = id_ms(cursor[0]) if cursor else selection.until_ms or now_ms
     found: list[Submission] = []
-    for _ in range(SEARCHED):
-        page = await sources.journal.page("submissions", wanted, after=after, limit=PAGE)
+    full, following = 0, True
+    while following and full < SEARCHED and len(found) < PAGE:
+        window_ms = max(DAY_MS, 3 * (now_ms - edge_ms))
+        since_ms = max(edge_ms - window_ms, floor_ms) if searching else floor_ms
+        some = replace(wanted, since_ms=since_ms or None)
+        page = await sources.journal.page("submissions", some, after=after, limit=PAGE)
         rows = [row.record for row in page if isinstance(row.record, Submission)]
         found += [row for row in rows if row.display_status not in hidden]
-        if len(page) < PAGE:
-            break
-        after = page[-1].key
-        if len(found) >= PAGE:
+        if len(page) == PAGE:
+            after, full = page[-1].key, full + 1
+            continue
+        following = since_ms > floor_ms
+        after, edge_ms = (first_id(since_ms),), since_ms
+        if time.monotonic() > until:
             break
     if len(found) > PAGE:
         return found[:PAGE], found[PAGE - 1].id
-    return found, rest if len(page) < PAGE else str(page[-1].key[0])
+    return found, str(after[0]) if following and after else ""
 
 
 def _older(rows: Sequence[Submission], following: str) -> dict[str, Any]:

@@ -22,8 +22,9 @@ PATIENCE = 40.0
 """Limit in seconds of each wait: 13 minutes of the faster clock. Due times are clamped every five minutes."""
 DOUBT = 8.0
 """The same for a broken build."""
-LONGEST = max(LONGEST_MS.values()) / 1000
-"""The longest wait of any kind in seconds. After a step back, something may be due so much later, and no more."""
+LONGEST = max(limit for kind, limit in LONGEST_MS.items() if kind != "pause by hand") / 1000
+"""The longest wait in seconds, of any kind but a pause by hand, which none has here. After a step back, something may
+be due so much later, and no more."""
 POSTPONED = """
     SELECT DISTINCT body ->> '$.prompt' FROM attempts JOIN deliveries ON delivery_id = deliveries.id
     JOIN submissions ON submission_id = submissions.id WHERE attempts.outcome = 'postponed'

@@ -179,9 +179,6 @@ class BucketStore:
         found = [(ms, row) for row in rows if (ms := due_of(row)) is not None and ms <= now_ms]
         return [row for _, row in sorted(found, key=lambda item: item[0])[:limit]]
 
-    async def behind(self, id: str, count: int) -> str | None:
-        return None
-
     # New submissions, and names under which one exists once
 
     async def create(self, submission: Submission) -> Submission:

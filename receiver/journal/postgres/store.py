@@ -11,7 +11,7 @@ from receiver.errors import InputError, JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
 from receiver.journal.membership import SharedMembership
-from receiver.journal.pages import behind_query, due_query
+from receiver.journal.pages import due_query
 from receiver.journal.postgres import maintenance
 from receiver.journal.postgres.batch import Operation, RowCache, Update, Writer, commit, load, write
 from receiver.journal.postgres.connections import (
@@ -193,10 +193,6 @@ class PostgresStore:
         return await self._connections.read(
             lambda db: fetch_page(db, kind, wanted, after, limit, newest_first=newest_first)
         )
-
-    async def behind(self, id: str, count: int) -> str | None:
-        rows = await self._connections.read(lambda db: fetch(db, behind_query(DIALECT), id, count))
-        return next((row["id"] for row in rows), None)
 
     async def counts(self, *, submissions: bool = False) -> Counts:
         async def operation(db: Connection) -> Counts:

@@ -24,7 +24,7 @@ from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
 from receiver.journal.membership import EngineLock
-from receiver.journal.pages import behind_query, due_query, select
+from receiver.journal.pages import due_query, select
 from receiver.journal.rows import TABLES, counts_of, read_submission
 from receiver.journal.sqlite import files, maintenance
 from receiver.journal.sqlite.documents import SQL, RowCache, encode, load
@@ -200,10 +200,6 @@ class SQLiteStore:
         self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = False
     ) -> list[StoredRow]:
         return await self._read(lambda db: read_page(db, kind, wanted, after, limit, newest_first=newest_first))
-
-    async def behind(self, id: str, count: int) -> str | None:
-        query = behind_query(DIALECT)
-        return await self._read(lambda db: next((found for (found,) in db.execute(query, (id, count))), None))
 
     async def counts(self, *, submissions: bool = False) -> Counts:
         def read(db: Connection) -> Counts:
