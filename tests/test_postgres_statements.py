@@ -72,7 +72,6 @@ INDEXES = {
     "due_poll": {"submissions_poll"},
     "due_media": {"submissions_media"},
     "due_deadline": {"submissions_deadline"},
-    "behind": {"requests_pkey"},
     "count_submissions": {"submissions_display"},
     "count_deliveries": {"deliveries_due", "deliveries_running", "deliveries_dead"},
     "replace_value": {"shared_values_pkey"},
