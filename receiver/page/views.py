@@ -148,7 +148,7 @@ async def _rows(sources: Sources, look: Look, *, hidden: frozenset[str] = frozen
     """Return a page of submissions, newest first, and the cursor of the next one ("": none).
 
     A page may have fewer than there are: words and labels have no index, so they are searched for `SEARCH_SECONDS`,
-    back in windows that grow.
+    back in windows that double.
     """
     selection, cursor = read_listing(look.query, DISPLAY_STATUSES, sources.clock.now_ms())
     wanted, after = selection.filter(), cast("Key | None", cursor)
@@ -158,7 +158,7 @@ async def _rows(sources: Sources, look: Look, *, hidden: frozenset[str] = frozen
     found: list[Submission] = []
     full, following = 0, True
     while following and full < SEARCHED and len(found) < PAGE:
-        window_ms = max(DAY_MS, 3 * (now_ms - edge_ms))
+        window_ms = max(DAY_MS, now_ms - edge_ms)
         since_ms = max(edge_ms - window_ms, floor_ms) if searching else floor_ms
         some = replace(wanted, since_ms=since_ms or None)
         page = await sources.journal.page("submissions", some, after=after, limit=PAGE)
