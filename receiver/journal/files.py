@@ -50,7 +50,8 @@ def expect(row: Submission, views: Sequence[Task], now_ms: int, *, wait_ms: int 
     files: tuple[ExpectedFile, ...] = ()
     for view in views:
         files = with_links(files, view, now_ms)
-    if _is_video(row) and not any(item.place.startswith("video") and item.due_ms for item in files):
+    is_video = row.kind == "video" or (row.task is not None and row.task.action == "VIDEO")
+    if is_video and not any(item.place.startswith("video") and item.due_ms for item in files):
         # Some relays drop the videos from their answer, and leave the cover (PROTOCOL.md §13.4).
         field = next((_field(item) for item in files if item.place.startswith("video")), "")
         files = tuple([replace(item, due_ms=now_ms) if _field(item) == field else item for item in files])
@@ -83,10 +84,6 @@ def with_links(files: tuple[ExpectedFile, ...], view: Task | None, now_ms: int) 
                 known[place] = replace(found, links=links_now, due_ms=now_ms if lost else found.due_ms)
         first = False
     return tuple(known.values())
-
-
-def _is_video(row: Submission) -> bool:
-    return row.kind == "video" or (row.task is not None and row.task.action == "VIDEO")
 
 
 def candidates(item: ExpectedFile) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ async def make(sources: Sources, user: User, form: FormData) -> str:
         raise InputError(f"There is no kind {kind[:40]!r} that can be made here.")
     values: dict[str, Any] = {}
     for field in KINDS[kind].fields:
-        given = [item for item in form.getlist(field.name) if item != "" and not _is_empty(item)]
+        given = [item for item in form.getlist(field.name) if (item if isinstance(item, str) else item.filename)]
         if not given:
             values |= {field.name: ""} if field.default is REQUIRED and not field.form.picture else {}
             continue
@@ -205,10 +205,6 @@ async def _send(sources: Sources, row: Submission) -> None:
     if row.status == "prepared":
         with suppress(Ambiguous):  # the record has the status `unknown` and the reason
             await sources.submissions.send_or_keep(row.id)
-
-
-def _is_empty(item: object) -> bool:
-    return isinstance(item, UploadFile) and not item.filename
 
 
 async def _data_uri(item: str | UploadFile) -> str:

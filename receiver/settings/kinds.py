@@ -374,10 +374,7 @@ def destination_secrets(url: str) -> list[str]:
         host, slash, path = rest.removeprefix("//").partition("/")
         whole = [f"{slash}{path}"] if scheme in {"http", "https"} else [rest.removeprefix("//"), f"{slash}{path}"]
         pieces = re.split(r"[/?&=#:@,]", path if scheme in {"http", "https"} else f"{host}/{path}")
-        secrets = [*(text for text in whole if len(text) >= _LONG), *(text for text in pieces if _is_token(text))]
+        tokens = [text for text in pieces if len(text) >= _SHORTEST_TOKEN and not _WORDS.match(text)]
+        secrets = [*(text for text in whole if len(text) >= _LONG), *tokens]
         found += [text for item in secrets for text in dict.fromkeys((item, unquote(item)))]
     return found
-
-
-def _is_token(text: str) -> bool:
-    return len(text) >= _SHORTEST_TOKEN and not _WORDS.match(text)

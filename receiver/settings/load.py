@@ -73,11 +73,6 @@ def load(
     return layers.validated()
 
 
-def _is_secret(text: str) -> bool:
-    """Return False for a variable's value that is a word, a number or a path, and would hide these elsewhere."""
-    return len(text) >= 8 and not text.isalpha() and not text.isdigit() and not text.startswith(("/", "~", "."))
-
-
 def home_file(environ: Mapping[str, str]) -> list[Path]:
     """Return the user's own file with settings. Nothing if there is no home."""
     if folder := environ.get("XDG_CONFIG_HOME"):
@@ -132,7 +127,8 @@ class _Layers:
         try:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as exc:
-            self.problems.append(f"{source} cannot be read as TOML: {_lowered(str(exc))}.")
+            reason = str(exc)
+            self.problems.append(f"{source} cannot be read as TOML: {reason[:1].lower()}{reason[1:]}.")
             return
         for name, value in document.items():
             written = f"{name} in {source}"
@@ -206,7 +202,16 @@ class _Layers:
         handlers = {name: text for name in HANDLER_VARIABLES if (text := self.environ.get(name, "").strip())}
         platform = platform_variables(self.environ)
         others = {name: text for name, text in self.environ.items() if not name.startswith(PREFIX)}
-        secrets = {name: text for name, text in others.items() if _SECRET.search(name) and _is_secret(text)}
+        # A word, a number or a path would be hidden wherever it occurs.
+        secrets = {
+            name: text
+            for name, text in others.items()
+            if _SECRET.search(name)
+            and len(text) >= 8
+            and not text.isalpha()
+            and not text.isdigit()
+            and not text.startswith(("/", "~", "."))
+        }
         origin = Origin(self.sources, tuple(self.files), platform, handlers, secrets)
         try:
             settings = Settings(**self.values, origin=origin)
@@ -250,7 +255,3 @@ def _unknown(written: str, name: str, known: Iterable[str], prefix: str = "") ->
     guess = nearest(name, known)
     remedy = f"Did you mean {prefix}{guess}?" if guess else "`receiver settings` lists all there are."
     return f"{written} is not a setting of Receiver. {remedy}"
-
-
-def _lowered(text: str) -> str:
-    return text[:1].lower() + text[1:]
