@@ -331,10 +331,12 @@ class Runtime:
 def proxy_for(settings: Settings, url: str) -> str | None:
     """Return the proxy on the way to a URL, or None."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    names = [name.strip().lstrip(".").lower() for name in settings.no_proxy.split(",")]
-    direct = any(name in ("*", host, parts.netloc) or host.endswith(f".{name}") for name in names if name)
-    return None if direct or parts.scheme != "https" else settings.proxy
+    if settings.proxy is None or parts.scheme != "https":
+        return None
+    # Imported only where there is a proxy, because it imports an HTTP client of its own.
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # noqa: PLC0415
+
+    return None if proxy_bypass_environment(parts.netloc, {"no": settings.no_proxy}) else settings.proxy
 
 
 def provider_of(settings: Settings, clock: Clock) -> Provider:
