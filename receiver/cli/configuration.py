@@ -119,7 +119,7 @@ def pause_destination(
         raise InputError(f"--for takes at most 30d, not {length[:80]!r}.", page="destinations")
 
     async def pause(journal: Journal) -> int | None:
-        if name not in {item.name for item in await journal.destinations()}:
+        if name not in await journal.registered():
             return None
         await journal.pause(name, Clock().now_ms() + int(seconds * 1000), "paused by a command", by_hand=True)
         now = await journal.pause_of(name)
