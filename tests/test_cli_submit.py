@@ -90,8 +90,8 @@ async def test_wait(tmp_path: Path) -> None:
 
 
 async def test_wait_knows_a_result_soon_without_callbacks(tmp_path: Path) -> None:
-    """One process, no server, default settings, and a provider at its real pace: the result is known some seconds
-    after the provider's own end, after few questions. Then the simulator draws the picture, however long it takes."""
+    """One process, no server, default settings, and a provider at its real pace: the result is known within 3 s of the
+    provider's own end, after few questions. Then the simulator draws the picture, which takes as long as it takes."""
     simulator, asked = Simulator(speed=1), []
 
     async def counted(scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +105,7 @@ async def test_wait_knows_a_result_soon_without_callbacks(tmp_path: Path) -> Non
     assert saved(result.last_line)["prompt"] == "a boat"
     ends = "SELECT created_ms - json_extract(body, '$.task.finish_ms') FROM events WHERE type = 'task.succeeded'"
     [(late_ms,)] = rows(tmp_path, ends)
-    assert 0 <= late_ms <= 10_000  # 3 s on a machine that does nothing else
+    assert 0 <= late_ms <= 3000
     assert 2 <= len(asked) <= 10
 
 
