@@ -609,6 +609,7 @@ QUERIES = {
     "/submissions?kind=film": "kind is one of imagine",
     "/submissions?label=order": "label is written name=value.",
     "/submissions?after=x": "after is the id of the last entry",
+    "/submissions?after=" + "Z" * 26: "after is the id of the last entry",
     "/submissions?since_ms=today": "since_ms is a whole number",
     "/submissions?until_ms=-1": "until_ms is a whole number",
     "/submissions?destination=file": "There are: limit",

@@ -290,6 +290,8 @@ WRONG = (
     "/pictures?kind=nonsense",
     "/pictures?label=nonsense",
     "/pictures?after=nonsense",
+    "/pictures?after=" + "Z" * 26,  # later than any id
+    "/tasks?after=" + "0" * 26 + "&search=x",
     "/tasks?after=%ff&search=%00",
     "/tasks?days=-1",
     "/deliveries?status=nonsense",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
+from receiver.events import id_ms
 from receiver.journal.selection import Selection
 from receiver.requests import KINDS
 from receiver.web.problems import Problem
@@ -18,7 +18,6 @@ MAX_LIST = 200
 LATEST_MS = 10**15
 """A time in the far future. Larger numbers are no epoch milliseconds."""
 COMMON = ("limit", "after", "status", "kind", "label", "search", "since_ms", "until_ms")
-_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +69,13 @@ def read_conditions(query: QueryParams, statuses: Sequence[str]) -> Selection:
 def read_cursor(query: QueryParams) -> tuple[str] | None:
     """Return the key behind which a page starts, or raise Problem (422)."""
     after = query.get("after")
-    if after is not None and not _ID.match(after):
-        raise Problem(422, "after is the id of the last entry of the page before.")
-    return None if after is None else (after,)
+    if after is None:
+        return None
+    try:
+        id_ms(after)
+    except ValueError:
+        raise Problem(422, "after is the id of the last entry of the page before.") from None
+    return (after,)
 
 
 def whole_number(name: str, text: str, least: int, most: int) -> int:
