@@ -30,7 +30,6 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 LARGE = 1024 * 1024
 """Bytes from which on a block of memory goes back to the system as soon as it is freed."""
 _M_MMAP_THRESHOLD = -3  # malloc.h
-_FICLONE = 0x40049409  # linux/fs.h
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -74,15 +73,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def cloned(path: Path, target: BinaryIO) -> bool:
-    """Make an empty file a copy that shares the blocks of another one (ioctl_ficlone(2)). False: no file system with
-    reflinks, or another disk."""
+def copied(path: Path, target: BinaryIO, size: int) -> bool:
+    """Copy a file of `size` bytes into an empty one in the kernel (copy_file_range(2)), which shares its blocks where
+    the file system has reflinks. False, with nothing in the target: another size, or no such copy here."""
     try:
-        with path.open("rb") as source:
-            fcntl.ioctl(target, _FICLONE, source.fileno())
-    except OSError:
-        return False
-    return True
+        with path.open("rb", buffering=0) as source:
+            while os.copy_file_range(source.fileno(), target.fileno(), size):
+                pass
+        if os.fstat(target.fileno()).st_size == size:
+            return True
+    except (AttributeError, OSError):  # macOS, and some file systems; what else fails here fails again
+        pass
+    target.seek(0)
+    target.truncate()
+    return False
 
 
 def sizes_in(folder: Path, pattern: str) -> list[tuple[int, int]]:
