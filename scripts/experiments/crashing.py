@@ -34,7 +34,9 @@ MODULES = (
     "/receiver/handlers/file.py", "/receiver/handlers/result_files.py", "/receiver/disk.py", "/pathlib.py",
     "/contextlib.py",
 )  # fmt: skip
-CALLS = frozenset({"open", "fdopen", "flock", "write", "flush", "fsync", "replace", "unlink", "mkdir", "close"})
+CALLS = frozenset(
+    {"open", "fdopen", "flock", "write", "copy_file_range", "flush", "fsync", "replace", "unlink", "mkdir", "close"}
+)
 KILLED = 9
 PADDING = 2_500_000
 """Bytes behind a picture's end, so that it is written in several steps."""

@@ -79,11 +79,19 @@ class _Refusing:
 @contextmanager
 def refusing(fault: Fault) -> Iterator[None]:
     """Every file that is written while the block runs is on a disk with this fault."""
-    path_open, fsync, replace = Path.open, os.fsync, os.replace
+    path_open, copy, fsync, replace = Path.open, os.copy_file_range, os.fsync, os.replace
 
     def opened(path: Path, mode: str = "r", *values: Any, **more: Any) -> Any:
         item = path_open(path, mode, *values, **more)
         return _Refusing(item, fault) if mode in ("xb", "wb") else item
+
+    def copied(source: int, target: int, count: int) -> int:
+        try:
+            fault.step("copy")
+        except OSError:
+            copy(source, target, count // 2)
+            raise
+        return copy(source, target, count)
 
     def synced(descriptor: int) -> None:
         fault.step("fsync")
@@ -93,7 +101,10 @@ def refusing(fault: Fault) -> Iterator[None]:
         fault.step("rename")
         replace(source, target)
 
-    with replaced(Path, "open", opened), replaced(os, "fsync", synced), replaced(os, "replace", renamed):
+    changes = (Path, "open", opened), (os, "copy_file_range", copied), (os, "fsync", synced), (os, "replace", renamed)
+    with ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(replaced(*change))
         yield
 
 
@@ -110,12 +121,10 @@ class Run:
 
 class FileErrors:
     """The media store keeps a picture, and the folder handler delivers it; whatever failed is done once more, as the
-    engine does. The faults are made where both call Python's `open`, `fsync` and `replace`."""
+    engine does. The faults are made where both call Python's `open`, `copy_file_range`, `fsync` and `replace`."""
 
     name = "file-errors"
-    summary = (
-        "an error at the Nth write, flush, sync or rename of a file: never half of one, and the retry makes it whole"
-    )
+    summary = "an error at the Nth write, copy, flush, sync or rename: never half a file, and the retry makes it whole"
     promises = ("P3",)
 
     async def run(self, folder: Path, *, quick: bool) -> Outcome:
