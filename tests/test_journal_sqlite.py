@@ -25,8 +25,7 @@ from receiver.journal import Journal
 from receiver.journal.document import Document, replace
 from receiver.journal.pages import due_query, page_query, requests_query
 from receiver.journal.sqlite import SQLiteStore, documents, open_store
-from receiver.journal.sqlite.documents import SQL
-from receiver.journal.sqlite.pages import DIALECT
+from receiver.journal.sqlite.documents import DIALECT, SQL
 from receiver.journal.store import Filter, RowKind
 
 

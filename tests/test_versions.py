@@ -15,7 +15,7 @@ from servers import receiver, serving_receiver, simulating
 from waiting import PATIENCE
 
 from receiver.journal.postgres.maintenance import is_breaking
-from receiver.journal.statements import migrations
+from receiver.journal.rows import migrations
 
 NEWEST = migrations("postgres")[-1][0]
 """What this version knows. To one with a further script, it is the version before."""

@@ -18,8 +18,7 @@ from receiver.deliveries import Delivery
 from receiver.errors import NotFound
 from receiver.events import Submission
 from receiver.journal import Journal
-from receiver.journal.lookup import LAST
-from receiver.journal.selection import Selection
+from receiver.journal.selection import LAST, Selection
 from receiver.page.access import local_key
 from receiver.settings import Settings, ensure_keys
 

@@ -2,10 +2,10 @@
 
 document      the working set of one submission, and the values that callers exchange with the journal
 transitions   every rule, as pure functions on a document; `files` has those for the files of a result
-journal       the class `Journal`, with `selection` (lists, replay), `lookup` (a row by a person's words), `shared`
-              (small values) and `troubles`
+journal       the class `Journal`, with `selection` (rows as people select and name them, replay), `shared` (small
+              values) and `troubles`
 store         the contract of a store; `sqlite`, `postgres` and `bucket` fulfil it
-pages, rows   queries of listings, and rows as records, for the two databases; `statements` reads their SQL
+pages, rows   queries of listings, rows as records and named statements, for the two databases
 membership    which engines run, and which one leads
 transfer      copy a whole journal to another store
 

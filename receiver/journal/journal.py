@@ -16,9 +16,8 @@ from receiver.errors import JournalError
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal import transitions
 from receiver.journal.document import Action, Changed, Decide, Document, Trouble, Work, is_settled, replace
-from receiver.journal.lookup import Listed, row_of
 from receiver.journal.membership import EngineRecord, membership_of
-from receiver.journal.selection import ALL, Kind, Order, Replayed, Selection
+from receiver.journal.selection import ALL, Kind, Listed, Order, Replayed, Selection, row_of
 from receiver.journal.shared import Shared
 from receiver.journal.store import (
     EVERYTHING,
@@ -166,7 +165,7 @@ class Journal:
         return sorted(found.values(), key=lambda row: row.id)
 
     async def find(self, reference: str, *, whole: bool = False) -> Submission:
-        """Find a submission as a person names it: see `lookup`. With `whole`, only by its id or its task's.
+        """Find a submission as a person names it: see `row_of`. With `whole`, only by its id or its task's.
 
         Raises:
             NotFound: there is none, or more than one.
@@ -177,7 +176,7 @@ class Journal:
         return cast(Submission, (await row_of(self.store, "submissions", reference, whole=whole)).record)
 
     async def submissions(self, wanted: Selection = ALL, *, limit: int, after: str | None = None) -> list[Submission]:
-        """Return the newest first, beginning behind the one that `after` names (see `lookup`)."""
+        """Return the newest first, beginning behind the one that `after` names (see `row_of`)."""
         return await self._listed("submissions", wanted, Submission, limit, after)
 
     async def called_back(self, *, limit: int, created_before_ms: int) -> list[Submission]:

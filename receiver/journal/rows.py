@@ -1,12 +1,14 @@
-"""Rows of a database as records, the same for every database that speaks SQL, and the columns to read for them."""
+"""Rows as records, and SQL as package data, for every database that speaks SQL."""
 
 from __future__ import annotations
 
 import functools
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -133,3 +135,25 @@ def request_row(row: Submission) -> tuple[str, str, str, str]:
 def label_text(labels: Iterable[tuple[str, str]]) -> str:
     """Return labels as the column holds them. Each begins with a comma, so that one is found in many."""
     return "".join(f",{to_json({name: value})[1:-1]}" for name, value in labels)
+
+
+# SQL: named queries and numbered migrations
+
+_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+
+
+def queries(dialect: str) -> dict[str, str]:
+    """Return the statements of `sql/<dialect>/queries.sql` and `sql/queries.sql` by name."""
+    folder = files(__package__).joinpath("sql")
+    shared = folder.joinpath("queries.sql").read_text()
+    if dialect == "sqlite":
+        shared = shared.replace("receiver.", "")
+    parts = _NAME.split(folder.joinpath(dialect, "queries.sql").read_text())[1:] + _NAME.split(shared)[1:]
+    return {name: body.strip().removesuffix(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def migrations(dialect: str) -> list[tuple[int, str]]:
+    """Return (number, script) of each `sql/<dialect>/NNNN_*.sql`, in order."""
+    folder = files(__package__).joinpath("sql", dialect)
+    found = [(int(item.name[:4]), item.read_text()) for item in folder.iterdir() if item.name[:4].isdigit()]
+    return sorted(found)

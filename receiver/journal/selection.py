@@ -1,4 +1,4 @@
-"""Values of lists, replay and retention: selections, orders and their outcomes."""
+"""Rows as people select and name them, for lists, replay and retention, with the values of a replay."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from receiver.deliveries import DeliveryStatus
+from receiver.errors import NotFound
 from receiver.events import DisplayStatus, EventType
-from receiver.journal.store import Filter
+from receiver.journal.store import EVERYTHING, Filter, Store, StoredRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,53 @@ class Selection:
 
 
 ALL = Selection()
+
+
+# One row, by the words of a person: an id, a part of one, a task id, or `last`
+
+Listed = Literal["submissions", "events", "deliveries"]
+"""Kinds of rows that people list and name."""
+
+PART = 6
+"""Fewest characters of an id by which a submission or delivery can be found."""
+LAST = "last"
+"""The reference to the newest row."""
+_NOUNS = {"submissions": ("submission or task", "tasks"), "events": ("event", "events")}
+_DELIVERY = "delivery", "deliveries"
+
+
+async def row_of(store: Store, kind: Listed, reference: str, *, whole: bool = False) -> StoredRow:
+    """Return the row that a reference means.
+
+    A part is the start or end of an id. An event is also named by a reference to its submission, a point, and its type.
+    With `whole`, neither a part nor `last` is a reference: all ids are read for a part.
+
+    Raises:
+        NotFound: there is none, or more than one.
+    """
+    noun, command = _NOUNS.get(kind, _DELIVERY)
+    wanted = [Filter(ids=(reference,))]
+    if kind == "submissions":
+        wanted.append(Filter(task_id=reference))
+    if kind == "events" and "." in reference:
+        submission, _, name = reference.partition(".")
+        owner = await row_of(store, "submissions", submission, whole=whole)
+        wanted = [Filter(ids=(f"{owner.key[0]}.{name}",))]
+    elif reference == LAST and not whole:
+        wanted = [EVERYTHING]
+    elif kind != "events" and len(reference) >= PART and not whole:
+        wanted += [Filter(part=part) for part in dict.fromkeys((reference, reference.upper()))]
+    for item in wanted if reference else ():
+        rows = await store.page(kind, item, limit=2, newest_first=True)
+        if item.part is not None and len(rows) > 1:
+            ids = " and ".join(str(row.key[0]) for row in rows)
+            raise NotFound(f"More than one {noun} matches {reference[:80]!r}: {ids}. Give more of its id.")
+        if rows:
+            return rows[0]
+    raise NotFound(f"There is no {noun} {reference[:80]!r} in this journal. See: receiver {command} list")
+
+
+# Replay and retention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
+from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -50,6 +51,21 @@ class TakesCallbacks(Protocol):
     """The destination of verified callbacks: `Intake`, or `StatelessReceive` without a journal."""
 
     async def received(self, submission_id: str, view: Task, body: bytes, cause: str | None) -> bool: ...
+
+
+class CallbacksFirst(Starlette):
+    """An app that sends callbacks past its middleware and routes, which would take a third of a bare route's time.
+    Nearly all requests are callbacks."""
+
+    callbacks: Callbacks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = route_path(scope)
+            if path.startswith(PATH) and (path == PATH or path[len(PATH)] == "/"):
+                await self.callbacks(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 class Callbacks:

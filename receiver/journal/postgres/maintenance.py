@@ -11,8 +11,7 @@ from receiver.journal.document import Document
 from receiver.journal.postgres import tables
 from receiver.journal.postgres.connections import ERRORS, Connection, Connections, translated
 from receiver.journal.postgres.tables import SQL, fetch
-from receiver.journal.rows import TABLES, request_row
-from receiver.journal.statements import migrations
+from receiver.journal.rows import TABLES, migrations, request_row
 from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow
 from receiver.journal.transfer import COPIED_VALUES
 from receiver.journal.transitions import CONTRADICTIONS, contradiction_sentences

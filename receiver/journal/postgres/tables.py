@@ -16,8 +16,7 @@ from receiver.events import Callback, Event, Submission
 from receiver.journal.document import Document, LastReceipt, open_deadline, to_json
 from receiver.journal.pages import Dialect, page_query, requests_query
 from receiver.journal.postgres.connections import Connection
-from receiver.journal.rows import read_submission, request_row, stored_rows
-from receiver.journal.statements import queries
+from receiver.journal.rows import queries, read_submission, request_row, stored_rows
 from receiver.journal.store import Filter, Key, Record, RowKind, StoredRow
 from receiver.tasks import clean_text
 

@@ -1,9 +1,8 @@
 """The store on one SQLite file, for one machine.
 
 store         `SQLiteStore`, and the thread that writes: all operations that wait share a transaction
-documents     documents in memory, and the statements that write their differences
+documents     documents in memory, the statements that write their differences, listings
 files         connections, the schema, SQLite's errors as sentences
-pages         listings
 maintenance   check, back up, rewrite and copy the whole file
 """
 

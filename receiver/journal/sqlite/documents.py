@@ -1,12 +1,12 @@
-"""Documents in tables: read one, keep it in memory, write the difference."""
+"""Documents in tables: read one, keep it in memory, write the difference. Pages of their rows."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -18,10 +18,20 @@ from receiver.journal.document import (
     file_digests,
     open_deadline,
     replace,
+    to_json,
     to_json_bytes,
 )
-from receiver.journal.rows import delivery_from_row, from_row, read_event, read_submission, request_row
-from receiver.journal.statements import queries
+from receiver.journal.pages import Dialect, page_query, requests_query
+from receiver.journal.rows import (
+    delivery_from_row,
+    from_row,
+    queries,
+    read_event,
+    read_submission,
+    request_row,
+    stored_rows,
+)
+from receiver.journal.store import Filter, Key, Record, RowKind, StoredRow
 
 SQL = queries("sqlite")
 Row = tuple[object, ...]
@@ -295,3 +305,37 @@ class RowCache:
         if len(self._documents) >= self._limit:
             del self._documents[next(iter(self._documents))]
         self._documents[document.id] = document
+
+
+# Pages of rows
+
+DIALECT = Dialect(
+    schema="",
+    mark="?",
+    among="IN (SELECT value FROM json_each({value}))",
+    contains="instr",
+    events_of="number IN (SELECT number FROM json_each({value}) CROSS JOIN events"
+    " ON events.id > value || '.' AND events.id < value || '/')",
+    in_index={},
+    to_list=to_json,
+    as_bytes="CAST({column} AS BLOB) AS {column}",
+    with_files="(SELECT DISTINCT submission_id AS id FROM files) AS needing CROSS JOIN submissions USING (id)",
+)
+
+
+def read_page(
+    db: sqlite3.Connection,
+    kind: RowKind,
+    wanted: Filter,
+    after: Key | None,
+    limit: int,
+    *,
+    newest_first: bool = False,
+    read: Callable[[Any], Record] | None = None,
+) -> list[StoredRow]:
+    """Read the rows of a page, with a reader of its own if one is given."""
+    few = None
+    if found := requests_query(DIALECT, kind, wanted, after, limit, newest_first=newest_first):
+        few = found.few([id for (id,) in db.execute(found.text, found.values)])
+    query = page_query(DIALECT, kind, wanted, after, limit, newest_first=newest_first, few=few)
+    return stored_rows(kind, db.execute(*query), read)

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from receiver.errors import JournalError, JournalLocked
-from receiver.journal import statements
+from receiver.journal.rows import migrations
 
 Connection = sqlite3.Connection
 BUSY_SECONDS = 10.0
@@ -79,7 +79,7 @@ def connect(path: Path, busy_seconds: float) -> Connection:
 
 
 def _migrate(db: Connection, path: Path) -> None:
-    available = statements.migrations("sqlite")
+    available = migrations("sqlite")
     newest = available[-1][0]
     if _version(db, path, newest) == newest:
         return

@@ -18,9 +18,8 @@ from receiver.errors import InputError, JournalError
 from receiver.journal.document import Document
 from receiver.journal.rows import TABLES
 from receiver.journal.sqlite import documents
-from receiver.journal.sqlite.documents import SQL
+from receiver.journal.sqlite.documents import SQL, read_page
 from receiver.journal.sqlite.files import opened, translated
-from receiver.journal.sqlite.pages import read_page
 from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow
 from receiver.journal.transitions import CONTRADICTIONS, contradiction_sentences
 

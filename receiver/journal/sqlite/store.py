@@ -27,9 +27,8 @@ from receiver.journal.membership import EngineLock
 from receiver.journal.pages import due_query, select
 from receiver.journal.rows import TABLES, counts_of, read_submission
 from receiver.journal.sqlite import files, maintenance
-from receiver.journal.sqlite.documents import SQL, RowCache, encode, load
+from receiver.journal.sqlite.documents import DIALECT, SQL, RowCache, encode, load, read_page
 from receiver.journal.sqlite.files import BUSY_SECONDS, connect, translated
-from receiver.journal.sqlite.pages import DIALECT, read_page
 from receiver.journal.store import Counts, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")
