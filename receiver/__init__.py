@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from receiver.app import Receiver, TaskHandle
+    from receiver.app.handle import TaskHandle
+    from receiver.app.receiver import Receiver
     from receiver.deliveries import Receipt
     from receiver.errors import (
         Ambiguous,
@@ -74,13 +75,13 @@ __all__ = [
 _ELSEWHERE = {
     "Event": "receiver.events",
     "Receipt": "receiver.deliveries",
-    "Receiver": "receiver.app",
+    "Receiver": "receiver.app.receiver",
     "Rejected": "receiver.handlers.base",
     "RetryLater": "receiver.handlers.base",
     "Settings": "receiver.settings",
     "Submission": "receiver.events",
     "Task": "receiver.tasks",
-    "TaskHandle": "receiver.app",
+    "TaskHandle": "receiver.app.handle",
     "Trouble": "receiver.journal",
     "Unwrapped": "receiver.verification",
 }

@@ -22,7 +22,8 @@ from pathlib import Path
 import msgspec
 from bench_server import HOUR, KEY, plug_in, submissions, tell
 
-from receiver.app import Runtime, open_runtime
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
 from receiver.cli.process import run
 from receiver.cli.servers import spare_the_collector
 from receiver.clock import Clock

@@ -28,7 +28,9 @@ import many_rows
 from flows import served
 from journals import owing, submission
 
-from receiver.app import Runtime, open_runtime, web_app
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
+from receiver.app.web import web_app
 from receiver.cli.servers import address, bind, spare_the_collector
 from receiver.events import ExpectedFile, Media
 from receiver.settings import Settings

@@ -21,7 +21,7 @@ from typing import Any
 from builds.replacing import replaced
 from starlette.types import Receive, Scope, Send
 
-from receiver.app import Runtime
+from receiver.app.container import Runtime
 from receiver.cli.process import run
 from receiver.requests import build
 from receiver.simulator import Simulator, pictures, timeline

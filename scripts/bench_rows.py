@@ -24,7 +24,8 @@ import many_rows
 from journals import submission
 from msgspec.structs import replace
 
-from receiver.app import Runtime, open_runtime
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
 from receiver.events import Callback, Submission
 from receiver.journal import Journal
 from receiver.journal.document import Change

@@ -25,7 +25,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.app import open_runtime, web_app
+from receiver.app.factory import open_runtime
+from receiver.app.web import web_app
 from receiver.cli.process import run
 from receiver.cli.servers import bind, server, stop_signal, until_stopped
 from receiver.clock import Clock

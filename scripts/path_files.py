@@ -30,8 +30,10 @@ from postgres_server import Server
 from starlette.types import ASGIApp
 
 import receiver
-from receiver.app import Runtime, open_runtime, web_app
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
 from receiver.app.functions import Function
+from receiver.app.web import web_app
 from receiver.deliveries import Receipt
 from receiver.engine.attempts import OpenDestination
 from receiver.events import EVENT_TYPES, Event, Submission

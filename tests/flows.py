@@ -11,7 +11,9 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from receiver.app import Runtime, open_runtime, web_app
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
+from receiver.app.web import web_app
 from receiver.cli.servers import address, bind, server
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, Refused

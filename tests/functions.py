@@ -14,7 +14,7 @@ from flows import PROMPT, SIDE, SPEED, served
 from starlette.types import ASGIApp, Receive, Scope, Send
 from waiting import PATIENCE
 
-from receiver.app import journal_of
+from receiver.app.journals import journal_of
 from receiver.bodies import certificates
 from receiver.cli.servers import address, bind
 from receiver.clock import Clock

@@ -17,9 +17,11 @@ from postgres import new_database
 from servers import Command, receiver, simulating
 
 from receiver import Receiver
-from receiver.app import journal_of, open_runtime, web_app
 from receiver.app.doctor import Finding, examine
+from receiver.app.factory import open_runtime
+from receiver.app.journals import journal_of
 from receiver.app.setups import differing_destinations, differing_keys, setup_of
+from receiver.app.web import web_app
 from receiver.settings import Settings, ensure_keys, load
 
 ENV = {"COMETAPI_KEY": "sk-simulator-0001", "RECEIVER_KEYS": "0123456789abcdef" * 4}

@@ -13,7 +13,7 @@ from flows import SPEED, World
 from scripted import TASK, Scripted, content_of, scripted
 from servers import Result, receiver
 
-from receiver.app import open_runtime
+from receiver.app.factory import open_runtime
 from receiver.clock import Clock
 from receiver.requests import build
 from receiver.settings import Settings

@@ -14,7 +14,7 @@ from servers import Command, receiver
 from test_cli import on_terminal
 from test_cli_listings import fill
 
-from receiver.app import open_runtime
+from receiver.app.factory import open_runtime
 from receiver.cli.serve import LOOK_SECONDS, check_engine
 from receiver.errors import EngineStopped
 from receiver.settings import Settings

@@ -21,7 +21,8 @@ from flows import world
 from obstore.store import S3Store
 from servers import Result, receiver, serving
 
-from receiver.app import open_runtime, web_app
+from receiver.app.factory import open_runtime
+from receiver.app.web import web_app
 from receiver.bucket import BucketOptions
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media

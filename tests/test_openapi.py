@@ -16,7 +16,7 @@ from flows import world
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
-from receiver.app import web_app
+from receiver.app.web import web_app
 from receiver.requests import KINDS, REQUIRED
 from receiver.web.api.schemas import SUBMITTED, Sent
 from receiver.web.openapi import document

@@ -24,7 +24,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount
 
-from receiver.app import open_runtime, web_app
+from receiver.app.factory import open_runtime
+from receiver.app.web import web_app
 from receiver.bodies import certificates
 from receiver.cli.servers import address, bind
 from receiver.errors import MediaError

@@ -20,8 +20,10 @@ import pytest
 from engine import KEYS, PNG, Origin, StillClock, logged, serving, until, wire_task
 from waiting import PATIENCE
 
-from receiver.app import Runtime, journal_of, open_runtime, web_app
-from receiver.app.container import RetryOutage
+from receiver.app.container import RetryOutage, Runtime
+from receiver.app.factory import open_runtime
+from receiver.app.journals import journal_of
+from receiver.app.web import web_app
 from receiver.cli.session import report, until_settled
 from receiver.cli.submit import submit_one
 from receiver.deliveries import AttemptOutcome, Completion, Delivery, Receipt

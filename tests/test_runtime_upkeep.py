@@ -9,7 +9,8 @@ from engine import StillClock
 from test_runtime import provider, settings
 
 from receiver import Event, Receiver
-from receiver.app import journal_of, replay_of
+from receiver.app.container import replay_of
+from receiver.app.journals import journal_of
 from receiver.errors import InputError
 from receiver.journal.selection import Selection
 

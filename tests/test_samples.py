@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from receiver.app import find_destination, try_destination
+from receiver.app.test_delivery import find_destination, try_destination
 from receiver.errors import NotDelivered, NotFound, SettingsError
 from receiver.events import ALERT_TYPES, EVENT_TYPES, EventType
 from receiver.handlers.samples import LABELS, PROMPT, sample_attempt, sample_event, sample_picture

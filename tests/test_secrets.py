@@ -24,8 +24,10 @@ from starlette.routing import Route
 from typer.testing import CliRunner
 from waiting import PATIENCE
 
-from receiver.app import Runtime, open_runtime, web_app
+from receiver.app.container import Runtime
 from receiver.app.doctor import examine
+from receiver.app.factory import open_runtime
+from receiver.app.web import web_app
 from receiver.cli import app
 from receiver.deliveries import Delivery
 from receiver.errors import ReceiverError

@@ -15,7 +15,9 @@ from starlette.types import Message, Receive, Scope, Send
 from waiting import PATIENCE
 
 from receiver import serverless
-from receiver.app import journal_of, open_stateless_receive, open_stateless_submit
+from receiver.app.journals import journal_of
+from receiver.app.stateless import open_stateless_receive
+from receiver.app.stateless_submit import open_stateless_submit
 from receiver.errors import SettingsError
 from receiver.requests import build
 from receiver.serverless import asgi, aws

@@ -14,7 +14,7 @@ from lambdas import Runtime, environment, request_event, scheduled_event
 from providers import Relay, provided
 from waiting import PATIENCE
 
-from receiver.app import journal_of
+from receiver.app.journals import journal_of
 from receiver.settings import load
 
 HANDLERS = """

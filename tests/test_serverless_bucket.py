@@ -21,7 +21,7 @@ from providers import provided
 from servers import receiver
 from waiting import PATIENCE
 
-from receiver.app import journal_of
+from receiver.app.journals import journal_of
 from receiver.serverless import Application
 from receiver.settings import Settings, declared
 

@@ -16,7 +16,7 @@ from slack_sdk.models.blocks import Block
 from slacks import CHANNEL, TOKEN, Slack, check_blocks, workspace
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from receiver.app import open_runtime
+from receiver.app.factory import open_runtime
 from receiver.deliveries import Receipt
 from receiver.errors import MediaError, SettingsError
 from receiver.events import EventType

@@ -11,9 +11,9 @@ import typer
 
 from receiver import provider
 from receiver import settings as all_settings
-from receiver.app import find_destination, try_destination
 from receiver.app.doctor import Finding, examine
 from receiver.app.factory import route_of
+from receiver.app.test_delivery import find_destination, try_destination
 from receiver.cli import group
 from receiver.cli.options import AsJSON, duration, optional, read_file
 from receiver.cli.output import Table, ago, at, note, one_line, out, print_json, print_list, print_table, say, when

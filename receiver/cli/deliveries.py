@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.app import replay_of
+from receiver.app.container import replay_of
 from receiver.backoff import DELIVERY
 from receiver.cli import group
 from receiver.cli.options import (

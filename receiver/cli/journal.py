@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from receiver.app import copy_journal, journal_of, keep_of, retention_of, store_of
+from receiver.app.container import keep_of, retention_of, store_of
+from receiver.app.copying import copy_journal
+from receiver.app.journals import journal_of
 from receiver.cli import group
 from receiver.cli.options import AsJSON, Reference, Yes, duration, optional
 from receiver.cli.output import Table, confirm, note, print_json, print_list, say, say_result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from receiver.app import open_runtime
+from receiver.app.factory import open_runtime
 from receiver.cli import group
 from receiver.cli.options import AsJSON, Reference
 from receiver.cli.output import note, one_line, print_json, say

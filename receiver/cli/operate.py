@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from receiver import app
-from receiver.app import Usage
+from receiver.app import backup as backups
+from receiver.app.usage import Usage, usage_of
 from receiver.cli import chosen, group
 from receiver.cli.options import AsJSON
 from receiver.cli.output import Table, at, note, print_list, say, say_result
@@ -37,7 +37,7 @@ def backup(
     Works beside a running server, and checks what it has copied. Only its owner may read the folder, which holds keys
     and prompts.
     """
-    made = run(app.back_up(settings_for(quiet=True), folder, media=not without_media))
+    made = run(backups.back_up(settings_for(quiet=True), folder, media=not without_media))
     parts = [
         *sorted(made.digests),
         *([] if without_media else [f"{made.files:,} archived files ({made.bytes:,} bytes)"]),
@@ -63,7 +63,7 @@ def restore(
     if not settings.files and (folder / FILE).exists():
         chosen["config"], new = folder / FILE, Path(FILE)
         settings = settings_for(quiet=True)
-    done = run(app.restore(settings, folder, settings_to=new))
+    done = run(backups.restore(settings, folder, settings_to=new))
     made = done.manifest
     found = [f"{done.submissions:,} submissions", f"{made.files:,} archived files", *([FILE] if new else [])]
     say_result(f"Restored {folder} of {at(made.made_ms)}: {', '.join(found)}, keys.", done, as_json=as_json)
@@ -93,7 +93,7 @@ def usage(as_json: AsJSON = False) -> None:
         return item.name, *("" if number is None else form(number) for number in numbers), item.place
 
     table = Table[Usage](("WHAT", "TODAY", "7 DAYS", "30 DAYS", "OLDER", "ALL", "PLACE"), row, below=True, ids=False)
-    print_list(run(app.usage_of(settings)), table, none="", as_json=as_json)
+    print_list(run(usage_of(settings)), table, none="", as_json=as_json)
     if settings.database_kind != "sqlite" and not as_json:
         note("The database's own tools show the size of the journal (receiver help backup).")
 

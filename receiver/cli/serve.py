@@ -18,7 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.app import Runtime, open_runtime, page_key, scrape_of, web_app
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
+from receiver.app.web import page_key, scrape_of, web_app
 from receiver.cli.options import optional
 from receiver.cli.output import note, one_line, print_json, say
 from receiver.cli.process import run, settings_for

@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar
 import typer
 from msgspec.structs import replace
 
-from receiver.app import Runtime, open_runtime, open_stateless_submit
-from receiver.app.stateless_submit import StatelessSubmit
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
+from receiver.app.stateless_submit import StatelessSubmit, open_stateless_submit
 from receiver.cli import load
 from receiver.cli.output import at, note, one_line, out, print_json, say, say_result, say_values
 from receiver.cli.process import first_end, run, settings_for

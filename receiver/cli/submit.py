@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from receiver.app import Runtime, open_runtime
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
 from receiver.cli import options as reading
 from receiver.cli import session
 from receiver.cli.options import (

@@ -24,9 +24,10 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from receiver import app as runtime
-from receiver.app.stateless import BUDGET
-from receiver.app.stateless_submit import StatelessSubmit
+from receiver.app.factory import open_runtime
+from receiver.app.stateless import BUDGET, open_stateless_receive, stateless_app
+from receiver.app.stateless_submit import StatelessSubmit, open_stateless_submit
+from receiver.app.web import web_app
 from receiver.clock import Clock
 from receiver.engine.engine import Engine
 from receiver.errors import JournalError, ReceiverError, SettingsError, require
@@ -129,7 +130,7 @@ async def open_stateless(**settings: Any) -> AsyncIterator[StatelessSubmit]:
         SettingsError: a setting is missing, wrong, or needs a journal.
     """
     use_logging()
-    async with runtime.open_stateless_submit(load(overrides=settings)) as stateless:
+    async with open_stateless_submit(load(overrides=settings)) as stateless:
         yield stateless
 
 
@@ -222,16 +223,16 @@ class Application:
                 raise self._given
             settings = self._settings = self._given
             if settings.database_kind == "none":
-                stateless = await enter(runtime.open_stateless_receive(settings, budget=self._budget, clock=clock))
-                self._app = runtime.stateless_app(stateless, seconds=self._limit)
+                stateless = await enter(open_stateless_receive(settings, budget=self._budget, clock=clock))
+                self._app = stateless_app(stateless, seconds=self._limit)
                 return self._app
-            opened = await enter(runtime.open_runtime(settings, function=True, clock=clock))
+            opened = await enter(open_runtime(settings, function=True, clock=clock))
             self._engine = opened.engine
             self._engine.progress = any(
                 item.progress or {"task.accepted", "task.progressed"} & set(item.events)
                 for item in settings.resolved_destinations()
             )
-            self._app = runtime.web_app(opened)
+            self._app = web_app(opened)
             return self._app
 
     async def _answer_after_work(

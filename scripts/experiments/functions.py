@@ -33,7 +33,7 @@ from stores import Fault, proxied
 from experiments.base import Experiment, Outcome
 from experiments.servers import served
 from experiments.stage import KEY as SIGNING_KEY
-from receiver.app import journal_of
+from receiver.app.journals import journal_of
 from receiver.bucket import BucketOptions
 from receiver.bucket.client import Bucket, StoredObject, Tag
 from receiver.clock import Clock

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from experiments.base import Experiment, Outcome
 from experiments.servers import here, served
-from receiver.app import Runtime
+from receiver.app.container import Runtime
 from receiver.clock import Clock
 from receiver.engine.reconciler import Reconciler
 from receiver.errors import Ambiguous, Refused

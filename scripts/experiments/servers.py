@@ -19,8 +19,10 @@ from ports import free_port
 from starlette.types import ASGIApp
 
 from experiments.stage import HOUR, KEY, ROOT, START, http_client
-from receiver.app import Runtime, open_runtime, web_app
+from receiver.app.container import Runtime
+from receiver.app.factory import open_runtime
 from receiver.app.functions import Function
+from receiver.app.web import web_app
 from receiver.cli.servers import address, bind
 from receiver.cli.servers import server as web_server
 from receiver.clock import Clock

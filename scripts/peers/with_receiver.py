@@ -11,7 +11,8 @@ import sys
 from bench_server import HOUR, KEY, Noop, submissions
 
 from peers.effect import FOLDER, PORT, POSTGRES, effect
-from receiver.app import open_runtime, web_app
+from receiver.app.factory import open_runtime
+from receiver.app.web import web_app
 from receiver.cli.process import run
 from receiver.cli.servers import bind, server, stop_signal, until_stopped
 from receiver.deliveries import Receipt
