@@ -6,7 +6,7 @@ observer notes, on its own monotonic clock, when it last saw a counter change. A
 both succeed. The leader is a member whose name is in the value `leader`. It leads until its record is gone.
 
 No clock is compared with another machine's. After the leader's end, its deliveries may take 30 s to be free.
-A SQLite file has one engine, which holds a lock file instead.
+A SQLite file has one engine, which locks a file instead.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ import fcntl
 import json
 import os
 import platform
-import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -39,7 +37,15 @@ _MEMBERS = "members/"
 _LEADER = "leader"
 
 
-class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
+class _Engine(msgspec.Struct, frozen=True, kw_only=True):
+    owner: str
+    role: str
+    host: str
+    version: str
+    store: str
+
+
+class EngineRecord(_Engine, frozen=True, kw_only=True):
     """An engine.
 
     Attributes:
@@ -52,43 +58,15 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
         leads: True if it alone sends, reconciles and archives.
     """
 
-    owner: str
-    role: str
-    host: str
-    version: str
-    store: str
     seconds: float
     leads: bool
 
 
-class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of an engine. `at_ms` is a hint for people: nothing expires by it."""
+class Member(_Engine, frozen=True, kw_only=True):
+    """The shared record of an engine. `at_ms` is a hint for people: nothing expires by it."""
 
-    owner: str
-    role: str
-    host: str
-    version: str
-    store: str
     counter: int = 0
     at_ms: int = 0
-
-
-class Membership(Protocol):
-    """See `SharedMembership`."""
-
-    async def join(self, role: str, owner: str, *, store: str) -> None: ...
-
-    async def heartbeat(self, owner: str) -> bool: ...
-
-    async def lead(self, owner: str) -> bool: ...
-
-    async def leave(self, owner: str) -> None: ...
-
-    async def expire(self, owner: str) -> list[str]: ...
-
-    async def owners(self) -> frozenset[str]: ...
-
-    async def engines(self) -> list[EngineRecord]: ...
 
 
 @dataclass(slots=True)
@@ -255,32 +233,29 @@ class SharedMembership:
         return abs(time.time() * 1000 - member.at_ms) < self.expire_seconds * 1000
 
 
-_BYTE = 2**62
-"""Place of the byte that is locked. SQLite locks bytes at 2**30."""
+class SingleMembership:
+    """Membership of a file: its one engine locks `<journal>.engine`, leads and never expires.
 
-
-class EngineLock:
-    """Lock of a file's one engine: `<journal>.engine`, whose text names it, and a byte far behind the journal's end.
-
-    The second holds where the first was removed, or where the journal has another name. The system unlocks both at a
-    crash.
+    The text of that file names the engine. The system unlocks it at a crash.
     """
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        self._path = journal.with_name(journal.name + ".engine")
+        real = journal.resolve()  # one file has one lock, also under the name of a symbolic link
+        self._path = real.with_name(real.name + ".engine")
         self._file: int | None = None
-        self._byte: int | None = None
 
-    def acquire(self, role: str, *, owner: str = "", store: str = "") -> None:
+    async def join(self, role: str, owner: str, *, store: str) -> None:
         """Take the lock. Raise EngineRunning with the holder's role if another process has it."""
+        self._lock({"role": role, "owner": owner, "store": store, "version": __version__})
+
+    def _lock(self, text: dict[str, str]) -> None:
         if self._file is not None:
             return
         try:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._lock_byte(fcntl.F_WRLCK)
             except OSError:
                 os.close(file)
                 raise
@@ -295,47 +270,9 @@ class EngineLock:
             ) from None
         except OSError as exc:
             raise JournalError(f"The engine's lock file {self._path} cannot be locked: {exc.strerror}.") from exc
-        me = {"role": role, "pid": os.getpid(), "host": platform.node(), "owner": owner, "store": store}
         os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps({**me, "version": __version__}).encode(), 0)
+        os.pwrite(file, json.dumps({**text, "pid": os.getpid(), "host": platform.node()}).encode(), 0)
         self._file = file
-
-    def holder(self) -> EngineRecord | None:
-        """Return the engine that runs now. This tries the lock: a process that wants it then is refused."""
-        if self._file is None:
-            try:
-                self.acquire("journal check")
-            except EngineRunning:
-                pass  # that engine's own record is read below
-            else:
-                self.release()
-                return None
-        return msgspec.convert({**self._read(), "seconds": 0.0, "leads": True}, EngineRecord)
-
-    def release(self) -> None:
-        """Idempotent."""
-        if self._file is not None:
-            self._lock_byte(fcntl.F_UNLCK)
-            os.ftruncate(self._file, 0)
-            os.close(self._file)
-            self._file = None
-
-    def close(self) -> None:
-        """Release it, and close the journal's file. SQLite must have closed it before (see `_lock_byte`)."""
-        self.release()
-        if self._byte is not None:
-            os.close(self._byte)
-            self._byte = None
-
-    def _lock_byte(self, kind: int) -> None:
-        """Lock or unlock the byte, where the system has such locks (Linux). Raise OSError if another engine has it.
-
-        The file stays open: closing it would drop SQLite's own locks in this process (fcntl(2)).
-        """
-        if (command := getattr(fcntl, "F_OFD_SETLK", None)) is not None:
-            if self._byte is None:
-                self._byte = os.open(self._journal, os.O_RDWR | os.O_CLOEXEC)
-            fcntl.fcntl(self._byte, command, struct.pack("hhqqi", kind, os.SEEK_SET, _BYTE, 1, 0))
 
     def _read(self) -> dict[str, str]:
         found: object = None
@@ -344,17 +281,15 @@ class EngineLock:
         known = {name: str(value) for name, value in found.items() if value} if isinstance(found, dict) else {}
         return {"role": "another process", **dict.fromkeys(("owner", "host", "version", "store"), ""), **known}
 
+    def release(self) -> None:
+        """Idempotent."""
+        if self._file is not None:
+            os.ftruncate(self._file, 0)
+            os.close(self._file)
+            self._file = None
 
-class SingleMembership:
-    """Membership by a lock file: the one engine leads, and never expires."""
-
-    def __init__(self, lock: EngineLock) -> None:
-        self._lock = lock
-        self._owner = ""
-
-    async def join(self, role: str, owner: str, *, store: str) -> None:
-        self._lock.acquire(role, owner=owner, store=store)
-        self._owner = owner
+    async def leave(self, owner: str) -> None:
+        self.release()
 
     async def heartbeat(self, owner: str) -> bool:
         return True
@@ -362,25 +297,32 @@ class SingleMembership:
     async def lead(self, owner: str) -> bool:
         return True
 
-    async def leave(self, owner: str) -> None:
-        self._lock.release()
-
     async def expire(self, owner: str) -> list[str]:
         return []
 
     async def owners(self) -> frozenset[str]:
-        holder = self._lock.holder()
-        return frozenset([holder.owner]) if holder is not None else frozenset()
+        return frozenset(item.owner for item in await self.engines())
 
     async def engines(self) -> list[EngineRecord]:
-        holder = self._lock.holder()
-        return [] if holder is None else [holder]
+        """Return the engine that runs now. This tries the lock: a process that wants it then is refused."""
+        if self._file is None:
+            try:
+                self._lock({"role": "journal check"})
+            except EngineRunning:
+                pass  # that engine's own record is read below
+            else:
+                self.release()
+                return []
+        return [msgspec.convert({**self._read(), "seconds": 0.0, "leads": True}, EngineRecord)]
+
+
+Membership = SharedMembership | SingleMembership
 
 
 def membership_of(store: Store) -> Membership:
-    """Return the membership that suits a store."""
-    lock: EngineLock | None = getattr(store, "engine_lock", None)
-    return SharedMembership(store) if lock is None else SingleMembership(lock)
+    """Return the membership that suits a store: its own, or one on shared values."""
+    own: SingleMembership | None = getattr(store, "membership", None)
+    return own or SharedMembership(store)
 
 
 def _key(owner: str) -> str:

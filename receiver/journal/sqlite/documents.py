@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
@@ -40,6 +41,7 @@ CACHED = 4096
 """Documents in memory. A task calls back about ten times, and reading its rows costs more than deciding."""
 
 encode = msgspec.json.encode
+attempt_row = msgspec.structs.astuple
 _working = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, str], dict[str, LastReceipt]]).decode
 
 
@@ -130,72 +132,6 @@ def delivery_row(item: Delivery) -> Row:
     )  # fmt: skip
 
 
-def attempt_row(item: AttemptRecord) -> Row:
-    ended = item.finished_ms, item.outcome, item.detail, int(item.manual), item.traceback
-    return item.delivery_id, item.number, item.started_ms, *ended
-
-
-def write_deliveries(db: Connection, rows: list[Row]) -> None:
-    """Insert or replace deliveries. Raise IntegrityError if one has the id of another submission's delivery."""
-    if db.executemany(SQL["write_delivery"], rows).rowcount < len(rows):
-        raise sqlite3.IntegrityError("UNIQUE constraint failed: deliveries.id")
-
-
-class WriteBuffer:
-    """The net difference of changed documents, written kind by kind: one statement for many rows costs a sixth less
-    than five statements in turn."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, list[Row]] = {name: [] for name in _ORDER}
-        self._deliveries: list[Row] = []
-        self._additions: list[Submission] = []
-
-    def add(self, old: Document, new: Document) -> None:
-        """Raise UnicodeEncodeError, and add nothing, where a text is not UTF-8."""
-        rows, row = self._rows, new.submission
-        update, columns = _update(old, new)
-        events = [event_row(item) for item in new.new_events]
-        rows[update].append(columns)
-        rows["insert_event"] += events
-        self._add_deliveries(old, new)
-        rows["insert_callback"] += map(callback_row, new.new_callbacks)
-        if new.new_attempts:
-            attempts = {(item.delivery_id, item.number): item for item in new.new_attempts}
-            rows["write_attempt"] += map(attempt_row, attempts.values())
-        before = old.submission
-        if row.files is not before.files or row.reply is not before.reply or row.inputs is not before.inputs:
-            rows["insert_file"] += [(row.id, digest) for digest in file_digests(row) - file_digests(before)]
-        self._additions += new.additions
-
-    def _add_deliveries(self, old: Document, new: Document) -> None:
-        before = {item.id: item for item in old.deliveries}
-        for item in new.closed + new.deliveries:
-            was = before.get(item.id)
-            if was is item:
-                continue
-            if was is None and item.manual:
-                self._deliveries.append(delivery_row(item))  # a replay opens an old row again
-            elif was is None:
-                self._rows["insert_delivery"].append(delivery_row(item))
-            elif was.status == "pending" and item.status == "cancelled":
-                self._rows["cancel_delivery"].append((item.finished_ms, item.detail, item.id))
-            else:
-                self._rows["update_delivery"].append((*delivery_row(item)[5:], item.id))
-
-    def write(self, db: Connection) -> set[str]:
-        """Write everything, and return the ids of the new submissions."""
-        for name, rows in self._rows.items():
-            if rows:
-                db.executemany(SQL[name], rows)
-        if self._deliveries:
-            write_deliveries(db, self._deliveries)
-        return {row.id for row in self._additions if insert_document(db, Document(submission=row, version=1))}
-
-
-_ORDER = (
-    "insert_callback", "update_progress", "update_working", "update_submission", "insert_event", "insert_delivery",
-    "cancel_delivery", "update_delivery", "write_attempt", "insert_file",
-)  # fmt: skip
 _SEARCHED = attrgetter(
     "status", "task_status", "ended", "task_id", "once", "hooked", "send_due_ms", "media_due_ms", "deadline_ms",
     "reply", "settled",
@@ -210,6 +146,26 @@ def _update(old: Document, new: Document) -> tuple[str, Row]:
     if _SEARCHED(row) == _SEARCHED(old.submission):
         return "update_progress", (version, working, row.poll_due_ms, encode(row), row.id)
     return "update_submission", (version, working, *_searched(row), encode(row), row.id)
+
+
+def difference(old: Document, new: Document) -> dict[str, list[Row]]:
+    """Return the rows to write by the name of their statement. Raise UnicodeEncodeError where a text is not UTF-8."""
+    row, was, before = new.submission, old.submission, {item.id: item for item in old.deliveries}
+    update, columns = _update(old, new)
+    rows = {
+        update: [columns],
+        "insert_event": [event_row(item) for item in new.new_events],
+        "insert_callback": [callback_row(item) for item in new.new_callbacks],
+        "write_delivery": [
+            delivery_row(item) for item in (*new.closed, *new.deliveries) if item is not before.get(item.id)
+        ],
+    }
+    if new.new_attempts:
+        attempts = {(item.delivery_id, item.number): item for item in new.new_attempts}
+        rows["write_attempt"] = [attempt_row(item) for item in attempts.values()]
+    if row.files is not was.files or row.reply is not was.reply or row.inputs is not was.inputs:
+        rows["insert_file"] = [(row.id, digest) for digest in file_digests(row) - file_digests(was)]
+    return rows
 
 
 class RowCache:
@@ -255,11 +211,6 @@ class RowCache:
                 for document in load(db, missing).values():
                     self._keep(document)
 
-    def read(self, db: Connection, ids: Sequence[str]) -> dict[str, Document]:
-        """Return the documents that exist, after `flush`. Keep none that was not kept, because these are deleted."""
-        kept = {id: self._documents[id] for id in ids if id in self._documents}
-        return kept | load(db, [id for id in ids if id not in kept])
-
     def insert(self, db: Connection, submission: Submission) -> Submission:
         """Write a new submission. If its name (`once`) is taken, return the one that has it."""
         document = insert_document(db, Document(submission=submission, version=1))
@@ -279,15 +230,22 @@ class RowCache:
         """Write all changes."""
         if not self._changed:
             return
-        buffer, changed = WriteBuffer(), self._changed
-        self._changed = {}
+        # One statement for many rows costs a sixth less than the statements of each document in turn.
+        rows: dict[str, list[Row]] = defaultdict(list)
+        changed, self._changed = self._changed, {}
         for id, (old, new) in changed.items():
             try:
-                buffer.add(old, new)
+                found = difference(old, new)
             except UnicodeEncodeError:  # keep in memory what will be read again
                 changed[id] = old, _clean(new)
-                buffer.add(*changed[id])
-        self.written |= changed.keys() | buffer.write(db)
+                found = difference(*changed[id])
+            for name, some in found.items():
+                rows[name] += some
+        for name, some in rows.items():
+            if some and db.executemany(SQL[name], some).rowcount < len(some) and name == "write_delivery":
+                raise sqlite3.IntegrityError("UNIQUE constraint failed: deliveries.id")  # of another submission
+        added = [Document(submission=row, version=1) for _, new in changed.values() for row in new.additions]
+        self.written.update(changed, [document.id for document in added if insert_document(db, document)])
         for _, new in changed.values():
             self._keep(new.written())
 

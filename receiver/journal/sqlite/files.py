@@ -50,7 +50,6 @@ def connect(path: Path, busy_seconds: float) -> Connection:
         elif not path.exists():  # a folder given by mistake keeps its mode
             os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
     db = _open(path, busy_seconds)
-    db.create_function("casefold", 1, str.casefold, deterministic=True)
     try:
         # Before the file is made. A commit writes whole pages with two system calls each, and our rows are large.
         db.execute("PRAGMA page_size = 32768")

@@ -6,7 +6,6 @@ import asyncio
 import os
 import queue
 import sqlite3
-import struct
 import threading
 import time
 from collections import defaultdict
@@ -23,7 +22,7 @@ from receiver.disk import Ballast, check_local_disk, in_thread
 from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
-from receiver.journal.membership import EngineLock
+from receiver.journal.membership import SingleMembership
 from receiver.journal.pages import due_query, select
 from receiver.journal.rows import TABLES, counts_of, read_submission
 from receiver.journal.sqlite import files, maintenance
@@ -43,7 +42,7 @@ class SQLiteStore:
     """See `receiver.journal.store.Store`. Opened by `open_store`.
 
     Attributes:
-        engine_lock: only one engine may run on a file.
+        membership: only one engine may run on a file.
     """
 
     shared: ClassVar[bool] = False
@@ -51,15 +50,15 @@ class SQLiteStore:
 
     def __init__(self, path: Path, writer: Connection, reader: Connection, ballast: Ballast) -> None:
         self.place = str(path)
-        self.engine_lock = EngineLock(path)
+        self.membership = SingleMembership(path)
         self._path = path
         self._ballast = ballast
         self._damage: JournalError | None = None
         self._closed = False
         self._subscribers: list[tuple[asyncio.AbstractEventLoop, Changed]] = []
-        self._watch = FileWatch(path)
+        self._identities = self._identify()
         self._cache = RowCache()
-        self._writer = Writer(writer, self._cache, begun=self._watch.check, committed=self._committed)
+        self._writer = Writer(writer, self._cache, committed=self._committed)
         self._reader = reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
 
@@ -68,7 +67,7 @@ class SQLiteStore:
         await self._writer.aclose()
         self._readers.shutdown(wait=True)
         self._reader.close()
-        self.engine_lock.close()
+        self.membership.release()
 
     async def settle(self) -> None:
         """Nothing is swept up later."""
@@ -163,7 +162,7 @@ class SQLiteStore:
         def write(db: Connection) -> Mapping[str, int]:
             removed = dict.fromkeys(("kept", "files", *REMOVED), 0)
             decided: list[str] = []
-            for id, document in self._cache.read(db, ids).items():
+            for id, document in load(db, ids).items():
                 after = transition(document)
                 if after is None:
                     removed["kept"] += 1
@@ -201,12 +200,10 @@ class SQLiteStore:
         return await self._read(lambda db: read_page(db, kind, wanted, after, limit, newest_first=newest_first))
 
     async def counts(self, *, submissions: bool = False) -> Counts:
-        def read(db: Connection) -> Counts:
-            return counts_of(
-                db.execute(SQL["count_deliveries"]), db.execute(SQL["count_submissions"]) if submissions else ()
-            )
-
-        return await self._read(read)
+        displayed = SQL["count_submissions"]
+        return await self._read(
+            lambda db: counts_of(db.execute(SQL["count_deliveries"]), db.execute(displayed) if submissions else ())
+        )
 
     # Shared values
 
@@ -240,8 +237,7 @@ class SQLiteStore:
         return await self._beside(maintenance.back_up, target)
 
     async def compact(self) -> tuple[int, int] | None:
-        running = self.engine_lock.holder() is not None
-        return None if running else await self._beside(maintenance.compact)
+        return None if await self.membership.engines() else await self._beside(maintenance.compact)
 
     async def scrub(self, words: str) -> str | None:
         """Rewrite the file if no engine runs. Deleted rows are overwritten anyway, except copies that SQLite left when
@@ -281,13 +277,27 @@ class SQLiteStore:
             raise error from exc
 
     def _committed(self) -> None:
-        """Check that the commit is kept, then notify subscribers."""
-        self._watch.check(committed=True)
+        """Notify subscribers. Raise JournalError if the file was removed or replaced: SQLite would go on, in vain."""
+        if not self._identities.items() <= self._identify().items():
+            raise JournalError(
+                f"The journal {self._path} or its log has been removed or replaced since Receiver opened it. Nothing "
+                "is kept now. Put the file back where it was, or restart Receiver to use the file that is there.",
+                fault="replaced",
+            )
         if self._cache.written:
             written = frozenset(self._cache.written)
             for loop, changed in self._subscribers:
                 with suppress(RuntimeError):  # its loop is closed
                     loop.call_soon_threadsafe(changed, written)
+
+    def _identify(self) -> dict[str, tuple[int, int]]:
+        """Return device and inode of the file and of its log, if they are there."""
+        found = {}
+        for name in (self.place, f"{self.place}-wal"):
+            with suppress(FileNotFoundError):
+                status = os.stat(name)
+                found[name] = status.st_dev, status.st_ino
+        return found
 
     async def _take_new(self) -> None:
         """Raise JournalError from a full disk on, until there is room for more than what is owed already."""
@@ -331,7 +341,6 @@ class Writer:
     Args:
         connection: for this writer alone.
         cache: follows the transactions.
-        begun: called before anything is written. It raises if what is written would be lost.
         committed: called after each commit, before any caller is answered. It raises if what was committed may be lost.
     """
 
@@ -340,12 +349,11 @@ class Writer:
         connection: sqlite3.Connection,
         cache: RowCache,
         *,
-        begun: Callable[[], None] = lambda: None,
         committed: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._cache = cache
-        self._begun, self._committed = begun, committed
+        self._committed = committed
         self._gathered: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
         self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._closed = False
@@ -418,7 +426,6 @@ class Writer:
         db, running = self._connection, False
         try:
             db.execute("BEGIN IMMEDIATE")  # a deferred transaction that upgrades fails without waiting
-            self._begun()
             self._cache.begin(db)
             running = True
             self._cache.fetch(db, [id for _, _, id in batch if id is not None])
@@ -445,75 +452,6 @@ def _resolve(outcomes: list[_Outcome]) -> None:
             future.set_result(result)
         else:
             future.set_exception(error)
-
-
-# Changes by other programs
-
-_LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
-
-
-class FileWatch:
-    """Notices that the file or its write-ahead log was removed, replaced or cut: it takes every write, and keeps none.
-
-    SQLite does not notice a cut. It writes behind it, and the next start finds nothing there. A header that is new and
-    sound begins the log anew after a checkpoint (https://www.sqlite.org/fileformat2.html#the_write_ahead_log).
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._log = path, f"{path}-wal"
-        self._identities = self._identify()
-        self._header, self._size = b"", 0
-
-    def check(self, *, committed: bool = False) -> None:
-        """Raise JournalError if they are not as we left them. Call before the first write of a commit, and after it."""
-        if committed and not self._identities.items() <= self._identify().items():
-            raise JournalError(
-                f"The journal {self._path} or its log has been removed or replaced since Receiver opened it. Nothing "
-                "is kept now. Put the file back where it was, or restart Receiver to use the file that is there.",
-                fault="replaced",
-            )
-        if self._is_cut(committed):
-            raise JournalError(
-                f"The log of the journal, {self._log}, was cut by another program since Receiver wrote it. "
-                "Nothing is kept now. Restart Receiver, and look for what was lost with: receiver journal check",
-                fault="cut",
-            )
-
-    def _identify(self) -> dict[str, tuple[int, int]]:
-        """Return device and inode of each file that is there."""
-        found = {}
-        for name in (str(self._path), self._log):
-            with suppress(FileNotFoundError):
-                status = os.stat(name)
-                found[name] = status.st_dev, status.st_ino
-        return found
-
-    def _is_cut(self, committed: bool) -> bool:
-        try:
-            file = os.open(self._log, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            header, size = os.pread(file, 32, 0), os.fstat(file).st_size
-        finally:
-            os.close(file)
-        began_anew = header != self._header
-        cut = (committed and size > 0 and not _is_sound(header)) if began_anew else size < self._size
-        if committed and not cut:
-            self._header, self._size = header, size
-        return cut
-
-
-def _is_sound(header: bytes) -> bool:
-    """Return True if a log's header has its own checksum."""
-    if len(header) < 32 or header[:4] not in _LOG_MAGIC:
-        return False
-    words = struct.unpack(">6I" if header[3] & 1 else "<6I", header[:24])
-    one = two = 0
-    for first, second in zip(words[::2], words[1::2], strict=True):
-        one = (one + first + two) % 2**32
-        two = (two + second + one) % 2**32
-    return struct.pack(">2I", one, two) == header[24:]
 
 
 async def open_store(

@@ -32,12 +32,6 @@ INSERT INTO callbacks VALUES (?, ?, ?, ?, CAST(? AS TEXT));
 -- name: insert_event
 INSERT INTO events VALUES (?, ?, ?, ?, ?, CAST(? AS TEXT));
 
--- name: insert_delivery
-INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?);
-
--- name: cancel_delivery
-UPDATE deliveries SET status = 'cancelled', finished_ms = ?, detail = ? WHERE id = ?;
-
 -- name: write_delivery
 -- A row of another submission stays as it is, and does not count.
 INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?)
@@ -46,12 +40,6 @@ ON CONFLICT DO UPDATE SET
     owner = excluded.owner, detail = excluded.detail, receipt = excluded.receipt, finished_ms = excluded.finished_ms,
     manual = excluded.manual
 WHERE submission_id = excluded.submission_id;
-
--- name: update_delivery
-UPDATE deliveries SET
-    due_ms = ?, status = ?, attempt = ?, failures = ?, owner = ?, detail = ?, receipt = CAST(? AS TEXT),
-    finished_ms = ?, manual = ?
-WHERE id = ?;
 
 -- name: write_attempt
 REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?);
