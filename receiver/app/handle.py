@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from receiver.app.container import Runtime
-from receiver.app.requests import to_options
 from receiver.errors import InputError, InputRequired, JournalError, MediaError, NoResult, Refused, TaskFailed, TaskLost
 from receiver.events import Event, EventType, Submission, event_id
+from receiver.submissions.options import to_options
 
 MOST_EVENTS = 1000
 """Events of one submission: at most a hundred percentages and a few decisive ones."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -17,7 +17,6 @@ from receiver.app.container import Runtime
 from receiver.app.factory import open_runtime
 from receiver.app.functions import Function, OnEvent, check_function, check_registration
 from receiver.app.handle import TaskHandle
-from receiver.app.requests import Requests, SubmitOptions, to_options
 from receiver.app.web import web_app
 from receiver.clock import Clock
 from receiver.deliveries import DeliveryStatus
@@ -25,8 +24,9 @@ from receiver.errors import InputError, NotStarted, PayloadError, ReceiverError
 from receiver.events import DISPLAY_STATUSES, DisplayStatus, EventType
 from receiver.journal import Trouble
 from receiver.journal.selection import Replayed, Selection
-from receiver.requests import Request
+from receiver.requests import build
 from receiver.settings import CONCURRENCY, Settings, declared, load
+from receiver.submissions.options import SubmitOptions, to_options
 from receiver.telemetry import Log, use_logging
 from receiver.verification import Unwrapped, unwrap
 from receiver.web.callbacks import MAX_BODY
@@ -41,7 +41,7 @@ ROLE = "python"
 F = TypeVar("F", bound=OnEvent)
 
 
-class Receiver(Requests):
+class Receiver:
     """Submit Midjourney tasks and get every result, even if no callback ever comes and this process restarts.
 
     The constructor opens nothing. Use the object inside `async with`, or inside the `lifespan` of the application it
@@ -170,6 +170,198 @@ class Receiver(Requests):
             return function
 
         return register
+
+    # Requests. A test compares the signatures with `KINDS`.
+
+    async def imagine(
+        self,
+        prompt: str,
+        *,
+        bot_type: str | None = None,
+        pictures: Sequence[str] = (),
+        account_filter: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskHandle:
+        """A grid of four pictures from a prompt, or a video if the prompt starts with a link and says `--video`.
+
+        Example::
+
+            task = await receiver.imagine("a paper boat --v 6.1", labels={"order": "17"}, to=["album"])
+
+        Args:
+            prompt: 1–6000 characters. It holds parameters such as `--ar 3:2`, and links to reference pictures at its
+                start.
+            bot_type: MID_JOURNEY or NIJI_JOURNEY.
+            pictures: at most 5 reference pictures, as paths, data URIs or links.
+            account_filter: `instanceId`, `modes`, `remix`, `nijiRemix`, `remixAutoConsidered`, `remark`.
+            options: see `SubmitOptions`.
+
+        Returns:
+            The task. A busy provider is no error: the request is kept, and the engine sends it again.
+
+        Raises:
+            InputError: a value cannot be sent, and nothing was.
+            Conflict: the name `once` was given to another request.
+            Refused: the provider will make no task of it.
+            Unreachable: the provider could not be reached, and nothing was sent.
+            Ambiguous: the answer was lost. The request may have been charged, so it is never sent again. If a task
+                was made and a callback URL was sent, the result still comes to the destinations.
+            JournalError, MediaError: nothing was sent.
+        """
+        return await self._submit("imagine", locals())
+
+    async def blend(
+        self,
+        pictures: Sequence[str],
+        *,
+        dimensions: str | None = None,
+        bot_type: str | None = None,
+        account_filter: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskHandle:
+        """One grid out of 2–5 pictures.
+
+        Example::
+
+            task = await receiver.blend(["cat.png", "boat.png"], dimensions="LANDSCAPE")
+
+        Args:
+            pictures: paths, data URIs or links.
+            dimensions: PORTRAIT, SQUARE or LANDSCAPE.
+            bot_type, account_filter, options: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit("blend", locals())
+
+    async def describe(
+        self,
+        source: str,
+        *,
+        bot_type: str | None = None,
+        language: str | None = None,
+        account_filter: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskHandle:
+        """Prompts that could have made a picture: the result's `task.texts`.
+
+        Example::
+
+            task = await receiver.describe("boat.png")
+            event = await task.result()
+            print(event.task.texts)
+
+        Args:
+            source: a path, data URI or link.
+            language: of the texts, like `en` or `zh-CN`. Not every provider knows it.
+            bot_type, account_filter, options: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit("describe", locals())
+
+    async def shorten(
+        self,
+        prompt: str,
+        *,
+        bot_type: str | None = None,
+        account_filter: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskHandle:
+        """Shorter prompts that mean the same: the result's `task.texts`. Arguments and errors are as in `imagine`.
+
+        Example::
+
+            task = await receiver.shorten("a very, very small paper boat on calm and quiet water")
+        """
+        return await self._submit("shorten", locals())
+
+    async def video(
+        self,
+        image: str | None = None,
+        *,
+        prompt: str,
+        motion: str = "low",
+        action: str | None = None,
+        index: int | None = None,
+        task_id: str | None = None,
+        end_image: str | None = None,
+        loop: bool | None = None,
+        video_type: str | None = None,
+        batch_size: int | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskHandle:
+        """Videos out of a picture, or of an earlier video task.
+
+        Example::
+
+            task = await receiver.video("boat.png", prompt="the boat sails away", motion="high")
+
+        Args:
+            image: the first frame, as a path, data URI or link. An `action` needs none.
+            prompt: the events in the video.
+            motion: low or high.
+            action: a word like `extend`, for an earlier video task. It needs `task_id` and `index`.
+            index: number of a video of that task, 0–3.
+            task_id: the provider's id of that task.
+            end_image: the last frame, given as `image`.
+            loop: True if the end leads into the beginning.
+            video_type: vid_1.1_i2v_480 or vid_1.1_i2v_720.
+            batch_size: number of videos: 1, 2 or 4.
+            options: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit("video", locals())
+
+    async def edits(
+        self,
+        prompt: str,
+        image: str,
+        *,
+        mask: str | None = None,
+        account_filter: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskHandle:
+        """A grid of four pictures made out of one by a prompt.
+
+        Example::
+
+            task = await receiver.edits("the boat is red", "boat.png", mask="hull.png")
+
+        Args:
+            image: a path, data URI or link.
+            mask: area to repaint, as a path or data URI: white is repainted.
+            prompt, account_filter, options: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit("edits", locals())
+
+    async def swap(self, source: str, target: str, **options: Unpack[SubmitOptions]) -> TaskHandle:
+        """The face of one picture in another.
+
+        Example::
+
+            task = await receiver.swap("face.png", "portrait.png")
+
+        Args:
+            source: the picture with the face, as a path, data URI or link.
+            target: the picture it goes into.
+            options: as `imagine`, whose errors are raised here too.
+        """
+        return await self._submit("swap", locals())
+
+    async def upload(self, pictures: Sequence[str], *, account_filter: Mapping[str, Any] | None = None) -> list[str]:
+        """Links for 1–5 pictures, to be used in prompts. No task is made, and nothing is journalled.
+
+        Example::
+
+            [link] = await receiver.upload(["boat.png"])
+            task = await receiver.imagine(f"{link} in a storm --v 6.1")
+        """
+        request = build("upload", pictures=pictures, account_filter=account_filter)
+        return await self._started().submissions.upload(request)
+
+    async def _submit(self, kind: str, arguments: dict[str, Any]) -> TaskHandle:
+        """Journal and send a request, given all arguments of its method."""
+        options: SubmitOptions = arguments.pop("options")
+        del arguments["self"]
+        request, runtime = build(kind, **arguments), self._started()
+        row = await runtime.submissions.prepare(request, to_options(options, request))
+        return TaskHandle(self._started, await runtime.submissions.send_or_keep(row.id))
 
     # Existing tasks
 
@@ -321,11 +513,6 @@ class Receiver(Requests):
             raise PayloadError(f"A callback may have {MAX_BODY // 1024} KiB at most.")
         callback = unwrap(runtime.tokens, body, url_token)
         return await runtime.intake.received(callback.submission_id, callback.task, callback.body, callback.cause)
-
-    async def _submit(self, request: Request, options: SubmitOptions) -> TaskHandle:
-        runtime = self._started()
-        row = await runtime.submissions.prepare(request, to_options(options, request))
-        return TaskHandle(self._started, await runtime.submissions.send_or_keep(row.id))
 
     def _web(self) -> Starlette:
         runtime = self._started()

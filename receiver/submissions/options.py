@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
+
+import msgspec
 
 from receiver.errors import InputError, MediaError
 from receiver.events import is_at
 from receiver.media.links import read_link
-from receiver.requests import check_speed
+from receiver.requests import Request, check_speed
 from receiver.tasks import clean_text
 
 MAX_LABELS = 32
@@ -105,3 +109,47 @@ def _check_text(what: str, text: str, longest: int) -> None:
         raise InputError(f"{what} has {len(text)} characters; shorten it to {longest}.")
     if clean_text(text) != text:
         raise InputError(f"{what} holds a NUL or half a character, which cannot be stored. Remove it.")
+
+
+class SubmitOptions(TypedDict, total=False):
+    """Arguments that every request takes besides its own fields.
+
+    Under the name `once` a request exists once, even over restarts. A repeat returns the first one's task, and the same
+    name with another request raises Conflict.
+    """
+
+    labels: Mapping[str, str] | None  # your own names and values. Every event carries them
+    state: str | None  # a text of your own. Every event carries it
+    to: Sequence[str] | None  # names of the destinations that get the result. None: all of them
+    auto: Sequence[str] | None  # buttons that Receiver presses, once, when it has succeeded, e.g. `["U1", "U3"]`
+    reply_to: str | None  # a URL that gets the events too, signed, at a host that a webhook destination allows
+    speed: str | None  # fast, turbo or relax. None: the provider's default
+    once: str | None
+
+
+def to_options(given: SubmitOptions, request: Request | None = None) -> Options:
+    """Return the options for `Submissions`. A single name may stand for a list of one."""
+
+    def names(value: Sequence[str]) -> tuple[str, ...]:
+        return (value,) if isinstance(value, str) else tuple(value)
+
+    if unknown := sorted(given.keys() - SubmitOptions.__annotations__.keys()):
+        raise TypeError(f"There is no argument {unknown[0][:80]!r}.")
+    labels = given.get("labels") or {}
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InputError(f"The label {str(name)[:40]!r} must be text, and its name too.")
+    to = given.get("to")
+    options = Options(
+        speed=given.get("speed"),
+        labels=dict(labels),
+        state=given.get("state"),
+        to=None if to is None else names(to),
+        auto=names(given.get("auto") or ()),
+        reply_to=given.get("reply_to"),
+        once=given.get("once"),
+    )
+    if request is None or options.once is None:
+        return options
+    content = msgspec.json.encode([request, options], order="deterministic")
+    return replace(options, once_digest=hashlib.sha256(content).hexdigest())
