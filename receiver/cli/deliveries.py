@@ -12,20 +12,7 @@ import typer
 from receiver.app.container import replay_of
 from receiver.backoff import DELIVERY
 from receiver.cli import group
-from receiver.cli.options import (
-    After,
-    AsJSON,
-    Labelled,
-    Limit,
-    OfSubmission,
-    Search,
-    Since,
-    Until,
-    choice,
-    older,
-    optional,
-    selection,
-)
+from receiver.cli.options import After, AsJSON, Limit, OfSubmission, choice, gathers, older, optional, selection
 from receiver.cli.output import at, note, print_json, print_list, print_table, say, say_values, span, when
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.cli.session import deliver_now
@@ -90,20 +77,18 @@ deliveries = group("deliveries")
 
 
 @events.command("list")
+@gathers(wanted=selection)
 def list_events(
+    *,
     submission: OfSubmission = None,
     type: OfType = None,
-    label: Labelled = None,
-    search: Search = None,
-    since: Since = None,
-    until: Until = None,
+    wanted: Selection,
     after: After = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
     """List the newest events."""
-    chosen = choice("--type", type, EVENT_TYPES)
-    wanted = selection(label=label, search=search, since=since, until=until, type=chosen)
+    wanted = replace(wanted, type=choice("--type", type, EVENT_TYPES))
 
     async def find(journal: Journal) -> list[Event]:
         return await journal.events(await _of(journal, submission, wanted), limit=limit, after=after)
@@ -119,21 +104,19 @@ def show_event(id: Annotated[str, typer.Argument(help="The event's id, as the li
 
 
 @deliveries.command("list")
+@gathers(wanted=selection)
 def list_deliveries(
+    *,
     submission: OfSubmission = None,
     destination: Annotated[str | None, optional("To one destination.")] = None,
     status: OfStatus = None,
-    label: Labelled = None,
-    search: Search = None,
-    since: Since = None,
-    until: Until = None,
+    wanted: Selection,
     after: After = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
     """List the newest deliveries."""
-    chosen = choice("--status", status, DELIVERY_STATUSES)
-    wanted = selection(label=label, search=search, since=since, until=until, status=chosen, destination=destination)
+    wanted = replace(wanted, status=choice("--status", status, DELIVERY_STATUSES), destination=destination)
 
     async def find(journal: Journal) -> list[Delivery]:
         return await journal.deliveries(await _of(journal, submission, wanted), limit=limit, after=after)
@@ -296,14 +279,12 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
     field, choices, chosen = ("type", EVENT_TYPES, OfType) if of_events else ("status", DELIVERY_STATUSES, OfStatus)
 
     def command(
+        *,
         ids: list[str] | None = None,
         chosen: str | None = None,
         submission: OfSubmission = None,
         destination: OfDestination = None,
-        label: Labelled = None,
-        search: Search = None,
-        since: Since = None,
-        until: Until = None,
+        wanted: Selection,
         to: Instead = None,
         as_new: AsNew = False,
         dry_run: DryRun = False,
@@ -312,15 +293,7 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
         as_json: AsJSON = False,
     ) -> None:
         narrower: dict[str, Any] = {field: choice(f"--{field}", chosen, choices)}
-        wanted = selection(
-            label=label,
-            search=search,
-            since=since,
-            until=until,
-            ids=tuple(ids or ()),
-            destination=destination,
-            **narrower,
-        )
+        wanted = replace(wanted, ids=tuple(ids or ()), destination=destination, **narrower)
         settings = settings_for(quiet=True)
 
         async def work(journal: Journal) -> tuple[list[Replayed], set[str]]:
@@ -349,7 +322,7 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
     given = Annotated[list[str] | None, typer.Argument(help=f"Ids of {noun}.", show_default=False)]
     command.__annotations__ |= {"ids": given, "chosen": chosen}
     command.__doc__ = doc
-    return command
+    return gathers(wanted=selection)(command)
 
 
 def _print_outcomes(done: Sequence[Replayed]) -> None:

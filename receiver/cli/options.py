@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -17,6 +19,7 @@ from receiver.errors import InputError
 from receiver.journal.selection import Selection
 from receiver.requests import BOTS, KINDS, SPEEDS
 from receiver.settings.kinds import parse_keep
+from receiver.submissions.options import Options
 
 
 def optional(help: str, *names: str) -> Any:
@@ -27,24 +30,13 @@ def optional(help: str, *names: str) -> Any:
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Reference = Annotated[str, typer.Argument(help="The submission's id, 6 characters of its end, the task id, or last.")]
 Limit = Annotated[int, typer.Option(help="How many at most, the newest first.", min=1)]
-Labelled = Annotated[list[str] | None, optional("Of submissions with this label, name=value. Repeatable.", "--label")]
-Search = Annotated[str | None, optional("Of submissions with all these words in their prompt.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-Since = Annotated[str | None, optional("From then on: today, yesterday, 2h, or a date and time (local).")]
-Until = Annotated[str | None, optional("Before that, given like --since.")]
 After = Annotated[str | None, optional("The page behind this one, by its id.")]
 OfSubmission = Annotated[str | None, optional("Of one submission or task.", "--task", "--submission")]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the result has reached every destination.")]
 Speed = Annotated[str | None, optional(f"{', '.join(SPEEDS)}.")]
 IMAGINE = {field.name: field for field in KINDS["imagine"].fields}
 Bot = Annotated[str | None, optional(IMAGINE["bot_type"].command_help)]
-Label = Annotated[list[str] | None, optional("name=value, carried by every event. Repeatable.")]
-State = Annotated[str | None, optional("Your own state, carried by every event.")]
-To = Annotated[list[str] | None, optional("Name of a destination; all of them if not given. Repeatable.", "--to")]
-ReplyTo = Annotated[
-    str | None, optional("A URL that gets its events too, at a host that a webhook destination allows.")
-]
-Auto = Annotated[str | None, optional("Buttons to press by itself when it has succeeded, once: U1,U3.")]
 Filter = Annotated[str | None, optional(IMAGINE["account_filter"].command_help)]
 Prompt = Annotated[str | None, optional("The prompt, for a button that asks for one.")]
 Mask = Annotated[str | None, optional("Where to repaint, for a button that asks for it: a file, white on black.")]
@@ -149,23 +141,65 @@ def moment(option: str, text: str | None, now: float) -> int | None:
     return int(when.timestamp() * 1000)
 
 
+# Groups of options. A command takes one with `gathers`.
+
+
 def selection(
-    *,
-    label: list[str] | None = None,
-    search: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
-    **others: Any,
+    label: Annotated[list[str] | None, optional("Of submissions with this label, name=value. Repeatable.")] = None,
+    search: Annotated[str | None, optional("Of submissions with all these words in their prompt.")] = None,
+    since: Annotated[str | None, optional("From then on: today, yesterday, 2h, or a date and time (local).")] = None,
+    until: Annotated[str | None, optional("Before that, given like --since.")] = None,
 ) -> Selection:
-    """Return the selection of a list from the options of its command."""
+    """Return the selection of a list."""
     now = time.time()
     return Selection(
         labels=tuple(labels(label).items()),
         words=tuple((search or "").split()),
         since_ms=moment("--since", since, now),
         until_ms=moment("--until", until, now),
-        **others,
     )
+
+
+def carried(
+    label: Annotated[list[str] | None, optional("name=value, carried by every event. Repeatable.")] = None,
+    state: Annotated[str | None, optional("Your own state, carried by every event.")] = None,
+    to: Annotated[
+        list[str] | None, optional("Name of a destination; all of them if not given. Repeatable.", "--to")
+    ] = None,
+    auto: Annotated[str | None, optional("Buttons to press by itself when it has succeeded, once: U1,U3.")] = None,
+    reply_to: Annotated[
+        str | None, optional("A URL that gets its events too, at a host that a webhook destination allows.")
+    ] = None,
+) -> Options:
+    """Return the options of a submission."""
+    return Options(
+        labels=labels(label),
+        state=state,
+        to=tuple(to) if to else None,
+        auto=tuple(button for button in (auto or "").split(",") if button.strip()),
+        reply_to=reply_to,
+    )
+
+
+def gathers(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a group in place of its parameter of that name, which gets what the group makes."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters
+        taken = {name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()}
+
+        @wraps(command)
+        def gathered(**given: Any) -> None:
+            made = {name: groups[name](**{one: given.pop(one) for one in taken[name]}) for name in groups}
+            command(**made, **given)
+
+        all_of_them = [one for name, item in own.items() for one in taken.get(name, {name: item}).values()]
+        named = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in all_of_them]
+        vars(gathered)["__signature__"] = inspect.Signature(named)  # Typer reads it and the annotations
+        gathered.__annotations__ = {item.name: item.annotation for item in named}
+        return gathered
+
+    return decorate
 
 
 def older(command: str, found: Sequence[Any], limit: int) -> str:

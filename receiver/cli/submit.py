@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -17,18 +18,15 @@ from receiver.cli import session
 from receiver.cli.options import (
     IMAGINE,
     AsJSON,
-    Auto,
     Bot,
     Filter,
-    Label,
     Mask,
     Prompt,
     Reference,
-    ReplyTo,
     Speed,
-    State,
-    To,
     Wait,
+    carried,
+    gathers,
     optional,
 )
 from receiver.cli.output import note, one_line, say_result
@@ -41,27 +39,9 @@ from receiver.submissions import Options
 T = TypeVar("T")
 
 
-def options(
-    *,
-    speed: str | None = None,
-    label: list[str] | None = None,
-    state: str | None = None,
-    to: list[str] | None = None,
-    auto: str | None = None,
-    reply_to: str | None = None,
-) -> Options:
-    """Return the options of a submission from those of a command."""
-    return Options(
-        speed=speed,
-        labels=reading.labels(label),
-        state=state,
-        to=tuple(to) if to else None,
-        auto=tuple(button for button in (auto or "").split(",") if button.strip()),
-        reply_to=reply_to,
-    )
-
-
+@gathers(chosen=carried)
 def submit(
+    *,
     prompt: Annotated[
         list[str] | None,
         typer.Argument(
@@ -80,11 +60,7 @@ def submit(
     bot: Bot = None,
     picture: Annotated[list[str] | None, optional(f"{IMAGINE['pictures'].command_help} Repeatable.")] = None,
     account_filter: Filter = None,
-    label: Label = None,
-    state: State = None,
-    to: To = None,
-    auto: Auto = None,
-    reply_to: ReplyTo = None,
+    chosen: Options,
     as_json: AsJSON = False,
 ) -> None:
     """Submit a prompt. Without --wait it returns when the provider has accepted it.
@@ -99,7 +75,7 @@ def submit(
         raise typer.BadParameter("Give either a prompt, or --file with prompts, not both.")
     if not prompt and file is None:
         raise typer.BadParameter("Give a prompt, or --file with prompts, one a line.")
-    chosen = options(speed=speed, label=label, state=state, to=to, auto=auto, reply_to=reply_to)
+    chosen = replace(chosen, speed=speed)
     filter = reading.account_filter(account_filter)
     prompts = read_prompts(file or "") if not prompt else [reading.read_text("-") if prompt == ["-"] else prompt[0]]
     asked = [
@@ -122,18 +98,15 @@ def wait(reference: Reference, as_json: AsJSON = False) -> None:
     session.Session(as_json=as_json).run(lambda runtime: runtime.journal.find(reference), wait=True, sends=None)
 
 
+@gathers(chosen=carried)
 def watch(
+    *,
     task_id: Annotated[str, typer.Argument(help="A task submitted by another program, with the same key.")],
     wait: Wait = False,
-    label: Label = None,
-    state: State = None,
-    to: To = None,
-    auto: Auto = None,
-    reply_to: ReplyTo = None,
+    chosen: Options,
     as_json: AsJSON = False,
 ) -> None:
     """Follow and deliver a task that another program submitted."""
-    chosen = options(label=label, state=state, to=to, auto=auto, reply_to=reply_to)
     session.Session(as_json=as_json).run(lambda runtime: runtime.submissions.adopt(task_id, chosen), wait=wait)
 
 
@@ -228,7 +201,9 @@ async def submit_one(
         return session.ERROR
 
 
+@gathers(chosen=carried)
 def action(
+    *,
     reference: Reference,
     button: Annotated[str, typer.Argument(help="U2, V1, reroll, zoom, pan left, or any label `tasks show` lists.")],
     prompt: Prompt = None,
@@ -237,18 +212,14 @@ def action(
     wait: Wait = False,
     speed: Speed = None,
     account_filter: Filter = None,
-    label: Label = None,
-    state: State = None,
-    to: To = None,
-    auto: Auto = None,
-    reply_to: ReplyTo = None,
+    chosen: Options,
     as_json: AsJSON = False,
 ) -> None:
     """Press a button of a finished task. The same one a second time gives the first one's result.
 
     Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
-    chosen = options(speed=speed, label=label, state=state, to=to, auto=auto, reply_to=reply_to)
+    chosen = replace(chosen, speed=speed)
     filter = reading.account_filter(account_filter)
 
     async def prepare(runtime: Runtime) -> Submission:
@@ -314,57 +285,44 @@ def _with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
     return run(main())
 
 
-def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-_JSON = _parameter("as_json", AsJSON, default=False)
-_CARRIED = [
-    _parameter("wait", Wait, default=False),
-    *(
-        _parameter(name, kind)
-        for name, kind in {"speed": Speed, "label": Label, "state": State, "to": To, "reply_to": ReplyTo}.items()
-    ),
-    _JSON,
-]
 _READERS: dict[str, Callable[[Any], Any]] = {"bot_type": reading.bot_type, "account_filter": reading.account_filter}
 """Field → reading of its text on the command line."""
 
 
-def command_of(kind: str, carried: Sequence[inspect.Parameter] = _CARRIED) -> Callable[..., None]:
-    """Return the command of a kind of request. `carried` are its options beside its fields."""
+def command_of(kind: str) -> Callable[..., None]:
+    """Return the command of a kind of request."""
     declared = KINDS[kind]
 
-    def command(**given: Any) -> None:
-        values = {}
-        for field in declared.fields:
-            value = given.pop(field.option or field.name)
-            values[field.name] = _READERS[field.name](value) if field.name in _READERS else value
-        request = build(kind, **values)
-        as_json, wait = given.pop("as_json"), given.pop("wait", False)
-        if not declared.answered_by_links:
-            session.Session(as_json=as_json).request(request, options(**given), wait=wait)
-            return
+    def read(**given: Any) -> Request:
+        values = {field.name: given[field.option or field.name] for field in declared.fields}
+        return build(kind, **values | {name: _READERS[name](values[name]) for name in values.keys() & _READERS})
+
+    def send(
+        *, request: Request, wait: Wait = False, speed: Speed = None, chosen: Options, as_json: AsJSON = False
+    ) -> None:
+        session.Session(as_json=as_json).request(request, replace(chosen, speed=speed), wait=wait)
+
+    def upload(*, request: Request, as_json: AsJSON = False) -> None:
         urls = _with_runtime(lambda runtime: runtime.submissions.upload(request))
         say_result("\n".join(urls), {"urls": urls}, as_json=as_json)
 
-    parameters = [*map(_field_parameter, declared.fields), *carried]
-    command.__name__ = kind
-    command.__doc__ = declared.command
-    # Typer reads both.
-    vars(command)["__signature__"] = inspect.Signature(parameters)
-    command.__annotations__ = {item.name: item.annotation for item in parameters}
-    return command
+    vars(read)["__signature__"] = inspect.Signature(list(map(_field_parameter, declared.fields)))
+    send.__doc__ = upload.__doc__ = declared.command
+    if declared.answered_by_links:
+        return gathers(request=read)(upload)
+    return gathers(request=read, chosen=carried)(send)
 
 
 def _field_parameter(field: Field) -> inspect.Parameter:
     info = (typer.Argument if field.argument else typer.Option)(help=field.command_help)
-    type = str if field.form.type == dict[str, Any] else field.form.type
+    type: Any = str if field.form.type == dict[str, Any] else field.form.type
     default = inspect.Parameter.empty if field.default is REQUIRED else field.default
-    return _parameter(field.option or field.name, Annotated[type | None if default is None else type, info], default)
+    name, kind = field.option or field.name, inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(
+        name, kind, default=default, annotation=Annotated[type | None if default is None else type, info]
+    )
 
 
-blend, describe, shorten, video, edits, swap = (
-    command_of(kind) for kind in ("blend", "describe", "shorten", "video", "edits", "swap")
+blend, describe, shorten, video, edits, swap, upload = (
+    command_of(kind) for kind in ("blend", "describe", "shorten", "video", "edits", "swap", "upload")
 )
-upload = command_of("upload", [_JSON])

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 from receiver.cli import group
-from receiver.cli.options import (
-    After,
-    AsJSON,
-    Labelled,
-    Limit,
-    Reference,
-    Search,
-    Since,
-    Until,
-    choice,
-    older,
-    optional,
-    selection,
-)
+from receiver.cli.options import After, AsJSON, Limit, Reference, choice, gathers, older, optional, selection
 from receiver.cli.output import at, note, print_json, print_list, print_table, say_values
 from receiver.cli.process import on_journal
 from receiver.cli.tables import DELIVERIES, EVENTS, TASKS, describe, labels_of, made_by, status_of
@@ -27,6 +15,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal, Trouble
+from receiver.journal.selection import Selection
 from receiver.journal.troubles import find_troubles
 from receiver.requests import KINDS
 from receiver.settings.kinds import show_url
@@ -36,20 +25,19 @@ tasks = group("tasks")
 
 
 @tasks.command("list")
+@gathers(wanted=selection)
 def list_tasks(
+    *,
     status: Annotated[str | None, optional(f"{', '.join(DISPLAY_STATUSES)}.")] = None,
     kind: Annotated[str | None, optional(f"{', '.join(KINDS)}.")] = None,
-    label: Labelled = None,
-    search: Search = None,
-    since: Since = None,
-    until: Until = None,
+    wanted: Selection,
     after: After = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
 ) -> None:
     """List the newest submissions, and what is wrong now."""
-    chosen = {"status": choice("--status", status, DISPLAY_STATUSES), "kind": choice("--kind", kind, list(KINDS))}
-    wanted = selection(label=label, search=search, since=since, until=until, **chosen)
+    status, kind = choice("--status", status, DISPLAY_STATUSES), choice("--kind", kind, list(KINDS))
+    wanted = replace(wanted, status=status, kind=kind)
 
     async def work(journal: Journal) -> tuple[list[Submission], list[Trouble]]:
         found = await journal.submissions(wanted, limit=limit, after=after)
