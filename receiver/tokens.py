@@ -96,6 +96,8 @@ def read_tag(text: str) -> Tag:
 class _Signer(itsdangerous.TimestampSigner):
     def __init__(self, keys: Sequence[str], salt: str, clock: Clock) -> None:
         super().__init__(list(keys), salt=salt.encode(), digest_method=hashlib.sha256, key_derivation="hmac")
+        # Derived once here, instead of with each token.
+        self.secret_keys, self.key_derivation = [self.derive_key(key) for key in self.secret_keys], "none"
         self._clock = clock
 
     def get_timestamp(self) -> int:

@@ -35,6 +35,8 @@ LONGEST_PAUSE = max(DELIVERY)
 BRING_SECONDS = 60.0
 """Time an attempt waits for its files. A slower download goes on, and the next attempt finds the files."""
 
+_read_receipt = msgspec.json.Decoder(Receipt | None).decode
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenDestination:
@@ -129,7 +131,7 @@ async def tiles_of(grid: Media, tiles: Tiles) -> tuple[StoredMedia, ...]:
 def succeeded(work: Work, receipt: Receipt | None, now_ms: int) -> Completion:
     """Return the completion of a handler that returned. A receipt that the journal cannot hold is dropped."""
     try:
-        msgspec.json.decode(msgspec.json.encode(receipt), type=Receipt | None)
+        _read_receipt(msgspec.json.encode(receipt))
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as exc:
         log.warning("receipt.unusable", delivery=work.delivery.id, problem=text_of(exc))
         receipt = None
